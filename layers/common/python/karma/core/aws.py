@@ -1,0 +1,73 @@
+"""AWS clients: built on first use, once a process, from one botocore session, with explicit time-outs.
+
+botocore rather than boto3: the same clients without the resource layer, and PynamoDB takes them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import botocore.session
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_iot import IoTClient
+    from mypy_boto3_iot_data import IoTDataPlaneClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_sqs import SQSClient
+
+# A Lambda behind API Gateway has 29 s; three attempts of 5 s and their pauses stay below 20 s.
+_CONFIG = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 3, "mode": "standard"})
+# The service checks what we send; validating it here as well costs half of the CPU of a BatchWrite.
+_DYNAMODB = _CONFIG.merge(Config(parameter_validation=False, max_pool_connections=50))
+
+_session: botocore.session.Session | None = None
+_clients: dict[tuple[str, str], Any] = {}
+_reset_hooks: list[Callable[[], None]] = []
+
+
+@overload
+def client(service: Literal["dynamodb"], *, endpoint_url: str = "") -> DynamoDBClient: ...
+@overload
+def client(service: Literal["sqs"], *, endpoint_url: str = "") -> SQSClient: ...
+@overload
+def client(service: Literal["secretsmanager"], *, endpoint_url: str = "") -> SecretsManagerClient: ...
+@overload
+def client(service: Literal["iot"], *, endpoint_url: str = "") -> IoTClient: ...
+@overload
+def client(service: Literal["iot-data"], *, endpoint_url: str = "") -> IoTDataPlaneClient: ...
+def client(service: str, *, endpoint_url: str = "") -> Any:
+    """Return the process's client of a service; region and credentials come from the environment.
+
+    `endpoint_url` is for services whose host is an account's own (IoT data); empty means the service's usual one.
+    """
+    global _session
+    key = (service, endpoint_url)
+    if key not in _clients:
+        if _session is None:
+            _session = botocore.session.Session()
+        _clients[key] = _session.create_client(
+            service, config=_DYNAMODB if service == "dynamodb" else _CONFIG, endpoint_url=endpoint_url or None
+        )
+    return _clients[key]
+
+
+def on_reset(hook: Callable[[], None]) -> None:
+    """Register what must be dropped together with the clients (a cached secret, a bound connection)."""
+    _reset_hooks.append(hook)
+
+
+def reset() -> None:
+    """Drop every client, socket and credential, and what was read with them.
+
+    Runs after a SnapStart restore, where a clone must not share them, and between tests.
+    """
+    global _session
+    for each in _clients.values():
+        each.close()
+    _clients.clear()
+    _session = None
+    for hook in _reset_hooks:
+        hook()

@@ -1,0 +1,131 @@
+"""Reads and conditional writes of single items: the only calls that repositories make, besides `Transaction`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from karma.core.dynamo.failures import storage_errors
+from karma.core.dynamo.items import Gsi1, Item, Key, connection_of
+
+M = TypeVar("M", bound=Item)
+
+
+class Page(NamedTuple, Generic[M]):
+    """One page of a query; `last` is where the next one starts, None at the end."""
+
+    items: list[M]
+    last: dict[str, str] | None
+
+
+def get(kind: type[M], key: Key, *, consistent: bool = False) -> M | None:
+    """Read one item; None when absent, or when something of another type has the key."""
+    with storage_errors():
+        data = connection_of(kind).get_item(key.pk, range_key=key.sk, consistent_read=consistent).get("Item")
+    if not data:
+        return None
+    found = kind.from_raw_data(data)
+    return found if isinstance(found, kind) else None
+
+
+def batch_get(kind: type[M], keys: Sequence[Key]) -> dict[Key, M]:
+    """Read up to 100 items in one call, more in several; absent ones are left out."""
+    with storage_errors():
+        connection_of(kind)
+        return {item.key: item for item in kind.batch_get([(key.pk, key.sk) for key in keys])}
+
+
+def put(item: Item, condition: Condition | None = None) -> None:
+    """Write an item under its version lock: a new one must not exist, a loaded one must be unchanged.
+
+    Raises:
+        ConditionFailed: it exists, was changed, or `condition` is false.
+    """
+    with storage_errors():
+        connection_of(type(item))
+        item.save(condition)
+
+
+def update(item: M, actions: Iterable[Action], condition: Condition | None = None, *, locked: bool = False) -> M:
+    """Change attributes of one item and return it as stored after the change.
+
+    Without `condition` the item must exist. `locked` also requires the version that `item` was loaded with; either
+    way the version goes up by one.
+
+    Raises:
+        ConditionFailed: as above.
+    """
+    with storage_errors():
+        connection_of(type(item))
+        item.update(
+            actions=list(actions),
+            condition=type(item).pk.exists() if condition is None else condition,
+            add_version_condition=locked,
+        )
+    return item
+
+
+def upsert(item: M, actions: Iterable[Action], condition: Condition | None = None) -> M:
+    """Like `update`, and creates the item when it is absent and `condition` allows that."""
+    with storage_errors():
+        connection_of(type(item))
+        item.update(actions=list(actions), condition=condition, add_version_condition=False)
+    return item
+
+
+def delete(item: Item, condition: Condition | None = None, *, locked: bool = False) -> None:
+    """Delete an item; deleting an absent one succeeds unless `condition` says otherwise.
+
+    Raises:
+        ConditionFailed: `condition` is false, or with `locked` somebody changed it.
+    """
+    with storage_errors():
+        connection_of(type(item))
+        item.delete(condition, add_version_condition=locked)
+
+
+def query(
+    kind: type[M],
+    pk: str,
+    range_condition: Condition | None = None,
+    *,
+    limit: int,
+    forward: bool = True,
+    start: dict[str, str] | None = None,
+    consistent: bool = False,
+    index: Gsi1 | None = None,
+    filter_condition: Condition | None = None,
+) -> Page[M]:
+    """Run one Query call (up to 1 MB) on a table, or on its index.
+
+    Args:
+        kind: the table's base class for items of several types, or one type, which filters after reading.
+        pk: partition key, of the index when one is given.
+        range_condition: condition on the sort key.
+        limit: items read at the most, before filtering.
+        forward: ascending by sort key.
+        start: `last` of the page before.
+        consistent: strongly consistent; not possible on an index.
+        index: `kind.gsi1` as declared on the table's base.
+        filter_condition: drops items after they were read and paid for.
+    """
+    attribute_start: Any = {name: {"S": text} for name, text in start.items()} if start else None
+    with storage_errors():
+        connection_of(kind)
+        source: Any = kind if index is None else index
+        result = source.query(
+            pk,
+            range_key_condition=range_condition,
+            filter_condition=filter_condition,
+            consistent_read=consistent,
+            scan_index_forward=forward,
+            limit=limit,
+            page_size=limit,
+            last_evaluated_key=attribute_start,
+        )
+        items = list(result)
+    last = result.last_evaluated_key
+    return Page(items, {name: value["S"] for name, value in last.items()} if last else None)

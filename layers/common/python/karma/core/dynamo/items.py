@@ -1,0 +1,105 @@
+"""What every stored item has, and how a context's items find their table.
+
+    class DevicesItem(Item):                 # one base a table
+        class Meta(TableMeta):
+            table_name = "devices"           # replaced by bind(DevicesItem, settings.devices_table)
+
+    class DeviceItem(DevicesItem, discriminator="device"):
+        name = UnicodeAttribute()
+
+Keys: pk, sk; sparse index gsi1 (gsi1pk, gsi1sk). `version` is PynamoDB's optimistic lock: saving a new item
+requires that none exists, saving a loaded one that nobody has changed it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+from pynamodb.attributes import DiscriminatorAttribute, NumberAttribute, UnicodeAttribute, VersionAttribute
+from pynamodb.connection.table import TableConnection
+from pynamodb.indexes import AllProjection, GlobalSecondaryIndex
+from pynamodb.models import Model
+
+from karma.core import aws
+
+
+class Key(NamedTuple):
+    """Primary key of one item."""
+
+    pk: str
+    sk: str
+
+
+class TableMeta:
+    """Settings of PynamoDB that all tables share; time-outs and retries are those of karma.core.aws."""
+
+    table_name: ClassVar[str] = "unbound"
+
+
+class Gsi1(GlobalSecondaryIndex["Item"]):
+    """The one index of a table; items are in it only while they carry gsi1pk."""
+
+    class Meta:
+        index_name = "gsi1"
+        projection = AllProjection()
+
+    gsi1pk = UnicodeAttribute(hash_key=True)
+    gsi1sk = UnicodeAttribute(range_key=True)
+
+
+class Item(Model):
+    """Base of every stored item."""
+
+    pk = UnicodeAttribute(hash_key=True)
+    sk = UnicodeAttribute(range_key=True)
+    type = DiscriminatorAttribute()
+    schema = NumberAttribute(default=1)
+    """Layout number of this item; repositories upgrade older ones when they read them."""
+    version = VersionAttribute()
+    created_at = UnicodeAttribute(null=True)
+    """ISO 8601 UTC with milliseconds."""
+    updated_at = UnicodeAttribute(null=True)
+    expires_at = NumberAttribute(null=True)
+    """Epoch seconds after which DynamoDB may delete the item, days late: readers compare it as well."""
+    gsi1pk = UnicodeAttribute(null=True)
+    gsi1sk = UnicodeAttribute(null=True)
+
+    @property
+    def key(self) -> Key:
+        """Primary key of this item."""
+        return Key(self.pk, self.sk)
+
+
+_bound: dict[type[Item], str] = {}
+
+
+def bind(table: type[Item], name: str) -> None:
+    """Point all items of a table's base class at a deployed table.
+
+    Every table shares the process's one DynamoDB client. PynamoDB would otherwise build a client a table, at 50 ms
+    each, and look the table's keys up by DescribeTable.
+    """
+    table.Meta.table_name = name
+    table._connection = None  # noqa: SLF001  PynamoDB has no public way to hand it a client
+    connection: TableConnection = table._get_connection()  # noqa: SLF001
+    connection.connection._client = aws.client("dynamodb")  # type: ignore[assignment]  # noqa: SLF001
+    _bound[table] = name
+
+
+def _rebind() -> None:
+    for table, name in list(_bound.items()):
+        # The client is made again at the next operation, not here: a restore hook must stay quick.
+        table.Meta.table_name = name
+        table._connection = None  # noqa: SLF001
+
+
+def connection_of(table: type[Item]) -> TableConnection:
+    """Return the bound connection of a table, with the process's client in it."""
+    connection: TableConnection = table._get_connection()  # noqa: SLF001
+    client: Any = aws.client("dynamodb")
+    if connection.connection._client is not client:  # noqa: SLF001
+        connection.connection._client = client  # noqa: SLF001
+    return connection
+
+
+aws.on_reset(_rebind)

@@ -1,0 +1,118 @@
+"""One TransactWriteItems call that several contexts fill: `billing.reserve(tx, ...)`, `devices.create(tx, ...)`.
+
+tx = Transaction()
+tx.put(guard, on_fail=AlreadyExists("serial_number is taken"))
+tx.check(UserItem, key, UserItem.deleted_at.does_not_exist(), on_fail=Gone("account deleted"))
+tx.commit()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from pynamodb.exceptions import TransactWriteError
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from karma.core.dynamo.failures import ConditionFailed, storage_errors
+from karma.core.dynamo.items import Item, Key, connection_of
+from karma.core.errors import AppError, StorageThrottled
+
+MAX_ITEMS = 100
+"""DynamoDB's limit on one transaction."""
+
+
+class Transaction:
+    """Collects writes; `commit` does all or none of them. May be committed once."""
+
+    def __init__(self, *, token: str | None = None) -> None:
+        """`token` (1-36 characters) makes a repeat within ten minutes succeed without writing again."""
+        self._token = token
+        self._writes: dict[str, list[tuple[dict[str, Any], AppError | None]]] = {
+            "check": [],
+            "delete": [],
+            "put": [],
+            "update": [],
+        }
+        self._tables: list[type[Item]] = []
+        self._saved: list[Item] = []
+
+    def put(self, item: Item, condition: Condition | None = None, *, on_fail: AppError | None = None) -> None:
+        """Add a write of a whole item under its version lock (a new one must not exist)."""
+        connection_of(type(item))
+        self._add("put", item, item.get_save_kwargs_from_instance(condition=condition), on_fail)
+        self._saved.append(item)
+
+    def update(
+        self,
+        item: Item,
+        actions: Iterable[Action],
+        condition: Condition | None = None,
+        *,
+        locked: bool = False,
+        on_fail: AppError | None = None,
+    ) -> None:
+        """Add a change of attributes; without `condition` the item must exist."""
+        connection_of(type(item))
+        kwargs = item.get_update_kwargs_from_instance(
+            actions=list(actions),
+            condition=type(item).pk.exists() if condition is None else condition,
+            add_version_condition=locked,
+        )
+        self._add("update", item, kwargs, on_fail)
+
+    def delete(
+        self, item: Item, condition: Condition | None = None, *, locked: bool = False, on_fail: AppError | None = None
+    ) -> None:
+        """Add a delete."""
+        connection_of(type(item))
+        kwargs = item.get_delete_kwargs_from_instance(condition=condition, add_version_condition=locked)
+        self._add("delete", item, kwargs, on_fail)
+
+    def check(self, kind: type[Item], key: Key, condition: Condition, *, on_fail: AppError | None = None) -> None:
+        """Add a condition on an item that this transaction does not write."""
+        connection_of(kind)
+        kwargs = kind.get_operation_kwargs_from_class(key.pk, range_key=key.sk, condition=condition)
+        self._writes["check"].append((kwargs, on_fail))
+        self._tables.append(kind)
+
+    def commit(self) -> None:
+        """Write everything or nothing.
+
+        Raises:
+            AppError: the `on_fail` of the first write whose condition was false.
+            ConditionFailed: that write had none.
+            StorageThrottled: another transaction holds an item; try again.
+        """
+        if not self._tables:
+            return
+        by_kind = {kind: [dict(kwargs) for kwargs, _ in writes] for kind, writes in self._writes.items()}
+        try:
+            with storage_errors():
+                connection_of(self._tables[0]).connection.transact_write_items(
+                    condition_check_items=by_kind["check"],
+                    delete_items=by_kind["delete"],
+                    put_items=by_kind["put"],
+                    update_items=by_kind["update"],
+                    client_request_token=self._token,
+                )
+        except TransactWriteError as exc:
+            self._raise_reason(exc)
+        for item in self._saved:
+            item.update_local_version_attribute()
+
+    def _add(self, kind: str, item: Item, kwargs: dict[str, Any], on_fail: AppError | None) -> None:
+        self._writes[kind].append((kwargs, on_fail))
+        self._tables.append(type(item))
+
+    def _raise_reason(self, exc: TransactWriteError) -> NoReturn:
+        # Reasons stand in the order in which PynamoDB sends the writes: checks, deletes, puts, updates.
+        on_fails = [on_fail for writes in self._writes.values() for _, on_fail in writes]
+        codes = [reason.code if reason else None for reason in exc.cancellation_reasons]
+        for code, on_fail in zip(codes, on_fails, strict=False):
+            if code == "ConditionalCheckFailed":
+                raise (on_fail or ConditionFailed()) from exc
+        if any(code in {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"} for code in codes):
+            raise StorageThrottled("The database is busy; try again") from exc
+        raise exc

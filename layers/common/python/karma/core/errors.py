@@ -1,0 +1,183 @@
+"""Every error that a caller may see; one handler a function turns it into the error envelope.
+
+AppError(code, status, retryable)
+├─ InvalidRequest 400        the request cannot be read (INVALID_JSON, INVALID_CURSOR, ...)
+├─ ValidationFailed 422      a field of a readable request is wrong; one entry a field
+├─ Unauthenticated 401       Forbidden 403       NotFound 404       MethodNotAllowed 405
+├─ Conflict 409              AlreadyExists, StaleVersion, InvalidTransition, AlreadyCreated
+├─ Gone 410                  PayloadTooLarge 413             UnsupportedMediaType 415
+├─ QuotaExceeded 402         RateLimited 429 (names the limit and when it resets)
+└─ Upstream 502/503/504      StorageThrottled, StorageUnavailable, ... : retryable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+
+class AppError(Exception):
+    """An expected failure with a status of its own.
+
+    `message` is public: it holds no secret, table name, stack or other person's data.
+    """
+
+    status: ClassVar[int] = 500
+    code: str = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, code: str | None = None, details: Mapping[str, object] | Sequence[object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        self.details = details
+        self.headers: dict[str, str] = {}
+
+
+class InvalidRequest(AppError):
+    """The request cannot be read at all."""
+
+    status = 400
+    code = "INVALID_REQUEST"
+
+
+class ValidationFailed(AppError):
+    """A readable request has wrong fields; `details` is a list of `{field, message, type}`."""
+
+    status = 422
+    code = "VALIDATION_ERROR"
+
+    @classmethod
+    def of(cls, field: str, message: str) -> ValidationFailed:
+        """Name one field and its limit."""
+        return cls("Request validation failed", details=[{"field": field, "message": message, "type": "value_error"}])
+
+
+class Unauthenticated(AppError):
+    """Nobody, or nobody that can be believed."""
+
+    status = 401
+    code = "UNAUTHORIZED"
+
+
+class Forbidden(AppError):
+    """Known, and not allowed."""
+
+    status = 403
+    code = "FORBIDDEN"
+
+
+class NotFound(AppError):
+    """Not there, or another account's."""
+
+    status = 404
+    code = "NOT_FOUND"
+
+
+class MethodNotAllowed(AppError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+
+
+class Conflict(AppError):
+    """The state forbids it."""
+
+    status = 409
+    code = "CONFLICT"
+
+
+class AlreadyExists(Conflict):
+    """Something that must be unique is taken."""
+
+    code = "ALREADY_EXISTS"
+
+
+class StaleVersion(Conflict):
+    """The caller changed an older version than the stored one."""
+
+    code = "STALE_VERSION"
+
+
+class InvalidTransition(Conflict):
+    """The state machine has no such step."""
+
+    code = "INVALID_TRANSITION"
+
+
+class AlreadyCreated(Conflict):
+    """A repeat of a request whose answer held a secret that is shown once; `details.id` names what it made."""
+
+    code = "ALREADY_CREATED"
+
+
+class Gone(AppError):
+    """It was there; it will not come back."""
+
+    status = 410
+    code = "GONE"
+
+
+class PayloadTooLarge(AppError):
+    """The body exceeds the stated limit."""
+
+    status = 413
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class UnsupportedMediaType(AppError):
+    """The body is not of a type that the route reads."""
+
+    status = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class QuotaExceeded(AppError):
+    """The plan's limit is reached."""
+
+    status = 402
+    code = "QUOTA_EXCEEDED"
+
+
+class RateLimited(AppError):
+    """Too many requests; `Retry-After` says when to come back."""
+
+    status = 429
+    code = "RATE_LIMITED"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, details={"retry_after_s": retry_after_s})
+        self.headers["Retry-After"] = str(retry_after_s)
+
+
+class Upstream(AppError):
+    """A system that we rest on failed; the same request may succeed later."""
+
+    status = 502
+    code = "UPSTREAM_ERROR"
+    retryable = True
+
+
+class StorageThrottled(Upstream):
+    """The database asked us to slow down."""
+
+    status = 503
+    code = "STORAGE_THROTTLED"
+
+
+class StorageUnavailable(Upstream):
+    """The database did not answer in time."""
+
+    status = 503
+    code = "STORAGE_UNAVAILABLE"
+
+
+class UpstreamTimeout(Upstream):
+    """A system that we rest on did not answer in time."""
+
+    status = 504
+    code = "UPSTREAM_TIMEOUT"

@@ -1,0 +1,62 @@
+"""The two shapes of an answer: the envelope of `/api/v1`, and Agio's bare bodies under `/api`.
+
+Framework-free: functions/api and functions/agent_stream both present with it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import orjson
+
+from karma.core.errors import AppError, ValidationFailed
+
+Style = Literal["envelope", "agio"]
+
+
+def style_of(path: str) -> Style:
+    """Choose the presenter by prefix: `/api/v1/...` and everything outside `/api` is wrapped, `/api/...` is Agio's."""
+    if path == "/api" or (path.startswith("/api/") and not path.startswith("/api/v1/")):
+        return "agio"
+    return "envelope"
+
+
+def success(data: object, *, now_ms: int) -> bytes:
+    """Render `{"success": true, "data": ..., "timestamp": ms}`."""
+    return orjson.dumps({"success": True, "data": data, "timestamp": now_ms})
+
+
+def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> bytes:
+    """Render an error in the style of its path; see errors.py for codes."""
+    if style_of(path) == "agio":
+        agio: dict[str, object] = {"type": _agio_type(error), "message": error.message}
+        if isinstance(error, ValidationFailed):
+            agio["details"] = error.details
+        else:
+            agio["path"] = path
+        return orjson.dumps({"error": agio})
+    body = {
+        "code": error.code,
+        "type": type(error).__name__,
+        "message": error.message,
+        "details": error.details if error.details is not None else {},
+        "path": path,
+        "request_id": request_id,
+    }
+    return orjson.dumps({"success": False, "error": body, "timestamp": now_ms})
+
+
+class InternalError(AppError):
+    """A bug. The cause is in the log under the request id, never in the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("An unexpected error occurred")
+
+
+def _agio_type(error: AppError) -> str:
+    if isinstance(error, ValidationFailed):
+        return "ValidationError"
+    return "InternalServerError" if isinstance(error, InternalError) else type(error).__name__
+
+
+__all__ = ["InternalError", "Style", "failure", "style_of", "success"]

@@ -1,0 +1,32 @@
+"""Ids are UUIDv7 strings: unique, and sorting by creation time to the millisecond."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import NewType
+
+UserId = NewType("UserId", str)
+DeviceId = NewType("DeviceId", str)
+CommandId = NewType("CommandId", str)
+RunId = NewType("RunId", str)
+ThreadId = NewType("ThreadId", str)
+ApiKeyId = NewType("ApiKeyId", str)
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def new_id() -> str:
+    """Make a UUIDv7 (RFC 9562): 48 bits of milliseconds, then 74 random bits from the operating system."""
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | random
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_id(text: str) -> bool:
+    """Tell whether the text is a lower-case UUID; ids that are not never reach a key."""
+    return _UUID.fullmatch(text) is not None

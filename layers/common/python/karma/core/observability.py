@@ -1,0 +1,43 @@
+"""One logger and one metrics object for every function.
+
+Event names are constants such as `run.started`; data goes into keys: `logger.info("run.started", run_id=run_id)`.
+Never a body, token, prompt, e-mail address or secret. JSON inside Lambda, one readable line on a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+from aws_lambda_powertools.metrics import MetricUnit
+
+
+class _ConsoleFormatter(LambdaPowertoolsFormatter):
+    """A line a person can read: time, level, event, then key=value."""
+
+    def serialize(self, log: Any) -> str:
+        shown = {k: v for k, v in log.items() if k not in _FIRST and v is not None}
+        rest = " ".join(f"{key}={value}" for key, value in shown.items())
+        return f"{log.get('timestamp')} {log.get('level'):<7} {log.get('message')} {rest}".rstrip()
+
+
+_FIRST = frozenset({"timestamp", "level", "message", "location", "service", "sampling_rate"})
+
+logger = Logger(
+    utc=True,
+    use_rfc3339=True,
+    logger_formatter=_ConsoleFormatter(utc=True, use_rfc3339=True) if sys.stderr.isatty() else None,
+    log_uncaught_exceptions=False,
+)
+metrics = Metrics()
+
+
+def count(name: str, value: int = 1, **dimensions: str) -> None:
+    """Count a business fact as an EMF metric line of its own; dimensions are low-cardinality, never an id."""
+    from aws_lambda_powertools.metrics import single_metric
+
+    with single_metric(name=name, unit=MetricUnit.Count, value=value, namespace=metrics.namespace) as metric:
+        for key, text in dimensions.items():
+            metric.add_dimension(name=key, value=text)
