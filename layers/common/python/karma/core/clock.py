@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Clock(Protocol):
     """Tells the time as an aware UTC datetime."""
 
-    def now(self) -> datetime: ...
+    def now(self) -> datetime:
+        """Return the current moment."""
+        ...
 
 
 class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
+        """Return the current moment."""
         return datetime.now(UTC)
 
 
@@ -39,7 +46,7 @@ def parse_iso(text: str) -> datetime:
 
 def epoch_ms(moment: datetime) -> int:
     """Milliseconds since 1970-01-01 UTC."""
-    return round(moment.timestamp() * 1000)
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def from_epoch_ms(milliseconds: int) -> datetime:
@@ -49,8 +56,8 @@ def from_epoch_ms(milliseconds: int) -> datetime:
         ValueError: outside the years 1 to 9999.
     """
     try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (OverflowError, OSError) as exc:
+        return _EPOCH + milliseconds * _MILLISECOND
+    except OverflowError as exc:
         raise ValueError(f"{milliseconds} ms is not a date") from exc
 
 

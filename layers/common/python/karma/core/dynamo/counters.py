@@ -23,7 +23,7 @@ def counter_key(pk: str, name: str) -> Key:
 
 
 class CounterAttributes:
-    """Mixed into each table's counter item: `class DeviceCounter(CounterAttributes, DevicesItem, discriminator=...)`."""
+    """Mixed into a table's counter item: `class DeviceCounter(CounterAttributes, DevicesItem, discriminator="...")`."""
 
     value = NumberAttribute(default=0)
     last_sequence = UnicodeAttribute(null=True)

@@ -40,6 +40,8 @@ class Gsi1(GlobalSecondaryIndex["Item"]):
     """The one index of a table; items are in it only while they carry gsi1pk."""
 
     class Meta:
+        """How PynamoDB names the index."""
+
         index_name = "gsi1"
         projection = AllProjection()
 

@@ -100,7 +100,7 @@ class Transaction:
         except TransactWriteError as exc:
             self._raise_reason(exc)
         for item in self._saved:
-            item.update_local_version_attribute()
+            item.update_local_version_attribute()  # type: ignore[no-untyped-call]
 
     def _add(self, kind: str, item: Item, kwargs: dict[str, Any], on_fail: AppError | None) -> None:
         self._writes[kind].append((kwargs, on_fail))

@@ -1,0 +1,61 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from karma.core.clock import SystemClock, epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.core.ids import is_id, new_id
+
+MOMENTS = st.datetimes(
+    min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 31, 23, 59, 59, 999000), timezones=st.just(UTC)
+).map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
+
+
+@pytest.mark.req("R-A-04")
+@given(MOMENTS)
+def test_iso_and_epoch_round_trip_to_the_millisecond(moment: datetime) -> None:
+    assert parse_iso(iso(moment)) == moment
+    assert from_epoch_ms(epoch_ms(moment)) == moment
+
+
+@given(st.lists(MOMENTS, min_size=2))
+def test_iso_texts_sort_in_time_order(moments: list[datetime]) -> None:
+    assert sorted(iso(moment) for moment in moments) == [iso(moment) for moment in sorted(moments)]
+
+
+def test_other_offsets_become_utc() -> None:
+    assert iso(datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))) == "2026-01-01T00:00:00.000Z"
+
+
+def test_a_time_without_offset_is_refused() -> None:
+    with pytest.raises(ValueError, match="offset"):
+        parse_iso("2026-01-01T00:00:00")
+
+
+@pytest.mark.parametrize("milliseconds", [10**18, -(10**18)])
+def test_milliseconds_outside_the_calendar_are_refused(milliseconds: int) -> None:
+    with pytest.raises(ValueError, match="not a date"):
+        from_epoch_ms(milliseconds)
+
+
+@pytest.mark.req("R-K-09")
+def test_ids_are_uuid_version_7_of_the_current_millisecond() -> None:
+    before = epoch_ms(SystemClock().now())
+    text = new_id()
+    after = epoch_ms(SystemClock().now())
+    assert is_id(text)
+    assert text[14] == "7"
+    assert text[19] in "89ab"
+    assert before - 1 <= int(text[:8] + text[9:13], 16) <= after + 1
+
+
+def test_ids_do_not_repeat() -> None:
+    assert len({new_id() for _ in range(10_000)}) == 10_000
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0" * 36, "01A1FD42-4FD5-707F-BFC9-80B6D1961692", "01a1fd42-4fd5-707f-bfc9-80b6d1961692#"]
+)
+def test_what_is_not_an_id_is_recognised(text: str) -> None:
+    assert not is_id(text)
