@@ -1,0 +1,134 @@
+"""The embedded AWS engine (MiniStack) as a process: start, readiness, stop. Its quirks are `local.adapter`'s."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import ports
+from local.errors import PrerequisiteMissing
+from local.places import Places
+from local.processes import Processes, Program, clean_environment
+from local.waiting import http_status
+
+REGION = "us-east-1"
+NAME = "engine"
+
+
+@dataclass(frozen=True)
+class MiniStack:
+    """One running (or to be started) engine.
+
+    Access key `test` is root of account 000000000000; any 12-digit access key is root of an account of its own.
+    """
+
+    places: Places
+    port: int
+    mqtt_port: int
+    persistent: bool
+    region: str = REGION
+    mqtt_host: str = "localhost"
+    """The broker's certificate names it."""
+
+    @property
+    def endpoint_url(self) -> str:
+        """Address of every AWS service."""
+        return f"http://localhost:{self.port}"
+
+    @property
+    def ca_path(self) -> Path:
+        """The PEM of the authority that signed the MQTT broker's certificate; written when the engine is ready."""
+        return self.places.state / "iot-ca.pem"
+
+    def client_environment(self, access_key: str = "test") -> dict[str, str]:
+        """Return the variables that point an AWS SDK at this engine."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            # A profile or the instance metadata service must not be asked.
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+    def start(self, processes: Processes) -> None:
+        """Start without waiting; `wait_ready` follows.
+
+        Raises:
+            PrerequisiteMissing: its virtual environment is not there.
+        """
+        program = self.places.engine_venv / "bin" / "ministack"
+        if not program.exists():
+            raise PrerequisiteMissing(f"the local AWS engine is not installed: {program} is missing; run `make dev`")
+        scratch = self.places.state / "tmp"
+        # Left-overs of workers that were running when the engine last stopped.
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        flag = "1" if self.persistent else "0"
+        env = clean_environment(
+            GATEWAY_PORT=str(self.port),
+            BIND_HOST="127.0.0.1",
+            IOT_MTLS_ENABLED="1",
+            IOT_MTLS_PORT=str(self.mqtt_port),
+            # The string `true`; `1` switches nothing on, and then no policy is enforced.
+            AUTH="true",
+            MINISTACK_REGION=self.region,
+            PERSIST_STATE=flag,
+            STATE_DIR=str(self.places.state / "engine"),
+            S3_PERSIST=flag,
+            S3_DATA_DIR=str(self.places.state / "s3"),
+            TMPDIR=str(scratch),
+            SFTP_ENABLED="0",
+            LOG_LEVEL="INFO",
+        )
+        processes.start(Program(NAME, [str(program)], env, self.places.root))
+
+    def wait_ready(self, processes: Processes, *, deadline_s: float = 60) -> None:
+        """Wait for the HTTP port and the MQTT listener, then write the CA file.
+
+        Raises:
+            NotReady: with the end of the engine's log.
+        """
+        processes.wait_ready(NAME, f"engine on port {self.port}", self.healthy, deadline_s=deadline_s)
+        url = f"{self.endpoint_url}/_ministack/iot/ca.pem"
+        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 -- our own loopback URL
+            self.ca_path.write_bytes(response.read())
+
+    def healthy(self) -> bool:
+        """Tell whether both the HTTP port and the MQTT listener answer."""
+        return http_status(f"{self.endpoint_url}/_ministack/ready") == 200
+
+    def stop(self, processes: Processes) -> None:
+        """Ask it to end and wait: its state is written only then."""
+        processes.stop([NAME], deadline_s=30)
+
+
+def of_places(places: Places, *, persistent: bool) -> MiniStack:
+    """Describe the engine of a local environment on its remembered, else on free ports."""
+    places.make()
+    chosen = ports.choose(places.state / "ports.json" if persistent else None)
+    return MiniStack(places, chosen["engine"], chosen["mqtt"], persistent)
+
+
+@contextmanager
+def ephemeral() -> Iterator[MiniStack]:
+    """Run an engine that leaves nothing behind: temporary folder, free ports, no persistence."""
+    folder = Path(tempfile.mkdtemp(prefix="karma-engine-"))
+    places = Places(base=folder)
+    engine = of_places(places, persistent=False)
+    processes = Processes(places)
+    try:
+        engine.start(processes)
+        engine.wait_ready(processes)
+        yield engine
+    finally:
+        engine.stop(processes)
+        shutil.rmtree(folder, ignore_errors=True)

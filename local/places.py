@@ -1,0 +1,89 @@
+"""Where the local environment keeps its files.
+
+    .engine/venv                 the AWS engine's own virtual environment (it pins its own botocore)
+    .engine/stripe               the Stripe peer's own
+    .local/settings.json         what the synthesis of the local stage is given
+    .local/cdk/                  synthesized stacks
+    .local/outputs.json          where everything is (DESIGN section 10)
+    .local/secrets/              private keys and passwords, mode 0600
+    .local/state/                engine state, ports, hashes of what is deployed
+    .local/run/, .local/logs/    pid files and logs of background processes
+
+Tests give `base` a temporary directory and share the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of one local environment."""
+
+    base: Path
+    root: Path = ROOT
+
+    @property
+    def engine_venv(self) -> Path:
+        """Virtual environment of the AWS engine."""
+        return self.root / ".engine" / "venv"
+
+    @property
+    def stripe_venv(self) -> Path:
+        """Virtual environment of the Stripe peer."""
+        return self.root / ".engine" / "stripe"
+
+    @property
+    def node_modules(self) -> Path:
+        """Programs from npm."""
+        return self.root / "node_modules"
+
+    @property
+    def settings(self) -> Path:
+        """Typed settings of the local stage, an input of the synthesis."""
+        return self.base / "settings.json"
+
+    @property
+    def assembly(self) -> Path:
+        """What the synthesis wrote."""
+        return self.base / "cdk"
+
+    @property
+    def outputs(self) -> Path:
+        """Addresses and names of everything, for people and programs."""
+        return self.base / "outputs.json"
+
+    @property
+    def state(self) -> Path:
+        """What outlives `make dev-down`."""
+        return self.base / "state"
+
+    @property
+    def secrets(self) -> Path:
+        """Private keys and passwords."""
+        return self.base / "secrets"
+
+    @property
+    def run(self) -> Path:
+        """Pid files."""
+        return self.base / "run"
+
+    @property
+    def logs(self) -> Path:
+        """One log a process."""
+        return self.base / "logs"
+
+    def make(self) -> None:
+        """Create the folders; the one with secrets is the owner's alone."""
+        for folder in (self.base, self.state, self.run, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.secrets.mkdir(mode=0o700, exist_ok=True)
+
+
+def of_repository() -> Places:
+    """Return the folders of `make dev`."""
+    return Places(base=ROOT / ".local")

@@ -1,0 +1,194 @@
+"""Background processes of the local environment: detached, found again by pid files, stopped for certain.
+
+A pid alone may belong to somebody else by the time it is read, so the pid file holds the process's start time too
+and a process is signalled only if both agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from local.errors import LocalError, NotReady
+from local.places import Places
+from local.waiting import until
+
+_SAME_START_S = 1.0
+"""Start times are derived from boot time and clock ticks; two readings of one process differ by rounding only."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to start: `name` is its pid file's and its log's."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+class Processes:
+    """The background processes of one local environment."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def log(self, name: str) -> Path:
+        """Return where the named program's output goes."""
+        return self._places.logs / f"{name}.log"
+
+    def start(self, program: Program) -> int:
+        """Start the program in a session of its own, output appended to its log; return its pid.
+
+        One that runs already under the same name is stopped first: its settings may be old.
+        """
+        self.stop([program.name])
+        with self.log(program.name).open("ab") as log:
+            child = subprocess.Popen(
+                list(program.command),
+                cwd=program.cwd,
+                env=dict(program.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children[child.pid] = child
+        started = psutil.Process(child.pid).create_time()
+        self._pid_file(program.name).write_text(json.dumps({"pid": child.pid, "started": started}))
+        return child.pid
+
+    def running(self) -> dict[str, int]:
+        """Return name -> pid of those that are alive."""
+        found = {}
+        for path in sorted(self._places.run.glob("*.pid")):
+            process = self._find(path)
+            if process is not None:
+                found[path.stem] = process.pid
+        return found
+
+    def is_running(self, name: str) -> bool:
+        """Tell whether the very process that was started under this name is alive."""
+        return self._find(self._pid_file(name)) is not None
+
+    def wait_ready(self, name: str, probe: str, ready: Callable[[], bool], *, deadline_s: float = 30) -> None:
+        """Poll `ready` until it says yes.
+
+        Raises:
+            NotReady: the deadline passed or the process ended; the message shows where its log is and its last lines.
+        """
+
+        def attempt() -> bool | None:
+            if not self.is_running(name):
+                raise NotReady(f"{name} ended before it answered.{self._tail(name)}")
+            return True if ready() else None
+
+        try:
+            until(attempt, deadline_s=deadline_s, what=probe)
+        except TimeoutError as late:
+            raise NotReady(f"{late}.{self._tail(name)}") from None
+
+    def stop(self, names: Sequence[str], *, deadline_s: float = 20) -> list[str]:
+        """End the named processes and what they started; return the names of those that ran.
+
+        All get SIGTERM at once (the engine writes its state then), after the deadline SIGKILL.
+        """
+        trees: list[tuple[str, list[psutil.Process]]] = []
+        for name in names:
+            process = self._find(self._pid_file(name))
+            if process is not None:
+                # Children are listed before the parent goes: afterwards nobody knows whose they were.
+                children: list[psutil.Process] = []
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    children = process.children(recursive=True)
+                trees.append((name, [process, *children]))
+        for _, tree in trees:
+            _signal(tree[:1], signal.SIGTERM)
+        self._await([tree[0] for _, tree in trees], deadline_s)
+        leftovers = [child for _, tree in trees for child in tree[1:]]
+        _signal(leftovers, signal.SIGTERM)
+        self._await(leftovers, 2)
+        everyone = [process for _, tree in trees for process in tree]
+        _signal(everyone, signal.SIGKILL)
+        alive = self._await(everyone, 5)
+        if alive:
+            raise LocalError(f"processes that do not end: {', '.join(str(process.pid) for process in alive)}")
+        for name in names:
+            self._pid_file(name).unlink(missing_ok=True)
+        return [name for name, _ in trees]
+
+    def _await(self, processes: Sequence[psutil.Process], deadline_s: float) -> list[psutil.Process]:
+        """Wait for all; reap those that are our own children, else they stay as zombies. Return the living."""
+
+        def gone() -> bool | None:
+            for process in processes:
+                child = self._children.get(process.pid)
+                if child is not None:
+                    child.poll()
+            return True if not _alive(processes) else None
+
+        with contextlib.suppress(TimeoutError):
+            until(gone, deadline_s=deadline_s, what="end of processes")
+        return _alive(processes)
+
+    def _find(self, path: Path) -> psutil.Process | None:
+        try:
+            record = json.loads(path.read_text())
+            process = psutil.Process(int(record["pid"]))
+            same = abs(process.create_time() - float(record["started"])) <= _SAME_START_S
+            alive = process.status() != psutil.STATUS_ZOMBIE
+        except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
+            return None
+        return process if same and alive else None
+
+    def _pid_file(self, name: str) -> Path:
+        return self._places.run / f"{name}.pid"
+
+    def _tail(self, name: str) -> str:
+        log = self.log(name)
+        if not log.exists():
+            return ""
+        lines = log.read_text(errors="replace").splitlines()[-12:]
+        return f" Its log {log} ends with:\n  " + "\n  ".join(lines)
+
+
+def _alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        # psutil compares the start time itself before it signals.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """Return this process's environment plus `extra`, without settings that would reach real accounts."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AWS_", "STRIPE_", "ANTHROPIC_", "COV_", "PYTEST_", "LOCALSTACK_", "MINISTACK_"))
+        and name not in {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "STAGE"}
+    }
+    return {**kept, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def python() -> str:
+    """Return the interpreter that runs our own background programs."""
+    return sys.executable

@@ -1,0 +1,395 @@
+"""One engine a session, one AWS account a test: nothing to clean up, any order.
+
+Handlers are called in process; `stack.use("api")` gives them the environment that the deployed function has.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from karma.core import aws as karma_aws
+from local.engine import MiniStack, ephemeral
+
+AUTH_KEY = "integration-tests-signing-key-0123456789"
+WEBHOOK_SECRET = "whsec_integration"
+INDEXED = ("identity", "devices", "agents", "billing")
+TABLES = (*INDEXED, "telemetry", "work", "realtime", "search")
+QUEUES = (
+    "ingest",
+    "ingest_dlq",
+    "ingest_errors",
+    "inbox",
+    "inbox_dlq",
+    "runs",
+    "runs_dlq",
+    "router_failures",
+)
+HANDLER_PACKAGES = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "realtime")
+
+_CLIENT = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2, "mode": "standard"})
+
+
+@dataclass
+class LambdaContext:
+    """What Lambda passes beside the event."""
+
+    function_name: str = "integration"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:integration"
+    aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    function_version: str = "$LATEST"
+    log_group_name: str = "/aws/lambda/integration"
+    log_stream_name: str = "integration"
+    deadline: float = field(default_factory=lambda: time.monotonic() + 29)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return max(0, int((self.deadline - time.monotonic()) * 1000))
+
+
+@dataclass
+class Stack:
+    """One account's tables, queues and secrets, and the environments of the functions over them."""
+
+    account: str
+    engine: MiniStack
+    tables: Mapping[str, str]
+    queues: Mapping[str, str]
+    secrets: Mapping[str, str]
+    secret_values: Mapping[str, Mapping[str, object]]
+    aws: Callable[[str], Any]
+    monkeypatch: pytest.MonkeyPatch
+    _set: set[str] = field(default_factory=set)
+
+    def environment(self, function: str) -> dict[str, str]:
+        """Return the variables that the deployed function has beside Powertools' own."""
+        tables = {f"{name.upper()}_TABLE": value for name, value in self.tables.items()}
+        secrets = {f"{name.upper()}_SECRET_ARN": value for name, value in self.secrets.items()}
+        values = {
+            **tables,
+            **secrets,
+            "INBOX_QUEUE_URL": self.queues["inbox"],
+            "RUNS_QUEUE_URL": self.queues["runs"],
+            "DEVICE_POLICY_NAME": "karma-device",
+            "MQTT_HOST": self.engine.mqtt_host,
+            "MQTT_PORT": str(self.engine.mqtt_port),
+            "MQTT_CA_PEM": self.engine.ca_path.read_text(),
+            "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
+            "WEBSOCKET_URL": "ws://localhost/live",
+            "ORIGIN_SECRET_ARN": "",
+            "MODEL_BASE_URL": "http://127.0.0.1:9",
+            "MODEL_ID": "claude-sonnet-5-5",
+            "STRIPE_API_BASE": "http://127.0.0.1:9",
+        }
+        return {name: values[name] for name in FUNCTION_VARIABLES[function]}
+
+    def use(self, function: str, **overrides: str) -> None:
+        """Become the named function: exactly its variables, fresh clients, no cached composition root."""
+        for name in self._set:
+            self.monkeypatch.delenv(name, raising=False)
+        values = {**self.environment(function), **overrides}
+        self._set = set(values)
+        for name, value in values.items():
+            self.monkeypatch.setenv(name, value)
+        forget_process_state()
+
+
+_TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in TABLES}
+FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
+    "api": (
+        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents", "billing", "realtime")),
+        "AUTH_SECRET_ARN",
+        "INBOX_QUEUE_URL",
+        "DEVICE_POLICY_NAME",
+        "MQTT_HOST",
+        "MQTT_PORT",
+        "MQTT_CA_PEM",
+        "IOT_DATA_ENDPOINT",
+        "WEBSOCKET_URL",
+        "ORIGIN_SECRET_ARN",
+    ),
+    "agent_stream": (
+        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents")),
+        "AUTH_SECRET_ARN",
+        "MODEL_SECRET_ARN",
+        "MODEL_BASE_URL",
+        "MODEL_ID",
+        "RUNS_QUEUE_URL",
+        "IOT_DATA_ENDPOINT",
+        "ORIGIN_SECRET_ARN",
+    ),
+    "device_ingest": (_TABLE_NAMES["devices"], _TABLE_NAMES["telemetry"], "IOT_DATA_ENDPOINT"),
+    "billing_webhook": (_TABLE_NAMES["billing"], "INBOX_QUEUE_URL", "STRIPE_WEBHOOK_SECRET_ARN"),
+    "inbox": (_TABLE_NAMES["billing"], "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
+    "runs": (_TABLE_NAMES["agents"], "RUNS_QUEUE_URL"),
+    "router": (_TABLE_NAMES["devices"],),
+    "sweeps": (
+        *(_TABLE_NAMES[n] for n in ("billing", "devices", "telemetry")),
+        "INBOX_QUEUE_URL",
+        "DEVICE_POLICY_NAME",
+    ),
+    "realtime": (_TABLE_NAMES["realtime"],),
+}
+
+
+def forget_process_state() -> None:
+    """Drop AWS clients and everything that functions keep between invocations."""
+    karma_aws.reset()
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in HANDLER_PACKAGES:
+            for value in list(vars(module).values()):
+                clear = getattr(value, "cache_clear", None)
+                if callable(clear):
+                    clear()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[MiniStack]:
+    with ephemeral() as running:
+        yield running
+
+
+@pytest.fixture
+def account(engine: MiniStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    # Not the seeded generator of pytest-randomly: two tests would get the same account.
+    number = str(random.SystemRandom().randrange(10**11, 10**12))
+    for name, value in engine.client_environment(number).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STAGE", "test")
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "integration")
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Karma")
+    forget_process_state()
+    yield number
+    forget_process_state()
+
+
+@pytest.fixture
+def aws(account: str, engine: MiniStack) -> Iterator[Callable[[str], Any]]:
+    clients: dict[str, Any] = {}
+    session = boto3.session.Session(aws_access_key_id=account, aws_secret_access_key="test", region_name=engine.region)
+
+    def client(service: str) -> Any:
+        if service not in clients:
+            clients[service] = session.client(service, endpoint_url=engine.endpoint_url, config=_CLIENT)  # type: ignore[call-overload]
+        return clients[service]
+
+    yield client
+    for each in clients.values():
+        each.close()
+
+
+@pytest.fixture
+def tables(aws: Callable[[str], Any]) -> Mapping[str, str]:
+    dynamodb = aws("dynamodb")
+    for name in TABLES:
+        keys = ["pk", "sk", *(("gsi1pk", "gsi1sk") if name in INDEXED else ())]
+        shape: dict[str, Any] = {
+            "TableName": f"test-{name}",
+            "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
+            "KeySchema": _key_schema("pk", "sk"),
+        }
+        if name in INDEXED:
+            shape["GlobalSecondaryIndexes"] = [
+                {
+                    "IndexName": "gsi1",
+                    "KeySchema": _key_schema("gsi1pk", "gsi1sk"),
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ]
+        if name == "devices":
+            shape["StreamSpecification"] = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+        dynamodb.create_table(**shape)
+    return {name: f"test-{name}" for name in TABLES}
+
+
+def _key_schema(partition: str, sort: str) -> list[dict[str, str]]:
+    return [{"AttributeName": partition, "KeyType": "HASH"}, {"AttributeName": sort, "KeyType": "RANGE"}]
+
+
+@pytest.fixture
+def queues(aws: Callable[[str], Any]) -> Mapping[str, str]:
+    sqs = aws("sqs")
+    return {name: sqs.create_queue(QueueName=f"test-{name.replace('_', '-')}")["QueueUrl"] for name in QUEUES}
+
+
+@pytest.fixture
+def secret_values() -> Mapping[str, Mapping[str, object]]:
+    return {
+        "auth": {"current": "k1", "k1": AUTH_KEY},
+        "stripe_webhook": {"secrets": [WEBHOOK_SECRET]},
+        "stripe_api": {"api_key": "sk_test_integration"},
+        "model": {"api_key": "model-key"},
+    }
+
+
+@pytest.fixture
+def secrets(aws: Callable[[str], Any], secret_values: Mapping[str, Mapping[str, object]]) -> Mapping[str, str]:
+    manager = aws("secretsmanager")
+    return {
+        name: manager.create_secret(Name=f"test/{name}", SecretString=json.dumps(value))["ARN"]
+        for name, value in secret_values.items()
+    }
+
+
+@pytest.fixture
+def stack(
+    account: str,
+    engine: MiniStack,
+    tables: Mapping[str, str],
+    queues: Mapping[str, str],
+    secrets: Mapping[str, str],
+    secret_values: Mapping[str, Mapping[str, object]],
+    aws: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Stack:
+    return Stack(account, engine, tables, queues, secrets, secret_values, aws, monkeypatch)
+
+
+@pytest.fixture
+def lambda_context() -> LambdaContext:
+    return LambdaContext()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Poll until the answer is truthy; fail with the last one."""
+
+    def poll(attempt: Callable[[], Any], *, deadline_s: float = 10) -> Any:
+        end = time.monotonic() + deadline_s
+        while True:
+            answer = attempt()
+            if answer:
+                return answer
+            if time.monotonic() >= end:
+                pytest.fail(f"still {answer!r} after {deadline_s} s")
+            time.sleep(0.05)
+
+    return poll
+
+
+@pytest.fixture
+def drain(aws: Callable[[str], Any]) -> Callable[..., list[dict[str, Any]]]:
+    """Receive and delete messages until `count` have come."""
+
+    def receive(queue_url: str, count: int = 1, *, deadline_s: float = 10) -> list[dict[str, Any]]:
+        end = time.monotonic() + deadline_s
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            answer = aws("sqs").receive_message(
+                QueueUrl=queue_url,
+                MaxNumberOfMessages=10,
+                WaitTimeSeconds=1 if count else 0,
+                AttributeNames=["All"],
+                MessageAttributeNames=["All"],
+            )
+            for message in answer.get("Messages", []):
+                aws("sqs").delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+                found.append(message)
+            if time.monotonic() >= end:
+                pytest.fail(f"{len(found)} of {count} messages in {queue_url} after {deadline_s} s")
+        return found
+
+    return receive
+
+
+@pytest.fixture
+def sqs_event() -> Callable[..., dict[str, Any]]:
+    """Make the event that Lambda's SQS mapping sends, from bodies (text or JSON values) or received messages."""
+
+    def make(messages: Sequence[Any], *, receive_count: int = 1) -> dict[str, Any]:
+        records = []
+        for message in messages:
+            raw = message if isinstance(message, dict) and "Body" in message else {}
+            body = raw.get("Body", message)
+            records.append(
+                {
+                    "messageId": raw.get("MessageId", str(uuid.uuid4())),
+                    "receiptHandle": raw.get("ReceiptHandle", "handle"),
+                    "body": body if isinstance(body, str) else json.dumps(body),
+                    "attributes": {
+                        "ApproximateReceiveCount": str(receive_count),
+                        "SentTimestamp": str(time.time_ns() // 1_000_000),
+                        "SenderId": "000000000000",
+                        "ApproximateFirstReceiveTimestamp": str(time.time_ns() // 1_000_000),
+                    },
+                    "messageAttributes": {},
+                    "md5OfBody": "",
+                    "eventSource": "aws:sqs",
+                    "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:test",
+                    "awsRegion": "us-east-1",
+                }
+            )
+        return {"Records": records}
+
+    return make
+
+
+@pytest.fixture
+def http_event() -> Callable[..., dict[str, Any]]:
+    """Make the event of an HTTP API (payload 2.0); a dict or list is sent as JSON, bytes as base64 where needed."""
+
+    def make(
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
+        source_ip: str = "203.0.113.7",
+    ) -> dict[str, Any]:
+        sent = {name.lower(): value for name, value in (headers or {}).items()}
+        text: str | None = None
+        encoded = False
+        if isinstance(body, bytes):
+            try:
+                text = body.decode()
+            except UnicodeDecodeError:
+                text, encoded = base64.b64encode(body).decode(), True
+        elif isinstance(body, str):
+            text = body
+        elif body is not None:
+            text = json.dumps(body)
+            sent.setdefault("content-type", "application/json")
+        event: dict[str, Any] = {
+            "version": "2.0",
+            "routeKey": "$default",
+            "rawPath": path,
+            "rawQueryString": query,
+            "headers": {"host": "api.example.com", "x-forwarded-for": source_ip, **sent},
+            "requestContext": {
+                "accountId": "000000000000",
+                "apiId": "4b61726d",
+                "domainName": "api.example.com",
+                "domainPrefix": "api",
+                "http": {
+                    "method": method,
+                    "path": path,
+                    "protocol": "HTTP/1.1",
+                    "sourceIp": source_ip,
+                    "userAgent": "integration",
+                },
+                "requestId": str(uuid.uuid4()),
+                "routeKey": "$default",
+                "stage": "$default",
+                "time": "21/Nov/2026:00:00:00 +0000",
+                "timeEpoch": time.time_ns() // 1_000_000,
+            },
+            "isBase64Encoded": encoded,
+        }
+        if text is not None:
+            event["body"] = text
+        return event
+
+    return make
