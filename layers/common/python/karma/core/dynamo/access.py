@@ -27,7 +27,7 @@ def get(kind: type[M], key: Key, *, consistent: bool = False) -> M | None:
         data = connection_of(kind).get_item(key.pk, range_key=key.sk, consistent_read=consistent).get("Item")
     if not data:
         return None
-    found = kind.from_raw_data(data)
+    found: Item = Item.from_raw_data(data)
     return found if isinstance(found, kind) else None
 
 
@@ -60,6 +60,8 @@ def update(item: M, actions: Iterable[Action], condition: Condition | None = Non
     """
     with storage_errors():
         connection_of(type(item))
+        if not locked:
+            item.count_versions_from_stored()
         item.update(
             actions=list(actions),
             condition=type(item).pk.exists() if condition is None else condition,
@@ -72,7 +74,10 @@ def upsert(item: M, actions: Iterable[Action], condition: Condition | None = Non
     """Like `update`, and creates the item when it is absent and `condition` allows that."""
     with storage_errors():
         connection_of(type(item))
-        item.update(actions=list(actions), condition=condition, add_version_condition=False)
+        item.count_versions_from_stored()
+        item.update(
+            actions=[*type(item).identity_actions(), *actions], condition=condition, add_version_condition=False
+        )
     return item
 
 

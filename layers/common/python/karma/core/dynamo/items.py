@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pynamodb.attributes import DiscriminatorAttribute, NumberAttribute, UnicodeAttribute, VersionAttribute
 from pynamodb.connection.table import TableConnection
+from pynamodb.expressions.update import Action
 from pynamodb.indexes import AllProjection, GlobalSecondaryIndex
 from pynamodb.models import Model
 
@@ -36,7 +37,7 @@ class TableMeta:
     table_name: ClassVar[str] = "unbound"
 
 
-class Gsi1(GlobalSecondaryIndex["Item"]):
+class Gsi1(GlobalSecondaryIndex[Any]):
     """The one index of a table; items are in it only while they carry gsi1pk."""
 
     class Meta:
@@ -65,11 +66,26 @@ class Item(Model):
     """Epoch seconds after which DynamoDB may delete the item, days late: readers compare it as well."""
     gsi1pk = UnicodeAttribute(null=True)
     gsi1sk = UnicodeAttribute(null=True)
+    gsi1 = Gsi1()
 
     @property
     def key(self) -> Key:
         """Primary key of this item."""
         return Key(self.pk, self.sk)
+
+    def count_versions_from_stored(self) -> None:
+        """Make the next update add one to the stored version.
+
+        An item that was named by its key and not loaded knows no version; PynamoDB would set it back to 1, and an
+        older reader's lock would hold again.
+        """
+        if self.version is None:
+            self.version = 0
+
+    @classmethod
+    def identity_actions(cls) -> list[Action]:
+        """What an update must set besides its own attributes when it may create the item."""
+        return [cls.type.set(cls), cls.schema.set(cls.schema | 1)]
 
 
 _bound: dict[type[Item], str] = {}

@@ -55,10 +55,28 @@ class Transaction:
     ) -> None:
         """Add a change of attributes; without `condition` the item must exist."""
         connection_of(type(item))
+        if not locked:
+            item.count_versions_from_stored()
         kwargs = item.get_update_kwargs_from_instance(
             actions=list(actions),
             condition=type(item).pk.exists() if condition is None else condition,
             add_version_condition=locked,
+        )
+        self._add("update", item, kwargs, on_fail)
+
+    def upsert(
+        self,
+        item: Item,
+        actions: Iterable[Action],
+        condition: Condition | None = None,
+        *,
+        on_fail: AppError | None = None,
+    ) -> None:
+        """Add a change of attributes that creates the item when it is absent and `condition` allows that."""
+        connection_of(type(item))
+        item.count_versions_from_stored()
+        kwargs = item.get_update_kwargs_from_instance(
+            actions=[*type(item).identity_actions(), *actions], condition=condition, add_version_condition=False
         )
         self._add("update", item, kwargs, on_fail)
 

@@ -1,0 +1,174 @@
+"""The database access that every context stands on, against a real engine."""
+
+from collections.abc import Callable
+
+import pytest
+from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+
+from karma.core import aws
+from karma.core.dynamo.access import batch_get, delete, get, put, query, update, upsert
+from karma.core.dynamo.counters import CounterAttributes, counter_key, fold
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, Gone
+
+
+class ShelfItem(Item):
+    class Meta(TableMeta):
+        table_name = "shelf"
+
+
+class BookItem(ShelfItem, discriminator="book"):
+    title = UnicodeAttribute()
+    copies = NumberAttribute(default=1)
+
+
+class GuardItem(ShelfItem, discriminator="guard"):
+    pass
+
+
+class ShelfCounter(CounterAttributes, ShelfItem, discriminator="counter"):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def bound(account: str, tables: dict[str, str]) -> None:
+    bind(ShelfItem, tables["devices"])
+
+
+def book(number: int, title: str = "t") -> BookItem:
+    return BookItem("SHELF#1", f"BOOK#{number:04d}", title=title)
+
+
+class TestSingleItems:
+    def test_a_new_item_is_not_written_over_an_old_one(self) -> None:
+        put(book(1, "first"))
+        with pytest.raises(ConditionFailed):
+            put(book(1, "second"))
+        stored = get(BookItem, Key("SHELF#1", "BOOK#0001"))
+        assert stored is not None
+        assert (stored.title, stored.version) == ("first", 1)
+
+    @pytest.mark.req("R-M-05")
+    def test_a_change_of_an_older_version_is_refused(self) -> None:
+        put(book(1))
+        mine, other = get(BookItem, Key("SHELF#1", "BOOK#0001")), get(BookItem, Key("SHELF#1", "BOOK#0001"))
+        assert mine is not None
+        assert other is not None
+        update(other, [BookItem.title.set("theirs")], locked=True)
+        with pytest.raises(ConditionFailed):
+            update(mine, [BookItem.title.set("mine")], locked=True)
+
+    def test_an_absent_item_is_not_created_by_a_change(self) -> None:
+        with pytest.raises(ConditionFailed):
+            update(book(9), [BookItem.title.set("x")])
+        assert get(BookItem, Key("SHELF#1", "BOOK#0009")) is None
+
+    def test_an_upsert_creates_and_then_changes(self) -> None:
+        assert upsert(book(2), [BookItem.copies.add(2)]).copies == 2
+        assert upsert(book(2), [BookItem.copies.add(3)]).copies == 5
+
+    def test_a_delete_with_a_lock_spares_what_somebody_changed(self) -> None:
+        put(book(1))
+        mine = get(BookItem, Key("SHELF#1", "BOOK#0001"))
+        assert mine is not None
+        update(book(1), [BookItem.title.set("changed")])
+        with pytest.raises(ConditionFailed):
+            delete(mine, locked=True)
+
+    def test_an_item_of_another_type_is_not_returned(self) -> None:
+        put(GuardItem("SHELF#1", "BOOK#0001"))
+        assert get(BookItem, Key("SHELF#1", "BOOK#0001")) is None
+
+
+class TestQueries:
+    def test_pages_follow_each_other_without_gap_or_repeat(self) -> None:
+        for number in range(7):
+            put(book(number))
+        first = query(BookItem, "SHELF#1", BookItem.sk.startswith("BOOK#"), limit=3, forward=False)
+        assert first.last is not None
+        second = query(BookItem, "SHELF#1", BookItem.sk.startswith("BOOK#"), limit=5, forward=False, start=first.last)
+        assert [item.sk for item in [*first.items, *second.items]] == [f"BOOK#{n:04d}" for n in range(6, -1, -1)]
+        assert second.last is None
+
+    def test_a_page_of_the_index_holds_only_items_that_are_in_it(self) -> None:
+        put(book(1))
+        put(BookItem("SHELF#1", "BOOK#0002", title="t", gsi1pk="LOANED", gsi1sk="2026"))
+        found = query(ShelfItem, "LOANED", limit=10, index=ShelfItem.gsi1)
+        assert [item.sk for item in found.items] == ["BOOK#0002"]
+
+    def test_several_types_come_back_as_themselves(self) -> None:
+        put(book(1))
+        put(GuardItem("SHELF#1", "GUARD"))
+        assert {type(item) for item in query(ShelfItem, "SHELF#1", limit=10).items} == {BookItem, GuardItem}
+
+    def test_many_items_are_read_at_once(self) -> None:
+        keys = []
+        for number in range(3):
+            put(book(number))
+            keys.append(book(number).key)
+        assert set(batch_get(BookItem, [*keys, Key("SHELF#1", "BOOK#0099")])) == set(keys)
+
+
+class TestTransactions:
+    def test_all_or_nothing_and_the_failed_write_names_its_error(self) -> None:
+        put(GuardItem("UNIQUE#a", "GUARD"))
+        tx = Transaction()
+        tx.put(book(1))
+        tx.update(book(2), [BookItem.title.set("x")], BookItem.pk.does_not_exist())
+        tx.put(GuardItem("UNIQUE#a", "GUARD"), on_fail=AlreadyExists("taken"))
+        with pytest.raises(AlreadyExists, match="taken"):
+            tx.commit()
+        assert get(BookItem, book(1).key) is None
+        assert get(BookItem, book(2).key) is None
+
+    def test_reasons_are_matched_whatever_the_order_of_the_calls(self) -> None:
+        put(book(1))
+        tx = Transaction()
+        tx.put(book(2))
+        tx.delete(book(1))
+        tx.check(BookItem, Key("SHELF#1", "PARENT"), BookItem.pk.exists(), on_fail=Gone("parent deleted"))
+        with pytest.raises(Gone, match="parent deleted"):
+            tx.commit()
+        assert get(BookItem, book(1).key) is not None
+
+    def test_a_committed_item_can_be_changed_under_its_lock(self) -> None:
+        item = book(1)
+        tx = Transaction()
+        tx.put(item)
+        tx.commit()
+        assert update(item, [BookItem.title.set("next")], locked=True).version == 2
+
+    def test_a_repeat_with_the_same_token_succeeds_without_writing(self) -> None:
+        for _ in range(2):
+            tx = Transaction(token="0123456789")
+            tx.upsert(book(1), [BookItem.title.set("t"), BookItem.copies.add(1)])
+            tx.commit()
+        stored = get(BookItem, book(1).key)
+        assert stored is not None
+        assert stored.copies == 1
+
+    def test_nothing_to_write_is_no_call(self) -> None:
+        Transaction().commit()
+
+
+class TestCounters:
+    def test_a_record_counts_once_and_in_order(self) -> None:
+        key = counter_key("SHELF#1", "books")
+        assert fold(ShelfCounter(*key), change=1, sequence_number="100")
+        assert fold(ShelfCounter(*key), change=1, sequence_number="1000")
+        assert not fold(ShelfCounter(*key), change=1, sequence_number="1000")
+        assert not fold(ShelfCounter(*key), change=1, sequence_number="100")
+        assert fold(ShelfCounter(*key), change=-1, sequence_number="1001")
+        counter = get(ShelfCounter, key)
+        assert counter is not None
+        assert counter.value == 1
+
+
+def test_clients_are_made_again_after_a_reset(eventually: Callable[..., object]) -> None:
+    put(book(1))
+    before = aws.client("dynamodb")
+    aws.reset()
+    assert get(BookItem, book(1).key) is not None
+    assert aws.client("dynamodb") is not before
