@@ -1,0 +1,39 @@
+"""The crash helper itself: it must find a handler that is not safe, and pass one that is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.crash import CrashTest
+
+ENTRIES = Path(__file__).parents[2] / "fixtures" / "crash" / "entries.py"
+
+
+def _crash_test(stack: Any, function: str) -> CrashTest:
+    table = stack.tables["devices"]
+    return CrashTest(
+        entry=f"{ENTRIES}:{function}",
+        aws=stack.aws,
+        tables=[table],
+        seed=lambda: {"table": table, "pk": "TEST#1"},
+        accept=lambda response: bool(response["ok"]),
+    )
+
+
+def test_dies_before_and_after_each_call_and_passes_a_repeatable_handler(stack: Any) -> None:
+    stack.use("router")
+    report = _crash_test(stack, "stores_twice").run()
+    assert report.calls == ("dynamodb.PutItem", "dynamodb.PutItem")
+    assert report.at == [
+        "before dynamodb.PutItem (#1)",
+        "before dynamodb.PutItem (#2)",
+        "after dynamodb.PutItem (#1)",
+        "after dynamodb.PutItem (#2)",
+    ]
+
+
+def test_finds_a_handler_that_counts_twice(stack: Any) -> None:
+    stack.use("router")
+    with pytest.raises(AssertionError, match=r"before dynamodb.PutItem \(#2\): .* another state"):
+        _crash_test(stack, "counts_then_stores").run()
