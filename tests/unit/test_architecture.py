@@ -1,0 +1,181 @@
+"""Which package may import which. The rules are the tables below; each failure lists the offending imports."""
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYER = ROOT / "layers/common/python"
+FUNCTIONS = ROOT / "functions"
+
+CONTEXTS = {"identity", "devices", "agents", "billing", "realtime"}
+
+VENDORS = {
+    # import name -> the only places that may import it, as path prefixes below the root
+    "stripe": ("layers/common/python/karma/integrations/stripe",),
+    "anthropic": ("layers/common/python/karma/integrations/anthropic",),
+    "pynamodb": ("layers/common/python/karma/",),  # narrowed below to core.dynamo and repositories
+    "fastapi": ("functions/api/",),
+    "mangum": ("functions/api/",),
+    "starlette": ("functions/api/", "functions/agent_stream/"),
+    "argon2": ("layers/common/python/karma/identity/",),
+    "bcrypt": ("layers/common/python/karma/identity/",),
+    "jwt": ("layers/common/python/karma/identity/",),
+    "boto3": (),
+    "ag_ui": (),
+}
+
+
+def sources(*folders: Path) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every imported dotted name with its line, imports for type checkers only left out."""
+    tree = ast.parse(path.read_text())
+    typing_only: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            typing_only.update(child for statement in node.body for child in ast.walk(statement))
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def offenders(paths: Iterator[Path], allowed: Callable[[Path, str], bool]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in paths
+        for name, line in imports(path)
+        if not allowed(path, name)
+    ]
+
+
+def context_of(path: Path) -> str | None:
+    relative = path.relative_to(LAYER / "karma") if path.is_relative_to(LAYER / "karma") else None
+    return relative.parts[0] if relative and relative.parts[0] in CONTEXTS else None
+
+
+def test_the_core_imports_no_context() -> None:
+    def allowed(_: Path, name: str) -> bool:
+        return not name.startswith("karma.") or name.startswith("karma.core")
+
+    assert offenders(sources(LAYER / "karma/core"), allowed) == []
+
+
+def test_shared_code_imports_no_function_and_nothing_outside_the_layer() -> None:
+    forbidden = {folder.name for folder in FUNCTIONS.iterdir() if folder.is_dir()} | {
+        "infra",
+        "local",
+        "tests",
+        "benchmarks",
+    }
+
+    def allowed(_: Path, name: str) -> bool:
+        return name.split(".", maxsplit=1)[0] not in forbidden
+
+    assert offenders(sources(LAYER), allowed) == []
+
+
+def test_a_function_imports_no_other_function() -> None:
+    names = {folder.name for folder in FUNCTIONS.iterdir() if folder.is_dir()}
+
+    def allowed(path: Path, name: str) -> bool:
+        top = name.split(".", maxsplit=1)[0]
+        return top not in names or top == path.relative_to(FUNCTIONS).parts[0]
+
+    assert offenders(sources(FUNCTIONS), allowed) == []
+
+
+def test_a_context_reaches_another_only_through_its_services() -> None:
+    """Repositories, stored items and request bodies are a context's own."""
+    private = {"repository", "items", "keys", "schemas", "log"}
+
+    def allowed(path: Path, name: str) -> bool:
+        parts = name.split(".")
+        if len(parts) < 3 or parts[0] != "karma" or parts[1] not in CONTEXTS:
+            return True
+        return parts[1] == context_of(path) or parts[2] not in private
+
+    assert offenders(sources(LAYER / "karma"), allowed) == []
+
+
+def test_domains_are_pure() -> None:
+    """A domain module knows no storage, vendor, framework or other layer of its own context."""
+    pure = {"karma.core.errors", "karma.core.ids", "karma.core.clock"}
+    vendors = {
+        "pynamodb",
+        "botocore",
+        "boto3",
+        "fastapi",
+        "starlette",
+        "pydantic",
+        "stripe",
+        "anthropic",
+        "aws_lambda_powertools",
+    }
+
+    def allowed(_: Path, name: str) -> bool:
+        if name.split(".", maxsplit=1)[0] in vendors:
+            return False
+        return not name.startswith("karma.") or any(name.startswith(each) for each in pure) or ".domain" in name
+
+    domains = [*LAYER.glob("karma/*/domain.py"), *LAYER.glob("karma/*/domain/*.py")]
+    assert domains
+    assert offenders(iter(domains), allowed) == []
+
+
+def test_pynamodb_stays_in_repositories_and_the_database_core() -> None:
+    def allowed(path: Path, name: str) -> bool:
+        if name.split(".", maxsplit=1)[0] != "pynamodb":
+            return True
+        return (
+            "core/dynamo/" in path.as_posix() or "repository" in path.as_posix() or path.name in {"items.py", "log.py"}
+        )
+
+    assert offenders(sources(LAYER, FUNCTIONS), allowed) == []
+
+
+@pytest.mark.parametrize("vendor", sorted(VENDORS))
+def test_a_vendor_is_imported_only_where_it_belongs(vendor: str) -> None:
+    homes = VENDORS[vendor]
+
+    def allowed(path: Path, name: str) -> bool:
+        return name.split(".", maxsplit=1)[0] != vendor or path.relative_to(ROOT).as_posix().startswith(homes)
+
+    assert offenders(sources(LAYER, FUNCTIONS), allowed) == []
+
+
+def test_integrations_import_no_context_but_domains() -> None:
+    def allowed(_: Path, name: str) -> bool:
+        parts = name.split(".")
+        return len(parts) < 3 or parts[0] != "karma" or parts[1] not in CONTEXTS or parts[2] in {"domain", "ports"}
+
+    assert offenders(sources(LAYER / "karma/integrations"), allowed) == []
+
+
+def test_package_files_are_empty() -> None:
+    """No barrels: an import of one module never loads its neighbours."""
+    filled = [
+        str(p.relative_to(ROOT)) for p in sources(LAYER, FUNCTIONS) if p.name == "__init__.py" and p.read_text().strip()
+    ]
+    assert filled == []
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = [
+        str(path.relative_to(ROOT))
+        for path in sources(LAYER / "karma", FUNCTIONS)
+        if any(word in path.read_text() for word in ("os.environ", "os.getenv", "environ["))
+    ]
+    below = "layers/common/python/karma/core/runtime/"
+    assert [path for path in readers if not path.startswith(below)] == ["layers/common/python/karma/core/settings.py"]
