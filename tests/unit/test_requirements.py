@@ -1,6 +1,6 @@
 """docs/requirements.md tells the truth about the tests."""
 
-from tests.support.requirements import PAGE, registry, render, named_tests
+from tests.support.requirements import PAGE, named_tests, registry, render
 
 
 def test_every_requirement_is_met_replaced_or_assigned_to_later_work() -> None:
