@@ -31,13 +31,13 @@ logger = Logger(
     logger_formatter=_ConsoleFormatter(utc=True, use_rfc3339=True) if sys.stderr.isatty() else None,
     log_uncaught_exceptions=False,
 )
-metrics = Metrics()
+metrics = Metrics(namespace="Karma")
 
 
 def count(name: str, value: int = 1, **dimensions: str) -> None:
     """Count a business fact as an EMF metric line of its own; dimensions are low-cardinality, never an id."""
     from aws_lambda_powertools.metrics import single_metric
 
-    with single_metric(name=name, unit=MetricUnit.Count, value=value, namespace=metrics.namespace) as metric:
+    with single_metric(name=name, unit=MetricUnit.Count, value=value, namespace="Karma") as metric:
         for key, text in dimensions.items():
             metric.add_dimension(name=key, value=text)
