@@ -1,0 +1,134 @@
+"""A loopback front that gives the HTTP API a host of its own, as it has in AWS.
+
+The engine serves an API under `/_aws/execute-api/{id}/$default/`; behind this front `/docs` and links without a path
+work. It also keeps the number of function instances small: the engine starts one for each request in flight, and many
+at once take it seconds. Two requests run at a time, others wait their turn; one that takes longer than a second
+(a caller waiting for a device) lets the next one pass.
+
+    python -m local.front PORT UPSTREAM_URL
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import httpx
+import uvicorn
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_AT_ONCE = 2
+_SLOW_S = 1.0
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"content-length",
+    )
+)
+
+
+class Turnstile:
+    """Lets `_AT_ONCE` pass together; whoever stays longer than `_SLOW_S` no longer counts."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    async def enter(self) -> Callable[[], None]:
+        """Wait for a place; return what gives it back, at the latest after `_SLOW_S`."""
+        await self._places.acquire()
+        given_back = False
+
+        def give_back() -> None:
+            nonlocal given_back
+            timer.cancel()
+            if not given_back:
+                given_back = True
+                self._places.release()
+
+        timer = asyncio.get_running_loop().call_later(_SLOW_S, give_back)
+        return give_back
+
+
+class Front:
+    """ASGI application that forwards everything to `upstream`, method, path, query, headers and body unchanged."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream.rstrip("/").encode()
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(60, connect=5), limits=httpx.Limits(max_connections=100), trust_env=False
+        )
+        # Otherwise the client's own User-Agent and Accept headers would join the caller's.
+        self._client.headers.clear()
+        self._turnstile = Turnstile()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; there is no lifespan and no WebSocket."""
+        if scope["type"] != "http":
+            return
+        body = await _read(receive)
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        request = self._client.build_request(
+            scope["method"],
+            httpx.URL((self._upstream + scope["raw_path"] + query).decode("latin-1")),
+            headers=headers,
+            content=body,
+        )
+        leave = await self._turnstile.enter()
+        try:
+            response = await self._client.send(request, stream=True)
+            # Raw: a compressed body stays compressed.
+            content = b"".join([piece async for piece in response.aiter_raw()])
+            await response.aclose()
+            status, answer = response.status_code, response.headers.raw
+        except httpx.HTTPError as failure:
+            # What API Gateway answers when it cannot reach the integration.
+            print(f"front: {failure!r}", file=sys.stderr, flush=True)
+            status, answer = 503, [(b"content-type", b"application/json")]
+            content = b'{"message":"Service Unavailable"}'
+        finally:
+            leave()
+        passed = [(name.lower(), value) for name, value in answer if name.lower() not in _HOP_BY_HOP]
+        passed.append((b"content-length", str(len(content)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": passed})
+        await send({"type": "http.response.body", "body": content})
+
+
+async def _read(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(pieces)
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    port, upstream = int(sys.argv[1]), sys.argv[2]
+    uvicorn.run(
+        Front(upstream),
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+// The offline model: aimock (a server that speaks Anthropic's Messages API) with one scripted answer to whatever is asked.
+//
+// A question about devices is answered by calling searchDatabase, a request to do something to one by controlDevice on what
+// was found, and everything ends in prose that aimock streams in paced pieces. Nothing is hard-coded: tool names and their
+// parameters come from the request, device ids and results from the tool results in it.
+//
+// usage: node server.mjs PORT [milliseconds between pieces]
+import { LLMock } from "@copilotkit/aimock";
+
+const [port, pace] = [Number(process.argv[2]), Number(process.argv[3] ?? 20)];
+// Characters a piece: the shortest answer is longer than five of them.
+const PIECE = 12;
+
+const DEVICE = /\b(devices?|robots?|eos|sensors?|arms?|machines?|rovers?|units?|serials?|online|offline|telemetry|temperatures?|battery|fleet)\b|设备|机器人|在线/i;
+const SEARCH = /\b(find|search|list|show|which|what|where|how many|status|look up)\b|查找|搜索|哪些/i;
+const VERBS = [
+  [/\b(move|drive|go|advance|travel|step)\b|移动|前进/i, "move"],
+  [/\b(rotate|turn (?!on|off)|spin)\b|旋转/i, "rotate"],
+  [/\b(stop|halt|freeze)\b|停止/i, "stop"],
+  [/\b(reboot|restart|reset)\b|重启/i, "reboot"],
+  [/\b(blink|flash|identify)\b/i, "blink"],
+  [/\b(home|park|dock)\b/i, "home"],
+  [/\b(switch|turn) on\b|\b(start|enable|activate)\b|打开|启动/i, "start"],
+  [/\b(switch|turn) off\b|\b(disable|deactivate|shut down)\b|关闭/i, "stop"],
+  [/\b(open|close|lift|lower|grip|release|wave|calibrate|ping)\b/i, null],
+  [/\b(set|control|command|send|run|execute)\b|控制/i, "set"],
+];
+
+function text(content) {
+  if (typeof content === "string") return content;
+  if (Array.isArray(content)) return content.map((part) => part?.text ?? "").join("");
+  return "";
+}
+
+// What the user asked last, and the tool calls and results since then.
+function currentTurn(messages) {
+  let start = messages.length - 1;
+  while (start > 0 && messages[start].role !== "user") start -= 1;
+  const names = new Map();
+  const results = [];
+  for (const message of messages.slice(start + 1)) {
+    for (const call of message.tool_calls ?? []) names.set(call.id, call.function.name);
+    if (message.role === "tool") results.push({ name: names.get(message.tool_call_id), content: text(message.content) });
+  }
+  return { question: text(messages[start]?.content), results };
+}
+
+function parsed(content) {
+  try {
+    return JSON.parse(content);
+  } catch {
+    return null;
+  }
+}
+
+// Every object in a tool result that looks like a device.
+function devicesIn(value, found = []) {
+  if (Array.isArray(value)) for (const each of value) devicesIn(each, found);
+  else if (value !== null && typeof value === "object") {
+    const serial = value.serial ?? value.serial_number ?? value.thing_name;
+    const id = value.device_id ?? value.id;
+    if (serial !== undefined || (value.type === "device" && id !== undefined)) {
+      found.push({
+        key: serial ?? id,
+        name: value.name ?? value.title ?? serial ?? id,
+        online: value.online === true || value.is_online === true || value.status === "online" || value.presence === "online",
+        words: [serial, id, value.name, value.title].filter((word) => typeof word === "string" && word !== ""),
+      });
+    }
+    for (const each of Object.values(value)) if (typeof each === "object") devicesIn(each, found);
+  }
+  return found;
+}
+
+function chosen(question, devices) {
+  const asked = question.toLowerCase();
+  const named = devices.find((device) => device.words.some((word) => asked.includes(word.toLowerCase())));
+  return named ?? devices.find((device) => device.online) ?? devices[0];
+}
+
+function commandIn(question) {
+  for (const [pattern, name] of VERBS) {
+    const match = question.match(pattern);
+    if (match) return name ?? match[0].toLowerCase();
+  }
+  return undefined;
+}
+
+function paramsIn(question, command) {
+  const params = {};
+  const numbers = [...question.matchAll(/(-?\d+(?:\.\d+)?)\s*(cm|mm|m|meters?|metres?|degrees?|°|%|s|seconds?)?(?![\w-])/gi)].filter(
+    (match) => !/[\w-]/.test(question[match.index - 1] ?? " "),
+  );
+  const direction = question.match(/\b(left|right|up|down|forwards?|backwards?|back|north|south|east|west)\b/i);
+  if (direction) params.direction = direction[1].toLowerCase();
+  for (const axis of ["x", "y", "z"]) {
+    const match = question.match(new RegExp(`\\b${axis}\\s*[=:]?\\s*(-?\\d+(?:\\.\\d+)?)`, "i"));
+    if (match) params[axis] = Number(match[1]);
+  }
+  if (!("x" in params || "y" in params || "z" in params) && numbers.length > 0) {
+    const name = command === "rotate" ? "angle" : command === "move" ? "distance" : "value";
+    params[name] = Number(numbers[0][1]);
+    if (numbers[0][2]) params.unit = numbers[0][2].toLowerCase();
+  }
+  return params;
+}
+
+function searchWords(question) {
+  if (/\bonline\b|在线/i.test(question)) return "online devices";
+  if (/\boffline\b/i.test(question)) return "offline devices";
+  const serial = question.match(/\b[A-Za-z0-9]+[-_][A-Za-z0-9_-]*\d[A-Za-z0-9_-]*\b/);
+  return serial ? serial[0] : "devices";
+}
+
+function use(name, values) {
+  return { name, arguments: JSON.stringify(values) };
+}
+
+function answer(request) {
+  const { question, results } = currentTurn(request.messages);
+  const offered = new Map((request.tools ?? []).map((tool) => [tool.function.name, tool.function.parameters?.properties ?? {}]));
+  const last = results.at(-1);
+  const command = commandIn(question);
+  const aboutDevices = DEVICE.test(question) || (command !== undefined && /[A-Za-z]+-[\w-]*\d/.test(question));
+
+  if (last === undefined) {
+    if (aboutDevices && offered.has("searchDatabase")) {
+      return {
+        content: "I will look that up among your devices first, and then go on from what is there. ",
+        toolCalls: [use("searchDatabase", { query: searchWords(question), type: "device", limit: 50 })],
+      };
+    }
+    if (SEARCH.test(question) && DEVICE.test(question)) {
+      return { content: "I cannot search here, since no search tool was offered to me. Ask me anything else and I will gladly answer." };
+    }
+    return {
+      content: `You said: "${question.slice(0, 200)}". I am the offline model of the local environment: I stream this answer in small pieces, and I can find your devices and control them. Ask me which devices are online, or tell me to move one.`,
+    };
+  }
+
+  if (last.name === "searchDatabase") {
+    const devices = devicesIn(parsed(last.content));
+    const device = chosen(question, devices);
+    if (device === undefined) {
+      return { content: "I searched your devices and found none that match. Register one first, or ask for it by its serial number." };
+    }
+    if (command !== undefined && offered.has("controlDevice")) {
+      const values = { device_id: device.key, command };
+      const params = paramsIn(question, command);
+      if (Object.keys(params).length > 0) values.params = params;
+      return {
+        content: `I found ${device.name} (${device.key}). Sending it the command "${command}" now. `,
+        toolCalls: [use("controlDevice", values)],
+      };
+    }
+    const list = devices.map((each) => `${each.name} (${each.key}, ${each.online ? "online" : "not online"})`).join("; ");
+    return { content: `I found ${devices.length} of your devices: ${list}. Tell me what one of them should do and I will pass it on.` };
+  }
+
+  if (last.name === "controlDevice") {
+    const outcome = parsed(last.content);
+    const failed = outcome === null || outcome.success === false || outcome.error;
+    return failed
+      ? { content: `The device did not carry out the command. This is what came back from it: ${last.content.slice(0, 300)}` }
+      : { content: `Done. The device carried out the command and reported back: ${JSON.stringify(outcome.result ?? outcome).slice(0, 300)}. Is there anything else that it should do?` };
+  }
+
+  return { content: `The tool ${last.name ?? "that I called"} has answered, and this is what it said: ${last.content.slice(0, 300)}. That is all I need.` };
+}
+
+const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200 });
+mock.on({ predicate: () => true }, (request) => {
+  const response = answer(request);
+  // Roughly four characters a token, as billing code needs numbers above zero.
+  const asked = request.messages.reduce((sum, message) => sum + text(message.content).length, 0);
+  const said = (response.content ?? "").length + JSON.stringify(response.toolCalls ?? "").length;
+  return { ...response, usage: { input_tokens: Math.ceil(asked / 4), output_tokens: Math.ceil(said / 4) } };
+});
+await mock.start();
+console.log(`offline model on ${mock.url}`);
+for (const signal of ["SIGTERM", "SIGINT"]) {
+  process.on(signal, async () => {
+    await mock.stop();
+    process.exit(0);
+  });
+}

@@ -1,0 +1,61 @@
+"""The offline model: npm's aimock, scripted by `model/server.mjs`. Used when no ANTHROPIC_API_KEY is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local.errors import PrerequisiteMissing
+from local.places import Places
+from local.processes import Processes, Program, clean_environment
+from local.waiting import http_status
+
+NAME = "model"
+API_KEY = "offline-model"
+PACE_MS = 20
+_SCRIPT = Path(__file__).parent / "model" / "server.mjs"
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """A running (or to be started) offline model."""
+
+    places: Places
+    port: int
+    pace_ms: int = PACE_MS
+
+    @property
+    def url(self) -> str:
+        """Base of the Messages API."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, processes: Processes) -> None:
+        """Start without waiting.
+
+        Raises:
+            PrerequisiteMissing: Node.js or the package is not there.
+        """
+        node = shutil.which("node")
+        if node is None or not (self.places.node_modules / "@copilotkit" / "aimock").exists():
+            raise PrerequisiteMissing("the offline model needs Node.js 20 and `npm ci`; run `make dev`")
+        command = [node, str(_SCRIPT), str(self.port), str(self.pace_ms)]
+        processes.start(Program(NAME, command, clean_environment(), self.places.root))
+
+    def wait_ready(self, processes: Processes) -> None:
+        """Wait until it answers.
+
+        Raises:
+            NotReady: with the end of its log.
+        """
+        probe = f"{self.url}/health"
+        processes.wait_ready(NAME, f"offline model on port {self.port}", lambda: http_status(probe) is not None)
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Return the requests it has answered, oldest first."""
+        with urllib.request.urlopen(f"{self.url}/__aimock/journal", timeout=10) as response:  # noqa: S310 -- loopback
+            entries = json.load(response)
+        return entries if isinstance(entries, list) else []
