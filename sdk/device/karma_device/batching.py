@@ -1,0 +1,218 @@
+"""Telemetry samples to messages, and the bounded buffer those messages wait in.
+
+Message: `{"boot": str, "seq": int, "samples": [{"ts": ms, "m": {"temp_c": 41.2}}]}`. Its bytes are fixed when it is
+sealed, so that a repeat of the same (boot, seq) is always the same message.
+"""
+
+import json
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from karma_device.errors import SampleInvalid
+
+MetricValue: TypeAlias = float | int | bool | str
+
+MAX_MESSAGE_BYTES = 128 * 1024
+"""AWS IoT's hard limit for one message."""
+METERED_BYTES = 5 * 1024
+"""AWS IoT bills a message per started 5 KB of topic and payload."""
+MAX_SPAN_MS = 3_600_000
+"""The service refuses a message whose samples lie more than an hour apart."""
+
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MAX_SAFE_INTEGER = 2**53
+_ENVELOPE_BYTES = len(b'{"boot":"","seq":18446744073709551615,"samples":[]}')
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One sealed telemetry message."""
+
+    seq: int
+    payload: bytes
+    samples: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded sample: its time and its bytes inside the message."""
+
+    ts: int
+    encoded: bytes
+
+
+def encode_sample(metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Sample:
+    """Encode one sample.
+
+    Args:
+        metrics: Values by metric name; at least one.
+        ts: Unix time in ms.
+        max_bytes: Largest encoded size.
+
+    Raises:
+        SampleInvalid: No metric, a bad name, a value that JSON cannot carry exactly, or too large.
+    """
+    if not _is_milliseconds(ts):
+        raise SampleInvalid(f"ts is Unix time in ms, not {ts!r}")
+    if not metrics:
+        raise SampleInvalid("a sample needs at least one metric")
+    for name, value in metrics.items():
+        if not _is_metric_name(name):
+            raise SampleInvalid(f"metric name {name!r} is not 1 to 64 of A-Z a-z 0-9 _ . : -")
+        if not isinstance(value, bool | int | float | str):
+            raise SampleInvalid(f"metric {name} is {type(value).__name__}; number, bool or string expected")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SampleInvalid(f"metric {name} is {value}; JSON has no such number")
+        if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER:
+            raise SampleInvalid(f"metric {name} is beyond 2**53 and would lose digits")
+    try:
+        encoded = json.dumps({"ts": ts, "m": dict(metrics)}, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise SampleInvalid("a string holds half of a surrogate pair") from exc
+    if len(encoded) > max_bytes:
+        raise SampleInvalid(f"a sample of {len(encoded)} bytes exceeds {max_bytes}")
+    return Sample(ts=ts, encoded=encoded)
+
+
+def _is_milliseconds(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SAFE_INTEGER
+
+
+def _is_metric_name(value: object) -> bool:
+    return isinstance(value, str) and _METRIC_NAME.fullmatch(value) is not None
+
+
+class Batcher:
+    """Collects samples until a message is full, old or spans too long. Not thread-safe; the caller holds a lock.
+
+    A message stays within `target_bytes` unless a single sample is larger by itself; it never exceeds
+    `MAX_MESSAGE_BYTES`.
+    """
+
+    def __init__(self, *, boot: str, target_bytes: int, max_samples: int, max_age_s: float) -> None:
+        self._boot = boot
+        self._overhead = _ENVELOPE_BYTES + len(boot.encode())
+        self._target_bytes = target_bytes
+        self._max_samples = max_samples
+        self._max_age_s = max_age_s
+        self._samples: list[bytes] = []
+        self._size = self._overhead
+        self._min_ts = 0
+        self._max_ts = 0
+        self._opened_at = 0.0
+
+    @property
+    def max_sample_bytes(self) -> int:
+        """Largest encoded sample that one message can carry."""
+        return MAX_MESSAGE_BYTES - self._overhead
+
+    @property
+    def due_at(self) -> float | None:
+        """Monotonic time at which the open message is old enough to be sealed; None while it is empty."""
+        return self._opened_at + self._max_age_s if self._samples else None
+
+    def fits(self, sample: Sample) -> bool:
+        """Say whether the sample can join the open message."""
+        if not self._samples:
+            return True
+        span = max(self._max_ts, sample.ts) - min(self._min_ts, sample.ts)
+        return (
+            len(self._samples) < self._max_samples
+            and span <= MAX_SPAN_MS
+            and self._size + len(sample.encoded) + 1 <= self._target_bytes
+        )
+
+    def add(self, sample: Sample, *, now: float) -> None:
+        """Add a sample that `fits`; `now` is monotonic time."""
+        if not self._samples:
+            self._opened_at = now
+            self._min_ts = self._max_ts = sample.ts
+        else:
+            self._min_ts = min(self._min_ts, sample.ts)
+            self._max_ts = max(self._max_ts, sample.ts)
+        self._samples.append(sample.encoded)
+        self._size += len(sample.encoded) + 1
+
+    def is_full(self) -> bool:
+        """Say whether the open message should go now because nothing useful fits any more."""
+        return bool(self._samples) and (len(self._samples) >= self._max_samples or self._size >= self._target_bytes)
+
+    def seal(self, seq: int) -> Batch | None:
+        """Close the open message under `seq`; None if there is nothing in it."""
+        if not self._samples:
+            return None
+        head = f'{{"boot":{json.dumps(self._boot)},"seq":{seq},"samples":['.encode()
+        batch = Batch(seq=seq, payload=head + b",".join(self._samples) + b"]}", samples=len(self._samples))
+        self._samples = []
+        self._size = self._overhead
+        return batch
+
+
+class TelemetryBuffer:
+    """Sealed messages that have no PUBACK yet, oldest first, bounded in bytes. Not thread-safe.
+
+    When it is full the oldest message that is not on the wire is dropped and counted: for a device that was offline
+    for long, the recent past is worth more than the distant one.
+    """
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._batches: OrderedDict[int, Batch] = OrderedDict()
+        self._waiting: OrderedDict[int, None] = OrderedDict()
+        self._bytes = 0
+        self.dropped_batches = 0
+        self.dropped_samples = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def size_bytes(self) -> int:
+        """Payload bytes held."""
+        return self._bytes
+
+    def push(self, batch: Batch) -> None:
+        """Append a message, dropping the oldest waiting ones as needed."""
+        self._batches[batch.seq] = batch
+        self._waiting[batch.seq] = None
+        self._bytes += len(batch.payload)
+        while self._bytes > self._max_bytes and len(self._waiting) > 1:
+            self._drop(next(iter(self._waiting)))
+
+    def take(self) -> Batch | None:
+        """Hand out the oldest waiting message; it stays held until `confirm`, `release_all` or `reject`."""
+        if not self._waiting:
+            return None
+        seq, _ = self._waiting.popitem(last=False)
+        return self._batches[seq]
+
+    def confirm(self, seq: int) -> None:
+        """Forget a message that the broker has."""
+        batch = self._batches.pop(seq, None)
+        self._waiting.pop(seq, None)
+        if batch is not None:
+            self._bytes -= len(batch.payload)
+
+    def reject(self, seq: int) -> None:
+        """Drop and count a message that the broker refuses for good."""
+        if seq in self._batches:
+            self._drop(seq)
+
+    def release(self, seq: int) -> None:
+        """Put a message that was handed out back to its place in the order."""
+        if seq in self._batches:
+            self._waiting = OrderedDict.fromkeys(s for s in self._batches if s == seq or s in self._waiting)
+
+    def release_all(self) -> None:
+        """Put every unconfirmed message back in line, oldest first, after a connection broke."""
+        self._waiting = OrderedDict.fromkeys(self._batches)
+
+    def _drop(self, seq: int) -> None:
+        batch = self._batches[seq]
+        self.confirm(seq)
+        self.dropped_batches += 1
+        self.dropped_samples += batch.samples

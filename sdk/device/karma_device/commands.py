@@ -1,0 +1,231 @@
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from karma_device.errors import CommandFailed, InvalidParams
+from karma_device.link import IncomingRequest
+from karma_device.messages import (
+    MAX_RESULT_BYTES,
+    Answer,
+    Command,
+    CommandStatus,
+    Json,
+    RequestInvalid,
+    Topics,
+    encode_answer,
+    encode_json,
+    parse_request,
+)
+from karma_device.store import CommandState, StateStore
+
+log = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[Command], Mapping[str, Json] | None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response on its way out."""
+
+    command_id: str
+    payload: bytes
+    correlation: bytes
+    final: bool
+
+
+class CommandRunner:
+    """Turns requests into at most one effect each and one remembered answer each.
+
+    A request is on disk before the broker may forget it, its intent is on disk before its handler starts, and its
+    answer is on disk before it is sent. So after a crash at any point a redelivery either runs the command for the
+    first time or repeats what is known of it, at worst `OUTCOME_UNKNOWN`.
+
+    Args:
+        topics: The device's topics; responses to any other topic are refused.
+        store: Where commands are remembered.
+        send: Takes responses; called on any thread.
+        clock_ms: Unix time in ms.
+        workers: Handlers that may run at the same time.
+        max_waiting: Accepted commands beyond those running; more are rejected as `BUSY`.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        store: StateStore,
+        send: Callable[[Reply], None],
+        clock_ms: Callable[[], int],
+        workers: int,
+        max_waiting: int,
+    ) -> None:
+        self._topics = topics
+        self._store = store
+        self._send = send
+        self._clock_ms = clock_ms
+        self._workers = workers
+        self._max_waiting = max_waiting
+        self._handlers: dict[str, Handler] = {}
+        self._waiting: queue.SimpleQueue[tuple[Command, bytes] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+        self._open = False
+
+    def register(self, name: str, handler: Handler) -> None:
+        """Set the handler of a command.
+
+        Raises:
+            ValueError: The command has a handler already.
+        """
+        if name in self._handlers:
+            raise ValueError(f"command {name!r} has a handler already")
+        self._handlers[name] = handler
+
+    def start(self) -> None:
+        """Settle what the last process left behind, then start the workers."""
+        for reply in self._store.undelivered():
+            if reply.answer is not None:
+                self._send(Reply(reply.command.id, reply.answer, reply.correlation, final=True))
+        self._open = True
+        for left in self._store.unfinished():
+            if left.command.id in self._running:
+                continue
+            if left.state is CommandState.STARTED:
+                log.warning("command.outcome_unknown", extra={"command_id": left.command.id})
+                unknown = "the device stopped while the command ran"
+                answer = Answer.refused(CommandStatus.FAILED, "OUTCOME_UNKNOWN", unknown)
+                self._finish(left.command, left.correlation, answer)
+            else:
+                self._waiting.put((left.command, left.correlation))
+        for number in range(self._workers):
+            thread = threading.Thread(target=self._work, name=f"karma-command-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, *, timeout_s: float) -> bool:
+        """Let running handlers finish; those that wait stay on disk for the next start. False if one still runs."""
+        self._open = False
+        while True:
+            try:
+                self._waiting.get_nowait()
+            except queue.Empty:
+                break
+        for _ in self._threads:
+            self._waiting.put(None)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        finished = not any(thread.is_alive() for thread in self._threads)
+        self._threads = []
+        return finished
+
+    def receive(self, request: IncomingRequest) -> bool:
+        """Take one request from the network; True when the broker may forget it.
+
+        Unreadable, foreign and expired requests are logged and forgotten: there is nobody who could be answered.
+        """
+        try:
+            command = parse_request(request.payload)
+        except RequestInvalid as exc:
+            log.warning("command.invalid", extra={"reason": str(exc), "size": len(request.payload)})
+            return True
+        if request.response_topic not in (None, self._topics.response):
+            log.warning(
+                "command.foreign_response_topic",
+                extra={"command_id": command.id, "response_topic": request.response_topic},
+            )
+            return True
+        if command.expires_at <= self._clock_ms():
+            log.info("command.expired", extra={"command_id": command.id, "command": command.name})
+            return True
+        correlation = command.id.encode() if request.correlation is None else request.correlation
+        known = self._store.accept(command, correlation)
+        if known is not None:
+            log.info("command.repeated", extra={"command_id": command.id, "state": str(known.state)})
+            if known.answer is not None:
+                self._send(Reply(command.id, known.answer, correlation, final=True))
+            else:
+                self._acknowledge(command, correlation)
+        elif command.name not in self._handlers:
+            answer = Answer.refused(CommandStatus.REJECTED, "UNKNOWN_COMMAND", f"no command {command.name!r} here")
+            self._finish(command, correlation, answer)
+        elif self._waiting.qsize() >= self._max_waiting:
+            answer = Answer.refused(CommandStatus.REJECTED, "BUSY", "too many commands are waiting")
+            self._finish(command, correlation, answer)
+        else:
+            self._acknowledge(command, correlation)
+            if self._open:
+                self._waiting.put((command, correlation))
+        return True
+
+    def _acknowledge(self, command: Command, correlation: bytes) -> None:
+        payload = encode_answer(command.id, Answer(CommandStatus.ACKNOWLEDGED), ts=self._clock_ms())
+        self._send(Reply(command.id, payload, correlation, final=False))
+
+    def _finish(self, command: Command, correlation: bytes, answer: Answer) -> None:
+        payload = encode_answer(command.id, answer, ts=self._clock_ms())
+        self._store.finish(command.id, payload)
+        log.info(
+            "command.finished",
+            extra={"command_id": command.id, "command": command.name, "status": str(answer.status)},
+        )
+        self._send(Reply(command.id, payload, correlation, final=True))
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            command, correlation = item
+            with self._lock:
+                self._running.add(command.id)
+            try:
+                self._finish(command, correlation, self._run(command))
+            except Exception:
+                # Edge of the worker thread (a full disk, say). The row stays as it is; the next start settles it.
+                log.exception("command.not_recorded", extra={"command_id": command.id})
+            finally:
+                with self._lock:
+                    self._running.discard(command.id)
+
+    def _run(self, command: Command) -> Answer:
+        if command.expires_at <= self._clock_ms():
+            return Answer.refused(CommandStatus.FAILED, "EXPIRED", "the command expired before its turn came")
+        handler = self._handlers.get(command.name)
+        if handler is None:  # accepted by an older release of the device's program
+            message = f"no command {command.name!r} here"
+            return Answer.refused(CommandStatus.REJECTED, "UNKNOWN_COMMAND", message)
+        self._store.start(command.id)
+        try:
+            result = handler(command)
+        except InvalidParams as exc:
+            return Answer.refused(CommandStatus.REJECTED, "INVALID_PARAMS", _text(exc))
+        except CommandFailed as exc:
+            return Answer.refused(CommandStatus.FAILED, exc.code, _text(exc))
+        except (Exception, SystemExit) as exc:
+            log.exception("command.crashed", extra={"command_id": command.id, "command": command.name})
+            return Answer.refused(CommandStatus.FAILED, "HANDLER_CRASHED", f"{type(exc).__name__}: {_text(exc)}")
+        return _succeeded(result)
+
+
+def _succeeded(result: object) -> Answer:
+    if result is None:
+        return Answer(CommandStatus.SUCCEEDED)
+    if not isinstance(result, Mapping):
+        message = f"the handler returned {type(result).__name__}, not an object"
+        return Answer.refused(CommandStatus.FAILED, "RESULT_INVALID", message)
+    body = dict(result)
+    try:
+        size = len(encode_json(body))
+    except (TypeError, ValueError, RecursionError):
+        return Answer.refused(CommandStatus.FAILED, "RESULT_INVALID", "the result cannot be written as JSON")
+    if size > MAX_RESULT_BYTES:
+        message = f"the result of {size} bytes exceeds {MAX_RESULT_BYTES}"
+        return Answer.refused(CommandStatus.FAILED, "RESULT_INVALID", message)
+    return Answer(CommandStatus.SUCCEEDED, result=body)
+
+
+def _text(exc: BaseException) -> str:
+    return str(exc).encode(errors="replace").decode()[:500]

@@ -1,0 +1,133 @@
+import os
+import re
+import ssl
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_PEM_MARK = "-----BEGIN"
+_THING_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """Everything a device needs to know. `ca`, `certificate` and `private_key` are PEM text or paths to PEM files."""
+
+    host: str
+    thing_name: str
+    """The serial; also the MQTT client id."""
+    ca: str | Path
+    certificate: str | Path
+    private_key: str | Path = field(repr=False)
+    port: int = 8883
+    """8883, or 443 (AWS IoT tells MQTT from HTTPS there by ALPN)."""
+    basic_ingest_rule: str | None = None
+    """Send telemetry straight to this IoT rule, without the broker's messaging charge."""
+    state_dir: Path = field(default_factory=lambda: Path.home() / ".karma-device")
+    """Where the state file lives; on storage that survives a restart."""
+    boot_id: str | None = None
+    """Names one run of the device, up to 64 characters. None makes a fresh one for this process."""
+    firmware_version: str | None = None
+    keepalive_s: int = 60
+    """AWS IoT: 30 to 1200."""
+    session_expiry_s: int = 3600
+    """How long the broker keeps the subscription and queued commands after the connection broke."""
+    connect_timeout_s: float = 15.0
+    reconnect_min_s: float = 1.0
+    reconnect_max_s: float = 60.0
+    stable_after_s: float = 10.0
+    """A connection that lived this long resets the reconnect delay; two devices with one name thus slow down."""
+    ack_timeout_s: float = 30.0
+    """A publish without PUBACK for this long means a dead connection."""
+    max_inflight: int = 20
+    publish_rate_per_s: float = 50.0
+    """AWS IoT cuts a connection above 100 publishes/s."""
+    batch_max_bytes: int = 5 * 1024
+    """Target for topic and payload together: AWS IoT bills per started 5 KB."""
+    batch_max_samples: int = 500
+    batch_max_age_s: float = 5.0
+    buffer_max_bytes: int = 4 * 1024 * 1024
+    """Telemetry kept in memory while offline; beyond it the oldest is dropped and counted."""
+    heartbeat_interval_s: float = 60.0
+    """0 turns the heartbeat off."""
+    command_workers: int = 4
+    """Commands that may run at the same time; 1 makes them strictly sequential."""
+    max_waiting_commands: int = 100
+
+    def __post_init__(self) -> None:
+        if not _THING_NAME.fullmatch(self.thing_name):
+            raise ValueError(f"thing_name {self.thing_name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
+        if self.boot_id is not None and not 0 < len(self.boot_id) <= 64:
+            raise ValueError("boot_id has 1 to 64 characters")
+        for name in ("connect_timeout_s", "ack_timeout_s", "publish_rate_per_s", "batch_max_age_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        for name in ("keepalive_s", "max_inflight", "batch_max_samples", "command_workers", "max_waiting_commands"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+
+    @classmethod
+    def from_credentials(cls, credentials: Mapping[str, Any], **overrides: Any) -> "DeviceConfig":
+        """Build a configuration from the `credentials` object that creating a device answers.
+
+        Args:
+            credentials: `thing_name, certificate_pem, private_key, ca_pem, mqtt_host, mqtt_port`.
+            overrides: Any other field of this class.
+
+        Raises:
+            KeyError: The object lacks one of those.
+        """
+        return cls(
+            host=str(credentials["mqtt_host"]),
+            port=int(credentials["mqtt_port"]),
+            thing_name=str(credentials["thing_name"]),
+            ca=str(credentials["ca_pem"]),
+            certificate=str(credentials["certificate_pem"]),
+            private_key=str(credentials["private_key"]),
+            **overrides,
+        )
+
+    @property
+    def state_path(self) -> Path:
+        """The state file of this device."""
+        return self.state_dir / f"{self.thing_name}.sqlite3"
+
+
+def tls_context(config: DeviceConfig) -> ssl.SSLContext:
+    """Build the mutual-TLS context.
+
+    The standard library reads a client certificate from files only, so PEM text goes through two files that nobody
+    else can read and that are gone when this returns.
+
+    Raises:
+        OSError: A file cannot be read, or the PEM is not what it should be (`ssl.SSLError`).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if config.port == 443:
+        context.set_alpn_protocols(["x-amzn-mqtt-ca"])
+    if _is_pem(config.ca):
+        context.load_verify_locations(cadata=str(config.ca))
+    else:
+        context.load_verify_locations(cafile=config.ca)
+    with tempfile.TemporaryDirectory(prefix="karma-device-") as folder:
+        context.load_cert_chain(
+            certfile=_as_file(config.certificate, Path(folder) / "certificate.pem"),
+            keyfile=_as_file(config.private_key, Path(folder) / "private.key"),
+        )
+    return context
+
+
+def _is_pem(value: str | Path) -> bool:
+    return isinstance(value, str) and _PEM_MARK in value
+
+
+def _as_file(value: str | Path, target: Path) -> Path:
+    if not _is_pem(value):
+        return Path(value)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(str(value))
+    return target

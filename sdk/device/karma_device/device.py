@@ -1,0 +1,432 @@
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+from karma_device.backoff import Backoff
+from karma_device.batching import Batcher, MetricValue, TelemetryBuffer, encode_sample
+from karma_device.commands import CommandRunner, Handler, Reply
+from karma_device.config import DeviceConfig
+from karma_device.link import Link
+from karma_device.messages import Json, Topics, encode_json
+from karma_device.store import StateStore
+
+log = logging.getLogger(__name__)
+
+_RETRYABLE_REFUSALS = frozenset({0x80, 0x83, 0x91, 0x97})
+"""MQTT 5 PUBACK codes that pass with time: unspecified, implementation specific, packet id in use, quota exceeded."""
+
+
+class _Kind(Enum):
+    READY = "ready"
+    HEARTBEAT = "heartbeat"
+    REPLY = "reply"
+    TELEMETRY = "telemetry"
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    kind: _Kind
+    sent_at: float
+    seq: int = 0
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class DeviceStats:
+    """Counters since this object was made, and what is held right now."""
+
+    connected: bool
+    connections: int
+    published_batches: int
+    buffered_batches: int
+    buffered_bytes: int
+    dropped_batches: int
+    """Telemetry messages given up: the buffer was full, or the broker refused them for good."""
+    dropped_samples: int
+
+
+class Device:
+    """An EOS device's end of the connection.
+
+    One thread of its own owns the connection and publishes; handlers run on worker threads; `record` may be called
+    from any thread and never waits for the network.
+
+        with Device(config) as device:
+            device.record({"temp_c": 41.2})
+
+    Args:
+        config: Who and where.
+        clock_ms: Unix time in ms.
+
+    Raises:
+        StateFileBusy: Another process already runs this device.
+    """
+
+    def __init__(
+        self, config: DeviceConfig, *, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        self._config = config
+        self._clock_ms = clock_ms
+        self._topics = Topics(config.thing_name, config.basic_ingest_rule)
+        self.boot = config.boot_id or uuid.uuid4().hex
+        """Names this run in every message; (boot, seq) is unique."""
+        self._store = StateStore(config.state_path)
+        self._commands = CommandRunner(
+            topics=self._topics,
+            store=self._store,
+            send=self._enqueue_reply,
+            clock_ms=clock_ms,
+            workers=config.command_workers,
+            max_waiting=config.max_waiting_commands,
+        )
+        self._lock = threading.Lock()  # guards batcher and buffer
+        self._batcher = Batcher(
+            boot=self.boot,
+            target_bytes=max(1, config.batch_max_bytes - len(self._topics.telemetry.encode())),
+            max_samples=config.batch_max_samples,
+            max_age_s=config.batch_max_age_s,
+        )
+        self._buffer = TelemetryBuffer(max_bytes=config.buffer_max_bytes)
+        self._replies: deque[Reply] = deque()
+        self._inflight: dict[int, _InFlight] = {}
+        self._wake = threading.Event()
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stop_at: float | None = None
+        self._reconnect_after: float | None = None
+        self._connections = 0
+        self._published = 0
+        self._next_heartbeat = 0.0
+        self._tokens = float(config.max_inflight)
+        self._tokens_at = 0.0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def stats(self) -> DeviceStats:
+        """What happened so far."""
+        with self._lock:
+            return DeviceStats(
+                connected=self._ready.is_set(),
+                connections=self._connections,
+                published_batches=self._published,
+                buffered_batches=len(self._buffer),
+                buffered_bytes=self._buffer.size_bytes,
+                dropped_batches=self._buffer.dropped_batches,
+                dropped_samples=self._buffer.dropped_samples,
+            )
+
+    def command(self, name: str) -> Callable[[Handler], Handler]:
+        """Register the decorated function as the handler of command `name`; do it before `start`.
+
+        The handler takes a `Command` and returns the result object or None. It runs on a worker thread. Raise
+        `InvalidParams` to reject, `CommandFailed` to fail with a code; anything else counts as a crash of the handler.
+        """
+
+        def register(handler: Handler) -> Handler:
+            self._commands.register(name, handler)
+            return handler
+
+        return register
+
+    def start(self) -> None:
+        """Start connecting, in the background and for as long as it takes.
+
+        Raises:
+            RuntimeError: It runs already.
+        """
+        if self._thread is not None:
+            raise RuntimeError("the device runs already")
+        self._stop_at = None
+        self._commands.start()
+        self._thread = threading.Thread(target=self._run, name="karma-device", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """Let running handlers finish, send what is buffered, disconnect.
+
+        What could not be sent within `timeout_s` stays in memory for the next `start`; answers also stay on disk.
+        """
+        if self._thread is None:
+            return
+        deadline = time.monotonic() + timeout_s
+        if not self._commands.stop(timeout_s=timeout_s / 2):
+            log.warning("stop.handler_still_running")
+        self.flush()
+        self._stop_at = deadline
+        self._wake.set()
+        self._thread.join()
+        self._thread = None
+        log.info("device.stopped", extra={"buffered_batches": self.stats.buffered_batches})
+
+    def close(self) -> None:
+        """Stop and release the state file; the object is of no use afterwards."""
+        self.stop()
+        self._store.close()
+
+    def wait_ready(self, timeout_s: float | None = None) -> bool:
+        """Wait until the broker has this connection's `ready`; False on time-out."""
+        return self._ready.wait(timeout_s)
+
+    def reconnect(self, *, after_s: float = 0.0) -> None:
+        """Drop the connection in an orderly way and connect again."""
+        self._reconnect_after = after_s
+        self._wake.set()
+
+    def record(self, metrics: Mapping[str, MetricValue], ts: int | None = None) -> None:
+        """Take one telemetry sample; it is sent with the next message.
+
+        Args:
+            metrics: Finite numbers, bools or strings by name.
+            ts: Unix time in ms; None means now.
+
+        Raises:
+            SampleInvalid: See `encode_sample`.
+        """
+        max_bytes = self._batcher.max_sample_bytes
+        sample = encode_sample(metrics, self._clock_ms() if ts is None else ts, max_bytes=max_bytes)
+        with self._lock:
+            if not self._batcher.fits(sample):
+                self._seal()
+            self._batcher.add(sample, now=time.monotonic())
+            if self._batcher.is_full():
+                self._seal()
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Seal the open message, so that it goes out without waiting for more samples."""
+        with self._lock:
+            self._seal()
+        self._wake.set()
+
+    def _seal(self) -> None:
+        if self._batcher.due_at is None:
+            return
+        batch = self._batcher.seal(self._store.next_seq(self.boot))
+        if batch is not None:
+            self._buffer.push(batch)
+
+    def _enqueue_reply(self, reply: Reply) -> None:
+        self._replies.append(reply)
+        self._wake.set()
+
+    # The methods below run on the device's own thread.
+
+    def _run(self) -> None:
+        backoff = Backoff(base_s=self._config.reconnect_min_s, cap_s=self._config.reconnect_max_s)
+        while self._stop_at is None:
+            opened_at = time.monotonic()
+            try:
+                self._serve()
+            except Exception:
+                # Edge of the thread: a device that cannot connect now must go on trying for ever.
+                log.exception("connection.crashed")
+            if self._reconnect_after is not None:
+                pause_s, self._reconnect_after = self._reconnect_after, None
+            else:
+                if time.monotonic() - opened_at >= self._config.stable_after_s:
+                    backoff.reset()
+                pause_s = backoff.next_delay_s()
+            self._pause(pause_s)
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._stop_at is None and (now := time.monotonic()) < until:
+            self._seal_if_due(now)
+            self._wait(until)
+
+    def _serve(self) -> None:
+        """Open one connection and work until it ends."""
+        link = Link(self._config, on_request=self._commands.receive, wake=self._wake)
+        try:
+            link.open()
+        except OSError as exc:
+            log.warning("connection.failed", extra={"reason": f"{type(exc).__name__}: {exc}"})
+            return
+        try:
+            self._pump(link)
+        finally:
+            link.abort()
+            self._take_back(link)
+
+    def _pump(self, link: Link) -> None:
+        deadline = time.monotonic() + self._config.connect_timeout_s
+        announced = False
+        while not link.closed:
+            now = time.monotonic()
+            self._seal_if_due(now)
+            if not link.connected:
+                if now >= deadline or self._stop_at is not None:
+                    log.warning("connection.no_answer")
+                    return
+                self._wait(deadline)
+                continue
+            if link.subscribed and not announced:
+                announced = True
+                self._connections += 1
+                self._next_heartbeat = now
+                body = encode_json({"boot": self.boot, "ts": self._clock_ms()})
+                self._publish(link, self._topics.ready, body, _Kind.READY)
+            if not self._settle(link):
+                return
+            self._publish_waiting(link, now)
+            if self._overdue(now):
+                log.warning("connection.no_puback", extra={"timeout_s": self._config.ack_timeout_s})
+                return
+            if self._reconnect_after is not None or self._finished(now):
+                link.close()
+                return
+            self._wait(self._next_turn(link, now))
+
+    def _finished(self, now: float) -> bool:
+        if self._stop_at is None:
+            return False
+        with self._lock:
+            idle = not len(self._buffer)
+        return (idle and not self._replies and not self._inflight) or now >= self._stop_at
+
+    def _wait(self, until: float) -> None:
+        self._wake.wait(max(0.0, until - time.monotonic()))
+        self._wake.clear()
+
+    def _next_turn(self, link: Link, now: float) -> float:
+        turns = [now + 60.0]
+        with self._lock:
+            due = self._batcher.due_at
+        if due is not None:
+            turns.append(due)
+        if self._heartbeats(link) and len(self._inflight) < self._config.max_inflight:
+            turns.append(self._next_heartbeat)
+        if self._inflight:
+            turns.append(min(item.sent_at for item in self._inflight.values()) + self._config.ack_timeout_s)
+        if self._stop_at is not None:
+            turns.append(self._stop_at)
+        if self._tokens < 1:
+            turns.append(now + 1 / self._config.publish_rate_per_s)
+        return min(turns)
+
+    def _seal_if_due(self, now: float) -> None:
+        with self._lock:
+            if (due := self._batcher.due_at) is not None and now >= due:
+                self._seal()
+
+    def _publish_waiting(self, link: Link, now: float) -> None:
+        self._tokens = min(
+            float(self._config.max_inflight),
+            self._tokens + (now - self._tokens_at) * self._config.publish_rate_per_s,
+        )
+        self._tokens_at = now
+        while len(self._inflight) < self._config.max_inflight and self._tokens >= 1:
+            if not self._publish_next(link, now):
+                return
+
+    def _publish_next(self, link: Link, now: float) -> bool:
+        """Publish what matters most; False when nothing waits."""
+        if self._replies:
+            reply = self._replies.popleft()
+            self._publish(
+                link, self._topics.response, reply.payload, _Kind.REPLY, reply=reply, correlation=reply.correlation
+            )
+            return True
+        if self._heartbeats(link) and now >= self._next_heartbeat:
+            self._next_heartbeat = now + self._config.heartbeat_interval_s
+            self._publish(link, self._topics.heartbeat, self._heartbeat(link), _Kind.HEARTBEAT)
+            return True
+        with self._lock:
+            batch = self._buffer.take()
+        if batch is None:
+            return False
+        self._publish(link, self._topics.telemetry, batch.payload, _Kind.TELEMETRY, seq=batch.seq)
+        return True
+
+    def _publish(
+        self,
+        link: Link,
+        topic: str,
+        payload: bytes,
+        kind: _Kind,
+        *,
+        seq: int = 0,
+        reply: Reply | None = None,
+        correlation: bytes | None = None,
+    ) -> None:
+        self._tokens -= 1
+        mid = link.publish(topic, payload, correlation=correlation)
+        self._inflight[mid] = _InFlight(kind=kind, sent_at=time.monotonic(), seq=seq, reply=reply)
+
+    def _heartbeats(self, link: Link) -> bool:
+        return link.subscribed and self._config.heartbeat_interval_s > 0
+
+    def _heartbeat(self, link: Link) -> bytes:
+        body: dict[str, Json] = {
+            "boot": self.boot,
+            "seq": self._store.next_seq(self.boot),
+            "ts": self._clock_ms(),
+        }
+        if link.local_address is not None:
+            body["ip"] = link.local_address
+        if self._config.firmware_version is not None:
+            body["firmware_version"] = self._config.firmware_version
+        return encode_json(body)
+
+    def _settle(self, link: Link) -> bool:
+        """Work off the broker's acknowledgements; False if it asks for a pause."""
+        while link.acknowledgements:
+            acknowledgement = link.acknowledgements.popleft()
+            item = self._inflight.get(acknowledgement.mid)
+            if item is None:
+                continue
+            if acknowledgement.code in _RETRYABLE_REFUSALS:
+                # The item stays in flight and is taken back with the connection; the backoff is the pause.
+                log.warning("publish.deferred", extra={"code": acknowledgement.code, "kind": item.kind.value})
+                return False
+            del self._inflight[acknowledgement.mid]
+            refused = acknowledgement.code >= 0x80
+            if refused:
+                log.error("publish.refused", extra={"code": acknowledgement.code, "kind": item.kind.value})
+            self._settle_item(item, refused=refused)
+        return True
+
+    def _settle_item(self, item: _InFlight, *, refused: bool) -> None:
+        if item.kind is _Kind.TELEMETRY:
+            with self._lock:
+                if refused:
+                    self._buffer.reject(item.seq)
+                else:
+                    self._buffer.confirm(item.seq)
+                    self._published += 1
+        elif refused:
+            return
+        elif item.kind is _Kind.READY:
+            self._ready.set()
+            log.info("connection.ready", extra={"boot": self.boot})
+        elif item.reply is not None and item.reply.final:
+            self._store.delivered(item.reply.command_id)
+
+    def _overdue(self, now: float) -> bool:
+        oldest = min((item.sent_at for item in self._inflight.values()), default=now)
+        return now - oldest >= self._config.ack_timeout_s
+
+    def _take_back(self, link: Link) -> None:
+        """After the end of a connection: what the broker did not confirm waits for the next one, oldest first."""
+        self._ready.clear()
+        self._settle(link)
+        unconfirmed = [item.reply for item in self._inflight.values() if item.reply is not None]
+        self._replies.extendleft(reversed(unconfirmed))
+        self._inflight.clear()
+        with self._lock:
+            self._buffer.release_all()

@@ -1,0 +1,37 @@
+"""What can go wrong, as the caller sees it.
+
+DeviceError
+├─ SampleInvalid      record() was given something that no telemetry message can carry
+├─ StateFileBusy      another process already runs this device
+├─ InvalidParams      raised by a handler: the command is answered `rejected`
+└─ CommandFailed      raised by a handler: the command is answered `failed` with its own code
+"""
+
+
+class DeviceError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class SampleInvalid(DeviceError, ValueError):
+    """A sample has a bad metric name, a value JSON cannot carry, or exceeds the size of one message."""
+
+
+class StateFileBusy(DeviceError):
+    """The state file is locked by another process that runs the same device."""
+
+
+class InvalidParams(DeviceError):
+    """The handler cannot accept the command's parameters; nothing was done."""
+
+
+class CommandFailed(DeviceError):
+    """The command was tried and did not work.
+
+    Args:
+        code: Machine-readable reason in capitals, such as `AXIS_LIMIT`.
+        message: One sentence for a person.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,193 @@
+import contextlib
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from karma_device.config import DeviceConfig, tls_context
+from karma_device.messages import Topics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IncomingRequest:
+    """A message on the request topic, not yet read."""
+
+    payload: bytes
+    response_topic: str | None
+    correlation: bytes | None
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """The broker's PUBACK for packet `mid`; a code of 128 and above is a refusal."""
+
+    mid: int
+    code: int
+
+
+class Link:
+    """One MQTT connection, from TLS handshake to its end; never reused.
+
+    A new paho client for each connection keeps what is unconfirmed in one place, ours: paho's own queue would resend
+    behind our back. Callbacks run on paho's network thread. They only set flags and append to `acknowledgements`,
+    because paho calls them with its locks held; whoever owns the link reads those after `wake`.
+
+    Args:
+        config: Where to connect and as whom.
+        on_request: Called with each message on the request topic; it is confirmed to the broker if this returns True.
+        wake: Set whenever there is something new to look at.
+    """
+
+    def __init__(
+        self, config: DeviceConfig, *, on_request: Callable[[IncomingRequest], bool], wake: threading.Event
+    ) -> None:
+        self._config = config
+        self._topics = Topics(config.thing_name)
+        self._on_request = on_request
+        self._wake = wake
+        self._ended = threading.Event()
+        self.acknowledgements: deque[Acknowledgement] = deque()
+        self.connected = False
+        self.subscribed = False
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=config.thing_name,
+            protocol=mqtt.MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.connect_timeout = config.connect_timeout_s
+        client.max_inflight_messages_set(0)  # the window is ours (max_inflight), so paho never holds a message back
+        client.on_connect = self._connected
+        client.on_subscribe = self._subscribed
+        client.on_disconnect = self._disconnected
+        client.on_publish = self._published
+        client.on_message = self._message
+        self._client = client
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over."""
+        return self._ended.is_set()
+
+    @property
+    def local_address(self) -> str | None:
+        """Address of this end of the connection."""
+        sock = self._client.socket()
+        if not isinstance(sock, socket.socket):
+            return None
+        try:
+            return str(sock.getsockname()[0])
+        except OSError:
+            return None
+
+    def open(self) -> None:
+        """Connect and start the network thread; `connected` is set once the broker has accepted.
+
+        Credentials are read anew each time, so that a rotated certificate is used from the next connection on.
+
+        Raises:
+            OSError: No route, refused, time-out, or TLS failed.
+        """
+        self._client.tls_set_context(tls_context(self._config))
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = self._config.session_expiry_s
+        self._client.connect(
+            self._config.host,
+            self._config.port,
+            keepalive=self._config.keepalive_s,
+            clean_start=False,
+            properties=properties,
+        )
+        self._client.loop_start()
+
+    def publish(self, topic: str, payload: bytes, *, correlation: bytes | None = None) -> int:
+        """Send with QoS 1 and return the packet id that its acknowledgement will carry."""
+        properties = None
+        if correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = correlation
+        return self._client.publish(topic, payload, qos=1, properties=properties).mid
+
+    def close(self, *, timeout_s: float = 2.0) -> None:
+        """Say goodbye to the broker and end the network thread. The session stays with the broker."""
+        self._client.disconnect()
+        if not self._ended.wait(timeout_s):
+            log.warning("connection.close_timeout")
+        self.abort()
+
+    def abort(self) -> None:
+        """End the connection now, whatever state it is in."""
+        sock = self._client.socket()
+        if isinstance(sock, socket.socket) and not self._ended.is_set():
+            # The network thread leaves only when its output has drained, which a dead peer never lets happen.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        # paho's network thread clears the attribute that loop_stop is about to join; then there is nothing to join.
+        with contextlib.suppress(AttributeError):
+            self._client.loop_stop()
+        self._ended.set()
+
+    def _connected(
+        self, client: mqtt.Client, _userdata: object, _flags: mqtt.ConnectFlags, code: ReasonCode, _properties: object
+    ) -> None:
+        if code.is_failure:
+            log.warning("connection.refused", extra={"reason": str(code)})
+            return
+        self.connected = True
+        client.subscribe(self._topics.request, qos=1)
+        self._wake.set()
+
+    def _subscribed(
+        self, _client: mqtt.Client, _userdata: object, _mid: int, codes: list[ReasonCode], _properties: object
+    ) -> None:
+        if any(code.is_failure for code in codes):
+            # Telemetry still works; the policy has to be mended in the account, which no retry from here would do.
+            log.error("commands.subscribe_refused", extra={"reason": [str(code) for code in codes]})
+            return
+        self.subscribed = True
+        self._wake.set()
+
+    def _disconnected(
+        self,
+        _client: mqtt.Client,
+        _userdata: object,
+        flags: mqtt.DisconnectFlags,
+        code: ReasonCode,
+        _properties: object,
+    ) -> None:
+        log.info("connection.closed", extra={"reason": str(code), "by_broker": flags.is_disconnect_packet_from_server})
+        self._ended.set()
+        self._wake.set()
+
+    def _published(
+        self, _client: mqtt.Client, _userdata: object, mid: int, code: ReasonCode, _properties: object
+    ) -> None:
+        self.acknowledgements.append(Acknowledgement(mid=mid, code=code.value))
+        self._wake.set()
+
+    def _message(self, client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        properties = message.properties
+        request = IncomingRequest(
+            payload=bytes(message.payload),
+            response_topic=getattr(properties, "ResponseTopic", None),
+            correlation=getattr(properties, "CorrelationData", None),
+        )
+        try:
+            confirmed = self._on_request(request)
+        except Exception:
+            # Edge of the network thread: an error here must not end the connection. Unconfirmed, it comes again.
+            log.exception("command.receive_failed")
+            return
+        if confirmed:
+            client.ack(message.mid, message.qos)
