@@ -1,0 +1,149 @@
+"""The life of an execution environment that serves an ASGI app.
+
+    import the app --fails--> init/error, exit 1
+    SnapStart only: before-hooks, restore/next --fail--> init/error, exit 64
+                    after-hooks                --fail--> restore/error, exit 65
+    for ever: next -> the app -> response          (a failed app costs its invocation, never the process)
+
+The event loop runs during invocations only. What an app leaves running behind its response stands still until the next
+one, as everything in Lambda does. The ASGI lifespan protocol is not run: Lambda has no shutdown to pair it with, and
+whatever a startup would open, SnapStart would clone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Never, cast
+
+from karma.core.runtime import snapshot
+from karma.core.runtime.client import Invocation, RuntimeApi
+from karma.core.runtime.exchange import Exchange, ProtocolViolation
+from karma.core.runtime.faults import (
+    AFTER_RESTORE_ERROR,
+    BEFORE_SNAPSHOT_ERROR,
+    HANDLER_NOT_FOUND,
+    IMPORT_ERROR,
+    UNSUPPORTED_EVENT,
+    Fault,
+    log_fault,
+)
+from karma.core.runtime.scope import AsgiApp, UnsupportedEvent, to_scope
+
+_TRACE_ID = "_X_AMZN_TRACE_ID"
+_INIT_FAILED = 1
+_BEFORE_SNAPSHOT_FAILED = 64
+_AFTER_RESTORE_FAILED = 65
+
+
+class AppNotFound(RuntimeError):
+    """The module has no callable of that name."""
+
+
+def load_app(target: str) -> AsgiApp:
+    """Import `module:attribute`.
+
+    Raises:
+        AppNotFound: not of that form, or the attribute is missing or not callable.
+    """
+    module, _, attribute = target.partition(":")
+    if not module or not attribute:
+        raise AppNotFound(f"{target!r} is not of the form module:attribute")
+    app = getattr(import_module(module), attribute, None)
+    if not callable(app):
+        raise AppNotFound(f"module {module!r} has no callable {attribute!r}")
+    return cast(AsgiApp, app)
+
+
+def serve_forever(target: str, address: str) -> Never:
+    """Serve the app at `module:attribute` from the Runtime API at `host:port`; leaves only by an exception."""
+    api = RuntimeApi(address)
+    app = _initialise(api, target)
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        _pass_through_snapshot(api)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    while True:
+        invocation = api.next()
+        _set_trace(invocation.trace_id)
+        loop.run_until_complete(answer(app, api, invocation))
+
+
+async def answer(app: AsgiApp, api: RuntimeApi, invocation: Invocation) -> None:
+    """Run the app for one invocation and deliver what it sends.
+
+    Raises:
+        OSError: the Runtime API is gone.
+        RuntimeApiRefused: it did not accept the answer.
+    """
+    keys = {"request_id": invocation.request_id}
+    try:
+        scope, body = to_scope(invocation)
+    except UnsupportedEvent as exc:
+        fault = Fault.of(exc, UNSUPPORTED_EVENT)
+        log_fault("invocation.unsupported", fault, keys)
+        api.post_error(invocation, fault)
+        return
+    stream = api.response(invocation)
+    exchange = Exchange(body, stream)
+    try:
+        await app(scope, exchange.receive, exchange.send)
+        if not exchange.is_complete:
+            raise ProtocolViolation("the app returned without completing its response")
+    except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - process edge: this costs one invocation only
+        fault = Fault.of(exc)
+        log_fault("invocation.failed", fault, keys)
+        if not exchange.is_complete and not stream.broken:
+            await exchange.fail(fault)
+            await stream.settle()
+            stream.forget_connection()
+            return
+    await stream.settle()
+
+
+def _initialise(api: RuntimeApi, target: str) -> AsgiApp:
+    # Import allocates for good: collecting in between finds nothing, and frozen objects are never scanned again.
+    gc.disable()
+    try:
+        app = load_app(target)
+    except BaseException as exc:  # noqa: BLE001 - the process edge: also sys.exit() at import is an init failure
+        _die(exc, _INIT_ERROR_TYPES.get(type(exc), ""), api.post_init_error, _INIT_FAILED)
+    gc.freeze()
+    gc.enable()
+    return app
+
+
+_INIT_ERROR_TYPES: dict[type[BaseException], str] = {
+    AppNotFound: HANDLER_NOT_FOUND,
+    ImportError: IMPORT_ERROR,
+    ModuleNotFoundError: IMPORT_ERROR,
+}
+
+
+def _pass_through_snapshot(api: RuntimeApi) -> None:
+    try:
+        snapshot.run_before_snapshot()
+        api.restore_next()
+    except BaseException as exc:  # noqa: BLE001 - the process edge
+        _die(exc, BEFORE_SNAPSHOT_ERROR, api.post_init_error, _BEFORE_SNAPSHOT_FAILED)
+    try:
+        snapshot.run_after_restore()
+    except BaseException as exc:  # noqa: BLE001 - the process edge
+        _die(exc, AFTER_RESTORE_ERROR, api.post_restore_error, _AFTER_RESTORE_FAILED)
+
+
+def _die(error: BaseException, error_type: str, report: Callable[[Fault, str], None], exit_code: int) -> Never:
+    fault = Fault.of(error)
+    log_fault("init.failed", fault, {})
+    report(fault, error_type)
+    raise SystemExit(exit_code) from error
+
+
+def _set_trace(trace_id: str) -> None:
+    if trace_id:
+        os.environ[_TRACE_ID] = trace_id
+    else:
+        os.environ.pop(_TRACE_ID, None)
