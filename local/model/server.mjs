@@ -13,18 +13,27 @@ const PIECE = 12;
 
 const DEVICE = /\b(devices?|robots?|eos|sensors?|arms?|machines?|rovers?|units?|serials?|online|offline|telemetry|temperatures?|battery|fleet)\b|设备|机器人|在线/i;
 const SEARCH = /\b(find|search|list|show|which|what|where|how many|status|look up)\b|查找|搜索|哪些/i;
+// What EOS devices understand, and how people ask for it; the last ones are passed on by the user's own word.
 const VERBS = [
-  [/\b(move|drive|go|advance|travel|step)\b|移动|前进/i, "move"],
-  [/\b(rotate|turn (?!on|off)|spin)\b|旋转/i, "rotate"],
-  [/\b(stop|halt|freeze)\b|停止/i, "stop"],
+  [/\b(led|light|lamp|colou?r|blink|flash|identify)\b|灯/i, "set_led"],
   [/\b(reboot|restart|reset)\b|重启/i, "reboot"],
-  [/\b(blink|flash|identify)\b/i, "blink"],
-  [/\b(home|park|dock)\b/i, "home"],
-  [/\b(switch|turn) on\b|\b(start|enable|activate)\b|打开|启动/i, "start"],
-  [/\b(switch|turn) off\b|\b(disable|deactivate|shut down)\b|关闭/i, "stop"],
-  [/\b(open|close|lift|lower|grip|release|wave|calibrate|ping)\b/i, null],
-  [/\b(set|control|command|send|run|execute)\b|控制/i, "set"],
+  [/\b(stop|halt|freeze)\b|停止/i, "stop"],
+  [/\bping\b/i, "ping"],
+  [/\b(move|drive|go|advance|travel|step|home|park|shift|bring)\b|移动|前进/i, "move"],
+  [/\b(rotate|turn|spin|open|close|lift|lower|grip|release|wave|calibrate|start|enable|disable|shutdown)\b/i, null],
+  [/\b(control|command|operate|actuate)\b|控制/i, "ping"],
 ];
+const COLOURS = ["off", "red", "green", "blue", "white", "amber"];
+const MM = { mm: 1, millimeter: 1, millimetre: 1, cm: 10, centimeter: 10, centimetre: 10, m: 1000, meter: 1000, metre: 1000 };
+// Which axis a direction moves, and which way.
+const AXES = [
+  [/\bleft|west\b|左/i, "x", -1],
+  [/\bright|east\b|右/i, "x", 1],
+  [/\bback|backwards?|south\b|后/i, "y", -1],
+  [/\bup(wards?)?\b|上/i, "z", 1],
+  [/\bdown(wards?)?\b|下/i, "z", -1],
+];
+const STEP_MM = 100;
 
 function text(content) {
   if (typeof content === "string") return content;
@@ -86,23 +95,33 @@ function commandIn(question) {
   return undefined;
 }
 
-function paramsIn(question, command) {
-  const params = {};
-  const numbers = [...question.matchAll(/(-?\d+(?:\.\d+)?)\s*(cm|mm|m|meters?|metres?|degrees?|°|%|s|seconds?)?(?![\w-])/gi)].filter(
-    (match) => !/[\w-]/.test(question[match.index - 1] ?? " "),
-  );
-  const direction = question.match(/\b(left|right|up|down|forwards?|backwards?|back|north|south|east|west)\b/i);
-  if (direction) params.direction = direction[1].toLowerCase();
+function target(question) {
+  const place = { x: 0, y: 0 };
+  if (/\b(home|park|origin)\b/i.test(question)) return { ...place, z: 0 };
+  let named = false;
   for (const axis of ["x", "y", "z"]) {
-    const match = question.match(new RegExp(`\\b${axis}\\s*[=:]?\\s*(-?\\d+(?:\\.\\d+)?)`, "i"));
-    if (match) params[axis] = Number(match[1]);
+    const match = question.match(new RegExp(`\\b${axis}\\s*(?:=|:|to|axis|by)?\\s*(-?\\d+(?:\\.\\d+)?)`, "i"));
+    if (match) [place[axis], named] = [Number(match[1]), true];
   }
-  if (!("x" in params || "y" in params || "z" in params) && numbers.length > 0) {
-    const name = command === "rotate" ? "angle" : command === "move" ? "distance" : "value";
-    params[name] = Number(numbers[0][1]);
-    if (numbers[0][2]) params.unit = numbers[0][2].toLowerCase();
+  if (named) return place;
+  const pair = question.match(/\(?\s*(-?\d+(?:\.\d+)?)\s*[,;/]\s*(-?\d+(?:\.\d+)?)(?:\s*[,;/]\s*(-?\d+(?:\.\d+)?))?/);
+  if (pair) {
+    const [x, y, z] = pair.slice(1).map((number) => (number === undefined ? undefined : Number(number)));
+    return z === undefined ? { x, y } : { x, y, z };
   }
-  return params;
+  const amount = question.match(/(?<![\w.-])(\d+(?:\.\d+)?)\s*(mm|cm|m|(?:milli|centi)?met(?:er|re))?s?\b/i);
+  const distance = amount === null ? STEP_MM : Number(amount[1]) * MM[(amount[2] ?? "mm").toLowerCase()];
+  const [, axis, sign] = AXES.find(([pattern]) => pattern.test(question)) ?? [null, "y", 1];
+  return { ...place, [axis]: sign * distance };
+}
+
+function paramsIn(question, command) {
+  if (command === "move") return target(question);
+  if (command === "set_led") {
+    const asked = COLOURS.find((colour) => new RegExp(`\\b${colour}\\b`, "i").test(question));
+    return { color: asked ?? "amber" };
+  }
+  return {};
 }
 
 function searchWords(question) {
