@@ -1,0 +1,207 @@
+"""The functions and tables of the backend, as data: stacks wire what is listed here, tests walk it.
+
+Names are those that the code reads: handler paths, environment variables (upper case = field of the function's settings model).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FunctionName(StrEnum):
+    """One Lambda a trigger; a dotted name is a module of the package before the dot."""
+
+    API = "api"
+    AGENT_STREAM = "agent_stream"
+    DEVICE_INGEST = "device_ingest"
+    BILLING_WEBHOOK = "billing_webhook"
+    REALTIME = "realtime"
+    INBOX = "background.inbox"
+    RUNS = "background.runs"
+    ROUTER = "background.router"
+    SWEEPS = "background.sweeps"
+
+    @property
+    def package(self) -> str:
+        """Folder under `functions/` and name of the requirement file."""
+        return self.partition(".")[0]
+
+    @property
+    def label(self) -> str:
+        """Construct id and suffix of output names, e.g. `BackgroundInbox`."""
+        return "".join(part.capitalize() for part in self.replace(".", "_").split("_"))
+
+
+class TableName(StrEnum):
+    """Tables by lifecycle and grants; single-table design inside."""
+
+    IDENTITY = "identity"
+    DEVICES = "devices"
+    TELEMETRY = "telemetry"
+    WORK = "work"
+    AGENTS = "agents"
+    BILLING = "billing"
+    REALTIME = "realtime"
+    SEARCH = "search"
+
+
+INDEXED_TABLES = frozenset({TableName.IDENTITY, TableName.DEVICES, TableName.AGENTS, TableName.BILLING})
+"""Tables with the sparse, overloaded index `gsi1`."""
+STREAMED_TABLES = frozenset({TableName.DEVICES})
+"""Tables the router listens to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSpec:
+    """Sizing and environment of one function."""
+
+    name: FunctionName
+    handler: str
+    timeout_s: int
+    memory_mb: int
+    environment: tuple[str, ...]
+    """Variables beside those that every function gets."""
+    snap_start: bool = False
+    streaming: bool = False
+
+
+COMMON_ENVIRONMENT = ("STAGE", "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "POWERTOOLS_LOG_LEVEL")
+METRICS_NAMESPACE = "Karma"
+STREAM_WRAPPER = "/var/task/agent_stream/bootstrap"
+
+FUNCTIONS: dict[FunctionName, FunctionSpec] = {
+    spec.name: spec
+    for spec in (
+        FunctionSpec(
+            name=FunctionName.API,
+            handler="api.handler.lambda_handler",
+            timeout_s=29,
+            memory_mb=1024,
+            snap_start=True,
+            environment=(
+                "IDENTITY_TABLE",
+                "DEVICES_TABLE",
+                "TELEMETRY_TABLE",
+                "AGENTS_TABLE",
+                "BILLING_TABLE",
+                "REALTIME_TABLE",
+                "AUTH_SECRET_ARN",
+                "INBOX_QUEUE_URL",
+                "DEVICE_POLICY_NAME",
+                "MQTT_HOST",
+                "MQTT_PORT",
+                "MQTT_CA_PEM",
+                "IOT_DATA_ENDPOINT",
+                "WEBSOCKET_URL",
+                "ORIGIN_SECRET_ARN",
+            ),
+        ),
+        FunctionSpec(
+            name=FunctionName.AGENT_STREAM,
+            handler="agent_stream.app:app",
+            timeout_s=900,
+            memory_mb=1024,
+            snap_start=True,
+            streaming=True,
+            environment=(
+                "IDENTITY_TABLE",
+                "DEVICES_TABLE",
+                "TELEMETRY_TABLE",
+                "AGENTS_TABLE",
+                "AUTH_SECRET_ARN",
+                "MODEL_SECRET_ARN",
+                "MODEL_BASE_URL",
+                "MODEL_ID",
+                "RUNS_QUEUE_URL",
+                "IOT_DATA_ENDPOINT",
+                "ORIGIN_SECRET_ARN",
+            ),
+        ),
+        FunctionSpec(
+            name=FunctionName.DEVICE_INGEST,
+            handler="device_ingest.handler.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "IOT_DATA_ENDPOINT"),
+        ),
+        FunctionSpec(
+            name=FunctionName.BILLING_WEBHOOK,
+            handler="billing_webhook.handler.lambda_handler",
+            timeout_s=10,
+            memory_mb=512,
+            environment=("BILLING_TABLE", "INBOX_QUEUE_URL", "STRIPE_WEBHOOK_SECRET_ARN"),
+        ),
+        FunctionSpec(
+            name=FunctionName.REALTIME,
+            handler="realtime.handler.lambda_handler",
+            timeout_s=10,
+            memory_mb=512,
+            environment=("REALTIME_TABLE",),
+        ),
+        FunctionSpec(
+            name=FunctionName.INBOX,
+            handler="background.inbox.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("BILLING_TABLE", "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
+        ),
+        FunctionSpec(
+            name=FunctionName.RUNS,
+            handler="background.runs.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("AGENTS_TABLE", "RUNS_QUEUE_URL"),
+        ),
+        FunctionSpec(
+            name=FunctionName.ROUTER,
+            handler="background.router.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("DEVICES_TABLE",),
+        ),
+        FunctionSpec(
+            name=FunctionName.SWEEPS,
+            handler="background.sweeps.lambda_handler",
+            timeout_s=50,
+            memory_mb=512,
+            environment=("BILLING_TABLE", "INBOX_QUEUE_URL", "DEVICES_TABLE", "TELEMETRY_TABLE", "DEVICE_POLICY_NAME"),
+        ),
+    )
+}
+
+SWEEPS = ("inbox", "commands", "orphans")
+"""Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSpec:
+    """One IoT rule: what it listens to."""
+
+    name: str
+    topic_filter: str
+
+
+IOT_RULES: tuple[RuleSpec, ...] = (
+    RuleSpec(name="data", topic_filter="dt/karma/+/+"),
+    RuleSpec(name="ready", topic_filter="cmd/karma/+/ready"),
+    RuleSpec(name="response", topic_filter="cmd/karma/+/response"),
+    RuleSpec(name="presence", topic_filter="$aws/events/presence/+/+"),
+)
+IOT_SQL_VERSION = "2016-03-23"
+"""Stated because CloudFormation's default is the version of 2015."""
+IOT_SELECT = "SELECT encode(*, 'base64') AS payload_b64, topic() AS topic, principal() AS principal, timestamp() AS received_ms FROM '{}'"
+
+STREAM_PATHS = (
+    "/api/agent",
+    "/api/v1/agent",
+    "/api/chat",
+    "/api/v1/chat",
+    "/api/agent/run",
+    "/api/v1/agent/run",
+    "/api/agent/run/*/events",
+    "/api/v1/agent/run/*/events",
+    "/api/runs/*/events",
+    "/api/v1/runs/*/events",
+    "/api/llm/messages",
+    "/api/v1/llm/messages",
+)
+"""Paths that CloudFront sends to the stream URL: every route that waits for a model or tails a run's log."""

@@ -1,0 +1,220 @@
+"""Typed values of each stage.
+
+Whatever differs between stages is a field of `StageSettings`, so that a construct never compares stage names. The local stage
+leaves out what the embedded engine refuses or drops; an operator's or the local environment's own values come from a JSON file.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Stage(StrEnum):
+    """The three kinds of deployment; two of them never share an AWS account (IoT rules and topics are account-wide)."""
+
+    LOCAL = "local"
+    DEV = "dev"
+    PROD = "prod"
+
+
+class SettingsError(ValueError):
+    """A settings file that does not say what a settings file may say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What a settings file may hold. Every field is optional; a field that is not listed here is refused."""
+
+    mqtt_host: str = ""
+    """Broker that devices connect to; empty: the account's `iot:Data-ATS` endpoint, asked for at run time."""
+    mqtt_port: int = 8883
+    mqtt_ca_pem: str = ""
+    """Text of the broker's CA certificate; empty: Amazon Root CA 1."""
+    iot_data_endpoint: str = ""
+    model_base_url: str = ""
+    model_id: str = "claude-sonnet-5-5"
+    stripe_api_base: str = ""
+    websocket_url: str = ""
+    """What clients are told to connect to; empty: the WebSocket API's own address."""
+    cors_origins: tuple[str, ...] = ()
+    asset_bucket: str = ""
+    """Bucket of the function and layer archives; empty: the one of `cdk bootstrap`."""
+    layer_python: str = ""
+    """Interpreter for which the host-built dependency layers are made; empty: `.engine/venv/bin/python`."""
+    model_api_key: str = ""
+    stripe_api_key: str = ""
+    stripe_webhook_secrets: tuple[str, ...] = ()
+    alarm_email: str = ""
+    public_domain: str = ""
+    """Host name of the CloudFront distribution; needs `certificate_arn` (us-east-1)."""
+    certificate_arn: str = ""
+
+    @classmethod
+    def load(cls, path: Path | None) -> "Overrides":
+        """Read a settings file.
+
+        Raises:
+            SettingsError: not a JSON object, an unknown field, or a field of the wrong type.
+        """
+        if path is None:
+            return cls()
+        try:
+            document: object = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as exc:
+            raise SettingsError(f"{path}: {exc}") from exc
+        if not isinstance(document, dict):
+            raise SettingsError(f"{path}: expected a JSON object")
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for name, value in document.items():
+            if name not in hints:
+                raise SettingsError(f"{path}: unknown field {name!r}")
+            values[name] = _checked(path, name, hints[name], value)
+        return cls(**values)
+
+
+def _checked(path: Path, name: str, hint: object, value: object) -> object:
+    if get_origin(hint) is tuple:
+        (element, _) = get_args(hint)
+        if isinstance(value, list) and all(isinstance(item, element) for item in value):
+            return tuple(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool):
+        return value
+    raise SettingsError(f"{path}: field {name!r} has the wrong type {type(value).__name__}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiIds:
+    """Fixed API ids of the embedded engine (tag `ms-custom-id`, 8 hex characters): addresses are known before deployment."""
+
+    http: str
+    billing_webhook: str
+    websocket: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSettings:
+    """Everything in which a stage may differ."""
+
+    stage: Stage
+    overrides: Overrides
+
+    retain_data: bool
+    """Tables, bucket, secrets and key survive the deletion of their stack."""
+    deletion_protection: bool
+    point_in_time_recovery: bool
+    log_retention_days: int
+    log_level: str
+    cors_origins: tuple[str, ...]
+
+    released: bool
+    """Publish versions, route callers to the alias `live`, move it by CodeDeploy canary. Off: callers reach the function itself."""
+    snap_start: bool
+    tracing: bool
+    reserved_streams: int | None
+    """Concurrent invocations set aside for, and at most used by, the stream function."""
+    managed_stream_runtime: bool
+    """Managed Python runtime with an exec wrapper; off: `provided.al2023` with a root `bootstrap`."""
+    host_layers: bool
+    """Dependency layers for this machine's interpreter instead of arm64 Lambda."""
+    tls_only: bool
+    """Refuse plain HTTP at queues, topics and buckets; the embedded engine has nothing but plain HTTP."""
+    access_logs: bool
+    edge: bool
+    """Put API and stream URL under one CloudFront host and ask for its secret header."""
+    operations: bool
+    """Alarms, dashboard and topic."""
+    api_ids: ApiIds | None
+    asset_bucket: str | None
+
+    @property
+    def stack_prefix(self) -> str:
+        """First part of every stack's name."""
+        return f"karma-{self.stage}"
+
+    @property
+    def rule_prefix(self) -> str:
+        """First part of every IoT rule's name; rule names know no hyphens."""
+        return f"karma_{self.stage}"
+
+
+LOCAL_ASSET_BUCKET = "karma-local-assets"
+LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:5173", "http://127.0.0.1:5173")
+
+
+def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSettings:
+    """Settings of one stage, with the values of a settings file laid over them.
+
+    Raises:
+        SettingsError: prod with secrets in the file (they are put into Secrets Manager by the operator), or half a custom domain.
+    """
+    given = overrides or Overrides()
+    if bool(given.public_domain) != bool(given.certificate_arn):
+        raise SettingsError("public_domain and certificate_arn are set together or not at all")
+    match stage:
+        case Stage.LOCAL:
+            return StageSettings(
+                stage=stage,
+                overrides=given,
+                retain_data=False,
+                deletion_protection=False,
+                point_in_time_recovery=False,
+                log_retention_days=1,
+                log_level="INFO",
+                cors_origins=given.cors_origins or LOCAL_ORIGINS,
+                released=False,
+                snap_start=False,
+                tracing=False,
+                reserved_streams=None,
+                managed_stream_runtime=False,
+                host_layers=True,
+                tls_only=False,
+                access_logs=False,
+                edge=False,
+                operations=False,
+                api_ids=ApiIds(http="4b61726d", billing_webhook="4b617262", websocket="4b617277"),
+                asset_bucket=given.asset_bucket or LOCAL_ASSET_BUCKET,
+            )
+        case Stage.DEV:
+            return _aws_settings(stage, given)
+        case Stage.PROD:
+            if given.model_api_key or given.stripe_api_key or given.stripe_webhook_secrets:
+                raise SettingsError("prod takes no secrets from a file: put them into Secrets Manager")
+            return dataclasses.replace(
+                _aws_settings(stage, given),
+                retain_data=True,
+                deletion_protection=True,
+                log_retention_days=90,
+                reserved_streams=200,
+                cors_origins=given.cors_origins or ("https://app.example.com",),
+            )
+
+
+def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:
+    return StageSettings(
+        stage=stage,
+        overrides=given,
+        retain_data=False,
+        deletion_protection=False,
+        point_in_time_recovery=True,
+        log_retention_days=14,
+        log_level="INFO",
+        cors_origins=given.cors_origins or ("http://localhost:3000", "https://dev.example.com"),
+        released=True,
+        snap_start=True,
+        tracing=True,
+        reserved_streams=20,
+        managed_stream_runtime=True,
+        host_layers=False,
+        tls_only=True,
+        access_logs=True,
+        edge=True,
+        operations=True,
+        api_ids=None,
+        asset_bucket=given.asset_bucket or None,
+    )

@@ -1,0 +1,122 @@
+"""CloudFront: API and stream URL under one host, proving itself to both by a secret header."""
+
+from aws_cdk import Duration, RemovalPolicy, SecretValue
+from aws_cdk import aws_certificatemanager as acm
+from aws_cdk import aws_cloudfront as cloudfront
+from aws_cdk import aws_cloudfront_origins as origins
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from infra.catalog import STREAM_PATHS
+from infra.config import StageSettings
+from infra.constructs.waivers import waive
+
+ORIGIN_HEADER = "x-karma-origin"
+STREAM_READ_TIMEOUT_S = 60
+"""Longest silence on a stream; the app sends a comment every 10 s."""
+
+
+class Edge(Construct):
+    """A distribution that caches nothing: what it serves is per caller."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: StageSettings,
+        api_host: str,
+        stream_host: str,
+        header: SecretValue,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        proof = {ORIGIN_HEADER: header.unsafe_unwrap()}
+        headers = self._security_headers()
+
+        def behavior(host: str, read_timeout_s: int) -> cloudfront.BehaviorOptions:
+            return cloudfront.BehaviorOptions(
+                origin=origins.HttpOrigin(
+                    host,
+                    protocol_policy=cloudfront.OriginProtocolPolicy.HTTPS_ONLY,
+                    origin_ssl_protocols=[cloudfront.OriginSslPolicy.TLS_V1_2],
+                    custom_headers=proof,
+                    read_timeout=Duration.seconds(read_timeout_s),
+                    keepalive_timeout=Duration.seconds(5),
+                ),
+                allowed_methods=cloudfront.AllowedMethods.ALLOW_ALL,
+                viewer_protocol_policy=cloudfront.ViewerProtocolPolicy.REDIRECT_TO_HTTPS,
+                cache_policy=cloudfront.CachePolicy.CACHING_DISABLED,
+                # The origins are chosen by their own host names, so the viewer's Host must not be passed on.
+                origin_request_policy=cloudfront.OriginRequestPolicy.ALL_VIEWER_EXCEPT_HOST_HEADER,
+                response_headers_policy=headers,
+                compress=False,
+            )
+
+        streaming = behavior(stream_host, STREAM_READ_TIMEOUT_S)
+        domain = settings.overrides.public_domain
+        self.distribution = cloudfront.Distribution(
+            self,
+            "Distribution",
+            comment=f"{settings.stack_prefix}: API and stream",
+            default_behavior=behavior(api_host, 30),
+            additional_behaviors=dict.fromkeys(STREAM_PATHS, streaming),
+            domain_names=[domain] if domain else None,
+            certificate=(
+                acm.Certificate.from_certificate_arn(self, "Certificate", settings.overrides.certificate_arn)
+                if domain
+                else None
+            ),
+            minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021,
+            http_version=cloudfront.HttpVersion.HTTP2_AND_3,
+            log_bucket=self._log_bucket(settings),
+            price_class=cloudfront.PriceClass.PRICE_CLASS_100,
+        )
+        self.url = f"https://{domain or self.distribution.distribution_domain_name}"
+        waive(self.distribution, "AwsSolutions-CFR1", "devices and users are anywhere; no country is shut out")
+        waive(
+            self.distribution,
+            "AwsSolutions-CFR2",
+            "every route asks for a token and is rate limited per caller; a web ACL must live in us-east-1, the operator adds it there",
+        )
+        if not domain:
+            waive(
+                self.distribution,
+                "AwsSolutions-CFR4",
+                "CloudFront's own certificate fixes the protocol; a custom domain gets TLS 1.2",
+            )
+
+    def _security_headers(self) -> cloudfront.ResponseHeadersPolicy:
+        return cloudfront.ResponseHeadersPolicy(
+            self,
+            "SecurityHeaders",
+            security_headers_behavior=cloudfront.ResponseSecurityHeadersBehavior(
+                content_type_options=cloudfront.ResponseHeadersContentTypeOptions(override=True),
+                frame_options=cloudfront.ResponseHeadersFrameOptions(
+                    frame_option=cloudfront.HeadersFrameOption.DENY, override=True
+                ),
+                referrer_policy=cloudfront.ResponseHeadersReferrerPolicy(
+                    referrer_policy=cloudfront.HeadersReferrerPolicy.NO_REFERRER, override=True
+                ),
+                strict_transport_security=cloudfront.ResponseHeadersStrictTransportSecurity(
+                    access_control_max_age=Duration.days(365), include_subdomains=True, override=True
+                ),
+            ),
+        )
+
+    def _log_bucket(self, settings: StageSettings) -> s3.Bucket:
+        bucket = s3.Bucket(
+            self,
+            "Logs",
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            # CloudFront's standard logs are written under an ACL.
+            object_ownership=s3.ObjectOwnership.OBJECT_WRITER,
+            enforce_ssl=True,
+            versioned=True,
+            lifecycle_rules=[
+                s3.LifecycleRule(expiration=Duration.days(90), noncurrent_version_expiration=Duration.days(7))
+            ],
+            removal_policy=RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY,
+        )
+        waive(bucket, "AwsSolutions-S1", "it is the bucket that receives access logs; logging it would never end")
+        return bucket

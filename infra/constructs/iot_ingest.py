@@ -1,0 +1,106 @@
+"""What devices may do at the broker, and the rules that carry their messages to the ingest queue.
+
+Rules forward the untouched payload in base64, so that a broken one reaches its owner's dead letters too, with the topic, the
+certificate (`principal()`, by which ingest refuses foreign senders) and the broker's time.
+"""
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_iot as iot
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.catalog import FUNCTIONS, IOT_RULES, IOT_SELECT, IOT_SQL_VERSION, FunctionName
+from infra.config import StageSettings
+from infra.constructs.queue import DeadLetterQueue, WorkQueue
+
+THING = "${iot:Connection.Thing.ThingName}"
+
+
+class DevicePolicy(Construct):
+    """The one policy of the whole fleet: variables bind each connection to its own thing's topics."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
+        super().__init__(scope, construct_id)
+        stack = Stack.of(self)
+
+        def arn(tail: str) -> str:
+            return stack.format_arn(service="iot", resource=tail)
+
+        basic_ingest = f"topic/$aws/rules/{settings.rule_prefix}_data/dt/karma/{THING}/telemetry"
+        published = [f"topic/dt/karma/{THING}/{kind}" for kind in ("telemetry", "heartbeat", "event")]
+        published += [f"topic/cmd/karma/{THING}/{kind}" for kind in ("ready", "response")]
+        self.policy = iot.CfnPolicy(
+            self,
+            "Policy",
+            policy_name=f"{settings.stack_prefix}-device",
+            policy_document={
+                "Version": "2012-10-17",
+                "Statement": [
+                    {
+                        "Effect": "Allow",
+                        "Action": "iot:Connect",
+                        "Resource": arn(f"client/{THING}"),
+                        "Condition": {"Bool": {"iot:Connection.Thing.IsAttached": "true"}},
+                    },
+                    {
+                        "Effect": "Allow",
+                        "Action": "iot:Publish",
+                        "Resource": [arn(tail) for tail in (*published, basic_ingest)],
+                    },
+                    {
+                        "Effect": "Allow",
+                        "Action": "iot:Subscribe",
+                        "Resource": arn(f"topicfilter/cmd/karma/{THING}/request"),
+                    },
+                    {"Effect": "Allow", "Action": "iot:Receive", "Resource": arn(f"topic/cmd/karma/{THING}/request")},
+                ],
+            },
+        )
+        self.name = self.policy.ref
+
+
+class IotIngest(Construct):
+    """Rules -> SQS -> device_ingest; what a rule cannot deliver goes to a queue of its own."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
+        super().__init__(scope, construct_id)
+        timeout_s = FUNCTIONS[FunctionName.DEVICE_INGEST].timeout_s
+        self.ingest = WorkQueue(self, "Ingest", settings=settings, consumer_timeout_s=timeout_s)
+        self.errors = DeadLetterQueue(self, "Errors", settings=settings, redriven=False)
+        role = iam.Role(
+            self,
+            "RuleRole",
+            assumed_by=iam.ServicePrincipal("iot.amazonaws.com"),
+            inline_policies={
+                "send": iam.PolicyDocument(
+                    statements=[
+                        iam.PolicyStatement(
+                            actions=["sqs:SendMessage"],
+                            resources=[self.ingest.queue.queue_arn, self.errors.queue.queue_arn],
+                        )
+                    ]
+                )
+            },
+        )
+        self.rules: dict[str, str] = {}
+        for spec in IOT_RULES:
+            rule = iot.CfnTopicRule(
+                self,
+                spec.name.capitalize(),
+                rule_name=f"{settings.rule_prefix}_{spec.name}",
+                topic_rule_payload=iot.CfnTopicRule.TopicRulePayloadProperty(
+                    sql=IOT_SELECT.format(spec.topic_filter),
+                    aws_iot_sql_version=IOT_SQL_VERSION,
+                    rule_disabled=False,
+                    actions=[_send_to(self.ingest.queue, role)],
+                    error_action=_send_to(self.errors.queue, role),
+                ),
+            )
+            self.rules[spec.name] = rule.ref
+
+
+def _send_to(queue: sqs.IQueue, role: iam.IRole) -> iot.CfnTopicRule.ActionProperty:
+    return iot.CfnTopicRule.ActionProperty(
+        sqs=iot.CfnTopicRule.SqsActionProperty(queue_url=queue.queue_url, role_arn=role.role_arn, use_base64=False)
+    )

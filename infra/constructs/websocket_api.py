@@ -1,0 +1,90 @@
+"""WebSocket API: every route goes to the realtime function, whose answer to a message goes back to its sender."""
+
+from aws_cdk import Aws
+from aws_cdk import aws_apigateway as account_settings
+from aws_cdk import aws_apigatewayv2 as apigateway
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from infra.config import StageSettings
+from infra.constructs.api_gateway import WEBSOCKET_LOG_FIELDS, deploy_stage, engine_tags, integrate
+from infra.constructs.waivers import waive
+
+STAGE_NAME = "live"
+
+
+class FunctionWebsocketApi(Construct):
+    """Connect with a one-use ticket (checked by the function), subscribe, be pushed to."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: StageSettings,
+        target: lambda_.IFunction,
+        engine_id: str | None,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        api = apigateway.CfnApi(
+            self,
+            "Api",
+            name=f"{settings.stack_prefix}-realtime",
+            protocol_type="WEBSOCKET",
+            route_selection_expression="$request.body.action",
+            tags=engine_tags(engine_id),
+        )
+        integration = integrate(self, "Integration", api=api, target=target, payload_version=None)
+        for key in ("$connect", "$disconnect", "$default"):
+            name = key.removeprefix("$").capitalize()
+            answering = key == "$default"
+            route = apigateway.CfnRoute(
+                self,
+                name,
+                api_id=api.ref,
+                route_key=key,
+                target=integration,
+                authorization_type="NONE",
+                route_response_selection_expression="$default" if answering else None,
+            )
+            if answering:
+                apigateway.CfnRouteResponse(
+                    self, f"{name}Response", api_id=api.ref, route_id=route.ref, route_response_key="$default"
+                )
+            waive(
+                route,
+                "AwsSolutions-APIG4",
+                "the function admits a connection by its one-use ticket, or refuses $connect",
+            )
+        stage = deploy_stage(
+            self,
+            "Stage",
+            api=api,
+            name=STAGE_NAME,
+            settings=settings,
+            log_fields=WEBSOCKET_LOG_FIELDS,
+            rate_per_s=500,
+            burst=1000,
+        )
+        if settings.access_logs:
+            stage.add_resource_dependency(self._log_permission())
+        self.api_id = api.ref
+        self.url = f"wss://{api.ref}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE_NAME}"
+
+    def _log_permission(self) -> account_settings.CfnAccount:
+        """Let API Gateway write WebSocket access logs: one setting a region of an account, and a stage has its own account."""
+        role = iam.Role(
+            self,
+            "LogRole",
+            assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
+            managed_policies=[
+                iam.ManagedPolicy.from_aws_managed_policy_name("service-role/AmazonAPIGatewayPushToCloudWatchLogs")
+            ],
+        )
+        waive(
+            role,
+            "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs]",
+            "API Gateway accepts this account-wide setting only with the rights of this policy",
+        )
+        return account_settings.CfnAccount(self, "Account", cloud_watch_role_arn=role.role_arn)

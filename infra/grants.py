@@ -1,0 +1,158 @@
+"""Who may do what: the one table from which every function's role is built.
+
+To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (`make lint` shows the difference).
+No function gets `Scan`, and no `*` appears in a resource beside those of `WILDCARDS`, each with its reason.
+
+Resources are written as `kind/name`:
+
+    table/<name>            the table                index/<name>         its index gsi1
+    stream/<name>           its DynamoDB stream      queue/<name>         an SQS queue of ours
+    secret/<name>           a Secrets Manager secret iot/<what>           see `IOT_RESOURCES`
+    any/<what>              actions that AWS offers no resource for
+"""
+
+from dataclasses import dataclass
+
+from infra.catalog import FunctionName
+
+GET = "dynamodb:GetItem"
+BATCH_GET = "dynamodb:BatchGetItem"
+QUERY = "dynamodb:Query"
+PUT = "dynamodb:PutItem"
+UPDATE = "dynamodb:UpdateItem"
+DELETE = "dynamodb:DeleteItem"
+CHECK = "dynamodb:ConditionCheckItem"
+
+READ = (GET, BATCH_GET, QUERY)
+WRITE = (PUT, UPDATE, DELETE, CHECK)
+"""Single writes, and their counterparts inside a transaction (which IAM knows by these names)."""
+
+CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes")
+SEND = ("sqs:SendMessage",)
+SECRET = ("secretsmanager:GetSecretValue",)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Actions that a function may call on one resource."""
+
+    resource: str
+    actions: tuple[str, ...]
+
+
+GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
+    FunctionName.API: (
+        Grant("table/identity", (*READ, *WRITE)),
+        Grant("index/identity", (QUERY,)),
+        Grant("table/devices", (*READ, *WRITE)),
+        Grant("index/devices", (QUERY,)),
+        Grant("table/telemetry", (GET, BATCH_GET, QUERY)),
+        Grant("table/agents", (*READ, *WRITE)),
+        Grant("index/agents", (QUERY,)),
+        Grant("table/billing", (*READ, *WRITE)),
+        Grant("index/billing", (QUERY,)),
+        Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
+        Grant("secret/auth", SECRET),
+        Grant("secret/origin", SECRET),
+        Grant(
+            "iot/things",
+            ("iot:CreateThing", "iot:DeleteThing", "iot:DescribeThing", "iot:ListThingPrincipals"),
+        ),
+        Grant(
+            "iot/certificates",
+            (
+                "iot:AttachPolicy",
+                "iot:DetachPolicy",
+                "iot:AttachThingPrincipal",
+                "iot:DetachThingPrincipal",
+                "iot:UpdateCertificate",
+                "iot:DeleteCertificate",
+            ),
+        ),
+        Grant("iot/requests", ("iot:Publish",)),
+        Grant(
+            "any/iot-account", ("iot:CreateKeysAndCertificate", "iot:CreateCertificateFromCsr", "iot:DescribeEndpoint")
+        ),
+    ),
+    FunctionName.AGENT_STREAM: (
+        Grant("table/identity", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("index/identity", (QUERY,)),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("index/devices", (QUERY,)),
+        Grant("table/telemetry", (GET, BATCH_GET, QUERY)),
+        Grant("table/agents", (*READ, *WRITE)),
+        Grant("index/agents", (QUERY,)),
+        Grant("queue/runs", SEND),
+        Grant("secret/auth", SECRET),
+        Grant("secret/model", SECRET),
+        Grant("secret/origin", SECRET),
+        Grant("iot/requests", ("iot:Publish",)),
+        Grant("any/iot-account", ("iot:DescribeEndpoint",)),
+    ),
+    FunctionName.DEVICE_INGEST: (
+        Grant("queue/ingest", CONSUME),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("index/devices", (QUERY,)),
+        Grant("table/telemetry", (GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("iot/requests", ("iot:Publish",)),
+        Grant("any/iot-account", ("iot:DescribeEndpoint",)),
+    ),
+    FunctionName.BILLING_WEBHOOK: (
+        Grant("table/billing", (GET, PUT, UPDATE, CHECK)),
+        Grant("queue/inbox", SEND),
+        Grant("secret/stripe-webhook", SECRET),
+    ),
+    FunctionName.REALTIME: (Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),),
+    FunctionName.INBOX: (
+        Grant("queue/inbox", CONSUME),
+        Grant("table/billing", (*READ, *WRITE)),
+        Grant("index/billing", (QUERY,)),
+        Grant("secret/stripe-api", SECRET),
+    ),
+    FunctionName.RUNS: (
+        Grant("queue/runs", (*CONSUME, *SEND)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("index/agents", (QUERY,)),
+    ),
+    FunctionName.ROUTER: (
+        Grant("stream/devices", ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")),
+        Grant("any/streams", ("dynamodb:ListStreams",)),
+        Grant("queue/router-failures", SEND),
+        Grant("table/devices", (GET, PUT, UPDATE, CHECK)),
+    ),
+    FunctionName.SWEEPS: (
+        Grant("table/billing", (GET, QUERY, UPDATE, CHECK)),
+        Grant("index/billing", (QUERY,)),
+        Grant("queue/inbox", SEND),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("index/devices", (QUERY,)),
+        Grant("table/telemetry", (GET, QUERY, PUT, UPDATE)),
+        Grant("iot/things", ("iot:DeleteThing", "iot:DescribeThing", "iot:ListThingPrincipals")),
+        Grant(
+            "iot/certificates",
+            ("iot:DetachPolicy", "iot:DetachThingPrincipal", "iot:UpdateCertificate", "iot:DeleteCertificate"),
+        ),
+    ),
+}
+
+EDGE_ONLY = frozenset({"secret/origin"})
+"""Resources that exist only in stages with CloudFront; their grants are left out elsewhere."""
+
+IOT_RESOURCES: dict[str, tuple[str, ...]] = {
+    "iot/things": ("thing/*",),
+    "iot/certificates": ("cert/*", "thing/*"),
+    "iot/requests": ("topic/cmd/karma/*/request",),
+}
+"""ARN tails of the IoT resources; attaching names a certificate and, for things, the thing."""
+
+WILDCARDS: dict[str, str] = {
+    "iot/things": "things are created at run time, one a device; their names are the devices' serials",
+    "iot/certificates": "certificate ids are minted by AWS IoT at run time",
+    "iot/requests": "one request topic a device; the pattern holds command requests and nothing else",
+    "any/iot-account": "AWS IoT defines no resource type for making certificates and for describing the endpoint",
+    "any/streams": "dynamodb:ListStreams knows no resource",
+    "any/tracing": "X-Ray's write actions know no resource",
+    "own/logs": "log streams of the function's own log group are named by Lambda",
+}
+"""The only places where `*` may stand in a policy, with the reason."""

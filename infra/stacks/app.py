@@ -1,0 +1,203 @@
+"""The code: functions behind their APIs, queues, streams and schedules."""
+
+from collections.abc import Mapping
+
+from aws_cdk import Fn
+from constructs import Construct
+
+from infra.artifacts import Artifacts
+from infra.catalog import FUNCTIONS, FunctionName, TableName
+from infra.config import StageSettings
+from infra.constructs.alarms import alarm, http_5xx, url_5xx
+from infra.constructs.edge import Edge
+from infra.constructs.http_api import FunctionHttpApi
+from infra.constructs.layers import Layers
+from infra.constructs.python_function import PythonFunction
+from infra.constructs.release import CanaryReleases
+from infra.constructs.stream_url import StreamUrl
+from infra.constructs.triggers import QueueTrigger, StreamTrigger, SweepSchedules
+from infra.constructs.websocket_api import FunctionWebsocketApi
+from infra.stacks.base import StageStack
+from infra.stacks.data import DataStack
+from infra.stacks.devices import DevicesStack
+
+WEBHOOK_PATH = "/webhooks/stripe"
+
+
+class AppStack(StageStack):
+    """Everything that a release replaces."""
+
+    def __init__(
+        self, scope: Construct, *, settings: StageSettings, artifacts: Artifacts, data: DataStack, devices: DevicesStack
+    ) -> None:
+        super().__init__(scope, "app", settings=settings)
+        self._layers = Layers(self, "Layers", settings=settings, artifacts=artifacts)
+        arns = _grantable(data, devices)
+        values = _environment(settings, data, devices)
+
+        def build(name: FunctionName) -> PythonFunction:
+            spec = FUNCTIONS[name]
+            return PythonFunction(
+                self,
+                name.label,
+                spec=spec,
+                settings=settings,
+                artifacts=artifacts,
+                layers=self._layers,
+                environment={variable: values[variable] for variable in spec.environment},
+                arns=arns,
+            )
+
+        # The realtime function comes first: the API's environment names the address in front of it.
+        realtime = build(FunctionName.REALTIME)
+        ids = settings.api_ids
+        self.websocket = FunctionWebsocketApi(
+            self, "Websocket", settings=settings, target=realtime.target, engine_id=ids.websocket if ids else None
+        )
+        values["WEBSOCKET_URL"] = settings.overrides.websocket_url or self.websocket.url
+        self.functions = {name: realtime if name is FunctionName.REALTIME else build(name) for name in FunctionName}
+
+        self.api = FunctionHttpApi(
+            self,
+            "Http",
+            settings=settings,
+            target=self.functions[FunctionName.API].target,
+            name="api",
+            route="$default",
+            cors=True,
+            rate_per_s=2000,
+            burst=4000,
+            open_because="the app checks token or API key on every route but the public ones, and a test walks all routes",
+            engine_id=ids.http if ids else None,
+        )
+        self.billing_webhook = FunctionHttpApi(
+            self,
+            "BillingWebhookHttp",
+            settings=settings,
+            target=self.functions[FunctionName.BILLING_WEBHOOK].target,
+            name="billing-webhook",
+            route=f"POST {WEBHOOK_PATH}",
+            cors=False,
+            rate_per_s=200,
+            burst=400,
+            open_because="Stripe signs each call; the function verifies the signature over the raw bytes",
+            engine_id=ids.billing_webhook if ids else None,
+        )
+        stream_function = self.functions[FunctionName.AGENT_STREAM]
+        self.stream = StreamUrl(self, "Stream", settings=settings, target=stream_function.target)
+        self._triggers(data, devices)
+        self._edge(settings, data)
+        if settings.released:
+            self._releases()
+        self._outputs()
+
+    def _triggers(self, data: DataStack, devices: DevicesStack) -> None:
+        for name, queue, concurrency in (
+            (FunctionName.DEVICE_INGEST, devices.iot.ingest.queue, 50),
+            (FunctionName.INBOX, data.inbox.queue, 5),
+            (FunctionName.RUNS, data.runs.queue, 20),
+        ):
+            QueueTrigger(
+                self, f"{name.label}Queue", function=self.functions[name], queue=queue, concurrency=concurrency
+            )
+        self.router_trigger = StreamTrigger(
+            self,
+            "RouterStream",
+            function=self.functions[FunctionName.ROUTER],
+            table=data.tables[TableName.DEVICES],
+            failures=data.router_failures.queue,
+        )
+        SweepSchedules(self, "Sweeps", function=self.functions[FunctionName.SWEEPS])
+
+    def _edge(self, settings: StageSettings, data: DataStack) -> None:
+        self.edge: Edge | None = None
+        if settings.edge and data.secrets.origin_header is not None:
+            self.edge = Edge(
+                self,
+                "Edge",
+                settings=settings,
+                api_host=self.api.host,
+                stream_host=self.stream.host,
+                header=data.secrets.origin_header,
+            )
+
+    def _releases(self) -> None:
+        releases = CanaryReleases(self, "Releases")
+        stream = self.functions[FunctionName.AGENT_STREAM]
+        answers = {
+            FunctionName.API: http_5xx(self.api.api_id),
+            FunctionName.BILLING_WEBHOOK: http_5xx(self.billing_webhook.api_id),
+            FunctionName.AGENT_STREAM: url_5xx(stream),
+        }
+        for name, function in self.functions.items():
+            watched = answers.get(name)
+            alarms = (
+                [
+                    alarm(
+                        self,
+                        f"{name.label}Release5xx",
+                        watched,
+                        description=f"{name} answers 5xx during a release",
+                        threshold=3,
+                    )
+                ]
+                if watched
+                else []
+            )
+            releases.add(function, alarms=alarms)
+
+    def _outputs(self) -> None:
+        self.output("ApiId", self.api.api_id)
+        self.output("ApiUrl", f"https://{self.api.host}")
+        self.output("BillingWebhookApiId", self.billing_webhook.api_id)
+        self.output("BillingWebhookUrl", f"https://{self.billing_webhook.host}{WEBHOOK_PATH}")
+        self.output("WebsocketApiId", self.websocket.api_id)
+        self.output("WebsocketUrl", self.websocket.url)
+        self.output("StreamUrl", self.stream.url)
+        if self.edge is not None:
+            self.output("PublicUrl", self.edge.url)
+        for name, function in self.functions.items():
+            self.output(f"Function{name.label}", function.function.function_name)
+        self.output("RouterMappingId", self.router_trigger.mapping_id)
+
+
+def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
+    """ARNs by the names that `infra/grants.py` uses."""
+    arns: dict[str, str] = {
+        "queue/inbox": data.inbox.queue.queue_arn,
+        "queue/runs": data.runs.queue.queue_arn,
+        "queue/router-failures": data.router_failures.queue.queue_arn,
+        "queue/ingest": devices.iot.ingest.queue.queue_arn,
+    }
+    for name, table in data.tables.items():
+        arns[f"table/{name}"] = table.table_arn
+        arns[f"index/{name}"] = Fn.join("/", [table.table_arn, "index", "gsi1"])
+        if table.table_stream_arn:
+            arns[f"stream/{name}"] = table.table_stream_arn
+    for secret_name, secret in data.secrets.by_name.items():
+        arns[f"secret/{secret_name}"] = secret.secret_arn
+    return arns
+
+
+def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack) -> dict[str, str]:
+    """Every variable that a function may ask for, by name. An optional one that is not used is empty."""
+    given = settings.overrides
+    secrets: Mapping[str, str] = {name: secret.secret_arn for name, secret in data.secrets.by_name.items()}
+    return {
+        **{f"{name.upper()}_TABLE": table.table_name for name, table in data.tables.items()},
+        "AUTH_SECRET_ARN": secrets["auth"],
+        "MODEL_SECRET_ARN": secrets["model"],
+        "STRIPE_API_SECRET_ARN": secrets["stripe-api"],
+        "STRIPE_WEBHOOK_SECRET_ARN": secrets["stripe-webhook"],
+        "ORIGIN_SECRET_ARN": secrets.get("origin", ""),
+        "INBOX_QUEUE_URL": data.inbox.queue.queue_url,
+        "RUNS_QUEUE_URL": data.runs.queue.queue_url,
+        "DEVICE_POLICY_NAME": devices.policy_name,
+        "MQTT_HOST": given.mqtt_host,
+        "MQTT_PORT": str(given.mqtt_port),
+        "MQTT_CA_PEM": given.mqtt_ca_pem,
+        "IOT_DATA_ENDPOINT": given.iot_data_endpoint,
+        "MODEL_BASE_URL": given.model_base_url,
+        "MODEL_ID": given.model_id,
+        "STRIPE_API_BASE": given.stripe_api_base,
+    }

@@ -1,0 +1,22 @@
+"""The broker's side: device policy, IoT rules, ingest queue."""
+
+from constructs import Construct
+
+from infra.config import StageSettings
+from infra.constructs.iot_ingest import DevicePolicy, IotIngest
+from infra.stacks.base import StageStack
+
+
+class DevicesStack(StageStack):
+    """IoT resources; account-wide by nature, which is why two stages never share an account."""
+
+    def __init__(self, scope: Construct, *, settings: StageSettings) -> None:
+        super().__init__(scope, "devices", settings=settings)
+        self.policy_name = DevicePolicy(self, "Device", settings=settings).name
+        self.iot = IotIngest(self, "Iot", settings=settings)
+        self.output("DevicePolicyName", self.policy_name)
+        for name, rule in self.iot.rules.items():
+            self.output(f"Rule{name.capitalize()}", rule)
+        self.output("QueueUrlIngest", self.iot.ingest.queue.queue_url)
+        self.output("QueueUrlIngestDlq", self.iot.ingest.dead_letters.queue.queue_url)
+        self.output("QueueUrlIngestErrors", self.iot.errors.queue.queue_url)

@@ -1,0 +1,145 @@
+"""Operations: who is told when something is wrong, and one page that shows how things are."""
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.catalog import FunctionName
+from infra.config import StageSettings
+from infra.constructs.alarms import alarm, business_metric, crash_metric, http_5xx, http_p99, url_5xx
+from infra.stacks.app import AppStack
+from infra.stacks.base import StageStack
+from infra.stacks.data import DataStack
+from infra.stacks.devices import DevicesStack
+
+SLOW_API_MS = 3000
+ITERATOR_AGE_LIMIT = Duration.minutes(5)
+BAD_FACTS = (
+    (
+        "IngestRejected",
+        FunctionName.DEVICE_INGEST,
+        100,
+        "many device messages are refused: a bad firmware, or a foreign sender",
+    ),
+    ("WebhookRejected", FunctionName.BILLING_WEBHOOK, 10, "webhooks fail verification: a rolled secret, or a forger"),
+)
+
+
+class OpsStack(StageStack):
+    """Alarms to one topic, and a dashboard. Nothing depends on it."""
+
+    def __init__(
+        self, scope: Construct, *, settings: StageSettings, data: DataStack, devices: DevicesStack, app: AppStack
+    ) -> None:
+        super().__init__(scope, "ops", settings=settings)
+        topic = self._topic(settings)
+        alarms = [*self._answers(app), *self._leftovers(data, devices), *self._facts(app)]
+        for raised in alarms:
+            raised.add_alarm_action(actions.SnsAction(topic))
+        self._dashboard(settings, app, alarms)
+        self.output("AlarmTopicArn", topic.topic_arn)
+
+    def _topic(self, settings: StageSettings) -> sns.Topic:
+        key = kms.Key(
+            self, "AlarmKey", enable_key_rotation=True, description="Alarm messages on their way to operators"
+        )
+        # CloudWatch publishes under its own name, so the key must let it in; the service key of SNS does not.
+        key.grant_encrypt_decrypt(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
+        topic = sns.Topic(self, "Alarms", master_key=key, enforce_ssl=True)
+        topic.grant_publish(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
+        if settings.overrides.alarm_email:
+            topic.add_subscription(subscriptions.EmailSubscription(settings.overrides.alarm_email))
+        return topic
+
+    def _answers(self, app: AppStack) -> list[cloudwatch.Alarm]:
+        stream = app.functions[FunctionName.AGENT_STREAM]
+        return [
+            alarm(self, "Api5xx", http_5xx(app.api.api_id), description="The API answers 5xx"),
+            alarm(self, "Webhook5xx", http_5xx(app.billing_webhook.api_id), description="Stripe's webhook gets 5xx"),
+            alarm(self, "Stream5xx", url_5xx(stream), description="The stream URL answers 5xx"),
+            alarm(
+                self,
+                "ApiSlow",
+                http_p99(app.api.api_id),
+                description="One API answer in a hundred is slow",
+                threshold=SLOW_API_MS,
+                periods=5,
+            ),
+        ]
+
+    def _leftovers(self, data: DataStack, devices: DevicesStack) -> list[cloudwatch.Alarm]:
+        queues: dict[str, sqs.Queue] = {
+            "Ingest": devices.iot.ingest.dead_letters.queue,
+            "IngestErrors": devices.iot.errors.queue,
+            "Inbox": data.inbox.dead_letters.queue,
+            "Runs": data.runs.dead_letters.queue,
+            "RouterFailures": data.router_failures.queue,
+        }
+        return [
+            alarm(
+                self,
+                f"{name}Dlq",
+                queue.metric_approximate_number_of_messages_visible(period=Duration.minutes(1), statistic="Maximum"),
+                description=f"{name}: messages that nobody could handle",
+            )
+            for name, queue in queues.items()
+        ]
+
+    def _facts(self, app: AppStack) -> list[cloudwatch.Alarm]:
+        router = app.functions[FunctionName.ROUTER].target
+        found = [
+            alarm(
+                self,
+                "RouterLag",
+                router.metric("IteratorAge", statistic="Maximum", period=Duration.minutes(1)),
+                description="The router falls behind the devices table's stream",
+                threshold=ITERATOR_AGE_LIMIT.to_milliseconds(),
+            )
+        ]
+        found += [
+            alarm(self, f"{name.label}Crash", crash_metric(function), description=f"{name} crashed: a bug")
+            for name, function in app.functions.items()
+        ]
+        found += [
+            alarm(
+                self,
+                name,
+                business_metric(name, service, period=Duration.minutes(5)),
+                description=meaning,
+                threshold=limit,
+            )
+            for name, service, limit, meaning in BAD_FACTS
+        ]
+        return found
+
+    def _dashboard(self, settings: StageSettings, app: AppStack, alarms: list[cloudwatch.Alarm]) -> None:
+        functions = app.functions.values()
+        board = cloudwatch.Dashboard(self, "Dashboard", dashboard_name=f"{settings.stack_prefix}")
+        board.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", alarms=list(alarms), width=24, height=4))
+        board.add_widgets(
+            cloudwatch.GraphWidget(title="API: 5xx", left=[http_5xx(app.api.api_id)], right=[http_p99(app.api.api_id)]),
+            cloudwatch.GraphWidget(title="Stream URL: 5xx", left=[url_5xx(app.functions[FunctionName.AGENT_STREAM])]),
+            cloudwatch.GraphWidget(title="Crashes", left=[crash_metric(function) for function in functions]),
+        )
+        board.add_widgets(
+            cloudwatch.GraphWidget(
+                title="Invocations", left=[function.target.metric_invocations() for function in functions]
+            ),
+            cloudwatch.GraphWidget(
+                title="Duration p99", left=[function.target.metric_duration(statistic="p99") for function in functions]
+            ),
+            cloudwatch.GraphWidget(
+                title="Throttles", left=[function.target.metric_throttles() for function in functions]
+            ),
+        )
+        board.add_widgets(
+            cloudwatch.GraphWidget(
+                title="Business", left=[business_metric(name, service) for name, service, _limit, _meaning in BAD_FACTS]
+            )
+        )
