@@ -1,0 +1,63 @@
+"""The FastAPI application: routers of routes/, one edge around them, OpenAPI."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.types import ASGIApp
+
+from api import deps, openapi
+from api.edge import Edge
+from api.presenters import bare
+from api.routes import MODULES
+from api.routing import PREFIX
+from karma.core import secrets
+from karma.core.health import APP, VERSION
+
+
+class Api(FastAPI):
+    """FastAPI with one layer of middleware."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put the edge where FastAPI puts its error handlers; the exit stack is what its routes insist on."""
+        return Edge(AsyncExitStackMiddleware(self.router), clock=deps.clock(), origin_secrets=_origin_secrets)
+
+    def openapi(self) -> dict[str, object]:
+        """Describe every route, with the errors that the edge may answer."""
+        if not self.openapi_schema:
+            self.openapi_schema = openapi.document(self)
+        return self.openapi_schema
+
+
+def build() -> Api:
+    """Make the application."""
+    app = Api(title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json")
+    app.add_api_route("/", root, methods=["GET"], tags=["about"], include_in_schema=True)
+    for name in MODULES:
+        module = f"api.routes.{name}"
+        if importlib.util.find_spec(module) is not None:
+            _mount(app, importlib.import_module(module))
+    return app
+
+
+async def root() -> object:
+    """Say what this is and where its description is."""
+    return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})
+
+
+def _mount(app: FastAPI, module: object) -> None:
+    for name in ("router", "agio"):
+        router = getattr(module, name, None)
+        if not isinstance(router, APIRouter):
+            continue
+        if router.prefix:
+            app.router.routes.extend(router.routes)
+        else:
+            app.include_router(router, prefix=PREFIX)
+
+
+def _origin_secrets() -> tuple[str, ...]:
+    return secrets.strings(deps.settings().origin_secret_arn, "secrets")

@@ -1,0 +1,186 @@
+"""Composition root of the API: every object that lives as long as the process, built on first use.
+
+Each builder is cached; tests clear them. A context's owner adds its own builders below its heading.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+from fastapi.params import Depends as DependsParam
+
+from api.settings import Settings
+from karma.core import aws, secrets
+from karma.core.clock import Clock, SystemClock
+from karma.core.cursors import CursorSigner
+from karma.core.dynamo.items import bind
+from karma.core.errors import Forbidden
+from karma.core.health import Component, Health
+from karma.core.settings import load
+from karma.identity.authentication import Authenticator
+from karma.identity.domain import Caller
+from karma.identity.keys import KeyRing
+from karma.identity.permissions import canonical
+from karma.identity.repository import IdentityItem, IdentityRepository
+from karma.identity.service import IdentityService
+from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.service import TicketService
+
+if TYPE_CHECKING:
+    from karma.billing.service import InboxKeeper, SubscriptionService
+
+
+@cache
+def settings() -> Settings:
+    """Read the environment once."""
+    return load(Settings)
+
+
+@cache
+def clock() -> Clock:
+    """Return the process's clock."""
+    return SystemClock()
+
+
+def key_ring() -> KeyRing:
+    """Return the signing keys, at most five minutes old."""
+    return KeyRing.parse(secrets.get(settings().auth_secret_arn))
+
+
+def cursor_signer() -> CursorSigner:
+    """Sign list cursors with the keys that sign tokens."""
+    ring = key_ring()
+    return CursorSigner(current=ring.current, keys=ring.keys)
+
+
+# Identity
+
+
+@cache
+def identity_repository() -> IdentityRepository:
+    """Bind the identity table."""
+    bind(IdentityItem, settings().identity_table)
+    return IdentityRepository()
+
+
+@cache
+def authenticator() -> Authenticator:
+    """Tell who calls."""
+    return Authenticator(users=identity_repository(), key_ring=key_ring, clock=clock())
+
+
+@cache
+def identity_service() -> IdentityService:
+    """Run the use cases of identity."""
+    from karma.identity.passwords import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
+
+    return IdentityService(
+        identities=identity_repository(),
+        passwords=Argon2Passwords(),
+        dummy_hash=DUMMY_HASH,
+        key_ring=key_ring,
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+# Health
+
+
+@cache
+def health() -> Health:
+    """Probe what the API rests on, and may reach."""
+    table = settings().identity_table
+    queue_url = settings().inbox_queue_url
+
+    def database() -> None:
+        aws.client("dynamodb").get_item(TableName=table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "HEALTH"}})
+
+    def queue() -> None:
+        aws.client("sqs").get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+
+    def messaging() -> None:
+        aws.client("iot").describe_endpoint(endpointType="iot:Data-ATS")
+
+    return Health(
+        {
+            "database": Component(probe=database),
+            "cache": Component(probe=database, replaced="dynamodb"),
+            "redis": Component(probe=database, replaced="dynamodb"),
+            "queue": Component(probe=queue if queue_url else None),
+            "messaging": Component(probe=messaging),
+            "storage": Component(probe=None, note="device files are not served by this function"),
+            "llm": Component(probe=None, note="models are called by the streaming function only"),
+        }
+    )
+
+
+# Realtime
+
+
+@cache
+def ticket_service() -> TicketService:
+    """Give out tickets for the WebSocket."""
+    bind(RealtimeItem, settings().realtime_table)
+    return TicketService(store=RealtimeRepository(), clock=clock(), url=settings().websocket_url)
+
+
+# Billing
+
+
+@cache
+def subscription_service() -> SubscriptionService:
+    """Show plans and subscriptions."""
+    from karma.billing.repository.subscriptions import SubscriptionRepository
+    from karma.billing.service import SubscriptionService
+
+    return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
+
+
+@cache
+def inbox_keeper() -> InboxKeeper:
+    """Show and replay Stripe's events, for admins."""
+    from karma.billing.repository.inbox import InboxRepository
+    from karma.billing.service import InboxKeeper
+    from karma.integrations.sqs import SqsQueue
+
+    return InboxKeeper(
+        inbox=InboxRepository(settings().billing_table), queue=SqsQueue(settings().inbox_queue_url), clock=clock()
+    )
+
+
+# Authorisation
+
+
+class Permit:
+    """A dependency that lets a caller with one permission pass; `permission` "" asks only for a caller."""
+
+    def __init__(self, permission: str) -> None:
+        self.permission = canonical(permission) if permission else ""
+
+    async def __call__(self, request: Request) -> Caller:
+        """Return the caller.
+
+        Raises:
+            Unauthenticated: nobody, or nobody that can be believed.
+            Forbidden: known, and not allowed.
+        """
+        headers = request.headers
+        caller = authenticator().authenticate(headers.get("authorization"), headers.get("x-api-key"))
+        if self.permission and not caller.may(self.permission):
+            raise Forbidden("Insufficient permissions")
+        return caller
+
+
+def permit(permission: str) -> DependsParam:
+    """Let through whoever has a permission.
+
+    Written as `caller: Annotated[Caller, permit("device:read")]`.
+    """
+    depends: DependsParam = Depends(Permit(permission))
+    return depends
+
+
+CurrentCaller = Annotated[Caller, permit("")]

@@ -1,0 +1,134 @@
+"""What surrounds every request: id, origin check, errors, log line, timing.
+
+It replaces FastAPI's middleware stack: one layer instead of six, and one place that presents errors.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import presenters
+from api.errors import as_app_error
+from karma.core.clock import Clock, epoch_ms, monotonic
+from karma.core.errors import (
+    AppError,
+    Forbidden,
+    MethodNotAllowed,
+)
+from karma.core.http import failure, style_of
+from karma.core.ids import new_id
+from karma.core.observability import logger
+
+REQUEST_ID = "karma.request_id"
+_PROVEN = "karma.origin_proven"
+_NO_ROUTE = "(none)"
+
+
+class Edge:
+    """ASGI layer around the router."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock, origin_secrets: Callable[[], Iterable[str]]) -> None:
+        """`origin_secrets` returns the values valid now of `x-karma-origin`; none: the header is not asked for."""
+        self._app = app
+        self._clock = clock
+        self._origin_secrets = origin_secrets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; no exception leaves it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = monotonic()
+        request_id = scope[REQUEST_ID] = _request_id(scope)
+        path: str = scope["path"]
+        chosen = presenters.style.set(style_of(path))
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-process-time", b"%.6f" % (monotonic() - started)),
+                ]
+            await send(message)
+
+        logger.append_keys(request_id=request_id)
+        try:
+            self._check_origin(scope)
+            await self._app(scope, receive, answer)
+        except Exception as exc:  # noqa: BLE001  the process edge: whatever happened becomes an answer
+            error = as_app_error(exc)
+            if status:  # an answer had begun: nothing more can be said
+                logger.error("request.cut", status=status)
+                return
+            if isinstance(error, MethodNotAllowed):
+                error.headers["Allow"] = ", ".join(_allowed(scope))
+            body = failure(error, path=path, request_id=request_id, now_ms=epoch_ms(self._clock.now()))
+            await _send(answer, error, body)
+        finally:
+            presenters.style.reset(chosen)
+            route = scope.get("route")
+            logger.info(
+                "request.handled",
+                method=scope["method"],
+                route=getattr(route, "path", _NO_ROUTE),
+                status=status,
+                duration_s=round(monotonic() - started, 3),
+            )
+
+    def _check_origin(self, scope: Scope) -> None:
+        valid = tuple(self._origin_secrets())
+        if not valid:
+            return
+        given = _header(scope, b"x-karma-origin")
+        if not any(hmac.compare_digest(given, secret.encode()) for secret in valid):
+            raise Forbidden("Requests come through the public address only")
+        scope[_PROVEN] = True
+
+
+def caller_address(scope: Mapping[str, Any]) -> str:
+    """Return the address of the caller: what the gateway saw, or CloudFront's word when it proved itself."""
+    if scope.get(_PROVEN):
+        viewer = _header(scope, b"cloudfront-viewer-address").decode("latin-1")
+        if viewer:
+            return viewer.rpartition(":")[0].strip("[]")
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _request_id(scope: Scope) -> str:
+    # The gateway's id, never a caller's header: it goes into logs and answers.
+    event = scope.get("aws.event")
+    found = event["requestContext"].get("requestId") if event else None
+    return found if isinstance(found, str) and found else new_id()
+
+
+def _header(scope: Mapping[str, Any], name: bytes) -> bytes:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
+
+
+def _allowed(scope: Scope) -> list[str]:
+    methods: set[str] = set()
+    for route in scope["app"].routes:
+        match, _ = route.matches(scope)
+        if match is not Match.NONE:
+            methods |= route.methods or set()
+    return sorted(methods)
+
+
+async def _send(send: Send, error: AppError, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,128 @@
+"""`Idempotency-Key` on POSTs that create or charge: one effect, and the same answer to every repeat.
+
+A record lives 24 hours in the identity table under the caller, keyed by route and key. It holds a keyed hash of the
+body and the answer, unless the answer showed a secret: then a repeat gets 409 ALREADY_CREATED with `details.id`.
+The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
+REQUEST_IN_PROGRESS. A request that failed leaves no record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from api import deps
+from api.presenters import ok
+from karma.core import aws
+from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
+from karma.identity.domain import Caller
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TTL_S = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a creating request answers; `secret_id` names what it made when `data` holds a one-time secret."""
+
+    status: int
+    data: dict[str, Any]
+    secret_id: str = ""
+
+
+async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome]) -> Response:
+    """Run `create` at most once for the request's Idempotency-Key, and present its outcome.
+
+    Without the header it simply runs. `caller` None is for routes that need no account.
+
+    Raises:
+        InvalidRequest: INVALID_IDEMPOTENCY_KEY; empty, over 255 characters, or not printable ASCII.
+        Conflict: the key was used for another body, or its first request still runs.
+        AlreadyCreated: the first answer showed a secret, which is not kept.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        outcome = create()
+        return ok(outcome.data, outcome.status)
+    if not _KEY.fullmatch(key):
+        raise InvalidRequest("Idempotency-Key: 1 to 255 printable ASCII characters", code="INVALID_IDEMPOTENCY_KEY")
+    body = await request.body()
+    route: str = request.scope["route"].path
+    stored, fresh = _run(route, caller, key, body, create)
+    if fresh is not None:
+        return ok(fresh.data, fresh.status)
+    if stored["secret_id"]:
+        raise AlreadyCreated(
+            "This request was carried out; its secret was shown once", details={"id": stored["secret_id"]}
+        )
+    return ok(stored["data"], stored["status"], headers={"Idempotent-Replayed": "true"})
+
+
+def _run(
+    route: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome]
+) -> tuple[dict[str, Any], Outcome | None]:
+    # Local: these import boto3, and most requests carry no key.
+    from aws_lambda_powertools.utilities.idempotency import (
+        DynamoDBPersistenceLayer,
+        IdempotencyConfig,
+        idempotent_function,
+    )
+    from aws_lambda_powertools.utilities.idempotency.exceptions import (
+        IdempotencyAlreadyInProgressError,
+        IdempotencyInconsistentStateError,
+        IdempotencyValidationError,
+    )
+
+    ring = deps.key_ring()
+    fingerprint = hmac.digest(ring.keys[ring.current].encode(), b"karma-idempotency\0" + body, hashlib.sha256).hex()
+    owner = caller.user_id if caller else "ANYONE"
+    store = DynamoDBPersistenceLayer(
+        table_name=deps.settings().identity_table,
+        key_attr="pk",
+        sort_key_attr="sk",
+        static_pk_value=f"IDEMPOTENCY#{owner}",
+        expiry_attr="expires_at",
+        status_attr="state",
+        boto3_client=aws.client("dynamodb"),
+    )
+    config = IdempotencyConfig(
+        event_key_jmespath="[route, key]",
+        payload_validation_jmespath="fingerprint",
+        expires_after_seconds=_TTL_S,
+        hash_function="sha256",
+    )
+    config.lambda_context = _Deadline()  # type: ignore[assignment]  # all that it reads of a context
+    fresh: list[Outcome] = []
+
+    def claimed(*, claim: dict[str, str]) -> dict[str, Any]:  # noqa: ARG001  Powertools reads it
+        outcome = create()
+        fresh.append(outcome)
+        data = {} if outcome.secret_id else outcome.data
+        return {"status": outcome.status, "data": data, "secret_id": outcome.secret_id}
+
+    guarded: Callable[..., dict[str, Any]] = idempotent_function(
+        claimed, data_keyword_argument="claim", persistence_store=store, config=config, key_prefix="karma-api"
+    )
+    try:
+        stored = guarded(claim={"route": route, "key": key, "fingerprint": fingerprint})
+    except IdempotencyValidationError:
+        raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED") from None
+    except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):
+        raise Conflict("The first request with this Idempotency-Key still runs", code="REQUEST_IN_PROGRESS") from None
+    return stored, fresh[0] if fresh else None
+
+
+class _Deadline:
+    """What Powertools asks a Lambda context for: when an unfinished first request may be taken over."""
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        """Return more than any request of ours may run."""
+        return 30_000

@@ -1,0 +1,36 @@
+"""Answers as bytes: routes return what these make, so FastAPI neither validates nor encodes a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+
+import orjson
+from starlette.responses import Response
+
+from karma.core import http
+from karma.core.clock import SystemClock, epoch_ms
+
+_CLOCK = SystemClock()
+_JSON = "application/json"
+
+style: ContextVar[http.Style] = ContextVar("style", default="envelope")
+"""Which presenter the request's prefix chose; set by the edge."""
+
+
+def ok(data: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with data (what orjson renders): in the envelope under /api/v1, bare under /api."""
+    if style.get() == "agio":
+        return bare(data, status, headers=headers)
+    body = http.success(data, now_ms=epoch_ms(_CLOCK.now()))
+    return Response(body, status_code=status, headers=headers, media_type=_JSON)
+
+
+def bare(data: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with data as it is: health, OpenAPI, and everything of Agio's."""
+    return Response(orjson.dumps(data), status_code=status, headers=headers, media_type=_JSON)
+
+
+def no_content() -> Response:
+    """Answer 204."""
+    return Response(status_code=204)

@@ -1,0 +1,5 @@
+"""The modules whose `router` the app serves; a routes module is a plural noun. Order does not matter."""
+
+from __future__ import annotations
+
+MODULES: tuple[str, ...] = ("billing", "auth", "users", "api_keys", "health", "realtime")

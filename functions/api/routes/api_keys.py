@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Request
+from starlette.responses import Response
+
+from api import deps
+from api.deps import permit
+from api.idempotency import Outcome, once
+from api.openapi import answers
+from api.presenters import no_content, ok
+from api.routing import Router
+from api.views import api_key_view
+from karma.identity.domain import Caller
+from karma.identity.schemas import ApiKeyData, ApiKeyListData, CreateApiKey
+
+router = Router("api keys")
+
+
+@router.post("/api-keys", status_code=201, responses=answers(ApiKeyData, status=201, errors=(409,)))
+async def create_api_key(
+    request: Request, body: CreateApiKey, caller: Annotated[Caller, permit("api_key:write")]
+) -> Response:
+    """Make a key; it is shown this once. Needs a token: a key makes no keys."""
+
+    def create() -> Outcome:
+        made = deps.identity_service().create_api_key(
+            caller, name=body.name, scopes=frozenset(body.scopes), expires_at=body.expires_at
+        )
+        data = {"api_key": api_key_view(made.key), "key": made.secret}
+        return Outcome(status=201, data=data, secret_id=made.key.id)
+
+    return await once(request, caller, create)
+
+
+@router.get("/api-keys", responses=answers(ApiKeyListData))
+async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> Response:
+    """List the caller's keys, newest first, without their secrets."""
+    found = deps.identity_service().list_api_keys(caller)
+    return ok({"api_keys": [api_key_view(key) for key in found], "total": len(found)})
+
+
+@router.delete("/api-keys/{key_id}", status_code=204, responses=answers(status=204, errors=(404,)))
+async def revoke_api_key(key_id: str, caller: Annotated[Caller, permit("api_key:write")]) -> Response:
+    """Revoke a key; processes that just saw it refuse it within a minute."""
+    deps.identity_service().revoke_api_key(caller, key_id)
+    return no_content()

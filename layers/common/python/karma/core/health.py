@@ -1,0 +1,109 @@
+"""Health of what a function rests on: cheap probes, whose result is kept for five seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from karma.core.clock import monotonic
+from karma.core.errors import NotFound
+from karma.core.observability import logger
+
+APP = "karma-cloud"
+VERSION = "0.1.0"
+_MAX_AGE_S = 5.0
+
+
+class Status(StrEnum):
+    """What a probe found."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    NOT_CHECKED = "not_checked"
+    """This function has no way to reach it; another one's health tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One component's state."""
+
+    status: Status
+    replaced: str = ""
+    """What stands in for a component that a specification names; empty for the component itself."""
+    note: str = ""
+    latency_ms: float | None = None
+
+    def render(self) -> dict[str, object]:
+        """Return what the API shows."""
+        found: dict[str, object] = {"status": self.status}
+        if self.replaced:
+            found["replaced"] = self.replaced
+        if self.note:
+            found["note"] = self.note
+        if self.latency_ms is not None:
+            found["latency_ms"] = self.latency_ms
+        return found
+
+
+Probe = Callable[[], None]
+"""Touches a component; raises when it does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A thing whose health is asked for. Without a probe it is named, and not checked."""
+
+    probe: Probe | None
+    replaced: str = ""
+    note: str = ""
+
+
+class Health:
+    """Runs probes and keeps what they found."""
+
+    def __init__(self, components: Mapping[str, Component], *, now: Callable[[], float] = monotonic) -> None:
+        self._components = components
+        self._now = now
+        self._kept: dict[Probe, tuple[float, Finding]] = {}
+
+    def check(self, name: str) -> Finding:
+        """Look at one component.
+
+        Raises:
+            NotFound: no such component.
+        """
+        component = self._components.get(name)
+        if component is None:
+            raise NotFound(f"Component {name} not found")
+        if component.probe is None:
+            return Finding(status=Status.NOT_CHECKED, replaced=component.replaced, note=component.note)
+        found = self._run(component.probe)
+        return Finding(
+            status=found.status, latency_ms=found.latency_ms, replaced=component.replaced, note=component.note
+        )
+
+    def check_all(self) -> dict[str, Finding]:
+        """Look at every component."""
+        return {name: self.check(name) for name in self._components}
+
+    def _run(self, probe: Probe) -> Finding:
+        started = self._now()
+        kept = self._kept.get(probe)
+        if kept is not None and started - kept[0] < _MAX_AGE_S:
+            return kept[1]
+        try:
+            probe()
+            status = Status.HEALTHY
+        except Exception:  # noqa: BLE001  whatever a probe raises is its answer; it must not fail the health check
+            logger.warning("health.probe_failed", exc_info=True)
+            status = Status.UNHEALTHY
+        finished = self._now()
+        finding = Finding(status=status, latency_ms=round((finished - started) * 1000, 1))
+        self._kept[probe] = (finished, finding)
+        return finding
+
+
+def overall(findings: Mapping[str, Finding]) -> Status:
+    """Healthy unless something that was checked is not."""
+    return Status.UNHEALTHY if any(f.status is Status.UNHEALTHY for f in findings.values()) else Status.HEALTHY

@@ -1,0 +1,122 @@
+"""Tells who calls, from a bearer token or an API key. Imports nothing heavy: agent_stream starts with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from karma.core.clock import Clock, monotonic
+from karma.core.errors import NotFound, Unauthenticated
+from karma.core.ids import UserId
+from karma.identity import tokens
+from karma.identity.domain import ApiKey, Caller, User
+from karma.identity.keys import KeyRing
+
+_MAX_AGE_S = 60.0
+_MAX_ENTRIES = 1000
+_MAX_API_KEY_CHARS = 256
+API_KEY_PREFIX = "karma_"
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Users(Protocol):
+    """Where users and API keys are looked up."""
+
+    def get_user(self, user_id: UserId) -> User | None:
+        """Return a user, None when there is none."""
+        ...
+
+    def find_api_key(self, key_hash: str) -> ApiKey | None:
+        """Return the key with this SHA-256, None when there is none or it was revoked."""
+        ...
+
+
+class Authenticator:
+    """Keeps users and keys for a minute: a changed role or a revoked key acts within that time in other processes."""
+
+    def __init__(self, *, users: Users, key_ring: Callable[[], KeyRing], clock: Clock) -> None:
+        self._users = users
+        self._key_ring = key_ring
+        self._clock = clock
+        self._user_cache: dict[UserId, tuple[float, User]] = {}
+        self._key_cache: dict[str, tuple[float, ApiKey]] = {}
+
+    def authenticate(self, authorization: str | None, api_key: str | None) -> Caller:
+        """Return the caller; a bearer token is looked at before a key.
+
+        Raises:
+            Unauthenticated: neither, or one that cannot be believed.
+            NotFound: a valid token whose user is gone.
+        """
+        if authorization:
+            scheme, _, token = authorization.partition(" ")
+            if scheme.lower() != "bearer":
+                raise tokens.refused()
+            user_id = tokens.verify(token.strip(), ring=self._key_ring(), now=self._clock.now())
+            return _caller(self._user(user_id), None)
+        if api_key:
+            return self._by_key(api_key)
+        raise tokens.refused("Authentication required")
+
+    def forget(self, user_id: UserId) -> None:
+        """Drop what is kept of a user: a role was changed or a key revoked here."""
+        self._user_cache.pop(user_id, None)
+        for key_hash, (_, key) in list(self._key_cache.items()):
+            if key.user_id == user_id:
+                del self._key_cache[key_hash]
+
+    def _by_key(self, api_key: str) -> Caller:
+        unknown = Unauthenticated("Invalid API Key")
+        if len(api_key) > _MAX_API_KEY_CHARS or not api_key.startswith(API_KEY_PREFIX):
+            raise unknown
+        key_hash = hash_api_key(api_key)
+        now = monotonic()
+        kept = self._key_cache.get(key_hash)
+        if kept is None or now - kept[0] >= _MAX_AGE_S:
+            found = self._users.find_api_key(key_hash)
+            if found is None:
+                self._key_cache.pop(key_hash, None)
+                raise unknown
+            kept = _keep(self._key_cache, key_hash, found, now)
+        key = kept[1]
+        if not key.usable(self._clock.now()):
+            raise unknown
+        return _caller(self._user(key.user_id), key)
+
+    def _user(self, user_id: UserId) -> User:
+        now = monotonic()
+        kept = self._user_cache.get(user_id)
+        if kept is None or now - kept[0] >= _MAX_AGE_S:
+            found = self._users.get_user(user_id)
+            if found is None:
+                self._user_cache.pop(user_id, None)
+                raise NotFound("User not found")
+            kept = _keep(self._user_cache, user_id, found, now)
+        return kept[1]
+
+
+def hash_api_key(api_key: str) -> str:
+    """SHA-256 as stored: the keys are 256 random bits, so nothing slower is needed."""
+    return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def _keep(cache: dict[_K, tuple[float, _V]], key: _K, value: _V, now: float) -> tuple[float, _V]:
+    if len(cache) >= _MAX_ENTRIES:
+        cache.clear()
+    cache[key] = (now, value)
+    return cache[key]
+
+
+def _caller(user: User, key: ApiKey | None) -> Caller:
+    return Caller(
+        user_id=user.id,
+        role=user.role,
+        method="api_key" if key else "jwt",
+        scopes=key.scopes if key else frozenset(),
+        email_verified=user.email_verified,
+        name=user.name,
+        avatar=user.avatar,
+    )

@@ -1,0 +1,99 @@
+"""Who a person is: users, callers, API keys, sessions. Frozen; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from karma.core.ids import ApiKeyId, UserId
+from karma.identity import permissions
+
+ACCESS_TOKEN_TTL = timedelta(minutes=30)
+REFRESH_TOKEN_TTL = timedelta(days=30)
+
+
+class Role(StrEnum):
+    """A person's role on the account."""
+
+    ADMIN = "admin"
+    USER = "user"
+    VIEWER = "viewer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """A person with an account."""
+
+    id: UserId
+    email: str
+    name: str
+    avatar: str | None
+    password_hash: str
+    role: Role
+    email_verified: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who makes a request, and with what."""
+
+    user_id: UserId
+    role: Role
+    method: Literal["jwt", "api_key"]
+    scopes: frozenset[str]
+    """An API key's; empty for a token, which has all that the role has."""
+    email_verified: bool
+    name: str
+    avatar: str | None
+
+    def may(self, permission: str) -> bool:
+        """Tell whether role and scopes allow it.
+
+        Raises:
+            KeyError: no such permission.
+        """
+        return permissions.allows(self.role, permission, self.scopes if self.method == "api_key" else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """A key of a person's programs, as it is listed: without its secret."""
+
+    id: ApiKeyId
+    user_id: UserId
+    name: str
+    prefix: str
+    """First characters of the key, enough to recognise it."""
+    hash: str
+    scopes: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def usable(self, at: datetime) -> bool:
+        """Tell whether it still opens anything."""
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshToken:
+    """One link of a session: traded once for the next."""
+
+    hash: str
+    user_id: UserId
+    session_id: str
+    expires_at: datetime
+    used: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """What a login or a refresh gives."""
+
+    access_token: str
+    refresh_token: str
+    expires_in_s: int

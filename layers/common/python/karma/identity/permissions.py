@@ -1,0 +1,72 @@
+"""The one table of permissions: who may do what.
+
+A row names a permission and the roles that have it. `permit("device:read")` in functions/api, the tools of
+agent_stream and API key scopes all read this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_ALL = frozenset({"admin", "user", "viewer"})
+_ACTIVE = frozenset({"admin", "user"})
+_ADMIN = frozenset({"admin"})
+
+ROLES_OF: Mapping[str, frozenset[str]] = {
+    "device:read": _ALL,
+    "device:write": _ACTIVE,
+    "device:control": _ACTIVE,
+    "agent:read": _ALL,
+    "agent:write": _ADMIN,
+    "agent:delete": _ADMIN,
+    "agent:run": _ACTIVE,
+    "run:read": _ALL,
+    "run:control": _ACTIVE,
+    "billing:read": _ALL,
+    "billing:write": _ACTIVE,
+    "billing:admin": _ADMIN,
+    "api_key:read": _ALL,
+    "api_key:write": _ALL,
+    "realtime:connect": _ALL,
+    "user:admin": _ADMIN,
+}
+
+ALIASES: Mapping[str, str] = {
+    "read:agent": "agent:read",
+    "write:agent": "agent:write",
+    "delete:agent": "agent:delete",
+    "execute:agent": "agent:run",
+}
+"""The Agio API's names."""
+
+EVERYTHING = "*"
+"""The scope of a key that may do all that its owner may."""
+
+
+def canonical(permission: str) -> str:
+    """Return a permission's own name.
+
+    Raises:
+        KeyError: no such permission.
+    """
+    name = ALIASES.get(permission, permission)
+    if name not in ROLES_OF:
+        raise KeyError(permission)
+    return name
+
+
+def is_scope(text: str) -> bool:
+    """Tell whether an API key may carry this scope."""
+    return text == EVERYTHING or text in ROLES_OF or text in ALIASES
+
+
+def allows(role: str, permission: str, scopes: frozenset[str] | None) -> bool:
+    """Tell whether a role has a permission; with `scopes` (an API key's) those must cover it as well.
+
+    Raises:
+        KeyError: no such permission.
+    """
+    name = canonical(permission)
+    if role not in ROLES_OF[name]:
+        return False
+    return scopes is None or EVERYTHING in scopes or any(ALIASES.get(scope, scope) == name for scope in scopes)

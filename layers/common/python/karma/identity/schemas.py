@@ -1,0 +1,110 @@
+"""Bodies of the identity routes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from karma.core.schemas import Body, Data
+
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+Email = Annotated[str, StringConstraints(min_length=3, max_length=320)]
+Password = Annotated[str, StringConstraints(min_length=8, max_length=128)]
+OpaqueToken = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+Scopes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=50)]
+
+
+class Register(Body):
+    """A new account."""
+
+    email: Email
+    password: Password
+    name: Name
+
+
+class LogIn(Body):
+    """Address and password."""
+
+    email: Annotated[str, StringConstraints(min_length=1, max_length=320)]
+    password: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class Refresh(Body):
+    """A refresh token, to be traded or ended."""
+
+    refresh_token: OpaqueToken
+
+
+class CreateApiKey(Body):
+    """A new API key."""
+
+    name: Name
+    scopes: Scopes = Field(default_factory=lambda: ["*"])
+    """Permission names; `*` is everything that the owner may do."""
+    expires_at: AwareDatetime | None = None
+
+
+class UserOut(Data):
+    """A person, without the password."""
+
+    id: str
+    email: str
+    name: str
+    avatar: str | None
+    role: str
+    email_verified: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class UserData(Data):
+    """One person."""
+
+    user: UserOut
+
+
+class TokensOut(Data):
+    """A pair of tokens."""
+
+    access_token: str
+    refresh_token: str
+    token_type: str
+    expires_in: int
+    """Seconds until the access token expires."""
+
+
+class LoginData(TokensOut):
+    """A pair of tokens and whose they are."""
+
+    user: UserOut
+
+
+class ApiKeyOut(Data):
+    """A key as it is listed."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class ApiKeyData(Data):
+    """A key that was just made."""
+
+    api_key: ApiKeyOut
+    key: str
+    """The secret, shown this once."""
+
+
+class ApiKeyListData(Data):
+    """A person's keys."""
+
+    api_keys: list[ApiKeyOut]
+    total: int

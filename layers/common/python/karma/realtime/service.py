@@ -1,0 +1,148 @@
+"""Use cases of the WebSocket: tickets, connections, subscriptions. Nothing is pushed yet."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from karma.core.clock import Clock
+from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated, Upstream
+from karma.identity.domain import Caller
+from karma.realtime.domain import MAX_CHANNELS, TICKET_TTL, Channel, Connection, Ticket
+
+_MAX_TICKET_CHARS = 128
+
+
+class Tickets(Protocol):
+    """Where tickets and connections are stored; see repository.py for what each promises."""
+
+    def put_ticket(self, ticket: Ticket, *, now: datetime) -> None: ...  # noqa: D102
+    def get_ticket(self, ticket_hash: str) -> Ticket | None: ...  # noqa: D102
+    def connect(self, ticket: Ticket, connection: Connection) -> bool: ...  # noqa: D102
+    def get_connection(self, connection_id: str) -> Connection | None: ...  # noqa: D102
+    def channels(self, connection_id: str) -> list[Channel]: ...  # noqa: D102
+    def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None: ...  # noqa: D102
+    def unsubscribe(self, connection_id: str, channel: Channel) -> None: ...  # noqa: D102
+    def disconnect(self, connection_id: str) -> None: ...  # noqa: D102
+
+
+class RealtimeUnavailable(Upstream):
+    """This stage has no WebSocket."""
+
+    status = 503
+    code = "REALTIME_UNAVAILABLE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IssuedTicket:
+    """A ticket as it is given out, once."""
+
+    ticket: str
+    expires_in_s: int
+    url: str
+
+
+class TicketService:
+    """Admits callers to the WebSocket: browsers cannot send an Authorization header there."""
+
+    def __init__(self, *, store: Tickets, clock: Clock, url: str) -> None:
+        """`url` is the WebSocket's; empty where there is none."""
+        self._store = store
+        self._clock = clock
+        self._url = url
+
+    def issue(self, caller: Caller) -> IssuedTicket:
+        """Make a ticket for one connection within a minute; only its hash is stored.
+
+        Raises:
+            RealtimeUnavailable: the stage has no WebSocket.
+        """
+        if not self._url:
+            raise RealtimeUnavailable("This stage has no WebSocket")
+        now = self._clock.now()
+        ticket = secrets.token_urlsafe(32)
+        self._store.put_ticket(
+            Ticket(hash=_sha256(ticket), user_id=caller.user_id, expires_at=now + TICKET_TTL), now=now
+        )
+        return IssuedTicket(ticket=ticket, expires_in_s=TICKET_TTL // timedelta(seconds=1), url=self._url)
+
+
+class ConnectionService:
+    """Keeps who is connected and what they listen to."""
+
+    def __init__(self, *, store: Tickets, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def connect(self, connection_id: str, ticket: str) -> Connection:
+        """Use a ticket up and remember the connection; a repeat for the same connection succeeds.
+
+        Raises:
+            Unauthenticated: no ticket, an unknown, used or expired one.
+        """
+        refused = Unauthenticated("A ticket that was not used before is required")
+        if not 0 < len(ticket) <= _MAX_TICKET_CHARS:
+            raise refused
+        now = self._clock.now()
+        found = self._store.get_ticket(_sha256(ticket))
+        if found is None or now >= found.expires_at:
+            raise refused
+        connection = Connection(id=connection_id, user_id=found.user_id, connected_at=now)
+        if not self._store.connect(found, connection):
+            raise refused
+        return connection
+
+    def disconnect(self, connection_id: str) -> None:
+        """Forget a connection and what it listened to."""
+        self._store.disconnect(connection_id)
+
+    def subscribe(self, connection_id: str, name: str) -> Channel:
+        """Listen to a channel: `user:<own id>`, or `device:<id>` of an own device.
+
+        A channel lies in the caller's own namespace: listening to another's device id is silence, not an oracle.
+
+        Raises:
+            NotFound: no such connection, or no such kind of channel.
+            Forbidden: another person's channel.
+            QuotaExceeded: the connection listens to too many.
+        """
+        connection = self._connection(connection_id)
+        channel = _channel(connection, name)
+        listened = self._store.channels(connection_id)
+        if channel not in listened:
+            if len(listened) >= MAX_CHANNELS:
+                raise QuotaExceeded(f"A connection listens to at most {MAX_CHANNELS} channels")
+            self._store.subscribe(connection, channel, now=self._clock.now())
+        return channel
+
+    def unsubscribe(self, connection_id: str, name: str) -> Channel:
+        """Stop listening to a channel.
+
+        Raises:
+            NotFound, Forbidden: as for `subscribe`.
+        """
+        channel = _channel(self._connection(connection_id), name)
+        self._store.unsubscribe(connection_id, channel)
+        return channel
+
+    def _connection(self, connection_id: str) -> Connection:
+        found = self._store.get_connection(connection_id)
+        if found is None:
+            raise NotFound("The connection is not known; connect again")
+        return found
+
+
+def _channel(connection: Connection, name: str) -> Channel:
+    channel = Channel.parse(name, owner=connection.user_id)
+    if channel is None:
+        raise NotFound("Channels are user:<id> and device:<id>")
+    if channel.kind == "user" and channel.object_id != connection.user_id:
+        raise Forbidden("Insufficient permissions")
+    return channel
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
