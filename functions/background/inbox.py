@@ -1,0 +1,92 @@
+"""The inbox worker: one SQS message an event id; what it changes is decided in karma/billing/projector.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from karma.billing.arrival import is_event_id
+from karma.billing.projector import EventProjector
+from karma.billing.repository.inbox import InboxRepository
+from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.core import secrets
+from karma.core.clock import SystemClock
+from karma.core.errors import AppError
+from karma.core.observability import count, logger
+from karma.core.settings import FunctionSettings, load
+from karma.integrations.stripe import StripeGateway
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(FunctionSettings):
+    """Variables of this function."""
+
+    billing_table: str
+    stripe_api_secret_arn: str = ""
+    stripe_api_base: str = ""
+    """Address of a Stripe-compatible peer; absent means Stripe itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What a message needs."""
+
+    projector: EventProjector
+    inbox: InboxRepository
+
+
+@cache
+def wiring() -> Services:
+    """Build the services of this function."""
+    settings = load(Settings)
+    inbox = InboxRepository(settings.billing_table)
+    return Services(
+        inbox=inbox,
+        projector=EventProjector(
+            inbox=inbox,
+            subscriptions=SubscriptionRepository(settings.billing_table),
+            payments=StripeGateway(
+                api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"),
+                api_base=settings.stripe_api_base,
+            ),
+            clock=SystemClock(),
+        ),
+    )
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Handle a batch; each message fails on its own and comes back by itself."""
+    services = wiring()
+    failed = [record["messageId"] for record in event["Records"] if not _handled(services, record["body"], context)]
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+
+
+def _handled(services: Services, event_id: str, context: LambdaContext) -> bool:
+    keys = {"event_id": event_id[:200], "request_id": context.aws_request_id}
+    if not is_event_id(event_id):
+        logger.error("billing.message_unreadable", extra=keys)
+        return False
+    try:
+        note = services.projector.handle(event_id)
+    except AppError as error:
+        logger.warning("billing.event_failed", extra={**keys, "code": error.code})
+        _remember(services, event_id, error.code)
+        return False
+    except Exception as exc:  # noqa: BLE001  the process edge of one message
+        count("UnhandledError")
+        logger.exception("billing.event_failed", extra=keys)
+        _remember(services, event_id, type(exc).__name__)
+        return False
+    logger.info("billing.event_handled", extra={**keys, "note": note})
+    return True
+
+
+def _remember(services: Services, event_id: str, error: str) -> None:
+    try:
+        services.inbox.record_failure(event_id, error=error, at=SystemClock().now())
+    except AppError:
+        logger.warning("billing.failure_not_recorded", extra={"event_id": event_id})

@@ -1,0 +1,56 @@
+"""The schedule's function: `{"sweep": "inbox" | "commands" | "orphans"}`, each once a minute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from karma.billing.repository.inbox import InboxRepository
+from karma.billing.service import InboxKeeper
+from karma.core.clock import SystemClock
+from karma.core.observability import logger
+from karma.core.settings import FunctionSettings, load
+from karma.integrations.sqs import SqsQueue
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(FunctionSettings):
+    """Variables of this function."""
+
+    billing_table: str
+    inbox_queue_url: str
+    devices_table: str
+    telemetry_table: str
+    device_policy_name: str
+
+
+@cache
+def inbox_keeper() -> InboxKeeper:
+    """Send late events again."""
+    settings = load(Settings)
+    return InboxKeeper(
+        inbox=InboxRepository(settings.billing_table), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock()
+    )
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, int]:
+    """Run one sweep; raises what it cannot do, which the schedule's alarm sees.
+
+    Events: infra/catalog.py SWEEPS
+    """
+    sweep = event["sweep"]
+    changed = _SWEEPS[sweep]()
+    if changed:
+        logger.info("sweep.done", extra={"sweep": sweep, "changed": changed, "request_id": context.aws_request_id})
+    return {"changed": changed}
+
+
+def _inbox() -> int:
+    return inbox_keeper().requeue_due()
+
+
+_SWEEPS = {"inbox": _inbox}

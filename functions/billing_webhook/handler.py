@@ -1,0 +1,94 @@
+"""Stripe's webhook: verify, store, enqueue, answer 200. HTTP API payload 2.0, or the function's own URL."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.service import MAX_BODY, InboxService
+from karma.core import aws, secrets
+from karma.core.clock import SystemClock, epoch_ms
+from karma.core.errors import AppError, InvalidRequest, MethodNotAllowed, PayloadTooLarge
+from karma.core.http import InternalError, failure
+from karma.core.observability import count, logger
+from karma.core.settings import FunctionSettings, load
+from karma.integrations.sqs import SqsQueue
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_HEADERS = {"content-type": "application/json"}
+_clock = SystemClock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(FunctionSettings):
+    """Variables of this function."""
+
+    billing_table: str
+    inbox_queue_url: str
+    stripe_webhook_secret_arn: str = ""
+    """Absent: the endpoint answers 503 and stores nothing."""
+
+
+@cache
+def wiring() -> InboxService:
+    """Build the one service of this function, and the clients that its first event needs."""
+    settings = load(Settings)
+    for service in ("dynamodb", "sqs", "secretsmanager"):
+        aws.client(service)
+    return InboxService(
+        secrets=lambda: secrets.strings(settings.stripe_webhook_secret_arn, "secrets"),
+        arrivals=ArrivalStore(settings.billing_table),
+        queue=SqsQueue(settings.inbox_queue_url),
+        clock=_clock,
+    )
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Receive one event. 200 means kept; 400, 405, 413 refused; 503 try again (Stripe does, for three days)."""
+    try:
+        if event["requestContext"]["http"]["method"] != "POST":
+            raise MethodNotAllowed("Only POST is answered here")
+        wiring().receive(_body(event), event.get("headers", {}).get("stripe-signature"))
+    except AppError as error:
+        count("WebhookRefused", code=error.code)
+        logger.warning("billing.webhook_refused", extra={"code": error.code, "request_id": context.aws_request_id})
+        return _refusal(error, event, context)
+    except Exception:  # noqa: BLE001  the process edge
+        count("UnhandledError")
+        logger.exception("billing.webhook_failed", extra={"request_id": context.aws_request_id})
+        return _refusal(InternalError(), event, context)
+    return {"statusCode": 200, "headers": _HEADERS, "body": '{"received": true}'}
+
+
+def _body(event: dict[str, Any]) -> bytes:
+    text: str = event.get("body") or ""
+    encoded = bool(event.get("isBase64Encoded"))
+    if len(text) > (MAX_BODY * 4 // 3 + 4 if encoded else MAX_BODY):
+        raise PayloadTooLarge(f"The body exceeds {MAX_BODY} bytes")
+    if not encoded:
+        return text.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("The body is not base64", code="INVALID_BODY") from None
+
+
+def _refusal(error: AppError, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    body = failure(
+        error,
+        path=str(event.get("rawPath", "/")),
+        request_id=context.aws_request_id,
+        now_ms=epoch_ms(_clock.now()),
+    )
+    headers = {**_HEADERS, **error.headers}
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = "POST"
+    if error.status == 503:
+        headers["retry-after"] = "60"
+    return {"statusCode": error.status, "headers": headers, "body": body.decode()}

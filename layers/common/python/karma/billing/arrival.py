@@ -1,0 +1,61 @@
+"""What the webhook knows of an event. Apart from domain.py, because the webhook starts cold with it."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+import orjson
+
+from karma.core.errors import InvalidRequest
+
+_EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,200}")
+_EVENT_TYPE = re.compile(r"[a-z0-9_.]{1,120}")
+
+
+class Arrival(NamedTuple):
+    """A verified event as it came in."""
+
+    id: str
+    type: str
+    body: str
+    """Stripe's own JSON, as received."""
+
+
+class Stored(StrEnum):
+    """What became of an arrival."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    """Stored before, not handled yet."""
+    HANDLED = "handled"
+    CONFLICT = "conflict"
+    """Another event has this id; the first one is kept."""
+
+
+def is_event_id(text: object) -> bool:
+    """Tell whether this can be the id of an event, and thereby part of a key."""
+    return isinstance(text, str) and _EVENT_ID.fullmatch(text) is not None
+
+
+def read_arrival(body: bytes) -> Arrival:
+    """Read the parts of an event that the inbox needs.
+
+    Raises:
+        InvalidRequest: INVALID_JSON, or INVALID_EVENT when it is not an event of Stripe's snapshot form.
+    """
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The body is not JSON", code="INVALID_JSON") from None
+    if not isinstance(event, dict):
+        raise InvalidRequest("The body is not an event", code="INVALID_EVENT")
+    event_id, event_type, data = event.get("id"), event.get("type"), event.get("data")
+    if not isinstance(event_id, str) or _EVENT_ID.fullmatch(event_id) is None:
+        raise InvalidRequest("id: not the id of an event", code="INVALID_EVENT")
+    if not isinstance(event_type, str) or _EVENT_TYPE.fullmatch(event_type) is None:
+        raise InvalidRequest("type: not the type of an event", code="INVALID_EVENT")
+    if not isinstance(data, dict) or not isinstance(data.get("object"), dict):
+        raise InvalidRequest("data.object: missing", code="INVALID_EVENT")
+    return Arrival(event_id, event_type, body.decode())

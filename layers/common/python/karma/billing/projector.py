@@ -1,0 +1,152 @@
+"""What a Stripe event changes: read the row, fetch Stripe's object, write on the row's version, else again.
+
+The event is only a hint that something may have changed. What is written comes from Stripe's objects as they are
+now, fetched after the row was read; every write raises the row's version, even one that changes nothing. So a worker
+that saw an older state finds a newer version and fetches again, and repeats, re-orderings and crashes all end in the
+state that Stripe shows.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import orjson
+
+from karma.billing.domain import (
+    Concern,
+    Hint,
+    InboxEvent,
+    StripeSubscription,
+    Subscription,
+    deleted,
+    hint_of,
+    preference,
+    project,
+    user_named_by,
+)
+from karma.billing.plans import plan_named_by
+from karma.billing.ports import Inbox, Payments, Row, Subscriptions
+from karma.core.clock import Clock
+from karma.core.errors import Conflict
+from karma.core.ids import UserId
+from karma.core.observability import count, logger
+
+_ROUNDS = 5
+
+
+class SubscriptionBusy(Conflict):
+    """Others changed the row in every round; the event stays open and is tried again."""
+
+    code = "SUBSCRIPTION_BUSY"
+
+
+class EventProjector:
+    """Handles stored events."""
+
+    def __init__(self, *, inbox: Inbox, subscriptions: Subscriptions, payments: Payments, clock: Clock) -> None:
+        self._inbox = inbox
+        self._subscriptions = subscriptions
+        self._payments = payments
+        self._clock = clock
+
+    def handle(self, event_id: str) -> str:
+        """Bring what the event is about up to date and close it; returns the note it was closed with.
+
+        Repeatable at any point: an event is closed in the transaction that writes its effect.
+
+        Raises:
+            PaymentsUnavailable, StorageThrottled, StorageUnavailable, SubscriptionBusy: it stays open.
+        """
+        event = self._inbox.get(event_id)
+        if event is None:
+            count("InboxUnknownEvent")
+            logger.warning("billing.event_unknown", extra={"event_id": event_id})
+            return "unknown"
+        if event.handled_at is not None:
+            return "handled before"
+        hint = _hint(event)
+        if hint.concern is Concern.NOTHING:
+            return self._close(event, "nothing to do")
+        return self._follow(event, hint)
+
+    def _follow(self, event: InboxEvent, hint: Hint) -> str:
+        fetched = self._payments.subscription(hint.subscription_id) if hint.subscription_id else None
+        customer_id = hint.customer_id or (fetched.customer_id if fetched else "")
+        user_id = self._user(customer_id, hint, fetched)
+        if user_id is None:
+            count("BillingUnlinked")
+            return self._close(event, "unlinked: no user is known for this customer", unlinked=True)
+        for _ in range(_ROUNDS):
+            row = self._subscriptions.row(user_id)
+            subscription = self._decide(row, hint, customer_id, user_id=user_id)
+            if subscription is None:
+                return self._close(event, "no subscription")
+            held = row.subscription.stripe_subscription_id if row.subscription else None
+            target = subscription.stripe_subscription_id
+            claim = False
+            if target is not None and target != held:
+                owner = self._subscriptions.owner_of(target)
+                if owner not in {None, user_id}:
+                    count("BillingOwnershipConflict")
+                    return self._close(event, "the subscription belongs to another user", unlinked=True)
+                claim = owner is None
+            note = f"{subscription.plan} {subscription.stripe_status}"
+            now = self._clock.now()
+            if self._subscriptions.save_and_close(
+                subscription, seen=row, claim=claim, event_id=event.id, at=now, note=note
+            ):
+                return note
+            again = self._inbox.get(event.id)
+            if again is None or again.handled_at is not None:
+                return "handled before"
+        raise SubscriptionBusy("The subscription keeps changing; try again")
+
+    def _decide(self, row: Row, hint: Hint, customer_id: str, *, user_id: UserId) -> Subscription | None:
+        """Fetch every subscription that may be the user's best one; call it after the row was read."""
+        held_id = row.subscription.stripe_subscription_id if row.subscription else None
+        found: dict[str, StripeSubscription] = {}
+        if hint.concern is Concern.CUSTOMER:
+            found = {each.id: each for each in self._payments.subscriptions_of(customer_id)}
+        for wanted in {hint.subscription_id, held_id} - {"", None} - found.keys():
+            fetched = self._payments.subscription(str(wanted))
+            if fetched is not None:
+                found[fetched.id] = fetched
+        if not found:
+            return deleted(row.subscription) if row.subscription and held_id else row.subscription
+        best = max(found.values(), key=preference)
+        if plan_named_by(best.price) is None:
+            count("BillingUnknownPrice")
+            logger.warning("billing.price_unknown", extra={"price_id": best.price.price_id})
+        return project(best, user_id=user_id)
+
+    def _user(self, customer_id: str, hint: Hint, fetched: StripeSubscription | None) -> UserId | None:
+        """Find whose customer it is: a link made before, else metadata that names a user; remembers the link."""
+        if not customer_id:
+            return None
+        linked = self._subscriptions.user_of_customer(customer_id)
+        if linked is not None:
+            return linked
+        named = user_named_by(hint.user_id, fetched.user_id if fetched else "")
+        if named is None:
+            customer = self._payments.customer(customer_id)
+            named = user_named_by(customer.user_id if customer else "")
+        if named is None:
+            return None
+        if self._subscriptions.link_customer(customer_id, named, at=self._clock.now()):
+            return named
+        return self._subscriptions.user_of_customer(customer_id)
+
+    def _close(self, event: InboxEvent, note: str, *, unlinked: bool = False) -> str:
+        self._inbox.mark_handled(event.id, at=self._now(), note=note, unlinked=unlinked)
+        return note
+
+    def _now(self) -> datetime:
+        return self._clock.now()
+
+
+def _hint(event: InboxEvent) -> Hint:
+    try:
+        obj = orjson.loads(event.body)["data"]["object"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return Hint(concern=Concern.NOTHING)
+    return hint_of(event.type, obj) if isinstance(obj, dict) else Hint(concern=Concern.NOTHING)

@@ -1,0 +1,188 @@
+"""Use cases of billing: receive Stripe's events, keep the inbox moving, show a user's subscription.
+
+What Stripe's events change is computed in projector.py, in the worker only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from karma.billing.arrival import Stored, is_event_id, read_arrival
+from karma.billing.signature import verify
+from karma.core.clock import Clock
+from karma.core.errors import NotFound, PayloadTooLarge, Upstream
+from karma.core.observability import count, logger
+from karma.core.settings import FunctionSettings
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from karma.billing.domain import Subscription
+    from karma.billing.plans import Catalog, Plan
+    from karma.billing.ports import Arrivals, Inbox, InboxPage, Queue, Subscriptions
+    from karma.core.ids import UserId
+
+MAX_BODY = 1_000_000
+"""Bytes; Stripe's events are a few KB."""
+DUE_AFTER = timedelta(minutes=2)
+"""An event that nobody handled for this long is enqueued again by the sweep."""
+_LONGEST_PAUSE = timedelta(hours=6)
+_SWEEP_LIMIT = 500
+
+
+class WebhookDisabled(Upstream):
+    """No signing secret is set: nothing can be verified, so nothing is accepted."""
+
+    status = 503
+    code = "WEBHOOK_DISABLED"
+
+
+class InboxService:
+    """Takes events in: verify, store once, enqueue."""
+
+    def __init__(
+        self, *, secrets: Callable[[], tuple[str, ...]], arrivals: Arrivals, queue: Queue, clock: Clock
+    ) -> None:
+        """`secrets` returns every signing secret valid now, () when none is set."""
+        self._secrets = secrets
+        self._arrivals = arrivals
+        self._queue = queue
+        self._clock = clock
+
+    def receive(self, body: bytes, signature: str | None) -> Stored:
+        """Verify and keep one event; returning means that it will be handled.
+
+        Repeats are welcome: an event that is stored but not handled is enqueued again. When the queue does not take
+        it, it is stored all the same and the sweep enqueues it.
+
+        Raises:
+            WebhookDisabled, PayloadTooLarge, SignatureInvalid, InvalidRequest, StorageUnavailable: nothing was stored,
+            but for the last, where it is not known.
+        """
+        if len(body) > MAX_BODY:
+            raise PayloadTooLarge(f"The body exceeds {MAX_BODY} bytes")
+        secrets = tuple(secret for secret in self._secrets() if secret.strip())
+        if not secrets:
+            raise WebhookDisabled("No webhook secret is set")
+        now = self._clock.now()
+        verify(body, signature, secrets, now_s=now.timestamp())
+        arrival = read_arrival(body)
+        stored = self._arrivals.store(arrival, received_at=now, due_at=now + DUE_AFTER)
+        if stored is Stored.CONFLICT:
+            count("WebhookConflict")
+            logger.warning("billing.webhook_conflict", extra={"event_id": arrival.id})
+        elif stored is not Stored.HANDLED:
+            self._enqueue(arrival.id)
+        if stored in {Stored.WAITING, Stored.HANDLED}:
+            count("WebhookDuplicate")
+        return stored
+
+    def _enqueue(self, event_id: str) -> None:
+        try:
+            self._queue.send(event_id)
+        except Upstream:
+            count("InboxEnqueueFailed")
+            logger.exception("billing.enqueue_failed", extra={"event_id": event_id})
+
+
+class InboxKeeper:
+    """Looks after stored events: sends the late ones again, lists them, replays one."""
+
+    def __init__(self, *, inbox: Inbox, queue: Queue, clock: Clock) -> None:
+        self._inbox = inbox
+        self._queue = queue
+        self._clock = clock
+
+    def requeue_due(self) -> int:
+        """Enqueue every open event whose time has come, up to 500; the pause doubles with each attempt, to 6 h.
+
+        The due time moves before the message is sent: a crash in between costs a pause, not a storm of messages.
+        """
+        now = self._clock.now()
+        sent: list[str] = []
+        for due in self._inbox.due(now, limit=_SWEEP_LIMIT):
+            pause = min(DUE_AFTER * 2 ** min(due.attempts, 20), _LONGEST_PAUSE)
+            if self._inbox.postpone(due.event_id, until=now + pause):
+                sent.append(due.event_id)
+        self._queue.send_many(sent)
+        if sent:
+            count("InboxRequeued", len(sent))
+        return len(sent)
+
+    def page(self, *, unlinked: bool, limit: int, start: dict[str, str] | None) -> InboxPage:
+        """List events that wait (oldest due first), or those closed without a user."""
+        return self._inbox.page(unlinked=unlinked, limit=limit, start=start)
+
+    def replay(self, event_id: str) -> None:
+        """Open an event again, handled or not, and enqueue it.
+
+        Raises:
+            NotFound: no such event.
+            QueueUnavailable: it is open; the sweep will send it.
+        """
+        now = self._clock.now()
+        if not is_event_id(event_id) or not self._inbox.reopen(event_id, at=now, due_at=now + DUE_AFTER):
+            raise NotFound("Event not found")
+        self._queue.send(event_id)
+
+
+class SubscriptionService:
+    """Shows plans and a user's subscription."""
+
+    def __init__(self, *, subscriptions: Subscriptions, clock: Clock) -> None:
+        self._subscriptions = subscriptions
+        self._clock = clock
+
+    def current(self, user_id: UserId) -> Subscription:
+        """Return the user's subscription; one to the free plan, for the current month, when none was ever bought."""
+        from karma.billing.domain import free_subscription
+
+        found = self._subscriptions.row(user_id).subscription
+        return found or free_subscription(user_id, self._clock.now())
+
+    def plan(self, user_id: UserId) -> Plan:
+        """Return the plan whose limits hold for the user now."""
+        from karma.billing.plans import plan_at
+
+        now = self._clock.now()
+        return plan_at(self.current(user_id).entitled_plan(now), now)
+
+    def catalog(self) -> Catalog:
+        """Return what is on offer now."""
+        from karma.billing.plans import catalog_at
+
+        return catalog_at(self.now())
+
+    def now(self) -> datetime:
+        """Return the moment that answers are given for."""
+        return self._clock.now()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings(FunctionSettings):
+    """What an operator's `karma inbox replay` needs."""
+
+    billing_table: str
+    inbox_queue_url: str
+
+
+def replay_event(event_id: str) -> None:
+    """Replay one event with the environment's table and queue (CLI: `karma inbox replay <id>`).
+
+    Raises:
+        NotFound: no such event.
+    """
+    # Local: the webhook imports this module and has no use for PynamoDB.
+    from karma.billing.repository.inbox import InboxRepository
+    from karma.core.clock import SystemClock
+    from karma.core.settings import load
+    from karma.integrations.sqs import SqsQueue
+
+    settings = load(ReplaySettings)
+    keeper = InboxKeeper(
+        inbox=InboxRepository(settings.billing_table), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock()
+    )
+    keeper.replay(event_id)

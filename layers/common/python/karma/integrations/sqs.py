@@ -1,0 +1,53 @@
+"""SQS as services see it: send a text, or many."""
+
+from __future__ import annotations
+
+import botocore.exceptions
+
+from karma.core import aws
+from karma.core.errors import Upstream
+
+_BATCH = 10
+"""SQS's limit on one SendMessageBatch."""
+
+
+class QueueUnavailable(Upstream):
+    """The queue did not take a message; it may be sent again."""
+
+    status = 503
+    code = "QUEUE_UNAVAILABLE"
+
+
+class SqsQueue:
+    """One queue, by its URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def send(self, body: str) -> None:
+        """Enqueue one body.
+
+        Raises:
+            QueueUnavailable: not known to be enqueued.
+        """
+        try:
+            aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as exc:
+            raise QueueUnavailable("The queue did not answer; try again") from exc
+
+    def send_many(self, bodies: list[str]) -> None:
+        """Enqueue any number of bodies, ten a call.
+
+        Raises:
+            QueueUnavailable: at least one is not known to be enqueued.
+        """
+        for start in range(0, len(bodies), _BATCH):
+            entries = [
+                {"Id": str(index), "MessageBody": body} for index, body in enumerate(bodies[start : start + _BATCH])
+            ]
+            try:
+                answer = aws.client("sqs").send_message_batch(QueueUrl=self._url, Entries=entries)  # type: ignore[arg-type]
+            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as exc:
+                raise QueueUnavailable("The queue did not answer; try again") from exc
+            if answer.get("Failed"):
+                raise QueueUnavailable("The queue refused a message; try again")
