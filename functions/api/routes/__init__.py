@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-MODULES: tuple[str, ...] = ("billing", "auth", "users", "api_keys", "health", "realtime")
+MODULES: tuple[str, ...] = ("auth", "users", "api_keys", "devices", "runs", "billing", "health", "realtime")

@@ -1,0 +1,61 @@
+"""Entry of the WebSocket: routes `$connect`, `$disconnect`, `$default` (infra/constructs/websocket_api.py).
+
+A `$default` message is answered by the return value (route response). Messages: docs/realtime.md.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import orjson
+
+from karma.core.clock import SystemClock
+from karma.core.dynamo.items import bind
+from karma.core.errors import AppError
+from karma.core.observability import logger
+from karma.core.settings import load
+from karma.realtime.messages import Request, answer, error_message, parse
+from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.service import ConnectionService
+from realtime.settings import Settings
+
+
+@cache
+def wiring() -> ConnectionService:
+    """Build what the function needs, once a process."""
+    bind(RealtimeItem, load(Settings).realtime_table)
+    return ConnectionService(store=RealtimeRepository(), clock=SystemClock())
+
+
+def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Admit, forget, or answer one connection; an unexpected exception fails the invocation and its alarm sees it."""
+    gateway = event["requestContext"]
+    connection_id: str = gateway["connectionId"]
+    route: str = gateway["routeKey"]
+    status, body = 200, ""
+    if route == "$connect":
+        status = _connect(connection_id, (event.get("queryStringParameters") or {}).get("ticket") or "")
+    elif route == "$disconnect":
+        wiring().disconnect(connection_id)
+    else:
+        body = orjson.dumps(_message(connection_id, event.get("body") or "")).decode()
+    logger.info("realtime.handled", request_id=gateway.get("requestId"), route=route, status=status)
+    return {"statusCode": status, "body": body}
+
+
+def _connect(connection_id: str, ticket: str) -> int:
+    try:
+        wiring().connect(connection_id, ticket)
+    except AppError as error:
+        return error.status
+    return 200
+
+
+def _message(connection_id: str, text: str) -> dict[str, object]:
+    request: Request | None = None
+    try:
+        request = parse(text)
+        return answer(wiring(), connection_id, request)
+    except AppError as error:
+        return error_message(error, request)

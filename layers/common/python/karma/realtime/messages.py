@@ -1,0 +1,109 @@
+"""The messages of the WebSocket: what clients send, and how each is answered.
+
+| request | answer |
+| --- | --- |
+| {"action": "ping"} | {"type": "pong"} |
+| {"action": "subscribe", "channel": "device:<id>"} | {"type": "ack", "action", "channel"} |
+| {"action": "unsubscribe", "channel": ...} | {"type": "ack", "action", "channel"} |
+| anything else | {"type": "error", "code", "message"} |
+
+An `id` (up to 64 characters) that a request carries comes back in its answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, assert_never
+
+import orjson
+
+from karma.core.errors import AppError, InvalidRequest
+from karma.realtime.service import ConnectionService
+
+MAX_MESSAGE_CHARS = 4096
+_MAX_ID_CHARS = 64
+_MAX_CHANNEL_CHARS = 128
+
+
+class Action(StrEnum):
+    """What a client may ask for."""
+
+    PING = "ping"
+    SUBSCRIBE = "subscribe"
+    UNSUBSCRIBE = "unsubscribe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A message that can be read."""
+
+    action: Action
+    channel: str
+    id: str | None
+
+
+def parse(text: str) -> Request:
+    """Read a message.
+
+    Raises:
+        InvalidRequest: INVALID_JSON or INVALID_MESSAGE.
+    """
+    if len(text) > MAX_MESSAGE_CHARS:
+        raise _invalid(f"a message has at most {MAX_MESSAGE_CHARS} characters")
+    try:
+        found: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The message is not valid JSON", code="INVALID_JSON") from None
+    if not isinstance(found, dict):
+        raise _invalid("a message is an object")
+    action, channel, request_id = found.get("action"), found.get("channel"), found.get("id")
+    if not isinstance(action, str) or action not in set(Action):
+        raise _invalid(f"action is one of {', '.join(Action)}")
+    if request_id is not None and not (isinstance(request_id, str) and len(request_id) <= _MAX_ID_CHARS):
+        raise _invalid(f"id is a string of at most {_MAX_ID_CHARS} characters")
+    expected = {"action", "id"} if action == Action.PING else {"action", "id", "channel"}
+    if set(found) - expected:
+        raise _invalid(f"{action} knows only {', '.join(sorted(expected))}")
+    if action != Action.PING and not (isinstance(channel, str) and len(channel) <= _MAX_CHANNEL_CHARS):
+        raise _invalid("channel is a string such as device:<id>")
+    return Request(action=Action(action), channel=channel or "", id=request_id)
+
+
+def answer(service: ConnectionService, connection_id: str, request: Request) -> dict[str, object]:
+    """Carry a message out.
+
+    Raises:
+        AppError: as ConnectionService does.
+    """
+    match request.action:
+        case Action.PING:
+            return _with_id({"type": "pong"}, request)
+        case Action.SUBSCRIBE:
+            channel = service.subscribe(connection_id, request.channel)
+        case Action.UNSUBSCRIBE:
+            channel = service.unsubscribe(connection_id, request.channel)
+        case _:
+            assert_never(request.action)
+    return _with_id({"type": "ack", "action": request.action.value, "channel": channel.name}, request)
+
+
+def error_message(error: AppError, request: Request | None) -> dict[str, object]:
+    """Say what went wrong; `retryable` tells whether the same message may succeed later."""
+    body: dict[str, object] = {
+        "type": "error",
+        "code": error.code,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+    return _with_id(body, request)
+
+
+def _with_id(body: dict[str, object], request: Request | None) -> dict[str, object]:
+    if request is not None and request.id is not None:
+        body["id"] = request.id
+    return body
+
+
+def _invalid(message: str) -> InvalidRequest:
+    return InvalidRequest(f"Not a message of ours: {message}", code="INVALID_MESSAGE")
