@@ -17,7 +17,7 @@ from pathlib import Path
 from local.streamhost.host import WORKER_LIMIT, HostConfig, StreamHost
 from local.streamhost.worker import FunctionSpec
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+_COMMON_LAYER = Path(__file__).resolve().parents[2] / "layers" / "common" / "python"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     function = FunctionSpec(
         function_dir=arguments.function_dir.resolve(),
         environment={str(name): str(value) for name, value in environment.items()},
-        python_path=tuple(arguments.python_path or [_REPOSITORY / "layers" / "common" / "python"]),
+        python_path=tuple(path.resolve() for path in arguments.python_path or [_COMMON_LAYER]),
         handler=arguments.handler,
         timeout_s=arguments.timeout,
         log_file=arguments.log_file,

@@ -21,6 +21,7 @@ from typing import Self
 from local.streamhost.events import function_url_event
 from local.streamhost.http1 import (
     HEAD_LIMIT,
+    READ_BYTES,
     BadRequest,
     BodyReader,
     BodyTooLarge,
@@ -30,7 +31,7 @@ from local.streamhost.http1 import (
 )
 from local.streamhost.invocation import Invocation
 from local.streamhost.pool import Throttled, WorkerPool
-from local.streamhost.worker import FunctionSpec, Worker
+from local.streamhost.worker import FunctionSpec
 
 logger = logging.getLogger("local.streamhost")
 
@@ -99,16 +100,16 @@ class StreamHost:
         self._keep(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        source_ip = str(writer.get_extra_info("peername")[0])
         try:
             while (request := await read_head(reader)) is not None:
                 response = ClientResponse(writer, request)
-                await self._serve_request(request, reader, response, source_ip)
+                await self._serve_request(request, reader, writer, response)
                 if not response.keep_alive:
                     break
         except BadRequest as exc:
             head = RequestHead("GET", "/", "HTTP/1.1", (("connection", "close"),))
             await ClientResponse(writer, head).answer(400, [_JSON], b'{"Message":"Bad Request"}')
+            await _linger(reader, writer)
             logger.info("refused a request: %s", exc)
         except (ConnectionError, asyncio.IncompleteReadError):
             logger.info("a client left in the middle of its request")
@@ -116,7 +117,11 @@ class StreamHost:
             writer.close()
 
     async def _serve_request(
-        self, request: RequestHead, reader: asyncio.StreamReader, response: ClientResponse, source_ip: str
+        self,
+        request: RequestHead,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        response: ClientResponse,
     ) -> None:
         cors = self._cors(request)
         body = BodyReader(reader, request)
@@ -127,7 +132,7 @@ class StreamHost:
         except BodyTooLarge:
             response.keep_alive = False
             await response.answer(413, [_JSON, *cors], b'{"Message":"Request Entity Too Large"}')
-            await _linger(body)
+            await _linger(reader, writer)
             return
         if (
             request.method == "OPTIONS"
@@ -136,6 +141,7 @@ class StreamHost:
         ):
             await response.answer(200, [*cors, *_preflight(request)] if cors else [], b"")
             return
+        source_ip = str(writer.get_extra_info("peername")[0])
         await self._invoke(request, payload, response, source_ip, cors)
 
     async def _invoke(
@@ -163,14 +169,8 @@ class StreamHost:
         )
         edge = (("x-amzn-requestid", request_id), ("x-amzn-trace-id", trace_id), *cors)
         invocation = Invocation(request_id, trace_id, event, response, edge)
-        self._keep(asyncio.create_task(self._run(worker, invocation)))
+        self._keep(asyncio.create_task(self._pool.run(worker, invocation)))
         await invocation.answered.wait()
-
-    async def _run(self, worker: Worker, invocation: Invocation) -> None:
-        try:
-            await worker.run(invocation)
-        finally:
-            self._pool.give_back(worker)
 
     def _cors(self, request: RequestHead) -> tuple[tuple[str, str], ...]:
         origin = request.header("origin")
@@ -192,10 +192,12 @@ def _preflight(request: RequestHead) -> list[tuple[str, str]]:
     ]
 
 
-async def _linger(body: BodyReader) -> None:
-    """Read on for a while: closing on a client that still sends would reset the answer away."""
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say that nothing follows, then read on for a while: closing now would reset the answer of one still sending."""
+    writer.write_eof()
     try:
         async with asyncio.timeout(_LINGER_S):
-            await body.discard()
+            while await reader.read(READ_BYTES):
+                pass
     except TimeoutError:
-        logger.info("a client went on sending a refused body")
+        logger.info("a client went on sending a refused request")

@@ -6,9 +6,12 @@ import asyncio
 import logging
 from collections import deque
 
+from local.streamhost.invocation import Invocation
 from local.streamhost.worker import FunctionSpec, Worker
 
 logger = logging.getLogger("local.streamhost")
+
+_TURNAROUND_S = 0.1
 
 
 class Throttled(Exception):
@@ -24,6 +27,8 @@ class WorkerPool:
         self._limit = limit
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
+        self._busy: dict[Worker, Invocation] = {}
+        self._returned = asyncio.Event()
         self._replacing: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -47,16 +52,34 @@ class WorkerPool:
             Throttled: the limit is reached.
             OSError: the bootstrap cannot be executed.
         """
+        if not self._idle:
+            await self._wait_for_one_that_has_answered()
         if self._idle:
             return self._idle.pop()
         if len(self._workers) >= self._limit:
             raise Throttled
         return await self._spawn()
 
-    def give_back(self, worker: Worker) -> None:
-        """Return a worker after its invocation; a dead one has been replaced already."""
-        if not worker.dead:
-            self._idle.append(worker)
+    async def run(self, worker: Worker, invocation: Invocation) -> None:
+        """Run an invocation on a leased worker and take the worker back; a dead one has been replaced already."""
+        self._busy[worker] = invocation
+        try:
+            await worker.run(invocation)
+        finally:
+            del self._busy[worker]
+            if not worker.dead:
+                self._idle.append(worker)
+            self._returned.set()
+
+    async def _wait_for_one_that_has_answered(self) -> None:
+        """Spare a client that calls again at once a second process: its first one is about to ask for work."""
+        try:
+            async with asyncio.timeout(_TURNAROUND_S):
+                while not self._idle and any(busy.answered.is_set() for busy in self._busy.values()):
+                    self._returned.clear()
+                    await self._returned.wait()
+        except TimeoutError:
+            logger.debug("a worker is still busy behind its answer")
 
     async def close(self) -> None:
         """Stop every worker."""

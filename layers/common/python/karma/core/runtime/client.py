@@ -80,18 +80,22 @@ class RuntimeApi:
         """Report that an invocation failed without a response."""
         self._post_fault(f"{_ROOT}/invocation/{invocation.request_id}/error", fault, _echo(invocation))
 
-    def post_init_error(self, fault: Fault, error_type: str = "") -> None:
+    def post_init_error(self, fault: Fault) -> None:
         """Report that the function cannot start; the process must exit after it."""
-        self._post_fault(f"{_ROOT}/init/error", fault, {}, error_type)
+        self._post_fault(f"{_ROOT}/init/error", fault, {})
 
     def restore_next(self) -> None:
         """Say that the snapshot may be taken; returns in each clone, which then opens a connection of its own."""
         self._get(f"{_ROOT}/restore/next")
         self._connection.close()
 
-    def post_restore_error(self, fault: Fault, error_type: str) -> None:
+    def post_restore_error(self, fault: Fault) -> None:
         """Report that a restored clone cannot start; the process must exit after it."""
-        self._post_fault(f"{_ROOT}/restore/error", fault, {}, error_type)
+        self._post_fault(f"{_ROOT}/restore/error", fault, {})
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._connection.close()
 
     def _get(self, path: str) -> Reply:
         reply = self._connection.request("GET", path, headers={"User-Agent": _USER_AGENT})
@@ -99,11 +103,11 @@ class RuntimeApi:
             raise RuntimeApiRefused(path, reply)
         return reply
 
-    def _post_fault(self, path: str, fault: Fault, echo: Mapping[str, str], error_type: str = "") -> None:
+    def _post_fault(self, path: str, fault: Fault, echo: Mapping[str, str]) -> None:
         headers = {
             "User-Agent": _USER_AGENT,
             "Content-Type": "application/json",
-            ERROR_TYPE_HEADER: error_type or fault.error_type,
+            ERROR_TYPE_HEADER: fault.error_type,
             **echo,
         }
         reply = self._connection.request("POST", path, headers=headers, body=fault.body())

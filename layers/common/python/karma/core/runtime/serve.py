@@ -16,6 +16,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable
+from contextlib import closing
 from importlib import import_module
 from typing import Never, cast
 
@@ -60,16 +61,17 @@ def load_app(target: str) -> AsgiApp:
 
 def serve_forever(target: str, address: str) -> Never:
     """Serve the app at `module:attribute` from the Runtime API at `host:port`; leaves only by an exception."""
-    api = RuntimeApi(address)
-    app = _initialise(api, target)
-    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
-        _pass_through_snapshot(api)
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    while True:
-        invocation = api.next()
-        _set_trace(invocation.trace_id)
-        loop.run_until_complete(answer(app, api, invocation))
+    with closing(RuntimeApi(address)) as api:
+        app = _initialise(api, target)
+        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+            _pass_through_snapshot(api)
+        with asyncio.Runner() as runner:
+            # Not runner.run: it swaps the SIGINT handler around every call.
+            loop = runner.get_loop()
+            while True:
+                invocation = api.next()
+                _set_trace(invocation.trace_id)
+                loop.run_until_complete(answer(app, api, invocation))
 
 
 async def answer(app: AsgiApp, api: RuntimeApi, invocation: Invocation) -> None:
@@ -110,7 +112,7 @@ def _initialise(api: RuntimeApi, target: str) -> AsgiApp:
     try:
         app = load_app(target)
     except BaseException as exc:  # noqa: BLE001 - the process edge: also sys.exit() at import is an init failure
-        _die(exc, _INIT_ERROR_TYPES.get(type(exc), ""), api.post_init_error, _INIT_FAILED)
+        _die(Fault.of(exc, _INIT_ERROR_TYPES.get(type(exc), "")), api.post_init_error, _INIT_FAILED)
     gc.freeze()
     gc.enable()
     return app
@@ -128,18 +130,17 @@ def _pass_through_snapshot(api: RuntimeApi) -> None:
         snapshot.run_before_snapshot()
         api.restore_next()
     except BaseException as exc:  # noqa: BLE001 - the process edge
-        _die(exc, BEFORE_SNAPSHOT_ERROR, api.post_init_error, _BEFORE_SNAPSHOT_FAILED)
+        _die(Fault.of(exc, BEFORE_SNAPSHOT_ERROR), api.post_init_error, _BEFORE_SNAPSHOT_FAILED)
     try:
         snapshot.run_after_restore()
     except BaseException as exc:  # noqa: BLE001 - the process edge
-        _die(exc, AFTER_RESTORE_ERROR, api.post_restore_error, _AFTER_RESTORE_FAILED)
+        _die(Fault.of(exc, AFTER_RESTORE_ERROR), api.post_restore_error, _AFTER_RESTORE_FAILED)
 
 
-def _die(error: BaseException, error_type: str, report: Callable[[Fault, str], None], exit_code: int) -> Never:
-    fault = Fault.of(error)
+def _die(fault: Fault, report: Callable[[Fault], None], exit_code: int) -> Never:
     log_fault("init.failed", fault, {})
-    report(fault, error_type)
-    raise SystemExit(exit_code) from error
+    report(fault)
+    raise SystemExit(exit_code)
 
 
 def _set_trace(trace_id: str) -> None:
