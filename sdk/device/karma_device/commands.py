@@ -118,9 +118,10 @@ class CommandRunner:
         for _ in self._threads:
             self._waiting.put(None)
         deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]  # a handler may stop
+        for thread in others:
             thread.join(max(0.0, deadline - time.monotonic()))
-        finished = not any(thread.is_alive() for thread in self._threads)
+        finished = not any(thread.is_alive() for thread in others)
         self._threads = []
         return finished
 

@@ -23,6 +23,10 @@ _RETRYABLE_REFUSALS = frozenset({0x80, 0x83, 0x91, 0x97})
 """MQTT 5 PUBACK codes that pass with time: unspecified, implementation specific, packet id in use, quota exceeded."""
 
 
+_CLOSE_MARGIN_S = 5.0
+"""Time to say goodbye to the broker, beyond what `stop` was given for sending."""
+
+
 class _Kind(Enum):
     READY = "ready"
     HEARTBEAT = "heartbeat"
@@ -150,7 +154,9 @@ class Device:
             RuntimeError: It runs already.
         """
         if self._thread is not None:
-            raise RuntimeError("the device runs already")
+            if self._stop_at is None:
+                raise RuntimeError("the device runs already")
+            self._thread.join()  # the last stop left it in a connection attempt that could not be interrupted
         self._stop_at = None
         self._commands.start()
         self._thread = threading.Thread(target=self._run, name="karma-device", daemon=True)
@@ -161,7 +167,7 @@ class Device:
 
         What could not be sent within `timeout_s` stays in memory for the next `start`; answers also stay on disk.
         """
-        if self._thread is None:
+        if self._thread is None or self._stop_at is not None:
             return
         deadline = time.monotonic() + timeout_s
         if not self._commands.stop(timeout_s=timeout_s / 2):
@@ -169,8 +175,11 @@ class Device:
         self.flush()
         self._stop_at = deadline
         self._wake.set()
-        self._thread.join()
-        self._thread = None
+        self._thread.join(max(0.0, deadline - time.monotonic()) + _CLOSE_MARGIN_S)
+        if self._thread.is_alive():
+            log.warning("stop.still_connecting")
+        else:
+            self._thread = None
         log.info("device.stopped", extra={"buffered_batches": self.stats.buffered_batches})
 
     def close(self) -> None:
@@ -200,12 +209,15 @@ class Device:
         max_bytes = self._batcher.max_sample_bytes
         sample = encode_sample(metrics, self._clock_ms() if ts is None else ts, max_bytes=max_bytes)
         with self._lock:
-            if not self._batcher.fits(sample):
+            opens = self._batcher.due_at is None
+            if full := not self._batcher.fits(sample):
                 self._seal()
             self._batcher.add(sample, now=time.monotonic())
             if self._batcher.is_full():
+                full = True
                 self._seal()
-        self._wake.set()
+        if opens or full:
+            self._wake.set()
 
     def flush(self) -> None:
         """Seal the open message, so that it goes out without waiting for more samples."""

@@ -123,7 +123,7 @@ def parse_request(payload: bytes) -> Command:
         RequestInvalid: Not JSON, or a field is missing or of the wrong type.
     """
     try:
-        body = json.loads(payload)
+        body = json.loads(payload, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise RequestInvalid("the request is not JSON") from exc
     if not isinstance(body, dict):
@@ -131,6 +131,10 @@ def parse_request(payload: bytes) -> Command:
     params = body.get("params")
     if not isinstance(params, dict):
         raise RequestInvalid("params is not an object")
+    try:
+        encode_json(params)  # what cannot be written again could not be remembered
+    except (ValueError, RecursionError) as exc:
+        raise RequestInvalid("params cannot be written as JSON") from exc
     if not isinstance(body.get("serial"), bool):
         raise RequestInvalid("serial is not true or false")
     return Command(
@@ -140,6 +144,10 @@ def parse_request(payload: bytes) -> Command:
         issued_at=_milliseconds(body, "issued_at"),
         expires_at=_milliseconds(body, "expires_at"),
     )
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"JSON has no {name}")
 
 
 def _text(body: Mapping[str, object], field: str, limit: int) -> str:
