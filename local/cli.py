@@ -1,0 +1,166 @@
+"""`karma`: run the backend on this machine, talk to it, and look after it.
+
+    karma dev                      start everything (what `make dev` runs)
+    karma down                     stop it; data stay
+    karma chat [MESSAGE]           talk to the agent as the demo user
+    karma admin create EMAIL       make an administrator; the password is asked for
+    karma inbox replay EVENT_ID    handle a stored Stripe event once more
+    karma run explain RUN_ID       tell what a run did
+    karma migrate up|down|status   rewrite stored items after a change of their schema
+
+The last four work on the local environment, or on the one that the AWS settings of the shell and `--outputs` name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from local import conversation, prerequisites, seed
+from local import places as local_places
+from local.api_client import stream_agent
+from local.conversation import Transcript, run_input
+from local.deployment import FRONT, SIMULATOR, STREAM, Deployment, Given
+from local.errors import LocalError
+from local.outputs import Outputs
+from local.places import Places
+from local.processes import Processes
+from local.progress import Progress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what it says."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except LocalError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def dev(arguments: argparse.Namespace) -> int:
+    """Start everything and hold the conversation."""
+    progress = Progress()
+    places = local_places.of_repository()
+    print("Karma on this machine", flush=True)
+    try:
+        installing = prerequisites.ensure(say=progress.say)
+    except prerequisites.Missing as missing:
+        raise LocalError(str(missing)) from None
+    began = time.monotonic()
+    if _is_up(places) and not arguments.restart:
+        print("It is up already; `make dev-down` stops it.")
+        _print_addresses(Outputs.read(places.outputs))
+        return 0
+    deployment = _deployment(places, progress)
+    deployment.start()
+    with progress.step("demo user and device"):
+        seeded = seed.seed(deployment)
+        seed.start_simulator(deployment, seeded.demo.serial)
+        outputs = seed.outputs_of(deployment, seeded.demo)
+        seed.wait_online(deployment, seeded.demo)
+    outputs.write(places.outputs)
+    print()
+    conversation.converse(outputs, deployment.stripe, seed.device_log(deployment), _write)
+    print()
+    _print_addresses(outputs)
+    total = time.monotonic() - began
+    beside = f", beside {installing:.1f} s of downloads and installation" if installing else ""
+    print(f"\nReady in {total:.1f} s{beside}. It goes on in the background; `make dev-down` stops it.")
+    return 0
+
+
+def down(_: argparse.Namespace) -> int:
+    """Stop everything."""
+    places = local_places.of_repository()
+    stopped = _deployment(places, Progress()).stop() if places.base.exists() else []
+    print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+    return 0
+
+
+def chat(arguments: argparse.Namespace) -> int:
+    """Say one thing to the agent, or talk line by line."""
+    outputs = _outputs(local_places.of_repository())
+    thread = ""
+
+    def say(message: str) -> None:
+        nonlocal thread
+        body = run_input(message, thread_id=thread)
+        thread = str(body["threadId"])
+        Transcript(_write).follow(stream_agent(outputs.stream_url, body, api_key=outputs.demo.api_key))
+        print()
+
+    if arguments.message:
+        say(" ".join(arguments.message))
+        return 0
+    while True:
+        try:
+            message = input("You    ").strip()
+        except EOFError:
+            print()
+            return 0
+        if message:
+            say(message)
+
+
+def _deployment(places: Places, progress: Progress) -> Deployment:
+    given = Given(anthropic_api_key=os.environ.get("ANTHROPIC_API_KEY", ""))
+    return Deployment(places, persistent=True, given=given, progress=progress)
+
+
+def _is_up(places: Places) -> bool:
+    needed = {"engine", "stripe", FRONT, STREAM, SIMULATOR}
+    return places.outputs.exists() and needed <= set(Processes(places).running())
+
+
+def _outputs(places: Places) -> Outputs:
+    try:
+        return Outputs.read(places.outputs)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LocalError("there is no local environment; `make dev` starts one") from None
+
+
+def _print_addresses(outputs: Outputs) -> None:
+    rows = {
+        "API": f"{outputs.api_url}/docs",
+        "agent stream": f"{outputs.stream_url}/api/agent",
+        "WebSocket": outputs.websocket_url,
+        "Stripe webhook": outputs.billing_webhook_url,
+        "MQTT": f"{outputs.mqtt_host}:{outputs.mqtt_port}  (CA {outputs.mqtt_ca})",
+        "AWS engine": outputs.endpoint_url,
+        "model": outputs.model.base_url or "api.anthropic.com",
+        "demo user": f"{outputs.demo.email}  {outputs.demo.password}",
+    }
+    for name, value in rows.items():
+        print(f"  {name:<15} {value}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="karma", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    each = commands.add_parser("dev", help="start everything on this machine")
+    each.add_argument("--restart", action="store_true", help="even if it is up")
+    each.set_defaults(command=dev)
+    for name in ("down", "dev-down"):
+        commands.add_parser(name, help="stop it; data stay").set_defaults(command=down)
+    each = commands.add_parser("chat", help="talk to the agent as the demo user")
+    each.add_argument("message", nargs="*")
+    each.set_defaults(command=chat)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""The whole backend on this machine: the engine with the synthesized stacks, and what stands in for the outside world.
+
+`make dev` runs one that keeps its state; an e2e session runs a second one, from the same code, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local import ports
+from local.adapter import Adapter
+from local.engine import MiniStack
+from local.errors import LocalError
+from local.model_server import API_KEY as OFFLINE_MODEL_KEY
+from local.model_server import ModelServer
+from local.outputs import write_private
+from local.places import Places
+from local.processes import Processes, Program, clean_environment, python
+from local.progress import Progress
+from local.stripe_peer import API_KEY as STRIPE_KEY
+from local.stripe_peer import StripePeer
+from local.waiting import http_status
+
+FRONT, STREAM, SIMULATOR = "front", "stream", "simulator"
+"""Names of the processes beside the engine, the model and the Stripe peer."""
+STAGE = "local"
+_WEBSOCKET_API, _WEBSOCKET_STAGE = "4b617277", "live"
+_SYNTHESIS_INPUTS = ("infra", "functions", "layers/common/python", "requirements")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What whoever starts the environment decides."""
+
+    anthropic_api_key: str = ""
+    """Empty: the offline model answers."""
+    model_pace_ms: int = 20
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What a client needs; the rest is in the stack outputs."""
+
+    api_url: str
+    stream_url: str
+    websocket_url: str
+    billing_webhook_url: str
+
+
+class Deployment:
+    """One environment: start it, stop it, ask it where things are."""
+
+    def __init__(self, places: Places, *, persistent: bool, given: Given, progress: Progress) -> None:
+        places.make()
+        chosen = ports.choose(places.state / "ports.json" if persistent else None)
+        self.places = places
+        self.ports = chosen
+        self.given = given
+        self.progress = progress
+        self.processes = Processes(places)
+        self.engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent)
+        self.stripe = StripePeer(places, chosen["stripe"])
+        self.model = None if given.anthropic_api_key else ModelServer(places, chosen["model"], given.model_pace_ms)
+        self.adapter = Adapter(self.engine)
+        self.webhook_secret = self._secret("stripe-webhook", "whsec_")
+        self.outputs: Mapping[str, str] = {}
+
+    # Bringing it up
+
+    def start(self) -> None:
+        """Start everything that is not running, deploy what changed, and wait until each part answers.
+
+        Raises:
+            LocalError: a part does not start; the message says which and why.
+        """
+        restarted = (self.places.state / "deployed.json").exists() and not self.processes.is_running("engine")
+        with self.progress.step("AWS engine"):
+            self._start_peers()
+            self.engine.wait_ready(self.processes)
+            if restarted:
+                self.adapter.resume_streams()
+        self._write_settings()
+        digest = self._synthesis_digest()
+        if self._synthesized() != digest:
+            with self.progress.step("synthesis of the stacks"):
+                self._synthesize(digest)
+        else:
+            self.progress.say("synthesis: nothing changed since the last one")
+        with self.progress.step("deployment"):
+            self.outputs = self.adapter.deploy(self.places.assembly, self.progress.say)
+        with self.progress.step("functions, front, stream host, peers"):
+            self._start_front()
+            self.stripe.wait_ready(self.processes)
+            if self.model is not None:
+                self.model.wait_ready(self.processes)
+            self._warm()
+            self.stripe.post_webhooks_to(self.addresses.billing_webhook_url, self.webhook_secret)
+
+    def stop(self) -> list[str]:
+        """End every process of this environment; return the names of those that ran."""
+        self.adapter.close()
+        running = list(self.processes.running())
+        # The device first, so that its farewell is still seen; the engine last, it writes what the others did.
+        first = [name for name in running if name == SIMULATOR]
+        last = [name for name in running if name == "engine"]
+        between = [name for name in running if name not in (*first, *last)]
+        stopped = self.processes.stop(first) + self.processes.stop(between)
+        return stopped + self.processes.stop(last, deadline_s=40)
+
+    def restart_engine(self) -> None:
+        """Stop the engine, so that it writes its state, and start it from there; the rest stays."""
+        self.engine.stop(self.processes)
+        self.adapter.close()
+        self.engine.start(self.processes)
+        self.engine.wait_ready(self.processes)
+        self.adapter.resume_streams()
+        self._warm()
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where clients connect."""
+        webhook = self.adapter.http_api_url(self.outputs["BillingWebhookApiId"])
+        return Addresses(
+            api_url=f"http://127.0.0.1:{self.ports['front']}",
+            stream_url=f"http://127.0.0.1:{self.ports['stream']}",
+            websocket_url=self.adapter.websocket_url(_WEBSOCKET_API, _WEBSOCKET_STAGE),
+            billing_webhook_url=f"{webhook}/webhooks/stripe",
+        )
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """Short name -> table."""
+        prefix = "Table"
+        return {
+            key.removeprefix(prefix).lower(): value for key, value in self.outputs.items() if key.startswith(prefix)
+        }
+
+    def _start_peers(self) -> None:
+        if not self.processes.is_running("engine"):
+            self.engine.start(self.processes)
+        self.stripe.start(self.processes)
+        if self.model is not None:
+            self.model.start(self.processes)
+
+    # Synthesis
+
+    def _write_settings(self) -> None:
+        settings = {
+            "mqtt_host": self.engine.mqtt_host,
+            "mqtt_port": self.engine.mqtt_port,
+            "mqtt_ca_pem": self.engine.ca_path.read_text(),
+            "iot_data_endpoint": self.engine.endpoint_url,
+            "websocket_url": self.adapter.websocket_url(_WEBSOCKET_API, _WEBSOCKET_STAGE),
+            "model_base_url": self.model.url if self.model else "",
+            "model_api_key": OFFLINE_MODEL_KEY if self.model else self.given.anthropic_api_key,
+            "stripe_api_base": self.stripe.url,
+            "stripe_api_key": STRIPE_KEY,
+            "stripe_webhook_secrets": [self.webhook_secret],
+        }
+        write_private(self.places.settings, json.dumps(settings, indent=1))
+
+    def _synthesis_digest(self) -> str:
+        digest = hashlib.sha256(self.places.settings.read_bytes())
+        root = self.places.root
+        for top in _SYNTHESIS_INPUTS:
+            for path in sorted((root / top).rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    digest.update(str(path.relative_to(root)).encode())
+                    digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def _synthesized(self) -> str:
+        marker = self.places.assembly / ".inputs"
+        return marker.read_text() if marker.exists() else ""
+
+    def _synthesize(self, digest: str) -> None:
+        command = [python(), "-m", "infra.app", "--stage", STAGE]
+        command += ["--settings", str(self.places.settings), "--out", str(self.places.assembly)]
+        done = subprocess.run(
+            command, cwd=self.places.root, env=clean_environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise LocalError(f"the stacks cannot be synthesized:\n{done.stdout}{done.stderr}")
+        (self.places.assembly / ".inputs").write_text(digest)
+
+    # What runs beside the engine
+
+    def _start_front(self) -> None:
+        upstream = self.adapter.http_api_url(self.outputs["ApiId"])
+        port = self.ports["front"]
+        command = [python(), "-m", "local.front", str(port), upstream]
+        self.processes.start(Program(FRONT, command, clean_environment(), self.places.root))
+
+    def _start_stream_host(self) -> None:
+        """Run the stream function's bootstrap behind a real HTTP server: the engine buffers what a function streams.
+
+        It has the deployed function's variables and its role's credentials, and the packages of its own layer.
+        """
+        function = self.outputs["FunctionAgentStream"]
+        environment = {
+            **self.adapter.function_environment(function),
+            **self.engine.client_environment(),
+            **self.adapter.function_credentials(function),
+            "AWS_LAMBDA_FUNCTION_NAME": function,
+            "KARMA_PYTHON": str(self.places.engine_venv / "bin" / "python"),
+        }
+        env_file = self.places.state / "agent_stream.json"
+        write_private(env_file, json.dumps(environment, indent=1))
+        root = self.places.root
+        command = [python(), "-m", "local.streamhost", "--port", str(self.ports["stream"])]
+        command += ["--function-dir", str(root / "functions" / "agent_stream"), "--env-file", str(env_file)]
+        command += ["--prewarm", "2", "--allow-origin", "*", "--log-file", str(self.processes.log("stream-function"))]
+        for path in (root / "layers" / "common" / "python", *self._stream_layer()):
+            command += ["--python-path", str(path)]
+        self.processes.start(Program(STREAM, command, clean_environment(), root))
+
+    def _stream_layer(self) -> Iterator[Path]:
+        """Find the tree that the function's dependency layer was zipped from."""
+        version = f"host-py{sys.version_info[0]}{sys.version_info[1]}"
+        tree = self.places.root / "build" / "layers" / version / "agent_stream" / "python"
+        if not tree.exists():
+            raise LocalError(f"{tree} is missing; remove {self.places.assembly} and try again")
+        yield tree
+
+    def _warm(self) -> None:
+        """Call each function once, so that the first real request does not wait for its start."""
+        self.adapter.warm(
+            {
+                self.outputs["FunctionApi"]: http_event("GET", "/api/v1/health"),
+                self.outputs["FunctionAgentStream"]: http_event("GET", "/health"),
+                self.outputs["FunctionDeviceIngest"]: {"Records": []},
+                self.outputs["FunctionBillingWebhook"]: http_event("POST", "/webhooks/stripe"),
+                self.outputs["FunctionBackgroundInbox"]: {"Records": []},
+                self.outputs["FunctionBackgroundRouter"]: {"Records": []},
+            },
+            self.progress.say,
+        )
+        self._start_stream_host()
+        stream = f"{self.addresses.stream_url}/health"
+        front = f"{self.addresses.api_url}/api/v1/health"
+        self.processes.wait_ready(STREAM, "stream host", lambda: http_status(stream) is not None, deadline_s=60)
+        self.processes.wait_ready(FRONT, "API front", lambda: http_status(front) is not None, deadline_s=60)
+        # Two instances of the API: the front lets two requests through at a time.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(http_status, [front, front], timeout=60))
+
+    def _secret(self, name: str, prefix: str) -> str:
+        """Return a random value that stays the same for this environment."""
+        path = self.places.secrets / name
+        if not path.exists():
+            write_private(path, prefix + secrets.token_urlsafe(24))
+        return path.read_text()
+
+
+def http_event(method: str, path: str) -> dict[str, Any]:
+    """Return the smallest event of an HTTP API (payload 2.0) that our handlers read."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"host": "localhost", "accept": "application/json"},
+        "requestContext": {
+            "accountId": "000000000000",
+            "apiId": "warm",
+            "domainName": "localhost",
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "127.0.0.1",
+                "userAgent": "warm",
+            },
+            "requestId": "warm",
+            "routeKey": "$default",
+            "stage": "$default",
+            "timeEpoch": 0,
+        },
+        "body": "",
+        "isBase64Encoded": False,
+    }

@@ -1,0 +1,184 @@
+"""What a fresh machine needs before anything else runs. Standard library only: it is what installs the rest.
+
+    python3 -m local.prerequisites
+
+Python 3.11 and Node 20 have to be there; virtual environments and npm's packages are made, all at the same time,
+each only if its lock file is newer than the last installation (the markers are the Makefile's).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = (3, 11)
+NODE = 20
+
+_printing = threading.Lock()
+
+
+class Missing(Exception):
+    """Something that this machine lacks and we do not install."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment and the lock file that says what is in it."""
+
+    folder: str
+    lock: str
+    what: str
+
+    @property
+    def path(self) -> Path:
+        """Folder of the environment."""
+        return ROOT / self.folder
+
+    def is_current(self) -> bool:
+        """Tell whether it was installed after its lock file last changed."""
+        marker = self.path / ".installed"
+        return marker.exists() and marker.stat().st_mtime >= (ROOT / "requirements" / self.lock).stat().st_mtime
+
+
+DEVELOPMENT = Environment(".venv", "dev.txt", "Python packages")
+TOOLS = (
+    Environment(".engine/venv", "engine.txt", "the AWS engine"),
+    Environment(".engine/stripe", "stripe_peer.txt", "the Stripe peer"),
+)
+_NPM_MARKER = ROOT / "node_modules" / ".package-lock.json"
+
+
+def main() -> int:
+    """Check and install; 0 when everything is there."""
+    try:
+        ensure(say=_say)
+    except (Missing, subprocess.CalledProcessError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ensure(*, say: Callable[[str], None]) -> float:
+    """Install what is missing or out of date; return the seconds it took, 0 when nothing was to do.
+
+    Raises:
+        Missing: no Python 3.11 or no Node 20.
+        subprocess.CalledProcessError: an installer failed; its output was shown.
+    """
+    check_python()
+    check_node()
+    stale = [environment for environment in (DEVELOPMENT, *TOOLS) if not environment.is_current()]
+    npm = not _npm_is_current()
+    if not stale and not npm:
+        return 0.0
+    began = time.monotonic()
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        jobs = [pool.submit(_install_npm, say)] if npm else []
+        if stale:
+            _ensure_uv(say)
+            jobs += [pool.submit(_install, environment, say) for environment in stale]
+        for job in jobs:
+            job.result()
+    took = time.monotonic() - began
+    say(f"downloads and installation took {took:.1f} s")
+    return took
+
+
+def check_python() -> None:
+    """Refuse an interpreter that is too old.
+
+    Raises:
+        Missing: with what to install.
+    """
+    if sys.version_info < PYTHON:
+        found = ".".join(map(str, sys.version_info[:3]))
+        raise Missing(f"Python {PYTHON[0]}.{PYTHON[1]} or newer is needed, this is {found} ({sys.executable})")
+
+
+def check_node() -> None:
+    """Refuse a machine without Node.js or with an old one.
+
+    Raises:
+        Missing: with what to install.
+    """
+    node, npm = shutil.which("node"), shutil.which("npm")
+    need = f"Node.js {NODE} or newer with npm is needed (CDK, the offline model and the AG-UI client run on it)"
+    if node is None or npm is None:
+        raise Missing(f"{need}; none is on PATH. Get it from https://nodejs.org or your package manager.")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    number = re.match(r"v(\d+)", version)
+    if number is None or int(number[1]) < NODE:
+        raise Missing(f"{need}; {node} is {version or 'not working'}.")
+
+
+def _npm_is_current() -> bool:
+    return _NPM_MARKER.exists() and _NPM_MARKER.stat().st_mtime >= (ROOT / "package-lock.json").stat().st_mtime
+
+
+def _ensure_uv(say: Callable[[str], None]) -> None:
+    """Make `.venv` and put uv into it; uv fills the environments, several times faster than pip."""
+    uv = DEVELOPMENT.path / "bin" / "uv"
+    if uv.exists():
+        return
+    began = time.monotonic()
+    _run([sys.executable, "-m", "venv", str(DEVELOPMENT.path)])
+    pip = [str(DEVELOPMENT.path / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "uv.txt")])
+    say(f"uv: {time.monotonic() - began:.1f} s")
+
+
+def _install(environment: Environment, say: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    if not (environment.path / "bin" / "python").exists():
+        _run([sys.executable, "-m", "venv", "--without-pip", str(environment.path)])
+    # uv ignores pip's certificate settings; this makes it trust what the system trusts.
+    settings = {"UV_SYSTEM_CERTS": "1", **os.environ}
+    command = [
+        str(DEVELOPMENT.path / "bin" / "uv"),
+        "pip",
+        "sync",
+        "--python",
+        str(environment.path / "bin" / "python"),
+    ]
+    report = _run(
+        [*command, "--require-hashes", str(ROOT / "requirements" / environment.lock)], {**settings, "NO_COLOR": "1"}
+    )
+    (environment.path / ".installed").touch()
+    prepared = re.search(r"Prepared \d+ packages? in (.+)", report)
+    downloads = f", {prepared[1]} of it downloads" if prepared else ""
+    say(f"{environment.what}: {time.monotonic() - began:.1f} s{downloads}")
+
+
+def _install_npm(say: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    _run([str(shutil.which("npm")), "ci", "--ignore-scripts", "--silent"])
+    _NPM_MARKER.touch()
+    say(f"npm packages: {time.monotonic() - began:.1f} s")
+
+
+def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        with _printing:
+            print(done.stdout + done.stderr, file=sys.stderr)
+        raise subprocess.CalledProcessError(done.returncode, list(command))
+    return done.stderr
+
+
+def _say(text: str) -> None:
+    with _printing:
+        print(f"  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
