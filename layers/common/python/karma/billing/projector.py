@@ -8,8 +8,6 @@ state that Stripe shows.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import orjson
 
 from karma.billing.domain import (
@@ -70,9 +68,7 @@ class EventProjector:
         return self._follow(event, hint)
 
     def _follow(self, event: InboxEvent, hint: Hint) -> str:
-        fetched = self._payments.subscription(hint.subscription_id) if hint.subscription_id else None
-        customer_id = hint.customer_id or (fetched.customer_id if fetched else "")
-        user_id = self._user(customer_id, hint, fetched)
+        customer_id, user_id = self._parties(hint)
         if user_id is None:
             count("BillingUnlinked")
             return self._close(event, "unlinked: no user is known for this customer", unlinked=True)
@@ -119,29 +115,29 @@ class EventProjector:
             logger.warning("billing.price_unknown", extra={"price_id": best.price.price_id})
         return project(best, user_id=user_id)
 
-    def _user(self, customer_id: str, hint: Hint, fetched: StripeSubscription | None) -> UserId | None:
-        """Find whose customer it is: a link made before, else metadata that names a user; remembers the link."""
+    def _parties(self, hint: Hint) -> tuple[str, UserId | None]:
+        """Find the customer, and whose it is: by a link made before, else by metadata, which makes the link."""
+        customer_id = hint.customer_id
+        if customer_id and (linked := self._subscriptions.user_of_customer(customer_id)) is not None:
+            return customer_id, linked
+        fetched = self._payments.subscription(hint.subscription_id) if hint.subscription_id else None
+        if fetched is not None and fetched.customer_id != customer_id:
+            customer_id = fetched.customer_id
+            if (linked := self._subscriptions.user_of_customer(customer_id)) is not None:
+                return customer_id, linked
         if not customer_id:
-            return None
-        linked = self._subscriptions.user_of_customer(customer_id)
-        if linked is not None:
-            return linked
+            return "", None
         named = user_named_by(hint.user_id, fetched.user_id if fetched else "")
         if named is None:
             customer = self._payments.customer(customer_id)
             named = user_named_by(customer.user_id if customer else "")
-        if named is None:
-            return None
-        if self._subscriptions.link_customer(customer_id, named, at=self._clock.now()):
-            return named
-        return self._subscriptions.user_of_customer(customer_id)
+        if named is None or self._subscriptions.link_customer(customer_id, named, at=self._clock.now()):
+            return customer_id, named
+        return customer_id, self._subscriptions.user_of_customer(customer_id)
 
     def _close(self, event: InboxEvent, note: str, *, unlinked: bool = False) -> str:
-        self._inbox.mark_handled(event.id, at=self._now(), note=note, unlinked=unlinked)
+        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, unlinked=unlinked)
         return note
-
-    def _now(self) -> datetime:
-        return self._clock.now()
 
 
 def _hint(event: InboxEvent) -> Hint:
