@@ -15,7 +15,7 @@ SECRET = "whsec_contract"
 
 def ours(body: str, header: str | None, secret: str) -> bool:
     try:
-        verify(body.encode(), header, [secret] if secret.strip() else [], now_s=time.time())
+        verify(body.encode(), header, [secret] if secret.strip(" \t\r\n\f\v") else [], now_s=time.time())
     except SignatureInvalid:
         return False
     return True
