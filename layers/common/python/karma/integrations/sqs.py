@@ -24,14 +24,14 @@ class SqsQueue:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def send(self, body: str) -> None:
-        """Enqueue one body.
+    def send(self, body: str, *, delay_s: int = 0) -> None:
+        """Enqueue one body; it becomes visible after `delay_s` seconds, at most 900.
 
         Raises:
             QueueUnavailable: not known to be enqueued.
         """
         try:
-            aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body)
+            aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=delay_s)
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as exc:
             raise QueueUnavailable("The queue did not answer; try again") from exc
 

@@ -1,0 +1,292 @@
+"""The streaming function: AG-UI runs and their logs as server-sent events. Plain ASGI, for the cold start's sake.
+
+    POST /api/agent, /api/v1/agent          start a run, stream it to its terminal event
+    GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s
+    GET  /health
+
+Whatever is refused is refused with a status, before the stream begins; behind the first byte a failure is a RUN_ERROR.
+CORS and security headers are the edge's. The run does not depend on its client: AWS tells nobody that one has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+
+from agent_stream import deps
+from agent_stream.sse import SseWriter, wants_done
+from karma.agents.events import frames, position
+from karma.agents.requests import check_size, parse_run_input
+from karma.core.clock import epoch_ms, from_epoch_ms, monotonic
+from karma.core.errors import (
+    AppError,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from karma.core.http import InternalError, failure
+from karma.core.ids import RunId, new_id
+from karma.core.observability import count, logger
+from karma.core.runtime.snapshot import before_snapshot
+from karma.identity.domain import Caller
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+FOLLOW_S = 55.0
+"""An attached stream ends after this long; its client comes back with the last id."""
+
+_POLL_S = 0.25
+_MAX_POLL_S = 1.0
+_PAGE = 50
+_MAX_AFTER = 10**8 - 1
+_CLOSE_MARGIN_S = 5.0
+_DEADLINE = "karma.deadline"
+_INVOCATION = "karma.invocation"
+
+
+class _ClientLeft(Exception):
+    """The client went away before it had sent its request."""
+
+
+class _Request:
+    """What routes read of an ASGI scope."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.path: str = scope["path"]
+        self.method: str = scope["method"]
+        self.receive = receive
+        self._scope = scope
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        extensions: Mapping[str, Any] = scope.get("extensions") or {}
+        self.id: str = (extensions.get(_INVOCATION) or {}).get("request_id") or new_id()
+        deadline = extensions.get(_DEADLINE)
+        self.deadline: datetime | None = from_epoch_ms(deadline["epoch_ms"]) if deadline else None
+
+    def header(self, name: bytes) -> str:
+        return self._headers.get(name, b"").decode("latin-1")
+
+    def query(self, name: str) -> str:
+        found = parse_qs(self._scope["query_string"].decode("latin-1")).get(name)
+        return found[-1] if found else ""
+
+    async def body(self) -> bytes:
+        """Read the body.
+
+        Raises:
+            PayloadTooLarge: over the limit, whether announced or not.
+        """
+        announced = self.header(b"content-length")
+        if announced.isascii() and announced.isdigit():
+            check_size(int(announced[:19]))
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientLeft
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            check_size(size)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one request, or the lifespan protocol of servers that have one."""
+    if scope["type"] == "lifespan":
+        await _live(receive, send)
+        return
+    if scope["type"] != "http":
+        raise RuntimeError(f"{scope['type']} is not served")
+    started = monotonic()
+    request = _Request(scope, receive)
+    status = 500
+    try:
+        status = await _route(request, send)
+    except _ClientLeft:
+        status = 499
+    except AppError as exc:
+        status = await _refuse(request, exc, send)
+    except Exception:  # noqa: BLE001 - the process edge: whatever happened before the first byte becomes an answer
+        logger.exception("request.broken", request_id=request.id)
+        count("UnhandledError")
+        status = await _refuse(request, InternalError(), send)
+    finally:
+        logger.info(
+            "request.handled",
+            request_id=request.id,
+            method=request.method,
+            status=status,
+            duration_s=round(monotonic() - started, 3),
+        )
+
+
+async def _route(request: _Request, send: Send) -> int:
+    path = request.path
+    if path in {"/api/agent", "/api/v1/agent"}:
+        _require_method(request, "POST")
+        return await _run(request, send)
+    if path.startswith("/api/v1/runs/") and path.endswith("/events") and path.count("/") == 5:
+        _require_method(request, "GET")
+        return await _events(request, RunId(path.split("/")[4]), send)
+    if path == "/health":
+        _require_method(request, "GET", "HEAD")
+        return await _answer(send, 200, orjson.dumps({"status": "ok"}))
+    raise NotFound(f"No route {path[:200]}")
+
+
+async def _run(request: _Request, send: Send) -> int:
+    caller = await _admit(request, "agent:run")
+    media_type = request.header(b"content-type").partition(";")[0].strip().lower()
+    if media_type != "application/json" or request.header(b"content-encoding"):
+        raise UnsupportedMediaType("The body must be application/json, not encoded")
+    asked = parse_run_input(await request.body())
+    started = await deps.run_service().start(caller, asked, deadline=request.deadline)
+    writer = SseWriter(send, done=wants_done(request.header(b"accept")))
+    run = started.execute(writer)
+    run.add_done_callback(lambda _: writer.end())
+    await _respond(request, writer)
+    await run
+    return 200
+
+
+async def _events(request: _Request, run_id: RunId, send: Send) -> int:
+    caller = await _admit(request, "run:read")
+    after = _position(request.query("after") or request.header(b"last-event-id"))
+    reader = deps.run_reader()
+    await asyncio.to_thread(reader.get, caller.user_id, run_id)
+    writer = SseWriter(send, done=wants_done(request.header(b"accept")))
+    seconds = FOLLOW_S
+    if request.deadline is not None:
+        left_s = (request.deadline - deps.clock().now()).total_seconds() - _CLOSE_MARGIN_S
+        seconds = max(0.0, min(seconds, left_s))
+    follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
+    try:
+        await _respond(request, writer)
+    finally:
+        follow.cancel()
+        await asyncio.wait([follow])
+    return 200
+
+
+async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: int, seconds: float) -> None:
+    reader = deps.run_reader()
+    until = monotonic() + seconds
+    pause_s = _POLL_S
+    try:
+        while not writer.is_lost:
+            segments = await asyncio.to_thread(reader.segments, caller.user_id, run_id, after=after, limit=_PAGE)
+            for segment in segments:
+                after = segment.n
+                writer.write(frames(segment.events, n=after))
+                if segment.terminal:
+                    return
+            if segments:
+                pause_s = _POLL_S
+                continue
+            if monotonic() >= until:
+                writer.write(position(after))
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(_MAX_POLL_S, pause_s * 1.5)
+    except AppError as exc:
+        # The client comes back with the last id it has.
+        logger.warning("events.cut", run_id=run_id, code=exc.code)
+    finally:
+        writer.end()
+
+
+async def _respond(request: _Request, writer: SseWriter) -> None:
+    gone = asyncio.create_task(_until_gone(request.receive, writer))
+    try:
+        await writer.respond()
+    finally:
+        gone.cancel()
+        await asyncio.wait([gone])
+
+
+async def _until_gone(receive: Receive, writer: SseWriter) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    writer.lose()
+
+
+async def _admit(request: _Request, permission: str) -> Caller:
+    """Tell who calls.
+
+    Raises:
+        Unauthenticated, Forbidden: nobody, or nobody who may.
+    """
+    caller = await asyncio.to_thread(_authenticate, request)
+    if not caller.may(permission):
+        raise Forbidden("Insufficient permissions")
+    return caller
+
+
+def _authenticate(request: _Request) -> Caller:
+    valid = deps.origin_secrets()
+    given = request.header(b"x-karma-origin").encode("latin-1")
+    if valid and not any(hmac.compare_digest(given, secret.encode()) for secret in valid):
+        raise Forbidden("Requests come through the public address only")
+    return deps.authenticator().authenticate(
+        request.header(b"authorization") or None, request.header(b"x-api-key") or None
+    )
+
+
+def _require_method(request: _Request, *methods: str) -> None:
+    if request.method not in methods:
+        error = MethodNotAllowed(f"{request.path[:200]} allows {', '.join(methods)}")
+        error.headers["Allow"] = ", ".join(methods)
+        raise error
+
+
+def _position(text: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_AFTER))):
+        raise ValidationFailed.of("after", f"must be a whole number from 0 to {_MAX_AFTER}")
+    return int(text)
+
+
+async def _refuse(request: _Request, error: AppError, send: Send) -> int:
+    body = failure(error, path=request.path, request_id=request.id, now_ms=epoch_ms(deps.clock().now()))
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    return await _answer(send, error.status, body, [*headers, (b"x-request-id", request.id.encode())])
+
+
+async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> int:
+    own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *(headers or ())]})
+    await send({"type": "http.response.body", "body": body})
+    return status
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+@before_snapshot
+def warm() -> None:
+    """Load everything that a first request would load; SnapStart keeps it, and restoring drops clients and keys."""
+    from karma.integrations.anthropic import load_sdk
+
+    load_sdk()
+    deps.run_service()
+    deps.run_reader()
+    deps.authenticator()

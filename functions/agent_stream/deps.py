@@ -1,0 +1,100 @@
+"""Composition root of the stream function: every object that lives as long as the process, built on first use."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from agent_stream.settings import Settings
+from karma.agents.builtins import DeviceServices, DeviceTools
+from karma.agents.engine import Limits
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.service import RunReader, RunService
+from karma.agents.watchdog import QueueWatchdog
+from karma.core import secrets
+from karma.core.clock import Clock, SystemClock
+from karma.core.dynamo.items import bind
+from karma.core.settings import load
+from karma.identity.authentication import Authenticator
+from karma.identity.keys import KeyRing
+from karma.identity.repository import IdentityItem, IdentityRepository
+from karma.integrations.anthropic import AnthropicModel
+from karma.integrations.sqs import SqsQueue
+
+
+@cache
+def settings() -> Settings:
+    """Read the environment once."""
+    return load(Settings)
+
+
+@cache
+def clock() -> Clock:
+    """Return the process's clock."""
+    return SystemClock()
+
+
+@cache
+def authenticator() -> Authenticator:
+    """Tell who calls."""
+    bind(IdentityItem, settings().identity_table)
+    secret_arn = settings().auth_secret_arn
+    return Authenticator(
+        users=IdentityRepository(), key_ring=lambda: KeyRing.parse(secrets.get(secret_arn)), clock=clock()
+    )
+
+
+@cache
+def run_store() -> DynamoRunStore:
+    """Bind the agents table."""
+    bind(AgentsItem, settings().agents_table)
+    return DynamoRunStore()
+
+
+@cache
+def model() -> AnthropicModel:
+    """Name the model; its client is made at the first call."""
+    chosen = settings()
+    return AnthropicModel(name=chosen.model_id, secret_arn=chosen.model_secret_arn, base_url=chosen.model_base_url)
+
+
+@cache
+def run_service() -> RunService:
+    """Start runs."""
+    return RunService(
+        store=run_store(),
+        watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
+        model=model(),
+        tools=DeviceTools(device_services).tools(),
+        clock=clock(),
+        limits=Limits(),
+    )
+
+
+@cache
+def run_reader() -> RunReader:
+    """Read runs."""
+    return RunReader(run_store())
+
+
+@cache
+def device_services() -> DeviceServices:
+    """Build what the device tools stand on; imported here because most first requests do without it."""
+    from karma.devices.commands import CommandService
+    from karma.devices.repository.commands import CommandRepository
+    from karma.devices.repository.devices import DeviceRepository
+    from karma.devices.service import DeviceService
+    from karma.integrations.iot import IotPublisher, IotRegistry
+
+    table = settings().devices_table
+    devices = DeviceRepository(table)
+    publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
+    return DeviceServices(
+        # Agents neither create nor delete devices: the registry is there because the service wants one.
+        devices=DeviceService(devices, IotRegistry(policy_name=""), clock()),
+        commands=CommandService(devices, CommandRepository(table), publisher, clock()),
+    )
+
+
+def origin_secrets() -> tuple[str, ...]:
+    """Values of the header by which CloudFront proves itself; () where none is asked for."""
+    return secrets.strings(settings().origin_secret_arn, "secrets")

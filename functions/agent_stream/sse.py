@@ -1,0 +1,109 @@
+"""A response of server-sent events whose frames come from elsewhere than its own coroutine.
+
+The writer never makes a run wait: frames are collected, and sent together as fast as the client takes them. A client
+that leaves, or does not read, loses its stream and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+KEEP_ALIVE_S = 10.0
+_KEEP_ALIVE = b": keep-alive\n\n"
+_DONE = b"data: [DONE]\n\n"
+MAX_UNREAD_BYTES = 8 * 1024 * 1024
+"""A client this far behind is not reading; it can reattach by the last id."""
+
+HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+
+
+def wants_done(accept: str) -> bool:
+    """Tell whether the client asks for the closing `data: [DONE]`, which AG-UI 1.0 clients cannot read."""
+    for each in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in each.split(";"))
+        if media_type == "text/event-stream" and "done=1" in parameters:
+            return True
+    return False
+
+
+class SseWriter:
+    """A Sink that ends up in an ASGI response."""
+
+    def __init__(self, send: Send, *, done: bool = False, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self._send = send
+        self._done = done
+        self._keep_alive_s = keep_alive_s
+        self._frames: list[bytes] = []
+        self._unread = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._ended = False
+        self._lost = False
+        self._sent_since_tick = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, data: bytes) -> None:
+        """See ports.Sink."""
+        if self._lost:
+            return
+        self._frames.append(data)
+        self._unread += len(data)
+        if self._unread > MAX_UNREAD_BYTES:
+            self.lose()
+        self._rouse()
+
+    def end(self) -> None:
+        """No more frames come."""
+        self._ended = True
+        self._rouse()
+
+    def lose(self) -> None:
+        """The client is gone: keep nothing for it."""
+        self._lost = True
+        self._frames.clear()
+        self._rouse()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client is gone."""
+        return self._lost
+
+    async def respond(self) -> None:
+        """Send the response until the end, or until the client is lost. Raises nothing for a client that leaves."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._keep_alive_s, self._tick, loop)
+        try:
+            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            while not self._lost:
+                if self._frames:
+                    body = b"".join(self._frames)
+                    self._frames.clear()
+                    self._unread = 0
+                    self._sent_since_tick = True
+                    await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                elif self._ended:
+                    break
+                else:
+                    self._wake = loop.create_future()
+                    await self._wake
+            await self._send({"type": "http.response.body", "body": _DONE if self._done else b"", "more_body": False})
+        except OSError:
+            # ASGI 2.4: the response cannot be delivered any more.
+            self.lose()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._sent_since_tick:
+            self.write(_KEEP_ALIVE)
+        self._sent_since_tick = False
+        self._timer = loop.call_later(self._keep_alive_s, self._tick, loop)
+
+    def _rouse(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)

@@ -1,0 +1,50 @@
+"""Consumer of the runs queue: looks after runs whose process may be gone. See karma/agents/watchdog.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.watchdog import QueueWatchdog, attend, read_message
+from karma.core.clock import SystemClock
+from karma.core.dynamo.items import bind
+from karma.core.settings import FunctionSettings, load
+from karma.integrations.sqs import SqsQueue
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(FunctionSettings):
+    """What this function is given."""
+
+    agents_table: str
+    runs_queue_url: str
+
+
+@cache
+def services() -> tuple[DynamoRunStore, QueueWatchdog]:
+    """Bind the table and name the queue, once a process."""
+    settings = load(Settings)
+    bind(AgentsItem, settings.agents_table)
+    return DynamoRunStore(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
+
+
+_processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+def _attend(record: SQSRecord) -> None:
+    store, watchdog = services()
+    attend(store, SystemClock(), watchdog, read_message(record.body))
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    """Look at each run that a message names; messages that fail come again, and end in the dead letter queue."""
+    return process_partial_response(event=event, record_handler=_attend, processor=_processor, context=context)

@@ -1,0 +1,287 @@
+"""Runs, threads and messages: what they are, and the rules that need no I/O.
+
+A run executes on a thread; a thread has at most one active run:
+
+    running ──> finished      RUN_FINISHED was logged (also with calls of frontend tools left pending)
+            └─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
+
+The run's log is its truth: segment 1, 2, 3, ... each written once, by the writer that holds the lease named in the
+segment before. Who finds a higher segment of another writer has lost the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from karma.core.errors import Conflict, Upstream
+from karma.core.ids import RunId, ThreadId, UserId
+
+ENGINE_SCHEMA = 1
+"""Layout of a run's log; a release continues only what it can read."""
+
+LEASE = timedelta(seconds=30)
+"""How long a segment keeps its writer in possession of the run."""
+
+Json = Mapping[str, object]
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.RUNNING: frozenset({RunStatus.FINISHED, RunStatus.FAILED}),
+    RunStatus.FINISHED: frozenset(),
+    RunStatus.FAILED: frozenset(),
+}
+
+
+class RunErrorCode(StrEnum):
+    """`code` of RUN_ERROR; part of the contract."""
+
+    MODEL_OVERLOADED = "MODEL_OVERLOADED"
+    MODEL_RATE_LIMITED = "MODEL_RATE_LIMITED"
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    MODEL_TIMEOUT = "MODEL_TIMEOUT"
+    MODEL_STREAM_CUT = "MODEL_STREAM_CUT"
+    MODEL_REJECTED = "MODEL_REJECTED"
+    MODEL_REFUSED = "MODEL_REFUSED"
+    MAX_TOKENS = "MAX_TOKENS"
+    MAX_TURNS = "MAX_TURNS"
+    CONTEXT_WINDOW_EXCEEDED = "CONTEXT_WINDOW_EXCEEDED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
+    OWNER_LOST = "OWNER_LOST"
+    INTERNAL = "INTERNAL"
+
+
+ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
+    RunErrorCode.MODEL_OVERLOADED: "The model is overloaded; try again later",
+    RunErrorCode.MODEL_RATE_LIMITED: "The model's rate limit is reached; try again later",
+    RunErrorCode.MODEL_UNAVAILABLE: "The model could not be reached; try again later",
+    RunErrorCode.MODEL_TIMEOUT: "The model did not answer in time",
+    RunErrorCode.MODEL_STREAM_CUT: "The model's answer broke off; what arrived is incomplete",
+    RunErrorCode.MODEL_REJECTED: "The model does not accept this conversation",
+    RunErrorCode.MODEL_REFUSED: "The model declined to answer",
+    RunErrorCode.MAX_TOKENS: "The answer reached its token limit within a tool call",
+    RunErrorCode.MAX_TURNS: "The run reached its limit of model turns",
+    RunErrorCode.CONTEXT_WINDOW_EXCEEDED: "The conversation is longer than the model can read",
+    RunErrorCode.DEADLINE_EXCEEDED: "The run reached its time limit",
+    RunErrorCode.STORAGE_UNAVAILABLE: "The run could not be recorded; try again later",
+    RunErrorCode.OWNER_LOST: "The process that executed the run was lost",
+    RunErrorCode.INTERNAL: "An unexpected error occurred",
+}
+
+
+class RunExists(Conflict):
+    """A run id is used once."""
+
+
+class ThreadBusy(Conflict):
+    """The thread has an active run; `details.run_id` names it."""
+
+
+class ThreadChanged(Conflict):
+    """Another run began or ended between our reading of the thread and our write: read again."""
+
+
+class OwnershipLost(Exception):
+    """The log holds a segment of another writer: this process may not go on with the run."""
+
+
+class ModelNotConfigured(Upstream):
+    """The deployment has no key for its model."""
+
+    status = 503
+    code = "MODEL_NOT_CONFIGURED"
+    retryable = False
+
+
+class RunFailed(Exception):
+    """The run ends with RUN_ERROR of this code; nothing of a provider's text is in it."""
+
+    def __init__(self, code: RunErrorCode) -> None:
+        super().__init__(ERROR_MESSAGES[code])
+        self.code = code
+
+
+class RunKey(NamedTuple):
+    """A run belongs to its user; the id may be the client's own."""
+
+    user_id: UserId
+    run_id: RunId
+
+
+class ThreadKey(NamedTuple):
+    """A thread belongs to its user; the id may be the client's own."""
+
+    user_id: UserId
+    thread_id: ThreadId
+
+
+class ToolCall(NamedTuple):
+    """One call a model asked for; `arguments` is JSON text as the model wrote it, "" read as `{}`."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+Role = Literal["user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a thread, as the server keeps it."""
+
+    id: str
+    role: Role
+    content: str | Sequence[Json] = ""
+    """Text, or AG-UI content parts."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    failed: bool = False
+    """The tool's result reports a failure."""
+    blocks: Sequence[Json] = ()
+    """An assistant turn as the provider sent it, to be replayed unchanged to the same model."""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens in the protocol's accounting: input includes cache reads and writes. None is unknown, not zero."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            _sum(self.input_tokens, other.input_tokens),
+            _sum(self.output_tokens, other.output_tokens),
+            _sum(self.cached_input_tokens, other.cached_input_tokens),
+            _sum(self.cache_write_input_tokens, other.cache_write_input_tokens),
+        )
+
+    def wire(self, *, provider: str, model: str) -> dict[str, object] | None:
+        """Shape it as an AG-UI TokenUsage; None when nothing is known."""
+        known: dict[str, object] = {
+            name: value
+            for name, value in (
+                ("inputTokens", self.input_tokens),
+                ("outputTokens", self.output_tokens),
+                ("cachedInputTokens", self.cached_input_tokens),
+                ("cacheWriteInputTokens", self.cache_write_input_tokens),
+            )
+            if value is not None
+        }
+        if not known:
+            return None
+        if self.input_tokens is not None and self.output_tokens is not None:
+            known["totalTokens"] = self.input_tokens + self.output_tokens
+        return {"provider": provider, "model": model, **known}
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One committed piece of a run's log."""
+
+    key: RunKey
+    n: int
+    writer: str
+    """Token of the process that wrote it, new for each possession of the run."""
+    epoch: int
+    """Counts the owners of the run, from 1."""
+    lease_until: datetime
+    events: tuple[bytes, ...]
+    """AG-UI events as JSON, in order; none in a segment that only renews the lease."""
+    terminal: bool = False
+
+    def is_expired(self, now: datetime) -> bool:
+        """Tell whether the writer may be presumed dead."""
+        return now > self.lease_until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run, without its events."""
+
+    key: RunKey
+    thread_id: ThreadId
+    status: RunStatus
+    model: str
+    created_at: datetime
+    parent_run_id: str = ""
+    finished_at: datetime | None = None
+    error_code: str = ""
+    turns: int = 0
+    usage: Json | None = None
+    pending_tool_call_ids: tuple[str, ...] = ()
+    engine_schema: int = ENGINE_SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """What ends a run."""
+
+    status: RunStatus
+    at: datetime
+    error_code: str = ""
+    turns: int = 0
+    usage: Json | None = None
+    pending_tool_call_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thread:
+    """A conversation as stored; `version` 0 is one that does not exist yet."""
+
+    key: ThreadKey
+    messages: tuple[Message, ...] = ()
+    next_message: int = 0
+    """Number of messages, and the position of the next one."""
+    version: int = 0
+    active_run_id: RunId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Messages to be added to a thread, the first at position `n`."""
+
+    thread: ThreadKey
+    n: int
+    messages: tuple[Message, ...]
+
+
+def end(run: Run, how: RunEnd) -> Run:
+    """Apply the end of a run.
+
+    Raises:
+        Conflict: the run has ended already.
+    """
+    if how.status not in TRANSITIONS[run.status]:
+        raise Conflict(f"Run {run.key.run_id} is {run.status}")
+    return replace(
+        run,
+        status=how.status,
+        finished_at=how.at,
+        error_code=how.error_code,
+        turns=how.turns,
+        usage=how.usage,
+        pending_tool_call_ids=how.pending_tool_call_ids,
+    )

@@ -1,0 +1,325 @@
+"""The turn loop of one run: model, tools, model, ... until there is nothing left to answer.
+
+What a client sees, and in which order, is decided here; what is durable when, in log.py. The history gains a message
+only when a turn is complete, in the transaction that logs it: a run that breaks leaves no half message behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from karma.agents import events
+from karma.agents.domain import (
+    ERROR_MESSAGES,
+    History,
+    Message,
+    OwnershipLost,
+    RunEnd,
+    RunErrorCode,
+    RunFailed,
+    RunStatus,
+    ThreadKey,
+    ToolCall,
+    Usage,
+)
+from karma.agents.events import DeltaPrefix, Event
+from karma.agents.history import complete
+from karma.agents.log import RunLog
+from karma.agents.ports import (
+    Model,
+    ModelFailed,
+    ModelRequest,
+    Sink,
+    StopReason,
+    TextDelta,
+    ToolArguments,
+    ToolBegun,
+    ToolEnded,
+    ToolSpec,
+    TurnEnded,
+)
+from karma.agents.tools import Toolbox, ToolOutcome
+from karma.core.clock import Clock
+from karma.core.errors import Upstream
+from karma.core.ids import RunId, short_id
+from karma.core.observability import count, logger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Budgets of a run."""
+
+    max_tokens: int = 8192
+    """Output tokens a call."""
+    max_turns: int = 16
+    """Model calls a run."""
+    run_timeout_s: float = 600.0
+    """Wall time of a run where the platform sets no earlier end."""
+    reserve_s: float = 10.0
+    """Kept before the end to close the run properly."""
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What one run starts from."""
+
+    run_id: RunId
+    thread: ThreadKey
+    system: Sequence[str]
+    messages: list[Message]
+    """The thread with what the client added; grows with the run."""
+    stored: int
+    """How many messages the thread holds in the store."""
+    frontend_tools: Sequence[ToolSpec]
+    pending: Sequence[ToolCall] = ()
+    """Frontend calls that still wait for the client: nothing to do but say so."""
+    deadline: datetime
+
+
+@dataclass
+class _Turn:
+    """One call of the model as it streams."""
+
+    message_id: str
+    text: DeltaPrefix
+    args: dict[str, DeltaPrefix] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    held: list[Event] = field(default_factory=list)
+    """Ends of tool calls, committed together with what follows them."""
+    ended: TurnEnded | None = None
+
+
+class RunEngine:
+    """Executes one started run to its end."""
+
+    def __init__(
+        self, plan: Plan, *, log: RunLog, sink: Sink, model: Model, toolbox: Toolbox, limits: Limits, clock: Clock
+    ) -> None:
+        self._plan = plan
+        self._log = log
+        self._sink = sink
+        self._model = model
+        self._toolbox = toolbox
+        self._limits = limits
+        self._clock = clock
+        self._usage = Usage()
+        self._turns = 0
+
+    async def run(self) -> None:
+        """Run to the terminal event. Never raises for what a run may meet; a bug ends the run with INTERNAL."""
+        remaining_s = (self._plan.deadline - self._clock.now()).total_seconds() - self._limits.reserve_s
+        try:
+            async with asyncio.timeout(max(0.0, remaining_s)):
+                await self._loop()
+        except TimeoutError:
+            await self._fail(RunErrorCode.DEADLINE_EXCEEDED)
+        except RunFailed as exc:
+            await self._fail(exc.code)
+        except ModelFailed as exc:
+            self._usage += exc.usage
+            logger.warning("run.model_failed", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
+            await self._fail(exc.code)
+        except OwnershipLost:
+            self._abandon(RunErrorCode.OWNER_LOST)
+        except Upstream as exc:
+            logger.error("run.storage_failed", run_id=self._plan.run_id, code=exc.code)
+            await self._fail(RunErrorCode.STORAGE_UNAVAILABLE)
+        except Exception:  # noqa: BLE001 - the edge of a run: its client must be told, and the thread freed
+            logger.exception("run.broken", run_id=self._plan.run_id)
+            await self._fail(RunErrorCode.INTERNAL)
+        finally:
+            self._log.close()
+            await self._log.settle()
+
+    async def _loop(self) -> None:
+        plan = self._plan
+        if plan.pending:
+            await self._finish(pending=[call.id for call in plan.pending])
+            return
+        messages = list(complete(plan.messages))
+        if not messages or messages[-1].role == "assistant":
+            await self._finish()
+            return
+        while self._turns < self._limits.max_turns:
+            self._turns += 1
+            turn = await self._ask()
+            if not await self._go_on(turn):
+                return
+        raise RunFailed(RunErrorCode.MAX_TURNS)
+
+    async def _ask(self) -> _Turn:
+        """Call the model once and send what it says while it says it."""
+        message_id = short_id()
+        turn = _Turn(message_id=message_id, text=events.text_deltas(message_id))
+        request = ModelRequest(
+            system=self._plan.system,
+            messages=list(complete(self._plan.messages)),
+            tools=self._tools(),
+            max_tokens=self._limits.max_tokens,
+        )
+        log, write = self._log, self._sink.write
+        async for batch in self._model.stream(request):
+            frames: list[bytes] = []
+            for event in batch:
+                if type(event) is TextDelta:
+                    if not log.has_open_text(message_id):
+                        if turn.held:
+                            await self._release(turn)
+                        frames.append(log.soft(events.text_start(message_id)))
+                    turn.parts.append(event.text)
+                    frames.append(log.delta(turn.text, event.text))
+                elif type(event) is ToolArguments:
+                    frames.append(log.delta(turn.args[event.id], event.delta))
+                else:
+                    if frames:
+                        write(b"".join(frames))
+                        frames = []
+                    await self._structure(turn, event)
+            if frames:
+                write(b"".join(frames))
+        if turn.ended is None:
+            raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT)
+        self._usage += turn.ended.usage
+        return turn
+
+    async def _structure(self, turn: _Turn, event: object) -> None:
+        if isinstance(event, ToolBegun):
+            begin = events.tool_start(tool_call_id=event.id, name=event.name, parent_message_id=turn.message_id)
+            turn.args[event.id] = events.args_deltas(event.id)
+            turn.names[event.id] = event.name
+            held, turn.held = turn.held, []
+            await self._log.commit([*self._end_text(turn), *held, begin])
+        elif isinstance(event, ToolEnded):
+            turn.held.append(events.tool_end(event.call_id))
+            turn.calls.append(ToolCall(event.call_id, turn.names[event.call_id], event.arguments))
+        elif isinstance(event, TurnEnded):
+            turn.ended = event
+
+    async def _release(self, turn: _Turn) -> None:
+        held, turn.held = turn.held, []
+        await self._log.commit(held)
+
+    async def _go_on(self, turn: _Turn) -> bool:
+        """Settle a complete turn; tell whether the model must be asked again."""
+        if turn.ended is None:
+            return False
+        stop = turn.ended.stop
+        if stop is StopReason.REFUSED:
+            # A refused turn is not kept: the model would refuse again as long as it sees it.
+            raise RunFailed(RunErrorCode.MODEL_REFUSED)
+        if stop is StopReason.CONTEXT_FULL:
+            raise RunFailed(RunErrorCode.CONTEXT_WINDOW_EXCEEDED)
+        if stop is StopReason.MAX_TOKENS and turn.calls:
+            raise RunFailed(RunErrorCode.MAX_TOKENS)
+        said = Message(
+            id=turn.message_id,
+            role="assistant",
+            content="".join(turn.parts),
+            tool_calls=tuple(turn.calls),
+            blocks=turn.ended.blocks,
+            model=self._model.name,
+        )
+        kept = (said,) if said.blocks or said.content else ()
+        closing = [*self._end_text(turn), *turn.held]
+        if stop is StopReason.PAUSED:
+            await self._log.commit(closing, history=self._keep(kept))
+            return True
+        if not turn.calls:
+            result: dict[str, object] | None = {"stopReason": "max_tokens"} if stop is StopReason.MAX_TOKENS else None
+            await self._finish(keep=kept, result=result)
+            return False
+        await self._log.commit(closing, history=self._keep(kept))
+        return await self._call_tools(turn.calls)
+
+    async def _call_tools(self, calls: Sequence[ToolCall]) -> bool:
+        """Execute the calls of our own tools; those of the client's are left pending and end the run."""
+        own = [call for call in calls if not self._is_frontend(call)]
+        pending = [call.id for call in calls if self._is_frontend(call)]
+        outcomes = await asyncio.gather(*(self._toolbox.call(call) for call in own))
+        results = [(short_id(), call, outcome) for call, outcome in zip(own, outcomes, strict=True)]
+        kept = tuple(_result_message(message_id, call, outcome) for message_id, call, outcome in results)
+        if results:
+            sent = [
+                events.tool_result(
+                    message_id=message_id, tool_call_id=call.id, content=outcome.content, failed=outcome.failed
+                )
+                for message_id, call, outcome in results
+            ]
+            await self._log.commit(sent, history=self._keep(kept))
+        if pending:
+            await self._finish(pending=pending)
+            return False
+        return True
+
+    def _is_frontend(self, call: ToolCall) -> bool:
+        return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
+
+    def _tools(self) -> list[ToolSpec]:
+        own = self._toolbox.specs()
+        names = {tool.name for tool in own}
+        return [*own, *(tool for tool in self._plan.frontend_tools if tool.name not in names)]
+
+    def _end_text(self, turn: _Turn) -> list[Event]:
+        return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
+
+    def _keep(self, messages: Sequence[Message]) -> History | None:
+        """Add messages to the conversation, and name the write that stores them."""
+        if not messages:
+            return None
+        history = History(self._plan.thread, self._plan.stored, tuple(messages))
+        self._plan.messages.extend(messages)
+        self._plan.stored += len(messages)
+        return history
+
+    async def _finish(
+        self,
+        *,
+        keep: Sequence[Message] = (),
+        pending: Sequence[str] = (),
+        result: dict[str, object] | None = None,
+    ) -> None:
+        usage = self._usage.wire(provider=self._model.provider, model=self._model.name)
+        terminal = events.run_finished(
+            thread_id=self._plan.thread.thread_id,
+            run_id=self._plan.run_id,
+            pending_tool_call_ids=pending,
+            usage=[usage] if usage else (),
+            result=result,
+        )
+        how = self._end(RunStatus.FINISHED, pending=pending)
+        await self._log.finish(terminal, how, history=self._keep(keep))
+        count("RunFinished")
+
+    async def _fail(self, code: RunErrorCode) -> None:
+        usage = self._usage.wire(provider=self._model.provider, model=self._model.name)
+        terminal = events.run_error(message=ERROR_MESSAGES[code], code=code, usage=[usage] if usage else ())
+        try:
+            await self._log.finish(terminal, self._end(RunStatus.FAILED, code=code))
+            count("RunFailed", code=code.value)
+        except (OwnershipLost, Upstream):
+            # The watchdog ends the log; the client is told what is known here.
+            self._abandon(code)
+
+    def _abandon(self, code: RunErrorCode) -> None:
+        logger.error("run.abandoned", run_id=self._plan.run_id, code=code.value)
+        count("RunAbandoned")
+        self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
+
+    def _end(self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = ()) -> RunEnd:
+        return RunEnd(
+            status=status,
+            at=self._clock.now(),
+            error_code=code.value if code else "",
+            turns=self._turns,
+            usage=self._usage.wire(provider=self._model.provider, model=self._model.name),
+            pending_tool_call_ids=tuple(pending),
+        )
+
+
+def _result_message(message_id: str, call: ToolCall, outcome: ToolOutcome) -> Message:
+    return Message(id=message_id, role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)

@@ -1,0 +1,262 @@
+"""The log of a run while it executes: what was sent is committed, in order, by one writer.
+
+- Structural events are committed, then sent.
+- Deltas, and the start and end of text, are sent at once and committed at most a second later.
+- `id: n` goes out only when what the client has is exactly the segments up to n.
+- The lease is renewed by each segment, by an empty one when the run is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+
+from karma.agents.domain import LEASE, History, OwnershipLost, RunEnd, RunKey, Segment, ThreadKey
+from karma.agents.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, position
+from karma.agents.ports import RunStore, Sink
+from karma.core.clock import Clock
+from karma.core.errors import Upstream
+
+SEGMENT_BYTES = 16_000
+"""A segment holds up to this much, or one event that is larger."""
+
+FLUSH_AFTER_S = 0.8
+_FLUSH_BYTES = 12_000
+_DELTA_CHARS = 4_000
+_RENEW_AFTER_S = LEASE.total_seconds() / 3
+_RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+
+
+class RunLog:
+    """Appends to one run's log from segment `head` on, and writes the frames of what it appends to the sink."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        sink: Sink,
+        clock: Clock,
+        *,
+        key: RunKey,
+        thread: ThreadKey,
+        head: int,
+        writer: str,
+        epoch: int,
+    ) -> None:
+        self._store = store
+        self._sink = sink
+        self._clock = clock
+        self._key = key
+        self._thread = thread
+        self._head = head
+        self._writer = writer
+        self._epoch = epoch
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._open = OpenItems()
+        self._waiting = _Waiting()
+        self._sent = 0
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None
+        self._closed = False
+        self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
+
+    def delta(self, prefix: DeltaPrefix, text: str) -> bytes:
+        """Take a delta into the log and return its frame; the caller sends it at once.
+
+        Raises:
+            OwnershipLost, Upstream: a commit in the background failed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._sent += 1
+        if self._waiting.add_delta(prefix, text) > _FLUSH_BYTES:
+            self._flush()
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
+        return frame(encode_delta(prefix, text))
+
+    def soft(self, event: Event) -> bytes:
+        """Like `delta`, for the start and end of text."""
+        if self._failure is not None:
+            raise self._failure
+        self._sent += 1
+        self._open.follow(event)
+        self._waiting.add(event.data)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
+        return frame(event.data)
+
+    def has_open_text(self, message_id: str) -> bool:
+        """Tell whether this message was begun and not ended."""
+        return self._open.has_text(message_id)
+
+    async def commit(self, events: Sequence[Event] = (), *, history: History | None = None) -> None:
+        """Commit what waits and then these events, with messages in the same transaction; then send the events.
+
+        Completes even when the caller is cancelled: a segment's fate is never left open.
+
+        Raises:
+            OwnershipLost: the run is another process's.
+            Upstream: the database could not be reached.
+        """
+        await asyncio.shield(self._spawn(self._commit(lambda: events, history, None)))
+
+    async def finish(self, terminal: Event, how: RunEnd, *, history: History | None = None) -> None:
+        """Close what is open, end the run and send the terminal event. Raises as `commit` does."""
+        await asyncio.shield(self._spawn(self._commit(lambda: [*self._open.closing(), terminal], history, how)))
+        self.close()
+
+    def give_up(self, terminal: Event) -> None:
+        """Tell the client alone that this process cannot go on; the log is ended by who owns it."""
+        self._sink.write(b"".join(frame(event.data) for event in [*self._open.closing(), terminal]))
+        self.close()
+
+    def close(self) -> None:
+        """Stop the timers."""
+        self._closed = True
+        self._renew_timer.cancel()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+
+    async def settle(self) -> None:
+        """Wait for commits under way; their failures were told to the run or came too late to matter."""
+        while self._background:
+            await asyncio.wait(self._background)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _commit(
+        self, make_events: Callable[[], Sequence[Event]], history: History | None, how: RunEnd | None
+    ) -> None:
+        async with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            self._stop_flush_timer()
+            waiting = self._waiting.take()
+            events = make_events()
+            batches = _batches([*waiting, *(event.data for event in events)])
+            try:
+                for i, batch in enumerate(batches):
+                    last = i == len(batches) - 1
+                    await self._append(batch, history if last else None, how if last else None)
+            except (OwnershipLost, Upstream) as exc:
+                self._failure = exc
+                raise
+            for event in events:
+                self._open.follow(event)
+            if events:
+                self._sink.write(frames((event.data for event in events), n=self._head))
+
+    async def _append(self, batch: tuple[bytes, ...], history: History | None, how: RunEnd | None) -> None:
+        segment = Segment(
+            key=self._key,
+            n=self._head + 1,
+            writer=self._writer,
+            epoch=self._epoch,
+            lease_until=self._lease_until(),
+            events=batch,
+            terminal=how is not None,
+        )
+
+        def write() -> None:
+            if how is None:
+                self._store.append(segment, history=history)
+            else:
+                self._store.finish(segment, how, thread=self._thread, history=history)
+
+        for pause_s in (*_RETRY_PAUSES_S, None):
+            try:
+                await asyncio.to_thread(write)
+                break
+            except Upstream:
+                # The writer token makes a repeat safe, whatever became of this try.
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(pause_s)
+        self._head = segment.n
+        self._renew_timer.cancel()
+        if how is None and not self._closed:
+            self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
+
+    def _lease_until(self) -> datetime:
+        return self._clock.now() + LEASE
+
+    def _renew(self) -> None:
+        self._spawn(self._in_background())
+
+    def _flush(self) -> None:
+        self._stop_flush_timer()
+        self._spawn(self._in_background())
+
+    async def _in_background(self) -> None:
+        if self._closed or self._failure is not None:
+            return
+        sent = self._sent
+        try:
+            await self._commit(list, None, None)
+        except (OwnershipLost, Upstream):
+            return  # kept in _failure: the run meets it at its next step
+        if self._sent == sent:
+            self._sink.write(position(self._head))
+
+    def _stop_flush_timer(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+
+
+class _Waiting:
+    """Events sent and not committed; neighbouring deltas of one message become one event."""
+
+    def __init__(self) -> None:
+        self._events: list[bytes] = []
+        self._prefix: DeltaPrefix | None = None
+        self._parts: list[str] = []
+        self._size = 0
+
+    def add_delta(self, prefix: DeltaPrefix, text: str) -> int:
+        if prefix is not self._prefix:
+            self._seal()
+            self._prefix = prefix
+        self._parts.append(text)
+        self._size += len(text)
+        return self._size
+
+    def add(self, data: bytes) -> None:
+        self._seal()
+        self._events.append(data)
+        self._size += len(data)
+
+    def take(self) -> list[bytes]:
+        self._seal()
+        taken, self._events, self._size = self._events, [], 0
+        return taken
+
+    def _seal(self) -> None:
+        if self._prefix is not None and self._parts:
+            text = "".join(self._parts)
+            for at in range(0, len(text), _DELTA_CHARS):
+                self._events.append(encode_delta(self._prefix, text[at : at + _DELTA_CHARS]))
+        self._prefix = None
+        self._parts = []
+
+
+def _batches(events: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+    """Split events into segments; at least one, which may be empty."""
+    batches: list[tuple[bytes, ...]] = []
+    batch: list[bytes] = []
+    size = 0
+    for data in events:
+        if batch and size + len(data) + 1 > SEGMENT_BYTES:
+            batches.append(tuple(batch))
+            batch, size = [], 0
+        batch.append(data)
+        size += len(data) + 1
+    batches.append(tuple(batch))
+    return batches

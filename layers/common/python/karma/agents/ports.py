@@ -1,0 +1,190 @@
+"""What the run engine needs from outside. Each has a second implementation in tests/fakes/agents.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from karma.agents.domain import (
+    History,
+    Json,
+    Message,
+    Run,
+    RunEnd,
+    RunErrorCode,
+    RunKey,
+    Segment,
+    Thread,
+    ThreadKey,
+    Usage,
+)
+from karma.core.ids import RunId, UserId
+
+
+class ToolSpec(NamedTuple):
+    """A tool as a model is told about it."""
+
+    name: str
+    description: str
+    parameters: Json
+    """JSON Schema of type object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One call of a model."""
+
+    system: Sequence[str]
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec]
+    max_tokens: int
+
+
+class StopReason(StrEnum):
+    """Why a model stopped."""
+
+    END = "end"
+    TOOL_USE = "tool_use"
+    MAX_TOKENS = "max_tokens"
+    PAUSED = "paused"
+    REFUSED = "refused"
+    CONTEXT_FULL = "context_full"
+
+
+class TextDelta(NamedTuple):
+    """More text."""
+
+    text: str
+
+
+class ToolBegun(NamedTuple):
+    """The model begins to call a tool."""
+
+    id: str
+    name: str
+
+
+class ToolArguments(NamedTuple):
+    """More of the JSON text of a call's arguments."""
+
+    id: str
+    delta: str
+
+
+class ToolEnded(NamedTuple):
+    """The call is complete."""
+
+    call_id: str
+    arguments: str
+
+
+class TurnEnded(NamedTuple):
+    """The model's turn is complete: the one sign that nothing was cut off."""
+
+    stop: StopReason
+    usage: Usage
+    blocks: Sequence[Json]
+
+
+ModelEvent = TextDelta | ToolBegun | ToolArguments | ToolEnded | TurnEnded
+
+
+class ModelFailed(Exception):
+    """The call failed, before or within its stream. Usage holds what is known to have been spent."""
+
+    def __init__(self, code: RunErrorCode, *, usage: Usage | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.usage = usage or Usage()
+
+
+class Model(Protocol):
+    """A language model behind an API."""
+
+    provider: str
+    name: str
+
+    def prepare(self) -> None:
+        """Do what must work before a run starts; may block.
+
+        Raises:
+            ModelNotConfigured: no key.
+        """
+
+    def preload(self) -> None:
+        """Start loading what the first call needs, beside other work."""
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+        """Call the model; yields what arrived together, together. TurnEnded comes last or ModelFailed is raised."""
+
+
+class Watchdog(Protocol):
+    """Somebody who looks after a run when its process cannot."""
+
+    def arm(self, key: RunKey, *, delay: timedelta) -> None:
+        """Have the run looked at after the delay. May block."""
+
+
+class Sink(Protocol):
+    """Where the frames of a run go; never blocks, never raises, drops everything once the client has left."""
+
+    def write(self, data: bytes) -> None:
+        """Send frames."""
+        ...
+
+
+class RunPage(NamedTuple):
+    """One page of a user's runs, newest first."""
+
+    runs: list[Run]
+    last: dict[str, str] | None
+
+
+class RunStore(Protocol):
+    """Runs, logs and threads at rest. All calls block."""
+
+    def thread(self, key: ThreadKey) -> Thread:
+        """Read a thread with its messages, consistently; an absent one is empty."""
+
+    def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
+        """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
+
+        Raises:
+            RunExists: the id was used before.
+            ThreadChanged: `thread` is not the stored one any more.
+        """
+
+    def append(self, segment: Segment, *, history: History | None = None) -> None:
+        """Write the next segment, with messages in the same transaction; a repeat by the same writer succeeds.
+
+        Raises:
+            OwnershipLost: another writer has this number.
+        """
+
+    def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
+        """Write the last segment, end the run and free the thread: all or nothing. Repeats as in `append`.
+
+        Raises:
+            OwnershipLost: another writer has this number, or has ended the run.
+        """
+
+    def tail(self, key: RunKey) -> Segment | None:
+        """Read the last segment, consistently."""
+
+    def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
+        """Read segments in order, those above `after`, consistently; at most 1 MB a call."""
+
+    def run(self, key: RunKey) -> Run | None:
+        """Read a run, consistently."""
+
+    def runs(self, user_id: UserId, *, limit: int, start: dict[str, str] | None) -> RunPage:
+        """List a user's runs, newest first."""
+
+    def count(self, user_id: UserId) -> int:
+        """Count a user's runs."""
+
+    def owners(self, run_id: RunId) -> list[UserId]:
+        """Find whose runs have this id, for operators."""

@@ -1,0 +1,428 @@
+"""Runs, their logs and threads in the table `agents`.
+
+| item | pk | sk | index gsi1 |
+|---|---|---|---|
+| run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
+| segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
+| whose run has this id | RUNID#<run> | USER#<user> | |
+| thread | THREAD#<user>#<thread> | HEAD | |
+| messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
+| number of a user's runs | USER#<user> | COUNTER#runs | |
+
+Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
+guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.expressions.update import Action
+
+from karma.agents.domain import (
+    History,
+    Message,
+    OwnershipLost,
+    Run,
+    RunEnd,
+    RunExists,
+    RunKey,
+    RunStatus,
+    Segment,
+    Thread,
+    ThreadChanged,
+    ThreadKey,
+    ToolCall,
+)
+from karma.agents.ports import RunPage
+from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.core.dynamo.access import get, put, query
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import RunId, ThreadId, UserId
+
+HEAD = "HEAD"
+_SEGMENT = "SEG#"
+_MESSAGES = "MSG#"
+MESSAGES_ITEM_BYTES = 350_000
+"""An item holds at most 400 KB; keys and attributes need some of it."""
+
+
+def run_pk(key: RunKey) -> str:
+    """Partition of a run and its log."""
+    return f"RUN#{key.user_id}#{key.run_id}"
+
+
+def parse_run_pk(pk: str) -> RunKey:
+    """Inverse of `run_pk`; user ids hold no `#`."""
+    _, user_id, run_id = pk.split("#", 2)
+    return RunKey(UserId(user_id), RunId(run_id))
+
+
+def segment_sk(n: int) -> str:
+    """Sort key of a segment; sorts by number."""
+    return f"{_SEGMENT}{n:08d}"
+
+
+def parse_segment_sk(sk: str) -> int:
+    """Inverse of `segment_sk`."""
+    return int(sk.removeprefix(_SEGMENT))
+
+
+def thread_pk(key: ThreadKey) -> str:
+    """Partition of a thread and its messages."""
+    return f"THREAD#{key.user_id}#{key.thread_id}"
+
+
+def run_id_pk(run_id: RunId) -> str:
+    """Partition that tells whose runs have this id."""
+    return f"RUNID#{run_id}"
+
+
+def user_pk(user_id: UserId) -> str:
+    """Partition of a user's list, in the index, and of its counter, in the table."""
+    return f"USER#{user_id}"
+
+
+class AgentsItem(Item):
+    """Base of this table's items."""
+
+    class Meta(TableMeta):
+        """Replaced by `bind`."""
+
+        table_name = "agents"
+
+
+class RunItem(AgentsItem, discriminator="run"):
+    """A run without its events."""
+
+    user_id = UnicodeAttribute()
+    run_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    status = UnicodeAttribute()
+    model = UnicodeAttribute()
+    parent_run_id = UnicodeAttribute(default="")
+    finished_at = UnicodeAttribute(null=True)
+    error_code = UnicodeAttribute(default="")
+    turns = NumberAttribute(default=0)
+    usage = UnicodeAttribute(null=True)
+    """JSON of an AG-UI TokenUsage."""
+    pending_tool_call_ids = UnicodeAttribute(default="[]")
+    """JSON list."""
+    engine_schema = NumberAttribute()
+
+
+class RunOwnerItem(AgentsItem, discriminator="run_owner"):
+    """Leads from a run id to its user."""
+
+    user_id = UnicodeAttribute()
+
+
+class SegmentItem(AgentsItem, discriminator="segment"):
+    """A piece of a run's log."""
+
+    writer = UnicodeAttribute()
+    epoch = NumberAttribute()
+    lease_until_ms = NumberAttribute()
+    events = BinaryAttribute(legacy_encoding=False, null=True)
+    """JSON lines."""
+    terminal = BooleanAttribute(default=False)
+
+
+class ThreadItem(AgentsItem, discriminator="thread"):
+    """Head of a thread."""
+
+    user_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    active_run_id = UnicodeAttribute(null=True)
+
+
+class MessagesItem(AgentsItem, discriminator="messages"):
+    """Messages that were added together."""
+
+    messages = BinaryAttribute(legacy_encoding=False)
+    """JSON list."""
+
+
+class RunCounterItem(AgentsItem, discriminator="run_counter"):
+    """Number of a user's runs."""
+
+    value = NumberAttribute(default=0)
+
+
+class DynamoRunStore:
+    """RunStore over DynamoDB. The table is bound by the composition root."""
+
+    def thread(self, key: ThreadKey) -> Thread:
+        """See RunStore; one Query a megabyte."""
+        head: ThreadItem | None = None
+        messages: list[Message] = []
+        start = None
+        while True:
+            page = query(AgentsItem, thread_pk(key), limit=1000, start=start, consistent=True)
+            for item in page.items:
+                if isinstance(item, ThreadItem):
+                    head = item
+                elif isinstance(item, MessagesItem):
+                    messages.extend(map(_message, orjson.loads(item.messages)))
+            start = page.last
+            if start is None:
+                break
+        return Thread(
+            key=key,
+            messages=tuple(messages),
+            next_message=len(messages),
+            version=int(head.version) if head else 0,
+            active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
+        )
+
+    def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
+        """See RunStore; one transaction."""
+        tx = Transaction()
+        now = iso(run.created_at)
+        exists = RunExists(f"Run {run.key.run_id} exists already")
+        tx.put(_run_item(run), on_fail=exists)
+        tx.put(
+            RunOwnerItem(run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now),
+            on_fail=exists,
+        )
+        tx.put(_segment_item(segment), on_fail=exists)
+        changed = ThreadChanged("The thread was changed by another run; try again")
+        item = ThreadItem(
+            thread_pk(thread.key),
+            HEAD,
+            user_id=thread.key.user_id,
+            thread_id=thread.key.thread_id,
+            active_run_id=run.key.run_id,
+            created_at=now,
+            updated_at=now,
+        )
+        if thread.version:
+            item.version = thread.version
+            actions = [ThreadItem.active_run_id.set(run.key.run_id), ThreadItem.updated_at.set(now)]
+            tx.update(item, actions, ThreadItem.active_run_id.does_not_exist(), locked=True, on_fail=changed)
+        else:
+            tx.put(item, on_fail=changed)
+        for each in _messages_items(History(thread.key, thread.next_message, messages), now):
+            tx.put(each, on_fail=changed)
+        tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
+        tx.commit()
+
+    def append(self, segment: Segment, *, history: History | None = None) -> None:
+        """See RunStore; one put, or one transaction with messages."""
+        try:
+            if history is None:
+                put(_segment_item(segment))
+                return
+            tx = Transaction()
+            tx.put(_segment_item(segment))
+            for item in _messages_items(history, iso(segment.lease_until)):
+                tx.put(item)
+            tx.commit()
+        except ConditionFailed:
+            self._require_mine(segment)
+
+    def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
+        """See RunStore; one transaction."""
+        now = iso(how.at)
+        tx = Transaction()
+        tx.put(_segment_item(segment))
+        run = RunItem(run_pk(segment.key), HEAD)
+        actions: list[Action] = [
+            RunItem.status.set(how.status.value),
+            RunItem.finished_at.set(now),
+            RunItem.updated_at.set(now),
+            RunItem.error_code.set(how.error_code),
+            RunItem.turns.set(how.turns),
+            RunItem.pending_tool_call_ids.set(_json(list(how.pending_tool_call_ids))),
+        ]
+        if how.usage is not None:
+            actions.append(RunItem.usage.set(_json(how.usage)))
+        tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
+        head = ThreadItem(thread_pk(thread), HEAD)
+        tx.update(
+            head,
+            [ThreadItem.active_run_id.remove(), ThreadItem.updated_at.set(now)],
+            ThreadItem.active_run_id == segment.key.run_id,
+        )
+        if history is not None:
+            for item in _messages_items(history, now):
+                tx.put(item)
+        try:
+            tx.commit()
+        except ConditionFailed:
+            self._require_mine(segment)
+
+    def tail(self, key: RunKey) -> Segment | None:
+        """See RunStore; one Query."""
+        page = query(
+            AgentsItem,
+            run_pk(key),
+            AgentsItem.sk.startswith(_SEGMENT),
+            limit=1,
+            forward=False,
+            consistent=True,
+        )
+        return next((_segment(item) for item in page.items if isinstance(item, SegmentItem)), None)
+
+    def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
+        """See RunStore; one Query."""
+        page = query(AgentsItem, run_pk(key), AgentsItem.sk > segment_sk(after), limit=limit, consistent=True)
+        return [_segment(item) for item in page.items if isinstance(item, SegmentItem)]
+
+    def run(self, key: RunKey) -> Run | None:
+        """See RunStore; one Get."""
+        item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
+        return _run(item) if item else None
+
+    def runs(self, user_id: UserId, *, limit: int, start: dict[str, str] | None) -> RunPage:
+        """See RunStore; one Query of the index."""
+        page = query(
+            AgentsItem,
+            user_pk(user_id),
+            AgentsItem.gsi1sk.startswith("RUN#"),
+            limit=limit,
+            forward=False,
+            start=start,
+            index=AgentsItem.gsi1,
+        )
+        return RunPage([_run(item) for item in page.items if isinstance(item, RunItem)], page.last)
+
+    def count(self, user_id: UserId) -> int:
+        """See RunStore; one Get."""
+        item = get(RunCounterItem, Key(user_pk(user_id), "COUNTER#runs"))
+        return int(item.value) if item else 0
+
+    def owners(self, run_id: RunId) -> list[UserId]:
+        """See RunStore; one Query."""
+        page = query(AgentsItem, run_id_pk(run_id), limit=100)
+        return [UserId(item.user_id) for item in page.items if isinstance(item, RunOwnerItem)]
+
+    def _require_mine(self, segment: Segment) -> None:
+        # A write whose answer was lost is sent again by the SDK, and then meets itself.
+        found = get(SegmentItem, Key(run_pk(segment.key), segment_sk(segment.n)), consistent=True)
+        if found is None or found.writer != segment.writer or bool(found.terminal) != segment.terminal:
+            raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
+
+
+def _run_item(run: Run) -> RunItem:
+    created_at = iso(run.created_at)
+    return RunItem(
+        run_pk(run.key),
+        HEAD,
+        gsi1pk=user_pk(run.key.user_id),
+        gsi1sk=f"RUN#{created_at}#{run.key.run_id}",
+        user_id=run.key.user_id,
+        run_id=run.key.run_id,
+        thread_id=run.thread_id,
+        status=run.status.value,
+        model=run.model,
+        parent_run_id=run.parent_run_id,
+        engine_schema=run.engine_schema,
+        created_at=created_at,
+        updated_at=created_at,
+    )
+
+
+def _run(item: RunItem) -> Run:
+    return Run(
+        key=RunKey(UserId(item.user_id), RunId(item.run_id)),
+        thread_id=ThreadId(item.thread_id),
+        status=RunStatus(item.status),
+        model=item.model,
+        created_at=_when(item.created_at),
+        parent_run_id=item.parent_run_id,
+        finished_at=_when(item.finished_at) if item.finished_at else None,
+        error_code=item.error_code,
+        turns=int(item.turns),
+        usage=orjson.loads(item.usage) if item.usage else None,
+        pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
+        engine_schema=int(item.engine_schema),
+    )
+
+
+def _segment_item(segment: Segment) -> SegmentItem:
+    return SegmentItem(
+        run_pk(segment.key),
+        segment_sk(segment.n),
+        writer=segment.writer,
+        epoch=segment.epoch,
+        lease_until_ms=epoch_ms(segment.lease_until),
+        events=b"\n".join(segment.events) or None,
+        terminal=segment.terminal,
+    )
+
+
+def _segment(item: SegmentItem) -> Segment:
+    return Segment(
+        key=parse_run_pk(item.pk),
+        n=parse_segment_sk(item.sk),
+        writer=item.writer,
+        epoch=int(item.epoch),
+        lease_until=from_epoch_ms(int(item.lease_until_ms)),
+        events=tuple(item.events.split(b"\n")) if item.events else (),
+        terminal=bool(item.terminal),
+    )
+
+
+def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
+    """Pack messages into as few items as hold them; each begins at the position of its first message."""
+    n = history.n
+    batch: list[bytes] = []
+    size = 0
+    for message in history.messages:
+        data = orjson.dumps(message_json(message))
+        if batch and size + len(data) > MESSAGES_ITEM_BYTES:
+            yield _messages_item(history.thread, n, batch, now)
+            n, batch, size = n + len(batch), [], 0
+        batch.append(data)
+        size += len(data) + 1
+    if batch:
+        yield _messages_item(history.thread, n, batch, now)
+
+
+def _messages_item(thread: ThreadKey, n: int, batch: Sequence[bytes], now: str) -> MessagesItem:
+    body = b"[" + b",".join(batch) + b"]"
+    return MessagesItem(thread_pk(thread), f"{_MESSAGES}{n:08d}", messages=body, created_at=now)
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """Shape a message for storage; what is empty is left out."""
+    data: dict[str, Any] = {"id": message.id, "role": message.role, "content": message.content}
+    if message.tool_calls:
+        data["tool_calls"] = [list(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        data["tool_call_id"] = message.tool_call_id
+    if message.failed:
+        data["failed"] = True
+    if message.blocks:
+        data["blocks"] = list(message.blocks)
+    if message.model:
+        data["model"] = message.model
+    return data
+
+
+def _message(data: dict[str, Any]) -> Message:
+    return Message(
+        id=data["id"],
+        role=data["role"],
+        content=data["content"],
+        tool_calls=tuple(ToolCall(*call) for call in data.get("tool_calls", ())),
+        tool_call_id=data.get("tool_call_id", ""),
+        failed=data.get("failed", False),
+        blocks=tuple(data.get("blocks", ())),
+        model=data.get("model", ""),
+    )
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _when(text: str | None) -> datetime:
+    return parse_iso(text or "")

@@ -1,0 +1,356 @@
+"""RunAgentInput read from JSON: lenient about what is absent or unknown, strict about what is wrong.
+
+Written by hand: pydantic alone is half of a boto3 client at a cold start, and this function has to answer first.
+Unknown members are dropped and named in `warnings`. Absent ids are made. `context: {}` is read as `[]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+
+from karma.agents.domain import Json, Message, Role, ToolCall
+from karma.agents.ports import ToolSpec
+from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
+from karma.core.ids import RunId, ThreadId, new_id
+
+MAX_BODY_BYTES = 5 * 1024 * 1024
+MAX_STATE_BYTES = 128 * 1024
+MAX_MESSAGE_BYTES = 256 * 1024
+MAX_DEPTH = 64
+_MAX_TOOLS = 128
+_MAJOR = "1"
+
+_ID = re.compile(r"[!-~]{1,128}")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VERSION = re.compile(r"\d{1,6}\.\d{1,6}")
+_KNOWN = frozenset(
+    {
+        "threadId",
+        "runId",
+        "parentRunId",
+        "protocolVersion",
+        "state",
+        "messages",
+        "tools",
+        "context",
+        "forwardedProps",
+        "resume",
+    }
+)
+_ROLES = frozenset({"user", "assistant", "tool", "system", "developer", "activity", "reasoning"})
+_KEPT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
+_PARTS = frozenset({"text", "image", "audio", "video", "document"})
+
+
+class ContextEntry(NamedTuple):
+    """What the client's application wants the model to know."""
+
+    description: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInput:
+    """A run as asked for."""
+
+    thread_id: ThreadId
+    run_id: RunId
+    parent_run_id: str
+    state: Json
+    messages: tuple[Message, ...]
+    """Messages of users, assistants and tools."""
+    instructions: tuple[str, ...]
+    """Texts of `system` and `developer` messages: the application's wishes, not ours."""
+    tools: tuple[ToolSpec, ...]
+    context: tuple[ContextEntry, ...]
+    warnings: tuple[str, ...]
+
+
+def parse_json(body: bytes) -> object:
+    """Read strict JSON: UTF-8, no NaN, no lone surrogate, at most 64 levels.
+
+    Raises:
+        InvalidRequest: INVALID_JSON.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels", code="INVALID_JSON")
+    return value
+
+
+def parse_run_input(body: bytes) -> RunInput:
+    """Read the body of `POST /api/agent`.
+
+    Raises:
+        InvalidRequest: not JSON.
+        ValidationFailed: one entry a wrong field.
+    """
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise ValidationFailed.of("body", "must be an object")
+    reader = _Reader(value)
+    result = reader.read()
+    if reader.errors:
+        raise ValidationFailed("Request validation failed", details=reader.errors)
+    return result
+
+
+def check_size(length: int) -> None:
+    """Refuse what is larger than a run's input may be.
+
+    Raises:
+        PayloadTooLarge: over 5 MB.
+    """
+    if length > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"The body exceeds {MAX_BODY_BYTES} bytes; send larger media by file id")
+
+
+@dataclass
+class _Reader:
+    body: Mapping[str, object]
+    errors: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def read(self) -> RunInput:
+        for name in self.body:
+            if name not in _KNOWN:
+                self.warnings.append(f"unknown member {name[:64]!r}")
+        self._check_version()
+        thread_id = self._id("threadId") or new_id()
+        run_id = self._id("runId") or new_id()
+        state = self._state()
+        messages, instructions = self._messages(thread_id)
+        tools = self._tools()
+        context = self._context()
+        if self._list("resume"):
+            self.warnings.append("resume names no open interrupt")
+        return RunInput(
+            thread_id=ThreadId(thread_id),
+            run_id=RunId(run_id),
+            parent_run_id=self._id("parentRunId"),
+            state=state,
+            messages=messages,
+            instructions=instructions,
+            tools=tools,
+            context=context,
+            warnings=tuple(self.warnings),
+        )
+
+    def wrong(self, name: str, message: str) -> None:
+        self.errors.append({"field": name, "message": message, "type": "value_error"})
+
+    def _check_version(self) -> None:
+        version = self.body.get("protocolVersion")
+        if version is None:
+            return
+        if not isinstance(version, str):
+            self.wrong("protocolVersion", "must be a string")
+        elif not _VERSION.fullmatch(version):
+            self.warnings.append("protocolVersion is not readable")
+        elif str(int(version.partition(".")[0])) != _MAJOR:
+            self.wrong("protocolVersion", f"only major version {_MAJOR} is spoken here")
+
+    def _id(self, name: str) -> str:
+        value = self.body.get(name)
+        if value is None or value == "":
+            return ""
+        return str(value) if self._is_id(name, value) else ""
+
+    def _is_id(self, name: str, value: object) -> bool:
+        if isinstance(value, str) and _ID.fullmatch(value) and "#" not in value:
+            return True
+        self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
+        return False
+
+    def _state(self) -> Json:
+        value = self.body.get("state")
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.wrong("state", "must be an object")
+            return {}
+        if len(orjson.dumps(value)) > MAX_STATE_BYTES:
+            self.wrong("state", f"must be at most {MAX_STATE_BYTES} bytes of JSON")
+        return value
+
+    def _list(self, name: str) -> Sequence[object]:
+        value = self.body.get(name)
+        if value is None or (name == "context" and value == {}):
+            return ()
+        if not isinstance(value, list):
+            self.wrong(name, "must be a list")
+            return ()
+        return value
+
+    def _messages(self, thread_id: str) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+        messages: list[Message] = []
+        instructions: list[str] = []
+        for i, raw in enumerate(self._list("messages")):
+            at = f"messages.{i}"
+            if not isinstance(raw, dict):
+                self.wrong(at, "must be an object")
+                continue
+            role = raw.get("role")
+            if not isinstance(role, str) or role not in _ROLES:
+                self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
+                continue
+            if role in {"system", "developer"}:
+                text = raw.get("content")
+                if isinstance(text, str):
+                    instructions.append(text)
+                else:
+                    self.wrong(f"{at}.content", "must be a string")
+            elif role in _KEPT_ROLES:
+                message = self._message(raw, role=_KEPT_ROLES[role], at=at, i=i, thread_id=thread_id)
+                if message is not None:
+                    messages.append(message)
+        return tuple(messages), tuple(instructions)
+
+    def _message(self, raw: Mapping[str, object], *, role: Role, at: str, i: int, thread_id: str) -> Message | None:
+        before = len(self.errors)
+        content = self._content(raw.get("content"), at=at, role=role)
+        message_id = raw.get("id")
+        if message_id is None or message_id == "":
+            # The same history sent again gets the same ids, and so is not taken for new.
+            seed = orjson.dumps([thread_id, i, role, content])
+            message_id = hashlib.sha256(seed).hexdigest()[:24]
+        self._is_id(f"{at}.id", message_id)
+        tool_call_id = raw.get("toolCallId")
+        if role == "tool":
+            self._is_id(f"{at}.toolCallId", tool_call_id)
+        calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
+        error = raw.get("error")
+        if error is not None and not isinstance(error, str):
+            self.wrong(f"{at}.error", "must be a string")
+        if len(self.errors) > before:
+            return None
+        if error and content in ("", ()):
+            content = str(error)
+        message = Message(
+            id=str(message_id),
+            role=role,
+            content=content,
+            tool_calls=calls,
+            tool_call_id=str(tool_call_id) if role == "tool" else "",
+            failed=bool(error),
+        )
+        if len(orjson.dumps([message.content, calls])) > MAX_MESSAGE_BYTES:
+            self.wrong(at, f"must be at most {MAX_MESSAGE_BYTES} bytes; send larger media by file id")
+            return None
+        return message
+
+    def _content(self, value: object, *, at: str, role: Role) -> str | tuple[Json, ...]:
+        if value is None and role == "assistant":
+            return ""
+        if isinstance(value, str):
+            return value
+        if role == "assistant" or not isinstance(value, list):
+            self.wrong(f"{at}.content", "must be a string" if role == "assistant" else "must be a string or a list")
+            return ""
+        parts: list[Json] = []
+        for i, part in enumerate(value):
+            name = f"{at}.content.{i}"
+            if not isinstance(part, dict) or part.get("type") not in _PARTS:
+                self.wrong(name, f"must be a part of type {', '.join(sorted(_PARTS))}")
+            elif part["type"] == "text":
+                if isinstance(part.get("text"), str):
+                    parts.append({"type": "text", "text": part["text"]})
+                else:
+                    self.wrong(f"{name}.text", "must be a string")
+            elif self._is_source(part.get("source"), at=name):
+                parts.append({"type": part["type"], "source": part["source"]})
+        return tuple(parts)
+
+    def _is_source(self, source: object, *, at: str) -> bool:
+        if (
+            isinstance(source, dict)
+            and source.get("type") in {"data", "url", "file"}
+            and isinstance(source.get("value"), str)
+            and isinstance(source.get("mimeType", ""), str | None)
+        ):
+            if source["type"] != "data" or source.get("mimeType"):
+                return True
+            self.wrong(f"{at}.source.mimeType", "must be a string")
+            return False
+        self.wrong(f"{at}.source", "must be {type: data|url|file, value, mimeType?}")
+        return False
+
+    def _tool_calls(self, value: object, *, at: str) -> tuple[ToolCall, ...]:
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            self.wrong(f"{at}.toolCalls", "must be a list")
+            return ()
+        calls: list[ToolCall] = []
+        for i, call in enumerate(value):
+            function = call.get("function") if isinstance(call, dict) else None
+            if (
+                not isinstance(call, dict)
+                or not isinstance(function, dict)
+                or not isinstance(call.get("id"), str)
+                or not isinstance(function.get("name"), str)
+                or not isinstance(function.get("arguments"), str)
+            ):
+                self.wrong(f"{at}.toolCalls.{i}", "must be {id, type, function: {name, arguments}}")
+                continue
+            calls.append(ToolCall(call["id"], function["name"], function["arguments"]))
+        return tuple(calls)
+
+    def _tools(self) -> tuple[ToolSpec, ...]:
+        raw_tools = self._list("tools")
+        if len(raw_tools) > _MAX_TOOLS:
+            self.wrong("tools", f"must be at most {_MAX_TOOLS}")
+            return ()
+        tools: dict[str, ToolSpec] = {}
+        for i, raw in enumerate(raw_tools):
+            at = f"tools.{i}"
+            if not isinstance(raw, dict):
+                self.wrong(at, "must be an object")
+                continue
+            name, description, parameters = raw.get("name"), raw.get("description", ""), raw.get("parameters")
+            if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
+                self.wrong(f"{at}.name", "must be 1 to 64 letters, digits, '_' and '-'")
+            elif not isinstance(description, str):
+                self.wrong(f"{at}.description", "must be a string")
+            elif parameters is not None and not isinstance(parameters, dict):
+                self.wrong(f"{at}.parameters", "must be a JSON Schema object")
+            elif (parameters or {}).get("type", "object") != "object":
+                self.wrong(f"{at}.parameters", "must be a JSON Schema of type object")
+            elif name in tools:
+                self.warnings.append(f"tool {name} is given twice")
+            else:
+                tools[name] = ToolSpec(name, description, {"properties": {}, **(parameters or {}), "type": "object"})
+        return tuple(tools.values())
+
+    def _context(self) -> tuple[ContextEntry, ...]:
+        entries: list[ContextEntry] = []
+        for i, raw in enumerate(self._list("context")):
+            if isinstance(raw, dict) and isinstance(raw.get("description"), str) and isinstance(raw.get("value"), str):
+                entries.append(ContextEntry(raw["description"], raw["value"]))
+            else:
+                self.wrong(f"context.{i}", "must be {description, value} of strings")
+        return tuple(entries)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    layer: list[object] = [value]
+    for _ in range(levels + 1):
+        layer = [
+            child
+            for node in layer
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not layer:
+            return False
+    return True

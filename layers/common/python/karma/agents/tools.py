@@ -1,0 +1,188 @@
+"""Tools that run on the server: declared once, called with the rights of the run's caller.
+
+    @dataclass(frozen=True)
+    class Search:
+        query: str = described("What to look for")
+        limit: int = described("At most this many", default=10, minimum=1, maximum=50)
+
+    Tool(name="search", description="...", parameters=Search, permission="device:read", idempotent=True, timeout_s=10,
+         run=search)
+
+The dataclass is the schema the model sees and the check of what it sends. A failure is told to the model as the
+call's result; it does not end the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import orjson
+
+from karma.agents.domain import ToolCall
+from karma.agents.ports import ToolSpec
+from karma.core.errors import AppError
+from karma.core.observability import count, logger
+from karma.identity.domain import Caller
+
+MAX_RESULT_BYTES = 64 * 1024
+"""A larger result would crowd everything else out of the model's window."""
+
+_TYPES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+
+
+class ToolFailed(Exception):
+    """The tool could not do it; the message is for the model and, through it, for the user."""
+
+
+class BadArguments(ToolFailed):
+    """The arguments are not those of the tool's declaration."""
+
+
+class ToolOutcome(NamedTuple):
+    """What a call gave: JSON text."""
+
+    content: str
+    failed: bool = False
+
+
+class ToolContext(NamedTuple):
+    """For whom a tool runs, and in which call."""
+
+    caller: Caller
+    call_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """One tool."""
+
+    name: str
+    description: str
+    parameters: type
+    """A frozen dataclass; its fields are declared with `described`."""
+    permission: str
+    idempotent: bool
+    """Whether calling it twice does no more than calling it once."""
+    timeout_s: float
+    run: Callable[[Any, ToolContext], Awaitable[object]]
+    """Gets an instance of `parameters`; returns what orjson renders; raises ToolFailed or AppError."""
+
+
+def described(text: str, *, default: object = MISSING, **schema: object) -> Any:
+    """Declare a parameter; further keywords go into its JSON Schema (`minimum`, `maximum`, `enum`, ...)."""
+    metadata = {"description": text, **schema}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+class Toolbox:
+    """The tools one caller may use."""
+
+    def __init__(self, tools: Sequence[Tool], caller: Caller) -> None:
+        self._tools = {tool.name: tool for tool in tools if caller.may(tool.permission)}
+        self._caller = caller
+
+    def has(self, name: str) -> bool:
+        """Tell whether this caller has a tool of that name."""
+        return name in self._tools
+
+    def specs(self) -> list[ToolSpec]:
+        """List the tools as a model is told about them."""
+        return [ToolSpec(tool.name, tool.description, schema_of(tool.parameters)) for tool in self._tools.values()]
+
+    async def call(self, call: ToolCall) -> ToolOutcome:
+        """Execute one call. Failures are outcomes; only bugs and cancellation raise."""
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return _failure(f"Unknown tool: {call.name}")
+        try:
+            arguments = parse_arguments(tool.parameters, call.arguments)
+            async with asyncio.timeout(tool.timeout_s):
+                value = await tool.run(arguments, ToolContext(self._caller, call.id))
+        except ToolFailed as exc:
+            return _failure(str(exc))
+        except AppError as exc:
+            return _failure(exc.message)
+        except TimeoutError:
+            return _failure(f"{tool.name} did not finish within {tool.timeout_s:g} s")
+        except Exception:  # noqa: BLE001 - the edge of a tool: a broken one must not end the run
+            logger.exception("tool.broken", tool=tool.name)
+            return _failure(f"{tool.name} failed unexpectedly")
+        count("ToolCalled", tool=tool.name)
+        content = orjson.dumps(value).decode()
+        if len(content) > MAX_RESULT_BYTES:
+            return _failure(f"{tool.name} found more than can be shown; ask for less")
+        return ToolOutcome(content)
+
+
+def schema_of(parameters: type) -> dict[str, object]:
+    """Render a parameters dataclass as a JSON Schema."""
+    hints = get_type_hints(parameters)
+    properties: dict[str, object] = {}
+    required: list[str] = []
+    for each in fields(parameters):
+        schema: dict[str, object] = {"type": _TYPES[_plain(hints[each.name])], **each.metadata}
+        if each.default is MISSING:
+            required.append(each.name)
+        elif each.default is not None:
+            schema["default"] = each.default
+        properties[each.name] = schema
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def parse_arguments(parameters: type, text: str) -> object:
+    """Read a call's JSON text.
+
+    Raises:
+        BadArguments: says what is wrong.
+    """
+    try:
+        data = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        raise BadArguments("The arguments are not valid JSON") from None
+    if not isinstance(data, dict):
+        raise BadArguments("The arguments must be an object")
+    declared = fields(parameters)
+    unknown = sorted(set(data) - {each.name for each in declared})
+    if unknown:
+        raise BadArguments(f"Unknown argument: {unknown[0][:64]}")
+    hints = get_type_hints(parameters)
+    values = {each.name: _value(each, hints[each.name], data) for each in declared}
+    return parameters(**values)
+
+
+def _value(each: Field[Any], hint: object, data: Mapping[str, object]) -> object:
+    value = data.get(each.name)
+    if value is None:
+        if each.default is MISSING:
+            raise BadArguments(f"Missing argument: {each.name}")
+        return each.default
+    plain = _plain(hint)
+    if plain is float and type(value) is int:
+        value = float(value)
+    if type(value) is not plain:
+        raise BadArguments(f"{each.name} must be of type {_TYPES[plain]}")
+    low, high = each.metadata.get("minimum"), each.metadata.get("maximum")
+    if isinstance(value, int | float) and ((low is not None and value < low) or (high is not None and value > high)):
+        raise BadArguments(f"{each.name} must be between {low} and {high}")
+    length = each.metadata.get("maxLength")
+    if isinstance(value, str) and length is not None and len(value) > length:
+        raise BadArguments(f"{each.name} must be at most {length} characters")
+    return value
+
+
+def _plain(hint: object) -> type:
+    """Take the type out of `X | None` and `dict[str, object]`."""
+    if get_origin(hint) in {Union, types.UnionType}:
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    origin = get_origin(hint)
+    plain = origin or hint
+    assert isinstance(plain, type)  # noqa: S101  a declaration's mistake, not an input
+    return plain
+
+
+def _failure(message: str) -> ToolOutcome:
+    return ToolOutcome(orjson.dumps({"error": message}).decode(), failed=True)

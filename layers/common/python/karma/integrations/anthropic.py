@@ -1,0 +1,394 @@
+"""Anthropic's Messages API by its SDK, read as raw server-sent events.
+
+The SDK opens the stream (authentication, retries before the first byte, typed errors); its events are parsed here:
+7.6 us CPU a delta instead of the 21 of `create(stream=True)` and the 47 of `messages.stream()`. Importing the SDK takes
+four times as long as everything else of the function together, so it is loaded when a run begins to wait, or before a
+SnapStart snapshot.
+
+What can go wrong once the stream began is never retried by the SDK and is classified here:
+`event: error` by its type; a cut connection is an httpx2 error, not the SDK's; an end without `message_stop` is a cut.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from karma.agents.domain import Json, Message, ModelNotConfigured, RunErrorCode, Usage
+from karma.agents.ports import (
+    ModelEvent,
+    ModelFailed,
+    ModelRequest,
+    StopReason,
+    TextDelta,
+    ToolArguments,
+    ToolBegun,
+    ToolEnded,
+    ToolSpec,
+    TurnEnded,
+)
+from karma.core import aws, secrets
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+PROVIDER = "anthropic"
+_CONNECT_S = 5.0
+_SILENCE_S = 60.0
+"""Longest pause within a stream; the API sends pings every few seconds."""
+_MAX_RETRIES = 2
+
+_THINKING: Mapping[str, Json] = {
+    # Their text between tool calls comes as thinking, and "disabled" is refused.
+    "claude-sonnet-5-5": {"type": "between_tools"},
+}
+
+_STOPS: Mapping[str, StopReason] = {
+    "end_turn": StopReason.END,
+    "stop_sequence": StopReason.END,
+    "tool_use": StopReason.TOOL_USE,
+    "max_tokens": StopReason.MAX_TOKENS,
+    "pause_turn": StopReason.PAUSED,
+    "refusal": StopReason.REFUSED,
+    "model_context_window_exceeded": StopReason.CONTEXT_FULL,
+}
+
+_ERROR_TYPES: Mapping[str, RunErrorCode] = {
+    "overloaded_error": RunErrorCode.MODEL_OVERLOADED,
+    "rate_limit_error": RunErrorCode.MODEL_RATE_LIMITED,
+    "timeout_error": RunErrorCode.MODEL_TIMEOUT,
+    "api_error": RunErrorCode.MODEL_UNAVAILABLE,
+    "invalid_request_error": RunErrorCode.MODEL_REJECTED,
+    "request_too_large": RunErrorCode.CONTEXT_WINDOW_EXCEEDED,
+}
+
+_STATUSES: Mapping[int, RunErrorCode] = {
+    400: RunErrorCode.MODEL_REJECTED,
+    413: RunErrorCode.CONTEXT_WINDOW_EXCEEDED,
+    422: RunErrorCode.MODEL_REJECTED,
+    429: RunErrorCode.MODEL_RATE_LIMITED,
+    504: RunErrorCode.MODEL_TIMEOUT,
+    529: RunErrorCode.MODEL_OVERLOADED,
+}
+
+_MEDIA = {"image": "image", "document": "document"}
+
+
+class AnthropicModel:
+    """One model of the API. The client is made at the first call and kept."""
+
+    provider = PROVIDER
+
+    def __init__(self, *, name: str, secret_arn: str, base_url: str = "") -> None:
+        self.name = name
+        self._secret_arn = secret_arn
+        self._base_url = base_url
+        self._client: AsyncAnthropic | None = None
+        self._key = ""
+        self._loading: threading.Thread | None = None
+        aws.on_reset(self._forget)
+
+    def prepare(self) -> None:
+        """Read the key; blocks.
+
+        Raises:
+            ModelNotConfigured: there is none.
+        """
+        key = secrets.string(self._secret_arn, "api_key")
+        if not key:
+            raise ModelNotConfigured("The language model is not configured")
+        if key != self._key:
+            self._key = key
+            self._client = None
+
+    def preload(self) -> None:
+        """Import the SDK in a thread, once."""
+        if self._loading is None:
+            self._loading = threading.Thread(target=load_sdk, name="load-anthropic", daemon=True)
+            self._loading.start()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+        """Call the model; see ports.Model."""
+        client = await self._ready()
+        import anthropic  # loaded by now
+        import httpx2
+
+        turn = _Turn()
+        try:
+            async with client.messages.with_streaming_response.create(**self._arguments(request)) as response:
+                async for chunk in response.iter_bytes():
+                    events = turn.feed(chunk)
+                    if events:
+                        yield events
+        except anthropic.APITimeoutError as exc:
+            raise ModelFailed(RunErrorCode.MODEL_TIMEOUT, usage=turn.usage) from exc
+        except anthropic.APIConnectionError as exc:
+            raise ModelFailed(RunErrorCode.MODEL_UNAVAILABLE, usage=turn.usage) from exc
+        except anthropic.APIStatusError as exc:
+            raise ModelFailed(_code_of(exc.status_code, exc.type), usage=turn.usage) from exc
+        except httpx2.TimeoutException as exc:
+            raise ModelFailed(RunErrorCode.MODEL_TIMEOUT, usage=turn.usage) from exc
+        except httpx2.HTTPError as exc:
+            raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=turn.usage) from exc
+        if not turn.is_complete:
+            raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=turn.usage)
+
+    async def _ready(self) -> AsyncAnthropic:
+        if self._client is None:
+            import asyncio
+
+            self.preload()
+            loading = self._loading
+            if loading is not None and loading.is_alive():
+                await asyncio.to_thread(loading.join)
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._make_client)
+        return self._client
+
+    def _make_client(self) -> AsyncAnthropic:
+        import httpx2
+        from anthropic import AsyncAnthropic
+
+        return AsyncAnthropic(
+            api_key=self._key,
+            base_url=self._base_url or None,
+            timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
+            max_retries=_MAX_RETRIES,
+        )
+
+    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "model": self.name,
+            "max_tokens": request.max_tokens,
+            "messages": to_messages(request.messages, model=self.name),
+            "system": [{"type": "text", "text": text} for text in request.system],
+            "cache_control": {"type": "ephemeral"},
+            "stream": True,
+        }
+        if request.tools:
+            arguments["tools"] = [_tool(tool) for tool in request.tools]
+        thinking = next((value for prefix, value in _THINKING.items() if self.name.startswith(prefix)), None)
+        if thinking is not None:
+            arguments["thinking"] = thinking
+        return arguments
+
+    def _forget(self) -> None:
+        # After a SnapStart restore, sockets and key are another machine's.
+        self._client = None
+        self._key = ""
+
+
+def load_sdk() -> None:
+    """Import the SDK with the parts that the first call would import; without collections in between, 16 % sooner."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import anthropic.resources.messages  # noqa: F401
+        import httpx2  # noqa: F401
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _code_of(status: int, error_type: object) -> RunErrorCode:
+    if isinstance(error_type, str) and error_type in _ERROR_TYPES:
+        return _ERROR_TYPES[error_type]
+    if status in _STATUSES:
+        return _STATUSES[status]
+    # Anything else of ours (key, billing, permission) is not the caller's business; the log has the cause.
+    return RunErrorCode.MODEL_UNAVAILABLE
+
+
+class _Turn:
+    """Parses one stream and keeps the turn's content blocks."""
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self._buffer = b""
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._parts: list[str] = []
+        self._kind = ""
+        self._call_id = ""
+        self._stop = ""
+        self._usage: dict[str, int] = {}
+        self._output_known = False
+
+    @property
+    def usage(self) -> Usage:
+        """What the API has reported so far; output only once it was reported as cumulative."""
+        reads, writes = self._usage.get("cache_read_input_tokens"), self._usage.get("cache_creation_input_tokens")
+        plain = self._usage.get("input_tokens")
+        return Usage(
+            input_tokens=None if plain is None else plain + (reads or 0) + (writes or 0),
+            output_tokens=self._usage.get("output_tokens") if self._output_known else None,
+            cached_input_tokens=reads,
+            cache_write_input_tokens=writes,
+        )
+
+    def feed(self, chunk: bytes) -> list[ModelEvent]:
+        """Take bytes as they arrive; return what became complete.
+
+        Raises:
+            ModelFailed: the API reports an error, or sends what is not its protocol.
+        """
+        buffer = self._buffer + chunk
+        if b"\r" in buffer:
+            buffer = buffer.replace(b"\r\n", b"\n")
+        *complete, self._buffer = buffer.split(b"\n\n")
+        out: list[ModelEvent] = []
+        for block in complete:
+            at = block.find(b"data:")
+            if at < 0:
+                continue
+            try:
+                self._take(orjson.loads(block[at + 5 :]), out)
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
+                raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
+        return out
+
+    def _take(self, event: dict[str, Any], out: list[ModelEvent]) -> None:
+        kind = event["type"]
+        if kind == "content_block_delta":
+            self._delta(event["delta"], out)
+        elif kind == "content_block_start":
+            self._start(event["index"], event["content_block"], out)
+        elif kind == "content_block_stop":
+            self._end(event["index"], out)
+        elif kind == "message_start":
+            self._count(event["message"].get("usage"))
+        elif kind == "message_delta":
+            self._stop = event["delta"].get("stop_reason") or self._stop
+            self._count(event.get("usage"))
+            self._output_known = "output_tokens" in self._usage
+        elif kind == "message_stop":
+            self.is_complete = True
+            blocks = [self._blocks[index] for index in sorted(self._blocks)]
+            out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
+        elif kind == "error":
+            raise ModelFailed(_code_of(200, event["error"].get("type")), usage=self.usage)
+
+    def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
+        self._blocks[index] = block
+        self._parts = []
+        self._kind = block["type"]
+        if self._kind == "tool_use":
+            self._call_id = block["id"]
+            out.append(ToolBegun(self._call_id, block["name"]))
+        elif self._kind == "text" and block.get("text"):
+            self._parts.append(block["text"])
+            out.append(TextDelta(block["text"]))
+
+    def _delta(self, delta: dict[str, Any], out: list[ModelEvent]) -> None:
+        kind = delta["type"]
+        if kind == "text_delta":
+            text = delta["text"]
+            self._parts.append(text)
+            out.append(TextDelta(text))
+        elif kind == "input_json_delta":
+            text = delta["partial_json"]
+            if text:
+                self._parts.append(text)
+                if self._kind == "tool_use":
+                    out.append(ToolArguments(self._call_id, text))
+        elif kind == "thinking_delta":
+            self._parts.append(delta["thinking"])
+        elif kind == "signature_delta" and self._blocks:
+            block = self._blocks[max(self._blocks)]
+            block["signature"] = block.get("signature", "") + delta["signature"]
+
+    def _end(self, index: int, out: list[ModelEvent]) -> None:
+        block = self._blocks[index]
+        text = "".join(self._parts)
+        if self._kind == "text":
+            block["text"] = text
+        elif self._kind == "thinking":
+            block["thinking"] = block.get("thinking", "") + text
+        elif self._kind.endswith("tool_use"):
+            block["input"] = _input(text)
+            if self._kind == "tool_use":
+                out.append(ToolEnded(self._call_id, text))
+        self._parts = []
+        self._kind = ""
+
+    def _count(self, usage: dict[str, Any] | None) -> None:
+        # message_delta is cumulative: later numbers replace earlier ones.
+        for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
+            value = (usage or {}).get(name)
+            if isinstance(value, int):
+                self._usage[name] = value
+
+
+def _input(text: str) -> object:
+    if not text:
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _tool(tool: ToolSpec) -> dict[str, object]:
+    return {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+
+
+def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, object]]:
+    """Shape a conversation for the API: turns alternate, tool results first in the turn that follows their calls.
+
+    An assistant turn is replayed as it came; its thinking is bound to the model that thought it, and is left out for
+    another.
+    """
+    turns: list[tuple[str, list[Json]]] = []
+    for message in messages:
+        role = "assistant" if message.role == "assistant" else "user"
+        content = list(_content(message, model=model))
+        if not content:
+            continue
+        if turns and turns[-1][0] == role:
+            turns[-1][1].extend(content)
+        else:
+            turns.append((role, content))
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def _content(message: Message, *, model: str) -> Iterator[Json]:
+    if message.role == "tool":
+        result: dict[str, object] = {"type": "tool_result", "tool_use_id": message.tool_call_id}
+        content = message.content if isinstance(message.content, str) else list(_parts(message.content))
+        if content:
+            result["content"] = content
+        if message.failed:
+            result["is_error"] = True
+        yield result
+    elif message.blocks:
+        for block in message.blocks:
+            thought = block["type"] in {"thinking", "redacted_thinking"}
+            empty = block["type"] == "text" and not block.get("text")
+            if not empty and not (thought and message.model != model):
+                yield block
+    elif isinstance(message.content, str):
+        if message.content:
+            yield {"type": "text", "text": message.content}
+    else:
+        yield from _parts(message.content)
+
+
+def _parts(parts: Sequence[Json]) -> Iterator[Json]:
+    for part in parts:
+        if part["type"] == "text":
+            if part["text"]:
+                yield {"type": "text", "text": part["text"]}
+            continue
+        source = part.get("source")
+        kind = _MEDIA.get(str(part["type"]))
+        if kind is None or not isinstance(source, Mapping):
+            continue  # what the model cannot read is skipped, never a failed run
+        if source["type"] == "data":
+            data = {"type": "base64", "media_type": source["mimeType"], "data": source["value"]}
+            yield {"type": kind, "source": data}
+        elif source["type"] == "url" and str(source["value"]).startswith("https://"):
+            yield {"type": kind, "source": {"type": "url", "url": source["value"]}}
