@@ -1,0 +1,61 @@
+"""DynamoDB stream of the devices table -> counters. One mapping, in order within a partition.
+
+Reports the first record that failed: DynamoDB delivers again from there (ReportBatchItemFailures, bisect, on-failure
+queue: infra).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from karma.core.errors import Upstream
+from karma.core.observability import logger
+from karma.core.settings import FunctionSettings, load
+from karma.devices.counting import DeviceCounting, RowChange, is_active
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(FunctionSettings):
+    """Variables of this function."""
+
+    devices_table: str
+
+
+@cache
+def counting() -> DeviceCounting:
+    """Build the use case once a process."""
+    return DeviceCounting(load(Settings).devices_table)
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
+    """Fold a batch of changes, in order."""
+    folded = 0
+    for record in event["Records"]:
+        change = _change(record["dynamodb"])
+        try:
+            folded += counting().apply(change)
+        except Upstream as exc:
+            logger.warning("router.retry", cause=type(exc).__name__)
+            return {"batchItemFailures": [{"itemIdentifier": change.sequence_number}]}
+    logger.info("router.batch", records=len(event["Records"]), folded=folded)
+    return {"batchItemFailures": []}
+
+
+def _change(record: dict[str, Any]) -> RowChange:
+    keys = record["Keys"]
+    return RowChange(
+        pk=keys["pk"]["S"],
+        sk=keys["sk"]["S"],
+        sequence_number=record["SequenceNumber"],
+        was_active=is_active(_strings(record.get("OldImage"))),
+        is_active=is_active(_strings(record.get("NewImage"))),
+    )
+
+
+def _strings(image: dict[str, Any] | None) -> dict[str, str]:
+    return {name: value["S"] for name, value in (image or {}).items() if "S" in value}

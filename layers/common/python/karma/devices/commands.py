@@ -1,0 +1,238 @@
+"""Use cases of commands: send, look, wait, cancel."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from karma.core.clock import Clock, epoch_ms, monotonic
+from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
+from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
+from karma.core.observability import count, logger
+from karma.devices.dispatch import Dispatcher
+from karma.devices.domain import (
+    COMMAND_NAME,
+    DEFAULT_TTL_S,
+    MAX_PARAMS_BYTES,
+    MAX_PENDING_COMMANDS,
+    MAX_TTL_S,
+    MAX_WAIT_S,
+    MIN_TTL_S,
+    SERIAL,
+    Command,
+    CommandStatus,
+    Device,
+    DeviceState,
+    is_connected,
+)
+from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.wire import CommandPublisher
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+class CommandService:
+    """What owners, and agents on their behalf, ask of devices."""
+
+    def __init__(
+        self,
+        devices: DeviceRepository,
+        commands: CommandRepository,
+        publisher: CommandPublisher,
+        clock: Clock,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`pause` waits between two looks at a command."""
+        self._devices = devices
+        self._commands = commands
+        self._dispatcher = Dispatcher(commands, publisher, clock)
+        self._clock = clock
+        self._pause = pause
+
+    def send(
+        self,
+        user_id: UserId,
+        device_ref: str,
+        command: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        ttl_s: int = DEFAULT_TTL_S,
+        serial_order: bool = False,
+        requested_by: str = "",
+        idempotency_key: str = "",
+    ) -> Command:
+        """Queue a command and publish it at once when the device listens.
+
+        Args:
+            user_id: owner.
+            device_ref: device id or serial number.
+            command: name, `[A-Za-z][A-Za-z0-9_.:-]{0,63}`.
+            params: JSON object of at most 16 KB.
+            ttl_s: seconds after which the device must not carry it out any more, 1 to 604,800.
+            serial_order: alone on its way: after all before it, before all after it.
+            requested_by: who asks, shown in the record (`user`, `run:<id>`).
+            idempotency_key: a repeat returns the first command.
+
+        Raises:
+            NotFound: no such device of this owner.
+            ValidationFailed: name, params or ttl.
+            RateLimited: 100 commands wait for this device already.
+            Conflict: IDEMPOTENCY_KEY_REUSED.
+        """
+        body = dict(params or {})
+        _validate(command, body, ttl_s)
+        device = self._device(user_id, device_ref)
+        now = self._clock.now()
+        request_hash = hashlib.sha256(
+            orjson.dumps([command, body, ttl_s, serial_order], option=orjson.OPT_SORT_KEYS)
+        ).hexdigest()
+        if idempotency_key:
+            made = self._made_before(device, idempotency_key, request_hash)
+            if made is not None:
+                return made
+        if len(self._commands.pending(device.id, limit=MAX_PENDING_COMMANDS)) >= MAX_PENDING_COMMANDS:
+            raise RateLimited(f"{MAX_PENDING_COMMANDS} commands wait for this device already", retry_after_s=60)
+        issued_ms = epoch_ms(now)
+        queued = Command(
+            id=CommandId(new_id()),
+            device_id=device.id,
+            user_id=user_id,
+            serial_number=device.serial_number,
+            command=command,
+            params=body,
+            status=CommandStatus.QUEUED,
+            serial=serial_order,
+            issued_ms=issued_ms,
+            expires_ms=issued_ms + ttl_s * 1000,
+            requested_by=requested_by,
+        )
+        try:
+            idempotency = (idempotency_key, request_hash) if idempotency_key else None
+            self._commands.add(queued, device, now=now, idempotency=idempotency)
+        except IdempotencyKeyUsed as exc:
+            made = self._made_before(device, idempotency_key, request_hash)
+            if made is None:
+                raise Conflict("This Idempotency-Key is in use by another request") from exc
+            return made
+        count("CommandQueued")
+        self._publish_if_connected(device)
+        return self._commands.get(device.id, queued.id, consistent=True) or queued
+
+    def _publish_if_connected(self, device: Device) -> None:
+        # After the put, and consistently: either this sees the connection, or the device's `ready` sees the command.
+        view = self._devices.view(device.user_id, device.id, consistent=True)
+        if view is None or not is_connected(view.presence, view.latest):
+            return
+        try:
+            self._dispatcher.dispatch(device.id, again=False)
+        except Upstream as exc:
+            # The command is safe in the queue; the device's next `ready` or the next command sends it.
+            logger.warning("command.publish_failed", device_id=device.id, cause=type(exc).__name__)
+            count("CommandPublishFailed")
+
+    def _made_before(self, device: Device, key: str, request_hash: str) -> Command | None:
+        route = f"commands:{device.id}"
+        made = self._devices.made_by(device.user_id, route, key, now=self._clock.now())
+        if made is None:
+            return None
+        if made.request_hash != request_hash:
+            raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED")
+        command = self._commands.get(device.id, CommandId(made.id), consistent=True)
+        if command is not None and command.status is CommandStatus.QUEUED:
+            # The first request may have died between the put and the publish.
+            self._publish_if_connected(device)
+            command = self._commands.get(device.id, CommandId(made.id), consistent=True)
+        return command.seen_at(self._clock.now()) if command is not None else None
+
+    def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+        """Return one command: one read.
+
+        Raises:
+            NotFound: absent, or another owner's.
+        """
+        command = None
+        if is_id(device_id) and is_id(command_id):
+            command = self._commands.get(DeviceId(device_id), CommandId(command_id), consistent=True)
+        if command is None or command.user_id != user_id:
+            raise NotFound(f"Command {command_id} not found")
+        return command.seen_at(self._clock.now())
+
+    def list(
+        self, user_id: UserId, device_ref: str, *, limit: int = 20, after: str = ""
+    ) -> tuple[tuple[Command, ...], bool]:
+        """Return a device's commands, newest first, and whether more follow; `after` is the last id seen.
+
+        Raises:
+            NotFound: no such device of this owner.
+        """
+        device = self._device(user_id, device_ref)
+        now = self._clock.now()
+        found, more = self._commands.page(device.id, limit=limit, after=after)
+        return tuple(command.seen_at(now) for command in found), more
+
+    def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
+        """Look again, ever less often, until the command is over; return it as last seen.
+
+        Args:
+            user_id: owner.
+            command: what `send` returned.
+            timeout_s: capped at 20.
+
+        Raises:
+            NotFound: another owner's.
+        """
+        deadline = monotonic() + min(timeout_s, MAX_WAIT_S)
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            seen = self.get(user_id, command.device_id, command.id)
+            left_s = deadline - monotonic()
+            if seen.finished or left_s <= 0:
+                return seen
+            self._pause(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+
+    def cancel(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+        """Cancel a command that has not been published; what waited behind it may go.
+
+        Raises:
+            NotFound: as `get`.
+            InvalidTransition: it has been sent, or is over.
+        """
+        command = self.get(user_id, device_id, command_id)
+        moved = self._commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=self._clock.now())
+        if moved and command.serial:
+            self._publish_if_connected(self._device(user_id, device_id))
+        seen = self.get(user_id, device_id, command_id)
+        if not moved and seen.status is not CommandStatus.CANCELLED:
+            raise InvalidTransition(f"Command {command_id} is {seen.status}; only a queued one can be cancelled")
+        return seen
+
+    def _device(self, user_id: UserId, ref: str) -> Device:
+        device_id: DeviceId | None = DeviceId(ref) if is_id(ref) else None
+        if device_id is None and SERIAL.fullmatch(ref):
+            guard = self._devices.guard(ref)
+            device_id = guard.device_id if guard is not None and guard.user_id == user_id else None
+        row = self._devices.row(user_id, device_id) if device_id is not None else None
+        if row is None or row.state is not DeviceState.ACTIVE:
+            raise NotFound(f"Device {ref} not found")
+        return row
+
+
+def _validate(command: str, params: Mapping[str, Any], ttl_s: int) -> None:
+    if not COMMAND_NAME.fullmatch(command):
+        raise ValidationFailed.of("command", "a letter, then up to 63 letters, digits or _.:-")
+    if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
+        raise ValidationFailed.of("ttl_s", f"{MIN_TTL_S} to {MAX_TTL_S} seconds")
+    try:
+        size = len(orjson.dumps(params))
+    except TypeError:
+        raise ValidationFailed.of("params", "not a JSON object") from None
+    if size > MAX_PARAMS_BYTES:
+        raise ValidationFailed.of("params", f"at most {MAX_PARAMS_BYTES} bytes as JSON")

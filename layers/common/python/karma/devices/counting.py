@@ -1,0 +1,56 @@
+"""Counting devices from the table's stream: a row counts while it is active."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from karma.core.dynamo.counters import fold
+from karma.core.dynamo.items import bind
+from karma.core.ids import UserId
+from karma.devices.domain import DeviceState
+from karma.devices.repository.items import (
+    DEVICE_PREFIX,
+    DeviceCounter,
+    DevicesItem,
+    devices_counter_key,
+)
+
+_OWNER_PREFIX = "USER#"
+
+
+class RowChange(NamedTuple):
+    """One stream record, reduced to what is counted."""
+
+    pk: str
+    sk: str
+    sequence_number: str
+    was_active: bool
+    is_active: bool
+
+
+def is_active(image: Mapping[str, str]) -> bool:
+    """Tell whether an image of an item is that of an active device's row."""
+    return image.get("type") == "device" and image.get("state") == DeviceState.ACTIVE
+
+
+class DeviceCounting:
+    """Folds changes of rows into their owner's counter."""
+
+    def __init__(self, table_name: str) -> None:
+        """Bind the table; no request is made."""
+        bind(DevicesItem, table_name)
+
+    def apply(self, change: RowChange) -> bool:
+        """Count one change; tell whether it counted. A repeat, or a change of something else, does not.
+
+        Raises:
+            StorageThrottled, StorageUnavailable: not counted; deliver again.
+        """
+        if not (change.pk.startswith(_OWNER_PREFIX) and change.sk.startswith(DEVICE_PREFIX)):
+            return False
+        difference = int(change.is_active) - int(change.was_active)
+        if difference == 0:
+            return False
+        pk, sk = devices_counter_key(UserId(change.pk.removeprefix(_OWNER_PREFIX)))
+        return fold(DeviceCounter(pk, sk), change=difference, sequence_number=change.sequence_number)

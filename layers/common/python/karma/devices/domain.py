@@ -1,0 +1,313 @@
+"""What a device and a command are: closed sets, limits, and the one table of command transitions.
+
+Device   provisioning -> active -> deleting -> (gone)        lifecycle, never shown
+         offline | online | error | updating                 status, derived from presence and the device's own word
+Command  queued -> sent -> acknowledged -> succeeded | failed | rejected | timed_out
+         queued | sent -> expired        queued -> cancelled
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from karma.core.clock import from_epoch_ms, iso
+from karma.core.ids import CommandId, DeviceId, UserId
+from karma.devices.presence import PresenceState
+
+SERIAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAC: Final = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
+COMMAND_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+
+MAX_NAME_CHARS: Final = 255
+MAX_TAGS: Final = 50
+MAX_TAG_CHARS: Final = 50
+MAX_OBJECT_BYTES: Final = 8 * 1024
+"""Limit of each of capabilities, hardware, network and location, as JSON."""
+MAX_PARAMS_BYTES: Final = 16 * 1024
+MIN_TTL_S: Final = 1
+MAX_TTL_S: Final = 7 * 24 * 3600
+DEFAULT_TTL_S: Final = 60
+MAX_WAIT_S: Final = 20
+MAX_PENDING_COMMANDS: Final = 100
+COMMAND_RETENTION_S: Final = 30 * 24 * 3600
+
+RAW_RETENTION_S: Final = 30 * 24 * 3600
+"""Raw telemetry is kept this long; older samples are refused when they arrive."""
+MAX_FUTURE_S: Final = 10 * 60
+"""A sample from further ahead than this has a wrong clock."""
+DEAD_LETTER_RETENTION_S: Final = 14 * 24 * 3600
+
+_EVIDENCE_GRACE_MS: Final = 2_000
+"""A message this much later than the last disconnect proves a connection that presence has not told of yet."""
+
+
+class DeviceModel(StrEnum):
+    """The hardware there is."""
+
+    EOS_3A = "EOS-3A"
+    EOS_3B = "EOS-3B"
+    EOS_3C = "EOS-3C"
+
+
+class DeviceStatus(StrEnum):
+    """What the owner sees."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    ERROR = "error"
+    UPDATING = "updating"
+
+
+class DeviceState(StrEnum):
+    """Where a device's row is in its life; only `active` ones are shown."""
+
+    PROVISIONING = "provisioning"
+    ACTIVE = "active"
+    DELETING = "deleting"
+
+
+class CommandStatus(StrEnum):
+    """Where a command is."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    ACKNOWLEDGED = "acknowledged"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+_S = CommandStatus
+_ANSWERS = frozenset({_S.ACKNOWLEDGED, _S.SUCCEEDED, _S.FAILED, _S.REJECTED})
+
+# A queued command may be answered: the publish precedes the write that says `sent`, and the answer can be quicker.
+TRANSITIONS: Final[Mapping[CommandStatus, frozenset[CommandStatus]]] = {
+    _S.QUEUED: _ANSWERS | {_S.SENT, _S.EXPIRED, _S.CANCELLED},
+    _S.SENT: _ANSWERS | {_S.EXPIRED},
+    _S.ACKNOWLEDGED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.TIMED_OUT}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.REJECTED: frozenset(),
+    _S.TIMED_OUT: frozenset(),
+    _S.EXPIRED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+ANSWERS: Final = _ANSWERS
+"""What a device may say of a command."""
+
+
+def sources_of(target: CommandStatus) -> frozenset[CommandStatus]:
+    """States from which a command may go to `target`."""
+    return frozenset(source for source, targets in TRANSITIONS.items() if target in targets)
+
+
+def is_final(status: CommandStatus) -> bool:
+    """Tell whether nothing can happen to the command any more."""
+    return not TRANSITIONS[status]
+
+
+def overdue_status(status: CommandStatus) -> CommandStatus:
+    """What a command becomes when its time is over: `timed_out` once the device has taken it, else `expired`."""
+    return _S.TIMED_OUT if status is _S.ACKNOWLEDGED else _S.EXPIRED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device as its owner described it."""
+
+    id: DeviceId
+    user_id: UserId
+    name: str
+    model: DeviceModel
+    mac: str
+    serial_number: str
+    state: DeviceState
+    ip: str | None
+    firmware_version: str | None
+    capabilities: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    network: Mapping[str, Any]
+    location: Mapping[str, Any] | None
+    tags: tuple[str, ...]
+    version: int
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The newest value of one metric."""
+
+    value: float
+    ts: int
+    """Milliseconds, by the device's clock."""
+
+
+@dataclass(frozen=True)
+class Latest:
+    """What the device said last. Two of these merge in any order to the same result."""
+
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    last_seen_ms: int = 0
+    """Broker's time of the last message."""
+    ready_ms: int = 0
+    """Broker's time of the last `ready`: from then on the device listens for commands."""
+    heartbeat_ms: int = 0
+    """Broker's time of the message that told ip and firmware."""
+    ip: str | None = None
+    firmware_version: str | None = None
+    condition_ms: int = 0
+    condition: str = ""
+    """`error` or `updating`, while the device says so."""
+
+    MAX_METRICS = 200
+
+    def merge(self, other: Latest) -> Latest:
+        """Take the newer of each fact; at equal times the greater value, so that order does not matter."""
+        readings = dict(self.readings)
+        for name, new in other.readings.items():
+            old = readings.get(name)
+            if old is None or (new.ts, new.value) > (old.ts, old.value):
+                readings[name] = new
+        if len(readings) > self.MAX_METRICS:
+            kept = sorted(readings.items(), key=lambda pair: (pair[1].ts, pair[0]))[-self.MAX_METRICS :]
+            readings = dict(kept)
+        beat = max(self, other, key=lambda one: (one.heartbeat_ms, one.ip or "", one.firmware_version or ""))
+        state = max(self, other, key=lambda one: (one.condition_ms, one.condition))
+        return Latest(
+            readings=readings,
+            last_seen_ms=max(self.last_seen_ms, other.last_seen_ms),
+            ready_ms=max(self.ready_ms, other.ready_ms),
+            heartbeat_ms=beat.heartbeat_ms,
+            ip=beat.ip,
+            firmware_version=beat.firmware_version,
+            condition_ms=state.condition_ms,
+            condition=state.condition,
+        )
+
+
+def is_connected(presence: PresenceState, latest: Latest) -> bool:
+    """Tell whether the device has a connection: presence says so, or a message came after its last disconnect."""
+    if presence.connected:
+        return True
+    seen = max(latest.last_seen_ms, latest.ready_ms)
+    return seen > 0 and seen > presence.changed_ms + _EVIDENCE_GRACE_MS
+
+
+def status_of(presence: PresenceState, latest: Latest) -> DeviceStatus:
+    """Derive what the owner sees."""
+    if not is_connected(presence, latest):
+        return DeviceStatus.OFFLINE
+    return DeviceStatus(latest.condition) if latest.condition else DeviceStatus.ONLINE
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    """A device with what is known of it now."""
+
+    device: Device
+    latest: Latest
+    presence: PresenceState
+
+    @property
+    def status(self) -> DeviceStatus:
+        """Derived from presence and the device's own word."""
+        return status_of(self.presence, self.latest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `device` of the API."""
+        device, latest = self.device, self.latest
+        return {
+            "id": device.id,
+            "user_id": device.user_id,
+            "name": device.name,
+            "model": device.model,
+            "status": self.status,
+            "ip": latest.ip or device.ip,
+            "mac": device.mac,
+            "serial_number": device.serial_number,
+            "firmware_version": latest.firmware_version or device.firmware_version,
+            "last_heartbeat": _time(latest.last_seen_ms),
+            "capabilities": device.capabilities,
+            "hardware": device.hardware,
+            "network": device.network,
+            "location": device.location,
+            "tags": list(device.tags),
+            "latest": latest_json(latest),
+            "created_at": device.created_at,
+            "updated_at": device.updated_at,
+            "version": device.version,
+        }
+
+
+def latest_json(latest: Latest) -> dict[str, Any]:
+    """Return `{metric: {value, ts}}`."""
+    return {
+        name: {"value": reading.value, "ts": iso(from_epoch_ms(reading.ts))}
+        for name, reading in sorted(latest.readings.items())
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One request to one device."""
+
+    id: CommandId
+    device_id: DeviceId
+    user_id: UserId
+    serial_number: str
+    command: str
+    params: Mapping[str, Any]
+    status: CommandStatus
+    serial: bool
+    """Nothing else is sent to the device until this one is answered."""
+    issued_ms: int
+    expires_ms: int
+    requested_by: str = ""
+    sent_ms: int = 0
+    acknowledged_ms: int = 0
+    finished_ms: int = 0
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing can happen to it any more."""
+        return is_final(self.status)
+
+    def seen_at(self, now: datetime) -> Command:
+        """Return it as it must be shown at `now`: an overdue one is over, whether a sweep has said so or not."""
+        if self.finished or now.timestamp() * 1000 < self.expires_ms:
+            return self
+        return replace(self, status=overdue_status(self.status), finished_ms=self.expires_ms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `command` of the API."""
+        return {
+            "id": self.id,
+            "device_id": self.device_id,
+            "command": self.command,
+            "params": self.params,
+            "status": self.status,
+            "serial": self.serial,
+            "requested_by": self.requested_by or None,
+            "result": self.result,
+            "error": self.error,
+            "issued_at": _time(self.issued_ms),
+            "expires_at": _time(self.expires_ms),
+            "sent_at": _time(self.sent_ms),
+            "acknowledged_at": _time(self.acknowledged_ms),
+            "finished_at": _time(self.finished_ms),
+        }
+
+
+def _time(milliseconds: int) -> str | None:
+    return iso(from_epoch_ms(milliseconds)) if milliseconds else None

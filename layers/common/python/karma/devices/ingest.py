@@ -1,0 +1,258 @@
+"""Taking what devices send. Delivered at least once, in any order; every step may be repeated.
+
+message                        effect
+unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
+unreadable payload, key taken by another body                          the owner's dead letter, counted
+telemetry       one conditional put; newest values into LATEST
+heartbeat, event, ready        LATEST; heartbeat publishes what is still queued, ready all that was not acknowledged
+response        the command moves by the table of transitions; an end lets the next serial command go
+presence        PRESENCE
+
+LATEST and PRESENCE are written once a device a batch. A message is reported back for another delivery only when the
+database or IoT did not answer, or by a bug; then it goes to the dead-letter queue after five tries, alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from karma.core.clock import Clock, monotonic
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import Upstream
+from karma.core.ids import DeviceId
+from karma.core.observability import count, logger
+from karma.devices.dispatch import Dispatcher
+from karma.devices.domain import DeviceState, Latest, is_final
+from karma.devices.payloads import (
+    MAX_ANSWER_BYTES,
+    Unreadable,
+    read_event,
+    read_heartbeat,
+    read_presence,
+    read_ready,
+    read_response,
+    read_telemetry,
+)
+from karma.devices.presence import PresenceEvent
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.devices import DeviceRepository, Guard
+from karma.devices.repository.telemetry import TelemetryRepository
+from karma.integrations.iot import read_topic
+
+GUARD_MAX_AGE_S: Final = 30.0
+"""How long a process may believe what it has read of a thing; a deleted device's data is swept only after that."""
+_SUSPECT_MAX_AGE_S: Final = 5.0
+"""The same for a thing that seems unknown or to have another certificate."""
+_MAX_GUARDS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a rule forwarded."""
+
+    id: str
+    """Of the delivery; reported back when it must come again."""
+    topic: str
+    certificate_id: str
+    """Of the publisher; "" for lifecycle events, which have none."""
+    payload: bytes
+    received_ms: int
+
+
+@dataclass
+class _Heard:
+    """What a batch told of one device."""
+
+    guard: Guard
+    latest: Latest = field(default_factory=Latest)
+    events: list[PresenceEvent] = field(default_factory=list)
+    told_by: list[str] = field(default_factory=list)
+    ready_by: list[str] = field(default_factory=list)
+    nudged_by: list[str] = field(default_factory=list)
+
+
+class _Rejected(Exception):
+    """The message is nobody's: it is dropped, and counted by reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class IngestService:
+    """Takes batches of messages."""
+
+    def __init__(
+        self,
+        *,
+        devices: DeviceRepository,
+        telemetry: TelemetryRepository,
+        dead_letters: DeadLetterRepository,
+        commands: CommandRepository,
+        dispatcher: Dispatcher,
+        clock: Clock,
+    ) -> None:
+        self._devices = devices
+        self._telemetry = telemetry
+        self._dead_letters = dead_letters
+        self._commands = commands
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._guards: dict[str, tuple[float, Guard | None]] = {}
+
+    def take(self, messages: Sequence[Message]) -> list[str]:
+        """Take messages, each a unit of its own; return the ids of those that must be delivered again."""
+        heard: dict[DeviceId, _Heard] = {}
+        failed: dict[str, None] = {}
+        rejected: Counter[str] = Counter()
+
+        def attempt(ids: Iterable[str], step: Callable[[], None]) -> None:
+            try:
+                step()
+            except _Rejected as exc:
+                rejected[exc.reason] += 1
+            except (Upstream, ConditionFailed) as exc:
+                logger.warning("ingest.retry", cause=type(exc).__name__)
+                failed.update(dict.fromkeys(ids))
+            except Exception:  # noqa: BLE001  one message's bug must not hold back the others of its batch
+                logger.exception("ingest.failed")
+                failed.update(dict.fromkeys(ids))
+
+        for message in messages:
+            attempt([message.id], lambda message=message: self._take_one(message, heard, rejected))  # type: ignore[misc]
+        for device in heard.values():
+            attempt(device.told_by, lambda device=device: self._tell(device))  # type: ignore[misc]
+        for device in heard.values():
+            # After LATEST says `ready`: a command queued meanwhile is seen here, or its sender sees the device.
+            if device.ready_by:
+                attempt(device.ready_by, lambda device=device: self._dispatch(device, again=True))  # type: ignore[misc]
+            elif device.nudged_by:
+                attempt(device.nudged_by, lambda device=device: self._dispatch(device, again=False))  # type: ignore[misc]
+        for reason, times in rejected.items():
+            count("IngestRejected", times, reason=reason)
+        logger.info("ingest.batch", messages=len(messages), rejected=rejected.total(), failed=len(failed))
+        return list(failed)
+
+    def _take_one(self, message: Message, heard: dict[DeviceId, _Heard], rejected: Counter[str]) -> None:
+        source = read_topic(message.topic)
+        if source is None:
+            raise _Rejected("TOPIC")
+        if source.kind == "presence":
+            self._take_presence(message, source.thing, heard)
+            return
+        guard = self._speaker(source.thing, message.certificate_id)
+        device = heard.setdefault(guard.device_id, _Heard(guard))
+        try:
+            said = self._take_body(source.kind, message, device)
+        except Unreadable as exc:
+            rejected[exc.reason] += 1
+            self._dead_letters.store(
+                guard.device_id,
+                reason=exc.reason,
+                topic=message.topic,
+                payload=message.payload,
+                received_ms=message.received_ms,
+            )
+            return
+        device.latest = device.latest.merge(said)
+        device.told_by.append(message.id)
+
+    def _take_body(self, kind: str, message: Message, device: _Heard) -> Latest:
+        at = message.received_ms
+        match kind:
+            case "telemetry":
+                batch = read_telemetry(message.payload, received_ms=at)
+                if not self._telemetry.store(device.guard.device_id, batch):
+                    raise Unreadable("ALTERED")
+                return Latest(readings=batch.newest, last_seen_ms=at)
+            case "heartbeat":
+                beat = read_heartbeat(message.payload)
+                # Publishes what a failed publish, or an expired serial command, has left in the queue.
+                device.nudged_by.append(message.id)
+                return Latest(last_seen_ms=at, heartbeat_ms=at, ip=beat.ip, firmware_version=beat.firmware_version)
+            case "event":
+                event = read_event(message.payload)
+                if event.condition is None:
+                    return Latest(last_seen_ms=at)
+                return Latest(last_seen_ms=at, condition_ms=at, condition=event.condition)
+            case "ready":
+                read_ready(message.payload)
+                device.ready_by.append(message.id)
+                return Latest(last_seen_ms=at, ready_ms=at)
+            case _:
+                self._take_answer(message, device)
+                return Latest(last_seen_ms=at)
+
+    def _take_answer(self, message: Message, device: _Heard) -> None:
+        if len(message.payload) > MAX_ANSWER_BYTES:
+            raise Unreadable("TOO_LARGE")
+        answer = read_response(message.payload)
+        moved = self._commands.move(
+            device.guard.device_id,
+            answer.command_id,
+            answer.status,
+            at=self._clock.now(),
+            result=answer.result,
+            error=answer.error,
+        )
+        count("CommandAnswered", outcome=answer.status if moved else "repeated_or_late")
+        if is_final(answer.status):
+            # Also when nothing moved: the delivery before this one may have died just here.
+            device.nudged_by.append(message.id)
+
+    def _take_presence(self, message: Message, thing: str, heard: dict[DeviceId, _Heard]) -> None:
+        try:
+            lifecycle = read_presence(message.payload)
+        except Unreadable as exc:
+            raise _Rejected(f"PRESENCE_{exc.reason}") from exc
+        if lifecycle is None:
+            return
+        guard = self._speaker(thing, lifecycle.certificate_id)
+        device = heard.setdefault(guard.device_id, _Heard(guard))
+        device.events.append(lifecycle.event)
+        device.told_by.append(message.id)
+
+    def _tell(self, device: _Heard) -> None:
+        now = self._clock.now()
+        known = True
+        if device.latest != Latest():
+            known = self._devices.merge_latest(device.guard, device.latest, now=now) is not None
+        if known and device.events:
+            known = self._devices.merge_presence(device.guard, device.events, now=now) is not None
+        if not known:
+            self._guards.pop(device.guard.serial_number, None)
+            raise _Rejected("DELETED")
+
+    def _dispatch(self, device: _Heard, *, again: bool) -> None:
+        self._dispatcher.dispatch(device.guard.device_id, again=again)
+
+    def _speaker(self, thing: str, certificate_id: str) -> Guard:
+        """Return the device that a certificate may speak for as this thing.
+
+        Raises:
+            _Rejected: none.
+        """
+        guard = self._known(thing, max_age_s=GUARD_MAX_AGE_S)
+        if guard is None or guard.state is not DeviceState.ACTIVE or certificate_id not in guard.certificate_ids:
+            # The device may be seconds old, or have a new certificate.
+            guard = self._known(thing, max_age_s=_SUSPECT_MAX_AGE_S)
+        if guard is None or guard.state is not DeviceState.ACTIVE:
+            raise _Rejected("UNKNOWN_DEVICE")
+        if certificate_id not in guard.certificate_ids:
+            raise _Rejected("CERTIFICATE")
+        return guard
+
+    def _known(self, thing: str, *, max_age_s: float) -> Guard | None:
+        now = monotonic()
+        cached = self._guards.get(thing)
+        if cached is not None and now - cached[0] < max_age_s:
+            return cached[1]
+        guard = self._devices.guard(thing)
+        if len(self._guards) >= _MAX_GUARDS:
+            self._guards.clear()
+        self._guards[thing] = (now, guard)
+        return guard

@@ -1,0 +1,273 @@
+"""Commands in DynamoDB: the record, and the device's queue of unfinished ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from karma.core.clock import from_epoch_ms, iso
+from karma.core.dynamo.access import get, query
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import Conflict, NotFound
+from karma.core.ids import CommandId, DeviceId, UserId
+from karma.devices.domain import (
+    COMMAND_RETENTION_S,
+    Command,
+    CommandStatus,
+    Device,
+    DeviceState,
+    is_final,
+    sources_of,
+)
+from karma.devices.repository.items import (
+    COMMAND_PREFIX,
+    EXPIRY_SHARDS,
+    PENDING_PREFIX,
+    CommandItem,
+    DeviceItem,
+    DevicesItem,
+    IdempotencyItem,
+    PendingItem,
+    children_pk,
+    command_key,
+    device_key,
+    expiry_partition,
+    idempotency_key,
+    pending_key,
+)
+
+_IDEMPOTENCY_S = 24 * 3600
+
+
+class IdempotencyKeyUsed(Exception):
+    """The key of this request made something before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """An unfinished command in its device's queue."""
+
+    id: CommandId
+    device_id: DeviceId
+    user_id: UserId
+    serial_number: str
+    command: str
+    params: Mapping[str, Any]
+    serial: bool
+    issued_ms: int
+    expires_ms: int
+    status: CommandStatus
+
+
+class CommandRepository:
+    """Reads and conditional writes of commands in one `devices` table."""
+
+    def __init__(self, table_name: str) -> None:
+        """Bind the table; no request is made."""
+        bind(DevicesItem, table_name)
+
+    def add(
+        self, command: Command, device: Device, *, now: datetime, idempotency: tuple[str, str] | None = None
+    ) -> None:
+        """Write a queued command and its entry in the device's queue, if the device is still active.
+
+        Raises:
+            NotFound: the device is gone.
+            IdempotencyKeyUsed: the key made a command before.
+        """
+        stamp = iso(now)
+        tx = Transaction()
+        tx.check(
+            DeviceItem,
+            device_key(device.user_id, device.id),
+            DeviceItem.state == DeviceState.ACTIVE,
+            on_fail=NotFound(f"Device {device.id} not found"),
+        )
+        pk, sk = command_key(device.id, command.id)
+        tx.put(
+            CommandItem(
+                pk,
+                sk,
+                command_id=command.id,
+                device_id=command.device_id,
+                user_id=command.user_id,
+                serial_number=command.serial_number,
+                command=command.command,
+                params=dict(command.params),
+                status=command.status,
+                serial=command.serial,
+                requested_by=command.requested_by or None,
+                issued_ms=command.issued_ms,
+                expires_ms=command.expires_ms,
+                created_at=stamp,
+                updated_at=stamp,
+                expires_at=command.expires_ms // 1000 + COMMAND_RETENTION_S,
+            )
+        )
+        pk, sk = pending_key(device.id, command.id)
+        tx.put(
+            PendingItem(
+                pk,
+                sk,
+                command_id=command.id,
+                device_id=command.device_id,
+                user_id=command.user_id,
+                serial_number=command.serial_number,
+                command=command.command,
+                params=dict(command.params),
+                serial=command.serial,
+                issued_ms=command.issued_ms,
+                expires_ms=command.expires_ms,
+                status=command.status,
+                created_at=stamp,
+                updated_at=stamp,
+                gsi1pk=expiry_partition(device.id),
+                gsi1sk=f"{iso(from_epoch_ms(command.expires_ms))}#{command.id}",
+            )
+        )
+        used = Conflict("This Idempotency-Key is in use")
+        if idempotency is not None:
+            key, request_hash = idempotency
+            pk, sk = idempotency_key(command.user_id, f"commands:{device.id}", key)
+            tx.update(
+                IdempotencyItem(pk, sk),
+                [
+                    IdempotencyItem.type.set(IdempotencyItem),
+                    IdempotencyItem.schema.set(1),
+                    IdempotencyItem.request_hash.set(request_hash),
+                    IdempotencyItem.made_id.set(command.id),
+                    IdempotencyItem.expires_at.set(int(now.timestamp()) + _IDEMPOTENCY_S),
+                ],
+                IdempotencyItem.pk.does_not_exist() | (IdempotencyItem.expires_at <= int(now.timestamp())),
+                on_fail=used,
+            )
+        try:
+            tx.commit()
+        except Conflict as exc:
+            if exc is used:
+                raise IdempotencyKeyUsed from exc
+            raise
+
+    def get(self, device_id: DeviceId, command_id: CommandId, *, consistent: bool = False) -> Command | None:
+        """Read one command."""
+        item = get(CommandItem, command_key(device_id, command_id), consistent=consistent)
+        return _command(item) if item is not None else None
+
+    def page(self, device_id: DeviceId, *, limit: int, after: str = "") -> tuple[list[Command], bool]:
+        """Read a device's commands, newest first, and whether more follow."""
+        start = None
+        if after:
+            key = command_key(device_id, CommandId(after))
+            start = {"pk": key.pk, "sk": key.sk}
+        page = query(
+            CommandItem,
+            children_pk(device_id),
+            CommandItem.sk.startswith(COMMAND_PREFIX),
+            limit=limit + 1,
+            forward=False,
+            start=start,
+        )
+        return [_command(item) for item in page.items[:limit]], len(page.items) > limit
+
+    def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:
+        """Read a device's unfinished commands in the order in which they were given; strongly consistent."""
+        page = query(
+            PendingItem,
+            children_pk(device_id),
+            PendingItem.sk.startswith(PENDING_PREFIX),
+            limit=limit,
+            consistent=True,
+        )
+        return [_pending(item) for item in page.items]
+
+    def overdue(self, shard: int, *, before: datetime, limit: int) -> list[Pending]:
+        """Read unfinished commands whose time is over, from one of `EXPIRY_SHARDS` index partitions."""
+        page = query(
+            PendingItem,
+            f"EXPIRING#{shard % EXPIRY_SHARDS}",
+            PendingItem.gsi1sk < iso(before),
+            limit=limit,
+            index=PendingItem.gsi1,
+        )
+        return [_pending(item) for item in page.items]
+
+    def move(
+        self,
+        device_id: DeviceId,
+        command_id: CommandId,
+        to: CommandStatus,
+        *,
+        at: datetime,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Take a command to a state, by the table of transitions; tell whether it moved.
+
+        A final state takes it out of the device's queue in the same transaction. False: it is absent, or in a state
+        that has no such step (a repeat, a late answer).
+        """
+        stamp, now_ms = iso(at), round(at.timestamp() * 1000)
+        sources = sorted(sources_of(to))
+        actions = [CommandItem.status.set(to), CommandItem.updated_at.set(stamp)]
+        if to is CommandStatus.SENT:
+            actions.append(CommandItem.sent_ms.set(now_ms))
+        elif to is CommandStatus.ACKNOWLEDGED:
+            actions.append(CommandItem.acknowledged_ms.set(now_ms))
+        else:
+            actions.append(CommandItem.finished_ms.set(now_ms))
+        if result is not None:
+            actions.append(CommandItem.result.set(dict(result)))
+        if error is not None:
+            actions.append(CommandItem.error.set(dict(error)))
+        tx = Transaction()
+        tx.update(CommandItem(*command_key(device_id, command_id)), actions, CommandItem.status.is_in(*sources))
+        entry = PendingItem(*pending_key(device_id, command_id))
+        if is_final(to):
+            tx.delete(entry)
+        else:
+            tx.update(entry, [PendingItem.status.set(to)])
+        try:
+            tx.commit()
+        except ConditionFailed:
+            return False
+        return True
+
+
+def _command(item: CommandItem) -> Command:
+    return Command(
+        id=CommandId(item.command_id),
+        device_id=DeviceId(item.device_id),
+        user_id=UserId(item.user_id),
+        serial_number=item.serial_number,
+        command=item.command,
+        params=cast("dict[str, Any]", item.params or {}),
+        status=CommandStatus(item.status),
+        serial=item.serial,
+        requested_by=item.requested_by or "",
+        issued_ms=int(item.issued_ms),
+        expires_ms=int(item.expires_ms),
+        sent_ms=int(item.sent_ms),
+        acknowledged_ms=int(item.acknowledged_ms),
+        finished_ms=int(item.finished_ms),
+        result=cast("dict[str, Any] | None", item.result),
+        error=cast("dict[str, Any] | None", item.error),
+    )
+
+
+def _pending(item: PendingItem) -> Pending:
+    return Pending(
+        id=CommandId(item.command_id),
+        device_id=DeviceId(item.device_id),
+        user_id=UserId(item.user_id),
+        serial_number=item.serial_number,
+        command=item.command,
+        params=cast("dict[str, Any]", item.params or {}),
+        serial=item.serial,
+        issued_ms=int(item.issued_ms),
+        expires_ms=int(item.expires_ms),
+        status=CommandStatus(item.status),
+    )

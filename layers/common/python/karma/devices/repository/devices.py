@@ -1,0 +1,580 @@
+"""Devices in DynamoDB: rows, guards, latest facts, presence, tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, cast
+
+from karma.core.clock import iso
+from karma.core.dynamo.access import batch_get, get, put, query
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.ids import DeviceId, UserId
+from karma.devices.domain import Device, DeviceModel, DeviceState, DeviceView, Latest, Reading
+from karma.devices.presence import PresenceEvent, PresenceState
+from karma.devices.repository.items import (
+    DEVICE_PREFIX,
+    SWEEP_PARTITION,
+    DeviceCounter,
+    DeviceItem,
+    DevicesItem,
+    GuardItem,
+    IdempotencyItem,
+    LatestItem,
+    PresenceItem,
+    TombstoneItem,
+    device_key,
+    devices_counter_key,
+    guard_key,
+    idempotency_key,
+    latest_key,
+    owner_pk,
+    presence_key,
+    tombstone_key,
+)
+
+_IDEMPOTENCY_S = 24 * 3600
+_ITEMS_A_DEVICE = 3
+_NAME_KEY_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """Who owns a serial number, and by which certificates it may speak."""
+
+    serial_number: str
+    user_id: UserId
+    device_id: DeviceId
+    state: DeviceState
+    certificate_ids: frozenset[str]
+
+
+class Made(NamedTuple):
+    """What an Idempotency-Key made before."""
+
+    id: str
+    request_hash: str
+
+
+class Rows(NamedTuple):
+    """Devices in list order; `more` when others follow the last one."""
+
+    views: list[DeviceView]
+    more: bool
+
+
+class DeviceRepository:
+    """Reads and conditional writes of one `devices` table."""
+
+    def __init__(self, table_name: str) -> None:
+        """Bind the table; the client is built here, no request is made."""
+        bind(DevicesItem, table_name)
+
+    # Reading
+
+    def guard(self, serial_number: str, *, consistent: bool = False) -> Guard | None:
+        """Look a serial number up: one read."""
+        item = get(GuardItem, guard_key(serial_number), consistent=consistent)
+        return _guard(item) if item is not None else None
+
+    def row(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> Device | None:
+        """Read a device's row in any state: one read."""
+        item = get(DeviceItem, device_key(user_id, device_id), consistent=consistent)
+        return _device(item) if item is not None else None
+
+    def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> DeviceView | None:
+        """Read an active device with its latest facts and presence: one query of three items."""
+        key = device_key(user_id, device_id)
+        page = query(
+            DevicesItem,
+            key.pk,
+            DevicesItem.sk.startswith(key.sk),
+            limit=_ITEMS_A_DEVICE,
+            consistent=consistent,
+        )
+        views = [view for view in _views(page.items) if view.device.state is DeviceState.ACTIVE]
+        return views[0] if views else None
+
+    def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> Rows:
+        """Read active devices by creation: one query of 3N + 1 items, another only when some are being deleted."""
+        pk = owner_pk(user_id)
+        start = _start_after(user_id, after, newest_first=newest_first) if after is not None else None
+        views: list[DeviceView] = []
+        while True:
+            wanted = limit - len(views)
+            page = query(
+                DevicesItem,
+                pk,
+                DevicesItem.sk.startswith(DEVICE_PREFIX),
+                limit=_ITEMS_A_DEVICE * wanted + 1,
+                forward=not newest_first,
+                start=dict(start._asdict()) if start is not None else None,
+            )
+            full = page.items
+            more = page.last is not None
+            if more:
+                full = full[: len(full) - len(full) % _ITEMS_A_DEVICE]
+            found = _views(full)
+            active = [view for view in found if view.device.state is DeviceState.ACTIVE]
+            views += active[:wanted]
+            more = more or len(active) > wanted
+            if not more or len(views) == limit or not found:
+                return Rows(views, more)
+            start = _start_after(user_id, found[-1].device.id, newest_first=newest_first)
+
+    def by_name(
+        self, user_id: UserId, *, descending: bool, limit: int, after: tuple[str, DeviceId] | None = None
+    ) -> Rows:
+        """Read active devices by name, regardless of case: one index query, then one batch read of their facts."""
+        pk = _names_partition(user_id)
+        start = None
+        if after is not None:
+            key = device_key(user_id, after[1])
+            start = {"pk": key.pk, "sk": key.sk, "gsi1pk": pk, "gsi1sk": _name_key(after[0], after[1])}
+        page = query(DeviceItem, pk, limit=limit + 1, forward=not descending, start=start, index=DeviceItem.gsi1)
+        devices = [_device(item) for item in page.items[:limit]]
+        return Rows(self._with_facts(user_id, devices), len(page.items) > limit)
+
+    def _with_facts(self, user_id: UserId, devices: Sequence[Device]) -> list[DeviceView]:
+        keys = [key(user_id, device.id) for device in devices for key in (latest_key, presence_key)]
+        found = batch_get(DevicesItem, keys) if keys else {}
+        return [
+            DeviceView(
+                device,
+                latest_from(found.get(latest_key(user_id, device.id))),
+                presence_from(found.get(presence_key(user_id, device.id))),
+            )
+            for device in devices
+        ]
+
+    def count(self, user_id: UserId) -> int:
+        """Read the number of active devices, as far as the router has folded it."""
+        item = get(DeviceCounter, devices_counter_key(user_id))
+        return int(item.value) if item is not None else 0
+
+    def made_by(self, user_id: UserId, route: str, key: str, *, now: datetime) -> Made | None:
+        """Read what an Idempotency-Key made, unless it is too old to count."""
+        item = get(IdempotencyItem, idempotency_key(user_id, route, key), consistent=True)
+        if item is None or (item.expires_at or 0) <= now.timestamp():
+            return None
+        return Made(item.made_id, item.request_hash)
+
+    # Creating
+
+    def claim(self, device: Device, *, attempt: str, now: datetime, idempotency: tuple[str, str] | None = None) -> None:
+        """Write a provisioning device: row, guard, latest facts and presence, all or none.
+
+        Args:
+            device: in state `provisioning`.
+            attempt: fences a later take-over.
+            now: for the sweep's clock.
+            idempotency: key and request hash, kept for a day.
+
+        Raises:
+            AlreadyExists: the serial number is taken.
+        """
+        stamp = iso(now)
+        tx = Transaction()
+        tx.put(_guard_item(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
+        tx.put(_device_item(device, attempt=attempt))
+        for kind, key in ((LatestItem, latest_key), (PresenceItem, presence_key)):
+            pk, sk = key(device.user_id, device.id)
+            tx.put(kind(pk, sk, created_at=stamp, updated_at=stamp))
+        if idempotency is not None:
+            name, request_hash = idempotency
+            pk, sk = idempotency_key(device.user_id, "devices", name)
+            # An entry older than a day may still lie there: TTL deletes late.
+            tx.update(
+                IdempotencyItem(pk, sk),
+                [
+                    IdempotencyItem.type.set(IdempotencyItem),
+                    IdempotencyItem.schema.set(1),
+                    IdempotencyItem.request_hash.set(request_hash),
+                    IdempotencyItem.made_id.set(device.id),
+                    IdempotencyItem.expires_at.set(int(now.timestamp()) + _IDEMPOTENCY_S),
+                ],
+                IdempotencyItem.pk.does_not_exist() | (IdempotencyItem.expires_at <= int(now.timestamp())),
+                on_fail=AlreadyExists("This Idempotency-Key is in use by another request"),
+            )
+        tx.commit()
+
+    def take_over(self, device: Device, *, attempt: str, now: datetime) -> Device:
+        """Continue an unfinished creation of the same owner and serial number with new fields.
+
+        Returns:
+            The device with the id and creation time that it has had from the first attempt.
+
+        Raises:
+            AlreadyExists: it is finished, another owner's, or somebody took it over meanwhile.
+        """
+        guard = get(GuardItem, guard_key(device.serial_number), consistent=True)
+        taken = AlreadyExists(_taken(device))
+        if guard is None or guard.user_id != device.user_id or guard.state != DeviceState.PROVISIONING:
+            raise taken
+        old = get(DeviceItem, device_key(device.user_id, DeviceId(guard.device_id)), consistent=True)
+        if old is None:
+            raise taken
+        item = _device_item(device, attempt=attempt)
+        for name in ("name", "model", "mac", "ip", "firmware_version", "capabilities", "hardware", "network"):
+            setattr(old, name, getattr(item, name))
+        old.location, old.tags, old.attempt, old.updated_at = item.location, item.tags, attempt, iso(now)
+        guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
+        tx = Transaction()
+        tx.put(guard, on_fail=taken)
+        tx.put(old, on_fail=taken)
+        tx.commit()
+        return _device(old)
+
+    def activate(self, device: Device, *, attempt: str, certificate_id: str, now: datetime) -> Device:
+        """End a creation: the device is shown, and its certificate may speak for it.
+
+        Raises:
+            ConditionFailed: another attempt has taken it over.
+        """
+        stamp = iso(now)
+        row = DeviceItem(*device_key(device.user_id, device.id))
+        guard = GuardItem(*guard_key(device.serial_number))
+        mine = (DeviceItem.attempt == attempt) & (DeviceItem.state == DeviceState.PROVISIONING)
+        tx = Transaction()
+        tx.update(
+            row,
+            [
+                DeviceItem.state.set(DeviceState.ACTIVE),
+                DeviceItem.attempt.remove(),
+                DeviceItem.updated_at.set(stamp),
+                DeviceItem.gsi1pk.set(_names_partition(device.user_id)),
+                DeviceItem.gsi1sk.set(_name_key(device.name, device.id)),
+            ],
+            mine,
+        )
+        tx.update(
+            guard,
+            [
+                GuardItem.state.set(DeviceState.ACTIVE),
+                GuardItem.attempt.remove(),
+                GuardItem.certificate_ids.set({certificate_id}),
+                GuardItem.updated_at.set(stamp),
+                GuardItem.gsi1pk.remove(),
+                GuardItem.gsi1sk.remove(),
+            ],
+            (GuardItem.attempt == attempt) & (GuardItem.device_id == device.id),
+        )
+        tx.commit()
+        stored = self.row(device.user_id, device.id, consistent=True)
+        if stored is None:
+            raise ConditionFailed
+        return stored
+
+    def discard(self, device: Device, *, attempt: str | None) -> None:
+        """Remove what `claim` wrote; without `attempt` whoever's it is, as long as it is unfinished.
+
+        Raises:
+            ConditionFailed: it was finished or taken over.
+        """
+        unfinished = DeviceItem.state == DeviceState.PROVISIONING
+        mine = unfinished if attempt is None else unfinished & (DeviceItem.attempt == attempt)
+        guard_mine = (GuardItem.device_id == device.id) & (GuardItem.state == DeviceState.PROVISIONING)
+        self._remove_items(device, row=mine, guard=guard_mine).commit()
+
+    def _remove_items(self, device: Device, *, row: Any, guard: Any) -> Transaction:
+        tx = Transaction()
+        tx.delete(DeviceItem(*device_key(device.user_id, device.id)), row)
+        tx.delete(GuardItem(*guard_key(device.serial_number)), guard)
+        tx.delete(LatestItem(*latest_key(device.user_id, device.id)))
+        tx.delete(PresenceItem(*presence_key(device.user_id, device.id)))
+        return tx
+
+    # Changing and deleting
+
+    def change(
+        self, user_id: UserId, device_id: DeviceId, changes: Mapping[str, Any], *, version: int | None, now: datetime
+    ) -> None:
+        """Change name, tags or location of an active device.
+
+        Raises:
+            NotFound: no such active device.
+            StaleVersion: `version` is not the stored one, or somebody changed it at the same time.
+        """
+        item = get(DeviceItem, device_key(user_id, device_id), consistent=True)
+        if item is None or item.state != DeviceState.ACTIVE:
+            raise NotFound(f"Device {device_id} not found")
+        stale = StaleVersion(f"Device {device_id} was changed by somebody else; read it again")
+        if version is not None and version != item.version:
+            raise stale
+        for name, value in changes.items():
+            setattr(item, name, value)
+        item.gsi1sk = _name_key(item.name, device_id)
+        item.updated_at = iso(now)
+        try:
+            put(item)
+        except ConditionFailed as exc:
+            raise stale from exc
+
+    def begin_delete(self, device: Device, *, now: datetime) -> None:
+        """Write the tombstone into row and guard: from here on the device is gone for everybody but the sweep.
+
+        Raises:
+            ConditionFailed: it is not active.
+        """
+        stamp = iso(now)
+        tx = Transaction()
+        tx.update(
+            DeviceItem(*device_key(device.user_id, device.id)),
+            [
+                DeviceItem.state.set(DeviceState.DELETING),
+                DeviceItem.updated_at.set(stamp),
+                DeviceItem.gsi1pk.remove(),
+                DeviceItem.gsi1sk.remove(),
+            ],
+            DeviceItem.state == DeviceState.ACTIVE,
+        )
+        tx.update(
+            GuardItem(*guard_key(device.serial_number)),
+            [
+                GuardItem.state.set(DeviceState.DELETING),
+                GuardItem.updated_at.set(stamp),
+                GuardItem.gsi1pk.set(SWEEP_PARTITION),
+                GuardItem.gsi1sk.set(f"{stamp}#{device.serial_number}"),
+            ],
+            GuardItem.device_id == device.id,
+        )
+        tx.commit()
+
+    def finish_delete(self, device: Device, *, now: datetime) -> None:
+        """Remove the rows, free the serial number, and leave a tombstone for the device's data."""
+        stamp = iso(now)
+        deleting = DeviceItem.state == DeviceState.DELETING
+        tx = self._remove_items(device, row=deleting, guard=GuardItem.device_id == device.id)
+        pk, sk = tombstone_key(device.id)
+        tx.put(
+            TombstoneItem(
+                pk,
+                sk,
+                device_id=device.id,
+                deleted_ms=round(now.timestamp() * 1000),
+                created_at=stamp,
+                updated_at=stamp,
+                gsi1pk=SWEEP_PARTITION,
+                gsi1sk=f"{stamp}#{device.id}",
+            )
+        )
+        tx.commit()
+
+    def unfinished(self, *, before: datetime, limit: int) -> list[Guard | DeviceId]:
+        """Read what a sweep must finish, oldest first.
+
+        Returns:
+            Guards of half-made or half-deleted devices, and the ids of devices whose data is still there.
+        """
+        page = query(
+            DevicesItem,
+            SWEEP_PARTITION,
+            DevicesItem.gsi1sk < iso(before),
+            limit=limit,
+            index=DevicesItem.gsi1,
+        )
+        found: list[Guard | DeviceId] = []
+        for item in page.items:
+            if isinstance(item, GuardItem):
+                found.append(_guard(item))
+            elif isinstance(item, TombstoneItem):
+                found.append(DeviceId(item.device_id))
+        return found
+
+    # What devices say
+
+    def merge_latest(self, guard: Guard, said: Latest, *, now: datetime, tries: int = 6) -> Latest | None:
+        """Merge facts into the device's LATEST: one read and one write, repeated when somebody was quicker.
+
+        Returns:
+            The merged facts; None when the device is gone.
+
+        Raises:
+            ConditionFailed: `tries` others were quicker each time.
+        """
+        key = latest_key(guard.user_id, guard.device_id)
+        for left in reversed(range(tries)):
+            item = get(LatestItem, key, consistent=True)
+            if item is None:
+                return None
+            old = latest_from(item)
+            new = old.merge(said)
+            if new == old:
+                return old
+            item.facts = _latest_json(new)
+            item.updated_at = iso(now)
+            try:
+                put(item)
+                return new
+            except ConditionFailed:
+                if not left:
+                    raise
+        return None
+
+    def merge_presence(
+        self, guard: Guard, events: Iterable[PresenceEvent], *, now: datetime, tries: int = 6
+    ) -> PresenceState | None:
+        """Merge lifecycle events into the device's PRESENCE; as `merge_latest`."""
+        events = tuple(events)
+        key = presence_key(guard.user_id, guard.device_id)
+        for left in reversed(range(tries)):
+            item = get(PresenceItem, key, consistent=True)
+            if item is None:
+                return None
+            old = presence_from(item)
+            new = old.after(*events)
+            if new == old:
+                return old
+            item.events = [list(event) for event in new.events]
+            item.updated_at = iso(now)
+            try:
+                put(item)
+                return new
+            except ConditionFailed:
+                if not left:
+                    raise
+        return None
+
+
+def latest_from(item: DevicesItem | None) -> Latest:
+    """Read what `_latest_json` wrote."""
+    if not isinstance(item, LatestItem) or not item.facts:
+        return Latest()
+    facts = cast("dict[str, Any]", item.facts)
+    readings = {name: Reading(value, ts) for name, (value, ts) in facts.pop("readings", {}).items()}
+    return Latest(readings=readings, **facts)
+
+
+def presence_from(item: DevicesItem | None) -> PresenceState:
+    """Read lifecycle events."""
+    if not isinstance(item, PresenceItem) or not item.events:
+        return PresenceState()
+    return PresenceState(tuple(PresenceEvent(*event) for event in cast("list[Any]", item.events)))
+
+
+def _latest_json(latest: Latest) -> dict[str, Any]:
+    facts = {
+        "readings": {name: [reading.value, reading.ts] for name, reading in latest.readings.items()},
+        "last_seen_ms": latest.last_seen_ms,
+        "ready_ms": latest.ready_ms,
+        "heartbeat_ms": latest.heartbeat_ms,
+        "ip": latest.ip,
+        "firmware_version": latest.firmware_version,
+        "condition_ms": latest.condition_ms,
+        "condition": latest.condition,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _views(items: Sequence[DevicesItem]) -> list[DeviceView]:
+    """Put each device's items together, in the order in which the devices appear."""
+    rows: dict[str, Device] = {}
+    facts: dict[str, DevicesItem] = {}
+    order: dict[str, None] = {}
+    for item in items:
+        base, _, part = item.sk.removeprefix(DEVICE_PREFIX).partition("#")
+        order[base] = None
+        if isinstance(item, DeviceItem):
+            rows[base] = _device(item)
+        else:
+            facts[f"{base}#{part}"] = item
+    return [
+        DeviceView(rows[base], latest_from(facts.get(f"{base}#LATEST")), presence_from(facts.get(f"{base}#PRESENCE")))
+        for base in order
+        if base in rows
+    ]
+
+
+def _start_after(user_id: UserId, device_id: DeviceId, *, newest_first: bool) -> Key:
+    """The last key of a device in list order: its row when descending, its PRESENCE when ascending."""
+    return device_key(user_id, device_id) if newest_first else presence_key(user_id, device_id)
+
+
+def _names_partition(user_id: UserId) -> str:
+    return f"{owner_pk(user_id)}#NAMES"
+
+
+def _name_key(name: str, device_id: str) -> str:
+    return f"{name.casefold()[:_NAME_KEY_CHARS]}#{device_id}"
+
+
+def _taken(device: Device) -> str:
+    return f"A device with serial_number {device.serial_number} exists already"
+
+
+def _guard(item: GuardItem) -> Guard:
+    return Guard(
+        serial_number=item.serial_number,
+        user_id=UserId(item.user_id),
+        device_id=DeviceId(item.device_id),
+        state=DeviceState(item.state),
+        certificate_ids=frozenset(item.certificate_ids or ()),
+    )
+
+
+def _guard_item(device: Device, *, attempt: str, now: str) -> GuardItem:
+    pk, sk = guard_key(device.serial_number)
+    return GuardItem(
+        pk,
+        sk,
+        serial_number=device.serial_number,
+        user_id=device.user_id,
+        device_id=device.id,
+        state=device.state,
+        attempt=attempt,
+        created_at=now,
+        updated_at=now,
+        gsi1pk=SWEEP_PARTITION,
+        gsi1sk=f"{now}#{device.serial_number}",
+    )
+
+
+def _device_item(device: Device, *, attempt: str) -> DeviceItem:
+    pk, sk = device_key(device.user_id, device.id)
+    return DeviceItem(
+        pk,
+        sk,
+        device_id=device.id,
+        user_id=device.user_id,
+        name=device.name,
+        model=device.model,
+        mac=device.mac,
+        serial_number=device.serial_number,
+        state=device.state,
+        attempt=attempt,
+        ip=device.ip,
+        firmware_version=device.firmware_version,
+        capabilities=dict(device.capabilities),
+        hardware=dict(device.hardware),
+        network=dict(device.network),
+        location=dict(device.location) if device.location is not None else None,
+        tags=list(device.tags),
+        created_at=device.created_at,
+        updated_at=device.updated_at,
+    )
+
+
+def _device(item: DeviceItem) -> Device:
+    return Device(
+        id=DeviceId(item.device_id),
+        user_id=UserId(item.user_id),
+        name=item.name,
+        model=DeviceModel(item.model),
+        mac=item.mac,
+        serial_number=item.serial_number,
+        state=DeviceState(item.state),
+        ip=item.ip,
+        firmware_version=item.firmware_version,
+        capabilities=cast("dict[str, Any]", item.capabilities or {}),
+        hardware=cast("dict[str, Any]", item.hardware or {}),
+        network=cast("dict[str, Any]", item.network or {}),
+        location=cast("dict[str, Any] | None", item.location),
+        tags=tuple(cast("list[str]", item.tags or [])),
+        version=int(item.version or 0),
+        created_at=item.created_at or "",
+        updated_at=item.updated_at or "",
+    )

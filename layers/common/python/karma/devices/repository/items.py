@@ -1,0 +1,279 @@
+"""Keys and items of the `devices` and `telemetry` tables; access patterns are in docs/adr/0005-device-data.md.
+
+devices    USER#<user>   DEVICE#<device>              what the owner wrote           gsi1 while active: by name
+           USER#<user>   DEVICE#<device>#LATEST       what the device said last
+           USER#<user>   DEVICE#<device>#PRESENCE     lifecycle events that may be true
+           USER#<user>   COUNTER#devices              active devices, folded from the stream
+           USER#<user>   IDEMPOTENCY#<hash>           answers to a repeated POST
+           THING#<serial> META                        unique guard; what ingest looks up   gsi1 while unfinished: sweep
+           DEV#<device>  CMD#<command>                a command
+           DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
+           DEV#<device>  DEAD#<ms>#<hash>             a message that could not be taken
+           DEV#<device>  TOMBSTONE                    a deleted device, until its data is gone  gsi1: sweep
+telemetry  DEV#<device>#<yyyy-mm-dd>  <min ts ms>#<boot>#<seq>     one batch of samples
+
+A device's three items sort next to each other, so a page of N devices is one query of 3N items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+
+from pynamodb.attributes import (
+    BinaryAttribute,
+    BooleanAttribute,
+    JSONAttribute,
+    NumberAttribute,
+    UnicodeAttribute,
+    UnicodeSetAttribute,
+)
+
+from karma.core.clock import from_epoch_ms
+from karma.core.dynamo.counters import CounterAttributes, counter_key
+from karma.core.dynamo.items import Gsi1, Item, Key, TableMeta
+from karma.core.ids import CommandId, DeviceId, UserId
+
+DEVICE_PREFIX: Final = "DEVICE#"
+COMMAND_PREFIX: Final = "CMD#"
+PENDING_PREFIX: Final = "PENDING#"
+DEAD_PREFIX: Final = "DEAD#"
+COUNTER_NAME: Final = "devices"
+EXPIRY_SHARDS: Final = 4
+SWEEP_PARTITION: Final = "SWEEP#DEVICES"
+NEVER: Final = Key("-", "-")
+
+
+def owner_pk(user_id: UserId) -> str:
+    """Partition of an owner's devices."""
+    return f"USER#{user_id}"
+
+
+def device_key(user_id: UserId, device_id: DeviceId) -> Key:
+    """Key of a device's row."""
+    return Key(owner_pk(user_id), f"{DEVICE_PREFIX}{device_id}")
+
+
+def latest_key(user_id: UserId, device_id: DeviceId) -> Key:
+    """Key of what the device said last."""
+    return Key(owner_pk(user_id), f"{DEVICE_PREFIX}{device_id}#LATEST")
+
+
+def presence_key(user_id: UserId, device_id: DeviceId) -> Key:
+    """Key of the device's lifecycle events."""
+    return Key(owner_pk(user_id), f"{DEVICE_PREFIX}{device_id}#PRESENCE")
+
+
+def devices_counter_key(user_id: UserId) -> Key:
+    """Key of the number of an owner's active devices."""
+    return counter_key(owner_pk(user_id), COUNTER_NAME)
+
+
+def idempotency_key(user_id: UserId, route: str, key: str) -> Key:
+    """Key of the answer to a POST that carried an Idempotency-Key."""
+    digest = hashlib.sha256(f"{route}\0{key}".encode()).hexdigest()[:32]
+    return Key(owner_pk(user_id), f"IDEMPOTENCY#{digest}")
+
+
+def guard_key(serial_number: str) -> Key:
+    """Key of the guard that makes a serial number unique."""
+    return Key(f"THING#{serial_number}", "META")
+
+
+def children_pk(device_id: DeviceId) -> str:
+    """Partition of a device's commands, dead letters and tombstone."""
+    return f"DEV#{device_id}"
+
+
+def command_key(device_id: DeviceId, command_id: CommandId) -> Key:
+    """Key of a command."""
+    return Key(children_pk(device_id), f"{COMMAND_PREFIX}{command_id}")
+
+
+def pending_key(device_id: DeviceId, command_id: CommandId) -> Key:
+    """Key of an unfinished command's entry in the device's queue."""
+    return Key(children_pk(device_id), f"{PENDING_PREFIX}{command_id}")
+
+
+def dead_letter_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
+    """Key of a message that could not be taken; the same message has the same key."""
+    return Key(children_pk(device_id), f"{DEAD_PREFIX}{received_ms:013d}#{digest}")
+
+
+def tombstone_key(device_id: DeviceId) -> Key:
+    """Key of what remains of a deleted device until its data is gone."""
+    return Key(children_pk(device_id), "TOMBSTONE")
+
+
+def expiry_partition(device_id: DeviceId) -> str:
+    """Partition of gsi1 in which a device's unfinished commands stand by expiry."""
+    return f"EXPIRING#{int(device_id.replace('-', '')[-4:], 16) % EXPIRY_SHARDS}"
+
+
+def telemetry_pk(device_id: DeviceId, day: str) -> str:
+    """Partition of one device's batches of one UTC day, `yyyy-mm-dd`."""
+    return f"DEV#{device_id}#{day}"
+
+
+def telemetry_sk(min_ts: int, boot: str, seq: int) -> str:
+    """Sort key of a batch: by its first sample, then the device's own numbering."""
+    return f"{min_ts:013d}#{boot}#{seq:010d}"
+
+
+def parse_telemetry_sk(sk: str) -> tuple[int, str, int]:
+    """Inverse of `telemetry_sk`."""
+    min_ts, boot, seq = sk.split("#")
+    return int(min_ts), boot, int(seq)
+
+
+def day_of(ts_ms: int) -> str:
+    """UTC day of a time, `yyyy-mm-dd`."""
+    return from_epoch_ms(ts_ms).strftime("%Y-%m-%d")
+
+
+def days_between(from_ms: int, to_ms: int) -> Iterator[str]:
+    """UTC days that a range touches, in order."""
+    day, last = from_epoch_ms(from_ms).date(), from_epoch_ms(to_ms).date()
+    while day <= last:
+        yield day.isoformat()
+        day += timedelta(days=1)
+
+
+class DevicesItem(Item):
+    """Base of the items of the `devices` table."""
+
+    class Meta(TableMeta):
+        """Replaced by bind."""
+
+        table_name = "devices"
+
+    gsi1 = Gsi1()
+
+
+class DeviceItem(DevicesItem, discriminator="device"):
+    """A device's row."""
+
+    device_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    name = UnicodeAttribute()
+    model = UnicodeAttribute()
+    mac = UnicodeAttribute()
+    serial_number = UnicodeAttribute()
+    state = UnicodeAttribute()
+    attempt = UnicodeAttribute(null=True)
+    """Whoever provisions it now; another attempt takes over by writing its own."""
+    ip = UnicodeAttribute(null=True)
+    firmware_version = UnicodeAttribute(null=True)
+    capabilities = JSONAttribute(default=dict)
+    hardware = JSONAttribute(default=dict)
+    network = JSONAttribute(default=dict)
+    location = JSONAttribute(null=True)
+    tags = JSONAttribute(default=list)
+
+
+class LatestItem(DevicesItem, discriminator="device_latest"):
+    """What a device said last; in no index."""
+
+    facts = JSONAttribute(default=dict)
+
+
+class PresenceItem(DevicesItem, discriminator="device_presence"):
+    """Lifecycle events that may be true; in no index."""
+
+    events = JSONAttribute(default=list)
+
+
+class DeviceCounter(CounterAttributes, DevicesItem, discriminator="device_counter"):
+    """Number of an owner's active devices."""
+
+
+class GuardItem(DevicesItem, discriminator="thing"):
+    """Owner of a serial number."""
+
+    serial_number = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+    state = UnicodeAttribute()
+    attempt = UnicodeAttribute(null=True)
+    certificate_ids = UnicodeSetAttribute(null=True)
+
+
+class IdempotencyItem(DevicesItem, discriminator="idempotency"):
+    """What a POST with an Idempotency-Key made."""
+
+    request_hash = UnicodeAttribute()
+    made_id = UnicodeAttribute()
+
+
+class CommandItem(DevicesItem, discriminator="command"):
+    """A command."""
+
+    command_id = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    serial_number = UnicodeAttribute()
+    command = UnicodeAttribute()
+    params = JSONAttribute(default=dict)
+    status = UnicodeAttribute()
+    serial = BooleanAttribute(default=False)
+    requested_by = UnicodeAttribute(null=True)
+    issued_ms = NumberAttribute()
+    expires_ms = NumberAttribute()
+    sent_ms = NumberAttribute(default=0)
+    acknowledged_ms = NumberAttribute(default=0)
+    finished_ms = NumberAttribute(default=0)
+    result = JSONAttribute(null=True)
+    error = JSONAttribute(null=True)
+
+
+class PendingItem(DevicesItem, discriminator="pending_command"):
+    """An unfinished command in its device's queue: all that a publish needs."""
+
+    command_id = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    serial_number = UnicodeAttribute()
+    command = UnicodeAttribute()
+    params = JSONAttribute(default=dict)
+    serial = BooleanAttribute(default=False)
+    issued_ms = NumberAttribute()
+    expires_ms = NumberAttribute()
+    status = UnicodeAttribute()
+
+
+class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
+    """A message of the device that could not be taken."""
+
+    reason = UnicodeAttribute()
+    topic = UnicodeAttribute()
+    received_ms = NumberAttribute()
+    size = NumberAttribute()
+    payload = BinaryAttribute(legacy_encoding=False)
+    """The first 4 KB."""
+
+
+class TombstoneItem(DevicesItem, discriminator="device_tombstone"):
+    """A deleted device whose data is still being removed."""
+
+    device_id = UnicodeAttribute()
+    deleted_ms = NumberAttribute()
+
+
+class TelemetryItem(Item):
+    """Base of the items of the `telemetry` table."""
+
+    class Meta(TableMeta):
+        """Replaced by bind."""
+
+        table_name = "telemetry"
+
+
+class BatchItem(TelemetryItem, discriminator="telemetry"):
+    """One batch of samples as the device sent it."""
+
+    samples = BinaryAttribute(legacy_encoding=False)
+    """JSON `[[ts, {metric: value}], ...]` by time."""
+    digest = UnicodeAttribute()
+    max_ts = NumberAttribute()

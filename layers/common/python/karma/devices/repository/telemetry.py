@@ -1,0 +1,79 @@
+"""Telemetry in DynamoDB: one item a batch, and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import orjson
+
+from karma.core.dynamo.access import put, query
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import bind
+from karma.core.ids import DeviceId
+from karma.devices.domain import RAW_RETENTION_S
+from karma.devices.payloads import Batch
+from karma.devices.repository.items import (
+    BatchItem,
+    TelemetryItem,
+    day_of,
+    days_between,
+    telemetry_pk,
+    telemetry_sk,
+)
+
+_DAY_S = 24 * 3600
+_PAGE_ITEMS = 100
+MAX_SPAN_MS = 3_600_000
+"""A batch spans an hour at the most, so samples of a range stand in batches that begin up to an hour before it."""
+
+
+class StoredBatch(NamedTuple):
+    """A batch as stored."""
+
+    min_ts: int
+    samples: list[tuple[int, dict[str, float]]]
+
+
+class TelemetryRepository:
+    """Conditional puts and range reads of one `telemetry` table."""
+
+    def __init__(self, table_name: str) -> None:
+        """Bind the table; no request is made."""
+        bind(TelemetryItem, table_name)
+
+    def store(self, device_id: DeviceId, batch: Batch) -> bool:
+        """Put a batch once; False when its key holds another body. A repeat of the same body succeeds."""
+        item = BatchItem(
+            telemetry_pk(device_id, day_of(batch.min_ts)),
+            telemetry_sk(batch.min_ts, batch.boot, batch.seq),
+            samples=batch.samples_json,
+            digest=batch.digest,
+            max_ts=batch.max_ts,
+            expires_at=batch.max_ts // 1000 + RAW_RETENTION_S + _DAY_S,
+        )
+        try:
+            put(item)
+        except ConditionFailed:
+            stored = query(BatchItem, item.pk, BatchItem.sk == item.sk, limit=1, consistent=True).items
+            return bool(stored) and stored[0].digest == batch.digest
+        return True
+
+    def batches(self, device_id: DeviceId, *, from_ms: int, to_ms: int) -> Iterator[StoredBatch]:
+        """Read the batches that may hold samples of [from, to), by their first sample; a query a day and page."""
+        earliest = max(0, from_ms - MAX_SPAN_MS)
+        for day in days_between(earliest, max(earliest, to_ms - 1)):
+            start = None
+            while True:
+                page = query(
+                    BatchItem,
+                    telemetry_pk(device_id, day),
+                    BatchItem.sk.between(f"{earliest:013d}", f"{to_ms:013d}"),
+                    limit=_PAGE_ITEMS,
+                    start=start,
+                )
+                for item in page.items:
+                    yield StoredBatch(int(item.sk[:13]), orjson.loads(item.samples))
+                if page.last is None:
+                    break
+                start = page.last

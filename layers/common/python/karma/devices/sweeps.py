@@ -1,0 +1,101 @@
+"""What time does to devices: overdue commands end, half-made and half-deleted devices are finished.
+
+Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from karma.core.clock import Clock, SystemClock
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import Upstream
+from karma.core.observability import count, logger
+from karma.devices.dispatch import expire
+from karma.devices.domain import DeviceState
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.devices import DeviceRepository, Guard
+from karma.devices.repository.items import EXPIRY_SHARDS
+from karma.devices.repository.leftovers import LeftoverRepository
+from karma.devices.service import DeviceService, Registry
+from karma.integrations.iot import IotRegistry
+
+COMMANDS_A_SHARD: Final = 50
+DEVICES_A_SWEEP: Final = 20
+ITEMS_A_DEVICE: Final = 500
+GRACE: Final = timedelta(minutes=2)
+"""Above the age at which ingest forgets a deleted thing, and above what a create or delete request may take."""
+CERTIFICATE_GRACE_S: Final = 3600.0
+
+
+def expire_commands(*, devices_table: str, clock: Clock | None = None) -> int:
+    """End unfinished commands whose time is over; return how many.
+
+    What waited behind a serial one goes with the device's next heartbeat, answer or `ready`, or the next command.
+    """
+    clock = clock or SystemClock()
+    commands = CommandRepository(devices_table)
+    ended = 0
+    for shard in range(EXPIRY_SHARDS):
+        for entry in commands.overdue(shard, before=clock.now(), limit=COMMANDS_A_SHARD):
+            ended += expire(commands, entry, at=clock.now())
+    return ended
+
+
+def sweep_orphans(
+    *,
+    devices_table: str,
+    telemetry_table: str,
+    policy_name: str,
+    clock: Clock | None = None,
+    registry: Registry | None = None,
+) -> int:
+    """Finish creations and deletions that died on their way, and remove what deleted devices left.
+
+    Returns:
+        How many devices and certificates were dealt with. One that fails is logged, counted and left for next time.
+    """
+    clock = clock or SystemClock()
+    iot = registry or IotRegistry(policy_name=policy_name)
+    devices = DeviceRepository(devices_table)
+    service = DeviceService(devices, iot, clock)
+    leftovers = LeftoverRepository(devices_table, telemetry_table)
+    done = 0
+    for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
+        try:
+            if isinstance(orphan, Guard):
+                _finish(orphan, devices, service, iot)
+            else:
+                leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
+            done += 1
+        except (Upstream, ConditionFailed) as exc:
+            logger.warning("sweep.device_left", cause=type(exc).__name__)
+            count("DeviceSweepFailed")
+    return done + _remove_unused_certificates(iot, clock)
+
+
+def _finish(guard: Guard, devices: DeviceRepository, service: DeviceService, iot: Registry) -> None:
+    row = devices.row(guard.user_id, guard.device_id, consistent=True)
+    if row is None:
+        return
+    if row.state is DeviceState.PROVISIONING:
+        # Rows last: while they stand, the next sweep finds what could not be removed.
+        iot.remove_thing(guard.serial_number)
+        devices.discard(row, attempt=None)
+        count("DeviceOrphanRemoved")
+    elif row.state is DeviceState.DELETING:
+        service.finish_delete(row)
+
+
+def _remove_unused_certificates(iot: Registry, clock: Clock) -> int:
+    try:
+        arns = iot.unused_certificates(
+            older_than_s=CERTIFICATE_GRACE_S, now_s=clock.now().timestamp(), limit=DEVICES_A_SWEEP
+        )
+        for arn in arns:
+            iot.remove_certificate(arn)
+    except Upstream as exc:
+        logger.warning("sweep.certificates_left", cause=type(exc).__name__)
+        return 0
+    return len(arns)

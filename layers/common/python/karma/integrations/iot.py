@@ -1,0 +1,311 @@
+"""AWS IoT Core: things, certificates, publishing, and the layout of our MQTT topics.
+
+dt/karma/<thing>/{telemetry,heartbeat,event}      device -> cloud; also under $aws/rules/<rule>/ (Basic Ingest)
+cmd/karma/<thing>/{ready,response}                device -> cloud
+cmd/karma/<thing>/request                         cloud -> device
+$aws/events/presence/{connected,disconnected}/<client id>
+
+thing name = client id = serial number. Errors of AWS become:
+Upstream
+├─ DeviceServiceThrottled 503     asked to slow down
+└─ DeviceServiceUnavailable 503   no answer, or an internal error there
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import botocore.exceptions
+import orjson
+
+from karma.core import aws
+from karma.core.errors import Upstream, ValidationFailed
+
+AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
+TOPIC_KINDS: Final = frozenset({"telemetry", "heartbeat", "event", "ready", "response", "presence"})
+
+_DATA_KINDS = frozenset({"telemetry", "heartbeat", "event"})
+_COMMAND_KINDS = frozenset({"ready", "response"})
+_THROTTLED = frozenset({"LimitExceededException", "ThrottlingException", "Throttling", "TooManyRequestsException"})
+_UNAVAILABLE = frozenset({"InternalFailureException", "InternalException", "ServiceUnavailableException"})
+_GONE = frozenset({"ResourceNotFoundException"})
+
+
+class DeviceServiceThrottled(Upstream):
+    """AWS IoT asked us to slow down."""
+
+    status = 503
+    code = "DEVICE_SERVICE_THROTTLED"
+
+
+class DeviceServiceUnavailable(Upstream):
+    """AWS IoT did not answer, or failed."""
+
+    status = 503
+    code = "DEVICE_SERVICE_UNAVAILABLE"
+
+
+class Source(NamedTuple):
+    """What a topic says: kind of message, and the thing it is from."""
+
+    kind: str
+    thing: str
+
+
+def read_topic(topic: str) -> Source | None:
+    """Read the topic of a message that a rule forwarded; None when it is not one of ours."""
+    levels = topic.split("/")
+    if levels[:2] == ["$aws", "rules"]:
+        levels = levels[3:]
+    match levels:
+        case ["dt", "karma", thing, kind] if kind in _DATA_KINDS and thing:
+            return Source(kind, thing)
+        case ["cmd", "karma", thing, kind] if kind in _COMMAND_KINDS and thing:
+            return Source(kind, thing)
+        case ["$aws", "events", "presence", _, thing] if thing:
+            return Source("presence", thing)
+    return None
+
+
+def request_topic(thing: str) -> str:
+    """Where a device hears commands."""
+    return f"cmd/karma/{thing}/request"
+
+
+def response_topic(thing: str) -> str:
+    """Where a device answers them."""
+    return f"cmd/karma/{thing}/response"
+
+
+class IotPublisher:
+    """Publishes commands through the IoT data endpoint."""
+
+    def __init__(self, *, endpoint_url: str = "") -> None:
+        """`endpoint_url` empty: ask DescribeEndpoint once a process."""
+        self._endpoint_url = endpoint_url
+
+    def publish_command(self, thing: str, request: Mapping[str, object], *, command_id: str, expires_in_s: int) -> None:
+        """Publish one request, QoS 1, with its expiry, response topic and correlation data.
+
+        Args:
+            thing: receiver.
+            request: the JSON body, see devices' wire format.
+            command_id: correlation data.
+            expires_in_s: at least 1; the broker drops the message after that.
+
+        Raises:
+            DeviceServiceThrottled, DeviceServiceUnavailable: it may or may not have been sent.
+        """
+        client = aws.client("iot-data", endpoint_url=self._endpoint_url or f"https://{data_host()}")
+        with _errors():
+            client.publish(
+                topic=request_topic(thing),
+                qos=1,
+                payload=orjson.dumps(request),
+                contentType="application/json",
+                responseTopic=response_topic(thing),
+                correlationData=base64.b64encode(command_id.encode()).decode(),
+                # 0 would mean that it never expires.
+                messageExpiry=max(1, expires_in_s),
+            )
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A device certificate; the private key exists here and in the answer to its owner, nowhere else."""
+
+    id: str
+    arn: str
+    pem: str
+    private_key: str | None
+
+    def __repr__(self) -> str:
+        """Show no key."""
+        return f"Certificate({self.id!r})"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where devices connect, and which authority signed the broker's certificate."""
+
+    host: str
+    port: int
+    ca_pem: str
+
+
+class IotRegistry:
+    """Things, their certificates and the one policy. Each step may be repeated."""
+
+    def __init__(self, *, policy_name: str, mqtt_host: str = "", mqtt_port: int = 8883, ca_pem: str = "") -> None:
+        """Nothing is asked of AWS here; empty host or CA are looked up when first needed."""
+        self._policy_name = policy_name
+        self._mqtt_host = mqtt_host
+        self._mqtt_port = mqtt_port
+        self._ca_pem = ca_pem
+
+    def endpoint(self) -> Endpoint:
+        """Return where devices connect.
+
+        Raises:
+            DeviceServiceThrottled, DeviceServiceUnavailable: see module.
+        """
+        return Endpoint(self._mqtt_host or data_host(), self._mqtt_port, self._ca_pem or amazon_root_ca())
+
+    def create_thing(self, thing: str, *, device_id: str) -> None:
+        """Create the thing, or take the one of that name: the name is ours by the guard."""
+        attributes: Any = {"attributes": {"device_id": device_id}}
+        client = aws.client("iot")
+        with _errors():
+            try:
+                client.create_thing(thingName=thing, attributePayload=attributes)
+            except client.exceptions.ResourceAlreadyExistsException:
+                client.update_thing(thingName=thing, attributePayload=attributes)
+
+    def create_certificate(self, *, csr: str = "") -> Certificate:
+        """Make an inactive certificate, with a key pair of its own or for the key that signed `csr`.
+
+        Raises:
+            ValidationFailed: AWS cannot read the request.
+        """
+        client = aws.client("iot")
+        with _errors():
+            if not csr:
+                made = client.create_keys_and_certificate(setAsActive=False)
+                return Certificate(
+                    made["certificateId"],
+                    made["certificateArn"],
+                    made["certificatePem"],
+                    made["keyPair"]["PrivateKey"],
+                )
+            try:
+                signed = client.create_certificate_from_csr(certificateSigningRequest=csr, setAsActive=False)
+            except client.exceptions.InvalidRequestException as exc:
+                raise ValidationFailed.of("csr", "not a certificate signing request that can be signed") from exc
+            return Certificate(signed["certificateId"], signed["certificateArn"], signed["certificatePem"], None)
+
+    def attach_certificate(self, thing: str, certificate: Certificate) -> None:
+        """Bind a certificate to its thing and to the policy, then switch it on.
+
+        The thing comes first: from then on the certificate is found by its thing.
+        """
+        client = aws.client("iot")
+        with _errors():
+            client.attach_thing_principal(thingName=thing, principal=certificate.arn)
+            client.attach_policy(policyName=self._policy_name, target=certificate.arn)
+            client.update_certificate(certificateId=certificate.id, newStatus="ACTIVE")
+
+    def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
+        """Switch a certificate off, unbind and delete it; what is absent already is passed over."""
+        client = aws.client("iot")
+        certificate_id = certificate_arn.rpartition("/")[2]
+        with _errors(), _absent_is_fine():
+            client.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
+        with _errors(), _absent_is_fine():
+            client.detach_policy(policyName=self._policy_name, target=certificate_arn)
+        if thing:
+            with _errors(), _absent_is_fine():
+                client.detach_thing_principal(thingName=thing, principal=certificate_arn)
+        with _errors(), _absent_is_fine():
+            client.delete_certificate(certificateId=certificate_id, forceDelete=True)
+
+    def remove_certificates(self, thing: str) -> None:
+        """Remove every certificate of a thing."""
+        client = aws.client("iot")
+        with _errors(), _absent_is_fine():
+            for arn in client.list_thing_principals(thingName=thing)["principals"]:
+                self.remove_certificate(arn, thing=thing)
+
+    def remove_thing(self, thing: str) -> None:
+        """Remove a thing with its certificates.
+
+        Raises:
+            DeviceServiceUnavailable: AWS has not finished detaching yet; try again.
+        """
+        self.remove_certificates(thing)
+        client = aws.client("iot")
+        with _errors(), _absent_is_fine():
+            try:
+                client.delete_thing(thingName=thing)
+            except client.exceptions.InvalidRequestException as exc:
+                # Detaching is asynchronous there: a thing with principals cannot be deleted.
+                raise DeviceServiceUnavailable("The device is still being detached; try again") from exc
+
+    def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> list[str]:
+        """Find inactive certificates of no thing: what is left of a creation that died before it told anybody."""
+        client = aws.client("iot")
+        found: list[str] = []
+        with _errors():
+            for certificate in client.list_certificates(pageSize=limit, ascendingOrder=True)["certificates"]:
+                arn = certificate["certificateArn"]
+                if certificate["status"] != "INACTIVE":
+                    continue
+                if certificate["creationDate"].timestamp() > now_s - older_than_s:
+                    continue
+                if not client.list_principal_things(principal=arn)["things"]:
+                    found.append(arn)
+        return found
+
+
+_data_host = ""
+
+
+def data_host() -> str:
+    """Return the account's ATS data endpoint, asked once a process."""
+    global _data_host
+    if not _data_host:
+        with _errors():
+            _data_host = aws.client("iot").describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"]
+    return _data_host
+
+
+def amazon_root_ca() -> str:
+    """Return Amazon Root CA 1 in PEM, taken from certifi's bundle: what devices verify AWS IoT by.
+
+    Raises:
+        LookupError: the bundle no longer holds it.
+    """
+    import certifi  # only creating a device needs it
+
+    bundle = certifi.contents()
+    at = bundle.find(f'# Label: "{AMAZON_ROOT_CA_1}"')
+    begin = bundle.find("-----BEGIN CERTIFICATE-----", at)
+    end = bundle.find("-----END CERTIFICATE-----", begin)
+    if at < 0 or begin < 0 or end < 0:
+        raise LookupError(f"certifi's bundle has no {AMAZON_ROOT_CA_1}")
+    return bundle[begin : end + len("-----END CERTIFICATE-----")] + "\n"
+
+
+def _forget() -> None:
+    global _data_host
+    _data_host = ""
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except botocore.exceptions.ClientError as exc:
+        code = exc.response.get("Error", {}).get("Code", "")
+        if code in _THROTTLED:
+            raise DeviceServiceThrottled("The device service is busy; try again") from exc
+        if code in _UNAVAILABLE:
+            raise DeviceServiceUnavailable("The device service did not answer; try again") from exc
+        raise
+    except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError) as exc:
+        raise DeviceServiceUnavailable("The device service did not answer; try again") from exc
+
+
+@contextmanager
+def _absent_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except botocore.exceptions.ClientError as exc:
+        if exc.response.get("Error", {}).get("Code", "") not in _GONE:
+            raise
+
+
+aws.on_reset(_forget)
