@@ -87,10 +87,12 @@ class StreamHost:
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
-        await self._pool.close()
-        for task in tuple(self._tasks):
+        # First what could still start a worker, then the workers.
+        running = tuple(self._tasks)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._pool.close()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

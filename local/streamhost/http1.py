@@ -55,12 +55,20 @@ async def read_head(reader: asyncio.StreamReader) -> RequestHead | None:
         return None
     except asyncio.LimitOverrunError as exc:
         raise BadRequest("the head is too large") from exc
-    request_line, *lines = raw.decode("latin-1").strip("\r\n").split("\r\n")
+    request_line, *lines = _decode(raw).strip("\r\n").split("\r\n")
     parts = request_line.split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         raise BadRequest(f"not an HTTP/1 request line: {request_line[:80]!r}")
     pairs = tuple((name.strip().lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
     return RequestHead(parts[0], parts[1], parts[2], pairs)
+
+
+def _decode(head: bytes) -> str:
+    """UTF-8 where it is that, else Latin-1, which any bytes are."""
+    try:
+        return head.decode("utf-8")
+    except UnicodeDecodeError:
+        return head.decode("latin-1")
 
 
 class BodyReader:

@@ -84,8 +84,10 @@ class WorkerPool:
     async def close(self) -> None:
         """Stop every worker."""
         self._closing = True
-        for task in self._replacing:
+        replacing = tuple(self._replacing)
+        for task in replacing:
             task.cancel()
+        await asyncio.gather(*replacing, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in tuple(self._workers)))
 
     async def _spawn(self) -> Worker:
@@ -93,7 +95,7 @@ class WorkerPool:
         self._workers.add(worker)
         try:
             await worker.start()
-        except OSError:
+        except BaseException:
             self._workers.discard(worker)
             raise
         return worker

@@ -64,16 +64,20 @@ class Worker:
         """Start the process; `run` waits until it is ready."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=HEAD_LIMIT)
         port = server.sockets[0].getsockname()[1]
-        with _open_log(self._spec.log_file) as log:
-            self._process = await asyncio.create_subprocess_exec(
-                str(self._spec.function_dir / "bootstrap"),
-                cwd=self._spec.function_dir,
-                env=_environment(self._spec, port),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        try:
+            with _open_log(self._spec.log_file) as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    str(self._spec.function_dir / "bootstrap"),
+                    cwd=self._spec.function_dir,
+                    env=_environment(self._spec, port),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except BaseException:
+            server.close()
+            raise
         self._watcher = asyncio.create_task(self._watch(self._process, server))
 
     async def run(self, invocation: Invocation) -> None:
@@ -211,9 +215,9 @@ def _environment(spec: FunctionSpec, port: int) -> dict[str, str]:
         "PYTHONPATH": path,
         "KARMA_PYTHON": sys.executable,
         "TZ": ":UTC",
+        "AWS_LAMBDA_FUNCTION_NAME": spec.name,
         **spec.environment,
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{port}",
-        "AWS_LAMBDA_FUNCTION_NAME": spec.name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from karma.core.runtime.client import RuntimeApi, RuntimeApiRefused
+from karma.core.runtime.client import Invocation, RuntimeApi, RuntimeApiRefused
 from karma.core.runtime.scope import AsgiApp, Receive, Scope, Send
 from karma.core.runtime.serve import AppNotFound, answer, load_app, serve_forever
 from tests.fixtures.runtime.golden import url_event
@@ -258,6 +258,43 @@ class TestFailures:
         assert body_of(request) == b"whole"
         assert request.trailers == {}
         assert "ProtocolViolation" in capsys.readouterr().err
+
+    def test_an_exception_that_cannot_be_shown_is_reported_all_the_same(self) -> None:
+        class Größe(Exception):  # noqa: PLC2401 - the name is the case
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            raise Größe
+
+        assert answer_once(app).trailers["Lambda-Runtime-Function-Error-Type"] == "Gr\\xf6\\xdfe"
+
+    def test_a_response_that_the_runtime_api_stops_taking_fails_in_the_app(self) -> None:
+        """And the process ends: the environment is over."""
+        seen: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200})
+            try:
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+            except OSError:
+                seen.append("OSError")
+                raise
+
+        async def scenario() -> None:
+            server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            await answer(app, RuntimeApi(f"127.0.0.1:{port}"), Invocation("r1", url_event(), 0))
+            server.close()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1000)
+            writer.transport.abort()
+
+        asyncio.run(scenario())
+
+        assert seen == ["OSError"]
 
     def test_a_cancelled_app_is_a_failed_one(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

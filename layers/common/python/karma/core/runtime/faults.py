@@ -35,7 +35,9 @@ class Fault:
     def of(cls, error: BaseException, error_type: str = "") -> Fault:
         """Describe an exception; `error_type` replaces its class name where Lambda defines one."""
         trace = "".join(traceback.format_exception(error)).splitlines()[-_TRACE_LINES:]
-        return cls(error_type or type(error).__name__, str(error)[:_MESSAGE_CHARACTERS], tuple(trace))
+        # The type becomes a header: a class may be named in any script.
+        name = (error_type or type(error).__name__).encode("ascii", "backslashreplace").decode("ascii")
+        return cls(name, _text_of(error)[:_MESSAGE_CHARACTERS], tuple(trace))
 
     def body(self) -> bytes:
         """The error as JSON, with the keys that AWS's own streaming client sends."""
@@ -45,6 +47,13 @@ class Fault:
     def trailers(self) -> dict[str, str]:
         """The error as trailers of a response that has begun."""
         return {ERROR_TYPE_HEADER: self.error_type, ERROR_BODY_TRAILER: base64.b64encode(self.body()).decode("ascii")}
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the process edge: an exception that cannot be shown is reported all the same
+        return "<this exception has no text>"
 
 
 def log_fault(event: str, fault: Fault, keys: Mapping[str, str]) -> None:

@@ -12,13 +12,19 @@ _NOT_OURS_TO_SEND = frozenset(
 
 
 def encode_prelude(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the prelude without its separator; repeated headers are joined, cookies are a list."""
+    """Return the prelude without its separator; repeated headers are joined, cookies are a list.
+
+    Raises:
+        ValueError: a header contains a line break or a NUL, which would end it on the wire.
+    """
     joined: dict[str, str] = {}
     cookies: list[str] = []
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         if name in _NOT_OURS_TO_SEND:
             continue
+        if any(character in "\r\n\0" for character in name + value):
+            raise ValueError(f"header {name!r} contains a line break or a NUL")
         if name == "set-cookie":
             cookies.append(value)
         else:
