@@ -18,6 +18,7 @@ from karma.core.cursors import CursorSigner
 from karma.core.dynamo.items import bind
 from karma.core.errors import Forbidden
 from karma.core.health import Component, Health
+from karma.core.observability import logger
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
 from karma.identity.domain import Caller
@@ -30,6 +31,11 @@ from karma.realtime.service import TicketService
 
 if TYPE_CHECKING:
     from karma.billing.service import InboxKeeper, SubscriptionService
+    from karma.devices.commands import CommandService
+    from karma.devices.repository.dead_letters import DeadLetterRepository
+    from karma.devices.repository.devices import DeviceRepository
+    from karma.devices.service import DeviceService
+    from karma.devices.telemetry import TelemetryReader
 
 
 @cache
@@ -127,6 +133,62 @@ def ticket_service() -> TicketService:
     return TicketService(store=RealtimeRepository(), clock=clock(), url=settings().websocket_url)
 
 
+# Devices
+
+
+@cache
+def device_repository() -> DeviceRepository:
+    """Bind the devices table."""
+    from karma.devices.repository.devices import DeviceRepository
+
+    return DeviceRepository(settings().devices_table)
+
+
+@cache
+def device_service() -> DeviceService:
+    """Create, show, change and delete devices."""
+    from karma.devices.service import DeviceService
+    from karma.integrations.iot import IotRegistry
+
+    given = settings()
+    registry = IotRegistry(
+        policy_name=given.device_policy_name,
+        mqtt_host=given.mqtt_host,
+        mqtt_port=given.mqtt_port,
+        ca_pem=given.mqtt_ca_pem,
+    )
+    return DeviceService(device_repository(), registry, clock())
+
+
+@cache
+def command_service() -> CommandService:
+    """Send commands to devices."""
+    from karma.devices.commands import CommandService
+    from karma.devices.repository.commands import CommandRepository
+    from karma.integrations.iot import IotPublisher
+
+    commands = CommandRepository(settings().devices_table)
+    publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
+    return CommandService(device_repository(), commands, publisher, clock())
+
+
+@cache
+def telemetry_reader() -> TelemetryReader:
+    """Read telemetry back."""
+    from karma.devices.repository.telemetry import TelemetryRepository
+    from karma.devices.telemetry import TelemetryReader
+
+    return TelemetryReader(device_repository(), TelemetryRepository(settings().telemetry_table), clock())
+
+
+@cache
+def dead_letters() -> DeadLetterRepository:
+    """Read what devices sent and nobody could take."""
+    from karma.devices.repository.dead_letters import DeadLetterRepository
+
+    return DeadLetterRepository(settings().devices_table)
+
+
 # Billing
 
 
@@ -169,6 +231,7 @@ class Permit:
         """
         headers = request.headers
         caller = authenticator().authenticate(headers.get("authorization"), headers.get("x-api-key"))
+        logger.append_keys(user_id=caller.user_id)
         if self.permission and not caller.may(self.permission):
             raise Forbidden("Insufficient permissions")
         return caller

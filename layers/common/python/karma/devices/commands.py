@@ -29,9 +29,9 @@ from karma.devices.domain import (
     DeviceState,
     is_connected,
 )
+from karma.devices.ports import CommandPublisher
 from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
 from karma.devices.repository.devices import DeviceRepository
-from karma.devices.wire import CommandPublisher
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0

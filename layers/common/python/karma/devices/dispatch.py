@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from karma.core.clock import Clock
 from karma.core.ids import DeviceId
 from karma.core.observability import count
 from karma.devices.domain import MAX_PENDING_COMMANDS, CommandStatus
+from karma.devices.ports import CommandPublisher
 from karma.devices.repository.commands import CommandRepository, Pending
-from karma.devices.wire import CommandPublisher, request_body
 
 
 def publishable(pending: Sequence[Pending]) -> list[Pending]:
@@ -80,3 +81,15 @@ def expire(commands: CommandRepository, entry: Pending, *, at: datetime) -> bool
             count("CommandExpired", outcome=status)
             return True
     return False
+
+
+def request_body(pending: Pending) -> dict[str, Any]:
+    """Return the body of `cmd/karma/<thing>/request`."""
+    return {
+        "id": pending.id,
+        "command": pending.command,
+        "params": pending.params,
+        "issued_at": pending.issued_ms,
+        "expires_at": pending.expires_ms,
+        "serial": pending.serial,
+    }

@@ -25,7 +25,7 @@ from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
 from karma.devices.dispatch import Dispatcher
-from karma.devices.domain import DeviceState, Latest, is_final
+from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_final
 from karma.devices.payloads import (
     MAX_ANSWER_BYTES,
     Unreadable,
@@ -36,7 +36,6 @@ from karma.devices.payloads import (
     read_response,
     read_telemetry,
 )
-from karma.devices.presence import PresenceEvent
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Guard

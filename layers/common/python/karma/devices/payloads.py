@@ -22,8 +22,7 @@ from typing import Any, Final
 import orjson
 
 from karma.core.ids import CommandId, is_id
-from karma.devices.domain import ANSWERS, MAX_FUTURE_S, RAW_RETENTION_S, CommandStatus, Reading
-from karma.devices.presence import PresenceEvent
+from karma.devices.domain import ANSWERS, MAX_FUTURE_S, RAW_RETENTION_S, CommandStatus, PresenceEvent, Reading
 
 MAX_PAYLOAD_BYTES: Final = 128 * 1024
 MAX_SPAN_MS: Final = 3_600_000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -14,50 +14,24 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidRequest, NotFound, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
-from karma.devices.domain import SERIAL, Device, DeviceModel, DeviceState, DeviceStatus, DeviceView, Latest
-from karma.devices.presence import PresenceState
+from karma.devices.domain import (
+    SERIAL,
+    Device,
+    DeviceModel,
+    DeviceState,
+    DeviceStatus,
+    DeviceView,
+    Latest,
+    PresenceState,
+)
+from karma.devices.ports import Registry
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.search import SearchWords
 from karma.integrations.iot import Certificate, Endpoint
 
 MAX_OFFSET_ROWS = 1_000
 """Pages by number, filters and sorting in memory look at this many rows of an owner at the most."""
 SORT_FIELDS = ("created_at", "name", "updated_at", "model", "status", "serial_number", "last_heartbeat")
-
-
-class Registry(Protocol):
-    """What creating and deleting asks of IoT; each step may be repeated."""
-
-    def endpoint(self) -> Endpoint:
-        """Where devices connect."""
-        ...
-
-    def create_thing(self, thing: str, *, device_id: str) -> None:
-        """Create or adopt a thing."""
-        ...
-
-    def create_certificate(self, *, csr: str = "") -> Certificate:
-        """Make an inactive certificate."""
-        ...
-
-    def attach_certificate(self, thing: str, certificate: Certificate) -> None:
-        """Bind to thing and policy, switch on."""
-        ...
-
-    def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
-        """Switch off, unbind, delete."""
-        ...
-
-    def remove_certificates(self, thing: str) -> None:
-        """Remove all certificates of a thing."""
-        ...
-
-    def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> Sequence[str]:
-        """Find inactive certificates of no thing."""
-        ...
-
-    def remove_thing(self, thing: str) -> None:
-        """Remove a thing with its certificates."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +210,7 @@ class DeviceService:
 
         Looks at the newest 1,000 devices. Best matches first: a name that begins with a word beats one that holds it.
         """
-        wanted = _SearchWords.read(query)
+        wanted = SearchWords.read(query)
         rows = self._devices.by_age(user_id, newest_first=True, limit=MAX_OFFSET_ROWS)
         scored = [(wanted.score(view), view) for view in rows.views]
         found = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
@@ -432,55 +406,3 @@ def _sort_key(field: str) -> Callable[[DeviceView], tuple[Any, str]]:
         return value, device.id
 
     return key
-
-
-_NOISE = frozenset(
-    {"all", "any", "device", "devices", "eos", "find", "list", "me", "my", "show", "the", "which", "are"}
-)
-
-
-@dataclass(frozen=True)
-class _SearchWords:
-    """A query, taken apart."""
-
-    statuses: frozenset[str]
-    models: frozenset[str]
-    words: tuple[str, ...]
-
-    @classmethod
-    def read(cls, query: str) -> _SearchWords:
-        words = [word.strip(".,;:!?\"'()") for word in query.casefold().split()]
-        statuses = frozenset(word for word in words if word in set(DeviceStatus))
-        models = frozenset(model for word in words for model in DeviceModel if word in _model_words(model))
-        models_words = frozenset(word for model in models for word in _model_words(model))
-        rest = tuple(word for word in words if word and word not in _NOISE | statuses | models_words)
-        return cls(statuses, models, rest)
-
-    def score(self, view: DeviceView) -> int:
-        """0: no match."""
-        device = view.device
-        if self.statuses and view.status not in self.statuses:
-            return 0
-        if self.models and device.model not in self.models:
-            return 0
-        score = 1
-        name = device.name.casefold()
-        texts = (
-            name,
-            device.serial_number.casefold(),
-            device.id,
-            device.mac.casefold(),
-            *map(str.casefold, device.tags),
-        )
-        for word in self.words:
-            if any(text.startswith(word) for text in (*name.split(), *texts)):
-                score += 3
-            elif any(word in text for text in texts):
-                score += 1
-            else:
-                return 0
-        return score
-
-
-def _model_words(model: DeviceModel) -> tuple[str, str]:
-    return (model.casefold(), model.casefold().removeprefix("eos-"))

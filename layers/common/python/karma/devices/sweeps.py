@@ -14,11 +14,12 @@ from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 from karma.devices.dispatch import expire
 from karma.devices.domain import DeviceState
+from karma.devices.ports import Registry
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.items import EXPIRY_SHARDS
 from karma.devices.repository.leftovers import LeftoverRepository
-from karma.devices.service import DeviceService, Registry
+from karma.devices.service import DeviceService
 from karma.integrations.iot import IotRegistry
 
 COMMANDS_A_SHARD: Final = 50

@@ -14,8 +14,16 @@ from karma.core.dynamo.items import Key, bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId
-from karma.devices.domain import Device, DeviceModel, DeviceState, DeviceView, Latest, Reading
-from karma.devices.presence import PresenceEvent, PresenceState
+from karma.devices.domain import (
+    Device,
+    DeviceModel,
+    DeviceState,
+    DeviceView,
+    Latest,
+    PresenceEvent,
+    PresenceState,
+    Reading,
+)
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
     SWEEP_PARTITION,
