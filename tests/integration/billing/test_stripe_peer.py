@@ -1,0 +1,129 @@
+"""Webhooks that nobody here wrote: localstripe keeps the subscription and posts the events."""
+
+import random
+from typing import Any
+
+import pytest
+
+from karma.core.ids import new_id
+from tests.integration.billing.conftest import Billing
+from tests.support.stripe_peer import Posted, StripePeer
+
+pytestmark = pytest.mark.req("R-K-19", "R-K-20", "R-C-29")
+
+
+@pytest.fixture
+def user() -> str:
+    return new_id()
+
+
+@pytest.fixture
+def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> str:
+    """A customer who bought the team plan; returns the subscription's id."""
+    billing.stripe_base = peer.url
+    customer = stripe_client.v1.customers.create(params={"email": "buyer@example.com", "metadata": {"user_id": user}})
+    method = stripe_client.v1.payment_methods.create(
+        params={"type": "card", "card": {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}}
+    )
+    stripe_client.v1.payment_methods.attach(method.id, params={"customer": customer.id})
+    stripe_client.v1.customers.update(customer.id, params={"invoice_settings": {"default_payment_method": method.id}})
+    stripe_client.v1.plans.create(
+        params={
+            "id": "karma-team-month",
+            "amount": 9900,
+            "currency": "usd",
+            "interval": "month",
+            "product": {"name": "T"},
+        }
+    )
+    bought = stripe_client.v1.subscriptions.create(
+        params={"customer": customer.id, "items": [{"plan": "karma-team-month"}]}
+    )
+    peer.wait_for("customer.subscription.created")
+    peer.wait_for("invoice.payment_succeeded")
+    return str(bought.id)
+
+
+def deliver(billing: Billing, posted: list[Posted]) -> None:
+    for each in posted:
+        assert billing.post(each.body, each.headers)["statusCode"] == 200
+
+
+def test_what_it_sells_becomes_the_users_subscription(peer: StripePeer, billing: Billing, sold: str, user: str) -> None:
+    deliver(billing, peer.posted)
+    assert billing.drain() == []
+    row = billing.subscription(user)
+    assert row is not None
+    assert (row["plan"], row["status"], row["stripe_subscription_id"]) == ("team", "active", sold)
+    assert row["current_period_start"] < row["current_period_end"]
+    assert billing.open_events() == []
+
+
+def test_what_it_cancels_is_canceled(
+    peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: Any
+) -> None:
+    deliver(billing, peer.posted)
+    assert billing.drain() == []
+    stripe_client.v1.subscriptions.cancel(sold)
+    deliver(billing, peer.wait_for("customer.subscription.deleted"))
+    assert billing.drain() == []
+    row = billing.subscription(user)
+    assert row is not None
+    assert (row["status"], row["stripe_status"], row["plan"]) == ("canceled", "canceled", "team")
+
+
+def test_repeats_and_any_order_change_nothing(
+    peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: Any
+) -> None:
+    stripe_client.v1.subscriptions.cancel(sold)
+    peer.wait_for("customer.subscription.deleted")
+    captured = list(peer.posted) * 3
+    random.Random(7).shuffle(captured)
+    for start in range(0, len(captured), 5):
+        deliver(billing, captured[start : start + 5])
+        assert billing.drain() == []
+    row = billing.subscription(user)
+    assert row is not None
+    assert (row["status"], row["stripe_subscription_id"]) == ("canceled", sold)
+    events = [item for item in billing.items() if item["type"] == "stripe_event"]
+    assert len(events) == len(peer.posted)
+    assert billing.open_events() == []
+
+
+def test_a_customer_without_a_user_waits_for_the_link(
+    peer: StripePeer, billing: Billing, stripe_client: Any, user: str
+) -> None:
+    billing.stripe_base = peer.url
+    customer = stripe_client.v1.customers.create(params={"email": "new@example.com"})
+    stripe_client.v1.plans.create(
+        params={"id": "pro", "amount": 0, "currency": "usd", "interval": "month", "product": {"name": "P"}}
+    )
+    stripe_client.v1.subscriptions.create(params={"customer": customer.id, "items": [{"plan": "pro"}]})
+    peer.wait_for("customer.subscription.created")
+    deliver(billing, peer.posted)
+    assert billing.drain() == []
+    assert billing.subscription(user) is None
+    assert billing.open_events() == []
+    stripe_client.v1.customers.update(customer.id, params={"metadata": {"user_id": user}})
+    deliver(billing, peer.wait_for("customer.updated"))
+    assert billing.drain() == []
+    row = billing.subscription(user)
+    assert row is not None
+    assert (row["plan"], row["status"]) == ("pro", "active")
+
+
+def test_a_stripe_that_is_down_fails_only_its_own_messages(
+    peer: StripePeer, billing: Billing, sold: str, user: str
+) -> None:
+    deliver(billing, peer.posted)
+    billing.stripe_base = "http://127.0.0.1:9"
+    by_type = {each.type: each.id for each in peer.posted}
+    messages = [by_type["product.created"], by_type["customer.subscription.created"], "not an id"]
+    assert len(billing.work(messages)) == 2
+    assert f"STRIPE_EVT#{by_type['customer.subscription.created']}" in billing.open_events()
+    assert f"STRIPE_EVT#{by_type['product.created']}" not in billing.open_events()
+    failed = next(item for item in billing.items() if item["pk"].endswith(by_type["customer.subscription.created"]))
+    assert failed["last_error"] == "PAYMENTS_UNAVAILABLE"
+    billing.stripe_base = peer.url
+    assert billing.drain() == []
+    assert billing.subscription(user) is not None
