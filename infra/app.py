@@ -27,6 +27,7 @@ CONTEXT: dict[str, object] = {
     "@aws-cdk/aws-iam:minimizePolicies": False,
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
     "@aws-cdk/core:target-partitions": ["aws"],
+    "@aws-cdk/core:defaultCrossStackReferences": "strong",
 }
 
 
@@ -45,7 +46,8 @@ def build(settings: StageSettings, artifacts: Artifacts, *, out: Path | None) ->
 def synthesize(*, stage: str, overrides: Path | None = None, out: Path | None = None, checked: bool = True) -> Path:
     """Write a stage's cloud assembly and answer its folder.
 
-    AWS stages are checked by cdk-nag and cfn-lint; the local stage's templates (plain HTTP, nothing retained) by tests only.
+    AWS stages are checked by cdk-nag and cfn-lint; the local stage's templates (plain HTTP, nothing retained) by
+    tests only.
 
     Raises:
         SettingsError, LayerError: nothing was written that may be used.

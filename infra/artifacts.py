@@ -1,7 +1,7 @@
 """Reproducible archives of function code and layers.
 
-Lambda and the local engine get finished zip files. The name of an archive is a digest of what went into it (relative paths,
-executable bits, bytes of the sources, version of the bytecode), so that the same input publishes nothing new.
+Lambda and the local engine get finished zip files. The name of an archive is a digest of what went into it (relative
+paths, executable bits, bytes of the sources, version of the bytecode), so that the same input publishes nothing new.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 NOISE = frozenset({"__pycache__", ".DS_Store", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 ROOT_BOOTSTRAP = """#!/bin/sh
 # Entry of `provided.al2023` in stages without the managed runtime: hands over to the function's own bootstrap.
-exec "${LAMBDA_TASK_ROOT:-$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)}/agent_stream/bootstrap" "$@"
+exec "$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)/agent_stream/bootstrap" "$@"
 """
 
 

@@ -1,6 +1,7 @@
 """The functions and tables of the backend, as data: stacks wire what is listed here, tests walk it.
 
-Names are those that the code reads: handler paths, environment variables (upper case = field of the function's settings model).
+Names are those that the code reads: handler paths, environment variables (upper case = field of the function's
+settings model).
 """
 
 from dataclasses import dataclass
@@ -188,7 +189,10 @@ IOT_RULES: tuple[RuleSpec, ...] = (
 )
 IOT_SQL_VERSION = "2016-03-23"
 """Stated because CloudFormation's default is the version of 2015."""
-IOT_SELECT = "SELECT encode(*, 'base64') AS payload_b64, topic() AS topic, principal() AS principal, timestamp() AS received_ms FROM '{}'"
+IOT_SELECT = (
+    "SELECT encode(*, 'base64') AS payload_b64, topic() AS topic, principal() AS principal, "
+    "timestamp() AS received_ms FROM '{}'"
+)
 
 STREAM_PATHS = (
     "/api/agent",

@@ -20,7 +20,13 @@ def add_nag(app: App) -> None:
 
 def lint(templates: Sequence[Path]) -> str:
     """Run cfn-lint; answers its findings, empty when there are none."""
-    command = [sys.executable, "-m", "cfnlint", "--non-zero-exit-code", "informational", "--format", "parseable"]
+    command = [
+        str(Path(sys.executable).with_name("cfn-lint")),
+        "--non-zero-exit-code",
+        "informational",
+        "--format",
+        "parseable",
+    ]
     command += ["--ignore-checks", *IGNORED_LINT_RULES, "--regions", "us-east-1", "--template", *map(str, templates)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip() if done.returncode else ""

@@ -1,7 +1,8 @@
 """Typed values of each stage.
 
-Whatever differs between stages is a field of `StageSettings`, so that a construct never compares stage names. The local stage
-leaves out what the embedded engine refuses or drops; an operator's or the local environment's own values come from a JSON file.
+Whatever differs between stages is a field of `StageSettings`, so that a construct never compares stage names. The
+local stage leaves out what the embedded engine refuses or drops; an operator's or the local environment's own values
+come from a JSON file.
 """
 
 import dataclasses
@@ -90,7 +91,7 @@ def _checked(path: Path, name: str, hint: object, value: object) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiIds:
-    """Fixed API ids of the embedded engine (tag `ms-custom-id`, 8 hex characters): addresses are known before deployment."""
+    """Fixed API ids of the embedded engine (tag `ms-custom-id`, 8 hex digits): addresses known before deployment."""
 
     http: str
     billing_webhook: str
@@ -113,7 +114,7 @@ class StageSettings:
     cors_origins: tuple[str, ...]
 
     released: bool
-    """Publish versions, route callers to the alias `live`, move it by CodeDeploy canary. Off: callers reach the function itself."""
+    """Publish versions, call them by the alias `live`, moved by canary. Off: callers reach the function itself."""
     snap_start: bool
     tracing: bool
     reserved_streams: int | None
@@ -151,7 +152,7 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
     """Settings of one stage, with the values of a settings file laid over them.
 
     Raises:
-        SettingsError: prod with secrets in the file (they are put into Secrets Manager by the operator), or half a custom domain.
+        SettingsError: prod with secrets in the file, or half a custom domain.
     """
     given = overrides or Overrides()
     if bool(given.public_domain) != bool(given.certificate_arn):

@@ -1,7 +1,8 @@
 """Who may do what: the one table from which every function's role is built.
 
-To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (`make lint` shows the difference).
-No function gets `Scan`, and no `*` appears in a resource beside those of `WILDCARDS`, each with its reason.
+To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (`make lint` shows
+the difference). No function gets `Scan`, and no `*` appears in a resource beside those of `WILDCARDS`, each with its
+reason.
 
 Resources are written as `kind/name`:
 
@@ -61,15 +62,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         ),
         Grant(
             "iot/certificates",
-            (
-                "iot:AttachPolicy",
-                "iot:DetachPolicy",
-                "iot:AttachThingPrincipal",
-                "iot:DetachThingPrincipal",
-                "iot:UpdateCertificate",
-                "iot:DeleteCertificate",
-            ),
+            ("iot:AttachPolicy", "iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate"),
         ),
+        Grant("any/iot-attachments", ("iot:AttachThingPrincipal", "iot:DetachThingPrincipal")),
         Grant("iot/requests", ("iot:Publish",)),
         Grant(
             "any/iot-account", ("iot:CreateKeysAndCertificate", "iot:CreateCertificateFromCsr", "iot:DescribeEndpoint")
@@ -129,10 +124,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (GET, QUERY, PUT, UPDATE)),
         Grant("iot/things", ("iot:DeleteThing", "iot:DescribeThing", "iot:ListThingPrincipals")),
-        Grant(
-            "iot/certificates",
-            ("iot:DetachPolicy", "iot:DetachThingPrincipal", "iot:UpdateCertificate", "iot:DeleteCertificate"),
-        ),
+        Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
+        Grant("any/iot-attachments", ("iot:DetachThingPrincipal",)),
     ),
 }
 
@@ -141,14 +134,15 @@ EDGE_ONLY = frozenset({"secret/origin"})
 
 IOT_RESOURCES: dict[str, tuple[str, ...]] = {
     "iot/things": ("thing/*",),
-    "iot/certificates": ("cert/*", "thing/*"),
+    "iot/certificates": ("cert/*",),
     "iot/requests": ("topic/cmd/karma/*/request",),
 }
-"""ARN tails of the IoT resources; attaching names a certificate and, for things, the thing."""
+"""ARN tails of the IoT resources."""
 
 WILDCARDS: dict[str, str] = {
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
+    "any/iot-attachments": "AWS IoT defines no resource type for tying a thing to its certificate",
     "iot/requests": "one request topic a device; the pattern holds command requests and nothing else",
     "any/iot-account": "AWS IoT defines no resource type for making certificates and for describing the endpoint",
     "any/streams": "dynamodb:ListStreams knows no resource",

@@ -1,9 +1,10 @@
 """Build dependency layers, the common layer and function code, without Docker.
 
-Wheels come from the pinned, hashed requirement file of each function: for arm64 Lambda (`aarch64-manylinux_2_28`, Python 3.13) or
-for the interpreter of the local engine. The result is stripped of what no function reads, compiled to unchecked-hash `.pyc`
-(a read-only task root cannot write them, and without them a cold start is about three times slower), and zipped reproducibly.
-A build is cached by requirement file, target and `BUILDER_VERSION`; concurrent builds of the same layer wait for each other.
+Wheels come from the pinned, hashed requirement file of each function: for arm64 Lambda (`aarch64-manylinux_2_28`,
+Python 3.13) or for the interpreter of the local engine. The result is stripped of what no function reads, compiled to
+unchecked-hash `.pyc` (a read-only task root cannot write them, and without them a cold start is about three times
+slower), and zipped reproducibly. A build is cached by requirement file, target and `BUILDER_VERSION`; concurrent
+builds of the same layer wait for each other.
 """
 
 import fcntl
@@ -109,6 +110,11 @@ def _version_of(interpreter: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def layer_python(settings: StageSettings) -> Path:
+    """Interpreter of the local engine, which runs the functions of the local stage."""
+    return Path(settings.overrides.layer_python or ROOT / ".engine" / "venv" / "bin" / "python")
+
+
 def target_of(settings: StageSettings) -> Target:
     """What the stage's layers are built for.
 
@@ -119,7 +125,7 @@ def target_of(settings: StageSettings) -> Target:
         return Target(
             label=LAMBDA_PLATFORM, python=LAMBDA_PYTHON, interpreter=lambda_python(), platform=LAMBDA_PLATFORM
         )
-    interpreter = Path(settings.overrides.layer_python or ROOT / ".engine" / "venv" / "bin" / "python")
+    interpreter = layer_python(settings)
     version = _version_of(interpreter)
     if version is None:
         raise LayerError(f"{interpreter} does not run: the local engine's interpreter is needed to build its layers")
@@ -136,10 +142,11 @@ def build_artifacts(settings: StageSettings) -> Artifacts:
             file=sys.stderr,
         )
     packages = sorted({name.package for name in FunctionName})
+    dependencies = {package: build_dependencies(package, target) for package in packages}
     return Artifacts(
-        dependencies={package: build_dependencies(package, target) for package in packages},
+        dependencies=dependencies,
         common=build_common(target),
-        code={package: build_code(package, target, settings) for package in packages},
+        code={package: build_code(package, target, settings, dependencies[package]) for package in packages},
         has_bytecode=target.interpreter is not None,
     )
 
@@ -150,18 +157,25 @@ def build_common(target: Target) -> Archive:
     return _compiled_archive(entries, target, BUILD / "layers" / target.label / "common")
 
 
-def build_code(package: str, target: Target, settings: StageSettings) -> Archive:
-    """Zip one child of `functions/`, so that `api.handler.lambda_handler` is the same path everywhere."""
+def build_code(package: str, target: Target, settings: StageSettings, dependencies: Archive) -> Archive:
+    """Zip one child of `functions/`, so that `api.handler.lambda_handler` is the same path everywhere.
+
+    Without the managed runtime the stream function gets a root `bootstrap`, and its layers inside (the embedded
+    engine mounts none for `provided.*`).
+    """
     entries = source_entries(ROOT / "functions" / package, prefix=package)
     streaming = any(spec.streaming and spec.name.package == package for spec in FUNCTIONS.values())
     if streaming and not settings.managed_stream_runtime:
         entries.append(Entry("bootstrap", ROOT_BOOTSTRAP.encode(), executable=True))
+        entries += source_entries(ROOT / "layers" / "common" / "python", prefix="python")
+        return _compiled_archive(entries, target, BUILD / "functions" / target.label / package, bundled=dependencies)
     return _compiled_archive(entries, target, BUILD / "functions" / target.label / package)
 
 
-def _compiled_archive(entries: list[Entry], target: Target, stem: Path) -> Archive:
+def _compiled_archive(entries: list[Entry], target: Target, stem: Path, *, bundled: Archive | None = None) -> Archive:
     """Zip sources with their bytecode; the digest is the sources', since marshalled code is not always byte-equal."""
-    digest = digest_of(entries, salt=f"{BUILDER_VERSION}:{target.python}:{target.interpreter is not None}")
+    salt = [BUILDER_VERSION, target.python, target.interpreter is not None, bundled.digest if bundled else None]
+    digest = digest_of(entries, salt=json.dumps(salt))
     archive = Archive(path=stem.parent / f"{stem.name}-{digest[:16]}.zip", digest=digest)
     with _locked(stem):
         if not archive.path.exists():
@@ -169,7 +183,8 @@ def _compiled_archive(entries: list[Entry], target: Target, stem: Path) -> Archi
                 tree = Path(scratch)
                 write_tree(entries, tree / "t")
                 _compile(tree / "t", target)
-                write_zip(_tree_entries(tree / "t"), archive.path)
+                layered = _tree_entries(bundled.path.with_suffix("")) if bundled else []
+                write_zip([*layered, *_tree_entries(tree / "t")], archive.path)
             _forget_older(archive.path, f"{stem.name}-????????????????.zip")
     return archive
 

@@ -1,4 +1,4 @@
-"""Alarms on what users notice (5xx), on crashes, on messages nobody handled, and on the business facts that must not happen.
+"""Alarms on what users notice (5xx), on crashes, unhandled messages, and business facts that must not happen.
 
 Lambda's own `Errors` stays 0 when a web framework turns an exception into a 500, so crashes are counted by the metric
 `UnhandledError` too, which every process edge emits (dimension `service`).

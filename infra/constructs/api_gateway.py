@@ -1,4 +1,4 @@
-"""What the HTTP and WebSocket APIs share: an integration with a function, its permission, a logged and throttled stage."""
+"""What the HTTP and WebSocket APIs share: an integration, its permission, a logged and throttled stage."""
 
 import json
 
@@ -49,7 +49,8 @@ def integrate(
 ) -> str:
     """Connect an API with a function and let that API alone invoke it; answers the route target."""
     stack = Stack.of(scope)
-    invocation = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31/functions/{target.function_arn}/invocations"
+    service = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31"
+    invocation = f"{service}/functions/{target.function_arn}/invocations"
     integration = apigateway.CfnIntegration(
         scope,
         construct_id,

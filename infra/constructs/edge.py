@@ -76,7 +76,7 @@ class Edge(Construct):
         waive(
             self.distribution,
             "AwsSolutions-CFR2",
-            "every route asks for a token and is rate limited per caller; a web ACL must live in us-east-1, the operator adds it there",
+            "every route asks for a token and is rate limited per caller; a web ACL, if wanted, lives in us-east-1",
         )
         if not domain:
             waive(

@@ -30,8 +30,8 @@ PREFLIGHT_MAX_AGE_S = 600
 class FunctionHttpApi(Construct):
     """An HTTP API whose one route goes to one function.
 
-    `route` is `$default` for everything, or one `METHOD /path`. `open_because` says who checks the caller, since the gateway does
-    not. `engine_id` is the embedded engine's fixed API id.
+    `route` is `$default` for everything, or one `METHOD /path`. `open_because` says who checks the caller, since the
+    gateway does not. `engine_id` is the embedded engine's fixed API id.
     """
 
     def __init__(

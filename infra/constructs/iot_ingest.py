@@ -1,7 +1,7 @@
 """What devices may do at the broker, and the rules that carry their messages to the ingest queue.
 
-Rules forward the untouched payload in base64, so that a broken one reaches its owner's dead letters too, with the topic, the
-certificate (`principal()`, by which ingest refuses foreign senders) and the broker's time.
+Rules forward the untouched payload in base64, so that a broken one reaches its owner's dead letters too, with the
+topic, the certificate (`principal()`, by which ingest refuses foreign senders) and the broker's time.
 """
 
 from aws_cdk import Stack

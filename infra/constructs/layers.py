@@ -9,7 +9,7 @@ from infra.config import StageSettings
 
 
 class Layers(Construct):
-    """Layer versions of a stage; old ones go with their replacement, since published function versions keep their copy."""
+    """Layer versions of a stage; old ones go with their replacement, published function versions keep their copy."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings, artifacts: Artifacts) -> None:
         super().__init__(scope, construct_id)

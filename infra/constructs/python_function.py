@@ -13,11 +13,13 @@ from infra.config import StageSettings
 from infra.constructs.layers import Layers
 from infra.constructs.roles import FunctionRole
 from infra.constructs.waivers import waive
+from infra.layers import layer_python
 
 ALIAS = "live"
 RUNTIME_REASON = "python3.13 is chosen: wheels and bytecode of the layers are built and tested for it"
 NO_ASYNC_REASON = (
-    "callers wait for the answer, queues and streams have their own dead letters, and a lost sweep is made up a minute later"
+    "callers wait for the answer, queues and streams have their own dead letters, "
+    "and a lost sweep is made up a minute later"
 )
 
 
@@ -28,7 +30,7 @@ def retention_of(settings: StageSettings) -> logs.RetentionDays:
 
 
 class PythonFunction(Construct):
-    """A function of the catalog. Callers use `target`: the alias `live` in released stages, else the function itself."""
+    """A function of the catalog. Callers use `target`: the alias `live` where released, else the function itself."""
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class PythonFunction(Construct):
             architecture=lambda_.Architecture.ARM_64,
             handler=spec.handler,
             code=lambda_.Code.from_asset(str(code.path), asset_hash=code.digest),
-            layers=layers.of(spec.name.package),
+            layers=[] if unmanaged else layers.of(spec.name.package),
             timeout=Duration.seconds(spec.timeout_s),
             memory_size=spec.memory_mb,
             role=role.for_function,
@@ -80,6 +82,7 @@ class PythonFunction(Construct):
                 "POWERTOOLS_METRICS_NAMESPACE": METRICS_NAMESPACE,
                 "POWERTOOLS_LOG_LEVEL": settings.log_level,
                 **({"AWS_LAMBDA_EXEC_WRAPPER": STREAM_WRAPPER} if spec.streaming and not unmanaged else {}),
+                **({"KARMA_PYTHON": str(layer_python(settings))} if unmanaged else {}),
                 **environment,
             },
             current_version_options=lambda_.VersionOptions(removal_policy=RemovalPolicy.RETAIN),

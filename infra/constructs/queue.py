@@ -16,10 +16,8 @@ DEAD_LETTER_RETENTION = Duration.days(14)
 class DeadLetterQueue(Construct):
     """A queue nobody consumes by itself; ops raises an alarm as soon as it holds a message."""
 
-    def __init__(
-        self, scope: Construct, construct_id: str, *, settings: StageSettings, redriven: bool = True
-    ) -> None:
-        """Make the queue; `redriven` is false for one that a service fills directly instead of an SQS redrive policy."""
+    def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings, redriven: bool = True) -> None:
+        """Make the queue; `redriven` is false for one that a service fills, not an SQS redrive policy."""
         super().__init__(scope, construct_id)
         self.queue = sqs.Queue(
             self,

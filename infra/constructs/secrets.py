@@ -1,7 +1,8 @@
 """Secrets: generated where nobody else knows the value, otherwise empty JSON documents that the operator fills.
 
-Shapes (JSON): auth `{"current": kid, <kid>: key}` · stripe-webhook `{"secrets": [..]}` · stripe-api, model `{"api_key": ".."}` ·
-origin `{"secrets": [..]}`. CloudFormation writes a value only when its template text changes, so filled values stay.
+Shapes (JSON): auth `{"current": kid, <kid>: key}` · stripe-webhook `{"secrets": [..]}` · stripe-api, model
+`{"api_key": ".."}` · origin `{"secrets": [..]}`. CloudFormation writes a value only when its template text changes,
+so filled values stay.
 """
 
 import json

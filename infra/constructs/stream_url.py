@@ -11,8 +11,8 @@ from infra.constructs.http_api import PREFLIGHT_MAX_AGE_S, REQUEST_HEADERS, RESP
 class StreamUrl(Construct):
     """Function URL with RESPONSE_STREAM on the alias.
 
-    AuthType is NONE, because stock clients cannot sign streamed POSTs: the app checks the token, and in stages with CloudFront also
-    the secret header that CloudFront adds.
+    AuthType is NONE, because stock clients cannot sign streamed POSTs: the app checks the token, and in stages with
+    CloudFront also the secret header that CloudFront adds.
     """
 
     def __init__(

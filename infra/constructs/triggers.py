@@ -92,4 +92,6 @@ class SweepSchedules(Construct):
                     )
                 ],
             )
-            waive(rule, "Serverless-EventBusDLQ", "the event carries nothing; the next minute's call does the same work")
+            waive(
+                rule, "Serverless-EventBusDLQ", "the event carries nothing; the next minute's call does the same work"
+            )

@@ -55,7 +55,7 @@ class FunctionWebsocketApi(Construct):
             waive(
                 route,
                 "AwsSolutions-APIG4",
-                "the function admits a connection by its one-use ticket, or refuses $connect",
+                "the function admits a connection by its one-use ticket",
             )
         stage = deploy_stage(
             self,
@@ -73,7 +73,7 @@ class FunctionWebsocketApi(Construct):
         self.url = f"wss://{api.ref}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE_NAME}"
 
     def _log_permission(self) -> account_settings.CfnAccount:
-        """Let API Gateway write WebSocket access logs: one setting a region of an account, and a stage has its own account."""
+        """Let API Gateway write WebSocket access logs: an account-wide setting, and a stage has its own account."""
         role = iam.Role(
             self,
             "LogRole",

@@ -67,7 +67,7 @@ class AppStack(StageStack):
             cors=True,
             rate_per_s=2000,
             burst=4000,
-            open_because="the app checks token or API key on every route but the public ones, and a test walks all routes",
+            open_because="the app checks token or API key on every route that is not public; a test walks all routes",
             engine_id=ids.http if ids else None,
         )
         self.billing_webhook = FunctionHttpApi(

@@ -13,6 +13,7 @@ from constructs import Construct
 from infra.catalog import FunctionName
 from infra.config import StageSettings
 from infra.constructs.alarms import alarm, business_metric, crash_metric, http_5xx, http_p99, url_5xx
+from infra.constructs.waivers import waive
 from infra.stacks.app import AppStack
 from infra.stacks.base import StageStack
 from infra.stacks.data import DataStack
@@ -54,7 +55,12 @@ class OpsStack(StageStack):
         topic = sns.Topic(self, "Alarms", master_key=key, enforce_ssl=True)
         topic.grant_publish(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
         if settings.overrides.alarm_email:
-            topic.add_subscription(subscriptions.EmailSubscription(settings.overrides.alarm_email))
+            subscription = topic.add_subscription(subscriptions.EmailSubscription(settings.overrides.alarm_email))
+            waive(
+                subscription,
+                "Serverless-SNSRedrivePolicy",
+                "mail cannot be redriven; an alarm's state stays on the dashboard",
+            )
         return topic
 
     def _answers(self, app: AppStack) -> list[cloudwatch.Alarm]:

@@ -1,0 +1,254 @@
+"""Functions, their releases, their addresses and what triggers them."""
+
+import json
+
+import pytest
+
+from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS, STREAM_PATHS, SWEEPS, FunctionName
+from infra.config import Stage
+from tests.infra.synthesized import Json, Stages, Synthesized
+
+
+def logical_ids(synthesized: Synthesized) -> dict[str, FunctionName]:
+    """Function of each logical id."""
+    return {
+        path.partition("/")[2]: FunctionName(item["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"])
+        for path, item in synthesized.of_type("AWS::Lambda::Function").items()
+    }
+
+
+def aliases(synthesized: Synthesized) -> dict[str, FunctionName]:
+    """Function of each alias."""
+    functions = logical_ids(synthesized)
+    return {
+        path.partition("/")[2]: functions[item["Properties"]["FunctionName"]["Ref"]]
+        for path, item in synthesized.of_type("AWS::Lambda::Alias").items()
+    }
+
+
+def only(synthesized: Synthesized, kind: str) -> Json:
+    (found,) = synthesized.of_type(kind).values()
+    properties: Json = found["Properties"]
+    return properties
+
+
+@pytest.mark.req("R-C-34")
+def test_functions_are_as_the_catalog_says(aws: Synthesized) -> None:
+    functions = aws.functions()
+    assert set(functions) == set(FunctionName)
+    for name, properties in functions.items():
+        spec = FUNCTIONS[name]
+        assert properties["Runtime"] == "python3.13", name
+        assert properties["Architectures"] == ["arm64"], name
+        assert properties["Handler"] == spec.handler, name
+        assert properties["Timeout"] == spec.timeout_s, name
+        assert properties["TracingConfig"] == {"Mode": "Active"}, name
+        assert properties["LoggingConfig"]["LogFormat"] == "JSON", name
+        assert len(properties["Layers"]) == 2, name
+
+
+def test_environment_is_what_the_function_asks_for(stages: Stages) -> None:
+    for stage in Stage:
+        for name, properties in stages.of(stage).functions().items():
+            variables = set(properties["Environment"]["Variables"]) - {"AWS_LAMBDA_EXEC_WRAPPER", "KARMA_PYTHON"}
+            assert variables == {*COMMON_ENVIRONMENT, *FUNCTIONS[name].environment}, (stage, name)
+
+
+def test_no_secret_is_in_an_environment(stages: Stages) -> None:
+    for stage in Stage:
+        for name, properties in stages.of(stage).functions().items():
+            for variable in properties["Environment"]["Variables"]:
+                assert not variable.endswith(("_KEY", "_SECRET", "_TOKEN", "_PASSWORD")), (stage, name, variable)
+
+
+def test_log_groups_expire(aws: Synthesized) -> None:
+    groups = aws.of_type("AWS::Logs::LogGroup")
+    for path, group in groups.items():
+        assert group["Properties"]["RetentionInDays"] == aws.settings.log_retention_days, path
+    used = {json.dumps(item["LoggingConfig"]["LogGroup"]) for item in aws.functions().values()}
+    assert len(used) == len(FunctionName), "a log group a function"
+
+
+@pytest.mark.req("R-M-45")
+def test_releases_go_by_canary_and_come_back_on_alarms(aws: Synthesized) -> None:
+    found = aws.of_type("AWS::Lambda::Alias")
+    assert {aliases(aws)[path.partition("/")[2]] for path in found} == set(FunctionName)
+    groups = aws.of_type("AWS::CodeDeploy::DeploymentGroup")
+    assert len(groups) == len(FunctionName)
+    for path, alias in found.items():
+        assert alias["Properties"]["Name"] == "live", path
+        update = alias["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
+        group = groups[f"app/{update['DeploymentGroupName']['Ref']}"]["Properties"]
+        assert group["DeploymentConfigName"] == "CodeDeployDefault.LambdaCanary10Percent5Minutes", path
+        assert group["AlarmConfiguration"]["Enabled"] is True, path
+        assert group["AlarmConfiguration"]["Alarms"], path
+        assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"], path
+
+
+def test_snapshots_start_the_functions_that_users_wait_for(aws: Synthesized) -> None:
+    with_snapshots = {
+        name for name, item in aws.functions().items() if item.get("SnapStart") == {"ApplyOn": "PublishedVersions"}
+    }
+    assert with_snapshots == {FunctionName.API, FunctionName.AGENT_STREAM}
+
+
+def test_streams_have_concurrency_of_their_own(aws: Synthesized) -> None:
+    reserved = {name: item.get("ReservedConcurrentExecutions") for name, item in aws.functions().items()}
+    assert reserved.pop(FunctionName.AGENT_STREAM) == aws.settings.reserved_streams
+    assert set(reserved.values()) == {None}
+
+
+@pytest.mark.req("R-K-39")
+def test_the_stream_url_streams_from_the_alias_and_trusts_nobody(aws: Synthesized) -> None:
+    url = only(aws, "AWS::Lambda::Url")
+    assert url["AuthType"] == "NONE"
+    assert url["InvokeMode"] == "RESPONSE_STREAM"
+    assert url["Qualifier"] == "live"
+    assert url["Cors"]["AllowOrigins"] == list(aws.settings.cors_origins)
+    variables = aws.functions()[FunctionName.AGENT_STREAM]["Environment"]["Variables"]
+    assert variables["AWS_LAMBDA_EXEC_WRAPPER"] == "/var/task/agent_stream/bootstrap"
+    assert "Fn::ImportValue" in variables["ORIGIN_SECRET_ARN"], "AuthType NONE is safe only with the origin's secret"
+    assert "Fn::ImportValue" in aws.functions()[FunctionName.API]["Environment"]["Variables"]["ORIGIN_SECRET_ARN"]
+
+
+def test_callers_reach_aliases_only(aws: Synthesized) -> None:
+    """A canary that some caller bypasses is none."""
+    by_alias = aliases(aws)
+    called = []
+    for permission in aws.of_type("AWS::Lambda::Permission").values():
+        called.append(by_alias[permission["Properties"]["FunctionName"]["Ref"]])
+    for mapping in aws.of_type("AWS::Lambda::EventSourceMapping").values():
+        text = json.dumps(mapping["Properties"]["FunctionName"])
+        (alias,) = [logical_id for logical_id in by_alias if f'"{logical_id}"' in text]
+        called.append(by_alias[alias])
+    assert set(called) == set(FunctionName)
+
+
+@pytest.mark.req("R-K-01")
+def test_the_apis_lead_to_their_functions(aws: Synthesized) -> None:
+    apis = {item["Properties"]["Name"]: item["Properties"] for item in aws.of_type("AWS::ApiGatewayV2::Api").values()}
+    prefix = aws.settings.stack_prefix
+    assert {name: item["ProtocolType"] for name, item in apis.items()} == {
+        f"{prefix}-api": "HTTP",
+        f"{prefix}-billing-webhook": "HTTP",
+        f"{prefix}-realtime": "WEBSOCKET",
+    }
+    routes = sorted(item["Properties"]["RouteKey"] for item in aws.of_type("AWS::ApiGatewayV2::Route").values())
+    assert routes == ["$connect", "$default", "$default", "$disconnect", "POST /webhooks/stripe"]
+    for stage in aws.of_type("AWS::ApiGatewayV2::Stage").values():
+        assert stage["Properties"]["AutoDeploy"] is True
+        assert stage["Properties"]["DefaultRouteSettings"]["ThrottlingRateLimit"] > 0
+        assert "requestId" in stage["Properties"]["AccessLogSettings"]["Format"]
+
+
+@pytest.mark.req("R-A-41")
+def test_cors_names_its_origins(aws: Synthesized) -> None:
+    configured = [
+        item["Properties"]["CorsConfiguration"]
+        for item in aws.of_type("AWS::ApiGatewayV2::Api").values()
+        if "CorsConfiguration" in item["Properties"]
+    ]
+    (cors,) = configured
+    assert cors["AllowOrigins"] == list(aws.settings.cors_origins)
+    assert cors["AllowCredentials"] is True
+    assert {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} == set(cors["AllowMethods"])
+    assert {"authorization", "content-type", "idempotency-key", "if-match", "x-api-key"} <= set(cors["AllowHeaders"])
+    assert "*" not in json.dumps(cors)
+
+
+def test_queue_consumers_answer_for_each_message(aws: Synthesized) -> None:
+    mappings = [item["Properties"] for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()]
+    assert len(mappings) == 4
+    assert all(item["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for item in mappings)
+
+
+def test_the_stream_mapping_survives_poison(aws: Synthesized) -> None:
+    (mapping,) = [
+        item["Properties"]
+        for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()
+        if "StartingPosition" in item["Properties"]
+    ]
+    assert mapping["BisectBatchOnFunctionError"] is True
+    assert mapping["MaximumRetryAttempts"] == 5
+    assert "RouterFailures" in json.dumps(mapping["DestinationConfig"]["OnFailure"])
+
+
+def test_sweeps_run_every_minute(aws: Synthesized) -> None:
+    rules = [item["Properties"] for item in aws.of_type("AWS::Events::Rule").values()]
+    assert {rule["ScheduleExpression"] for rule in rules} == {"rate(1 minute)"}
+    inputs = [json.loads(target["Input"]) for rule in rules for target in rule["Targets"]]
+    assert sorted(item["sweep"] for item in inputs) == sorted(SWEEPS)
+
+
+@pytest.mark.req("R-K-47")
+def test_cloudfront_puts_api_and_stream_under_one_host(aws: Synthesized) -> None:
+    distribution = only(aws, "AWS::CloudFront::Distribution")["DistributionConfig"]
+    origins = {item["Id"]: item for item in distribution["Origins"]}
+    for origin in origins.values():
+        (header,) = origin["OriginCustomHeaders"]
+        assert header["HeaderName"] == "x-karma-origin"
+        assert "resolve:secretsmanager" in json.dumps(header["HeaderValue"])
+        assert origin["CustomOriginConfig"]["OriginProtocolPolicy"] == "https-only"
+    behaviors = [distribution["DefaultCacheBehavior"], *distribution["CacheBehaviors"]]
+    for behavior in behaviors:
+        assert behavior["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad", "Managed-CachingDisabled"
+        assert behavior["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac", "AllViewerExceptHostHeader"
+        assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
+        assert behavior["Compress"] is False, "compression would hold back a stream"
+        assert behavior["ResponseHeadersPolicyId"]
+    streamed = {item["PathPattern"]: item["TargetOriginId"] for item in distribution["CacheBehaviors"]}
+    assert set(streamed) == set(STREAM_PATHS)
+    assert distribution["DefaultCacheBehavior"]["TargetOriginId"] not in streamed.values()
+
+
+def test_security_headers_are_set_at_the_edge(aws: Synthesized) -> None:
+    headers = only(aws, "AWS::CloudFront::ResponseHeadersPolicy")["ResponseHeadersPolicyConfig"][
+        "SecurityHeadersConfig"
+    ]
+    assert headers["StrictTransportSecurity"]["AccessControlMaxAgeSec"] == 31536000
+    assert headers["ContentTypeOptions"]["Override"] is True
+    assert headers["FrameOptions"]["FrameOption"] == "DENY"
+
+
+def test_alarms_watch_users_crashes_leftovers_and_facts(aws: Synthesized) -> None:
+    ops = aws.of_type("AWS::CloudWatch::Alarm", "ops")
+    watched = json.dumps([item["Properties"] for item in ops.values()])
+    for metric in (
+        "5xx",
+        "Url5xxCount",
+        "UnhandledError",
+        "ApproximateNumberOfMessagesVisible",
+        "IteratorAge",
+        "IngestRejected",
+        "WebhookRejected",
+    ):
+        assert f'"{metric}"' in watched, metric
+    dead_letter_alarms = [path for path in ops if "Dlq" in path]
+    assert len(dead_letter_alarms) == 5
+    for path, item in ops.items():
+        assert item["Properties"]["AlarmActions"], path
+        if path in dead_letter_alarms:
+            assert item["Properties"]["Threshold"] == 1, path
+            assert item["Properties"]["ComparisonOperator"] == "GreaterThanOrEqualToThreshold", path
+    assert len(aws.of_type("AWS::CloudWatch::Dashboard")) == 1
+
+
+def test_outputs_are_the_published_names(aws: Synthesized) -> None:
+    outputs = {key for template in aws.templates.values() for key in template["Outputs"]}
+    assert {
+        "ApiId",
+        "ApiUrl",
+        "BillingWebhookUrl",
+        "BucketName",
+        "DevicePolicyName",
+        "PublicUrl",
+        "QueueUrlIngest",
+        "QueueUrlInbox",
+        "QueueUrlRuns",
+        "RouterMappingId",
+        "RuleData",
+        "SecretAuthArn",
+        "StreamUrl",
+        "TableDevices",
+        "WebsocketUrl",
+    } | {f"Function{name.label}" for name in FunctionName} <= outputs

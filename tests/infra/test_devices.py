@@ -1,0 +1,86 @@
+"""IoT rules carry everything to the ingest queue; the device policy binds a device to its own topics."""
+
+import json
+
+import pytest
+
+from infra.catalog import FUNCTIONS, FunctionName
+from tests.infra.synthesized import Synthesized
+
+SELECT = (
+    "SELECT encode(*, 'base64') AS payload_b64, topic() AS topic, principal() AS principal, "
+    "timestamp() AS received_ms FROM "
+)
+TOPICS = {
+    "data": "dt/karma/+/+",
+    "ready": "cmd/karma/+/ready",
+    "response": "cmd/karma/+/response",
+    "presence": "$aws/events/presence/+/+",
+}
+
+
+def queue_url(synthesized: Synthesized, part: str, fragment: str) -> object:
+    (found,) = [path for path in synthesized.of_type("AWS::SQS::Queue", part) if fragment in path]
+    return {"Ref": found.partition("/")[2]}
+
+
+@pytest.mark.parametrize("name", list(TOPICS))
+def test_rules_forward_the_raw_payload_with_an_error_action(aws: Synthesized, name: str) -> None:
+    rules = {item["Properties"]["RuleName"]: item["Properties"] for item in aws.of_type("AWS::IoT::TopicRule").values()}
+    payload = rules[f"karma_{aws.settings.stage}_{name}"]["TopicRulePayload"]
+    assert len(rules) == len(TOPICS)
+    assert payload["AwsIotSqlVersion"] == "2016-03-23"
+    assert payload["Sql"] == f"{SELECT}'{TOPICS[name]}'"
+    assert payload["RuleDisabled"] is False
+    (action,) = payload["Actions"]
+    assert action["Sqs"]["QueueUrl"] == queue_url(aws, "devices", "IngestQueue")
+    assert action["Sqs"]["UseBase64"] is False
+    assert payload["ErrorAction"]["Sqs"]["QueueUrl"] == queue_url(aws, "devices", "ErrorsQueue")
+
+
+def test_the_device_policy_is_bound_to_the_things_own_topics(aws: Synthesized) -> None:
+    (policy,) = aws.of_type("AWS::IoT::Policy").values()
+    assert policy["Properties"]["PolicyName"] == f"karma-{aws.settings.stage}-device"
+    by_action = {item["Action"]: item for item in policy["Properties"]["PolicyDocument"]["Statement"]}
+    assert set(by_action) == {"iot:Connect", "iot:Publish", "iot:Subscribe", "iot:Receive"}
+    assert by_action["iot:Connect"]["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
+    for action, statement in by_action.items():
+        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        for resource in resources:
+            text = json.dumps(resource)
+            assert "${iot:Connection.Thing.ThingName}" in text, action
+            assert "*" not in text, action
+    published = json.dumps(by_action["iot:Publish"])
+    assert "/request" not in published, "a device sends no requests"
+    assert f"$aws/rules/karma_{aws.settings.stage}_data/dt/karma/" in published
+
+
+def test_queues_are_encrypted_tls_only_and_never_lose_a_message(aws: Synthesized) -> None:
+    queues = aws.of_type("AWS::SQS::Queue")
+    tls_only = {
+        reference["Ref"]
+        for policy in aws.of_type("AWS::SQS::QueuePolicy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny" and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        for reference in policy["Properties"]["Queues"]
+    }
+    for path, queue in queues.items():
+        properties = queue["Properties"]
+        assert properties["SqsManagedSseEnabled"] is True, path
+        assert path.partition("/")[2] in tls_only, path
+        if "Dlq" in path or "Errors" in path or "RouterFailures" in path:
+            assert properties["MessageRetentionPeriod"] == 14 * 24 * 3600, path
+        else:
+            assert properties["RedrivePolicy"]["maxReceiveCount"] == 5, path
+
+
+def test_messages_stay_hidden_for_six_times_the_consumers_timeout(aws: Synthesized) -> None:
+    consumers = {
+        "devices/IotIngestQueue": FunctionName.DEVICE_INGEST,
+        "data/InboxQueue": FunctionName.INBOX,
+        "data/RunsQueue": FunctionName.RUNS,
+    }
+    queues = aws.of_type("AWS::SQS::Queue")
+    for prefix, name in consumers.items():
+        (queue,) = [item["Properties"] for path, item in queues.items() if path.startswith(prefix)]
+        assert queue["VisibilityTimeout"] == 6 * FUNCTIONS[name].timeout_s
