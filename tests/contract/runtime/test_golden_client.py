@@ -8,10 +8,8 @@ import json
 
 import pytest
 
-from karma.core.runtime.client import RuntimeApi
 from karma.core.runtime.scope import Receive, Scope, Send
-from karma.core.runtime.serve import answer
-from tests.fixtures.runtime.golden import GoldenCase, golden_cases, url_event
+from tests.fixtures.runtime.golden import GoldenCase, answer_next, golden_cases, url_event
 from tests.fixtures.runtime.record.raw_runtime_api import Event, RawRequest, RawRuntimeApi
 
 CASES = golden_cases()
@@ -36,9 +34,7 @@ def ours(case: GoldenCase) -> RawRequest:
 
     headers = {"Lambda-Runtime-Aws-Request-Id": case.name, "Lambda-Runtime-Deadline-Ms": "1700000000000"}
     with RawRuntimeApi([Event(url_event(), headers)]) as server:
-        api = RuntimeApi(server.address)
-        asyncio.run(answer(app, api, api.next()))
-        api.close()
+        asyncio.run(answer_next(app, server.address))
     return server.wait_for_post("/response")
 
 

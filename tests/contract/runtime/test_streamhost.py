@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from local.streamhost.host import WORKER_LIMIT
 from tests.contract.runtime.hosting import DEADLINE_S, FIXTURES, ROOT, eventually, hosting_app, read_until_cut
 from tests.fixtures.runtime.apps import DELTAS
 
@@ -130,6 +131,7 @@ def test_more_invocations_than_processes_are_throttled(tmp_path: Path) -> None:
     status, bodies = asyncio.run(scenario())
 
     assert status == 429
+    assert WORKER_LIMIT == 24
     assert bodies == ["data: first\n\ndata: last\n\n"] * 2
 
 

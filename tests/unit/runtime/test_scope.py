@@ -6,7 +6,7 @@ import json
 import pytest
 
 from karma.core.runtime.client import Invocation
-from karma.core.runtime.scope import Scope, UnsupportedEvent, to_scope
+from karma.core.runtime.scope import Scope, UnsupportedEvent, to_request
 from tests.fixtures.runtime.golden import url_event
 
 
@@ -15,11 +15,11 @@ def invocation(payload: bytes) -> Invocation:
 
 
 def scope_of(payload: bytes) -> Scope:
-    return to_scope(invocation(payload))[0]
+    return to_request(invocation(payload)).scope
 
 
 def body_of(payload: bytes) -> bytes:
-    return to_scope(invocation(payload))[1]
+    return to_request(invocation(payload)).body
 
 
 def test_request_line_and_addresses() -> None:
@@ -94,4 +94,4 @@ def test_what_lambda_knows_is_in_the_extensions() -> None:
 )
 def test_anything_else_is_unsupported(payload: bytes) -> None:
     with pytest.raises(UnsupportedEvent):
-        to_scope(invocation(payload))
+        to_request(invocation(payload))

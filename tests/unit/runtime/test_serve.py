@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from karma.core.runtime.client import Invocation, RuntimeApi, RuntimeApiRefused
-from karma.core.runtime.scope import AsgiApp, Receive, Scope, Send
+from karma.core.runtime.scope import AsgiApp, Receive, Scope, Send, to_request
 from karma.core.runtime.serve import AppNotFound, answer, load_app, serve_forever
-from tests.fixtures.runtime.golden import url_event
+from tests.fixtures.runtime.golden import answer_next, url_event
 from tests.fixtures.runtime.record.raw_runtime_api import Event, RawRequest, RawRuntimeApi
 
 APPS = "tests.fixtures.runtime.apps"
@@ -44,9 +44,7 @@ def serve(target: str, *events: Event) -> RawRuntimeApi:
 
 def answer_once(app: AsgiApp, given: Event | None = None) -> RawRequest:
     with RawRuntimeApi([given or event()]) as server:
-        api = RuntimeApi(server.address)
-        asyncio.run(answer(app, api, api.next()))
-        api.close()
+        asyncio.run(answer_next(app, server.address))
     return next(request for request in server.requests if request.method == "POST")
 
 
@@ -130,9 +128,7 @@ class TestStreaming:
             await send({"type": "http.response.body", "body": b"x"})
 
         with RawRuntimeApi([event()]) as server:
-            api = RuntimeApi(server.address)
-            asyncio.run(answer(app, api, api.next()))
-            api.close()
+            asyncio.run(answer_next(app, server.address))
 
         assert sent == [0]
         assert [len(each) for each in server.posts("/response")[0].chunks][1:] == [8, 1]
@@ -285,7 +281,8 @@ class TestFailures:
         async def scenario() -> None:
             server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
             port = server.sockets[0].getsockname()[1]
-            await answer(app, RuntimeApi(f"127.0.0.1:{port}"), Invocation("r1", url_event(), 0))
+            api, invocation = RuntimeApi(f"127.0.0.1:{port}"), Invocation("r1", url_event(), 0)
+            await answer(app, to_request(invocation), api.response(invocation))
             server.close()
 
         async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -36,8 +37,18 @@ class UnsupportedEvent(ValueError):
     """The payload is not an HTTP request in the function URL's format."""
 
 
-def to_scope(invocation: Invocation) -> tuple[Scope, bytes]:
-    """Return the ASGI scope and the request's body.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request as an ASGI app takes it."""
+
+    request_id: str
+    """Lambda's id of the invocation."""
+    scope: Scope
+    body: bytes
+
+
+def to_request(invocation: Invocation) -> Request:
+    """Read an invocation's event.
 
     Raises:
         UnsupportedEvent: the payload is not JSON, or not a function URL event.
@@ -70,7 +81,7 @@ def to_scope(invocation: Invocation) -> tuple[Scope, bytes]:
             },
         },
     }
-    return scope, _body(event)
+    return Request(invocation.request_id, scope, _body(event))
 
 
 def _parse(payload: bytes) -> dict[str, Any]:

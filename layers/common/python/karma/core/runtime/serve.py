@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import Never, cast
 
 from karma.core.runtime import snapshot
-from karma.core.runtime.client import Invocation, RuntimeApi
+from karma.core.runtime.client import Invocation, ResponseStream, RuntimeApi
 from karma.core.runtime.exchange import Exchange, ProtocolViolation
 from karma.core.runtime.faults import (
     AFTER_RESTORE_ERROR,
@@ -32,7 +32,7 @@ from karma.core.runtime.faults import (
     Fault,
     log_fault,
 )
-from karma.core.runtime.scope import AsgiApp, UnsupportedEvent, to_scope
+from karma.core.runtime.scope import AsgiApp, Request, UnsupportedEvent, to_request
 
 _TRACE_ID = "_X_AMZN_TRACE_ID"
 _INIT_FAILED = 1
@@ -71,39 +71,43 @@ def serve_forever(target: str, address: str) -> Never:
             while True:
                 invocation = api.next()
                 _set_trace(invocation.trace_id)
-                loop.run_until_complete(answer(app, api, invocation))
+                request = _read(api, invocation)
+                if request is not None:
+                    loop.run_until_complete(answer(app, request, api.response(invocation)))
 
 
-async def answer(app: AsgiApp, api: RuntimeApi, invocation: Invocation) -> None:
-    """Run the app for one invocation and deliver what it sends.
+async def answer(app: AsgiApp, request: Request, stream: ResponseStream) -> None:
+    """Run the app for one request and deliver what it sends.
 
     Raises:
         OSError: the Runtime API is gone.
         RuntimeApiRefused: it did not accept the answer.
     """
-    keys = {"request_id": invocation.request_id}
+    exchange = Exchange(request.body, stream)
     try:
-        scope, body = to_scope(invocation)
-    except UnsupportedEvent as exc:
-        fault = Fault.of(exc, UNSUPPORTED_EVENT)
-        log_fault("invocation.unsupported", fault, keys)
-        api.post_error(invocation, fault)
-        return
-    stream = api.response(invocation)
-    exchange = Exchange(body, stream)
-    try:
-        await app(scope, exchange.receive, exchange.send)
+        await app(request.scope, exchange.receive, exchange.send)
         if not exchange.is_complete:
             raise ProtocolViolation("the app returned without completing its response")
     except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - process edge: this costs one invocation only
         fault = Fault.of(exc)
-        log_fault("invocation.failed", fault, keys)
+        log_fault("invocation.failed", fault, {"request_id": request.request_id})
         if not exchange.is_complete and not stream.broken:
             await exchange.fail(fault)
             await stream.settle()
             stream.forget_connection()
             return
     await stream.settle()
+
+
+def _read(api: RuntimeApi, invocation: Invocation) -> Request | None:
+    """Return the request of an invocation; one that is none is answered with an error."""
+    try:
+        return to_request(invocation)
+    except UnsupportedEvent as exc:
+        fault = Fault.of(exc, UNSUPPORTED_EVENT)
+        log_fault("invocation.unsupported", fault, {"request_id": invocation.request_id})
+        api.post_error(invocation, fault)
+        return None
 
 
 def _initialise(api: RuntimeApi, target: str) -> AsgiApp:
