@@ -224,7 +224,7 @@ class RunEngine:
             blocks=turn.ended.blocks,
             model=self._model.name,
         )
-        kept = (said,) if said.blocks or said.content else ()
+        kept = (said,) if said.blocks or said.content or said.tool_calls else ()
         closing = [*self._end_text(turn), *turn.held]
         if stop is StopReason.PAUSED:
             await self._log.commit(closing, history=self._keep(kept))
