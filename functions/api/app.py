@@ -12,10 +12,12 @@ from starlette.types import ASGIApp
 from api import deps, openapi
 from api.edge import Edge
 from api.presenters import bare
-from api.routes import MODULES
 from api.routing import PREFIX
 from karma.core import secrets
 from karma.core.health import APP, VERSION
+
+ROUTES: tuple[str, ...] = ("auth", "users", "api_keys", "devices", "runs", "billing", "health", "realtime")
+"""The modules of `routes/` that the app serves; each has a `router`. Order does not matter."""
 
 
 class Api(FastAPI):
@@ -36,7 +38,7 @@ def build() -> Api:
     """Make the application."""
     app = Api(title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json")
     app.add_api_route("/", root, methods=["GET"], tags=["about"], include_in_schema=True)
-    for name in MODULES:
+    for name in ROUTES:
         module = f"api.routes.{name}"
         if importlib.util.find_spec(module) is not None:
             _mount(app, importlib.import_module(module))

@@ -109,29 +109,27 @@ def test_a_context_reaches_another_only_through_its_services() -> None:
     assert offenders(sources(LAYER / "karma"), allowed) == []
 
 
+IMPURE = {
+    "pynamodb", "botocore", "boto3", "fastapi", "starlette", "pydantic", "stripe", "anthropic", "aws_lambda_powertools",
+}  # fmt: skip
+PURE_CORE = {"errors", "ids", "clock"}
+
+
+def is_pure(name: str) -> bool:
+    """Whether a module of ours computes only: no storage, vendor or framework, also not through what it imports."""
+    parts = name.split(".")
+    if parts[0] != "karma":
+        return parts[0] not in IMPURE
+    if parts[1] == "core":
+        return parts[2] in PURE_CORE
+    path = LAYER.joinpath(*parts[:3]).with_suffix(".py")
+    return path.exists() and all(is_pure(imported) for imported, _ in imports(path))
+
+
 def test_domains_are_pure() -> None:
-    """A domain module knows no storage, vendor, framework or other layer of its own context."""
-    pure = {"karma.core.errors", "karma.core.ids", "karma.core.clock"}
-    vendors = {
-        "pynamodb",
-        "botocore",
-        "boto3",
-        "fastapi",
-        "starlette",
-        "pydantic",
-        "stripe",
-        "anthropic",
-        "aws_lambda_powertools",
-    }
-
-    def allowed(_: Path, name: str) -> bool:
-        if name.split(".", maxsplit=1)[0] in vendors:
-            return False
-        return not name.startswith("karma.") or any(name.startswith(each) for each in pure) or ".domain" in name
-
-    domains = [*LAYER.glob("karma/*/domain.py"), *LAYER.glob("karma/*/domain/*.py")]
+    domains = [*LAYER.glob("karma/*/domain.py")]
     assert domains
-    assert offenders(iter(domains), allowed) == []
+    assert offenders(iter(domains), lambda _, name: is_pure(name)) == []
 
 
 def test_pynamodb_stays_in_repositories_and_the_database_core() -> None:
@@ -155,10 +153,10 @@ def test_a_vendor_is_imported_only_where_it_belongs(vendor: str) -> None:
     assert offenders(sources(LAYER, FUNCTIONS), allowed) == []
 
 
-def test_integrations_import_no_context_but_domains() -> None:
+def test_integrations_know_a_context_by_its_ports_and_pure_modules_only() -> None:
     def allowed(_: Path, name: str) -> bool:
         parts = name.split(".")
-        return len(parts) < 3 or parts[0] != "karma" or parts[1] not in CONTEXTS or parts[2] in {"domain", "ports"}
+        return len(parts) < 3 or parts[0] != "karma" or parts[1] not in CONTEXTS or parts[2] == "ports" or is_pure(name)
 
     assert offenders(sources(LAYER / "karma/integrations"), allowed) == []
 
