@@ -1,0 +1,156 @@
+"""A loopback server that answers `POST /v1/messages` with scripted bytes, for the real anthropic SDK to read.
+
+with ModelServer() as server:
+    server.answer(*message(text("Hel", "lo")))
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+def sse(kind: str, **body: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **body})}\n\n".encode()
+
+
+def text(*deltas: str) -> list[dict[str, Any]]:
+    return [
+        {"content_block": {"type": "text", "text": ""}},
+        *({"delta": {"type": "text_delta", "text": delta}} for delta in deltas),
+    ]
+
+
+def tool_use(call_id: str, name: str, *parts: str) -> list[dict[str, Any]]:
+    return [
+        {"content_block": {"type": "tool_use", "id": call_id, "name": name, "input": {}}},
+        {"delta": {"type": "input_json_delta", "partial_json": ""}},
+        *({"delta": {"type": "input_json_delta", "partial_json": part}} for part in parts),
+    ]
+
+
+def thinking(*deltas: str, signature: str) -> list[dict[str, Any]]:
+    return [
+        {"content_block": {"type": "thinking", "thinking": "", "signature": ""}},
+        *({"delta": {"type": "thinking_delta", "thinking": delta}} for delta in deltas),
+        {"delta": {"type": "signature_delta", "signature": signature}},
+    ]
+
+
+def message(
+    *blocks: Sequence[dict[str, Any]],
+    stop_reason: str = "end_turn",
+    usage: dict[str, int] | None = None,
+    output_tokens: int = 7,
+) -> list[bytes]:
+    """The events of one streamed answer as the API sends them."""
+    started = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-test",
+        "content": [],
+        "stop_reason": None,
+        "usage": {"input_tokens": 11, "output_tokens": 1, **(usage or {})},
+    }
+    chunks = [sse("message_start", message=started), sse("ping")]
+    for index, block in enumerate(blocks):
+        chunks.append(sse("content_block_start", index=index, **block[0]))
+        chunks += [sse("content_block_delta", index=index, **each) for each in block[1:]]
+        chunks.append(sse("content_block_stop", index=index))
+    return [
+        *chunks,
+        sse("message_delta", delta={"stop_reason": stop_reason}, usage={"output_tokens": output_tokens}),
+        sse("message_stop"),
+    ]
+
+
+@dataclass
+class Answer:
+    chunks: Sequence[bytes]
+    status: int = 200
+    cut: bool = False
+    """Close the connection without ending the chunked body."""
+    hold: threading.Event | None = None
+    """Waited for before the last chunk."""
+
+
+@dataclass
+class ModelServer:
+    answers: list[Answer] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                owner.requests.append(json.loads(body))
+                owner.headers.append({name.lower(): value for name, value in self.headers.items()})
+                owner._reply(self, owner.answers.pop(0))
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def answer(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        status: int = 200,
+        cut: bool = False,
+        hold: threading.Event | None = None,
+    ) -> None:
+        self.answers.append(Answer(list(chunks), status, cut, hold))
+
+    def fail(self, status: int, error_type: str, *, times: int = 1) -> None:
+        body = json.dumps({"type": "error", "error": {"type": error_type, "message": "secret provider text"}})
+        for _ in range(times):
+            self.answer([body.encode()], status=status)
+
+    @staticmethod
+    def _reply(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+        handler.send_response(answer.status)
+        if answer.status != 200:
+            body = b"".join(answer.chunks)
+            handler.send_header("content-type", "application/json")
+            handler.send_header("content-length", str(len(body)))
+            handler.send_header("retry-after-ms", "1")
+            handler.end_headers()
+            handler.wfile.write(body)
+            return
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        try:
+            for i, chunk in enumerate(answer.chunks):
+                if answer.hold is not None and i == len(answer.chunks) - 1:
+                    answer.hold.wait(10)
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                handler.wfile.flush()
+            if not answer.cut:
+                handler.wfile.write(b"0\r\n\r\n")
+            else:
+                handler.close_connection = True
+        except OSError:
+            handler.close_connection = True
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
