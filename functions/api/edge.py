@@ -83,6 +83,7 @@ class Edge:
                 status=status,
                 duration_s=round(monotonic() - started, 3),
             )
+            logger.remove_keys(["request_id", "user_id"])
 
     def _check_origin(self, scope: Scope) -> None:
         valid = tuple(self._origin_secrets())

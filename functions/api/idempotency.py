@@ -47,12 +47,10 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
         Conflict: the key was used for another body, or its first request still runs.
         AlreadyCreated: the first answer showed a secret, which is not kept.
     """
-    key = request.headers.get("idempotency-key")
+    key = _key(request)
     if key is None:
         outcome = create()
         return ok(outcome.data, outcome.status)
-    if not _KEY.fullmatch(key):
-        raise InvalidRequest("Idempotency-Key: 1 to 255 printable ASCII characters", code="INVALID_IDEMPOTENCY_KEY")
     body = await request.body()
     route: str = request.scope["route"].path
     stored, fresh = _run(route, caller, key, body, create)
@@ -63,6 +61,26 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
             "This request was carried out; its secret was shown once", details={"id": stored["secret_id"]}
         )
     return ok(stored["data"], stored["status"], headers={"Idempotent-Replayed": "true"})
+
+
+def request_token(request: Request, caller: Caller) -> str | None:
+    """Name a repeatable request: the same for each of its repeats; None without the header.
+
+    For what must not be made twice even when the process died after making it: the record is then still open, and
+    `create` runs again once its time is over. Store the token with what is made, in one transaction.
+    """
+    key = _key(request)
+    if key is None:
+        return None
+    named = "\0".join((caller.user_id, request.scope["route"].path, key))
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidRequest("Idempotency-Key: 1 to 255 printable ASCII characters", code="INVALID_IDEMPOTENCY_KEY")
+    return key
 
 
 def _run(

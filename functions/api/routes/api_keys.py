@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from api import deps
 from api.deps import permit
-from api.idempotency import Outcome, once
+from api.idempotency import Outcome, once, request_token
 from api.openapi import answers
 from api.presenters import no_content, ok
 from api.routing import Router
@@ -26,7 +26,11 @@ async def create_api_key(
 
     def create() -> Outcome:
         made = deps.identity_service().create_api_key(
-            caller, name=body.name, scopes=frozenset(body.scopes), expires_at=body.expires_at
+            caller,
+            name=body.name,
+            scopes=frozenset(body.scopes),
+            expires_at=body.expires_at,
+            request_token=request_token(request, caller),
         )
         data = {"api_key": api_key_view(made.key), "key": made.secret}
         return Outcome(status=201, data=data, secret_id=made.key.id)

@@ -8,6 +8,7 @@
 | refresh token | REFRESH#<sha256> | TOKEN |
 | API key, as listed | USER#<id> | APIKEY#<key id> |
 | API key, as looked up | APIKEY#<sha256> | KEY |
+| API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
 | Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
 """
 
@@ -24,7 +25,7 @@ from karma.core.dynamo.access import delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists
+from karma.core.errors import AlreadyCreated, AlreadyExists
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
 
@@ -84,6 +85,12 @@ class ApiKeyItem(IdentityItem, discriminator="api_key"):
     scopes = JSONAttribute()
     valid_until = UnicodeAttribute(null=True)
     revoked_at = UnicodeAttribute(null=True)
+
+
+class RequestGuard(IdentityItem, discriminator="request_guard"):
+    """A repeatable request made something: the second line behind the idempotency record, which a crash leaves open."""
+
+    made_id = UnicodeAttribute()
 
 
 def user_key(user_id: UserId) -> Key:
@@ -220,12 +227,35 @@ class IdentityRepository:
         except ConditionFailed:
             return
 
-    def create_api_key(self, key: ApiKey) -> None:
-        """Store a key under its owner and under its hash."""
+    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None:
+        """Store a key under its owner and under its hash, once for each `request_token`.
+
+        Raises:
+            AlreadyCreated: a key was made for this token; `details.id` names it.
+        """
         tx = Transaction()
+        guard_key = Key(f"USER#{key.user_id}", f"REQUEST#{request_token}")
+        if request_token is not None:
+            repeated = AlreadyCreated("This request was carried out; its secret was shown once")
+            created = iso(key.created_at)
+            tx.put(
+                RequestGuard(
+                    *guard_key,
+                    made_id=key.id,
+                    created_at=created,
+                    updated_at=created,
+                    expires_at=_deletion(key.created_at),
+                ),
+                on_fail=repeated,
+            )
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_api_key_item(where, key))
-        tx.commit()
+        try:
+            tx.commit()
+        except AlreadyCreated as exc:
+            guard = get(RequestGuard, guard_key, consistent=True)
+            exc.details = {"id": guard.made_id} if guard else None
+            raise
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
         """Find a presented key."""

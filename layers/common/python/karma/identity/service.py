@@ -59,7 +59,7 @@ class Identities(Users, Protocol):
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None: ...  # noqa: D102
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool: ...  # noqa: D102
     def end_session(self, user_id: UserId, session_id: str, *, now: datetime) -> None: ...  # noqa: D102
-    def create_api_key(self, key: ApiKey) -> None: ...  # noqa: D102
+    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None: ...  # noqa: D102
     def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]: ...  # noqa: D102
     def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None: ...  # noqa: D102
     def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None: ...  # noqa: D102
@@ -186,11 +186,18 @@ class IdentityService:
     # API keys
 
     def create_api_key(
-        self, caller: Caller, *, name: str, scopes: frozenset[str], expires_at: datetime | None
+        self,
+        caller: Caller,
+        *,
+        name: str,
+        scopes: frozenset[str],
+        expires_at: datetime | None,
+        request_token: str | None = None,
     ) -> NewApiKey:
-        """Make a key for the caller's programs.
+        """Make a key for the caller's programs; one for each `request_token` when one is given.
 
         Raises:
+            AlreadyCreated: a key was made for this token before.
             Forbidden: the caller is a key itself, or a scope exceeds the caller's own rights.
             ValidationFailed: an unknown scope, an expiry that has passed, or too many keys.
         """
@@ -217,7 +224,7 @@ class IdentityService:
             expires_at=expires_at,
             revoked_at=None,
         )
-        self._identities.create_api_key(key)
+        self._identities.create_api_key(key, request_token=request_token)
         return NewApiKey(key=key, secret=secret)
 
     def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:

@@ -1,0 +1,119 @@
+"""Identity's storage and password hashing in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from karma.core.errors import AlreadyCreated, AlreadyExists
+from karma.core.ids import ApiKeyId, UserId
+from karma.identity.domain import ApiKey, RefreshToken, Role, User
+from karma.identity.keys import KeyRing
+
+RING = KeyRing(
+    current="k2", keys={"k1": "an-older-key-that-is-still-accepted", "k2": "the-key-that-signs-everything-now"}
+)
+
+
+@dataclass
+class MovableClock:
+    """A clock that tests move."""
+
+    at: datetime = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.at
+
+    def pass_(self, **span: float) -> None:
+        self.at += timedelta(**span)
+
+
+@dataclass
+class CountingPasswords:
+    """Hashes readably, and counts verifications: what makes known and unknown addresses take equally long."""
+
+    verified: list[str] = field(default_factory=list)
+
+    def hash(self, password: str) -> str:
+        return f"now:{password}"
+
+    def verify(self, password_hash: str, password: str) -> bool:
+        self.verified.append(password_hash)
+        return password_hash.partition(":")[2] == password
+
+    def outdated(self, password_hash: str) -> bool:
+        return not password_hash.startswith("now:")
+
+
+@dataclass
+class MemoryIdentities:
+    """Users, sessions and API keys in dictionaries; keeps the promises of IdentityRepository."""
+
+    users: dict[UserId, User] = field(default_factory=dict)
+    sessions: dict[str, bool] = field(default_factory=dict)
+    """Session id -> has it ended."""
+    tokens: dict[str, RefreshToken] = field(default_factory=dict)
+    keys: dict[ApiKeyId, ApiKey] = field(default_factory=dict)
+    requests: dict[str, ApiKeyId] = field(default_factory=dict)
+    reads: int = 0
+
+    def create_user(self, user: User) -> None:
+        if self.find_by_email(user.email):
+            raise AlreadyExists("email is already registered")
+        self.users[user.id] = user
+
+    def get_user(self, user_id: UserId) -> User | None:
+        self.reads += 1
+        return self.users.get(user_id)
+
+    def find_by_email(self, email: str) -> User | None:
+        return next((user for user in self.users.values() if user.email == email), None)
+
+    def set_password_hash(self, user: User, password_hash: str, *, now: datetime) -> None:
+        if self.users[user.id].password_hash == user.password_hash:
+            self.users[user.id] = replace(self.users[user.id], password_hash=password_hash, updated_at=now)
+
+    def set_role(self, user: User, role: Role, *, now: datetime) -> User:
+        self.users[user.id] = replace(self.users[user.id], role=role, updated_at=now)
+        return self.users[user.id]
+
+    def start_session(self, token: RefreshToken, *, now: datetime) -> None:
+        self.sessions[token.session_id] = False
+        self.tokens[token.hash] = token
+
+    def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
+        return self.tokens.get(token_hash)
+
+    def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool:
+        if self.tokens[old.hash].used or self.sessions.get(old.session_id, True):
+            return False
+        self.tokens[old.hash] = replace(old, used=True)
+        self.tokens[new.hash] = new
+        return True
+
+    def end_session(self, user_id: UserId, session_id: str, *, now: datetime) -> None:
+        if session_id in self.sessions:
+            self.sessions[session_id] = True
+
+    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None:
+        if request_token is not None:
+            if request_token in self.requests:
+                raise AlreadyCreated("made before", details={"id": self.requests[request_token]})
+            self.requests[request_token] = key.id
+        self.keys[key.id] = key
+
+    def find_api_key(self, key_hash: str) -> ApiKey | None:
+        self.reads += 1
+        return next((key for key in self.keys.values() if key.hash == key_hash and key.revoked_at is None), None)
+
+    def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]:
+        own = [key for key in self.keys.values() if key.user_id == user_id]
+        return sorted(own, key=lambda key: key.id, reverse=True)[:limit]
+
+    def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None:
+        key = self.keys.get(key_id)
+        return key if key and key.user_id == user_id else None
+
+    def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None:
+        self.keys[key.id] = replace(key, revoked_at=now)

@@ -1,0 +1,47 @@
+"""The realtime table in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from karma.realtime.domain import Channel, Connection, Ticket
+
+
+@dataclass
+class MemoryRealtime:
+    """Tickets, connections and subscriptions in dictionaries; keeps the promises of RealtimeRepository."""
+
+    tickets: dict[str, Ticket] = field(default_factory=dict)
+    used_by: dict[str, str] = field(default_factory=dict)
+    connections: dict[str, Connection] = field(default_factory=dict)
+    listening: dict[str, list[Channel]] = field(default_factory=dict)
+
+    def put_ticket(self, ticket: Ticket, *, now: datetime) -> None:
+        self.tickets[ticket.hash] = ticket
+
+    def get_ticket(self, ticket_hash: str) -> Ticket | None:
+        return self.tickets.get(ticket_hash)
+
+    def connect(self, ticket: Ticket, connection: Connection) -> bool:
+        if self.used_by.setdefault(ticket.hash, connection.id) != connection.id:
+            return False
+        self.connections[connection.id] = connection
+        return True
+
+    def get_connection(self, connection_id: str) -> Connection | None:
+        return self.connections.get(connection_id)
+
+    def channels(self, connection_id: str) -> list[Channel]:
+        return list(self.listening.get(connection_id, []))
+
+    def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None:
+        self.listening.setdefault(connection.id, []).append(channel)
+
+    def unsubscribe(self, connection_id: str, channel: Channel) -> None:
+        if channel in self.listening.get(connection_id, []):
+            self.listening[connection_id].remove(channel)
+
+    def disconnect(self, connection_id: str) -> None:
+        self.listening.pop(connection_id, None)
+        self.connections.pop(connection_id, None)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from karma.core.errors import NotFound, Unauthenticated
+from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.identity import tokens
+from karma.identity.authentication import Authenticator, hash_api_key
+from karma.identity.domain import ApiKey, Role, User
+from tests.fakes.identity import RING, MemoryIdentities, MovableClock
+
+SECRET = "karma_" + "s" * 43
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = MovableClock()
+        self.identities = MemoryIdentities()
+        self.authenticator = Authenticator(users=self.identities, key_ring=lambda: RING, clock=self.clock)
+        now = self.clock.now()
+        self.user = User(
+            id=UserId(new_id()),
+            email="ada@example.com",
+            name="Ada",
+            avatar=None,
+            password_hash="x",
+            role=Role.USER,
+            email_verified=True,
+            created_at=now,
+            updated_at=now,
+        )
+        self.identities.users[self.user.id] = self.user
+
+    def bearer(self) -> str:
+        return "Bearer " + tokens.issue(self.user.id, ring=RING, now=self.clock.now())
+
+    def add_key(self, *, valid_for: timedelta | None = None) -> ApiKey:
+        now = self.clock.now()
+        key = ApiKey(
+            id=ApiKeyId(new_id()),
+            user_id=self.user.id,
+            name="ci",
+            prefix=SECRET[:12],
+            hash=hash_api_key(SECRET),
+            scopes=frozenset({"device:read"}),
+            created_at=now,
+            expires_at=now + valid_for if valid_for else None,
+            revoked_at=None,
+        )
+        self.identities.keys[key.id] = key
+        return key
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.mark.req("R-K-31", "R-K-32", "R-A-32")
+class TestABearerToken:
+    def test_names_the_caller(self, world: World) -> None:
+        caller = world.authenticator.authenticate(world.bearer(), None)
+        assert (caller.user_id, caller.role, caller.method) == (world.user.id, Role.USER, "jwt")
+
+    def test_is_read_with_any_spelling_of_the_scheme(self, world: World) -> None:
+        world.authenticator.authenticate(world.bearer().replace("Bearer", "bEARER"), None)
+
+    def test_of_nobody_is_required(self, world: World) -> None:
+        with pytest.raises(Unauthenticated, match="Authentication required"):
+            world.authenticator.authenticate(None, None)
+
+    @pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Bearer ", "nonsense"])
+    def test_of_another_scheme_is_refused(self, world: World, header: str) -> None:
+        with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
+            world.authenticator.authenticate(header, None)
+
+    def test_of_a_user_who_is_gone_is_not_found(self, world: World) -> None:
+        del world.identities.users[world.user.id]
+        with pytest.raises(NotFound, match="User not found"):
+            world.authenticator.authenticate(world.bearer(), None)
+
+    def test_reads_the_user_once_a_minute(self, world: World) -> None:
+        for _ in range(3):
+            world.authenticator.authenticate(world.bearer(), None)
+        assert world.identities.reads == 1
+        world.authenticator.forget(world.user.id)
+        world.authenticator.authenticate(world.bearer(), None)
+        assert world.identities.reads == 2
+
+
+@pytest.mark.req("R-A-33")
+class TestAnApiKey:
+    def test_names_its_owner_with_its_scopes(self, world: World) -> None:
+        world.add_key()
+        caller = world.authenticator.authenticate(None, SECRET)
+        assert (caller.user_id, caller.method, caller.scopes) == (world.user.id, "api_key", frozenset({"device:read"}))
+
+    @pytest.mark.parametrize("key", ["karma_unknown", "x" * 5000, "karma_\u00fc", "sk_other"])
+    def test_that_is_unknown_is_refused(self, world: World, key: str) -> None:
+        with pytest.raises(Unauthenticated, match="Invalid API Key"):
+            world.authenticator.authenticate(None, key)
+
+    def test_that_expired_is_refused_though_it_is_kept(self, world: World) -> None:
+        world.add_key(valid_for=timedelta(seconds=30))
+        world.authenticator.authenticate(None, SECRET)
+        world.clock.pass_(seconds=30)
+        with pytest.raises(Unauthenticated, match="Invalid API Key"):
+            world.authenticator.authenticate(None, SECRET)
+
+    def test_that_was_revoked_here_is_refused_at_once(self, world: World) -> None:
+        key = world.add_key()
+        world.authenticator.authenticate(None, SECRET)
+        world.identities.revoke_api_key(key, now=world.clock.now())
+        world.authenticator.forget(world.user.id)
+        with pytest.raises(Unauthenticated, match="Invalid API Key"):
+            world.authenticator.authenticate(None, SECRET)
+
+    def test_is_not_looked_at_beside_a_bad_token(self, world: World) -> None:
+        world.add_key()
+        with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
+            world.authenticator.authenticate("Bearer x", SECRET)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from karma.identity.keys import KeyRing, KeysUnusable
+
+KEY = "k" * 32
+
+
+def test_every_kid_is_accepted_and_one_signs() -> None:
+    ring = KeyRing.parse({"current": "b", "a": KEY, "b": KEY + "b"})
+    assert ring.current == "b"
+    assert ring.keys == {"a": KEY, "b": KEY + "b"}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {},
+        {"current": "a"},
+        {"current": "a", "b": KEY},
+        {"current": 1, "a": KEY},
+        {"current": "a", "a": "short"},
+        {"current": "a", "a": KEY, "b": ""},
+    ],
+)
+def test_a_secret_without_good_keys_stops_the_function(secret: dict[str, object]) -> None:
+    with pytest.raises(KeysUnusable) as caught:
+        KeyRing.parse(secret)
+    assert KEY not in str(caught.value)
