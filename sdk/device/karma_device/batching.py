@@ -1,7 +1,8 @@
 """Telemetry samples to messages, and the bounded buffer those messages wait in.
 
 Message: `{"boot": str, "seq": int, "samples": [{"ts": ms, "m": {"temp_c": 41.2}}]}`. Its bytes are fixed when it is
-sealed, so that a repeat of the same (boot, seq) is always the same message.
+sealed, so that a repeat of the same (boot, seq) is always the same message. The service refuses a whole message for one
+bad sample, so each sample is checked here, where its author can still be told.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import TypeAlias
 
 from karma_device.errors import SampleInvalid
 
-MetricValue: TypeAlias = float | int | bool | str
+MetricValue: TypeAlias = float | int | bool
 
 MAX_MESSAGE_BYTES = 128 * 1024
 """AWS IoT's hard limit for one message."""
@@ -23,7 +24,11 @@ METERED_BYTES = 5 * 1024
 MAX_SPAN_MS = 3_600_000
 """The service refuses a message whose samples lie more than an hour apart."""
 
-_METRIC_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+MAX_METRICS = 64
+"""Metrics in one sample."""
+
+_METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_MAX_MAGNITUDE = 1e300
 _MAX_SAFE_INTEGER = 2**53
 _ENVELOPE_BYTES = len(b'{"boot":"","seq":18446744073709551615,"samples":[]}')
 
@@ -49,30 +54,19 @@ def encode_sample(metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int
     """Encode one sample.
 
     Args:
-        metrics: Values by metric name; at least one.
+        metrics: 1 to 64 values by metric name; true and false are sent as 1 and 0, since the service stores numbers.
         ts: Unix time in ms.
         max_bytes: Largest encoded size.
 
     Raises:
-        SampleInvalid: No metric, a bad name, a value that JSON cannot carry exactly, or too large.
+        SampleInvalid: Too few or too many metrics, a bad name, a value that JSON cannot carry exactly, or too large.
     """
     if not _is_milliseconds(ts):
         raise SampleInvalid(f"ts is Unix time in ms, not {ts!r}")
-    if not metrics:
-        raise SampleInvalid("a sample needs at least one metric")
-    for name, value in metrics.items():
-        if not _is_metric_name(name):
-            raise SampleInvalid(f"metric name {name!r} is not 1 to 64 of A-Z a-z 0-9 _ . : -")
-        if not isinstance(value, bool | int | float | str):
-            raise SampleInvalid(f"metric {name} is {type(value).__name__}; number, bool or string expected")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SampleInvalid(f"metric {name} is {value}; JSON has no such number")
-        if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER:
-            raise SampleInvalid(f"metric {name} is beyond 2**53 and would lose digits")
-    try:
-        encoded = json.dumps({"ts": ts, "m": dict(metrics)}, separators=(",", ":"), ensure_ascii=False).encode()
-    except UnicodeEncodeError as exc:
-        raise SampleInvalid("a string holds half of a surrogate pair") from exc
+    if not 1 <= len(metrics) <= MAX_METRICS:
+        raise SampleInvalid(f"a sample has 1 to {MAX_METRICS} metrics, not {len(metrics)}")
+    values = {_name(name): _value(name, value) for name, value in metrics.items()}
+    encoded = json.dumps({"ts": ts, "m": values}, separators=(",", ":")).encode()
     if len(encoded) > max_bytes:
         raise SampleInvalid(f"a sample of {len(encoded)} bytes exceeds {max_bytes}")
     return Sample(ts=ts, encoded=encoded)
@@ -82,8 +76,22 @@ def _is_milliseconds(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SAFE_INTEGER
 
 
-def _is_metric_name(value: object) -> bool:
-    return isinstance(value, str) and _METRIC_NAME.fullmatch(value) is not None
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not _METRIC_NAME.fullmatch(name):
+        raise SampleInvalid(f"metric name {name!r} is not a letter and up to 63 of A-Z a-z 0-9 _ . -")
+    return name
+
+
+def _value(name: str, value: object) -> float | int:
+    if isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, int | float):
+        raise SampleInvalid(f"metric {name} is {type(value).__name__}; a number or bool is expected")
+    if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER:
+        raise SampleInvalid(f"metric {name} is beyond 2**53 and would lose digits")
+    if not math.isfinite(value) or abs(value) > _MAX_MAGNITUDE:
+        raise SampleInvalid(f"metric {name} is {value}; a finite number up to {_MAX_MAGNITUDE:g} is expected")
+    return value
 
 
 class Batcher:

@@ -9,6 +9,8 @@ from typing import Any
 
 _PEM_MARK = "-----BEGIN"
 _THING_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BOOT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_FIRMWARE = re.compile(r"[\x20-\x7e]{1,50}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class DeviceConfig:
     state_dir: Path = field(default_factory=lambda: Path.home() / ".karma-device")
     """Where the state file lives; on storage that survives a restart."""
     boot_id: str | None = None
-    """Names one run of the device, up to 64 characters. None makes a fresh one for this process."""
+    """Names one run of the device. None makes a fresh one for this process."""
     firmware_version: str | None = None
     keepalive_s: int = 60
     """AWS IoT: 30 to 1200."""
@@ -59,12 +61,16 @@ class DeviceConfig:
     def __post_init__(self) -> None:
         if not _THING_NAME.fullmatch(self.thing_name):
             raise ValueError(f"thing_name {self.thing_name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
-        if self.boot_id is not None and not 0 < len(self.boot_id) <= 64:
-            raise ValueError("boot_id has 1 to 64 characters")
+        if self.boot_id is not None and not _BOOT_ID.fullmatch(self.boot_id):
+            raise ValueError(f"boot_id {self.boot_id!r} is not 1 to 64 of A-Z a-z 0-9 _ . : -")
+        if self.firmware_version is not None and not _FIRMWARE.fullmatch(self.firmware_version):
+            raise ValueError(f"firmware_version {self.firmware_version!r} is not 1 to 50 printable ASCII characters")
+        if not 1 <= self.batch_max_samples <= 5000:
+            raise ValueError("batch_max_samples is 1 to 5000")
         for name in ("connect_timeout_s", "ack_timeout_s", "publish_rate_per_s", "batch_max_age_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
-        for name in ("keepalive_s", "max_inflight", "batch_max_samples", "command_workers", "max_waiting_commands"):
+        for name in ("keepalive_s", "max_inflight", "command_workers", "max_waiting_commands"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
 

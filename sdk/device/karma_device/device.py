@@ -13,6 +13,7 @@ from karma_device.backoff import Backoff
 from karma_device.batching import Batcher, MetricValue, TelemetryBuffer, encode_sample
 from karma_device.commands import CommandRunner, Handler, Reply
 from karma_device.config import DeviceConfig
+from karma_device.errors import SampleInvalid
 from karma_device.link import Link
 from karma_device.messages import Json, Topics, encode_json
 from karma_device.store import StateStore
@@ -23,6 +24,8 @@ _RETRYABLE_REFUSALS = frozenset({0x80, 0x83, 0x91, 0x97})
 """MQTT 5 PUBACK codes that pass with time: unspecified, implementation specific, packet id in use, quota exceeded."""
 
 
+_MAX_AGE_MS = 29 * 24 * 3_600_000
+_MAX_AHEAD_MS = 5 * 60_000
 _CLOSE_MARGIN_S = 5.0
 """Time to say goodbye to the broker, beyond what `stop` was given for sending."""
 
@@ -200,14 +203,16 @@ class Device:
         """Take one telemetry sample; it is sent with the next message.
 
         Args:
-            metrics: Finite numbers, bools or strings by name.
-            ts: Unix time in ms; None means now.
+            metrics: Finite numbers or bools by name.
+            ts: Unix time in ms; None means now. Up to 29 days ago: the service keeps raw telemetry for 30.
 
         Raises:
-            SampleInvalid: See `encode_sample`.
+            SampleInvalid: See `encode_sample`; also a `ts` too long ago or in the future.
         """
-        max_bytes = self._batcher.max_sample_bytes
-        sample = encode_sample(metrics, self._clock_ms() if ts is None else ts, max_bytes=max_bytes)
+        now_ms = self._clock_ms()
+        sample = encode_sample(metrics, now_ms if ts is None else ts, max_bytes=self._batcher.max_sample_bytes)
+        if not now_ms - _MAX_AGE_MS <= sample.ts <= now_ms + _MAX_AHEAD_MS:
+            raise SampleInvalid(f"ts {sample.ts} is more than 29 days ago or 5 minutes ahead of this device's clock")
         with self._lock:
             opens = self._batcher.due_at is None
             if full := not self._batcher.fits(sample):

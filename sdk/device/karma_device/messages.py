@@ -17,8 +17,8 @@ from karma_device.errors import DeviceError
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
-MAX_RESULT_BYTES = 100 * 1024
-"""Leaves room for the rest of the answer within the broker's 128 KB."""
+MAX_RESULT_BYTES = 30 * 1024
+"""The service takes answers of up to 32 KB; this leaves room for the rest of one."""
 
 
 class RequestInvalid(DeviceError):

@@ -77,7 +77,7 @@ class EosMachine:
                 "temp_c": round(self._temp_c, 2),
                 "battery_pct": round(self._battery_pct, 2),
                 "cpu_pct": round(self._cpu_pct, 1),
-                "led": self._led,
+                "led_on": self._led != "off",
                 "moves": self._moves,
             }
 
