@@ -32,7 +32,6 @@ def only(synthesized: Synthesized, kind: str) -> Json:
     return properties
 
 
-@pytest.mark.req("R-C-34")
 def test_functions_are_as_the_catalog_says(aws: Synthesized) -> None:
     functions = aws.functions()
     assert set(functions) == set(FunctionName)
@@ -69,7 +68,6 @@ def test_log_groups_expire(aws: Synthesized) -> None:
     assert len(used) == len(FunctionName), "a log group a function"
 
 
-@pytest.mark.req("R-M-45")
 def test_releases_go_by_canary_and_come_back_on_alarms(aws: Synthesized) -> None:
     found = aws.of_type("AWS::Lambda::Alias")
     assert {aliases(aws)[path.partition("/")[2]] for path in found} == set(FunctionName)

@@ -17,7 +17,7 @@ def test_every_table_of_the_catalog_is_there(aws: Synthesized) -> None:
     assert {table_name_of(path) for path in aws.of_type("AWS::DynamoDB::Table", "data")} == set(TableName)
 
 
-@pytest.mark.req("R-K-02", "R-K-03")
+@pytest.mark.req("R-K-02")
 def test_tables_are_on_demand_encrypted_expiring_and_unnamed(aws: Synthesized) -> None:
     for path, table in aws.of_type("AWS::DynamoDB::Table").items():
         properties = table["Properties"]

@@ -1,0 +1,32 @@
+"""A function's settings are exactly the variables that the stacks give it."""
+
+import importlib
+from dataclasses import fields
+
+import pytest
+
+from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS, FunctionName
+from karma.core.settings import FunctionSettings
+
+READ_BY_LIBRARIES = {"POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "POWERTOOLS_LOG_LEVEL"}
+
+MODULES = {
+    FunctionName.API: "api.settings",
+    FunctionName.AGENT_STREAM: "agent_stream.settings",
+    FunctionName.DEVICE_INGEST: "device_ingest.handler",
+    FunctionName.BILLING_WEBHOOK: "billing_webhook.handler",
+    FunctionName.REALTIME: "realtime.handler",
+    FunctionName.INBOX: "background.inbox",
+    FunctionName.RUNS: "background.runs",
+    FunctionName.ROUTER: "background.router",
+    FunctionName.SWEEPS: "background.sweeps",
+}
+
+
+@pytest.mark.req("R-K-07", "R-K-08")
+@pytest.mark.parametrize("function", list(FunctionName))
+def test_settings_fields_are_the_environment(function: FunctionName) -> None:
+    settings: type[FunctionSettings] = importlib.import_module(MODULES[function]).Settings
+    read = {field.name.upper() for field in fields(settings)}
+    given = ({*COMMON_ENVIRONMENT} - READ_BY_LIBRARIES) | {*FUNCTIONS[function].environment}
+    assert read == given
