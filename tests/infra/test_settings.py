@@ -15,7 +15,7 @@ MODULES = {
     FunctionName.AGENT_STREAM: "agent_stream.settings",
     FunctionName.DEVICE_INGEST: "device_ingest.handler",
     FunctionName.BILLING_WEBHOOK: "billing_webhook.handler",
-    FunctionName.REALTIME: "realtime.handler",
+    FunctionName.REALTIME: "realtime.settings",
     FunctionName.INBOX: "background.inbox",
     FunctionName.RUNS: "background.runs",
     FunctionName.ROUTER: "background.router",

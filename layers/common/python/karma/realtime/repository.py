@@ -46,7 +46,7 @@ class ConnectionItem(RealtimeItem, discriminator="connection"):
     user_id = UnicodeAttribute()
 
 
-class SubscriptionItem(RealtimeItem, discriminator="subscription"):
+class SubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
     """A connection listens to a channel."""
 
     user_id = UnicodeAttribute()

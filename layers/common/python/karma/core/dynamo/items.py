@@ -8,7 +8,7 @@
         name = UnicodeAttribute()
 
 Keys: pk, sk; sparse index gsi1 (gsi1pk, gsi1sk). `version` is PynamoDB's optimistic lock: saving a new item
-requires that none exists, saving a loaded one that nobody has changed it.
+requires that none exists, saving a loaded one that nobody has changed it. Discriminators are unique over all tables.
 """
 
 from __future__ import annotations
