@@ -66,22 +66,21 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 
 
 def _handled(services: Services, event_id: str, context: LambdaContext) -> bool:
-    keys = {"event_id": event_id[:200], "request_id": context.aws_request_id}
     if not is_event_id(event_id):
-        logger.error("billing.message_unreadable", extra=keys)
+        logger.error("billing.message_unreadable", request_id=context.aws_request_id)
         return False
     try:
         note = services.projector.handle(event_id)
     except AppError as error:
-        logger.warning("billing.event_failed", extra={**keys, "code": error.code})
+        logger.warning("billing.event_failed", code=error.code, event_id=event_id, request_id=context.aws_request_id)
         _remember(services, event_id, error.code)
         return False
     except Exception as exc:  # noqa: BLE001  the process edge of one message
         count("UnhandledError")
-        logger.exception("billing.event_failed", extra=keys)
+        logger.exception("billing.event_failed", event_id=event_id, request_id=context.aws_request_id)
         _remember(services, event_id, type(exc).__name__)
         return False
-    logger.info("billing.event_handled", extra={**keys, "note": note})
+    logger.info("billing.event_handled", note=note, event_id=event_id, request_id=context.aws_request_id)
     return True
 
 
@@ -89,4 +88,4 @@ def _remember(services: Services, event_id: str, error: str) -> None:
     try:
         services.inbox.record_failure(event_id, error=error, at=SystemClock().now())
     except AppError:
-        logger.warning("billing.failure_not_recorded", extra={"event_id": event_id})
+        logger.warning("billing.failure_not_recorded", event_id=event_id)

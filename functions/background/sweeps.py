@@ -11,6 +11,7 @@ from karma.billing.service import InboxKeeper
 from karma.core.clock import SystemClock
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
+from karma.devices.sweeps import expire_commands, sweep_orphans
 from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:
@@ -29,12 +30,9 @@ class Settings(FunctionSettings):
 
 
 @cache
-def inbox_keeper() -> InboxKeeper:
-    """Send late events again."""
-    settings = load(Settings)
-    return InboxKeeper(
-        inbox=InboxRepository(settings.billing_table), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock()
-    )
+def settings() -> Settings:
+    """Read the environment once."""
+    return load(Settings)
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, int]:
@@ -45,12 +43,25 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, i
     sweep = event["sweep"]
     changed = _SWEEPS[sweep]()
     if changed:
-        logger.info("sweep.done", extra={"sweep": sweep, "changed": changed, "request_id": context.aws_request_id})
+        logger.info("sweep.done", sweep=sweep, changed=changed, request_id=context.aws_request_id)
     return {"changed": changed}
 
 
 def _inbox() -> int:
-    return inbox_keeper().requeue_due()
+    inbox = InboxRepository(settings().billing_table)
+    return InboxKeeper(inbox=inbox, queue=SqsQueue(settings().inbox_queue_url), clock=SystemClock()).requeue_due()
 
 
-_SWEEPS = {"inbox": _inbox}
+def _commands() -> int:
+    return expire_commands(devices_table=settings().devices_table)
+
+
+def _orphans() -> int:
+    return sweep_orphans(
+        devices_table=settings().devices_table,
+        telemetry_table=settings().telemetry_table,
+        policy_name=settings().device_policy_name,
+    )
+
+
+_SWEEPS = {"inbox": _inbox, "commands": _commands, "orphans": _orphans}

@@ -57,11 +57,11 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         wiring().receive(_body(event), event.get("headers", {}).get("stripe-signature"))
     except AppError as error:
         count("WebhookRefused", code=error.code)
-        logger.warning("billing.webhook_refused", extra={"code": error.code, "request_id": context.aws_request_id})
+        logger.warning("billing.webhook_refused", code=error.code, request_id=context.aws_request_id)
         return _refusal(error, event, context)
     except Exception:  # noqa: BLE001  the process edge
         count("UnhandledError")
-        logger.exception("billing.webhook_failed", extra={"request_id": context.aws_request_id})
+        logger.exception("billing.webhook_failed", request_id=context.aws_request_id)
         return _refusal(InternalError(), event, context)
     return {"statusCode": 200, "headers": _HEADERS, "body": '{"received": true}'}
 

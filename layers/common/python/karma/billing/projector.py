@@ -58,7 +58,7 @@ class EventProjector:
         event = self._inbox.get(event_id)
         if event is None:
             count("InboxUnknownEvent")
-            logger.warning("billing.event_unknown", extra={"event_id": event_id})
+            logger.warning("billing.event_unknown", event_id=event_id)
             return "unknown"
         if event.handled_at is not None:
             return "handled before"
@@ -112,7 +112,7 @@ class EventProjector:
         best = max(found.values(), key=preference)
         if plan_named_by(best.price) is None:
             count("BillingUnknownPrice")
-            logger.warning("billing.price_unknown", extra={"price_id": best.price.price_id})
+            logger.warning("billing.price_unknown", price_id=best.price.price_id)
         return project(best, user_id=user_id)
 
     def _parties(self, hint: Hint) -> tuple[str, UserId | None]:

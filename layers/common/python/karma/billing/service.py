@@ -73,7 +73,7 @@ class InboxService:
         stored = self._arrivals.store(arrival, received_at=now, due_at=now + DUE_AFTER)
         if stored is Stored.CONFLICT:
             count("WebhookConflict")
-            logger.warning("billing.webhook_conflict", extra={"event_id": arrival.id})
+            logger.warning("billing.webhook_conflict", event_id=arrival.id)
         elif stored is not Stored.HANDLED:
             self._enqueue(arrival.id)
         if stored in {Stored.WAITING, Stored.HANDLED}:
@@ -85,7 +85,7 @@ class InboxService:
             self._queue.send(event_id)
         except Upstream:
             count("InboxEnqueueFailed")
-            logger.exception("billing.enqueue_failed", extra={"event_id": event_id})
+            logger.exception("billing.enqueue_failed", event_id=event_id)
 
 
 class InboxKeeper:

@@ -33,7 +33,7 @@ class EventItem(BillingItem, discriminator=EVENT_DISCRIMINATOR):
     last_error = UnicodeAttribute(null=True)
 
 
-class SubscriptionItem(BillingItem, discriminator="subscription"):
+class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
     """A user's subscription."""
 
     user_id = UnicodeAttribute()

@@ -1,0 +1,40 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.billing.arrival import Arrival
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.inbox import InboxRepository
+from tests.integration.billing.conftest import Billing
+
+
+def test_the_schedule_sends_late_events_again(billing: Billing, drain: Any) -> None:
+    billing.stack.use("sweeps")
+    from background.sweeps import lambda_handler
+
+    table, now = billing.stack.tables["billing"], datetime.now(UTC)
+    store = ArrivalStore(table)
+    for name, minutes in (("evt_late", -1), ("evt_fresh", 1), ("evt_done", -1)):
+        arrival = Arrival(name, "invoice.paid", '{"type": "a", "data": {}}')
+        store.store(arrival, received_at=now, due_at=now + timedelta(minutes=minutes))
+    InboxRepository(table).mark_handled("evt_done", at=now, note="", unlinked=False)
+    assert lambda_handler({"sweep": "inbox"}, billing.context) == {"changed": 1}
+    assert lambda_handler({"sweep": "inbox"}, billing.context) == {"changed": 0}
+    assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_late"]
+
+
+@pytest.mark.parametrize("sweep", ["commands", "orphans"])
+def test_the_other_sweeps_find_nothing_in_an_empty_account(billing: Billing, sweep: str) -> None:
+    billing.stack.use("sweeps")
+    from background.sweeps import lambda_handler
+
+    assert lambda_handler({"sweep": sweep}, billing.context) == {"changed": 0}
+
+
+def test_an_unknown_sweep_is_a_bug(billing: Billing) -> None:
+    billing.stack.use("sweeps")
+    from background.sweeps import lambda_handler
+
+    with pytest.raises(KeyError):
+        lambda_handler({"sweep": "dust"}, billing.context)
