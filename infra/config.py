@@ -126,6 +126,8 @@ class StageSettings:
     tls_only: bool
     """Refuse plain HTTP at queues, topics and buckets; the embedded engine has nothing but plain HTTP."""
     access_logs: bool
+    route_responses: bool
+    """WebSocket answers on the caller's own connection; the embedded engine knows no route responses."""
     edge: bool
     """Put API and stream URL under one CloudFront host and ask for its secret header."""
     operations: bool
@@ -176,6 +178,7 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
                 host_layers=True,
                 tls_only=False,
                 access_logs=False,
+                route_responses=False,
                 edge=False,
                 operations=False,
                 api_ids=ApiIds(http="4b61726d", billing_webhook="4b617262", websocket="4b617277"),
@@ -214,6 +217,7 @@ def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:
         host_layers=False,
         tls_only=True,
         access_logs=True,
+        route_responses=True,
         edge=True,
         operations=True,
         api_ids=None,

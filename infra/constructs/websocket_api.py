@@ -38,7 +38,7 @@ class FunctionWebsocketApi(Construct):
         integration = integrate(self, "Integration", api=api, target=target, payload_version=None)
         for key in ("$connect", "$disconnect", "$default"):
             name = key.removeprefix("$").capitalize()
-            answering = key == "$default"
+            answering = key == "$default" and settings.route_responses
             route = apigateway.CfnRoute(
                 self,
                 name,

@@ -10,6 +10,7 @@ from infra.config import Overrides, SettingsError, Stage, stage_settings
 from tests.infra.synthesized import Synthesized
 
 UNSUPPORTED = (
+    "AWS::ApiGatewayV2::RouteResponse",
     "AWS::CodeDeploy",
     "AWS::CloudFront",
     "AWS::SNS",
