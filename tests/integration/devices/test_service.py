@@ -1,0 +1,242 @@
+"""Devices: create, read, list, change, delete, search; on the engine's tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from karma.core.errors import (
+    AlreadyCreated,
+    AlreadyExists,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    StaleVersion,
+    Upstream,
+    ValidationFailed,
+)
+from karma.core.ids import UserId, new_id
+from karma.devices.domain import DeviceModel, DeviceStatus
+from karma.devices.service import DeviceQuery
+from karma.devices.sweeps import sweep_orphans
+from tests.support.devices import World, new_device
+
+
+@pytest.mark.req("R-K-11", "R-K-12", "R-K-13", "R-K-29")
+def test_a_new_device_has_the_specified_defaults_and_its_key_is_nowhere(world: World) -> None:
+    made = world.create()
+    shown = made.view.to_json()
+    assert shown["user_id"] == world.user
+    assert shown["status"] == "offline"
+    assert (shown["capabilities"], shown["hardware"], shown["network"]) == ({}, {}, {})
+    assert shown["tags"] == []
+    assert shown["location"] is None
+    assert made.to_json()["credentials"]["private_key"] == "private"
+    assert "private" not in str(world.items())
+    assert world.devices.get(world.user, made.view.device.id).to_json() == shown
+
+
+def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
+    made = world.devices.create(world.user, new_device(), csr="pem")
+    assert "private_key" not in made.to_json()["credentials"]
+
+
+@pytest.mark.req("R-K-11")
+def test_a_serial_number_is_taken_once_for_everybody(world: World) -> None:
+    serial = world.create().view.device.serial_number
+    for user in (world.user, UserId(new_id())):
+        with pytest.raises(AlreadyExists):
+            world.devices.create(user, new_device(serial_number=serial))
+    assert len(world.registry.certificates) == 1
+
+
+@pytest.mark.parametrize("step", ["endpoint", "create_thing", "create_certificate", "attach_certificate"])
+def test_a_failed_creation_leaves_nothing(world: World, step: str) -> None:
+    world.registry.fail_at = step
+    with pytest.raises(Upstream):
+        world.create(serial_number="EOS-1")
+    assert (world.items(), world.registry.things, world.registry.certificates) == ([], {}, {})
+    world.registry.fail_at = ""
+    assert world.create(serial_number="EOS-1").view.device.serial_number == "EOS-1"
+
+
+def test_an_unsignable_request_is_the_callers_fault_and_leaves_nothing(world: World) -> None:
+    with pytest.raises(ValidationFailed):
+        world.devices.create(world.user, new_device(), csr="unreadable")
+    assert world.items() == []
+
+
+def test_a_creation_that_cannot_be_undone_is_swept(world: World) -> None:
+    world.registry.fail_at = "remove_thing"
+    with pytest.raises(ValidationFailed):
+        world.devices.create(world.user, new_device(), csr="unreadable")
+    assert world.kinds() == ["device", "device_latest", "device_presence", "thing"]
+    assert world.devices.list(world.user, DeviceQuery()).total == 0
+    world.registry.fail_at = ""
+    world.clock.pass_time(minutes=3)
+    _sweep(world)
+    assert (world.items(), world.registry.things) == ([], {})
+
+
+def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) -> None:
+    new = new_device(serial_number="EOS-1", name="Old")
+    world.registry.fail_at = "remove_thing"
+    with pytest.raises(ValidationFailed):
+        world.devices.create(world.user, new, csr="unreadable")
+    world.registry.fail_at = ""
+    with pytest.raises(AlreadyExists):
+        world.devices.create(UserId(new_id()), new)
+    made = world.create(serial_number="EOS-1", name="New")
+    assert made.view.device.name == "New"
+    assert world.view(made).device.name == "New"
+    assert list(world.registry.attached.values()) == ["EOS-1"]
+
+
+def test_an_idempotency_key_makes_one_device(world: World) -> None:
+    new = new_device()
+    made = world.devices.create(world.user, new, idempotency_key="k")
+    with pytest.raises(AlreadyCreated) as repeated:
+        world.devices.create(world.user, new, idempotency_key="k")
+    assert repeated.value.details == {"id": made.view.device.id}
+    with pytest.raises(Conflict, match="another request"):
+        world.devices.create(world.user, new_device(), idempotency_key="k")
+    assert len(world.registry.things) == 1
+
+
+@pytest.mark.req("R-K-31", "R-K-43")
+def test_absent_and_foreign_devices_are_not_found(world: World) -> None:
+    made = world.create()
+    other = UserId(new_id())
+    for user, ref in ((world.user, new_id()), (other, made.view.device.id), (world.user, "../../x#")):
+        with pytest.raises(NotFound) as failure:
+            world.devices.find_by_ref(user, ref)
+        assert failure.value.message == f"Device {ref} not found"
+    with pytest.raises(NotFound):
+        world.devices.find_by_ref(other, made.view.device.serial_number)
+    assert world.devices.find_by_ref(world.user, made.view.device.serial_number) == world.view(made)
+
+
+@pytest.mark.req("R-K-25", "R-K-26", "R-K-27", "R-K-28")
+def test_lists_page_in_every_way(world: World) -> None:
+    names = ["delta", "Bravo", "alpha", "echo", "Charlie"]
+    ids = [world.create(name=name).view.device.id for name in names]
+    world.devices.create(UserId(new_id()), new_device(name="foreign"))
+
+    def walk(**how: object) -> list[str]:
+        found: list[str] = []
+        after = None
+        while True:
+            page = world.devices.list(world.user, DeviceQuery(limit=2, after=after, **how))  # type: ignore[arg-type]
+            found += [view.device.id for view in page.devices]
+            after = page.next_position
+            if after is None:
+                return found
+
+    by_name = [ids[names.index(name)] for name in sorted(names, key=str.casefold)]
+    assert walk() == ids[::-1]
+    assert walk(descending=False) == ids
+    assert walk(sort="name", descending=False) == by_name
+    assert walk(sort="name") == by_name[::-1]
+    assert walk(sort="serial_number", descending=False) == ids
+    assert walk(model=DeviceModel.EOS_3A) == ids[::-1]
+    assert walk(model=DeviceModel.EOS_3B) == []
+    second = world.devices.list(world.user, DeviceQuery(limit=2, offset=2))
+    assert [view.device.id for view in second.devices] == ids[::-1][2:4]
+    whole = world.devices.list(world.user, DeviceQuery(limit=20))
+    assert (whole.total, whole.next_position, whole.total_capped) == (5, None, False)
+    with pytest.raises(InvalidRequest, match="cursor"):
+        world.devices.list(world.user, DeviceQuery(limit=100, offset=901))
+
+
+@pytest.mark.req("R-K-12", "R-K-25")
+def test_status_filters_and_words_find_the_online_ones(world: World) -> None:
+    on, off = world.create(name="Oven north"), world.create(name="Oven south", model=DeviceModel.EOS_3B)
+    world.connect(on)
+    assert world.view(on).status is DeviceStatus.ONLINE
+    page = world.devices.list(world.user, DeviceQuery(status=DeviceStatus.ONLINE))
+    assert [view.device.id for view in page.devices] == [on.view.device.id]
+
+    def found(query: str) -> list[str]:
+        return [view.device.name for view in world.devices.search(world.user, query, limit=10)]
+
+    assert found("online devices") == ["Oven north"]
+    assert found("offline") == ["Oven south"]
+    assert found("EOS-3B devices") == ["Oven south"]
+    assert found("oven sou") == ["Oven south"]
+    assert found("fridge") == []
+    assert sorted(found("show all my devices")) == ["Oven north", "Oven south"]
+    assert off.view.device.model == "EOS-3B"
+
+
+def test_changes_are_versioned(world: World) -> None:
+    made = world.create()
+    seen = world.view(made)
+    changed = world.devices.change(
+        world.user,
+        seen.device.id,
+        {"name": "Cellar", "tags": ["a"], "location": {"floor": -1}},
+        version=seen.device.version,
+    )
+    assert (changed.device.name, changed.device.tags, changed.device.location) == ("Cellar", ("a",), {"floor": -1})
+    with pytest.raises(StaleVersion):
+        world.devices.change(world.user, seen.device.id, {"name": "X"}, version=seen.device.version)
+    by_name = world.devices.list(world.user, DeviceQuery(sort="name"))
+    assert [view.device.name for view in by_name.devices] == ["Cellar"]
+    with pytest.raises(NotFound):
+        world.devices.change(UserId(new_id()), seen.device.id, {"name": "X"})
+
+
+@pytest.mark.req("R-K-22")
+def test_deleting_leaves_nothing_and_frees_the_serial_number(world: World) -> None:
+    made = world.create(serial_number="EOS-1")
+    device_id = made.view.device.id
+    world.commands.send(world.user, device_id, "blink")
+    world.tell(
+        world.message(made, "telemetry", world.samples((0, 20.0))),
+        world.message(made, "telemetry", b"not json"),
+    )
+    world.devices.delete(world.user, device_id)
+    with pytest.raises(NotFound):
+        world.devices.get(world.user, device_id)
+    with pytest.raises(NotFound):
+        world.devices.delete(world.user, device_id)
+    assert (world.registry.things, world.registry.certificates) == ({}, {})
+    again = world.create(serial_number="EOS-1")
+    assert again.view.device.id != device_id
+    world.devices.delete(world.user, again.view.device.id)
+    world.clock.pass_time(minutes=3)
+    _sweep(world)
+    assert (world.items(), world.items("telemetry")) == ([], [])
+
+
+def test_a_deletion_that_iot_holds_up_is_finished_by_the_sweep(world: World) -> None:
+    made = world.create()
+    world.registry.fail_at = "remove_thing"
+    world.devices.delete(world.user, made.view.device.id)
+    with pytest.raises(NotFound):
+        world.devices.get(world.user, made.view.device.id)
+    assert world.devices.list(world.user, DeviceQuery()).devices == ()
+    world.registry.fail_at = ""
+    for _ in range(2):
+        world.clock.pass_time(minutes=3)
+        _sweep(world)
+    assert (world.items(), world.registry.things) == ([], {})
+
+
+def test_late_telemetry_of_a_deleted_device_is_dropped(world: World) -> None:
+    made = world.create()
+    world.tell(world.message(made, "heartbeat", {"boot": "b", "seq": 0, "ts": world.clock.ms}))
+    world.devices.delete(world.user, made.view.device.id)
+    before = world.kinds()
+    world.restart_ingest()
+    world.tell(world.message(made, "telemetry", world.samples((0, 1.0))), world.presence(made, "connected", 0))
+    assert (world.kinds(), world.items("telemetry")) == (before, [])
+
+
+def _sweep(world: World) -> None:
+    sweep_orphans(
+        devices_table=world.stack.tables["devices"],
+        telemetry_table=world.stack.tables["telemetry"],
+        policy_name="",
+        clock=world.clock,
+        registry=world.registry,
+    )

@@ -1,0 +1,139 @@
+"""Devices over the engine's tables, with stand-ins for IoT; the fixture `world` is in the conftests."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from karma.core.ids import UserId, new_id
+from karma.devices.commands import CommandService
+from karma.devices.dispatch import Dispatcher
+from karma.devices.domain import DeviceModel, DeviceView
+from karma.devices.ingest import IngestService, Message
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.service import Created, DeviceService, NewDevice
+from karma.devices.telemetry import TelemetryReader
+from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
+
+
+def new_device(**fields: Any) -> NewDevice:
+    serial = fields.pop("serial_number", f"EOS-{new_id()}")
+    given: dict[str, Any] = {
+        "name": "Greenhouse",
+        "model": DeviceModel.EOS_3A,
+        "mac": "AA:BB:CC:00:11:22",
+        "serial_number": serial,
+        "capabilities": {},
+        "hardware": {},
+        "network": {},
+        **fields,
+    }
+    return NewDevice(**given)
+
+
+@dataclass
+class World:
+    """One account's devices."""
+
+    stack: Any
+    user: UserId = field(default_factory=lambda: UserId(new_id()))
+    clock: FakeClock = field(default_factory=FakeClock)
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
+    publisher: FakePublisher = field(default_factory=FakePublisher)
+    pauses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        table = self.stack.tables["devices"]
+        self.repository = DeviceRepository(table)
+        self.command_repository = CommandRepository(table)
+        self.telemetry = TelemetryRepository(self.stack.tables["telemetry"])
+        self.dead_letters = DeadLetterRepository(table)
+        self.devices = DeviceService(self.repository, self.registry, self.clock)
+        self.commands = CommandService(
+            self.repository, self.command_repository, self.publisher, self.clock, pause=self.pauses.append
+        )
+        self.reader = TelemetryReader(self.repository, self.telemetry, self.clock)
+        self.restart_ingest()
+
+    def restart_ingest(self) -> None:
+        """A fresh process: nothing cached."""
+        self.ingest = IngestService(
+            devices=self.repository,
+            telemetry=self.telemetry,
+            dead_letters=self.dead_letters,
+            commands=self.command_repository,
+            dispatcher=Dispatcher(self.command_repository, self.publisher, self.clock),
+            clock=self.clock,
+        )
+
+    def create(self, **fields: Any) -> Created:
+        return self.devices.create(self.user, new_device(**fields))
+
+    def message(self, created: Created, kind: str, body: Any, **changes: Any) -> Message:
+        thing = created.view.device.serial_number
+        root = "cmd" if kind in ("ready", "response") else "dt"
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+        given: dict[str, Any] = {
+            "id": new_id(),
+            "topic": f"{root}/karma/{thing}/{kind}",
+            "certificate_id": created.certificate.id,
+            "payload": payload,
+            "received_ms": self.clock.ms,
+            **changes,
+        }
+        return Message(**given)
+
+    def samples(self, *values: tuple[int, float], seq: int = 0, metric: str = "temp_c", boot: str = "b1") -> Any:
+        """A telemetry body; times relative to now in milliseconds."""
+        return {
+            "boot": boot,
+            "seq": seq,
+            "samples": [{"ts": self.clock.ms + offset, "m": {metric: value}} for offset, value in values],
+        }
+
+    def presence(self, created: Created, kind: str, version: int, offset_ms: int = 0, session: str = "s1") -> Message:
+        thing = created.view.device.serial_number
+        body = {
+            "clientId": thing,
+            "timestamp": self.clock.ms + offset_ms,
+            "eventType": kind,
+            "sessionIdentifier": session,
+            "principalIdentifier": created.certificate.id,
+            "versionNumber": version,
+        }
+        topic = f"$aws/events/presence/{kind}/{thing}"
+        return Message(new_id(), topic, "", json.dumps(body).encode(), self.clock.ms + offset_ms)
+
+    def tell(self, *messages: Message) -> None:
+        assert self.ingest.take(messages) == []
+
+    def connect(self, created: Created, version: int = 0) -> None:
+        ready = self.message(created, "ready", {"boot": "b1", "ts": self.clock.ms})
+        self.tell(self.presence(created, "connected", version), ready)
+
+    def view(self, created: Created) -> DeviceView:
+        return self.devices.get(self.user, created.view.device.id)
+
+    def items(self, table: str = "devices") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.stack.aws("dynamodb").scan(TableName=self.stack.tables[table])["Items"]
+        return found
+
+    def kinds(self, table: str = "devices") -> list[str]:
+        return sorted(item["type"]["S"] for item in self.items(table) if "type" in item)
+
+
+def sqs_record(message_id: str, topic: str, payload: bytes, principal: str | None, received_ms: int) -> dict[str, Any]:
+    """A message as our rule writes it into the queue."""
+    body: dict[str, Any] = {
+        "payload_b64": base64.b64encode(payload).decode(),
+        "topic": topic,
+        "received_ms": received_ms,
+    }
+    if principal is not None:
+        body["principal"] = principal
+    return {"messageId": message_id, "body": json.dumps(body)}
