@@ -276,6 +276,8 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
 async def _live(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            await deps.model().close()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

@@ -96,7 +96,7 @@ class ModelServer:
                 owner.headers.append({name.lower(): value for name, value in self.headers.items()})
                 owner._reply(self, owner.answers.pop(0))
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it so
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

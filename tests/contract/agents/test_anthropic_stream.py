@@ -29,14 +29,12 @@ def server() -> Iterator[ModelServer]:
         yield running
 
 
-def ask(
-    server: ModelServer, *, name: str = "claude-haiku-5-5", tools: Any = (), messages: Any = ()
-) -> list[ModelEvent]:
+def ask(server: ModelServer, *, name: str = "claude-haiku-5-5", tools: Any = ()) -> list[ModelEvent]:
     model = AnthropicModel(name=name, secret_arn="", base_url=server.url)
     model._key = "sk-test"
     request = ModelRequest(
         system=["Be kind.", "Be brief."],
-        messages=messages or [Message(id="u", role="user", content="hi")],
+        messages=[Message(id="u", role="user", content="hi")],
         tools=tools,
         max_tokens=100,
     )

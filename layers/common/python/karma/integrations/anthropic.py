@@ -111,6 +111,12 @@ class AnthropicModel:
             self._loading = threading.Thread(target=load_sdk, name="load-anthropic", daemon=True)
             self._loading.start()
 
+    async def close(self) -> None:
+        """Close the client's connections; the next call makes a new one."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
         """Call the model; see ports.Model."""
         client = await self._ready()

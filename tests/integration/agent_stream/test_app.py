@@ -1,0 +1,315 @@
+"""The streaming function in process: real SDK, real DynamoDB calls, exact streams."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from karma.core.ids import new_id
+from karma.identity.domain import Role
+from tests.fakes.agents import events_of, types
+from tests.support.agui import verify
+from tests.support.model_server import message, text, tool_use
+
+DEVICE_TOOLS = {"searchDatabase", "controlDevice", "readTelemetry"}
+
+
+def hello(**more: Any) -> dict[str, Any]:
+    return {
+        "threadId": "t1",
+        "runId": new_id(),
+        "messages": [{"id": "u1", "role": "user", "content": "hi"}],
+        **more,
+    }
+
+
+@pytest.mark.req("R-K-01", "R-K-37", "R-K-38", "R-K-39", "R-K-40")
+def test_a_conversation_streams_as_ag_ui(streams: Any) -> None:
+    streams.model.answer(message(text("Hel", "lo")))
+
+    answer = streams.run(streams.agent(hello()))
+
+    assert answer.status == 200
+    assert answer.answer_headers == {"content-type": "text/event-stream", "cache-control": "no-cache"}
+    events = events_of(answer.data)
+    verify(events)
+    assert types(events) == [
+        "RUN_STARTED",
+        "STATE_SNAPSHOT",
+        "TEXT_MESSAGE_START",
+        "TEXT_MESSAGE_CONTENT",
+        "TEXT_MESSAGE_CONTENT",
+        "TEXT_MESSAGE_END",
+        "RUN_FINISHED",
+    ]
+    assert events[1]["snapshot"] == {"user": {"id": streams.user_id, "name": "Ada", "avatar": None}}
+    assert {each["name"] for each in streams.model.requests[0]["tools"]} == DEVICE_TOOLS
+    assert b"[DONE]" not in answer.data
+
+
+@pytest.mark.req("R-K-40")
+def test_done_is_said_to_those_who_ask_for_it(streams: Any) -> None:
+    streams.model.answer(message(text("Hi")))
+
+    answer = streams.run(streams.agent(hello(), headers={"accept": "text/event-stream; done=1"}))
+
+    assert answer.data.endswith(b"\n\ndata: [DONE]\n\n")
+
+
+@pytest.mark.req("R-K-37")
+@pytest.mark.parametrize("body", [{}, {"messages": [], "state": {}, "tools": [], "context": {}}])
+def test_everything_in_the_body_has_a_default(streams: Any, body: dict[str, Any]) -> None:
+    events = events_of(streams.run(streams.agent(body)).data)
+
+    verify(events)
+    assert types(events) == ["RUN_STARTED", "STATE_SNAPSHOT", "RUN_FINISHED"]
+    assert events[0]["threadId"]
+    assert events[0]["runId"]
+
+
+@pytest.mark.req("R-K-41")
+def test_the_agent_searches_and_the_second_run_remembers(streams: Any) -> None:
+    arguments = json.dumps({"query": "online devices"})
+    streams.model.answer(message(tool_use("c1", "searchDatabase", arguments), stop_reason="tool_use"))
+    streams.model.answer(message(text("None.")))
+    streams.model.answer(message(text("Still none.")))
+
+    first = events_of(streams.run(streams.agent(hello())).data)
+    second = hello(messages=[{"id": "u2", "role": "user", "content": "and now?"}])
+    streams.run(streams.agent(second))
+
+    verify(first)
+    (result,) = [event for event in first if event["type"] == "TOOL_CALL_RESULT"]
+    assert json.loads(result["content"]) == {"results": []}
+    assert [each["role"] for each in streams.model.requests[2]["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+@pytest.mark.req("R-K-41", "R-K-43")
+@pytest.mark.parametrize(
+    ("tool", "arguments", "error"),
+    [
+        ("searchDatabase", {"query": "x", "type": "planet"}, "Unknown type: planet"),
+        ("controlDevice", {"device_id": "EOS-9", "command": "move"}, "Device EOS-9 not found"),
+        ("readTelemetry", {"device_id": "EOS-9"}, "Device EOS-9 not found"),
+    ],
+)
+def test_tools_fail_in_the_specs_words(streams: Any, tool: str, arguments: dict[str, Any], error: str) -> None:
+    streams.model.answer(message(tool_use("c1", tool, json.dumps(arguments)), stop_reason="tool_use"))
+    streams.model.answer(message(text("Sorry.")))
+
+    events = events_of(streams.run(streams.agent(hello())).data)
+
+    (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    assert json.loads(result["content"]) == {"error": error}
+    assert streams.model.requests[1]["messages"][-1]["content"][0]["is_error"] is True
+
+
+def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Any) -> None:
+    streams.model.answer(message(text("Hel"))[:4], cut=True)
+
+    answer = streams.run(streams.agent(hello()))
+
+    events = events_of(answer.data)
+    verify(events)
+    assert types(events)[-2:] == ["TEXT_MESSAGE_END", "RUN_ERROR"]
+    assert events[-1]["code"] == "MODEL_STREAM_CUT"
+
+
+def test_a_refused_call_leaks_nothing_of_the_provider(streams: Any) -> None:
+    streams.model.fail(400, "invalid_request_error")
+
+    answer = streams.run(streams.agent(hello()))
+
+    assert events_of(answer.data)[-1]["code"] == "MODEL_REJECTED"
+    assert b"secret" not in answer.data
+
+
+def test_without_a_model_key_nothing_starts(streams: Any) -> None:
+    streams.stack.aws("secretsmanager").put_secret_value(SecretId=streams.stack.secrets["model"], SecretString="{}")
+
+    answer = streams.run(streams.agent(hello()))
+
+    assert answer.status == 503
+    assert answer.json["error"]["message"] == "The language model is not configured"
+    assert streams.items() == []
+
+
+def test_a_client_that_leaves_does_not_stop_its_run(streams: Any) -> None:
+    hold = threading.Event()
+    streams.model.answer(message(text("Hel", "lo")), hold=hold)
+    request = streams.agent(hello())
+
+    async def leave_after_the_first_chunk() -> None:
+        from agent_stream.app import app
+
+        serving = asyncio.create_task(request.run(app))
+        while b"TEXT_MESSAGE_CONTENT" not in request.data:
+            request.arrived.clear()
+            await asyncio.wait_for(request.arrived.wait(), 10)
+        request.left.set()
+        hold.set()
+        await asyncio.wait_for(serving, 10)
+
+    streams.serve(leave_after_the_first_chunk())
+
+    run_id = json.loads(request.body)["runId"]
+    log = streams.run(streams.make("GET", f"/api/v1/runs/{run_id}/events"))
+    events = events_of(log.data)
+    verify(events)
+    assert events[-1]["type"] == "RUN_FINISHED"
+
+
+class TestReattaching:
+    def test_a_log_is_replayed_whole_and_from_any_position(self, streams: Any) -> None:
+        streams.model.answer(message(tool_use("c1", "searchDatabase", '{"query":"x"}'), stop_reason="tool_use"))
+        streams.model.answer(message(text("None.")))
+        body = hello()
+        live = streams.run(streams.agent(body))
+        path = f"/api/v1/runs/{body['runId']}/events"
+
+        whole = streams.run(streams.make("GET", path))
+
+        assert events_of(whole.data) == events_of(live.data)
+        ids = [int(line[4:]) for line in whole.data.split(b"\n") if line.startswith(b"id: ")]
+        assert ids == list(range(1, ids[-1] + 1))
+        for n in ids[:-1]:
+            before = whole.data.split(b"id: %d\n" % n)[0]
+            rest = streams.run(streams.make("GET", path, query=f"after={n}"))
+            seen = events_of(before)
+            again = events_of(rest.data)
+            # The frame that carries `id: n` is the last one of segment n.
+            assert seen + events_of(whole.data)[len(seen) : len(seen) + 1] + again == events_of(whole.data)
+
+    def test_last_event_id_is_understood(self, streams: Any) -> None:
+        streams.model.answer(message(text("Hi")))
+        body = hello()
+        streams.run(streams.agent(body))
+
+        rest = streams.run(streams.make("GET", f"/api/v1/runs/{body['runId']}/events", headers={"last-event-id": "1"}))
+
+        assert types(events_of(rest.data))[0] == "TEXT_MESSAGE_START"
+
+    def test_a_live_run_is_followed_to_its_end(self, streams: Any) -> None:
+        hold = threading.Event()
+        streams.model.answer(message(text("Hel", "lo")), hold=hold)
+        request = streams.agent(hello())
+        follow = streams.make("GET", f"/api/v1/runs/{json.loads(request.body)['runId']}/events")
+
+        async def both() -> None:
+            from agent_stream.app import app
+
+            serving = asyncio.create_task(request.run(app))
+            await asyncio.wait_for(request.arrived.wait(), 10)
+            following = asyncio.create_task(follow.run(app))
+            await asyncio.wait_for(follow.arrived.wait(), 10)
+            hold.set()
+            await asyncio.wait_for(asyncio.gather(serving, following), 20)
+
+        streams.serve(both())
+
+        verify(events_of(follow.data))
+        joined = "".join(event.get("delta", "") for event in events_of(follow.data))
+        assert joined == "Hello"
+
+    def test_a_stream_ends_with_its_position_when_the_time_is_up(
+        self, streams: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("agent_stream.app.FOLLOW_S", 0.0)
+        hold = threading.Event()
+        streams.model.answer(message(text("Hel")), hold=hold)
+        request = streams.agent(hello())
+        follow = streams.make("GET", f"/api/v1/runs/{json.loads(request.body)['runId']}/events")
+
+        async def both() -> None:
+            from agent_stream.app import app
+
+            serving = asyncio.create_task(request.run(app))
+            await asyncio.wait_for(request.arrived.wait(), 10)
+            await asyncio.wait_for(follow.run(app), 10)
+            hold.set()
+            await asyncio.wait_for(serving, 10)
+
+        streams.serve(both())
+
+        assert follow.data.rstrip().split(b"\n")[-1].startswith(b"id: ")
+
+    def test_another_user_finds_nothing(self, streams: Any, another_user: Callable[..., tuple[str, str]]) -> None:
+        streams.model.answer(message(text("Hi")))
+        body = hello()
+        streams.run(streams.agent(body))
+        _, token = another_user(name="Eve")
+
+        answer = streams.run(
+            streams.make("GET", f"/api/v1/runs/{body['runId']}/events", headers={"authorization": f"Bearer {token}"})
+        )
+
+        assert answer.status == 404
+        assert answer.json["error"]["code"] == "NOT_FOUND"
+
+
+def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: Any) -> None:
+    hold = threading.Event()
+    streams.model.answer(message(text("Hel")), hold=hold)
+    body = hello()
+    first, second, third = (
+        streams.agent(body),
+        streams.make("POST", "/api/v1/agent", body=hello()),
+        streams.make("POST", "/api/v1/agent", body={**body, "threadId": "t2"}),
+    )
+
+    async def overlap() -> None:
+        from agent_stream.app import app
+
+        serving = asyncio.create_task(first.run(app))
+        await asyncio.wait_for(first.arrived.wait(), 10)
+        await second.run(app)
+        await third.run(app)
+        hold.set()
+        await serving
+
+    streams.serve(overlap())
+
+    assert [second.status, second.json["error"]["code"]] == [409, "CONFLICT"]
+    assert second.json["error"]["details"] == {"run_id": body["runId"]}
+    assert [third.status, third.json["error"]["code"]] == [409, "CONFLICT"]
+
+
+def test_a_viewer_may_read_but_not_run(streams: Any, another_user: Callable[..., tuple[str, str]]) -> None:
+    _, token = another_user(role=Role.VIEWER)
+
+    answer = streams.run(streams.agent(hello(), headers={"authorization": f"Bearer {token}"}))
+
+    assert answer.status == 403
+    assert streams.items() == []
+
+
+@pytest.mark.req("R-K-47")
+def test_behind_cloudfront_only_its_secret_opens(streams: Any) -> None:
+    arn = streams.stack.aws("secretsmanager").create_secret(
+        Name="test/origin", SecretString=json.dumps({"secrets": ["new", "old"]})
+    )["ARN"]
+    streams.stack.use(
+        "agent_stream", MODEL_BASE_URL=streams.model.url, MODEL_ID="claude-haiku-5-5", ORIGIN_SECRET_ARN=arn
+    )
+
+    statuses = [
+        streams.run(streams.agent({}, headers={"x-karma-origin": value})).status
+        for value in ("", "guess", "new", "old")
+    ]
+
+    assert statuses == [403, 403, 200, 200]
+
+
+def test_health_needs_no_token(streams: Any) -> None:
+    answer = streams.run(streams.make("GET", "/health", headers={"authorization": ""}))
+
+    assert (answer.status, answer.json) == (200, {"status": "ok"})
