@@ -8,7 +8,9 @@ What it does beyond CloudFormation:
 | time to live of tables is dropped from templates | `UpdateTimeToLive` after deployment |
 | CORS of HTTP APIs is dropped | `UpdateApi` after deployment |
 | stream mappings skip records after a restart of the engine | deleted and made anew, from the oldest record |
-| every request in flight starts a function instance, which takes about a second | `warm` calls each function once |
+| every request in flight starts a function instance, which takes about a second | `warm` calls each function once, |
+| | queue mappings run two batches at a time, `local.front` lets two requests through |
+| `iot:AttachPolicy` and `DetachPolicy` are checked against `*`, not the certificate | roles that may do so get that |
 | hosts such as `<api>.execute-api.localhost` do not resolve | addresses by path |
 """
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _DEPLOY_S = 120
+_AT_ONCE = 2
 _CONFIG = Config(
     connect_timeout=3,
     read_timeout=120,
@@ -217,6 +220,12 @@ class Adapter:
                 self.client("apigatewayv2").update_api(
                     ApiId=physical[logical], CorsConfiguration=properties["CorsConfiguration"]
                 )
+            if resource["Type"] == "AWS::Lambda::EventSourceMapping" and "ScalingConfig" in properties:
+                self.client("lambda").update_event_source_mapping(
+                    UUID=physical[logical], ScalingConfig={"MaximumConcurrency": _AT_ONCE}
+                )
+            if resource["Type"] == "AWS::IAM::Role":
+                self._widen_policy_attachment(physical[logical], properties)
 
     def _physical_ids(self, stack: str) -> dict[str, str]:
         pages = self.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)
@@ -232,6 +241,22 @@ class Adapter:
         if current.get("TimeToLiveStatus") != "ENABLED":
             dynamodb.update_time_to_live(
                 TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": attribute}
+            )
+
+    def _widen_policy_attachment(self, role: str, properties: Mapping[str, Any]) -> None:
+        granted = {
+            action
+            for policy in properties.get("Policies", [])
+            for statement in policy["PolicyDocument"]["Statement"]
+            for action in _listed(statement["Action"])
+        }
+        checked_against_all = sorted(granted & {"iot:AttachPolicy", "iot:DetachPolicy"})
+        if checked_against_all:
+            statement = {"Effect": "Allow", "Action": checked_against_all, "Resource": "*"}
+            self.client("iam").put_role_policy(
+                RoleName=role,
+                PolicyName="local-engine",
+                PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
             )
 
     def resume_streams(self) -> int:
@@ -278,7 +303,7 @@ class Adapter:
             detail = answer["Payload"].read().decode(errors="replace") if answer.get("FunctionError") else ""
             return name, time.monotonic() - began, detail
 
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             for name, seconds, error in pool.map(call, events):
                 if error:
                     raise LocalError(f"function {name} does not start: {error[:2000]}")
@@ -312,6 +337,10 @@ class Adapter:
     def websocket_url(self, api_id: str, stage: str) -> str:
         """Return where the engine serves a WebSocket API."""
         return f"ws://localhost:{self._engine.port}/_aws/execute-api/{api_id}/{stage}"
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def read_assembly(folder: Path) -> list[StackFiles]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,10 +70,7 @@ class MiniStack:
         program = self.places.engine_venv / "bin" / "ministack"
         if not program.exists():
             raise PrerequisiteMissing(f"the local AWS engine is not installed: {program} is missing; run `make dev`")
-        scratch = self.places.state / "tmp"
-        # Left-overs of workers that were running when the engine last stopped.
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        scratch = self._fresh_scratch()
         flag = "1" if self.persistent else "0"
         env = clean_environment(
             GATEWAY_PORT=str(self.port),
@@ -90,6 +89,19 @@ class MiniStack:
             LOG_LEVEL="INFO",
         )
         processes.start(Program(NAME, [str(program)], env, self.places.root))
+
+    def _fresh_scratch(self) -> Path:
+        """Return an empty folder for the functions' unpacked code; that of the last run goes away behind our back.
+
+        It has tens of thousands of files, and removing them may take longer than the engine's start.
+        """
+        scratch = self.places.state / "tmp"
+        for old in (scratch, *self.places.state.glob("tmp-old-*")):
+            if old.exists():
+                retired = old if old != scratch else old.rename(scratch.with_name(f"tmp-old-{uuid.uuid4().hex[:8]}"))
+                subprocess.Popen(["rm", "-rf", str(retired)], start_new_session=True)
+        scratch.mkdir(parents=True)
+        return scratch
 
     def wait_ready(self, processes: Processes, *, deadline_s: float = 60) -> None:
         """Wait for the HTTP port and the MQTT listener, then write the CA file.

@@ -127,6 +127,7 @@ def main() -> None:
         access_log=False,
         lifespan="off",
         server_header=False,
+        date_header=False,
     )
 
 
