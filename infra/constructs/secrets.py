@@ -50,6 +50,14 @@ class Secrets(Construct):
         for name, reason in rotation.items():
             waive(self.by_name[name], "AwsSolutions-SMG4", reason)
 
+    def arns(self) -> dict[str, str]:
+        """ARN of each secret, by name.
+
+        Taken from the attribute `Id`: `Ref` is the ARN in AWS, but the name in the embedded engine, where a grant on
+        it grants nothing.
+        """
+        return {name: _attribute_id(secret) for name, secret in self.by_name.items()}
+
     def _generated(self, construct_id: str, *, key: str, template: dict[str, str]) -> secretsmanager.Secret:
         return secretsmanager.Secret(
             self,
@@ -71,3 +79,10 @@ class Secrets(Construct):
             secret_string_value=SecretValue.unsafe_plain_text(json.dumps(document)),
             removal_policy=self._removal,
         )
+
+
+def _attribute_id(secret: secretsmanager.Secret) -> str:
+    resource = secret.node.default_child
+    if not isinstance(resource, secretsmanager.CfnSecret):
+        raise TypeError(f"{secret.node.path} is no secret of CloudFormation")
+    return resource.attr_id

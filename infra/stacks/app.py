@@ -1,7 +1,5 @@
 """The code: functions behind their APIs, queues, streams and schedules."""
 
-from collections.abc import Mapping
-
 from aws_cdk import Fn
 from constructs import Construct
 
@@ -174,15 +172,15 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         arns[f"index/{name}"] = Fn.join("/", [table.table_arn, "index", "gsi1"])
         if table.table_stream_arn:
             arns[f"stream/{name}"] = table.table_stream_arn
-    for secret_name, secret in data.secrets.by_name.items():
-        arns[f"secret/{secret_name}"] = secret.secret_arn
+    for secret_name, arn in data.secrets.arns().items():
+        arns[f"secret/{secret_name}"] = arn
     return arns
 
 
 def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack) -> dict[str, str]:
     """Every variable that a function may ask for, by name. An optional one that is not used is empty."""
     given = settings.overrides
-    secrets: Mapping[str, str] = {name: secret.secret_arn for name, secret in data.secrets.by_name.items()}
+    secrets = data.secrets.arns()
     return {
         **{f"{name.upper()}_TABLE": table.table_name for name, table in data.tables.items()},
         "AUTH_SECRET_ARN": secrets["auth"],

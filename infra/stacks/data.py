@@ -50,9 +50,9 @@ class DataStack(StageStack):
         for name, table in self.tables.items():
             self.output(f"Table{name.capitalize()}", table.table_name)
         self.output("BucketName", self.files.bucket_name)
-        for secret_name, secret in self.secrets.by_name.items():
+        for secret_name, arn in self.secrets.arns().items():
             label = "".join(part.capitalize() for part in secret_name.split("-"))
-            self.output(f"Secret{label}Arn", secret.secret_arn)
+            self.output(f"Secret{label}Arn", arn)
         self.output("VaultKeyArn", self.vault_key.key_arn)
         self.output("QueueUrlInbox", self.inbox.queue.queue_url)
         self.output("QueueUrlInboxDlq", self.inbox.dead_letters.queue.queue_url)
