@@ -210,11 +210,6 @@ class TelemetryBuffer:
         if seq in self._batches:
             self._drop(seq)
 
-    def release(self, seq: int) -> None:
-        """Put a message that was handed out back to its place in the order."""
-        if seq in self._batches:
-            self._waiting = OrderedDict.fromkeys(s for s in self._batches if s == seq or s in self._waiting)
-
     def release_all(self) -> None:
         """Put every unconfirmed message back in line, oldest first, after a connection broke."""
         self._waiting = OrderedDict.fromkeys(self._batches)

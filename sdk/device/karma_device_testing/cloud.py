@@ -168,6 +168,17 @@ class Broker:
             "certificate_id": created["certificateId"],
         }
 
+    def replace_policy(self, credentials: dict[str, Any], statements: list[dict[str, Any]]) -> None:
+        """Give one certificate these rights instead of the fleet's."""
+        iot = self.client("iot")
+        name = f"only-{credentials['thing_name']}"
+        document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        iot.create_policy(policyName=name, policyDocument=document)
+        certificate = iot.describe_certificate(certificateId=credentials["certificate_id"])
+        target = certificate["certificateDescription"]["certificateArn"]
+        iot.attach_policy(policyName=name, target=target)
+        iot.detach_policy(policyName=POLICY, target=target)
+
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             pytest.fail((self.folder / "engine.log").read_text()[-2000:])

@@ -1,6 +1,7 @@
 """The device against a real broker with mutual TLS, IoT policies and rules (MiniStack)."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -113,6 +114,26 @@ class TestReady:
         with make_device(credentials=foreign) as device:
             assert not device.wait_ready(1)
             assert device.stats.connections == 0
+
+    def test_credentials_may_be_files(
+        self, make_device: MakeDevice, credentials: dict[str, Any], tmp_path: Path
+    ) -> None:
+        files = {}
+        for name in ("ca_pem", "certificate_pem", "private_key"):
+            files[name] = str(tmp_path / name)
+            (tmp_path / name).write_text(credentials[name])
+        with make_device(credentials=files) as device:
+            assert device.wait_ready(20)
+
+    def test_without_the_right_to_subscribe_there_is_telemetry_but_no_ready(
+        self, broker: Broker, ingest: Ingest, make_device: MakeDevice, credentials: dict[str, Any]
+    ) -> None:
+        publish_only = [{"Effect": "Allow", "Action": ["iot:Connect", "iot:Publish"], "Resource": "*"}]
+        broker.replace_policy(credentials, publish_only)
+        with make_device() as device:
+            device.record({"n": 1})
+            wait_until(lambda: ingest.values("n") == [1])
+            assert not device.stats.connected
 
 
 class TestCommands:
@@ -446,6 +467,26 @@ class TestStop:
         gate.set()
         device.start()
         assert cloud.final(command_id)["status"] == "succeeded"
+
+    # paho leaves the socket of a failed handshake to the garbage collector
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_a_broker_that_never_answers_does_not_hold_up_the_end(self, make_device: MakeDevice) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            device = make_device(credentials={"mqtt_port": silent.getsockname()[1]}, keepalive_s=1)
+            device.start()
+            accepted, _ = silent.accept()
+            with accepted:
+                device.stop(timeout_s=0.1)
+        assert not device.stats.connected
+
+    def test_it_runs_once_at_a_time(self, make_device: MakeDevice) -> None:
+        device = make_device(credentials={"mqtt_port": 1})
+        device.start()
+        with pytest.raises(RuntimeError, match="runs already"):
+            device.start()
+        device.stop()
+        device.stop()
+        device.start()
 
 
 class TestOneProcess:
