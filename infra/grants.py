@@ -58,7 +58,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("secret/origin", SECRET),
         Grant(
             "iot/things",
-            ("iot:CreateThing", "iot:DeleteThing", "iot:DescribeThing", "iot:ListThingPrincipals"),
+            ("iot:CreateThing", "iot:UpdateThing", "iot:DeleteThing", "iot:ListThingPrincipals"),
         ),
         Grant(
             "iot/certificates",
@@ -71,9 +71,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         ),
     ),
     FunctionName.AGENT_STREAM: (
-        Grant("table/identity", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/identity", (GET, BATCH_GET, QUERY, UPDATE, CHECK)),
         Grant("index/identity", (QUERY,)),
-        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/devices", (*READ, *WRITE)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (GET, BATCH_GET, QUERY)),
         Grant("table/agents", (*READ, *WRITE)),
@@ -87,7 +87,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.DEVICE_INGEST: (
         Grant("queue/ingest", CONSUME),
-        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/devices", (*READ, *WRITE)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (GET, QUERY, PUT, UPDATE, CHECK)),
         Grant("iot/requests", ("iot:Publish",)),
@@ -120,12 +120,12 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/billing", (GET, QUERY, UPDATE, CHECK)),
         Grant("index/billing", (QUERY,)),
         Grant("queue/inbox", SEND),
-        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/devices", (*READ, *WRITE)),
         Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (GET, QUERY, PUT, UPDATE)),
-        Grant("iot/things", ("iot:DeleteThing", "iot:DescribeThing", "iot:ListThingPrincipals")),
+        Grant("table/telemetry", (GET, QUERY, DELETE)),
+        Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
-        Grant("any/iot-attachments", ("iot:DetachThingPrincipal",)),
+        Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),
     ),
 }
 
@@ -142,7 +142,7 @@ IOT_RESOURCES: dict[str, tuple[str, ...]] = {
 WILDCARDS: dict[str, str] = {
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
-    "any/iot-attachments": "AWS IoT defines no resource type for tying a thing to its certificate",
+    "any/iot-attachments": "AWS IoT defines no resource type for ties between things and certificates, nor for lists",
     "iot/requests": "one request topic a device; the pattern holds command requests and nothing else",
     "any/iot-account": "AWS IoT defines no resource type for making certificates and for describing the endpoint",
     "any/streams": "dynamodb:ListStreams knows no resource",
