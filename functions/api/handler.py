@@ -18,10 +18,11 @@ with absent("email_validator", "pydantic.v1"):
     from mangum import Mangum
 
     from api.app import build
+    from api.gateway import HttpApiEvent
 
     app = build()
 
-_serve = Mangum(app, lifespan="off")
+_serve = Mangum(app, lifespan="off", custom_handlers=[HttpApiEvent])
 
 gc.freeze()
 gc.enable()

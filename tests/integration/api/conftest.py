@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Answer:
+    """What `lambda_handler` returned, read."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def data(self) -> Any:
+        assert self.json["success"] is True
+        return self.json["data"]
+
+    @property
+    def code(self) -> str:
+        assert self.json["success"] is False
+        return str(self.json["error"]["code"])
+
+
+@dataclass
+class Api:
+    """The API function, called in process."""
+
+    event: Callable[..., dict[str, Any]]
+    context: object
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def raw(self, event: dict[str, Any]) -> Answer:
+        from api.handler import lambda_handler
+
+        answer = lambda_handler(event, self.context)
+        return Answer(answer["statusCode"], answer["headers"], answer.get("body", ""))
+
+    def call(self, method: str, path: str, body: object = None, *, query: str = "", **headers: str) -> Answer:
+        sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        return self.raw(self.event(method, path, body=body, headers=sent, query=query))
+
+    def as_(self, **headers: str) -> Api:
+        return Api(self.event, self.context, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    def register(self, email: str = "") -> dict[str, Any]:
+        email = email or f"{uuid.uuid4()}@example.com"
+        answer = self.call("POST", "/api/v1/auth/register", {"email": email, "password": PASSWORD, "name": "Ada"})
+        assert answer.status == 201, answer.text
+        user: dict[str, Any] = answer.data["user"]
+        return user
+
+    def log_in(self, email: str) -> dict[str, Any]:
+        answer = self.call("POST", "/api/v1/auth/login", {"email": email, "password": PASSWORD})
+        assert answer.status == 200, answer.text
+        tokens: dict[str, Any] = answer.data
+        return tokens
+
+
+@pytest.fixture
+def api(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> Api:
+    stack.use("api")
+    return Api(http_event, lambda_context)
+
+
+@pytest.fixture
+def ada(api: Api) -> Api:
+    """The API as a logged-in person sees it."""
+    user = api.register()
+    return api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What the function wrote, logs and metrics, since the last look."""
+    from karma.core.observability import logger
+
+    buffer = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", buffer)
+    # The logger took the standard output of the moment when it was made.
+    monkeypatch.setattr(logger.registered_handler, "stream", buffer)
+
+    def take() -> str:
+        text = buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        return text
+
+    return take
+
+
+@pytest.fixture
+def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
+    """All items of a table, as DynamoDB holds them."""
+
+    def read(table: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.tables[table]):
+            items += page["Items"]
+        return items
+
+    return read

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.integration.api.conftest import PASSWORD, Api
+
+REGISTER = "/api/v1/auth/register"
+
+
+@pytest.mark.req("R-K-09", "R-K-10", "R-K-24", "R-A-04")
+def test_registering_stores_every_column_and_shows_no_password(api: Api, stored: Callable[[str], list[Any]]) -> None:
+    user = api.register("Ada@Example.com")
+    assert set(user) == {"id", "email", "name", "avatar", "role", "email_verified", "created_at", "updated_at"}
+    assert (user["email"], user["role"], user["email_verified"], user["avatar"]) == (
+        "ada@example.com",
+        "user",
+        False,
+        None,
+    )
+    assert user["created_at"].endswith("Z")
+    [item] = [each for each in stored("identity") if each["sk"] == {"S": "PROFILE"}]
+    assert item["password_hash"]["S"].startswith("$argon2id$")
+    assert PASSWORD not in repr(stored("identity"))
+
+
+@pytest.mark.req("R-K-10")
+def test_an_address_registers_once(api: Api, stored: Callable[[str], list[Any]]) -> None:
+    api.register("ada@example.com")
+    before = stored("identity")
+    answer = api.call("POST", REGISTER, {"email": "ADA@example.com", "password": PASSWORD, "name": "Eve"})
+    assert (answer.status, answer.code) == (409, "ALREADY_EXISTS")
+    assert stored("identity") == before
+
+
+@pytest.mark.req("R-M-41")
+def test_each_wrong_field_has_an_entry_without_what_was_sent(api: Api) -> None:
+    answer = api.call("POST", REGISTER, {"email": 7, "password": "secret7", "name": " ", "extra": "secret8"})
+    assert (answer.status, answer.code) == (422, "VALIDATION_ERROR")
+    entries = answer.json["error"]["details"]
+    assert sorted(entry["field"] for entry in entries) == ["email", "extra", "name", "password"]
+    assert all(set(entry) == {"field", "message", "type"} for entry in entries)
+    assert "secret" not in answer.text
+
+
+@pytest.mark.req("R-K-33", "R-K-32")
+def test_logging_in_gives_a_token_for_thirty_minutes(api: Api) -> None:
+    user = api.register()
+    tokens = api.log_in(user["email"])
+    assert (tokens["token_type"], tokens["expires_in"], tokens["user"]) == ("bearer", 1800, user)
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    assert claims["sub"] == user["id"]
+    assert claims["exp"] - claims["iat"] == 1800
+    me = api.call("GET", "/api/v1/users/me", authorization="Bearer " + tokens["access_token"])
+    assert me.data == {"user": user}
+
+
+def test_a_wrong_password_and_an_unknown_address_answer_alike(api: Api) -> None:
+    user = api.register()
+    answers = [
+        api.call("POST", "/api/v1/auth/login", {"email": email, "password": "wrong password"})
+        for email in (user["email"], "nobody@example.com", "no address")
+    ]
+    assert {(answer.status, answer.json["error"]["message"]) for answer in answers} == {
+        (401, "Invalid email or password")
+    }
+
+
+def test_an_imported_bcrypt_hash_logs_in_and_is_replaced(
+    api: Api, stack: Any, stored: Callable[[str], list[Any]]
+) -> None:
+    import bcrypt
+
+    user = api.register()
+    stack.aws("dynamodb").update_item(
+        TableName=stack.tables["identity"],
+        Key={"pk": {"S": f"USER#{user['id']}"}, "sk": {"S": "PROFILE"}},
+        UpdateExpression="SET password_hash = :h",
+        ExpressionAttributeValues={":h": {"S": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}},
+    )
+    api.log_in(user["email"])
+    [item] = [each for each in stored("identity") if each["sk"] == {"S": "PROFILE"}]
+    assert item["password_hash"]["S"].startswith("$argon2id$")
+    api.log_in(user["email"])
+
+
+class TestRefresh:
+    def test_rotates_and_a_reused_token_ends_the_session(self, api: Api) -> None:
+        first = api.log_in(api.register()["email"])["refresh_token"]
+        second = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": first}).data["refresh_token"]
+        assert second != first
+        for token in (first, second):
+            answer = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": token})
+            assert (answer.status, answer.json["error"]["message"]) == (401, "Invalid authentication credentials")
+
+    def test_stores_hashes_only(self, api: Api, stored: Callable[[str], list[Any]]) -> None:
+        token = api.log_in(api.register()["email"])["refresh_token"]
+        assert token not in repr(stored("identity"))
+
+    def test_ends_with_the_logout(self, api: Api) -> None:
+        tokens = api.log_in(api.register()["email"])
+        body = {"refresh_token": tokens["refresh_token"]}
+        for _ in range(2):
+            answer = api.call("POST", "/api/v1/auth/logout", body, authorization="Bearer " + tokens["access_token"])
+            assert (answer.status, answer.text) == (204, "")
+        assert api.call("POST", "/api/v1/auth/refresh", body).status == 401
+
+    def test_logging_out_needs_a_token(self, api: Api) -> None:
+        answer = api.call("POST", "/api/v1/auth/logout", {"refresh_token": "x"})
+        assert (answer.status, answer.json["error"]["message"]) == (401, "Authentication required")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+class TestTheBearerToken:
+    @pytest.mark.req("R-K-31")
+    def test_of_a_user_who_is_gone(self, ada: Api, stack: Any) -> None:
+        me = ada.call("GET", "/api/v1/users/me").data["user"]
+        stack.aws("dynamodb").delete_item(
+            TableName=stack.tables["identity"], Key={"pk": {"S": f"USER#{me['id']}"}, "sk": {"S": "PROFILE"}}
+        )
+        stack.use("api")
+        answer = ada.call("GET", "/api/v1/users/me")
+        assert (answer.status, answer.json["error"]["message"]) == (404, "User not found")
+
+    @pytest.mark.req("R-K-32", "R-A-32")
+    @pytest.mark.parametrize(
+        ("claims", "algorithm"),
+        [({"iat": 600}, "HS256"), ({"nbf": 600}, "HS256"), ({"exp": -1}, "HS256"), ({}, "HS512"), ({}, "none")],
+    )
+    def test_that_we_would_not_make(self, ada: Api, secret_values: Any, claims: dict[str, int], algorithm: str) -> None:
+        me = ada.call("GET", "/api/v1/users/me").data["user"]
+        now = int(time.time())
+        body = {"iss": "karma", "sub": me["id"], "iat": now, "exp": now + 600}
+        body |= {name: now + offset for name, offset in claims.items()}
+        key = secret_values["auth"]["k1"] * 2 if algorithm == "HS512" else secret_values["auth"]["k1"]
+        token = jwt.encode(body, None if algorithm == "none" else key, algorithm=algorithm, headers={"kid": "k1"})
+        answer = ada.call("GET", "/api/v1/users/me", authorization="Bearer " + token)
+        assert (answer.status, answer.json["error"]["message"]) == (401, "Invalid authentication credentials")
+
+
+class TestApiKeys:
+    @pytest.mark.req("R-A-33")
+    def test_open_what_their_scopes_name(self, ada: Api, api: Api) -> None:
+        made = ada.call("POST", "/api/v1/api-keys", {"name": "ci", "scopes": ["api_key:read"]})
+        assert made.status == 201
+        by_key = api.as_(x_api_key=made.data["key"])
+        listed = by_key.call("GET", "/api/v1/api-keys")
+        assert listed.data == {"api_keys": [made.data["api_key"]], "total": 1}
+        refused = by_key.call("POST", "/api/v1/realtime/ticket")
+        assert (refused.status, refused.json["error"]["message"]) == (403, "Insufficient permissions")
+
+    def test_are_stored_as_hashes(self, ada: Api, stored: Callable[[str], list[Any]]) -> None:
+        made = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data
+        assert made["key"].startswith(made["api_key"]["prefix"])
+        assert made["key"] not in repr(stored("identity"))
+
+    @pytest.mark.req("R-A-33")
+    def test_are_useless_once_revoked(self, ada: Api, api: Api) -> None:
+        made = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data
+        by_key = api.as_(x_api_key=made["key"])
+        assert by_key.call("GET", "/api/v1/users/me").status == 200
+        assert ada.call("DELETE", f"/api/v1/api-keys/{made['api_key']['id']}").status == 204
+        answer = by_key.call("GET", "/api/v1/users/me")
+        assert (answer.status, answer.json["error"]["message"]) == (401, "Invalid API Key")
+        assert ada.call("DELETE", f"/api/v1/api-keys/{made['api_key']['id']}").status == 404
+
+    def test_are_found_by_their_owner_only(self, ada: Api, api: Api) -> None:
+        made = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data
+        eve = api.as_(authorization="Bearer " + api.log_in(api.register()["email"])["access_token"])
+        assert eve.call("DELETE", f"/api/v1/api-keys/{made['api_key']['id']}").status == 404
+        assert eve.call("GET", "/api/v1/api-keys").data["total"] == 0
+
+    def test_make_no_keys(self, ada: Api, api: Api) -> None:
+        made = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data
+        answer = api.as_(x_api_key=made["key"]).call("POST", "/api/v1/api-keys", {"name": "more"})
+        assert (answer.status, answer.code) == (403, "FORBIDDEN")

@@ -1,0 +1,192 @@
+"""Requests that nobody means well with: each gets its error, stores nothing, and none is a 500."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.api.conftest import PASSWORD, Api
+
+EVENT = json.loads((Path(__file__).parents[2] / "events" / "http_api_v2.json").read_text())
+REGISTER = "/api/v1/auth/register"
+JSON = {"content-type": "application/json"}
+GOOD = {"email": "eve@example.com", "password": PASSWORD, "name": "Eve"}
+
+
+def b64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@dataclass(frozen=True)
+class Hostile:
+    status: int
+    code: str
+    method: str = "POST"
+    path: str = REGISTER
+    body: str | bytes | None = None
+    headers: dict[str, str] = field(default_factory=lambda: dict(JSON))
+    query: str = ""
+    known: bool = False
+    """Sent with a good token."""
+
+
+def good(**changes: object) -> str:
+    return json.dumps({**GOOD, **changes})
+
+
+def hostile_get(path: str, status: int, code: str, **headers: str) -> Hostile:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Hostile(status, code, "GET", path, headers=sent)
+
+
+NONE = b64url(b'{"alg":"none","typ":"JWT","kid":"k1"}') + "." + b64url(b'{"sub":"x","exp":9999999999}') + "."
+ME = "/api/v1/users/me"
+
+CASES: dict[str, Hostile] = {
+    # Bodies that are no JSON
+    "broken json": Hostile(400, "INVALID_JSON", body='{"email": '),
+    "json with a comment": Hostile(400, "INVALID_JSON", body='{"email": 1 /* x */}'),
+    "NaN": Hostile(400, "INVALID_JSON", body='{"email": NaN}'),
+    "Infinity": Hostile(400, "INVALID_JSON", body='{"email": -Infinity}'),
+    "nested a thousand deep and more": Hostile(400, "INVALID_JSON", body="[" * 5000 + "]" * 5000),
+    "nested in objects": Hostile(400, "INVALID_JSON", body='{"a":' * 5000 + "1" + "}" * 5000),
+    "invalid utf-8": Hostile(400, "INVALID_JSON", body=b'{"email": "\xff\xfe"}'),
+    "utf-16": Hostile(400, "INVALID_JSON", body=good().encode("utf-16")),
+    "lone surrogate": Hostile(400, "INVALID_JSON", body='{"name": "\\ud800"}'),
+    "byte order mark": Hostile(400, "INVALID_JSON", body=b"\xef\xbb\xbf" + good().encode()),
+    "two values": Hostile(400, "INVALID_JSON", body="{}{}"),
+    # Bodies of another type or size
+    "form": Hostile(
+        415, "UNSUPPORTED_MEDIA_TYPE", body="email=1", headers={"content-type": "application/x-www-form-urlencoded"}
+    ),
+    "no content type": Hostile(415, "UNSUPPORTED_MEDIA_TYPE", body=good(), headers={}),
+    "content type with a line break": Hostile(
+        415, "UNSUPPORTED_MEDIA_TYPE", body=good(), headers={"content-type": "text/plain\r\nx: application/json"}
+    ),
+    "ten megabytes": Hostile(413, "PAYLOAD_TOO_LARGE", body='"' + "x" * 10_000_000 + '"'),
+    "a byte too many": Hostile(413, "PAYLOAD_TOO_LARGE", body=" " * (1024 * 1024 + 1)),
+    "announced as huge": Hostile(413, "PAYLOAD_TOO_LARGE", body="{}", headers={**JSON, "content-length": "99999999"}),
+    # JSON of another shape
+    "number of 30 digits": Hostile(422, "VALIDATION_ERROR", body='{"email": ' + "9" * 30 + "}"),
+    "empty body": Hostile(422, "VALIDATION_ERROR", body=None),
+    "null": Hostile(422, "VALIDATION_ERROR", body="null"),
+    "list": Hostile(422, "VALIDATION_ERROR", body="[]"),
+    "number of 4,000 digits": Hostile(400, "INVALID_JSON", body='{"email": ' + "9" * 4000 + "}"),
+    "huge exponent": Hostile(400, "INVALID_JSON", body='{"email": 1e400}'),
+    "unknown field": Hostile(422, "VALIDATION_ERROR", body=good(role="admin")),
+    "wrong types": Hostile(422, "VALIDATION_ERROR", body=good(password=["x"] * 8)),
+    "nul in the name": Hostile(422, "VALIDATION_ERROR", body=good(name="Eve\x00")),
+    "line break in the name": Hostile(422, "VALIDATION_ERROR", body=good(name="Eve\r\nX: 1")),
+    "nul in the address": Hostile(422, "VALIDATION_ERROR", body=good(email="eve@example.com\x00")),
+    "address with a key separator": Hostile(422, "VALIDATION_ERROR", body=good(email="USER#1")),
+    "password of 129 characters": Hostile(422, "VALIDATION_ERROR", body=good(password="x" * 129)),
+    "name of 256 characters": Hostile(422, "VALIDATION_ERROR", body=good(name="x" * 256)),
+    # Paths and methods
+    "unknown route": hostile_get("/api/v1/nowhere", 404, "NOT_FOUND"),
+    "nul in the path": hostile_get("/api/v1/users/me%00", 404, "NOT_FOUND"),
+    "line break in the path": hostile_get("/api/v1/users/me%0d%0aset-cookie:%20a=b", 404, "NOT_FOUND"),
+    "invalid utf-8 in the path": hostile_get("/api/v1/%ff%fe", 404, "NOT_FOUND"),
+    "dots in the path": hostile_get("/api/v1/../v1/users/me", 404, "NOT_FOUND"),
+    "double slash": hostile_get("//api/v1/users/me", 404, "NOT_FOUND"),
+    "slash at the end": hostile_get("/api/v1/users/me/", 404, "NOT_FOUND"),
+    "unknown method": Hostile(405, "METHOD_NOT_ALLOWED", "BREW", ME),
+    "key separator in an id": Hostile(404, "NOT_FOUND", "DELETE", "/api/v1/api-keys/a%23b", known=True),
+    "nul in an id": Hostile(404, "NOT_FOUND", "DELETE", "/api/v1/api-keys/%00", known=True),
+    "very long id": Hostile(404, "NOT_FOUND", "DELETE", "/api/v1/api-keys/" + "a" * 8000, known=True),
+    # Credentials
+    "alg none": hostile_get(ME, 401, "UNAUTHORIZED", authorization="Bearer " + NONE),
+    "token with a line break": hostile_get(ME, 401, "UNAUTHORIZED", authorization="Bearer a\r\nb.c.d"),
+    "token that is binary": hostile_get(ME, 401, "UNAUTHORIZED", authorization="Bearer \x00\xff.\xfe.\xfd"),
+    "token with a deep header": hostile_get(
+        ME, 401, "UNAUTHORIZED", authorization=f"Bearer {b64url(b'[' * 1400)}.e30.e30"
+    ),
+    "token of 100 KB": hostile_get(ME, 401, "UNAUTHORIZED", authorization="Bearer " + "a" * 100_000),
+    "basic": hostile_get(ME, 401, "UNAUTHORIZED", authorization="Basic YTpi"),
+    "unknown api key": hostile_get(ME, 401, "UNAUTHORIZED", x_api_key="karma_unknown"),
+    "api key with a separator": hostile_get(ME, 401, "UNAUTHORIZED", x_api_key="karma_#\r\n\x00"),
+    # Requests that would be good
+    "idempotency key with a nul": Hostile(
+        400, "INVALID_IDEMPOTENCY_KEY", body=good(), headers={**JSON, "idempotency-key": "a\x00"}
+    ),
+    "expiry in year 10000": Hostile(
+        422, "VALIDATION_ERROR", path="/api/v1/api-keys", body='{"name": "x", "expires_at": 1e300}', known=True
+    ),
+    "expiry without a zone": Hostile(
+        422,
+        "VALIDATION_ERROR",
+        path="/api/v1/api-keys",
+        body='{"name": "x", "expires_at": "2030-01-01T00:00:00"}',
+        known=True,
+    ),
+}
+
+
+@pytest.mark.req("R-M-41", "R-A-38", "R-A-39", "R-A-40")
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_is_refused_and_stores_nothing(
+    case: Hostile, api: Api, stored: Callable[[str], list[Any]], written: Callable[[], str]
+) -> None:
+    headers = dict(case.headers)
+    if case.known:
+        user = api.register()
+        headers["authorization"] = "Bearer " + api.log_in(user["email"])["access_token"]
+    before = stored("identity")
+    written()
+
+    answer = api.raw(event_of(case, headers))
+
+    assert (answer.status, answer.code) == (case.status, case.code), answer.text
+    assert stored("identity") == before
+    assert answer.headers["x-request-id"] == EVENT["requestContext"]["requestId"]
+    assert float(answer.headers["x-process-time"]) >= 0
+    assert all("\r" not in value and "\n" not in value for value in answer.headers.values())
+    logged = written()
+    assert "request.handled" in logged
+    assert "UnhandledError" not in logged
+    assert PASSWORD not in logged
+    assert headers.get("authorization", PASSWORD) not in logged
+
+
+def event_of(case: Hostile, headers: dict[str, str]) -> dict[str, Any]:
+    event: dict[str, Any] = copy.deepcopy(EVENT)
+    event["rawPath"] = event["requestContext"]["http"]["path"] = case.path
+    event["requestContext"]["http"]["method"] = case.method
+    event["rawQueryString"] = case.query
+    event.pop("queryStringParameters")
+    event["headers"] |= headers
+    if "content-length" not in headers:
+        del event["headers"]["content-length"]
+    if isinstance(case.body, bytes):
+        event["body"], event["isBase64Encoded"] = base64.b64encode(case.body).decode(), True
+    elif case.body is not None:
+        event["body"] = case.body
+    return event
+
+
+def test_there_are_thirty_and_more() -> None:
+    assert len(CASES) >= 30
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        pytest.param({"headers": {"host": "a:b"}}, 404, id="host with a port that is none"),
+        pytest.param({"headers": {"host": "a:1:2"}}, 404, id="host with two ports"),
+        pytest.param({"headers": {"host": "evil.example.com", "x-forwarded-port": "x"}}, 404, id="forwarded port"),
+        pytest.param({"headers": {}}, 404, id="no headers"),
+        pytest.param({"cookies": ["\x00", "a=b; c"]}, 404, id="cookies"),
+        pytest.param({"body": "%%%", "isBase64Encoded": True}, 404, id="body that is not base64"),
+    ],
+)
+def test_an_event_that_the_gateway_would_hardly_send_is_answered(api: Api, change: dict[str, Any], status: int) -> None:
+    event = copy.deepcopy(EVENT)
+    event["requestContext"]["http"]["path"] = event["rawPath"] = "/nowhere"
+    answer = api.raw({**event, **change})
+    assert answer.status == status

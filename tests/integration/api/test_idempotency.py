@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.api.conftest import PASSWORD, Api
+
+REGISTER = "/api/v1/auth/register"
+
+
+def body(email: str = "ada@example.com") -> dict[str, str]:
+    return {"email": email, "password": PASSWORD, "name": "Ada"}
+
+
+class TestARepeat:
+    def test_gets_the_first_answer(self, api: Api, stored: Callable[[str], list[Any]]) -> None:
+        first = api.call("POST", REGISTER, body(), idempotency_key="a")
+        again = api.call("POST", REGISTER, body(), idempotency_key="a")
+        assert (first.status, again.status) == (201, 201)
+        assert again.data == first.data
+        assert again.headers["idempotent-replayed"] == "true"
+        assert "idempotent-replayed" not in first.headers
+        assert len([item for item in stored("identity") if item["sk"] == {"S": "PROFILE"}]) == 1
+
+    def test_with_another_body_is_refused(self, api: Api) -> None:
+        api.call("POST", REGISTER, body(), idempotency_key="a")
+        answer = api.call("POST", REGISTER, body("eve@example.com"), idempotency_key="a")
+        assert (answer.status, answer.code) == (409, "IDEMPOTENCY_KEY_REUSED")
+
+    def test_of_a_failure_tries_again(self, api: Api) -> None:
+        api.register("ada@example.com")
+        for _ in range(2):
+            answer = api.call("POST", REGISTER, body(), idempotency_key="a")
+            assert (answer.status, answer.code) == (409, "ALREADY_EXISTS")
+
+    def test_shows_no_secret_twice(self, ada: Api, stored: Callable[[str], list[Any]]) -> None:
+        first = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="a")
+        again = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="a")
+        assert (first.status, again.status, again.code) == (201, 409, "ALREADY_CREATED")
+        assert again.json["error"]["details"] == {"id": first.data["api_key"]["id"]}
+        assert first.data["key"] not in repr(stored("identity"))
+        assert ada.call("GET", "/api/v1/api-keys").data["total"] == 1
+
+    def test_while_the_first_still_runs_is_refused(self, api: Api, stack: Any) -> None:
+        api.call("POST", REGISTER, body(), idempotency_key="a")
+        reopen(stack, expired=False)
+        answer = api.call("POST", REGISTER, body(), idempotency_key="a")
+        assert (answer.status, answer.code) == (409, "REQUEST_IN_PROGRESS")
+
+    def test_after_the_first_died_carries_it_out(self, api: Api, stack: Any) -> None:
+        api.call("POST", REGISTER, body(), idempotency_key="a")
+        reopen(stack, expired=True)
+        answer = api.call("POST", REGISTER, body(), idempotency_key="a")
+        assert (answer.status, answer.code) == (409, "ALREADY_EXISTS")
+
+
+class TestAKey:
+    def test_belongs_to_its_caller(self, ada: Api, api: Api) -> None:
+        eve = api.as_(authorization="Bearer " + api.log_in(api.register()["email"])["access_token"])
+        for caller in (ada, eve):
+            assert caller.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="a").status == 201
+
+    @pytest.mark.parametrize("key", ["", " ", "x" * 256, "\u00fc", "a\r\nb"])
+    def test_must_be_printable_and_short(self, api: Api, key: str) -> None:
+        answer = api.call("POST", REGISTER, body(), idempotency_key=key)
+        assert (answer.status, answer.code) == (400, "INVALID_IDEMPOTENCY_KEY")
+
+    def test_leaves_no_trace_of_the_password(self, api: Api, stored: Callable[[str], list[Any]]) -> None:
+        import hashlib
+        import json
+
+        api.call("POST", REGISTER, body(), idempotency_key="a")
+        seen = repr(stored("identity"))
+        for guess in (PASSWORD, json.dumps(body()), json.dumps(body(), sort_keys=True)):
+            assert guess not in seen
+            assert hashlib.sha256(guess.encode()).hexdigest() not in seen
+
+
+def reopen(stack: Any, *, expired: bool) -> None:
+    """Put the one record back to where a process that died leaves it, before or after its time."""
+    table = stack.tables["identity"]
+    records = [
+        item
+        for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=table)
+        for item in page["Items"]
+        if item["pk"]["S"].startswith("IDEMPOTENCY#")
+    ]
+    assert records
+    for record in records:
+        stack.aws("dynamodb").update_item(
+            TableName=table,
+            Key={"pk": record["pk"], "sk": record["sk"]},
+            UpdateExpression="SET #s = :open, in_progress_expiration = :until REMOVE #d",
+            ExpressionAttributeNames={"#s": "state", "#d": "data"},
+            ExpressionAttributeValues={
+                ":open": {"S": "INPROGRESS"},
+                ":until": {"N": "1" if expired else "9999999999999"},
+            },
+        )
