@@ -30,6 +30,7 @@ from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import TicketService
 
 if TYPE_CHECKING:
+    from karma.agents.service import RunReader
     from karma.billing.service import InboxKeeper, SubscriptionService
     from karma.devices.commands import CommandService
     from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -211,6 +212,19 @@ def inbox_keeper() -> InboxKeeper:
     return InboxKeeper(
         inbox=InboxRepository(settings().billing_table), queue=SqsQueue(settings().inbox_queue_url), clock=clock()
     )
+
+
+# Runs
+
+
+@cache
+def run_reader() -> RunReader:
+    """Show runs and their logs."""
+    from karma.agents.repository import AgentsItem, DynamoRunStore
+    from karma.agents.service import RunReader
+
+    bind(AgentsItem, settings().agents_table)
+    return RunReader(DynamoRunStore())
 
 
 # Authorisation

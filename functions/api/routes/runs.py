@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import orjson
+from fastapi import Query
+from starlette.responses import Response
+
+from api import deps
+from api.deps import permit
+from api.openapi import answers
+from api.presenters import ok
+from api.routing import Router
+from karma.agents.schemas import CapabilitiesData, RunData, RunEventsData, RunListData
+from karma.core.errors import InvalidRequest
+from karma.core.ids import RunId
+from karma.identity.domain import Caller
+
+router = Router("runs")
+
+Reader = Annotated[Caller, permit("run:read")]
+
+_MAX_AFTER = 10**8 - 1
+
+
+@router.get("/agent/capabilities", responses=answers(CapabilitiesData))
+async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) -> Response:
+    """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
+    from karma.agents.capabilities import capabilities  # local: it loads the tools' declarations
+
+    return ok(capabilities(caller))
+
+
+@router.get("/runs", responses=answers(RunListData, errors=(400,)))
+async def list_runs(
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+) -> Response:
+    """List the caller's runs, newest first."""
+    from karma.agents.service import run_view
+
+    scope = f"runs:{caller.user_id}"
+    page = deps.run_reader().page(caller.user_id, limit=limit, start=_start(cursor, scope))
+    following = deps.cursor_signer().encode(page.last, scope=scope) if page.last else None
+    total = len(page.runs) if cursor is None and page.last is None else deps.run_reader().count(caller.user_id)
+    return ok({"runs": [run_view(run) for run in page.runs], "total": total, "limit": limit, "next_cursor": following})
+
+
+@router.get("/runs/{run_id}", responses=answers(RunData, errors=(404,)))
+async def get_run(run_id: str, caller: Reader) -> Response:
+    """Show one run."""
+    from karma.agents.service import run_view
+
+    return ok({"run": run_view(deps.run_reader().get(caller.user_id, RunId(run_id)))})
+
+
+@router.get("/runs/{run_id}/events", responses=answers(RunEventsData, errors=(404,)))
+async def run_events(
+    run_id: str,
+    caller: Reader,
+    after: Annotated[int, Query(ge=0, le=_MAX_AFTER)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """Read a run's log above segment `after`; the stream URL has the same path as server-sent events."""
+    reader = deps.run_reader()
+    reader.get(caller.user_id, RunId(run_id))
+    segments = reader.segments(caller.user_id, RunId(run_id), after=after, limit=limit)
+    shown = [{"n": segment.n, "events": [orjson.Fragment(data) for data in segment.events]} for segment in segments]
+    return ok(
+        {
+            "segments": shown,
+            "next_after": segments[-1].n if segments else after,
+            "finished": bool(segments) and segments[-1].terminal,
+        }
+    )
+
+
+def _start(cursor: str | None, scope: str) -> dict[str, str] | None:
+    if cursor is None:
+        return None
+    position = deps.cursor_signer().decode(cursor, scope=scope)
+    if not all(isinstance(value, str) for value in position.values()):
+        raise InvalidRequest("cursor: not readable", code="INVALID_CURSOR")
+    return {name: str(value) for name, value in position.items()}

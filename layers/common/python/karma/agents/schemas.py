@@ -1,0 +1,78 @@
+"""What the run routes answer, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from karma.core.schemas import Data
+
+
+class RunUsage(Data):
+    """Tokens of a run, in AG-UI's accounting."""
+
+    provider: str
+    model: str
+    inputTokens: int | None = None  # noqa: N815  AG-UI's name
+    outputTokens: int | None = None  # noqa: N815
+    totalTokens: int | None = None  # noqa: N815
+    cachedInputTokens: int | None = None  # noqa: N815
+    cacheWriteInputTokens: int | None = None  # noqa: N815
+
+
+class RunView(Data):
+    """One run."""
+
+    id: str
+    thread_id: str
+    parent_run_id: str | None
+    status: str
+    model: str
+    error_code: str | None
+    turns: int
+    usage: RunUsage | None
+    pending_tool_call_ids: list[str]
+    created_at: str
+    finished_at: str | None
+    duration_ms: int | None
+
+
+class RunData(Data):
+    """`GET /runs/{id}`."""
+
+    run: RunView
+
+
+class RunListData(Data):
+    """`GET /runs`, newest first."""
+
+    runs: list[RunView]
+    total: int
+    limit: int
+    next_cursor: str | None
+
+
+class LoggedSegment(Data):
+    """A committed piece of a run's log."""
+
+    n: int
+    """Position: `?after=n` gives what follows it."""
+    events: list[dict[str, object]]
+    """AG-UI events."""
+
+
+class RunEventsData(Data):
+    """`GET /runs/{id}/events`."""
+
+    segments: list[LoggedSegment]
+    next_after: int
+    """Where to read on; more may come unless `finished`."""
+    finished: bool
+
+
+class CapabilitiesData(Data):
+    """AG-UI's AgentCapabilities."""
+
+    identity: dict[str, object]
+    transport: dict[str, object]
+    tools: dict[str, object]
+    state: dict[str, object]
+    multimodal: dict[str, object]
+    execution: dict[str, object]

@@ -1,0 +1,71 @@
+"""A run from its request to its terminal event, as a function that a crash test can kill; the model is scripted."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from karma.agents.domain import RunKey
+from karma.agents.engine import Limits
+from karma.agents.ports import StopReason
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.requests import parse_run_input
+from karma.agents.service import RunService
+from karma.agents.tools import Tool, ToolContext, described
+from karma.agents.watchdog import QueueWatchdog, attend
+from karma.core.clock import SystemClock
+from karma.core.dynamo.items import bind
+from karma.core.ids import RunId
+from karma.integrations.sqs import SqsQueue
+from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, text, tool
+
+
+@dataclass(frozen=True)
+class Nothing:
+    word: str = described("Anything", default="")
+
+
+async def note(asked: Nothing, _: ToolContext) -> object:
+    return {"noted": asked.word}
+
+
+NOTE = Tool(
+    name="note",
+    description="Note",
+    parameters=Nothing,
+    permission="device:read",
+    idempotent=True,
+    timeout_s=5,
+    run=note,
+)
+
+
+def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """First delivery: the request. Second: the watchdog, an hour later; it finds what the crash left."""
+    bind(AgentsItem, event["table"])
+    store = DynamoRunStore()
+    if event["deliver"] == "request":
+        model = ScriptedModel(
+            [*text("Let me see."), *tool("c1", "note", '{"word":"a"}'), *ended(StopReason.TOOL_USE)],
+            [*text("Done."), *ended()],
+        )
+        service = RunService(
+            store=store,
+            watchdog=QueueWatchdog(SqsQueue(event["queue"])),
+            model=model,
+            tools=[NOTE],
+            clock=SystemClock(),
+            limits=Limits(),
+        )
+        asyncio.run(_serve(service, event["body"]))
+        return {}
+    later = SetClock(datetime.now(UTC) + timedelta(hours=1))
+    attend(store, later, QueueWatchdog(SqsQueue(event["queue"])), RunKey(caller().user_id, RunId("r1")))
+    return {}
+
+
+async def _serve(service: RunService, body: dict[str, Any]) -> None:
+    started = await service.start(caller(), parse_run_input(orjson.dumps(body)))
+    await started.execute(KeptFrames())
