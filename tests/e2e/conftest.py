@@ -1,0 +1,162 @@
+"""The whole backend, deployed once a session by the code of `make dev`, in a folder and on ports of its own.
+
+Every test brings its own user. What this machine lacks skips the ring, by name.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from karma_device.commands import Handler
+from karma_device.config import DeviceConfig
+from karma_device.device import Device
+from karma_device.messages import Command, Json
+from local import prerequisites
+from local.api_client import ApiClient
+from local.deployment import Deployment, Given
+from local.places import Places
+from local.progress import Progress
+from local.waiting import until
+
+DEADLINE_S = 45
+"""Machines that run tests are slow and busy; nothing here measures speed."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    try:
+        prerequisites.check_node()
+    except prerequisites.Missing as missing:
+        pytest.skip(str(missing))
+    base = tmp_path_factory.mktemp("karma", numbered=True)
+    places = Places(base=base)
+    for needed, name in (
+        (places.engine_venv / "bin" / "ministack", "the AWS engine (.engine/venv)"),
+        (places.stripe_venv / "bin" / "python", "the Stripe peer (.engine/stripe)"),
+        (places.node_modules / "@copilotkit" / "aimock", "npm packages (node_modules)"),
+    ):
+        if not needed.exists():
+            pytest.skip(f"{name} is not installed: run `make install`")
+    # Persistent, in the temporary folder: one test restarts the engine.
+    running = Deployment(places, persistent=True, given=Given(), progress=Progress())
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@dataclass
+class User:
+    """Somebody who has just registered and logged in."""
+
+    id: str
+    email: str
+    password: str
+    token: str
+    api: ApiClient
+
+
+@pytest.fixture
+def make_user(deployment: Deployment) -> Iterator[Callable[[], User]]:
+    made: list[User] = []
+
+    def make() -> User:
+        made.append(_register(deployment))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.api.close()
+
+
+@pytest.fixture
+def user(make_user: Callable[[], User]) -> User:
+    return make_user()
+
+
+def _register(deployment: Deployment) -> User:
+    api = ApiClient(deployment.addresses.api_url)
+    email, password = f"user-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(16)
+    user_id = api.call("POST", "/auth/register", {"email": email, "password": password, "name": "A User"})["user"]["id"]
+    token = api.call("POST", "/auth/login", {"email": email, "password": password})["access_token"]
+    api.close()
+    api = ApiClient(deployment.addresses.api_url, token=token)
+    return User(user_id, email, password, token, api)
+
+
+@dataclass
+class Robot:
+    """A device as its owner created it, with a real client of the device SDK connected."""
+
+    id: str
+    serial: str
+    credentials: dict[str, Any]
+    client: Device
+    commands: list[Command] = field(default_factory=list)
+    """What it was told to do, in order."""
+
+
+@pytest.fixture
+def robot(user: User, make_robot: Callable[..., Robot]) -> Robot:
+    return make_robot(user)
+
+
+@pytest.fixture
+def make_robot(tmp_path: Path) -> Iterator[Callable[..., Robot]]:
+    """Create a device by the API, connect the SDK over TLS, wait until it listens for commands."""
+    made: list[Device] = []
+
+    def make(user: User) -> Robot:
+        serial = f"E2E-{secrets.token_hex(6)}"
+        mac = ":".join(["02", *(f"{byte:02x}" for byte in secrets.token_bytes(5))])
+        body = {"name": "Test robot", "model": "EOS-3A", "mac": mac, "serial_number": serial}
+        data = user.api.call("POST", "/devices", body)
+        config = DeviceConfig.from_credentials(
+            data["credentials"], state_dir=tmp_path / serial, batch_max_age_s=0.2, heartbeat_interval_s=5.0
+        )
+        client = Device(config)
+        robot = Robot(data["device"]["id"], serial, data["credentials"], client)
+        lock = threading.Lock()
+
+        def carry_out(command: Command) -> dict[str, Json]:
+            with lock:
+                robot.commands.append(command)
+            return {"position": dict(command.params)}
+
+        handler: Handler = carry_out
+        client.command("move")(handler)
+        client.command("ping")(handler)
+        client.start()
+        made.append(client)
+        assert client.wait_ready(DEADLINE_S), "the device did not get through to the broker"
+        return robot
+
+    yield make
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Poll until the answer is truthy."""
+
+    def poll(attempt: Callable[[], Any], what: str = "a truthy answer") -> Any:
+        return until(lambda: attempt() or None, deadline_s=DEADLINE_S, what=what, pause_s=0.1)
+
+    return poll

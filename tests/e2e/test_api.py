@@ -1,0 +1,56 @@
+"""The API as clients meet it: through a host of its own, with CORS, documents and the envelope."""
+
+import secrets
+
+import httpx
+import pytest
+
+from local.api_client import ApiClient, ApiRefused
+from local.deployment import Deployment
+
+from .conftest import User
+
+
+class TestFront:
+    @pytest.mark.req("R-K-01", "R-M-20", "R-M-21", "R-M-22")
+    def test_health_documents_and_index_are_public(self, deployment: Deployment) -> None:
+        with httpx.Client(base_url=deployment.addresses.api_url, timeout=30) as http:
+            assert http.get("/api/v1/health").json()["status"] == "healthy"
+            assert "/api/v1/devices" in http.get("/openapi.json").json()["paths"]
+            page = http.get("/docs")
+        assert page.status_code == 200
+        assert "swagger" in page.text.lower()
+
+    @pytest.mark.req("R-K-47")
+    def test_a_browser_of_the_front_end_may_call(self, deployment: Deployment) -> None:
+        headers = {
+            "Origin": "http://localhost:3000",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        answer = httpx.options(f"{deployment.addresses.api_url}/api/v1/devices", headers=headers, timeout=30)
+        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+        assert "POST" in answer.headers["access-control-allow-methods"]
+
+    def test_an_unknown_route_answers_in_the_envelope(self, deployment: Deployment) -> None:
+        answer = httpx.get(f"{deployment.addresses.api_url}/api/v1/nothing?x=1", timeout=30)
+        assert answer.status_code == 404
+        body = answer.json()
+        assert body["success"] is False
+        assert body["error"]["path"] == "/api/v1/nothing"
+
+
+class TestAccounts:
+    def test_who_registers_can_log_in_and_is_known(self, user: User) -> None:
+        me = user.api.call("GET", "/users/me")["user"]
+        assert (me["id"], me["email"], me["role"]) == (user.id, user.email, "user")
+
+    def test_a_wrong_password_is_refused(self, user: User, deployment: Deployment) -> None:
+        with ApiClient(deployment.addresses.api_url) as api, pytest.raises(ApiRefused) as refused:
+            api.log_in(user.email, secrets.token_urlsafe(16))
+        assert refused.value.status == 401
+
+    def test_an_api_key_is_its_owner(self, user: User, deployment: Deployment) -> None:
+        key = user.api.call("POST", "/api-keys", {"name": "e2e"})["key"]
+        with ApiClient(deployment.addresses.api_url, api_key=key) as api:
+            assert api.call("GET", "/users/me")["user"]["id"] == user.id
