@@ -1,8 +1,8 @@
 """Who may do what: the one table from which every function's role is built.
 
-To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (`make lint` shows
-the difference). No function gets `Scan`, and no `*` appears in a resource beside those of `WILDCARDS`, each with its
-reason.
+To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (the test that
+compares them says how). No function gets `Scan`, and no `*` appears in a resource beside those of `WILDCARDS`, each
+with its reason.
 
 Resources are written as `kind/name`:
 

@@ -51,6 +51,7 @@ def integrate(
     stack = Stack.of(scope)
     service = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31"
     service = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31"
+    service = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31"
     invocation = f"{service}/functions/{target.function_arn}/invocations"
     integration = apigateway.CfnIntegration(
         scope,

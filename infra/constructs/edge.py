@@ -66,7 +66,7 @@ class Edge(Construct):
                 if domain
                 else None
             ),
-            minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021,
+            minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021 if domain else None,
             http_version=cloudfront.HttpVersion.HTTP2_AND_3,
             log_bucket=self._log_bucket(settings),
             price_class=cloudfront.PriceClass.PRICE_CLASS_100,

@@ -90,6 +90,12 @@ class PythonFunction(Construct):
         for rule in ("AwsSolutions-L1", "Serverless-LambdaLatestVersion"):
             waive(self.function, rule, RUNTIME_REASON)
         waive(self.function, "Serverless-LambdaDLQ", NO_ASYNC_REASON)
+        if spec.snap_start and settings.released:
+            waive(
+                self.function,
+                "@aws-cdk/aws-lambda:snapStartRequirePublish",
+                "the alias publishes a version with every release",
+            )
         self.alias: lambda_.Alias | None = None
         self.target: lambda_.IFunction = self.function
         if settings.released:
