@@ -11,6 +11,7 @@ segment before. Who finds a higher segment of another writer has lost the run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -27,6 +28,13 @@ LEASE = timedelta(seconds=30)
 """How long a segment keeps its writer in possession of the run."""
 
 Json = Mapping[str, object]
+
+_CLIENT_ID = re.compile(r"[!-~]{1,128}")
+
+
+def is_readable_id(text: str) -> bool:
+    """Tell whether clients may use this id: 1 to 128 printable ASCII characters, no space, no `#` (our separator)."""
+    return _CLIENT_ID.fullmatch(text) is not None and "#" not in text
 
 
 class RunStatus(StrEnum):

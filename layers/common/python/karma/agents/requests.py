@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from karma.agents.domain import Json, Message, Role, ToolCall
+from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
 from karma.agents.ports import ToolSpec
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id
@@ -26,7 +26,6 @@ MAX_DEPTH = 64
 _MAX_TOOLS = 128
 _MAJOR = "1"
 
-_ID = re.compile(r"[!-~]{1,128}")
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = re.compile(r"\d{1,6}\.\d{1,6}")
 _KNOWN = frozenset(
@@ -166,7 +165,7 @@ class _Reader:
         return str(value) if self._is_id(name, value) else ""
 
     def _is_id(self, name: str, value: object) -> bool:
-        if isinstance(value, str) and _ID.fullmatch(value) and "#" not in value:
+        if isinstance(value, str) and is_readable_id(value):
             return True
         self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
         return False

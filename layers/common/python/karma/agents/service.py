@@ -19,6 +19,7 @@ from karma.agents.domain import (
     ThreadBusy,
     ThreadChanged,
     ThreadKey,
+    is_readable_id,
 )
 from karma.agents.engine import Limits, Plan, RunEngine
 from karma.agents.history import application_text, awaited_calls, merge
@@ -190,9 +191,9 @@ class RunReader:
         Raises:
             NotFound: none of this user's.
         """
-        run = self._store.run(RunKey(user_id, run_id))
+        run = self._store.run(RunKey(user_id, run_id)) if is_readable_id(run_id) else None
         if run is None:
-            raise NotFound(f"Run '{run_id}' not found")
+            raise NotFound(f"Run '{run_id[:128]}' not found")
         return run
 
     def page(self, user_id: UserId, *, limit: int, start: dict[str, str] | None = None) -> RunPage:

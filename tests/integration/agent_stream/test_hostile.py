@@ -1,0 +1,153 @@
+"""Requests that no friend would send: each gets its error, nothing is stored, nothing is a 500."""
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.ids import new_id
+from karma.identity import tokens
+from karma.identity.keys import KeyRing
+from tests.support.asgi import exchange
+
+MB = 1024 * 1024
+
+
+def deep(levels: int) -> bytes:
+    return b'{"state":' + b'{"a":' * levels + b"1" + b"}" * levels + b"}"
+
+
+BODIES: list[tuple[str, bytes, int]] = [
+    ("nothing", b"", 400),
+    ("broken", b'{"messages": [', 400),
+    ("not utf-8", b'{"threadId": "\xff\xfe"}', 400),
+    ("lone surrogate", b'{"threadId": "\\ud800"}', 400),
+    ("NaN", b'{"state": {"x": NaN}}', 400),
+    ("trailing", b"{} {}", 400),
+    ("deeper than we read", deep(200), 400),
+    ("deeper than anybody reads", deep(100_000), 400),
+    ("a list", b"[]", 422),
+    ("null", b"null", 422),
+    ("a number", b"17", 422),
+    ("messages an object", b'{"messages": {}}', 422),
+    ("message a string", b'{"messages": ["hi"]}', 422),
+    ("role unknown", b'{"messages": [{"id": "1", "role": "root", "content": "x"}]}', 422),
+    ("role a list", b'{"messages": [{"id": "1", "role": [], "content": "x"}]}', 422),
+    ("content a number", b'{"messages": [{"id": "1", "role": "user", "content": 7}]}', 422),
+    ("content part unknown", b'{"messages": [{"id": "1", "role": "user", "content": [{"type": "exec"}]}]}', 422),
+    (
+        "source unknown",
+        b'{"messages": [{"id": "1", "role": "user", "content": [{"type": "image", "source": {"type": "path"}}]}]}',
+        422,
+    ),
+    ("tool message without its call", b'{"messages": [{"id": "1", "role": "tool", "content": "x"}]}', 422),
+    ("huge int as an id", b'{"threadId": 123456789012345678901234567890}', 422),
+    ("id with our separator", b'{"threadId": "a#b"}', 422),
+    ("id with a line break", b'{"runId": "a\\r\\nset-cookie: x=1"}', 422),
+    ("id too long", b'{"runId": "' + b"x" * 129 + b'"}', 422),
+    ("state a list", b'{"state": []}', 422),
+    ("state too large", b'{"state": {"x": "' + b"y" * 200_000 + b'"}}', 422),
+    ("tools an object", b'{"tools": {}}', 422),
+    ("tool without a name", b'{"tools": [{"description": "x"}]}', 422),
+    ("tool's schema not an object", b'{"tools": [{"name": "x", "parameters": {"type": "array"}}]}', 422),
+    ("context of numbers", b'{"context": [{"description": 1, "value": 2}]}', 422),
+    ("another major version", b'{"protocolVersion": "2.0"}', 422),
+    ("message too large", b'{"messages": [{"role": "user", "content": "' + b"z" * 300_000 + b'"}]}', 422),
+    ("6 MB", b'{"x": "' + b"x" * (6 * MB) + b'"}', 413),
+    ("10 MB", b" " * (10 * MB), 413),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), [each[1:] for each in BODIES], ids=[each[0] for each in BODIES])
+def test_hostile_bodies(streams: Any, body: bytes, status: int) -> None:
+    answer = streams.run(streams.make("POST", "/api/v1/agent", body=body, headers={"content-type": "application/json"}))
+
+    assert answer.status == status
+    error = answer.json["error"]
+    assert error["code"] in {"INVALID_JSON", "VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"}
+    if status == 422:
+        assert all(entry["field"] and entry["message"] for entry in error["details"])
+    assert streams.items() == []
+
+
+def forged(claims: dict[str, Any], header: dict[str, Any]) -> str:
+    def part(value: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    return f"{part(header)}.{part(claims)}."
+
+
+def test_nobody_gets_in_without_a_token_that_is_ours(streams: Any) -> None:
+    now = datetime.now(UTC)
+    ring = KeyRing.parse(streams.stack.secret_values["auth"])
+    times = {"iss": "karma", "sub": streams.user_id, "iat": now.timestamp(), "exp": now.timestamp() + 900}
+    credentials = [
+        "",
+        "Bearer",
+        "Bearer x",
+        f"Basic {streams.token}",
+        f"Bearer {forged(times, {'alg': 'none', 'kid': 'k1'})}",
+        f"Bearer {forged(times, {'alg': 'HS256', 'kid': 'k1'})}",
+        f"Bearer {forged(times, {'alg': 'HS256', 'kid': ['k1']})}",
+        f"Bearer {streams.token[:-2]}xx",
+        f"Bearer {tokens.issue(streams.user_id, ring=ring, now=now + timedelta(hours=1))}",
+        f"Bearer {tokens.issue(streams.user_id, ring=ring, now=now - timedelta(hours=1))}",
+        "Bearer \r\nx: y",
+        "Bearer " + "x" * 100_000,
+    ]
+
+    # Whatever else is wrong, 401 comes first.
+    asked = [
+        exchange("POST", "/api/agent", body=b"{broken", headers={"authorization": each} if each else {})
+        for each in credentials
+    ]
+    assert [streams.run(each).status for each in asked] == [401] * len(credentials)
+    assert asked[0].json == {
+        "error": {"type": "Unauthenticated", "message": "Authentication required", "path": "/api/agent"}
+    }
+    assert {each.json["error"]["message"] for each in asked[1:]} == {"Invalid authentication credentials"}
+    gone = tokens.issue(new_id(), ring=ring, now=now)  # type: ignore[arg-type]
+    stranger = exchange("POST", "/api/agent", body={}, headers={"authorization": f"Bearer {gone}"})
+    assert (streams.run(stranger).status, stranger.json["error"]["message"]) == (404, "User not found")
+    assert streams.items() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/api/agent", {}, 405),
+        ("DELETE", "/api/v1/agent", {}, 405),
+        ("POST", "/api/v1/runs/x/events", {}, 405),
+        ("GET", "/api/v1/runs/x/events", {}, 404),
+        ("GET", "/api/v1/runs//events", {}, 404),
+        ("GET", "/api/v1/runs/a/b/events", {}, 404),
+        ("GET", "/api/v1/runs/%2e%2e/events", {}, 404),
+        ("GET", f"/api/v1/runs/{'x' * 5000}/events", {}, 404),
+        ("GET", "/nowhere\r\nx: y", {}, 404),
+        ("POST", "/api/agent", {"content-type": "text/plain"}, 415),
+        ("POST", "/api/agent", {"content-type": ""}, 415),
+        ("POST", "/api/agent", {"content-type": "application/json", "content-encoding": "gzip"}, 415),
+        ("POST", "/api/agent", {"content-type": "application/json", "content-length": "9" * 30}, 413),
+    ],
+)
+def test_hostile_requests(streams: Any, method: str, path: str, headers: dict[str, str], status: int) -> None:
+    answer = streams.run(streams.make(method, path, body=b"{}", headers=headers))
+
+    assert answer.status == status
+    assert "error" in answer.json
+    if status == 405:
+        assert answer.answer_headers["allow"]
+    assert streams.items() == []
+
+
+@pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30, "\u0661"])
+def test_hostile_positions(streams: Any, after: str) -> None:
+    assert streams.run(streams.make("GET", "/api/v1/runs/x/events", query=f"after={after}")).status == 422
+
+
+def test_unknown_members_do_not_stop_a_run(streams: Any) -> None:
+    body = {"unknown": {"x": 1}, "resume": [{"interruptId": "i", "status": "resolved"}], "protocolVersion": "1.9"}
+
+    assert streams.run(streams.agent(body)).status == 200

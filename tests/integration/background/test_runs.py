@@ -1,0 +1,111 @@
+"""The watchdog's consumer on real queues and tables."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.agents.domain import Run, RunKey, RunStatus, Segment, ThreadKey
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.watchdog import QueueWatchdog
+from karma.core.dynamo.items import bind
+from karma.core.ids import RunId, ThreadId, UserId, new_id
+from karma.integrations.sqs import SqsQueue
+
+USER = UserId("01890000-0000-7000-8000-000000000001")
+
+
+@pytest.fixture
+def store(stack: Any) -> DynamoRunStore:
+    import background.runs  # noqa: F401  before use(): it clears what the module keeps
+
+    stack.use("runs")
+    bind(AgentsItem, stack.tables["agents"])
+    return DynamoRunStore()
+
+
+def start(store: DynamoRunStore, *, lease: timedelta, events: tuple[bytes, ...] = (b'{"type":"RUN_STARTED"}',)) -> Run:
+    now = datetime.now(UTC)
+    key = RunKey(USER, RunId(new_id()))
+    run = Run(key=key, thread_id=ThreadId("t1"), status=RunStatus.RUNNING, model="m", created_at=now)
+    segment = Segment(key=key, n=1, writer="w", epoch=1, lease_until=now + lease, events=events)
+    store.start(run, thread=store.thread(ThreadKey(USER, run.thread_id)), segment=segment, messages=())
+    return run
+
+
+def handle(event: dict[str, Any], context: Any) -> Any:
+    from background.runs import lambda_handler
+
+    return lambda_handler(event, context)
+
+
+def message(run: Run) -> dict[str, str]:
+    return {"user_id": run.key.user_id, "run_id": run.key.run_id}
+
+
+def test_a_lost_run_is_ended_with_what_it_left_open_closed(
+    stack: Any, store: DynamoRunStore, sqs_event: Any, lambda_context: Any
+) -> None:
+    left_open = (
+        b'{"type":"RUN_STARTED"}',
+        b'{"type":"TEXT_MESSAGE_START","messageId":"m1","role":"assistant"}',
+        b'{"type":"TOOL_CALL_START","toolCallId":"c1","toolCallName":"f","parentMessageId":"m1"}',
+    )
+    run = start(store, lease=timedelta(seconds=-1), events=left_open)
+
+    answers = [handle(sqs_event([message(run)]), lambda_context) for _ in range(2)]
+
+    assert answers == [{"batchItemFailures": []}] * 2
+    log = store.segments(run.key, after=1, limit=10)
+    assert [(each.n, each.epoch, each.terminal) for each in log] == [(2, 2, True)]
+    assert log[0].events == (
+        b'{"type":"TEXT_MESSAGE_END","messageId":"m1"}',
+        b'{"type":"TOOL_CALL_END","toolCallId":"c1"}',
+        b'{"type":"RUN_ERROR","message":"The process that executed the run was lost","code":"OWNER_LOST"}',
+    )
+    stored = store.run(run.key)
+    assert stored is not None
+    assert (stored.status, stored.error_code) == (RunStatus.FAILED, "OWNER_LOST")
+    assert store.thread(ThreadKey(USER, run.thread_id)).active_run_id is None
+
+
+def test_a_living_run_is_looked_at_again(
+    stack: Any, store: DynamoRunStore, sqs_event: Any, lambda_context: Any
+) -> None:
+    run = start(store, lease=timedelta(seconds=20))
+
+    handle(sqs_event([message(run)]), lambda_context)
+
+    waiting = stack.aws("sqs").get_queue_attributes(
+        QueueUrl=stack.queues["runs"], AttributeNames=["ApproximateNumberOfMessagesDelayed"]
+    )
+    assert waiting["Attributes"]["ApproximateNumberOfMessagesDelayed"] == "1"
+    assert len(store.segments(run.key, after=0, limit=10)) == 1
+
+
+def test_what_arms_is_what_the_consumer_reads(
+    stack: Any, store: DynamoRunStore, drain: Any, sqs_event: Any, lambda_context: Any
+) -> None:
+    run = start(store, lease=timedelta(seconds=-1))
+    QueueWatchdog(SqsQueue(stack.queues["runs"])).arm(run.key, delay=timedelta(0))
+
+    handle(sqs_event(drain(stack.queues["runs"])), lambda_context)
+
+    tail = store.tail(run.key)
+    assert tail is not None
+    assert tail.terminal
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"user_id":"x"}', "null", "7"])
+def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
+    stack: Any, store: DynamoRunStore, sqs_event: Any, lambda_context: Any, body: str
+) -> None:
+    run = start(store, lease=timedelta(seconds=-1))
+    event = sqs_event([body, message(run), message(run) | {"run_id": "unknown"}])
+
+    answer = handle(event, lambda_context)
+
+    assert answer == {"batchItemFailures": [{"itemIdentifier": event["Records"][0]["messageId"]}]}
+    stored = store.run(run.key)
+    assert stored is not None
+    assert stored.status is RunStatus.FAILED
