@@ -40,7 +40,7 @@ def judged(history: list[PresenceEvent]) -> PresenceEvent:
 
 @given(st.lists(events, min_size=1, max_size=8), st.randoms(use_true_random=False), st.data())
 def test_any_order_and_repeats_end_in_the_same_state(
-    history: list[PresenceEvent], random: Random, data: object
+    history: list[PresenceEvent], random: Random, data: st.DataObject
 ) -> None:
     draw = data.draw
     expected = PresenceState().after(*history)

@@ -1,0 +1,259 @@
+"""The device routes through the API's handler, over real tables, things and certificates of the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from karma.core.ids import new_id
+from tests.support.crash import CrashTest
+
+POLICY = "karma-device"
+
+
+@dataclass
+class Client:
+    """A registered user."""
+
+    call: Callable[..., Any]
+    token: str = ""
+
+    def __call__(self, method: str, path: str, body: Any = None, *, status: int = 200, **headers: str) -> Any:
+        given = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = self.call(method, f"/api/v1{path}", body=body, headers=given)
+        text = answer.get("body") or "{}"
+        assert answer["statusCode"] == status, text
+        found = json.loads(text)
+        return found.get("data", found.get("error"))
+
+
+@pytest.fixture
+def user(stack: Any, http_event: Any, lambda_context: Any) -> Callable[[], Client]:
+    stack.use("api")
+    stack.aws("iot").create_policy(
+        policyName=POLICY, policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
+    )
+
+    def call(method: str, path: str, *, body: Any = None, headers: Any = None) -> Any:
+        from api.handler import lambda_handler
+
+        path, _, query = path.partition("?")
+        return lambda_handler(http_event(method, path, body=body, headers=headers, query=query), lambda_context)
+
+    def register() -> Client:
+        client = Client(call)
+        account = {"email": f"{new_id()}@example.com", "password": f"pass-{new_id()}"}
+        client("POST", "/auth/register", {**account, "name": "Ada"}, status=201)
+        client.token = client("POST", "/auth/login", account)["access_token"]
+        return client
+
+    return register
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "Greenhouse",
+        "model": "EOS-3A",
+        "mac": "aa-bb-cc-00-11-22",
+        "serial_number": f"EOS-{new_id()[-12:]}",
+        **fields,
+    }
+
+
+@pytest.mark.req("R-K-11", "R-K-13", "R-K-25", "R-K-28", "R-K-29", "R-K-31", "R-C-32")
+def test_the_life_of_a_device(stack: Any, user: Any) -> None:
+    ada = user()
+    made = ada("POST", "/devices", body(), status=201)
+    device, credentials = made["device"], made["credentials"]
+    assert (device["status"], device["mac"], device["tags"]) == ("offline", "AA:BB:CC:00:11:22", [])
+    assert credentials["thing_name"] == device["serial_number"]
+    assert credentials["private_key"].startswith("-----BEGIN RSA PRIVATE KEY-----")
+    assert credentials["mqtt_port"] == stack.engine.mqtt_port
+    iot = stack.aws("iot")
+    [principal] = iot.list_thing_principals(thingName=device["serial_number"])["principals"]
+    assert principal.endswith(credentials["certificate_id"])
+    described = iot.describe_certificate(certificateId=credentials["certificate_id"])
+    assert described["certificateDescription"]["status"] == "ACTIVE"
+    assert [each["policyName"] for each in iot.list_attached_policies(target=principal)["policies"]] == [POLICY]
+
+    path = f"/devices/{device['id']}"
+    assert ada("GET", path)["device"] == device
+    listed = ada("GET", "/devices")
+    assert (listed["devices"], listed["total"], listed["page"], listed["page_size"]) == ([device], 1, 1, 20)
+    changed = ada("PATCH", path, {"name": "Cellar", "tags": ["wet", "wet"]}, if_match=f'"{device["version"]}"')[
+        "device"
+    ]
+    assert (changed["name"], changed["tags"]) == ("Cellar", ["wet"])
+    ada("PATCH", path, {"name": "X"}, if_match=f'"{device["version"]}"', status=409)
+    ada("PATCH", path, {"name": None}, status=422)
+    assert ada("GET", f"{path}/latest")["latest"] == {}
+    assert ada("GET", f"{path}/telemetry?metric=temp_c")["points"] == []
+    assert ada("GET", f"{path}/dead-letters")["dead_letters"] == []
+
+    other = user()
+    for method, where in (("GET", path), ("DELETE", path), ("GET", f"{path}/latest"), ("GET", f"{path}/commands")):
+        failure = other(method, where, status=404)
+        assert (failure["code"], failure["message"]) == ("NOT_FOUND", f"Device {device['id']} not found")
+    assert other("GET", "/devices")["devices"] == []
+    other("POST", "/devices", body(serial_number=device["serial_number"]), status=409)
+
+    ada("DELETE", path, status=204)
+    ada("GET", path, status=404)
+    assert iot.list_things()["things"] == []
+    assert iot.list_certificates()["certificates"] == []
+    ada("POST", "/devices", body(serial_number=device["serial_number"]), status=201)
+
+
+def test_a_key_of_the_devices_own(stack: Any, user: Any) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "EOS")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+    ada = user()
+    credentials = ada("POST", "/devices", body(csr=pem), status=201)["credentials"]
+    assert "private_key" not in credentials
+    certificate = x509.load_pem_x509_certificate(credentials["certificate_pem"].encode())
+    assert certificate.public_key() == key.public_key()
+
+
+def test_an_idempotency_key_shows_the_private_key_once(user: Any) -> None:
+    ada, given = user(), body()
+    made = ada("POST", "/devices", given, idempotency_key="k", status=201)
+    failure = ada("POST", "/devices", given, idempotency_key="k", status=409)
+    assert (failure["code"], failure["details"]) == ("ALREADY_CREATED", {"id": made["device"]["id"]})
+    assert len(ada("GET", "/devices")["devices"]) == 1
+
+
+@pytest.mark.req("R-K-26", "R-K-27")
+def test_bounds_and_pages_of_lists(user: Any) -> None:
+    ada = user()
+    ids = [ada("POST", "/devices", body(name=name), status=201)["device"]["id"] for name in ("b", "a", "c")]
+    for wrong in (
+        "page=0",
+        "page_size=0",
+        "page_size=101",
+        "limit=101",
+        "offset=-1",
+        "sort=mac",
+        "order=up",
+        "status=on",
+        "model=X",
+    ):
+        ada("GET", f"/devices?{wrong}", status=422)
+    ada("GET", "/devices?page=11&page_size=100", status=400)
+    ada("GET", "/devices?cursor=x", status=400)
+    first = ada("GET", "/devices?limit=2")
+    assert [device["id"] for device in first["devices"]] == ids[:0:-1]
+    second = ada("GET", f"/devices?limit=2&cursor={first['next_cursor']}")
+    assert ([device["id"] for device in second["devices"]], second["next_cursor"]) == ([ids[0]], None)
+    user()("GET", f"/devices?limit=2&cursor={first['next_cursor']}", status=400)  # another caller's
+    names = ada("GET", "/devices?sort=name&order=asc&page=2&page_size=2")
+    assert [device["name"] for device in names["devices"]] == ["c"]
+
+
+@pytest.mark.req("R-K-11", "R-K-12")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""), ("name", "x" * 256), ("name", None), ("model", "EOS-9"), ("mac", "xx"), ("mac", None),
+        ("serial_number", "a b"), ("serial_number", "a#b"), ("serial_number", "x" * 65), ("serial_number", "EOS-1\n"),
+        ("serial_number", None), ("ip", "999.0.0.1"), ("tags", ["x"] * 51), ("tags", [""]),
+        ("capabilities", {"x": "y" * 9000}), ("hardware", []), ("user_id", "me"), ("csr", ""),
+    ],
+)  # fmt: skip
+def test_wrong_fields_are_named(user: Any, field: str, value: Any) -> None:
+    ada = user()
+    failure = ada("POST", "/devices", body(**{field: value}), status=422)
+    assert failure["code"] == "VALIDATION_ERROR"
+    assert field in json.dumps(failure["details"])
+    assert ada("GET", "/devices")["total"] == 0
+
+
+def test_commands(user: Any) -> None:
+    ada = user()
+    device = ada("POST", "/devices", body(), status=201)["device"]
+    path = f"/devices/{device['id']}/commands"
+    sent = ada("POST", path, {"command": "move", "params": {"x": 1}}, status=201)["command"]
+    assert (sent["status"], sent["params"], sent["requested_by"]) == ("queued", {"x": 1}, "user")
+    assert ada("GET", f"{path}/{sent['id']}?wait_s=0.1")["command"] == sent
+    assert ada("GET", path)["commands"] == [sent]
+    assert ada("DELETE", f"{path}/{sent['id']}")["command"]["status"] == "cancelled"
+    for wrong in (
+        {},
+        {"command": ""},
+        {"command": "a", "ttl_s": 0},
+        {"command": "a", "wait_s": 21},
+        {"command": "a", "x": 1},
+    ):
+        ada("POST", path, wrong, status=422)
+    ada("POST", f"/devices/{new_id()}/commands", {"command": "a"}, status=404)
+
+
+def test_telemetry_parameters(user: Any) -> None:
+    ada = user()
+    device = ada("POST", "/devices", body(), status=201)["device"]
+    path = f"/devices/{device['id']}/telemetry"
+    ada("GET", f"{path}?from=2026-11-20T00:00:00Z&to=2026-11-21T00:00:00%2B01:00&resolution=hour")
+    ada("GET", f"{path}?from=1795250341254")
+    for wrong in ("from=yesterday", "to=2026-11-20T00:00:00", "resolution=week", "limit=0", f"from={10**14}9"):
+        ada("GET", f"{path}?{wrong}", status=422)
+    assert ada("GET", f"{path}?from=2026-01-01T00:00:00Z", status=400)["code"] == "INVALID_RANGE"
+
+
+def test_a_creation_that_dies_at_any_call_is_finished_by_a_repeat(stack: Any, user: Any, http_event: Any) -> None:
+    ada = user()
+    given = body(serial_number="EOS-crash")
+    event = http_event("POST", "/api/v1/devices", body=given, headers={"authorization": f"Bearer {ada.token}"})
+    iot = stack.aws("iot")
+
+    def seed() -> Any:
+        for thing in iot.list_things()["things"]:
+            for principal in iot.list_thing_principals(thingName=thing["thingName"])["principals"]:
+                iot.detach_thing_principal(thingName=thing["thingName"], principal=principal)
+            iot.delete_thing(thingName=thing["thingName"])
+        return event
+
+    def active() -> Any:
+        things = [thing["thingName"] for thing in iot.list_things()["things"]]
+        principals = [iot.list_thing_principals(thingName=name)["principals"] for name in things]
+        return things, [len(each) for each in principals]
+
+    def blank(item: dict[str, Any]) -> dict[str, Any] | None:
+        kind = "#".join(part for part in item["sk"].split("#") if "-" not in part)
+        return {
+            **item,
+            "sk": kind,
+            "device_id": "",
+            "gsi1sk": "",
+            "certificate_ids": len(item.get("certificate_ids", ())),
+        }
+
+    def comparable(item: dict[str, Any]) -> dict[str, Any] | None:
+        found = blank(item)
+        assert found is not None
+        item.update(found)
+        return item
+
+    def done(response: Any) -> bool:
+        # A death after the last write leaves a finished device: the repeat is told so.
+        return response["statusCode"] == 201 or (response["statusCode"] == 409 and "exists already" in response["body"])
+
+    report = CrashTest(
+        entry="api.handler:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["devices"]],
+        seed=seed,
+        normalise=comparable,
+        other_state=active,
+        accept=done,
+    ).run()
+    assert {"iot.CreateThing", "iot.CreateKeysAndCertificate", "dynamodb.TransactWriteItems"} <= set(report.calls)

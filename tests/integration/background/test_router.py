@@ -1,0 +1,79 @@
+"""The router folds the stream of the devices table into counters, exactly once."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from karma.core.ids import UserId
+from karma.devices.repository.devices import DeviceRepository
+from tests.support.crash import CrashTest
+
+EVENT = json.loads((Path(__file__).parents[2] / "events/dynamodb_stream_devices.json").read_text())
+USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
+
+
+def handle(event: dict[str, Any], context: Any) -> list[str]:
+    from background.router import lambda_handler
+
+    return [failure["itemIdentifier"] for failure in lambda_handler(event, context)["batchItemFailures"]]
+
+
+def test_only_active_rows_count_and_repeats_do_not(stack: Any, lambda_context: Any) -> None:
+    stack.use("router")
+    devices = DeviceRepository(stack.tables["devices"])
+    records = EVENT["Records"]
+    counts = []
+    for record in records:
+        assert handle({"Records": [record]}, lambda_context) == []
+        counts.append(devices.count(USER))
+    assert counts == [0, 0, 1, 2, 2, 1, 1]
+    for start in range(len(records)):  # a batch that is delivered again from any record on
+        assert handle({"Records": records[start:]}, lambda_context) == []
+        assert devices.count(USER) == 1
+
+
+def test_a_batch_in_any_cut_gives_the_same_count(stack: Any, lambda_context: Any) -> None:
+    stack.use("router")
+    cut = random.Random(7).randint(1, len(EVENT["Records"]) - 1)
+    for records in (EVENT["Records"][:cut], EVENT["Records"], EVENT["Records"][cut:]):
+        assert handle({"Records": records}, lambda_context) == []
+    assert DeviceRepository(stack.tables["devices"]).count(USER) == 1
+
+
+def test_a_table_that_is_away_brings_the_record_back(stack: Any, lambda_context: Any) -> None:
+    stack.use("router", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert handle(EVENT, lambda_context) == [EVENT["Records"][2]["dynamodb"]["SequenceNumber"]]
+
+
+def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any) -> None:
+    stack.use("router")
+    report = CrashTest(
+        entry="background.router:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["devices"]],
+        seed=lambda: EVENT,
+        accept=lambda response: response == {"batchItemFailures": []},
+    ).run()
+    assert len(report.calls) == 3
+
+
+@pytest.mark.req("R-K-28")
+def test_a_real_stream_of_the_engine_is_understood(stack: Any, lambda_context: Any, aws: Any) -> None:
+    """What DynamoDB itself writes into the stream, not only what was captured."""
+    stack.use("router")
+    table = stack.tables["devices"]
+    name = {"pk": {"S": f"USER#{USER}"}, "sk": {"S": "DEVICE#01a1fd64-5851-7599-9816-cee19b83f0aa"}}
+    row = {**name, "type": {"S": "device"}, "state": {"S": "active"}}
+    aws("dynamodb").put_item(TableName=table, Item=row)
+    stream = aws("dynamodb").describe_table(TableName=table)["Table"]["LatestStreamArn"]
+    streams = aws("dynamodbstreams")
+    shard = streams.describe_stream(StreamArn=stream)["StreamDescription"]["Shards"][0]["ShardId"]
+    iterator = streams.get_shard_iterator(StreamArn=stream, ShardId=shard, ShardIteratorType="TRIM_HORIZON")
+    records = streams.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
+    assert handle({"Records": records}, lambda_context) == []
+    assert DeviceRepository(table).count(USER) == 1

@@ -1,0 +1,335 @@
+"""The ingest handler: captured events, hostile ones, and a crash at every AWS call."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from karma.core.clock import from_epoch_ms
+from karma.core.ids import CommandId, DeviceId, UserId, new_id
+from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Device, DeviceModel, DeviceState
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.devices import DeviceRepository
+from tests.support.crash import CrashTest
+from tests.support.devices import World
+
+EVENTS = Path(__file__).parents[2] / "events"
+THING = "EOS-3A-000017"
+CERTIFICATE = "6f1c2d3e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0"
+USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
+DEVICE = DeviceId("01a1fd64-5851-7599-9816-cee19b83f0aa")
+COMMANDS = [CommandId(f"01a1fd64-5851-7599-9816-cee19b83f0c{n}") for n in range(2)]
+NOW = 1_795_250_341_254
+FOREVER_MS = 4_000_000_000_000
+
+
+def captured(name: str) -> dict[str, Any]:
+    """A captured batch; `@COMMAND@` in a payload becomes the seeded command's id."""
+    event: dict[str, Any] = json.loads((EVENTS / f"sqs_iot_{name}.json").read_text())
+    for record in event["Records"]:
+        body = json.loads(record["body"])
+        payload = base64.b64decode(body["payload_b64"]).replace(b"@COMMAND@", COMMANDS[0].encode())
+        record["body"] = json.dumps({**body, "payload_b64": base64.b64encode(payload).decode()})
+    return event
+
+
+def seed_device(stack: Any) -> None:
+    devices = DeviceRepository(stack.tables["devices"])
+    now = from_epoch_ms(NOW)
+    device = Device(
+        id=DEVICE,
+        user_id=USER,
+        name="Greenhouse",
+        model=DeviceModel.EOS_3A,
+        mac="AA:BB:CC:00:11:22",
+        serial_number=THING,
+        state=DeviceState.PROVISIONING,
+        ip=None,
+        firmware_version=None,
+        capabilities={},
+        hardware={},
+        network={},
+        location=None,
+        tags=(),
+        version=0,
+        created_at="",
+        updated_at="",
+    )
+    devices.claim(device, attempt="a", now=now)
+    devices.activate(device, attempt="a", certificate_id=CERTIFICATE, now=now)
+
+
+def seed_commands(stack: Any, *, serial: bool = False) -> None:
+    devices = DeviceRepository(stack.tables["devices"])
+    commands = CommandRepository(stack.tables["devices"])
+    row = devices.row(USER, DEVICE)
+    assert row is not None
+    for command_id in COMMANDS:
+        command = Command(
+            id=command_id,
+            device_id=DEVICE,
+            user_id=USER,
+            serial_number=THING,
+            command="move",
+            params={},
+            status=CommandStatus.QUEUED,
+            serial=serial,
+            issued_ms=NOW,
+            expires_ms=FOREVER_MS,
+        )
+        commands.add(command, row, now=from_epoch_ms(NOW))
+
+
+def snapshot(stack: Any) -> dict[str, Any]:
+    return {
+        f"{table} {item['pk']['S']} {item['sk']['S']}": item
+        for table in ("devices", "telemetry")
+        for item in stack.aws("dynamodb").scan(TableName=stack.tables[table])["Items"]
+    }
+
+
+@pytest.fixture
+def handle(stack: Any, lambda_context: Any) -> Callable[[dict[str, Any]], list[str]]:
+    """Call the handler; return the ids that must come again."""
+    stack.use("device_ingest")
+
+    def call(event: dict[str, Any]) -> list[str]:
+        from device_ingest.handler import lambda_handler
+
+        failures = lambda_handler(event, lambda_context)["batchItemFailures"]
+        return [failure["itemIdentifier"] for failure in failures]
+
+    return call
+
+
+def facts(stack: Any) -> dict[str, Any]:
+    item = snapshot(stack)[f"devices USER#{USER} DEVICE#{DEVICE}#LATEST"]
+    found: dict[str, Any] = json.loads(item["facts"]["S"]) if "facts" in item else {}
+    return found
+
+
+def test_a_batch_of_telemetry_and_heartbeat(stack: Any, handle: Any) -> None:
+    seed_device(stack)
+    assert handle(captured("telemetry")) == []
+    first = snapshot(stack)
+    assert facts(stack)["readings"]["temp_c"] == [41.6, 1795250340000]
+    assert facts(stack)["ip"] == "192.0.2.17"
+    assert sum(key.startswith("telemetry") for key in first) == 2
+    [dead] = [item for key, item in first.items() if "DEAD#" in key]
+    assert dead["reason"]["S"] == "NOT_JSON"
+    assert handle(captured("telemetry")) == []
+    assert snapshot(stack) == first
+
+
+def test_presence_and_ready(stack: Any, handle: Any) -> None:
+    seed_device(stack)
+    assert handle(captured("presence")) == []
+    view = DeviceRepository(stack.tables["devices"]).view(USER, DEVICE)
+    assert view is not None
+    assert view.status == "online"
+
+
+BODY = {"boot": "b", "seq": 7, "samples": [{"ts": NOW, "m": {"temp_c": 1.0}}]}
+
+
+def encoded(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def batch(**changes: Any) -> bytes:
+    return encoded({**BODY, **changes})
+
+
+DT, CMD, PRESENCE = f"dt/karma/{THING}", f"cmd/karma/{THING}", "$aws/events/presence"
+LIFE = {
+    "clientId": THING,
+    "timestamp": NOW,
+    "eventType": "connected",
+    "sessionIdentifier": "s",
+    "principalIdentifier": CERTIFICATE,
+    "versionNumber": 0,
+}
+
+ANSWER = {"id": COMMANDS[0], "status": "succeeded", "ts": 1}
+FOREIGN = {"principalIdentifier": "f" * 64}
+REFUSED = {"eventType": "connect_failed"}
+
+# (topic, payload, principal, reason of the owner's dead letter, "" when it is dropped)
+HOSTILE: dict[str, tuple[str, bytes, str | None, str]] = {
+    "empty": (f"{DT}/telemetry", b"", CERTIFICATE, "NOT_JSON"),
+    "not JSON": (f"{DT}/telemetry", b"hello", CERTIFICATE, "NOT_JSON"),
+    "cut JSON": (f"{DT}/telemetry", batch()[:-3], CERTIFICATE, "NOT_JSON"),
+    "invalid UTF-8": (f"{DT}/telemetry", b'{"boot":"\xff\xfe"}', CERTIFICATE, "NOT_JSON"),
+    "zero bytes": (f"{DT}/telemetry", b"\x00" * 100, CERTIFICATE, "NOT_JSON"),
+    "NaN": (f"{DT}/telemetry", batch().replace(b"1.0", b"NaN"), CERTIFICATE, "NOT_JSON"),
+    "infinite": (f"{DT}/telemetry", batch().replace(b"1.0", b"1e999"), CERTIFICATE, "NOT_JSON"),
+    "nested 60,000 deep": (f"{DT}/telemetry", b"[" * 60_000, CERTIFICATE, "NOT_JSON"),
+    "over 128 KB": (f"{DT}/telemetry", batch(pad="x" * 131_072), CERTIFICATE, "TOO_LARGE"),
+    "a list": (f"{DT}/telemetry", b"[]", CERTIFICATE, "WRONG_SHAPE"),
+    "null": (f"{DT}/telemetry", b"null", CERTIFICATE, "WRONG_SHAPE"),
+    "no boot": (f"{DT}/telemetry", encoded({"seq": 1, "samples": BODY["samples"]}), CERTIFICATE, "WRONG_VALUE"),
+    "key in boot": (f"{DT}/telemetry", batch(boot="x#9999999999"), CERTIFICATE, "WRONG_VALUE"),
+    "huge seq": (f"{DT}/telemetry", batch(seq=10**30), CERTIFICATE, "WRONG_VALUE"),
+    "negative seq": (f"{DT}/telemetry", batch(seq=-1), CERTIFICATE, "WRONG_VALUE"),
+    "seq as text": (f"{DT}/telemetry", batch(seq="7"), CERTIFICATE, "WRONG_VALUE"),
+    "no samples": (f"{DT}/telemetry", batch(samples=[]), CERTIFICATE, "WRONG_SHAPE"),
+    "negative time": (f"{DT}/telemetry", batch(samples=[{"ts": -1, "m": {"a": 1}}]), CERTIFICATE, "WRONG_VALUE"),
+    "time as text": (f"{DT}/telemetry", batch(samples=[{"ts": "1", "m": {"a": 1}}]), CERTIFICATE, "WRONG_VALUE"),
+    "value as text": (f"{DT}/telemetry", batch(samples=[{"ts": NOW, "m": {"a": "1"}}]), CERTIFICATE, "WRONG_VALUE"),
+    "bad metric": (f"{DT}/telemetry", batch(samples=[{"ts": NOW, "m": {"a#b": 1}}]), CERTIFICATE, "WRONG_VALUE"),
+    "too old": (
+        f"{DT}/telemetry",
+        batch(samples=[{"ts": NOW - RAW_RETENTION_S * 1000 - 1, "m": {"a": 1}}]),
+        CERTIFICATE,
+        "TOO_OLD",
+    ),
+    "future": (f"{DT}/telemetry", batch(samples=[{"ts": NOW + 600_001, "m": {"a": 1}}]), CERTIFICATE, "FUTURE"),
+    "over an hour": (
+        f"{DT}/telemetry",
+        batch(samples=[{"ts": NOW, "m": {"a": 1}}, {"ts": NOW - 3_600_001, "m": {"a": 1}}]),
+        CERTIFICATE,
+        "SPAN",
+    ),
+    "bad heartbeat": (
+        f"{DT}/heartbeat",
+        encoded({"boot": "b", "seq": 1, "ts": NOW, "ip": "x"}),
+        CERTIFICATE,
+        "WRONG_VALUE",
+    ),
+    "bad event": (f"{DT}/event", encoded({"boot": "b", "ts": NOW, "kind": "\x00"}), CERTIFICATE, "WRONG_VALUE"),
+    "bad ready": (f"{CMD}/ready", b"{}", CERTIFICATE, "WRONG_VALUE"),
+    "bad response": (
+        f"{CMD}/response",
+        encoded({"id": "../x", "status": "succeeded", "ts": 1}),
+        CERTIFICATE,
+        "WRONG_VALUE",
+    ),
+    "invented status": (
+        f"{CMD}/response",
+        encoded({"id": COMMANDS[0], "status": "cancelled", "ts": 1}),
+        CERTIFICATE,
+        "WRONG_VALUE",
+    ),
+    "huge response": (
+        f"{CMD}/response",
+        encoded({"id": COMMANDS[0], "status": "succeeded", "ts": 1, "result": {"x": "y" * 40_000}}),
+        CERTIFICATE,
+        "TOO_LARGE",
+    ),
+    "foreign certificate": (f"{DT}/telemetry", batch(), "f" * 64, ""),
+    "no certificate": (f"{DT}/telemetry", batch(), "000000000000", ""),
+    "no principal": (f"{DT}/telemetry", batch(), None, ""),
+    "unknown thing": ("dt/karma/EOS-nobody/telemetry", batch(), CERTIFICATE, ""),
+    "foreign application": (f"dt/other/{THING}/telemetry", batch(), CERTIFICATE, ""),
+    "a request": (f"{CMD}/request", encoded({"id": new_id()}), CERTIFICATE, ""),
+    "key in thing": ("dt/karma/EOS#1/telemetry", batch(), CERTIFICATE, ""),
+    "empty topic": ("", batch(), CERTIFICATE, ""),
+    "foreign connection": (
+        f"{PRESENCE}/connected/{THING}",
+        encoded({**LIFE, "principalIdentifier": "f" * 64}),
+        None,
+        "",
+    ),
+    "refused connection": (
+        f"{PRESENCE}/connect_failed/{THING}",
+        encoded({**LIFE, "eventType": "connect_failed"}),
+        None,
+        "",
+    ),
+    "presence without version": (f"{PRESENCE}/connected/{THING}", encoded({**LIFE, "versionNumber": None}), None, ""),
+}
+
+
+def record(name: str) -> dict[str, Any]:
+    topic, payload, principal, _ = HOSTILE[name]
+    body: dict[str, Any] = {"payload_b64": base64.b64encode(payload).decode(), "topic": topic, "received_ms": NOW}
+    if principal is not None:
+        body["principal"] = principal
+    return {"messageId": name, "body": json.dumps(body)}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_message_ends_as_a_dead_letter_or_is_dropped(
+    stack: Any, handle: Any, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed_device(stack)
+    seed_commands(stack)
+    before = snapshot(stack)
+    assert handle({"Records": [record(name)]}) == []
+    after = snapshot(stack)
+    added = {key: item for key, item in after.items() if key not in before}
+    assert {key: after[key] for key in before} == before
+    reason = HOSTILE[name][3]
+    if reason:
+        [(key, dead)] = added.items()
+        assert key.startswith(f"devices DEV#{DEVICE} DEAD#")
+        assert dead["reason"]["S"] == reason
+        assert len(dead["payload"]["B"]) <= 4096
+    else:
+        assert added == {}
+    if name != "refused connection":
+        assert "IngestRejected" in capsys.readouterr().out
+
+
+def test_poison_holds_nobody_back(stack: Any, handle: Any) -> None:
+    seed_device(stack)
+    broken: list[dict[str, Any]] = [
+        {"messageId": "broken-1", "body": "not json"},
+        {"messageId": "broken-2", "body": "{}"},
+        {"messageId": "broken-3", "body": json.dumps({"payload_b64": "*", "topic": "x", "received_ms": 1})},
+        {"messageId": "broken-4", "body": json.dumps({"payload_b64": "", "topic": 7, "received_ms": 1})},
+    ]
+    records = [*broken, *(record(name) for name in HOSTILE), *captured("telemetry")["Records"]]
+    assert handle({"Records": records}) == [each["messageId"] for each in broken]
+    assert facts(stack)["readings"]["temp_c"] == [41.6, 1795250340000]
+
+
+def test_a_replay_with_an_altered_body_is_a_dead_letter(stack: Any, handle: Any) -> None:
+    seed_device(stack)
+    body = {"topic": f"{DT}/telemetry", "principal": CERTIFICATE, "received_ms": NOW}
+    for value in (b"1.0", b"1.0", b"9.0"):
+        payload = base64.b64encode(batch().replace(b"1.0", value)).decode()
+        assert handle({"Records": [{"messageId": "m", "body": json.dumps({**body, "payload_b64": payload})}]}) == []
+    found = snapshot(stack)
+    [stored] = [item for key, item in found.items() if key.startswith("telemetry")]
+    assert json.loads(stored["samples"]["B"]) == [[NOW, {"temp_c": 1.0}]]
+    assert [item["reason"]["S"] for key, item in found.items() if "DEAD#" in key] == ["ALTERED"]
+    assert facts(stack)["readings"]["temp_c"] == [1.0, NOW]
+
+
+def test_a_table_that_is_away_brings_the_messages_back(stack: Any, handle: Any) -> None:
+    seed_device(stack)
+    stack.use("device_ingest", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    event = captured("presence")
+    assert handle(event) == [each["messageId"] for each in event["Records"][:3]]
+
+
+TIMES = ("sent_ms", "acknowledged_ms", "finished_ms")
+
+
+@pytest.mark.req("R-C-32")
+@pytest.mark.parametrize("name", ["telemetry", "ready", "response", "presence"])
+def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any, world: World, name: str) -> None:
+    stack.use("device_ingest")
+
+    def seed() -> dict[str, Any]:
+        seed_device(stack)
+        if name in ("ready", "response"):
+            seed_commands(stack, serial=name == "response")
+        return captured(name)
+
+    report = CrashTest(
+        entry="device_ingest.handler:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["devices"], stack.tables["telemetry"]],
+        seed=seed,
+        ignore=("version", "created_at", "updated_at", *TIMES),
+        accept=lambda response: response == {"batchItemFailures": []},
+    ).run()
+    assert report.points >= 2 * len(report.calls) - 2
+    assert len(report.calls) >= 3

@@ -1,0 +1,235 @@
+"""Commands: queue, publish, answer, wait, cancel, expire; on the engine's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, ValidationFailed
+from karma.core.ids import UserId, new_id
+from karma.devices import commands as commands_module
+from karma.devices.domain import Command, CommandStatus
+from karma.devices.service import Created
+from karma.devices.sweeps import expire_commands
+from tests.support.devices import World
+
+S = CommandStatus
+
+
+def answer(world: World, made: Created, command: Command, status: str, **more: Any) -> None:
+    body = {"id": command.id, "status": status, "ts": world.clock.ms, **more}
+    world.tell(world.message(made, "response", body))
+
+
+def ready(world: World, made: Created) -> None:
+    world.tell(world.message(made, "ready", {"boot": "b1", "ts": world.clock.ms}))
+
+
+def status(world: World, command: Command) -> CommandStatus:
+    return world.commands.get(world.user, command.device_id, command.id).status
+
+
+@pytest.mark.req("R-K-42")
+def test_a_connected_device_gets_its_command_at_once_and_its_answer_comes_back(world: World) -> None:
+    made = world.create()
+    world.connect(made)
+    sent = world.commands.send(world.user, made.view.device.serial_number, "move", {"x": 1.5}, ttl_s=30)
+    assert sent.status is S.SENT
+    [(thing, request, expires_in_s)] = world.publisher.sent
+    assert thing == made.view.device.serial_number
+    assert request == {
+        "id": sent.id,
+        "command": "move",
+        "params": {"x": 1.5},
+        "issued_at": world.clock.ms,
+        "expires_at": world.clock.ms + 30_000,
+        "serial": False,
+    }
+    assert expires_in_s == 30
+    answer(world, made, sent, "acknowledged")
+    answer(world, made, sent, "succeeded", result={"x": 1.5})
+    over = world.commands.wait(world.user, sent, timeout_s=5)
+    assert (over.status, over.result, world.pauses) == (S.SUCCEEDED, {"x": 1.5}, [])
+    assert [one.id for one in world.commands.list(world.user, made.view.device.id)[0]] == [sent.id]
+    assert "pending_command" not in world.kinds()
+
+
+def test_an_offline_device_gets_it_with_ready(world: World) -> None:
+    made = world.create()
+    queued = world.commands.send(world.user, made.view.device.id, "blink")
+    assert (queued.status, world.publisher.sent) == (S.QUEUED, [])
+    world.clock.pass_time(seconds=20)
+    ready(world, made)
+    assert world.publisher.ids == [queued.id]
+    assert world.publisher.sent[0][2] == 40  # what is left of its time
+    assert status(world, queued) is S.SENT
+
+
+def test_ready_repeats_what_was_sent_and_not_acknowledged(world: World) -> None:
+    made = world.create()
+    world.connect(made)
+    first, second = (world.commands.send(world.user, made.view.device.id, name) for name in ("a", "b"))
+    answer(world, made, second, "acknowledged")
+    ready(world, made)
+    assert world.publisher.ids == [first.id, second.id, first.id]
+
+
+def test_a_failed_publish_leaves_it_queued_for_the_next_heartbeat(world: World) -> None:
+    made = world.create()
+    world.connect(made)
+    world.publisher.fails = True
+    queued = world.commands.send(world.user, made.view.device.id, "blink")
+    assert queued.status is S.QUEUED
+    world.publisher.fails = False
+    world.tell(world.message(made, "heartbeat", {"boot": "b1", "seq": 1, "ts": world.clock.ms}))
+    assert world.publisher.ids == [queued.id]
+
+
+def test_serial_commands_wait_for_answers(world: World) -> None:
+    made = world.create()
+    world.connect(made)
+    device_id = made.view.device.id
+    first = world.commands.send(world.user, device_id, "a", serial_order=True)
+    second = world.commands.send(world.user, device_id, "b", serial_order=True)
+    third = world.commands.send(world.user, device_id, "c")
+    assert world.publisher.ids == [first.id]
+    answer(world, made, first, "acknowledged")
+    assert world.publisher.ids == [first.id]
+    answer(world, made, first, "failed", error={"code": "STUCK", "message": "no"})
+    assert world.publisher.ids == [first.id, second.id]
+    answer(world, made, second, "succeeded")
+    answer(world, made, second, "succeeded")
+    assert world.publisher.ids == [first.id, second.id, third.id]
+
+
+@pytest.mark.parametrize("late", ["acknowledged", "succeeded", "failed", "rejected"])
+def test_late_and_repeated_answers_change_nothing(world: World, late: str) -> None:
+    made = world.create()
+    world.connect(made)
+    sent = world.commands.send(world.user, made.view.device.id, "blink")
+    answer(world, made, sent, "succeeded", result={"n": 1})
+    answer(world, made, sent, late, result={"n": 2})
+    seen = world.commands.get(world.user, sent.device_id, sent.id)
+    assert (seen.status, seen.result) == (S.SUCCEEDED, {"n": 1})
+
+
+def test_an_answer_may_be_quicker_than_the_record_of_its_publish(world: World) -> None:
+    made = world.create()
+    queued = world.commands.send(world.user, made.view.device.id, "blink")
+    answer(world, made, queued, "succeeded")
+    assert status(world, queued) is S.SUCCEEDED
+
+
+def test_another_device_cannot_answer(world: World) -> None:
+    mine, other = world.create(), world.create()
+    queued = world.commands.send(world.user, mine.view.device.id, "blink")
+    answer(world, other, queued, "succeeded")
+    assert status(world, queued) is S.QUEUED
+
+
+def test_time_ends_commands_on_read_and_by_the_sweep(world: World) -> None:
+    made = world.create()
+    device_id = made.view.device.id
+    waiting = world.commands.send(world.user, device_id, "a", ttl_s=10)
+    taken = world.commands.send(world.user, device_id, "b", ttl_s=10)
+    answer(world, made, taken, "acknowledged")
+    world.clock.pass_time(seconds=11)
+    assert (status(world, waiting), status(world, taken)) == (S.EXPIRED, S.TIMED_OUT)
+    assert world.kinds().count("pending_command") == 2
+    table = world.stack.tables["devices"]
+    assert expire_commands(devices_table=table, clock=world.clock) == 2
+    assert expire_commands(devices_table=table, clock=world.clock) == 0
+    assert (status(world, waiting), status(world, taken)) == (S.EXPIRED, S.TIMED_OUT)
+    assert "pending_command" not in world.kinds()
+    answer(world, made, waiting, "succeeded")
+    assert status(world, waiting) is S.EXPIRED
+
+
+def test_an_expired_command_is_never_published(world: World) -> None:
+    made = world.create()
+    late = world.commands.send(world.user, made.view.device.id, "a", ttl_s=10, serial_order=True)
+    alive = world.commands.send(world.user, made.view.device.id, "b", ttl_s=60)
+    world.clock.pass_time(seconds=11)
+    ready(world, made)
+    assert world.publisher.ids == [alive.id]
+    assert status(world, late) is S.EXPIRED
+
+
+def test_only_a_queued_command_can_be_cancelled(world: World) -> None:
+    made = world.create()
+    queued = world.commands.send(world.user, made.view.device.id, "a")
+    assert world.commands.cancel(world.user, queued.device_id, queued.id).status is S.CANCELLED
+    assert world.commands.cancel(world.user, queued.device_id, queued.id).status is S.CANCELLED
+    world.connect(made)
+    assert world.publisher.sent == []
+    sent = world.commands.send(world.user, made.view.device.id, "b")
+    with pytest.raises(InvalidTransition):
+        world.commands.cancel(world.user, sent.device_id, sent.id)
+
+
+def test_waiting_looks_ever_less_often_and_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world.create()
+    sent = world.commands.send(world.user, made.view.device.id, "a")
+    seconds = iter(range(100))
+    monkeypatch.setattr(commands_module, "monotonic", lambda: float(next(seconds)))
+    seen = world.commands.wait(world.user, sent, timeout_s=600)
+    assert seen.status is S.QUEUED
+    assert world.pauses == sorted(world.pauses)
+    assert max(world.pauses) <= 1
+    assert len(world.pauses) < 20  # capped at 20 s
+
+
+def test_an_idempotency_key_sends_once(world: World) -> None:
+    made = world.create()
+    world.connect(made)
+    device_id = made.view.device.id
+    first = world.commands.send(world.user, device_id, "a", idempotency_key="k")
+    again = world.commands.send(world.user, device_id, "a", idempotency_key="k")
+    assert (again.id, world.publisher.ids) == (first.id, [first.id])
+    with pytest.raises(Conflict, match="another request"):
+        world.commands.send(world.user, device_id, "b", idempotency_key="k")
+
+
+@pytest.mark.req("R-K-43")
+def test_refusals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world.create()
+    device_id = made.view.device.id
+    for ref in (new_id(), "EOS-unknown", ""):
+        with pytest.raises(NotFound, match=f"Device {ref} not found"):
+            world.commands.send(world.user, ref, "a")
+    with pytest.raises(NotFound):
+        world.commands.send(UserId(new_id()), device_id, "a")
+    wrong: list[tuple[Any, Any, Any]] = [
+        ("", {}, 1),
+        ("a b", {}, 1),
+        ("a", {}, 0),
+        ("a", {}, 10**6),
+        ("a", {"x": "y" * 17_000}, 1),
+    ]
+    for command, params, ttl_s in wrong:
+        with pytest.raises(ValidationFailed):
+            world.commands.send(world.user, device_id, command, params, ttl_s=ttl_s)
+    sent = world.commands.send(world.user, device_id, "a")
+    for user, device, command_id in ((UserId(new_id()), device_id, sent.id), (world.user, device_id, new_id())):
+        with pytest.raises(NotFound):
+            world.commands.get(user, device, command_id)
+    monkeypatch.setattr(commands_module, "MAX_PENDING_COMMANDS", 1)
+    with pytest.raises(RateLimited):
+        world.commands.send(world.user, device_id, "a")
+
+
+def test_lists_page(world: World) -> None:
+    made = world.create()
+    ids = []
+    for _ in range(5):
+        ids.append(world.commands.send(world.user, made.view.device.id, "a").id)
+        world.clock.pass_time(seconds=1)
+    found: list[str] = []
+    more, after = True, ""
+    while more:
+        page, more = world.commands.list(world.user, made.view.device.id, limit=2, after=after)
+        found += [one.id for one in page]
+        after = found[-1]
+    assert sorted(found) == sorted(ids)
+    assert found == sorted(found, reverse=True)

@@ -1,0 +1,132 @@
+"""Telemetry read back: raw points over batches, days and pages; hours and days computed on read."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.core.errors import InvalidRequest, NotFound
+from karma.core.ids import UserId, new_id
+from karma.devices import telemetry as telemetry_module
+from karma.devices.service import Created
+from karma.devices.telemetry import Resolution, TelemetryQuery
+from tests.support.devices import World
+
+HOUR = 3_600_000
+
+
+def fill(world: World, made: Created, times: list[int], *, size: int = 7) -> None:
+    """Batches that overlap in time, over more than a day, delivered in any order."""
+    shuffled = sorted(times, key=lambda ts: (ts // HOUR, random.Random(ts).random()))
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    for ts in shuffled:
+        if batch and (len(batch) == size or max(*batch, ts) - min(*batch, ts) > HOUR):
+            batches.append(batch)
+            batch = []
+        batch.append(ts)
+    batches.append(batch)
+    messages = [
+        world.message(
+            made,
+            "telemetry",
+            {"boot": "b", "seq": seq, "samples": [{"ts": ts, "m": {"temp_c": ts % 97, "hum": 1.5}} for ts in batch]},
+        )
+        for seq, batch in enumerate(batches)
+    ]
+    world.tell(*messages)
+
+
+@pytest.mark.req("R-C-32")
+def test_raw_points_come_back_once_and_in_order(world: World) -> None:
+    made = world.create()
+    now = world.clock.ms
+    times = [now - n * 17 * 60_000 for n in range(100)]  # 28 h
+    fill(world, made, times)
+    device_id = made.view.device.id
+
+    def walk(limit: int, **how: object) -> list[tuple[str, float]]:
+        found: list[tuple[str, float]] = []
+        after = None
+        while True:
+            query = TelemetryQuery(metric="temp_c", limit=limit, after=after, **how)  # type: ignore[arg-type]
+            page = world.reader.points(world.user, device_id, query)
+            found += [(point["ts"], point["value"]) for point in page.points]
+            assert len(page.points) <= limit
+            after = page.next_position
+            if after is None:
+                return found
+
+    expected = [(iso(from_epoch_ms(ts)), ts % 97) for ts in sorted(times)]
+    everything = {"from_ms": min(times), "to_ms": now + 1}
+    assert walk(1000, **everything) == expected
+    assert walk(9, **everything) == expected
+    assert walk(1, from_ms=times[9], to_ms=now) == expected[-10:-1]
+    last_day = [pair for pair, ts in zip(expected, sorted(times), strict=True) if ts > now - 24 * HOUR]
+    assert walk(50) == last_day
+    both = world.reader.points(world.user, device_id, TelemetryQuery(limit=3))
+    assert [point["metric"] for point in both.points[:2]] == ["hum", "temp_c"]
+
+
+def test_pages_hold_at_equal_times(world: World) -> None:
+    made = world.create()
+    now = world.clock.ms
+    for seq in range(5):
+        world.tell(world.message(made, "telemetry", world.samples((0, float(seq)), seq=seq)))
+    found, after = [], None
+    for _ in range(10):
+        page = world.reader.points(
+            world.user, made.view.device.id, TelemetryQuery(metric="temp_c", limit=2, after=after)
+        )
+        found += [point["value"] for point in page.points]
+        after = page.next_position
+        if after is None:
+            break
+    assert found == [0, 1, 2, 3, 4]
+    assert now == world.clock.ms
+
+
+def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world.create()
+    now = world.clock.ms
+    times = [now - n * 20 * 60_000 for n in range(150)]
+    fill(world, made, times)
+    monkeypatch.setattr(telemetry_module, "MAX_SAMPLES_READ", 10)  # several pages
+    for resolution, size in ((Resolution.HOUR, HOUR), (Resolution.DAY, 24 * HOUR)):
+        found: list[dict[str, Any]] = []
+        after = None
+        while True:
+            query = TelemetryQuery(
+                metric="temp_c", resolution=resolution, from_ms=min(times), to_ms=now + 1, after=after
+            )
+            page = world.reader.points(world.user, made.view.device.id, query)
+            found += page.points
+            after = page.next_position
+            if after is None:
+                break
+        expected: dict[int, list[int]] = {}
+        for ts in sorted(times):
+            expected.setdefault(ts - ts % size, []).append(ts % 97)
+        assert [epoch_ms(parse_iso(point["ts"])) for point in found] == sorted(expected)
+        for point, values in zip(found, expected.values(), strict=True):
+            assert (point["count"], point["min"], point["max"]) == (len(values), min(values), max(values))
+            assert point["avg"] == pytest.approx(sum(values) / len(values))
+
+
+def test_ranges_are_bounded(world: World) -> None:
+    made = world.create()
+    now = world.clock.ms
+    wrong = [
+        TelemetryQuery(from_ms=now, to_ms=now),
+        TelemetryQuery(from_ms=now - 32 * 24 * HOUR, to_ms=now),
+        TelemetryQuery(from_ms=now - 8 * 24 * HOUR, to_ms=now, resolution=Resolution.HOUR),
+    ]
+    for query in wrong:
+        with pytest.raises(InvalidRequest):
+            world.reader.points(world.user, made.view.device.id, query)
+    for user, device_id in ((UserId(new_id()), made.view.device.id), (world.user, new_id()), (world.user, "x#y")):
+        with pytest.raises(NotFound):
+            world.reader.points(user, device_id, TelemetryQuery())
