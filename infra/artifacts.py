@@ -40,8 +40,6 @@ class Artifacts:
     code: Mapping[str, Archive]
     dependencies: Mapping[str, Archive]
     common: Archive
-    has_bytecode: bool
-    """False: no Python 3.13 was found, sources are shipped without `.pyc` and must not be deployed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,8 @@ class StageSettings:
     """Refuse plain HTTP at queues, topics and buckets; the embedded engine has nothing but plain HTTP."""
     access_logs: bool
     route_responses: bool
-    """WebSocket answers on the caller's own connection; the embedded engine knows no route responses."""
+    """WebSocket answers on the caller's own connection; the embedded engine answers anyway, but refuses
+    templates that say so."""
     edge: bool
     """Put API and stream URL under one CloudFront host and ask for its secret header."""
     operations: bool

@@ -147,7 +147,6 @@ def build_artifacts(settings: StageSettings) -> Artifacts:
         dependencies=dependencies,
         common=build_common(target),
         code={package: build_code(package, target, settings, dependencies[package]) for package in packages},
-        has_bytecode=target.interpreter is not None,
     )
 
 
@@ -268,8 +267,9 @@ def _locked(stem: Path) -> Iterator[None]:
         yield
 
 
-def _run(command: list[str | Path], *, what: str, quiet_env: bool = True) -> None:
-    environment = {**os.environ, "UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1"} if quiet_env else None
+def _run(command: list[str | Path], *, what: str) -> None:
+    # uv ignores pip's certificate settings; the machine's own certificates are right where a proxy signs.
+    environment = {**os.environ, "UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise LayerError(f"{what} failed:\n{done.stderr or done.stdout}")

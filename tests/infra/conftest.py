@@ -25,7 +25,6 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
         code={package: named("code", package) for package in packages},
         dependencies={package: named("deps", package) for package in packages},
         common=named("common", "karma"),
-        has_bytecode=True,
     )
 
 
