@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,17 +84,16 @@ def ada(api: Api) -> Api:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     """What the function wrote, logs and metrics, since the last look."""
     from karma.core.observability import logger
 
     buffer = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", buffer)
     # The logger took the standard output of the moment when it was made.
     monkeypatch.setattr(logger.registered_handler, "stream", buffer)
 
     def take() -> str:
-        text = buffer.getvalue()
+        text = buffer.getvalue() + capsys.readouterr().out  # metrics are printed
         buffer.seek(0)
         buffer.truncate()
         return text

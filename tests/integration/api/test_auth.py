@@ -137,7 +137,7 @@ class TestTheBearerToken:
         body = {"iss": "karma", "sub": me["id"], "iat": now, "exp": now + 600}
         body |= {name: now + offset for name, offset in claims.items()}
         key = secret_values["auth"]["k1"] * 2 if algorithm == "HS512" else secret_values["auth"]["k1"]
-        token = jwt.encode(body, None if algorithm == "none" else key, algorithm=algorithm, headers={"kid": "k1"})
+        token = jwt.encode(body, "" if algorithm == "none" else key, algorithm=algorithm, headers={"kid": "k1"})
         answer = ada.call("GET", "/api/v1/users/me", authorization="Bearer " + token)
         assert (answer.status, answer.json["error"]["message"]) == (401, "Invalid authentication credentials")
 

@@ -97,7 +97,7 @@ class RealtimeRepository:
         tx.update(
             TicketItem(*ticket_key(ticket.hash)),
             [TicketItem.used_by.set(connection.id), TicketItem.updated_at.set(now)],
-            TicketItem.pk.exists() & (TicketItem.used_by.does_not_exist() | (TicketItem.used_by == connection.id)),
+            TicketItem.pk.exists() & TicketItem.used_by.does_not_exist(),
         )
         item = ConnectionItem(
             *connection_key(connection.id),
@@ -106,11 +106,13 @@ class RealtimeRepository:
             updated_at=now,
             expires_at=_deletion(connection.connected_at),
         )
-        tx.put(item, ConnectionItem.pk.does_not_exist() | (ConnectionItem.user_id == connection.user_id))
+        tx.put(item)
         try:
             tx.commit()
         except ConditionFailed:
-            return False
+            # Both were written at once: a ticket that names this connection means that it is stored as well.
+            used = get(TicketItem, ticket_key(ticket.hash), consistent=True)
+            return used is not None and used.used_by == connection.id
         return True
 
     def get_connection(self, connection_id: str) -> Connection | None:
