@@ -1,0 +1,71 @@
+"""How many DynamoDB requests each pattern of docs/adr/0005-device-data.md makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from karma.core import aws
+from karma.devices.service import DeviceQuery
+from karma.devices.telemetry import TelemetryQuery
+from tests.support.devices import World
+
+
+@pytest.fixture
+def calls(world: World) -> Iterator[Callable[[Callable[[], Any]], list[str]]]:
+    seen: list[str] = []
+    events = aws.client("dynamodb").meta.events
+
+    def note(event_name: str, **_: Any) -> None:
+        seen.append(event_name.rpartition(".")[2])
+
+    events.register("before-call.dynamodb", note, unique_id="test-calls")
+
+    def during(action: Callable[[], Any]) -> list[str]:
+        seen.clear()
+        action()
+        return list(seen)
+
+    yield during
+    events.unregister("before-call.dynamodb", unique_id="test-calls")
+
+
+def test_requests_of_each_pattern(world: World, calls: Any) -> None:
+    made = [world.create(name=f"n{n}") for n in range(8)]
+    device_id = made[0].view.device.id
+    user = world.user
+    assert calls(lambda: world.devices.list(user, DeviceQuery(limit=20))) == ["Query"]
+    assert calls(lambda: world.devices.list(user, DeviceQuery(limit=5))) == ["Query", "GetItem"]
+    assert calls(lambda: world.devices.list(user, DeviceQuery(limit=5, sort="name"))) == [
+        "Query", "BatchGetItem", "GetItem"
+    ]  # fmt: skip
+    assert calls(lambda: world.devices.get(user, device_id)) == ["Query"]
+    assert calls(lambda: world.devices.find_by_ref(user, made[0].view.device.serial_number)) == ["GetItem", "Query"]
+    assert calls(lambda: world.devices.search(user, "n1", limit=10)) == ["Query"]
+    assert calls(lambda: world.reader.points(user, device_id, TelemetryQuery())) == ["GetItem", "Query", "Query"]
+    assert calls(lambda: world.commands.send(user, device_id, "a")) == [
+        "GetItem", "Query", "TransactWriteItems", "Query", "GetItem"
+    ]  # fmt: skip
+    assert calls(lambda: world.commands.list(user, device_id)) == ["GetItem", "Query"]
+
+    def batches(count: int) -> None:
+        world.tell(
+            *(world.message(made[1], "telemetry", world.samples((0, 1.0), seq=seq)) for seq in range(count)),
+            world.message(made[1], "heartbeat", {"boot": "b", "seq": 1, "ts": 1}),
+        )
+
+    first = calls(lambda: batches(5))
+    assert first == ["GetItem", *["PutItem"] * 5, "GetItem", "PutItem", "Query"]
+    world.clock.pass_time(seconds=1)
+    # The guard is remembered: five puts, then LATEST once, then a look into the queue.
+    assert calls(lambda: batches(5)) == [*["PutItem"] * 5, "GetItem", "PutItem", "Query"]
+
+
+def test_a_page_costs_the_same_among_many(world: World, calls: Any) -> None:
+    for n in range(30):
+        world.create(name=f"n{n}")
+    page = world.devices.list(world.user, DeviceQuery(limit=10))
+    after = page.next_position
+    assert calls(lambda: world.devices.list(world.user, DeviceQuery(limit=10, after=after))) == ["Query", "GetItem"]
