@@ -54,7 +54,10 @@ def synthesize(*, stage: str, overrides: Path | None = None, out: Path | None = 
         SystemExit: a check found something; the findings were printed.
     """
     settings = stage_settings(Stage(stage), Overrides.load(overrides))
-    assembly = build(settings, build_artifacts(settings), out=out).synth()
+    artifacts = build_artifacts(settings)
+    for stale in out.glob("asset.*.zip") if out else ():
+        stale.unlink(missing_ok=True)
+    assembly = build(settings, artifacts, out=out).synth()
     folder = Path(assembly.directory)
     if checked and settings.operations:
         findings = lint(sorted(folder.glob("*.template.json")))
