@@ -236,6 +236,7 @@ async def _admit(request: _Request, permission: str) -> Caller:
 
 
 def _authenticate(request: _Request) -> Caller:
+    deps.build()
     valid = deps.origin_secrets()
     given = request.header(b"x-karma-origin").encode("latin-1")
     if valid and not any(hmac.compare_digest(given, secret.encode()) for secret in valid):
@@ -289,6 +290,4 @@ def warm() -> None:
     from karma.integrations.anthropic import load_sdk
 
     load_sdk()
-    deps.run_service()
-    deps.run_reader()
-    deps.authenticator()
+    deps.build()

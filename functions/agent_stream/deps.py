@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import cache
 
 from agent_stream.settings import Settings
@@ -10,7 +11,7 @@ from karma.agents.engine import Limits
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.agents.service import RunReader, RunService
 from karma.agents.watchdog import QueueWatchdog
-from karma.core import secrets
+from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.items import bind
 from karma.core.settings import load
@@ -93,6 +94,22 @@ def device_services() -> DeviceServices:
         devices=DeviceService(devices, IotRegistry(policy_name=""), clock()),
         commands=CommandService(devices, CommandRepository(table), publisher, clock()),
     )
+
+
+@cache
+def build() -> None:
+    """Build what every run needs in one go, without garbage collections in between: a seventh of the first request."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        authenticator()
+        run_service()
+        run_reader()
+        aws.client("secretsmanager")
+        aws.client("sqs")
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def origin_secrets() -> tuple[str, ...]:

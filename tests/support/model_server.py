@@ -47,7 +47,7 @@ def message(
     output_tokens: int = 7,
 ) -> list[bytes]:
     """The events of one streamed answer as the API sends them."""
-    started = {
+    started: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",

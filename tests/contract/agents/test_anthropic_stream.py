@@ -232,7 +232,7 @@ class TestConversations:
         assert to_messages([turn], model="m2")[0]["content"] == [{"type": "text", "text": "x"}]
 
     def test_media_become_blocks_and_what_cannot_be_read_is_skipped(self) -> None:
-        parts = [
+        parts: list[dict[str, object]] = [
             {"type": "text", "text": "see"},
             {"type": "image", "source": {"type": "data", "value": "QUJD", "mimeType": "image/png"}},
             {"type": "document", "source": {"type": "url", "value": "https://example.com/a.pdf"}},

@@ -115,7 +115,14 @@ def test_the_port_of_the_client_s_rules_finds_what_the_client_refuses() -> None:
     start = {"type": "RUN_STARTED", "threadId": "t", "runId": "r", "protocolVersion": "1.0"}
     opened = {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}
     done = {"type": "RUN_FINISHED", "threadId": "t", "runId": "r", "outcome": {"type": "success"}}
-    for bad in ([opened], [start], [start, opened, done], [start, start], [start, done, opened]):
+    refused: list[list[dict[str, Any]]] = [
+        [opened],
+        [start],
+        [start, opened, done],
+        [start, start],
+        [start, done, opened],
+    ]
+    for bad in refused:
         with pytest.raises(ProtocolViolated):
             verify(bad)
     verify([start, done])

@@ -533,21 +533,20 @@ class TestWhatIsDurableWhen:
         monkeypatch.setattr("karma.agents.log._RENEW_AFTER_S", 0.005)
         enough = asyncio.Event()
         appended: list[str] = []
+        loops: list[asyncio.AbstractEventLoop] = []
 
         def note(name: str) -> None:
             appended.append(name)
             if appended.count("append") == 3:
-                loop.call_soon_threadsafe(enough.set)
+                loops[0].call_soon_threadsafe(enough.set)
 
         world = World([lambda: asyncio.wait_for(enough.wait(), 5), *text("x"), *ended()], store=MemoryRunStore(note))
         request = asked(user("hi"))
 
         async def go() -> KeptFrames:
-            nonlocal loop
-            loop = asyncio.get_running_loop()
+            loops.append(asyncio.get_running_loop())
             return await world.go(request)
 
-        loop: Any = None
         asyncio.run(go())
 
         assert sum(not segment.events for segment in world.log(request)) >= 3

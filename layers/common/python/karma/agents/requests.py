@@ -242,7 +242,7 @@ class _Reader:
             tool_call_id=str(tool_call_id) if role == "tool" else "",
             failed=bool(error),
         )
-        if len(orjson.dumps([message.content, calls])) > MAX_MESSAGE_BYTES:
+        if len(orjson.dumps([message.content, [list(call) for call in calls]])) > MAX_MESSAGE_BYTES:
             self.wrong(at, f"must be at most {MAX_MESSAGE_BYTES} bytes; send larger media by file id")
             return None
         return message

@@ -1,0 +1,112 @@
+"""Runs as the API shows them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.agents.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadKey
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.core.dynamo.items import bind
+from karma.core.ids import RunId, ThreadId, UserId
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def owner(api: Any) -> Any:
+    user = api.register()
+    token = api.log_in(user["email"])["access_token"]
+    return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
+
+
+def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW) -> None:
+    bind(AgentsItem, stack.tables["agents"])
+    store = DynamoRunStore()
+    key = RunKey(user_id, RunId(run_id))
+    thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))
+    run = Run(key=key, thread_id=thread.thread_id, status=RunStatus.RUNNING, model="m", created_at=at)
+    first = Segment(
+        key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"X"}')
+    )
+    store.start(run, thread=store.thread(thread), segment=first, messages=())
+    last = Segment(
+        key=key, n=2, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_FINISHED"}',), terminal=True
+    )
+    how = RunEnd(
+        status=RunStatus.FINISHED,
+        at=at + timedelta(seconds=2),
+        turns=1,
+        usage={"provider": "anthropic", "model": "m", "inputTokens": 3},
+    )
+    store.finish(last, how, thread=thread)
+
+
+def test_runs_are_listed_newest_first_by_cursor(stack: Any, owner: Any) -> None:
+    api, user_id = owner
+    for i in range(5):
+        record(stack, user_id, f"r{i}", at=NOW + timedelta(seconds=i))
+
+    first = api.call("GET", "/api/v1/runs", query="limit=3").data
+    second = api.call("GET", "/api/v1/runs", query=f"limit=3&cursor={first['next_cursor']}").data
+
+    assert [run["id"] for run in (*first["runs"], *second["runs"])] == ["r4", "r3", "r2", "r1", "r0"]
+    assert (first["total"], second["total"], second["next_cursor"]) == (5, 5, None)
+
+
+def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
+    api, user_id = owner
+    record(stack, user_id, "r1")
+
+    assert api.call("GET", "/api/v1/runs/r1").data["run"] == {
+        "id": "r1",
+        "thread_id": "thread-of-r1",
+        "parent_run_id": None,
+        "status": "finished",
+        "model": "m",
+        "error_code": None,
+        "turns": 1,
+        "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3},
+        "pending_tool_call_ids": [],
+        "created_at": "2026-11-21T12:00:00.000Z",
+        "finished_at": "2026-11-21T12:00:02.000Z",
+        "duration_ms": 2000,
+    }
+    assert api.call("GET", "/api/v1/runs/r1/events").data == {
+        "segments": [
+            {"n": 1, "events": [{"type": "RUN_STARTED"}, {"type": "X"}]},
+            {"n": 2, "events": [{"type": "RUN_FINISHED"}]},
+        ],
+        "next_after": 2,
+        "finished": True,
+    }
+    assert api.call("GET", "/api/v1/runs/r1/events", query="after=1").data["segments"][0]["n"] == 2
+
+
+def test_another_user_s_run_and_cursor_are_not_there(stack: Any, api: Any, owner: Any) -> None:
+    mine, user_id = owner
+    for i in range(2):
+        record(stack, user_id, f"r{i}")
+    cursor = mine.call("GET", "/api/v1/runs", query="limit=1").data["next_cursor"]
+    other = api.register()
+    eve = api.as_(authorization=f"Bearer {api.log_in(other['email'])['access_token']}")
+
+    for path in ("/api/v1/runs/r1", "/api/v1/runs/r1/events", f"/api/v1/runs/{'x' * 3000}"):
+        answer = eve.call("GET", path)
+        assert (answer.status, answer.code) == (404, "NOT_FOUND")
+    assert eve.call("GET", "/api/v1/runs").data["runs"] == []
+    assert eve.call("GET", "/api/v1/runs", query=f"cursor={cursor}").code == "INVALID_CURSOR"
+
+
+def test_capabilities_are_those_of_the_caller(owner: Any) -> None:
+    api, _ = owner
+
+    told = api.call("GET", "/api/v1/agent/capabilities").data
+
+    assert {tool["name"] for tool in told["tools"]["items"]} == {"searchDatabase", "controlDevice", "readTelemetry"}
+    assert told["transport"]["streaming"] is True
+
+
+@pytest.mark.parametrize("path", ["/runs", "/runs/x", "/runs/x/events", "/agent/capabilities"])
+def test_nobody_sees_anything(api: Any, path: str) -> None:
+    assert api.call("GET", f"/api/v1{path}").status == 401
