@@ -27,7 +27,9 @@ DEVICES_A_SWEEP: Final = 20
 ITEMS_A_DEVICE: Final = 500
 GRACE: Final = timedelta(minutes=2)
 """Above the age at which ingest forgets a deleted thing, and above what a create or delete request may take."""
-CERTIFICATE_GRACE_S: Final = 3600.0
+CERTIFICATE_GRACE_S: Final = 900.0
+CERTIFICATES_A_SWEEP: Final = 250
+"""The newest ones: an orphan is young when it is old enough to be removed."""
 
 
 def expire_commands(*, devices_table: str, clock: Clock | None = None) -> int:
@@ -92,7 +94,7 @@ def _finish(guard: Guard, devices: DeviceRepository, service: DeviceService, iot
 def _remove_unused_certificates(iot: Registry, clock: Clock) -> int:
     try:
         arns = iot.unused_certificates(
-            older_than_s=CERTIFICATE_GRACE_S, now_s=clock.now().timestamp(), limit=DEVICES_A_SWEEP
+            older_than_s=CERTIFICATE_GRACE_S, now_s=clock.now().timestamp(), limit=CERTIFICATES_A_SWEEP
         )
         for arn in arns:
             iot.remove_certificate(arn)

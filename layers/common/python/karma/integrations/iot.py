@@ -235,11 +235,14 @@ class IotRegistry:
                 raise DeviceServiceUnavailable("The device is still being detached; try again") from exc
 
     def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> list[str]:
-        """Find inactive certificates of no thing: what is left of a creation that died before it told anybody."""
+        """Find inactive certificates of no thing: what is left of a creation that died before it told anybody.
+
+        Looks at the newest `limit` (up to 250) certificates of the account.
+        """
         client = aws.client("iot")
         found: list[str] = []
         with _errors():
-            for certificate in client.list_certificates(pageSize=limit, ascendingOrder=True)["certificates"]:
+            for certificate in client.list_certificates(pageSize=limit, ascendingOrder=False)["certificates"]:
                 arn = certificate["certificateArn"]
                 if certificate["status"] != "INACTIVE":
                     continue

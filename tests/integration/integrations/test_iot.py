@@ -1,0 +1,134 @@
+"""Things, certificates and publishing on the engine's IoT, to a real MQTT client over TLS."""
+
+from __future__ import annotations
+
+import json
+import queue
+import ssl
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from karma.core.clock import from_epoch_ms
+from karma.core.errors import Upstream, ValidationFailed
+from karma.core.ids import new_id
+from karma.devices.ports import CommandPublisher, Registry
+from karma.devices.sweeps import sweep_orphans
+from karma.integrations.iot import IotPublisher, IotRegistry, data_host, request_topic, response_topic
+from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
+
+POLICY = "karma-device"
+THING = "EOS-1"
+
+
+@pytest.fixture
+def registry(stack: Any) -> IotRegistry:
+    stack.use("api")
+    allow = {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+    stack.aws("iot").create_policy(policyName=POLICY, policyDocument=document)
+    return IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com")
+
+
+def test_the_stand_ins_have_the_shape_of_the_real_ones(registry: IotRegistry) -> None:
+    registries: list[Registry] = [registry, FakeRegistry()]
+    publishers: list[CommandPublisher] = [IotPublisher(), FakePublisher()]
+    assert len(registries) == len(publishers)
+
+
+def test_every_step_may_be_repeated(stack: Any, registry: IotRegistry) -> None:
+    iot = stack.aws("iot")
+    for device_id in ("first", "second"):
+        registry.create_thing(THING, device_id=device_id)
+    assert iot.describe_thing(thingName=THING)["attributes"] == {"device_id": "second"}
+    certificate = registry.create_certificate()
+    assert certificate.private_key is not None
+    assert certificate.private_key not in repr(certificate)
+    for _ in range(2):
+        registry.attach_certificate(THING, certificate)
+    assert iot.describe_certificate(certificateId=certificate.id)["certificateDescription"]["status"] == "ACTIVE"
+    for _ in range(2):
+        registry.remove_certificate(certificate.arn, thing=THING)
+        registry.remove_thing(THING)
+    assert (iot.list_things()["things"], iot.list_certificates()["certificates"]) == ([], [])
+
+
+def test_an_unreadable_signing_request_names_its_field(registry: IotRegistry) -> None:
+    with pytest.raises(ValidationFailed) as failure:
+        registry.create_certificate(csr="not a request")
+    assert failure.value.details == [
+        {"field": "csr", "message": "not a certificate signing request that can be signed", "type": "value_error"}
+    ]
+
+
+def test_certificates_that_nobody_heard_of_are_swept(stack: Any, registry: IotRegistry) -> None:
+    iot = stack.aws("iot")
+    registry.create_thing(THING, device_id="d")
+    used, orphan = registry.create_certificate(), registry.create_certificate()
+    registry.attach_certificate(THING, used)
+    made_at = iot.describe_certificate(certificateId=orphan.id)["certificateDescription"]["creationDate"]
+    clock = FakeClock(from_epoch_ms(round(made_at.timestamp() * 1000)))
+    tables = {"devices_table": stack.tables["devices"], "telemetry_table": stack.tables["telemetry"]}
+    assert sweep_orphans(**tables, policy_name=POLICY, clock=clock, registry=registry) == 0
+    clock.pass_time(minutes=16)
+    assert sweep_orphans(**tables, policy_name=POLICY, clock=clock, registry=registry) == 1
+    assert [each["certificateId"] for each in iot.list_certificates()["certificates"]] == [used.id]
+
+
+def test_the_endpoint_is_given_or_asked_for(registry: IotRegistry) -> None:
+    endpoint = registry.endpoint()
+    assert (endpoint.host, endpoint.port) == ("mqtt.example.com", 8883)
+    assert endpoint.ca_pem.startswith("-----BEGIN CERTIFICATE-----")
+    assert IotRegistry(policy_name=POLICY).endpoint().host == data_host() != ""
+
+
+def test_no_answer_is_an_upstream_failure(stack: Any) -> None:
+    stack.use("api", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    with pytest.raises(Upstream):
+        IotRegistry(policy_name=POLICY).create_thing(THING, device_id="d")
+    with pytest.raises(Upstream):
+        IotPublisher(endpoint_url="http://127.0.0.1:9").publish_command(THING, {}, command_id="c", expires_in_s=1)
+
+
+@pytest.mark.req("R-K-42")
+def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
+    registry.create_thing(THING, device_id="d")
+    certificate = registry.create_certificate()
+    registry.attach_certificate(THING, certificate)
+    (tmp_path / "cert.pem").write_text(certificate.pem)
+    (tmp_path / "key.pem").write_text(certificate.private_key or "")
+    context = ssl.create_default_context(cafile=str(stack.engine.ca_path))
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    heard: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
+    subscribed: queue.Queue[Any] = queue.Queue()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=THING, protocol=mqtt.MQTTv5)
+    client.tls_set_context(context)
+    client.on_message = lambda _client, _data, message: heard.put(message)
+    client.on_subscribe = lambda *given: subscribed.put(given[3])
+
+    def subscribe(*_: Any) -> None:
+        client.subscribe(request_topic(THING), options=SubscribeOptions(qos=1))
+
+    client.on_connect = subscribe
+    client.connect(stack.engine.mqtt_host, stack.engine.mqtt_port)
+    client.loop_start()
+    try:
+        subscribed.get(timeout=20)
+        command_id = new_id()
+        publisher = IotPublisher(endpoint_url=stack.engine.endpoint_url)
+        publisher.publish_command(THING, {"id": command_id, "command": "move"}, command_id=command_id, expires_in_s=30)
+        message = heard.get(timeout=20)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    assert json.loads(message.payload) == {"id": command_id, "command": "move"}
+    assert message.qos == 1
+    properties: Any = message.properties
+    found = properties.json()
+    assert found["ResponseTopic"] == response_topic(THING)
+    assert bytes.fromhex(found["CorrelationData"]).decode() == command_id
+    assert 25 <= found["MessageExpiryInterval"] <= 30
