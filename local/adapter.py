@@ -11,14 +11,22 @@ What it does beyond CloudFormation:
 | every request in flight starts a function instance, which takes about a second | `warm` calls each function once, |
 | | queue mappings run two batches at a time, `local.front` lets two requests through |
 | `iot:AttachPolicy` and `DetachPolicy` are checked against `*`, not the certificate | roles that may do so get that |
+| archives are unpacked for each function instance, thousands of files at 1 ms each under one lock | packages are
+| | unpacked once, in `build/unpacked`; what is uploaded points there |
 | hosts such as `<api>.execute-api.localhost` do not resolve | addresses by path |
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 
 _DEPLOY_S = 120
 _AT_ONCE = 2
+_MANY_FILES = 300
+_UNPACKED_KEPT = 16
 _CONFIG = Config(
     connect_timeout=3,
     read_timeout=120,
@@ -101,7 +111,9 @@ class Adapter:
         """
         stacks = read_assembly(assembly)
         deployed = self._deployed()
-        with ThreadPoolExecutor(max_workers=4) as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            # Also for stacks that stay: what their functions point to may have been removed.
+            list(pool.map(self._unpacked, {asset[0] for stack in stacks for asset in stack.assets}))
             uploads = {
                 stack.name: [pool.submit(self._upload, *asset) for asset in stack.assets]
                 for stack in stacks
@@ -120,6 +132,7 @@ class Adapter:
                 self._memory.write_text(json.dumps(deployed, indent=1))
                 count = len(stack.template["Resources"])
                 say(f"{stack.name}: {count} resources in {time.monotonic() - began:.1f} s")
+        self._forget_unpacked()
         return self.outputs([stack.name for stack in stacks])
 
     def outputs(self, names: Sequence[str]) -> dict[str, str]:
@@ -153,7 +166,56 @@ class Adapter:
         except ClientError as absent:
             if absent.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
-            s3.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+            s3.put_object(Bucket=bucket, Key=key, Body=self._linked(file))
+
+    def _linked(self, file: Path) -> bytes:
+        """Return the archive with a large `python/` folder replaced by a pointer to where it is unpacked.
+
+        A layer's pointer is a `.pth` file, which the engine's Python workers read; a custom runtime's is
+        `sitecustomize`, which its interpreter imports from `python/`.
+        """
+        tree = self._unpacked(file)
+        if tree is None:
+            return file.read_bytes()
+        linked = io.BytesIO()
+        with zipfile.ZipFile(file) as archive, zipfile.ZipFile(linked, "w", zipfile.ZIP_DEFLATED) as out:
+            for info in archive.infolist():
+                if not info.filename.startswith("python/"):
+                    out.writestr(info, archive.read(info))
+            pointer = f"import sys; sys.path.insert({{}}, {str(tree / 'python')!r})\n"
+            version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+            out.writestr(f"python/lib/{version}/site-packages/unpacked.pth", pointer.format(0))
+            # After the function's own folder, as the packages were.
+            out.writestr("python/sitecustomize.py", pointer.format(1))
+        return linked.getvalue()
+
+    def _unpacked(self, file: Path) -> Path | None:
+        """Unpack an archive with many packages, unless it was; return where, None for a small one.
+
+        All environments share the result: an archive's name is its content's digest.
+        """
+        with zipfile.ZipFile(file) as archive:
+            if sum(name.startswith("python/") for name in archive.namelist()) < _MANY_FILES:
+                return None
+        tree = self._engine.places.unpacked / file.stem
+        if not tree.exists():
+            scratch = tree.with_name(f"{tree.name}.{os.getpid()}")
+            # A process of its own: threads would wait for each other's turn at every one of the files.
+            command = [sys.executable, "-m", "zipfile", "-e", str(file), str(scratch)]
+            subprocess.run(command, check=True)
+            try:
+                scratch.rename(tree)
+            except OSError:
+                # Another environment was faster.
+                shutil.rmtree(scratch)
+        tree.touch()
+        return tree
+
+    def _forget_unpacked(self) -> None:
+        """Remove all but the trees used last."""
+        trees = sorted(self._engine.places.unpacked.glob("*"), key=lambda tree: tree.stat().st_mtime, reverse=True)
+        for tree in trees[_UNPACKED_KEPT:]:
+            shutil.rmtree(tree, ignore_errors=True)
 
     def _apply(self, stack: StackFiles) -> None:
         cloudformation: CloudFormationClient = self.client("cloudformation")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
+import threading
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ class MiniStack:
         for old in (scratch, *self.places.state.glob("tmp-old-*")):
             if old.exists():
                 retired = old if old != scratch else old.rename(scratch.with_name(f"tmp-old-{uuid.uuid4().hex[:8]}"))
-                subprocess.Popen(["rm", "-rf", str(retired)], start_new_session=True)
+                threading.Thread(target=shutil.rmtree, args=(retired, True), name="forget-unpacked-code").start()
         scratch.mkdir(parents=True)
         return scratch
 

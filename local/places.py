@@ -2,6 +2,7 @@
 
     .engine/venv                 the AWS engine's own virtual environment (it pins its own botocore)
     .engine/stripe               the Stripe peer's own
+    build/unpacked               packages of deployed functions
     .local/settings.json         what the synthesis of the local stage is given
     .local/cdk/                  synthesized stacks
     .local/outputs.json          where everything is (DESIGN section 10)
@@ -41,6 +42,11 @@ class Places:
     def node_modules(self) -> Path:
         """Programs from npm."""
         return self.root / "node_modules"
+
+    @property
+    def unpacked(self) -> Path:
+        """Unpacked archives of functions, by digest; shared by all environments."""
+        return self.root / "build" / "unpacked"
 
     @property
     def settings(self) -> Path:
