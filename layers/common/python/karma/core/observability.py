@@ -1,4 +1,4 @@
-"""One logger and one metrics object for every function.
+"""One logger and one way to count facts for every function.
 
 Event names are constants such as `run.started`; data goes into keys: `logger.info("run.started", run_id=run_id)`.
 Never a body, token, prompt, e-mail address or secret. JSON inside Lambda, one readable line on a terminal.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 
 class _ConsoleFormatter(LambdaPowertoolsFormatter):
@@ -31,13 +32,16 @@ logger = Logger(
     logger_formatter=_ConsoleFormatter(utc=True, use_rfc3339=True) if sys.stderr.isatty() else None,
     log_uncaught_exceptions=False,
 )
-metrics = Metrics(namespace="Karma")
+_NAMESPACE = "Karma"
 
 
 def count(name: str, value: int = 1, **dimensions: str) -> None:
-    """Count a business fact as an EMF metric line of its own; dimensions are low-cardinality, never an id."""
-    from aws_lambda_powertools.metrics import single_metric
+    """Count a business fact as an EMF metric line of its own, by function and, when given, by function and dimensions.
 
-    with single_metric(name=name, unit=MetricUnit.Count, value=value, namespace="Karma") as metric:
-        for key, text in dimensions.items():
-            metric.add_dimension(name=key, value=text)
+    Alarms watch the count by function alone; dimensions are for whoever looks closer, low-cardinality, never an id.
+    """
+    fact = AmazonCloudWatchEMFProvider(namespace=_NAMESPACE, service=logger.service)
+    if dimensions:
+        fact.add_dimensions(service=logger.service, **dimensions)
+    fact.add_metric(name=name, unit=MetricUnit.Count, value=value)
+    fact.flush_metrics()

@@ -1,0 +1,49 @@
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from karma.core.observability import count, logger
+
+LAYER = Path(__file__).resolve().parents[3] / "layers/common/python"
+
+
+def emitted(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    body: dict[str, object] = json.loads(capsys.readouterr().out)
+    return body
+
+
+def test_a_fact_is_counted_by_function(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", logger.service)
+    count("RunStarted")
+    body = emitted(capsys)
+    assert body["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service"]]  # type: ignore[index]
+    assert body["RunStarted"] == [1]
+
+
+def test_dimensions_are_an_addition_so_that_alarms_by_function_still_see_the_fact(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", logger.service)
+    count("IngestRejected", 3, reason="foreign")
+    body = emitted(capsys)
+    metrics = body["_aws"]["CloudWatchMetrics"][0]  # type: ignore[index]
+    assert metrics["Namespace"] == "Karma"
+    assert sorted(sorted(each) for each in metrics["Dimensions"]) == [["reason", "service"], ["service"]]
+    assert body["reason"] == "foreign"
+    assert body["IngestRejected"] == [3]
+
+
+@pytest.mark.req("R-M-28")
+def test_a_log_line_is_structured() -> None:
+    """In a process of its own: a logger keeps the stream that it was made with."""
+    program = "from karma.core.observability import logger; logger.info('run.started', run_id='r1')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=LAYER)
+    line = json.loads(done.stdout)
+    assert line["message"] == "run.started"
+    assert line["run_id"] == "r1"
+    assert line["level"] == "INFO"
+    assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
