@@ -57,6 +57,7 @@ class RunLog:
         self._waiting = _Waiting()
         self._sent = 0
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushing = False
         self._background: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
         self._closed = False
@@ -192,7 +193,18 @@ class RunLog:
 
     def _flush(self) -> None:
         self._stop_flush_timer()
-        self._spawn(self._in_background())
+        if not self._flushing:
+            self._flushing = True
+            self._spawn(self._flush_in_background())
+
+    async def _flush_in_background(self) -> None:
+        try:
+            await self._in_background()
+        finally:
+            self._flushing = False
+        if self._waiting.size and self._flush_timer is None and not self._closed:
+            # Sent while the flush was on its way, and nothing may follow that would set the timer.
+            self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
 
     async def _in_background(self) -> None:
         if self._closed or self._failure is not None:
@@ -218,24 +230,24 @@ class _Waiting:
         self._events: list[bytes] = []
         self._prefix: DeltaPrefix | None = None
         self._parts: list[str] = []
-        self._size = 0
+        self.size = 0
 
     def add_delta(self, prefix: DeltaPrefix, text: str) -> int:
         if prefix is not self._prefix:
             self._seal()
             self._prefix = prefix
         self._parts.append(text)
-        self._size += len(text)
-        return self._size
+        self.size += len(text)
+        return self.size
 
     def add(self, data: bytes) -> None:
         self._seal()
         self._events.append(data)
-        self._size += len(data)
+        self.size += len(data)
 
     def take(self) -> list[bytes]:
         self._seal()
-        taken, self._events, self._size = self._events, [], 0
+        taken, self._events, self.size = self._events, [], 0
         return taken
 
     def _seal(self) -> None:
