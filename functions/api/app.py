@@ -10,9 +10,9 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.types import ASGIApp
 
 from api import deps, openapi
+from api.dispatch import Dispatch
 from api.edge import Edge
 from api.presenters import bare
-from api.routing import PREFIX
 from karma.core import secrets
 from karma.core.health import APP, VERSION
 
@@ -25,7 +25,7 @@ class Api(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the edge where FastAPI puts its error handlers; the exit stack is what its routes insist on."""
-        return Edge(AsyncExitStackMiddleware(self.router), clock=deps.clock(), origin_secrets=_origin_secrets)
+        return Edge(AsyncExitStackMiddleware(Dispatch(self.routes)), clock=deps.clock(), origin_secrets=_origin_secrets)
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -53,12 +53,8 @@ async def root() -> object:
 def _mount(app: FastAPI, module: object) -> None:
     for name in ("router", "agio"):
         router = getattr(module, name, None)
-        if not isinstance(router, APIRouter):
-            continue
-        if router.prefix:
+        if isinstance(router, APIRouter):
             app.router.routes.extend(router.routes)
-        else:
-            app.include_router(router, prefix=PREFIX)
 
 
 def _origin_secrets() -> tuple[str, ...]:

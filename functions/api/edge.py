@@ -9,7 +9,6 @@ import hmac
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import presenters
@@ -18,7 +17,6 @@ from karma.core.clock import Clock, epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
     Forbidden,
-    MethodNotAllowed,
 )
 from karma.core.http import failure, style_of
 from karma.core.ids import new_id
@@ -69,8 +67,6 @@ class Edge:
             if status:  # an answer had begun: nothing more can be said
                 logger.error("request.cut", status=status)
                 return
-            if isinstance(error, MethodNotAllowed):
-                error.headers["Allow"] = ", ".join(_allowed(scope))
             body = failure(error, path=path, request_id=request_id, now_ms=epoch_ms(self._clock.now()))
             await _send(answer, error, body)
         finally:
@@ -117,15 +113,6 @@ def _header(scope: Mapping[str, Any], name: bytes) -> bytes:
         if key == name:
             return bytes(value)
     return b""
-
-
-def _allowed(scope: Scope) -> list[str]:
-    methods: set[str] = set()
-    for route in scope["app"].routes:
-        match, _ = route.matches(scope)
-        if match is not Match.NONE:
-            methods |= route.methods or set()
-    return sorted(methods)
 
 
 async def _send(send: Send, error: AppError, body: bytes) -> None:

@@ -4,22 +4,18 @@
 | --- | --- |
 | AppError | itself |
 | RequestValidationError | 422 VALIDATION_ERROR, one entry a field |
-| router's 404, 405 | NOT_FOUND, METHOD_NOT_ALLOWED with `Allow` |
 | anything else | 500 INTERNAL: a bug; logged with its traceback and counted as `UnhandledError` |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from karma.core.errors import (
     AppError,
-    MethodNotAllowed,
-    NotFound,
     ValidationFailed,
 )
 from karma.core.http import InternalError
@@ -34,8 +30,6 @@ def as_app_error(exc: Exception) -> AppError:
         return exc
     if isinstance(exc, RequestValidationError):
         return _validation(exc.errors())
-    if isinstance(exc, StarletteHTTPException) and exc.status_code in _ROUTER:
-        return _ROUTER[exc.status_code]()
     logger.exception("request.failed")
     count("UnhandledError")
     return InternalError()
@@ -49,10 +43,3 @@ def _validation(errors: Iterable[Mapping[str, Any]]) -> AppError:
         # Neither `input` nor `ctx`: they repeat what the caller sent, passwords included.
         fields.setdefault(field, {"field": field, "message": error["msg"], "type": error["type"]})
     return ValidationFailed("Request validation failed", details=list(fields.values()))
-
-
-_ROUTER: Mapping[int, Callable[[], AppError]] = {
-    404: lambda: NotFound("No such route"),
-    405: lambda: MethodNotAllowed("The route does not answer this method"),
-}
-"""What Starlette's router raises; nothing else of ours raises its exceptions."""
