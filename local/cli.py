@@ -8,12 +8,13 @@
     karma run explain RUN_ID       tell what a run did
     karma migrate up|down|status   rewrite stored items after a change of their schema
 
-The last four work on the local environment, or on the one that the AWS settings of the shell and `--outputs` name.
+The last four work on the local environment; with `--stage dev` or another, on that one with the shell's AWS settings.
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ from local.api_client import stream_agent
 from local.conversation import Transcript, run_input
 from local.deployment import FRONT, SIMULATOR, STREAM, Deployment, Given
 from local.errors import LocalError
+from local.operations import Operations
 from local.outputs import Outputs
 from local.places import Places
 from local.processes import Processes
@@ -109,6 +111,40 @@ def chat(arguments: argparse.Namespace) -> int:
             say(message)
 
 
+def admin_create(arguments: argparse.Namespace) -> int:
+    """Make an administrator; asks for the password, or reads it from a pipe."""
+    operations = Operations(arguments.stage, local_places.of_repository())
+    if sys.stdin.isatty():
+        password = getpass.getpass("Password (kept as it is if the account exists): ")
+        if getpass.getpass("Again: ") != password:
+            raise LocalError("the two are not the same")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    user_id = operations.create_admin(arguments.email, password, arguments.name)
+    print(f"{arguments.email} is an administrator ({user_id})")
+    return 0
+
+
+def inbox_replay(arguments: argparse.Namespace) -> int:
+    """Handle a stored Stripe event once more."""
+    Operations(arguments.stage, local_places.of_repository()).replay_event(arguments.event_id)
+    print(f"{arguments.event_id} is enqueued again")
+    return 0
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Tell what a run did."""
+    print(Operations(arguments.stage, local_places.of_repository()).explain_run(arguments.run_id))
+    return 0
+
+
+def migrate(arguments: argparse.Namespace) -> int:
+    """Rewrite stored items, or count them."""
+    for line in Operations(arguments.stage, local_places.of_repository()).migrate(arguments.direction):
+        print(line, flush=True)
+    return 0
+
+
 def _deployment(places: Places, progress: Progress) -> Deployment:
     given = Given(anthropic_api_key=os.environ.get("ANTHROPIC_API_KEY", ""))
     return Deployment(places, persistent=True, given=given, progress=progress)
@@ -159,6 +195,28 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("chat", help="talk to the agent as the demo user")
     each.add_argument("message", nargs="*")
     each.set_defaults(command=chat)
+    stage = argparse.ArgumentParser(add_help=False)
+    stage.add_argument("--stage", default="local", help="deployed stage (default: local)")
+
+    admin = commands.add_parser("admin", help="administrators").add_subparsers(required=True, metavar="ACTION")
+    each = admin.add_parser("create", parents=[stage], help="make one, or promote an account")
+    each.add_argument("email")
+    each.add_argument("--name", default="Administrator")
+    each.set_defaults(command=admin_create)
+
+    inbox = commands.add_parser("inbox", help="stored Stripe events").add_subparsers(required=True, metavar="ACTION")
+    each = inbox.add_parser("replay", parents=[stage], help="handle one once more")
+    each.add_argument("event_id")
+    each.set_defaults(command=inbox_replay)
+
+    runs = commands.add_parser("run", help="agent runs").add_subparsers(required=True, metavar="ACTION")
+    each = runs.add_parser("explain", parents=[stage], help="tell what one did")
+    each.add_argument("run_id")
+    each.set_defaults(command=run_explain)
+
+    each = commands.add_parser("migrate", parents=[stage], help="rewrite stored items after a change of their schema")
+    each.add_argument("direction", choices=("up", "down", "status"))
+    each.set_defaults(command=migrate)
     return parser
 
 

@@ -1,0 +1,129 @@
+"""What operators do to a deployed stage: administrators, the Stripe inbox, runs, migrations.
+
+The stage's own addresses and table names come from the deployed functions' environments; on this machine they are
+asked of the local engine, elsewhere of AWS with the settings of the shell.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local.engine import of_places
+from local.errors import LocalError
+from local.places import ROOT, Places
+
+_STACKS = ("data", "app")
+_IMPORT_ROOTS = (ROOT / "layers" / "common" / "python", ROOT / "functions")
+
+
+class Operations:
+    """Use cases against one stage; the environment of this process becomes that of its functions."""
+
+    def __init__(self, stage: str, places: Places) -> None:
+        """Point the AWS SDK at the local engine when the stage is `local`.
+
+        Raises:
+            LocalError: the stage is not deployed, or cannot be reached.
+        """
+        for root in _IMPORT_ROOTS:
+            sys.path.insert(0, str(root))
+        if stage == "local":
+            os.environ.update(of_places(places, persistent=True).client_environment())
+        try:
+            cloudformation = boto3.client("cloudformation")
+            stacks = [
+                cloudformation.describe_stacks(StackName=f"karma-{stage}-{name}")["Stacks"][0] for name in _STACKS
+            ]
+        except (BotoCoreError, ClientError) as unreachable:
+            hint = "; `make dev` starts it" if stage == "local" else ""
+            raise LocalError(f"stage {stage} cannot be reached{hint}: {unreachable}") from None
+        self._outputs = {
+            each["OutputKey"]: each["OutputValue"] for stack in stacks for each in stack.get("Outputs", [])
+        }
+
+    def create_admin(self, email: str, password: str, name: str) -> str:
+        """Create an administrator, or promote whoever has the address; return their id.
+
+        Raises:
+            LocalError: the address or the password is not accepted.
+        """
+        self._become("FunctionApi")
+        from api import deps
+
+        with _translated():
+            return str(deps.identity_service().make_admin(email=email, password=password, name=name).id)
+
+    def replay_event(self, event_id: str) -> None:
+        """Have a stored Stripe event handled once more.
+
+        Raises:
+            LocalError: there is no such event.
+        """
+        self._become("FunctionBackgroundSweeps")
+        from karma.billing.service import replay_event
+
+        with _translated():
+            replay_event(event_id)
+
+    def explain_run(self, run_id: str) -> str:
+        """Tell what a run did.
+
+        Raises:
+            LocalError: there is no such run.
+        """
+        self._become("FunctionBackgroundRuns")
+        from karma.agents.explain import explain
+        from karma.agents.repository import AgentsItem, DynamoRunStore
+        from karma.core.clock import SystemClock
+        from karma.core.dynamo.items import bind
+        from karma.core.ids import RunId
+
+        bind(AgentsItem, os.environ["AGENTS_TABLE"])
+        with _translated():
+            return explain(RunId(run_id), store=DynamoRunStore(), clock=SystemClock())
+
+    def migrate(self, direction: str) -> Iterator[str]:
+        """Run `up` or `down`, or count items for `status`; yields lines to print."""
+        from karma.core import aws
+        from karma.core.migrate import Migrator
+
+        migrator = Migrator(aws.client("dynamodb"), self.tables)
+        if direction == "status":
+            for table, counts in migrator.status().items():
+                if not counts:
+                    yield f"{table}: empty"
+                for (kind, schema), count in sorted(counts.items()):
+                    yield f"{table}: {count} x {kind or '(no type)'}, schema {schema}"
+            return
+        ran = False
+        for report in migrator.up() if direction == "up" else migrator.down():
+            ran = True
+            step = report.step
+            yield f"{step.table} {step.type} {direction}: {report.rewritten} rewritten, {report.skipped} left for later"
+        if not ran:
+            yield "there are no migrations: every stored layout is the first one"
+
+    @property
+    def tables(self) -> Mapping[str, str]:
+        """Short name -> deployed table."""
+        return {key[5:].lower(): value for key, value in self._outputs.items() if key.startswith("Table")}
+
+    def _become(self, function: str) -> None:
+        found = boto3.client("lambda").get_function_configuration(FunctionName=self._outputs[function])
+        os.environ.update(found.get("Environment", {}).get("Variables", {}))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    from karma.core.errors import AppError
+
+    try:
+        yield
+    except AppError as refused:
+        raise LocalError(refused.message) from None
