@@ -1,0 +1,214 @@
+"""One suite for the stores in memory and in DynamoDB: the former is trusted only because it passes here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.dynamo.items import bind
+from karma.core.errors import AlreadyCreated, AlreadyExists
+from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.identity.domain import ApiKey, RefreshToken, Role, User
+from karma.identity.repository import IdentityItem, IdentityRepository
+from karma.identity.service import Identities
+from karma.realtime.domain import Channel, Connection, Ticket
+from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.service import Tickets
+from tests.fakes.identity import MemoryIdentities
+from tests.fakes.realtime import MemoryRealtime
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def identities(request: pytest.FixtureRequest) -> Identities:
+    if request.param == "memory":
+        return MemoryIdentities()
+    stack = request.getfixturevalue("stack")
+    bind(IdentityItem, stack.tables["identity"])
+    return IdentityRepository()
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def tickets(request: pytest.FixtureRequest) -> Tickets:
+    if request.param == "memory":
+        return MemoryRealtime()
+    stack = request.getfixturevalue("stack")
+    bind(RealtimeItem, stack.tables["realtime"])
+    return RealtimeRepository()
+
+
+def user(**changes: Any) -> User:
+    made = User(
+        id=UserId(new_id()),
+        email="ada@example.com",
+        name="Ada",
+        avatar=None,
+        password_hash="first",
+        role=Role.USER,
+        email_verified=False,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def token(text: str, owner: User, session_id: str) -> RefreshToken:
+    return RefreshToken(
+        hash=text, user_id=owner.id, session_id=session_id, expires_at=NOW + timedelta(days=30), used=False
+    )
+
+
+def api_key(owner: User, **changes: Any) -> ApiKey:
+    made = ApiKey(
+        id=ApiKeyId(new_id()),
+        user_id=owner.id,
+        name="ci",
+        prefix="karma_abc",
+        hash="0" * 64,
+        scopes=frozenset({"device:read", "*"}),
+        created_at=NOW,
+        expires_at=None,
+        revoked_at=None,
+    )
+    return replace(made, **changes)
+
+
+class TestUsers:
+    def test_come_back_as_they_were(self, identities: Identities) -> None:
+        ada = user(avatar="https://example.com/a.png", role=Role.VIEWER, email_verified=True)
+        identities.create_user(ada)
+        assert identities.get_user(ada.id) == ada
+        assert identities.find_by_email(ada.email) == ada
+
+    def test_who_are_not_there_are_none(self, identities: Identities) -> None:
+        assert identities.get_user(UserId(new_id())) is None
+        assert identities.find_by_email("nobody@example.com") is None
+
+    def test_share_no_address(self, identities: Identities) -> None:
+        ada, eve = user(), user()
+        identities.create_user(ada)
+        with pytest.raises(AlreadyExists):
+            identities.create_user(eve)
+        assert identities.get_user(eve.id) is None
+
+    def test_get_a_new_hash_unless_somebody_was_faster(self, identities: Identities) -> None:
+        ada = user()
+        identities.create_user(ada)
+        identities.set_password_hash(ada, "second", now=LATER)
+        identities.set_password_hash(ada, "third", now=LATER)
+        assert identities.get_user(ada.id) == replace(ada, password_hash="second", updated_at=LATER)
+
+    def test_get_a_role(self, identities: Identities) -> None:
+        ada = user()
+        identities.create_user(ada)
+        promoted = identities.set_role(ada, Role.ADMIN, now=LATER)
+        assert promoted == replace(ada, role=Role.ADMIN, updated_at=LATER)
+        assert identities.get_user(ada.id) == promoted
+
+
+class TestSessions:
+    def test_trade_each_token_once(self, identities: Identities) -> None:
+        ada = user()
+        first, second, other = (token(text, ada, "s1") for text in ("t1", "t2", "t3"))
+        identities.start_session(first, now=NOW)
+        assert identities.find_refresh_token("t1") == first
+        assert identities.trade(first, second, now=LATER)
+        assert not identities.trade(first, other, now=LATER)
+        assert identities.find_refresh_token("t1") == replace(first, used=True)
+        assert identities.find_refresh_token("t2") == second
+        assert identities.find_refresh_token("t3") is None
+
+    def test_end_for_all_of_their_tokens_and_only_theirs(self, identities: Identities) -> None:
+        ada = user()
+        first, apart = token("t1", ada, "s1"), token("t2", ada, "s2")
+        identities.start_session(first, now=NOW)
+        identities.start_session(apart, now=NOW)
+        for _ in range(2):
+            identities.end_session(ada.id, "s1", now=LATER)
+        assert not identities.trade(first, token("t3", ada, "s1"), now=LATER)
+        assert identities.trade(apart, token("t4", ada, "s2"), now=LATER)
+
+    def test_that_never_were_end_in_silence(self, identities: Identities) -> None:
+        identities.end_session(UserId(new_id()), "s1", now=NOW)
+        assert identities.find_refresh_token("t1") is None
+
+
+class TestApiKeys:
+    def test_come_back_by_hash_by_id_and_listed(self, identities: Identities) -> None:
+        ada = user()
+        older = api_key(ada, hash="1" * 64, expires_at=LATER)
+        newer = api_key(ada, hash="2" * 64)
+        for key in (older, newer):
+            identities.create_api_key(key, request_token=None)
+        assert identities.find_api_key(older.hash) == older
+        assert identities.get_api_key(ada.id, newer.id) == newer
+        assert list(identities.list_api_keys(ada.id, limit=10)) == sorted(
+            [older, newer], key=lambda key: key.id, reverse=True
+        )
+        assert len(identities.list_api_keys(ada.id, limit=1)) == 1
+
+    def test_belong_to_one_person(self, identities: Identities) -> None:
+        ada, eve = user(), user()
+        key = api_key(ada)
+        identities.create_api_key(key, request_token=None)
+        assert identities.get_api_key(eve.id, key.id) is None
+        assert list(identities.list_api_keys(eve.id, limit=10)) == []
+
+    def test_are_found_no_more_once_revoked(self, identities: Identities) -> None:
+        key = api_key(user())
+        identities.create_api_key(key, request_token=None)
+        identities.revoke_api_key(key, now=LATER)
+        assert identities.find_api_key(key.hash) is None
+        assert identities.get_api_key(key.user_id, key.id) == replace(key, revoked_at=LATER)
+
+    def test_are_made_once_for_a_request(self, identities: Identities) -> None:
+        ada = user()
+        first, second = api_key(ada, hash="1" * 64), api_key(ada, hash="2" * 64)
+        identities.create_api_key(first, request_token="r")
+        with pytest.raises(AlreadyCreated) as caught:
+            identities.create_api_key(second, request_token="r")
+        assert caught.value.details == {"id": first.id}
+        assert identities.find_api_key(second.hash) is None
+
+
+class TestTheWebSocket:
+    @pytest.fixture
+    def connection(self, tickets: Tickets) -> Connection:
+        found = Connection(id="c1=", user_id=UserId(new_id()), connected_at=NOW)
+        ticket = Ticket(hash="t" * 64, user_id=found.user_id, expires_at=LATER)
+        tickets.put_ticket(ticket, now=NOW)
+        assert tickets.get_ticket(ticket.hash) == ticket
+        assert tickets.connect(ticket, found)
+        assert tickets.connect(ticket, found), "a repeat for the same connection succeeds"
+        assert not tickets.connect(ticket, replace(found, id="c2="))
+        return found
+
+    def test_remembers_who_is_connected(self, tickets: Tickets, connection: Connection) -> None:
+        assert tickets.get_connection("c1=") == connection
+        assert tickets.get_connection("c2=") is None
+        assert tickets.get_ticket("unknown") is None
+
+    def test_remembers_what_is_listened_to(self, tickets: Tickets, connection: Connection) -> None:
+        channels = [Channel(owner=connection.user_id, kind="device", object_id=new_id()) for _ in range(3)]
+        for channel in channels:
+            tickets.subscribe(connection, channel, now=NOW)
+        assert _named(tickets) == {channel.name for channel in channels}
+        for _ in range(2):
+            tickets.unsubscribe("c1=", channels[0])
+        assert _named(tickets) == {channel.name for channel in channels[1:]}
+
+    def test_forgets_all_with_the_connection(self, tickets: Tickets, connection: Connection) -> None:
+        tickets.subscribe(connection, Channel(owner=connection.user_id, kind="user", object_id=new_id()), now=NOW)
+        for _ in range(2):
+            tickets.disconnect("c1=")
+        assert tickets.get_connection("c1=") is None
+        assert _named(tickets) == set()
+
+
+def _named(tickets: Tickets) -> set[str]:
+    return {channel.name for channel in tickets.channels("c1=")}
