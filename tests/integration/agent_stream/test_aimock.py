@@ -1,0 +1,69 @@
+"""A whole conversation with the offline model of `make dev`: a model server that nobody here wrote."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.agents import events_of, types
+from tests.support.agui import verify
+
+ROOT = Path(__file__).resolve().parents[3]
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(
+    NODE is None or not (ROOT / "node_modules/@copilotkit/aimock").is_dir(), reason="node or aimock is not installed"
+)
+
+
+@pytest.fixture
+def aimock() -> Iterator[str]:
+    assert NODE is not None
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [NODE, str(ROOT / "local/model/server.mjs"), str(port), "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, "aimock ended"
+                assert time.monotonic() < end, "aimock did not start"
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_conversation_with_a_tool_loop(streams: Any, aimock: str) -> None:
+    streams.stack.use("agent_stream", MODEL_BASE_URL=aimock, MODEL_ID="claude-haiku-5-5")
+    body = {"messages": [{"id": "u1", "role": "user", "content": "Which of my devices are online?"}]}
+
+    events = events_of(streams.run(streams.agent(body)).data)
+
+    verify(events)
+    seen = types(events)
+    assert events[-1]["type"] == "RUN_FINISHED"
+    (started,) = [event for event in events if event["type"] == "TOOL_CALL_START"]
+    assert started["toolCallName"] == "searchDatabase"
+    (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    assert json.loads(result["content"]) == {"results": []}
+    assert seen.count("TEXT_MESSAGE_CONTENT") >= 2
+    with urllib.request.urlopen(f"{aimock}/__aimock/journal", timeout=10) as answer:
+        asked = [entry["body"] for entry in json.load(answer)]
+    assert len(asked) == 2
+    assert all(each["stream"] for each in asked)
