@@ -601,3 +601,17 @@ class TestOneRunAThread:
 
         assert asyncio.run(go()).events[-1]["type"] == "RUN_FINISHED"
         assert [m.content for m in world.model.requests[1].messages] == ["b"]
+
+
+def test_text_behind_a_tool_call_goes_on_in_the_same_message() -> None:
+    world = World(
+        [*text("Before."), *tool("c1", "echo", '{"word":"a"}'), *text(" After."), *ended(StopReason.TOOL_USE)],
+        [*ended()],
+    )
+
+    events = world.run(asked(user("hi")))
+
+    opened = [event["messageId"] for event in events if event["type"] == "TEXT_MESSAGE_START"]
+    assert len(opened) == 2
+    assert len(set(opened)) == 1
+    assert world.thread().messages[1].content == "Before. After."
