@@ -69,7 +69,7 @@ def body(**fields: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.req("R-K-11", "R-K-13", "R-K-25", "R-K-28", "R-K-29", "R-K-31", "R-C-32")
+@pytest.mark.req("R-K-11", "R-K-13", "R-K-25", "R-K-28", "R-K-29", "R-K-31")
 def test_the_life_of_a_device(stack: Any, user: Any) -> None:
     ada = user()
     made = ada("POST", "/devices", body(), status=201)
@@ -98,6 +98,11 @@ def test_the_life_of_a_device(stack: Any, user: Any) -> None:
     assert ada("GET", f"{path}/latest")["latest"] == {}
     assert ada("GET", f"{path}/telemetry?metric=temp_c")["points"] == []
     assert ada("GET", f"{path}/dead-letters")["dead_letters"] == []
+
+    for query, shown in (("status=offline", 1), ("status=online", 0), ("model=EOS-3A", 1), ("model=EOS-3C", 0)):
+        assert len(ada("GET", f"/devices?{query}")["devices"]) == shown
+    failure = Client(ada.call)("GET", "/devices", status=401)
+    assert (failure["code"], failure["message"]) == ("UNAUTHORIZED", "Authentication required")
 
     other = user()
     for method, where in (("GET", path), ("DELETE", path), ("GET", f"{path}/latest"), ("GET", f"{path}/commands")):

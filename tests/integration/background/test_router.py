@@ -7,8 +7,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from karma.core.ids import UserId
 from karma.devices.repository.devices import DeviceRepository
 from tests.support.crash import CrashTest
@@ -62,7 +60,6 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any) -> None:
     assert len(report.calls) == 3
 
 
-@pytest.mark.req("R-K-28")
 def test_a_real_stream_of_the_engine_is_understood(stack: Any, lambda_context: Any, aws: Any) -> None:
     """What DynamoDB itself writes into the stream, not only what was captured."""
     stack.use("router")

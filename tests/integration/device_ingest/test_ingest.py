@@ -312,7 +312,6 @@ def test_a_table_that_is_away_brings_the_messages_back(stack: Any, handle: Any) 
 TIMES = ("sent_ms", "acknowledged_ms", "finished_ms")
 
 
-@pytest.mark.req("R-C-32")
 @pytest.mark.parametrize("name", ["telemetry", "ready", "response", "presence"])
 def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any, world: World, name: str) -> None:
     stack.use("device_ingest")

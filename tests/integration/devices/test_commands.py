@@ -30,7 +30,6 @@ def status(world: World, command: Command) -> CommandStatus:
     return world.commands.get(world.user, command.device_id, command.id).status
 
 
-@pytest.mark.req("R-K-42")
 def test_a_connected_device_gets_its_command_at_once_and_its_answer_comes_back(world: World) -> None:
     made = world.create()
     world.connect(made)
@@ -191,7 +190,6 @@ def test_an_idempotency_key_sends_once(world: World) -> None:
         world.commands.send(world.user, device_id, "b", idempotency_key="k")
 
 
-@pytest.mark.req("R-K-43")
 def test_refusals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     made = world.create()
     device_id = made.view.device.id

@@ -40,7 +40,6 @@ def fill(world: World, made: Created, times: list[int], *, size: int = 7) -> Non
     world.tell(*messages)
 
 
-@pytest.mark.req("R-C-32")
 def test_raw_points_come_back_once_and_in_order(world: World) -> None:
     made = world.create()
     now = world.clock.ms

@@ -94,7 +94,6 @@ def test_no_answer_is_an_upstream_failure(stack: Any) -> None:
         IotPublisher(endpoint_url="http://127.0.0.1:9").publish_command(THING, {}, command_id="c", expires_in_s=1)
 
 
-@pytest.mark.req("R-K-42")
 def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
     registry.create_thing(THING, device_id="d")
     certificate = registry.create_certificate()
