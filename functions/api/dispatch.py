@@ -6,15 +6,15 @@ With forty routes Starlette's linear search is a third of a request's CPU.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from karma.core.errors import MethodNotAllowed, NotFound
 
-_GROUPING = 4
-"""Segments that choose a group: `/api/v1/devices/...`; the first, before the slash, is empty."""
+_LONGEST = 4
+"""Fixed segments before a parameter that choose a group, at most: `/api/v1/devices`, after the empty first."""
 
 
 class Dispatch:
@@ -22,7 +22,7 @@ class Dispatch:
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._fixed: dict[str, list[Route]] = defaultdict(list)
-        self._with_parameters: dict[tuple[int, str], list[Route]] = defaultdict(list)
+        self._with_parameters: dict[tuple[str, ...], list[Route]] = defaultdict(list)
         for route in routes:
             if not isinstance(route, Route):
                 raise TypeError(f"{route!r} is not a plain route: make routers with api.routing.Router")
@@ -40,7 +40,7 @@ class Dispatch:
         """
         path, method = scope["path"], scope["method"]
         allowed: set[str] = set()
-        for route in (*self._fixed.get(path, ()), *self._with_parameters.get(_group(path), ())):
+        for route in self._candidates(path):
             match = route.path_regex.match(path)
             if match is None:
                 continue
@@ -57,7 +57,14 @@ class Dispatch:
         error.headers["Allow"] = ", ".join(sorted(allowed))
         raise error
 
+    def _candidates(self, path: str) -> Iterator[Route]:
+        yield from self._fixed.get(path, ())
+        segments = tuple(path.split("/"))
+        for length in range(_LONGEST, 0, -1):
+            yield from self._with_parameters.get(segments[:length], ())
 
-def _group(path: str) -> tuple[int, str]:
+
+def _group(path: str) -> tuple[str, ...]:
     segments = path.split("/")
-    return len(segments), "/".join(segments[:_GROUPING])
+    fixed = next(index for index, segment in enumerate(segments) if "{" in segment)
+    return tuple(segments[: min(fixed, _LONGEST)])

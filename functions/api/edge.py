@@ -37,10 +37,10 @@ class Edge:
         self._origin_secrets = origin_secrets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; no exception leaves it."""
+        """Serve one request; no exception of it leaves."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            # ASGI's way of saying so: a server goes on without lifespan.
+            raise NotImplementedError(f"the API does not serve {scope['type']}")
         started = monotonic()
         request_id = scope[REQUEST_ID] = _request_id(scope)
         path: str = scope["path"]

@@ -143,7 +143,7 @@ class TestTheBearerToken:
 
 
 class TestApiKeys:
-    @pytest.mark.req("R-A-33")
+    @pytest.mark.req("R-A-33", "R-A-35")
     def test_open_what_their_scopes_name(self, ada: Api, api: Api) -> None:
         made = ada.call("POST", "/api/v1/api-keys", {"name": "ci", "scopes": ["api_key:read"]})
         assert made.status == 201

@@ -89,6 +89,7 @@ class TestUsers:
         assert identities.get_user(UserId(new_id())) is None
         assert identities.find_by_email("nobody@example.com") is None
 
+    @pytest.mark.req("R-M-26", "R-K-10")
     def test_share_no_address(self, identities: Identities) -> None:
         ada, eve = user(), user()
         identities.create_user(ada)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from api.dispatch import Dispatch
+from api.edge import caller_address
+from karma.core.errors import MethodNotAllowed, NotFound
+
+
+def route(router: APIRouter, path: str, *methods: str) -> None:
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(f"{path} {dict(request.path_params)}")
+
+    router.add_route(path, endpoint, methods=list(methods))
+
+
+@pytest.fixture
+def dispatch() -> Dispatch:
+    router = APIRouter()
+    route(router, "/api/v1/things/{thing_id}", "GET", "DELETE")
+    route(router, "/api/v1/things/search", "POST")
+    route(router, "/api/v1/things/newest", "GET")
+    route(router, "/api/v1/things/{thing_id}/parts/{part}", "GET")
+    route(router, "/{name}", "GET")
+    return Dispatch(router.routes)
+
+
+def ask(dispatch: Dispatch, method: str, path: str) -> str:
+    said = b""
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        nonlocal said
+        said += message.get("body", b"")
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+    asyncio.run(dispatch(scope, receive, send))
+    return said.decode()
+
+
+def test_a_fixed_path_wins_over_a_parameter(dispatch: Dispatch) -> None:
+    assert ask(dispatch, "GET", "/api/v1/things/newest") == "/api/v1/things/newest {}"
+    assert ask(dispatch, "GET", "/api/v1/things/oldest") == "/api/v1/things/{thing_id} {'thing_id': 'oldest'}"
+
+
+def test_a_parameter_takes_the_methods_that_the_fixed_path_lacks(dispatch: Dispatch) -> None:
+    assert ask(dispatch, "DELETE", "/api/v1/things/search") == "/api/v1/things/{thing_id} {'thing_id': 'search'}"
+
+
+def test_several_parameters_are_read(dispatch: Dispatch) -> None:
+    assert "{'thing_id': '1', 'part': 'a b'}" in ask(dispatch, "GET", "/api/v1/things/1/parts/a b")
+    assert ask(dispatch, "GET", "/short") == "/{name} {'name': 'short'}"
+
+
+def test_allow_names_the_methods_of_every_route_with_the_path(dispatch: Dispatch) -> None:
+    with pytest.raises(MethodNotAllowed) as caught:
+        ask(dispatch, "PUT", "/api/v1/things/search")
+    assert caught.value.headers == {"Allow": "DELETE, GET, HEAD, POST"}
+
+
+@pytest.mark.parametrize("path", ["", "/", "/api/v1/things/", "/api/v1/things/1/parts", "//", "/api/v1/things/a/b/c/d"])
+def test_another_path_is_not_found(dispatch: Dispatch, path: str) -> None:
+    with pytest.raises(NotFound):
+        ask(dispatch, "GET", path)
+
+
+@pytest.mark.req("R-K-47")
+class TestTheCallersAddress:
+    HEADERS = ((b"cloudfront-viewer-address", b"2001:db8::7:443"),)
+
+    def test_is_what_the_gateway_saw(self) -> None:
+        assert caller_address({"client": ("203.0.113.7", 0), "headers": self.HEADERS}) == "203.0.113.7"
+
+    @pytest.mark.parametrize(
+        ("viewer", "address"), [(b"198.51.100.4:46532", "198.51.100.4"), (b"2001:db8::7:443", "2001:db8::7")]
+    )
+    def test_is_cloudfront_s_word_once_that_proved_itself(self, viewer: bytes, address: str) -> None:
+        scope = {
+            "client": ("203.0.113.7", 0),
+            "headers": ((b"cloudfront-viewer-address", viewer),),
+            "karma.origin_proven": True,
+        }
+        assert caller_address(scope) == address
+
+    def test_may_be_unknown(self) -> None:
+        assert caller_address({"client": None, "headers": ()}) == ""
