@@ -24,7 +24,7 @@ from local import conversation, prerequisites, seed
 from local import places as local_places
 from local.api_client import stream_agent
 from local.conversation import Transcript, run_input
-from local.deployment import FRONT, SIMULATOR, STREAM, Deployment, Given
+from local.deployment import FRONT, SIMULATOR, STREAM, Deployment, Given, stop_everything
 from local.errors import LocalError
 from local.operations import Operations
 from local.outputs import Outputs
@@ -81,7 +81,7 @@ def dev(arguments: argparse.Namespace) -> int:
 def down(_: argparse.Namespace) -> int:
     """Stop everything."""
     places = local_places.of_repository()
-    stopped = _deployment(places, Progress()).stop() if places.base.exists() else []
+    stopped = stop_everything(Processes(places)) if places.base.exists() else []
     print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
     return 0
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from local import ports
 from local.adapter import Adapter
+from local.engine import NAME as ENGINE
 from local.engine import MiniStack
 from local.errors import LocalError
 from local.model_server import API_KEY as OFFLINE_MODEL_KEY
@@ -61,12 +62,14 @@ class Deployment:
 
     def __init__(self, places: Places, *, persistent: bool, given: Given, progress: Progress) -> None:
         places.make()
-        chosen = ports.choose(places.state / "ports.json" if persistent else None)
+        self.processes = Processes(places)
+        running = self.processes.running()
+        ours = [*running, *(["mqtt"] if ENGINE in running else [])]
+        chosen = ports.choose(places.ports if persistent else None, ours=ours)
         self.places = places
         self.ports = chosen
         self.given = given
         self.progress = progress
-        self.processes = Processes(places)
         self.engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent)
         self.stripe = StripePeer(places, chosen["stripe"])
         self.model = None if given.anthropic_api_key else ModelServer(places, chosen["model"], given.model_pace_ms)
@@ -82,7 +85,7 @@ class Deployment:
         Raises:
             LocalError: a part does not start; the message says which and why.
         """
-        restarted = (self.places.state / "deployed.json").exists() and not self.processes.is_running("engine")
+        restarted = (self.places.state / "deployed.json").exists() and not self.processes.is_running(ENGINE)
         with self.progress.step("AWS engine"):
             self._start_peers()
             self.engine.wait_ready(self.processes)
@@ -108,13 +111,7 @@ class Deployment:
     def stop(self) -> list[str]:
         """End every process of this environment; return the names of those that ran."""
         self.adapter.close()
-        running = list(self.processes.running())
-        # The device first, so that its farewell is still seen; the engine last, it writes what the others did.
-        first = [name for name in running if name == SIMULATOR]
-        last = [name for name in running if name == "engine"]
-        between = [name for name in running if name not in (*first, *last)]
-        stopped = self.processes.stop(first) + self.processes.stop(between)
-        return stopped + self.processes.stop(last, deadline_s=40)
+        return stop_everything(self.processes)
 
     def restart_engine(self) -> None:
         """Stop the engine, so that it writes its state, and start it from there; the rest stays."""
@@ -145,7 +142,7 @@ class Deployment:
         }
 
     def _start_peers(self) -> None:
-        if not self.processes.is_running("engine"):
+        if not self.processes.is_running(ENGINE):
             self.engine.start(self.processes)
         self.stripe.start(self.processes)
         if self.model is not None:
@@ -259,6 +256,17 @@ class Deployment:
         if not path.exists():
             write_private(path, prefix + secrets.token_urlsafe(24))
         return path.read_text()
+
+
+def stop_everything(processes: Processes) -> list[str]:
+    """End the processes of an environment; return the names of those that ran."""
+    running = list(processes.running())
+    # The device first, so that its farewell is still seen; the engine last, it writes what the others did.
+    first = [name for name in running if name == SIMULATOR]
+    last = [name for name in running if name == ENGINE]
+    between = [name for name in running if name not in (*first, *last)]
+    stopped = processes.stop(first) + processes.stop(between)
+    return stopped + processes.stop(last, deadline_s=40)
 
 
 def http_event(method: str, path: str) -> dict[str, Any]:

@@ -123,19 +123,14 @@ class MiniStack:
         processes.stop([NAME], deadline_s=30)
 
 
-def of_places(places: Places, *, persistent: bool) -> MiniStack:
-    """Describe the engine of a local environment on its remembered, else on free ports."""
-    places.make()
-    chosen = ports.choose(places.state / "ports.json" if persistent else None)
-    return MiniStack(places, chosen["engine"], chosen["mqtt"], persistent)
-
-
 @contextmanager
 def ephemeral() -> Iterator[MiniStack]:
     """Run an engine that leaves nothing behind: temporary folder, free ports, no persistence."""
     folder = Path(tempfile.mkdtemp(prefix="karma-engine-"))
     places = Places(base=folder)
-    engine = of_places(places, persistent=False)
+    places.make()
+    chosen = ports.choose(None)
+    engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent=False)
     processes = Processes(places)
     try:
         engine.start(processes)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.engine import of_places
+from local import ports
+from local.engine import MiniStack
 from local.errors import LocalError
 from local.places import ROOT, Places
 
@@ -34,7 +35,11 @@ class Operations:
         for root in _IMPORT_ROOTS:
             sys.path.insert(0, str(root))
         if stage == "local":
-            os.environ.update(of_places(places, persistent=True).client_environment())
+            chosen = ports.remembered(places.ports)
+            if not chosen:
+                raise LocalError("there is no local environment; `make dev` starts one")
+            engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent=True)
+            os.environ.update(engine.client_environment())
         try:
             cloudformation = boto3.client("cloudformation")
             stacks = [

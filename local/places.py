@@ -69,6 +69,11 @@ class Places:
         return self.base / "state"
 
     @property
+    def ports(self) -> Path:
+        """The ports chosen last."""
+        return self.state / "ports.json"
+
+    @property
     def secrets(self) -> Path:
         """Private keys and passwords."""
         return self.base / "secrets"

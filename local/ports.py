@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 NAMES = ("engine", "mqtt", "front", "stream", "model", "stripe")
@@ -22,17 +22,26 @@ def is_free(port: int) -> bool:
     return True
 
 
-def choose(memory: Path | None) -> Mapping[str, int]:
-    """Return a port for every name: the one of last time where it is free, else a new one, written to `memory`."""
-    known: dict[str, int] = {}
-    if memory is not None and memory.exists():
-        known = {str(name): int(port) for name, port in json.loads(memory.read_text()).items()}
+def remembered(memory: Path) -> dict[str, int]:
+    """Return the ports that were chosen last, none if none were."""
+    if not memory.exists():
+        return {}
+    return {str(name): int(port) for name, port in json.loads(memory.read_text()).items()}
+
+
+def choose(memory: Path | None, *, ours: Collection[str] = ()) -> Mapping[str, int]:
+    """Return a port for every name: the one of last time where it is free, else a new one, written to `memory`.
+
+    `ours` names those that processes of this environment are listening on: they are kept.
+    """
+    known = remembered(memory) if memory is not None else {}
     chosen: dict[str, int] = {}
     held: list[socket.socket] = []
     try:
         for name in NAMES:
             port = known.get(name, 0)
-            if not port or port in chosen.values() or not is_free(port):
+            taken = port in chosen.values() or not (name in ours or is_free(port))
+            if not port or taken:
                 # Held open until all are chosen, so that no two names get the same.
                 probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
                 held.append(probe)

@@ -52,7 +52,11 @@ def start_simulator(deployment: Deployment, serial: str) -> None:
     places = deployment.places
     state = places.state / "device"
     state.mkdir(exist_ok=True)
-    command = [python(), "-m", "karma_device.simulator", "--credentials", str(_credentials(deployment, serial))]
+    credentials = _credentials(deployment, serial)
+    # The broker may have moved since they were given: another program can have taken its port.
+    known = json.loads(credentials.read_text())
+    write_private(credentials, json.dumps({**known, "mqtt_port": deployment.engine.mqtt_port}))
+    command = [python(), "-m", "karma_device.simulator", "--credentials", str(credentials)]
     command += ["--state-dir", str(state), "--model", _MODEL, "--log", str(device_log(deployment))]
     env = clean_environment(PYTHONPATH=str(places.root / "sdk" / "device"))
     deployment.processes.start(Program(SIMULATOR, command, env, places.root))
