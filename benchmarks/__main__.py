@@ -1,0 +1,79 @@
+"""`python -m benchmarks [--write FILE] [area ...]`: targets against what this machine does now; a miss is no error.
+
+Areas: cold webhook ingest api calls stream; all without arguments. `--write` puts the table into a Markdown file,
+between its two marker lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+for _root in ("layers/common/python", "functions"):
+    sys.path.insert(0, str(ROOT / _root))
+
+from benchmarks import cold, report, stream, warm  # noqa: E402
+from benchmarks.report import Row  # noqa: E402
+from benchmarks.world import World, seeded  # noqa: E402
+
+_FROM, _TO = "<!-- figures -->", "<!-- end of figures -->"
+AREAS: dict[str, Callable[[World], list[Row]]] = {
+    "cold": cold.measure,
+    "webhook": warm.webhook,
+    "ingest": warm.ingest,
+    "api": warm.api,
+    "calls": warm.calls,
+    "stream": stream.measure,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; 2 when an area could not be measured or is unknown."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
+    parser.add_argument("areas", nargs="*", metavar="area", help=", ".join(AREAS))
+    options = parser.parse_args(arguments)
+    areas: list[str] = options.areas
+    unknown = set(areas) - AREAS.keys()
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; areas are {', '.join(AREAS)}", file=sys.stderr)
+        return 2
+    rows: list[Row] = []
+    broken = 0
+    load = psutil.getloadavg()[0]
+    print(f"CPython {platform.python_version()}, {psutil.cpu_count()} cores, load before {load:.1f}", flush=True)
+    with seeded() as world:
+        for name in areas or AREAS:
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # metrics lines of the functions
+                    rows += AREAS[name](world)
+            except Exception:  # noqa: BLE001  one area that fails must not take the others' figures along
+                broken += 1
+                traceback.print_exc()
+    print(report.text(rows))
+    if options.write is not None and not broken:
+        _write(options.write, rows)
+    missed = sum(row.ok is False for row in rows)
+    print(f"\n{len(rows)} figures, {missed} missed, {broken} areas not measured")
+    return 2 if broken else 0
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    text = path.read_text()
+    before, _, rest = text.partition(_FROM)
+    _, _, after = rest.partition(_TO)
+    path.write_text(f"{before}{_FROM}\n{report.markdown(rows)}\n{_TO}{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,47 @@
+"""The table that is printed and written to docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure against its target."""
+
+    area: str
+    metric: str
+    baseline: str
+    measured: str
+    target: str
+    ok: bool | None
+    """None: stated, without a target."""
+
+    @property
+    def verdict(self) -> str:
+        """Return `ok`, `miss` or nothing."""
+        return "" if self.ok is None else "ok" if self.ok else "miss"
+
+
+HEADINGS = ("function", "metric", "baseline of the run", "measured", "target", "")
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Render for a terminal."""
+    cells = [HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Render for the documentation."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return row.area, row.metric, row.baseline, row.measured, row.target, row.verdict

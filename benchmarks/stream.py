@@ -1,0 +1,190 @@
+"""The streaming function's ASGI app under uvicorn, like the Python AG-UI servers that PERF compares it with.
+
+The model is benchmarks.model. AWS's writes are answered by benchmarks.replay, reads of new keys by the local engine.
+A delta's text holds the time at which the model wrote it, so the added latency is arrival minus that, on the machine's
+one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+
+from benchmarks.report import Row
+from benchmarks.world import ROOT, World
+from karma.core.ids import new_id
+
+_STAMP = re.compile(rb'"delta":"(\d{19}) abc"')
+
+
+@dataclass
+class Taken:
+    """One run as a client saw it; nanoseconds."""
+
+    sent_ns: int
+    first_event_ns: int = 0
+    first_delta_ns: int = 0
+    added_ns: list[int] = field(default_factory=list)
+    deltas: int = 0
+    delta_bytes: int = 0
+    ended_ns: int = 0
+    finished: bool = False
+    tail: bytes = b""
+
+
+@contextmanager
+def served(world: World) -> Iterator[tuple[int, psutil.Process]]:
+    """Run the app under uvicorn and uvloop; yields its port and process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "agent_stream.app:app", "--fd", str(listener.fileno()),
+             "--loop", "uvloop", "--no-access-log", "--log-level", "warning"],
+            cwd=ROOT, env=world.environment(replayed=True), pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            yield port, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+async def run(port: int, token: str, *, deltas: int, pace_ms: int = 0) -> Taken:
+    """Ask for a run and read it to its end."""
+    body = (
+        f'{{"threadId": "{new_id()}", "runId": "{new_id()}", "state": {{}}, "messages": [{{"id": "m", "role": "user", '
+        f'"content": "deltas={deltas} pace_ms={pace_ms}"}}], "tools": [], "context": [], "forwardedProps": {{}}}}'
+    ).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+    writer.write(
+        b"POST /api/agent HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\naccept: text/event-stream\r\n"
+        b"authorization: Bearer %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+        % (token.encode(), len(body), body)
+    )
+    taken = Taken(time.monotonic_ns())
+    pending = b""
+    while data := await reader.read(1 << 20):
+        now = time.monotonic_ns()
+        if not taken.first_event_ns and b"data:" in data:
+            taken.first_event_ns = now
+        whole = pending + data
+        cut = whole.rfind(b"\n\n") + 2 if b"\n\n" in whole else 0
+        for frame in whole[:cut].split(b"\n\n"):
+            stamp = _STAMP.search(frame)
+            if stamp is not None:
+                taken.first_delta_ns = taken.first_delta_ns or now
+                taken.added_ns.append(now - int(stamp[1]))
+                taken.deltas += 1
+                # A chunk's size line and a segment's id may stand before it; neither is the frame's.
+                taken.delta_bytes += len(frame[frame.find(b"data:") :]) + 2
+            elif b'"RUN_FINISHED"' in frame:
+                taken.finished = True
+        pending = whole[cut:]
+        taken.tail = (taken.tail + data)[-600:]
+    taken.ended_ns = time.monotonic_ns()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    if taken.deltas != deltas or not (taken.finished or b'"RUN_FINISHED"' in pending):
+        raise RuntimeError(f"{taken.deltas} of {deltas} deltas, finished {taken.finished}: {taken.tail!r}")
+    return taken
+
+
+def measure(world: World) -> list[Row]:
+    """Return the streaming rows."""
+    with served(world) as (port, process):
+        return asyncio.run(_measure(world, port, process))
+
+
+async def _measure(world: World, port: int, process: psutil.Process) -> list[Row]:
+    token = world.tokens[0]
+    for _ in range(5):
+        await run(port, token, deltas=20)
+    first = [await run(port, token, deltas=5) for _ in range(15)]
+    first_event = _median_ms([each.first_event_ns - each.sent_ns for each in first])
+    first_delta = _median_ms([each.first_delta_ns - each.sent_ns for each in first])
+
+    paced = await run(port, token, deltas=150, pace_ms=20)
+    added = sorted(each / 1e6 for each in paced.added_ns)
+    p50, p99 = statistics.median(added), added[int(len(added) * 0.99)]
+
+    cpu, frame = await _cpu_a_delta(process, port, token)
+    rate = await _rate(world, port)
+
+    for _ in range(10):
+        await run(port, token, deltas=100)
+    before = process.memory_info().rss
+    for _ in range(50):
+        await run(port, token, deltas=100)
+    after = process.memory_info().rss
+    growth = (after - before) / 1e6
+    name = "agent_stream"
+    long = "memory growth over a 10,000-delta run"
+    try:
+        await run(port, token, deltas=10_000)
+        flat = (process.memory_info().rss - after) / 1e6
+        last = Row(name, long, "", f"{flat:.1f} MB", "flat (<= 2 MB)", flat <= 2)
+    except RuntimeError:
+        last = Row(name, long, "", "the run failed", "flat (<= 2 MB)", False)
+    return [
+        Row(name, "warm: first event", "", f"{first_event:.2f} ms", "<= .5 ms", first_event <= 0.5),
+        Row(name, "warm: first text delta", "", f"{first_delta:.2f} ms", "<= 1.5 ms", first_delta <= 1.5),
+        Row(name, "added a delta, p50 at 20 ms pace", "", f"{p50:.2f} ms", "<= .6 ms", p50 <= 0.6),
+        Row(name, "added a delta, p99", "", f"{p99:.2f} ms", "<= .9 ms", p99 <= 0.9),
+        Row(name, "CPU a delta (2,000, at full speed)", "", f"{cpu:.0f} us", "<= 40 us", cpu <= 40),
+        Row(name, "20 streams at once", "", f"{rate / 1000:.1f}k deltas/s", ">= 25k/s", rate >= 25_000),
+        Row(name, "wire bytes a delta of 23 characters", "", f"{frame:.0f}", "<= 110", frame <= 110),
+        Row(name, "memory after 60 runs", "", f"{after / 1e6:.0f} MB", "<= 70 MB", after / 1e6 <= 70),
+        Row(name, "memory growth over the last 50", "", f"{growth:.1f} MB", "<= 2 MB", growth <= 2),
+        last,
+    ]
+
+
+async def _cpu_a_delta(process: psutil.Process, port: int, token: str) -> tuple[float, float]:
+    """CPU of a long run minus that of a short one, a delta; and the bytes of its frame."""
+    deltas, found, frame = 2000, [], 0.0
+    for _ in range(5):
+        spent = []
+        for count in (1, deltas):
+            start = _cpu(process)
+            taken = await run(port, token, deltas=count)
+            spent.append(_cpu(process) - start)
+            frame = taken.delta_bytes / taken.deltas
+        found.append((spent[1] - spent[0]) / (deltas - 1) * 1e6)
+    return min(found), frame
+
+
+async def _rate(world: World, port: int) -> float:
+    deltas, streams = 2000, 20
+    best = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        await asyncio.gather(
+            *(run(port, world.tokens[number % len(world.tokens)], deltas=deltas) for number in range(streams))
+        )
+        best = max(best, streams * deltas / (time.monotonic() - started))
+    return best
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _median_ms(values: Sequence[int]) -> float:
+    return statistics.median(values) / 1e6
