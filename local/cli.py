@@ -60,6 +60,8 @@ def dev(arguments: argparse.Namespace) -> int:
         print("It is up already; `make dev-down` stops it.")
         _print_addresses(Outputs.read(places.outputs))
         return 0
+    # Written again when everything answers: until then nobody may take this environment for a running one.
+    places.outputs.unlink(missing_ok=True)
     deployment = _deployment(places, progress)
     deployment.start()
     with progress.step("demo user and device"):
