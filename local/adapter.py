@@ -13,6 +13,7 @@ What it does beyond CloudFormation:
 | `iot:AttachPolicy` and `DetachPolicy` are checked against `*`, not the certificate | roles that may do so get that |
 | archives are unpacked for each function instance, thousands of files at 1 ms each under one lock | packages are
 | | unpacked once, in `build/unpacked`; what is uploaded points there |
+| queues are known by their URL, with the engine's port | `move_state` rewrites the saved state for another port |
 | hosts such as `<api>.execute-api.localhost` do not resolve | addresses by path |
 """
 
@@ -22,6 +23,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -399,6 +401,22 @@ class Adapter:
     def websocket_url(self, api_id: str, stage: str) -> str:
         """Return where the engine serves a WebSocket API."""
         return f"ws://localhost:{self._engine.port}/_aws/execute-api/{api_id}/{stage}"
+
+
+def move_state(engine: MiniStack) -> None:
+    """Make the saved state of an engine that is about to start fit its port, where that is not the one of last time.
+
+    The engine files queues under their URLs, and copies those into mappings, rules and functions' variables.
+    """
+    marker = engine.places.state / "engine-port"
+    was = marker.read_text() if marker.exists() else ""
+    if was and was != str(engine.port):
+        for file in (engine.places.state / "engine").glob("*.json"):
+            text = file.read_text()
+            moved = re.sub(rf"\b(localhost|127\.0\.0\.1):{was}\b", rf"\g<1>:{engine.port}", text)
+            if moved != text:
+                file.write_text(moved)
+    marker.write_text(str(engine.port))
 
 
 def _listed(value: str | Sequence[str]) -> Sequence[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from local import ports
-from local.adapter import Adapter
+from local.adapter import Adapter, move_state
 from local.engine import NAME as ENGINE
 from local.engine import MiniStack
 from local.errors import LocalError
@@ -143,6 +143,7 @@ class Deployment:
 
     def _start_peers(self) -> None:
         if not self.processes.is_running(ENGINE):
+            move_state(self.engine)
             self.engine.start(self.processes)
         self.stripe.start(self.processes)
         if self.model is not None:
