@@ -20,6 +20,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import httpx
+
 from local import conversation, prerequisites, seed
 from local import places as local_places
 from local.api_client import stream_agent
@@ -39,9 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
-    except LocalError as problem:
+    except (LocalError, TimeoutError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
+    except httpx.HTTPError as problem:
+        print(f"error: the backend does not answer ({problem}); `make dev` starts it", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is still buffered must not be complained about at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
 

@@ -134,7 +134,7 @@ def move_device(outputs: Outputs, device_log: Path, write: Callable[[str], None]
             "GET", f"/devices/{outputs.demo.device_id}/telemetry", metric="x", resolution="raw", limit=100
         )["points"]
     shown = {axis: latest[axis]["value"] for axis in ("x", "y", "z")}
-    write(f"API          it is at {json.dumps(shown)} mm; {len(points)} readings of x are stored\n")
+    write(f"API          it is at {json.dumps(shown)} mm; its last {len(points)} readings of x are read back\n")
 
 
 def change_subscription(outputs: Outputs, stripe: StripePeer, write: Callable[[str], None]) -> None:

@@ -26,6 +26,10 @@ _SAME_START_S = 1.0
 """Start times are derived from boot time and clock ticks; two readings of one process differ by rounding only."""
 
 
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Started by this very process, which has to collect their exit status; otherwise they stay as zombies."""
+
+
 @dataclass(frozen=True)
 class Program:
     """What to start: `name` is its pid file's and its log's."""
@@ -41,7 +45,6 @@ class Processes:
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def log(self, name: str) -> Path:
         """Return where the named program's output goes."""
@@ -63,7 +66,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._children[child.pid] = child
+        _children[child.pid] = child
         started = psutil.Process(child.pid).create_time()
         self._pid_file(program.name).write_text(json.dumps({"pid": child.pid, "started": started}))
         return child.pid
@@ -128,13 +131,11 @@ class Processes:
         return [name for name, _ in trees]
 
     def _await(self, processes: Sequence[psutil.Process], deadline_s: float) -> list[psutil.Process]:
-        """Wait for all; reap those that are our own children, else they stay as zombies. Return the living."""
+        """Wait for all; return those that are still alive."""
 
         def gone() -> bool | None:
             for process in processes:
-                child = self._children.get(process.pid)
-                if child is not None:
-                    child.poll()
+                _reap(process.pid)
             return True if not _alive(processes) else None
 
         with contextlib.suppress(TimeoutError):
@@ -144,6 +145,7 @@ class Processes:
     def _find(self, path: Path) -> psutil.Process | None:
         try:
             record = json.loads(path.read_text())
+            _reap(int(record["pid"]))
             process = psutil.Process(int(record["pid"]))
             same = abs(process.create_time() - float(record["started"])) <= _SAME_START_S
             alive = process.status() != psutil.STATUS_ZOMBIE
@@ -160,6 +162,12 @@ class Processes:
             return ""
         lines = log.read_text(errors="replace").splitlines()[-12:]
         return f" Its log {log} ends with:\n  " + "\n  ".join(lines)
+
+
+def _reap(pid: int) -> None:
+    child = _children.get(pid)
+    if child is not None and child.poll() is not None:
+        del _children[pid]
 
 
 def _alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

@@ -27,6 +27,7 @@ const COLOURS = ["off", "red", "green", "blue", "white", "amber"];
 const MM = { mm: 1, millimeter: 1, millimetre: 1, cm: 10, centimeter: 10, centimetre: 10, m: 1000, meter: 1000, metre: 1000 };
 // Which axis a direction moves, and which way.
 const AXES = [
+  [/\b(forwards?|ahead|north)\b|前/i, "y", 1],
   [/\bleft|west\b|左/i, "x", -1],
   [/\bright|east\b|右/i, "x", 1],
   [/\bback|backwards?|south\b|后/i, "y", -1],

@@ -1,0 +1,143 @@
+"""The offline model, asked by the vendor's own client: whatever is said, it answers in pieces and calls what fits."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+from anthropic.types import Message, MessageParam, ToolParam
+
+from local import ports
+from local.model_server import ModelServer
+from local.places import Places
+from local.processes import Processes
+
+TOOLS: list[ToolParam] = [
+    {"name": name, "description": name, "input_schema": {"type": "object"}}
+    for name in ("searchDatabase", "controlDevice")
+]
+FOUND = {
+    "results": [
+        {"id": "01a1", "serial_number": "EOS-3A-0001", "name": "Left arm", "status": "offline"},
+        {"id": "01a2", "serial_number": "EOS-3A-0002", "name": "Right arm", "status": "online"},
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anthropic.Anthropic]:
+    places = Places(base=tmp_path_factory.mktemp("model"))
+    if shutil.which("node") is None or not (places.node_modules / "@copilotkit").exists():
+        pytest.skip("the offline model needs Node.js and npm packages: run `make install`")
+    places.make()
+    processes = Processes(places)
+    server = ModelServer(places, ports.choose(None)["model"], pace_ms=1)
+    server.start(processes)
+    try:
+        server.wait_ready(processes)
+        with anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0) as client:
+            yield client
+    finally:
+        processes.stop(["model"])
+
+
+def ask(model: anthropic.Anthropic, messages: list[MessageParam], tools: list[ToolParam]) -> tuple[Message, int]:
+    """Return what the model said, and in how many pieces of text."""
+    with model.messages.stream(model="claude-sonnet-5-5", max_tokens=500, messages=messages, tools=tools) as stream:
+        pieces = sum(event.type == "text" for event in stream)
+        return stream.get_final_message(), pieces
+
+
+def called(message: Message) -> list[tuple[str, Any]]:
+    return [(block.name, block.input) for block in message.content if block.type == "tool_use"]
+
+
+def answered(message: Message, content: object) -> list[MessageParam]:
+    (call,) = [block for block in message.content if block.type == "tool_use"]
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": json.dumps(content)}
+    blocks: Any = [block.model_dump(exclude_none=True) for block in message.content]
+    reply: Any = [result]
+    return [{"role": "assistant", "content": blocks}, {"role": "user", "content": reply}]
+
+
+@pytest.mark.parametrize(
+    "text", ["hi", "What is the capital of France?", "你好", "Write a poem about the sea", "?", "tell me a joke"]
+)
+def test_any_message_is_answered_in_at_least_five_pieces(model: anthropic.Anthropic, text: str) -> None:
+    message, pieces = ask(model, [{"role": "user", "content": text}], TOOLS)
+    assert called(message) == []
+    assert pieces >= 5
+    assert message.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("Which of my devices are online?", "online devices"),
+        ("list all robots", "devices"),
+        ("Is EOS-3B-77 working?", "EOS-3B-77"),
+        ("show me what is offline", "offline devices"),
+        ("我的设备在线吗", "online devices"),
+        ("reboot EOS-3A-0042", "EOS-3A-0042"),
+    ],
+)
+def test_questions_about_devices_are_looked_up(model: anthropic.Anthropic, text: str, query: str) -> None:
+    message, pieces = ask(model, [{"role": "user", "content": text}], TOOLS)
+    ((name, arguments),) = called(message)
+    assert (name, arguments["query"]) == ("searchDatabase", query)
+    assert pieces >= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "serial", "command", "params"),
+    [
+        ("Find my online device and move it", "EOS-3A-0002", "move", {"x": 0, "y": 100}),
+        ("Move the robot to x=10 y=-20", "EOS-3A-0002", "move", {"x": 10, "y": -20}),
+        ("please move the online device 5 cm to the left", "EOS-3A-0002", "move", {"x": -50, "y": 0}),
+        ("Move EOS-3A-0001 to (1, 2, 3)", "EOS-3A-0001", "move", {"x": 1, "y": 2, "z": 3}),
+        ("drive the left arm device 30mm forward", "EOS-3A-0001", "move", {"x": 0, "y": 30}),
+        ("stop the device", "EOS-3A-0002", "stop", None),
+        ("set the LED of my device to green", "EOS-3A-0002", "set_led", {"color": "green"}),
+        ("ping the device EOS-3A-0001", "EOS-3A-0001", "ping", None),
+        ("control the online device", "EOS-3A-0002", "ping", None),
+    ],
+)
+def test_a_wish_becomes_a_command_to_the_device_that_fits(
+    model: anthropic.Anthropic, text: str, serial: str, command: str, params: dict[str, float] | None
+) -> None:
+    messages: list[MessageParam] = [{"role": "user", "content": text}]
+    first, _ = ask(model, messages, TOOLS)
+    messages += answered(first, FOUND)
+    second, _ = ask(model, messages, TOOLS)
+    ((name, arguments),) = called(second)
+    assert (name, arguments["device_id"], arguments["command"]) == ("controlDevice", serial, command)
+    assert arguments.get("params") == params
+    messages += answered(second, {"success": True, "result": {"done": 1}})
+    last, pieces = ask(model, messages, TOOLS)
+    assert called(last) == []
+    assert last.stop_reason == "end_turn"
+    assert pieces >= 5
+
+
+def test_it_calls_no_tool_that_was_not_offered(model: anthropic.Anthropic) -> None:
+    message, pieces = ask(model, [{"role": "user", "content": "move my device"}], [])
+    assert called(message) == []
+    assert pieces >= 5
+
+
+def test_tools_of_an_earlier_turn_do_not_count(model: anthropic.Anthropic) -> None:
+    messages: list[MessageParam] = [{"role": "user", "content": "which devices are online?"}]
+    first, _ = ask(model, messages, TOOLS)
+    messages += answered(first, FOUND)
+    second, _ = ask(model, messages, TOOLS)
+    text = "".join(block.text for block in second.content if block.type == "text")
+    messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "now move the online device"}]
+    third, _ = ask(model, messages, TOOLS)
+    assert called(third)[0][0] == "searchDatabase"
+
+
+def test_the_script_is_where_the_server_looks_for_it() -> None:
+    assert (Path(__file__).parents[3] / "local" / "model" / "server.mjs").exists()

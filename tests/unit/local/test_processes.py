@@ -1,0 +1,110 @@
+"""Background processes are found again, ended for certain, and never mistaken for somebody else's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local.errors import NotReady
+from local.places import Places
+from local.processes import Processes, Program, clean_environment
+from local.waiting import until
+
+SLEEPER = "import time\ntime.sleep(600)"
+DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(600)"
+PARENT = (
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+    "print(child.pid, flush=True)\n"
+    "time.sleep(600)"
+)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    found = Places(base=tmp_path / "local")
+    found.make()
+    return found
+
+
+def start(places: Places, name: str, script: str) -> tuple[Processes, int]:
+    processes = Processes(places)
+    return processes, processes.start(Program(name, [sys.executable, "-c", script], clean_environment(), places.base))
+
+
+class TestStop:
+    def test_another_command_finds_and_ends_it(self, places: Places) -> None:
+        _, pid = start(places, "sleeper", SLEEPER)
+        later = Processes(places)
+        assert later.running() == {"sleeper": pid}
+        assert later.stop(["sleeper"]) == ["sleeper"]
+        assert later.running() == {}
+        assert later.stop(["sleeper"]) == []
+
+    def test_one_that_does_not_listen_is_killed_after_the_deadline(self, places: Places) -> None:
+        processes, pid = start(places, "deaf", DEAF)
+        until(lambda: "deaf" in processes.log("deaf").read_text(), deadline_s=20, what="its handler is set")
+        processes.stop(["deaf"], deadline_s=0.2)
+        assert not alive(pid)
+
+    def test_what_it_started_ends_with_it(self, places: Places) -> None:
+        processes, _ = start(places, "parent", PARENT)
+        child = int(
+            until(lambda: processes.log("parent").read_text().strip() or None, deadline_s=20, what="the child's pid")
+        )
+        assert alive(child)
+        processes.stop(["parent"])
+        assert not alive(child)
+
+    def test_a_pid_that_was_given_to_somebody_else_is_left_alone(self, places: Places) -> None:
+        stranger = subprocess.Popen([sys.executable, "-c", SLEEPER])
+        try:
+            record = {"pid": stranger.pid, "started": psutil.Process(stranger.pid).create_time() - 3600}
+            (places.run / "engine.pid").write_text(json.dumps(record))
+            processes = Processes(places)
+            assert processes.running() == {}
+            assert processes.stop(["engine"]) == []
+            assert alive(stranger.pid)
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+    def test_starting_again_replaces_the_old_one(self, places: Places) -> None:
+        processes, old = start(places, "sleeper", SLEEPER)
+        new = processes.start(Program("sleeper", [sys.executable, "-c", SLEEPER], clean_environment(), places.base))
+        assert not alive(old)
+        assert processes.running() == {"sleeper": new}
+        processes.stop(["sleeper"])
+
+
+class TestReadiness:
+    def test_one_that_ends_early_shows_the_end_of_its_log(self, places: Places) -> None:
+        processes, _ = start(places, "broken", "raise SystemExit('no such table')")
+        with pytest.raises(NotReady, match="no such table"):
+            processes.wait_ready("broken", "never", lambda: False, deadline_s=20)
+
+    def test_one_that_stays_silent_is_given_up_at_the_deadline(self, places: Places) -> None:
+        processes, _ = start(places, "silent", SLEEPER)
+        with pytest.raises(NotReady, match="the port: nothing after"):
+            processes.wait_ready("silent", "the port", lambda: False, deadline_s=0.2)
+        processes.stop(["silent"])
+
+
+def test_real_credentials_do_not_reach_local_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "real")
+    monkeypatch.setenv("STRIPE_API_KEY", "real")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "real")
+    assert "real" not in clean_environment(GIVEN="yes").values()
+    assert clean_environment(GIVEN="yes")["GIVEN"] == "yes"
+    assert clean_environment()["PATH"] == os.environ["PATH"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
