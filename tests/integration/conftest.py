@@ -21,21 +21,10 @@ from botocore.config import Config
 
 from karma.core import aws as karma_aws
 from local.engine import MiniStack, ephemeral
+from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
 WEBHOOK_SECRET = "whsec_integration"
-INDEXED = ("identity", "devices", "agents", "billing")
-TABLES = (*INDEXED, "telemetry", "work", "realtime", "search")
-QUEUES = (
-    "ingest",
-    "ingest_dlq",
-    "ingest_errors",
-    "inbox",
-    "inbox_dlq",
-    "runs",
-    "runs_dlq",
-    "router_failures",
-)
 HANDLER_PACKAGES = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "realtime")
 
 _CLIENT = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2, "mode": "standard"})
@@ -105,7 +94,8 @@ class Stack:
         forget_process_state()
 
 
-_TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in TABLES}
+_TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime", "search")
+_TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
 FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     "api": (
         *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents", "billing", "realtime")),
@@ -189,39 +179,35 @@ def aws(account: str, engine: MiniStack) -> Iterator[Callable[[str], Any]]:
         each.close()
 
 
-@pytest.fixture
-def tables(aws: Callable[[str], Any]) -> Mapping[str, str]:
-    dynamodb = aws("dynamodb")
-    for name in TABLES:
-        keys = ["pk", "sk", *(("gsi1pk", "gsi1sk") if name in INDEXED else ())]
-        shape: dict[str, Any] = {
-            "TableName": f"test-{name}",
-            "BillingMode": "PAY_PER_REQUEST",
-            "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
-            "KeySchema": _key_schema("pk", "sk"),
-        }
-        if name in INDEXED:
-            shape["GlobalSecondaryIndexes"] = [
-                {
-                    "IndexName": "gsi1",
-                    "KeySchema": _key_schema("gsi1pk", "gsi1sk"),
-                    "Projection": {"ProjectionType": "ALL"},
-                }
-            ]
-        if name == "devices":
-            shape["StreamSpecification"] = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
-        dynamodb.create_table(**shape)
-    return {name: f"test-{name}" for name in TABLES}
-
-
-def _key_schema(partition: str, sort: str) -> list[dict[str, str]]:
-    return [{"AttributeName": partition, "KeyType": "HASH"}, {"AttributeName": sort, "KeyType": "RANGE"}]
+@pytest.fixture(scope="session")
+def storage() -> Storage:
+    """Tables and queues as the synthesized stacks define them."""
+    return synthesized()
 
 
 @pytest.fixture
-def queues(aws: Callable[[str], Any]) -> Mapping[str, str]:
+def tables(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
+    for name, shape in storage.tables.items():
+        aws("dynamodb").create_table(TableName=f"test-{name}", **shape)
+    return {name: f"test-{name}" for name in storage.tables}
+
+
+@pytest.fixture
+def queues(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
     sqs = aws("sqs")
-    return {name: sqs.create_queue(QueueName=f"test-{name.replace('_', '-')}")["QueueUrl"] for name in QUEUES}
+    urls: dict[str, str] = {}
+    # Dead-letter queues first: the others name them.
+    for name, shape in sorted(storage.queues.items(), key=lambda pair: bool(pair[1].dead_letters)):
+        attributes = dict(shape.attributes)
+        if shape.dead_letters:
+            got = sqs.get_queue_attributes(QueueUrl=urls[shape.dead_letters], AttributeNames=["QueueArn"])
+            policy = {
+                "deadLetterTargetArn": got["Attributes"]["QueueArn"],
+                "maxReceiveCount": str(shape.max_receive_count),
+            }
+            attributes["RedrivePolicy"] = json.dumps(policy)
+        urls[name] = sqs.create_queue(QueueName=f"test-{name.replace('_', '-')}", Attributes=attributes)["QueueUrl"]
+    return urls
 
 
 @pytest.fixture
