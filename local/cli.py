@@ -31,7 +31,7 @@ from local.errors import LocalError
 from local.operations import Operations
 from local.outputs import Outputs
 from local.places import Places
-from local.processes import Processes
+from local.processes import Processes, no_proxy
 from local.progress import Progress
 
 
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what it says."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
+    os.environ.update(no_proxy())
     try:
         return command(arguments)
     except (LocalError, TimeoutError) as problem:

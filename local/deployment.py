@@ -22,6 +22,7 @@ from local.engine import NAME as ENGINE
 from local.engine import MiniStack
 from local.errors import LocalError
 from local.model_server import API_KEY as OFFLINE_MODEL_KEY
+from local.model_server import NAME as OFFLINE_MODEL
 from local.model_server import ModelServer
 from local.outputs import write_private
 from local.places import Places
@@ -148,6 +149,9 @@ class Deployment:
         self.stripe.start(self.processes)
         if self.model is not None:
             self.model.start(self.processes)
+        else:
+            # One of an earlier start, before there was a key.
+            self.processes.stop([OFFLINE_MODEL])
 
     # Synthesis
 

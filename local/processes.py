@@ -194,7 +194,15 @@ def clean_environment(**extra: str) -> dict[str, str]:
         if not name.startswith(("AWS_", "STRIPE_", "ANTHROPIC_", "COV_", "PYTEST_", "LOCALSTACK_", "MINISTACK_"))
         and name not in {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "STAGE"}
     }
-    return {**kept, "PYTHONUNBUFFERED": "1", **extra}
+    return {**kept, **no_proxy(), "PYTHONUNBUFFERED": "1", **extra}
+
+
+def no_proxy() -> dict[str, str]:
+    """Return this process's proxy exceptions with the loopback addresses among them: nothing of ours is elsewhere."""
+    given = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    hosts = [host for host in given.split(",") if host]
+    together = ",".join([*hosts, *(host for host in ("localhost", "127.0.0.1", "::1") if host not in hosts)])
+    return {"NO_PROXY": together, "no_proxy": together}
 
 
 def python() -> str:

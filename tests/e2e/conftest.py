@@ -5,6 +5,7 @@ Every test brings its own user. What this machine lacks skips the ring, by name.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import threading
@@ -23,6 +24,7 @@ from local import prerequisites
 from local.api_client import ApiClient
 from local.deployment import Deployment, Given
 from local.places import Places
+from local.processes import no_proxy
 from local.progress import Progress
 from local.waiting import until
 
@@ -51,6 +53,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     ):
         if not needed.exists():
             pytest.skip(f"{name} is not installed: run `make install`")
+    os.environ.update(no_proxy())
     # Persistent, in the temporary folder: one test restarts the engine.
     running = Deployment(places, persistent=True, given=Given(), progress=Progress())
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import sys
 import time
@@ -21,6 +22,7 @@ from botocore.config import Config
 
 from karma.core import aws as karma_aws
 from local.engine import MiniStack, ephemeral
+from local.processes import no_proxy
 from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
@@ -146,6 +148,7 @@ def forget_process_state() -> None:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[MiniStack]:
+    os.environ.update(no_proxy())
     with ephemeral() as running:
         yield running
 
