@@ -1,0 +1,30 @@
+"""A WebSocket opens with a ticket, and with nothing else."""
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from local.deployment import Deployment
+
+from .conftest import DEADLINE_S, User
+
+
+@pytest.mark.req("R-K-01")
+def test_a_ticket_opens_one_connection(user: User, deployment: Deployment) -> None:
+    issued = user.api.call("POST", "/realtime/ticket")
+    assert issued["url"] == deployment.addresses.websocket_url
+    address = f"{issued['url']}?ticket={issued['ticket']}"
+    with connect(address, open_timeout=DEADLINE_S, proxy=None) as socket:
+        socket.send('{"type": "ping"}')
+        assert socket.recv(timeout=DEADLINE_S)
+    with pytest.raises(InvalidStatus), connect(address, open_timeout=DEADLINE_S, proxy=None):
+        pass
+
+
+def test_nobody_connects_without_a_ticket(deployment: Deployment) -> None:
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        connect(deployment.addresses.websocket_url, open_timeout=DEADLINE_S, proxy=None),
+    ):
+        pass
+    assert refused.value.response.status_code in (401, 403)
