@@ -12,11 +12,13 @@ export UV_SYSTEM_CERTS = 1
 
 install: $(DEV) $(ENGINE) $(STRIPE_PEER) $(NODE_MODULES)
 
-$(DEV): requirements/dev.txt
+$(DEV): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/dev.txt
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
+		--editable . --editable layers/common --editable sdk/device
 	@touch $@
 
 $(ENGINE): requirements/engine.txt $(DEV)
