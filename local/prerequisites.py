@@ -3,7 +3,7 @@
     python3 -m local.prerequisites
 
 Python 3.11 and Node 20 have to be there; virtual environments and npm's packages are made, all at the same time,
-each only if its lock file is newer than the last installation (the markers are the Makefile's).
+each only if its lock file is newer than the last installation. `make install` is this program.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Environment:
     folder: str
     lock: str
     what: str
+    editable: tuple[str, ...] = ()
+    """Packages of this repository that are importable in it, as they are in the work tree."""
 
     @property
     def path(self) -> Path:
@@ -50,7 +52,7 @@ class Environment:
         return marker.exists() and marker.stat().st_mtime >= (ROOT / "requirements" / self.lock).stat().st_mtime
 
 
-DEVELOPMENT = Environment(".venv", "dev.txt", "Python packages")
+DEVELOPMENT = Environment(".venv", "dev.txt", "Python packages", (".", "layers/common", "sdk/device"))
 TOOLS = (
     Environment(".engine/venv", "engine.txt", "the AWS engine"),
     Environment(".engine/stripe", "stripe_peer.txt", "the Stripe peer"),
@@ -143,16 +145,12 @@ def _install(environment: Environment, say: Callable[[str], None]) -> None:
         _run([sys.executable, "-m", "venv", "--without-pip", str(environment.path)])
     # uv ignores pip's certificate settings; this makes it trust what the system trusts.
     settings = {"UV_SYSTEM_CERTS": "1", **os.environ}
-    command = [
-        str(DEVELOPMENT.path / "bin" / "uv"),
-        "pip",
-        "sync",
-        "--python",
-        str(environment.path / "bin" / "python"),
-    ]
-    report = _run(
-        [*command, "--require-hashes", str(ROOT / "requirements" / environment.lock)], {**settings, "NO_COLOR": "1"}
-    )
+    uv, python = str(DEVELOPMENT.path / "bin" / "uv"), str(environment.path / "bin" / "python")
+    lock = str(ROOT / "requirements" / environment.lock)
+    report = _run([uv, "pip", "sync", "--python", python, "--require-hashes", lock], {**settings, "NO_COLOR": "1"})
+    if environment.editable:
+        options = [option for package in environment.editable for option in ("--editable", package)]
+        _run([uv, "pip", "install", "--python", python, "--no-deps", "--no-build-isolation", *options], settings)
     (environment.path / ".installed").touch()
     prepared = re.search(r"Prepared \d+ packages? in (.+)", report)
     downloads = f", {prepared[1]} of it downloads" if prepared else ""
