@@ -9,14 +9,15 @@ from starlette.responses import Response
 from api import deps
 from api.deps import permit
 from api.openapi import answers
-from api.presenters import ok
+from api.presenters import bare, ok
 from api.routing import Router
-from karma.agents.schemas import CapabilitiesData, RunData, RunEventsData, RunListData
+from karma.agents.schemas import AgioRunPage, CapabilitiesData, RunData, RunEventsData, RunListData
 from karma.core.errors import InvalidRequest
 from karma.core.ids import RunId
 from karma.identity.domain import Caller
 
 router = Router("runs")
+agio = Router("runs", prefix="/api")
 
 Reader = Annotated[Caller, permit("run:read")]
 
@@ -45,6 +46,22 @@ async def list_runs(
     following = deps.cursor_signer().encode(page.last, scope=scope) if page.last else None
     total = len(page.runs) if cursor is None and page.last is None else deps.run_reader().count(caller.user_id)
     return ok({"runs": [run_view(run) for run in page.runs], "total": total, "limit": limit, "next_cursor": following})
+
+
+@agio.get("/runs", responses=answers(AgioRunPage, errors=(400,)))
+async def list_runs_by_number(
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    """List the caller's runs as the Agio API does, newest first."""
+    from karma.agents.service import agio_run_view
+
+    reader = deps.run_reader()
+    items = [agio_run_view(run) for run in reader.numbered(caller.user_id, offset=offset, limit=limit)]
+    total = reader.count(caller.user_id)
+    page = {"total": total, "items": items, "limit": limit, "offset": offset, "has_more": offset + limit < total}
+    return bare(page)
 
 
 @router.get("/runs/{run_id}", responses=answers(RunData, errors=(404,)))

@@ -37,7 +37,7 @@ def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW) -> N
         status=RunStatus.FINISHED,
         at=at + timedelta(seconds=2),
         turns=1,
-        usage={"provider": "anthropic", "model": "m", "inputTokens": 3},
+        usage={"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
     )
     store.finish(last, how, thread=thread)
 
@@ -54,6 +54,72 @@ def test_runs_are_listed_newest_first_by_cursor(stack: Any, owner: Any) -> None:
     assert (first["total"], second["total"], second["next_cursor"]) == (5, 5, None)
 
 
+class TestAgioSList:
+    @pytest.mark.req("R-A-02", "R-A-03")
+    def test_pages_by_limit_and_offset(self, stack: Any, owner: Any) -> None:
+        api, user_id = owner
+        for i in range(23):
+            record(stack, user_id, f"r{i:02d}", at=NOW + timedelta(seconds=i))
+
+        def page(query: str = "") -> tuple[Any, ...]:
+            found = api.call("GET", "/api/runs", query=query).json
+            assert set(found) == {"total", "items", "limit", "offset", "has_more"}
+            return (*(found[name] for name in ("total", "limit", "offset", "has_more")), _ids(found["items"]))
+
+        newest_first = [f"r{i:02d}" for i in range(22, -1, -1)]
+        assert page() == (23, 20, 0, True, newest_first[:20])
+        assert page("offset=20") == (23, 20, 20, False, newest_first[20:])
+        assert page("limit=3&offset=19") == (23, 3, 19, True, newest_first[19:22])
+        assert page("limit=3&offset=20") == (23, 3, 20, False, newest_first[20:])  # ends exactly at the total
+        assert page("limit=1&offset=500") == (23, 1, 500, False, [])
+
+    @pytest.mark.req("R-A-01", "R-A-04")
+    def test_shows_what_is_known_of_a_run(self, stack: Any, owner: Any) -> None:
+        api, user_id = owner
+        record(stack, user_id, "r1")
+        assert api.call("GET", "/api/runs").json["items"] == [
+            {
+                "id": "r1",
+                "agent_id": None,
+                "user_id": user_id,
+                "status": "completed",
+                "input_query": None,
+                "response_content": None,
+                "metrics": {"total_tokens": 5, "duration": 2.0},
+                "created_at": "2026-11-21T12:00:00.000Z",
+            }
+        ]
+
+    @pytest.mark.req("R-A-39")
+    @pytest.mark.parametrize("query", ["limit=0", "limit=101", "offset=-1", "limit=x", f"offset={'9' * 5000}"])
+    def test_refuses_numbers_out_of_range(self, owner: Any, query: str) -> None:
+        answer = owner[0].call("GET", "/api/runs", query=query)
+        assert answer.status == 422
+        assert answer.json["error"]["type"] == "ValidationError"
+        assert answer.json["error"]["message"] == "Request validation failed"
+        assert answer.json["error"]["details"]
+
+    @pytest.mark.parametrize("query", ["offset=981", "offset=1000&limit=1", f"offset={10**30}"])
+    def test_ends_at_a_thousand_rows(self, owner: Any, query: str) -> None:
+        answer = owner[0].call("GET", "/api/runs", query=query)
+        assert answer.status == 400
+        assert answer.json["error"]["path"] == "/api/runs"
+        assert owner[0].call("GET", "/api/runs", query="offset=980").status == 200
+
+    def test_is_the_caller_s_own(self, stack: Any, api: Any, owner: Any) -> None:
+        record(stack, owner[1], "r1")
+        other = api.register()
+        eve = api.as_(authorization=f"Bearer {api.log_in(other['email'])['access_token']}")
+        assert eve.call("GET", "/api/runs").json["items"] == []
+        assert api.call("GET", "/api/runs").json == {
+            "error": {"type": "Unauthenticated", "message": "Authentication required", "path": "/api/runs"}
+        }
+
+
+def _ids(items: list[dict[str, Any]]) -> list[str]:
+    return [item["id"] for item in items]
+
+
 def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
     api, user_id = owner
     record(stack, user_id, "r1")
@@ -66,7 +132,7 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
         "model": "m",
         "error_code": None,
         "turns": 1,
-        "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3},
+        "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
         "pending_tool_call_ids": [],
         "created_at": "2026-11-21T12:00:00.000Z",
         "finished_at": "2026-11-21T12:00:02.000Z",

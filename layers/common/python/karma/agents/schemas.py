@@ -49,6 +49,37 @@ class RunListData(Data):
     next_cursor: str | None
 
 
+class AgioRunMetrics(Data):
+    """Figures of a run in Agio's list."""
+
+    total_tokens: int | None
+    duration: float | None
+    """Seconds."""
+
+
+class AgioRun(Data):
+    """A run as Agio lists it."""
+
+    id: str
+    agent_id: str | None
+    user_id: str
+    status: str
+    input_query: str | None
+    response_content: str | None
+    metrics: AgioRunMetrics
+    created_at: str
+
+
+class AgioRunPage(Data):
+    """`GET /api/runs`: Agio's paged model."""
+
+    total: int
+    items: list[AgioRun]
+    limit: int
+    offset: int
+    has_more: bool
+
+
 class LoggedSegment(Data):
     """A committed piece of a run's log."""
 

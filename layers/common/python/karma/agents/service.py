@@ -29,7 +29,7 @@ from karma.agents.requests import RunInput
 from karma.agents.tools import Tool, Toolbox
 from karma.agents.watchdog import FIRST_LOOK, Inspector
 from karma.core.clock import Clock, epoch_ms, iso
-from karma.core.errors import NotFound, PayloadTooLarge, StorageThrottled
+from karma.core.errors import InvalidRequest, NotFound, PayloadTooLarge, StorageThrottled
 from karma.core.ids import RunId, UserId, new_id
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
@@ -42,6 +42,9 @@ SYSTEM_PROMPT = (
 
 MAX_NEW_BYTES = 2_500_000
 """What a run adds to its thread goes into one transaction, which holds at most 4 MB."""
+
+MAX_OFFSET_ROWS = 1_000
+"""How deep pages by number go; cursors have no end."""
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
@@ -200,6 +203,27 @@ class RunReader:
         """List runs, newest first."""
         return self._store.runs(user_id, limit=limit, start=start)
 
+    def numbered(self, user_id: UserId, *, offset: int, limit: int) -> list[Run]:
+        """List runs from a position on, newest first; what stands before it is read and paid for too.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE, beyond `MAX_OFFSET_ROWS`.
+        """
+        wanted = offset + limit
+        if wanted > MAX_OFFSET_ROWS:
+            raise InvalidRequest(
+                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor` of /api/v1/runs",
+                code="INVALID_PAGE",
+            )
+        found: list[Run] = []
+        start: dict[str, str] | None = None
+        while True:
+            page = self._store.runs(user_id, limit=wanted - len(found), start=start)
+            found += page.runs
+            start = page.last
+            if start is None or len(found) >= wanted:
+                return found[offset:]
+
     def count(self, user_id: UserId) -> int:
         """Count runs."""
         return self._store.count(user_id)
@@ -224,4 +248,26 @@ def run_view(run: Run) -> dict[str, object]:
         "created_at": iso(run.created_at),
         "finished_at": iso(run.finished_at) if run.finished_at else None,
         "duration_ms": epoch_ms(run.finished_at) - epoch_ms(run.created_at) if run.finished_at else None,
+    }
+
+
+def agio_run_view(run: Run) -> dict[str, object]:
+    """Shape a run for Agio's list.
+
+    A run has no configured agent yet, and its texts are in its log (`/api/v1/runs/{id}/events`): those are null.
+    """
+    usage = run.usage or {}
+    lasted = run.finished_at - run.created_at if run.finished_at else None
+    return {
+        "id": run.key.run_id,
+        "agent_id": None,
+        "user_id": run.key.user_id,
+        "status": "completed" if run.status is RunStatus.FINISHED else run.status.value,
+        "input_query": None,
+        "response_content": None,
+        "metrics": {
+            "total_tokens": usage.get("totalTokens"),
+            "duration": lasted.total_seconds() if lasted is not None else None,
+        },
+        "created_at": iso(run.created_at),
     }
