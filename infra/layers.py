@@ -89,12 +89,10 @@ class Target:
 def lambda_python() -> Path | None:
     """Find a working Python 3.13, by running candidates: one on PATH may be a version manager's dead shim."""
     candidates = [shutil.which(f"python{LAMBDA_PYTHON}")]
-    candidates += sorted(
-        map(str, (Path.home() / ".pyenv" / "versions").glob(f"{LAMBDA_PYTHON}*/bin/python")), reverse=True
-    )
-    candidates += sorted(
-        map(str, (Path.home() / ".local/share/uv/python").glob(f"cpython-{LAMBDA_PYTHON}*/bin/python"))
-    )
+    # A version manager keeps its interpreters side by side: beside ours, or in its usual folders.
+    homes = (Path(sys.base_prefix).parent, Path.home() / ".pyenv/versions", Path.home() / ".local/share/uv/python")
+    for home in homes:
+        candidates += sorted(map(str, home.glob(f"*{LAMBDA_PYTHON}*/bin/python{LAMBDA_PYTHON}")), reverse=True)
     for candidate in candidates:
         if candidate and _version_of(Path(candidate)) == LAMBDA_PYTHON:
             return Path(candidate)
