@@ -168,6 +168,24 @@ def test_a_client_that_leaves_does_not_stop_its_run(streams: Any) -> None:
     assert events[-1]["type"] == "RUN_FINISHED"
 
 
+@pytest.mark.req("R-K-38")
+@pytest.mark.parametrize("deltas", [10_000, 45_000])
+def test_a_long_answer_arrives_whole_and_is_remembered(streams: Any, deltas: int) -> None:
+    words = [f"{i:019d} abc" for i in range(deltas)]
+    streams.model.answer(message(text(*words)))
+    streams.model.answer(message(text("As I said.")))
+
+    first = events_of(streams.run(streams.agent(hello())).data)
+    again = hello(messages=[{"id": "u2", "role": "user", "content": "and?"}])
+    second = events_of(streams.run(streams.agent(again)).data)
+
+    assert (first[-1]["type"], second[-1]["type"]) == ("RUN_FINISHED", "RUN_FINISHED")
+    assert "".join(event.get("delta", "") for event in first) == "".join(words)
+    assert streams.model.requests[1]["messages"][1]["content"] == [{"type": "text", "text": "".join(words)}]
+    segments = [item for item in streams.items() if item["sk"]["S"].startswith("SEG#")]
+    assert len(segments) <= 8 + len("".join(words)) / 8_000
+
+
 class TestReattaching:
     def test_a_log_is_replayed_whole_and_from_any_position(self, streams: Any) -> None:
         streams.model.answer(message(tool_use("c1", "searchDatabase", '{"query":"x"}'), stop_reason="tool_use"))

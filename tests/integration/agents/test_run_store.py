@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import (
+    MAX_ADDED_BYTES,
     History,
     Message,
     OwnershipLost,
@@ -22,7 +23,8 @@ from karma.agents.domain import (
     ToolCall,
 )
 from karma.agents.ports import RunStore
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import AgentsItem, DynamoRunStore, messages_sk, thread_pk
+from karma.agents.stored import dump_messages
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from tests.fakes.agents import MemoryRunStore
@@ -194,6 +196,37 @@ def test_a_large_conversation_is_stored_in_pieces(store: RunStore) -> None:
     begin(store, None, *many)
 
     assert store.thread(THREAD).messages == tuple(many)
+
+
+@pytest.mark.req("R-K-38")
+@pytest.mark.parametrize("size", [230_000, 1_000_000, MAX_ADDED_BYTES - 1_000])
+def test_an_answer_larger_than_an_item_is_kept_whole(store: RunStore, size: int) -> None:
+    question, words = said("hi"), "deltas! " * (size // 8)
+    begin(store, None, question)
+    answer = Message(
+        id="a", role="assistant", content=words, blocks=({"type": "text", "text": words},), model="claude-test"
+    )
+    assert len(dump_messages([answer])) <= MAX_ADDED_BYTES
+
+    store.finish(segment(2, terminal=True), END, thread=THREAD, history=History(THREAD, 1, (answer,)))
+    second = run("r2")
+    begin(store, second, said("and then?"))
+
+    thread = store.thread(THREAD)
+    assert thread.messages[:2] == (question, answer)
+    assert thread.next_message == 3
+
+
+def test_half_of_a_write_is_never_read(store: RunStore, request: pytest.FixtureRequest) -> None:
+    if isinstance(store, MemoryRunStore):
+        pytest.skip("the store in memory has no parts")
+    begin(store, None, *[said("x" * 250_000) for _ in range(3)])
+    stack = request.getfixturevalue("stack")
+    key = {"pk": {"S": thread_pk(THREAD)}, "sk": {"S": messages_sk(0, part=1)}}
+    stack.aws("dynamodb").delete_item(TableName=stack.tables["agents"], Key=key)
+
+    with pytest.raises(ThreadChanged):
+        store.thread(THREAD)
 
 
 def test_runs_are_listed_newest_first_by_pages(store: RunStore) -> None:

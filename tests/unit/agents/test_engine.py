@@ -1,6 +1,7 @@
 """The turn loop over in-memory stores and a scripted model: exact event sequences, and what is stored when."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,7 @@ from karma.agents.ports import ModelFailed, StopReason, TextDelta
 from karma.agents.requests import RunInput, parse_run_input
 from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext, ToolFailed, described
+from karma.core.clock import monotonic
 from karma.core.errors import StorageUnavailable
 from karma.core.ids import RunId, ThreadId, new_id
 from karma.identity.domain import Role
@@ -551,6 +553,128 @@ class TestWhatIsDurableWhen:
         asyncio.run(go())
 
         assert sum(not segment.events for segment in world.log(request)) >= 3
+
+
+class TestLargeAnswers:
+    def test_ten_thousand_deltas_are_few_full_segments_on_a_slow_store(self) -> None:
+        slow = threading.Event()
+
+        def take_a_while(name: str) -> None:
+            if name == "append":
+                slow.wait(0.002)
+
+        batches = [[TextDelta(f"{i:019d} abc") for i in range(at, at + 32)] for at in range(0, 10_000, 32)]
+        steps = [step for batch in batches for step in (batch, lambda: asyncio.sleep(0))]
+        world = World([*steps, *ended()], store=MemoryRunStore(take_a_while))
+        request = asked(user("hi"))
+
+        events = world.run(request)
+
+        log = world.log(request)
+        size = sum(len(data) for segment in log for data in segment.events)
+        assert events[-1]["type"] == "RUN_FINISHED"
+        assert size > 230_000
+        assert len(log) <= 4 + size / 8_000
+        assert all(segment.events for segment in log)
+
+    @pytest.mark.parametrize("character", ["a", "\u0001", "\u4e2d", "\U0001f600"])
+    def test_a_segment_holds_at_most_16_kb_whatever_the_characters(self, character: str) -> None:
+        world = World([*text(character * 50_000), *ended()])
+        request = asked(user("hi"))
+
+        world.run(request)
+
+        assert all(sum(len(data) + 1 for data in segment.events) <= 16_001 for segment in world.log(request))
+        assert world.thread().messages[1].content == character * 50_000
+
+    def test_slow_text_is_committed_by_time_and_not_by_delta(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("karma.agents.log.FLUSH_AFTER_S", 0.1)
+        paced = [step for i in range(40) for step in ([TextDelta(f"{i} ")], lambda: asyncio.sleep(0.01))]
+        world = World([*paced, *ended()])
+        request = asked(user("hi"))
+        began = monotonic()
+
+        world.run(request)
+
+        assert len(world.log(request)) <= 3 + (monotonic() - began) / 0.1
+
+    def test_an_answer_beyond_what_can_be_kept_stops_the_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("karma.agents.engine.MAX_ADDED_BYTES", 1_000)
+        went_on: list[int] = []
+        world = World([*text(*["x" * 400] * 3), lambda: went_on.append(1), *ended()])
+        request = asked(user("hi"))
+
+        events = world.run(request)
+
+        assert types(events)[-2:] == ["TEXT_MESSAGE_END", "RUN_ERROR"]
+        assert events[-1]["code"] == "ANSWER_TOO_LARGE"
+        assert not went_on
+        assert [m.role for m in world.thread().messages] == ["user"]
+        assert world.stored(request).error_code == "ANSWER_TOO_LARGE"
+        assert world.thread().active_run_id is None
+
+    def test_what_the_model_thinks_counts_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("karma.agents.engine.MAX_ADDED_BYTES", 1_000)
+        thought = {"type": "thinking", "thinking": "x" * 2_000, "signature": "s"}
+
+        events = World([*text("short"), *ended(StopReason.END, None, thought)]).run(asked(user("hi")))
+
+        assert events[-1]["code"] == "ANSWER_TOO_LARGE"
+
+    def test_many_results_are_stored_in_several_writes(self) -> None:
+        calls = [step for i in range(40) for step in tool(f"c{i}", "echo", '{"word":"a"}')]
+        world = World([*calls, *ended(StopReason.TOOL_USE)], [*text("Done."), *ended()])
+
+        events = world.run(asked(user("hi")))
+
+        assert types(events).count("TOOL_CALL_RESULT") == 40
+        assert [m.tool_call_id for m in world.model.requests[1].messages[2:]] == [f"c{i}" for i in range(40)]
+        assert world.thread().next_message == 43
+
+
+class TestWritesThatFailUnexpectedly:
+    """Not the database's absence and not another owner: something that a repeat would not cure."""
+
+    def test_the_run_ends_and_its_log_lacks_nothing_that_was_sent(self) -> None:
+        failures = [ValueError("too large")]
+        store = MemoryRunStore(lambda name: failures.pop() if name == "finish" and failures else None)
+        world = World([*text("all ", "of ", "this"), *ended()], store=store)
+        request = asked(user("hi"))
+
+        events = world.run(request)
+
+        assert types(events)[-2:] == ["TEXT_MESSAGE_END", "RUN_ERROR"]
+        assert events[-1]["code"] == "INTERNAL"
+        assert world.stored(request).status is RunStatus.FAILED
+        assert [m.role for m in world.thread().messages] == ["user"]
+
+    def test_one_in_the_background_reaches_the_run(self) -> None:
+        failures = [ValueError("broken")]
+
+        def fail(name: str) -> Exception | None:
+            return failures.pop() if name == "append" and failures else None
+
+        deltas = [step for _ in range(400) for step in ([TextDelta("x" * 100)], lambda: asyncio.sleep(0.001))]
+        world = World([*deltas, *ended()], store=MemoryRunStore(fail))
+        request = asked(user("hi"))
+
+        events = world.run(request)
+
+        assert events[-1]["code"] == "INTERNAL"
+        assert sum(len(event.get("delta", "")) for event in events) < 40_000
+        assert len(world.log(request)) <= 6
+
+    def test_when_nothing_can_be_written_the_client_is_told_and_the_watchdog_has_the_rest(self) -> None:
+        world = World(
+            [*text("hi"), *ended()], store=MemoryRunStore(lambda name: ValueError() if name == "finish" else None)
+        )
+        request = asked(user("hi"))
+
+        events = asyncio.run(world.go(request)).events
+
+        verify(events)
+        assert events[-1]["code"] == "INTERNAL"
+        assert world.stored(request).status is RunStatus.RUNNING
 
 
 class TestOneRunAThread:

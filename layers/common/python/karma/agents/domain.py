@@ -27,6 +27,9 @@ ENGINE_SCHEMA = 1
 LEASE = timedelta(seconds=30)
 """How long a segment keeps its writer in possession of the run."""
 
+MAX_ADDED_BYTES = 3_000_000
+"""What one write may add to a thread, as stored JSON: it shares a transaction of 4 MB with a segment of the log."""
+
 Json = Mapping[str, object]
 
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
@@ -64,6 +67,7 @@ class RunErrorCode(StrEnum):
     MODEL_REFUSED = "MODEL_REFUSED"
     MAX_TOKENS = "MAX_TOKENS"
     MAX_TURNS = "MAX_TURNS"
+    ANSWER_TOO_LARGE = "ANSWER_TOO_LARGE"
     CONTEXT_WINDOW_EXCEEDED = "CONTEXT_WINDOW_EXCEEDED"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
@@ -81,6 +85,7 @@ ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
     RunErrorCode.MODEL_REFUSED: "The model declined to answer",
     RunErrorCode.MAX_TOKENS: "The answer reached its token limit within a tool call",
     RunErrorCode.MAX_TURNS: "The run reached its limit of model turns",
+    RunErrorCode.ANSWER_TOO_LARGE: "The model's answer is larger than a conversation can hold",
     RunErrorCode.CONTEXT_WINDOW_EXCEEDED: "The conversation is longer than the model can read",
     RunErrorCode.DEADLINE_EXCEEDED: "The run reached its time limit",
     RunErrorCode.STORAGE_UNAVAILABLE: "The run could not be recorded; try again later",

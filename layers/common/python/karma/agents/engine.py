@@ -14,6 +14,7 @@ from datetime import datetime
 from karma.agents import events
 from karma.agents.domain import (
     ERROR_MESSAGES,
+    MAX_ADDED_BYTES,
     History,
     Message,
     OwnershipLost,
@@ -41,11 +42,16 @@ from karma.agents.ports import (
     ToolSpec,
     TurnEnded,
 )
+from karma.agents.stored import dump_messages
+from karma.agents.texts import GrowingText
 from karma.agents.tools import Toolbox, ToolOutcome
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.ids import RunId, short_id
 from karma.core.observability import count, logger
+
+_RESULTS_A_COMMIT = 16
+"""Results of at most 64 KB each (twice that when escaped once more) that go into one transaction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,8 @@ class _Turn:
     message_id: str
     text: DeltaPrefix
     args: dict[str, DeltaPrefix] = field(default_factory=dict)
-    parts: list[str] = field(default_factory=list)
+    said: GrowingText = field(default_factory=GrowingText)
+    args_chars: int = 0
     calls: list[ToolCall] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     held: list[Event] = field(default_factory=list)
@@ -171,9 +178,10 @@ class RunEngine:
                         if turn.held:
                             await self._release(turn)
                         frames.append(log.soft(events.text_start(message_id)))
-                    turn.parts.append(event.text)
+                    turn.said.add(event.text)
                     frames.append(log.delta(turn.text, event.text))
                 elif type(event) is ToolArguments:
+                    turn.args_chars += len(event.delta)
                     frames.append(log.delta(turn.args[event.id], event.delta))
                 else:
                     if frames:
@@ -182,6 +190,9 @@ class RunEngine:
                     await self._structure(turn, event)
             if frames:
                 write(b"".join(frames))
+            if turn.said.size + turn.args_chars > MAX_ADDED_BYTES:
+                # It could not be kept: the model is stopped rather than paid to go on.
+                raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
         if turn.ended is None:
             raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT)
         self._usage += turn.ended.usage
@@ -219,7 +230,7 @@ class RunEngine:
         said = Message(
             id=turn.message_id,
             role="assistant",
-            content="".join(turn.parts),
+            content=str(turn.said),
             tool_calls=tuple(turn.calls),
             blocks=turn.ended.blocks,
             model=self._model.name,
@@ -241,9 +252,10 @@ class RunEngine:
         own = [call for call in calls if not self._is_frontend(call)]
         pending = [call.id for call in calls if self._is_frontend(call)]
         outcomes = await asyncio.gather(*(self._toolbox.call(call) for call in own))
-        results = [(short_id(), call, outcome) for call, outcome in zip(own, outcomes, strict=True)]
-        kept = tuple(_result_message(message_id, call, outcome) for message_id, call, outcome in results)
-        if results:
+        found = [(short_id(), call, outcome) for call, outcome in zip(own, outcomes, strict=True)]
+        for at in range(0, len(found), _RESULTS_A_COMMIT):
+            results = found[at : at + _RESULTS_A_COMMIT]
+            kept = tuple(_result_message(message_id, call, outcome) for message_id, call, outcome in results)
             sent = [
                 events.tool_result(
                     message_id=message_id, tool_call_id=call.id, content=outcome.content, failed=outcome.failed
@@ -268,9 +280,15 @@ class RunEngine:
         return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
 
     def _keep(self, messages: Sequence[Message]) -> History | None:
-        """Add messages to the conversation, and name the write that stores them."""
+        """Add messages to the conversation, and name the write that stores them.
+
+        Raises:
+            RunFailed: they are more than one write takes; nothing of them is kept.
+        """
         if not messages:
             return None
+        if len(dump_messages(messages)) > MAX_ADDED_BYTES:
+            raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
         history = History(self._plan.thread, self._plan.stored, tuple(messages))
         self._plan.messages.extend(messages)
         self._plan.stored += len(messages)
@@ -303,6 +321,9 @@ class RunEngine:
             count("RunFailed", code=code.value)
         except (OwnershipLost, Upstream):
             # The watchdog ends the log; the client is told what is known here.
+            self._abandon(code)
+        except Exception:  # noqa: BLE001 - the edge of a run, as in run()
+            logger.exception("run.broken", run_id=self._plan.run_id)
             self._abandon(code)
 
     def _abandon(self, code: RunErrorCode) -> None:

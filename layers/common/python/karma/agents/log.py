@@ -23,9 +23,12 @@ SEGMENT_BYTES = 16_000
 
 FLUSH_AFTER_S = 0.8
 _FLUSH_BYTES = 12_000
-_DELTA_CHARS = 4_000
+_DELTA_CHARS = 2_500
+"""A character takes up to six bytes in JSON, so a delta always fits into a segment."""
 _RENEW_AFTER_S = LEASE.total_seconds() / 3
 _RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+_FATAL = (OwnershipLost, Upstream)
+"""Behind these nothing may be written any more."""
 
 
 class RunLog:
@@ -67,7 +70,7 @@ class RunLog:
         """Take a delta into the log and return its frame; the caller sends it at once.
 
         Raises:
-            OwnershipLost, Upstream: a commit in the background failed.
+            Exception: what a commit in the background failed with, OwnershipLost and Upstream among others.
         """
         if self._failure is not None:
             raise self._failure
@@ -105,7 +108,10 @@ class RunLog:
         await asyncio.shield(self._spawn(self._commit(lambda: events, history, None)))
 
     async def finish(self, terminal: Event, how: RunEnd, *, history: History | None = None) -> None:
-        """Close what is open, end the run and send the terminal event. Raises as `commit` does."""
+        """Close what is open, end the run and send the terminal event. Raises as `commit` does.
+
+        Also tried when an earlier commit failed for a reason that says nothing about this one (a bug, a limit).
+        """
         await asyncio.shield(self._spawn(self._commit(lambda: [*self._open.closing(), terminal], history, how)))
         self.close()
 
@@ -129,26 +135,46 @@ class RunLog:
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._settled)
         return task
 
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, Exception) and not isinstance(self._failure, _FATAL):
+            # Also a failure that nobody waited for: the run meets it at its next step.
+            self._failure = failure
+
     async def _commit(
-        self, make_events: Callable[[], Sequence[Event]], history: History | None, how: RunEnd | None
+        self,
+        make_events: Callable[[], Sequence[Event]],
+        history: History | None,
+        how: RunEnd | None,
+        *,
+        only_waiting: bool = False,
     ) -> None:
         async with self._lock:
-            if self._failure is not None:
+            if self._failure is not None and (how is None or isinstance(self._failure, _FATAL)):
                 raise self._failure
             self._stop_flush_timer()
             waiting = self._waiting.take()
+            if only_waiting and not waiting:
+                return  # another commit took the text along
             events = make_events()
             batches = _batches([*waiting, *(event.data for event in events)])
+            written = 0
             try:
                 for i, batch in enumerate(batches):
                     last = i == len(batches) - 1
                     await self._append(batch, history if last else None, how if last else None)
-            except (OwnershipLost, Upstream) as exc:
+                    written += len(batch)
+            except _FATAL as exc:
+                # Here and not in _settled: who waits for the lock may run before that.
                 self._failure = exc
                 raise
+            finally:
+                # The client has what waited: if it could not be written now, what ends the log still writes it.
+                self._waiting.put_back(waiting[written:])
             for event in events:
                 self._open.follow(event)
             if events:
@@ -189,7 +215,7 @@ class RunLog:
         return self._clock.now() + LEASE
 
     def _renew(self) -> None:
-        self._spawn(self._in_background())
+        self._spawn(self._in_background(only_waiting=False))
 
     def _flush(self) -> None:
         self._stop_flush_timer()
@@ -199,22 +225,19 @@ class RunLog:
 
     async def _flush_in_background(self) -> None:
         try:
-            await self._in_background()
+            await self._in_background(only_waiting=True)
         finally:
             self._flushing = False
         if self._waiting.size and self._flush_timer is None and not self._closed:
             # Sent while the flush was on its way, and nothing may follow that would set the timer.
             self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
 
-    async def _in_background(self) -> None:
+    async def _in_background(self, *, only_waiting: bool) -> None:
         if self._closed or self._failure is not None:
             return
-        sent = self._sent
-        try:
-            await self._commit(list, None, None)
-        except (OwnershipLost, Upstream):
-            return  # kept in _failure: the run meets it at its next step
-        if self._sent == sent:
+        sent, head = self._sent, self._head
+        await self._commit(list, None, None, only_waiting=only_waiting)
+        if self._sent == sent and self._head != head:
             self._sink.write(position(self._head))
 
     def _stop_flush_timer(self) -> None:
@@ -249,6 +272,11 @@ class _Waiting:
         self._seal()
         taken, self._events, self.size = self._events, [], 0
         return taken
+
+    def put_back(self, events: Sequence[bytes]) -> None:
+        """Take events again that were taken and not written, before all others."""
+        self._events[:0] = events
+        self.size += sum(map(len, events))
 
     def _seal(self) -> None:
         if self._prefix is not None and self._parts:

@@ -7,6 +7,7 @@
 | whose run has this id | RUNID#<run> | USER#<user> | |
 | thread | THREAD#<user>#<thread> | HEAD | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
+| their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
 
 Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
@@ -15,9 +16,9 @@ guessing or reusing an id. The counter is written in the transaction that starts
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 import orjson
 from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
@@ -36,9 +37,9 @@ from karma.agents.domain import (
     Thread,
     ThreadChanged,
     ThreadKey,
-    ToolCall,
 )
 from karma.agents.ports import RunPage
+from karma.agents.stored import dump_messages, load_messages
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import get, put, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -49,8 +50,12 @@ from karma.core.ids import RunId, ThreadId, UserId
 HEAD = "HEAD"
 _SEGMENT = "SEG#"
 _MESSAGES = "MSG#"
-MESSAGES_ITEM_BYTES = 350_000
+_MESSAGES_SK_CHARS = len(_MESSAGES) + 8
+PART_BYTES = 350_000
 """An item holds at most 400 KB; keys and attributes need some of it."""
+
+_READS = 3
+_REREAD_PAUSE_S = 0.05
 
 
 def run_pk(key: RunKey) -> str:
@@ -77,6 +82,11 @@ def parse_segment_sk(sk: str) -> int:
 def thread_pk(key: ThreadKey) -> str:
     """Partition of a thread and its messages."""
     return f"THREAD#{key.user_id}#{key.thread_id}"
+
+
+def messages_sk(n: int, *, part: int = 0) -> str:
+    """Sort key of the messages from position n on, or of a further part of them, which sorts behind."""
+    return f"{_MESSAGES}{n:08d}#{part:04d}" if part else f"{_MESSAGES}{n:08d}"
 
 
 def run_id_pk(run_id: RunId) -> str:
@@ -143,10 +153,12 @@ class ThreadItem(AgentsItem, discriminator="thread"):
 
 
 class MessagesItem(AgentsItem, discriminator="messages"):
-    """Messages that were added together."""
+    """Messages that were added together, or a part of them."""
 
     messages = BinaryAttribute(legacy_encoding=False)
-    """JSON list."""
+    """JSON list, cut anywhere when it has several parts."""
+    parts = NumberAttribute(default=1)
+    """Number of the items that hold the list together."""
 
 
 class RunCounterItem(AgentsItem, discriminator="run_counter"):
@@ -159,9 +171,29 @@ class DynamoRunStore:
     """RunStore over DynamoDB. The table is bound by the composition root."""
 
     def thread(self, key: ThreadKey) -> Thread:
-        """See RunStore; one Query a megabyte."""
+        """See RunStore; one Query a megabyte.
+
+        Raises:
+            ThreadChanged: it is being written, and each of three reads met half of a write.
+        """
+        for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
+            head, messages = self._read_thread(key)
+            if messages is not None:
+                return Thread(
+                    key=key,
+                    messages=tuple(messages),
+                    next_message=len(messages),
+                    version=int(head.version) if head else 0,
+                    active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
+                )
+            if pause_s is not None:
+                time.sleep(pause_s)
+        raise ThreadChanged("The thread was changed by another run; try again")
+
+    def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None]:
+        """Read a thread's items; its messages are None when some part of a list is not there (yet)."""
         head: ThreadItem | None = None
-        messages: list[Message] = []
+        lists: dict[str, list[MessagesItem]] = {}
         start = None
         while True:
             page = query(AgentsItem, thread_pk(key), limit=1000, start=start, consistent=True)
@@ -169,17 +201,17 @@ class DynamoRunStore:
                 if isinstance(item, ThreadItem):
                     head = item
                 elif isinstance(item, MessagesItem):
-                    messages.extend(map(_message, orjson.loads(item.messages)))
+                    lists.setdefault(item.sk[:_MESSAGES_SK_CHARS], []).append(item)
             start = page.last
             if start is None:
                 break
-        return Thread(
-            key=key,
-            messages=tuple(messages),
-            next_message=len(messages),
-            version=int(head.version) if head else 0,
-            active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
-        )
+        messages: list[Message] = []
+        for parts in lists.values():
+            # A Query reads beside a transaction item by item.
+            if any(int(part.parts) != len(parts) for part in parts):
+                return head, None
+            messages.extend(load_messages(b"".join(part.messages for part in parts)))
+        return head, messages
 
     def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
         """See RunStore; one transaction."""
@@ -371,53 +403,19 @@ def _segment(item: SegmentItem) -> Segment:
 
 
 def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
-    """Pack messages into as few items as hold them; each begins at the position of its first message."""
-    n = history.n
-    batch: list[bytes] = []
-    size = 0
-    for message in history.messages:
-        data = orjson.dumps(message_json(message))
-        if batch and size + len(data) > MESSAGES_ITEM_BYTES:
-            yield _messages_item(history.thread, n, batch, now)
-            n, batch, size = n + len(batch), [], 0
-        batch.append(data)
-        size += len(data) + 1
-    if batch:
-        yield _messages_item(history.thread, n, batch, now)
-
-
-def _messages_item(thread: ThreadKey, n: int, batch: Sequence[bytes], now: str) -> MessagesItem:
-    body = b"[" + b",".join(batch) + b"]"
-    return MessagesItem(thread_pk(thread), f"{_MESSAGES}{n:08d}", messages=body, created_at=now)
-
-
-def message_json(message: Message) -> dict[str, Any]:
-    """Shape a message for storage; what is empty is left out."""
-    data: dict[str, Any] = {"id": message.id, "role": message.role, "content": message.content}
-    if message.tool_calls:
-        data["tool_calls"] = [list(call) for call in message.tool_calls]
-    if message.tool_call_id:
-        data["tool_call_id"] = message.tool_call_id
-    if message.failed:
-        data["failed"] = True
-    if message.blocks:
-        data["blocks"] = list(message.blocks)
-    if message.model:
-        data["model"] = message.model
-    return data
-
-
-def _message(data: dict[str, Any]) -> Message:
-    return Message(
-        id=data["id"],
-        role=data["role"],
-        content=data["content"],
-        tool_calls=tuple(ToolCall(*call) for call in data.get("tool_calls", ())),
-        tool_call_id=data.get("tool_call_id", ""),
-        failed=data.get("failed", False),
-        blocks=tuple(data.get("blocks", ())),
-        model=data.get("model", ""),
-    )
+    """Write messages as one list in as few items as hold it; their number is known to each."""
+    if not history.messages:
+        return
+    body = dump_messages(history.messages)
+    pieces = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
+    for part, piece in enumerate(pieces):
+        yield MessagesItem(
+            thread_pk(history.thread),
+            messages_sk(history.n, part=part),
+            messages=piece,
+            parts=len(pieces),
+            created_at=now,
+        )
 
 
 def _json(value: object) -> str:

@@ -112,10 +112,10 @@ class Toolbox:
             logger.exception("tool.broken", tool=tool.name)
             return _failure(f"{tool.name} failed unexpectedly")
         count("ToolCalled", tool=tool.name)
-        content = orjson.dumps(value).decode()
+        content = orjson.dumps(value)
         if len(content) > MAX_RESULT_BYTES:
             return _failure(f"{tool.name} found more than can be shown; ask for less")
-        return ToolOutcome(content)
+        return ToolOutcome(content.decode())
 
 
 def schema_of(parameters: type) -> dict[str, object]:

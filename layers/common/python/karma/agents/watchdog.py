@@ -72,9 +72,12 @@ def read_message(body: str) -> RunKey:
     """
     try:
         data = orjson.loads(body)
-        return RunKey(UserId(str(data["user_id"])), RunId(str(data["run_id"])))
+        user_id, run_id = data["user_id"], data["run_id"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise ValidationFailed.of("body", "is not a watchdog message") from None
+    if not (isinstance(user_id, str) and isinstance(run_id, str)):
+        raise ValidationFailed.of("body", "is not a watchdog message")
+    return RunKey(UserId(user_id), RunId(run_id))
 
 
 class Inspector:

@@ -31,6 +31,7 @@ from karma.agents.ports import (
     ToolSpec,
     TurnEnded,
 )
+from karma.agents.texts import GrowingText
 from karma.core import aws, secrets
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class _Turn:
         self.is_complete = False
         self._buffer = b""
         self._blocks: dict[int, dict[str, Any]] = {}
-        self._parts: list[str] = []
+        self._text = GrowingText()
         self._kind = ""
         self._call_id = ""
         self._stop = ""
@@ -279,36 +280,36 @@ class _Turn:
 
     def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
         self._blocks[index] = block
-        self._parts = []
+        self._text = GrowingText()
         self._kind = block["type"]
         if self._kind == "tool_use":
             self._call_id = block["id"]
             out.append(ToolBegun(self._call_id, block["name"]))
         elif self._kind == "text" and block.get("text"):
-            self._parts.append(block["text"])
+            self._text.add(block["text"])
             out.append(TextDelta(block["text"]))
 
     def _delta(self, delta: dict[str, Any], out: list[ModelEvent]) -> None:
         kind = delta["type"]
         if kind == "text_delta":
             text = delta["text"]
-            self._parts.append(text)
+            self._text.add(text)
             out.append(TextDelta(text))
         elif kind == "input_json_delta":
             text = delta["partial_json"]
             if text:
-                self._parts.append(text)
+                self._text.add(text)
                 if self._kind == "tool_use":
                     out.append(ToolArguments(self._call_id, text))
         elif kind == "thinking_delta":
-            self._parts.append(delta["thinking"])
+            self._text.add(delta["thinking"])
         elif kind == "signature_delta" and self._blocks:
             block = self._blocks[max(self._blocks)]
             block["signature"] = block.get("signature", "") + delta["signature"]
 
     def _end(self, index: int, out: list[ModelEvent]) -> None:
         block = self._blocks[index]
-        text = "".join(self._parts)
+        text = str(self._text)
         if self._kind == "text":
             block["text"] = text
         elif self._kind == "thinking":
@@ -317,7 +318,7 @@ class _Turn:
             block["input"] = _input(text)
             if self._kind == "tool_use":
                 out.append(ToolEnded(self._call_id, text))
-        self._parts = []
+        self._text = GrowingText()
         self._kind = ""
 
     def _count(self, usage: dict[str, Any] | None) -> None:

@@ -1,0 +1,29 @@
+"""A long text that arrives in small pieces, kept in few objects: ten thousand deltas would be as many strings."""
+
+from __future__ import annotations
+
+_PIECES = 256
+
+
+class GrowingText:
+    """Collects pieces of one text."""
+
+    __slots__ = ("_joined", "_pieces", "size")
+
+    def __init__(self) -> None:
+        self._joined: list[str] = []
+        self._pieces: list[str] = []
+        self.size = 0
+        """Characters so far."""
+
+    def add(self, piece: str) -> None:
+        """Take the next piece."""
+        self.size += len(piece)
+        self._pieces.append(piece)
+        if len(self._pieces) == _PIECES:
+            self._joined.append("".join(self._pieces))
+            self._pieces.clear()
+
+    def __str__(self) -> str:
+        """Return the whole text."""
+        return "".join((*self._joined, *self._pieces))
