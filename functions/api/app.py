@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from types import ModuleType
 
 from fastapi import APIRouter, FastAPI
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from starlette.types import ASGIApp
+from starlette.responses import Response
 
 from api import deps, openapi
 from api.dispatch import Dispatch
 from api.edge import Edge
 from api.presenters import bare
+from api.routing import Router
 from karma.core import secrets
 from karma.core.health import APP, VERSION
 
@@ -23,9 +23,9 @@ ROUTES: tuple[str, ...] = ("auth", "users", "api_keys", "devices", "runs", "bill
 class Api(FastAPI):
     """FastAPI with one layer of middleware."""
 
-    def build_middleware_stack(self) -> ASGIApp:
-        """Put the edge where FastAPI puts its error handlers; the exit stack is what its routes insist on."""
-        return Edge(AsyncExitStackMiddleware(Dispatch(self.routes)), clock=deps.clock(), origin_secrets=_origin_secrets)
+    def build_middleware_stack(self) -> Edge:
+        """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
+        return Edge(Dispatch(self.routes), clock=deps.clock(), origin_secrets=_origin_secrets)
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -37,20 +37,22 @@ class Api(FastAPI):
 def build() -> Api:
     """Make the application."""
     app = Api(title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json")
-    app.add_api_route("/", root, methods=["GET"], tags=["about"], include_in_schema=True)
+    app.router.routes.extend(about.routes)
     for name in ROUTES:
-        module = f"api.routes.{name}"
-        if importlib.util.find_spec(module) is not None:
-            _mount(app, importlib.import_module(module))
+        _mount(app, importlib.import_module(f"api.routes.{name}"))
     return app
 
 
-async def root() -> object:
+about = Router("about", prefix="")
+
+
+@about.get("/")
+async def root() -> Response:
     """Say what this is and where its description is."""
     return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})
 
 
-def _mount(app: FastAPI, module: object) -> None:
+def _mount(app: FastAPI, module: ModuleType) -> None:
     for name in ("router", "agio"):
         router = getattr(module, name, None)
         if isinstance(router, APIRouter):

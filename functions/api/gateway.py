@@ -1,49 +1,113 @@
-"""Reads the events of an HTTP API, payload 2.0: all that invokes this function.
+"""Carries HTTP API events, payload 2.0, to the app and its answers back: all that invokes this function.
 
-In place of Mangum's own reader: that one fails on a `Host` whose port is no number, and tries four kinds of events.
+Made of Mangum's parts, without its adapter: that one tries four kinds of events, fails on a `Host` whose port is no
+number, and sets an event loop to work for every request.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine, Generator
+from contextvars import copy_context
 from typing import Any
 from urllib.parse import unquote
 
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from mangum.handlers import HTTPGateway
-from mangum.types import LambdaConfig, LambdaContext, LambdaEvent, Scope
+from mangum.protocols import HTTPCycle
+from mangum.types import ASGI, LambdaConfig, LambdaContext, LambdaEvent, Response, Scope
+
+_CONFIG = LambdaConfig(api_gateway_base_path="/", text_mime_types=DEFAULT_TEXT_MIME_TYPES, exclude_headers=[])
+
+
+class Gateway:
+    """Serves events with an ASGI app."""
+
+    def __init__(self, app: ASGI) -> None:
+        self._app = app
+
+    def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Serve one event; whatever the app raises becomes a 500."""
+        request = HttpApiEvent(event, context, _CONFIG)
+        answer: dict[str, Any] = request(Exchange(request.scope, request.body)(self._app))
+        return answer
 
 
 class HttpApiEvent(HTTPGateway):
     """An event as an ASGI scope."""
 
-    @classmethod
-    def infer(cls, _event: LambdaEvent, _context: LambdaContext, _config: LambdaConfig) -> bool:
-        """Take every event."""
-        return True
+    def __init__(self, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> None:
+        super().__init__(event, context, config)
+        self._scope = _scope(event, context)
 
     @property
     def scope(self) -> Scope:
         """Describe the request; text that is not Unicode is replaced, as in a URL."""
-        event: dict[str, Any] = self.event
-        request = event["requestContext"]["http"]
-        headers = [[_raw(name.lower()), _raw(value)] for name, value in (event.get("headers") or {}).items()]
-        if event.get("cookies"):
-            headers.append([b"cookie", _raw("; ".join(event["cookies"]))])
-        return {
-            "type": "http",
-            "method": request["method"],
-            "http_version": "1.1",
-            "headers": headers,
-            "path": unquote(request["path"]) or "/",
-            "raw_path": None,
-            "root_path": "",
-            "scheme": "https",
-            "query_string": _raw(event.get("rawQueryString", "")),
-            "server": (event["requestContext"].get("domainName", ""), 443),
-            "client": (request["sourceIp"], 0),
-            "asgi": {"version": "3.0", "spec_version": "2.0"},
-            "aws.event": event,
-            "aws.context": self.context,
-        }
+        return self._scope
+
+
+class Exchange(HTTPCycle):
+    """One request and its answer, run by `complete`."""
+
+    def __call__(self, app: ASGI) -> Response:
+        """Return the app's answer."""
+        complete(self.run(app))
+        return {"status": self.status, "headers": self.headers, "body": self.body}
+
+
+def complete(request: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end: without an event loop until it waits for something, on one from there on.
+
+    Our routes never wait: they call blocking clients, for an environment serves one request at a time. Setting a loop
+    to work for such a request would cost as much as everything else around its route.
+
+    Whoever needs a loop (time-outs, tasks, threads; so also `def` routes, files and streamed answers) asks for it by
+    `await asyncio.sleep(0)`. api.dispatch does so before routes that are not of api.routing.
+    """
+    context = copy_context()
+    try:
+        context.run(request.send, None)
+    except StopIteration:
+        return
+    with asyncio.Runner() as runner:
+        runner.run(_rest(request), context=context)
+
+
+async def _rest(request: Coroutine[Any, Any, None]) -> None:
+    await _Begun(request)
+
+
+class _Begun:
+    """A coroutine that has begun: `await` takes only those that have not."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._coroutine.__await__()
+
+
+def _scope(event: dict[str, Any], context: object) -> dict[str, Any]:
+    request = event["requestContext"]["http"]
+    headers = [[_raw(name.lower()), _raw(value)] for name, value in (event.get("headers") or {}).items()]
+    if event.get("cookies"):
+        headers.append([b"cookie", _raw("; ".join(event["cookies"]))])
+    return {
+        "type": "http",
+        "method": request["method"],
+        "http_version": "1.1",
+        "headers": headers,
+        "path": unquote(request["path"]) or "/",
+        "raw_path": None,
+        "root_path": "",
+        "scheme": "https",
+        "query_string": _raw(event.get("rawQueryString", "")),
+        "server": (event["requestContext"].get("domainName", ""), 443),
+        "client": (request["sourceIp"], 0),
+        "asgi": {"version": "3.0", "spec_version": "2.0"},
+        "aws.event": event,
+        "aws.context": context,
+    }
 
 
 def _raw(text: str) -> bytes:

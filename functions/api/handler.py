@@ -6,26 +6,25 @@ import gc
 
 gc.disable()  # nothing that is made below becomes garbage; collecting meanwhile is 8-30 % of a cold start
 
-import asyncio  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pydantic import BaseModel  # noqa: E402
 
+from karma.core import aws  # noqa: E402
 from karma.core.imports import absent  # noqa: E402
+from karma.core.runtime.snapshot import after_restore  # noqa: E402
 
 # FastAPI describes OpenAPI with 50 models, of which no request but /openapi.json needs one: built when used.
 BaseModel.model_config["defer_build"] = True
 with absent("email_validator", "pydantic.v1"):
-    from mangum import Mangum
-
     from api.app import build
-    from api.gateway import HttpApiEvent
+    from api.gateway import Gateway
 
     app = build()
 del BaseModel.model_config["defer_build"]
 
-_serve = Mangum(app, lifespan="off", custom_handlers=[HttpApiEvent])
-_loop = asyncio.get_event_loop()  # made by Mangum, which looks it up again for each request
+_serve = Gateway(app.build_middleware_stack())
+after_restore(aws.reset)
 
 gc.freeze()
 gc.enable()
@@ -33,5 +32,4 @@ gc.enable()
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Serve one request."""
-    asyncio.set_event_loop(_loop)  # whoever used asyncio.run meanwhile has left none
     return _serve(event, context)
