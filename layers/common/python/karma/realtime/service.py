@@ -145,4 +145,5 @@ def _channel(connection: Connection, name: str) -> Channel:
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A ticket that is no ticket may hold anything, half a surrogate pair too.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
