@@ -1,6 +1,7 @@
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +34,17 @@ class Acknowledgement:
 
     mid: int
     code: int
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closed when its handshake fails, which paho leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 class Link:
@@ -68,12 +80,14 @@ class Link:
         )
         client.connect_timeout = config.connect_timeout_s
         client.max_inflight_messages_set(0)  # the window is ours (max_inflight), so paho never holds a message back
+        client.on_socket_open = self._opened
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
         client.on_message = self._message
         self._client = client
+        self._socket: socket.socket | None = None
 
     @property
     def closed(self) -> bool:
@@ -83,11 +97,10 @@ class Link:
     @property
     def local_address(self) -> str | None:
         """Address of this end of the connection."""
-        sock = self._client.socket()
-        if not isinstance(sock, socket.socket):
+        if self._socket is None:
             return None
         try:
-            return str(sock.getsockname()[0])
+            return str(self._socket.getsockname()[0])
         except OSError:
             return None
 
@@ -99,7 +112,9 @@ class Link:
         Raises:
             OSError: No route, refused, time-out, or TLS failed.
         """
-        self._client.tls_set_context(tls_context(self._config))
+        context = tls_context(self._config)
+        context.sslsocket_class = _TlsSocket
+        self._client.tls_set_context(context)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._config.session_expiry_s
         self._client.connect(
@@ -128,15 +143,21 @@ class Link:
 
     def abort(self) -> None:
         """End the connection now, whatever state it is in."""
-        sock = self._client.socket()
-        if isinstance(sock, socket.socket) and not self._ended.is_set():
+        if self._socket is not None and not self._ended.is_set():
             # The network thread leaves only when its output has drained, which a dead peer never lets happen.
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
         # paho's network thread clears the attribute that loop_stop is about to join; then there is nothing to join.
         with contextlib.suppress(AttributeError):
             self._client.loop_stop()
+        if self._socket is not None:
+            # When the network thread was told to end while it read a message, it left the socket open.
+            self._socket.close()
         self._ended.set()
+
+    def _opened(self, _client: mqtt.Client, _userdata: object, sock: object) -> None:
+        if isinstance(sock, socket.socket):
+            self._socket = sock
 
     def _connected(
         self, client: mqtt.Client, _userdata: object, _flags: mqtt.ConnectFlags, code: ReasonCode, _properties: object

@@ -468,8 +468,6 @@ class TestStop:
         device.start()
         assert cloud.final(command_id)["status"] == "succeeded"
 
-    # paho leaves the socket of a failed handshake to the garbage collector
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_a_broker_that_never_answers_does_not_hold_up_the_end(self, make_device: MakeDevice) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             device = make_device(credentials={"mqtt_port": silent.getsockname()[1]}, keepalive_s=1)
