@@ -1,7 +1,8 @@
 """The streaming function: AG-UI runs and their logs as server-sent events. Plain ASGI, for the cold start's sake.
 
     POST /api/agent, /api/v1/agent          start a run, stream it to its terminal event
-    GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s
+    GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s;
+                                            asked for application/json alone: a page of it, as the API gives it
     GET  /health
 
 Whatever is refused is refused with a status, before the stream begins; behind the first byte a failure is a RUN_ERROR.
@@ -20,9 +21,11 @@ from urllib.parse import parse_qs
 import orjson
 
 from agent_stream import deps
-from agent_stream.sse import SseWriter, wants_done
+from agent_stream.sse import SseWriter, wants_done, wants_page
+from karma.agents.domain import Segment
 from karma.agents.events import frames, position
 from karma.agents.requests import check_size, parse_run_input
+from karma.agents.service import events_view
 from karma.core.clock import epoch_ms, from_epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
@@ -32,9 +35,9 @@ from karma.core.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from karma.core.http import InternalError, failure
+from karma.core.http import InternalError, failure, success
 from karma.core.ids import RunId, new_id
-from karma.core.observability import count, logger
+from karma.core.observability import count, log_request, logger
 from karma.core.runtime.snapshot import before_snapshot
 from karma.identity.domain import Caller
 
@@ -50,6 +53,8 @@ _POLL_S = 0.25
 _MAX_POLL_S = 1.0
 _PAGE = 50
 _MAX_AFTER = 10**8 - 1
+_LIMIT = 100
+_MAX_LIMIT = 1000
 _CLOSE_MARGIN_S = 5.0
 _DEADLINE = "karma.deadline"
 _INVOCATION = "karma.invocation"
@@ -103,6 +108,23 @@ class _Request:
                 return b"".join(chunks)
 
 
+class _Response:
+    """Sends, and knows how far the response has come."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        """0: nothing was sent, every answer is still possible."""
+        self.is_complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.is_complete = not message.get("more_body", False)
+        await self._send(message)
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one request, or the lifespan protocol of servers that have one."""
     if scope["type"] == "lifespan":
@@ -112,20 +134,20 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError(f"{scope['type']} is not served")
     started = monotonic()
     request = _Request(scope, receive)
+    response = _Response(send)
     status = 500
     try:
-        status = await _route(request, send)
+        status = await _route(request, response)
     except _ClientLeft:
         status = 499
     except AppError as exc:
-        status = await _refuse(request, exc, send)
+        status = await _refuse(request, exc, response)
     except Exception:  # noqa: BLE001 - the process edge: whatever happened before the first byte becomes an answer
         logger.exception("request.broken", request_id=request.id)
         count("UnhandledError")
-        status = await _refuse(request, InternalError(), send)
+        status = await _refuse(request, InternalError(), response)
     finally:
-        logger.info(
-            "request.handled",
+        log_request(
             request_id=request.id,
             method=request.method,
             status=status,
@@ -164,8 +186,18 @@ async def _run(request: _Request, send: Send) -> int:
 
 async def _events(request: _Request, run_id: RunId, send: Send) -> int:
     caller = await _admit(request, "run:read")
-    after = _position(request.query("after") or request.header(b"last-event-id"))
+    after = _whole("after", request.query("after") or request.header(b"last-event-id"), default=0, high=_MAX_AFTER)
     reader = deps.run_reader()
+    if wants_page(request.header(b"accept")):
+        limit = _whole("limit", request.query("limit"), default=_LIMIT, low=1, high=_MAX_LIMIT)
+
+        def page() -> list[Segment]:
+            reader.get(caller.user_id, run_id)
+            return reader.segments(caller.user_id, run_id, after=after, limit=limit)
+
+        data = events_view(await asyncio.to_thread(page), after=after)
+        body = success(data, now_ms=epoch_ms(deps.clock().now()))
+        return await _answer(send, 200, body, [(b"vary", b"accept"), (b"x-request-id", request.id.encode())])
     await asyncio.to_thread(reader.get, caller.user_id, run_id)
     writer = SseWriter(send, done=wants_done(request.header(b"accept")))
     seconds = FOLLOW_S
@@ -253,18 +285,22 @@ def _require_method(request: _Request, *methods: str) -> None:
         raise error
 
 
-def _position(text: str) -> int:
+def _whole(name: str, text: str, *, default: int, low: int = 0, high: int) -> int:
     if not text:
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_AFTER))):
-        raise ValidationFailed.of("after", f"must be a whole number from 0 to {_MAX_AFTER}")
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
+        raise ValidationFailed.of(name, f"must be a whole number from {low} to {high}")
     return int(text)
 
 
-async def _refuse(request: _Request, error: AppError, send: Send) -> int:
+async def _refuse(request: _Request, error: AppError, response: _Response) -> int:
+    if response.status:
+        # No second answer is possible. One that is not complete is cut off by the server, which its client notices.
+        logger.error("response.broken", request_id=request.id, code=error.code, complete=response.is_complete)
+        return response.status
     body = failure(error, path=request.path, request_id=request.id, now_ms=epoch_ms(deps.clock().now()))
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    return await _answer(send, error.status, body, [*headers, (b"x-request-id", request.id.encode())])
+    return await _answer(response, error.status, body, [*headers, (b"x-request-id", request.id.encode())])
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> int:

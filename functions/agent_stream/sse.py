@@ -7,7 +7,7 @@ that leaves, or does not read, loses its stream and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -18,16 +18,26 @@ _DONE = b"data: [DONE]\n\n"
 MAX_UNREAD_BYTES = 8 * 1024 * 1024
 """A client this far behind is not reading; it can reattach by the last id."""
 
-HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+_SSE = "text/event-stream"
+_JSON = "application/json"
+HEADERS = [(b"content-type", _SSE.encode()), (b"cache-control", b"no-cache")]
 
 
 def wants_done(accept: str) -> bool:
     """Tell whether the client asks for the closing `data: [DONE]`, which AG-UI 1.0 clients cannot read."""
+    return any(media_type == _SSE and "done=1" in parameters for media_type, parameters in _accepted(accept))
+
+
+def wants_page(accept: str) -> bool:
+    """Tell whether the client asks for JSON and not for a stream."""
+    media_types = {media_type for media_type, _ in _accepted(accept)}
+    return _JSON in media_types and _SSE not in media_types
+
+
+def _accepted(accept: str) -> Iterator[tuple[str, list[str]]]:
     for each in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in each.split(";"))
-        if media_type == "text/event-stream" and "done=1" in parameters:
-            return True
-    return False
+        yield media_type, parameters
 
 
 class SseWriter:

@@ -186,6 +186,69 @@ def test_a_long_answer_arrives_whole_and_is_remembered(streams: Any, deltas: int
     assert len(segments) <= 8 + len("".join(words)) / 8_000
 
 
+class TestPages:
+    """The stream URL gives the API's page to who asks for JSON: CloudFront sends the path to this function."""
+
+    @pytest.fixture
+    def path(self, streams: Any) -> str:
+        streams.model.answer(message(tool_use("c1", "searchDatabase", '{"query":"x"}'), stop_reason="tool_use"))
+        streams.model.answer(message(text("None.")))
+        body = hello()
+        streams.run(streams.agent(body))
+        return f"/api/v1/runs/{body['runId']}/events"
+
+    def test_a_log_is_read_by_pages(self, streams: Any, path: str) -> None:
+        json_only = {"accept": "application/json"}
+        whole = events_of(streams.run(streams.make("GET", path)).data)
+
+        seen, after, finished = [], 0, False
+        while not finished:
+            page = streams.run(streams.make("GET", path, query=f"after={after}&limit=2", headers=json_only))
+            assert page.status == 200
+            assert page.answer_headers["content-type"] == "application/json"
+            assert page.answer_headers["vary"] == "accept"
+            data = page.json["data"]
+            assert len(data["segments"]) in {1, 2}
+            assert data["segments"][0]["n"] == after + 1
+            seen += [event for segment in data["segments"] for event in segment["events"]]
+            after, finished = data["next_after"], data["finished"]
+
+        assert page.json["success"] is True
+        assert seen == whole
+        beyond = streams.run(streams.make("GET", path, query=f"after={after}", headers=json_only))
+        assert beyond.json["data"] == {"segments": [], "next_after": after, "finished": False}
+
+    def test_it_is_the_page_of_the_api(
+        self, streams: Any, path: str, http_event: Callable[..., dict[str, Any]], lambda_context: object
+    ) -> None:
+        ours = streams.run(streams.make("GET", path, headers={"accept": "application/json"}))
+        from api.handler import lambda_handler
+
+        streams.stack.use("api")
+
+        theirs = lambda_handler(
+            http_event("GET", path, headers={"authorization": f"Bearer {streams.token}"}), lambda_context
+        )
+
+        assert theirs["statusCode"] == 200
+        body = json.loads(theirs["body"])
+        assert {**ours.json, "timestamp": 0} == {**body, "timestamp": 0}
+
+    @pytest.mark.parametrize("accept", ["", "*/*", "text/event-stream", "application/json, text/event-stream"])
+    def test_others_get_the_stream(self, streams: Any, path: str, accept: str) -> None:
+        answer = streams.run(streams.make("GET", path, headers={"accept": accept}))
+
+        assert answer.answer_headers["content-type"] == "text/event-stream"
+
+    @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after=-1"])
+    def test_hostile_pages(self, streams: Any, query: str) -> None:
+        request = streams.make("GET", "/api/v1/runs/x/events", query=query, headers={"accept": "application/json"})
+
+        answer = streams.run(request)
+
+        assert (answer.status, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+
+
 class TestReattaching:
     def test_a_log_is_replayed_whole_and_from_any_position(self, streams: Any) -> None:
         streams.model.answer(message(tool_use("c1", "searchDatabase", '{"query":"x"}'), stop_reason="tool_use"))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from agent_stream import sse
-from agent_stream.sse import SseWriter, wants_done
+from agent_stream.sse import SseWriter, wants_done, wants_page
 
 
 def respond(work: Any, **more: Any) -> tuple[SseWriter, list[bytes]]:
@@ -83,3 +83,18 @@ def test_a_client_that_left_harms_nobody() -> None:
 )
 def test_done_is_asked_for_by_name(accept: str, expected: bool) -> None:
     assert wants_done(accept) is expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "page"),
+    [
+        ("application/json", True),
+        ("Application/JSON;q=0.9, text/html", True),
+        ("application/json, text/event-stream", False),
+        ("text/event-stream", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_a_page_is_for_those_who_ask_for_json_alone(accept: str, page: bool) -> None:
+    assert wants_page(accept) is page

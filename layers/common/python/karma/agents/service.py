@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import orjson
+
 from karma.agents import events
 from karma.agents.domain import (
     LEASE,
@@ -230,6 +232,17 @@ class RunReader:
     def segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
         """Read segments of a run above `after`; at most 1 MB."""
         return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
+
+
+def events_view(segments: Sequence[Segment], *, after: int) -> dict[str, object]:
+    """Shape a page of a run's log for `GET /runs/{id}/events`; events are JSON already and are not parsed again."""
+    return {
+        "segments": [
+            {"n": segment.n, "events": [orjson.Fragment(data) for data in segment.events]} for segment in segments
+        ],
+        "next_after": segments[-1].n if segments else after,
+        "finished": bool(segments) and segments[-1].terminal,
+    }
 
 
 def run_view(run: Run) -> dict[str, object]:

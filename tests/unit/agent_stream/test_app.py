@@ -1,0 +1,36 @@
+"""The edge of the streaming function where nothing of AWS is needed."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agent_stream.app import app
+from tests.support.asgi import exchange
+
+
+@pytest.mark.parametrize("last", ["http.response.start", "http.response.body"])
+def test_a_response_that_has_begun_is_not_begun_again(last: str) -> None:
+    request = exchange("GET", "/health")
+    sent: list[str] = []
+
+    async def broken_behind(_: Any, receive: Any, send: Any) -> None:
+        async def send_and_break(message: Any) -> None:
+            sent.append(message["type"])
+            await send(message)
+            if message["type"] == last and sent.count(last) == 1:
+                raise RuntimeError("the server gave up")
+
+        await app(_, receive, send_and_break)
+
+    asyncio.run(request.run(broken_behind))
+
+    assert sent.count("http.response.start") == 1
+    assert sent[-1] == last
+    assert request.status == 200
+
+
+def test_a_refusal_is_answered_once() -> None:
+    request = asyncio.run(exchange("GET", "/nowhere").run(app))
+
+    assert (request.status, request.json["error"]["code"]) == (404, "NOT_FOUND")
