@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 from fastapi.params import Depends as DependsParam
 
+from api.edge import USER_ID
 from api.settings import Settings
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
@@ -245,6 +246,7 @@ class Permit:
         """
         headers = request.headers
         caller = authenticator().authenticate(headers.get("authorization"), headers.get("x-api-key"))
+        request.scope[USER_ID] = caller.user_id
         logger.append_keys(user_id=caller.user_id)
         if self.permission and not caller.may(self.permission):
             raise Forbidden("Insufficient permissions")

@@ -20,9 +20,11 @@ from karma.core.errors import (
 )
 from karma.core.http import failure, style_of
 from karma.core.ids import new_id
-from karma.core.observability import logger
+from karma.core.observability import log_request, logger
 
 REQUEST_ID = "karma.request_id"
+USER_ID = "karma.user_id"
+"""Key of the scope where whoever finds the caller leaves the id, for the log."""
 _PROVEN = "karma.origin_proven"
 _NO_ROUTE = "(none)"
 
@@ -72,8 +74,9 @@ class Edge:
         finally:
             presenters.style.reset(chosen)
             route = scope.get("route")
-            logger.info(
-                "request.handled",
+            log_request(
+                request_id=request_id,
+                user_id=scope.get(USER_ID),
                 method=scope["method"],
                 route=getattr(route, "path", _NO_ROUTE),
                 status=status,

@@ -1,6 +1,6 @@
 """`Idempotency-Key` on POSTs that create or charge: one effect, and the same answer to every repeat.
 
-A record lives 24 hours in the identity table under the caller, keyed by route and key. It holds a keyed hash of the
+A record lives 24 hours in the identity table under the caller, keyed by path and key. It holds a keyed hash of the
 body and the answer, unless the answer showed a secret: then a repeat gets 409 ALREADY_CREATED with `details.id`.
 The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
@@ -52,8 +52,9 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
         outcome = create()
         return ok(outcome.data, outcome.status)
     body = await request.body()
-    route: str = request.scope["route"].path
-    stored, fresh = _run(route, caller, key, body, create)
+    # The path, not its template: the same key and body for another device are another request.
+    path: str = request.scope["path"]
+    stored, fresh = _run(path, caller, key, body, create)
     if fresh is not None:
         return ok(fresh.data, fresh.status)
     if stored["secret_id"]:
@@ -84,7 +85,7 @@ def _key(request: Request) -> str | None:
 
 
 def _run(
-    route: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome]
+    path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome]
 ) -> tuple[dict[str, Any], Outcome | None]:
     # Local: these import boto3, and most requests carry no key.
     from aws_lambda_powertools.utilities.idempotency import (
@@ -111,7 +112,7 @@ def _run(
         boto3_client=aws.client("dynamodb"),
     )
     config = IdempotencyConfig(
-        event_key_jmespath="[route, key]",
+        event_key_jmespath="[path, key]",
         payload_validation_jmespath="fingerprint",
         expires_after_seconds=_TTL_S,
         hash_function="sha256",
@@ -129,7 +130,7 @@ def _run(
         claimed, data_keyword_argument="claim", persistence_store=store, config=config, key_prefix="karma-api"
     )
     try:
-        stored = guarded(claim={"route": route, "key": key, "fingerprint": fingerprint})
+        stored = guarded(claim={"path": path, "key": key, "fingerprint": fingerprint})
     except IdempotencyValidationError:
         raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED") from None
     except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):

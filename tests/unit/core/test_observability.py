@@ -1,4 +1,6 @@
 import json
+import os
+import pty
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -47,3 +49,34 @@ def test_a_log_line_is_structured() -> None:
     assert line["run_id"] == "r1"
     assert line["level"] == "INFO"
     assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
+
+
+def run(program: str, **options: object) -> str:
+    command = [sys.executable, "-c", f"from karma.core.observability import log_request, logger; {program}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=LAYER, **options)  # type: ignore[call-overload]
+    return str(done.stdout)
+
+
+@pytest.mark.req("R-M-28")
+class TestTheLineOfARequest:
+    def test_looks_as_if_the_logger_had_written_it(self) -> None:
+        ours, its = map(
+            json.loads,
+            run("log_request(status=200, user_id=None); logger.info('request.handled', status=200)").splitlines(),
+        )
+        assert datetime.fromisoformat(ours["timestamp"]).utcoffset() == timedelta(0)
+        assert len(ours.pop("timestamp")) == len(its.pop("timestamp"))
+        del its["location"]
+        assert ours == its
+
+    def test_is_not_written_above_its_level(self) -> None:
+        assert run("logger.setLevel('WARNING'); log_request(status=200)") == ""
+
+    def test_is_for_people_on_a_terminal(self) -> None:
+        master, terminal = pty.openpty()
+        try:
+            line = run("log_request(status=200, route='/')", stderr=terminal)
+        finally:
+            os.close(terminal)
+            os.close(master)
+        assert line.endswith("INFO    request.handled status=200 route=/\n")

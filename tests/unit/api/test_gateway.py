@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from api.gateway import Gateway, complete
+
+seen: ContextVar[str] = ContextVar("seen", default="nothing")
+
+
+def event(path: str = "/", **more: Any) -> dict[str, Any]:
+    http = {"method": "POST", "path": path, "sourceIp": "203.0.113.7"}
+    return {"version": "2.0", "headers": {}, "requestContext": {"http": http}, **more}
+
+
+async def has_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class TestARequest:
+    def test_that_does_not_wait_runs_without_an_event_loop(self) -> None:
+        loops: list[bool] = []
+
+        async def request() -> None:
+            loops.append(await has_a_loop())
+
+        complete(request())
+        assert loops == [False]
+
+    def test_that_waits_goes_on_as_a_task_of_a_loop(self) -> None:
+        said: list[object] = []
+
+        async def request() -> None:
+            token = seen.set("before")
+            await asyncio.sleep(0)
+            said.append(asyncio.current_task() is not None)
+            async with asyncio.timeout(5):
+                said.append(await asyncio.to_thread(seen.get))
+            seen.reset(token)  # refused in another context than that of `set`
+
+        complete(request())
+        assert said == [True, "before"]
+
+    def test_leaves_nothing_of_its_context_behind(self) -> None:
+        async def request() -> None:
+            seen.set("inside")
+
+        complete(request())
+        assert seen.get() == "nothing"
+
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_raises_what_it_raises(self, waits: bool) -> None:
+        async def request() -> None:
+            if waits:
+                await asyncio.sleep(0)
+            raise LookupError("lost")
+
+        with pytest.raises(LookupError, match="lost"):
+            complete(request())
+
+    def test_that_asks_for_a_loop_before_it_waits_is_told_so(self) -> None:
+        async def request() -> None:
+            await asyncio.sleep(1)
+
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            complete(request())
+
+
+class TestAnEvent:
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_is_served_by_the_app(self, waits: bool) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if waits:
+                await asyncio.sleep(0)
+            request = await receive()
+            headers = [(b"content-type", b"application/json"), (b"set-cookie", b"a=b")]
+            await send({"type": "http.response.start", "status": 201, "headers": headers})
+            await send({"type": "http.response.body", "body": scope["path"].encode() + request["body"]})
+
+        assert Gateway(app)(event("/caf%C3%A9", body="aGk=", isBase64Encoded=True), None) == {
+            "statusCode": 201,
+            "headers": {"content-type": "application/json"},
+            "cookies": ["a=b"],
+            "body": "/caféhi",
+            "isBase64Encoded": False,
+        }
+
+    def test_may_have_no_headers_and_text_that_is_not_unicode(self) -> None:
+        scopes: list[MutableMapping[str, Any]] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scopes.append(scope)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        given = event(headers={"X-Odd": "\ud800"}, cookies=["a=1", "b=2"], rawQueryString="q=1")
+        assert Gateway(app)(given, None)["statusCode"] == 204
+        assert scopes[0]["headers"] == [[b"x-odd", b"?"], [b"cookie", b"a=1; b=2"]]
+        assert scopes[0]["query_string"] == b"q=1"
+        assert Gateway(app)(event() | {"headers": None}, None)["statusCode"] == 204

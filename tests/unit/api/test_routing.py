@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+from fastapi import BackgroundTasks, Cookie, Depends, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+
+from api.routing import Route
+
+order: list[str] = []
+
+
+async def known(request: Request) -> str:
+    order.append("known")
+    return request.headers.get("authorization", "nobody")
+
+
+async def listing(
+    request: Request,
+    thing: int,
+    caller: Annotated[str, Depends(known)],
+    needed: Annotated[str, Query()],
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    from_: Annotated[str | None, Query(alias="from")] = None,
+    if_match: Annotated[str | None, Header(max_length=8)] = None,
+) -> Response:
+    return Response(f"{request.method} {thing} {caller} {needed} {limit} {from_} {if_match}")
+
+
+def ask(query: str = "", *, thing: str = "7", **headers: str) -> str:
+    said = b""
+
+    async def send(message: Any) -> None:
+        nonlocal said
+        said += message.get("body", b"")
+
+    async def receive() -> Any:
+        raise AssertionError("nobody reads the body")
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/{thing}",
+        "path_params": {"thing": thing},
+        "query_string": query.encode(),
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+    asyncio.run(Route("/{thing}", listing).app(scope, receive, send))  # type: ignore[arg-type]
+    return said.decode()
+
+
+def refused(query: str = "", **given: str) -> list[tuple[Any, ...]]:
+    with pytest.raises(RequestValidationError) as caught:
+        ask(query, **given)
+    return [(error["type"], *error["loc"]) for error in caught.value.errors()]
+
+
+def test_arguments_come_from_path_query_header_and_dependencies() -> None:
+    answer = ask("needed=a+b&limit=3&limit=5&from=x&other=1", if_match='"4"', authorization="ada")
+    assert answer == 'GET 7 ada a b 5 x "4"'
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    assert ask("needed=") == "GET 7 nobody  20 None None"
+
+
+def test_everything_wrong_is_named_at_once() -> None:
+    assert refused("limit=0", thing="x", if_match="123456789") == [
+        ("int_parsing", "path", "thing"),
+        ("missing", "query", "needed"),
+        ("greater_than_equal", "query", "limit"),
+        ("string_too_long", "header", "if-match"),
+    ]
+
+
+def test_dependencies_come_first() -> None:
+    order.clear()
+    refused()
+    assert order == ["known"]
+
+
+async def with_cookie(value: Annotated[str, Cookie()]) -> Response:
+    return Response(value)
+
+
+async def with_tasks(tasks: BackgroundTasks) -> Response:
+    return Response(str(tasks))
+
+
+async def with_nested(caller: Annotated[Response, Depends(listing)]) -> Response:
+    return caller
+
+
+def blocking() -> Response:
+    return Response()
+
+
+@pytest.mark.parametrize("endpoint", [with_cookie, with_tasks, with_nested, blocking])
+def test_what_routes_do_not_serve_is_refused_when_they_are_made(endpoint: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError):
+        Route("/{thing}", endpoint)
