@@ -204,7 +204,9 @@ class CrashTest:
                     second = processes.run(self._redeliver(event))
                     self._assert_finished(second, f"after a crash {where}", processes)
                     found = self._state()
-                    assert found == expected, f"crash {where}: redelivery ended in another state"
+                    assert found == expected, (
+                        f"crash {where}: redelivery ended in another state: {found!r} instead of {expected!r}"
+                    )
                     report.points += 1
                     report.at.append(where)
         assert report.points, f"{self._entry} makes no AWS call: nothing was tested"

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from karma.billing.arrival import Arrival
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.inbox import InboxRepository
+from karma.core.ids import UserId, new_id
+from tests.fakes.devices import FakeClock
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.test_idempotency import reopen
 from tests.support.crash import CrashTest
+from tests.support.devices import World
 
 ENTRY = "api.handler:lambda_handler"
 FIRST_AND_LAST = {201, 409}
@@ -90,3 +101,167 @@ def reopen_if_open(stack: Any) -> None:
     items = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
     if any(item.get("state") == {"S": "INPROGRESS"} for item in items):
         reopen(stack, expired=True)
+
+
+def test_logging_out_again_after_a_crash_ends_the_session(
+    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+) -> None:
+    def seed() -> dict[str, Any]:
+        api.register("ada@example.com")
+        tokens = api.log_in("ada@example.com")
+        headers = {"authorization": f"Bearer {tokens['access_token']}"}
+        body = {"refresh_token": tokens["refresh_token"]}
+        return http_event("POST", "/api/v1/auth/logout", body=body, headers=headers)
+
+    def kinds() -> Counter[str]:
+        table = stack.tables["identity"]
+        items = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
+        return Counter(item["type"]["S"] for item in items if "type" in item)
+
+    report = CrashTest(
+        entry=ENTRY,
+        aws=stack.aws,
+        tables=[stack.tables["identity"]],
+        seed=seed,
+        normalise=steady,
+        other_state=kinds,
+        accept=lambda answer: answer["statusCode"] == 204,
+    ).run()
+    assert report.points >= 4
+
+
+def test_a_ticket_asked_for_again_after_a_crash_opens_one_connection(
+    stack: Any, ada: Api, http_event: Callable[..., dict[str, Any]]
+) -> None:
+    """A ticket whose answer was lost stays behind, unknown to anybody, for its minute."""
+    event = http_event("POST", "/api/v1/realtime/ticket", headers=ada.headers)
+    report = CrashTest(
+        entry=ENTRY,
+        aws=stack.aws,
+        tables=[stack.tables["realtime"]],
+        seed=lambda: event,
+        normalise=lambda item: {"type": item["type"], "user_id": item["user_id"]},
+        accept=lambda answer: answer["statusCode"] == 201,
+    ).run()
+    assert "after dynamodb.PutItem" in " ".join(report.at)
+
+
+class TestADevice:
+    @pytest.fixture
+    def owner(self, api: Api, stack: Any) -> tuple[Api, UserId]:
+        user = api.register()
+        document = json.dumps({"Version": "2012-10-17", "Statement": []})
+        stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
+        token = api.log_in(user["email"])["access_token"]
+        return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
+
+    def test_is_told_once_by_a_request_that_is_repeated_with_its_key(
+        self, stack: Any, owner: tuple[Api, UserId], http_event: Callable[..., dict[str, Any]]
+    ) -> None:
+        api, user_id = owner
+
+        def seed() -> dict[str, Any]:
+            world = World(stack, user=user_id, clock=FakeClock(datetime.now(UTC)))
+            made = world.create(serial_number="EOS-crash")
+            world.connect(made)
+            return http_event(
+                "POST",
+                f"/api/v1/devices/{made.view.device.id}/commands",
+                body={"command": "move", "params": {"x": 1}},
+                headers={**api.headers, "idempotency-key": "once"},
+            )
+
+        def redeliver(event: dict[str, Any]) -> dict[str, Any]:
+            reopen_if_open(stack)
+            return event
+
+        def commands() -> list[tuple[str, str]]:
+            items = stack.aws("dynamodb").scan(TableName=stack.tables["devices"], ConsistentRead=True)["Items"]
+            return [(item["command"]["S"], item["status"]["S"]) for item in items if item["type"]["S"] == "command"]
+
+        report = CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables["devices"]],
+            seed=seed,
+            redeliver=redeliver,
+            normalise=lambda _item: None,
+            other_state=commands,
+            accept=lambda answer: answer["statusCode"] == 201,
+        ).run()
+        assert commands() == [("move", "sent")]
+        assert "after iot-data.Publish" in " ".join(report.at) or "after iot-data-plane.Publish" in " ".join(report.at)
+
+    def test_is_gone_when_its_deletion_is_repeated(
+        self, stack: Any, owner: tuple[Api, UserId], http_event: Callable[..., dict[str, Any]]
+    ) -> None:
+        api, _ = owner
+        iot = stack.aws("iot")
+
+        def seed() -> dict[str, Any]:
+            body = {"name": "G", "model": "EOS-3A", "mac": "aa-bb-cc-00-11-22", "serial_number": f"EOS-{new_id()}"}
+            device = api.call("POST", "/api/v1/devices", body).data["device"]
+            return http_event("DELETE", f"/api/v1/devices/{device['id']}", headers=api.headers)
+
+        def left() -> tuple[Any, ...]:
+            # A certificate that was taken from its thing and not yet deleted is off; the sweep finds it.
+            on = [each for each in iot.list_certificates()["certificates"] if each["status"] == "ACTIVE"]
+            items = stack.aws("dynamodb").scan(TableName=stack.tables["devices"], ConsistentRead=True)["Items"]
+            return on, iot.list_things()["things"], Counter(item["type"]["S"] for item in items)
+
+        report = CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables["devices"]],
+            seed=seed,
+            normalise=lambda _item: None,
+            other_state=left,
+            # A death after the last write leaves no device: the repeat is told so.
+            accept=lambda answer: answer["statusCode"] in {204, 404},
+        ).run()
+        on, things, _ = left()
+        assert (on, things) == ([], [])
+        assert {"iot.DeleteThing", "iot.DeleteCertificate", "dynamodb.TransactWriteItems"} <= set(report.calls)
+
+
+class TestAnAdmin:
+    def test_replays_an_event_again_after_a_crash(
+        self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+    ) -> None:
+        user = api.register("root@example.com")
+        stack.aws("dynamodb").update_item(
+            TableName=stack.tables["identity"],
+            Key={"pk": {"S": f"USER#{user['id']}"}, "sk": {"S": "PROFILE"}},
+            UpdateExpression="SET #role = :admin",
+            ExpressionAttributeNames={"#role": "role"},
+            ExpressionAttributeValues={":admin": {"S": "admin"}},
+        )
+        headers = {"authorization": f"Bearer {api.log_in('root@example.com')['access_token']}"}
+        table, sqs, queue = stack.tables["billing"], stack.aws("sqs"), stack.queues["inbox"]
+
+        def queued() -> set[str]:
+            bodies: set[str] = set()
+            while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
+                for message in messages:
+                    sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+                    bodies.add(message["Body"])
+            return bodies
+
+        def seed() -> dict[str, Any]:
+            queued()
+            now = datetime.now(UTC)
+            arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
+            ArrivalStore(table).store(arrival, received_at=now, due_at=now)
+            InboxRepository(table).mark_handled("evt_1", at=now, note="", unlinked=False)
+            return http_event("POST", "/api/v1/billing/inbox/evt_1/replay", headers=headers)
+
+        report = CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[table],
+            seed=seed,
+            ignore=("version", "created_at", "updated_at", "gsi1sk"),
+            other_state=queued,
+            accept=lambda answer: answer["statusCode"] in {200, 202},
+        ).run()
+        assert "sqs.SendMessage" in report.calls

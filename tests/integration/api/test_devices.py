@@ -138,6 +138,18 @@ def test_an_idempotency_key_shows_the_private_key_once(user: Any) -> None:
     assert len(ada("GET", "/devices")["devices"]) == 1
 
 
+def test_an_idempotency_key_is_for_one_device(user: Any) -> None:
+    ada = user()
+    first, second = (ada("POST", "/devices", body(), status=201)["device"]["id"] for _ in range(2))
+
+    def send(device_id: str) -> str:
+        sent = ada("POST", f"/devices/{device_id}/commands", {"command": "move"}, idempotency_key="k", status=201)
+        assert sent["command"]["device_id"] == device_id
+        return str(sent["command"]["id"])
+
+    assert send(first) == send(first) != send(second)
+
+
 @pytest.mark.req("R-K-26", "R-K-27")
 def test_bounds_and_pages_of_lists(user: Any) -> None:
     ada = user()

@@ -1,0 +1,218 @@
+"""A sweep that dies at any of its calls: the next one ends in the state of a sweep that did not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from karma.billing.arrival import Arrival
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.core.ids import CommandId, UserId, new_id
+from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.service import DeviceService
+from karma.integrations.iot import IotRegistry
+from tests.fakes.devices import FakeClock
+from tests.support.crash import CrashReport, CrashTest
+from tests.support.devices import new_device
+
+ENTRY = "background.sweeps:lambda_handler"
+POLICY = "karma-device"
+USER = UserId(new_id())
+
+
+def crash(stack: Any, table: str, seed: Callable[[], Any], **more: Any) -> CrashReport:
+    return CrashTest(
+        entry=ENTRY, aws=stack.aws, tables=[stack.tables[table]], seed=seed, accept=lambda answer: "changed" in answer,
+        **more,
+    ).run()  # fmt: skip
+
+
+def queued(stack: Any) -> set[str]:
+    sqs, queue = stack.aws("sqs"), stack.queues["inbox"]
+    bodies: set[str] = set()
+    while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
+        for message in messages:
+            sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+            bodies.add(message["Body"])
+    return bodies
+
+
+def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Any) -> None:
+    table = stack.tables["billing"]
+
+    def seed() -> dict[str, str]:
+        queued(stack)
+        past = datetime.now(UTC) - timedelta(minutes=5)
+        for name in ("evt_a", "evt_b"):
+            arrival = Arrival(name, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
+            ArrivalStore(table).store(arrival, received_at=past, due_at=past)
+        return {"sweep": "inbox"}
+
+    def when_due_again(event: dict[str, str]) -> dict[str, str]:
+        for name in ("evt_a", "evt_b"):
+            stack.aws("dynamodb").update_item(
+                TableName=table,
+                Key={"pk": {"S": f"STRIPE_EVT#{name}"}, "sk": {"S": "META"}},
+                UpdateExpression="SET gsi1sk = :past",
+                ExpressionAttributeValues={":past": {"S": f"2026-01-01T00:00:00.000Z#{name}"}},
+            )
+        return event
+
+    stack.use("sweeps")
+    report = crash(
+        stack,
+        "billing",
+        seed,
+        redeliver=when_due_again,
+        ignore=("version", "created_at", "updated_at", "gsi1sk", "attempts"),
+        other_state=lambda: queued(stack),
+    )
+    assert {"sqs.SendMessageBatch", "dynamodb.UpdateItem"} <= set(report.calls)
+
+
+def test_overdue_commands_are_ended(stack: Any) -> None:
+    issued = datetime.now(UTC) - timedelta(hours=1)
+    names = [CommandId(new_id()) for _ in range(2)]
+    device_id = new_id()
+
+    def seed() -> dict[str, str]:
+        devices, commands = DeviceRepository(stack.tables["devices"]), CommandRepository(stack.tables["devices"])
+        device = provisioning(device_id, "EOS-late")
+        devices.claim(device, attempt="a", now=issued)
+        row = devices.activate(device, attempt="a", certificate_id="c", now=issued)
+        for name in names:
+            command = Command(
+                id=name,
+                device_id=row.id,
+                user_id=USER,
+                serial_number=row.serial_number,
+                command="move",
+                params={},
+                status=CommandStatus.QUEUED,
+                serial=False,
+                issued_ms=round(issued.timestamp() * 1000),
+                expires_ms=round(issued.timestamp() * 1000) + 60_000,
+            )
+            commands.add(command, row, now=issued)
+        return {"sweep": "commands"}
+
+    def expired() -> list[str]:
+        commands = CommandRepository(stack.tables["devices"])
+        found = [commands.get(each.id, name) for each in [provisioning(device_id, "EOS-late")] for name in names]
+        return [command.status for command in found if command is not None]
+
+    stack.use("sweeps")
+    report = crash(
+        stack, "devices", seed, ignore=("version", "created_at", "updated_at", "finished_ms"), other_state=expired
+    )
+    assert expired() == [CommandStatus.EXPIRED] * 2
+    assert report.points >= 2 * len(report.calls) - 2
+
+
+def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
+    """One creation that died, one deletion that died, and one deleted device whose data is still there."""
+    iot = stack.aws("iot")
+    document = json.dumps({"Version": "2012-10-17", "Statement": []})
+    iot.create_policy(policyName=POLICY, policyDocument=document)
+    stack.use("sweeps")
+    registry = IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem")
+    clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
+    key = ec.generate_private_key(ec.SECP256R1())  # quicker than keys that the engine makes
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "EOS")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    csr = request.public_bytes(serialization.Encoding.PEM).decode()
+
+    def seed() -> dict[str, str]:
+        forget_things(stack)
+        devices = DeviceRepository(stack.tables["devices"])
+        service = DeviceService(devices, registry, clock)
+        half_made = provisioning(new_id(), "EOS-half-made")
+        devices.claim(half_made, attempt="a", now=clock.now())
+        registry.create_thing(half_made.serial_number, device_id=half_made.id)
+        half_deleted = service.create(USER, new_device(serial_number="EOS-half-deleted"), csr=csr)
+        devices.begin_delete(half_deleted.view.device, now=clock.now())
+        gone = provisioning(new_id(), "EOS-gone")
+        devices.claim(gone, attempt="a", now=clock.now())
+        devices.activate(gone, attempt="a", certificate_id="c", now=clock.now())
+        letters = DeadLetterRepository(stack.tables["devices"])
+        for payload in (b"a", b"b"):
+            letters.store(gone.id, topic="t", payload=payload, reason="NOT_JSON", received_ms=clock.ms)
+        service.delete(USER, gone.id)
+        return {"sweep": "orphans"}
+
+    def left() -> tuple[Any, ...]:
+        active = [each for each in iot.list_certificates()["certificates"] if each["status"] == "ACTIVE"]
+        rows = stack.aws("dynamodb").scan(TableName=stack.tables["devices"], ConsistentRead=True)["Items"]
+        return len(active), iot.list_things()["things"], Counter(row["type"]["S"] for row in rows)
+
+    report = CrashTest(
+        entry=ENTRY,
+        aws=stack.aws,
+        tables=[stack.tables["devices"], stack.tables["telemetry"]],
+        seed=seed,
+        # The deleted one's tombstone is dated now, by whichever sweep finished it.
+        normalise=lambda _item: None,
+        other_state=left,
+        accept=lambda answer: "changed" in answer,
+        max_calls=100,
+    ).run()
+    assert {"iot.DeleteThing", "iot.DeleteCertificate", "dynamodb.TransactWriteItems"} <= set(report.calls)
+    active, things, kinds = left()
+    assert (active, things) == (0, [])
+    assert set(kinds) <= {"device_tombstone"}
+
+
+@pytest.mark.parametrize("event", [{}, {"sweep": None}, {"sweep": []}, {"sweep": {}}, {"sweep": "dust"}, {"sweep": 1}])
+def test_what_is_no_sweep_of_ours_changes_nothing(stack: Any, lambda_context: Any, event: dict[str, Any]) -> None:
+    stack.use("sweeps")
+    from background.sweeps import lambda_handler
+
+    with pytest.raises((KeyError, TypeError)):
+        lambda_handler(event, lambda_context)
+    assert all(not stack.aws("dynamodb").scan(TableName=table)["Items"] for table in stack.tables.values())
+
+
+def provisioning(device_id: str, serial_number: str) -> Device:
+    new = new_device(serial_number=serial_number)
+    return Device(
+        id=device_id,  # type: ignore[arg-type]
+        user_id=USER,
+        name=new.name,
+        model=DeviceModel.EOS_3A,
+        mac=new.mac,
+        serial_number=serial_number,
+        state=DeviceState.PROVISIONING,
+        ip=None,
+        firmware_version=None,
+        capabilities={},
+        hardware={},
+        network={},
+        location=None,
+        tags=(),
+        version=0,
+        created_at="",
+        updated_at="",
+    )
+
+
+def forget_things(stack: Any) -> None:
+    iot = stack.aws("iot")
+    for thing in iot.list_things()["things"]:
+        for principal in iot.list_thing_principals(thingName=thing["thingName"])["principals"]:
+            iot.detach_thing_principal(thingName=thing["thingName"], principal=principal)
+        iot.delete_thing(thingName=thing["thingName"])
+    for certificate in iot.list_certificates()["certificates"]:
+        iot.update_certificate(certificateId=certificate["certificateId"], newStatus="INACTIVE")
+        iot.delete_certificate(certificateId=certificate["certificateId"], forceDelete=True)
