@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
+from karma.core import startup
 
-gc.disable()  # nothing that is made below becomes garbage; collecting meanwhile is 8-30 % of a cold start
+# isort: split
+from typing import Any
 
-from typing import Any  # noqa: E402
+from pydantic import BaseModel
 
-from pydantic import BaseModel  # noqa: E402
-
-from karma.core import aws  # noqa: E402
-from karma.core.imports import absent  # noqa: E402
-from karma.core.runtime.snapshot import after_restore  # noqa: E402
+from karma.core import aws
+from karma.core.imports import absent
+from karma.core.runtime.snapshot import after_restore
 
 # FastAPI describes OpenAPI with 50 models, of which no request but /openapi.json needs one: built when used.
 BaseModel.model_config["defer_build"] = True
@@ -26,8 +25,7 @@ del BaseModel.model_config["defer_build"]
 _serve = Gateway(app.build_middleware_stack())
 after_restore(aws.reset)
 
-gc.freeze()
-gc.enable()
+startup.over()
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

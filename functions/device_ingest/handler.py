@@ -5,6 +5,9 @@ Powertools' batch processor would cost .44 of a cold start, so partial failures 
 
 from __future__ import annotations
 
+from karma.core import startup
+
+# isort: split
 import base64
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +53,9 @@ def service() -> IngestService:
         dispatcher=Dispatcher(commands, IotPublisher(endpoint_url=settings.iot_data_endpoint), clock),
         clock=clock,
     )
+
+
+startup.over()
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
