@@ -59,6 +59,8 @@ class RunInput:
     """A run as asked for."""
 
     thread_id: ThreadId
+    opens_thread: bool
+    """The thread's id was made here, so nothing can be stored under it."""
     run_id: RunId
     parent_run_id: str
     state: Json
@@ -124,7 +126,8 @@ class _Reader:
             if name not in _KNOWN:
                 self.warnings.append(f"unknown member {name[:64]!r}")
         self._check_version()
-        thread_id = self._id("threadId") or new_id()
+        given_thread = self._id("threadId")
+        thread_id = given_thread or new_id()
         run_id = self._id("runId") or new_id()
         state = self._state()
         messages, instructions = self._messages(thread_id)
@@ -134,6 +137,7 @@ class _Reader:
             self.warnings.append("resume names no open interrupt")
         return RunInput(
             thread_id=ThreadId(thread_id),
+            opens_thread=not given_thread,
             run_id=RunId(run_id),
             parent_run_id=self._id("parentRunId"),
             state=state,

@@ -95,11 +95,10 @@ class RunService:
         """
         key = RunKey(caller.user_id, asked.run_id)
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
-        await asyncio.to_thread(self._model.prepare)
         # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
         # the message finds nothing.
         thread, _ = await asyncio.gather(
-            asyncio.to_thread(self._store.thread, thread_key),
+            asyncio.to_thread(self._prepare, thread_key, is_new=asked.opens_thread),
             asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK),
         )
         user = {"id": caller.user_id, "name": caller.name, "avatar": caller.avatar}
@@ -130,8 +129,6 @@ class RunService:
                     raise
                 await asyncio.sleep(_PAUSE_S * 2**attempt)
                 thread = await asyncio.to_thread(self._store.thread, thread_key)
-        count("RunStarted")
-        logger.info("run.started", run_id=key.run_id, warnings=len(asked.warnings))
         latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
         messages = [*thread.messages, *new]
         asks_anew = any(message.role == "user" for message in new)
@@ -155,9 +152,19 @@ class RunService:
             engine = RunEngine(
                 plan, log=log, sink=sink, model=self._model, toolbox=toolbox, limits=self._limits, clock=self._clock
             )
-            return asyncio.get_running_loop().create_task(engine.run(), name=f"run {key.run_id}")
+            return asyncio.get_running_loop().create_task(run_it(engine), name=f"run {key.run_id}")
+
+        async def run_it(engine: RunEngine) -> None:
+            # Told from here, when the first event is on its way.
+            count("RunStarted")
+            logger.info("run.started", run_id=key.run_id, warnings=len(asked.warnings))
+            await engine.run()
 
         return StartedRun(key, execute)
+
+    def _prepare(self, thread: ThreadKey, *, is_new: bool) -> Thread:
+        self._model.prepare()
+        return Thread(key=thread) if is_new else self._store.thread(thread)
 
     def _new_messages(self, thread: Thread, asked: RunInput) -> tuple[Message, ...]:
         merged = merge(thread, asked.messages)

@@ -42,6 +42,8 @@ _CONNECT_S = 5.0
 _SILENCE_S = 60.0
 """Longest pause within a stream; the API sends pings every few seconds."""
 _MAX_RETRIES = 2
+_IDLE_S = 60.0
+"""How long a connection waits for the next run; with the SDK's 5 s most runs would begin with a TLS handshake."""
 
 _THINKING: Mapping[str, Json] = {
     # Their text between tool calls comes as thinking, and "disabled" is refused.
@@ -107,10 +109,15 @@ class AnthropicModel:
             self._client = None
 
     def preload(self) -> None:
-        """Import the SDK in a thread, once."""
+        """Import the SDK and make its client in a thread, once."""
         if self._loading is None:
-            self._loading = threading.Thread(target=load_sdk, name="load-anthropic", daemon=True)
+            self._loading = threading.Thread(target=self._load, name="load-anthropic", daemon=True)
             self._loading.start()
+
+    def _load(self) -> None:
+        load_sdk()
+        if self._key and self._client is None:
+            self._client = self._make_client()
 
     async def close(self) -> None:
         """Close the client's connections; the next call makes a new one."""
@@ -158,13 +165,20 @@ class AnthropicModel:
 
     def _make_client(self) -> AsyncAnthropic:
         import httpx2
-        from anthropic import AsyncAnthropic
+        from anthropic import DEFAULT_CONNECTION_LIMITS as THEIRS
+        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
+        limits = httpx2.Limits(
+            max_connections=THEIRS.max_connections,
+            max_keepalive_connections=THEIRS.max_keepalive_connections,
+            keepalive_expiry=_IDLE_S,
+        )
         return AsyncAnthropic(
             api_key=self._key,
             base_url=self._base_url or None,
             timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
             max_retries=_MAX_RETRIES,
+            http_client=DefaultAsyncHttpxClient(limits=limits),
         )
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:
