@@ -23,10 +23,7 @@ PUT = "dynamodb:PutItem"
 UPDATE = "dynamodb:UpdateItem"
 DELETE = "dynamodb:DeleteItem"
 CHECK = "dynamodb:ConditionCheckItem"
-
-READ = (GET, BATCH_GET, QUERY)
-WRITE = (PUT, UPDATE, DELETE, CHECK)
-"""Single writes, and their counterparts inside a transaction (which IAM knows by these names)."""
+"""A check inside a transaction; its writes are known to IAM by the names above."""
 
 CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes")
 SEND = ("sqs:SendMessage",)
@@ -43,16 +40,15 @@ class Grant:
 
 GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.API: (
-        Grant("table/identity", (*READ, *WRITE)),
-        Grant("index/identity", (QUERY,)),
-        Grant("table/devices", (*READ, *WRITE)),
+        Grant("table/identity", (GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (GET, BATCH_GET, QUERY)),
-        Grant("table/agents", (*READ, *WRITE)),
+        Grant("table/telemetry", (QUERY,)),
+        Grant("table/agents", (GET, QUERY)),
         Grant("index/agents", (QUERY,)),
-        Grant("table/billing", (*READ, *WRITE)),
+        Grant("table/billing", (GET, UPDATE)),
         Grant("index/billing", (QUERY,)),
-        Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/realtime", (PUT,)),
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
         Grant("secret/auth", SECRET),
         Grant("secret/origin", SECRET),
@@ -71,13 +67,10 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         ),
     ),
     FunctionName.AGENT_STREAM: (
-        Grant("table/identity", (GET, BATCH_GET, QUERY, UPDATE, CHECK)),
-        Grant("index/identity", (QUERY,)),
-        Grant("table/devices", (*READ, *WRITE)),
-        Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (GET, BATCH_GET, QUERY)),
-        Grant("table/agents", (*READ, *WRITE)),
-        Grant("index/agents", (QUERY,)),
+        Grant("table/identity", (GET,)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/telemetry", (QUERY,)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
         Grant("queue/runs", SEND),
         Grant("secret/auth", SECRET),
         Grant("secret/model", SECRET),
@@ -87,42 +80,39 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.DEVICE_INGEST: (
         Grant("queue/ingest", CONSUME),
-        Grant("table/devices", (*READ, *WRITE)),
-        Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("table/telemetry", (QUERY, PUT)),
         Grant("iot/requests", ("iot:Publish",)),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),
     ),
     FunctionName.BILLING_WEBHOOK: (
-        Grant("table/billing", (GET, PUT, UPDATE, CHECK)),
+        Grant("table/billing", (PUT,)),
         Grant("queue/inbox", SEND),
         Grant("secret/stripe-webhook", SECRET),
     ),
-    FunctionName.REALTIME: (Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),),
+    FunctionName.REALTIME: (Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE)),),
     FunctionName.INBOX: (
         Grant("queue/inbox", CONSUME),
-        Grant("table/billing", (*READ, *WRITE)),
-        Grant("index/billing", (QUERY,)),
+        Grant("table/billing", (GET, PUT, UPDATE)),
         Grant("secret/stripe-api", SECRET),
     ),
     FunctionName.RUNS: (
         Grant("queue/runs", (*CONSUME, *SEND)),
-        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
-        Grant("index/agents", (QUERY,)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
     ),
     FunctionName.ROUTER: (
         Grant("stream/devices", ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")),
         Grant("any/streams", ("dynamodb:ListStreams",)),
         Grant("queue/router-failures", SEND),
-        Grant("table/devices", (GET, PUT, UPDATE, CHECK)),
+        Grant("table/devices", (UPDATE,)),
     ),
     FunctionName.SWEEPS: (
-        Grant("table/billing", (GET, QUERY, UPDATE, CHECK)),
+        Grant("table/billing", (UPDATE,)),
         Grant("index/billing", (QUERY,)),
         Grant("queue/inbox", SEND),
-        Grant("table/devices", (*READ, *WRITE)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (GET, QUERY, DELETE)),
+        Grant("table/telemetry", (QUERY, DELETE)),
         Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),
