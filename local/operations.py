@@ -126,9 +126,12 @@ class Operations:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    from karma.core.errors import AppError
+    from karma.core.errors import AppError, ValidationFailed
 
     try:
         yield
+    except ValidationFailed as refused:
+        wrong = [each for each in refused.details or () if isinstance(each, dict)]
+        raise LocalError("; ".join(f"{each['field']}: {each['message']}" for each in wrong)) from None
     except AppError as refused:
         raise LocalError(refused.message) from None

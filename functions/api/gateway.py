@@ -7,6 +7,7 @@ number, and sets an event loop to work for every request.
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
@@ -44,6 +45,17 @@ class HttpApiEvent(HTTPGateway):
     def scope(self) -> Scope:
         """Describe the request; text that is not Unicode is replaced, as in a URL."""
         return self._scope
+
+    @property
+    def body(self) -> bytes:
+        """Return the body as bytes; what is not Unicode, or not base64, becomes bytes that are not JSON either."""
+        text: str = self.event.get("body") or ""
+        if self.event.get("isBase64Encoded"):
+            try:
+                return base64.b64decode(text)
+            except ValueError:
+                pass
+        return text.encode(errors="surrogatepass")
 
 
 class Exchange(HTTPCycle):

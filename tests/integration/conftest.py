@@ -20,6 +20,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
 from local.engine import MiniStack, ephemeral
 from local.processes import no_proxy

@@ -7,11 +7,14 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from karma.identity import tokens
+from karma.identity.keys import KeyRing
 from tests.integration.api.conftest import PASSWORD, Api
 
 EVENT = json.loads((Path(__file__).parents[2] / "events" / "http_api_v2.json").read_text())
@@ -44,6 +47,14 @@ def good(**changes: object) -> str:
 def hostile_get(path: str, status: int, code: str, **headers: str) -> Hostile:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return Hostile(status, code, "GET", path, headers=sent)
+
+
+DEVICES = "/api/v1/devices"
+
+
+def device(**changes: object) -> str:
+    sound = {"name": "Oven", "model": "EOS-3A", "mac": "aa-bb-cc-00-11-22", "serial_number": "EOS-1"}
+    return json.dumps({**sound, **changes})
 
 
 NONE = b64url(b'{"alg":"none","typ":"JWT","kid":"k1"}') + "." + b64url(b'{"sub":"x","exp":9999999999}') + "."
@@ -111,6 +122,38 @@ CASES: dict[str, Hostile] = {
     "basic": hostile_get(ME, 401, "UNAUTHORIZED", authorization="Basic YTpi"),
     "unknown api key": hostile_get(ME, 401, "UNAUTHORIZED", x_api_key="karma_unknown"),
     "api key with a separator": hostile_get(ME, 401, "UNAUTHORIZED", x_api_key="karma_#\r\n\x00"),
+    # Devices, commands, runs
+    "device with a huge number": Hostile(422, "VALIDATION_ERROR", path=DEVICES, body=device(tags=10**25), known=True),
+    "device of another owner": Hostile(422, "VALIDATION_ERROR", path=DEVICES, body=device(user_id="me"), known=True),
+    "device with a separator": Hostile(
+        422, "VALIDATION_ERROR", path=DEVICES, body=device(serial_number="EOS#1"), known=True
+    ),
+    "device with a topic for a name": Hostile(
+        422, "VALIDATION_ERROR", path=DEVICES, body=device(serial_number="../+/#"), known=True
+    ),
+    "device with a line break": Hostile(
+        422, "VALIDATION_ERROR", path=DEVICES, body=device(serial_number="EOS-1\r\n"), known=True
+    ),
+    "device with a certificate request that is none": Hostile(
+        422, "VALIDATION_ERROR", path=DEVICES, body=device(csr="-----BEGIN CERTIFICATE REQUEST-----"), known=True
+    ),
+    "command to nobody's device": Hostile(
+        404, "NOT_FOUND", path=f"{DEVICES}/x/commands", body='{"command": "a"}', known=True
+    ),
+    "command with a huge time": Hostile(
+        422, "VALIDATION_ERROR", path=f"{DEVICES}/x/commands", body='{"command": "a", "ttl_s": 1e18}', known=True
+    ),
+    "command with parameters that are a list": Hostile(
+        422, "VALIDATION_ERROR", path=f"{DEVICES}/x/commands", body='{"command": "a", "params": []}', known=True
+    ),
+    "cursor that we did not sign": Hostile(
+        400, "INVALID_CURSOR", "GET", DEVICES, query="cursor=eyJwayI6IlVTRVIjMSJ9.AAAA", known=True
+    ),
+    "page of 5,000 digits": Hostile(422, "VALIDATION_ERROR", "GET", DEVICES, query="page=" + "9" * 5000, known=True),
+    "query that is not utf-8": Hostile(422, "VALIDATION_ERROR", "GET", DEVICES, query="status=%ff%fe", known=True),
+    "replay of nobody's event": Hostile(
+        403, "FORBIDDEN", path="/api/v1/billing/inbox/evt_1%23META/replay", body=None, known=True
+    ),
     # Requests that would be good
     "idempotency key with a nul": Hostile(
         400, "INVALID_IDEMPOTENCY_KEY", body=good(), headers={**JSON, "idempotency-key": "a\x00"}
@@ -128,22 +171,42 @@ CASES: dict[str, Hostile] = {
 }
 
 
-@pytest.mark.req("R-M-41", "R-A-38", "R-A-39", "R-A-40")
+@pytest.fixture
+def everything(stack: Any, stored: Callable[[str], list[Any]]) -> Callable[[], Any]:
+    """All that the function could have stored: items, things, certificates, messages."""
+
+    def read() -> Any:
+        iot, sqs = stack.aws("iot"), stack.aws("sqs")
+        counted = ["ApproximateNumberOfMessages"]
+        return (
+            {table: stored(table) for table in stack.tables},
+            iot.list_things()["things"],
+            iot.list_certificates()["certificates"],
+            [
+                sqs.get_queue_attributes(QueueUrl=url, AttributeNames=counted)["Attributes"]
+                for url in stack.queues.values()
+            ],
+        )
+
+    return read
+
+
+@pytest.mark.req("R-M-41")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_is_refused_and_stores_nothing(
-    case: Hostile, api: Api, stored: Callable[[str], list[Any]], written: Callable[[], str]
+    case: Hostile, api: Api, everything: Callable[[], Any], written: Callable[[], str]
 ) -> None:
     headers = dict(case.headers)
     if case.known:
         user = api.register()
         headers["authorization"] = "Bearer " + api.log_in(user["email"])["access_token"]
-    before = stored("identity")
+    before = everything()
     written()
 
     answer = api.raw(event_of(case, headers))
 
     assert (answer.status, answer.code) == (case.status, case.code), answer.text
-    assert stored("identity") == before
+    assert everything() == before
     assert answer.headers["x-request-id"] == EVENT["requestContext"]["requestId"]
     assert float(answer.headers["x-process-time"]) >= 0
     assert all("\r" not in value and "\n" not in value for value in answer.headers.values())
@@ -152,6 +215,59 @@ def test_is_refused_and_stores_nothing(
     assert "UnhandledError" not in logged
     assert PASSWORD not in logged
     assert headers.get("authorization", PASSWORD) not in logged
+
+
+@pytest.mark.parametrize("path", ["/api/v1/users/me", "/api/runs"])
+def test_a_token_that_is_not_ours_or_not_of_now_opens_nothing(
+    api: Api, stack: Any, everything: Callable[[], Any], path: str
+) -> None:
+    user_id = api.register()["id"]
+    ring = KeyRing.parse(stack.secret_values["auth"])
+    stranger = KeyRing.parse({"current": "k1", "k1": "another key of more than thirty-two characters"})
+    renamed = KeyRing.parse({"current": "k2", "k2": stack.secret_values["auth"]["k1"]})
+    now = datetime.now(UTC)
+    sound = tokens.issue(user_id, ring=ring, now=now)
+    header, claims, signature = sound.split(".")
+    before = everything()
+    for wrong in (
+        tokens.issue(user_id, ring=ring, now=now + timedelta(hours=1)),
+        tokens.issue(user_id, ring=ring, now=now + timedelta(days=3650)),
+        tokens.issue(user_id, ring=ring, now=now - timedelta(hours=1)),
+        tokens.issue(user_id, ring=stranger, now=now),
+        tokens.issue(user_id, ring=renamed, now=now),
+        f"{NONE.split('.')[0]}.{claims}.",
+        f"{NONE.split('.')[0]}.{claims}.{signature}",
+        f"{header}.{claims}.",
+        f"{header}.{claims}.{signature[:-4]}AAAA",
+        f"{header}.{b64url(b'{}')}.{signature}",
+        f"{sound}.{signature}",
+    ):
+        answer = api.call("GET", path, authorization=f"Bearer {wrong}")
+        assert answer.status == 401
+        assert "Invalid authentication credentials" in answer.text
+    assert api.call("GET", path, authorization=f"Bearer {sound}").status == 200
+    assert everything() == before
+
+
+@pytest.mark.req("R-A-38", "R-A-39")
+@pytest.mark.parametrize(
+    ("method", "query", "status", "kind"),
+    [
+        ("GET", "limit=x", 422, "ValidationError"),
+        ("GET", "limit=-1&offset=-1", 422, "ValidationError"),
+        ("GET", "offset=" + "9" * 30, 400, "InvalidRequest"),
+        ("POST", "", 405, "MethodNotAllowed"),
+    ],
+)
+def test_agio_s_routes_answer_in_agio_s_shape(ada: Api, method: str, query: str, status: int, kind: str) -> None:
+    answer = ada.call(method, "/api/runs", query=query)
+    error = answer.json["error"]
+    assert (answer.status, set(answer.json), error["type"]) == (status, {"error"}, kind)
+    if status == 422:
+        assert error["message"] == "Request validation failed"
+        assert error["details"]
+    else:
+        assert error["path"] == "/api/runs"
 
 
 def event_of(case: Hostile, headers: dict[str, str]) -> dict[str, Any]:
@@ -181,6 +297,13 @@ def test_there_are_thirty_and_more() -> None:
         pytest.param({"headers": {"host": "a:1:2"}}, 404, id="host with two ports"),
         pytest.param({"headers": {"host": "evil.example.com", "x-forwarded-port": "x"}}, 404, id="forwarded port"),
         pytest.param({"headers": {}}, 404, id="no headers"),
+        pytest.param({"headers": {"x-a": "\ud800"}}, 404, id="header with half a character"),
+        pytest.param({"headers": {"x-\u00e4": "1"}}, 404, id="header name beyond ASCII"),
+        pytest.param({"headers": {"x-a": "\u2603"}}, 404, id="header beyond latin-1"),
+        pytest.param({"rawQueryString": "a=\ud800"}, 404, id="query with half a character"),
+        pytest.param({"body": "\ud800"}, 404, id="body with half a character"),
+        pytest.param({"body": "A", "isBase64Encoded": True}, 404, id="body that is no whole base64"),
+        pytest.param({"body": "\u00e9", "isBase64Encoded": True}, 404, id="base64 beyond ASCII"),
         pytest.param({"cookies": ["\x00", "a=b; c"]}, 404, id="cookies"),
         pytest.param({"body": "%%%", "isBase64Encoded": True}, 404, id="body that is not base64"),
     ],
@@ -190,3 +313,11 @@ def test_an_event_that_the_gateway_would_hardly_send_is_answered(api: Api, chang
     event["requestContext"]["http"]["path"] = event["rawPath"] = "/nowhere"
     answer = api.raw({**event, **change})
     assert answer.status == status
+
+
+@pytest.mark.parametrize(("body", "encoded"), [('{"name": "\ud800"}', False), ("e30", True), ("\u00e9", True)])
+def test_a_body_that_is_no_text_is_no_json(api: Api, everything: Callable[[], Any], body: str, encoded: bool) -> None:
+    event = event_of(Hostile(0, ""), dict(JSON))
+    answer = api.raw({**event, "body": body, "isBase64Encoded": encoded})
+    assert (answer.status, answer.code) == (400, "INVALID_JSON")
+    assert not any(everything()[0].values())

@@ -12,6 +12,8 @@ from karma.identity import permissions
 
 ACCESS_TOKEN_TTL = timedelta(minutes=30)
 REFRESH_TOKEN_TTL = timedelta(days=30)
+MIN_PASSWORD_CHARS = 8
+MAX_PASSWORD_CHARS = 128
 
 
 class Role(StrEnum):

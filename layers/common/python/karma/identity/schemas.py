@@ -8,12 +8,13 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from karma.core.schemas import Body, Data
+from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 Email = Annotated[str, StringConstraints(min_length=3, max_length=320)]
-Password = Annotated[str, StringConstraints(min_length=8, max_length=128)]
+Password = Annotated[str, StringConstraints(min_length=MIN_PASSWORD_CHARS, max_length=MAX_PASSWORD_CHARS)]
 OpaqueToken = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 Scopes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=50)]

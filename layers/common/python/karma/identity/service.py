@@ -16,6 +16,8 @@ from karma.identity import permissions, tokens
 from karma.identity.authentication import API_KEY_PREFIX, Users, hash_api_key
 from karma.identity.domain import (
     ACCESS_TOKEN_TTL,
+    MAX_PASSWORD_CHARS,
+    MIN_PASSWORD_CHARS,
     REFRESH_TOKEN_TTL,
     ApiKey,
     Caller,
@@ -148,9 +150,15 @@ class IdentityService:
         return user
 
     def make_admin(self, *, email: str, password: str, name: str) -> User:
-        """Create an administrator, or promote the owner of the address (whose password and name stay)."""
+        """Create an administrator, or promote the owner of the address (whose password and name stay).
+
+        Raises:
+            ValidationFailed: not an address, or a password of the wrong length for a new account.
+        """
         user = self._find(email)
         if user is None:
+            if not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
+                raise ValidationFailed.of("password", f"has {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
             return self.register(email=email, password=password, name=name, role=Role.ADMIN)
         if user.role is not Role.ADMIN:
             user = self._identities.set_role(user, Role.ADMIN, now=self._clock.now())
