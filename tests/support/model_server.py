@@ -83,6 +83,8 @@ class ModelServer:
     answers: list[Answer] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    peers: list[Any] = field(default_factory=list)
+    """Address of each request's connection."""
 
     def __post_init__(self) -> None:
         owner = self
@@ -93,6 +95,7 @@ class ModelServer:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 owner.requests.append(json.loads(body))
+                owner.peers.append(self.client_address)
                 owner.headers.append({name.lower(): value for name, value in self.headers.items()})
                 owner._reply(self, owner.answers.pop(0))
 

@@ -19,6 +19,7 @@ from karma.agents.ports import (
     ToolSpec,
     TurnEnded,
 )
+from karma.integrations import anthropic as anthropic_module
 from karma.integrations.anthropic import AnthropicModel, _Turn, to_messages
 from tests.support.model_server import ModelServer, message, sse, text, thinking, tool_use
 
@@ -47,6 +48,43 @@ def ask(server: ModelServer, *, name: str = "claude-haiku-5-5", tools: Any = ())
                 await model._client.close()
 
     return asyncio.run(collect())
+
+
+@pytest.mark.parametrize(("idle_s", "connections"), [(None, 1), (0.0, 2)])
+def test_the_next_run_finds_the_connection_open_for_as_long_as_we_say(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch, idle_s: float | None, connections: int
+) -> None:
+    if idle_s is None:
+        assert anthropic_module._IDLE_S >= 60
+    else:
+        monkeypatch.setattr(anthropic_module, "_IDLE_S", idle_s)
+    model = AnthropicModel(name="claude-haiku-5-5", secret_arn="", base_url=server.url)
+    model._key = "sk-test"
+    request = ModelRequest(system=[], messages=[Message(id="u", role="user", content="hi")], tools=(), max_tokens=100)
+    server.answer(message(text("One")))
+    server.answer(message(text("Two")))
+
+    async def ask_twice() -> None:
+        for _ in range(2):
+            async for _ in model.stream(request):
+                pass
+        await model.close()
+
+    asyncio.run(ask_twice())
+
+    assert len(set(server.peers)) == connections
+
+
+def test_what_is_loaded_beside_other_work_includes_the_client(server: ModelServer) -> None:
+    model = AnthropicModel(name="claude-haiku-5-5", secret_arn="", base_url=server.url)
+    model._key = "sk-test"
+
+    model.preload()
+    assert model._loading is not None
+    model._loading.join(30)
+
+    assert model._client is not None
+    asyncio.run(model.close())
 
 
 def test_text_thinking_and_tools_arrive_in_order(server: ModelServer) -> None:

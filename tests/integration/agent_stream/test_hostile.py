@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from karma.core.ids import new_id
@@ -139,6 +140,17 @@ def test_hostile_requests(streams: Any, method: str, path: str, headers: dict[st
     assert "error" in answer.json
     if status == 405:
         assert answer.answer_headers["allow"]
+    assert streams.items() == []
+
+
+def test_more_than_one_transaction_holds_is_refused_by_its_bytes(streams: Any) -> None:
+    said = [{"id": f"u{i}", "role": "user", "content": "\u4e2d" * 80_000} for i in range(18)]
+    body = orjson.dumps({"threadId": "t1", "messages": said})
+    assert 4_000_000 < len(body) < 5_000_000
+
+    answer = streams.run(streams.agent(body, headers={"content-type": "application/json"}))
+
+    assert answer.status == 413
     assert streams.items() == []
 
 

@@ -678,6 +678,18 @@ class TestWritesThatFailUnexpectedly:
 
 
 class TestOneRunAThread:
+    def test_a_thread_that_was_named_here_is_not_looked_up(self) -> None:
+        calls: list[str] = []
+        world = World([*text("ok"), *ended()], [*text("ok"), *ended()], store=MemoryRunStore(calls.append))
+
+        unnamed = parse_run_input(orjson.dumps({"messages": [user("hi")]}))
+        world.run(unnamed)
+        assert "thread" not in calls
+
+        world.run(asked(user("more"), thread=unnamed.thread_id))
+        assert calls.count("thread") == 1
+        assert [m.content for m in world.model.requests[1].messages] == ["hi", "ok", "more"]
+
     def test_a_second_run_is_refused_while_the_first_is_alive(self) -> None:
         world = World()
 
