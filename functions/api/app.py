@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from api import deps, openapi
 from api.dispatch import Dispatch
 from api.edge import Edge
 from api.presenters import bare
-from api.routing import Router
+from api.routing import Route, Router
 from karma.core import secrets
 from karma.core.health import APP, VERSION
 
@@ -23,9 +24,14 @@ ROUTES: tuple[str, ...] = ("auth", "users", "api_keys", "devices", "runs", "bill
 class Api(FastAPI):
     """FastAPI with one layer of middleware."""
 
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """Every route as FastAPI describes it."""
+        return [route.described if isinstance(route, Route) else route for route in self.router.routes]
+
     def build_middleware_stack(self) -> Edge:
         """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
-        return Edge(Dispatch(self.routes), clock=deps.clock(), origin_secrets=_origin_secrets)
+        return Edge(Dispatch(self.router.routes), clock=deps.clock(), origin_secrets=_origin_secrets)
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -55,7 +61,7 @@ async def root() -> Response:
 def _mount(app: FastAPI, module: ModuleType) -> None:
     for name in ("router", "agio"):
         router = getattr(module, name, None)
-        if isinstance(router, APIRouter):
+        if isinstance(router, Router):
             app.router.routes.extend(router.routes)
 
 

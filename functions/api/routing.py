@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, TypeVar
 
-from fastapi import APIRouter
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette import routing
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.bodies import with_body
+from karma.core.imports import absent
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
 PREFIX = "/api/v1"
 
@@ -32,22 +36,39 @@ _UNSERVED = (
 _UNSERVED_INSIDE = (*_UNSERVED, "dependencies", "path_params", "query_params", "header_params")
 
 
-class Route(APIRoute):
+class Route(routing.Route):
     """A route whose function is a coroutine and returns a Response.
 
-    FastAPI reads its signature, and describes it in OpenAPI; serving it takes none of FastAPI's exit stacks.
+    FastAPI reads its signature and describes it in OpenAPI; serving it takes none of FastAPI's exit stacks.
     """
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: Iterable[str], **options: Any) -> None:
+        """`options` are those of FastAPI's routes."""
         if not iscoroutinefunction(endpoint):
             raise TypeError(f"{path}: routes are coroutines, a thread for each request costs more than the request")
-        self._arguments = Arguments(self.dependant)
+        super().__init__(path, endpoint, methods=list(methods))
+        self.methods = set(methods)  # without the HEAD that Starlette adds
         self.app = self._serve
+        self._options = options
+
+    @cached_property
+    def described(self) -> APIRoute:
+        """FastAPI's route, made for its first request or for OpenAPI: all of them are 5 % of a cold start."""
+        with absent("pydantic.v1"):
+            return APIRoute(self.path, with_body(self.endpoint), methods=self.methods, **self._options)
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        """What its function is called with.
+
+        Raises:
+            TypeError: something that no route of ours takes.
+        """
+        return Arguments(self.described.dependant)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        response: Response = await self.endpoint(**await self._arguments.of(request))
+        response: Response = await self.endpoint(**await self.arguments.of(request))
         await response(scope, receive, send)
 
 
@@ -113,18 +134,36 @@ class Arguments:
         return values
 
 
-class Router(APIRouter):
-    """A router whose routes carry their whole path and read their bodies by api.bodies.
-
-    The app takes the routes as they are: FastAPI's include_router would match each request twice.
-    """
+class Router:
+    """Collects the routes of a module, with the decorators that FastAPI's routers have."""
 
     def __init__(self, tag: str, *, prefix: str = PREFIX) -> None:
-        super().__init__(prefix=prefix, tags=[tag], route_class=Route)
+        self.routes: list[Route] = []
+        self._tag = tag
+        self._prefix = prefix
 
-    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Add a route; what FastAPI's decorators end in."""
-        super().add_api_route(path, with_body(endpoint), **options)
+    def get(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Let a function answer GET."""
+        return self._route("GET", path, options)
+
+    def post(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Let a function answer POST."""
+        return self._route("POST", path, options)
+
+    def patch(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Let a function answer PATCH."""
+        return self._route("PATCH", path, options)
+
+    def delete(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Let a function answer DELETE."""
+        return self._route("DELETE", path, options)
+
+    def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[_Endpoint], _Endpoint]:
+        def add(endpoint: _Endpoint) -> _Endpoint:
+            self.routes.append(Route(self._prefix + path, endpoint, methods=[method], tags=[self._tag], **options))
+            return endpoint
+
+        return add
 
 
 def _given(request: Request, place: str) -> Any:
