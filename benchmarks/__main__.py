@@ -1,7 +1,9 @@
-"""`python -m benchmarks [--write FILE] [area ...]`: targets against what this machine does now; a miss is no error.
+"""`python -m benchmarks [--write FILE] [--items N] [area ...]`: targets against what this machine does now.
+
+A miss is no error.
 
 Areas: cold webhook ingest api calls stream; all without arguments. `--write` puts the table into a Markdown file,
-between its two marker lines.
+between its two marker lines. `--items` is how many items each table has while `calls` is measured.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 for _root in ("layers/common/python", "functions"):
     sys.path.insert(0, str(ROOT / _root))
 
-from benchmarks import cold, report, stream, warm  # noqa: E402
+from benchmarks import calls, cold, report, stream, warm  # noqa: E402
 from benchmarks.report import Row  # noqa: E402
 from benchmarks.world import World, seeded  # noqa: E402
 
@@ -31,7 +34,7 @@ AREAS: dict[str, Callable[[World], list[Row]]] = {
     "webhook": warm.webhook,
     "ingest": warm.ingest,
     "api": warm.api,
-    "calls": warm.calls,
+    "calls": calls.rows,
     "stream": stream.measure,
 }
 
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print; 2 when an area could not be measured or is unknown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
+    parser.add_argument("--items", type=int, default=calls.ITEMS, help="items a table, for `calls`")
     parser.add_argument("areas", nargs="*", metavar="area", help=", ".join(AREAS))
     options = parser.parse_args(arguments)
     areas: list[str] = options.areas
@@ -47,16 +51,17 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(sorted(unknown))}; areas are {', '.join(AREAS)}", file=sys.stderr)
         return 2
+    measured: dict[str, Callable[[World], list[Row]]] = {**AREAS, "calls": partial(calls.rows, items=options.items)}
     rows: list[Row] = []
     broken = 0
     load = psutil.getloadavg()[0]
     print(f"CPython {platform.python_version()}, {psutil.cpu_count()} cores, load before {load:.1f}", flush=True)
     with seeded() as world:
-        for name in areas or AREAS:
+        for name in areas or measured:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             try:
                 with contextlib.redirect_stdout(io.StringIO()):  # metrics lines of the functions
-                    rows += AREAS[name](world)
+                    rows += measured[name](world)
             except Exception:  # noqa: BLE001  one area that fails must not take the others' figures along
                 broken += 1
                 traceback.print_exc()

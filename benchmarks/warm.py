@@ -234,28 +234,3 @@ def _data(answer: dict[str, Any]) -> Any:
     if answer["statusCode"] >= 300:
         raise RuntimeError(str(answer))
     return json.loads(answer["body"])["data"]
-
-
-def calls(world: World) -> list[Row]:
-    """What routes cost in DynamoDB calls and units."""
-    from api.handler import lambda_handler
-
-    authorization = {"authorization": f"Bearer {world.tokens[0]}"}
-    meter = Meter(aws.client("dynamodb"), lookup=world.client("dynamodb"))
-    rows = []
-    for path in ("/devices", f"/devices/{world.devices[0].id}", "/subscriptions/current", "/plans", "/users/me"):
-        event = http_event("GET", f"/api/v1{path}", headers=authorization)
-        with contextlib.redirect_stdout(io.StringIO()):
-            lambda_handler(event, Context())  # the caller is cached from here on
-            with meter.recording() as used:
-                answer = lambda_handler(event, Context())
-        if answer["statusCode"] != 200:
-            raise RuntimeError(f"{path}: {answer}")
-        shown = ", ".join(used.calls) or "none"
-        name = path.replace(world.devices[0].id, "{id}")
-        rows.append(
-            Row(
-                "api", f"calls: GET {name}", "", f"{shown}; {used.read_units:g} RRU", "<= 2 calls", len(used.calls) <= 2
-            )
-        )
-    return rows

@@ -149,21 +149,23 @@ def _client(engine: MiniStack, service: str) -> Any:
     return session.client(service, endpoint_url=engine.endpoint_url)  # type: ignore[call-overload]
 
 
+def table_shape(*, indexed: bool) -> dict[str, Any]:
+    """What `CreateTable` is given, without the name."""
+    keys = ["pk", "sk", *(("gsi1pk", "gsi1sk") if indexed else ())]
+    schema = [{"AttributeName": key, "KeyType": kind} for key, kind in zip(keys, ("HASH", "RANGE") * 2, strict=False)]
+    index = {"IndexName": "gsi1", "KeySchema": schema[2:], "Projection": {"ProjectionType": "ALL"}}
+    return {
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        "KeySchema": schema[:2],
+        **({"GlobalSecondaryIndexes": [index]} if indexed else {}),
+    }
+
+
 def _deploy(engine: MiniStack) -> dict[str, str]:
     dynamodb, sqs, secrets = (_client(engine, name) for name in ("dynamodb", "sqs", "secretsmanager"))
     for name in TABLES:
-        keys = ["pk", "sk", *(("gsi1pk", "gsi1sk") if name in INDEXED else ())]
-        schema = [
-            {"AttributeName": key, "KeyType": kind} for key, kind in zip(keys, ("HASH", "RANGE") * 2, strict=False)
-        ]
-        index = {"IndexName": "gsi1", "KeySchema": schema[2:], "Projection": {"ProjectionType": "ALL"}}
-        dynamodb.create_table(
-            TableName=f"bench-{name}",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
-            KeySchema=schema[:2],
-            **({"GlobalSecondaryIndexes": [index]} if name in INDEXED else {}),
-        )
+        dynamodb.create_table(TableName=f"bench-{name}", **table_shape(indexed=name in INDEXED))
     arns = {
         name: secrets.create_secret(Name=f"bench/{name}", SecretString=json.dumps(value))["ARN"]
         for name, value in {

