@@ -111,6 +111,8 @@ class StageSettings:
     point_in_time_recovery: bool
     log_retention_days: int
     log_level: str
+    log_sample_rate: float
+    """Share of processes that log at level DEBUG."""
     cors_origins: tuple[str, ...]
 
     released: bool
@@ -170,6 +172,7 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
                 point_in_time_recovery=False,
                 log_retention_days=1,
                 log_level="INFO",
+                log_sample_rate=0.0,
                 cors_origins=given.cors_origins or LOCAL_ORIGINS,
                 released=False,
                 snap_start=False,
@@ -209,6 +212,7 @@ def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:
         point_in_time_recovery=True,
         log_retention_days=14,
         log_level="INFO",
+        log_sample_rate=0.01,
         cors_origins=given.cors_origins or ("http://localhost:3000", "https://dev.example.com"),
         released=True,
         snap_start=True,

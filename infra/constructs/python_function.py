@@ -72,7 +72,8 @@ class PythonFunction(Construct):
             log_group=log_group,
             logging_format=lambda_.LoggingFormat.JSON,
             system_log_level_v2=lambda_.SystemLogLevel.WARN,
-            application_log_level_v2=lambda_.ApplicationLogLevel.INFO,
+            # The logger decides (POWERTOOLS_LOG_LEVEL, or DEBUG where it is sampled); Lambda drops nothing of it.
+            application_log_level_v2=lambda_.ApplicationLogLevel.DEBUG,
             tracing=lambda_.Tracing.ACTIVE if settings.tracing else lambda_.Tracing.DISABLED,
             snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if spec.snap_start and settings.snap_start else None,
             reserved_concurrent_executions=settings.reserved_streams if spec.streaming else None,
@@ -81,6 +82,7 @@ class PythonFunction(Construct):
                 "POWERTOOLS_SERVICE_NAME": spec.name.value,
                 "POWERTOOLS_METRICS_NAMESPACE": METRICS_NAMESPACE,
                 "POWERTOOLS_LOG_LEVEL": settings.log_level,
+                "POWERTOOLS_LOGGER_SAMPLE_RATE": str(settings.log_sample_rate),
                 **({"AWS_LAMBDA_EXEC_WRAPPER": STREAM_WRAPPER} if spec.streaming and not unmanaged else {}),
                 **({"KARMA_PYTHON": str(layer_python(settings))} if unmanaged else {}),
                 **environment,

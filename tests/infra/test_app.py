@@ -53,6 +53,17 @@ def test_environment_is_what_the_function_asks_for(stages: Stages) -> None:
             assert variables == {*COMMON_ENVIRONMENT, *FUNCTIONS[name].environment}, (stage, name)
 
 
+@pytest.mark.req("R-M-45")
+def test_logs_are_sampled_in_aws(stages: Stages) -> None:
+    for stage, rate in ((Stage.LOCAL, 0.0), (Stage.DEV, 0.01), (Stage.PROD, 0.01)):
+        for name, properties in stages.of(stage).functions().items():
+            variables = properties["Environment"]["Variables"]
+            assert float(variables["POWERTOOLS_LOGGER_SAMPLE_RATE"]) == rate, (stage, name)
+            assert variables["POWERTOOLS_LOG_LEVEL"] == "INFO", (stage, name)
+            # A level above DEBUG would drop what was sampled.
+            assert properties["LoggingConfig"]["ApplicationLogLevel"] == "DEBUG", (stage, name)
+
+
 def test_no_secret_is_in_an_environment(stages: Stages) -> None:
     for stage in Stage:
         for name, properties in stages.of(stage).functions().items():

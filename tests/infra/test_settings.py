@@ -8,7 +8,12 @@ import pytest
 from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS, FunctionName
 from karma.core.settings import FunctionSettings
 
-READ_BY_LIBRARIES = {"POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "POWERTOOLS_LOG_LEVEL"}
+READ_BY_LIBRARIES = {
+    "POWERTOOLS_SERVICE_NAME",
+    "POWERTOOLS_METRICS_NAMESPACE",
+    "POWERTOOLS_LOG_LEVEL",
+    "POWERTOOLS_LOGGER_SAMPLE_RATE",
+}
 
 MODULES = {
     FunctionName.API: "api.settings",
