@@ -81,11 +81,13 @@ class TestTools:
         assert called == ["searchDatabase", "controlDevice"]
         found, moved = [json.loads(event["content"]) for event in events if event["type"] == "TOOL_CALL_RESULT"]
         assert [each["serial_number"] for each in found["results"]] == [robot.serial]
-        assert moved["success"] is True
+        assert set(moved) == {"success", "device_id", "command", "result"}
+        assert (moved["success"], moved["command"]) == (True, "move")
+        assert moved["device_id"] in {robot.id, robot.serial}
         assert moved["result"] == {"position": {"x": 15, "y": 25}}
         assert [each.params for each in robot.commands] == [{"x": 15, "y": 25}]
 
-    @pytest.mark.req("R-K-41", "R-K-42")
+    @pytest.mark.req("R-K-41")
     def test_the_stock_client_builds_the_tool_calls_and_their_results(
         self, user: User, robot: Robot, deployment: Deployment, eventually: Callable[..., Any]
     ) -> None:

@@ -27,7 +27,6 @@ def proxy(broker: Broker) -> Iterator[Proxy]:
 
 
 class TestTelemetry:
-    @pytest.mark.req("R-K-42")
     def test_a_batch_arrives_as_recorded(self, cloud: Cloud, make_device: MakeDevice) -> None:
         device = make_device(batch_max_age_s=0.3)
         now = time.time_ns() // 1_000_000

@@ -62,7 +62,6 @@ def program(tmp_path: Path, credentials: dict[str, Any], cloud: Cloud) -> Iterat
 
 
 class TestRestartBetweenDeliveries:
-    @pytest.mark.req("R-K-42")
     def test_a_finished_command_is_not_repeated_and_its_answer_is(self, program: Program, cloud: Cloud) -> None:
         program.start()
         body = cloud.request("work")

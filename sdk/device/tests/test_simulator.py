@@ -62,7 +62,6 @@ def simulator(tmp_path: Path, credentials: dict[str, Any]) -> Iterator[Simulator
 
 
 class TestProcess:
-    @pytest.mark.req("R-K-42")
     def test_it_moves_once_and_logs_it_once_also_over_a_restart(self, simulator: Simulator, cloud: Cloud) -> None:
         simulator.start()
         wait_until(lambda: cloud.on("ready") and cloud.on("telemetry"))

@@ -115,7 +115,7 @@ class TestErrors:
         assert (answer.status, answer.code) == (405, "METHOD_NOT_ALLOWED")
         assert answer.headers["allow"] == "GET, POST"
 
-    @pytest.mark.req("R-A-40", "R-M-41", "R-M-38")
+    @pytest.mark.req("R-M-41", "R-M-38")
     def test_that_nobody_expected_say_nothing_and_are_logged(
         self, ada: Api, stack: Any, written: Callable[[], str]
     ) -> None:

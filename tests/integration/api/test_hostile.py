@@ -191,7 +191,7 @@ def everything(stack: Any, stored: Callable[[str], list[Any]]) -> Callable[[], A
     return read
 
 
-@pytest.mark.req("R-M-41")
+@pytest.mark.req("R-M-41", "R-A-42")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_is_refused_and_stores_nothing(
     case: Hostile, api: Api, everything: Callable[[], Any], written: Callable[[], str]
@@ -268,6 +268,16 @@ def test_agio_s_routes_answer_in_agio_s_shape(ada: Api, method: str, query: str,
         assert error["details"]
     else:
         assert error["path"] == "/api/runs"
+
+
+@pytest.mark.req("R-A-38", "R-A-40")
+def test_an_unexpected_failure_of_agio_s_routes_says_nothing(ada: Api, stack: Any, written: Callable[[], str]) -> None:
+    stack.aws("dynamodb").delete_table(TableName=stack.tables["agents"])
+    answer = ada.call("GET", "/api/runs")
+    assert answer.status == 500
+    error = {"type": "InternalServerError", "message": "An unexpected error occurred", "path": "/api/runs"}
+    assert answer.json == {"error": error}
+    assert "Traceback" in written()
 
 
 def event_of(case: Hostile, headers: dict[str, str]) -> dict[str, Any]:
