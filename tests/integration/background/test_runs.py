@@ -11,6 +11,7 @@ from karma.agents.watchdog import QueueWatchdog
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
+from tests.support.crash import CrashTest
 
 USER = UserId("01890000-0000-7000-8000-000000000001")
 
@@ -109,3 +110,35 @@ def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
     stored = store.run(run.key)
     assert stored is not None
     assert stored.status is RunStatus.FAILED
+
+
+@pytest.mark.parametrize("lease", [timedelta(seconds=-1), timedelta(minutes=5)], ids=["lost", "living"])
+def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
+    stack: Any, store: DynamoRunStore, sqs_event: Any, lease: timedelta
+) -> None:
+    def waiting() -> bool:
+        names: Any = ["ApproximateNumberOfMessagesDelayed"]
+        read = stack.aws("sqs").get_queue_attributes(QueueUrl=stack.queues["runs"], AttributeNames=names)
+        return int(read["Attributes"][names[0]]) > 0
+
+    def seed() -> Any:
+        return sqs_event([message(start(store, lease=lease))])
+
+    def steady(item: dict[str, Any]) -> dict[str, Any]:
+        compared = {"type", "status", "error_code", "terminal", "epoch"}
+        kept = {name: value for name, value in item.items() if name in compared}
+        blank = item["pk"].rpartition("#")[0] if item["pk"].startswith("RUN") else item["pk"]
+        return {**kept, "pk": blank, "sk": item["sk"], "active": "active_run_id" in item}
+
+    report = CrashTest(
+        entry="background.runs:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["agents"]],
+        seed=seed,
+        normalise=steady,
+        other_state=waiting,
+        accept=lambda answer: answer == {"batchItemFailures": []},
+    ).run()
+    ends = "dynamodb.TransactWriteItems" if lease < timedelta(0) else "sqs.SendMessage"
+    assert f"after {ends}" in " ".join(report.at)
+    assert waiting() is (lease > timedelta(0))
