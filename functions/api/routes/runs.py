@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import orjson
 from fastapi import Query
 from starlette.responses import Response
 
@@ -80,17 +79,12 @@ async def run_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """Read a run's log above segment `after`; the stream URL has the same path as server-sent events."""
+    from karma.agents.service import events_view
+
     reader = deps.run_reader()
     reader.get(caller.user_id, RunId(run_id))
     segments = reader.segments(caller.user_id, RunId(run_id), after=after, limit=limit)
-    shown = [{"n": segment.n, "events": [orjson.Fragment(data) for data in segment.events]} for segment in segments]
-    return ok(
-        {
-            "segments": shown,
-            "next_after": segments[-1].n if segments else after,
-            "finished": bool(segments) and segments[-1].terminal,
-        }
-    )
+    return ok(events_view(segments, after=after))
 
 
 def _start(cursor: str | None, scope: str) -> dict[str, str] | None:
