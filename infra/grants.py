@@ -40,7 +40,7 @@ class Grant:
 
 GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.API: (
-        Grant("table/identity", (GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("table/identity", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY,)),

@@ -17,7 +17,9 @@ from karma.core.dynamo.items import bind
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
 from karma.identity.keys import KeyRing
-from karma.identity.repository import IdentityItem, IdentityRepository
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.users import UserRepository
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.sqs import SqsQueue
 
@@ -40,7 +42,10 @@ def authenticator() -> Authenticator:
     bind(IdentityItem, settings().identity_table)
     secret_arn = settings().auth_secret_arn
     return Authenticator(
-        users=IdentityRepository(), key_ring=lambda: KeyRing.parse(secrets.get(secret_arn)), clock=clock()
+        users=UserRepository(),
+        api_keys=ApiKeyRepository(),
+        key_ring=lambda: KeyRing.parse(secrets.get(secret_arn)),
+        clock=clock(),
     )
 
 

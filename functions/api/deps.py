@@ -25,8 +25,9 @@ from karma.identity.authentication import Authenticator
 from karma.identity.domain import Caller
 from karma.identity.keys import KeyRing
 from karma.identity.permissions import canonical
-from karma.identity.repository import IdentityItem, IdentityRepository
-from karma.identity.service import IdentityService
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.users import UserRepository
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import TicketService
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
     from karma.devices.telemetry import TelemetryReader
+    from karma.identity.accounts import AccountService
+    from karma.identity.administration import AdministrationService
+    from karma.identity.api_keys import ApiKeyService
+    from karma.identity.sessions import SessionService
 
 
 @cache
@@ -67,30 +72,60 @@ def cursor_signer() -> CursorSigner:
 
 
 @cache
-def identity_repository() -> IdentityRepository:
+def users() -> UserRepository:
     """Bind the identity table."""
     bind(IdentityItem, settings().identity_table)
-    return IdentityRepository()
+    return UserRepository()
 
 
 @cache
 def authenticator() -> Authenticator:
     """Tell who calls."""
-    return Authenticator(users=identity_repository(), key_ring=key_ring, clock=clock())
+    return Authenticator(users=users(), api_keys=ApiKeyRepository(), key_ring=key_ring, clock=clock())
 
 
 @cache
-def identity_service() -> IdentityService:
-    """Run the use cases of identity."""
-    from karma.identity.passwords import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
+def accounts() -> AccountService:
+    """Make and show accounts."""
+    from karma.identity.accounts import AccountService
+    from karma.identity.passwords import Argon2Passwords
 
-    return IdentityService(
-        identities=identity_repository(),
+    return AccountService(accounts=users(), passwords=Argon2Passwords(), clock=clock())
+
+
+@cache
+def sessions() -> SessionService:
+    """Begin, continue and end sessions."""
+    from karma.identity.passwords import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
+    from karma.identity.repository.sessions import SessionRepository
+    from karma.identity.sessions import SessionService
+
+    return SessionService(
+        accounts=users(),
+        sessions=SessionRepository(),
         passwords=Argon2Passwords(),
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,
         clock=clock(),
-        on_change=authenticator().forget,
+    )
+
+
+@cache
+def api_keys() -> ApiKeyService:
+    """Make, list and revoke API keys."""
+    from karma.identity.api_keys import ApiKeyService
+
+    users()
+    return ApiKeyService(api_keys=ApiKeyRepository(), clock=clock(), on_change=authenticator().forget)
+
+
+@cache
+def administration() -> AdministrationService:
+    """Manage other people's accounts."""
+    from karma.identity.administration import AdministrationService
+
+    return AdministrationService(
+        accounts=users(), registration=accounts(), clock=clock(), on_change=authenticator().forget
     )
 
 

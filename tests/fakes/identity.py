@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from karma.core.errors import AlreadyCreated, AlreadyExists
+from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
@@ -48,7 +49,7 @@ class CountingPasswords:
 
 @dataclass
 class MemoryIdentities:
-    """Users, sessions and API keys in dictionaries; keeps the promises of IdentityRepository."""
+    """Users, sessions and API keys in dictionaries; keeps the promises of the repositories of karma.identity."""
 
     users: dict[UserId, User] = field(default_factory=dict)
     sessions: dict[str, bool] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class MemoryIdentities:
     def create_user(self, user: User) -> None:
         if self.find_by_email(user.email):
             raise AlreadyExists("email is already registered")
-        self.users[user.id] = user
+        self.users[user.id] = replace(user, version=1)
 
     def get_user(self, user_id: UserId) -> User | None:
         self.reads += 1
@@ -70,22 +71,38 @@ class MemoryIdentities:
     def find_by_email(self, email: str) -> User | None:
         return next((user for user in self.users.values() if user.email == email), None)
 
-    def set_password_hash(self, user: User, password_hash: str, *, now: datetime) -> None:
+    def rehash(self, user: User, password_hash: str, *, now: datetime) -> None:
         if self.users[user.id].password_hash == user.password_hash:
-            self.users[user.id] = replace(self.users[user.id], password_hash=password_hash, updated_at=now)
+            self._change(user.id, password_hash=password_hash, updated_at=now)
 
-    def set_role(self, user: User, role: Role, *, now: datetime) -> User:
-        self.users[user.id] = replace(self.users[user.id], role=role, updated_at=now)
-        return self.users[user.id]
+    def set_role(self, user_id: UserId, role: Role, *, now: datetime) -> User:
+        return self._change(user_id, role=role, updated_at=now)
 
-    def start_session(self, token: RefreshToken, *, now: datetime) -> None:
+    def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
+        return self._change(user_id, sessions_from=now, updated_at=now)
+
+    def _change(self, user_id: UserId, **changes: Any) -> User:
+        user = self.users.get(user_id)
+        if user is None:
+            raise NotFound("User not found")
+        self.users[user_id] = replace(user, version=user.version + 1, **changes)
+        return self.users[user_id]
+
+    def start_session(self, token: RefreshToken, *, now: datetime) -> bool:
+        user = self.users.get(token.user_id)
+        if user is None or user.disabled_at:
+            return False
         self.sessions[token.session_id] = False
         self.tokens[token.hash] = token
+        return True
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
         return self.tokens.get(token_hash)
 
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool:
+        user = self.users.get(old.user_id)
+        if user is None or user.disabled_at or (user.sessions_from and user.sessions_from > old.session_started_at):
+            return False
         if self.tokens[old.hash].used or self.sessions.get(old.session_id, True):
             return False
         self.tokens[old.hash] = replace(old, used=True)

@@ -25,7 +25,7 @@ async def create_api_key(
     """Make a key; it is shown this once. Needs a token: a key makes no keys."""
 
     def create() -> Outcome:
-        made = deps.identity_service().create_api_key(
+        made = deps.api_keys().create_api_key(
             caller,
             name=body.name,
             scopes=frozenset(body.scopes),
@@ -41,12 +41,12 @@ async def create_api_key(
 @router.get("/api-keys", responses=answers(ApiKeyListData))
 async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> Response:
     """List the caller's keys, newest first, without their secrets."""
-    found = deps.identity_service().list_api_keys(caller)
+    found = deps.api_keys().list_api_keys(caller)
     return ok({"api_keys": [api_key_view(key) for key in found], "total": len(found)})
 
 
 @router.delete("/api-keys/{key_id}", status_code=204, responses=answers(status=204, errors=(404,)))
 async def revoke_api_key(key_id: str, caller: Annotated[Caller, permit("api_key:write")]) -> Response:
     """Revoke a key; processes that just saw it refuse it within a minute."""
-    deps.identity_service().revoke_api_key(caller, key_id)
+    deps.api_keys().revoke_api_key(caller, key_id)
     return no_content()

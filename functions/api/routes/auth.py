@@ -20,7 +20,7 @@ async def register(request: Request, body: Register) -> Response:
     """Make an account; the address must be new."""
 
     def create() -> Outcome:
-        user = deps.identity_service().register(email=body.email, password=body.password, name=body.name)
+        user = deps.accounts().register(email=body.email, password=body.password, name=body.name)
         return Outcome(status=201, data={"user": user_view(user)})
 
     return await once(request, None, create)
@@ -29,18 +29,18 @@ async def register(request: Request, body: Register) -> Response:
 @router.post("/auth/login", responses=answers(LoginData, errors=(401,)))
 async def log_in(body: LogIn) -> Response:
     """Trade address and password for an access token (30 minutes) and a refresh token (30 days)."""
-    user, tokens = deps.identity_service().log_in(email=body.email, password=body.password)
+    user, tokens = deps.sessions().log_in(email=body.email, password=body.password)
     return ok({**tokens_view(tokens), "user": user_view(user)})
 
 
 @router.post("/auth/refresh", responses=answers(TokensOut, errors=(401,)))
 async def refresh(body: Refresh) -> Response:
     """Trade a refresh token for a new pair; a token that was traded before ends its session."""
-    return ok(tokens_view(deps.identity_service().refresh(body.refresh_token)))
+    return ok(tokens_view(deps.sessions().refresh(body.refresh_token)))
 
 
 @router.post("/auth/logout", status_code=204, responses=answers(status=204))
 async def log_out(body: Refresh, caller: CurrentCaller) -> Response:
     """End the session of a refresh token; access tokens run out by themselves within 30 minutes."""
-    deps.identity_service().log_out(caller, body.refresh_token)
+    deps.sessions().log_out(caller, body.refresh_token)
     return no_content()

@@ -16,4 +16,4 @@ router = Router("users")
 @router.get("/users/me", responses=answers(UserData))
 async def me(caller: CurrentCaller) -> Response:
     """Show the caller's own account."""
-    return ok({"user": user_view(deps.identity_service().get_user(caller.user_id))})
+    return ok({"user": user_view(deps.accounts().get_user(caller.user_id))})

@@ -12,7 +12,8 @@ from karma.core.ids import UserId, new_id
 from karma.identity import tokens
 from karma.identity.domain import Role, User
 from karma.identity.keys import KeyRing
-from karma.identity.repository import IdentityItem, IdentityRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.users import UserRepository
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import Exchange, exchange
 from tests.support.model_server import ModelServer
@@ -72,7 +73,7 @@ def add_user(stack: Any, role: Role = Role.USER, name: str = "Ada") -> tuple[Use
     bind(IdentityItem, stack.tables["identity"])
     now = datetime.now(UTC)
     user_id = UserId(new_id())
-    IdentityRepository().create_user(
+    UserRepository().create_user(
         User(
             id=user_id,
             email=f"{user_id}@example.com",

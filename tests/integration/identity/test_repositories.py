@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from karma.core.dynamo.items import bind
-from karma.core.errors import AlreadyCreated, AlreadyExists
+from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
-from karma.identity.repository import IdentityItem, IdentityRepository
-from karma.identity.service import Identities
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.sessions import SessionRepository
+from karma.identity.repository.users import UserRepository
 from karma.realtime.domain import Channel, Connection, Ticket
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import Tickets
@@ -24,13 +26,20 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 
 
+class DynamoIdentities(UserRepository, SessionRepository, ApiKeyRepository):
+    """All of them, as the store in memory is."""
+
+
+Identities = MemoryIdentities | DynamoIdentities
+
+
 @pytest.fixture(params=["memory", "dynamodb"])
 def identities(request: pytest.FixtureRequest) -> Identities:
     if request.param == "memory":
         return MemoryIdentities()
     stack = request.getfixturevalue("stack")
     bind(IdentityItem, stack.tables["identity"])
-    return IdentityRepository()
+    return DynamoIdentities()
 
 
 @pytest.fixture(params=["memory", "dynamodb"])
@@ -59,7 +68,12 @@ def user(**changes: Any) -> User:
 
 def token(text: str, owner: User, session_id: str) -> RefreshToken:
     return RefreshToken(
-        hash=text, user_id=owner.id, session_id=session_id, expires_at=NOW + timedelta(days=30), used=False
+        hash=text,
+        user_id=owner.id,
+        session_id=session_id,
+        session_started_at=NOW,
+        expires_at=NOW + timedelta(days=30),
+        used=False,
     )
 
 
@@ -100,14 +114,14 @@ class TestUsers:
     def test_get_a_new_hash_unless_somebody_was_faster(self, identities: Identities) -> None:
         ada = user()
         identities.create_user(ada)
-        identities.set_password_hash(ada, "second", now=LATER)
-        identities.set_password_hash(ada, "third", now=LATER)
+        identities.rehash(ada, "second", now=LATER)
+        identities.rehash(ada, "third", now=LATER)
         assert identities.get_user(ada.id) == replace(ada, password_hash="second", updated_at=LATER)
 
     def test_get_a_role(self, identities: Identities) -> None:
         ada = user()
         identities.create_user(ada)
-        promoted = identities.set_role(ada, Role.ADMIN, now=LATER)
+        promoted = identities.set_role(ada.id, Role.ADMIN, now=LATER)
         assert promoted == replace(ada, role=Role.ADMIN, updated_at=LATER)
         assert identities.get_user(ada.id) == promoted
 
@@ -115,6 +129,7 @@ class TestUsers:
 class TestSessions:
     def test_trade_each_token_once(self, identities: Identities) -> None:
         ada = user()
+        identities.create_user(ada)
         first, second, other = (token(text, ada, "s1") for text in ("t1", "t2", "t3"))
         identities.start_session(first, now=NOW)
         assert identities.find_refresh_token("t1") == first
@@ -126,6 +141,7 @@ class TestSessions:
 
     def test_end_for_all_of_their_tokens_and_only_theirs(self, identities: Identities) -> None:
         ada = user()
+        identities.create_user(ada)
         first, apart = token("t1", ada, "s1"), token("t2", ada, "s2")
         identities.start_session(first, now=NOW)
         identities.start_session(apart, now=NOW)
@@ -133,6 +149,22 @@ class TestSessions:
             identities.end_session(ada.id, "s1", now=LATER)
         assert not identities.trade(first, token("t3", ada, "s1"), now=LATER)
         assert identities.trade(apart, token("t4", ada, "s2"), now=LATER)
+
+    def test_begin_and_go_on_for_accounts_in_use_only(self, identities: Identities) -> None:
+        ada = user()
+        assert not identities.start_session(token("t0", ada, "s0"), now=NOW)
+        identities.create_user(ada)
+        first = token("t1", ada, "s1")
+        assert identities.start_session(first, now=NOW)
+        identities.end_sessions(ada.id, now=LATER)
+        assert not identities.trade(first, token("t2", ada, "s1"), now=LATER)
+        later = replace(token("t3", ada, "s3"), session_started_at=LATER)
+        assert identities.start_session(later, now=LATER)
+        assert identities.trade(later, replace(token("t4", ada, "s3"), session_started_at=LATER), now=LATER)
+
+    def test_of_an_account_that_is_gone_cannot_be_ended(self, identities: Identities) -> None:
+        with pytest.raises(NotFound):
+            identities.end_sessions(UserId(new_id()), now=NOW)
 
     def test_that_never_were_end_in_silence(self, identities: Identities) -> None:
         identities.end_session(UserId(new_id()), "s1", now=NOW)
@@ -169,6 +201,7 @@ class TestApiKeys:
 
     def test_are_made_once_for_a_request(self, identities: Identities) -> None:
         ada = user()
+        identities.create_user(ada)
         first, second = api_key(ada, hash="1" * 64), api_key(ada, hash="2" * 64)
         identities.create_api_key(first, request_token="r")
         with pytest.raises(AlreadyCreated) as caught:

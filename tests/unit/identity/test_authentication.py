@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from karma.core.errors import NotFound, Unauthenticated
+from karma.core.errors import Forbidden, NotFound, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity import tokens
 from karma.identity.authentication import Authenticator, hash_api_key
@@ -18,7 +19,9 @@ class World:
     def __init__(self) -> None:
         self.clock = MovableClock()
         self.identities = MemoryIdentities()
-        self.authenticator = Authenticator(users=self.identities, key_ring=lambda: RING, clock=self.clock)
+        self.authenticator = Authenticator(
+            users=self.identities, api_keys=self.identities, key_ring=lambda: RING, clock=self.clock
+        )
         now = self.clock.now()
         self.user = User(
             id=UserId(new_id()),
@@ -80,6 +83,19 @@ class TestABearerToken:
         del world.identities.users[world.user.id]
         with pytest.raises(NotFound, match="User not found"):
             world.authenticator.authenticate(world.bearer(), None)
+
+    def test_of_a_disabled_account_is_refused(self, world: World) -> None:
+        world.identities.users[world.user.id] = replace(world.user, disabled_at=world.clock.now())
+        with pytest.raises(Forbidden, match="The account is disabled"):
+            world.authenticator.authenticate(world.bearer(), None)
+
+    def test_from_before_all_sessions_were_ended_is_refused(self, world: World) -> None:
+        before = world.bearer()
+        world.clock.pass_(milliseconds=1)
+        world.identities.users[world.user.id] = replace(world.user, sessions_from=world.clock.now())
+        with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
+            world.authenticator.authenticate(before, None)
+        world.authenticator.authenticate(world.bearer(), None)
 
     def test_reads_the_user_once_a_minute(self, world: World) -> None:
         for _ in range(3):

@@ -30,7 +30,7 @@ def signed(
 
 def assert_refused(token: str) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        tokens.verify(token, ring=RING, now=NOW)
+        tokens.Verifier().verify(token, ring=RING, now=NOW)
     assert caught.value.message == "Invalid authentication credentials"
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
 
@@ -39,9 +39,22 @@ def assert_refused(token: str) -> None:
 class TestATokenOfOurs:
     def test_names_its_user_for_thirty_minutes(self) -> None:
         token = tokens.issue(USER, ring=RING, now=NOW)
-        assert tokens.verify(token, ring=RING, now=NOW + timedelta(minutes=29, seconds=59)) == USER
+        assert tokens.Verifier().verify(token, ring=RING, now=NOW + timedelta(minutes=29, seconds=59)).user_id == USER
         with pytest.raises(Unauthenticated):
-            tokens.verify(token, ring=RING, now=NOW + timedelta(minutes=30))
+            tokens.Verifier().verify(token, ring=RING, now=NOW + timedelta(minutes=30))
+
+    def test_that_is_known_still_dies_with_its_time_and_its_key(self) -> None:
+        verifier = tokens.Verifier()
+        token = tokens.issue(USER, ring=RING, now=NOW)
+        for _ in range(2):
+            assert verifier.verify(token, ring=RING, now=NOW) == (USER, NOW)
+        for ring, now in (
+            (RING, NOW + timedelta(minutes=30)),
+            (KeyRing(current="k1", keys={"k1": RING.keys["k1"]}), NOW),
+            (KeyRing(current="k2", keys={"k2": "another-key-under-the-same-name-as-before"}), NOW),
+        ):
+            with pytest.raises(Unauthenticated):
+                verifier.verify(token, ring=ring, now=now)
 
     def test_names_the_key_that_signed_it(self) -> None:
         assert jwt.get_unverified_header(tokens.issue(USER, ring=RING, now=NOW)) == {
@@ -52,12 +65,12 @@ class TestATokenOfOurs:
 
     def test_outlives_a_rotation_of_the_key(self) -> None:
         old = KeyRing(current="k1", keys=RING.keys)
-        assert tokens.verify(tokens.issue(USER, ring=old, now=NOW), ring=RING, now=NOW) == USER
+        assert tokens.Verifier().verify(tokens.issue(USER, ring=old, now=NOW), ring=RING, now=NOW).user_id == USER
 
     def test_dies_with_its_key(self) -> None:
         token = tokens.issue(USER, ring=KeyRing(current="k1", keys=RING.keys), now=NOW)
         with pytest.raises(Unauthenticated):
-            tokens.verify(token, ring=KeyRing(current="k2", keys={"k2": RING.keys["k2"]}), now=NOW)
+            tokens.Verifier().verify(token, ring=KeyRing(current="k2", keys={"k2": RING.keys["k2"]}), now=NOW)
 
 
 @pytest.mark.req("R-K-32", "R-A-32")
@@ -114,7 +127,7 @@ class TestAForeignToken:
         token[index] ^= change
         altered = token.decode("latin-1")
         try:
-            assert tokens.verify(altered, ring=RING, now=NOW) == USER
+            assert tokens.Verifier().verify(altered, ring=RING, now=NOW).user_id == USER
         except Unauthenticated:
             return
         head, claims, signature = altered.split(".")

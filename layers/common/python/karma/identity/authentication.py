@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from karma.core.clock import Clock, monotonic
-from karma.core.errors import NotFound, Unauthenticated
+from karma.core.errors import Forbidden, NotFound, Unauthenticated
 from karma.core.ids import UserId
 from karma.identity import tokens
 from karma.identity.domain import ApiKey, Caller, User
@@ -23,11 +23,15 @@ _V = TypeVar("_V")
 
 
 class Users(Protocol):
-    """Where users and API keys are looked up."""
+    """Where users are looked up."""
 
     def get_user(self, user_id: UserId) -> User | None:
         """Return a user, None when there is none."""
         ...
+
+
+class ApiKeys(Protocol):
+    """Where presented API keys are looked up."""
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
         """Return the key with this SHA-256, None when there is none or it was revoked."""
@@ -37,8 +41,10 @@ class Users(Protocol):
 class Authenticator:
     """Keeps users and keys for a minute: a changed role or a revoked key acts within that time in other processes."""
 
-    def __init__(self, *, users: Users, key_ring: Callable[[], KeyRing], clock: Clock) -> None:
+    def __init__(self, *, users: Users, api_keys: ApiKeys, key_ring: Callable[[], KeyRing], clock: Clock) -> None:
         self._users = users
+        self._api_keys = api_keys
+        self._tokens = tokens.Verifier()
         self._key_ring = key_ring
         self._clock = clock
         self._user_cache: dict[UserId, tuple[float, User]] = {}
@@ -48,15 +54,19 @@ class Authenticator:
         """Return the caller; a bearer token is looked at before a key.
 
         Raises:
-            Unauthenticated: neither, or one that cannot be believed.
+            Unauthenticated: neither, or one that cannot be believed or whose session was ended with all others.
+            Forbidden: the account is disabled.
             NotFound: a valid token whose user is gone.
         """
         if authorization:
             scheme, _, token = authorization.partition(" ")
             if scheme.lower() != "bearer":
                 raise tokens.refused()
-            user_id = tokens.verify(token.strip(), ring=self._key_ring(), now=self._clock.now())
-            return _caller(self._user(user_id), None)
+            believed = self._tokens.verify(token.strip(), ring=self._key_ring(), now=self._clock.now())
+            user = self._user(believed.user_id)
+            if user.sessions_from is not None and believed.issued_at < user.sessions_from:
+                raise tokens.refused()
+            return _caller(user, None)
         if api_key:
             return self._by_key(api_key)
         raise tokens.refused("Authentication required")
@@ -76,7 +86,7 @@ class Authenticator:
         now = monotonic()
         kept = self._key_cache.get(key_hash)
         if kept is None or now - kept[0] >= _MAX_AGE_S:
-            found = self._users.find_api_key(key_hash)
+            found = self._api_keys.find_api_key(key_hash)
             if found is None:
                 self._key_cache.pop(key_hash, None)
                 raise unknown
@@ -111,6 +121,8 @@ def _keep(cache: dict[_K, tuple[float, _V]], key: _K, value: _V, now: float) -> 
 
 
 def _caller(user: User, key: ApiKey | None) -> Caller:
+    if user.disabled_at is not None:
+        raise Forbidden("The account is disabled", code="ACCOUNT_DISABLED")
     return Caller(
         user_id=user.id,
         role=user.role,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
@@ -24,6 +24,13 @@ class Role(StrEnum):
     VIEWER = "viewer"
 
 
+class Locale(StrEnum):
+    """The language that we write to a person in."""
+
+    EN = "en"
+    ZH = "zh"
+
+
 @dataclass(frozen=True, kw_only=True)
 class User:
     """A person with an account."""
@@ -32,9 +39,16 @@ class User:
     email: str
     name: str
     avatar: str | None
-    password_hash: str
+    password_hash: str | None
+    """None: they log in through a provider only."""
     role: Role
+    locale: Locale = Locale.EN
     email_verified: bool
+    disabled_at: datetime | None = None
+    sessions_from: datetime | None = None
+    """Sessions and access tokens that began before are over."""
+    version: int = field(default=0, compare=False)
+    """Of the stored item; 0 before it is stored."""
     created_at: datetime
     updated_at: datetime
 
@@ -88,6 +102,7 @@ class RefreshToken:
     hash: str
     user_id: UserId
     session_id: str
+    session_started_at: datetime
     expires_at: datetime
     used: bool
 

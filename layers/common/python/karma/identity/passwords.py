@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
 _BCRYPT_MARKS = ("$2a$", "$2b$", "$2y$")
 _BCRYPT_MAX_BYTES = 72
+
+
+class Passwords(Protocol):
+    """How passwords are hashed."""
+
+    def hash(self, password: str) -> str:
+        """Make a salted hash."""
+        ...
+
+    def verify(self, password_hash: str, password: str) -> bool:
+        """Tell whether the password made the hash."""
+        ...
+
+    def outdated(self, password_hash: str) -> bool:
+        """Tell whether the hash should be made again."""
+        ...
 
 
 class Argon2Passwords:

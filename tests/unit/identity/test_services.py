@@ -7,8 +7,12 @@ import pytest
 
 from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, Unauthenticated, ValidationFailed
 from karma.core.ids import UserId
+from karma.identity import emails
+from karma.identity.accounts import AccountService
+from karma.identity.administration import AdministrationService
+from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
 from karma.identity.domain import Caller, Role, User
-from karma.identity.service import MAX_API_KEYS, IdentityService, normalise_email
+from karma.identity.sessions import SessionService
 from tests.fakes.identity import RING, CountingPasswords, MemoryIdentities, MovableClock
 
 DUMMY = "now:nobody's password"
@@ -20,20 +24,25 @@ class World:
         self.identities = MemoryIdentities()
         self.passwords = CountingPasswords()
         self.changed: list[UserId] = []
-        self.service = IdentityService(
-            identities=self.identities,
+        self.accounts = AccountService(accounts=self.identities, passwords=self.passwords, clock=self.clock)
+        self.sessions = SessionService(
+            accounts=self.identities,
+            sessions=self.identities,
             passwords=self.passwords,
             dummy_hash=DUMMY,
             key_ring=lambda: RING,
             clock=self.clock,
-            on_change=self.changed.append,
+        )
+        self.api_keys = ApiKeyService(api_keys=self.identities, clock=self.clock, on_change=self.changed.append)
+        self.administration = AdministrationService(
+            accounts=self.identities, registration=self.accounts, clock=self.clock, on_change=self.changed.append
         )
 
     def ada(self) -> User:
-        return self.service.register(email="ada@example.com", password="correct horse", name="Ada")
+        return self.accounts.register(email="ada@example.com", password="correct horse", name="Ada")
 
     def log_in(self) -> str:
-        return self.service.log_in(email="ada@example.com", password="correct horse")[1].refresh_token
+        return self.sessions.log_in(email="ada@example.com", password="correct horse")[1].refresh_token
 
 
 def caller_of(user: User) -> Caller:
@@ -65,12 +74,12 @@ class TestRegister:
     def test_an_address_is_taken_however_it_is_written(self, world: World, spelling: str) -> None:
         world.ada()
         with pytest.raises(AlreadyExists):
-            world.service.register(email=spelling, password="another one", name="Eve")
+            world.accounts.register(email=spelling, password="another one", name="Eve")
 
     @pytest.mark.parametrize("text", ["", "ada", "ada@", "@example.com", "a b@example.com", "ada@example.com\x00"])
     def test_what_is_no_address_is_refused(self, world: World, text: str) -> None:
         with pytest.raises(ValidationFailed) as caught:
-            world.service.register(email=text, password="correct horse", name="Ada")
+            world.accounts.register(email=text, password="correct horse", name="Ada")
         assert isinstance(caught.value.details, list)
         assert caught.value.details[0]["field"] == "email"
 
@@ -78,7 +87,7 @@ class TestRegister:
 class TestLogIn:
     def test_verifies_one_password_for_a_known_address(self, world: World) -> None:
         user = world.ada()
-        assert world.service.log_in(email="Ada@example.com", password="correct horse")[0] == user
+        assert world.sessions.log_in(email="Ada@example.com", password="correct horse")[0] == user
         assert world.passwords.verified == [user.password_hash]
 
     def test_a_wrong_password_and_an_unknown_address_look_and_cost_the_same(self, world: World) -> None:
@@ -86,12 +95,12 @@ class TestLogIn:
         for email in ("ada@example.com", "eve@example.com", "not an address"):
             world.passwords.verified.clear()
             with pytest.raises(Unauthenticated, match="Invalid email or password"):
-                world.service.log_in(email=email, password="wrong")
+                world.sessions.log_in(email=email, password="wrong")
             assert len(world.passwords.verified) == 1
 
     def test_the_dummy_lets_nobody_in(self, world: World) -> None:
         with pytest.raises(Unauthenticated):
-            world.service.log_in(email="eve@example.com", password="nobody's password")
+            world.sessions.log_in(email="eve@example.com", password="nobody's password")
 
     def test_an_outdated_hash_is_made_again(self, world: World) -> None:
         user = world.ada()
@@ -103,41 +112,41 @@ class TestLogIn:
 class TestRefresh:
     def test_trades_a_token_for_the_next(self, world: World) -> None:
         world.ada()
-        second = world.service.refresh(world.log_in())
-        world.service.refresh(second.refresh_token)
+        second = world.sessions.refresh(world.log_in())
+        world.sessions.refresh(second.refresh_token)
         assert second.expires_in_s == 1800
 
     def test_a_token_used_twice_ends_the_session(self, world: World) -> None:
         world.ada()
         first = world.log_in()
-        second = world.service.refresh(first).refresh_token
+        second = world.sessions.refresh(first).refresh_token
         for token in (first, second):
             with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
-                world.service.refresh(token)
+                world.sessions.refresh(token)
 
     def test_other_sessions_go_on(self, world: World) -> None:
         world.ada()
         first, other = world.log_in(), world.log_in()
-        world.service.refresh(first)
+        world.sessions.refresh(first)
         with pytest.raises(Unauthenticated):
-            world.service.refresh(first)
-        world.service.refresh(other)
+            world.sessions.refresh(first)
+        world.sessions.refresh(other)
 
     def test_a_token_ends_after_thirty_days_unless_traded(self, world: World) -> None:
         world.ada()
         first = world.log_in()
         world.clock.pass_(days=29)
-        second = world.service.refresh(first).refresh_token
+        second = world.sessions.refresh(first).refresh_token
         world.clock.pass_(days=29)
-        third = world.service.refresh(second).refresh_token
+        third = world.sessions.refresh(second).refresh_token
         world.clock.pass_(days=30)
         with pytest.raises(Unauthenticated):
-            world.service.refresh(third)
+            world.sessions.refresh(third)
 
     @pytest.mark.parametrize("token", ["unknown", "x" * 300, "\u00fc"])
     def test_an_unknown_token_is_refused(self, world: World, token: str) -> None:
         with pytest.raises(Unauthenticated):
-            world.service.refresh(token)
+            world.sessions.refresh(token)
 
     def test_tokens_are_stored_as_hashes(self, world: World) -> None:
         world.ada()
@@ -149,107 +158,111 @@ class TestLogOut:
         user = world.ada()
         token = world.log_in()
         for _ in range(2):
-            world.service.log_out(caller_of(user), token)
+            world.sessions.log_out(caller_of(user), token)
         with pytest.raises(Unauthenticated):
-            world.service.refresh(token)
+            world.sessions.refresh(token)
 
     def test_does_not_touch_another_person_s_session(self, world: World) -> None:
         world.ada()
         token = world.log_in()
-        eve = world.service.register(email="eve@example.com", password="correct horse", name="Eve")
-        world.service.log_out(caller_of(eve), token)
-        world.service.refresh(token)
+        eve = world.accounts.register(email="eve@example.com", password="correct horse", name="Eve")
+        world.sessions.log_out(caller_of(eve), token)
+        world.sessions.refresh(token)
 
 
 class TestApiKeys:
     def test_are_shown_once_and_stored_as_hashes(self, world: World) -> None:
         caller = caller_of(world.ada())
-        made = world.service.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
+        made = world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
         assert made.secret.startswith(made.key.prefix)
         assert made.secret not in repr(world.identities)
-        assert list(world.service.list_api_keys(caller)) == [made.key]
+        assert list(world.api_keys.list_api_keys(caller)) == [made.key]
 
     def test_of_another_person_are_neither_listed_nor_revoked(self, world: World) -> None:
-        made = world.service.create_api_key(caller_of(world.ada()), name="ci", scopes=frozenset({"*"}), expires_at=None)
-        eve = caller_of(world.service.register(email="eve@example.com", password="correct horse", name="Eve"))
-        assert not world.service.list_api_keys(eve)
+        made = world.api_keys.create_api_key(
+            caller_of(world.ada()), name="ci", scopes=frozenset({"*"}), expires_at=None
+        )
+        eve = caller_of(world.accounts.register(email="eve@example.com", password="correct horse", name="Eve"))
+        assert not world.api_keys.list_api_keys(eve)
         with pytest.raises(NotFound):
-            world.service.revoke_api_key(eve, made.key.id)
+            world.api_keys.revoke_api_key(eve, made.key.id)
 
     def test_that_were_revoked_leave_the_list_for_good(self, world: World) -> None:
         caller = caller_of(world.ada())
-        made = world.service.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
-        world.service.revoke_api_key(caller, made.key.id)
-        assert not world.service.list_api_keys(caller)
+        made = world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
+        world.api_keys.revoke_api_key(caller, made.key.id)
+        assert not world.api_keys.list_api_keys(caller)
         assert world.changed == [caller.user_id]
         with pytest.raises(NotFound):
-            world.service.revoke_api_key(caller, made.key.id)
+            world.api_keys.revoke_api_key(caller, made.key.id)
 
     @pytest.mark.parametrize("key_id", ["", "x", "../..", "APIKEY#1"])
     def test_with_an_impossible_id_are_not_found(self, world: World, key_id: str) -> None:
         with pytest.raises(NotFound):
-            world.service.revoke_api_key(caller_of(world.ada()), key_id)
+            world.api_keys.revoke_api_key(caller_of(world.ada()), key_id)
 
     def test_cannot_make_or_revoke_keys(self, world: World) -> None:
         by_key = replace(caller_of(world.ada()), method="api_key", scopes=frozenset({"*"}))
         with pytest.raises(Forbidden):
-            world.service.create_api_key(by_key, name="ci", scopes=frozenset({"*"}), expires_at=None)
+            world.api_keys.create_api_key(by_key, name="ci", scopes=frozenset({"*"}), expires_at=None)
         with pytest.raises(Forbidden):
-            world.service.revoke_api_key(by_key, "x")
+            world.api_keys.revoke_api_key(by_key, "x")
 
     def test_cannot_exceed_their_maker(self, world: World) -> None:
         viewer = replace(caller_of(world.ada()), role=Role.VIEWER)
         with pytest.raises(Forbidden, match="Insufficient permissions"):
-            world.service.create_api_key(viewer, name="ci", scopes=frozenset({"device:control"}), expires_at=None)
+            world.api_keys.create_api_key(viewer, name="ci", scopes=frozenset({"device:control"}), expires_at=None)
 
     @pytest.mark.parametrize(("scope", "hours", "field"), [("device:fly", 1, "scopes"), ("*", 0, "expires_at")])
     def test_that_make_no_sense_are_refused(self, world: World, scope: str, hours: int, field: str) -> None:
         caller = caller_of(world.ada())
         expires_at = world.clock.now() + timedelta(hours=hours)
         with pytest.raises(ValidationFailed) as caught:
-            world.service.create_api_key(caller, name="ci", scopes=frozenset({scope}), expires_at=expires_at)
+            world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({scope}), expires_at=expires_at)
         assert isinstance(caught.value.details, list)
         assert caught.value.details[0]["field"] == field
 
     def test_are_limited_in_number(self, world: World) -> None:
         caller = caller_of(world.ada())
         for _ in range(MAX_API_KEYS):
-            world.service.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
+            world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
         with pytest.raises(ValidationFailed):
-            world.service.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
+            world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None)
 
     def test_are_made_once_for_a_repeated_request(self, world: World) -> None:
         caller = caller_of(world.ada())
-        made = world.service.create_api_key(
+        made = world.api_keys.create_api_key(
             caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token="t"
         )
         with pytest.raises(AlreadyCreated) as caught:
-            world.service.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token="t")
+            world.api_keys.create_api_key(
+                caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token="t"
+            )
         assert caught.value.details == {"id": made.key.id}
 
 
 class TestMakeAdmin:
     def test_creates_an_administrator(self, world: World) -> None:
-        user = world.service.make_admin(email="root@example.com", password="correct horse", name="Root")
+        user = world.administration.make_admin(email="root@example.com", password="correct horse", name="Root")
         assert user.role is Role.ADMIN
 
     def test_promotes_a_user_and_leaves_the_password(self, world: World) -> None:
         ada = world.ada()
-        promoted = world.service.make_admin(email="ADA@example.com", password="other password", name="Other")
+        promoted = world.administration.make_admin(email="ADA@example.com", password="other password", name="Other")
         assert promoted == replace(ada, role=Role.ADMIN, updated_at=world.clock.now())
         assert world.changed == [ada.id]
 
     def test_changes_nothing_the_second_time(self, world: World) -> None:
         world.ada()
-        first = world.service.make_admin(email="ada@example.com", password="x" * 8, name="Ada")
+        first = world.administration.make_admin(email="ada@example.com", password="x" * 8, name="Ada")
         world.clock.pass_(hours=1)
-        assert world.service.make_admin(email="ada@example.com", password="x" * 8, name="Ada") == first
+        assert world.administration.make_admin(email="ada@example.com", password="x" * 8, name="Ada") == first
 
 
 class TestAccount:
     def test_that_is_gone_is_not_found(self, world: World) -> None:
         with pytest.raises(NotFound, match="User not found"):
-            world.service.get_user(UserId("nobody"))
+            world.accounts.get_user(UserId("nobody"))
 
 
 @pytest.mark.parametrize(
@@ -257,9 +270,9 @@ class TestAccount:
     [("Ada@Example.com", "ada@example.com"), ("a\u0308@example.com", "\u00e4@example.com")],
 )
 def test_an_address_has_one_spelling(written: str, stored: str) -> None:
-    assert normalise_email(written) == stored
+    assert emails.normalise(written) == stored
 
 
 def test_a_very_long_address_is_refused() -> None:
     with pytest.raises(ValidationFailed):
-        normalise_email("a" * 64 + "@" + ".".join(["b" * 60] * 4) + ".com")
+        emails.normalise("a" * 64 + "@" + ".".join(["b" * 60] * 4) + ".com")

@@ -1,0 +1,113 @@
+"""API keys of people's programs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from karma.core.clock import Clock
+from karma.core.errors import Forbidden, NotFound, ValidationFailed
+from karma.core.ids import ApiKeyId, UserId, is_id, new_id
+from karma.identity import permissions
+from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
+from karma.identity.domain import ApiKey, Caller
+
+MAX_API_KEYS = 100
+"""A person's keys, revoked ones included."""
+_PREFIX_CHARS = len(API_KEY_PREFIX) + 6
+
+
+class ApiKeys(Protocol):
+    """Where keys are stored; see repository/api_keys.py for what each promises."""
+
+    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None: ...  # noqa: D102
+    def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]: ...  # noqa: D102
+    def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None: ...  # noqa: D102
+    def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewApiKey:
+    """A key that was just made; `secret` is shown this once."""
+
+    key: ApiKey
+    secret: str
+
+
+class ApiKeyService:
+    """Makes, lists and revokes keys."""
+
+    def __init__(self, *, api_keys: ApiKeys, clock: Clock, on_change: Callable[[UserId], None]) -> None:
+        """`on_change` is told whose keys changed (Authenticator.forget)."""
+        self._api_keys = api_keys
+        self._clock = clock
+        self._on_change = on_change
+
+    def create_api_key(
+        self,
+        caller: Caller,
+        *,
+        name: str,
+        scopes: frozenset[str],
+        expires_at: datetime | None,
+        request_token: str | None = None,
+    ) -> NewApiKey:
+        """Make a key for the caller's programs; one for each `request_token` when one is given.
+
+        Raises:
+            AlreadyCreated: a key was made for this token before.
+            Forbidden: the caller is a key itself, or a scope exceeds the caller's own rights.
+            ValidationFailed: an unknown scope, an expiry that has passed, or too many keys.
+        """
+        _only_in_person(caller)
+        now = self._clock.now()
+        if expires_at is not None and expires_at <= now:
+            raise ValidationFailed.of("expires_at", "must be in the future")
+        for scope in scopes:
+            if not permissions.is_scope(scope):
+                raise ValidationFailed.of("scopes", f"{scope!r} is not a permission")
+            if scope != permissions.EVERYTHING and not caller.may(scope):
+                raise Forbidden("Insufficient permissions")
+        if len(self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)) >= MAX_API_KEYS:
+            raise ValidationFailed.of("name", f"an account has at most {MAX_API_KEYS} API keys")
+        secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
+        key = ApiKey(
+            id=ApiKeyId(new_id()),
+            user_id=caller.user_id,
+            name=name,
+            prefix=secret[:_PREFIX_CHARS],
+            hash=hash_api_key(secret),
+            scopes=scopes,
+            created_at=now,
+            expires_at=expires_at,
+            revoked_at=None,
+        )
+        self._api_keys.create_api_key(key, request_token=request_token)
+        return NewApiKey(key=key, secret=secret)
+
+    def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:
+        """List the caller's keys that were not revoked, newest first."""
+        found = self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)
+        return [key for key in found if key.revoked_at is None]
+
+    def revoke_api_key(self, caller: Caller, key_id: str) -> None:
+        """Make a key useless; in other processes within a minute.
+
+        Raises:
+            Forbidden: the caller is a key itself.
+            NotFound: no such key of the caller.
+        """
+        _only_in_person(caller)
+        key = self._api_keys.get_api_key(caller.user_id, ApiKeyId(key_id)) if is_id(key_id) else None
+        if key is None or key.revoked_at is not None:
+            raise NotFound(f"API key {key_id} not found")
+        self._api_keys.revoke_api_key(key, now=self._clock.now())
+        self._on_change(caller.user_id)
+
+
+def _only_in_person(caller: Caller) -> None:
+    if caller.method == "api_key":
+        raise Forbidden("API keys are managed with a token, not with a key")

@@ -1,0 +1,24 @@
+"""The one spelling of an e-mail address."""
+
+from __future__ import annotations
+
+from karma.core.errors import ValidationFailed
+
+MAX_CHARS = 255
+
+
+def normalise(email: str) -> str:
+    """Return the one spelling under which an address is stored: Unicode NFC, lower case, without spaces around.
+
+    Raises:
+        ValidationFailed: not an address, or longer than 255 characters.
+    """
+    from email_validator import EmailNotValidError, validate_email  # local: only logins need it
+
+    try:
+        found = validate_email(email.strip(), check_deliverability=False).normalized.lower()
+    except EmailNotValidError as exc:
+        raise ValidationFailed.of("email", str(exc)) from None
+    if len(found) > MAX_CHARS:
+        raise ValidationFailed.of("email", f"has more than {MAX_CHARS} characters")
+    return found

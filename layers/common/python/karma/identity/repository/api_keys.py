@@ -1,0 +1,115 @@
+"""API keys: as their owner lists them, and as they are looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from karma.core.clock import iso, parse_iso
+from karma.core.dynamo.access import delete, get, query, update
+from karma.core.dynamo.items import Key
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyCreated
+from karma.core.ids import ApiKeyId, UserId
+from karma.identity.domain import ApiKey
+from karma.identity.repository.items import (
+    ApiKeyItem,
+    IdentityItem,
+    RequestGuard,
+    api_key_key,
+    api_key_lookup,
+    deletion,
+)
+
+
+class ApiKeyRepository:
+    """DynamoDB, by way of karma.core.dynamo."""
+
+    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None:
+        """Store a key under its owner and under its hash, once for each `request_token`.
+
+        Raises:
+            AlreadyCreated: a key was made for this token; `details.id` names it.
+        """
+        tx = Transaction()
+        guard_key = Key(f"USER#{key.user_id}", f"REQUEST#{request_token}")
+        if request_token is not None:
+            repeated = AlreadyCreated("This request was carried out; its secret was shown once")
+            created = iso(key.created_at)
+            tx.put(
+                RequestGuard(
+                    *guard_key,
+                    made_id=key.id,
+                    created_at=created,
+                    updated_at=created,
+                    expires_at=deletion(key.created_at),
+                ),
+                on_fail=repeated,
+            )
+        for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
+            tx.put(_item(where, key))
+        try:
+            tx.commit()
+        except AlreadyCreated as exc:
+            guard = get(RequestGuard, guard_key, consistent=True)
+            exc.details = {"id": guard.made_id} if guard else None
+            raise
+
+    def find_api_key(self, key_hash: str) -> ApiKey | None:
+        """Find a presented key, eventually consistent."""
+        item = get(ApiKeyItem, api_key_lookup(key_hash))
+        return _api_key(item) if item else None
+
+    def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]:
+        """List a person's keys, newest first, revoked ones included."""
+        page = query(
+            IdentityItem,
+            f"USER#{user_id}",
+            IdentityItem.sk.startswith("APIKEY#"),
+            limit=limit,
+            forward=False,
+            consistent=True,
+        )
+        return [_api_key(item) for item in page.items if isinstance(item, ApiKeyItem)]
+
+    def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None:
+        """Read one key of a person's list."""
+        item = get(ApiKeyItem, api_key_key(user_id, key_id), consistent=True)
+        return _api_key(item) if item else None
+
+    def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None:
+        """Make a key useless: the lookup goes first, the list remembers."""
+        delete(ApiKeyItem(*api_key_lookup(key.hash)))
+        update(
+            ApiKeyItem(*api_key_key(key.user_id, key.id)),
+            [ApiKeyItem.revoked_at.set(iso(now)), ApiKeyItem.updated_at.set(iso(now))],
+        )
+
+
+def _item(where: Key, key: ApiKey) -> ApiKeyItem:
+    return ApiKeyItem(
+        *where,
+        id=key.id,
+        user_id=key.user_id,
+        name=key.name,
+        prefix=key.prefix,
+        hash=key.hash,
+        scopes=sorted(key.scopes),
+        valid_until=iso(key.expires_at) if key.expires_at else None,
+        created_at=iso(key.created_at),
+        updated_at=iso(key.created_at),
+    )
+
+
+def _api_key(item: ApiKeyItem) -> ApiKey:
+    return ApiKey(
+        id=ApiKeyId(item.id),
+        user_id=UserId(item.user_id),
+        name=item.name,
+        prefix=item.prefix,
+        hash=item.hash,
+        scopes=frozenset(item.scopes),
+        created_at=parse_iso(item.created_at),
+        expires_at=parse_iso(item.valid_until) if item.valid_until else None,
+        revoked_at=parse_iso(item.revoked_at) if item.revoked_at else None,
+    )

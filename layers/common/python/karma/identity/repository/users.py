@@ -1,0 +1,117 @@
+"""People and their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from pynamodb.expressions.update import Action
+
+from karma.core.clock import iso, parse_iso
+from karma.core.dynamo.access import get, update
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, NotFound
+from karma.core.ids import UserId
+from karma.identity.domain import Locale, Role, User
+from karma.identity.repository.items import EmailGuard, UserItem, email_key, user_key
+
+
+class UserRepository:
+    """DynamoDB, by way of karma.core.dynamo."""
+
+    def create_user(self, user: User) -> None:
+        """Store a user and the guard of the address.
+
+        Raises:
+            AlreadyExists: the address is taken.
+        """
+        taken = AlreadyExists("email is already registered")
+        tx = Transaction()
+        guard = EmailGuard(*email_key(user.email), user_id=user.id, created_at=iso(user.created_at))
+        tx.put(guard, on_fail=taken)
+        tx.put(_item(user))
+        tx.commit()
+
+    def get_user(self, user_id: UserId) -> User | None:
+        """Read a user, eventually consistent."""
+        item = get(UserItem, user_key(user_id))
+        return _user(item) if item else None
+
+    def find_by_email(self, email: str) -> User | None:
+        """Find the owner of a normalised address; sees a registration that was just answered."""
+        guard = get(EmailGuard, email_key(email), consistent=True)
+        if guard is None:
+            return None
+        item = get(UserItem, user_key(UserId(guard.user_id)), consistent=True)
+        return _user(item) if item else None
+
+    def rehash(self, user: User, password_hash: str, *, now: datetime) -> None:
+        """Replace the hash of the same password unless somebody changed the password meanwhile."""
+        try:
+            update(
+                UserItem(*user_key(user.id)),
+                [UserItem.password_hash.set(password_hash), UserItem.updated_at.set(iso(now))],
+                UserItem.password_hash == user.password_hash,
+            )
+        except ConditionFailed:
+            return
+
+    def set_role(self, user_id: UserId, role: Role, *, now: datetime) -> User:
+        """Give a role.
+
+        Raises:
+            NotFound: the account is gone.
+        """
+        return _change(user_id, [UserItem.role.set(role.value)], now)
+
+    def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
+        """End every session that has begun, with its access tokens.
+
+        Raises:
+            NotFound: the account is gone.
+        """
+        return _change(user_id, [UserItem.sessions_from.set(iso(now))], now)
+
+
+def _change(user_id: UserId, actions: Iterable[Action], now: datetime) -> User:
+    try:
+        return _user(update(UserItem(*user_key(user_id)), [*actions, UserItem.updated_at.set(iso(now))]))
+    except ConditionFailed:
+        raise NotFound("User not found") from None
+
+
+def _item(user: User) -> UserItem:
+    return UserItem(
+        *user_key(user.id),
+        id=user.id,
+        email=user.email,
+        name=user.name,
+        avatar=user.avatar,
+        password_hash=user.password_hash,
+        role=user.role.value,
+        locale=user.locale.value,
+        email_verified=user.email_verified,
+        disabled_at=iso(user.disabled_at) if user.disabled_at else None,
+        sessions_from=iso(user.sessions_from) if user.sessions_from else None,
+        created_at=iso(user.created_at),
+        updated_at=iso(user.updated_at),
+    )
+
+
+def _user(item: UserItem) -> User:
+    return User(
+        id=UserId(item.id),
+        email=item.email,
+        name=item.name,
+        avatar=item.avatar,
+        password_hash=item.password_hash,
+        role=Role(item.role),
+        locale=Locale(item.locale),
+        email_verified=item.email_verified,
+        disabled_at=parse_iso(item.disabled_at) if item.disabled_at else None,
+        sessions_from=parse_iso(item.sessions_from) if item.sessions_from else None,
+        version=int(item.version),
+        created_at=parse_iso(item.created_at),
+        updated_at=parse_iso(item.updated_at),
+    )
