@@ -112,7 +112,6 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=(
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
-                "TELEMETRY_TABLE",
                 "AGENTS_TABLE",
                 "AUTH_SECRET_ARN",
                 "MODEL_SECRET_ARN",

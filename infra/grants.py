@@ -69,7 +69,6 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.AGENT_STREAM: (
         Grant("table/identity", (GET,)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/telemetry", (QUERY,)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
         Grant("queue/runs", SEND),
         Grant("secret/auth", SECRET),

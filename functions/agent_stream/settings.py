@@ -11,7 +11,6 @@ class Settings(FunctionSettings):
 
     identity_table: str
     devices_table: str
-    telemetry_table: str
     agents_table: str
     auth_secret_arn: str
     """JSON `{"current": kid, kid: key, ...}`; every kid is accepted."""

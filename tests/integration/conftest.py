@@ -113,7 +113,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
         "ORIGIN_SECRET_ARN",
     ),
     "agent_stream": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents")),
+        *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents")),
         "AUTH_SECRET_ARN",
         "MODEL_SECRET_ARN",
         "MODEL_BASE_URL",
