@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_iot import IoTClient
     from mypy_boto3_iot_data import IoTDataPlaneClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sqs import SQSClient
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 _CONFIG = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 3, "mode": "standard"})
 # The service checks what we send; validating it here as well costs half of the CPU of a BatchWrite.
 _DYNAMODB = _CONFIG.merge(Config(parameter_validation=False, max_pool_connections=50))
+
+# Presigned URLs need version 4 in every region. Checksums are ours to ask for: botocore would put its own into URLs.
+_S3 = _CONFIG.merge(
+    Config(
+        read_timeout=10,
+        retries={"total_max_attempts": 2, "mode": "standard"},
+        signature_version="s3v4",
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+)
+_CONFIGS = {"dynamodb": _DYNAMODB, "s3": _S3}
 
 _session: botocore.session.Session | None = None
 _clients: dict[tuple[str, str], Any] = {}
@@ -37,6 +50,8 @@ def client(service: Literal["secretsmanager"], *, endpoint_url: str = "") -> Sec
 @overload
 def client(service: Literal["iot"], *, endpoint_url: str = "") -> IoTClient: ...
 @overload
+def client(service: Literal["s3"], *, endpoint_url: str = "") -> S3Client: ...
+@overload
 def client(service: Literal["iot-data"], *, endpoint_url: str = "") -> IoTDataPlaneClient: ...
 def client(service: str, *, endpoint_url: str = "") -> Any:
     """Return the process's client of a service; region and credentials come from the environment.
@@ -49,7 +64,7 @@ def client(service: str, *, endpoint_url: str = "") -> Any:
         if _session is None:
             _session = botocore.session.Session()
         _clients[key] = _session.create_client(
-            service, config=_DYNAMODB if service == "dynamodb" else _CONFIG, endpoint_url=endpoint_url or None
+            service, config=_CONFIGS.get(service, _CONFIG), endpoint_url=endpoint_url or None
         )
     return _clients[key]
 

@@ -11,6 +11,7 @@ from typing import NewType
 UserId = NewType("UserId", str)
 DeviceId = NewType("DeviceId", str)
 CommandId = NewType("CommandId", str)
+FileId = NewType("FileId", str)
 RunId = NewType("RunId", str)
 ThreadId = NewType("ThreadId", str)
 ApiKeyId = NewType("ApiKeyId", str)

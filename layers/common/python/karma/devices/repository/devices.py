@@ -94,6 +94,15 @@ class DeviceRepository:
         item = get(DeviceItem, device_key(user_id, device_id), consistent=consistent)
         return _device(item) if item is not None else None
 
+    def require_active(self, tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
+        """Let a transaction fail with NotFound unless the device is active when it commits."""
+        tx.check(
+            DeviceItem,
+            device_key(user_id, device_id),
+            DeviceItem.state == DeviceState.ACTIVE,
+            on_fail=NotFound(f"Device {device_id} not found"),
+        )
+
     def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> DeviceView | None:
         """Read an active device with its latest facts and presence: one query of three items."""
         key = device_key(user_id, device_id)
