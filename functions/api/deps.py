@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 from fastapi.params import Depends as DependsParam
 
-from api.edge import USER_ID
+from api.edge import REQUEST_ID, USER_ID, caller_address
 from api.settings import Settings
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
@@ -21,6 +21,7 @@ from karma.core.errors import Forbidden
 from karma.core.health import Component, Health
 from karma.core.observability import logger
 from karma.core.settings import load
+from karma.identity.audit import Source
 from karma.identity.authentication import Authenticator
 from karma.identity.domain import Caller
 from karma.identity.keys import KeyRing
@@ -298,3 +299,17 @@ def permit(permission: str) -> DependsParam:
 
 
 CurrentCaller = Annotated[Caller, permit("")]
+
+
+_MAX_USER_AGENT_CHARS = 256
+
+
+async def _source(request: Request) -> Source:
+    agent = request.headers.get("user-agent", "")[:_MAX_USER_AGENT_CHARS]
+    return Source(
+        address=caller_address(request.scope) or None, user_agent=agent or None, request_id=request.scope[REQUEST_ID]
+    )
+
+
+RequestSource = Annotated[Source, Depends(_source)]
+"""Where the request came from, for the audit log."""

@@ -9,6 +9,7 @@
 | API key, as listed | USER#<id> | APIKEY#<key id> |
 | API key, as looked up | APIKEY#<sha256> | KEY |
 | API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
+| audit entry | USER#<id> | AUDIT#<entry id> |
 | Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
 """
 
@@ -92,6 +93,19 @@ class RequestGuard(IdentityItem, discriminator="request_guard"):
     made_id = UnicodeAttribute()
 
 
+class AuditItem(IdentityItem, discriminator="audit_entry"):
+    """A line of the audit log."""
+
+    id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    event = UnicodeAttribute()
+    actor_id = UnicodeAttribute(null=True)
+    address = UnicodeAttribute(null=True)
+    user_agent = UnicodeAttribute(null=True)
+    request_id = UnicodeAttribute(null=True)
+    details = JSONAttribute()
+
+
 def user_key(user_id: UserId) -> Key:
     """Key of a user."""
     return Key(f"USER#{user_id}", "PROFILE")
@@ -120,6 +134,11 @@ def api_key_key(user_id: UserId, key_id: ApiKeyId) -> Key:
 def api_key_lookup(key_hash: str) -> Key:
     """Key under which a presented API key is found."""
     return Key(f"APIKEY#{key_hash}", "KEY")
+
+
+def audit_key(user_id: UserId, entry_id: str) -> Key:
+    """Key of a line of a person's audit log."""
+    return Key(f"USER#{user_id}", f"AUDIT#{entry_id}")
 
 
 def deletion(moment: datetime) -> int:
