@@ -1,0 +1,25 @@
+"""The streaming function as a process that a crash test can end: one captured request a process, served by the app."""
+
+import asyncio
+from typing import Any
+
+from agent_stream import deps
+from agent_stream.app import app
+from karma.integrations.anthropic import load_sdk
+from tests.support.asgi import exchange
+
+load_sdk()
+
+
+def serve(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Answer the request `{"headers": ..., "body": ...}` to `POST /api/agent`."""
+    request = exchange("POST", "/api/agent", body=event["body"], headers=event["headers"])
+
+    async def and_close() -> None:
+        try:
+            await request.run(app)
+        finally:
+            await deps.model().close()
+
+    asyncio.run(and_close())
+    return {"status": request.status, "data": request.data.decode()}
