@@ -4,17 +4,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from api import deps
 from api.deps import permit
 from api.idempotency import Outcome, once
+from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.presenters import no_content, ok
 from api.routing import Router
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.errors import InvalidRequest, StaleVersion, ValidationFailed
+from karma.core.errors import InvalidRequest, ValidationFailed
 from karma.devices.domain import Command, DeviceModel, DeviceStatus, DeviceView, latest_json
 from karma.devices.schemas import (
     ChangeDeviceRequest,
@@ -42,7 +43,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Cursor = Annotated[str | None, Query(max_length=2048)]
 
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
-_ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
+
 
 
 @router.post("/devices", status_code=201, responses=answers(CreatedDeviceData, status=201, errors=(409, 503)))
@@ -114,19 +115,14 @@ async def change_device(
     device_id: str,
     body: ChangeDeviceRequest,
     caller: Writer,
-    if_match: Annotated[str | None, Header(max_length=64)] = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Change name, tags or location; with `version` or If-Match only if nobody else has changed it since."""
     given = body.model_dump(exclude_unset=True, exclude={"version"})
     empty = [name for name in ("name", "tags") if name in given and given[name] is None]
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
-    version = body.version
-    if if_match is not None and if_match.strip() != "*":
-        named = _ETAG.fullmatch(if_match.strip())
-        if named is None:
-            raise StaleVersion(f"Device {device_id} has no such version")
-        version = int(named[1] or named[2])
+    version = expected_version(if_match, body.version)
     return _device(deps.device_service().change(caller.user_id, device_id, given, version=version))
 
 
@@ -264,7 +260,7 @@ async def cancel_command(device_id: str, command_id: str, caller: Controller) ->
 
 
 def _device(view: DeviceView) -> Response:
-    return ok({"device": view.to_json()}, headers={"ETag": f'"{view.device.version}"'})
+    return ok({"device": view.to_json()}, headers=etag(view.device.version))
 
 
 def _command_data(command: Command) -> dict[str, Any]:
