@@ -32,6 +32,7 @@ format: install
 
 docs: install
 	.venv/bin/python -m tests.support.requirements
+	PYTHONPATH=layers/common/python:functions .venv/bin/python -m tests.support.contract
 
 # The cloud assembly of a stage, in build/cdk/<stage>; needs no credentials. Runs cdk-nag and cfn-lint.
 # SETTINGS names a JSON file with a stage's own values (origins, domain, alarm address): infra/config.py.

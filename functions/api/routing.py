@@ -150,6 +150,10 @@ class Router:
         """Let a function answer POST."""
         return self._route("POST", path, options)
 
+    def put(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Let a function answer PUT."""
+        return self._route("PUT", path, options)
+
     def patch(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
         """Let a function answer PATCH."""
         return self._route("PATCH", path, options)
@@ -160,6 +164,8 @@ class Router:
 
     def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[_Endpoint], _Endpoint]:
         def add(endpoint: _Endpoint) -> _Endpoint:
+            # Clients generated from the document call their functions by these names.
+            options.setdefault("operation_id", endpoint.__name__)
             self.routes.append(Route(self._prefix + path, endpoint, methods=[method], tags=[self._tag], **options))
             return endpoint
 
