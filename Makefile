@@ -46,7 +46,7 @@ deploy: install
 	.venv/bin/python -m infra.deploy --stage $(STAGE) $(if $(SETTINGS),--settings $(SETTINGS))
 
 lock: install
-	for group in api agent_stream device_ingest billing_webhook background realtime infra engine stripe_peer uv dev; do \
+	for group in api agent_stream device_ingest billing_webhook background realtime infra engine stripe_peer contract uv dev; do \
 		.venv/bin/uv pip compile --quiet pyproject.toml --group $$group --universal --generate-hashes --no-annotate \
 			--python-version 3.11 --custom-compile-command "make lock" -o requirements/$$group.txt; \
 	done

@@ -56,6 +56,7 @@ DEVELOPMENT = Environment(".venv", "dev.txt", "Python packages", (".", "layers/c
 TOOLS = (
     Environment(".engine/venv", "engine.txt", "the AWS engine"),
     Environment(".engine/stripe", "stripe_peer.txt", "the Stripe peer"),
+    Environment(".engine/contract", "contract.txt", "the contract's tools"),
 )
 _NPM_MARKER = ROOT / "node_modules" / ".package-lock.json"
 
