@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.service import InboxKeeper
 from karma.core.clock import SystemClock
+from karma.core.errors import ValidationFailed
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.sweeps import expire_commands, sweep_orphans
@@ -35,12 +36,17 @@ def settings() -> Settings:
     return load(Settings)
 
 
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, int]:
+def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
     """Run one sweep; raises what it cannot do, which the schedule's alarm sees.
 
     Events: infra/catalog.py SWEEPS
+
+    Raises:
+        ValidationFailed: the event names none.
     """
-    sweep = event["sweep"]
+    sweep = event.get("sweep") if isinstance(event, dict) else None
+    if not isinstance(sweep, str) or sweep not in _SWEEPS:
+        raise ValidationFailed.of("sweep", f"must be one of {', '.join(_SWEEPS)}")
     changed = _SWEEPS[sweep]()
     if changed:
         logger.info("sweep.done", sweep=sweep, changed=changed, request_id=context.aws_request_id)

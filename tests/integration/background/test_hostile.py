@@ -13,26 +13,10 @@ import pytest
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
+from tests.integration.background.conftest import Items
 from tests.integration.background.test_runs import message, start
 
 USER = UserId(new_id())
-Items = Callable[[], dict[str, Any]]
-
-
-@pytest.fixture
-def items(stack: Any) -> Items:
-    """Every item of every table."""
-
-    def read() -> dict[str, Any]:
-        pages = stack.aws("dynamodb").get_paginator("scan").paginate
-        return {
-            f"{name} {item['pk']} {item['sk']}": item
-            for name, table in stack.tables.items()
-            for page in pages(TableName=table, ConsistentRead=True)
-            for item in page["Items"]
-        }
-
-    return read
 
 
 def waiting(stack: Any) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -172,16 +171,6 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
     active, things, kinds = left()
     assert (active, things) == (0, [])
     assert set(kinds) <= {"device_tombstone"}
-
-
-@pytest.mark.parametrize("event", [{}, {"sweep": None}, {"sweep": []}, {"sweep": {}}, {"sweep": "dust"}, {"sweep": 1}])
-def test_what_is_no_sweep_of_ours_changes_nothing(stack: Any, lambda_context: Any, event: dict[str, Any]) -> None:
-    stack.use("sweeps")
-    from background.sweeps import lambda_handler
-
-    with pytest.raises((KeyError, TypeError)):
-        lambda_handler(event, lambda_context)
-    assert all(not stack.aws("dynamodb").scan(TableName=table)["Items"] for table in stack.tables.values())
 
 
 def provisioning(device_id: str, serial_number: str) -> Device:

@@ -16,6 +16,7 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.work import query_work
 
 KEEP = timedelta(days=60)
 """How long a handled event stays; Stripe repeats for three days and lists its own for thirty."""
@@ -56,15 +57,15 @@ class InboxRepository:
         found: list[Due] = []
         start: dict[str, str] | None = None
         while len(found) < limit:
-            page = query(
+            page = query_work(
                 EventItem,
                 UNHANDLED,
                 EventItem.gsi1sk < iso(now),
+                lambda item: Due(event_id_of(item.pk), int(item.attempts)),
                 limit=min(_PAGE, limit - len(found)),
                 start=start,
-                index=BillingItem.gsi1,
             )
-            found += [Due(event_id_of(item.pk), int(item.attempts)) for item in page.items]
+            found += page.items
             start = page.last
             if start is None:
                 break

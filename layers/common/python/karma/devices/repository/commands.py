@@ -12,6 +12,7 @@ from karma.core.dynamo.access import get, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import query_work
 from karma.core.errors import Conflict, NotFound
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.domain import (
@@ -186,14 +187,8 @@ class CommandRepository:
 
     def overdue(self, shard: int, *, before: datetime, limit: int) -> list[Pending]:
         """Read unfinished commands whose time is over, from one of `EXPIRY_SHARDS` index partitions."""
-        page = query(
-            PendingItem,
-            f"EXPIRING#{shard % EXPIRY_SHARDS}",
-            PendingItem.gsi1sk < iso(before),
-            limit=limit,
-            index=PendingItem.gsi1,
-        )
-        return [_pending(item) for item in page.items]
+        partition = f"EXPIRING#{shard % EXPIRY_SHARDS}"
+        return query_work(PendingItem, partition, PendingItem.gsi1sk < iso(before), _pending, limit=limit).items
 
     def move(
         self,

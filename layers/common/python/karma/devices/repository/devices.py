@@ -12,6 +12,7 @@ from karma.core.dynamo.access import batch_get, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key, bind
 from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import Work, query_work
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId
 from karma.devices.domain import (
@@ -387,20 +388,9 @@ class DeviceRepository:
         Returns:
             Guards of half-made or half-deleted devices, and the ids of devices whose data is still there.
         """
-        page = query(
-            DevicesItem,
-            SWEEP_PARTITION,
-            DevicesItem.gsi1sk < iso(before),
-            limit=limit,
-            index=DevicesItem.gsi1,
-        )
-        found: list[Guard | DeviceId] = []
-        for item in page.items:
-            if isinstance(item, GuardItem):
-                found.append(_guard(item))
-            elif isinstance(item, TombstoneItem):
-                found.append(DeviceId(item.device_id))
-        return found
+        old_enough = DevicesItem.gsi1sk < iso(before)
+        work: Work[Guard | DeviceId] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, _unfinished, limit=limit)
+        return work.items
 
     # What devices say
 
@@ -521,6 +511,12 @@ def _name_key(name: str, device_id: str) -> str:
 
 def _taken(device: Device) -> str:
     return f"A device with serial_number {device.serial_number} exists already"
+
+
+def _unfinished(item: DevicesItem) -> Guard | DeviceId | None:
+    if isinstance(item, GuardItem):
+        return _guard(item)
+    return DeviceId(item.device_id) if isinstance(item, TombstoneItem) and item.device_id else None
 
 
 def _guard(item: GuardItem) -> Guard:

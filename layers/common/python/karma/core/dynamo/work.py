@@ -1,0 +1,66 @@
+"""Lists that sweeps work through: an item that cannot be read never keeps a sweep from those behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pynamodb.expressions.condition import Condition
+
+from karma.core.dynamo.failures import storage_errors
+from karma.core.dynamo.items import Gsi1, Item, connection_of
+from karma.core.observability import count, logger
+
+M = TypeVar("M", bound=Item)
+R = TypeVar("R")
+
+
+class Work(NamedTuple, Generic[R]):
+    """What one page holds for a sweep; `last` is where the next one starts, None at the end."""
+
+    items: list[R]
+    last: dict[str, str] | None
+
+
+def query_work(
+    kind: type[M],
+    pk: str,
+    range_condition: Condition,
+    read: Callable[[M], R | None],
+    *,
+    limit: int,
+    start: dict[str, str] | None = None,
+) -> Work[R]:
+    """Run one Query call on the index, and read each item by itself.
+
+    Args:
+        kind: what is worked on; items of other types are left out.
+        pk: partition of the index.
+        range_condition: condition on its sort key.
+        read: makes of an item what the sweep needs, None to leave it out; TypeError and ValueError tell that the item
+            does not hold what its type promises. It is then logged by its key, counted and left out.
+        limit: items read at the most.
+        start: `last` of the page before.
+    """
+    attribute_start: Any = {name: {"S": text} for name, text in start.items()} if start else None
+    with storage_errors():
+        answer = connection_of(kind).query(
+            pk,
+            range_key_condition=range_condition,
+            index_name=Gsi1.Meta.index_name,
+            limit=limit,
+            exclusive_start_key=attribute_start,
+        )
+    found: list[R] = []
+    for raw in answer["Items"]:
+        try:
+            item: Item = Item.from_raw_data(raw)
+            result = read(item) if isinstance(item, kind) else None
+        except (TypeError, ValueError) as exc:
+            logger.error("item.unreadable", pk=raw["pk"]["S"], sk=raw["sk"]["S"], cause=type(exc).__name__)
+            count("ItemUnreadable")
+            continue
+        if result is not None:
+            found.append(result)
+    last = answer.get("LastEvaluatedKey")
+    return Work(found, {name: value["S"] for name, value in last.items()} if last else None)

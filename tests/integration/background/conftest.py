@@ -1,0 +1,22 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Items = Callable[[], dict[str, Any]]
+
+
+@pytest.fixture
+def items(stack: Any) -> Items:
+    """Every item of every table."""
+
+    def read() -> dict[str, Any]:
+        pages = stack.aws("dynamodb").get_paginator("scan").paginate
+        return {
+            f"{name} {item['pk']} {item['sk']}": item
+            for name, table in stack.tables.items()
+            for page in pages(TableName=table, ConsistentRead=True)
+            for item in page["Items"]
+        }
+
+    return read
