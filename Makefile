@@ -4,7 +4,7 @@ PYTHON ?= python3
 
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: install dev dev-down test lint format docs synth bench deploy lock clean
+.PHONY: install dev dev-down test lint format docs clients synth bench deploy lock clean
 
 # Virtual environments and npm packages, each only when its lock file changed; checks Python and Node first.
 install:
@@ -24,7 +24,7 @@ test: install
 lint: install
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy layers/common/python functions infra local benchmarks sdk/device tests
+	.venv/bin/mypy layers/common/python functions infra local benchmarks sdk/clients sdk/device tests
 
 format: install
 	.venv/bin/ruff check --fix
@@ -33,6 +33,10 @@ format: install
 docs: install
 	.venv/bin/python -m tests.support.requirements
 	PYTHONPATH=layers/common/python:functions .venv/bin/python -m tests.support.contract
+
+# Typed Python and TypeScript clients of the API, in build/clients.
+clients: install
+	.venv/bin/python sdk/clients/generate.py
 
 # The cloud assembly of a stage, in build/cdk/<stage>; needs no credentials. Runs cdk-nag and cfn-lint.
 # SETTINGS names a JSON file with a stage's own values (origins, domain, alarm address): infra/config.py.
