@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
 
-from karma.core.ids import UserId, new_id
+from karma.core.clock import Clock
+from karma.core.errors import Forbidden, ValidationFailed
+from karma.core.ids import UserId, is_id, new_id
+
+if TYPE_CHECKING:
+    from karma.identity.domain import Caller
 
 RETENTION = timedelta(days=400)
 """A year and a month: what auditors ask for."""
@@ -32,6 +38,8 @@ class AuditEvent(StrEnum):
     DISABLED = "user.disabled"
     ENABLED = "user.enabled"
     DELETION_REQUESTED = "user.deletion_requested"
+    DELETED = "user.deleted"
+    """What is left of an account; names no address."""
     PROVIDER_LINKED = "provider.linked"
     PROVIDER_UNLINKED = "provider.unlinked"
     API_KEY_CREATED = "api_key.created"
@@ -67,3 +75,61 @@ class AuditEntry:
     source: Source = NOWHERE
     details: Mapping[str, str] = field(default_factory=dict)
     """Short facts, e.g. `{"role": "admin"}`; no secret, no address of a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditQuery:
+    """Which entries, newest first."""
+
+    limit: int
+    below: str | None = None
+    """`below` of the page before."""
+    event: AuditEvent | None = None
+    since: datetime | None = None
+    """Inclusive."""
+    until: datetime | None = None
+    """Exclusive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPage:
+    """Entries, newest first; with an event asked for there may be fewer than `limit` though others follow."""
+
+    entries: Sequence[AuditEntry]
+    below: str | None
+    """Where the next page starts; None at the end."""
+
+
+class AuditLog(Protocol):
+    """Where entries are stored; see repository/audit.py for what each promises."""
+
+    def of_user(self, user_id: UserId, asked: AuditQuery, *, now: datetime) -> AuditPage: ...  # noqa: D102
+    def of_day(self, day: date, asked: AuditQuery, *, now: datetime) -> AuditPage: ...  # noqa: D102
+
+
+class AuditReader:
+    """Shows people their own log, and administrators everybody's."""
+
+    def __init__(self, *, log: AuditLog, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+
+    def entries(
+        self, caller: Caller, asked: AuditQuery, *, user_id: str | None = None, day: date | None = None
+    ) -> AuditPage:
+        """Read a page of the caller's log, of `user_id`'s, or of a day (UTC) in all accounts.
+
+        Raises:
+            Forbidden: another's log, or everybody's, and the caller administers no users.
+            ValidationFailed: not an id, or both of them.
+        """
+        if (day is not None or user_id not in {None, caller.user_id}) and not caller.may("user:admin"):
+            raise Forbidden("Insufficient permissions")
+        now = self._clock.now()
+        if day is not None:
+            if user_id is not None:
+                raise ValidationFailed.of("day", "not together with user_id")
+            return self._log.of_day(day, asked, now=now)
+        if user_id is not None and not is_id(user_id):
+            raise ValidationFailed.of("user_id", "is not an id")
+        return self._log.of_user(UserId(user_id or caller.user_id), asked, now=now)

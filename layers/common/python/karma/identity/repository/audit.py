@@ -1,31 +1,115 @@
-"""The audit log in the identity table: appended in the transaction of what happened."""
+"""The audit log in the identity table: appended in the transaction of what happened, read, and never changed.
+
+Nothing else touches `AuditItem` (tests/unit/identity/test_audit.py). IAM cannot tell the items of one table apart by
+sort key or type, so whoever may update sessions might update an entry: that nobody does is a promise of the code.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import put
+from karma.core.dynamo.access import delete, put, query
 from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.newest import END, newest
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
-from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, Source
-from karma.identity.repository.items import AuditItem, audit_key
+from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
+from karma.identity.repository.items import (
+    AUDIT_PREFIX,
+    AUDIT_SHARDS,
+    AuditItem,
+    IdentityItem,
+    audit_day,
+    audit_key,
+    audit_position,
+)
+
+_PURGE_PAGE = 100
 
 
 def append(tx: Transaction, entry: AuditEntry) -> None:
     """Write an entry with everything else of a transaction."""
-    tx.put(_item(entry))
+    tx.put(_item(entry, audit_position(entry.id, entry.at)))
 
 
 def append_alone(entry: AuditEntry) -> None:
-    """Write an entry of something that changes nothing else, such as a refused login; a repeat changes nothing."""
+    """Write an entry of something that changes nothing else; a repeat changes nothing."""
+    _put(_item(entry, audit_position(entry.id, entry.at)))
+
+
+def append_once_a_minute(entry: AuditEntry) -> None:
+    """Write an entry unless its account has one of the same event in the same minute.
+
+    For what anybody can cause as often as they like, such as a refused login.
+    """
+    minute = entry.at.replace(second=0, microsecond=0)
+    _put(_item(entry, audit_position(entry.event.value, minute)))
+
+
+def purge(user_id: UserId) -> None:
+    """Delete the log of a deleted account, all but the entry that tells of the deletion; may be repeated."""
+    start = None
+    while True:
+        page = query(
+            IdentityItem,
+            f"USER#{user_id}",
+            IdentityItem.sk.startswith(AUDIT_PREFIX),
+            limit=_PURGE_PAGE,
+            start=start,
+            consistent=True,
+        )
+        for item in page.items:
+            if isinstance(item, AuditItem) and item.event != AuditEvent.DELETED.value:
+                delete(AuditItem(*item.key))
+        if page.last is None:
+            return
+        start = page.last
+
+
+class AuditRepository:
+    """Reads the log; entries that are over are not shown, whether DynamoDB has deleted them or not."""
+
+    def of_user(self, user_id: UserId, asked: AuditQuery, *, now: datetime) -> AuditPage:
+        """Read a page of an account's log, strongly consistent."""
+        partition = audit_key(user_id, "").pk
+        return _page([partition], asked, oldest=now - RETENTION, prefix=AUDIT_PREFIX)
+
+    def of_day(self, day: date, asked: AuditQuery, *, now: datetime) -> AuditPage:
+        """Read a page of what happened on a day (UTC) in all accounts, eventually consistent."""
+        partitions = [audit_day(day.isoformat(), shard) for shard in range(AUDIT_SHARDS)]
+        start = datetime.combine(day, time(), UTC)
+        until = min(asked.until or datetime.max.replace(tzinfo=UTC), start + timedelta(days=1))
+        return _page(partitions, replace(asked, until=until), oldest=max(start, now - RETENTION), index=True)
+
+
+def _put(item: AuditItem) -> None:
     try:
-        put(_item(entry))
+        put(item)
     except ConditionFailed:
         return
 
 
-def entry_of(item: AuditItem) -> AuditEntry:
-    """Return an entry as it was appended."""
+def _page(
+    partitions: list[str], asked: AuditQuery, *, oldest: datetime, prefix: str = "", index: bool = False
+) -> AuditPage:
+    since = max(asked.since, oldest) if asked.since else oldest
+    until = iso(asked.until) if asked.until else END
+    page = newest(
+        AuditItem,
+        partitions,
+        limit=asked.limit,
+        prefix=prefix,
+        since=iso(since),
+        below=min(asked.below or END, until),
+        index=index,
+        filter_condition=AuditItem.event == asked.event.value if asked.event else None,
+    )
+    return AuditPage(entries=[_entry(item) for item in page.items], below=page.below)
+
+
+def _entry(item: AuditItem) -> AuditEntry:
     return AuditEntry(
         id=item.id,
         user_id=UserId(item.user_id),
@@ -37,9 +121,9 @@ def entry_of(item: AuditItem) -> AuditEntry:
     )
 
 
-def _item(entry: AuditEntry) -> AuditItem:
+def _item(entry: AuditEntry, position: str) -> AuditItem:
     return AuditItem(
-        *audit_key(entry.user_id, entry.id),
+        *audit_key(entry.user_id, position),
         id=entry.id,
         user_id=entry.user_id,
         event=entry.event.value,
@@ -50,4 +134,6 @@ def _item(entry: AuditEntry) -> AuditItem:
         details=dict(entry.details),
         created_at=iso(entry.at),
         expires_at=epoch_ms(entry.at + RETENTION) // 1000,
+        gsi1pk=audit_day(entry.at.astimezone(UTC).date().isoformat(), int(entry.id[-1], 16) % AUDIT_SHARDS),
+        gsi1sk=position,
     )

@@ -3,14 +3,26 @@
 | item | pk | sk |
 | --- | --- | --- |
 | user | USER#<id> | PROFILE |
+| name of a user, to be searched | USER#<id> | NAME |
 | e-mail taken | UNIQUE#EMAIL#<sha256> | GUARD |
 | session | USER#<id> | SESSION#<session id> |
 | refresh token | REFRESH#<sha256> | TOKEN |
 | API key, as listed | USER#<id> | APIKEY#<key id> |
 | API key, as looked up | APIKEY#<sha256> | KEY |
 | API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
-| audit entry | USER#<id> | AUDIT#<entry id> |
+| audit entry | USER#<id> | AUDIT#<moment>#<entry id> |
+| holdings of an account | USER#<id> | HOLDINGS |
+| deleted account | USER#<id> | TOMBSTONE, in gsi1 until nothing else is left |
 | Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
+
+| index gsi1 | gsi1pk | gsi1sk |
+| --- | --- | --- |
+| user | USERS#<role>#<active or disabled> | <moment of creation>#<id> |
+| name of a user | NAMES#<first character> | <name>#<id> |
+| audit entry | AUDIT#<day>#<0 to 3> | <moment>#<entry id> |
+
+The partition USER#<id> goes with its account. An item of an account that stands elsewhere carries gsi1pk `USER#<id>`, by
+which the deletion finds it.
 """
 
 from __future__ import annotations
@@ -18,13 +30,19 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 
-from pynamodb.attributes import BooleanAttribute, JSONAttribute, UnicodeAttribute
+from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 
-from karma.core.clock import epoch_ms
+from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.ids import ApiKeyId, UserId
 
+AUDIT_PREFIX = "AUDIT#"
+AUDIT_SHARDS = 4
+"""Partitions of a day's log: together they take 4,000 entries a second."""
 _TTL_SLACK = timedelta(days=1)
+TOMBSTONE = "TOMBSTONE"
+DELETIONS = "DELETIONS"
+"""Partition of gsi1 with the accounts whose deletion is not finished, by when to look at them again."""
 
 
 class IdentityItem(Item):
@@ -50,6 +68,14 @@ class UserItem(IdentityItem, discriminator="user"):
     disabled_at = UnicodeAttribute(null=True)
     sessions_from = UnicodeAttribute(null=True)
     """Sessions and access tokens that began before are over."""
+
+
+class NameItem(IdentityItem, discriminator="user_name"):
+    """Finds a user by the beginning of the name; repeats what such a search is filtered by."""
+
+    user_id = UnicodeAttribute()
+    role = UnicodeAttribute()
+    disabled = BooleanAttribute()
 
 
 class EmailGuard(IdentityItem, discriminator="email_guard"):
@@ -93,6 +119,22 @@ class RequestGuard(IdentityItem, discriminator="request_guard"):
     made_id = UnicodeAttribute()
 
 
+class HoldingsItem(IdentityItem, discriminator="holdings"):
+    """How many objects an account has that must not lose it."""
+
+    project = NumberAttribute(default=0)
+    avatar = NumberAttribute(default=0)
+
+
+class AccountTombstone(IdentityItem, discriminator="account_tombstone"):
+    """A deleted account, without anything personal; `created_at` is when its owner asked for it."""
+
+    attempts = NumberAttribute(default=0)
+    waits_for = UnicodeAttribute(null=True)
+    """What the last go could not finish."""
+    finished_at = UnicodeAttribute(null=True)
+
+
 class AuditItem(IdentityItem, discriminator="audit_entry"):
     """A line of the audit log."""
 
@@ -109,6 +151,26 @@ class AuditItem(IdentityItem, discriminator="audit_entry"):
 def user_key(user_id: UserId) -> Key:
     """Key of a user."""
     return Key(f"USER#{user_id}", "PROFILE")
+
+
+def user_list(role: str, *, disabled: bool) -> str:
+    """Partition of the index with all users of a role, in use or disabled."""
+    return f"USERS#{role}#{'disabled' if disabled else 'active'}"
+
+
+def user_position(user_id: UserId, created_at: datetime) -> str:
+    """Place of a user in the list: newest last."""
+    return f"{iso(created_at)}#{user_id}"
+
+
+def name_key(user_id: UserId) -> Key:
+    """Key of the item by which a user's name is found."""
+    return Key(f"USER#{user_id}", "NAME")
+
+
+def name_list(text: str) -> str:
+    """Partition of the index with all names that begin like a folded text."""
+    return f"NAMES#{text[:1]}"
 
 
 def email_key(email: str) -> Key:
@@ -136,9 +198,34 @@ def api_key_lookup(key_hash: str) -> Key:
     return Key(f"APIKEY#{key_hash}", "KEY")
 
 
-def audit_key(user_id: UserId, entry_id: str) -> Key:
-    """Key of a line of a person's audit log."""
-    return Key(f"USER#{user_id}", f"AUDIT#{entry_id}")
+def holdings_key(user_id: UserId) -> Key:
+    """Key of what an account holds."""
+    return Key(f"USER#{user_id}", "HOLDINGS")
+
+
+def tombstone_key(user_id: UserId) -> Key:
+    """Key of what remains of a deleted account."""
+    return Key(f"USER#{user_id}", TOMBSTONE)
+
+
+def owned_pk(user_id: UserId) -> str:
+    """Partition of gsi1 that holds an account's items of other partitions."""
+    return f"USER#{user_id}"
+
+
+def audit_key(user_id: UserId, position: str) -> Key:
+    """Key of a line of a person's audit log; see `audit_position`."""
+    return Key(f"USER#{user_id}", f"{AUDIT_PREFIX}{position}")
+
+
+def audit_position(entry_id: str, at: datetime) -> str:
+    """Place of a line in a log: newest last."""
+    return f"{iso(at)}#{entry_id}"
+
+
+def audit_day(day: str, shard: int) -> str:
+    """Partition of the index with a part of what happened on a day in all accounts."""
+    return f"AUDIT#{day}#{shard}"
 
 
 def deletion(moment: datetime) -> int:

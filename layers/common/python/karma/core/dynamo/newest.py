@@ -1,0 +1,106 @@
+"""Pages of a list, newest first, over one partition or over several that are read as one.
+
+Several where one would take too many writes, or where a filter chooses among them. Sort keys begin with the moment in
+ISO 8601 and are unique over all partitions, so a page is named by the sort key where the one before ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pynamodb.expressions.condition import Condition
+
+from karma.core.dynamo.failures import storage_errors
+from karma.core.dynamo.items import Gsi1, Item, connection_of
+
+M = TypeVar("M", bound=Item)
+
+END = "~"
+"""Sorts behind every moment."""
+_ROUNDS = 5
+_MIN_READ = 100
+
+
+class Newest(NamedTuple, Generic[M]):
+    """One page; `below` is where the next one starts, None at the end."""
+
+    items: list[M]
+    below: str | None
+
+
+def newest(
+    kind: type[M],
+    partitions: Sequence[str],
+    *,
+    limit: int,
+    prefix: str = "",
+    since: str = "",
+    below: str = END,
+    index: bool = False,
+    filter_condition: Condition | None = None,
+) -> Newest[M]:
+    """Read a page, eventually consistent from an index, strongly from the table.
+
+    With a filter a page may hold fewer than `limit`, even none, and others follow: one call reads each partition at
+    most five times.
+
+    Args:
+        kind: what is listed; items of other types are left out.
+        partitions: partition keys, of the index with `index`.
+        limit: items on the page at the most.
+        prefix: what sort keys begin with, before the moment.
+        since: the oldest moment, inclusive.
+        below: where the page starts, exclusive: a moment, or `below` of the page before.
+        index: read the index gsi1.
+        filter_condition: drops items after they were read and paid for.
+    """
+    found: list[M] = []
+    read = limit + 1 if filter_condition is None else max(limit + 1, _MIN_READ)
+    for _ in range(_ROUNDS):
+        if below <= since:
+            return Newest(found, None)
+        pages = [
+            _page(kind, each, (prefix + since, prefix + below), read, filter_condition, index=index)
+            for each in partitions
+        ]
+        # Below the highest place where a partition broke off, items of others would come too early.
+        cut = max((last for _, last in pages if last is not None), default="")
+        ready = [
+            (key, item) for items, _ in pages for key, item in items if cut <= key and key.removeprefix(prefix) < below
+        ]
+        found += [item for _, item in sorted(ready, key=lambda pair: pair[0], reverse=True)]
+        if len(found) > limit:
+            found = found[:limit]
+            return Newest(found, _sort_key(found[-1], index=index).removeprefix(prefix))
+        if not cut:
+            return Newest(found, None)
+        below = cut.removeprefix(prefix)
+        if len(found) == limit:
+            break
+    return Newest(found, below)
+
+
+def _page(
+    kind: type[M], pk: str, between: tuple[str, str], limit: int, filter_condition: Condition | None, *, index: bool
+) -> tuple[list[tuple[str, M]], str | None]:
+    sort = kind.gsi1sk if index else kind.sk
+    with storage_errors():
+        # Not PynamoDB's iterator, which goes on until a filter has let `limit` items through.
+        answer: dict[str, Any] = connection_of(kind).query(
+            pk,
+            range_key_condition=sort.between(*between),
+            filter_condition=filter_condition,
+            index_name=Gsi1.Meta.index_name if index else None,
+            consistent_read=not index,
+            scan_index_forward=False,
+            limit=limit,
+        )
+    items: list[Item] = [Item.from_raw_data(raw) for raw in answer["Items"]]
+    last = answer.get("LastEvaluatedKey")
+    pairs = [(_sort_key(item, index=index), item) for item in items if isinstance(item, kind)]
+    return pairs, last["gsi1sk" if index else "sk"]["S"] if last else None
+
+
+def _sort_key(item: Item, *, index: bool) -> str:
+    return str(item.gsi1sk if index else item.sk)
