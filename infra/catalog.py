@@ -92,6 +92,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "BILLING_TABLE",
                 "REALTIME_TABLE",
                 "AUTH_SECRET_ARN",
+                "MODEL_ID",
                 "INBOX_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
                 "MQTT_HOST",

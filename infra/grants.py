@@ -44,7 +44,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY,)),
-        Grant("table/agents", (GET, QUERY)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/agents", (QUERY,)),
         Grant("table/billing", (GET, UPDATE)),
         Grant("index/billing", (QUERY,)),

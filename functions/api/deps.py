@@ -33,6 +33,7 @@ from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import TicketService
 
 if TYPE_CHECKING:
+    from karma.agents.catalogue.service import Catalogue
     from karma.agents.service import RunReader
     from karma.billing.service import InboxKeeper, SubscriptionService
     from karma.devices.commands import CommandService
@@ -251,7 +252,21 @@ def inbox_keeper() -> InboxKeeper:
     )
 
 
-# Runs
+# Agents and runs
+
+
+@cache
+def agent_catalogue() -> Catalogue:
+    """Show and change the agents that runs execute."""
+    from karma.agents.builtins import declared_tools
+    from karma.agents.catalogue.domain import MODELS
+    from karma.agents.catalogue.repository import DynamoAgentStore
+    from karma.agents.catalogue.service import Catalogue
+    from karma.agents.repository import AgentsItem
+
+    bind(AgentsItem, settings().agents_table)
+    tools = [tool.name for tool in declared_tools()]
+    return Catalogue(DynamoAgentStore(), clock(), models=(settings().model_id, *MODELS), tools=tools)
 
 
 @cache

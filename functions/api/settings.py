@@ -15,6 +15,8 @@ class Settings(FunctionSettings):
     agents_table: str
     billing_table: str
     realtime_table: str
+    model_id: str
+    """What the built-in agent runs on."""
     auth_secret_arn: str
     """JSON `{"current": kid, kid: key, ...}`; every kid is accepted, `current` signs."""
     inbox_queue_url: str = ""

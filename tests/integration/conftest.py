@@ -103,6 +103,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     "api": (
         *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents", "billing", "realtime")),
         "AUTH_SECRET_ARN",
+        "MODEL_ID",
         "INBOX_QUEUE_URL",
         "DEVICE_POLICY_NAME",
         "MQTT_HOST",

@@ -45,7 +45,6 @@ Cursor = Annotated[str | None, Query(max_length=2048)]
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 
 
-
 @router.post("/devices", status_code=201, responses=answers(CreatedDeviceData, status=201, errors=(409, 503)))
 async def create_device(request: Request, body: CreateDeviceRequest, caller: Writer) -> Response:
     """Create a device; its private key is shown this once, and not at all when the body has a `csr`."""

@@ -195,6 +195,15 @@ class DeviceTools:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
+def declared_tools() -> list[Tool]:
+    """List every tool, to be described and not called."""
+    return DeviceTools(_undialled).tools()
+
+
+def _undialled() -> DeviceServices:
+    raise RuntimeError("tools are described here, not called")
+
+
 def _shown(view: DeviceView) -> dict[str, object]:
     device = view.to_json()
     names = ("id", "name", "model", "serial_number", "status", "location", "tags", "last_heartbeat", "latest")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from karma.agents.builtins import DeviceServices, DeviceTools
+from karma.agents.builtins import declared_tools
 from karma.agents.engine import Limits
 from karma.agents.tools import Toolbox
 from karma.identity.domain import Caller
@@ -11,7 +11,7 @@ from karma.identity.domain import Caller
 def capabilities(caller: Caller) -> dict[str, object]:
     """Describe the agent as this caller meets it."""
     limits = Limits()
-    toolbox = Toolbox(DeviceTools(_undialled).tools(), caller)
+    toolbox = Toolbox(declared_tools(), caller)
     items = [
         {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in toolbox.specs()
     ]
@@ -31,7 +31,3 @@ def capabilities(caller: Caller) -> dict[str, object]:
             "maxExecutionTime": int(limits.run_timeout_s * 1000),
         },
     }
-
-
-def _undialled() -> DeviceServices:
-    raise RuntimeError("tools are described here, not called")

@@ -1,0 +1,269 @@
+"""The agent catalogue in the table `agents`; access patterns are in docs/adr/0010-agent-catalogue.md.
+
+| item | pk | sk |
+|---|---|---|
+| agent | AGENT#<id> | HEAD |
+| whose a name is | AGENTNAME#<name, folded> | HEAD |
+| what lists show of it | AGENTS | AGENT#<id> |
+| the same, for each of its tags | AGENTS#TAG#<tag> | AGENT#<id> |
+| number of agents | AGENTS | COUNTER#agents |
+
+Ids sort by time, so a list read backwards begins with the newest. All items of an agent are written in one transaction,
+under the version lock of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
+
+from karma.agents.catalogue.domain import Agent, AgentChanged, AgentSpec, AgentSummary, folded
+from karma.agents.catalogue.ports import NameHolder
+from karma.agents.repository import HEAD, AgentsItem
+from karma.core.clock import iso, parse_iso
+from karma.core.dynamo.access import count, get, query
+from karma.core.dynamo.items import Key
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists
+from karma.core.ids import AgentId
+
+CATALOGUE_PK: Final = "AGENTS"
+_ROW: Final = "AGENT#"
+
+
+def agent_key(agent_id: AgentId) -> Key:
+    """Key of an agent."""
+    return Key(f"{_ROW}{agent_id}", HEAD)
+
+
+def name_key(name: str) -> Key:
+    """Key of the guard that makes a name unique."""
+    return Key(f"AGENTNAME#{folded(name)}", HEAD)
+
+
+def list_pk(tag: str) -> str:
+    """Partition of the agents with a tag; of all agents for ""."""
+    return f"{CATALOGUE_PK}#TAG#{tag}" if tag else CATALOGUE_PK
+
+
+def row_key(agent_id: str, tag: str) -> Key:
+    """Key of an agent's row in the list of a tag, or of all agents for ""."""
+    return Key(list_pk(tag), f"{_ROW}{agent_id}")
+
+
+class _Described:
+    """What every item that shows an agent has."""
+
+    agent_id = UnicodeAttribute()
+    name = UnicodeAttribute()
+    description = UnicodeAttribute()
+    model = UnicodeAttribute()
+    tools = JSONAttribute()
+    tags = JSONAttribute()
+
+
+class AgentItem(_Described, AgentsItem, discriminator="agent"):
+    """An agent."""
+
+    system_prompt = UnicodeAttribute()
+    memory = UnicodeAttribute(null=True)
+    knowledge = UnicodeAttribute(null=True)
+    max_steps = NumberAttribute()
+    temperature = NumberAttribute()
+
+
+class AgentRowItem(_Described, AgentsItem, discriminator="agent_row"):
+    """An agent in a list."""
+
+    agent_version = NumberAttribute()
+
+
+class AgentNameItem(AgentsItem, discriminator="agent_name"):
+    """Leads from a name to its agent."""
+
+    agent_id = UnicodeAttribute()
+    request_token = UnicodeAttribute(default="")
+
+
+class AgentCounterItem(AgentsItem, discriminator="agent_counter"):
+    """Number of stored agents."""
+
+    value = NumberAttribute(default=0)
+
+
+class DynamoAgentStore:
+    """AgentStore over DynamoDB. The table is bound by the composition root."""
+
+    def get(self, agent_id: AgentId) -> Agent | None:
+        """See AgentStore; one Get."""
+        item = get(AgentItem, agent_key(agent_id), consistent=True)
+        return _agent(item) if item else None
+
+    def holder(self, name: str) -> NameHolder | None:
+        """See AgentStore; one Get."""
+        item = get(AgentNameItem, name_key(name), consistent=True)
+        return NameHolder(AgentId(item.agent_id), item.request_token) if item else None
+
+    def create(self, agent: Agent, *, request_token: str) -> None:
+        """See AgentStore; one transaction of 4 items and one a tag."""
+        tx = Transaction()
+        tx.put(_item(agent))
+        _take_name(tx, agent, request_token=request_token)
+        for tag in ("", *agent.spec.tags):
+            tx.put(_row(agent, tag))
+        _count(tx, 1)
+        tx.commit()
+
+    def replace(self, old: Agent, new: Agent) -> None:
+        """See AgentStore; one transaction of 2 items, one a tag, and two more for another name."""
+        tx = Transaction()
+        item = _item(new)
+        item.version = old.version
+        tx.put(item, on_fail=_changed(old))
+        if name_key(old.spec.name) != name_key(new.spec.name):
+            _free_name(tx, old)
+            _take_name(tx, new, request_token="")
+        before, after = {"", *old.spec.tags}, {"", *new.spec.tags}
+        shown = _shown(new)
+        for tag in sorted(before & after):
+            row = AgentRowItem(*row_key(new.id, tag))
+            tx.update(row, [getattr(AgentRowItem, name).set(value) for name, value in shown.items()])
+        for tag in sorted(after - before):
+            tx.put(_row(new, tag))
+        for tag in sorted(before - after):
+            tx.delete(AgentRowItem(*row_key(new.id, tag)))
+        tx.commit()
+
+    def delete(self, agent: Agent) -> None:
+        """See AgentStore; one transaction of 4 items and one a tag."""
+        tx = Transaction()
+        item = AgentItem(*agent_key(agent.id))
+        item.version = agent.version
+        tx.delete(item, locked=True, on_fail=_changed(agent))
+        _free_name(tx, agent)
+        for tag in ("", *agent.spec.tags):
+            tx.delete(AgentRowItem(*row_key(agent.id, tag)))
+        _count(tx, -1)
+        tx.commit()
+
+    def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
+        """See AgentStore; one Query a megabyte, eventually consistent."""
+        found: list[AgentSummary] = []
+        start: dict[str, str] | None = row_key(after, tag)._asdict() if after else None
+        while len(found) < limit:
+            page = query(
+                AgentsItem,
+                list_pk(tag),
+                AgentsItem.sk.startswith(_ROW),
+                limit=limit - len(found),
+                forward=False,
+                start=start,
+            )
+            found += [_summary(item) for item in page.items if isinstance(item, AgentRowItem)]
+            start = page.last
+            if start is None:
+                break
+        return found
+
+    def count(self, *, tag: str, most: int) -> int:
+        """See AgentStore; one Get, or with a tag one Query."""
+        if tag:
+            return count(AgentsItem, list_pk(tag), AgentsItem.sk.startswith(_ROW), most=most)
+        item = get(AgentCounterItem, Key(CATALOGUE_PK, "COUNTER#agents"))
+        return int(item.value) if item else 0
+
+
+def _take_name(tx: Transaction, agent: Agent, *, request_token: str) -> None:
+    guard = AgentNameItem(
+        *name_key(agent.spec.name),
+        agent_id=agent.id,
+        request_token=request_token,
+        created_at=iso(agent.updated_at),
+        updated_at=iso(agent.updated_at),
+    )
+    tx.put(guard, on_fail=AlreadyExists("name: another agent has it"))
+
+
+def _free_name(tx: Transaction, agent: Agent) -> None:
+    guard = AgentNameItem(*name_key(agent.spec.name))
+    tx.delete(guard, AgentNameItem.agent_id == agent.id, on_fail=_changed(agent))
+
+
+def _count(tx: Transaction, change: int) -> None:
+    tx.upsert(AgentCounterItem(CATALOGUE_PK, "COUNTER#agents"), [AgentCounterItem.value.add(change)])
+
+
+def _changed(agent: Agent) -> AgentChanged:
+    return AgentChanged(f"Agent {agent.id} was changed by another request; read it again")
+
+
+def _described(agent: Agent) -> Mapping[str, Any]:
+    spec = agent.spec
+    return {
+        "agent_id": agent.id,
+        "name": spec.name,
+        "description": spec.description,
+        "model": spec.model,
+        "tools": list(spec.tools),
+        "tags": list(spec.tags),
+        "created_at": iso(agent.created_at),
+        "updated_at": iso(agent.updated_at),
+    }
+
+
+def _shown(agent: Agent) -> Mapping[str, Any]:
+    return {**_described(agent), "agent_version": agent.version}
+
+
+def _row(agent: Agent, tag: str) -> AgentRowItem:
+    return AgentRowItem(*row_key(agent.id, tag), **_shown(agent))
+
+
+def _item(agent: Agent) -> AgentItem:
+    spec = agent.spec
+    return AgentItem(
+        *agent_key(agent.id),
+        **_described(agent),
+        system_prompt=spec.system_prompt,
+        memory=spec.memory,
+        knowledge=spec.knowledge,
+        max_steps=spec.max_steps,
+        temperature=spec.temperature,
+    )
+
+
+def _agent(item: AgentItem) -> Agent:
+    return Agent(
+        id=AgentId(item.agent_id),
+        spec=AgentSpec(
+            name=item.name,
+            model=item.model,
+            system_prompt=item.system_prompt,
+            description=item.description,
+            tools=tuple(item.tools),
+            tags=tuple(item.tags),
+            memory=item.memory,
+            knowledge=item.knowledge,
+            max_steps=int(item.max_steps),
+            temperature=float(item.temperature),
+        ),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.version),
+    )
+
+
+def _summary(item: AgentRowItem) -> AgentSummary:
+    return AgentSummary(
+        id=AgentId(item.agent_id),
+        name=item.name,
+        description=item.description,
+        model=item.model,
+        tools=tuple(item.tools),
+        tags=tuple(item.tags),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.agent_version),
+    )

@@ -1,0 +1,262 @@
+"""Use cases of the agent catalogue: create, list, read, replace, delete, and find the one that a run names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from karma.agents.catalogue.domain import (
+    BUILT_IN_ID,
+    Agent,
+    AgentChanged,
+    AgentSpec,
+    AgentSummary,
+    built_in,
+    folded,
+    looks_like_id,
+    summary,
+)
+from karma.agents.catalogue.ports import AgentStore
+from karma.core.clock import Clock, iso
+from karma.core.errors import (
+    AlreadyExists,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    StaleVersion,
+    StorageThrottled,
+    ValidationFailed,
+)
+from karma.core.ids import AgentId, is_id, new_id
+from karma.core.observability import count, logger
+
+MAX_OFFSET_ROWS = 1_000
+"""How deep pages by number go, and how far the agents of a tag are counted."""
+
+_MAX_SHOWN_ID_CHARS = 128
+_ATTEMPTS = 6
+_PAUSE_S = 0.02
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentPage:
+    """A page of the catalogue."""
+
+    agents: tuple[AgentSummary, ...]
+    total: int
+    total_capped: bool
+    next_after: AgentId | None
+    """What the next page begins behind; None at the end."""
+
+
+class Catalogue:
+    """The agents that runs can execute. The built-in one comes first, the others follow from the newest on."""
+
+    def __init__(self, store: AgentStore, clock: Clock, *, models: Sequence[str], tools: Sequence[str]) -> None:
+        """`models` are the ids that agents may name, the built-in agent's first; `tools` the names of all tools."""
+        self._store = store
+        self._clock = clock
+        self._models = tuple(dict.fromkeys(models))
+        self._tools = tuple(tools)
+        self._built_in = built_in(model=self._models[0], tools=self._tools)
+
+    # Reading
+
+    def get(self, agent_id: str) -> Agent:
+        """Read one agent.
+
+        Raises:
+            NotFound: absent or deleted.
+        """
+        if agent_id == BUILT_IN_ID:
+            return self._built_in
+        agent = self._store.get(AgentId(agent_id)) if is_id(agent_id) else None
+        if agent is None:
+            raise _missing(agent_id)
+        return agent
+
+    def find(self, ref: str) -> Agent:
+        """Read the agent that a run names by id or by name; "" is the built-in one, which costs no call.
+
+        Raises:
+            NotFound: there is none.
+        """
+        agent_id = self.id_of(ref)
+        if agent_id is None:
+            raise _missing(ref)
+        try:
+            return self.get(agent_id)
+        except NotFound:
+            raise _missing(ref) from None
+
+    def id_of(self, ref: str) -> AgentId | None:
+        """Return the id of an id, which may be a deleted agent's, or of a name; None when nobody has the name."""
+        if is_id(ref):
+            return AgentId(ref)
+        if not ref or folded(ref) == BUILT_IN_ID:
+            return BUILT_IN_ID
+        holder = self._store.holder(ref)
+        return holder.agent_id if holder else None
+
+    def list(self, *, limit: int, offset: int = 0, after: str = "", tag: str = "") -> AgentPage:
+        """Return a page: one query, and unless the first page holds all, one call that counts.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+        """
+        if offset + limit > MAX_OFFSET_ROWS:
+            raise InvalidRequest(
+                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor` of /api/v1/agents",
+                code="INVALID_PAGE",
+            )
+        fixed = [summary(self._built_in)] if not tag or tag in self._built_in.spec.tags else []
+        head = [] if after else fixed
+        # One row more than shown tells whether another page follows.
+        wanted = offset + limit + 1 - len(head)
+        behind = "" if after == BUILT_IN_ID else after
+        rows = [*head, *self._store.page(tag=tag, after=behind, limit=wanted)]
+        shown = rows[offset : offset + limit]
+        more = len(rows) > offset + limit
+        total, capped = len(rows), False
+        if more or after:
+            stored = self._store.count(tag=tag, most=MAX_OFFSET_ROWS)
+            total = max(total, stored + len(fixed))
+            capped = bool(tag) and stored >= MAX_OFFSET_ROWS
+        return AgentPage(
+            agents=tuple(shown),
+            total=total,
+            total_capped=capped,
+            next_after=shown[-1].id if more and shown else None,
+        )
+
+    # Writing
+
+    def create(self, spec: AgentSpec, *, request_token: str = "") -> Agent:
+        """Store a new agent; a repeat with the same `request_token` returns the one that the first made.
+
+        Raises:
+            ValidationFailed: a model or tool that does not exist, or a name that looks like an id.
+            AlreadyExists: the name is taken.
+        """
+        self._check(spec)
+        now = self._clock.now()
+        agent = Agent(id=AgentId(new_id()), spec=spec, created_at=now, updated_at=now, version=1)
+        try:
+            _again(lambda: self._store.create(agent, request_token=request_token))
+        except AlreadyExists:
+            holder = self._store.holder(spec.name) if request_token else None
+            earlier = self._store.get(holder.agent_id) if holder and holder.request_token == request_token else None
+            if earlier is None:
+                raise
+            return earlier
+        count("AgentCreated")
+        logger.info("agent.created", agent_id=agent.id)
+        return agent
+
+    def replace(self, agent_id: str, spec: AgentSpec, *, version: int | None = None) -> Agent:
+        """Put a new configuration in the place of an agent's; the same one again changes nothing.
+
+        Raises:
+            NotFound: as `get`.
+            Forbidden: it is built in.
+            ValidationFailed, AlreadyExists: as `create`.
+            StaleVersion: `version` is not the stored one.
+        """
+
+        def once() -> Agent:
+            old = self._unchanged(agent_id, version)
+            self._check(spec)
+            if old.spec == spec:
+                return old
+            new = replace(old, spec=spec, updated_at=self._clock.now(), version=old.version + 1)
+            self._store.replace(old, new)
+            logger.info("agent.replaced", agent_id=old.id, version=new.version)
+            return new
+
+        return _again(once)
+
+    def delete(self, agent_id: str, *, version: int | None = None) -> None:
+        """Delete an agent; its runs stay, and those that execute go on.
+
+        Raises:
+            NotFound, Forbidden, StaleVersion: as `replace`.
+        """
+
+        def once() -> None:
+            agent = self._unchanged(agent_id, version)
+            self._store.delete(agent)
+            logger.info("agent.deleted", agent_id=agent.id)
+
+        _again(once)
+
+    def _unchanged(self, agent_id: str, version: int | None) -> Agent:
+        """Read an agent that is to be changed, and is of this version if one is named."""
+        agent = self.get(agent_id)
+        if agent.id == BUILT_IN_ID:
+            raise Forbidden("The built-in agent cannot be changed")
+        if version is not None and agent.version != version:
+            raise StaleVersion(f"Agent {agent.id} has version {agent.version}")
+        return agent
+
+    def _check(self, spec: AgentSpec) -> None:
+        wrong: list[tuple[str, str]] = []
+        if looks_like_id(spec.name):
+            wrong.append(("name", "must not have the form of an id"))
+        if spec.model not in self._models:
+            wrong.append(("model", f"must be one of {', '.join(self._models)}"))
+        wrong += [
+            (f"tools.{i}", f"must be one of {', '.join(self._tools)}")
+            for i, tool in enumerate(spec.tools)
+            if tool not in self._tools
+        ]
+        if wrong:
+            details = [{"field": field, "message": message, "type": "value_error"} for field, message in wrong]
+            raise ValidationFailed("Request validation failed", details=details)
+        if folded(spec.name) == BUILT_IN_ID:
+            raise AlreadyExists("name: it is the built-in agent's")
+
+
+def _again(write: Callable[[], _T]) -> _T:
+    """Repeat a write that met another one: on the counter, which all creations share, or on the agent itself."""
+    for attempt in range(_ATTEMPTS - 1):
+        try:
+            return write()
+        except (StorageThrottled, AgentChanged) as exc:
+            logger.debug("agent.write_repeated", cause=type(exc).__name__)
+            time.sleep(_PAUSE_S * 2**attempt)
+    return write()
+
+
+def _missing(ref: str) -> NotFound:
+    return NotFound(f"Agent '{ref[:_MAX_SHOWN_ID_CHARS]}' not found")
+
+
+def summary_view(agent: AgentSummary) -> dict[str, object]:
+    """Shape an agent for lists."""
+    return {
+        "id": agent.id,
+        "name": agent.name,
+        "description": agent.description,
+        "model": agent.model,
+        "tools": list(agent.tools),
+        "tags": list(agent.tags),
+        "built_in": agent.id == BUILT_IN_ID,
+        "created_at": iso(agent.created_at),
+        "updated_at": iso(agent.updated_at),
+        "version": agent.version,
+    }
+
+
+def agent_view(agent: Agent) -> dict[str, object]:
+    """Shape an agent with all that it is."""
+    spec = agent.spec
+    return {
+        **summary_view(summary(agent)),
+        "system_prompt": spec.system_prompt,
+        "memory": spec.memory,
+        "knowledge": spec.knowledge,
+        "config": {"max_steps": spec.max_steps, "temperature": spec.temperature},
+    }

@@ -1,0 +1,64 @@
+"""In-memory stand-in for the agent catalogue's store. It passes the same contract suite as DynamoDB's."""
+
+from karma.agents.catalogue.domain import Agent, AgentChanged, AgentSummary, folded, summary
+from karma.agents.catalogue.ports import NameHolder
+from karma.agents.catalogue.service import Catalogue
+from karma.core.errors import AlreadyExists
+from karma.core.ids import AgentId
+from tests.fakes.agents import SetClock
+
+
+class MemoryAgentStore:
+    """AgentStore in dictionaries."""
+
+    def __init__(self) -> None:
+        self.agents: dict[AgentId, Agent] = {}
+        self.names: dict[str, NameHolder] = {}
+
+    def get(self, agent_id: AgentId) -> Agent | None:
+        return self.agents.get(agent_id)
+
+    def holder(self, name: str) -> NameHolder | None:
+        return self.names.get(folded(name))
+
+    def create(self, agent: Agent, *, request_token: str) -> None:
+        self._take(agent, request_token)
+        self.agents[agent.id] = agent
+
+    def replace(self, old: Agent, new: Agent) -> None:
+        self._require(old)
+        if folded(old.spec.name) != folded(new.spec.name):
+            self._take(new, "")
+            del self.names[folded(old.spec.name)]
+        self.agents[new.id] = new
+
+    def delete(self, agent: Agent) -> None:
+        self._require(agent)
+        del self.agents[agent.id]
+        del self.names[folded(agent.spec.name)]
+
+    def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
+        found = [agent for agent in self._tagged(tag) if not after or agent.id < after]
+        return [summary(agent) for agent in sorted(found, key=lambda agent: agent.id, reverse=True)][:limit]
+
+    def count(self, *, tag: str, most: int) -> int:
+        found = len(self._tagged(tag))
+        return min(found, most) if tag else found
+
+    def _tagged(self, tag: str) -> list[Agent]:
+        return [agent for agent in self.agents.values() if not tag or tag in agent.spec.tags]
+
+    def _take(self, agent: Agent, request_token: str) -> None:
+        if folded(agent.spec.name) in self.names:
+            raise AlreadyExists("name: another agent has it")
+        self.names[folded(agent.spec.name)] = NameHolder(agent.id, request_token)
+
+    def _require(self, seen: Agent) -> None:
+        stored = self.agents.get(seen.id)
+        if stored is None or stored.version != seen.version:
+            raise AgentChanged(f"Agent {seen.id} was changed by another request; read it again")
+
+
+def catalogue(*, model: str = "claude-test", tools: tuple[str, ...] = ("echo",)) -> Catalogue:
+    """A catalogue in memory."""
+    return Catalogue(MemoryAgentStore(), SetClock(), models=(model, "claude-other"), tools=tools)
