@@ -16,9 +16,9 @@ process gets the event and is ended by `os._exit` just before its n-th request l
 came; then a clean process gets the same event. The final tables must equal those of a run without a crash. The loop
 ends when the handler finishes before it reaches call n.
 
-Each process is a fork of one that has imported the entry and nothing else has happened in, so a crash costs
-milliseconds, not an interpreter start. The entry is `module:function` or `path/to/file.py:function`, called with
-(event, context).
+Each process is a fork of one that has imported the entry and built the AWS clients that earlier runs used; none has
+made a request. So a crash costs milliseconds, neither an interpreter's start nor the reading of service models. The
+entry is `module:function` or `path/to/file.py:function`, called with (event, context).
 """
 
 from __future__ import annotations
@@ -271,42 +271,60 @@ def _entry_function(entry: str) -> Callable[[Any, Any], Any]:
     return found
 
 
-def _watch(die: tuple[Side, int] | None, calls: list[str], tell: Callable[..., None]) -> None:
-    """Count requests in every botocore session made from now on, and end the process at the chosen one."""
-    import botocore.handlers
+class _Watch:
+    """Counts requests in every botocore session made from now on, and ends the process at the chosen one."""
 
-    answers = 0
+    def __init__(self) -> None:
+        import botocore.handlers
 
-    def before_send(event_name: str, **_: Any) -> None:
-        calls.append(event_name.removeprefix("before-send."))
-        if die is not None and die[0] == "before" and len(calls) == die[1]:
-            tell(CRASH_EXIT)
+        self.calls: list[str] = []
+        self.die: tuple[Side, int] | None = None
+        self.result_fd = -1
+        self._answers = 0
+        hooks = [("before-send", self._before_send), ("after-call", self._after_call)]
+        botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
+
+    def tell(self, status: int, **more: Any) -> None:
+        os.write(self.result_fd, json.dumps({"exit": status, "calls": self.calls, **more}, default=repr).encode())
+
+    def _before_send(self, event_name: str, **_: Any) -> None:
+        self.calls.append(event_name.removeprefix("before-send."))
+        self._die_at(("before", len(self.calls)))
+
+    def _after_call(self, **_: Any) -> None:
+        self._answers += 1
+        self._die_at(("after", self._answers))
+
+    def _die_at(self, here: tuple[Side, int]) -> None:
+        if here == self.die:
+            self.tell(CRASH_EXIT)
             os._exit(CRASH_EXIT)
 
-    def after_call(**_: Any) -> None:
-        nonlocal answers
-        answers += 1
-        if die is not None and die[0] == "after" and answers == die[1]:
-            tell(CRASH_EXIT)
-            os._exit(CRASH_EXIT)
 
-    botocore.handlers.BUILTIN_HANDLERS.extend([("before-send", before_send), ("after-call", after_call)])
+_CLIENTS: Mapping[str, Literal["dynamodb", "iot", "secretsmanager", "sqs"]] = {
+    "dynamodb": "dynamodb",
+    "iot": "iot",
+    "secrets-manager": "secretsmanager",
+    "sqs": "sqs",
+}
+"""Clients that a process may find built, by the names that calls have; IoT data has an endpoint of its own."""
 
 
-def _be_the_process(request: dict[str, Any], function: Callable[[Any, Any], Any], result_fd: int) -> None:
-    calls: list[str] = []
+def _build_clients(calls: Iterable[str]) -> None:
+    from karma.core import aws
 
-    def tell(status: int, **more: Any) -> None:
-        os.write(result_fd, json.dumps({"exit": status, "calls": calls, **more}, default=repr).encode())
+    for service in {call.partition(".")[0] for call in calls} & _CLIENTS.keys():
+        aws.client(_CLIENTS[service])
 
-    die = request["die"]
-    _watch((die[0], die[1]) if die else None, calls, tell)
+
+def _be_the_process(request: dict[str, Any], function: Callable[[Any, Any], Any], watch: _Watch) -> None:
+    watch.die = (request["die"][0], request["die"][1]) if request["die"] else None
     try:
         response = function(request["event"], _Context())
     except BaseException:  # noqa: BLE001  the process edge: everything is told to the test
-        tell(1, error=traceback.format_exc())
+        watch.tell(1, error=traceback.format_exc())
         os._exit(1)
-    tell(0, response=response)
+    watch.tell(0, response=response)
     os._exit(0)
 
 
@@ -315,16 +333,19 @@ def _serve(entry: str) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     function = _entry_function(entry)
+    watch = _Watch()
     for line in sys.stdin.buffer:
-        reading, writing = os.pipe()
+        reading, watch.result_fd = os.pipe()
+        writing = watch.result_fd
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            _be_the_process(json.loads(line), function, writing)
+            _be_the_process(json.loads(line), function, watch)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             told = pipe.read()
         _, status = os.waitpid(pid, 0)
+        _build_clients(json.loads(told)["calls"] if told else ())
         fallback = json.dumps({"exit": os.waitstatus_to_exitcode(status), "error": "the process told nothing"})
         answers.write((told or fallback.encode()) + b"\n")
         answers.flush()

@@ -30,11 +30,3 @@ def test_the_other_sweeps_find_nothing_in_an_empty_account(billing: Billing, swe
     from background.sweeps import lambda_handler
 
     assert lambda_handler({"sweep": sweep}, billing.context) == {"changed": 0}
-
-
-def test_an_unknown_sweep_is_a_bug(billing: Billing) -> None:
-    billing.stack.use("sweeps")
-    from background.sweeps import lambda_handler
-
-    with pytest.raises(KeyError):
-        lambda_handler({"sweep": "dust"}, billing.context)

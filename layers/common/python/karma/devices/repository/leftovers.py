@@ -49,14 +49,16 @@ class LeftoverRepository:
         return removed
 
     def _items(self, device_id: DeviceId, *, now: datetime) -> Iterator[Item]:
-        # What was yielded is deleted before the next query, so each one begins at the front.
-        while rest := [
-            item
-            for item in query(DevicesItem, children_pk(device_id), limit=_PAGE_ITEMS).items
-            if not isinstance(item, TombstoneItem)
-        ]:
-            yield from rest
+        yield from self._partition(DevicesItem, children_pk(device_id))
         oldest = now - timedelta(seconds=RAW_RETENTION_S + 2 * 24 * 3600)
         for day in days_between(epoch_ms(oldest), epoch_ms(now + timedelta(days=1))):
-            while items := query(TelemetryItem, telemetry_pk(device_id, day), limit=_PAGE_ITEMS).items:
-                yield from items
+            yield from self._partition(TelemetryItem, telemetry_pk(device_id, day))
+
+    def _partition(self, kind: type[Item], pk: str) -> Iterator[Item]:
+        start = None
+        while True:
+            page = query(kind, pk, limit=_PAGE_ITEMS, start=start)
+            yield from (item for item in page.items if not isinstance(item, TombstoneItem))
+            start = page.last
+            if start is None:
+                return
