@@ -109,6 +109,7 @@ def sessions() -> SessionService:
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,
         clock=clock(),
+        on_change=authenticator().forget,
     )
 
 

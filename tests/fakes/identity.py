@@ -9,6 +9,7 @@ from typing import Any
 
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
 from karma.core.ids import ApiKeyId, UserId
+from karma.identity.audit import AuditEntry
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
 
@@ -52,6 +53,7 @@ class MemoryIdentities:
     """Users, sessions and API keys in dictionaries; keeps the promises of the repositories of karma.identity."""
 
     users: dict[UserId, User] = field(default_factory=dict)
+    audit: list[AuditEntry] = field(default_factory=list)
     sessions: dict[str, bool] = field(default_factory=dict)
     """Session id -> has it ended."""
     tokens: dict[str, RefreshToken] = field(default_factory=dict)
@@ -88,30 +90,40 @@ class MemoryIdentities:
         self.users[user_id] = replace(user, version=user.version + 1, **changes)
         return self.users[user_id]
 
-    def start_session(self, token: RefreshToken, *, now: datetime) -> bool:
+    def start_session(self, token: RefreshToken, *, now: datetime, entry: AuditEntry) -> bool:
         user = self.users.get(token.user_id)
         if user is None or user.disabled_at:
             return False
         self.sessions[token.session_id] = False
         self.tokens[token.hash] = token
+        self.audit.append(entry)
         return True
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
         return self.tokens.get(token_hash)
 
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool:
-        user = self.users.get(old.user_id)
-        if user is None or user.disabled_at or (user.sessions_from and user.sessions_from > old.session_started_at):
+        if not self.is_tradable(old):
             return False
-        if self.tokens[old.hash].used or self.sessions.get(old.session_id, True):
-            return False
-        self.tokens[old.hash] = replace(old, used=True)
+        self.tokens[old.hash] = replace(old, used_at=now)
         self.tokens[new.hash] = new
         return True
 
-    def end_session(self, user_id: UserId, session_id: str, *, now: datetime) -> None:
-        if session_id in self.sessions:
+    def is_tradable(self, token: RefreshToken) -> bool:
+        user = self.users.get(token.user_id)
+        if user is None or user.disabled_at or (user.sessions_from and user.sessions_from > token.session_started_at):
+            return False
+        stored = self.tokens.get(token.hash)
+        return stored is not None and stored.used_at is None and not self.sessions.get(token.session_id, True)
+
+    def end_session(self, session_id: str, *, now: datetime, entry: AuditEntry) -> None:
+        if self.sessions.get(session_id) is False:
             self.sessions[session_id] = True
+            self.audit.append(entry)
+
+    def end_all_sessions(self, *, now: datetime, entry: AuditEntry) -> None:
+        self._change(entry.user_id, sessions_from=now, updated_at=now)
+        self.audit.append(entry)
 
     def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None:
         if request_token is not None:

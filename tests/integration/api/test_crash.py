@@ -24,9 +24,9 @@ FIRST_AND_LAST = {201, 409}
 
 
 def steady(item: dict[str, Any]) -> dict[str, Any] | None:
-    """Compare what is stored, not the ids and salts that a repeat draws anew, nor records of requests and sessions."""
+    """Compare what is stored, not ids and salts that a repeat draws anew, nor records of requests, sessions, events."""
     kind = item.get("type")
-    if kind in {None, "session", "refresh_token"}:
+    if kind in {None, "session", "refresh_token", "audit_entry"}:
         return None
     kept = {name: value for name, value in item.items() if name in {"type", "email", "name", "role", "scopes"}}
     if kind in {"user", "email_guard"}:
@@ -101,6 +101,70 @@ def reopen_if_open(stack: Any) -> None:
     items = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
     if any(item.get("state") == {"S": "INPROGRESS"} for item in items):
         reopen(stack, expired=True)
+
+
+def test_refreshing_again_after_a_crash_goes_on_with_one_token(
+    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+) -> None:
+    answered: list[str] = []
+
+    def seed() -> dict[str, Any]:
+        api.register("ada@example.com")
+        token = api.log_in("ada@example.com")["refresh_token"]
+        return http_event("POST", "/api/v1/auth/refresh", body={"refresh_token": token})
+
+    def links() -> Counter[bool]:
+        return Counter("used_at" in item for item in _items(stack, "refresh_token"))
+
+    def accept(answer: dict[str, Any]) -> bool:
+        answered.append(json.loads(answer["body"])["data"]["refresh_token"])
+        return bool(answer["statusCode"] == 200)
+
+    report = CrashTest(
+        entry=ENTRY,
+        aws=stack.aws,
+        tables=[stack.tables["identity"]],
+        seed=seed,
+        normalise=steady,
+        other_state=links,
+        accept=accept,
+    ).run()
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+    assert links() == {True: 1, False: 1}
+    again = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": answered[-1]})
+    assert again.status == 200
+
+
+def test_logging_out_everywhere_again_after_a_crash_ends_all_sessions(
+    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+) -> None:
+    def seed() -> dict[str, Any]:
+        api.register("ada@example.com")
+        tokens = [api.log_in("ada@example.com") for _ in range(2)]
+        headers = {"authorization": f"Bearer {tokens[0]['access_token']}"}
+        return http_event("POST", "/api/v1/auth/logout-all", headers=headers)
+
+    def ended() -> tuple[list[bool], Counter[str]]:
+        users = ["sessions_from" in item for item in _items(stack, "user")]
+        return users, Counter(item["event"]["S"] for item in _items(stack, "audit_entry"))
+
+    report = CrashTest(
+        entry=ENTRY,
+        aws=stack.aws,
+        tables=[stack.tables["identity"]],
+        seed=seed,
+        normalise=steady,
+        other_state=ended,
+        # Once it was carried out, the token that asked for it is over as well.
+        accept=lambda answer: answer["statusCode"] in {204, 401},
+    ).run()
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+    assert ended()[0] == [True]
+
+
+def _items(stack: Any, kind: str) -> list[dict[str, Any]]:
+    items = stack.aws("dynamodb").scan(TableName=stack.tables["identity"], ConsistentRead=True)["Items"]
+    return [item for item in items if item.get("type") == {"S": kind}]
 
 
 def test_logging_out_again_after_a_crash_ends_the_session(

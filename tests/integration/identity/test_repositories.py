@@ -11,6 +11,7 @@ import pytest
 from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
 from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
@@ -73,8 +74,11 @@ def token(text: str, owner: User, session_id: str) -> RefreshToken:
         session_id=session_id,
         session_started_at=NOW,
         expires_at=NOW + timedelta(days=30),
-        used=False,
     )
+
+
+def entry(owner: User, event: AuditEvent) -> AuditEntry:
+    return AuditEntry(user_id=owner.id, event=event, at=NOW, actor_id=owner.id)
 
 
 def api_key(owner: User, **changes: Any) -> ApiKey:
@@ -131,11 +135,15 @@ class TestSessions:
         ada = user()
         identities.create_user(ada)
         first, second, other = (token(text, ada, "s1") for text in ("t1", "t2", "t3"))
-        identities.start_session(first, now=NOW)
+        identities.start_session(first, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
         assert identities.find_refresh_token("t1") == first
+        assert identities.is_tradable(first)
         assert identities.trade(first, second, now=LATER)
         assert not identities.trade(first, other, now=LATER)
-        assert identities.find_refresh_token("t1") == replace(first, used=True)
+        assert not identities.is_tradable(first)
+        assert identities.is_tradable(second)
+        assert not identities.is_tradable(other)
+        assert identities.find_refresh_token("t1") == replace(first, used_at=LATER)
         assert identities.find_refresh_token("t2") == second
         assert identities.find_refresh_token("t3") is None
 
@@ -143,31 +151,35 @@ class TestSessions:
         ada = user()
         identities.create_user(ada)
         first, apart = token("t1", ada, "s1"), token("t2", ada, "s2")
-        identities.start_session(first, now=NOW)
-        identities.start_session(apart, now=NOW)
+        for each in (first, apart):
+            identities.start_session(each, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
         for _ in range(2):
-            identities.end_session(ada.id, "s1", now=LATER)
+            identities.end_session("s1", now=LATER, entry=entry(ada, AuditEvent.LOGGED_OUT))
+        assert not identities.is_tradable(first)
         assert not identities.trade(first, token("t3", ada, "s1"), now=LATER)
         assert identities.trade(apart, token("t4", ada, "s2"), now=LATER)
 
     def test_begin_and_go_on_for_accounts_in_use_only(self, identities: Identities) -> None:
         ada = user()
-        assert not identities.start_session(token("t0", ada, "s0"), now=NOW)
+        assert not identities.start_session(token("t0", ada, "s0"), now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
         identities.create_user(ada)
         first = token("t1", ada, "s1")
-        assert identities.start_session(first, now=NOW)
-        identities.end_sessions(ada.id, now=LATER)
+        assert identities.start_session(first, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        identities.end_all_sessions(now=LATER, entry=entry(ada, AuditEvent.ALL_SESSIONS_ENDED))
+        assert not identities.is_tradable(first)
         assert not identities.trade(first, token("t2", ada, "s1"), now=LATER)
         later = replace(token("t3", ada, "s3"), session_started_at=LATER)
-        assert identities.start_session(later, now=LATER)
+        assert identities.start_session(later, now=LATER, entry=entry(ada, AuditEvent.LOGGED_IN))
         assert identities.trade(later, replace(token("t4", ada, "s3"), session_started_at=LATER), now=LATER)
 
     def test_of_an_account_that_is_gone_cannot_be_ended(self, identities: Identities) -> None:
         with pytest.raises(NotFound):
             identities.end_sessions(UserId(new_id()), now=NOW)
+        with pytest.raises(NotFound):
+            identities.end_all_sessions(now=NOW, entry=entry(user(), AuditEvent.ALL_SESSIONS_ENDED))
 
     def test_that_never_were_end_in_silence(self, identities: Identities) -> None:
-        identities.end_session(UserId(new_id()), "s1", now=NOW)
+        identities.end_session("s1", now=NOW, entry=entry(user(), AuditEvent.LOGGED_OUT))
         assert identities.find_refresh_token("t1") is None
 
 

@@ -5,17 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, Unauthenticated, ValidationFailed
+from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, ValidationFailed
 from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.accounts import AccountService
 from karma.identity.administration import AdministrationService
 from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
 from karma.identity.domain import Caller, Role, User
-from karma.identity.sessions import SessionService
-from tests.fakes.identity import RING, CountingPasswords, MemoryIdentities, MovableClock
-
-DUMMY = "now:nobody's password"
+from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
 
 
 class World:
@@ -25,14 +22,6 @@ class World:
         self.passwords = CountingPasswords()
         self.changed: list[UserId] = []
         self.accounts = AccountService(accounts=self.identities, passwords=self.passwords, clock=self.clock)
-        self.sessions = SessionService(
-            accounts=self.identities,
-            sessions=self.identities,
-            passwords=self.passwords,
-            dummy_hash=DUMMY,
-            key_ring=lambda: RING,
-            clock=self.clock,
-        )
         self.api_keys = ApiKeyService(api_keys=self.identities, clock=self.clock, on_change=self.changed.append)
         self.administration = AdministrationService(
             accounts=self.identities, registration=self.accounts, clock=self.clock, on_change=self.changed.append
@@ -40,9 +29,6 @@ class World:
 
     def ada(self) -> User:
         return self.accounts.register(email="ada@example.com", password="correct horse", name="Ada")
-
-    def log_in(self) -> str:
-        return self.sessions.log_in(email="ada@example.com", password="correct horse")[1].refresh_token
 
 
 def caller_of(user: User) -> Caller:
@@ -82,92 +68,6 @@ class TestRegister:
             world.accounts.register(email=text, password="correct horse", name="Ada")
         assert isinstance(caught.value.details, list)
         assert caught.value.details[0]["field"] == "email"
-
-
-class TestLogIn:
-    def test_verifies_one_password_for_a_known_address(self, world: World) -> None:
-        user = world.ada()
-        assert world.sessions.log_in(email="Ada@example.com", password="correct horse")[0] == user
-        assert world.passwords.verified == [user.password_hash]
-
-    def test_a_wrong_password_and_an_unknown_address_look_and_cost_the_same(self, world: World) -> None:
-        world.ada()
-        for email in ("ada@example.com", "eve@example.com", "not an address"):
-            world.passwords.verified.clear()
-            with pytest.raises(Unauthenticated, match="Invalid email or password"):
-                world.sessions.log_in(email=email, password="wrong")
-            assert len(world.passwords.verified) == 1
-
-    def test_the_dummy_lets_nobody_in(self, world: World) -> None:
-        with pytest.raises(Unauthenticated):
-            world.sessions.log_in(email="eve@example.com", password="nobody's password")
-
-    def test_an_outdated_hash_is_made_again(self, world: World) -> None:
-        user = world.ada()
-        world.identities.users[user.id] = replace(user, password_hash="old:correct horse")
-        world.log_in()
-        assert world.identities.users[user.id].password_hash == "now:correct horse"
-
-
-class TestRefresh:
-    def test_trades_a_token_for_the_next(self, world: World) -> None:
-        world.ada()
-        second = world.sessions.refresh(world.log_in())
-        world.sessions.refresh(second.refresh_token)
-        assert second.expires_in_s == 1800
-
-    def test_a_token_used_twice_ends_the_session(self, world: World) -> None:
-        world.ada()
-        first = world.log_in()
-        second = world.sessions.refresh(first).refresh_token
-        for token in (first, second):
-            with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
-                world.sessions.refresh(token)
-
-    def test_other_sessions_go_on(self, world: World) -> None:
-        world.ada()
-        first, other = world.log_in(), world.log_in()
-        world.sessions.refresh(first)
-        with pytest.raises(Unauthenticated):
-            world.sessions.refresh(first)
-        world.sessions.refresh(other)
-
-    def test_a_token_ends_after_thirty_days_unless_traded(self, world: World) -> None:
-        world.ada()
-        first = world.log_in()
-        world.clock.pass_(days=29)
-        second = world.sessions.refresh(first).refresh_token
-        world.clock.pass_(days=29)
-        third = world.sessions.refresh(second).refresh_token
-        world.clock.pass_(days=30)
-        with pytest.raises(Unauthenticated):
-            world.sessions.refresh(third)
-
-    @pytest.mark.parametrize("token", ["unknown", "x" * 300, "\u00fc"])
-    def test_an_unknown_token_is_refused(self, world: World, token: str) -> None:
-        with pytest.raises(Unauthenticated):
-            world.sessions.refresh(token)
-
-    def test_tokens_are_stored_as_hashes(self, world: World) -> None:
-        world.ada()
-        assert world.log_in() not in repr(world.identities)
-
-
-class TestLogOut:
-    def test_ends_the_session_and_may_be_repeated(self, world: World) -> None:
-        user = world.ada()
-        token = world.log_in()
-        for _ in range(2):
-            world.sessions.log_out(caller_of(user), token)
-        with pytest.raises(Unauthenticated):
-            world.sessions.refresh(token)
-
-    def test_does_not_touch_another_person_s_session(self, world: World) -> None:
-        world.ada()
-        token = world.log_in()
-        eve = world.accounts.register(email="eve@example.com", password="correct horse", name="Eve")
-        world.sessions.log_out(caller_of(eve), token)
-        world.sessions.refresh(token)
 
 
 class TestApiKeys:

@@ -12,6 +12,8 @@ from karma.identity import permissions
 
 ACCESS_TOKEN_TTL = timedelta(minutes=30)
 REFRESH_TOKEN_TTL = timedelta(days=30)
+REFRESH_GRACE = timedelta(seconds=10)
+"""How long a traded refresh token gives the same answer again: to a double click, or to who lost the first answer."""
 MIN_PASSWORD_CHARS = 8
 MAX_PASSWORD_CHARS = 128
 
@@ -104,7 +106,8 @@ class RefreshToken:
     session_id: str
     session_started_at: datetime
     expires_at: datetime
-    used: bool
+    used_at: datetime | None = None
+    """When it was traded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,22 +1,42 @@
-"""Sessions: a login, and the refresh tokens that follow from it."""
+"""Sessions: a login, and the refresh tokens that follow from it (docs/adr/0012-sessions.md).
+
+A refresh token is traded once. Its successor is computed from it with a key of ours, so that a repeat within
+`REFRESH_GRACE` gives the same answer, although tokens are stored as hashes only; a session has one living token.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import secrets
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, Unauthenticated, ValidationFailed
+from karma.core.errors import Forbidden, StorageThrottled, Unauthenticated, ValidationFailed
 from karma.core.ids import UserId, new_id
+from karma.core.observability import count
 from karma.identity import emails, tokens
-from karma.identity.domain import ACCESS_TOKEN_TTL, REFRESH_TOKEN_TTL, Caller, RefreshToken, Tokens, User
+from karma.identity.audit import AuditEntry, AuditEvent, Source
+from karma.identity.domain import (
+    ACCESS_TOKEN_TTL,
+    REFRESH_GRACE,
+    REFRESH_TOKEN_TTL,
+    Caller,
+    RefreshToken,
+    Tokens,
+    User,
+)
 from karma.identity.keys import KeyRing
 from karma.identity.passwords import Passwords
 
 _MAX_TOKEN_CHARS = 256
+_ATTEMPTS = 4
+_PAUSE_S = 0.05
 
 
 class Accounts(Protocol):
@@ -29,10 +49,12 @@ class Accounts(Protocol):
 class Sessions(Protocol):
     """Where sessions are stored; see repository/sessions.py for what each promises."""
 
-    def start_session(self, token: RefreshToken, *, now: datetime) -> bool: ...  # noqa: D102
+    def start_session(self, token: RefreshToken, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None: ...  # noqa: D102
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool: ...  # noqa: D102
-    def end_session(self, user_id: UserId, session_id: str, *, now: datetime) -> None: ...  # noqa: D102
+    def is_tradable(self, token: RefreshToken) -> bool: ...  # noqa: D102
+    def end_session(self, session_id: str, *, now: datetime, entry: AuditEntry) -> None: ...  # noqa: D102
+    def end_all_sessions(self, *, now: datetime, entry: AuditEntry) -> None: ...  # noqa: D102
 
 
 class SessionService:
@@ -47,16 +69,31 @@ class SessionService:
         dummy_hash: str,
         key_ring: Callable[[], KeyRing],
         clock: Clock,
+        on_change: Callable[[UserId], None],
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`dummy_hash` is verified for unknown addresses, so that they take as long as known ones."""
+        """Put the parts together.
+
+        Args:
+            accounts: where accounts are stored.
+            sessions: where sessions are stored.
+            passwords: hashing.
+            dummy_hash: verified for unknown addresses, so that they take as long as known ones.
+            key_ring: returns the keys that sign access tokens.
+            clock: tells the time.
+            on_change: told whose sessions are over (Authenticator.forget).
+            pause: waits for some seconds.
+        """
         self._accounts = accounts
         self._sessions = sessions
         self._passwords = passwords
         self._dummy_hash = dummy_hash
         self._key_ring = key_ring
         self._clock = clock
+        self._on_change = on_change
+        self._pause = pause
 
-    def log_in(self, *, email: str, password: str) -> tuple[User, Tokens]:
+    def log_in(self, *, email: str, password: str, source: Source) -> tuple[User, Tokens]:
         """Trade address and password for a session.
 
         One password is verified, known address or not, so that the time taken tells nothing.
@@ -75,44 +112,108 @@ class SessionService:
         now = self._clock.now()
         if self._passwords.outdated(known_hash):
             self._accounts.rehash(user, self._passwords.hash(password), now=now)
-        return user, self.start(user.id, now=now)
+        return user, self.start(user, method="password", source=source, now=now)
 
-    def start(self, user_id: UserId, *, now: datetime) -> Tokens:
-        """Begin a session of somebody who has proven who they are.
+    def start(self, user: User, *, method: str, source: Source, now: datetime) -> Tokens:
+        """Begin a session of somebody who has proven who they are; `method` says how, for the audit log.
 
         Raises:
             Forbidden: the account was disabled or deleted meanwhile.
         """
-        secret, token = _new_refresh_token(user_id, session_id=new_id(), started_at=now, now=now)
-        if not self._sessions.start_session(token, now=now):
+        secret = secrets.token_urlsafe(32)
+        token = RefreshToken(
+            hash=_sha256(secret),
+            user_id=user.id,
+            session_id=new_id(),
+            session_started_at=now,
+            expires_at=now + REFRESH_TOKEN_TTL,
+        )
+        entry = _entry(
+            user.id, AuditEvent.LOGGED_IN, source, now, session_id=token.session_id, method=method, actor_id=user.id
+        )
+        if not self._sessions.start_session(token, now=now, entry=entry):
             raise _disabled()
-        return self._tokens(user_id, secret, now)
+        return self._tokens(user.id, secret, now)
 
-    def refresh(self, refresh_token: str) -> Tokens:
+    def refresh(self, refresh_token: str, *, source: Source) -> Tokens:
         """Trade a refresh token for new tokens; each can be traded once.
 
-        Raises:
-            Unauthenticated: unknown, expired, or used before. The latter ends the session: one of the two who had
-                the token stole it.
-        """
-        refused = tokens.refused()
-        now = self._clock.now()
-        old = self._find_refresh_token(refresh_token)
-        if old is None or now >= old.expires_at:
-            raise refused
-        secret, new = _new_refresh_token(
-            old.user_id, session_id=old.session_id, started_at=old.session_started_at, now=now
-        )
-        if old.used or not self._sessions.trade(old, new, now=now):
-            self._sessions.end_session(old.user_id, old.session_id, now=now)
-            raise refused
-        return self._tokens(old.user_id, secret, now)
+        A repeat within `REFRESH_GRACE` of the trade is answered with the same refresh token while nobody has used
+        that: two tabs asked at once, or the first answer was lost.
 
-    def log_out(self, caller: Caller, refresh_token: str) -> None:
-        """End the session that a refresh token belongs to; another person's, or none, changes nothing."""
+        Raises:
+            Unauthenticated: unknown, expired, of a session that is over, or used before. The latter ends the session:
+                one of the two who had the token stole it.
+            StorageThrottled: the token is in the hands of other requests; it is still good.
+        """
+        for attempt in range(_ATTEMPTS - 1):
+            try:
+                return self._refresh(refresh_token, source)
+            except StorageThrottled:
+                self._pause(_PAUSE_S * 2**attempt)
+        return self._refresh(refresh_token, source)
+
+    def log_out(self, caller: Caller, refresh_token: str, *, source: Source) -> None:
+        """End the session that a refresh token belongs to; another person's, or none, changes nothing.
+
+        Raises:
+            Forbidden: an API key asks.
+        """
+        _require_person(caller)
+        now = self._clock.now()
         token = self._find_refresh_token(refresh_token)
         if token is not None and token.user_id == caller.user_id:
-            self._sessions.end_session(token.user_id, token.session_id, now=self._clock.now())
+            self._end(token, AuditEvent.LOGGED_OUT, source, now, actor_id=caller.user_id)
+
+    def log_out_everywhere(self, caller: Caller, *, source: Source) -> None:
+        """End every session of the caller, with the access tokens that were given out until now.
+
+        Raises:
+            Forbidden: an API key asks.
+            NotFound: the account is gone.
+        """
+        _require_person(caller)
+        now = self._clock.now()
+        entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id)
+        self._sessions.end_all_sessions(now=now, entry=entry)
+        self._on_change(caller.user_id)
+
+    def _refresh(self, refresh_token: str, source: Source) -> Tokens:
+        now = self._clock.now()
+        token = self._find_refresh_token(refresh_token)
+        if token is None or now >= token.expires_at:
+            raise tokens.refused()
+        if token.used_at is None:
+            ring = self._key_ring()
+            secret = _successor(refresh_token, ring.keys[ring.current])
+            if self._sessions.trade(token, _next(token, secret, now), now=now):
+                return self._tokens(token.user_id, secret, now)
+            token = self._find_refresh_token(refresh_token)
+            if token is None or token.used_at is None:
+                raise tokens.refused()  # not used, yet not to be traded: its session or its account is over
+        return self._repeat(token, token.used_at, refresh_token, source, now)
+
+    def _repeat(
+        self, token: RefreshToken, used_at: datetime, refresh_token: str, source: Source, now: datetime
+    ) -> Tokens:
+        if now - used_at <= REFRESH_GRACE:
+            for key in self._key_ring().keys.values():  # the one that signed then may not be the current one now
+                secret = _successor(refresh_token, key)
+                successor = self._find_refresh_token(secret)
+                if successor is not None and successor.used_at is None:
+                    if not self._sessions.is_tradable(successor):
+                        raise tokens.refused()
+                    count("RefreshRepeated")
+                    return self._tokens(token.user_id, secret, now)
+        count("RefreshReused")
+        self._end(token, AuditEvent.REFRESH_REUSED, source, now, actor_id=None)
+        raise tokens.refused()
+
+    def _end(
+        self, token: RefreshToken, event: AuditEvent, source: Source, now: datetime, *, actor_id: UserId | None
+    ) -> None:
+        entry = _entry(token.user_id, event, source, now, actor_id=actor_id, session_id=token.session_id)
+        self._sessions.end_session(token.session_id, now=now, entry=entry)
 
     def _find(self, email: str) -> User | None:
         try:
@@ -137,18 +238,26 @@ def _disabled() -> Forbidden:
     return Forbidden("The account is disabled", code="ACCOUNT_DISABLED")
 
 
-def _new_refresh_token(
-    user_id: UserId, *, session_id: str, started_at: datetime, now: datetime
-) -> tuple[str, RefreshToken]:
-    secret = secrets.token_urlsafe(32)
-    return secret, RefreshToken(
-        hash=_sha256(secret),
-        user_id=user_id,
-        session_id=session_id,
-        session_started_at=started_at,
-        expires_at=now + REFRESH_TOKEN_TTL,
-        used=False,
-    )
+def _require_person(caller: Caller) -> None:
+    if caller.method == "api_key":
+        raise Forbidden("API keys cannot end sessions")
+
+
+def _successor(refresh_token: str, key: str) -> str:
+    """Compute the token that follows: 256 bits that nobody can tell without the key."""
+    purpose = hmac.digest(key.encode(), b"karma-refresh", hashlib.sha256)
+    digest = hmac.digest(purpose, refresh_token.encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _next(token: RefreshToken, secret: str, now: datetime) -> RefreshToken:
+    return replace(token, hash=_sha256(secret), expires_at=now + REFRESH_TOKEN_TTL, used_at=None)
+
+
+def _entry(
+    user_id: UserId, event: AuditEvent, source: Source, now: datetime, *, actor_id: UserId | None = None, **details: str
+) -> AuditEntry:
+    return AuditEntry(user_id=user_id, event=event, at=now, actor_id=actor_id, source=source, details=details)
 
 
 def _sha256(text: str) -> str:

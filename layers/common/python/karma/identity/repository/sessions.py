@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pynamodb.expressions.condition import Condition
+
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import get
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
 from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry
 from karma.identity.domain import RefreshToken
+from karma.identity.repository import audit
 from karma.identity.repository.items import (
     RefreshTokenItem,
     SessionItem,
@@ -24,7 +29,7 @@ from karma.identity.repository.items import (
 class SessionRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
-    def start_session(self, token: RefreshToken, *, now: datetime) -> bool:
+    def start_session(self, token: RefreshToken, *, now: datetime, entry: AuditEntry) -> bool:
         """Store a new session with its first refresh token; False when its account was disabled or is gone."""
         tx = Transaction()
         tx.check(UserItem, user_key(token.user_id), UserItem.pk.exists() & UserItem.disabled_at.does_not_exist())
@@ -37,11 +42,8 @@ class SessionRepository:
             )
         )
         tx.put(_item(token, now))
-        try:
-            tx.commit()
-        except ConditionFailed:
-            return False
-        return True
+        audit.append(tx, entry)
+        return _committed(tx)
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
         """Read a refresh token, used or not."""
@@ -54,7 +56,7 @@ class SessionRepository:
             session_id=item.session_id,
             session_started_at=parse_iso(item.session_started_at),
             expires_at=parse_iso(item.valid_until),
-            used=item.used_at is not None,
+            used_at=parse_iso(item.used_at) if item.used_at else None,
         )
 
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool:
@@ -62,42 +64,82 @@ class SessionRepository:
 
         False when it was used before, its session has ended, or its account was disabled, is gone, or ended all
         sessions since.
+
+        Raises:
+            StorageThrottled: another request has the token in its hands at this moment.
         """
         tx = Transaction()
-        tx.check(
-            UserItem,
-            user_key(old.user_id),
-            UserItem.pk.exists()
-            & UserItem.disabled_at.does_not_exist()
-            & (UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= iso(old.session_started_at))),
-        )
+        tx.check(UserItem, user_key(old.user_id), _in_use(old))
         tx.update(
             SessionItem(*session_key(old.user_id, old.session_id)),
             [SessionItem.updated_at.set(iso(now)), SessionItem.expires_at.set(deletion(new.expires_at))],
-            SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist(),
+            _open(),
         )
         tx.update(
             RefreshTokenItem(*refresh_key(old.hash)),
             [RefreshTokenItem.used_at.set(iso(now)), RefreshTokenItem.updated_at.set(iso(now))],
-            RefreshTokenItem.pk.exists() & RefreshTokenItem.used_at.does_not_exist(),
+            _unused(),
         )
         tx.put(_item(new, now))
-        try:
-            tx.commit()
-        except ConditionFailed:
-            return False
-        return True
+        return _committed(tx)
 
-    def end_session(self, user_id: UserId, session_id: str, *, now: datetime) -> None:
-        """Revoke a session and every token of it; ending it twice changes nothing."""
-        try:
-            update(
-                SessionItem(*session_key(user_id, session_id)),
-                [SessionItem.revoked_at.set(iso(now)), SessionItem.updated_at.set(iso(now))],
-                SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist(),
-            )
-        except ConditionFailed:
-            return
+    def is_tradable(self, token: RefreshToken) -> bool:
+        """Tell whether a trade of this token would succeed now; nothing is written."""
+        tx = Transaction()
+        tx.check(UserItem, user_key(token.user_id), _in_use(token))
+        tx.check(SessionItem, session_key(token.user_id, token.session_id), _open())
+        tx.check(RefreshTokenItem, refresh_key(token.hash), _unused())
+        return _committed(tx)
+
+    def end_session(self, session_id: str, *, now: datetime, entry: AuditEntry) -> None:
+        """Revoke a session of the entry's user and every token of it; ending it twice changes nothing."""
+        tx = Transaction()
+        tx.update(
+            SessionItem(*session_key(entry.user_id, session_id)),
+            [SessionItem.revoked_at.set(iso(now)), SessionItem.updated_at.set(iso(now))],
+            _open(),
+        )
+        audit.append(tx, entry)
+        _committed(tx)
+
+    def end_all_sessions(self, *, now: datetime, entry: AuditEntry) -> None:
+        """End every session of the entry's user that has begun, with its access tokens.
+
+        Raises:
+            NotFound: the account is gone.
+        """
+        tx = Transaction()
+        tx.update(
+            UserItem(*user_key(entry.user_id)),
+            [UserItem.sessions_from.set(iso(now)), UserItem.updated_at.set(iso(now))],
+            on_fail=NotFound("User not found"),
+        )
+        audit.append(tx, entry)
+        tx.commit()
+
+
+def _in_use(token: RefreshToken) -> Condition:
+    not_ended = UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= iso(token.session_started_at))
+    condition: Condition = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist() & not_ended
+    return condition
+
+
+def _open() -> Condition:
+    condition: Condition = SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist()
+    return condition
+
+
+def _unused() -> Condition:
+    condition: Condition = RefreshTokenItem.pk.exists() & RefreshTokenItem.used_at.does_not_exist()
+    return condition
+
+
+def _committed(tx: Transaction) -> bool:
+    try:
+        tx.commit()
+    except ConditionFailed:
+        return False
+    return True
 
 
 def _item(token: RefreshToken, now: datetime) -> RefreshTokenItem:
