@@ -59,6 +59,8 @@ _AGIO_ERROR = {
         }
     },
 }
+_PAGING = {"cursor", "offset", "page"}
+"""Query parameters that are checked against what the list gave: 400 INVALID_CURSOR, INVALID_PAGE."""
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -113,6 +115,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
                 _complete(found["paths"][route.path_format][method.lower()], route)
+    _link(found)
     return found
 
 
@@ -132,6 +135,8 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
         operation["requestBody"] = {"required": not body.optional, "content": {"application/json": {"schema": schema}}}
     elif "422" in responses:
         wanted.append(422)
+    if _PAGING & {parameter["name"] for parameter in operation.get("parameters", ())}:
+        wanted.append(400)
     guarded = list(permissions(route.dependant))
     if guarded:
         operation["security"] = [{"bearer": []}, {"api_key": []}]
@@ -147,9 +152,54 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
             responses[str(status)] = _failure(status)
     if agio:
         for code, response in responses.items():
+            content = response.get("content", {}).get("application/json", {})
             if int(code) >= 400:
-                response["content"]["application/json"]["schema"] = {"$ref": _REF + "AgioError"}
+                content["schema"] = {"$ref": _REF + "AgioError"}
+            elif content:
+                content["schema"] = _data(content["schema"])
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _link(document: dict[str, Any]) -> None:
+    """Say what follows from making something: its id is the parameter `<name>_id` of other operations.
+
+    From an answer with `data.device.id` to all paths with `{device_id}`, with the other parameters of the same path.
+    """
+    schemas = document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        created = operations.get("post", {}).get("responses", {}).get("201", {})
+        schema = created.get("content", {}).get("application/json", {}).get("schema")
+        if schema is None:
+            continue
+        wrapped = _data(schema) is not schema
+        made = schemas.get(_data(schema).get("$ref", "").removeprefix(_REF), {}).get("properties", {})
+        for name in made:
+            parameter = f"{name}_id"
+            pointer = f"$response.body#/data/{name}/id" if wrapped else f"$response.body#/{name}/id"
+            links = {
+                operation["operationId"]: {
+                    "operationId": operation["operationId"],
+                    "parameters": {
+                        parameter: pointer,
+                        **{other: f"$request.path.{other}" for other in _named(path)},
+                    },
+                }
+                for target, others in document["paths"].items()
+                if _named(target) == [*_named(path), parameter]
+                for operation in others.values()
+            }
+            if links:
+                created["links"] = links
+
+
+def _named(path: str) -> list[str]:
+    return [part[1:-1] for part in path.split("/") if part.startswith("{")]
+
+
+def _data(schema: dict[str, Any]) -> dict[str, Any]:
+    """What is inside the envelope; a bare schema is its own."""
+    data: dict[str, Any] = schema.get("properties", {}).get("data", schema)
+    return data
 
 
 def permissions(dependant: Dependant) -> Iterator[str]:
