@@ -80,3 +80,30 @@ class TestTheLineOfARequest:
             os.close(terminal)
             os.close(master)
         assert line.endswith("INFO    request.handled status=200 route=/\n")
+
+
+SPEAK = "log_request(status=200); count('RunStarted'); logger.info('run.started')"
+
+
+class TestWithoutAnyoneListening:
+    """A request is served whether or not what is said of it can be written."""
+
+    def test_a_closed_output_breaks_nothing(self) -> None:
+        program = f"import sys; sys.stdout.close(); {SPEAK}; sys.stderr.write('served')"
+        assert said_on_stderr(program).endswith("served")
+
+    def test_a_reader_that_left_breaks_nothing(self) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            # Not by the interpreter's exit, which would try once more to flush.
+            program = f"import os, sys; {SPEAK}; sys.stderr.write('served'); sys.stderr.flush(); os._exit(0)"
+            assert said_on_stderr(program, stdout=writing).endswith("served")
+        finally:
+            os.close(writing)
+
+
+def said_on_stderr(program: str, **options: object) -> str:
+    command = [sys.executable, "-c", f"from karma.core.observability import count, log_request, logger; {program}"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=LAYER, check=True, **options)  # type: ignore[call-overload]
+    return str(done.stderr)

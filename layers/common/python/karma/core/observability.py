@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -62,8 +63,9 @@ def log_request(**keys: object) -> None:
         **{key: value for key, value in keys.items() if value is not None},
     }
     line = _readable(log) if _ON_TERMINAL else orjson.dumps(log, default=str).decode()
-    handler.stream.write(line + "\n")
-    handler.flush()
+    with _whether_or_not_it_is_heard():
+        handler.stream.write(line + "\n")
+        handler.flush()
 
 
 def count(name: str, value: int = 1, **dimensions: str) -> None:
@@ -75,4 +77,10 @@ def count(name: str, value: int = 1, **dimensions: str) -> None:
     if dimensions:
         fact.add_dimensions(service=logger.service, **dimensions)
     fact.add_metric(name=name, unit=MetricUnit.Count, value=value)
-    fact.flush_metrics()
+    with _whether_or_not_it_is_heard():
+        fact.flush_metrics()
+
+
+def _whether_or_not_it_is_heard() -> suppress:
+    """No request fails because the standard output is broken (OSError) or closed (ValueError)."""
+    return suppress(OSError, ValueError)
