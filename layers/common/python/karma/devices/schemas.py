@@ -71,7 +71,7 @@ class CreateDeviceRequest(Body):
 
     name: Name
     model: DeviceModel
-    mac: Annotated[str, AfterValidator(_mac)]
+    mac: Annotated[str, AfterValidator(_mac), Field(json_schema_extra={"pattern": f"^{MAC.pattern}$"})]
     serial_number: Annotated[str, StringConstraints(pattern=f"^{SERIAL.pattern}$")]
     ip: Annotated[str, StringConstraints(max_length=45), AfterValidator(_ip)] | None = None
     firmware_version: Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=_TEXT)] | None = None
