@@ -1,0 +1,63 @@
+"""The whole description, tested from outside: what it promises is what the deployed backend does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from local.api_client import ApiClient
+from local.deployment import Deployment
+from sdk.clients.generate import ROOT, TOOLS
+
+from .conftest import User
+
+LIMIT_S = 900
+EXAMPLES = 15
+"""Random requests an operation, beside those that the shapes call for."""
+PROMOTE = """
+import sys
+from pathlib import Path
+from local.operations import Operations
+from local.places import Places
+Operations("local", Places(base=Path(sys.argv[1]))).create_admin(sys.argv[2], "", "")
+"""
+
+
+@pytest.fixture
+def administrator(deployment: Deployment, make_user: Callable[[], User]) -> str:
+    """Return an access token of somebody who may use every route."""
+    user = make_user()
+    # In a process of its own: it takes on the environment of the deployed function.
+    command = [sys.executable, "-c", PROMOTE, str(deployment.places.base), user.email]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    api = ApiClient(deployment.addresses.api_url)
+    token = api.call("POST", "/auth/login", {"email": user.email, "password": user.password})["access_token"]
+    api.close()
+    return str(token)
+
+
+@pytest.mark.req("R-M-20", "R-M-21", "R-M-44")
+def test_every_operation_keeps_its_promises(
+    deployment: Deployment, administrator: str, user: User, tmp_path: Path
+) -> None:
+    tool = TOOLS / "st"
+    if not tool.exists():
+        pytest.skip("schemathesis (.engine/contract) is not installed: run `make install`")
+    url = f"{deployment.addresses.api_url}/openapi.json"
+    command = [str(tool), "--config-file", str(ROOT / "schemathesis.toml"), "run", url]
+    done = subprocess.run(
+        [*command, "--checks", "all", "--max-examples", str(EXAMPLES), "--no-color", "--seed", "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env={**os.environ, "KARMA_TOKEN": administrator, "KARMA_THROW_AWAY_TOKEN": user.token},
+    )
+    assert done.returncode == 0, done.stdout[-20_000:]
+    assert "Stateful" in done.stdout
