@@ -57,11 +57,14 @@ STEPS: Sequence[Step] = ()
 class Migrator:
     """Runs steps against deployed tables."""
 
-    def __init__(self, client: DynamoDBClient, tables: Mapping[str, str], steps: Sequence[Step] = STEPS) -> None:
-        """`tables` maps the names of the stacks to the deployed ones."""
+    def __init__(
+        self, client: DynamoDBClient, tables: Mapping[str, str], steps: Sequence[Step] = STEPS, *, page: int = _PAGE
+    ) -> None:
+        """`tables` maps the names of the stacks to the deployed ones; progress is kept every `page` items."""
         self._client = client
         self._tables = tables
         self._steps = steps
+        self._page = page
 
     def status(self) -> dict[str, dict[tuple[str, int], int]]:
         """Count the items of each table by type and schema number; reads every item."""
@@ -87,7 +90,12 @@ class Migrator:
         self, step: Step, direction: Direction, *, source: int, change: Callable[[Attributes], Attributes], result: int
     ) -> Report:
         table = self._tables[step.table]
-        state_key = {"pk": {"S": f"MIGRATION#{step.type}#{direction}#{step.schema}"}, "sk": {"S": "STATE"}}
+        state_key, opposite_key = (
+            {"pk": {"S": f"MIGRATION#{step.type}#{way}#{step.schema}"}, "sk": {"S": "STATE"}}
+            for way in (direction, "down" if direction == "up" else "up")
+        )
+        # However far the other way had come, it begins anew behind this one.
+        self._client.delete_item(TableName=table, Key=opposite_key)
         state = self._client.get_item(TableName=table, Key=state_key, ConsistentRead=True).get("Item", {})
         start = dict(state["position"]["M"]) if "position" in state else None
         rewritten = skipped = 0
@@ -110,7 +118,7 @@ class Migrator:
     def _pages(
         self, table: str, start: Attributes | None, projection: str | None = None
     ) -> Iterator[tuple[list[Attributes], Attributes | None]]:
-        arguments: Attributes = {"TableName": table, "Limit": _PAGE, "ConsistentRead": True}
+        arguments: Attributes = {"TableName": table, "Limit": self._page, "ConsistentRead": True}
         if projection:
             arguments["ProjectionExpression"] = projection
             arguments["ExpressionAttributeNames"] = {"#type": "type", "#schema": "schema"}
