@@ -1,6 +1,7 @@
 """The streaming function: AG-UI runs and their logs as server-sent events. Plain ASGI, for the cold start's sake.
 
-    POST /api/agent, /api/v1/agent          start a run, stream it to its terminal event
+    POST /api/agent, /api/v1/agent          start a run of the built-in agent, or of the one that
+                                            `forwardedProps.agent_id` names, and stream it to its terminal event
     GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s;
                                             asked for application/json alone: a page of it, as the API gives it
     GET  /health

@@ -7,6 +7,9 @@ from functools import cache
 
 from agent_stream.settings import Settings
 from karma.agents.builtins import DeviceServices, DeviceTools
+from karma.agents.catalogue.domain import MODELS
+from karma.agents.catalogue.repository import DynamoAgentStore
+from karma.agents.catalogue.service import Catalogue
 from karma.agents.engine import Limits
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.agents.service import RunReader, RunService
@@ -58,19 +61,21 @@ def run_store() -> DynamoRunStore:
 
 @cache
 def model() -> AnthropicModel:
-    """Name the model; its client is made at the first call."""
-    chosen = settings()
-    return AnthropicModel(name=chosen.model_id, secret_arn=chosen.model_secret_arn, base_url=chosen.model_base_url)
+    """Reach the models; the client is made at the first call."""
+    return AnthropicModel(secret_arn=settings().model_secret_arn, base_url=settings().model_base_url)
 
 
 @cache
 def run_service() -> RunService:
     """Start runs."""
+    tools = DeviceTools(device_services).tools()
+    models = (settings().model_id, *MODELS)
     return RunService(
         store=run_store(),
         watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
         model=model(),
-        tools=DeviceTools(device_services).tools(),
+        agents=Catalogue(DynamoAgentStore(), clock(), models=models, tools=[tool.name for tool in tools]),
+        tools=tools,
         clock=clock(),
         limits=Limits(),
     )

@@ -36,7 +36,7 @@ from karma.agents.ports import (
     ToolEnded,
     TurnEnded,
 )
-from karma.core.ids import RunId, UserId
+from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
 
 
@@ -127,8 +127,12 @@ class MemoryRunStore:
     def run(self, key: RunKey) -> Run | None:
         return self.runs_by_key.get(key)
 
-    def runs(self, user_id: UserId, *, limit: int, start: dict[str, str] | None) -> RunPage:
-        found = [run for run in self.runs_by_key.values() if run.key.user_id == user_id]
+    def runs(
+        self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
+    ) -> RunPage:
+        found = [
+            run for run in self.runs_by_key.values() if run.key.user_id == user_id and agent_id in {None, run.agent_id}
+        ]
         found.sort(key=lambda run: (run.created_at, run.key.run_id), reverse=True)
         at = int(start["at"]) if start else 0
         more = at + limit < len(found)
@@ -136,6 +140,9 @@ class MemoryRunStore:
 
     def count(self, user_id: UserId) -> int:
         return sum(run.key.user_id == user_id for run in self.runs_by_key.values())
+
+    def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
+        return len(self.runs(user_id, limit=most, start=None, agent_id=agent_id).runs)
 
     def owners(self, run_id: RunId) -> list[UserId]:
         return [key.user_id for key in self.runs_by_key if key.run_id == run_id]
@@ -172,7 +179,6 @@ class ScriptedModel:
     """Plays one script a call; a step is a batch of events, something to do or await, or a failure to raise."""
 
     provider = "anthropic"
-    name = "claude-test"
 
     def __init__(self, *turns: Sequence[Step]) -> None:
         self.turns = list(turns)

@@ -10,15 +10,17 @@ from api.deps import permit
 from api.openapi import answers
 from api.presenters import bare, ok
 from api.routing import Router
+from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.schemas import AgioRunPage, CapabilitiesData, RunData, RunEventsData, RunListData
 from karma.core.errors import InvalidRequest
-from karma.core.ids import RunId
+from karma.core.ids import AgentId, RunId
 from karma.identity.domain import Caller
 
 router = Router("runs")
 agio = Router("runs", prefix="/api")
 
 Reader = Annotated[Caller, permit("run:read")]
+AgentRef = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME_CHARS)]
 
 _MAX_AFTER = 10**8 - 1
 
@@ -34,31 +36,43 @@ async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) ->
 @router.get("/runs", responses=answers(RunListData, errors=(400,)))
 async def list_runs(
     caller: Reader,
+    agent_id: AgentRef = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=2048)] = None,
 ) -> Response:
-    """List the caller's runs, newest first."""
-    from karma.agents.service import run_view
+    """List the caller's runs, newest first; with `agent_id`, an agent's id or name, only its."""
+    from karma.agents.service import MAX_OFFSET_ROWS, run_view
 
-    scope = f"runs:{caller.user_id}"
-    page = deps.run_reader().page(caller.user_id, limit=limit, start=_start(cursor, scope))
+    reader, agent, user_id = deps.run_reader(), _agent(agent_id), caller.user_id
+    scope = f"runs:{user_id}:{agent}" if agent else f"runs:{user_id}"
+    page = reader.page(user_id, limit=limit, start=_start(cursor, scope), agent_id=agent)
     following = deps.cursor_signer().encode(page.last, scope=scope) if page.last else None
-    total = len(page.runs) if cursor is None and page.last is None else deps.run_reader().count(caller.user_id)
-    return ok({"runs": [run_view(run) for run in page.runs], "total": total, "limit": limit, "next_cursor": following})
+    whole = cursor is None and page.last is None
+    total = len(page.runs) if whole else reader.count(user_id, agent_id=agent)
+    data = {
+        "runs": [run_view(run) for run in page.runs],
+        "total": total,
+        "total_capped": agent is not None and total >= MAX_OFFSET_ROWS,
+        "limit": limit,
+        "next_cursor": following,
+    }
+    return ok(data)
 
 
-@agio.get("/runs", responses=answers(AgioRunPage, errors=(400,)))
+@agio.get("/runs", responses=answers(AgioRunPage, errors=(400,), bare=True))
 async def list_runs_by_number(
     caller: Reader,
+    agent_id: AgentRef = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
-    """List the caller's runs as the Agio API does, newest first."""
+    """List the caller's runs as the Agio API does, newest first; `agent_id` is an agent's id or name."""
     from karma.agents.service import agio_run_view
 
-    reader = deps.run_reader()
-    items = [agio_run_view(run) for run in reader.numbered(caller.user_id, offset=offset, limit=limit)]
-    total = reader.count(caller.user_id)
+    reader, agent = deps.run_reader(), _agent(agent_id)
+    found = reader.numbered(caller.user_id, offset=offset, limit=limit, agent_id=agent)
+    items = [agio_run_view(run) for run in found]
+    total = reader.count(caller.user_id, agent_id=agent)
     page = {"total": total, "items": items, "limit": limit, "offset": offset, "has_more": offset + limit < total}
     return bare(page)
 
@@ -85,6 +99,13 @@ async def run_events(
     reader.get(caller.user_id, RunId(run_id))
     segments = reader.segments(caller.user_id, RunId(run_id), after=after, limit=limit)
     return ok(events_view(segments, after=after))
+
+
+def _agent(ref: str | None) -> AgentId | None:
+    if ref is None:
+        return None
+    # A name that nobody has stands for an agent without runs.
+    return deps.agent_catalogue().id_of(ref) or AgentId(ref)
 
 
 def _start(cursor: str | None, scope: str) -> dict[str, str] | None:

@@ -1,11 +1,14 @@
 """Our reading of the Messages API, through the real SDK, against recorded and broken streams."""
 
 import asyncio
+import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from anthropic.resources.messages import AsyncMessages
 
+from karma.agents.catalogue.domain import MODELS
 from karma.agents.domain import Message, ModelNotConfigured, RunErrorCode, ToolCall, Usage
 from karma.agents.ports import (
     ModelEvent,
@@ -31,9 +34,10 @@ def server() -> Iterator[ModelServer]:
 
 
 def ask(server: ModelServer, *, name: str = "claude-haiku-5-5", tools: Any = ()) -> list[ModelEvent]:
-    model = AnthropicModel(name=name, secret_arn="", base_url=server.url)
+    model = AnthropicModel(secret_arn="", base_url=server.url)
     model._key = "sk-test"
     request = ModelRequest(
+        model=name,
         system=["Be kind.", "Be brief."],
         messages=[Message(id="u", role="user", content="hi")],
         tools=tools,
@@ -58,9 +62,15 @@ def test_the_next_run_finds_the_connection_open_for_as_long_as_we_say(
         assert anthropic_module._IDLE_S >= 60
     else:
         monkeypatch.setattr(anthropic_module, "_IDLE_S", idle_s)
-    model = AnthropicModel(name="claude-haiku-5-5", secret_arn="", base_url=server.url)
+    model = AnthropicModel(secret_arn="", base_url=server.url)
     model._key = "sk-test"
-    request = ModelRequest(system=[], messages=[Message(id="u", role="user", content="hi")], tools=(), max_tokens=100)
+    request = ModelRequest(
+        model="claude-haiku-5-5",
+        system=[],
+        messages=[Message(id="u", role="user", content="hi")],
+        tools=(),
+        max_tokens=100,
+    )
     server.answer(message(text("One")))
     server.answer(message(text("Two")))
 
@@ -76,7 +86,7 @@ def test_the_next_run_finds_the_connection_open_for_as_long_as_we_say(
 
 
 def test_what_is_loaded_beside_other_work_includes_the_client(server: ModelServer) -> None:
-    model = AnthropicModel(name="claude-haiku-5-5", secret_arn="", base_url=server.url)
+    model = AnthropicModel(secret_arn="", base_url=server.url)
     model._key = "sk-test"
 
     model.preload()
@@ -230,7 +240,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 def test_without_a_key_there_is_no_model() -> None:
     with pytest.raises(ModelNotConfigured):
-        AnthropicModel(name="claude-haiku-5-5", secret_arn="").prepare()
+        AnthropicModel(secret_arn="").prepare()
 
 
 class TestConversations:
@@ -285,3 +295,13 @@ class TestConversations:
             {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUJD"}},
             {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}},
         ]
+
+
+def test_the_models_that_agents_may_name_are_the_sdk_s_and_will_stay() -> None:
+    from anthropic.resources.messages.messages import DEPRECATED_MODELS
+    from anthropic.types.model import Model
+
+    known = next(get_args(each) for each in get_args(Model) if get_args(each))
+    assert set(MODELS) <= set(known)
+    assert not set(MODELS) & set(DEPRECATED_MODELS)
+    assert not {"temperature", "top_p", "top_k"} & set(inspect.signature(AsyncMessages.create).parameters)

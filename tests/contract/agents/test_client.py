@@ -27,6 +27,7 @@ from tests.fakes.agents import (
     text,
     tool,
 )
+from tests.fakes.catalogue import catalogue
 from tests.support.agui import ProtocolViolated, verify
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,6 +52,7 @@ def stream(*turns: Any) -> bytes:
             store=MemoryRunStore(),
             watchdog=RememberedWatchdog(),
             model=ScriptedModel(*turns),
+            agents=catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry")),
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
             clock=SetClock(),
             limits=Limits(),

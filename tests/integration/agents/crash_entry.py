@@ -20,6 +20,7 @@ from karma.core.dynamo.items import bind
 from karma.core.ids import RunId
 from karma.integrations.sqs import SqsQueue
 from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, text, tool
+from tests.fakes.catalogue import catalogue
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
             store=store,
             watchdog=QueueWatchdog(SqsQueue(event["queue"])),
             model=model,
+            agents=catalogue(tools=("note",)),
             tools=[NOTE],
             clock=SystemClock(),
             limits=Limits(),

@@ -23,10 +23,10 @@ from karma.agents.domain import (
     ToolCall,
 )
 from karma.agents.ports import RunStore
-from karma.agents.repository import AgentsItem, DynamoRunStore, messages_sk, thread_pk
+from karma.agents.repository import AgentsItem, DynamoRunStore, messages_sk, run_pk, thread_pk
 from karma.agents.stored import dump_messages
 from karma.core.dynamo.items import bind
-from karma.core.ids import RunId, ThreadId, UserId, new_id
+from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from tests.fakes.agents import MemoryRunStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -239,3 +239,41 @@ def test_runs_are_listed_newest_first_by_pages(store: RunStore) -> None:
 
     assert [each.key.run_id for each in (*first.runs, *second.runs)] == ["r4", "r3", "r2", "r1", "r0"]
     assert store.count(USER) == 5
+
+
+def test_runs_of_an_agent_are_listed_newest_first_by_pages(store: RunStore) -> None:
+    one, two = AgentId("karma"), AgentId("01890000-0000-7000-8000-0000000000aa")
+    for i in range(6):
+        of = replace(run(f"r{i}", at=NOW + timedelta(seconds=i)), thread_id=ThreadId(f"t{i}"))
+        begin(store, replace(of, agent_id=one if i % 2 else two, agent_version=i + 1))
+    begin(store, replace(run("other", user=OTHER), agent_id=one, agent_version=1))
+    begin(store, replace(run("older"), thread_id=ThreadId("t9")))
+
+    first = store.runs(USER, limit=2, start=None, agent_id=one)
+    second = store.runs(USER, limit=2, start=first.last, agent_id=one)
+
+    found = [*first.runs, *second.runs]
+    assert [(each.key.run_id, each.agent_id, each.agent_version) for each in found] == [
+        ("r5", one, 6),
+        ("r3", one, 4),
+        ("r1", one, 2),
+    ]
+    assert len(store.runs(USER, limit=9, start=None).runs) == 7
+    assert [store.count_of_agent(USER, one, most=most) for most in (2, 9)] == [2, 3]
+    assert store.count_of_agent(USER, AgentId("nobody"), most=9) == 0
+
+
+def test_a_run_from_before_there_were_agents_still_reads(store: RunStore, request: pytest.FixtureRequest) -> None:
+    begin(store)
+    if isinstance(store, DynamoRunStore):
+        stack = request.getfixturevalue("stack")
+        item = stack.aws("dynamodb").get_item(
+            TableName=stack.tables["agents"], Key={"pk": {"S": run_pk(run().key)}, "sk": {"S": "HEAD"}}
+        )["Item"]
+        assert not {"agent_id", "agent_version"} & set(item)
+
+    stored = store.run(run().key)
+
+    assert stored is not None
+    assert (stored.agent_id, stored.agent_version) == (None, None)
+    assert store.runs(USER, limit=9, start=None).runs == [stored]

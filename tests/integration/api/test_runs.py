@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from karma.agents.catalogue.domain import AgentSpec
 from karma.agents.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadKey
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.core.dynamo.items import bind
-from karma.core.ids import RunId, ThreadId, UserId
+from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -20,12 +21,20 @@ def owner(api: Any) -> Any:
     return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
 
 
-def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW) -> None:
+def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
     bind(AgentsItem, stack.tables["agents"])
     store = DynamoRunStore()
     key = RunKey(user_id, RunId(run_id))
     thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))
-    run = Run(key=key, thread_id=thread.thread_id, status=RunStatus.RUNNING, model="m", created_at=at)
+    run = Run(
+        key=key,
+        thread_id=thread.thread_id,
+        status=RunStatus.RUNNING,
+        model="m",
+        created_at=at,
+        agent_id=AgentId(agent) if agent else None,
+        agent_version=3 if agent else None,
+    )
     first = Segment(
         key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"X"}')
     )
@@ -52,6 +61,59 @@ def test_runs_are_listed_newest_first_by_cursor(stack: Any, owner: Any) -> None:
 
     assert [run["id"] for run in (*first["runs"], *second["runs"])] == ["r4", "r3", "r2", "r1", "r0"]
     assert (first["total"], second["total"], second["next_cursor"]) == (5, 5, None)
+
+
+class TestRunsOfAnAgent:
+    @pytest.fixture
+    def mine(self, stack: Any, owner: Any) -> Any:
+        api, user_id = owner
+        for i in range(6):
+            record(stack, user_id, f"r{i}", at=NOW + timedelta(seconds=i), agent="karma" if i % 2 else None)
+        return api
+
+    def test_are_listed_by_cursor(self, mine: Any) -> None:
+        first = mine.call("GET", "/api/v1/runs", query="agent_id=karma&limit=2").data
+        following = f"limit=2&cursor={first['next_cursor']}"
+        second = mine.call("GET", "/api/v1/runs", query=f"agent_id=karma&{following}").data
+
+        assert [run["id"] for run in (*first["runs"], *second["runs"])] == ["r5", "r3", "r1"]
+        assert {(run["agent_id"], run["agent_version"]) for run in first["runs"]} == {("karma", 3)}
+        assert (first["total"], second["total"], first["total_capped"]) == (3, 3, False)
+        assert mine.call("GET", "/api/v1/runs", query=following).code == "INVALID_CURSOR"
+
+    @pytest.mark.req("R-A-15")
+    def test_are_listed_by_number(self, mine: Any) -> None:
+        found = mine.call("GET", "/api/runs", query="agent_id=karma&limit=2&offset=1").json
+
+        assert _ids(found["items"]) == ["r3", "r1"]
+        assert {item["agent_id"] for item in found["items"]} == {"karma"}
+        assert (found["total"], found["has_more"]) == (3, False)
+
+    def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, stack: Any, owner: Any) -> None:
+        from api import deps
+
+        api, user_id = owner
+        agent = deps.agent_catalogue().create(
+            AgentSpec(name="Scout & Co", model="claude-haiku-5-5", system_prompt="Be brief.")
+        )
+        record(stack, user_id, "r1", agent=agent.id)
+
+        by_name = api.call("GET", "/api/runs", query="agent_id=scout+%26+co").json["items"]
+        deps.agent_catalogue().delete(agent.id)
+        by_id = api.call("GET", "/api/runs", query=f"agent_id={agent.id}").json["items"]
+
+        assert (_ids(by_name), _ids(by_id)) == (["r1"], ["r1"])
+        assert api.call("GET", "/api/runs", query="agent_id=scout+%26+co").json["total"] == 0
+
+    @pytest.mark.parametrize("ref", ["nobody", "01890000-0000-7000-8000-0000000000ff", "a%23b"])
+    def test_of_nobody_are_none(self, mine: Any, ref: str) -> None:
+        found = mine.call("GET", "/api/v1/runs", query=f"agent_id={ref}").data
+        assert (found["runs"], found["total"], found["next_cursor"]) == ([], 0, None)
+
+    @pytest.mark.parametrize("ref", ["", "x" * 101])
+    def test_by_what_is_no_name_are_refused(self, mine: Any, ref: str) -> None:
+        answer = mine.call("GET", "/api/v1/runs", query=f"agent_id={ref}")
+        assert (answer.status, answer.code) == (422, "VALIDATION_ERROR")
 
 
 class TestAgioSList:
@@ -129,6 +191,8 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
         "thread_id": "thread-of-r1",
         "parent_run_id": None,
         "status": "finished",
+        "agent_id": None,
+        "agent_version": None,
         "model": "m",
         "error_code": None,
         "turns": 1,

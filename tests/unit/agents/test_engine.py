@@ -11,6 +11,7 @@ import orjson
 import pytest
 from blockbuster import blockbuster_ctx
 
+from karma.agents.catalogue.domain import SYSTEM_PROMPT, AgentSpec
 from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, ThreadKey, Usage
 from karma.agents.engine import Limits
 from karma.agents.ports import ModelFailed, StopReason, TextDelta
@@ -18,7 +19,7 @@ from karma.agents.requests import RunInput, parse_run_input
 from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext, ToolFailed, described
 from karma.core.clock import monotonic
-from karma.core.errors import StorageUnavailable
+from karma.core.errors import NotFound, StorageUnavailable
 from karma.core.ids import RunId, ThreadId, new_id
 from karma.identity.domain import Role
 from tests.fakes.agents import (
@@ -33,6 +34,7 @@ from tests.fakes.agents import (
     tool,
     types,
 )
+from tests.fakes.catalogue import catalogue
 from tests.support.agui import verify
 
 FIND_TOOL = {"name": "askUser", "description": "Ask", "parameters": {"type": "object", "properties": {}}}
@@ -75,6 +77,10 @@ def asked(*messages: dict[str, Any], thread: str = "t1", run: str = "", **more: 
     return parse_run_input(orjson.dumps(body))
 
 
+def spec(**more: Any) -> AgentSpec:
+    return AgentSpec(**{"name": "brief", "model": "claude-test", "system_prompt": "Be brief.", **more})
+
+
 def user(content: str, message_id: str = "") -> dict[str, Any]:
     return {"id": message_id or new_id(), "role": "user", "content": content}
 
@@ -87,6 +93,7 @@ class World:
         self.clock = SetClock()
         self.limits = limits or Limits()
         self.role = Role.USER
+        self.agents = catalogue()
 
     @property
     def service(self) -> RunService:
@@ -94,6 +101,7 @@ class World:
             store=self.store,
             watchdog=self.watchdog,
             model=self.model,
+            agents=self.agents,
             tools=[ECHO],
             clock=self.clock,
             limits=self.limits,
@@ -402,9 +410,10 @@ def test_a_paused_turn_is_continued() -> None:
 
 def test_a_loop_of_tools_ends_at_its_limit_of_turns() -> None:
     turns = [[*tool(f"c{i}", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)] for i in range(5)]
-    world = World(*turns, limits=Limits(max_turns=3))
+    world = World(*turns)
+    world.agents.create(spec(tools=("echo",), max_steps=3))
 
-    events = world.run(asked(user("loop")))
+    events = world.run(asked(user("loop"), forwardedProps={"agent_id": "brief"}))
 
     assert events[-1]["code"] == "MAX_TURNS"
     assert len(world.model.requests) == 3
@@ -427,6 +436,7 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
         store=world.store,
         watchdog=world.watchdog,
         model=world.model,
+        agents=world.agents,
         tools=[forbidden],
         clock=world.clock,
         limits=world.limits,
@@ -440,6 +450,54 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
     (result,) = [event for event in asyncio.run(go()).events if event["type"] == "TOOL_CALL_RESULT"]
     assert world.model.requests[0].tools == []
     assert orjson.loads(result["content"]) == {"error": "Unknown tool: echo"}
+
+
+class TestTheAgent:
+    def test_that_is_named_gives_its_prompt_model_and_tools(self) -> None:
+        world = World([*text("Hi."), *ended()])
+        agent = world.agents.create(spec(model="claude-other"))
+        agent = world.agents.replace(agent.id, spec(model="claude-other", description="Changed"))
+        asks = {"messages": [user("hi"), {"role": "system", "content": "Be loud."}]}
+        request = asked(*asks["messages"], forwardedProps={"agent_id": agent.id})
+
+        events = world.run(request)
+
+        sent = world.model.requests[0]
+        assert (sent.model, sent.system[0], sent.tools) == ("claude-other", "Be brief.", [])
+        assert "Be loud." in sent.system[1]
+        assert events[-1]["usage"][0]["model"] == "claude-other"
+        assert world.thread().messages[-1].model == "claude-other"
+        stored = world.stored(request)
+        assert (stored.agent_id, stored.agent_version, stored.model) == (agent.id, 2, "claude-other")
+
+    def test_that_nobody_names_is_the_built_in_one(self) -> None:
+        world = World([*text("Hi."), *ended()])
+        request = asked(user("hi"))
+
+        world.run(request)
+
+        sent = world.model.requests[0]
+        assert (sent.model, [tool.name for tool in sent.tools]) == ("claude-test", ["echo"])
+        assert sent.system == (SYSTEM_PROMPT,)
+        assert (world.stored(request).agent_id, world.stored(request).agent_version) == ("karma", 1)
+
+    def test_that_does_not_exist_starts_nothing(self) -> None:
+        world = World()
+        request = asked(user("hi"), forwardedProps={"agent_id": "nobody"})
+
+        with pytest.raises(NotFound, match="Agent 'nobody' not found"):
+            world.run(request)
+
+        assert (world.stored(request), world.thread().version) == (None, 0)
+
+    def test_without_a_tool_cannot_call_it(self) -> None:
+        world = World([*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*ended()])
+        world.agents.create(spec())
+
+        events = world.run(asked(user("hi"), forwardedProps={"agent_id": "Brief"}))
+
+        (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+        assert orjson.loads(result["content"]) == {"error": "Unknown tool: echo"}
 
 
 class TestWhatIsDurableWhen:

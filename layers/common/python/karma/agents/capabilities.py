@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from karma.agents.builtins import declared_tools
+from karma.agents.catalogue.domain import BUILT_IN_STEPS
 from karma.agents.engine import Limits
 from karma.agents.tools import Toolbox
 from karma.identity.domain import Caller
@@ -27,7 +28,7 @@ def capabilities(caller: Caller) -> dict[str, object]:
         "multimodal": {"input": {"image": True, "pdf": True, "audio": False, "video": False, "file": False}},
         "execution": {
             "codeExecution": False,
-            "maxIterations": limits.max_turns,
+            "maxIterations": BUILT_IN_STEPS,
             "maxExecutionTime": int(limits.run_timeout_s * 1000),
         },
     }

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from karma.core.errors import Conflict, Upstream
-from karma.core.ids import RunId, ThreadId, UserId
+from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
 ENGINE_SCHEMA = 1
 """Layout of a run's log; a release continues only what it can read."""
@@ -239,6 +239,10 @@ class Run:
     status: RunStatus
     model: str
     created_at: datetime
+    agent_id: AgentId | None = None
+    """None in runs that were stored before there were agents."""
+    agent_version: int | None = None
+    """The agent as it was when the run began."""
     parent_run_id: str = ""
     finished_at: datetime | None = None
     error_code: str = ""

@@ -60,8 +60,6 @@ class Limits:
 
     max_tokens: int = 8192
     """Output tokens a call."""
-    max_turns: int = 16
-    """Model calls a run."""
     run_timeout_s: float = 600.0
     """Wall time of a run where the platform sets no earlier end."""
     reserve_s: float = 10.0
@@ -74,6 +72,9 @@ class Plan:
 
     run_id: RunId
     thread: ThreadKey
+    model: str
+    max_turns: int
+    """Model calls."""
     system: Sequence[str]
     messages: list[Message]
     """The thread with what the client added; grows with the run."""
@@ -152,7 +153,7 @@ class RunEngine:
         if not messages or messages[-1].role == "assistant":
             await self._finish()
             return
-        while self._turns < self._limits.max_turns:
+        while self._turns < self._plan.max_turns:
             self._turns += 1
             turn = await self._ask()
             if not await self._go_on(turn):
@@ -164,6 +165,7 @@ class RunEngine:
         message_id = short_id()
         turn = _Turn(message_id=message_id, text=events.text_deltas(message_id))
         request = ModelRequest(
+            model=self._plan.model,
             system=self._plan.system,
             messages=list(complete(self._plan.messages)),
             tools=self._tools(),
@@ -233,7 +235,7 @@ class RunEngine:
             content=str(turn.said),
             tool_calls=tuple(turn.calls),
             blocks=turn.ended.blocks,
-            model=self._model.name,
+            model=self._plan.model,
         )
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
         closing = [*self._end_text(turn), *turn.held]
@@ -301,7 +303,7 @@ class RunEngine:
         pending: Sequence[str] = (),
         result: dict[str, object] | None = None,
     ) -> None:
-        usage = self._usage.wire(provider=self._model.provider, model=self._model.name)
+        usage = self._wire_usage()
         terminal = events.run_finished(
             thread_id=self._plan.thread.thread_id,
             run_id=self._plan.run_id,
@@ -314,7 +316,7 @@ class RunEngine:
         count("RunFinished")
 
     async def _fail(self, code: RunErrorCode) -> None:
-        usage = self._usage.wire(provider=self._model.provider, model=self._model.name)
+        usage = self._wire_usage()
         terminal = events.run_error(message=ERROR_MESSAGES[code], code=code, usage=[usage] if usage else ())
         try:
             await self._log.finish(terminal, self._end(RunStatus.FAILED, code=code))
@@ -331,13 +333,16 @@ class RunEngine:
         count("RunAbandoned")
         self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
 
+    def _wire_usage(self) -> dict[str, object] | None:
+        return self._usage.wire(provider=self._model.provider, model=self._plan.model)
+
     def _end(self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = ()) -> RunEnd:
         return RunEnd(
             status=status,
             at=self._clock.now(),
             error_code=code.value if code else "",
             turns=self._turns,
-            usage=self._usage.wire(provider=self._model.provider, model=self._model.name),
+            usage=self._wire_usage(),
             pending_tool_call_ids=tuple(pending),
         )
 

@@ -35,7 +35,9 @@ def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
     yield f"run {run.key.run_id} of user {run.key.user_id} on thread {run.thread_id}"
     ended = f", ended {iso(run.finished_at)}" if run.finished_at else ""
     yield f"{run.status}{' ' + run.error_code if run.error_code else ''}: began {iso(run.created_at)}{ended}"
-    yield f"model {run.model}, {run.turns} turns, usage {orjson.dumps(run.usage).decode() if run.usage else 'unknown'}"
+    agent = f"agent {run.agent_id} of version {run.agent_version}, " if run.agent_id else ""
+    usage = orjson.dumps(run.usage).decode() if run.usage else "unknown"
+    yield f"{agent}model {run.model}, {run.turns} turns, usage {usage}"
     if run.pending_tool_call_ids:
         yield f"waits for the client's tools: {', '.join(run.pending_tool_call_ids)}"
     if run.status is RunStatus.RUNNING and log:

@@ -21,7 +21,7 @@ from karma.agents.domain import (
     ThreadKey,
     Usage,
 )
-from karma.core.ids import RunId, UserId
+from karma.core.ids import AgentId, RunId, UserId
 
 
 class ToolSpec(NamedTuple):
@@ -37,6 +37,7 @@ class ToolSpec(NamedTuple):
 class ModelRequest:
     """One call of a model."""
 
+    model: str
     system: Sequence[str]
     messages: Sequence[Message]
     tools: Sequence[ToolSpec]
@@ -102,10 +103,9 @@ class ModelFailed(Exception):
 
 
 class Model(Protocol):
-    """A language model behind an API."""
+    """Language models behind one API; a request names which."""
 
     provider: str
-    name: str
 
     def prepare(self) -> None:
         """Do what must work before a run starts; may block.
@@ -155,6 +155,7 @@ class RunStore(Protocol):
         Raises:
             RunExists: the id was used before.
             ThreadChanged: `thread` is not the stored one any more.
+            AccountGone: the user is deleted.
         """
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
@@ -180,11 +181,16 @@ class RunStore(Protocol):
     def run(self, key: RunKey) -> Run | None:
         """Read a run, consistently."""
 
-    def runs(self, user_id: UserId, *, limit: int, start: dict[str, str] | None) -> RunPage:
-        """List a user's runs, newest first."""
+    def runs(
+        self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
+    ) -> RunPage:
+        """List a user's runs, newest first; with an agent only its."""
 
     def count(self, user_id: UserId) -> int:
         """Count a user's runs."""
+
+    def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
+        """Count a user's runs of an agent, no further than `most`."""
 
     def owners(self, run_id: RunId) -> list[UserId]:
         """Find whose runs have this id, for operators."""

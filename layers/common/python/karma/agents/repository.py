@@ -4,7 +4,7 @@
 |---|---|---|---|
 | run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
 | segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
-| whose run has this id | RUNID#<run> | USER#<user> | |
+| whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | thread | THREAD#<user>#<thread> | HEAD | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
 | their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
@@ -41,15 +41,17 @@ from karma.agents.domain import (
 from karma.agents.ports import RunPage
 from karma.agents.stored import dump_messages, load_messages
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import get, put, query
+from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
-from karma.core.ids import RunId, ThreadId, UserId
+from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.identity.parent import require_account_in
 
 HEAD = "HEAD"
 _SEGMENT = "SEG#"
 _MESSAGES = "MSG#"
+_LISTED = "RUN#"
 _MESSAGES_SK_CHARS = len(_MESSAGES) + 8
 PART_BYTES = 350_000
 """An item holds at most 400 KB; keys and attributes need some of it."""
@@ -94,9 +96,19 @@ def run_id_pk(run_id: RunId) -> str:
     return f"RUNID#{run_id}"
 
 
+def parse_run_id_pk(pk: str) -> RunId:
+    """Inverse of `run_id_pk`."""
+    return RunId(pk.removeprefix("RUNID#"))
+
+
 def user_pk(user_id: UserId) -> str:
     """Partition of a user's list, in the index, and of its counter, in the table."""
     return f"USER#{user_id}"
+
+
+def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
+    """Partition of the index with a user's runs of one agent."""
+    return f"{user_pk(user_id)}#AGENT#{agent_id}"
 
 
 class AgentsItem(Item):
@@ -116,6 +128,8 @@ class RunItem(AgentsItem, discriminator="run"):
     thread_id = UnicodeAttribute()
     status = UnicodeAttribute()
     model = UnicodeAttribute()
+    agent_id = UnicodeAttribute(null=True)
+    agent_version = NumberAttribute(null=True)
     parent_run_id = UnicodeAttribute(default="")
     finished_at = UnicodeAttribute(null=True)
     error_code = UnicodeAttribute(default="")
@@ -128,7 +142,7 @@ class RunItem(AgentsItem, discriminator="run"):
 
 
 class RunOwnerItem(AgentsItem, discriminator="run_owner"):
-    """Leads from a run id to its user."""
+    """Leads from a run id to its user, and in the index from an agent to its runs."""
 
     user_id = UnicodeAttribute()
 
@@ -216,13 +230,16 @@ class DynamoRunStore:
     def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
         """See RunStore; one transaction."""
         tx = Transaction()
+        require_account_in(tx, run.key.user_id)
         now = iso(run.created_at)
         exists = RunExists(f"Run {run.key.run_id} exists already")
         tx.put(_run_item(run), on_fail=exists)
-        tx.put(
-            RunOwnerItem(run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now),
-            on_fail=exists,
+        owner = RunOwnerItem(
+            run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
         )
+        if run.agent_id is not None:
+            owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), _list_sk(run)
+        tx.put(owner, on_fail=exists)
         tx.put(_segment_item(segment), on_fail=exists)
         changed = ThreadChanged("The thread was changed by another run; try again")
         item = ThreadItem(
@@ -312,23 +329,38 @@ class DynamoRunStore:
         item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
         return _run(item) if item else None
 
-    def runs(self, user_id: UserId, *, limit: int, start: dict[str, str] | None) -> RunPage:
-        """See RunStore; one Query of the index."""
+    def runs(
+        self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
+    ) -> RunPage:
+        """See RunStore; one Query of the index, and for an agent's runs one BatchGet a hundred of them."""
         page = query(
             AgentsItem,
-            user_pk(user_id),
-            AgentsItem.gsi1sk.startswith("RUN#"),
+            user_pk(user_id) if agent_id is None else agent_runs_pk(user_id, agent_id),
+            AgentsItem.gsi1sk.startswith(_LISTED),
             limit=limit,
             forward=False,
             start=start,
             index=AgentsItem.gsi1,
         )
-        return RunPage([_run(item) for item in page.items if isinstance(item, RunItem)], page.last)
+        if agent_id is None:
+            return RunPage([_run(item) for item in page.items if isinstance(item, RunItem)], page.last)
+        keys = [
+            Key(run_pk(RunKey(user_id, parse_run_id_pk(item.pk))), HEAD)
+            for item in page.items
+            if isinstance(item, RunOwnerItem)
+        ]
+        found = batch_get(RunItem, keys)
+        return RunPage([_run(found[key]) for key in keys if key in found], page.last)
 
     def count(self, user_id: UserId) -> int:
         """See RunStore; one Get."""
         item = get(RunCounterItem, Key(user_pk(user_id), "COUNTER#runs"))
         return int(item.value) if item else 0
+
+    def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
+        """See RunStore; one Query of the index."""
+        listed = AgentsItem.gsi1sk.startswith(_LISTED)
+        return count(AgentsItem, agent_runs_pk(user_id, agent_id), listed, most=most, index=AgentsItem.gsi1)
 
     def owners(self, run_id: RunId) -> list[UserId]:
         """See RunStore; one Query."""
@@ -342,18 +374,24 @@ class DynamoRunStore:
             raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
 
 
+def _list_sk(run: Run) -> str:
+    return f"{_LISTED}{iso(run.created_at)}#{run.key.run_id}"
+
+
 def _run_item(run: Run) -> RunItem:
     created_at = iso(run.created_at)
     return RunItem(
         run_pk(run.key),
         HEAD,
         gsi1pk=user_pk(run.key.user_id),
-        gsi1sk=f"RUN#{created_at}#{run.key.run_id}",
+        gsi1sk=_list_sk(run),
         user_id=run.key.user_id,
         run_id=run.key.run_id,
         thread_id=run.thread_id,
         status=run.status.value,
         model=run.model,
+        agent_id=run.agent_id,
+        agent_version=run.agent_version,
         parent_run_id=run.parent_run_id,
         engine_schema=run.engine_schema,
         created_at=created_at,
@@ -368,6 +406,8 @@ def _run(item: RunItem) -> Run:
         status=RunStatus(item.status),
         model=item.model,
         created_at=_when(item.created_at),
+        agent_id=AgentId(item.agent_id) if item.agent_id else None,
+        agent_version=int(item.agent_version) if item.agent_version else None,
         parent_run_id=item.parent_run_id,
         finished_at=_when(item.finished_at) if item.finished_at else None,
         error_code=item.error_code,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
+from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
 from karma.agents.ports import ToolSpec
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
@@ -70,6 +71,8 @@ class RunInput:
     """Texts of `system` and `developer` messages: the application's wishes, not ours."""
     tools: tuple[ToolSpec, ...]
     context: tuple[ContextEntry, ...]
+    agent: str
+    """Id or name of the agent that shall run, `forwardedProps.agent_id`; "" is the built-in one."""
     warnings: tuple[str, ...]
 
 
@@ -145,6 +148,7 @@ class _Reader:
             instructions=instructions,
             tools=tools,
             context=context,
+            agent=self._agent(),
             warnings=tuple(self.warnings),
         )
 
@@ -173,6 +177,16 @@ class _Reader:
             return True
         self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
         return False
+
+    def _agent(self) -> str:
+        props = self.body.get("forwardedProps")
+        value = props.get("agent_id") if isinstance(props, dict) else None
+        if value is None:
+            return ""
+        if isinstance(value, str) and 1 <= len(value) <= MAX_NAME_CHARS:
+            return value
+        self.wrong("forwardedProps.agent_id", f"must be an agent's id or name, 1 to {MAX_NAME_CHARS} characters")
+        return ""
 
     def _state(self) -> Json:
         value = self.body.get("state")

@@ -24,6 +24,9 @@ class RunView(Data):
     thread_id: str
     parent_run_id: str | None
     status: str
+    agent_id: str | None
+    """Null in runs from before there were agents."""
+    agent_version: int | None
     model: str
     error_code: str | None
     turns: int
@@ -45,6 +48,8 @@ class RunListData(Data):
 
     runs: list[RunView]
     total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000, as it does for an agent."""
     limit: int
     next_cursor: str | None
 

@@ -82,12 +82,11 @@ _MEDIA = {"image": "image", "document": "document"}
 
 
 class AnthropicModel:
-    """One model of the API. The client is made at the first call and kept."""
+    """The API's models. The client is made at the first call and kept."""
 
     provider = PROVIDER
 
-    def __init__(self, *, name: str, secret_arn: str, base_url: str = "") -> None:
-        self.name = name
+    def __init__(self, *, secret_arn: str, base_url: str = "") -> None:
         self._secret_arn = secret_arn
         self._base_url = base_url
         self._client: AsyncAnthropic | None = None
@@ -183,16 +182,16 @@ class AnthropicModel:
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
-            "model": self.name,
+            "model": request.model,
             "max_tokens": request.max_tokens,
-            "messages": to_messages(request.messages, model=self.name),
+            "messages": to_messages(request.messages, model=request.model),
             "system": [{"type": "text", "text": text} for text in request.system],
             "cache_control": {"type": "ephemeral"},
             "stream": True,
         }
         if request.tools:
             arguments["tools"] = [_tool(tool) for tool in request.tools]
-        thinking = next((value for prefix, value in _THINKING.items() if self.name.startswith(prefix)), None)
+        thinking = next((value for prefix, value in _THINKING.items() if request.model.startswith(prefix)), None)
         if thinking is not None:
             arguments["thinking"] = thinking
         return arguments

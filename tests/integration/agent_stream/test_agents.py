@@ -1,0 +1,127 @@
+"""Runs of agents from the catalogue: what reaches the model server through the real SDK, and what the run records."""
+
+import json
+from typing import Any
+
+import pytest
+
+from karma.agents.catalogue.domain import Agent, AgentSpec
+from karma.agents.catalogue.repository import DynamoAgentStore
+from karma.agents.catalogue.service import Catalogue
+from karma.agents.repository import AgentsItem
+from karma.core.clock import SystemClock
+from karma.core.dynamo.items import bind
+from karma.core.ids import new_id
+from tests.fakes.agents import events_of, types
+from tests.support.agui import verify
+from tests.support.model_server import message, text, tool_use
+
+SPEC = AgentSpec(
+    name="Scout",
+    model="claude-sonnet-5-5",
+    system_prompt="You look, and never touch.",
+    tools=("searchDatabase", "readTelemetry"),
+    max_steps=2,
+)
+
+
+@pytest.fixture
+def agents(streams: Any) -> Catalogue:
+    bind(AgentsItem, streams.stack.tables["agents"])
+    tools = ("searchDatabase", "controlDevice", "readTelemetry")
+    return Catalogue(DynamoAgentStore(), SystemClock(), models=("claude-haiku-5-5", "claude-sonnet-5-5"), tools=tools)
+
+
+def hello(agent: object, **more: Any) -> dict[str, Any]:
+    said = {"id": new_id(), "role": "user", "content": "hi"}
+    return {"runId": "r1", "messages": [said], "forwardedProps": {"agent_id": agent}, **more}
+
+
+def stored_run(streams: Any) -> dict[str, Any]:
+    (run,) = [item for item in streams.items() if item["type"]["S"] == "run"]
+    return {name: next(iter(value.values())) for name, value in run.items()}
+
+
+class TestAnAgentThatIsNamed:
+    @pytest.fixture
+    def scout(self, agents: Catalogue) -> Agent:
+        return agents.create(SPEC)
+
+    @pytest.mark.parametrize("by", ["id", "name"])
+    def test_is_what_the_model_gets(self, streams: Any, scout: Agent, by: str) -> None:
+        streams.model.answer(message(text("Hel", "lo")))
+
+        events = events_of(streams.run(streams.agent(hello(scout.id if by == "id" else "scout"))).data)
+
+        verify(events)
+        assert types(events)[-1] == "RUN_FINISHED"
+        sent = streams.model.requests[0]
+        assert sent["model"] == "claude-sonnet-5-5"
+        assert sent["system"] == [{"type": "text", "text": "You look, and never touch."}]
+        assert {tool["name"] for tool in sent["tools"]} == {"searchDatabase", "readTelemetry"}
+        assert not {"temperature", "top_p", "top_k"} & set(sent)
+        run = stored_run(streams)
+        assert (run["agent_id"], run["agent_version"], run["model"]) == (scout.id, "1", "claude-sonnet-5-5")
+
+    def test_is_the_one_of_now(self, streams: Any, agents: Catalogue, scout: Agent) -> None:
+        agents.replace(scout.id, AgentSpec(name="Scout", model="claude-haiku-5-5", system_prompt="New."))
+        streams.model.answer(message(text("Hi")))
+
+        streams.run(streams.agent(hello(scout.id)))
+
+        sent = streams.model.requests[0]
+        assert (sent["model"], sent["system"][0]["text"], "tools" in sent) == ("claude-haiku-5-5", "New.", False)
+        assert stored_run(streams)["agent_version"] == "2"
+
+    def test_ends_after_its_steps(self, streams: Any, scout: Agent) -> None:
+        for n in range(2):
+            call = tool_use(f"c{n}", "searchDatabase", json.dumps({"query": "x"}))
+            streams.model.answer(message(call, stop_reason="tool_use"))
+
+        events = events_of(streams.run(streams.agent(hello(scout.id))).data)
+
+        assert events[-1]["code"] == "MAX_TURNS"
+        assert len(streams.model.requests) == 2
+
+    def test_may_follow_another_on_the_same_thread(self, streams: Any, scout: Agent) -> None:
+        streams.model.answer(message(text("One")))
+        streams.model.answer(message(text("Two")))
+
+        streams.run(streams.agent(hello("karma", threadId="t1")))
+        streams.run(streams.agent(hello(scout.id, threadId="t1", runId="r2")))
+
+        first, second = streams.model.requests
+        assert (first["model"], second["model"]) == ("claude-haiku-5-5", "claude-sonnet-5-5")
+        assert [each["role"] for each in second["messages"]] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize("props", [None, {}, {"agent_id": None}, {"agent_id": "karma"}, [], "x"])
+def test_the_built_in_agent_runs_unless_another_is_named(streams: Any, props: object) -> None:
+    streams.model.answer(message(text("Hi")))
+
+    streams.run(streams.agent(hello(None, forwardedProps=props)))
+
+    assert streams.model.requests[0]["model"] == "claude-haiku-5-5"
+    assert streams.model.requests[0]["system"][0]["text"].startswith("You are Karma's assistant.")
+    assert stored_run(streams)["agent_id"] == "karma"
+
+
+@pytest.mark.req("R-A-36")
+@pytest.mark.parametrize("agent", ["nobody", "01890000-0000-7000-8000-000000000001", "a#b", "\0"])
+def test_an_unknown_agent_is_refused_before_the_stream(streams: Any, agent: str) -> None:
+    answer = streams.run(streams.agent(hello(agent)))
+
+    assert answer.status == 404
+    assert json.loads(answer.data)["error"]["message"] == f"Agent '{agent}' not found"
+    assert (streams.items(), streams.model.requests) == ([], [])
+
+
+@pytest.mark.parametrize("agent", ["", "x" * 101, 7, True, ["karma"], {"id": "karma"}])
+def test_what_names_no_agent_is_refused_by_its_field(streams: Any, agent: object) -> None:
+    answer = streams.make("POST", "/api/v1/agent", body=hello(agent))
+    streams.run(answer)
+
+    assert answer.status == 422
+    (wrong,) = json.loads(answer.data)["error"]["details"]
+    assert wrong["field"] == "forwardedProps.agent_id"
+    assert streams.items() == []
