@@ -101,6 +101,12 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "IOT_DATA_ENDPOINT",
                 "WEBSOCKET_URL",
                 "ORIGIN_SECRET_ARN",
+                "API_URL",
+                "FRONTEND_ORIGINS",
+                "OAUTH_SECRET_ARN",
+                "GITHUB_URL",
+                "GITHUB_API_URL",
+                "GOOGLE_ISSUER",
             ),
         ),
         FunctionSpec(

@@ -54,6 +54,14 @@ class Overrides:
     public_domain: str = ""
     """Host name of the CloudFront distribution; needs `certificate_arn` (us-east-1)."""
     certificate_arn: str = ""
+    public_api_url: str = ""
+    """How browsers and OAuth providers reach the API, without a slash at its end; empty: by `public_domain`, and
+    without that nobody logs in through a provider (CloudFront names its host after the first deployment only)."""
+    github_url: str = ""
+    """Another GitHub's address, with `github_api_url`; empty: github.com."""
+    github_api_url: str = ""
+    google_issuer: str = ""
+    """Another OpenID Provider in Google's place; empty: accounts.google.com."""
 
     @classmethod
     def load(cls, path: Path | None) -> "Overrides":

@@ -51,6 +51,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/realtime", (PUT,)),
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
         Grant("secret/auth", SECRET),
+        Grant("secret/oauth", SECRET),
         Grant("secret/origin", SECRET),
         Grant(
             "iot/things",

@@ -162,6 +162,7 @@ class Deployment:
             "mqtt_ca_pem": self.engine.ca_path.read_text(),
             "iot_data_endpoint": self.engine.endpoint_url,
             "websocket_url": self.adapter.websocket_url(_WEBSOCKET_API, _WEBSOCKET_STAGE),
+            "public_api_url": f"http://127.0.0.1:{self.ports['front']}",
             "model_base_url": self.model.url if self.model else "",
             "model_api_key": OFFLINE_MODEL_KEY if self.model else self.given.anthropic_api_key,
             "stripe_api_base": self.stripe.url,

@@ -1,7 +1,8 @@
 """Secrets: generated where nobody else knows the value, otherwise empty JSON documents that the operator fills.
 
 Shapes (JSON): auth `{"current": kid, <kid>: key}` · stripe-webhook `{"secrets": [..]}` · stripe-api, model
-`{"api_key": ".."}` · origin `{"secrets": [..]}`. CloudFormation writes a value only when its template text changes,
+`{"api_key": ".."}` · oauth `{"github": {"client_id": "..", "client_secret": ".."}, "google": {..}}` · origin
+`{"secrets": [..]}`. CloudFormation writes a value only when its template text changes,
 so filled values stay.
 """
 
@@ -27,12 +28,14 @@ class Secrets(Construct):
         self.by_name: dict[str, secretsmanager.Secret] = {
             "auth": self._generated("Auth", key="k1", template={"current": "k1"}),
             "model": self._document("Model", {"api_key": given.model_api_key}),
+            "oauth": self._document("OAuth", {}),
             "stripe-api": self._document("StripeApi", {"api_key": given.stripe_api_key}),
             "stripe-webhook": self._document("StripeWebhook", {"secrets": list(given.stripe_webhook_secrets)}),
         }
         rotation = {
             "auth": "keys rotate by adding a kid: two are valid meanwhile, which a rotation function of AWS cannot do",
             "model": "the vendor issues the key; the operator replaces it",
+            "oauth": "GitHub and Google issue the clients' secrets; the operator replaces them",
             "stripe-api": "Stripe issues the key; the operator rolls it in Stripe's dashboard first",
             "stripe-webhook": "Stripe issues the secret; two are accepted while it is rolled",
         }

@@ -198,4 +198,10 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "MODEL_BASE_URL": given.model_base_url,
         "MODEL_ID": given.model_id,
         "STRIPE_API_BASE": given.stripe_api_base,
+        "API_URL": given.public_api_url or (f"https://{given.public_domain}" if given.public_domain else ""),
+        "FRONTEND_ORIGINS": ",".join(settings.cors_origins),
+        "OAUTH_SECRET_ARN": secrets["oauth"],
+        "GITHUB_URL": given.github_url,
+        "GITHUB_API_URL": given.github_api_url,
+        "GOOGLE_ISSUER": given.google_issuer,
     }

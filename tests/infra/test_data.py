@@ -104,7 +104,7 @@ def test_generated_secrets_are_long_and_others_are_empty(prod: Synthesized) -> N
         {"current": "k1"}
     ]
     plain = sorted(item["SecretString"] for item in values.values() if isinstance(item.get("SecretString"), str))
-    assert plain == ['{"api_key": ""}', '{"api_key": ""}', '{"secrets": []}']
+    assert plain == ['{"api_key": ""}', '{"api_key": ""}', '{"secrets": []}', "{}"]
 
 
 def test_prod_takes_no_secret_from_a_file() -> None:

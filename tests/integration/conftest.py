@@ -80,6 +80,11 @@ class Stack:
             "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
             "WEBSOCKET_URL": "ws://localhost/live",
             "ORIGIN_SECRET_ARN": "",
+            "API_URL": "https://api.example.com",
+            "FRONTEND_ORIGINS": "https://app.example.com,https://beta.example.com:8443",
+            "GITHUB_URL": "http://127.0.0.1:9",
+            "GITHUB_API_URL": "http://127.0.0.1:9",
+            "GOOGLE_ISSUER": "http://127.0.0.1:9",
             "MODEL_BASE_URL": "http://127.0.0.1:9",
             "MODEL_ID": "claude-sonnet-5-5",
             "STRIPE_API_BASE": "http://127.0.0.1:9",
@@ -112,6 +117,12 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
         "IOT_DATA_ENDPOINT",
         "WEBSOCKET_URL",
         "ORIGIN_SECRET_ARN",
+        "API_URL",
+        "FRONTEND_ORIGINS",
+        "OAUTH_SECRET_ARN",
+        "GITHUB_URL",
+        "GITHUB_API_URL",
+        "GOOGLE_ISSUER",
     ),
     "agent_stream": (
         *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents")),
@@ -222,6 +233,7 @@ def secret_values() -> Mapping[str, Mapping[str, object]]:
         "stripe_webhook": {"secrets": [WEBHOOK_SECRET]},
         "stripe_api": {"api_key": "sk_test_integration"},
         "model": {"api_key": "model-key"},
+        "oauth": {},
     }
 
 
