@@ -1,0 +1,51 @@
+"""What the project is built and checked with, read from the files that say so."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FUNCTIONS = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "realtime")
+PINNED = re.compile(r"^([a-z0-9-]+)==\S+", re.MULTILINE)
+
+
+@pytest.mark.req("R-M-35")
+def test_the_checks_run_on_several_platforms_and_before_a_commit() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "os: [ubuntu-latest, macos-latest]" in workflow
+    assert "bash .ci/run" in workflow
+    hooks = re.findall(r"id: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks == ["ruff", "ruff-format", "mypy"]
+    assert {"I", "N", "PLE"} <= set(PROJECT["tool"]["ruff"]["lint"]["select"]), "what isort and pylint looked at"
+
+
+@pytest.mark.req("R-C-34")
+def test_every_dependency_of_a_function_is_pinned_by_a_hash() -> None:
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+    groups = PROJECT["dependency-groups"]
+    for group in FUNCTIONS:
+        locked = (ROOT / f"requirements/{group}.txt").read_text()
+        pinned = set(PINNED.findall(locked))
+        wanted = [*groups["core"], *groups[group]]
+        names = {re.split(r"[<>=\[]", each)[0].lower() for each in wanted if isinstance(each, str)}
+        assert names <= pinned, group
+        assert locked.count("--hash=sha256:") >= len(pinned), group
+
+
+@pytest.mark.req("R-C-32", "R-A-45")
+@pytest.mark.parametrize("group", FUNCTIONS)
+def test_lambda_is_the_server_and_no_other_is_in_a_layer(group: str) -> None:
+    servers = {"daphne", "granian", "gunicorn", "hypercorn", "uvicorn"}
+    assert not servers & set(PINNED.findall((ROOT / f"requirements/{group}.txt").read_text()))
+
+
+@pytest.mark.req("R-M-34", "R-A-46")
+def test_no_container_is_asked_for() -> None:
+    named = [
+        path.name for path in ROOT.iterdir() if re.match(r"(docker-)?compose|dockerfile", path.name, re.IGNORECASE)
+    ]
+    assert named == []
+    assert "docker" not in (ROOT / "Makefile").read_text().lower()
