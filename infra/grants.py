@@ -40,7 +40,8 @@ class Grant:
 
 GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.API: (
-        Grant("table/identity", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/identity", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("index/identity", (QUERY,)),
         Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY,)),

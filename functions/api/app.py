@@ -17,7 +17,19 @@ from api.routing import Route, Router
 from karma.core import secrets
 from karma.core.health import APP, VERSION
 
-ROUTES: tuple[str, ...] = ("auth", "users", "api_keys", "devices", "agents", "runs", "billing", "health", "realtime")
+ROUTES: tuple[str, ...] = (
+    "auth",
+    "users",
+    "admin_users",
+    "api_keys",
+    "audit",
+    "devices",
+    "agents",
+    "runs",
+    "billing",
+    "health",
+    "realtime",
+)
 """The modules of `routes/` that the app serves; each has a `router`. Order does not matter."""
 
 

@@ -21,7 +21,7 @@ from karma.core.errors import Forbidden
 from karma.core.health import Component, Health
 from karma.core.observability import logger
 from karma.core.settings import load
-from karma.identity.audit import Source
+from karma.identity.audit import AuditReader, Source
 from karma.identity.authentication import Authenticator
 from karma.identity.domain import Caller
 from karma.identity.keys import KeyRing
@@ -126,10 +126,21 @@ def api_keys() -> ApiKeyService:
 def administration() -> AdministrationService:
     """Manage other people's accounts."""
     from karma.identity.administration import AdministrationService
+    from karma.identity.repository.directory import DirectoryRepository
 
+    users()
     return AdministrationService(
-        accounts=users(), registration=accounts(), clock=clock(), on_change=authenticator().forget
+        accounts=DirectoryRepository(), registration=accounts(), clock=clock(), on_change=authenticator().forget
     )
+
+
+@cache
+def audit_reader() -> AuditReader:
+    """Show the audit log."""
+    from karma.identity.repository.audit import AuditRepository
+
+    users()
+    return AuditReader(log=AuditRepository(), clock=clock())
 
 
 # Health

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from karma.core.clock import iso
+from karma.identity.audit import AuditEntry
 from karma.identity.domain import ApiKey, Tokens, User
 
 
@@ -17,6 +18,31 @@ def user_view(user: User) -> dict[str, object]:
         "email_verified": user.email_verified,
         "created_at": iso(user.created_at),
         "updated_at": iso(user.updated_at),
+    }
+
+
+def managed_user_view(user: User) -> dict[str, object]:
+    """Show a person to an administrator."""
+    return {
+        **user_view(user),
+        "disabled": user.disabled_at is not None,
+        "disabled_at": iso(user.disabled_at) if user.disabled_at else None,
+        "version": user.version,
+    }
+
+
+def audit_entry_view(entry: AuditEntry) -> dict[str, object]:
+    """Show a line of the audit log."""
+    return {
+        "id": entry.id,
+        "user_id": entry.user_id,
+        "event": entry.event.value,
+        "at": iso(entry.at),
+        "actor_id": entry.actor_id,
+        "address": entry.source.address,
+        "user_agent": entry.source.user_agent,
+        "request_id": entry.source.request_id,
+        "details": dict(entry.details),
     }
 
 

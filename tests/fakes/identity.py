@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
+from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry
+from karma.identity.directory import AccountFilter, AccountPage
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
+from karma.identity.repository.items import user_position
+from karma.identity.repository.names import fold
 
 RING = KeyRing(
     current="k2", keys={"k1": "an-older-key-that-is-still-accepted", "k2": "the-key-that-signs-everything-now"}
@@ -77,8 +80,32 @@ class MemoryIdentities:
         if self.users[user.id].password_hash == user.password_hash:
             self._change(user.id, password_hash=password_hash, updated_at=now)
 
-    def set_role(self, user_id: UserId, role: Role, *, now: datetime) -> User:
-        return self._change(user_id, role=role, updated_at=now)
+    def read_user(self, user_id: UserId) -> User | None:
+        return self.users.get(user_id)
+
+    def list_users(self, asked: AccountFilter, *, limit: int, below: str | None) -> AccountPage:
+        found = sorted((user for user in self.users.values() if asked.admits(user)), key=_position, reverse=True)
+        return _page(found, [user for user in found if below is None or _position(user) < below], limit, _position)
+
+    def search_users(self, text: str, asked: AccountFilter, *, limit: int, after: str | None) -> AccountPage:
+        named = [user for user in self.users.values() if fold(user.name).startswith(fold(text)) and asked.admits(user)]
+        found = sorted(named, key=_named_position)
+        return _page(
+            found, [user for user in found if after is None or _named_position(user) > after], limit, _named_position
+        )
+
+    def change_account(
+        self, before: User, after: User, *, actor_id: UserId | None, entries: Sequence[AuditEntry]
+    ) -> User:
+        actor = self.users.get(actor_id) if actor_id else None
+        if actor_id and (actor is None or actor.role is not Role.ADMIN or actor.disabled_at):
+            raise Forbidden("Insufficient permissions")
+        stored = self.users.get(after.id)
+        if stored is None or stored.version != before.version:
+            raise StaleVersion("changed meanwhile")
+        self.users[after.id] = replace(after, version=before.version + 1)
+        self.audit += entries
+        return self.users[after.id]
 
     def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
         return self._change(user_id, sessions_from=now, updated_at=now)
@@ -146,3 +173,16 @@ class MemoryIdentities:
 
     def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None:
         self.keys[key.id] = replace(key, revoked_at=now)
+
+
+def _position(user: User) -> str:
+    return user_position(user.id, user.created_at)
+
+
+def _named_position(user: User) -> str:
+    return f"{fold(user.name)}#{user.id}"
+
+
+def _page(found: Sequence[User], rest: Sequence[User], limit: int, position: Callable[[User], str]) -> AccountPage:
+    after = position(rest[limit - 1]) if len(rest) > limit else None
+    return AccountPage(users=rest[:limit], total=len(found), after=after)

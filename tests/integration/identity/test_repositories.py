@@ -122,13 +122,6 @@ class TestUsers:
         identities.rehash(ada, "third", now=LATER)
         assert identities.get_user(ada.id) == replace(ada, password_hash="second", updated_at=LATER)
 
-    def test_get_a_role(self, identities: Identities) -> None:
-        ada = user()
-        identities.create_user(ada)
-        promoted = identities.set_role(ada.id, Role.ADMIN, now=LATER)
-        assert promoted == replace(ada, role=Role.ADMIN, updated_at=LATER)
-        assert identities.get_user(ada.id) == promoted
-
 
 class TestSessions:
     def test_trade_each_token_once(self, identities: Identities) -> None:

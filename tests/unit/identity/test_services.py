@@ -9,7 +9,6 @@ from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound
 from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.accounts import AccountService
-from karma.identity.administration import AdministrationService
 from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
 from karma.identity.domain import Caller, Role, User
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
@@ -23,9 +22,6 @@ class World:
         self.changed: list[UserId] = []
         self.accounts = AccountService(accounts=self.identities, passwords=self.passwords, clock=self.clock)
         self.api_keys = ApiKeyService(api_keys=self.identities, clock=self.clock, on_change=self.changed.append)
-        self.administration = AdministrationService(
-            accounts=self.identities, registration=self.accounts, clock=self.clock, on_change=self.changed.append
-        )
 
     def ada(self) -> User:
         return self.accounts.register(email="ada@example.com", password="correct horse", name="Ada")
@@ -139,24 +135,6 @@ class TestApiKeys:
                 caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token="t"
             )
         assert caught.value.details == {"id": made.key.id}
-
-
-class TestMakeAdmin:
-    def test_creates_an_administrator(self, world: World) -> None:
-        user = world.administration.make_admin(email="root@example.com", password="correct horse", name="Root")
-        assert user.role is Role.ADMIN
-
-    def test_promotes_a_user_and_leaves_the_password(self, world: World) -> None:
-        ada = world.ada()
-        promoted = world.administration.make_admin(email="ADA@example.com", password="other password", name="Other")
-        assert promoted == replace(ada, role=Role.ADMIN, updated_at=world.clock.now())
-        assert world.changed == [ada.id]
-
-    def test_changes_nothing_the_second_time(self, world: World) -> None:
-        world.ada()
-        first = world.administration.make_admin(email="ada@example.com", password="x" * 8, name="Ada")
-        world.clock.pass_(hours=1)
-        assert world.administration.make_admin(email="ada@example.com", password="x" * 8, name="Ada") == first
 
 
 class TestAccount:

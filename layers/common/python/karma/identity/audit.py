@@ -38,8 +38,6 @@ class AuditEvent(StrEnum):
     DISABLED = "user.disabled"
     ENABLED = "user.enabled"
     DELETION_REQUESTED = "user.deletion_requested"
-    DELETED = "user.deleted"
-    """What is left of an account; names no address."""
     PROVIDER_LINKED = "provider.linked"
     PROVIDER_UNLINKED = "provider.unlinked"
     API_KEY_CREATED = "api_key.created"

@@ -27,6 +27,7 @@ ROLES_OF: Mapping[str, frozenset[str]] = {
     "billing:admin": _ADMIN,
     "api_key:read": _ALL,
     "api_key:write": _ALL,
+    "audit:read": _ALL,
     "realtime:connect": _ALL,
     "user:admin": _ADMIN,
 }

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from karma.core.schemas import Body, Data
-from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS
+from karma.identity.audit import AuditEvent
+from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Role
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -109,3 +110,60 @@ class ApiKeyListData(Data):
 
     api_keys: list[ApiKeyOut]
     total: int
+
+
+class ChangeUser(Body):
+    """What an administrator changes about an account; what is left out stays."""
+
+    role: Annotated[Role | None, Field(examples=["viewer"])] = None
+    disabled: Annotated[bool | None, Field(examples=[True])] = None
+    version: Annotated[int | None, Field(ge=1, examples=[3])] = None
+    """Of the account that was read; If-Match says the same."""
+
+
+class ManagedUserOut(UserOut):
+    """A person, as administrators see them."""
+
+    disabled: bool
+    disabled_at: datetime | None
+    version: int
+
+
+class ManagedUserData(Data):
+    """One account."""
+
+    user: ManagedUserOut
+
+
+class ManagedUserListData(Data):
+    """Some accounts."""
+
+    users: list[ManagedUserOut]
+    total: int
+    """Counted up to 1,000."""
+    total_capped: bool
+    limit: int
+    next_cursor: str | None
+
+
+class AuditEntryOut(Data):
+    """A security event."""
+
+    id: str
+    user_id: str
+    event: AuditEvent
+    at: datetime
+    actor_id: str | None
+    """Who did it; null: nobody who had proven who they are, or an operator."""
+    address: str | None
+    user_agent: str | None
+    request_id: str | None
+    details: dict[str, str]
+
+
+class AuditData(Data):
+    """Some security events, newest first."""
+
+    entries: list[AuditEntryOut]
+    limit: int
+    next_cursor: str | None

@@ -16,8 +16,8 @@ from karma.core.dynamo.items import Gsi1, Item, connection_of
 
 M = TypeVar("M", bound=Item)
 
-END = "~"
-"""Sorts behind every moment."""
+START, END = "0", "~"
+"""Sort before and behind every moment."""
 _ROUNDS = 5
 _MIN_READ = 100
 
@@ -35,7 +35,7 @@ def newest(
     *,
     limit: int,
     prefix: str = "",
-    since: str = "",
+    since: str = START,
     below: str = END,
     index: bool = False,
     filter_condition: Condition | None = None,

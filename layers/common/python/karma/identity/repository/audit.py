@@ -6,11 +6,10 @@ sort key or type, so whoever may update sessions might update an entry: that nob
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import delete, put, query
+from karma.core.dynamo.access import put
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.newest import END, newest
 from karma.core.dynamo.transaction import Transaction
@@ -20,13 +19,10 @@ from karma.identity.repository.items import (
     AUDIT_PREFIX,
     AUDIT_SHARDS,
     AuditItem,
-    IdentityItem,
     audit_day,
     audit_key,
     audit_position,
 )
-
-_PURGE_PAGE = 100
 
 
 def append(tx: Transaction, entry: AuditEntry) -> None:
@@ -48,24 +44,7 @@ def append_once_a_minute(entry: AuditEntry) -> None:
     _put(_item(entry, audit_position(entry.event.value, minute)))
 
 
-def purge(user_id: UserId) -> None:
-    """Delete the log of a deleted account, all but the entry that tells of the deletion; may be repeated."""
-    start = None
-    while True:
-        page = query(
-            IdentityItem,
-            f"USER#{user_id}",
-            IdentityItem.sk.startswith(AUDIT_PREFIX),
-            limit=_PURGE_PAGE,
-            start=start,
-            consistent=True,
-        )
-        for item in page.items:
-            if isinstance(item, AuditItem) and item.event != AuditEvent.DELETED.value:
-                delete(AuditItem(*item.key))
-        if page.last is None:
-            return
-        start = page.last
+_A_DAY = timedelta(days=1)
 
 
 class AuditRepository:
@@ -74,14 +53,14 @@ class AuditRepository:
     def of_user(self, user_id: UserId, asked: AuditQuery, *, now: datetime) -> AuditPage:
         """Read a page of an account's log, strongly consistent."""
         partition = audit_key(user_id, "").pk
-        return _page([partition], asked, oldest=now - RETENTION, prefix=AUDIT_PREFIX)
+        return _page([partition], asked, oldest=now - RETENTION, newest_at=now + _A_DAY, prefix=AUDIT_PREFIX)
 
     def of_day(self, day: date, asked: AuditQuery, *, now: datetime) -> AuditPage:
         """Read a page of what happened on a day (UTC) in all accounts, eventually consistent."""
         partitions = [audit_day(day.isoformat(), shard) for shard in range(AUDIT_SHARDS)]
         start = datetime.combine(day, time(), UTC)
-        until = min(asked.until or datetime.max.replace(tzinfo=UTC), start + timedelta(days=1))
-        return _page(partitions, replace(asked, until=until), oldest=max(start, now - RETENTION), index=True)
+        oldest, newest_at = max(start, now - RETENTION), min(start, now) + _A_DAY
+        return _page(partitions, asked, oldest=oldest, newest_at=newest_at, index=True)
 
 
 def _put(item: AuditItem) -> None:
@@ -92,17 +71,25 @@ def _put(item: AuditItem) -> None:
 
 
 def _page(
-    partitions: list[str], asked: AuditQuery, *, oldest: datetime, prefix: str = "", index: bool = False
+    partitions: list[str],
+    asked: AuditQuery,
+    *,
+    oldest: datetime,
+    newest_at: datetime,
+    prefix: str = "",
+    index: bool = False,
 ) -> AuditPage:
-    since = max(asked.since, oldest) if asked.since else oldest
-    until = iso(asked.until) if asked.until else END
+    since = max(asked.since or oldest, oldest)
+    until = min(asked.until or newest_at, newest_at)
+    if since >= until:
+        return AuditPage(entries=[], below=None)
     page = newest(
         AuditItem,
         partitions,
         limit=asked.limit,
         prefix=prefix,
         since=iso(since),
-        below=min(asked.below or END, until),
+        below=min(asked.below or END, iso(until)),
         index=index,
         filter_condition=AuditItem.event == asked.event.value if asked.event else None,
     )

@@ -21,8 +21,8 @@
 | name of a user | NAMES#<first character> | <name>#<id> |
 | audit entry | AUDIT#<day>#<0 to 3> | <moment>#<entry id> |
 
-The partition USER#<id> goes with its account. An item of an account that stands elsewhere carries gsi1pk `USER#<id>`, by
-which the deletion finds it.
+The partition USER#<id> goes with its account. An item of an account that stands elsewhere carries gsi1pk `USER#<id>`,
+by which the deletion finds it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound
 from karma.core.ids import UserId
 from karma.identity.domain import Locale, Role, User
-from karma.identity.repository.items import EmailGuard, UserItem, email_key, user_key
+from karma.identity.repository import names
+from karma.identity.repository.items import EmailGuard, UserItem, email_key, user_key, user_list, user_position
 
 
 class UserRepository:
@@ -31,12 +32,18 @@ class UserRepository:
         guard = EmailGuard(*email_key(user.email), user_id=user.id, created_at=iso(user.created_at))
         tx.put(guard, on_fail=taken)
         tx.put(_item(user))
+        names.enter(tx, user)
         tx.commit()
 
     def get_user(self, user_id: UserId) -> User | None:
         """Read a user, eventually consistent."""
         item = get(UserItem, user_key(user_id))
-        return _user(item) if item else None
+        return user_of(item) if item else None
+
+    def read_user(self, user_id: UserId) -> User | None:
+        """Read a user, strongly consistent."""
+        item = get(UserItem, user_key(user_id), consistent=True)
+        return user_of(item) if item else None
 
     def find_by_email(self, email: str) -> User | None:
         """Find the owner of a normalised address; sees a registration that was just answered."""
@@ -44,7 +51,7 @@ class UserRepository:
         if guard is None:
             return None
         item = get(UserItem, user_key(UserId(guard.user_id)), consistent=True)
-        return _user(item) if item else None
+        return user_of(item) if item else None
 
     def rehash(self, user: User, password_hash: str, *, now: datetime) -> None:
         """Replace the hash of the same password unless somebody changed the password meanwhile."""
@@ -57,14 +64,6 @@ class UserRepository:
         except ConditionFailed:
             return
 
-    def set_role(self, user_id: UserId, role: Role, *, now: datetime) -> User:
-        """Give a role.
-
-        Raises:
-            NotFound: the account is gone.
-        """
-        return _change(user_id, [UserItem.role.set(role.value)], now)
-
     def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
         """End every session that has begun, with its access tokens.
 
@@ -76,7 +75,7 @@ class UserRepository:
 
 def _change(user_id: UserId, actions: Iterable[Action], now: datetime) -> User:
     try:
-        return _user(update(UserItem(*user_key(user_id)), [*actions, UserItem.updated_at.set(iso(now))]))
+        return user_of(update(UserItem(*user_key(user_id)), [*actions, UserItem.updated_at.set(iso(now))]))
     except ConditionFailed:
         raise NotFound("User not found") from None
 
@@ -94,12 +93,15 @@ def _item(user: User) -> UserItem:
         email_verified=user.email_verified,
         disabled_at=iso(user.disabled_at) if user.disabled_at else None,
         sessions_from=iso(user.sessions_from) if user.sessions_from else None,
+        gsi1pk=user_list(user.role.value, disabled=user.disabled_at is not None),
+        gsi1sk=user_position(user.id, user.created_at),
         created_at=iso(user.created_at),
         updated_at=iso(user.updated_at),
     )
 
 
-def _user(item: UserItem) -> User:
+def user_of(item: UserItem) -> User:
+    """Return a user as stored."""
     return User(
         id=UserId(item.id),
         email=item.email,

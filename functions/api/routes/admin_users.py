@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.responses import Response
+
+from api import deps
+from api.deps import RequestSource, permit
+from api.locking import IfMatch, etag, expected_version
+from api.openapi import answers
+from api.presenters import ok
+from api.routing import Router
+from api.views import managed_user_view
+from karma.core.errors import ValidationFailed
+from karma.identity.directory import MAX_COUNTED, AccountFilter
+from karma.identity.domain import Caller, Role, User
+from karma.identity.schemas import ChangeUser, ManagedUserData, ManagedUserListData
+
+router = Router("users")
+
+Administrator = Annotated[Caller, permit("user:admin")]
+
+
+@router.get("/users", responses=answers(ManagedUserListData, errors=(400,)))
+async def list_users(
+    caller: Administrator,
+    q: Annotated[str, Query(max_length=320)] = "",
+    role: Role | None = None,
+    disabled: bool | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+) -> Response:
+    """List accounts, newest first; with `q` the one with that e-mail address, or those whose names begin so, by name.
+
+    A part of an address finds nobody. A search reaches the first 1,000 names.
+    """
+    text = q.strip()
+    scope = f"users:{caller.user_id}:{role}:{disabled}:{text}"
+    after = str(deps.cursor_signer().decode(cursor, scope=scope).get("after", "")) if cursor is not None else None
+    asked = AccountFilter(role=role, disabled=disabled)
+    page = deps.administration().users(asked, text=text, limit=limit, after=after)
+    following = deps.cursor_signer().encode({"after": page.after}, scope=scope) if page.after else None
+    return ok(
+        {
+            "users": [managed_user_view(user) for user in page.users],
+            "total": min(page.total, MAX_COUNTED),
+            "total_capped": page.total >= MAX_COUNTED,
+            "limit": limit,
+            "next_cursor": following,
+        }
+    )
+
+
+@router.get("/users/{user_id}", responses=answers(ManagedUserData, errors=(404,)))
+async def get_user(user_id: str, _: Administrator) -> Response:
+    """Show an account; the ETag is its version."""
+    return _user(deps.administration().user(user_id))
+
+
+@router.patch("/users/{user_id}", responses=answers(ManagedUserData, errors=(404, 409)))
+async def change_user(
+    user_id: str, body: ChangeUser, caller: Administrator, source: RequestSource, if_match: IfMatch = None
+) -> Response:
+    """Give another person's account a role, disable or enable it; with `version` or If-Match only if it is unchanged.
+
+    Sessions of an account that is disabled end at once, elsewhere within a minute; its API keys do nothing until it
+    is enabled. Nobody changes their own account here, so one administrator always remains.
+    """
+    if body.role is None and body.disabled is None:
+        raise ValidationFailed.of("role", "give a role, disabled, or both")
+    changed = deps.administration().change_user(
+        caller,
+        user_id,
+        role=body.role,
+        disabled=body.disabled,
+        version=expected_version(if_match, body.version),
+        source=source,
+    )
+    return _user(changed)
+
+
+def _user(user: User) -> Response:
+    return ok({"user": managed_user_view(user)}, headers=etag(user.version))

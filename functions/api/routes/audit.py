@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import AwareDatetime
+from starlette.responses import Response
+
+from api import deps
+from api.deps import permit
+from api.openapi import answers
+from api.presenters import ok
+from api.routing import Router
+from api.views import audit_entry_view
+from karma.identity.audit import AuditEvent, AuditQuery
+from karma.identity.domain import Caller
+from karma.identity.schemas import AuditData
+
+router = Router("audit")
+
+
+@router.get("/audit", responses=answers(AuditData, errors=(400,)))
+async def list_audit_entries(
+    caller: Annotated[Caller, permit("audit:read")],
+    event: AuditEvent | None = None,
+    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
+    to: AwareDatetime | None = None,
+    user_id: Annotated[str | None, Query(max_length=64)] = None,
+    day: date | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+) -> Response:
+    """List security events of [from, to), newest first, of the last 400 days: the caller's own.
+
+    Administrators also see those of another account (`user_id`), or of a day (UTC) in all accounts (`day`). With
+    `event` a page may hold fewer than `limit`, even none, while `next_cursor` names another.
+    """
+    scope = f"audit:{caller.user_id}:{event}:{from_}:{to}:{user_id}:{day}"
+    below = str(deps.cursor_signer().decode(cursor, scope=scope).get("below", "")) if cursor is not None else None
+    asked = AuditQuery(limit=limit, below=below, event=event, since=from_, until=to)
+    page = deps.audit_reader().entries(caller, asked, user_id=user_id, day=day)
+    following = deps.cursor_signer().encode({"below": page.below}, scope=scope) if page.below else None
+    entries = [audit_entry_view(entry) for entry in page.entries]
+    return ok({"entries": entries, "limit": limit, "next_cursor": following})
