@@ -33,6 +33,7 @@ from benchmarks.dynamodb_local import dynamodb_local
 from benchmarks.meter import Meter
 from benchmarks.report import Row
 from benchmarks.world import INDEXED, Context, World, http_event, seeded, table_shape
+from karma.agents.catalogue.domain import MODELS
 from karma.core import aws
 from karma.core.clock import epoch_ms
 from karma.core.ids import UserId, new_id
@@ -171,6 +172,9 @@ class Rows:
         yield from self._list("GET /devices/{id}/commands", f"{device}/commands", {})
         yield _Step("GET /devices/{id}/commands/{id}", "GET", f"{device}/commands/{first.command_id}")
         yield from self._list("GET /devices/{id}/dead-letters", f"{device}/dead-letters", {})
+        yield from self._list("GET /agents", f"{v1}/agents", {})
+        yield _Step("GET /api/agents", "GET", "/api/agents", {"limit": _LIMIT})
+        yield _Step("GET /agents/{id}", "GET", f"{v1}/agents/{first.agent_id}")
         yield from self._list("GET /runs", f"{v1}/runs", {})
         yield _Step("GET /api/runs", "GET", "/api/runs", {"limit": _LIMIT})
         yield _Step("GET /runs/{id}", "GET", f"{v1}/runs/{first.run_id}")
@@ -197,6 +201,11 @@ class Rows:
         command = f"{device}/commands/{sent['command']['id']}"
         yield self._measure(meter, _Step("DELETE /devices/{id}/commands/{id}", "DELETE", command))[0]
         yield self._measure(meter, _Step("DELETE /devices/{id}", "DELETE", device))[0]
+        cost, made = self._measure(meter, _Step("POST /agents", "POST", "/api/v1/agents", body=self._agent()))
+        yield cost
+        agent, changed = f"/api/v1/agents/{made['agent']['id']}", {**self._agent(), "description": "Changed"}
+        yield self._measure(meter, _Step("PUT /agents/{id}", "PUT", agent, body=changed))[0]
+        yield self._measure(meter, _Step("DELETE /agents/{id}", "DELETE", agent))[0]
 
     # The first row of each kind, made as users, devices and Stripe make them.
 
@@ -221,6 +230,8 @@ class Rows:
         self._first.certificate_id = made["credentials"]["certificate_id"]
         commands = f"/api/v1/devices/{self._first.device_id}/commands"
         self._first.command_id = self.call(_Step("", "POST", commands, body=_COMMAND))["command"]["id"]
+        made = self.call(_Step("", "POST", "/api/v1/agents", body=self._agent()))
+        self._first.agent_id = made["agent"]["id"]
         self._tell()
         self._run()
         self._subscribe()
@@ -236,6 +247,16 @@ class Rows:
             "serial_number": f"EOS-CALLS-{number:06d}",
             "location": {"building": "North", "room": "1"},
             "tags": ["greenhouse", "north"],
+        }
+
+    def _agent(self) -> dict[str, object]:
+        return {
+            "name": f"greenhouse keeper {next(self._number)}",
+            "model": MODELS[0],
+            "system_prompt": "You keep greenhouses. " * 100,
+            "description": "Keeps the greenhouses of the north warm, and says what it did. " * 5,
+            "tools": ["searchDatabase", "controlDevice"],
+            "tags": ["greenhouse"],
         }
 
     def _tell(self) -> None:
@@ -271,6 +292,7 @@ class Rows:
                 raise RuntimeError("ingest refused messages")
 
     def _run(self) -> None:
+        from karma.agents.catalogue.domain import BUILT_IN_ID
         from karma.agents.domain import Run, RunKey, RunStatus, Segment, Thread, ThreadKey
         from karma.agents.repository import AgentsItem, DynamoRunStore
         from karma.core.dynamo.items import bind
@@ -282,7 +304,15 @@ class Rows:
         self._first.run_id, key = run_id, RunKey(user_id, run_id)
         event = json.dumps({"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "x" * 40}).encode()
         DynamoRunStore().start(
-            Run(key=key, thread_id=thread_id, status=RunStatus.RUNNING, model="model", created_at=now),
+            Run(
+                key=key,
+                thread_id=thread_id,
+                status=RunStatus.RUNNING,
+                model="model",
+                created_at=now,
+                agent_id=BUILT_IN_ID,
+                agent_version=1,
+            ),
             thread=Thread(key=ThreadKey(user_id, thread_id)),
             segment=Segment(key=key, n=1, writer=new_id(), epoch=1, lease_until=now, events=(event,) * 5),
             messages=(),
@@ -329,6 +359,7 @@ class Rows:
                 yield from first.family("identity", f"USER#{first.user_id}", {first.user_id: new_id()})
             if number % 4 == 0:
                 moment = epoch_ms(datetime.now(UTC))
+                yield from first.family("agents", f"AGENT#{first.agent_id}", {first.agent_id: new_id()})
                 yield from first.family("agents", f"#{first.run_id}", {first.run_id: new_id()}, beside="SEG#")
                 yield "devices", first.copy("devices", first.command_id, new_id(), sort="CMD#")
                 yield "devices", self._letter(moment - number)
@@ -383,6 +414,7 @@ class _First:
     serial: str = ""
     certificate_id: str = ""
     command_id: str = ""
+    agent_id: str = ""
     run_id: str = ""
     event_id: str = "evt_calls_000000000"
     items: dict[str, list[Attributes]] = field(default_factory=dict)
@@ -460,7 +492,9 @@ The caller is cached, as it is for a minute in a warm process. Lists show {_LIMI
 computed from item sizes by AWS's rules (`benchmarks/meter.py`).
 
 Not in the table, because its cost does grow: a list of devices by filter, by offset, or in an order other than by age
-or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md).
+or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md). Lists of agents by tag
+and of runs by agent count up to 1,000 rows for their `total` when it is more than a page, in one Query beside the
+page's own (docs/adr/0010-agent-catalogue.md).
 """
 
 
