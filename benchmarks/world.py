@@ -180,6 +180,8 @@ def _deploy(engine: MiniStack) -> dict[str, str]:
         **{f"{name.upper()}_SECRET_ARN": arn for name, arn in arns.items()},
         "INBOX_QUEUE_URL": sqs.create_queue(QueueName="bench-inbox")["QueueUrl"],
         "RUNS_QUEUE_URL": sqs.create_queue(QueueName="bench-runs")["QueueUrl"],
+        "FILES_QUEUE_URL": sqs.create_queue(QueueName="bench-files")["QueueUrl"],
+        "FILES_BUCKET": "bench-files",
         "STAGE": "bench",
         "DEVICE_POLICY_NAME": _policy(engine),
         "MQTT_HOST": engine.mqtt_host,

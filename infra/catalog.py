@@ -18,6 +18,7 @@ class FunctionName(StrEnum):
     REALTIME = "realtime"
     INBOX = "background.inbox"
     RUNS = "background.runs"
+    FILES = "background.files"
     ROUTER = "background.router"
     SWEEPS = "background.sweeps"
 
@@ -94,6 +95,8 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "AUTH_SECRET_ARN",
                 "MODEL_ID",
                 "INBOX_QUEUE_URL",
+                "FILES_BUCKET",
+                "FILES_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
                 "MQTT_HOST",
                 "MQTT_PORT",
@@ -165,6 +168,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=("AGENTS_TABLE", "RUNS_QUEUE_URL"),
         ),
         FunctionSpec(
+            name=FunctionName.FILES,
+            handler="background.files.lambda_handler",
+            # The largest file, read at 20 MB/s.
+            timeout_s=300,
+            memory_mb=1769,  # one whole processor: two digests are computed
+            environment=("DEVICES_TABLE", "FILES_BUCKET"),
+        ),
+        FunctionSpec(
             name=FunctionName.ROUTER,
             handler="background.router.lambda_handler",
             timeout_s=60,
@@ -176,12 +187,20 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.sweeps.lambda_handler",
             timeout_s=50,
             memory_mb=512,
-            environment=("BILLING_TABLE", "INBOX_QUEUE_URL", "DEVICES_TABLE", "TELEMETRY_TABLE", "DEVICE_POLICY_NAME"),
+            environment=(
+                "BILLING_TABLE",
+                "INBOX_QUEUE_URL",
+                "DEVICES_TABLE",
+                "TELEMETRY_TABLE",
+                "DEVICE_POLICY_NAME",
+                "FILES_BUCKET",
+                "FILES_QUEUE_URL",
+            ),
         ),
     )
 }
 
-SWEEPS = ("inbox", "commands", "orphans")
+SWEEPS = ("inbox", "commands", "files", "orphans")
 """Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 

@@ -8,6 +8,7 @@ Resources are written as `kind/name`:
 
     table/<name>            the table                index/<name>         its index gsi1
     stream/<name>           its DynamoDB stream      queue/<name>         an SQS queue of ours
+    bucket/<name>           a bucket                 objects/<name>       its objects under `OBJECT_PREFIX`
     secret/<name>           a Secrets Manager secret iot/<what>           see `IOT_RESOURCES`
     any/<what>              actions that AWS offers no resource for
 """
@@ -28,6 +29,9 @@ CHECK = "dynamodb:ConditionCheckItem"
 CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes")
 SEND = ("sqs:SendMessage",)
 SECRET = ("secretsmanager:GetSecretValue",)
+REMOVE_LISTED = ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads")
+"""What finds the objects to remove. Without ListBucket a missing object answers 403; HeadBucket asks for it too."""
+REMOVE = ("s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("index/billing", (QUERY,)),
         Grant("table/realtime", (PUT,)),
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
+        Grant("queue/files", SEND),
+        Grant("bucket/files", REMOVE_LISTED),
+        Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
         Grant("secret/auth", SECRET),
         Grant("secret/oauth", SECRET),
         Grant("secret/origin", SECRET),
@@ -101,6 +108,12 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/runs", (*CONSUME, *SEND)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
     ),
+    FunctionName.FILES: (
+        Grant("queue/files", CONSUME),
+        Grant("table/devices", (GET, PUT, UPDATE, DELETE, CHECK)),
+        Grant("bucket/files", REMOVE_LISTED),
+        Grant("objects/files", (*REMOVE, "s3:GetObject")),
+    ),
     FunctionName.ROUTER: (
         Grant("stream/devices", ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")),
         Grant("any/streams", ("dynamodb:ListStreams",)),
@@ -114,6 +127,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY, DELETE)),
+        Grant("queue/files", SEND),
+        Grant("bucket/files", REMOVE_LISTED),
+        Grant("objects/files", REMOVE),
         Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),
@@ -130,7 +146,10 @@ IOT_RESOURCES: dict[str, tuple[str, ...]] = {
 }
 """ARN tails of the IoT resources."""
 
+OBJECT_PREFIX = "devices/*"
+
 WILDCARDS: dict[str, str] = {
+    "objects/files": "objects are made at run time, one a file; the pattern holds device files and nothing else",
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
     "any/iot-attachments": "AWS IoT defines no resource type for ties between things and certificates, nor for lists",

@@ -51,6 +51,8 @@ class MiniStack:
         """Return the variables that point an AWS SDK at this engine."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
+            # Digits, so that SDKs name buckets in the path: `<bucket>.localhost` does not resolve everywhere.
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": self.region,

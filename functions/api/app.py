@@ -24,6 +24,7 @@ ROUTES: tuple[str, ...] = (
     "api_keys",
     "audit",
     "devices",
+    "files",
     "agents",
     "runs",
     "billing",

@@ -37,14 +37,19 @@ if TYPE_CHECKING:
     from karma.agents.service import RunReader
     from karma.billing.service import InboxKeeper, SubscriptionService
     from karma.devices.commands import CommandService
+    from karma.devices.parent import DeviceParent
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
     from karma.devices.telemetry import TelemetryReader
+    from karma.files.repository.files import FileRepository
+    from karma.files.service import FileService
+    from karma.files.uploads import UploadService
     from karma.identity.accounts import AccountService
     from karma.identity.administration import AdministrationService
     from karma.identity.api_keys import ApiKeyService
     from karma.identity.sessions import SessionService
+    from karma.integrations.s3 import S3Files
 
 
 @cache
@@ -158,6 +163,9 @@ def health() -> Health:
     def queue() -> None:
         aws.client("sqs").get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
 
+    def storage() -> None:
+        file_store().probe()
+
     def messaging() -> None:
         aws.client("iot").describe_endpoint(endpointType="iot:Data-ATS")
 
@@ -168,7 +176,7 @@ def health() -> Health:
             "redis": Component(probe=database, replaced="dynamodb"),
             "queue": Component(probe=queue if queue_url else None),
             "messaging": Component(probe=messaging),
-            "storage": Component(probe=None, note="device files are not served by this function"),
+            "storage": Component(probe=storage),
             "llm": Component(probe=None, note="models are called by the streaming function only"),
         }
     )
@@ -238,6 +246,51 @@ def dead_letters() -> DeadLetterRepository:
     from karma.devices.repository.dead_letters import DeadLetterRepository
 
     return DeadLetterRepository(settings().devices_table)
+
+
+# Files
+
+
+@cache
+def file_store() -> S3Files:
+    """Name the bucket."""
+    from karma.integrations.s3 import S3Files
+
+    return S3Files(settings().files_bucket)
+
+
+@cache
+def file_devices() -> DeviceParent:
+    """Tell whose a device is."""
+    from karma.devices.parent import DeviceParent
+
+    return DeviceParent(device_repository())
+
+
+@cache
+def file_repository() -> FileRepository:
+    """Bind the devices table, where files stand as well."""
+    from karma.files.repository.files import FileRepository
+
+    return FileRepository(settings().devices_table, file_devices())
+
+
+@cache
+def upload_service() -> UploadService:
+    """Begin and end uploads."""
+    from karma.files.uploads import UploadService
+    from karma.integrations.sqs import SqsQueue
+
+    queue = SqsQueue(settings().files_queue_url)
+    return UploadService(file_repository(), file_store(), file_devices(), queue, clock())
+
+
+@cache
+def file_service() -> FileService:
+    """List, show, change and delete files."""
+    from karma.files.service import FileService
+
+    return FileService(file_repository(), file_store(), file_devices(), clock())
 
 
 # Billing

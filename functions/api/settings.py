@@ -15,6 +15,8 @@ class Settings(FunctionSettings):
     agents_table: str
     billing_table: str
     realtime_table: str
+    files_bucket: str
+    files_queue_url: str
     model_id: str
     """What the built-in agent runs on."""
     auth_secret_arn: str

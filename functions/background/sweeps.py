@@ -1,4 +1,4 @@
-"""The schedule's function: `{"sweep": "inbox" | "commands" | "orphans"}`, each once a minute."""
+"""The schedule's function: `{"sweep": "inbox" | "commands" | "files" | "orphans"}`, each once a minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from karma.core.clock import SystemClock
 from karma.core.errors import ValidationFailed
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
+from karma.devices.parent import DeviceParent
+from karma.devices.repository.devices import DeviceRepository
 from karma.devices.sweeps import expire_commands, sweep_orphans
+from karma.files.removal import FileLeftovers
+from karma.files.repository.files import FileRepository
+from karma.files.sweeps import FileSweep
+from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:
@@ -28,6 +34,8 @@ class Settings(FunctionSettings):
     devices_table: str
     telemetry_table: str
     device_policy_name: str
+    files_bucket: str
+    files_queue_url: str
 
 
 @cache
@@ -67,7 +75,18 @@ def _orphans() -> int:
         devices_table=settings().devices_table,
         telemetry_table=settings().telemetry_table,
         policy_name=settings().device_policy_name,
+        others=(FileLeftovers(_file_repository(), S3Files(settings().files_bucket)),),
     )
 
 
-_SWEEPS = {"inbox": _inbox, "commands": _commands, "orphans": _orphans}
+def _files() -> int:
+    store, queue = S3Files(settings().files_bucket), SqsQueue(settings().files_queue_url)
+    return FileSweep(_file_repository(), store, queue, SystemClock()).run()
+
+
+def _file_repository() -> FileRepository:
+    table = settings().devices_table
+    return FileRepository(table, DeviceParent(DeviceRepository(table)))
+
+
+_SWEEPS = {"inbox": _inbox, "commands": _commands, "files": _files, "orphans": _orphans}

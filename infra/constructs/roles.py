@@ -56,7 +56,7 @@ class FunctionRole(Construct):
             },
         )
         for grant in grants:
-            for finding in _findings(grant.resource):
+            for finding in _findings(stack, grant.resource, arns):
                 waive(role, f"AwsSolutions-IAM5[{finding}]", WILDCARDS[grant.resource])
         waive(role, "Serverless-LambdaStarPermissions", "each `*` is listed with its reason in infra/grants.py")
         self.for_function = role.without_policy_updates()
@@ -77,11 +77,14 @@ def _resources(stack: Stack, resource: str, arns: Mapping[str, str], log_group_a
     return [arns[resource]]
 
 
-def _findings(resource: str) -> list[str]:
+def _findings(stack: Stack, resource: str, arns: Mapping[str, str]) -> list[str]:
     """Names that cdk-nag gives to the wildcards of a resource."""
     kind = resource.partition("/")[0]
     if kind == "any":
         return ["Resource::*"]
+    if kind == "objects":
+        bucket, objects = stack.resolve(arns[resource])["Fn::Join"][1]
+        return [f"Resource::{bucket['Fn::ImportValue']}/{objects}"]
     if kind == "iot":
         head = "arn:<AWS::Partition>:iot:<AWS::Region>:<AWS::AccountId>:"
         return [f"Resource::{head}{tail}" for tail in IOT_RESOURCES[resource]]

@@ -23,7 +23,14 @@ class QueueTrigger(Construct):
     """Messages of a queue, at most ten a call, each answered for by itself."""
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, function: PythonFunction, queue: sqs.IQueue, concurrency: int
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        function: PythonFunction,
+        queue: sqs.IQueue,
+        concurrency: int,
+        batch: int = QUEUE_BATCH,
     ) -> None:
         super().__init__(scope, construct_id)
         mapping = lambda_.EventSourceMapping(
@@ -31,7 +38,7 @@ class QueueTrigger(Construct):
             "Mapping",
             target=function.target,
             event_source_arn=queue.queue_arn,
-            batch_size=QUEUE_BATCH,
+            batch_size=batch,
             max_concurrency=concurrency,
             report_batch_item_failures=True,
         )

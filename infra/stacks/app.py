@@ -13,8 +13,9 @@ from infra.constructs.layers import Layers
 from infra.constructs.python_function import PythonFunction
 from infra.constructs.release import CanaryReleases
 from infra.constructs.stream_url import StreamUrl
-from infra.constructs.triggers import QueueTrigger, StreamTrigger, SweepSchedules
+from infra.constructs.triggers import QUEUE_BATCH, QueueTrigger, StreamTrigger, SweepSchedules
 from infra.constructs.websocket_api import FunctionWebsocketApi
+from infra.grants import OBJECT_PREFIX
 from infra.stacks.base import StageStack
 from infra.stacks.data import DataStack
 from infra.stacks.devices import DevicesStack
@@ -90,13 +91,20 @@ class AppStack(StageStack):
         self._outputs()
 
     def _triggers(self, data: DataStack, devices: DevicesStack) -> None:
-        for name, queue, concurrency in (
-            (FunctionName.DEVICE_INGEST, devices.iot.ingest.queue, 50),
-            (FunctionName.INBOX, data.inbox.queue, 5),
-            (FunctionName.RUNS, data.runs.queue, 20),
+        for name, queue, concurrency, batch in (
+            (FunctionName.DEVICE_INGEST, devices.iot.ingest.queue, 50, QUEUE_BATCH),
+            (FunctionName.INBOX, data.inbox.queue, 5, QUEUE_BATCH),
+            (FunctionName.RUNS, data.runs.queue, 20, QUEUE_BATCH),
+            # Its time is for one file of the largest size.
+            (FunctionName.FILES, data.file_checks.queue, 20, 1),
         ):
             QueueTrigger(
-                self, f"{name.label}Queue", function=self.functions[name], queue=queue, concurrency=concurrency
+                self,
+                f"{name.label}Queue",
+                function=self.functions[name],
+                queue=queue,
+                concurrency=concurrency,
+                batch=batch,
             )
         self.router_trigger = StreamTrigger(
             self,
@@ -164,6 +172,10 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
     arns: dict[str, str] = {
         "queue/inbox": data.inbox.queue.queue_arn,
         "queue/runs": data.runs.queue.queue_arn,
+        "queue/files": data.file_checks.queue.queue_arn,
+        "bucket/files": data.files.bucket_arn,
+        # By its export, whose name cdk-nag gives to what it finds.
+        "objects/files": Fn.join("/", [data.export_value(data.files.bucket_arn), OBJECT_PREFIX]),
         "queue/router-failures": data.router_failures.queue.queue_arn,
         "queue/ingest": devices.iot.ingest.queue.queue_arn,
     }
@@ -190,6 +202,8 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "ORIGIN_SECRET_ARN": secrets.get("origin", ""),
         "INBOX_QUEUE_URL": data.inbox.queue.queue_url,
         "RUNS_QUEUE_URL": data.runs.queue.queue_url,
+        "FILES_BUCKET": data.files.bucket_name,
+        "FILES_QUEUE_URL": data.file_checks.queue.queue_url,
         "DEVICE_POLICY_NAME": devices.policy_name,
         "MQTT_HOST": given.mqtt_host,
         "MQTT_PORT": str(given.mqtt_port),

@@ -43,6 +43,9 @@ class DataStack(StageStack):
         self.runs = WorkQueue(
             self, "Runs", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.RUNS].timeout_s
         )
+        self.file_checks = WorkQueue(
+            self, "FileChecks", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.FILES].timeout_s
+        )
         self.router_failures = DeadLetterQueue(self, "RouterFailures", settings=settings, redriven=False)
         self._outputs()
 
@@ -58,4 +61,6 @@ class DataStack(StageStack):
         self.output("QueueUrlInboxDlq", self.inbox.dead_letters.queue.queue_url)
         self.output("QueueUrlRuns", self.runs.queue.queue_url)
         self.output("QueueUrlRunsDlq", self.runs.dead_letters.queue.queue_url)
+        self.output("QueueUrlFiles", self.file_checks.queue.queue_url)
+        self.output("QueueUrlFilesDlq", self.file_checks.dead_letters.queue.queue_url)
         self.output("QueueUrlRouterFailures", self.router_failures.queue.queue_url)

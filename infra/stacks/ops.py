@@ -85,6 +85,7 @@ class OpsStack(StageStack):
             "IngestErrors": devices.iot.errors.queue,
             "Inbox": data.inbox.dead_letters.queue,
             "Runs": data.runs.dead_letters.queue,
+            "Files": data.file_checks.dead_letters.queue,
             "RouterFailures": data.router_failures.queue,
         }
         return [

@@ -58,6 +58,7 @@ class Stack:
     engine: MiniStack
     tables: Mapping[str, str]
     queues: Mapping[str, str]
+    bucket: str
     secrets: Mapping[str, str]
     secret_values: Mapping[str, Mapping[str, object]]
     aws: Callable[[str], Any]
@@ -73,6 +74,8 @@ class Stack:
             **secrets,
             "INBOX_QUEUE_URL": self.queues["inbox"],
             "RUNS_QUEUE_URL": self.queues["runs"],
+            "FILES_QUEUE_URL": self.queues["files"],
+            "FILES_BUCKET": self.bucket,
             "DEVICE_POLICY_NAME": "karma-device",
             "MQTT_HOST": self.engine.mqtt_host,
             "MQTT_PORT": str(self.engine.mqtt_port),
@@ -110,6 +113,8 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
         "AUTH_SECRET_ARN",
         "MODEL_ID",
         "INBOX_QUEUE_URL",
+        "FILES_BUCKET",
+        "FILES_QUEUE_URL",
         "DEVICE_POLICY_NAME",
         "MQTT_HOST",
         "MQTT_PORT",
@@ -138,11 +143,14 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     "billing_webhook": (_TABLE_NAMES["billing"], "INBOX_QUEUE_URL", "STRIPE_WEBHOOK_SECRET_ARN"),
     "inbox": (_TABLE_NAMES["billing"], "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
     "runs": (_TABLE_NAMES["agents"], "RUNS_QUEUE_URL"),
+    "files": (_TABLE_NAMES["devices"], "FILES_BUCKET"),
     "router": (_TABLE_NAMES["devices"],),
     "sweeps": (
         *(_TABLE_NAMES[n] for n in ("billing", "devices", "telemetry")),
         "INBOX_QUEUE_URL",
         "DEVICE_POLICY_NAME",
+        "FILES_BUCKET",
+        "FILES_QUEUE_URL",
     ),
     "realtime": (_TABLE_NAMES["realtime"],),
 }
@@ -227,6 +235,14 @@ def queues(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
 
 
 @pytest.fixture
+def bucket(aws: Callable[[str], Any], account: str) -> str:
+    name = f"test-files-{account}"
+    aws("s3").create_bucket(Bucket=name)
+    aws("s3").put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    return name
+
+
+@pytest.fixture
 def secret_values() -> Mapping[str, Mapping[str, object]]:
     return {
         "auth": {"current": "k1", "k1": AUTH_KEY},
@@ -252,12 +268,13 @@ def stack(
     engine: MiniStack,
     tables: Mapping[str, str],
     queues: Mapping[str, str],
+    bucket: str,
     secrets: Mapping[str, str],
     secret_values: Mapping[str, Mapping[str, object]],
     aws: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Stack:
-    return Stack(account, engine, tables, queues, secrets, secret_values, aws, monkeypatch)
+    return Stack(account, engine, tables, queues, bucket, secrets, secret_values, aws, monkeypatch)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ LOADED = {
     "billing_webhook.handler": {"botocore"},
     "background.inbox": {"botocore", "pydantic", "pynamodb"},
     "background.runs": {"botocore", "pynamodb"},
+    "background.files": {"botocore", "pynamodb"},
     "background.router": {"botocore", "pynamodb"},
     "background.sweeps": {"botocore", "pynamodb"},
     "realtime.handler": {"botocore", "pynamodb"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from karma.core.ids import DeviceId
 from karma.integrations.iot import Certificate, Endpoint
 
 
@@ -41,6 +42,14 @@ class Registry(Protocol):
 
     def remove_thing(self, thing: str) -> None:
         """Remove a thing with its certificates."""
+        ...
+
+
+class Leftovers(Protocol):
+    """What another context keeps for a device; files.removal.FileLeftovers is one."""
+
+    def remove(self, device_id: DeviceId, *, limit: int) -> int:
+        """Remove up to `limit` things of a deleted device; fewer than that were removed when nothing is left."""
         ...
 
 

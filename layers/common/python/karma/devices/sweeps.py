@@ -5,6 +5,7 @@ Called by the scheduled sweep every minute; each call does a bounded amount of w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -14,7 +15,7 @@ from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 from karma.devices.dispatch import expire
 from karma.devices.domain import DeviceState
-from karma.devices.ports import Registry
+from karma.devices.ports import Leftovers, Registry
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.items import EXPIRY_SHARDS
@@ -53,8 +54,11 @@ def sweep_orphans(
     policy_name: str,
     clock: Clock | None = None,
     registry: Registry | None = None,
+    others: Sequence[Leftovers] = (),
 ) -> int:
     """Finish creations and deletions that died on their way, and remove what deleted devices left.
+
+    What `others` keep goes first: the tombstone, by which a deleted device is found, goes last.
 
     Returns:
         How many devices and certificates were dealt with. One that fails is logged, counted and left for next time.
@@ -69,7 +73,7 @@ def sweep_orphans(
         try:
             if isinstance(orphan, Guard):
                 _finish(orphan, devices, service, iot)
-            else:
+            elif all(other.remove(orphan, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
                 leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
             done += 1
         except (Upstream, ConditionFailed) as exc:

@@ -16,6 +16,8 @@ ROLES_OF: Mapping[str, frozenset[str]] = {
     "device:read": _ALL,
     "device:write": _ACTIVE,
     "device:control": _ACTIVE,
+    "file:read": _ALL,
+    "file:write": _ACTIVE,
     "agent:read": _ALL,
     "agent:write": _ADMIN,
     "agent:delete": _ADMIN,

@@ -31,11 +31,12 @@ def get(kind: type[M], key: Key, *, consistent: bool = False) -> M | None:
     return found if isinstance(found, kind) else None
 
 
-def batch_get(kind: type[M], keys: Sequence[Key]) -> dict[Key, M]:
+def batch_get(kind: type[M], keys: Sequence[Key], *, consistent: bool = False) -> dict[Key, M]:
     """Read up to 100 items in one call, more in several; absent ones are left out."""
     with storage_errors():
         connection_of(kind)
-        return {item.key: item for item in kind.batch_get([(key.pk, key.sk) for key in keys])}
+        found = kind.batch_get([(key.pk, key.sk) for key in keys], consistent_read=consistent)
+        return {item.key: item for item in found}
 
 
 def put(item: Item, condition: Condition | None = None) -> None:

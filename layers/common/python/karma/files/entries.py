@@ -1,0 +1,76 @@
+"""What every use case of files needs: an owner's entry, and writing one below directories that may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import AlreadyExists, Conflict, NotFound
+from karma.core.ids import DeviceId, FileId, UserId, is_id, new_id
+from karma.files.domain import DeviceFile, FileStatus, directories_above
+from karma.files.ports import Devices
+from karma.files.repository.files import FileRepository
+
+TRIES = 4
+"""Of a write that somebody else was quicker than."""
+
+
+class Entries:
+    """Entries of an owner's devices."""
+
+    def __init__(self, files: FileRepository, devices: Devices) -> None:
+        self._files = files
+        self._devices = devices
+
+    def get(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
+        """Return an entry in any state but `deleting`.
+
+        Raises:
+            NotFound: absent, or another owner's.
+        """
+        owned = self._devices.require(user_id, device_id)
+        file = self._files.find(owned, FileId(file_id)) if is_id(file_id) else None
+        if file is None or file.status is FileStatus.DELETING:
+            raise NotFound(f"File {file_id} not found")
+        return file
+
+    def write(self, entry: DeviceFile, write: Callable[[list[DeviceFile]], None]) -> None:
+        """Write an entry by `write`, which is given the directories above it that are missing.
+
+        Raises:
+            AlreadyExists: the name is taken, `details.id` says by what; or NOT_A_DIRECTORY, one above is a file's.
+            Conflict: others were quicker each time.
+        """
+        above = directories_above(entry.path)
+        for left in reversed(range(TRIES)):
+            missing = self._files.missing(entry.device_id, above)
+            try:
+                write([directory(entry.device_id, entry.user_id, *each, now=entry.modified_at) for each in missing])
+                return
+            except AlreadyExists as exc:
+                raise self._taken(entry) from exc
+            except ConditionFailed as exc:
+                if not left:
+                    raise Conflict(f"The directories above {entry.name} are being changed; try again") from exc
+
+    def _taken(self, entry: DeviceFile) -> AlreadyExists:
+        holder = self._files.holder(entry.device_id, entry.path, entry.name)
+        return AlreadyExists(f"{entry.name} exists in {entry.path}", details={"id": holder} if holder else None)
+
+
+def directory(device_id: DeviceId, user_id: UserId, path: str, name: str, *, now: str) -> DeviceFile:
+    """Make a directory's entry."""
+    return DeviceFile(
+        id=FileId(new_id()),
+        device_id=device_id,
+        user_id=user_id,
+        name=name,
+        path=path,
+        type="directory",
+        category="directory",
+        size=0,
+        status=FileStatus.READY,
+        is_directory=True,
+        created_at=now,
+        modified_at=now,
+    )

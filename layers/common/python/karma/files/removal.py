@@ -1,0 +1,43 @@
+"""Removing what stands behind files that are not wanted any more: objects first, rows last, so that a sweep finds both.
+
+A file that is to go is first marked: `rejected` or `deleting`, with an entry in the sweep's index. Whoever marked it
+goes on at once; a sweep does it when that one died.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from karma.core.ids import DeviceId
+from karma.files.domain import DeviceFile, FileStatus
+from karma.files.ports import ObjectStore
+from karma.files.repository.files import FileRepository
+
+
+def finish_removal(files: FileRepository, store: ObjectStore, file: DeviceFile, *, now: datetime) -> None:
+    """Remove the object of a marked file; then the row of a deleted one, while a rejected one tells why for a week.
+
+    Raises:
+        ConditionFailed: its state has changed.
+        Upstream: the store or the database did not answer.
+    """
+    store.remove(file.device_id, file.id)
+    if file.status is FileStatus.DELETING:
+        files.forget(file)
+    else:
+        files.cleaned(file, now=now)
+
+
+class FileLeftovers:
+    """What a deleted device left of files; see devices.ports.Leftovers."""
+
+    def __init__(self, files: FileRepository, store: ObjectStore) -> None:
+        self._files = files
+        self._store = store
+
+    def remove(self, device_id: DeviceId, *, limit: int) -> int:
+        """Remove up to `limit` objects, then rows; fewer than that were removed when nothing is left."""
+        removed = self._store.remove_all(device_id, limit=limit)
+        if removed < limit:
+            removed += self._files.remove_rows(device_id, limit=limit - removed)
+        return removed

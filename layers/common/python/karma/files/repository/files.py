@@ -1,0 +1,377 @@
+"""Files in DynamoDB: entries that are listed, those that are not, guards of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from pynamodb.expressions.condition import Condition
+
+from karma.core.clock import epoch_ms, iso
+from karma.core.dynamo.access import batch_get, count, delete, get, query, update
+from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, StaleVersion
+from karma.core.ids import DeviceId, FileId
+from karma.files.domain import (
+    REJECTED_TIME,
+    DeviceFile,
+    Digests,
+    FileStatus,
+    Rejection,
+    sources_of,
+)
+from karma.files.ports import Devices
+from karma.files.repository.items import (
+    LISTED_PREFIX,
+    NAME_KEY_CHARS,
+    SWEEP_PARTITION,
+    FileItem,
+    FilesItem,
+    NameItem,
+    directory_pk,
+    directory_sk,
+    files_pk,
+    listed_key,
+    name_key,
+    upload_key,
+)
+from karma.files.repository.mapping import due_key, file_of, guard_item, listed_item, unlisted_item
+
+
+class Rows(NamedTuple):
+    """Entries in list order; `more` when others follow the last one."""
+
+    files: list[DeviceFile]
+    more: bool
+
+
+class Place(NamedTuple):
+    """Where an entry stands in a list."""
+
+    id: FileId
+    name: str
+    """As much of it as orders a directory."""
+    is_directory: bool
+
+    @classmethod
+    def of(cls, entry: DeviceFile) -> Place:
+        """Return an entry's place."""
+        return cls(entry.id, entry.name[:NAME_KEY_CHARS], entry.is_directory)
+
+
+class FileRepository:
+    """Reads and conditional writes of files in one `devices` table."""
+
+    def __init__(self, table_name: str, devices: Devices) -> None:
+        """Bind the table; no request is made. `devices` adds the parent's check to transactions."""
+        bind(FilesItem, table_name)
+        self._devices = devices
+
+    # Reading
+
+    def find(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
+        """Read a file in any state, strongly consistent: one read when it is listed."""
+        # An entry moves from one key to the other: who finds neither may have looked at the wrong moment.
+        for key in (listed_key, upload_key, listed_key):
+            item = get(FileItem, key(device_id, file_id), consistent=True)
+            if item is not None:
+                return file_of(item)
+        return None
+
+    def unlisted(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
+        """Read a file that is not listed: one strongly consistent read."""
+        item = get(FileItem, upload_key(device_id, file_id), consistent=True)
+        return file_of(item) if item is not None else None
+
+    def holder(self, device_id: DeviceId, path: str, name: str) -> FileId | None:
+        """Read who has a name in a directory."""
+        item = get(NameItem, name_key(device_id, path, name), consistent=True)
+        return FileId(item.file_id) if item is not None else None
+
+    def missing(self, device_id: DeviceId, directories: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Tell which directories, given as (path, name), have no entry yet: one batch read.
+
+        Raises:
+            AlreadyExists: one of the names belongs to a file.
+        """
+        if not directories:
+            return []
+        keys = {name_key(device_id, path, name): (path, name) for path, name in directories}
+        found = batch_get(NameItem, list(keys), consistent=True)
+        for key, item in found.items():
+            if not item.is_directory:
+                raise AlreadyExists(f"{keys[key][1]} is a file, not a directory", code="NOT_A_DIRECTORY")
+        return [entry for key, entry in keys.items() if key not in found]
+
+    def newest(self, device_id: DeviceId, *, limit: int, after: FileId | None = None) -> Rows:
+        """Read a device's listed entries, newest first: one query."""
+        pk = files_pk(device_id)
+        start = dict(listed_key(device_id, after)._asdict()) if after is not None else None
+        page = query(FileItem, pk, FileItem.sk.startswith(LISTED_PREFIX), limit=limit + 1, forward=False, start=start)
+        return Rows([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
+
+    def in_directory(self, device_id: DeviceId, path: str, *, limit: int, after: Place | None = None) -> Rows:
+        """Read a directory's entries, directories first, then by name: one index query."""
+        pk = directory_pk(device_id, path)
+        start = None
+        if after is not None:
+            sk = directory_sk(after.name, after.id, is_directory=after.is_directory)
+            start = {**listed_key(device_id, after.id)._asdict(), "gsi1pk": pk, "gsi1sk": sk}
+        page = query(FileItem, pk, limit=limit + 1, start=start, index=FileItem.gsi1)
+        return Rows([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
+
+    def count(self, device_id: DeviceId, path: str | None, *, most: int) -> int:
+        """Count a device's, or one directory's, entries, as far as `most`: one query."""
+        if path is None:
+            return count(FileItem, files_pk(device_id), FileItem.sk.startswith(LISTED_PREFIX), most=most)
+        return count(FileItem, directory_pk(device_id, path), most=most, index=FileItem.gsi1)
+
+    def due(self, *, before: datetime, limit: int) -> list[DeviceFile]:
+        """Read files that a sweep must look at, oldest first."""
+        page = query(FileItem, SWEEP_PARTITION, FileItem.gsi1sk < iso(before), limit=limit, index=FileItem.gsi1)
+        return [file_of(item) for item in page.items]
+
+    # Making
+
+    def add(self, entry: DeviceFile, *, directories: Iterable[DeviceFile], due: datetime | None) -> None:
+        """Write a new entry, its name's guard, and the directories above it that are missing: all or none.
+
+        Args:
+            entry: a file in state `uploading`, or a directory.
+            directories: those that `missing` told.
+            due: when a sweep must look at a file; None for a directory.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            NotFound: the device is gone.
+            ConditionFailed: somebody made one of the directories meanwhile.
+        """
+        tx = Transaction()
+        self._devices.require_in(tx, entry.user_id, entry.device_id)
+        tx.put(guard_item(entry), on_fail=AlreadyExists(f"{entry.name} exists in {entry.path}"))
+        tx.put(listed_item(entry) if due is None else unlisted_item(entry, due=due))
+        for directory in directories:
+            tx.put(guard_item(directory))
+            tx.put(listed_item(directory))
+        tx.commit()
+
+    def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
+        """Remember the store's upload.
+
+        Raises:
+            ConditionFailed: somebody else began one, or the file is no longer being uploaded.
+        """
+        update(
+            FileItem(*upload_key(file.device_id, file.id)),
+            [FileItem.upload_id.set(upload_id), FileItem.part_checksums.set(checksums)],
+            (FileItem.status == FileStatus.UPLOADING) & FileItem.upload_id.does_not_exist(),
+        )
+
+    def completed(self, file: DeviceFile, *, now: datetime, due: datetime) -> DeviceFile:
+        """Say that all bytes are stored.
+
+        Raises:
+            ConditionFailed: the file is no longer being uploaded.
+        """
+        item = update(
+            FileItem(*upload_key(file.device_id, file.id)),
+            [
+                FileItem.status.set(FileStatus.VERIFYING),
+                FileItem.completed_ms.set(epoch_ms(now)),
+                FileItem.updated_at.set(iso(now)),
+                FileItem.gsi1sk.set(due_key(due, file.id)),
+            ],
+            _may_become(FileStatus.VERIFYING),
+        )
+        return file_of(item)
+
+    def publish(self, file: DeviceFile, found: Digests, *, now: datetime) -> None:
+        """List a file: from here on it is shown.
+
+        Raises:
+            NotFound: the device is gone.
+            ConditionFailed: it is not being verified any more.
+        """
+        item = listed_item(file)
+        item.status, item.size = FileStatus.READY, found.size
+        item.sha256, item.md5, item.mime_type = found.sha256, found.md5, found.mime_type
+        item.updated_at = iso(now)
+        tx = Transaction()
+        self._devices.require_in(tx, file.user_id, file.device_id)
+        tx.delete(FileItem(*upload_key(file.device_id, file.id)), _may_become(FileStatus.READY))
+        tx.put(item)
+        tx.commit()
+
+    # Changing
+
+    def change(
+        self,
+        file: DeviceFile,
+        changed: DeviceFile,
+        *,
+        directories: Iterable[DeviceFile],
+    ) -> None:
+        """Replace what the owner says of a listed entry; a new name or path takes a new guard.
+
+        Raises:
+            AlreadyExists: the new name is taken.
+            NotFound: the device is gone.
+            StaleVersion: somebody changed or deleted it since `file` was read.
+            ConditionFailed: somebody made one of the directories meanwhile.
+        """
+        stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
+        item = FileItem(*listed_key(file.device_id, file.id))
+        tx = Transaction()
+        self._devices.require_in(tx, file.user_id, file.device_id)
+        if (file.path, file.name) != (changed.path, changed.name):
+            tx.delete(
+                NameItem(*name_key(file.device_id, file.path, file.name)), NameItem.file_id == file.id, on_fail=stale
+            )
+            tx.put(guard_item(changed), on_fail=AlreadyExists(f"{changed.name} exists in {changed.path}"))
+        for directory in directories:
+            tx.put(guard_item(directory))
+            tx.put(listed_item(directory))
+        tx.update(
+            item,
+            [
+                FileItem.name.set(changed.name),
+                FileItem.path.set(changed.path),
+                FileItem.kind.set(changed.type),
+                FileItem.category.set(changed.category),
+                FileItem.metadata.set(dict(changed.metadata)),
+                FileItem.permissions.set(dict(changed.permissions)),
+                FileItem.modified_at.set(changed.modified_at),
+                FileItem.updated_at.set(changed.modified_at),
+                FileItem.revision.set(changed.revision),
+                FileItem.gsi1pk.set(directory_pk(changed.device_id, changed.path)),
+                FileItem.gsi1sk.set(directory_sk(changed.name, changed.id, is_directory=changed.is_directory)),
+            ],
+            FileItem.revision == file.revision,
+            on_fail=stale,
+        )
+        tx.commit()
+
+    def accessed(self, file: DeviceFile, *, now: datetime) -> None:
+        """Note that a listed file was asked for.
+
+        Raises:
+            ConditionFailed: it is gone.
+        """
+        update(FileItem(*listed_key(file.device_id, file.id)), [FileItem.accessed_at.set(iso(now))])
+
+    def postpone(self, file: DeviceFile, *, due: datetime) -> None:
+        """Let the sweep look at a file again later.
+
+        Raises:
+            ConditionFailed: its state has changed.
+        """
+        update(
+            FileItem(*upload_key(file.device_id, file.id)),
+            [FileItem.gsi1sk.set(due_key(due, file.id))],
+            FileItem.status == file.status,
+        )
+
+    # Removing
+
+    def reject(self, file: DeviceFile, reason: Rejection, *, now: datetime, due: datetime) -> None:
+        """Refuse a file and free its name; its object is still to be removed.
+
+        Raises:
+            ConditionFailed: its state has changed.
+        """
+        tx = Transaction()
+        tx.delete(NameItem(*name_key(file.device_id, file.path, file.name)), NameItem.file_id == file.id)
+        tx.update(
+            FileItem(*upload_key(file.device_id, file.id)),
+            [
+                FileItem.status.set(FileStatus.REJECTED),
+                FileItem.rejection.set(reason),
+                FileItem.updated_at.set(iso(now)),
+                FileItem.gsi1sk.set(due_key(due, file.id)),
+            ],
+            FileItem.status == file.status,
+        )
+        tx.commit()
+
+    def cleaned(self, file: DeviceFile, *, now: datetime) -> None:
+        """Say that a rejected file's object is gone; its row tells why for a while.
+
+        Raises:
+            ConditionFailed: somebody deleted it.
+        """
+        update(
+            FileItem(*upload_key(file.device_id, file.id)),
+            [
+                FileItem.expires_at.set(int((now + REJECTED_TIME).timestamp())),
+                FileItem.gsi1pk.remove(),
+                FileItem.gsi1sk.remove(),
+            ],
+            FileItem.status == FileStatus.REJECTED,
+        )
+
+    def begin_delete(self, file: DeviceFile, *, now: datetime, due: datetime) -> None:
+        """Write the tombstone and free the name: from here on the file is gone for everybody but the sweep.
+
+        Raises:
+            ConditionFailed: its state has changed.
+        """
+        tx = Transaction()
+        guard = NameItem(*name_key(file.device_id, file.path, file.name))
+        mine = NameItem.file_id == file.id
+        if file.status is FileStatus.READY:
+            tombstone = unlisted_item(file, due=due)
+            tombstone.status, tombstone.updated_at = FileStatus.DELETING, iso(now)
+            # The revision fences a rename: its guard would be another one.
+            tx.delete(FileItem(*listed_key(file.device_id, file.id)), FileItem.revision == file.revision)
+            tx.delete(guard, mine)
+            tx.put(tombstone)
+        else:
+            # A rejected file has lost its name, perhaps to another.
+            if file.status is not FileStatus.REJECTED:
+                tx.delete(guard, mine)
+            tx.update(
+                FileItem(*upload_key(file.device_id, file.id)),
+                [
+                    FileItem.status.set(FileStatus.DELETING),
+                    FileItem.updated_at.set(iso(now)),
+                    FileItem.expires_at.remove(),
+                    FileItem.gsi1pk.set(SWEEP_PARTITION),
+                    FileItem.gsi1sk.set(due_key(due, file.id)),
+                ],
+                FileItem.status == file.status,
+            )
+        tx.commit()
+
+    def forget(self, file: DeviceFile) -> None:
+        """Remove a tombstone."""
+        delete(FileItem(*upload_key(file.device_id, file.id)), FileItem.status == FileStatus.DELETING)
+
+    def remove_directory(self, directory: DeviceFile) -> None:
+        """Remove a directory's entry and free its name.
+
+        Raises:
+            ConditionFailed: it was changed or removed.
+        """
+        tx = Transaction()
+        tx.delete(FileItem(*listed_key(directory.device_id, directory.id)), FileItem.revision == directory.revision)
+        tx.delete(
+            NameItem(*name_key(directory.device_id, directory.path, directory.name)), NameItem.file_id == directory.id
+        )
+        tx.commit()
+
+    def remove_rows(self, device_id: DeviceId, *, limit: int) -> int:
+        """Remove up to `limit` items of a deleted device; fewer than that were removed when nothing is left."""
+        items = query(FilesItem, files_pk(device_id), limit=limit, consistent=True).items
+        for item in items:
+            delete(item)
+        return len(items)
+
+
+def _may_become(status: FileStatus) -> Condition:
+    first, *others = sorted(sources_of(status))
+    condition: Condition = FileItem.status == first
+    for other in others:
+        condition |= FileItem.status == other
+    return condition

@@ -1,0 +1,110 @@
+"""Keys and items of device files in the `devices` table; access patterns are in docs/adr/0009-files.md.
+
+FILES#<device>   FILE#<file>      an entry that is listed            gsi1: by directory, then name
+FILES#<device>   UPLOAD#<file>    one that is not (yet, or any more) gsi1: by when a sweep must look at it
+FILES#<device>   NAME#<hash>      unique guard of a path and name
+
+gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
+       SWEEP#FILES                   <due>#<file>
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
+
+from karma.core.dynamo.items import Gsi1, Item, Key, TableMeta
+from karma.core.ids import DeviceId, FileId
+
+LISTED_PREFIX: Final = "FILE#"
+UPLOAD_PREFIX: Final = "UPLOAD#"
+SWEEP_PARTITION: Final = "SWEEP#FILES"
+NAME_KEY_CHARS: Final = 100
+"""Of a name, in lower case: a cursor carries them, and has to stay short."""
+
+
+def files_pk(device_id: DeviceId) -> str:
+    """Partition of a device's files."""
+    return f"FILES#{device_id}"
+
+
+def listed_key(device_id: DeviceId, file_id: FileId) -> Key:
+    """Key of an entry that is listed."""
+    return Key(files_pk(device_id), f"{LISTED_PREFIX}{file_id}")
+
+
+def upload_key(device_id: DeviceId, file_id: FileId) -> Key:
+    """Key of a file that is not listed."""
+    return Key(files_pk(device_id), f"{UPLOAD_PREFIX}{file_id}")
+
+
+def name_key(device_id: DeviceId, path: str, name: str) -> Key:
+    """Key of the guard that makes a name unique in its directory."""
+    return Key(files_pk(device_id), f"NAME#{_hash(path, name)}")
+
+
+def directory_pk(device_id: DeviceId, path: str) -> str:
+    """Partition of gsi1 with the entries of one directory."""
+    return f"DIR#{device_id}#{_hash(path)}"
+
+
+def directory_sk(name: str, file_id: FileId, *, is_directory: bool) -> str:
+    """Place of an entry in its directory: directories first, then by name regardless of case."""
+    return f"{0 if is_directory else 1}#{name[:NAME_KEY_CHARS].casefold()[:NAME_KEY_CHARS]}#{file_id}"
+
+
+def _hash(*texts: str) -> str:
+    # A path may be as long as a key.
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:40]
+
+
+class FilesItem(Item):
+    """Base of the items of files."""
+
+    class Meta(TableMeta):
+        """Replaced by bind."""
+
+        table_name = "devices"
+
+    gsi1 = Gsi1()
+
+
+class FileItem(FilesItem, discriminator="device_file"):
+    """A file or directory, listed or not: its key tells."""
+
+    file_id = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    name = UnicodeAttribute()
+    path = UnicodeAttribute()
+    kind = UnicodeAttribute()
+    """`type` of the API; that name is taken by the discriminator."""
+    category = UnicodeAttribute()
+    size = NumberAttribute()
+    status = UnicodeAttribute()
+    is_directory = BooleanAttribute(default=False)
+    mime_type = UnicodeAttribute(null=True)
+    storage_url = UnicodeAttribute(null=True)
+    md5 = UnicodeAttribute(null=True)
+    sha256 = UnicodeAttribute(null=True)
+    declared_sha256 = UnicodeAttribute(null=True)
+    metadata = JSONAttribute(default=dict)
+    permissions = JSONAttribute(default=dict)
+    rejection = UnicodeAttribute(null=True)
+    modified_at = UnicodeAttribute()
+    accessed_at = UnicodeAttribute(null=True)
+    revision = NumberAttribute(default=1)
+    upload_id = UnicodeAttribute(null=True)
+    part_checksums = BooleanAttribute(default=False)
+    upload_expires_ms = NumberAttribute(default=0)
+    completed_ms = NumberAttribute(default=0)
+    request_token = UnicodeAttribute(null=True)
+
+
+class NameItem(FilesItem, discriminator="device_file_name"):
+    """Who has a name in a directory."""
+
+    file_id = UnicodeAttribute()
+    is_directory = BooleanAttribute(default=False)

@@ -1,0 +1,119 @@
+"""Entries as items, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, cast
+
+from karma.core.clock import iso
+from karma.core.dynamo.items import Key
+from karma.core.ids import DeviceId, FileId, UserId
+from karma.files.domain import DeviceFile, FileStatus, Rejection
+from karma.files.repository.items import (
+    SWEEP_PARTITION,
+    FileItem,
+    NameItem,
+    directory_pk,
+    directory_sk,
+    listed_key,
+    name_key,
+    upload_key,
+)
+
+
+def due_key(due: datetime, file_id: FileId) -> str:
+    """Place of a file among those that a sweep must look at."""
+    return f"{iso(due)}#{file_id}"
+
+
+def guard_item(entry: DeviceFile) -> NameItem:
+    """Guard of an entry's name."""
+    return NameItem(
+        *name_key(entry.device_id, entry.path, entry.name),
+        file_id=entry.id,
+        is_directory=entry.is_directory,
+        created_at=entry.created_at,
+    )
+
+
+def listed_item(entry: DeviceFile) -> FileItem:
+    """Item of an entry that is listed."""
+    item = _item(entry, listed_key(entry.device_id, entry.id))
+    item.gsi1pk = directory_pk(entry.device_id, entry.path)
+    item.gsi1sk = directory_sk(entry.name, entry.id, is_directory=entry.is_directory)
+    return item
+
+
+def unlisted_item(file: DeviceFile, *, due: datetime) -> FileItem:
+    """Item of a file that is not listed, and that a sweep must look at when it is `due`."""
+    item = _item(file, upload_key(file.device_id, file.id))
+    item.gsi1pk, item.gsi1sk = SWEEP_PARTITION, due_key(due, file.id)
+    return item
+
+
+def _item(file: DeviceFile, key: Key) -> FileItem:
+    return FileItem(
+        *key,
+        file_id=file.id,
+        device_id=file.device_id,
+        user_id=file.user_id,
+        name=file.name,
+        path=file.path,
+        kind=file.type,
+        category=file.category,
+        size=file.size,
+        status=file.status,
+        is_directory=file.is_directory,
+        mime_type=file.mime_type,
+        storage_url=file.storage_url,
+        md5=file.md5,
+        sha256=file.sha256,
+        declared_sha256=file.declared_sha256,
+        metadata=dict(file.metadata),
+        permissions=dict(file.permissions),
+        rejection=file.rejection,
+        created_at=file.created_at,
+        updated_at=file.modified_at,
+        modified_at=file.modified_at,
+        accessed_at=file.accessed_at,
+        revision=file.revision,
+        upload_id=file.upload_id,
+        part_checksums=file.part_checksums,
+        upload_expires_ms=file.upload_expires_ms,
+        completed_ms=file.completed_ms,
+        request_token=file.request_token,
+    )
+
+
+def file_of(item: FileItem) -> DeviceFile:
+    """Read an item."""
+    return DeviceFile(
+        id=FileId(item.file_id),
+        device_id=DeviceId(item.device_id),
+        user_id=UserId(item.user_id),
+        name=item.name,
+        path=item.path,
+        type=item.kind,
+        category=item.category,
+        size=int(item.size),
+        status=FileStatus(item.status),
+        is_directory=bool(item.is_directory),
+        mime_type=item.mime_type,
+        storage_url=item.storage_url,
+        md5=item.md5,
+        sha256=item.sha256,
+        declared_sha256=item.declared_sha256,
+        metadata=cast("Mapping[str, Any]", item.metadata),
+        permissions=cast("Mapping[str, Any]", item.permissions),
+        rejection=Rejection(item.rejection) if item.rejection else None,
+        created_at=item.created_at or "",
+        modified_at=item.modified_at,
+        accessed_at=item.accessed_at,
+        revision=int(item.revision),
+        upload_id=item.upload_id,
+        part_checksums=bool(item.part_checksums),
+        upload_expires_ms=int(item.upload_expires_ms),
+        completed_ms=int(item.completed_ms),
+        request_token=item.request_token,
+    )

@@ -1,0 +1,209 @@
+"""Bodies of the file routes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from karma.core.schemas import Body, Data
+from karma.files.domain import (
+    MAX_FILE_BYTES,
+    MAX_LABEL_CHARS,
+    MAX_OBJECT_BYTES,
+    MAX_PARTS_A_REQUEST,
+    ROOT,
+    clean_name,
+    clean_path,
+    split_path,
+)
+
+_MAX_TEXT = 4096
+_PART_NUMBERS = 10_000
+
+
+def _json_of_at_most(limit: int) -> Any:
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size = len(orjson.dumps(value))
+        except TypeError as exc:
+            raise ValueError("numbers must fit into 64 bits, nesting into 254 levels") from exc
+        if size > limit:
+            raise ValueError(f"at most {limit} bytes as JSON")
+        return value
+
+    return AfterValidator(check)
+
+
+def _sha256_base64(text: str) -> str:
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except binascii.Error as exc:
+        raise ValueError("a SHA-256 in base64") from exc
+    if len(digest) != 32:
+        raise ValueError("a SHA-256 in base64")
+    return text
+
+
+def _distinct(numbers: list[int]) -> list[int]:
+    if len(set(numbers)) != len(numbers):
+        raise ValueError("each part once")
+    return numbers
+
+
+Name = Annotated[str, StringConstraints(max_length=_MAX_TEXT), AfterValidator(clean_name)]
+Path = Annotated[str, StringConstraints(max_length=_MAX_TEXT), AfterValidator(clean_path)]
+Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Object = Annotated[dict[str, Any], _json_of_at_most(MAX_OBJECT_BYTES)]
+PartNumber = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
+
+
+class CreateFileRequest(Body):
+    """A file that will be uploaded in parts."""
+
+    name: Name
+    path: Path = ROOT
+    """The directory that will hold it; missing ones are made."""
+    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES, strict=True)]
+    """Bytes."""
+    type: Label | None = None
+    """Guessed from the name when absent."""
+    category: Label = "other"
+    sha256: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9A-Fa-f]{64}$")] | None = None
+    """Of the whole file, in hexadecimal: a file with other bytes is rejected."""
+    metadata: Object = Field(default_factory=dict)
+    permissions: Object = Field(default_factory=dict)
+
+
+class PartsRequest(Body):
+    """Parts that will be sent within 15 minutes."""
+
+    part_numbers: Annotated[
+        list[PartNumber], Field(min_length=1, max_length=MAX_PARTS_A_REQUEST), AfterValidator(_distinct)
+    ]
+    checksums: (
+        dict[PartNumber, Annotated[str, StringConstraints(max_length=64), AfterValidator(_sha256_base64)]] | None
+    ) = None
+    """SHA-256 of each part, in base64, by part number; for all parts of a file or for none."""
+
+
+class ChangeFileRequest(Body):
+    """What an owner may change of a listed file."""
+
+    name: Name | None = None
+    path: Path | None = None
+    type: Label | None = None
+    category: Label | None = None
+    metadata: Object | None = None
+    permissions: Object | None = None
+    version: Annotated[int, Field(ge=1)] | None = None
+    """The version that was read; If-Match says the same."""
+
+
+class CreateDirectoryRequest(Body):
+    """A directory; without `name` the last segment of `path` is its name."""
+
+    path: Path = ROOT
+    name: Name | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> CreateDirectoryRequest:
+        if self.name is None and self.path == ROOT:
+            raise ValueError("the root exists; give a name, or a path of at least one segment")
+        return self
+
+    def place(self) -> tuple[str, str]:
+        """Return the directory's own path and name."""
+        return (self.path, self.name) if self.name is not None else split_path(self.path)
+
+
+class FileOut(Data):
+    """A file or directory."""
+
+    id: str
+    device_id: str
+    name: str
+    path: str
+    parent_path: str | None
+    type: str
+    category: str
+    size: int
+    mime_type: str | None
+    extension: str | None
+    is_directory: bool
+    storage_url: str | None
+    thumbnail_url: str | None
+    checksum_md5: str | None
+    checksum_sha256: str | None
+    metadata: dict[str, Any]
+    permissions: dict[str, Any]
+    status: str
+    rejection: str | None
+    created_at: str
+    modified_at: str
+    accessed_at: str | None
+    version: int
+
+
+class FileData(Data):
+    """One file."""
+
+    file: FileOut
+
+
+class DirectoryData(Data):
+    """One directory."""
+
+    directory: FileOut
+
+
+class UploadOut(Data):
+    """How a file is to be cut; the last part is what remains."""
+
+    part_size: int
+    part_count: int
+    expires_at: str
+
+
+class UploadIntentData(Data):
+    """A file that waits for its bytes."""
+
+    file_id: str
+    file: FileOut
+    upload: UploadOut
+
+
+class PartOut(Data):
+    """A PUT of exactly `size` bytes with these headers."""
+
+    part_number: int
+    size: int
+    url: str
+    headers: dict[str, str]
+
+
+class PartsData(Data):
+    """Where parts go, and until when."""
+
+    parts: list[PartOut]
+    expires_at: str
+
+
+class DownloadData(Data):
+    """Where the bytes are, and until when."""
+
+    url: str
+    expires_at: str
+
+
+class FileListData(Data):
+    """A page of files and directories."""
+
+    files: list[FileOut]
+    total: int
+    total_capped: bool
+    limit: int
+    next_cursor: str | None

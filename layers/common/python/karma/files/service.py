@@ -1,0 +1,211 @@
+"""Use cases of files that are there: list, show, download, change, delete; directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from karma.core.clock import Clock, iso
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import Conflict, InvalidTransition, NotFound, StaleVersion, Upstream
+from karma.core.ids import FileId, UserId
+from karma.core.observability import count, logger
+from karma.files.domain import DeviceFile, FileStatus, child_of
+from karma.files.entries import TRIES, Entries, directory
+from karma.files.media import BINARY
+from karma.files.ports import Devices, ObjectStore
+from karma.files.removal import finish_removal
+from karma.files.repository.files import FileRepository, Place
+from karma.files.uploads import GRACE
+
+MAX_COUNTED = 1_000
+"""Totals, and filters by type and category, look at this many entries at the most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileQuery:
+    """What a list asks for. `after` is the `next_position` of the page before."""
+
+    limit: int = 20
+    path: str | None = None
+    """One directory's entries; None: all of the device, newest first."""
+    type: str | None = None
+    category: str | None = None
+    after: Mapping[str, object] | None = None
+
+    def matches(self, file: DeviceFile) -> bool:
+        """Tell whether an entry is asked for."""
+        return self.type in (None, file.type) and self.category in (None, file.category)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePage:
+    """A page of listed entries."""
+
+    files: Sequence[DeviceFile]
+    total: int
+    total_capped: bool
+    next_position: Mapping[str, object] | None
+
+
+class FileService:
+    """What owners do with files."""
+
+    def __init__(self, files: FileRepository, store: ObjectStore, devices: Devices, clock: Clock) -> None:
+        self._files = files
+        self._store = store
+        self._devices = devices
+        self._clock = clock
+        self._entries = Entries(files, devices)
+
+    # Reading
+
+    def get(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
+        """Return an entry in any state but `deleting`.
+
+        Raises:
+            NotFound: absent, or another owner's.
+        """
+        return self._entries.get(user_id, device_id, file_id)
+
+    def list(self, user_id: UserId, device_id: str, query: FileQuery) -> FilePage:
+        """Return a page of listed entries: all of a device, newest first, or of one directory, by name.
+
+        The total is counted for the first page, up to 1,000, and goes with the cursor. Filters by type and category
+        look at 1,000 entries a page.
+
+        Raises:
+            NotFound: no such device of this owner.
+        """
+        owned = self._devices.require(user_id, device_id)
+        filtered = query.type is not None or query.category is not None
+        after = _place(query.after) if query.after is not None else None
+        wanted = MAX_COUNTED if filtered else query.limit
+        if query.path is None:
+            rows = self._files.newest(owned, limit=wanted, after=after.id if after is not None else None)
+        else:
+            rows = self._files.in_directory(owned, query.path, limit=wanted, after=after)
+        matches = [file for file in rows.files if query.matches(file)]
+        shown = matches[: query.limit]
+        if query.after is not None:
+            total, capped = int(str(query.after["total"])), bool(query.after["capped"])
+        elif filtered or not rows.more:
+            total, capped = len(matches), rows.more
+        else:
+            counted = self._files.count(owned, query.path, most=MAX_COUNTED + 1)
+            total, capped = min(counted, MAX_COUNTED), counted > MAX_COUNTED
+        last = shown[-1] if len(matches) > len(shown) else rows.files[-1] if rows.more else None
+        return FilePage(
+            files=shown,
+            total=total,
+            total_capped=capped,
+            next_position=_position(last, total=total, capped=capped) if last is not None else None,
+        )
+
+    def download_url(self, user_id: UserId, device_id: str, file_id: str) -> str:
+        """Sign a URL that downloads the file as an attachment for 15 minutes.
+
+        Raises:
+            NotFound: no such file.
+            InvalidTransition: it is not there yet, or a directory.
+        """
+        file = self._entries.get(user_id, device_id, file_id)
+        if file.is_directory or file.status is not FileStatus.READY:
+            state = "a directory" if file.is_directory else file.status
+            raise InvalidTransition(f"File {file_id} is {state}; only a ready file can be downloaded")
+        try:
+            self._files.accessed(file, now=self._clock.now())
+        except ConditionFailed:
+            raise NotFound(f"File {file_id} not found") from None
+        return self._store.download_url(file.device_id, file.id, filename=file.name, mime_type=file.mime_type or BINARY)
+
+    # Changing
+
+    def make_directory(self, user_id: UserId, device_id: str, *, path: str, name: str) -> DeviceFile:
+        """Make a directory, and those above it that are missing.
+
+        Raises:
+            NotFound: no such device of this owner.
+            AlreadyExists: the name is taken.
+        """
+        owned = self._devices.require(user_id, device_id)
+        now = iso(self._clock.now())
+        made = directory(owned, user_id, path, name, now=now)
+        self._entries.write(made, lambda above: self._files.add(made, directories=above, due=None))
+        return made
+
+    def change(
+        self, user_id: UserId, device_id: str, file_id: str, changes: Mapping[str, Any], *, version: int | None
+    ) -> DeviceFile:
+        """Change name, path, type, category, metadata or permissions of a listed entry.
+
+        Raises:
+            NotFound: no such file.
+            InvalidTransition: it is not ready, or a directory is to be renamed or moved.
+            AlreadyExists: the new name is taken.
+            StaleVersion: `version` is not the stored one.
+        """
+        file = self._entries.get(user_id, device_id, file_id)
+        if file.status is not FileStatus.READY:
+            raise InvalidTransition(f"File {file_id} is {file.status}; only a ready one can be changed")
+        if version is not None and version != file.revision:
+            raise StaleVersion(f"File {file_id} was changed by somebody else; read it again")
+        changed = replace(file, **changes, revision=file.revision + 1, modified_at=iso(self._clock.now()))
+        moved = (file.path, file.name) != (changed.path, changed.name)
+        if moved and file.is_directory:
+            raise InvalidTransition("A directory cannot be renamed or moved: its entries name it")
+        if not changes:
+            return file
+        if moved:
+            self._entries.write(changed, lambda above: self._files.change(file, changed, directories=above))
+        else:
+            self._files.change(file, changed, directories=())
+        return changed
+
+    def delete(self, user_id: UserId, device_id: str, file_id: str) -> None:
+        """Delete a file in any state, or an empty directory.
+
+        The tombstone comes first, then the object goes, then the tombstone; a sweep finishes what dies on the way.
+
+        Raises:
+            NotFound: no such file.
+            Conflict: DIRECTORY_NOT_EMPTY.
+        """
+        for _ in range(TRIES):
+            file = self._entries.get(user_id, device_id, file_id)
+            try:
+                if file.is_directory:
+                    self._remove_directory(file)
+                else:
+                    now = self._clock.now()
+                    self._files.begin_delete(file, now=now, due=now + GRACE)
+            except ConditionFailed:
+                # Its state has changed since it was read.
+                continue
+            break
+        else:
+            raise Conflict(f"File {file_id} is being changed; try again")
+        if not file.is_directory:
+            count("FileDeleted")
+            self._finish(replace(file, status=FileStatus.DELETING))
+
+    def _remove_directory(self, directory: DeviceFile) -> None:
+        inside = self._files.in_directory(directory.device_id, child_of(directory.path, directory.name), limit=1)
+        if inside.files:
+            raise Conflict(f"Directory {directory.name} is not empty", code="DIRECTORY_NOT_EMPTY")
+        self._files.remove_directory(directory)
+
+    def _finish(self, file: DeviceFile) -> None:
+        try:
+            finish_removal(self._files, self._store, file, now=self._clock.now())
+        except (Upstream, ConditionFailed) as exc:
+            logger.warning("file.left_for_sweep", file_id=file.id, cause=type(exc).__name__)
+
+
+def _position(last: DeviceFile, *, total: int, capped: bool) -> dict[str, object]:
+    return {**Place.of(last)._asdict(), "total": total, "capped": capped}
+
+
+def _place(position: Mapping[str, object]) -> Place:
+    return Place(FileId(str(position["id"])), str(position["name"]), bool(position["is_directory"]))

@@ -1,0 +1,64 @@
+"""What time does to files: uploads expire, verification is asked for again, removals are finished.
+
+Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from karma.core.clock import Clock, from_epoch_ms
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import Upstream
+from karma.core.observability import count, logger
+from karma.files.domain import VERIFY_TIME, DeviceFile, FileStatus, Rejection
+from karma.files.ports import ObjectStore, Queue
+from karma.files.removal import finish_removal
+from karma.files.repository.files import FileRepository
+from karma.files.uploads import message
+from karma.files.verification import reject
+
+FILES_A_SWEEP: Final = 50
+AGAIN: Final = timedelta(minutes=30)
+"""Above the time in which a message is delivered again when its consumer died."""
+
+
+class FileSweep:
+    """Takes up what requests and consumers left unfinished."""
+
+    def __init__(self, files: FileRepository, store: ObjectStore, queue: Queue, clock: Clock) -> None:
+        self._files = files
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+
+    def run(self) -> int:
+        """Look at files whose time has come; return how many were dealt with.
+
+        One that fails is logged, counted and left for next time.
+        """
+        done = 0
+        for file in self._files.due(before=self._clock.now(), limit=FILES_A_SWEEP):
+            try:
+                self._deal_with(file)
+                done += 1
+            except ConditionFailed:
+                # Somebody else was quicker.
+                continue
+            except Upstream as exc:
+                logger.warning("sweep.file_left", file_id=file.id, cause=type(exc).__name__)
+                count("FileSweepFailed")
+        return done
+
+    def _deal_with(self, file: DeviceFile) -> None:
+        now = self._clock.now()
+        if file.status is FileStatus.UPLOADING:
+            reject(self._files, self._store, file, Rejection.EXPIRED, clock=self._clock)
+        elif file.status is not FileStatus.VERIFYING:
+            finish_removal(self._files, self._store, file, now=now)
+        elif now >= from_epoch_ms(file.completed_ms) + VERIFY_TIME:
+            reject(self._files, self._store, file, Rejection.UNVERIFIED, clock=self._clock)
+        else:
+            self._queue.send(message(file))
+            self._files.postpone(file, due=now + AGAIN)

@@ -1,0 +1,229 @@
+"""Uploading a file: its name is taken, its parts go straight to the store, then it waits to be verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import orjson
+
+from karma.core.clock import Clock, epoch_ms, iso
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, ValidationFailed
+from karma.core.ids import FileId, UserId, new_id
+from karma.core.observability import count
+from karma.files.domain import UPLOAD_TIME, URL_TIME, DeviceFile, FileStatus
+from karma.files.entries import Entries
+from karma.files.media import type_of
+from karma.files.ports import Devices, ObjectStore, Queue, StoredPart, UploadGone
+from karma.files.repository.files import FileRepository
+
+GRACE = timedelta(minutes=2)
+"""What a request leaves unfinished is not taken up by a sweep before this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFile:
+    """What an owner says of a new file; validated by schemas.CreateFileRequest."""
+
+    name: str
+    path: str
+    size: int
+    type: str | None = None
+    category: str = "other"
+    sha256: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    permissions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PartUrl:
+    """Where one part goes: a PUT of exactly `size` bytes with exactly these headers."""
+
+    number: int
+    size: int
+    url: str
+    headers: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for the API."""
+        return {"part_number": self.number, "size": self.size, "url": self.url, "headers": self.headers}
+
+
+class UploadService:
+    """What owners do until a file is there."""
+
+    def __init__(self, files: FileRepository, store: ObjectStore, devices: Devices, queue: Queue, clock: Clock) -> None:
+        self._files = files
+        self._store = store
+        self._devices = devices
+        self._queue = queue
+        self._clock = clock
+        self._entries = Entries(files, devices)
+
+    def create(self, user_id: UserId, device_id: str, new: NewFile, *, request_token: str | None = None) -> DeviceFile:
+        """Take the name and say how the bytes are to be sent; directories on the path that are missing are made.
+
+        Args:
+            user_id: owner.
+            device_id: the device.
+            new: what it will be.
+            request_token: a repeat with the same one answers with the file that the first has made.
+
+        Raises:
+            NotFound: no such device of this owner.
+            AlreadyExists: the directory has an entry of this name; `details.id` names it.
+        """
+        owned = self._devices.require(user_id, device_id)
+        now = self._clock.now()
+        file_id = FileId(new_id())
+        file = DeviceFile(
+            id=file_id,
+            device_id=owned,
+            user_id=user_id,
+            name=new.name,
+            path=new.path,
+            type=new.type or type_of(new.name),
+            category=new.category,
+            size=new.size,
+            status=FileStatus.UPLOADING,
+            storage_url=self._store.address(owned, file_id),
+            declared_sha256=new.sha256,
+            metadata=new.metadata,
+            permissions=new.permissions,
+            upload_expires_ms=epoch_ms(now + UPLOAD_TIME),
+            request_token=request_token,
+            created_at=iso(now),
+            modified_at=iso(now),
+        )
+        try:
+            self._entries.write(file, lambda above: self._files.add(file, directories=above, due=now + UPLOAD_TIME))
+        except AlreadyExists:
+            made = self._made_before(file)
+            if made is None:
+                raise
+            return made
+        count("FileUploadBegun")
+        return file
+
+    def _made_before(self, file: DeviceFile) -> DeviceFile | None:
+        holder = self._files.holder(file.device_id, file.path, file.name) if file.request_token else None
+        found = self._files.find(file.device_id, holder) if holder is not None else None
+        return found if found is not None and found.request_token == file.request_token else None
+
+    def parts(
+        self, user_id: UserId, device_id: str, file_id: str, numbers: Sequence[int], checksums: Mapping[int, str]
+    ) -> list[PartUrl]:
+        """Sign a URL for each part; each takes exactly that part, and works for 15 minutes.
+
+        Args:
+            user_id: owner.
+            device_id: the device.
+            file_id: a file that is being uploaded.
+            numbers: from 1.
+            checksums: SHA-256 of each part in base64, or none at all; the first request decides for the whole upload.
+
+        Raises:
+            NotFound: no such file.
+            InvalidTransition: it is not being uploaded any more.
+            ValidationFailed: no such part; checksums for some parts only.
+        """
+        file = self._uploading(user_id, device_id, file_id)
+        if max(numbers) > file.part_count:
+            raise ValidationFailed.of("part_numbers", f"this file has parts 1 to {file.part_count}")
+        if checksums and checksums.keys() != set(numbers):
+            raise ValidationFailed.of("checksums", "one for each of part_numbers, or none")
+        file = self._begun(file, checksums=bool(checksums))
+        if file.part_checksums != bool(checksums):
+            said = "with" if file.part_checksums else "without"
+            raise ValidationFailed.of("checksums", f"this upload was begun {said} checksums of its parts")
+        return [self._part_url(file, number, checksums.get(number)) for number in numbers]
+
+    def _begun(self, file: DeviceFile, *, checksums: bool) -> DeviceFile:
+        if file.upload_id is not None:
+            return file
+        upload_id = self._store.begin_upload(file.device_id, file.id, checksums=checksums)
+        try:
+            self._files.begin_upload(file, upload_id, checksums=checksums)
+        except ConditionFailed:
+            self._store.abort_upload(file.device_id, file.id, upload_id)
+            current = self._files.unlisted(file.device_id, file.id)
+            if current is None or current.status is not FileStatus.UPLOADING or current.upload_id is None:
+                raise InvalidTransition(f"File {file.id} is not being uploaded any more") from None
+            return current
+        return replace(file, upload_id=upload_id, part_checksums=checksums)
+
+    def _part_url(self, file: DeviceFile, number: int, sha256: str | None) -> PartUrl:
+        size = file.part_bytes(number)
+        url = self._store.part_url(file.device_id, file.id, file.upload_id or "", number, size=size, sha256=sha256)
+        return PartUrl(number, size, url, {"x-amz-checksum-sha256": sha256} if sha256 is not None else {})
+
+    def complete(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
+        """Make one object of the parts and let it be verified; it is listed when its bytes were found right.
+
+        May be repeated after a crash at any point.
+
+        Raises:
+            NotFound: no such file.
+            Conflict: UPLOAD_INCOMPLETE; `details` names the parts that are missing or of the wrong size.
+            InvalidTransition: it was rejected.
+            Upstream: the store, the database or the queue did not answer; what is stored will be verified all the same.
+        """
+        file = self._entries.get(user_id, device_id, file_id)
+        if file.status is FileStatus.UPLOADING:
+            file = self._join(file)
+        if file.status is FileStatus.REJECTED:
+            raise InvalidTransition(f"File {file_id} was rejected: {file.rejection}")
+        if file.status is FileStatus.VERIFYING:
+            self._queue.send(message(file))
+        return file
+
+    def _join(self, file: DeviceFile) -> DeviceFile:
+        upload_id = file.upload_id
+        if upload_id is None:
+            raise _incomplete(file, [])
+        try:
+            parts = self._store.parts(file.device_id, file.id, upload_id)
+            _check(file, parts)
+            self._store.complete_upload(file.device_id, file.id, upload_id, parts)
+        except UploadGone:
+            # An earlier call has completed it, or somebody deletes the file.
+            if not self._store.exists(file.device_id, file.id):
+                raise InvalidTransition(f"File {file.id} is not being uploaded any more") from None
+        now = self._clock.now()
+        try:
+            return self._files.completed(file, now=now, due=now + GRACE)
+        except ConditionFailed:
+            return self._entries.get(file.user_id, file.device_id, file.id)
+
+    def _uploading(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
+        file = self._entries.get(user_id, device_id, file_id)
+        if file.status is not FileStatus.UPLOADING:
+            raise InvalidTransition(f"File {file_id} is {file.status}; its upload is over")
+        return file
+
+
+def expires_at(clock: Clock) -> str:
+    """When a URL that is signed now stops working."""
+    return iso(clock.now() + URL_TIME)
+
+
+def message(file: DeviceFile) -> str:
+    """Return the body that makes the consumer verify a file."""
+    return orjson.dumps({"device_id": file.device_id, "file_id": file.id}).decode()
+
+
+def _check(file: DeviceFile, parts: Sequence[StoredPart]) -> None:
+    right = {part.number for part in parts if part.size == file.part_bytes(part.number)}
+    wrong = [number for number in range(1, file.part_count + 1) if number not in right]
+    if wrong:
+        raise _incomplete(file, wrong)
+
+
+def _incomplete(file: DeviceFile, wrong: Sequence[int]) -> Conflict:
+    missing = list(wrong) or list(range(1, file.part_count + 1))
+    return Conflict(
+        f"File {file.id} has parts that have not arrived", code="UPLOAD_INCOMPLETE", details={"missing_parts": missing}
+    )

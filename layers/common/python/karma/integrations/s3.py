@@ -1,0 +1,244 @@
+"""Amazon S3: bytes of device files, presigned URLs, and the layout of our keys.
+
+devices/<device id>/<file id>      one object a file, written once by an upload in parts
+
+The bucket keeps older versions, so what is removed is removed by version. Errors of AWS become:
+Upstream
+├─ FileStorageThrottled 503     asked to slow down
+└─ FileStorageUnavailable 503   no answer, or an internal error there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import botocore.exceptions
+
+from karma.core import aws
+from karma.core.errors import Upstream
+from karma.core.ids import DeviceId, FileId
+from karma.files.domain import URL_TIME
+from karma.files.ports import ObjectGone, StoredPart, UploadGone
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, ObjectIdentifierTypeDef
+
+_THROTTLED: Final = frozenset({"SlowDown", "RequestLimitExceeded", "ThrottlingException", "503"})
+_UNAVAILABLE: Final = frozenset({"InternalError", "ServiceUnavailable", "RequestTimeout", "500"})
+_ABSENT: Final = frozenset({"NoSuchKey", "404"})
+_CHUNK_BYTES: Final = 1024 * 1024
+_KEYS_A_CALL: Final = 1000
+"""S3's limit on one list, and on one DeleteObjects."""
+
+
+class FileStorageThrottled(Upstream):
+    """S3 asked us to slow down."""
+
+    status = 503
+    code = "FILE_STORAGE_THROTTLED"
+
+
+class FileStorageUnavailable(Upstream):
+    """S3 did not answer, or failed."""
+
+    status = 503
+    code = "FILE_STORAGE_UNAVAILABLE"
+
+
+class S3Files:
+    """Device files in one bucket."""
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
+
+    def probe(self) -> None:
+        """Ask whether the bucket is there; raises when it is not, or S3 does not answer."""
+        aws.client("s3").head_bucket(Bucket=self._bucket)
+
+    def address(self, device_id: DeviceId, file_id: FileId) -> str:
+        """Return `s3://<bucket>/<key>`."""
+        return f"s3://{self._bucket}/{_key(device_id, file_id)}"
+
+    # Uploads
+
+    def begin_upload(self, device_id: DeviceId, file_id: FileId, *, checksums: bool) -> str:
+        """Begin a multipart upload and return its id.
+
+        S3 accepts checksums of parts only when the upload was begun with them, and then demands one of every part.
+        """
+        algorithm: Any = {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"} if checksums else {}
+        with _errors():
+            made = aws.client("s3").create_multipart_upload(
+                Bucket=self._bucket, Key=_key(device_id, file_id), **algorithm
+            )
+        return made["UploadId"]
+
+    def abort_upload(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> None:
+        """Forget an upload and its parts; one that is gone is passed over."""
+        self._abort(_key(device_id, file_id), upload_id)
+
+    def part_url(
+        self, device_id: DeviceId, file_id: FileId, upload_id: str, number: int, *, size: int, sha256: str | None
+    ) -> str:
+        """Sign a PUT of exactly `size` bytes; with `sha256` the client must send it as x-amz-checksum-sha256."""
+        params: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Key": _key(device_id, file_id),
+            "UploadId": upload_id,
+            "PartNumber": number,
+            "ContentLength": size,
+        }
+        if sha256 is not None:
+            params["ChecksumSHA256"] = sha256
+        return self._signed("upload_part", params)
+
+    def parts(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> Sequence[StoredPart]:
+        """Return what has arrived, by number: one call, our files have fewer parts than a page holds.
+
+        Raises:
+            UploadGone: completed, or aborted.
+        """
+        with _errors(gone=UploadGone):
+            found = aws.client("s3").list_parts(
+                Bucket=self._bucket, Key=_key(device_id, file_id), UploadId=upload_id, MaxParts=_KEYS_A_CALL
+            )
+        return [
+            StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumSHA256"))
+            for part in found.get("Parts", [])
+        ]
+
+    def complete_upload(
+        self, device_id: DeviceId, file_id: FileId, upload_id: str, parts: Sequence[StoredPart]
+    ) -> None:
+        """Make one object of the parts.
+
+        Raises:
+            UploadGone: completed, or aborted.
+        """
+        listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.tag} for part in parts]
+        for entry, part in zip(listed, parts, strict=True):
+            if part.sha256 is not None:
+                entry["ChecksumSHA256"] = part.sha256
+        with _errors(gone=UploadGone):
+            aws.client("s3").complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=_key(device_id, file_id),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": listed},
+            )
+
+    # Objects
+
+    def exists(self, device_id: DeviceId, file_id: FileId) -> bool:
+        """Tell whether there is an object."""
+        try:
+            with _errors(gone=ObjectGone):
+                aws.client("s3").head_object(Bucket=self._bucket, Key=_key(device_id, file_id))
+        except ObjectGone:
+            return False
+        return True
+
+    def read(self, device_id: DeviceId, file_id: FileId) -> Iterator[bytes]:
+        """Stream an object's bytes.
+
+        Raises:
+            ObjectGone: there is none.
+        """
+        with _errors(gone=ObjectGone):
+            answer = aws.client("s3").get_object(Bucket=self._bucket, Key=_key(device_id, file_id))
+            body = answer["Body"]
+            try:
+                yield from body.iter_chunks(_CHUNK_BYTES)
+            finally:
+                body.close()
+
+    def download_url(self, device_id: DeviceId, file_id: FileId, *, filename: str, mime_type: str) -> str:
+        """Sign a GET that downloads the object as an attachment."""
+        return self._signed(
+            "get_object",
+            {
+                "Bucket": self._bucket,
+                "Key": _key(device_id, file_id),
+                "ResponseContentDisposition": attachment(filename),
+                "ResponseContentType": mime_type,
+            },
+        )
+
+    def remove(self, device_id: DeviceId, file_id: FileId) -> None:
+        """Remove an object, its older versions, and uploads to its place."""
+        while self._remove_below(_key(device_id, file_id), limit=_KEYS_A_CALL) == _KEYS_A_CALL:
+            pass
+
+    def remove_all(self, device_id: DeviceId, *, limit: int) -> int:
+        """Remove up to `limit` objects and uploads of a device; fewer than that were removed when nothing is left."""
+        return self._remove_below(_key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
+
+    def _remove_below(self, prefix: str, *, limit: int) -> int:
+        client = aws.client("s3")
+        with _errors():
+            # Uploads first: one that completes meanwhile is found as an object.
+            uploads = client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix, MaxUploads=limit)
+            found = [(upload["Key"], upload["UploadId"]) for upload in uploads.get("Uploads", [])]
+            for key, upload_id in found:
+                self._abort(key, upload_id)
+            if len(found) == limit:
+                return limit
+            left = limit - len(found)
+            listed = client.list_object_versions(Bucket=self._bucket, Prefix=prefix, MaxKeys=left)
+            versions: list[ObjectIdentifierTypeDef] = [
+                {"Key": each["Key"], "VersionId": each["VersionId"]}
+                for each in [*listed.get("Versions", []), *listed.get("DeleteMarkers", [])]
+            ]
+            if versions:
+                done = client.delete_objects(Bucket=self._bucket, Delete={"Objects": versions, "Quiet": True})
+                if done.get("Errors"):
+                    raise FileStorageUnavailable("The file storage did not remove everything; try again")
+        return len(found) + len(versions)
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        try:
+            with _errors(gone=UploadGone):
+                aws.client("s3").abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+        except UploadGone:
+            return
+
+    def _signed(self, operation: str, params: dict[str, Any]) -> str:
+        return aws.client("s3").generate_presigned_url(
+            operation, Params=params, ExpiresIn=int(URL_TIME.total_seconds())
+        )
+
+
+def attachment(filename: str) -> str:
+    """Return the Content-Disposition of a download (RFC 6266): the name in UTF-8, and in ASCII for old clients."""
+    plain = "".join(char if " " <= char <= "~" and char not in '"%;' else "_" for char in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def _key(device_id: DeviceId, file_id: FileId) -> str:
+    return f"devices/{device_id}/{file_id}"
+
+
+@contextmanager
+def _errors(*, gone: type[UploadGone] | type[ObjectGone] | None = None) -> Iterator[None]:
+    try:
+        yield
+    except botocore.exceptions.ClientError as exc:
+        code = exc.response.get("Error", {}).get("Code", "")
+        if gone is UploadGone and code == "NoSuchUpload":
+            raise UploadGone from exc
+        if gone is ObjectGone and code in _ABSENT:
+            raise ObjectGone from exc
+        if code in _THROTTLED:
+            raise FileStorageThrottled("The file storage is busy; try again") from exc
+        if code in _UNAVAILABLE:
+            raise FileStorageUnavailable("The file storage did not answer; try again") from exc
+        raise
+    except (
+        botocore.exceptions.ConnectionError,
+        botocore.exceptions.HTTPClientError,
+        botocore.exceptions.ResponseStreamingError,
+    ) as exc:
+        raise FileStorageUnavailable("The file storage did not answer; try again") from exc

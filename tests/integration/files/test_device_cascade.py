@@ -1,0 +1,48 @@
+"""A deleted device leaves no rows of files, no objects, no uploads."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.clock import SystemClock
+from karma.devices.parent import DeviceParent
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.sweeps import sweep_orphans
+from karma.files.removal import FileLeftovers
+from karma.files.repository.files import FileRepository
+from karma.integrations.s3 import S3Files
+from tests.fakes.devices import FakeClock, FakeRegistry
+from tests.support.files import Files
+
+
+@pytest.mark.req("R-K-22")
+class TestDeletingADevice:
+    def test_leaves_no_file_in_any_state(self, files: Files, stack: Any) -> None:
+        files.ready(name="ready", path="/docs")
+        files.uploaded(b"12", name="waits")
+        files.send(files.begin(b"34", name="half"), b"34")
+        assert len(files.objects()) == 3
+
+        deleted = files.api.call("DELETE", f"/api/v1/devices/{files.device_id}")
+        assert deleted.status == 204, deleted.text
+        assert files.call("GET").status == 404
+        self.sweep(stack)
+
+        assert (files.objects(), files.rows()) == ([], {})
+        assert files.consume() == []
+        assert (files.objects(), files.rows()) == ([], {})
+
+    def sweep(self, stack: Any) -> None:
+        table = stack.tables["devices"]
+        repository = FileRepository(table, DeviceParent(DeviceRepository(table)))
+        sweep_orphans(
+            devices_table=table,
+            telemetry_table=stack.tables["telemetry"],
+            policy_name="karma-device",
+            clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),
+            registry=FakeRegistry(),
+            others=(FileLeftovers(repository, S3Files(stack.bucket)),),
+        )

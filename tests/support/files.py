@@ -1,0 +1,95 @@
+"""Files of a device by the API function, called in process, and by real HTTP to the store."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from karma.core.ids import DeviceId, UserId
+from karma.files.domain import PART_BYTES
+from tests.integration.api.conftest import Answer, Api
+from tests.support.devices import World
+
+
+def put_device(stack: Any, user_id: str) -> DeviceId:
+    """Make an active device, with a stand-in for IoT."""
+    return World(stack, user=UserId(user_id)).create().view.device.id
+
+
+def sha256_base64(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+@dataclass
+class Files:
+    """One device's files, as their owner sees them."""
+
+    stack: Any
+    api: Api
+    device_id: str
+    consume: Callable[[], list[str]]
+
+    def call(self, method: str, path: str = "", body: object = None, *, query: str = "", **headers: str) -> Answer:
+        root = f"/api/v1/devices/{self.device_id}"
+        whole = path if path.startswith("/directories") else f"/files{path}"
+        return self.api.call(method, root + whole, body, query=query, **headers)
+
+    def begin(self, data: bytes, **fields: Any) -> str:
+        answer = self.call("POST", body={"name": "notes.txt", "path": "/", "size": len(data), **fields})
+        assert answer.status == 201, answer.text
+        return str(answer.data["file_id"])
+
+    def send(self, file_id: str, data: bytes, *, checksums: bool = False) -> None:
+        """Put every part to the URL that is given for it."""
+        parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)] or [b""]
+        body: dict[str, Any] = {"part_numbers": list(range(1, len(parts) + 1))}
+        if checksums:
+            body["checksums"] = {str(n): sha256_base64(part) for n, part in enumerate(parts, 1)}
+        answer = self.call("POST", f"/{file_id}/parts", body)
+        assert answer.status == 200, answer.text
+        for part, target in zip(parts, answer.data["parts"], strict=True):
+            assert target["size"] == len(part)
+            stored = httpx.put(target["url"], content=part, headers=target["headers"], trust_env=False)
+            assert stored.status_code == 200, stored.text
+
+    def uploaded(self, data: bytes, *, checksums: bool = False, **fields: Any) -> str:
+        """Upload as far as `verifying`."""
+        file_id = self.begin(data, **fields)
+        self.send(file_id, data, checksums=checksums)
+        answer = self.call("POST", f"/{file_id}/complete")
+        assert answer.status == 202, answer.text
+        assert answer.data["file"]["status"] == "verifying"
+        return file_id
+
+    def ready(self, data: bytes = b"hello", **fields: Any) -> str:
+        """Upload and let the consumer list it."""
+        file_id = self.uploaded(data, **fields)
+        assert self.consume() == []
+        assert self.file(file_id)["status"] == "ready"
+        return file_id
+
+    def file(self, file_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"/{file_id}").data["file"]
+        return found
+
+    def listed(self, query: str = "") -> list[str]:
+        return [file["id"] for file in self.call("GET", query=query).data["files"]]
+
+    def objects(self) -> list[str]:
+        """Keys of all versions in the bucket, and of unfinished uploads."""
+        s3 = self.stack.aws("s3")
+        versions = s3.list_object_versions(Bucket=self.stack.bucket)
+        uploads = s3.list_multipart_uploads(Bucket=self.stack.bucket)
+        entries = [*versions.get("Versions", []), *versions.get("DeleteMarkers", []), *uploads.get("Uploads", [])]
+        return [entry["Key"] for entry in entries]
+
+    def rows(self) -> dict[str, str]:
+        """Sort key -> type, of everything that stands in the device's partition of files."""
+        pages = self.stack.aws("dynamodb").get_paginator("scan").paginate(TableName=self.stack.tables["devices"])
+        items = [item for page in pages for item in page["Items"]]
+        return {item["sk"]["S"]: item["type"]["S"] for item in items if item["pk"]["S"] == f"FILES#{self.device_id}"}
