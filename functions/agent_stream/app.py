@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -46,6 +47,8 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+PathValues = Mapping[str, str]
+"""What stands where a route's path has names."""
 
 FOLLOW_S = 55.0
 """An attached stream ends after this long; its client comes back with the last id."""
@@ -157,21 +160,19 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _route(request: _Request, send: Send) -> int:
-    path = request.path
-    if path in {"/api/agent", "/api/v1/agent"}:
-        _require_method(request, "POST")
-        return await _run(request, send)
-    if path.startswith("/api/v1/runs/") and path.endswith("/events") and path.count("/") == 5:
-        _require_method(request, "GET")
-        return await _events(request, RunId(path.split("/")[4]), send)
-    if path == "/health":
+    if request.path == "/health":
         _require_method(request, "GET", "HEAD")
         return await _answer(send, 200, orjson.dumps({"status": "ok"}))
-    raise NotFound(f"No route {path[:200]}")
+    for route in ROUTES:
+        values = route.match(request.path)
+        if values is not None:
+            _require_method(request, route.method)
+            caller = await _admit(request, route.permission)
+            return await route.serve(request, caller, values, send)
+    raise NotFound(f"No route {request.path[:200]}")
 
 
-async def _run(request: _Request, send: Send) -> int:
-    caller = await _admit(request, "agent:run")
+async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> int:
     media_type = request.header(b"content-type").partition(";")[0].strip().lower()
     if media_type != "application/json" or request.header(b"content-encoding"):
         raise UnsupportedMediaType("The body must be application/json, not encoded")
@@ -185,8 +186,8 @@ async def _run(request: _Request, send: Send) -> int:
     return 200
 
 
-async def _events(request: _Request, run_id: RunId, send: Send) -> int:
-    caller = await _admit(request, "run:read")
+async def _events(request: _Request, caller: Caller, values: PathValues, send: Send) -> int:
+    run_id = RunId(values["run_id"])
     after = _whole("after", request.query("after") or request.header(b"last-event-id"), default=0, high=_MAX_AFTER)
     reader = deps.run_reader()
     if wants_page(request.header(b"accept")):
@@ -309,6 +310,33 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
     await send({"type": "http.response.start", "status": status, "headers": [*own, *(headers or ())]})
     await send({"type": "http.response.body", "body": body})
     return status
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route that asks for a caller: all of them but `/health`."""
+
+    method: str
+    path: str
+    """With `{names}` for the parts that vary."""
+    permission: str
+    serve: Callable[[_Request, Caller, PathValues, Send], Awaitable[int]]
+
+    def match(self, path: str) -> PathValues | None:
+        """Return what stands at the names, None when the path is another."""
+        wanted, given = self.path.split("/"), path.split("/")
+        if len(wanted) != len(given):
+            return None
+        values = {part[1:-1]: value for part, value in zip(wanted, given, strict=True) if part.startswith("{")}
+        fixed = all(part == value for part, value in zip(wanted, given, strict=True) if not part.startswith("{"))
+        return values if fixed else None
+
+
+ROUTES = (
+    Route("POST", "/api/agent", "agent:run", _run),
+    Route("POST", "/api/v1/agent", "agent:run", _run),
+    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", _events),
+)
 
 
 async def _live(receive: Receive, send: Send) -> None:
