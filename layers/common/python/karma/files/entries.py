@@ -22,15 +22,26 @@ class Entries:
         self._files = files
         self._devices = devices
 
-    def get(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
-        """Return an entry in any state but `deleting`.
+    def find(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
+        """Return an entry in any state.
 
         Raises:
             NotFound: absent, or another owner's.
         """
         owned = self._devices.require(user_id, device_id)
         file = self._files.find(owned, FileId(file_id)) if is_id(file_id) else None
-        if file is None or file.status is FileStatus.DELETING:
+        if file is None:
+            raise NotFound(f"File {file_id} not found")
+        return file
+
+    def get(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
+        """Return an entry in any state but `deleting`.
+
+        Raises:
+            NotFound: as `find`.
+        """
+        file = self.find(user_id, device_id, file_id)
+        if file.status is FileStatus.DELETING:
             raise NotFound(f"File {file_id} not found")
         return file
 

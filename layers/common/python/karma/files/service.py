@@ -166,29 +166,29 @@ class FileService:
     def delete(self, user_id: UserId, device_id: str, file_id: str) -> None:
         """Delete a file in any state, or an empty directory.
 
-        The tombstone comes first, then the object goes, then the tombstone; a sweep finishes what dies on the way.
+        The tombstone comes first, then the object goes, then the tombstone. A repeat, or a sweep, finishes what died on
+        the way.
 
         Raises:
             NotFound: no such file.
             Conflict: DIRECTORY_NOT_EMPTY.
         """
         for _ in range(TRIES):
-            file = self._entries.get(user_id, device_id, file_id)
+            file = self._entries.find(user_id, device_id, file_id)
             try:
                 if file.is_directory:
                     self._remove_directory(file)
-                else:
+                    return
+                if file.status is not FileStatus.DELETING:
                     now = self._clock.now()
                     self._files.begin_delete(file, now=now, due=now + GRACE)
+                    count("FileDeleted")
             except ConditionFailed:
                 # Its state has changed since it was read.
                 continue
-            break
-        else:
-            raise Conflict(f"File {file_id} is being changed; try again")
-        if not file.is_directory:
-            count("FileDeleted")
             self._finish(replace(file, status=FileStatus.DELETING))
+            return
+        raise Conflict(f"File {file_id} is being changed; try again")
 
     def _remove_directory(self, directory: DeviceFile) -> None:
         inside = self._files.in_directory(directory.device_id, child_of(directory.path, directory.name), limit=1)
