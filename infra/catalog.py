@@ -20,6 +20,7 @@ class FunctionName(StrEnum):
     RUNS = "background.runs"
     FILES = "background.files"
     ROUTER = "background.router"
+    MAIL = "background.mail"
     SWEEPS = "background.sweeps"
 
     @property
@@ -97,6 +98,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "INBOX_QUEUE_URL",
                 "FILES_BUCKET",
                 "FILES_QUEUE_URL",
+                "MAIL_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
                 "MQTT_HOST",
                 "MQTT_PORT",
@@ -183,6 +185,13 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=("DEVICES_TABLE",),
         ),
         FunctionSpec(
+            name=FunctionName.MAIL,
+            handler="background.mail.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("IDENTITY_TABLE", "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
+        ),
+        FunctionSpec(
             name=FunctionName.SWEEPS,
             handler="background.sweeps.lambda_handler",
             timeout_s=50,
@@ -190,6 +199,8 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=(
                 "BILLING_TABLE",
                 "INBOX_QUEUE_URL",
+                "IDENTITY_TABLE",
+                "MAIL_QUEUE_URL",
                 "DEVICES_TABLE",
                 "TELEMETRY_TABLE",
                 "DEVICE_POLICY_NAME",
@@ -200,7 +211,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
     )
 }
 
-SWEEPS = ("inbox", "commands", "files", "orphans")
+SWEEPS = ("inbox", "mail", "commands", "files", "orphans")
 """Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 

@@ -51,6 +51,10 @@ class Overrides:
     stripe_api_key: str = ""
     stripe_webhook_secrets: tuple[str, ...] = ()
     alarm_email: str = ""
+    mail_sender: str = ""
+    """What stands in From, e.g. `Karma <no-reply@example.com>`; its domain is verified with SES."""
+    public_url: str = ""
+    """Address of the web application, which links in mails lead to; empty: the first of the origins."""
     public_domain: str = ""
     """Host name of the CloudFront distribution; needs `certificate_arn` (us-east-1)."""
     certificate_arn: str = ""
@@ -122,6 +126,7 @@ class StageSettings:
     log_sample_rate: float
     """Share of processes that log at level DEBUG."""
     cors_origins: tuple[str, ...]
+    mail_sender: str
 
     released: bool
     """Publish versions, call them by the alias `live`, moved by canary. Off: callers reach the function itself."""
@@ -152,12 +157,18 @@ class StageSettings:
         return f"karma-{self.stage}"
 
     @property
+    def public_url(self) -> str:
+        """Address of the web application, without a slash at its end."""
+        return (self.overrides.public_url or self.cors_origins[0]).rstrip("/")
+
+    @property
     def rule_prefix(self) -> str:
         """First part of every IoT rule's name; rule names know no hyphens."""
         return f"karma_{self.stage}"
 
 
 LOCAL_ASSET_BUCKET = "karma-local-assets"
+DEFAULT_SENDER = "Karma <no-reply@example.com>"
 LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:5173", "http://127.0.0.1:5173")
 
 
@@ -182,6 +193,7 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
                 log_level="INFO",
                 log_sample_rate=0.0,
                 cors_origins=given.cors_origins or LOCAL_ORIGINS,
+                mail_sender=given.mail_sender or DEFAULT_SENDER,
                 released=False,
                 snap_start=False,
                 tracing=False,
@@ -222,6 +234,7 @@ def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:
         log_level="INFO",
         log_sample_rate=0.01,
         cors_origins=given.cors_origins or ("http://localhost:3000", "https://dev.example.com"),
+        mail_sender=given.mail_sender or DEFAULT_SENDER,
         released=True,
         snap_start=True,
         tracing=True,

@@ -10,6 +10,7 @@ Resources are written as `kind/name`:
     stream/<name>           its DynamoDB stream      queue/<name>         an SQS queue of ours
     bucket/<name>           a bucket                 objects/<name>       its objects under `OBJECT_PREFIX`
     secret/<name>           a Secrets Manager secret iot/<what>           see `IOT_RESOURCES`
+    ses/sender              the domain of our mail   ses/configuration    the set of rules it is sent under
     any/<what>              actions that AWS offers no resource for
 """
 
@@ -58,6 +59,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/files", SEND),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
+        Grant("queue/mail", SEND),
         Grant("secret/auth", SECRET),
         Grant("secret/oauth", SECRET),
         Grant("secret/origin", SECRET),
@@ -120,7 +122,16 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/router-failures", SEND),
         Grant("table/devices", (UPDATE,)),
     ),
+    FunctionName.MAIL: (
+        Grant("queue/mail", CONSUME),
+        Grant("table/identity", (GET, PUT, UPDATE)),
+        Grant("ses/sender", ("ses:SendEmail",)),
+        Grant("ses/configuration", ("ses:SendEmail",)),
+    ),
     FunctionName.SWEEPS: (
+        Grant("table/identity", (UPDATE,)),
+        Grant("index/identity", (QUERY,)),
+        Grant("queue/mail", SEND),
         Grant("table/billing", (UPDATE,)),
         Grant("index/billing", (QUERY,)),
         Grant("queue/inbox", SEND),

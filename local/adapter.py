@@ -10,7 +10,8 @@ What it does beyond CloudFormation:
 | stream mappings skip records after a restart of the engine | deleted and made anew, from the oldest record |
 | every request in flight starts a function instance, which takes about a second | `warm` calls each function once, |
 | | queue mappings run two batches at a time, `local.front` lets two requests through |
-| `iot:AttachPolicy` and `DetachPolicy` are checked against `*`, not the certificate | roles that may do so get that |
+| `iot:AttachPolicy`, `iot:DetachPolicy` and `ses:SendEmail` are checked against `*`, not the certificate or the
+| | identity | roles that may do so get that |
 | archives are unpacked for each function instance, thousands of files at 1 ms each under one lock | packages are
 | | unpacked once, in `build/unpacked`; what is uploaded points there |
 | queues are known by their URL, with the engine's port | `move_state` rewrites the saved state for another port |
@@ -314,7 +315,7 @@ class Adapter:
             for statement in policy["PolicyDocument"]["Statement"]
             for action in _listed(statement["Action"])
         }
-        checked_against_all = sorted(granted & {"iot:AttachPolicy", "iot:DetachPolicy"})
+        checked_against_all = sorted(granted & {"iot:AttachPolicy", "iot:DetachPolicy", "ses:SendEmail"})
         if checked_against_all:
             statement = {"Effect": "Allow", "Action": checked_against_all, "Resource": "*"}
             self.client("iam").put_role_policy(

@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from karma.identity.accounts import AccountService
     from karma.identity.administration import AdministrationService
     from karma.identity.api_keys import ApiKeyService
+    from karma.identity.password_changes import PasswordService
     from karma.identity.sessions import SessionService
     from karma.integrations.s3 import S3Files
+    from karma.mail.service import PostOffice
 
 
 @cache
@@ -96,8 +98,44 @@ def accounts() -> AccountService:
     """Make and show accounts."""
     from karma.identity.accounts import AccountService
     from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.one_time import OneTimeRepository
 
-    return AccountService(accounts=users(), passwords=Argon2Passwords(), clock=clock())
+    return AccountService(
+        accounts=users(),
+        tokens=OneTimeRepository(),
+        passwords=Argon2Passwords(),
+        post_office=post_office(),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+@cache
+def password_changes() -> PasswordService:
+    """Reset and change passwords."""
+    from karma.identity.password_changes import PasswordService
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.one_time import OneTimeRepository
+
+    return PasswordService(
+        accounts=users(),
+        tokens=OneTimeRepository(),
+        passwords=Argon2Passwords(),
+        post_office=post_office(),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+@cache
+def post_office() -> PostOffice:
+    """See to it that written mails are sent."""
+    from karma.integrations.sqs import SqsQueue
+    from karma.mail.repository import OutboxRepository
+    from karma.mail.service import PostOffice
+
+    outbox = OutboxRepository(settings().identity_table)
+    return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=clock())
 
 
 @cache

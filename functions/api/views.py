@@ -15,6 +15,7 @@ def user_view(user: User) -> dict[str, object]:
         "name": user.name,
         "avatar": user.avatar,
         "role": user.role.value,
+        "locale": user.locale.value,
         "email_verified": user.email_verified,
         "created_at": iso(user.created_at),
         "updated_at": iso(user.updated_at),

@@ -1,4 +1,4 @@
-"""The schedule's function: `{"sweep": "inbox" | "commands" | "files" | "orphans"}`, each once a minute."""
+"""The schedule's function: `{"sweep": "inbox" | "mail" | "commands" | "files" | "orphans"}`, each once a minute."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
+from karma.mail.repository import OutboxRepository
+from karma.mail.service import PostOffice
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -31,6 +33,8 @@ class Settings(FunctionSettings):
 
     billing_table: str
     inbox_queue_url: str
+    identity_table: str
+    mail_queue_url: str
     devices_table: str
     telemetry_table: str
     device_policy_name: str
@@ -66,6 +70,11 @@ def _inbox() -> int:
     return InboxKeeper(inbox=inbox, queue=SqsQueue(settings().inbox_queue_url), clock=SystemClock()).requeue_due()
 
 
+def _mail() -> int:
+    outbox = OutboxRepository(settings().identity_table)
+    return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=SystemClock()).requeue_due()
+
+
 def _commands() -> int:
     return expire_commands(devices_table=settings().devices_table)
 
@@ -89,4 +98,4 @@ def _file_repository() -> FileRepository:
     return FileRepository(table, DeviceParent(DeviceRepository(table)))
 
 
-_SWEEPS = {"inbox": _inbox, "commands": _commands, "files": _files, "orphans": _orphans}
+_SWEEPS = {"inbox": _inbox, "mail": _mail, "commands": _commands, "files": _files, "orphans": _orphans}

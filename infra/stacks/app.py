@@ -97,6 +97,7 @@ class AppStack(StageStack):
             (FunctionName.RUNS, data.runs.queue, 20, QUEUE_BATCH),
             # Its time is for one file of the largest size.
             (FunctionName.FILES, data.file_checks.queue, 20, 1),
+            (FunctionName.MAIL, data.mail.queue, 5, QUEUE_BATCH),
         ):
             QueueTrigger(
                 self,
@@ -176,6 +177,9 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "bucket/files": data.files.bucket_arn,
         # By its export, whose name cdk-nag gives to what it finds.
         "objects/files": Fn.join("/", [data.export_value(data.files.bucket_arn), OBJECT_PREFIX]),
+        "queue/mail": data.mail.queue.queue_arn,
+        "ses/sender": data.mail_sender.identity.email_identity_arn,
+        "ses/configuration": data.mail_sender.configuration_set_arn,
         "queue/router-failures": data.router_failures.queue.queue_arn,
         "queue/ingest": devices.iot.ingest.queue.queue_arn,
     }
@@ -204,6 +208,10 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "RUNS_QUEUE_URL": data.runs.queue.queue_url,
         "FILES_BUCKET": data.files.bucket_name,
         "FILES_QUEUE_URL": data.file_checks.queue.queue_url,
+        "MAIL_QUEUE_URL": data.mail.queue.queue_url,
+        "PUBLIC_URL": settings.public_url,
+        "MAIL_SENDER": settings.mail_sender,
+        "MAIL_CONFIGURATION_SET": data.mail_sender.configuration_set_name,
         "DEVICE_POLICY_NAME": devices.policy_name,
         "MQTT_HOST": given.mqtt_host,
         "MQTT_PORT": str(given.mqtt_port),

@@ -7,6 +7,7 @@ from constructs import Construct
 from infra.catalog import FUNCTIONS, INDEXED_TABLES, STREAMED_TABLES, FunctionName, TableName
 from infra.config import StageSettings
 from infra.constructs.file_bucket import FileBucket
+from infra.constructs.mail_sender import MailSender
 from infra.constructs.queue import DeadLetterQueue, WorkQueue
 from infra.constructs.secrets import Secrets
 from infra.constructs.table import ContextTable
@@ -46,6 +47,10 @@ class DataStack(StageStack):
         self.file_checks = WorkQueue(
             self, "FileChecks", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.FILES].timeout_s
         )
+        self.mail = WorkQueue(
+            self, "Mail", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.MAIL].timeout_s
+        )
+        self.mail_sender = MailSender(self, "MailSender", settings=settings)
         self.router_failures = DeadLetterQueue(self, "RouterFailures", settings=settings, redriven=False)
         self._outputs()
 
@@ -63,4 +68,6 @@ class DataStack(StageStack):
         self.output("QueueUrlRunsDlq", self.runs.dead_letters.queue.queue_url)
         self.output("QueueUrlFiles", self.file_checks.queue.queue_url)
         self.output("QueueUrlFilesDlq", self.file_checks.dead_letters.queue.queue_url)
+        self.output("QueueUrlMail", self.mail.queue.queue_url)
+        self.output("QueueUrlMailDlq", self.mail.dead_letters.queue.queue_url)
         self.output("QueueUrlRouterFailures", self.router_failures.queue.queue_url)

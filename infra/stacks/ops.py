@@ -28,6 +28,12 @@ BAD_FACTS = (
         100,
         "many device messages are refused: a bad firmware, or a foreign sender",
     ),
+    (
+        "MailRefused",
+        FunctionName.MAIL,
+        20,
+        "SES takes no mail for many addresses: a robot registers them, or our sender",
+    ),
     ("WebhookRejected", FunctionName.BILLING_WEBHOOK, 10, "webhooks fail verification: a rolled secret, or a forger"),
 )
 
@@ -86,6 +92,7 @@ class OpsStack(StageStack):
             "Inbox": data.inbox.dead_letters.queue,
             "Runs": data.runs.dead_letters.queue,
             "Files": data.file_checks.dead_letters.queue,
+            "Mail": data.mail.dead_letters.queue,
             "RouterFailures": data.router_failures.queue,
         }
         return [

@@ -25,6 +25,7 @@ MODULES = {
     FunctionName.RUNS: "background.runs",
     FunctionName.FILES: "background.files",
     FunctionName.ROUTER: "background.router",
+    FunctionName.MAIL: "background.mail",
     FunctionName.SWEEPS: "background.sweeps",
 }
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
 
-CONTEXTS = {"identity", "devices", "files", "agents", "billing", "realtime"}
+CONTEXTS = {"identity", "mail", "devices", "files", "agents", "billing", "realtime"}
 
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root

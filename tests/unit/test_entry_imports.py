@@ -25,6 +25,7 @@ LOADED = {
     "background.files": {"botocore", "pynamodb"},
     "background.router": {"botocore", "pynamodb"},
     "background.sweeps": {"botocore", "pynamodb"},
+    "background.mail": {"botocore", "pynamodb"},
     "realtime.handler": {"botocore", "pynamodb"},
 }
 

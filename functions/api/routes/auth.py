@@ -10,17 +10,31 @@ from api.openapi import answers
 from api.presenters import no_content, ok
 from api.routing import Router
 from api.views import tokens_view, user_view
-from karma.identity.schemas import LogIn, LoginData, Refresh, Register, TokensOut, UserData
+from karma.identity.schemas import (
+    AcceptedData,
+    ChangePassword,
+    ForgotPassword,
+    LogIn,
+    LoginData,
+    OneTime,
+    Refresh,
+    Register,
+    ResetPassword,
+    TokensOut,
+    UserData,
+)
 
 router = Router("auth")
 
 
 @router.post("/auth/register", status_code=201, responses=answers(UserData, status=201, errors=(409,)))
-async def register(request: Request, body: Register) -> Response:
-    """Make an account; the address must be new."""
+async def register(request: Request, body: Register, source: RequestSource) -> Response:
+    """Make an account; the address must be new, and is sent a link that verifies it."""
 
     def create() -> Outcome:
-        user = deps.accounts().register(email=body.email, password=body.password, name=body.name)
+        user = deps.accounts().register(
+            email=body.email, password=body.password, name=body.name, locale=body.locale, source=source
+        )
         return Outcome(status=201, data={"user": user_view(user)})
 
     return await once(request, None, create)
@@ -54,3 +68,40 @@ async def log_out_everywhere(caller: CurrentCaller, source: RequestSource) -> Re
     """End every session of the caller, access tokens included; those are refused everywhere within a minute."""
     deps.sessions().log_out_everywhere(caller, source=source)
     return no_content()
+
+
+@router.post("/auth/verify-email", status_code=204, responses=answers(status=204, errors=(409, 410)))
+async def verify_email(body: OneTime, source: RequestSource) -> Response:
+    """Verify an address by the token of a link: of registration, or of a change of address, which it completes."""
+    deps.accounts().verify_email(token=body.token, source=source)
+    return no_content()
+
+
+@router.post("/auth/verify-email/resend", status_code=202, responses=answers(AcceptedData, status=202))
+async def resend_verification(caller: CurrentCaller) -> Response:
+    """Send the link again; to an address that is verified nothing is sent."""
+    deps.accounts().resend_verification(caller)
+    return ok({"accepted": True}, 202)
+
+
+@router.post("/auth/forgot-password", status_code=202, responses=answers(AcceptedData, status=202))
+async def forgot_password(body: ForgotPassword) -> Response:
+    """Send a link that sets a new password, if the address has an account; the answer does not say."""
+    deps.password_changes().forgot(email=body.email)
+    return ok({"accepted": True}, 202)
+
+
+@router.post("/auth/reset-password", status_code=204, responses=answers(status=204, errors=(410,)))
+async def reset_password(body: ResetPassword, source: RequestSource) -> Response:
+    """Set a new password by the token of a link; every session ends, and the address counts as verified."""
+    deps.password_changes().reset(token=body.token, password=body.password, source=source)
+    return no_content()
+
+
+@router.post("/auth/change-password", responses=answers(TokensOut, errors=(403, 409)))
+async def change_password(body: ChangePassword, caller: CurrentCaller, source: RequestSource) -> Response:
+    """Change the password; every session ends, and the answer has the tokens of a new one. Needs a token, not a key."""
+    user = deps.password_changes().change(
+        caller, current_password=body.current_password, password=body.password, source=source
+    )
+    return ok(tokens_view(deps.sessions().start(user, method="password", source=source, now=deps.clock().now())))

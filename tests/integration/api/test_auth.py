@@ -17,7 +17,17 @@ REGISTER = "/api/v1/auth/register"
 @pytest.mark.req("R-K-09", "R-K-10", "R-K-24", "R-A-04")
 def test_registering_stores_every_column_and_shows_no_password(api: Api, stored: Callable[[str], list[Any]]) -> None:
     user = api.register("Ada@Example.com")
-    assert set(user) == {"id", "email", "name", "avatar", "role", "email_verified", "created_at", "updated_at"}
+    assert set(user) == {
+        "id",
+        "email",
+        "name",
+        "avatar",
+        "role",
+        "locale",
+        "email_verified",
+        "created_at",
+        "updated_at",
+    }
     assert (user["email"], user["role"], user["email_verified"], user["avatar"]) == (
         "ada@example.com",
         "user",

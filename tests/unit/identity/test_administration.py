@@ -6,24 +6,23 @@ import pytest
 
 from karma.core.errors import Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
-from karma.identity.accounts import AccountService
 from karma.identity.administration import AdministrationService
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.directory import AccountFilter
 from karma.identity.domain import Caller, Role, User
-from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
+from tests.fakes.accounts import AccountWorld
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
 
 
 class World:
     def __init__(self) -> None:
-        self.clock = MovableClock()
-        self.identities = MemoryIdentities()
+        known = AccountWorld()
+        self.clock = known.clock
+        self.identities = known.identities
         self.changed: list[UserId] = []
-        accounts = AccountService(accounts=self.identities, passwords=CountingPasswords(), clock=self.clock)
         self.administration = AdministrationService(
-            accounts=self.identities, registration=accounts, clock=self.clock, on_change=self.changed.append
+            accounts=self.identities, registration=known.accounts, clock=self.clock, on_change=self.changed.append
         )
 
     def add(self, name: str, role: Role = Role.USER) -> User:

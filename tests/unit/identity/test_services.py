@@ -5,22 +5,21 @@ from datetime import timedelta
 
 import pytest
 
-from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, ValidationFailed
+from karma.core.errors import AlreadyCreated, Forbidden, NotFound, ValidationFailed
 from karma.core.ids import UserId
 from karma.identity import emails
-from karma.identity.accounts import AccountService
 from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
 from karma.identity.domain import Caller, Role, User
-from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
+from tests.fakes.accounts import AccountWorld
 
 
 class World:
     def __init__(self) -> None:
-        self.clock = MovableClock()
-        self.identities = MemoryIdentities()
-        self.passwords = CountingPasswords()
+        known = AccountWorld()
+        self.clock = known.clock
+        self.identities = known.identities
         self.changed: list[UserId] = []
-        self.accounts = AccountService(accounts=self.identities, passwords=self.passwords, clock=self.clock)
+        self.accounts = known.accounts
         self.api_keys = ApiKeyService(api_keys=self.identities, clock=self.clock, on_change=self.changed.append)
 
     def ada(self) -> User:
@@ -42,28 +41,6 @@ def caller_of(user: User) -> Caller:
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-class TestRegister:
-    @pytest.mark.req("R-K-09", "R-K-10")
-    def test_makes_a_user_without_special_rights(self, world: World) -> None:
-        user = world.ada()
-        assert (user.role, user.email_verified, user.avatar) == (Role.USER, False, None)
-        assert world.identities.users == {user.id: user}
-
-    @pytest.mark.req("R-K-10")
-    @pytest.mark.parametrize("spelling", ["ada@example.com", "ADA@Example.COM", "  ada@example.com "])
-    def test_an_address_is_taken_however_it_is_written(self, world: World, spelling: str) -> None:
-        world.ada()
-        with pytest.raises(AlreadyExists):
-            world.accounts.register(email=spelling, password="another one", name="Eve")
-
-    @pytest.mark.parametrize("text", ["", "ada", "ada@", "@example.com", "a b@example.com", "ada@example.com\x00"])
-    def test_what_is_no_address_is_refused(self, world: World, text: str) -> None:
-        with pytest.raises(ValidationFailed) as caught:
-            world.accounts.register(email=text, password="correct horse", name="Ada")
-        assert isinstance(caught.value.details, list)
-        assert caught.value.details[0]["field"] == "email"
 
 
 class TestApiKeys:
@@ -135,12 +112,6 @@ class TestApiKeys:
                 caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token="t"
             )
         assert caught.value.details == {"id": made.key.id}
-
-
-class TestAccount:
-    def test_that_is_gone_is_not_found(self, world: World) -> None:
-        with pytest.raises(NotFound, match="User not found"):
-            world.accounts.get_user(UserId("nobody"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mypy_boto3_iot_data import IoTDataPlaneClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_sesv2 import SESV2Client
     from mypy_boto3_sqs import SQSClient
 
 # A Lambda behind API Gateway has 29 s; three attempts of 5 s and their pauses stay below 20 s.
@@ -51,6 +52,8 @@ def client(service: Literal["secretsmanager"], *, endpoint_url: str = "") -> Sec
 def client(service: Literal["iot"], *, endpoint_url: str = "") -> IoTClient: ...
 @overload
 def client(service: Literal["s3"], *, endpoint_url: str = "") -> S3Client: ...
+@overload
+def client(service: Literal["sesv2"], *, endpoint_url: str = "") -> SESV2Client: ...
 @overload
 def client(service: Literal["iot-data"], *, endpoint_url: str = "") -> IoTDataPlaneClient: ...
 def client(service: str, *, endpoint_url: str = "") -> Any:

@@ -1,34 +1,82 @@
-"""Accounts: made, shown."""
+"""Accounts: made, verified, shown, changed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import NotFound
+from karma.core.errors import Forbidden, NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
-from karma.identity import emails
+from karma.identity import emails, one_time
+from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.authentication import Users
-from karma.identity.domain import Role, User
+from karma.identity.domain import Caller, Locale, ProfileChange, Role, User
+from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
+from karma.mail.domain import Mail, MailKind
+from karma.mail.service import PostOffice
 
 
 class Accounts(Users, Protocol):
     """Where accounts are stored; see repository/users.py for what each promises."""
 
-    def create_user(self, user: User) -> None: ...  # noqa: D102
+    def create_user(  # noqa: D102
+        self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()
+    ) -> None: ...
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def save_profile(  # noqa: D102
+        self, before: User, after: User, *, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> User: ...
+
+
+class EmailTokens(Protocol):
+    """Where tokens are stored; see repository/one_time.py for what each promises."""
+
+    def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
+    def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def move_email(  # noqa: D102
+        self, token: OneTimeToken, *, old_email: str, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> bool: ...
 
 
 class AccountService:
     """What people do with their own accounts."""
 
-    def __init__(self, *, accounts: Accounts, passwords: Passwords, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        tokens: EmailTokens,
+        passwords: Passwords,
+        post_office: PostOffice,
+        clock: Clock,
+        on_change: Callable[[UserId], None],
+    ) -> None:
+        """`on_change` is told whose account changed (Authenticator.forget)."""
         self._accounts = accounts
+        self._tokens = tokens
         self._passwords = passwords
+        self._post_office = post_office
         self._clock = clock
+        self._on_change = on_change
 
-    def register(self, *, email: str, password: str, name: str, role: Role = Role.USER) -> User:
-        """Make an account.
+    def register(
+        self,
+        *,
+        email: str,
+        password: str | None,
+        name: str,
+        role: Role = Role.USER,
+        email_verified: bool = False,
+        locale: Locale = Locale.EN,
+        source: Source = NOWHERE,
+    ) -> User:
+        """Make an account; an address that is not verified yet is sent a link.
+
+        `password` None: they log in through a provider only.
 
         Raises:
             AlreadyExists: the address is taken, however it is written.
@@ -40,22 +88,123 @@ class AccountService:
             email=emails.normalise(email),
             name=name,
             avatar=None,
-            password_hash=self._passwords.hash(password),
+            password_hash=None if password is None else self._passwords.hash(password),
             role=role,
-            email_verified=False,
+            locale=locale,
+            email_verified=email_verified,
             created_at=now,
             updated_at=now,
         )
-        self._accounts.create_user(user)
+        entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
+        mails = [] if email_verified else [_verification(user.id, now)]
+        self._accounts.create_user(user, entries=[entry], mails=mails)
+        self._post_office.dispatch(mails)
         return user
 
     def get_user(self, user_id: UserId) -> User:
-        """Read an account.
+        """Read an account, as it was a moment ago.
 
         Raises:
             NotFound: it is gone.
         """
-        user = self._accounts.get_user(user_id)
+        return _found(self._accounts.get_user(user_id))
+
+    def resend_verification(self, caller: Caller) -> None:
+        """Send the link again; to a verified address nothing is sent."""
+        self._post_office.post(_verification(caller.user_id, self._clock.now()))
+
+    def verify_email(self, *, token: str, source: Source) -> None:
+        """Take the word of a link: the address is the account's own, or becomes so when it was asked to move there.
+
+        Raises:
+            Gone: no such token, or one that was used, has expired or was overtaken.
+            AlreadyExists: another account has taken the new address meanwhile.
+        """
+        now = self._clock.now()
+        found = self._tokens.find_token(one_time.digest(token))
+        if found is None or not found.usable(found.purpose, now) or found.purpose is Purpose.RESET_PASSWORD:
+            raise one_time.spent()
+        if found.purpose is Purpose.CHANGE_EMAIL:
+            self._move_email(found, now=now, source=source)
+        else:
+            entry = _entry(found.user_id, AuditEvent.EMAIL_VERIFIED, now, source)
+            if not self._tokens.verify_email(found, now=now, entry=entry):
+                raise one_time.spent()
+        self._on_change(found.user_id)
+
+    def change_profile(self, caller: Caller, change: ProfileChange, *, source: Source) -> User:
+        """Change the caller's profile, and have a link sent to a new address if one is given.
+
+        An address of another account's is answered like any other: its owner is told by mail, the caller is not.
+
+        Raises:
+            Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
+            StaleVersion: the account is not at `version`, or was changed at the same moment.
+            ValidationFailed: not an address.
+        """
+        only_in_person(caller)
+        email = emails.normalise(change.email) if change.email is not None else None
+        before = _found(self._accounts.read_user(caller.user_id))
+        if change.version is not None and change.version != before.version:
+            raise StaleVersion("The account was changed since it was read")
+        now = self._clock.now()
+        mails: list[Mail] = []
+        if email is not None and email != before.email:
+            known = before.password_hash
+            if known is None or not self._passwords.verify(known, change.current_password):
+                raise wrong_password()
+            mails = [
+                Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=before.id, to=email, created_at=now),
+                Mail(kind=MailKind.EMAIL_CHANGE_ASKED, user_id=before.id, to=before.email, created_at=now),
+            ]
+        after = replace(
+            before,
+            name=before.name if change.name is None else change.name,
+            avatar=before.avatar if change.avatar is None else change.avatar or None,
+            locale=change.locale or before.locale,
+            updated_at=now,
+        )
+        entry = _entry(before.id, AuditEvent.PROFILE_CHANGED, now, source)
+        saved = self._accounts.save_profile(before, after, entry=entry, mails=mails)
+        self._on_change(saved.id)
+        self._post_office.dispatch(mails)
+        return saved
+
+    def _move_email(self, token: OneTimeToken, *, now: datetime, source: Source) -> None:
+        user = self._accounts.read_user(token.user_id)
         if user is None:
-            raise NotFound("User not found")
-        return user
+            raise one_time.spent()
+        mails = [Mail(kind=MailKind.EMAIL_CHANGED, user_id=user.id, to=user.email, created_at=now)]
+        entry = _entry(user.id, AuditEvent.EMAIL_CHANGED, now, source)
+        if not self._tokens.move_email(token, old_email=user.email, now=now, entry=entry, mails=mails):
+            raise one_time.spent()
+        self._post_office.dispatch(mails)
+
+
+def only_in_person(caller: Caller) -> None:
+    """Refuse API keys: a key that leaks must not take the account along.
+
+    Raises:
+        Forbidden: the caller is one.
+    """
+    if caller.method == "api_key":
+        raise Forbidden("An account is changed with a token, not with an API key")
+
+
+def wrong_password() -> Forbidden:
+    """Make the answer to a wrong current password: 403, since 401 would end the client's session."""
+    return Forbidden("The current password is wrong", code="WRONG_PASSWORD")
+
+
+def _found(user: User | None) -> User:
+    if user is None:
+        raise NotFound("User not found")
+    return user
+
+
+def _verification(user_id: UserId, now: datetime) -> Mail:
+    return Mail(kind=MailKind.VERIFY_EMAIL, user_id=user_id, created_at=now)
+
+
+def _entry(user_id: UserId, event: AuditEvent, now: datetime, source: Source) -> AuditEntry:
+    return AuditEntry(user_id=user_id, event=event, at=now, actor_id=user_id, source=source)

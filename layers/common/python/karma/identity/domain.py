@@ -56,6 +56,21 @@ class User:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfileChange:
+    """What a person changes about themselves; None leaves it."""
+
+    name: str | None = None
+    avatar: str | None = None
+    """URL; empty removes it."""
+    locale: Locale | None = None
+    email: str | None = None
+    """Needs `current_password`; takes effect when the new address is confirmed."""
+    current_password: str = ""
+    version: int | None = None
+    """Of the account that was read; None is any."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caller:
     """Who makes a request, and with what."""
 

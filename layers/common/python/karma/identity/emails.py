@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from karma.core.errors import ValidationFailed
 
 MAX_CHARS = 255
@@ -22,3 +24,8 @@ def normalise(email: str) -> str:
     if len(found) > MAX_CHARS:
         raise ValidationFailed.of("email", f"has more than {MAX_CHARS} characters")
     return found
+
+
+def digest(email: str) -> str:
+    """SHA-256 of a normalised address: what stands in keys and in requests of people who have proven nothing."""
+    return hashlib.sha256(email.encode()).hexdigest()

@@ -9,13 +9,14 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from karma.core.schemas import Body, Data
 from karma.identity.audit import AuditEvent
-from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Role
+from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 Email = Annotated[str, StringConstraints(min_length=3, max_length=320)]
 Password = Annotated[str, StringConstraints(min_length=MIN_PASSWORD_CHARS, max_length=MAX_PASSWORD_CHARS)]
+Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=r"^(https://[^\x00-\x20\x7f]+)?$")]
 OpaqueToken = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 Scopes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=50)]
@@ -27,6 +28,47 @@ class Register(Body):
     email: Email
     password: Password
     name: Name
+    locale: Locale = Locale.EN
+    """Language of our mails."""
+
+
+class OneTime(Body):
+    """The token of a link."""
+
+    token: OpaqueToken
+
+
+class ForgotPassword(Body):
+    """Whose password is forgotten."""
+
+    email: Email = Field(examples=["ada@example.com"])
+
+
+class ResetPassword(OneTime):
+    """A new password, and the token of a link that allows it."""
+
+    password: Password
+
+
+class ChangePassword(Body):
+    """The password as it is and as it shall be."""
+
+    current_password: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PASSWORD_CHARS)]
+    password: Password
+
+
+class PatchProfile(Body):
+    """What a person changes about themselves; what is absent stays."""
+
+    name: Name | None = None
+    avatar: Avatar | None = None
+    """An https URL; empty removes it."""
+    locale: Locale | None = None
+    email: Email | None = None
+    """Needs `current_password`; takes effect when the new address is confirmed."""
+    current_password: Annotated[str, StringConstraints(max_length=MAX_PASSWORD_CHARS)] = ""
+    version: int | None = Field(default=None, ge=1)
+    """Of the account that was read; `If-Match` goes before it."""
 
 
 class LogIn(Body):
@@ -59,6 +101,7 @@ class UserOut(Data):
     name: str
     avatar: str | None
     role: str
+    locale: Locale
     email_verified: bool
     created_at: datetime
     updated_at: datetime
@@ -68,6 +111,12 @@ class UserData(Data):
     """One person."""
 
     user: UserOut
+
+
+class AcceptedData(Data):
+    """What was asked for is done later, or was not needed."""
+
+    accepted: bool
 
 
 class TokensOut(Data):

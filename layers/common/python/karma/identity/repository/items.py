@@ -10,6 +10,8 @@
 | API key, as listed | USER#<id> | APIKEY#<key id> |
 | API key, as looked up | APIKEY#<sha256> | KEY |
 | API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
+| one-time token of a mail | ONETIME#<sha256> | TOKEN |
+| mail | MAIL#<id> | MAIL (karma/mail/repository.py) |
 | audit entry | USER#<id> | AUDIT#<moment>#<entry id> |
 | holdings of an account | USER#<id> | HOLDINGS |
 | deleted account | USER#<id> | TOMBSTONE, in gsi1 until nothing else is left |
@@ -27,7 +29,6 @@ by which the deletion finds it.
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timedelta
 
 from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
@@ -35,6 +36,7 @@ from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.ids import ApiKeyId, UserId
+from karma.identity import emails
 
 AUDIT_PREFIX = "AUDIT#"
 AUDIT_SHARDS = 4
@@ -96,6 +98,17 @@ class RefreshTokenItem(IdentityItem, discriminator="refresh_token"):
     user_id = UnicodeAttribute()
     session_id = UnicodeAttribute()
     session_started_at = UnicodeAttribute()
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class OneTimeTokenItem(IdentityItem, discriminator="one_time_token"):
+    """What a link in a mail proves; `used_at` is set when it was spent."""
+
+    purpose = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    email = UnicodeAttribute()
+    asked_at = UnicodeAttribute()
     used_at = UnicodeAttribute(null=True)
     valid_until = UnicodeAttribute()
 
@@ -175,7 +188,12 @@ def name_list(text: str) -> str:
 
 def email_key(email: str) -> Key:
     """Key of the guard of a normalised address; the address itself stays out of keys."""
-    return Key(f"UNIQUE#EMAIL#{hashlib.sha256(email.encode()).hexdigest()}", "GUARD")
+    return email_hash_key(emails.digest(email))
+
+
+def email_hash_key(email_hash: str) -> Key:
+    """Key of the guard of an address that is known by its SHA-256 only."""
+    return Key(f"UNIQUE#EMAIL#{email_hash}", "GUARD")
 
 
 def session_key(user_id: UserId, session_id: str) -> Key:
@@ -186,6 +204,11 @@ def session_key(user_id: UserId, session_id: str) -> Key:
 def refresh_key(token_hash: str) -> Key:
     """Key of a refresh token."""
     return Key(f"REFRESH#{token_hash}", "TOKEN")
+
+
+def one_time_key(token_hash: str) -> Key:
+    """Key of a one-time token."""
+    return Key(f"ONETIME#{token_hash}", "TOKEN")
 
 
 def api_key_key(user_id: UserId, key_id: ApiKeyId) -> Key:

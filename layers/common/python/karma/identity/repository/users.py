@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pynamodb.expressions.update import Action
@@ -11,18 +12,30 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists, NotFound
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import UserId
+from karma.identity import emails
+from karma.identity.audit import AuditEntry
 from karma.identity.domain import Locale, Role, User
-from karma.identity.repository import names
-from karma.identity.repository.items import EmailGuard, UserItem, email_key, user_key, user_list, user_position
+from karma.identity.repository import audit, names
+from karma.identity.repository.items import (
+    EmailGuard,
+    UserItem,
+    email_hash_key,
+    email_key,
+    user_key,
+    user_list,
+    user_position,
+)
+from karma.mail import outbox
+from karma.mail.domain import Mail
 
 
 class UserRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
-    def create_user(self, user: User) -> None:
-        """Store a user and the guard of the address.
+    def create_user(self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()) -> None:
+        """Store a user and the guard of the address, with what is to be told about it.
 
         Raises:
             AlreadyExists: the address is taken.
@@ -33,6 +46,10 @@ class UserRepository:
         tx.put(guard, on_fail=taken)
         tx.put(_item(user))
         names.enter(tx, user)
+        for entry in entries:
+            audit.append(tx, entry)
+        for mail in mails:
+            outbox.write(tx, mail)
         tx.commit()
 
     def get_user(self, user_id: UserId) -> User | None:
@@ -47,7 +64,11 @@ class UserRepository:
 
     def find_by_email(self, email: str) -> User | None:
         """Find the owner of a normalised address; sees a registration that was just answered."""
-        guard = get(EmailGuard, email_key(email), consistent=True)
+        return self.find_by_email_hash(emails.digest(email))
+
+    def find_by_email_hash(self, email_hash: str) -> User | None:
+        """Find the owner of an address that is known by its SHA-256 only."""
+        guard = get(EmailGuard, email_hash_key(email_hash), consistent=True)
         if guard is None:
             return None
         item = get(UserItem, user_key(UserId(guard.user_id)), consistent=True)
@@ -64,6 +85,50 @@ class UserRepository:
         except ConditionFailed:
             return
 
+    def save_profile(self, before: User, after: User, *, entry: AuditEntry, mails: Sequence[Mail]) -> User:
+        """Store name, avatar and locale as they are after a change, with what is to be told about it.
+
+        Raises:
+            StaleVersion: the account is not as it was before, or is gone.
+        """
+        tx = Transaction()
+        tx.update(
+            UserItem(*user_key(before.id), version=before.version),
+            [
+                UserItem.name.set(after.name),
+                UserItem.avatar.set(after.avatar) if after.avatar else UserItem.avatar.remove(),
+                UserItem.locale.set(after.locale.value),
+                UserItem.updated_at.set(iso(after.updated_at)),
+            ],
+            locked=True,
+            on_fail=_stale(),
+        )
+        if after.name != before.name:
+            names.rename(tx, after)
+        return _tell(tx, after, entry, mails)
+
+    def change_password(
+        self, user: User, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> User:
+        """Replace a hash and end every session that has begun, with what is to be told about it.
+
+        Raises:
+            StaleVersion: the account is not as it was read, or is gone.
+        """
+        tx = Transaction()
+        tx.update(
+            UserItem(*user_key(user.id), version=user.version),
+            [
+                UserItem.password_hash.set(password_hash),
+                UserItem.sessions_from.set(iso(now)),
+                UserItem.updated_at.set(iso(now)),
+            ],
+            locked=True,
+            on_fail=_stale(),
+        )
+        changed = replace(user, password_hash=password_hash, sessions_from=now, updated_at=now)
+        return _tell(tx, changed, entry, mails)
+
     def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
         """End every session that has begun, with its access tokens.
 
@@ -71,6 +136,18 @@ class UserRepository:
             NotFound: the account is gone.
         """
         return _change(user_id, [UserItem.sessions_from.set(iso(now))], now)
+
+
+def _tell(tx: Transaction, changed: User, entry: AuditEntry, mails: Sequence[Mail]) -> User:
+    audit.append(tx, entry)
+    for mail in mails:
+        outbox.write(tx, mail)
+    tx.commit()
+    return replace(changed, version=changed.version + 1)
+
+
+def _stale() -> StaleVersion:
+    return StaleVersion("The account was changed at the same moment; read it again")
 
 
 def _change(user_id: UserId, actions: Iterable[Action], now: datetime) -> User:

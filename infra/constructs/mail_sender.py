@@ -1,0 +1,42 @@
+"""Who our mail comes from: a verified domain of SES, and the set of rules that its mail is sent under."""
+
+from aws_cdk import Stack
+from aws_cdk import aws_ses as ses
+from constructs import Construct
+
+from infra.config import StageSettings
+
+
+class MailSender(Construct):
+    """The domain of the stage's sender address.
+
+    The operator publishes its three DKIM records (`aws sesv2 get-email-identity`) and asks AWS once to take the account
+    out of the sandbox; until then mail waits in the outbox and ends in the dead-letter queue's alarm.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
+        super().__init__(scope, construct_id)
+        self.configuration_set = ses.ConfigurationSet(
+            self,
+            "Rules",
+            reputation_metrics=True,
+            suppression_reasons=ses.SuppressionReasons.BOUNCES_AND_COMPLAINTS,
+            tls_policy=ses.ConfigurationSetTlsPolicy.REQUIRE,
+        )
+        self.identity = ses.EmailIdentity(
+            self,
+            "Domain",
+            identity=ses.Identity.domain(settings.mail_sender.rpartition("@")[2].rstrip(">")),
+            configuration_set=self.configuration_set,
+        )
+
+    @property
+    def configuration_set_name(self) -> str:
+        """Physical name, made by CloudFormation."""
+        return self.configuration_set.configuration_set_name
+
+    @property
+    def configuration_set_arn(self) -> str:
+        """What a right to send under these rules names."""
+        name = self.configuration_set_name
+        return Stack.of(self).format_arn(service="ses", resource="configuration-set", resource_name=name)

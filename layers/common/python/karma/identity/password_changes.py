@@ -1,0 +1,124 @@
+"""Passwords: forgotten, reset by a link, changed by who knows the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from karma.core.clock import Clock
+from karma.core.errors import NotFound
+from karma.core.ids import UserId
+from karma.identity import emails, one_time
+from karma.identity.accounts import only_in_person, wrong_password
+from karma.identity.audit import AuditEntry, AuditEvent, Source
+from karma.identity.domain import Caller, User
+from karma.identity.one_time import OneTimeToken, Purpose
+from karma.identity.passwords import Passwords
+from karma.mail.domain import Mail, MailKind
+from karma.mail.service import PostOffice
+
+
+class Accounts(Protocol):
+    """Where accounts are stored; see repository/users.py for what each promises."""
+
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def change_password(  # noqa: D102
+        self, user: User, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> User: ...
+
+
+class ResetTokens(Protocol):
+    """Where tokens are stored; see repository/one_time.py for what each promises."""
+
+    def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
+    def reset_password(  # noqa: D102
+        self, token: OneTimeToken, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> bool: ...
+
+
+class PasswordService:
+    """Changes passwords; each change ends every session that began before it, and tells the owner by mail."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        tokens: ResetTokens,
+        passwords: Passwords,
+        post_office: PostOffice,
+        clock: Clock,
+        on_change: Callable[[UserId], None],
+    ) -> None:
+        """`on_change` is told whose sessions ended (Authenticator.forget)."""
+        self._accounts = accounts
+        self._tokens = tokens
+        self._passwords = passwords
+        self._post_office = post_office
+        self._clock = clock
+        self._on_change = on_change
+
+    def forgot(self, *, email: str) -> None:
+        """Have a reset link sent to the address if it has an account.
+
+        Whether it has is looked up when the mail is sent: here the work is the same for every address.
+
+        Raises:
+            ValidationFailed: not an address.
+        """
+        self._post_office.post(
+            Mail(
+                kind=MailKind.RESET_PASSWORD,
+                user_id=None,
+                address_hash=emails.digest(emails.normalise(email)),
+                created_at=self._clock.now(),
+            )
+        )
+
+    def reset(self, *, token: str, password: str, source: Source) -> None:
+        """Set a password by a link; the link proves the address too.
+
+        Raises:
+            Gone: no such token, or one that was used, has expired, or was asked for before the last reset.
+        """
+        now = self._clock.now()
+        found = self._tokens.find_token(one_time.digest(token))
+        if found is None or not found.usable(Purpose.RESET_PASSWORD, now):
+            raise one_time.spent()
+        entry = AuditEntry(
+            user_id=found.user_id, event=AuditEvent.PASSWORD_RESET, at=now, actor_id=found.user_id, source=source
+        )
+        mails = _notice(found.user_id, now)
+        password_hash = self._passwords.hash(password)
+        if not self._tokens.reset_password(found, password_hash, now=now, entry=entry, mails=mails):
+            raise one_time.spent()
+        self._on_change(found.user_id)
+        self._post_office.dispatch(mails)
+
+    def change(self, caller: Caller, *, current_password: str, password: str, source: Source) -> User:
+        """Replace the caller's password; return the account, for which a session may begin.
+
+        Raises:
+            Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
+            StaleVersion: the password was changed at the same moment.
+        """
+        only_in_person(caller)
+        user = self._accounts.read_user(caller.user_id)
+        if user is None:
+            raise NotFound("User not found")
+        if user.password_hash is None or not self._passwords.verify(user.password_hash, current_password):
+            raise wrong_password()
+        now = self._clock.now()
+        entry = AuditEntry(
+            user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source
+        )
+        mails = _notice(user.id, now)
+        password_hash = self._passwords.hash(password)
+        changed = self._accounts.change_password(user, password_hash, now=now, entry=entry, mails=mails)
+        self._on_change(user.id)
+        self._post_office.dispatch(mails)
+        return changed
+
+
+def _notice(user_id: UserId, now: datetime) -> list[Mail]:
+    return [Mail(kind=MailKind.PASSWORD_CHANGED, user_id=user_id, created_at=now)]

@@ -1,0 +1,57 @@
+"""Amazon SES, API version 2: one letter a call, to one address."""
+
+from __future__ import annotations
+
+import botocore.exceptions
+
+from karma.core import aws
+from karma.mail.domain import Letter
+from karma.mail.ports import MailRefused, MailUnavailable
+
+_UTF8 = "UTF-8"
+
+
+class SesSender:
+    """Sends as one verified address."""
+
+    def __init__(self, *, sender: str, configuration_set: str) -> None:
+        """`sender` is what stands in From, e.g. `Karma <no-reply@example.com>`."""
+        self._sender = sender
+        self._configuration_set = configuration_set
+
+    def send(self, letter: Letter, *, to: str) -> None:
+        """Hand a letter to SES, which makes the MIME message; the one header with a person's words in it is To.
+
+        Raises:
+            MailUnavailable: SES did not take it, or did not answer; it may be sent again.
+            MailRefused: the address cannot be written to.
+        """
+        content = {
+            "Subject": {"Data": letter.subject, "Charset": _UTF8},
+            "Body": {
+                "Text": {"Data": letter.text, "Charset": _UTF8},
+                "Html": {"Data": letter.html, "Charset": _UTF8},
+            },
+        }
+        try:
+            aws.client("sesv2").send_email(
+                FromEmailAddress=self._sender,
+                Destination={"ToAddresses": [_ascii(to)]},
+                Content={"Simple": content},
+                ConfigurationSetName=self._configuration_set,
+            )
+        except botocore.exceptions.ClientError as exc:
+            if exc.response["Error"]["Code"] == "BadRequestException":
+                raise MailRefused from exc
+            raise MailUnavailable("The mail provider did not take a mail; try again") from exc
+        except botocore.exceptions.BotoCoreError as exc:
+            raise MailUnavailable("The mail provider did not answer; try again") from exc
+
+
+def _ascii(address: str) -> str:
+    """Spell an address's domain in ASCII; SES takes no other, and no other letters before the @ at all."""
+    local, _, domain = address.rpartition("@")
+    try:
+        return f"{local.encode('ascii').decode()}@{domain.encode('idna').decode()}"
+    except UnicodeError as exc:
+        raise MailRefused from exc

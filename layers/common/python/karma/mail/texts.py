@@ -1,0 +1,145 @@
+"""The letters in English and Chinese: subject, text and HTML from one list of paragraphs.
+
+Subjects hold nothing of anybody's: what a person wrote (their name) stands in bodies only, escaped in HTML. A link
+carries its token in the fragment, which browsers send to no server: it is in no access log and no Referer header.
+"""
+
+# ruff: noqa: RUF001  Chinese has its own commas
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from karma.mail.domain import Addressed, Letter, MailKind
+
+
+class _Text(NamedTuple):
+    """One letter in one language."""
+
+    subject: str
+    says: str
+    action: str = ""
+    """Label of the link."""
+    otherwise: str = ""
+    """For those who did not ask for it."""
+
+
+_PATHS: Mapping[MailKind, str] = {
+    MailKind.VERIFY_EMAIL: "verify-email",
+    MailKind.CONFIRM_NEW_EMAIL: "verify-email",
+    MailKind.RESET_PASSWORD: "reset-password",
+}
+"""Pages of the web application that take a token and post it to the API."""
+
+_GREETING: Mapping[str, str] = {"en": "Hello {name},", "zh": "{name}，您好："}
+
+_TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
+    "en": {
+        MailKind.VERIFY_EMAIL: _Text(
+            "Verify your e-mail address",
+            "an account at Karma was made with this address. Verify it within 48 hours.",
+            "Verify the address",
+            "If this was not you, do nothing; without you the address stays unverified.",
+        ),
+        MailKind.RESET_PASSWORD: _Text(
+            "Reset your password",
+            "somebody asked to reset the password of your Karma account. The link works once, for one hour.",
+            "Choose a new password",
+            "If this was not you, do nothing; your password stays as it is.",
+        ),
+        MailKind.PASSWORD_CHANGED: _Text(
+            "Your password was changed",
+            "the password of your Karma account was changed, and every session that used the old one has ended.",
+            otherwise="If this was not you, reset the password at once: choose “Forgot password” where you log in.",
+        ),
+        MailKind.CONFIRM_NEW_EMAIL: _Text(
+            "Confirm your new e-mail address",
+            "your Karma account is about to move to this address. Confirm it within 48 hours.",
+            "Confirm the address",
+            "If this was not you, do nothing; the account stays where it is.",
+        ),
+        MailKind.EMAIL_CHANGE_ASKED: _Text(
+            "Your e-mail address is about to change",
+            "somebody who knows your password asked to move your Karma account to another e-mail address. "
+            "It moves when the new address is confirmed.",
+            otherwise="If this was not you, change your password at once: that also stops the move.",
+        ),
+        MailKind.EMAIL_CHANGED: _Text(
+            "Your e-mail address was changed",
+            "your Karma account has moved to another e-mail address; this one is no longer used.",
+            otherwise="If this was not you, write to support at once.",
+        ),
+        MailKind.EMAIL_TAKEN: _Text(
+            "Somebody named your e-mail address",
+            "another account asked to move to this address. It cannot, because your account has it. "
+            "You need not do anything.",
+        ),
+    },
+    "zh": {
+        MailKind.VERIFY_EMAIL: _Text(
+            "请验证您的电子邮箱",
+            "有人用此邮箱注册了 Karma 账户。请在 48 小时内完成验证。",
+            "验证邮箱",
+            "如果不是您本人操作，请忽略此邮件；未经您确认，邮箱不会被验证。",
+        ),
+        MailKind.RESET_PASSWORD: _Text(
+            "重置您的密码",
+            "有人请求重置您的 Karma 账户密码。链接一小时内有效，只能使用一次。",
+            "设置新密码",
+            "如果不是您本人操作，请忽略此邮件；您的密码不会改变。",
+        ),
+        MailKind.PASSWORD_CHANGED: _Text(
+            "您的密码已更改",
+            "您的 Karma 账户密码已更改，使用旧密码的会话均已结束。",
+            otherwise="如果不是您本人操作，请立即在登录页选择“忘记密码”重置密码。",
+        ),
+        MailKind.CONFIRM_NEW_EMAIL: _Text(
+            "请确认您的新邮箱",
+            "您的 Karma 账户即将改用此邮箱。请在 48 小时内确认。",
+            "确认邮箱",
+            "如果不是您本人操作，请忽略此邮件；账户邮箱不会改变。",
+        ),
+        MailKind.EMAIL_CHANGE_ASKED: _Text(
+            "您的邮箱即将更改",
+            "有人使用您的密码请求将 Karma 账户改用另一个邮箱。新邮箱确认后生效。",
+            otherwise="如果不是您本人操作，请立即更改密码，更改即会中止。",
+        ),
+        MailKind.EMAIL_CHANGED: _Text(
+            "您的邮箱已更改",
+            "您的 Karma 账户已改用另一个邮箱，此邮箱不再使用。",
+            otherwise="如果不是您本人操作，请立即联系客服。",
+        ),
+        MailKind.EMAIL_TAKEN: _Text(
+            "有人填写了您的邮箱",
+            "另一个账户请求改用此邮箱。由于此邮箱属于您的账户，请求不会生效，您无需进行任何操作。",
+        ),
+    },
+}
+
+
+def compose(addressed: Addressed, *, public_url: str) -> Letter:
+    """Write a letter in its recipient's language.
+
+    Raises:
+        KeyError: a kind or a locale without texts, which a test rules out.
+    """
+    text = _TEXTS[addressed.locale][addressed.kind]
+    link = f"{public_url}/{_PATHS[addressed.kind]}#token={addressed.token}" if addressed.token else ""
+    greeting = _GREETING[addressed.locale].format(name=addressed.name)
+    plain = [greeting, text.says, link, text.otherwise]
+    return Letter(
+        subject=text.subject,
+        text="\n\n".join(filter(None, plain)) + "\n",
+        html=_html(addressed.locale, [greeting, text.says], text.action, link, text.otherwise),
+    )
+
+
+def _html(locale: str, before: list[str], action: str, link: str, otherwise: str) -> str:
+    paragraphs = [f"<p>{html.escape(each)}</p>" for each in before]
+    if link:
+        paragraphs.append(f'<p><a href="{html.escape(link)}">{html.escape(action)}</a></p>')
+    if otherwise:
+        paragraphs.append(f"<p>{html.escape(otherwise)}</p>")
+    language = {"en": "en", "zh": "zh-Hans"}[locale]
+    return f'<!doctype html><html lang="{language}"><body>{"".join(paragraphs)}</body></html>\n'
