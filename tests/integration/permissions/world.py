@@ -1,0 +1,341 @@
+"""Everybody who may call a route, and what a call of each route needs.
+
+A new route needs a row in docs/permissions.md (the test prints it). When its path has a new `{name}`, OBJECTS says how
+to make one that belongs to a person; when it takes a body, BODIES has the smallest one that is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from random import SystemRandom
+from typing import Any
+
+from karma.billing.arrival import Arrival
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.core.dynamo.items import bind
+from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.identity import permissions, tokens
+from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
+from karma.identity.domain import ApiKey, Role, User
+from karma.identity.keys import KeyRing
+from karma.identity.passwords import Argon2Passwords
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.directory import DirectoryRepository
+from karma.identity.repository.items import IdentityItem
+from tests.integration.api.test_runs import record
+from tests.support.asgi import exchange
+
+PASSWORD = "correct horse battery"
+ROLES = {"viewer": Role.VIEWER, "user": Role.USER, "another user": Role.USER, "admin": Role.ADMIN}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A route of one of the two functions."""
+
+    function: str
+    method: str
+    path: str
+    permission: str | None
+    """None: nobody needs to be known; "": anybody who is known."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.function} {self.method} {self.path}"
+
+    @property
+    def parameters(self) -> list[str]:
+        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+
+
+def targets() -> list[Target]:
+    """Every route of both functions."""
+    from fastapi.routing import APIRoute
+
+    from agent_stream.app import ROUTES
+    from api.app import build
+    from api.openapi import permissions as permissions_of
+
+    found = [
+        Target("api", method, route.path, next(iter(permissions_of(route.dependant)), None))
+        for route in build().routes
+        if isinstance(route, APIRoute)
+        for method in sorted(route.methods or ())
+    ]
+    found += [Target("agent_stream", route.method, route.path, route.permission) for route in ROUTES]
+    return [*found, Target("agent_stream", "GET", "/health", None)]
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account and its access token."""
+
+    id: UserId
+    email: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a call came back with."""
+
+    status: int
+    text: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.text)["data"]
+
+
+@dataclass
+class World:
+    """The people, what belongs to them, and both functions in this process."""
+
+    stack: Any
+    event: Callable[..., dict[str, Any]]
+    context: object
+    function: str = ""
+    people: dict[str, Person] = field(default_factory=dict)
+    objects: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def become(self, function: str, **environment: str) -> None:
+        """Make this process one of the two functions."""
+        self.stack.use(function, **environment)
+        self.function = function
+        self.start_over()
+
+    def person(self, name: str) -> Person:
+        """Return somebody, made on first use."""
+        if name not in self.people:
+            self.people[name] = self._make(ROLES[name])
+        return self.people[name]
+
+    def thing(self, owner: str, name: str, ids: Mapping[str, str]) -> str:
+        """Return the id of something of an owner's, made on first use; `ids` are those before it in the path."""
+        if (owner, name) not in self.objects:
+            with self._as_user(owner):
+                self.objects[owner, name] = OBJECTS[name](self, owner, ids)
+        return self.objects[owner, name]
+
+    def start_over(self) -> None:
+        """Let everybody and everything be made anew: something was changed."""
+        self.people.clear()
+        self.objects.clear()
+
+    def api(self, method: str, path: str, body: object = None, *, headers: Mapping[str, str]) -> Answered:
+        """Call the API, from another address each time."""
+        from api.handler import lambda_handler
+
+        address = "198.51.100." + str(SystemRandom().randrange(1, 255))
+        answer = lambda_handler(self.event(method, path, body=body, headers=headers, source_ip=address), self.context)
+        return Answered(answer["statusCode"], answer.get("body", ""))
+
+    def call(self, target: Target, *, owner: str, headers: Mapping[str, str]) -> Answered:
+        """Make the smallest valid request to a route, on things of an owner's."""
+        ids: dict[str, str] = {}
+        path = target.path
+        for name in target.parameters:
+            special = f"{name} of {target.method} {target.path}"
+            ids[name] = self.thing(owner, special if special in OBJECTS else name, ids)
+            path = path.replace(f"{{{name}}}", ids[name])
+        make = BODIES.get(f"{target.method} {target.path}")
+        body = make(self, owner) if make else None
+        if target.function == "api":
+            return self.api(target.method, path, body, headers=headers)
+        return self._stream(target.method, path, body, headers)
+
+    def create(self, owner: str, path: str, body: object) -> Any:
+        """Make something by the API."""
+        answer = self.api("POST", path, body, headers=bearer(self.person(owner).token))
+        assert answer.status == 201, answer.text
+        return answer.data
+
+    def key(self, owner: str, scopes: frozenset[str]) -> str:
+        """Make an API key."""
+        secret = API_KEY_PREFIX + new_id()
+        made = ApiKey(
+            id=ApiKeyId(new_id()),
+            user_id=self.person(owner).id,
+            name="program",
+            prefix=secret[:12],
+            hash=hash_api_key(secret),
+            scopes=scopes,
+            created_at=datetime.now(UTC),
+            expires_at=None,
+            revoked_at=None,
+        )
+        ApiKeyRepository().create_api_key(made, request_token=None)
+        return secret
+
+    def token(self, user_id: UserId, *, age: timedelta = timedelta()) -> str:
+        """Sign an access token."""
+        return tokens.issue(user_id, ring=KeyRing.parse(self.stack.secret_values["auth"]), now=datetime.now(UTC) - age)
+
+    def _make(self, role: Role) -> Person:
+        bind(IdentityItem, self.stack.tables["identity"])
+        now = datetime.now(UTC)
+        user = User(
+            id=UserId(new_id()),
+            email=f"{new_id()}@example.com",
+            name="Ada",
+            avatar=None,
+            password_hash=_password_hash(),
+            role=role,
+            email_verified=True,
+            created_at=now,
+            updated_at=now,
+        )
+        DirectoryRepository().create_user(user)
+        return Person(user.id, user.email, self.token(user.id))
+
+    @contextmanager
+    def _as_user(self, name: str) -> Iterator[None]:
+        """Give somebody the rights that making things takes."""
+        if ROLES[name] is not Role.VIEWER:
+            yield
+            return
+        self._give(name, Role.USER)
+        yield
+        self._give(name, ROLES[name])
+
+    def _give(self, name: str, role: Role) -> None:
+        directory = DirectoryRepository()
+        before = directory.read_user(self.person(name).id)
+        assert before is not None
+        directory.change_account(before, replace(before, role=role), actor_id=None, entries=[])
+        importlib.import_module(f"{self.function}.deps").authenticator().forget(before.id)
+
+    def _stream(self, method: str, path: str, body: object, headers: Mapping[str, str]) -> Answered:
+        from agent_stream import deps
+        from agent_stream.app import app
+
+        request = exchange(method, path, body=body if body is not None else b"", headers=headers)
+
+        async def serve() -> None:
+            try:
+                await request.run(app)
+            finally:
+                await deps.model().close()
+
+        asyncio.run(serve())
+        return Answered(request.status, request.data.decode())
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+@cache
+def _password_hash() -> str:
+    return Argon2Passwords().hash(PASSWORD)
+
+
+def _serial() -> str:
+    return f"EOS-{new_id()[-12:]}"
+
+
+def _device(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/devices", _new_device(world, owner))["device"]["id"])
+
+
+def _command(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/commands", {"command": "blink"})
+    return str(made["command"]["id"])
+
+
+def _agent(world: World, _: str, __: Mapping[str, str]) -> str:
+    return str(world.create("admin", "/api/v1/agents", _new_agent(world, "admin"))["agent"]["id"])
+
+
+def _run(world: World, owner: str, _: Mapping[str, str]) -> str:
+    run_id = new_id()
+    record(world.stack, world.person(owner).id, run_id)
+    return run_id
+
+
+def _directory(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/directories", {"path": f"/d-{new_id()}"})
+    return str(made["directory"]["id"])
+
+
+def _upload(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/files", {"name": f"f-{new_id()}", "size": 0})
+    return str(made["file"]["id"])
+
+
+def _event(world: World, _: str, __: Mapping[str, str]) -> str:
+    now = datetime.now(UTC)
+    event_id = "evt_" + new_id().replace("-", "")
+    arrival = Arrival(event_id, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
+    ArrivalStore(world.stack.tables["billing"]).store(arrival, received_at=now, due_at=now)
+    return event_id
+
+
+OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
+    "user_id": lambda world, owner, _: world.person(owner).id,
+    "key_id": lambda world, owner, _: str(world.create(owner, "/api/v1/api-keys", {"name": "ci"})["api_key"]["id"]),
+    "device_id": _device,
+    "command_id": _command,
+    "agent_id": _agent,
+    "run_id": _run,
+    "event_id": _event,
+    "component": lambda *_: "database",
+    "file_id": _directory,
+    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
+    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _upload,
+}
+"""How to make what a path names, belonging to a person; also for one route alone."""
+
+SHARED = {"user_id", "agent_id", "event_id", "component"}
+"""What belongs to nobody: another person's request is not answered 404 for that."""
+
+
+def _new_device(_: World, __: str) -> dict[str, Any]:
+    return {"name": "Greenhouse", "model": "EOS-3A", "mac": "AA:BB:CC:00:11:22", "serial_number": _serial()}
+
+
+def _new_agent(_: World, __: str) -> dict[str, Any]:
+    return {"name": f"agent-{new_id()}", "model": "claude-sonnet-5-5", "system_prompt": "Help."}
+
+
+def _log_in(world: World, owner: str) -> dict[str, Any]:
+    return {"email": world.person(owner).email, "password": PASSWORD}
+
+
+def _refresh(world: World, owner: str) -> dict[str, Any]:
+    answer = world.api("POST", "/api/v1/auth/login", _log_in(world, owner), headers={})
+    return {"refresh_token": answer.data["refresh_token"]}
+
+
+BODIES: dict[str, Callable[[World, str], Any]] = {
+    "POST /api/v1/auth/register": lambda *_: {"email": f"{new_id()}@example.com", "password": PASSWORD, "name": "Eve"},
+    "POST /api/v1/auth/login": _log_in,
+    "POST /api/v1/auth/refresh": _refresh,
+    "POST /api/v1/auth/logout": _refresh,
+    "DELETE /api/v1/users/me": lambda *_: {"current_password": PASSWORD},
+    "PATCH /api/v1/users/{user_id}": lambda *_: {"disabled": True},
+    "POST /api/v1/api-keys": lambda *_: {"name": "ci", "scopes": ["*"]},
+    "POST /api/v1/devices": _new_device,
+    "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
+    "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
+    "POST /api/v1/devices/{device_id}/files": lambda *_: {"name": "log.txt", "size": 1},
+    "POST /api/v1/devices/{device_id}/files/{file_id}/parts": lambda *_: {"part_numbers": [1]},
+    "PATCH /api/v1/devices/{device_id}/files/{file_id}": lambda *_: {"category": "log"},
+    "POST /api/v1/devices/{device_id}/directories": lambda *_: {"path": "/logs"},
+    "POST /api/v1/agents": _new_agent,
+    "PUT /api/v1/agents/{agent_id}": _new_agent,
+    "POST /api/agents": _new_agent,
+    "PUT /api/agents/{agent_id}": _new_agent,
+    "POST /api/agent": lambda *_: {},
+    "POST /api/v1/agent": lambda *_: {},
+}
+"""The smallest body that a route accepts."""
+
+EVERY_SCOPE = frozenset(permissions.ROLES_OF)
