@@ -125,6 +125,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
                 "AGENTS_TABLE",
+                "BILLING_TABLE",
                 "AUTH_SECRET_ARN",
                 "MODEL_SECRET_ARN",
                 "MODEL_BASE_URL",

@@ -78,9 +78,10 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         ),
     ),
     FunctionName.AGENT_STREAM: (
-        Grant("table/identity", (GET,)),
+        Grant("table/identity", (GET, UPDATE)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
+        Grant("table/billing", (GET,)),
         Grant("queue/runs", SEND),
         Grant("secret/auth", SECRET),
         Grant("secret/model", SECRET),

@@ -40,8 +40,10 @@ from karma.core.errors import (
 from karma.core.http import InternalError, failure, success
 from karma.core.ids import RunId, new_id
 from karma.core.observability import count, log_request, logger
+from karma.core.ratelimit import Decision
 from karma.core.runtime.snapshot import before_snapshot
 from karma.identity.domain import Caller
+from karma.identity.limits import RULES
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -120,10 +122,15 @@ class _Response:
         self.status = 0
         """0: nothing was sent, every answer is still possible."""
         self.is_complete = False
+        self.limit: Decision | None = None
+        """What the answer says about the caller's rate limit."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.limit is not None:
+                told = [(name.lower().encode(), value.encode()) for name, value in self.limit.headers()]
+                message = {**message, "headers": [*message["headers"], *told]}
         else:
             self.is_complete = not message.get("more_body", False)
         await self._send(message)
@@ -159,16 +166,16 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         )
 
 
-async def _route(request: _Request, send: Send) -> int:
+async def _route(request: _Request, response: _Response) -> int:
     if request.path == "/health":
         _require_method(request, "GET", "HEAD")
-        return await _answer(send, 200, orjson.dumps({"status": "ok"}))
+        return await _answer(response, 200, orjson.dumps({"status": "ok"}))
     for route in ROUTES:
         values = route.match(request.path)
         if values is not None:
             _require_method(request, route.method)
-            caller = await _admit(request, route.permission)
-            return await route.serve(request, caller, values, send)
+            caller = await _admit(request, route, response)
+            return await route.serve(request, caller, values, response)
     raise NotFound(f"No route {request.path[:200]}")
 
 
@@ -257,15 +264,23 @@ async def _until_gone(receive: Receive, writer: SseWriter) -> None:
     writer.lose()
 
 
-async def _admit(request: _Request, permission: str) -> Caller:
-    """Tell who calls.
+async def _admit(request: _Request, route: Route, response: _Response) -> Caller:
+    """Tell who calls, and count the request.
 
     Raises:
         Unauthenticated, Forbidden: nobody, or nobody who may.
+        RateLimited: too many requests of theirs.
     """
-    caller = await asyncio.to_thread(_authenticate, request)
-    if not caller.may(permission):
-        raise Forbidden("Insufficient permissions")
+
+    def admit() -> tuple[Caller, Decision]:
+        caller = _authenticate(request)
+        if not caller.may(route.permission):
+            raise Forbidden("Insufficient permissions")
+        return caller, deps.throttle().admit(route.limit, user_id=caller.user_id)
+
+    caller, decision = await asyncio.to_thread(admit)
+    if RULES[route.limit].stored:  # what one process of many has counted helps nobody to plan
+        response.limit = decision
     return caller
 
 
@@ -320,6 +335,8 @@ class Route:
     path: str
     """With `{names}` for the parts that vary."""
     permission: str
+    limit: str
+    """A row of karma.identity.limits."""
     serve: Callable[[_Request, Caller, PathValues, Send], Awaitable[int]]
 
     def match(self, path: str) -> PathValues | None:
@@ -333,9 +350,9 @@ class Route:
 
 
 ROUTES = (
-    Route("POST", "/api/agent", "agent:run", _run),
-    Route("POST", "/api/v1/agent", "agent:run", _run),
-    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", _events),
+    Route("POST", "/api/agent", "agent:run", "run", _run),
+    Route("POST", "/api/v1/agent", "agent:run", "run", _run),
+    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events),
 )
 
 

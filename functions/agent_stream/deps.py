@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from functools import cache
+from typing import TYPE_CHECKING
 
 from agent_stream.settings import Settings
 from karma.agents.builtins import DeviceServices, DeviceTools
@@ -16,15 +17,21 @@ from karma.agents.service import RunReader, RunService
 from karma.agents.watchdog import QueueWatchdog
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
+from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
+from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
 from karma.identity.keys import KeyRing
+from karma.identity.limits import Throttle
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.sqs import SqsQueue
+
+if TYPE_CHECKING:
+    from karma.billing.service import SubscriptionService
 
 
 @cache
@@ -50,6 +57,26 @@ def authenticator() -> Authenticator:
         key_ring=lambda: KeyRing.parse(secrets.get(secret_arn)),
         clock=clock(),
     )
+
+
+@cache
+def throttle() -> Throttle:
+    """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
+    return Throttle(
+        stored=DynamoBuckets(settings().identity_table),
+        local=LocalBuckets(),
+        clock=clock(),
+        plan_of=lambda user_id: subscription_service().plan(user_id).name,
+    )
+
+
+@cache
+def subscription_service() -> SubscriptionService:
+    """Tell who is on which plan; imported when a limit first depends on it."""
+    from karma.billing.repository.subscriptions import SubscriptionRepository
+    from karma.billing.service import SubscriptionService
+
+    return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
 
 
 @cache

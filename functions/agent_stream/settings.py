@@ -12,6 +12,7 @@ class Settings(FunctionSettings):
     identity_table: str
     devices_table: str
     agents_table: str
+    billing_table: str
     auth_secret_arn: str
     """JSON `{"current": kid, kid: key, ...}`; every kid is accepted."""
     model_secret_arn: str

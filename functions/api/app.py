@@ -44,7 +44,7 @@ class Api(FastAPI):
 
     def build_middleware_stack(self) -> Edge:
         """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
-        return Edge(Dispatch(self.router.routes), clock=deps.clock(), origin_secrets=_origin_secrets)
+        return Edge(Dispatch(self.router.routes, admit=deps.admit), clock=deps.clock(), origin_secrets=_origin_secrets)
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -65,7 +65,7 @@ def build() -> Api:
 about = Router("about", prefix="")
 
 
-@about.get("/")
+@about.get("/", limit="public")
 async def root() -> Response:
     """Say what this is and where its description is."""
     return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})

@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as DependsParam
+from starlette.types import Scope
 
-from api.edge import REQUEST_ID, USER_ID, caller_address
+from api.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, caller_address
 from api.settings import Settings
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.cursors import CursorSigner
+from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
 from karma.core.errors import Forbidden
 from karma.core.health import Component, Health
 from karma.core.observability import logger
+from karma.core.ratelimit import Decision, LocalBuckets, network_of
 from karma.core.settings import load
 from karma.identity.audit import AuditReader, Source
 from karma.identity.authentication import Authenticator
 from karma.identity.domain import Caller
 from karma.identity.keys import KeyRing
+from karma.identity.limits import RULES, Throttle
 from karma.identity.permissions import canonical
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
@@ -141,13 +145,16 @@ def post_office() -> PostOffice:
 @cache
 def sessions() -> SessionService:
     """Begin, continue and end sessions."""
+    from karma.identity.logins import LoginGuard
     from karma.identity.passwords import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
     from karma.identity.repository.sessions import SessionRepository
     from karma.identity.sessions import SessionService
 
+    stored = SessionRepository()
     return SessionService(
         accounts=users(),
-        sessions=SessionRepository(),
+        sessions=stored,
+        guard=LoginGuard(buckets=DynamoBuckets(settings().identity_table), networks=stored, clock=clock()),
         passwords=Argon2Passwords(),
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,
@@ -382,6 +389,35 @@ def run_reader() -> RunReader:
     return RunReader(DynamoRunStore())
 
 
+# Limits
+
+
+@cache
+def throttle() -> Throttle:
+    """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
+    return Throttle(
+        stored=DynamoBuckets(settings().identity_table),
+        local=LocalBuckets(),
+        clock=clock(),
+        plan_of=lambda user_id: subscription_service().plan(user_id).name,
+    )
+
+
+def admit(scope: Scope, limit: str) -> None:
+    """Count a request whose limit is by network; those by account are counted by `permit`, which knows whose.
+
+    Raises:
+        RateLimited: too many.
+    """
+    if throttle().is_counted_by_network(limit):
+        _tell(scope, throttle().admit(limit, network=network_of(caller_address(scope))))
+
+
+def _tell(scope: Scope, decision: Decision) -> None:
+    if RULES[decision.limit.name].stored:  # what one process of many has counted helps nobody to plan
+        scope[LIMIT_HEADERS] = [(name.lower().encode(), value.encode()) for name, value in decision.headers()]
+
+
 # Authorisation
 
 
@@ -404,6 +440,9 @@ class Permit:
         logger.append_keys(user_id=caller.user_id)
         if self.permission and not caller.may(self.permission):
             raise Forbidden("Insufficient permissions")
+        limit = request.scope["route"].limit
+        if not throttle().is_counted_by_network(limit):
+            _tell(request.scope, throttle().admit(limit, user_id=caller.user_id))
         return caller
 
 

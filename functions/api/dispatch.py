@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -22,7 +22,9 @@ _LONGEST = 4
 class Dispatch:
     """ASGI app over a fixed list of routes; fixed paths win over those with parameters."""
 
-    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+    def __init__(self, routes: Iterable[BaseRoute], *, admit: Callable[[Scope, str], None]) -> None:
+        """`admit` is asked before a route serves, with the name of the route's limit; it raises what refuses."""
+        self._admit = admit
         self._fixed: dict[str, list[Route]] = defaultdict(list)
         self._with_parameters: dict[tuple[str, ...], list[Route]] = defaultdict(list)
         for route in routes:
@@ -51,7 +53,9 @@ class Dispatch:
                 continue
             converted = {name: route.param_convertors[name].convert(text) for name, text in match.groupdict().items()}
             scope["route"], scope["endpoint"], scope["path_params"] = route, route.endpoint, converted
-            if not isinstance(route, OwnRoute):
+            if isinstance(route, OwnRoute):
+                self._admit(scope, route.limit)
+            else:
                 await asyncio.sleep(0)  # see api.gateway.complete
             await route.app(scope, receive, send)
             return

@@ -17,6 +17,7 @@ from karma.core.clock import Clock, epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
     Forbidden,
+    RateLimited,
 )
 from karma.core.http import failure, style_of
 from karma.core.ids import new_id
@@ -25,6 +26,8 @@ from karma.core.observability import log_request, logger
 REQUEST_ID = "karma.request_id"
 USER_ID = "karma.user_id"
 """Key of the scope where whoever finds the caller leaves the id, for the log."""
+LIMIT_HEADERS = "karma.limit_headers"
+"""Key of the scope where whoever counts the request leaves what its answer says about the limit."""
 _PROVEN = "karma.origin_proven"
 _NO_ROUTE = "(none)"
 
@@ -55,6 +58,7 @@ class Edge:
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
+                    *scope.get(LIMIT_HEADERS, ()),
                     (b"x-request-id", request_id.encode()),
                     (b"x-process-time", b"%.6f" % (monotonic() - started)),
                 ]
@@ -66,6 +70,8 @@ class Edge:
             await self._app(scope, receive, answer)
         except Exception as exc:  # noqa: BLE001  the process edge: whatever happened becomes an answer
             error = as_app_error(exc)
+            if isinstance(error, RateLimited):  # names its own limit
+                scope.pop(LIMIT_HEADERS, None)
             if status:  # an answer had begun: nothing more can be said
                 logger.error("request.cut", status=status)
                 return

@@ -127,7 +127,7 @@ _ABOUT = (
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     responses: dict[str, Any] = operation["responses"]
-    wanted = [500]
+    wanted = [429, 500]
     body = _body(route.dependant)
     if body is not None:
         wanted += [400, 413, 415, 422]

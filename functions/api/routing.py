@@ -42,13 +42,16 @@ class Route(routing.Route):
     FastAPI reads its signature and describes it in OpenAPI; serving it takes none of FastAPI's exit stacks.
     """
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: Iterable[str], **options: Any) -> None:
-        """`options` are those of FastAPI's routes."""
+    def __init__(
+        self, path: str, endpoint: Callable[..., Any], *, methods: Iterable[str], limit: str = "default", **options: Any
+    ) -> None:
+        """`limit` is a row of karma.identity.limits; `options` are those of FastAPI's routes."""
         if not iscoroutinefunction(endpoint):
             raise TypeError(f"{path}: routes are coroutines, a thread for each request costs more than the request")
         super().__init__(path, endpoint, methods=list(methods))
         self.methods = set(methods)  # without the HEAD that Starlette adds
         self.app = self._serve
+        self.limit = limit
         self._options = options
 
     @cached_property

@@ -22,7 +22,15 @@ REQUEST_HEADERS = (
     "x-request-id",
 )
 """Spelled out: with credentials, browsers take `*` literally."""
-RESPONSE_HEADERS = ("etag", "location", "retry-after", "x-process-time", "x-request-id")
+RESPONSE_HEADERS = (
+    "etag",
+    "location",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "x-process-time",
+    "x-request-id",
+)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PREFLIGHT_MAX_AGE_S = 600
 

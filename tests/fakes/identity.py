@@ -11,8 +11,9 @@ from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.directory import AccountFilter, AccountPage
-from karma.identity.domain import ApiKey, RefreshToken, Role, User
+from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
+from karma.identity.logins import LoginPlace
 from karma.identity.repository.items import user_position
 from karma.identity.repository.names import fold
 
@@ -60,6 +61,8 @@ class MemoryIdentities:
     sessions: dict[str, bool] = field(default_factory=dict)
     """Session id -> has it ended."""
     tokens: dict[str, RefreshToken] = field(default_factory=dict)
+    networks: dict[LoginPlace, datetime] = field(default_factory=dict)
+    """Where sessions began, and until when that counts."""
     keys: dict[ApiKeyId, ApiKey] = field(default_factory=dict)
     requests: dict[str, ApiKeyId] = field(default_factory=dict)
     reads: int = 0
@@ -117,14 +120,22 @@ class MemoryIdentities:
         self.users[user_id] = replace(user, version=user.version + 1, **changes)
         return self.users[user_id]
 
-    def start_session(self, token: RefreshToken, *, now: datetime, entry: AuditEntry) -> bool:
+    def start_session(self, token: RefreshToken, *, place: LoginPlace, now: datetime, entry: AuditEntry) -> bool:
         user = self.users.get(token.user_id)
         if user is None or user.disabled_at:
             return False
         self.sessions[token.session_id] = False
         self.tokens[token.hash] = token
+        self.networks[place] = now + KNOWN_NETWORK_TTL
         self.audit.append(entry)
         return True
+
+    def is_known_network(self, place: LoginPlace, *, now: datetime) -> bool:
+        return place in self.networks and now < self.networks[place]
+
+    def record_refusal(self, entry: AuditEntry | None) -> None:
+        if entry is not None:
+            self.audit.append(entry)
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
         return self.tokens.get(token_hash)

@@ -135,7 +135,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
         "GOOGLE_ISSUER",
     ),
     "agent_stream": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents")),
+        *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents", "billing")),
         "AUTH_SECRET_ARN",
         "MODEL_SECRET_ARN",
         "MODEL_BASE_URL",

@@ -27,7 +27,7 @@ from karma.identity.schemas import (
 router = Router("auth")
 
 
-@router.post("/auth/register", status_code=201, responses=answers(UserData, status=201, errors=(409,)))
+@router.post("/auth/register", limit="auth", status_code=201, responses=answers(UserData, status=201, errors=(409,)))
 async def register(request: Request, body: Register, source: RequestSource) -> Response:
     """Make an account; the address must be new, and is sent a link that verifies it."""
 
@@ -40,14 +40,14 @@ async def register(request: Request, body: Register, source: RequestSource) -> R
     return await once(request, None, create)
 
 
-@router.post("/auth/login", responses=answers(LoginData, errors=(401,)))
+@router.post("/auth/login", limit="auth", responses=answers(LoginData, errors=(401,)))
 async def log_in(body: LogIn, source: RequestSource) -> Response:
     """Trade address and password for an access token (30 minutes) and a refresh token (30 days)."""
     user, tokens = deps.sessions().log_in(email=body.email, password=body.password, source=source)
     return ok({**tokens_view(tokens), "user": user_view(user)})
 
 
-@router.post("/auth/refresh", responses=answers(TokensOut, errors=(401,)))
+@router.post("/auth/refresh", limit="auth", responses=answers(TokensOut, errors=(401,)))
 async def refresh(body: Refresh, source: RequestSource) -> Response:
     """Trade a refresh token for a new pair.
 
@@ -70,7 +70,7 @@ async def log_out_everywhere(caller: CurrentCaller, source: RequestSource) -> Re
     return no_content()
 
 
-@router.post("/auth/verify-email", status_code=204, responses=answers(status=204, errors=(409, 410)))
+@router.post("/auth/verify-email", limit="auth", status_code=204, responses=answers(status=204, errors=(409, 410)))
 async def verify_email(body: OneTime, source: RequestSource) -> Response:
     """Verify an address by the token of a link: of registration, or of a change of address, which it completes."""
     deps.accounts().verify_email(token=body.token, source=source)
@@ -84,14 +84,14 @@ async def resend_verification(caller: CurrentCaller) -> Response:
     return ok({"accepted": True}, 202)
 
 
-@router.post("/auth/forgot-password", status_code=202, responses=answers(AcceptedData, status=202))
+@router.post("/auth/forgot-password", limit="auth", status_code=202, responses=answers(AcceptedData, status=202))
 async def forgot_password(body: ForgotPassword) -> Response:
     """Send a link that sets a new password, if the address has an account; the answer does not say."""
     deps.password_changes().forgot(email=body.email)
     return ok({"accepted": True}, 202)
 
 
-@router.post("/auth/reset-password", status_code=204, responses=answers(status=204, errors=(410,)))
+@router.post("/auth/reset-password", limit="auth", status_code=204, responses=answers(status=204, errors=(410,)))
 async def reset_password(body: ResetPassword, source: RequestSource) -> Response:
     """Set a new password by the token of a link; every session ends, and the address counts as verified."""
     deps.password_changes().reset(token=body.token, password=body.password, source=source)

@@ -21,7 +21,7 @@ from karma.identity.domain import Caller
 router = Router("billing")
 
 
-@router.get("/plans", responses=answers(PlanListData))
+@router.get("/plans", limit="public", responses=answers(PlanListData))
 async def list_plans() -> Response:
     """List the plans on offer now, smallest first. Public."""
     plans = [plan_view(plan) for plan in deps.subscription_service().catalog().plans]

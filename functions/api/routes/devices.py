@@ -201,7 +201,10 @@ async def list_dead_letters(device_id: str, caller: Reader, limit: Limit = 20, c
 
 
 @router.post(
-    "/devices/{device_id}/commands", status_code=201, responses=answers(CommandData, status=201, errors=(404, 409, 429))
+    "/devices/{device_id}/commands",
+    limit="command",
+    status_code=201,
+    responses=answers(CommandData, status=201, errors=(404, 409)),
 )
 async def send_command(request: Request, device_id: str, body: SendCommandRequest, caller: Controller) -> Response:
     """Send a command; with `wait_s` the answer waits for the device's, and shows the command as it is then."""

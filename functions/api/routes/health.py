@@ -13,7 +13,7 @@ router = Router("health")
 agio = Router("health", prefix="/api")
 
 
-@router.get("/health", responses=answers(errors=(503,)))
+@router.get("/health", limit="public", responses=answers(errors=(503,)))
 async def health() -> Response:
     """Tell whether the API and what it rests on answer; 503 when not. Not wrapped."""
     findings = {name: deps.health().check(name) for name in ("database", "redis")}
@@ -22,7 +22,7 @@ async def health() -> Response:
     return bare({"status": state, "app": APP, "version": VERSION, "services": services}, _status(state))
 
 
-@router.get("/health/detailed", responses=answers(errors=(503,)))
+@router.get("/health/detailed", limit="public", responses=answers(errors=(503,)))
 async def detailed() -> Response:
     """Show every component."""
     findings = deps.health().check_all()
@@ -38,14 +38,14 @@ async def detailed() -> Response:
     return bare(body, _status(state))
 
 
-@router.get("/health/{component}", responses=answers(errors=(404, 503)))
+@router.get("/health/{component}", limit="public", responses=answers(errors=(404, 503)))
 async def component_health(component: str) -> Response:
     """Show one of `database cache storage messaging llm queue redis`."""
     finding = deps.health().check(component)
     return bare({"component": component, **finding.render()}, _status(finding.status))
 
 
-@agio.get("/health", responses=answers(errors=(503,)))
+@agio.get("/health", limit="public", responses=answers(errors=(503,)))
 async def agio_health() -> Response:
     """Answer the Agio API's health check."""
     findings = {name: deps.health().check(name) for name in ("database", "cache", "llm")}

@@ -12,7 +12,8 @@ from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.domain import ApiKey, RefreshToken, Role, User
+from karma.identity.domain import NOBODY, ApiKey, RefreshToken, Role, User
+from karma.identity.logins import LoginPlace
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.sessions import SessionRepository
@@ -25,6 +26,7 @@ from tests.fakes.realtime import MemoryRealtime
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
+HOME = LoginPlace.of("ada@example.com", "203.0.113.7")
 
 
 class DynamoIdentities(UserRepository, SessionRepository, ApiKeyRepository):
@@ -128,7 +130,7 @@ class TestSessions:
         ada = user()
         identities.create_user(ada)
         first, second, other = (token(text, ada, "s1") for text in ("t1", "t2", "t3"))
-        identities.start_session(first, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        identities.start_session(first, place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
         assert identities.find_refresh_token("t1") == first
         assert identities.is_tradable(first)
         assert identities.trade(first, second, now=LATER)
@@ -145,7 +147,7 @@ class TestSessions:
         identities.create_user(ada)
         first, apart = token("t1", ada, "s1"), token("t2", ada, "s2")
         for each in (first, apart):
-            identities.start_session(each, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+            identities.start_session(each, place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
         for _ in range(2):
             identities.end_session("s1", now=LATER, entry=entry(ada, AuditEvent.LOGGED_OUT))
         assert not identities.is_tradable(first)
@@ -154,15 +156,17 @@ class TestSessions:
 
     def test_begin_and_go_on_for_accounts_in_use_only(self, identities: Identities) -> None:
         ada = user()
-        assert not identities.start_session(token("t0", ada, "s0"), now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        assert not identities.start_session(
+            token("t0", ada, "s0"), place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN)
+        )
         identities.create_user(ada)
         first = token("t1", ada, "s1")
-        assert identities.start_session(first, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        assert identities.start_session(first, place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
         identities.end_all_sessions(now=LATER, entry=entry(ada, AuditEvent.ALL_SESSIONS_ENDED))
         assert not identities.is_tradable(first)
         assert not identities.trade(first, token("t2", ada, "s1"), now=LATER)
         later = replace(token("t3", ada, "s3"), session_started_at=LATER)
-        assert identities.start_session(later, now=LATER, entry=entry(ada, AuditEvent.LOGGED_IN))
+        assert identities.start_session(later, place=HOME, now=LATER, entry=entry(ada, AuditEvent.LOGGED_IN))
         assert identities.trade(later, replace(token("t4", ada, "s3"), session_started_at=LATER), now=LATER)
 
     def test_of_an_account_that_is_gone_cannot_be_ended(self, identities: Identities) -> None:
@@ -170,6 +174,27 @@ class TestSessions:
             identities.end_sessions(UserId(new_id()), now=NOW)
         with pytest.raises(NotFound):
             identities.end_all_sessions(now=NOW, entry=entry(user(), AuditEvent.ALL_SESSIONS_ENDED))
+
+    def test_make_their_network_known_for_thirty_days(self, identities: Identities) -> None:
+        ada = user()
+        identities.start_session(token("t0", ada, "s0"), place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        assert not identities.is_known_network(HOME, now=NOW), "nobody logged in: there is no such account"
+        identities.create_user(ada)
+        for n, now in enumerate((NOW, LATER)):
+            first = token(f"t{n + 1}", ada, f"s{n + 1}")
+            identities.start_session(first, place=HOME, now=now, entry=entry(ada, AuditEvent.LOGGED_IN))
+        last = LATER + timedelta(days=30) - timedelta(seconds=1)
+        assert identities.is_known_network(HOME, now=last)
+        assert not identities.is_known_network(HOME, now=last + timedelta(seconds=1))
+        for other in (LoginPlace.of("eve@example.com", "203.0.113.7"), LoginPlace.of("ada@example.com", "192.0.2.1")):
+            assert not identities.is_known_network(other, now=NOW)
+
+    def test_that_are_refused_are_recorded_for_accounts_only(self, identities: Identities) -> None:
+        ada = user()
+        identities.create_user(ada)
+        identities.record_refusal(entry(ada, AuditEvent.LOGIN_FAILED))
+        identities.record_refusal(None)
+        assert identities.get_user(NOBODY) is None
 
     def test_that_never_were_end_in_silence(self, identities: Identities) -> None:
         identities.end_session("s1", now=NOW, entry=entry(user(), AuditEvent.LOGGED_OUT))

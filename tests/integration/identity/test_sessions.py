@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from karma.core import aws
+from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
-from karma.core.errors import Unauthenticated
+from karma.core.errors import RateLimited, Unauthenticated
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.domain import REFRESH_GRACE, Caller, Role, User
+from karma.identity.logins import LoginGuard
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
@@ -35,6 +38,7 @@ class World:
         self.service = SessionService(
             accounts=UserRepository(),
             sessions=self.repository,
+            guard=LoginGuard(buckets=DynamoBuckets(self._table), networks=self.repository, clock=self.clock),
             passwords=CountingPasswords(),
             dummy_hash="now:nobody",
             key_ring=lambda: RING,
@@ -126,3 +130,41 @@ class TestTwoRequestsWithOneToken:
                 world.refresh(token)
         assert world.ended == [world.user.id]
         assert AuditEvent.REFRESH_REUSED not in world.events()
+
+
+WRITES = {"PutItem", "UpdateItem"}
+
+
+@pytest.fixture
+def calls(world: World) -> list[str]:
+    """Calls to DynamoDB from now on: "read" or "write"."""
+    found: list[str] = []
+
+    def note(model: Any, **_: Any) -> None:
+        found.append("write" if model.name in WRITES else "read")
+
+    aws.client("dynamodb").meta.events.register("before-call.dynamodb.*", note)
+    return found
+
+
+class TestAWrongPassword:
+    def test_costs_the_same_calls_with_and_without_an_account(self, world: World, calls: list[str]) -> None:
+        costs = []
+        for email in (world.user.email, "nobody@example.com"):
+            calls.clear()
+            with pytest.raises(Unauthenticated):
+                world.service.log_in(email=email, password="wrong", source=HERE)
+            costs.append(tuple(calls))
+        assert costs[0] == costs[1]
+        assert AuditEvent.LOGIN_FAILED in world.events()
+
+    def test_costs_the_same_calls_once_there_were_too_many(self, world: World, calls: list[str]) -> None:
+        costs = []
+        for email in (world.user.email, "nobody@example.com"):
+            for _ in range(6):
+                calls.clear()
+                with pytest.raises((Unauthenticated, RateLimited)) as caught:
+                    world.service.log_in(email=email, password="wrong", source=HERE)
+            assert caught.type is RateLimited
+            costs.append(tuple(calls))
+        assert costs[0] == costs[1] == ("read", "write")

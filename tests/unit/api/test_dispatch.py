@@ -29,7 +29,7 @@ def dispatch() -> Dispatch:
     route(router, "/api/v1/things/newest", "GET")
     route(router, "/api/v1/things/{thing_id}/parts/{part}", "GET")
     route(router, "/{name}", "GET")
-    return Dispatch(router.routes)
+    return Dispatch(router.routes, admit=lambda _scope, _limit: None)
 
 
 def ask(dispatch: Dispatch, method: str, path: str) -> str:

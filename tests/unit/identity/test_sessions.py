@@ -2,14 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from karma.core.errors import Forbidden, StorageThrottled, Unauthenticated
+from karma.core.errors import Forbidden, RateLimited, StorageThrottled, Unauthenticated
 from karma.core.ids import UserId, new_id
+from karma.core.ratelimit import LocalBuckets
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.domain import REFRESH_GRACE, Caller, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
+from karma.identity.logins import LoginGuard, LoginPlace
 from karma.identity.sessions import SessionService
 from tests.fakes.identity import RING, CountingPasswords, MemoryIdentities, MovableClock
 
@@ -28,6 +31,7 @@ class World:
         self.sessions = SessionService(
             accounts=self.identities,
             sessions=self.identities,
+            guard=LoginGuard(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
             passwords=self.passwords,
             dummy_hash=DUMMY,
             key_ring=lambda: self.ring,
@@ -104,6 +108,19 @@ class TestLogIn:
         world.log_in()
         assert world.identities.users[user.id].password_hash == "now:correct horse"
 
+    def test_while_another_session_begins_waits_for_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.add()
+        begin, refusals = world.identities.start_session, [StorageThrottled("busy")]
+
+        def busy(token: RefreshToken, **more: Any) -> bool:
+            if refusals:
+                raise refusals.pop()
+            return begin(token, **more)
+
+        monkeypatch.setattr(world.identities, "start_session", busy)
+        world.log_in()
+        assert len(world.pauses) == 1
+
     def test_is_in_the_audit_log_with_its_source(self, world: World) -> None:
         user = world.add()
         world.log_in()
@@ -111,6 +128,109 @@ class TestLogIn:
         assert (entry.event, entry.user_id, entry.actor_id) == (AuditEvent.LOGGED_IN, user.id, user.id)
         assert entry.source == HOME
         assert entry.details["method"] == "password"
+
+
+@pytest.mark.req("R-M-37")
+class TestGuessing:
+    """An attacker who wants into ada@example.com, and Ada, who is at home on HOME."""
+
+    HOURS = 24
+
+    @staticmethod
+    def guess(world: World, address: str, email: str = "ada@example.com") -> type[Exception]:
+        with pytest.raises((Unauthenticated, RateLimited)) as caught:
+            world.sessions.log_in(email=email, password="a guess", source=Source(address=address))
+        return caught.type
+
+    def test_from_one_address_ends_after_five(self, world: World) -> None:
+        world.add()
+        world.passwords.verified.clear()
+        for _ in range(10_000):
+            self.guess(world, "198.51.100.4")
+        assert len(world.passwords.verified) == 5
+
+    def test_from_ten_thousand_addresses_is_bounded_for_the_account(self, world: World) -> None:
+        world.add()
+        for n in range(10_000):
+            self.guess(world, f"198.{n // 2500}.{n % 2500 // 250}.{n % 250}")
+        assert len(world.passwords.verified) == 100
+
+    def test_from_many_addresses_for_a_day_is_bounded_by_the_hour(self, world: World) -> None:
+        world.add()
+        for n in range(10_000):
+            self.guess(world, f"198.{n // 2500}.{n % 2500 // 250}.{n % 250}")
+            world.clock.pass_(seconds=self.HOURS * 3600 / 10_000)
+        assert 100 * self.HOURS <= len(world.passwords.verified) <= 100 * (self.HOURS + 1)
+
+    def test_from_the_addresses_of_one_ipv6_customer_counts_as_one(self, world: World) -> None:
+        world.add()
+        for n in range(1000):
+            self.guess(world, f"2001:db8:1:2:{n:x}::1")
+        assert len(world.passwords.verified) == 5
+
+    def test_does_not_keep_the_owner_out_at_home(self, world: World) -> None:
+        world.add()
+        world.log_in()
+        for n in range(2_000):
+            self.guess(world, f"198.51.{n // 250}.{n % 250}")
+            if n % 100 == 0:
+                world.log_in()
+        for _ in range(100):
+            world.log_in()
+
+    def test_from_a_few_networks_does_not_keep_the_owner_out_elsewhere(self, world: World) -> None:
+        world.add()
+        for n in range(1_000):
+            self.guess(world, f"198.51.100.{n % 10}")
+        world.sessions.log_in(email="ada@example.com", password="correct horse", source=Source(address="192.0.2.99"))
+
+    def test_a_network_is_known_for_thirty_days(self, world: World) -> None:
+        world.add()
+        world.log_in()
+        place = LoginPlace.of("ADA@example.com", HOME.address)
+        world.clock.pass_(days=29, hours=23)
+        assert world.identities.is_known_network(place, now=world.clock.now())
+        world.clock.pass_(hours=1)
+        assert not world.identities.is_known_network(place, now=world.clock.now())
+
+    def test_from_the_owner_s_own_network_has_a_bucket_too(self, world: World) -> None:
+        world.add()
+        world.log_in()
+        world.passwords.verified.clear()
+        for _ in range(100):
+            self.guess(world, str(HOME.address))
+        assert len(world.passwords.verified) == 20
+
+    def test_is_refused_alike_for_known_and_unknown_addresses(self, world: World) -> None:
+        world.add()
+        told = []
+        for email in ("ada@example.com", "eve@example.com", "not an address"):
+            outcomes = [self.guess(world, "198.51.100.4", email) for _ in range(6)]
+            assert outcomes == [Unauthenticated] * 5 + [RateLimited]
+            with pytest.raises(RateLimited) as caught:
+                world.sessions.log_in(email=email, password="x", source=Source(address="198.51.100.4"))
+            told.append((caught.value.message, caught.value.headers, caught.value.details))
+        assert told[0] == told[1] == told[2]
+        assert 0 < int(told[0][1]["Retry-After"]) <= 180
+
+    def test_goes_on_when_the_time_that_was_named_has_passed(self, world: World) -> None:
+        world.add()
+        for _ in range(5):
+            self.guess(world, "198.51.100.4")
+        with pytest.raises(RateLimited) as caught:
+            world.sessions.log_in(email="ada@example.com", password="x", source=Source(address="198.51.100.4"))
+        world.clock.pass_(seconds=int(caught.value.headers["Retry-After"]))
+        assert self.guess(world, "198.51.100.4") is Unauthenticated
+
+    def test_is_in_the_audit_log_as_far_as_it_was_verified(self, world: World) -> None:
+        user = world.add()
+        for _ in range(100):
+            self.guess(world, "198.51.100.4")
+        events = [AuditEvent.LOGIN_FAILED] * 4 + [AuditEvent.LOGIN_LOCKED]
+        assert world.events() == events
+        assert {(entry.user_id, entry.actor_id, entry.source.address) for entry in world.identities.audit} == {
+            (user.id, None, "198.51.100.4")
+        }
 
 
 class TestRefresh:

@@ -149,8 +149,10 @@ class RateLimited(AppError):
     status = 429
     code = "RATE_LIMITED"
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message, details={"retry_after_s": retry_after_s})
+    def __init__(self, message: str, *, retry_after_s: int, limit: str = "") -> None:
+        """`limit` is the name of a rate limit (karma.identity.limits), "" for another kind."""
+        named = {"limit": limit} if limit else {}
+        super().__init__(message, details={**named, "retry_after_s": retry_after_s})
         self.headers["Retry-After"] = str(retry_after_s)
 
 

@@ -14,6 +14,10 @@ ACCESS_TOKEN_TTL = timedelta(minutes=30)
 REFRESH_TOKEN_TTL = timedelta(days=30)
 REFRESH_GRACE = timedelta(seconds=10)
 """How long a traded refresh token gives the same answer again: to a double click, or to who lost the first answer."""
+NOBODY = UserId("nobody")
+"""No account has this id: it is no UUID."""
+KNOWN_NETWORK_TTL = timedelta(days=30)
+"""How long after a login its network counts as the account's own."""
 MIN_PASSWORD_CHARS = 8
 MAX_PASSWORD_CHARS = 128
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from karma.core.clock import Clock
 from karma.core.errors import Forbidden, StorageThrottled, Unauthenticated, ValidationFailed
@@ -24,6 +24,7 @@ from karma.identity import emails, tokens
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.domain import (
     ACCESS_TOKEN_TTL,
+    NOBODY,
     REFRESH_GRACE,
     REFRESH_TOKEN_TTL,
     Caller,
@@ -32,24 +33,31 @@ from karma.identity.domain import (
     User,
 )
 from karma.identity.keys import KeyRing
+from karma.identity.logins import Attempt, LoginGuard, LoginPlace
 from karma.identity.passwords import Passwords
 
 _MAX_TOKEN_CHARS = 256
 _ATTEMPTS = 4
 _PAUSE_S = 0.05
 
+_T = TypeVar("_T")
+
 
 class Accounts(Protocol):
     """Where accounts are stored; see repository/users.py for what each promises."""
 
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
+    def get_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def rehash(self, user: User, password_hash: str, *, now: datetime) -> None: ...  # noqa: D102
 
 
 class Sessions(Protocol):
     """Where sessions are stored; see repository/sessions.py for what each promises."""
 
-    def start_session(self, token: RefreshToken, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def start_session(  # noqa: D102
+        self, token: RefreshToken, *, place: LoginPlace, now: datetime, entry: AuditEntry
+    ) -> bool: ...
+    def record_refusal(self, entry: AuditEntry | None) -> None: ...  # noqa: D102
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None: ...  # noqa: D102
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool: ...  # noqa: D102
     def is_tradable(self, token: RefreshToken) -> bool: ...  # noqa: D102
@@ -65,6 +73,7 @@ class SessionService:
         *,
         accounts: Accounts,
         sessions: Sessions,
+        guard: LoginGuard,
         passwords: Passwords,
         dummy_hash: str,
         key_ring: Callable[[], KeyRing],
@@ -77,6 +86,7 @@ class SessionService:
         Args:
             accounts: where accounts are stored.
             sessions: where sessions are stored.
+            guard: decides who may try a password.
             passwords: hashing.
             dummy_hash: verified for unknown addresses, so that they take as long as known ones.
             key_ring: returns the keys that sign access tokens.
@@ -86,6 +96,7 @@ class SessionService:
         """
         self._accounts = accounts
         self._sessions = sessions
+        self._guard = guard
         self._passwords = passwords
         self._dummy_hash = dummy_hash
         self._key_ring = key_ring
@@ -96,17 +107,22 @@ class SessionService:
     def log_in(self, *, email: str, password: str, source: Source) -> tuple[User, Tokens]:
         """Trade address and password for a session.
 
-        One password is verified, known address or not, so that the time taken tells nothing.
+        One password is verified and the storage asked as often, known address or not, so that the time taken tells
+        nothing; whoever guesses too much is refused before either.
 
         Raises:
+            RateLimited: too many wrong passwords; karma.identity.logins says whose.
             Unauthenticated: the address is unknown or the password is wrong; which, it does not say.
             Forbidden: the account is disabled; only who knows the password learns that.
         """
+        attempt = self._guard.admit(email, source.address)
         user = self._find(email)
         known_hash = user.password_hash if user else None
         matches = self._passwords.verify(known_hash or self._dummy_hash, password)
         if not matches or user is None or known_hash is None:
+            self._record_refusal(user, attempt, source)
             raise Unauthenticated("Invalid email or password")
+        self._guard.forgive(attempt)
         if user.disabled_at is not None:
             raise _disabled()
         now = self._clock.now()
@@ -131,7 +147,8 @@ class SessionService:
         entry = _entry(
             user.id, AuditEvent.LOGGED_IN, source, now, session_id=token.session_id, method=method, actor_id=user.id
         )
-        if not self._sessions.start_session(token, now=now, entry=entry):
+        place = LoginPlace.of(user.email, source.address)
+        if not self._patiently(lambda: self._sessions.start_session(token, place=place, now=now, entry=entry)):
             raise _disabled()
         return self._tokens(user.id, secret, now)
 
@@ -146,12 +163,7 @@ class SessionService:
                 one of the two who had the token stole it.
             StorageThrottled: the token is in the hands of other requests; it is still good.
         """
-        for attempt in range(_ATTEMPTS - 1):
-            try:
-                return self._refresh(refresh_token, source)
-            except StorageThrottled:
-                self._pause(_PAUSE_S * 2**attempt)
-        return self._refresh(refresh_token, source)
+        return self._patiently(lambda: self._refresh(refresh_token, source))
 
     def log_out(self, caller: Caller, refresh_token: str, *, source: Source) -> None:
         """End the session that a refresh token belongs to; another person's, or none, changes nothing.
@@ -217,9 +229,26 @@ class SessionService:
 
     def _find(self, email: str) -> User | None:
         try:
-            return self._accounts.find_by_email(emails.normalise(email))
+            found = self._accounts.find_by_email(emails.normalise(email))
         except ValidationFailed:
-            return None
+            found = None
+        if found is None:
+            self._accounts.get_user(NOBODY)  # an account is two reads
+        return found
+
+    def _record_refusal(self, user: User | None, attempt: Attempt, source: Source) -> None:
+        count("LoginRefused")
+        event = AuditEvent.LOGIN_LOCKED if attempt.is_last else AuditEvent.LOGIN_FAILED
+        self._sessions.record_refusal(_entry(user.id, event, source, self._clock.now()) if user else None)
+
+    def _patiently(self, attempt: Callable[[], _T]) -> _T:
+        """Try again while another transaction holds an item, for up to .4 s."""
+        for n in range(_ATTEMPTS - 1):
+            try:
+                return attempt()
+            except StorageThrottled:
+                self._pause(_PAUSE_S * 2**n)
+        return attempt()
 
     def _find_refresh_token(self, refresh_token: str) -> RefreshToken | None:
         if len(refresh_token) > _MAX_TOKEN_CHARS:

@@ -32,12 +32,12 @@ class ConditionFailed(Exception):
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Translate what PynamoDB raises.
+    """Translate what PynamoDB, or the client itself, raises.
 
     Raises:
         ConditionFailed: a condition was false; nothing was written.
         StorageThrottled, StorageUnavailable: the write may be tried again.
-        PynamoDBException: any other code, untouched.
+        PynamoDBException, ClientError: any other code, untouched.
     """
     try:
         yield
@@ -48,6 +48,13 @@ def storage_errors() -> Iterator[None]:
         if code in _THROTTLED:
             raise StorageThrottled("The database is busy; try again") from exc
         if code in _UNAVAILABLE or isinstance(exc.cause, _NO_ANSWER):
+            raise StorageUnavailable("The database did not answer; try again") from exc
+        raise
+    except botocore.exceptions.ClientError as exc:
+        code = exc.response["Error"]["Code"]
+        if code in _THROTTLED:
+            raise StorageThrottled("The database is busy; try again") from exc
+        if code in _UNAVAILABLE:
             raise StorageUnavailable("The database did not answer; try again") from exc
         raise
     except _NO_ANSWER as exc:

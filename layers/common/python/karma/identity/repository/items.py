@@ -7,6 +7,8 @@
 | e-mail taken | UNIQUE#EMAIL#<sha256> | GUARD |
 | session | USER#<id> | SESSION#<session id> |
 | refresh token | REFRESH#<sha256> | TOKEN |
+| network of a login | LOGIN#<sha256 of the address> | NETWORK#<sha256> |
+| rate limit | LIMIT#<limit>#<hash> | BUCKET (core/dynamo/buckets.py) |
 | API key, as listed | USER#<id> | APIKEY#<key id> |
 | API key, as looked up | APIKEY#<sha256> | KEY |
 | API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
@@ -159,6 +161,17 @@ class AuditItem(IdentityItem, discriminator="audit_entry"):
     user_agent = UnicodeAttribute(null=True)
     request_id = UnicodeAttribute(null=True)
     details = JSONAttribute()
+
+
+class KnownNetworkItem(IdentityItem, discriminator="known_network"):
+    """A session of an account began on a network before `valid_until`, which is 30 days after the last one did."""
+
+    valid_until = UnicodeAttribute()
+
+
+def known_network_key(account: str, network: str) -> Key:
+    """Key of a network that an account logged in from; both are hashes."""
+    return Key(f"LOGIN#{account}", f"NETWORK#{network}")
 
 
 def user_key(user_id: UserId) -> Key:

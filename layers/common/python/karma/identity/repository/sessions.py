@@ -7,19 +7,22 @@ from datetime import datetime
 from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get
+from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.domain import RefreshToken
+from karma.identity.domain import KNOWN_NETWORK_TTL, NOBODY, RefreshToken
+from karma.identity.logins import LoginPlace
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
+    KnownNetworkItem,
     RefreshTokenItem,
     SessionItem,
     UserItem,
     deletion,
+    known_network_key,
     refresh_key,
     session_key,
     user_key,
@@ -29,8 +32,14 @@ from karma.identity.repository.items import (
 class SessionRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
-    def start_session(self, token: RefreshToken, *, now: datetime, entry: AuditEntry) -> bool:
-        """Store a new session with its first refresh token; False when its account was disabled or is gone."""
+    def start_session(self, token: RefreshToken, *, place: LoginPlace, now: datetime, entry: AuditEntry) -> bool:
+        """Store a new session with its first refresh token, and remember its network.
+
+        False when its account was disabled or is gone.
+
+        Raises:
+            StorageThrottled: another session of the account begins at this moment.
+        """
         tx = Transaction()
         tx.check(UserItem, user_key(token.user_id), UserItem.pk.exists() & UserItem.disabled_at.does_not_exist())
         tx.put(
@@ -42,8 +51,31 @@ class SessionRepository:
             )
         )
         tx.put(_item(token, now))
+        until = now + KNOWN_NETWORK_TTL
+        tx.upsert(
+            KnownNetworkItem(*known_network_key(place.account, place.network)),
+            [KnownNetworkItem.valid_until.set(iso(until)), KnownNetworkItem.expires_at.set(deletion(until))],
+        )
         audit.append(tx, entry)
         return _committed(tx)
+
+    def is_known_network(self, place: LoginPlace, *, now: datetime) -> bool:
+        """Tell whether a session of the account began there within 30 days."""
+        item = get(KnownNetworkItem, known_network_key(place.account, place.network))
+        return item is not None and now < parse_iso(item.valid_until)
+
+    def record_refusal(self, entry: AuditEntry | None) -> None:
+        """Append a refused login to the account's log.
+
+        None: the address has no account; a write that cannot succeed takes as long.
+        """
+        if entry is not None:
+            audit.append_alone(entry)
+            return
+        try:
+            update(UserItem(*user_key(NOBODY)), [UserItem.updated_at.set("")])
+        except ConditionFailed:
+            return
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
         """Read a refresh token, used or not."""

@@ -1,0 +1,106 @@
+"""Token buckets that all processes share: one item a bucket, one conditional update a decision.
+
+| item | pk | sk |
+| --- | --- | --- |
+| bucket | LIMIT#<limit>#<first half of the key's SHA-256> | BUCKET |
+
+A bucket that is full is set to now + interval, one that is not is moved by an interval; DynamoDB has no `max`, so these
+are two updates with conditions that exclude each other. The first is tried first: whoever asks rarely needs one call,
+and so does whoever is refused, because the failed condition brings the item along. No update depends on what was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import botocore.exceptions
+
+from karma.core import aws
+from karma.core.clock import epoch_ms
+from karma.core.dynamo.failures import storage_errors
+from karma.core.errors import StorageThrottled
+from karma.core.ratelimit import Decision, Limit, latest_ms
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class _Update:
+    expression: str
+    condition: str
+    names: Mapping[str, str]
+    texts: Mapping[str, Any]
+
+
+_FULL_AT = {"#full": "full_at_ms"}
+_NAMES = {**_FULL_AT, "#type": "type", "#schema": "schema", "#expires": "expires_at"}
+_TYPE = {":type": {"S": "bucket"}}
+_ITEM = "#type = :type, #schema = :one, #expires = :expires"
+_FULL = _Update(f"SET #full = :now + :interval, {_ITEM}", "attribute_not_exists(#full) OR #full <= :now", _NAMES, _TYPE)
+_USED = _Update(f"SET #full = #full + :interval, {_ITEM}", "#full > :now AND #full <= :latest", _NAMES, _TYPE)
+_BACK = _Update("SET #full = #full - :interval", "#full > :now", _FULL_AT, {})
+
+
+class DynamoBuckets:
+    """Buckets in one table; the clock is the caller's, so processes whose clocks differ differ by as much."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
+        """See Buckets.
+
+        Raises:
+            StorageThrottled, StorageUnavailable: nothing was decided.
+        """
+        now_ms = epoch_ms(now)
+        latest = latest_ms(limit, now_ms)
+        values = {
+            ":now": now_ms,
+            ":interval": limit.interval_ms,
+            ":one": 1,
+            ":expires": (now_ms + limit.size_ms) // 1000 + 1,
+        }
+        for _ in range(_ATTEMPTS):
+            for update, more in ((_FULL, {}), (_USED, {":latest": latest})):
+                done, full_at_ms = self._update(limit, key, update, {**values, **more})
+                if done:
+                    return Decision.of(limit, full_at_ms=full_at_ms, now_ms=now_ms, allowed=True)
+                if full_at_ms > latest:
+                    return Decision.of(limit, full_at_ms=full_at_ms, now_ms=now_ms, allowed=False)
+        raise StorageThrottled("The database is busy; try again")  # the item was deleted between the updates, each time
+
+    def give_back(self, limit: Limit, key: str, *, now: datetime) -> None:
+        """See Buckets.
+
+        Raises:
+            StorageThrottled, StorageUnavailable: it is not known to be back.
+        """
+        self._update(limit, key, _BACK, {":now": epoch_ms(now), ":interval": limit.interval_ms})
+
+    def _update(self, limit: Limit, key: str, update: _Update, values: Mapping[str, int]) -> tuple[bool, int]:
+        """Return whether the update was made, and when the bucket will be full, after or without it."""
+        pk = f"LIMIT#{limit.name}#{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        numbers: dict[str, Any] = {name: {"N": str(number)} for name, number in values.items()}
+        with storage_errors():
+            try:
+                answer: Any = aws.client("dynamodb").update_item(
+                    TableName=self._table,
+                    Key={"pk": {"S": pk}, "sk": {"S": "BUCKET"}},
+                    UpdateExpression=update.expression,
+                    ConditionExpression=update.condition,
+                    ExpressionAttributeNames=dict(update.names),
+                    ExpressionAttributeValues={**numbers, **update.texts},
+                    ReturnValues="UPDATED_NEW",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            except botocore.exceptions.ClientError as exc:
+                if exc.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                    raise
+                there: Any = exc.response.get("Item") or {}
+                return False, int(there["full_at_ms"]["N"]) if "full_at_ms" in there else 0
+        return True, int(answer["Attributes"]["full_at_ms"]["N"])

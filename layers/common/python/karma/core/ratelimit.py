@@ -1,0 +1,129 @@
+"""Token buckets: how often somebody may do something, and what to tell them about it.
+
+A bucket is one number, the moment at which it will be full again (GCRA's "theoretical arrival time", ITU-T I.371): a
+request moves it one interval ahead and is let through unless that takes it further ahead than the bucket is large. So
+there is nothing to refill, an absent bucket is a full one, and one conditional write decides (core/dynamo/buckets.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from karma.core.clock import epoch_ms
+
+_MILLISECOND = timedelta(milliseconds=1)
+_IPV6_PREFIX = 64
+_MAX_LOCAL = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many requests at once, and as many again spread over `per`."""
+
+    name: str
+    """Lower case and `_`: it stands in keys, headers and metrics."""
+    amount: int
+    per: timedelta
+
+    @property
+    def interval_ms(self) -> int:
+        """How long one request's place takes to become free again."""
+        return max(1, self.per // _MILLISECOND // self.amount)
+
+    @property
+    def size_ms(self) -> int:
+        """How far ahead of now a bucket may be."""
+        return self.amount * self.interval_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a bucket answered."""
+
+    limit: Limit
+    allowed: bool
+    remaining: int
+    """Requests that would be let through now."""
+    wait_s: int
+    """Whole seconds until a request is let through; 0 while some remain."""
+    full_s: int
+    """Whole seconds until the bucket is full again."""
+
+    @classmethod
+    def of(cls, limit: Limit, *, full_at_ms: int, now_ms: int, allowed: bool) -> Decision:
+        """Describe a bucket as it is after the decision."""
+        ahead_ms = max(0, full_at_ms - now_ms)
+        remaining = max(0, (limit.size_ms - ahead_ms) // limit.interval_ms)
+        wait_ms = 0 if remaining else ahead_ms - (limit.amount - 1) * limit.interval_ms
+        return cls(limit, allowed, remaining, math.ceil(wait_ms / 1000), math.ceil(ahead_ms / 1000))
+
+    def headers(self) -> Iterator[tuple[str, str]]:
+        """Yield `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers, 8 and later)."""
+        name = f'"{self.limit.name}"'
+        yield "RateLimit-Policy", f"{name};q={self.limit.amount};w={math.ceil(self.limit.per.total_seconds())}"
+        yield "RateLimit", f"{name};r={self.remaining};t={self.full_s if self.remaining else self.wait_s}"
+
+
+class Buckets(Protocol):
+    """Where buckets are kept."""
+
+    def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
+        """Take one request out of the bucket of `key`, or say why not; `key` may be any text."""
+        ...
+
+    def give_back(self, limit: Limit, key: str, *, now: datetime) -> None:
+        """Put one request back; a full bucket stays as it is."""
+        ...
+
+
+class LocalBuckets:
+    """Buckets of this process alone, the 10,000 used last. They cost nothing, and each process has its own."""
+
+    def __init__(self) -> None:
+        self._full_at_ms: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
+        """See Buckets."""
+        now_ms = epoch_ms(now)
+        place = (limit.name, key)
+        before = max(now_ms, self._full_at_ms.get(place, 0))
+        allowed = before <= latest_ms(limit, now_ms)
+        after = before + limit.interval_ms if allowed else before
+        self._full_at_ms[place] = after
+        self._full_at_ms.move_to_end(place)
+        if len(self._full_at_ms) > _MAX_LOCAL:
+            self._full_at_ms.popitem(last=False)
+        return Decision.of(limit, full_at_ms=after, now_ms=now_ms, allowed=allowed)
+
+    def give_back(self, limit: Limit, key: str, *, now: datetime) -> None:
+        """See Buckets."""
+        place = (limit.name, key)
+        if self._full_at_ms.get(place, 0) > epoch_ms(now):
+            self._full_at_ms[place] -= limit.interval_ms
+
+
+def latest_ms(limit: Limit, now_ms: int) -> int:
+    """When a bucket that still has room for one request will be full again, at the latest."""
+    return now_ms + limit.size_ms - limit.interval_ms
+
+
+def network_of(address: str | None) -> str:
+    """Name the network that an IP address is counted as: IPv4 alone, IPv6 by /64, which one customer has to themselves.
+
+    What is no address shares one name.
+    """
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return "unknown"
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found), _IPV6_PREFIX), strict=False))

@@ -1,0 +1,132 @@
+"""The one table of rate limits: who may do what how often. Monthly allowances are the plans' (karma.billing.plans).
+
+`limit="auth"` on a route of functions/api and `limit="run"` in agent_stream name its rows. ADR 0013 says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from karma.core.clock import Clock, monotonic
+from karma.core.errors import RateLimited
+from karma.core.ids import UserId
+from karma.core.observability import count
+from karma.core.ratelimit import Buckets, Decision, Limit
+
+_MINUTE = timedelta(minutes=1)
+_PLAN_MAX_AGE_S = 300.0
+_MAX_PLANS = 1000
+
+
+class Counted(StrEnum):
+    """What has a bucket of its own."""
+
+    NETWORK = "network"
+    """The caller's address (IPv6: /64), before anybody knows who calls."""
+    ACCOUNT = "account"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One row: a limit for everybody, or one a plan."""
+
+    counted: Counted
+    stored: bool
+    """In DynamoDB, for all processes together; else in each process by itself."""
+    limits: Mapping[str, Limit]
+    """By name of the plan; "" for everybody."""
+
+
+def _everybody(name: str, amount: int, per: timedelta) -> Mapping[str, Limit]:
+    return {"": Limit(name, amount, per)}
+
+
+def _by_plan(name: str, **amounts: int) -> Mapping[str, Limit]:
+    return {plan: Limit(name, amount, _MINUTE) for plan, amount in amounts.items()}
+
+
+RULES: Mapping[str, Rule] = {
+    "auth": Rule(counted=Counted.NETWORK, stored=True, limits=_everybody("auth", 300, _MINUTE)),
+    "run": Rule(
+        counted=Counted.ACCOUNT, stored=True, limits=_by_plan("run", free=60, pro=120, team=300, enterprise=1200)
+    ),
+    "command": Rule(
+        counted=Counted.ACCOUNT, stored=True, limits=_by_plan("command", free=60, pro=300, team=1200, enterprise=6000)
+    ),
+    "public": Rule(counted=Counted.NETWORK, stored=False, limits=_everybody("public", 600, _MINUTE)),
+    "default": Rule(counted=Counted.ACCOUNT, stored=False, limits=_everybody("default", 3000, _MINUTE)),
+}
+
+LOGIN_NETWORK = Limit("login_network", 5, timedelta(minutes=15))
+LOGIN_ACCOUNT = Limit("login_account", 100, timedelta(hours=1))
+LOGIN_KNOWN = Limit("login_known", 20, timedelta(minutes=15))
+"""Wrong passwords for one account: from a network that is new to it, from all of those together, from one that it has
+logged in from (karma.identity.logins). Stored."""
+
+
+class Throttle:
+    """Counts requests by the rows of the table. Keeps plans for five minutes."""
+
+    def __init__(
+        self,
+        *,
+        stored: Buckets,
+        local: Buckets,
+        clock: Clock,
+        plan_of: Callable[[UserId], str],
+        rules: Mapping[str, Rule] = RULES,
+    ) -> None:
+        """`plan_of` names the plan whose limits hold for a user now."""
+        self._stored = stored
+        self._local = local
+        self._clock = clock
+        self._plan_of = plan_of
+        self._rules = rules
+        self._plans: dict[UserId, tuple[float, str]] = {}
+
+    def admit(self, name: str, *, network: str = "", user_id: UserId | None = None) -> Decision:
+        """Count one request of a network or an account, as the row says.
+
+        Raises:
+            RateLimited: too many; says when to come back.
+        """
+        rule = self._rules[name]
+        if rule.counted is Counted.NETWORK:
+            key = network
+        else:
+            assert user_id is not None  # noqa: S101  a wiring error, not an input
+            key = user_id
+        limit = rule.limits.get("") or rule.limits[self._plan(UserId(key))]
+        decision = (self._stored if rule.stored else self._local).take(limit, key, now=self._clock.now())
+        if not decision.allowed:
+            raise refused(decision)
+        return decision
+
+    def is_counted_by_network(self, name: str) -> bool:
+        """Tell whether a row asks for nobody's account."""
+        return self._rules[name].counted is Counted.NETWORK
+
+    def _plan(self, user_id: UserId) -> str:
+        now = monotonic()
+        kept = self._plans.get(user_id)
+        if kept is None or now - kept[0] >= _PLAN_MAX_AGE_S:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            kept = self._plans[user_id] = (now, self._plan_of(user_id))
+        return kept[1]
+
+
+def refused(decision: Decision) -> RateLimited:
+    """Make the 429 of a decision, and count it."""
+    limit = decision.limit
+    count("RateLimited", limit=limit.name)
+    error = RateLimited(
+        f"Too many requests: {limit.amount} in {limit.per.total_seconds():.0f} s are allowed",
+        retry_after_s=max(1, decision.wait_s),
+        limit=limit.name,
+    )
+    error.headers.update(decision.headers())
+    return error

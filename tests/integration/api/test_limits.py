@@ -1,0 +1,171 @@
+"""Rate limits at the edge of the API: what is counted, what is answered, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from karma.billing.arrival import Arrival
+from karma.billing.domain import SubscriptionStatus, free_subscription
+from karma.billing.plans import PlanName
+from karma.billing.ports import Row
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.core import aws
+from karma.core.ids import UserId
+from karma.core.ratelimit import Limit
+from karma.identity.limits import RULES, Counted, Rule
+from tests.integration.api.conftest import Api
+from tests.integration.api.test_edge import routes
+
+pytestmark = pytest.mark.req("R-M-37")
+
+REFRESH = "/api/v1/auth/refresh"
+
+
+@pytest.fixture
+def small(api: Api, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make a row of the table smaller: three requests a minute."""
+
+    def shrink(name: str) -> None:
+        limits = {plan: Limit(name, 3, timedelta(minutes=1)) for plan in RULES[name].limits}
+        monkeypatch.setitem(cast("dict[str, Rule]", RULES), name, replace(RULES[name], limits=limits))
+
+    return shrink
+
+
+def calls_of(api: Api, method: str, path: str) -> list[str]:
+    calls: list[str] = []
+
+    def note(model: Any, **_: Any) -> None:
+        calls.append(model.name)
+
+    events = aws.client("dynamodb").meta.events
+    events.register("before-call.dynamodb.*", note)
+    try:
+        assert api.call(method, path).status == 200
+    finally:
+        events.unregister("before-call.dynamodb.*", note)
+    return calls
+
+
+class TestTheTable:
+    def test_has_a_row_for_each_route_that_fits_it(self, api: Api) -> None:
+        from api.handler import app
+        from api.openapi import permissions
+        from api.routing import Route
+
+        for route in app.router.routes:
+            if isinstance(route, Route):
+                public = not list(permissions(route.described.dependant))
+                assert (RULES[route.limit].counted is Counted.NETWORK) == public, route.path
+
+    def test_has_a_limit_for_each_plan(self) -> None:
+        for name, rule in RULES.items():
+            assert set(rule.limits) in ({""}, set(PlanName)), name
+            assert {limit.name for limit in rule.limits.values()} == {name}
+
+    def test_is_described_for_every_route(self, api: Api) -> None:
+        document = api.call("GET", "/openapi.json").json
+        for name, _ in routes():
+            method, path = name.split(" ")
+            assert "429" in document["paths"][path][method.lower()]["responses"], name
+
+
+class TestARouteThatIsLimitedByNetwork:
+    def test_tells_how_many_requests_are_left(self, api: Api) -> None:
+        answers = [api.call("POST", REFRESH, {"refresh_token": "x"}) for _ in range(2)]
+        assert [answer.headers["ratelimit-policy"] for answer in answers] == ['"auth";q=300;w=60'] * 2
+        left = [int(answer.headers["ratelimit"].removeprefix('"auth";r=').partition(";t=")[0]) for answer in answers]
+        assert left[0] == 299
+        assert 298 <= left[1] <= 299, "five come back each second"
+
+    def test_refuses_the_one_too_many_of_a_network_and_nobody_else(
+        self,
+        api: Api,
+        small: Callable[[str], None],
+        http_event: Callable[..., dict[str, Any]],
+        written: Callable[[], str],
+    ) -> None:
+        small("auth")
+        for _ in range(3):
+            assert api.call("POST", REFRESH, {"refresh_token": "x"}).status == 401
+        written()
+        refused = api.call("POST", REFRESH, {"refresh_token": "x"})
+        assert (refused.status, refused.code) == (429, "RATE_LIMITED")
+        assert refused.json["error"]["details"] == {
+            "limit": "auth",
+            "retry_after_s": int(refused.headers["retry-after"]),
+        }
+        assert 1 <= int(refused.headers["retry-after"]) <= 20
+        assert refused.headers["ratelimit"].startswith('"auth";r=0;t=')
+        [metric] = [json.loads(line) for line in written().splitlines() if "RateLimited" in line and "_aws" in line]
+        assert metric["limit"] == "auth"
+        event = http_event("POST", REFRESH, body={"refresh_token": "x"}, source_ip="198.51.100.4")
+        assert api.raw(event).status == 401
+
+    def test_refuses_before_it_reads_the_body(self, api: Api, small: Callable[[str], None]) -> None:
+        small("auth")
+        answers = [api.call("POST", REFRESH, "{ not json").status for _ in range(4)]
+        assert answers == [415, 415, 415, 429]
+
+    def test_names_the_bucket_that_is_empty(self, api: Api) -> None:
+        body = {"email": "nobody@example.com", "password": "wrong password"}
+        answers = [api.call("POST", "/api/v1/auth/login", body) for _ in range(6)]
+        assert [answer.status for answer in answers] == [401] * 5 + [429]
+        assert answers[-1].headers["ratelimit-policy"] == '"login_network";q=5;w=900'
+        assert answers[-1].json["error"]["details"]["limit"] == "login_network"
+
+
+class TestARouteThatIsLimitedByAccount:
+    def test_refuses_the_one_too_many_of_an_account_and_nobody_else(
+        self, ada: Api, api: Api, small: Callable[[str], None]
+    ) -> None:
+        eve = api.as_(authorization="Bearer " + api.log_in(api.register()["email"])["access_token"])
+        small("command")
+        path = "/api/v1/devices/none/commands"
+        answers = [ada.call("POST", path, {"command": "move"}) for _ in range(4)]
+        assert [answer.status for answer in answers] == [404, 404, 404, 429]
+        assert [answer.headers["ratelimit"].partition(";t=")[0] for answer in answers[:2]] == [
+            '"command";r=2',
+            '"command";r=1',
+        ]
+        assert eve.call("POST", path, {"command": "move"}).status == 404
+
+    def test_has_the_limit_of_the_plan(self, ada: Api, stack: Any) -> None:
+        me = ada.call("GET", "/api/v1/users/me").data["user"]["id"]
+        path = "/api/v1/devices/none/commands"
+        free = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]
+        _subscribe(stack, me, PlanName.TEAM)
+        stack.use("api")
+        team = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]
+        assert (free, team) == ('"command";q=60;w=60', '"command";q=1200;w=60')
+
+    def test_costs_no_call_where_nothing_is_named(self, ada: Api) -> None:
+        ada.call("GET", "/api/v1/api-keys")
+        assert calls_of(ada, "GET", "/api/v1/api-keys") == ["Query"]
+        assert "ratelimit" not in ada.call("GET", "/api/v1/api-keys").headers
+
+    def test_is_in_agio_s_words_under_api(self, ada: Api, small: Callable[[str], None]) -> None:
+        small("default")
+        answers = [ada.call("GET", "/api/runs") for _ in range(4)]
+        assert [answer.status for answer in answers] == [200, 200, 200, 429]
+        assert answers[-1].json["error"]["type"] == "RateLimited"
+        assert answers[-1].headers["retry-after"]
+        assert answers[-1].headers["ratelimit-policy"] == '"default";q=3;w=60'
+
+
+def _subscribe(stack: Any, user_id: str, plan: PlanName) -> None:
+    table, now = stack.tables["billing"], datetime.now(UTC)
+    ArrivalStore(table).store(Arrival("evt_1", "x", '{"type": "x", "data": {}}'), received_at=now, due_at=now)
+    bought = replace(
+        free_subscription(UserId(user_id), now), plan=plan, status=SubscriptionStatus.ACTIVE, stripe_status="active"
+    )
+    assert SubscriptionRepository(table).save_and_close(
+        bought, seen=Row(), claim=False, event_id="evt_1", at=now, note=""
+    )
