@@ -28,6 +28,23 @@ def test_nothing_that_the_engine_refuses(local: Synthesized) -> None:
     assert all("Parameters" not in template for template in local.templates.values())
 
 
+@pytest.mark.req("R-C-32", "R-A-45")
+def test_development_runs_what_production_runs(local: Synthesized, prod: Synthesized) -> None:
+    """The same handlers behind the same routes; nowhere a server that somebody has to keep up."""
+    for stage in (local, prod):
+        types = {item["Type"] for template in stage.templates.values() for item in template["Resources"].values()}
+        assert not [kind for kind in types if kind.startswith(("AWS::EC2", "AWS::ECS", "AWS::AutoScaling"))]
+        assert {"AWS::Lambda::Function", "AWS::ApiGatewayV2::Api", "AWS::Lambda::Url"} <= types
+    developed, released = (
+        [
+            {name: item["Handler"] for name, item in stage.functions().items()},
+            sorted(item["Properties"]["RouteKey"] for item in stage.of_type("AWS::ApiGatewayV2::Route").values()),
+        ]
+        for stage in (local, prod)
+    )
+    assert developed == released
+
+
 def test_archives_lie_in_a_bucket_known_beforehand(local: Synthesized) -> None:
     for path in local.folder.glob("*.assets.json"):
         for asset in json.loads(path.read_text(encoding="utf-8"))["files"].values():

@@ -1,12 +1,12 @@
 """A function's settings are exactly the variables that the stacks give it."""
 
 import importlib
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 import pytest
 
 from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS, FunctionName
-from karma.core.settings import FunctionSettings
+from karma.core.settings import FunctionSettings, SettingsError, load
 
 READ_BY_LIBRARIES = {
     "POWERTOOLS_SERVICE_NAME",
@@ -37,3 +37,16 @@ def test_settings_fields_are_the_environment(function: FunctionName) -> None:
     read = {field.name.upper() for field in fields(settings)}
     given = ({*COMMON_ENVIRONMENT} - READ_BY_LIBRARIES) | {*FUNCTIONS[function].environment}
     assert read == given
+
+
+@pytest.mark.req("R-M-27")
+@pytest.mark.parametrize("function", list(FunctionName))
+def test_a_function_that_misses_a_variable_says_which(function: FunctionName) -> None:
+    settings: type[FunctionSettings] = importlib.import_module(MODULES[function]).Settings
+    needed = [field.name.upper() for field in fields(settings) if field.default is MISSING]
+    assert any(name.endswith("_TABLE") for name in needed)
+    given = dict.fromkeys(needed, "given")
+    assert load(settings, given).stage == "given"
+    for name in needed:
+        with pytest.raises(SettingsError, match=f"environment variable {name} is missing"):
+            load(settings, {each: value for each, value in given.items() if each != name})

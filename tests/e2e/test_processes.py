@@ -1,0 +1,26 @@
+"""One command, no container: the whole backend is a handful of processes and one folder."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local.deployment import Deployment
+from local.waiting import http_status
+
+
+@pytest.mark.req("R-M-34", "R-A-45", "R-A-46")
+def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deployment) -> None:
+    running = deployment.processes.running()
+    assert set(running) == {"engine", "front", "model", "stream", "stripe"}
+    for name, pid in running.items():
+        listening = {
+            Path(process.exe()).name for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        }
+        assert not {each for each in listening if "docker" in each or "containerd" in each}, name
+    assert http_status(f"{deployment.addresses.api_url}/docs") == 200
+    assert http_status(f"{deployment.addresses.stream_url}/health") == 200
+    assert deployment.addresses.api_url.startswith("http://127.0.0.1:")
+    for place in (deployment.places.state, deployment.places.secrets, deployment.places.logs):
+        assert deployment.places.base in place.parents
+        assert any(place.iterdir()), f"{place} holds what `make dev` keeps"
