@@ -87,7 +87,7 @@ class AppStack(StageStack):
         self._triggers(data, devices)
         self._edge(settings, data)
         if settings.released:
-            self._releases()
+            self._releases(settings)
         self._outputs()
 
     def _triggers(self, data: DataStack, devices: DevicesStack) -> None:
@@ -128,8 +128,8 @@ class AppStack(StageStack):
                 header=data.secrets.origin_header,
             )
 
-    def _releases(self) -> None:
-        releases = CanaryReleases(self, "Releases")
+    def _releases(self, settings: StageSettings) -> None:
+        releases = CanaryReleases(self, "Releases", settings=settings)
         stream = self.functions[FunctionName.AGENT_STREAM]
         answers = {
             FunctionName.API: http_5xx(self.api.api_id),

@@ -34,9 +34,10 @@ class Synthesized:
         }
 
     def functions(self) -> dict[FunctionName, Json]:
-        """Properties of every function, by its name (which is its Powertools service)."""
+        """Properties of every function of the catalog, by its name (which is its Powertools service)."""
         found = [resource["Properties"] for resource in self.of_type("AWS::Lambda::Function").values()]
-        return {FunctionName(item["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]): item for item in found}
+        services = [(item["Environment"]["Variables"].get("POWERTOOLS_SERVICE_NAME"), item) for item in found]
+        return {FunctionName(service): item for service, item in services if service}
 
 
 class Stages:

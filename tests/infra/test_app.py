@@ -12,8 +12,9 @@ from tests.infra.synthesized import Json, Stages, Synthesized
 def logical_ids(synthesized: Synthesized) -> dict[str, FunctionName]:
     """Function of each logical id."""
     return {
-        path.partition("/")[2]: FunctionName(item["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"])
+        path.partition("/")[2]: FunctionName(service)
         for path, item in synthesized.of_type("AWS::Lambda::Function").items()
+        if (service := item["Properties"]["Environment"]["Variables"].get("POWERTOOLS_SERVICE_NAME"))
     }
 
 
