@@ -213,6 +213,7 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
     assert api.call("GET", "/api/v1/runs/r1/events", query="after=1").data["segments"][0]["n"] == 2
 
 
+@pytest.mark.req("R-A-36")
 def test_another_user_s_run_and_cursor_are_not_there(stack: Any, api: Any, owner: Any) -> None:
     mine, user_id = owner
     for i in range(2):
@@ -224,6 +225,7 @@ def test_another_user_s_run_and_cursor_are_not_there(stack: Any, api: Any, owner
     for path in ("/api/v1/runs/r1", "/api/v1/runs/r1/events", f"/api/v1/runs/{'x' * 3000}"):
         answer = eve.call("GET", path)
         assert (answer.status, answer.code) == (404, "NOT_FOUND")
+        assert answer.json["error"]["message"] == f"Run '{path.split('/')[4][:128]}' not found"
     assert eve.call("GET", "/api/v1/runs").data["runs"] == []
     assert eve.call("GET", "/api/v1/runs", query=f"cursor={cursor}").code == "INVALID_CURSOR"
 
