@@ -1,0 +1,103 @@
+"""Two at the same moment: of one address, of one token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from karma.core.dynamo.items import bind
+from karma.core.errors import AlreadyExists, AppError, Gone
+from karma.core.ids import UserId
+from karma.identity import one_time
+from karma.identity.accounts import AccountService
+from karma.identity.audit import NOWHERE
+from karma.identity.one_time import Purpose
+from karma.identity.password_changes import PasswordService
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.one_time import OneTimeRepository
+from karma.identity.repository.users import UserRepository
+from karma.mail.repository import OutboxRepository
+from karma.mail.service import PostOffice
+from tests.fakes.identity import CountingPasswords, MovableClock
+from tests.fakes.mail import MemoryQueue
+
+TRIES = 200
+
+
+class Services:
+    def __init__(self, table: str) -> None:
+        bind(IdentityItem, table)
+        self.clock = MovableClock(datetime.now(UTC))
+        self.tokens = OneTimeRepository()
+        post_office = PostOffice(outbox=OutboxRepository(table), queue=MemoryQueue(), clock=self.clock)
+        shared: dict[str, Any] = {
+            "accounts": UserRepository(),
+            "tokens": self.tokens,
+            "passwords": CountingPasswords(),
+            "post_office": post_office,
+            "clock": self.clock,
+            "on_change": lambda _: None,
+        }
+        self.accounts = AccountService(**shared)
+        self.password_changes = PasswordService(**shared)
+
+    def reset_token(self, user_id: UserId, email: str) -> str:
+        now = self.clock.now()
+        text, token = one_time.issue(Purpose.RESET_PASSWORD, user_id=user_id, email=email, asked_at=now, now=now)
+        self.tokens.create_token(token, now=now)
+        return text
+
+
+@pytest.fixture
+def services(stack: Any) -> Services:
+    return Services(stack.tables["identity"])
+
+
+def both(*actions: Callable[[], object]) -> list[str]:
+    """Run them at the same moment; return how each ended."""
+    start = Barrier(len(actions))
+
+    def run(action: Callable[[], object]) -> str:
+        start.wait(10)
+        try:
+            action()
+        except AppError as error:
+            return type(error).__name__
+        return "done"
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return sorted(pool.map(run, actions))
+
+
+@pytest.mark.req("R-K-10", "R-M-26")
+def test_an_address_is_registered_by_one_of_two(services: Services, stack: Any) -> None:
+    outcomes: Counter[tuple[str, ...]] = Counter()
+    for number in range(TRIES):
+
+        def register(name: str, email: str = f"ada{number}@example.com") -> object:
+            return services.accounts.register(email=email, password="correct horse", name=name)
+
+        outcomes[tuple(both(lambda: register("Ada"), lambda: register("Eve")))] += 1
+    assert outcomes == {(AlreadyExists.__name__, "done"): TRIES}
+    kinds: Counter[str] = Counter()
+    for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.tables["identity"]):
+        kinds.update(item["type"]["S"] for item in page["Items"])
+    assert (kinds["user"], kinds["email_guard"], kinds["mail"]) == (TRIES, TRIES, TRIES)
+
+
+def test_a_token_resets_one_password_of_two(services: Services) -> None:
+    for number in range(20):
+        email = f"ada{number}@example.com"
+        user = services.accounts.register(email=email, password="correct horse", name="Ada")
+        token = services.reset_token(user.id, email)
+
+        def reset(password: str, token: str = token) -> object:
+            return services.password_changes.reset(token=token, password=password, source=NOWHERE)
+
+        assert both(lambda: reset("first"), lambda: reset("second")) == [Gone.__name__, "done"]
