@@ -32,7 +32,7 @@ SEND = ("sqs:SendMessage",)
 SECRET = ("secretsmanager:GetSecretValue",)
 REMOVE_LISTED = ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads")
 """What finds the objects to remove. Without ListBucket a missing object answers 403; HeadBucket asks for it too."""
-REMOVE = ("s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
+REMOVE = ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from infra.config import LOCAL_ASSET_BUCKET
 from local.engine import MiniStack
 from local.errors import LocalError
 from local.waiting import until
@@ -233,7 +234,7 @@ class Adapter:
             StackName=stack.name,
             ChangeSetName=change_set,
             ChangeSetType="UPDATE" if kind == "UPDATE" else "CREATE",
-            TemplateBody=json.dumps(stack.template),
+            TemplateURL=self._template_url(stack),
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
         )
 
@@ -257,6 +258,15 @@ class Adapter:
         if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             reasons = "\n  ".join(self._failures(stack.name))
             raise LocalError(f"stack {stack.name} ended in {status}:\n  {reasons}")
+
+    def _template_url(self, stack: StackFiles) -> str:
+        """Put a template where CloudFormation reads it: a request's body holds 51,200 bytes, an object a million."""
+        s3: S3Client = self.client("s3")
+        with suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
+            s3.create_bucket(Bucket=LOCAL_ASSET_BUCKET)
+        key = f"{stack.name}-{stack.digest}.template.json"
+        s3.put_object(Bucket=LOCAL_ASSET_BUCKET, Key=key, Body=json.dumps(stack.template).encode())
+        return f"{self._engine.endpoint_url}/{LOCAL_ASSET_BUCKET}/{key}"
 
     def _status(self, name: str) -> str | None:
         try:
