@@ -19,6 +19,7 @@ from karma.core.health import APP, VERSION
 
 ROUTES: tuple[str, ...] = (
     "auth",
+    "oauth",
     "users",
     "admin_users",
     "api_keys",

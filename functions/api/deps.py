@@ -5,6 +5,7 @@ Each builder is cached; tests clear them. A context's owner adds its own builder
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from karma.identity.accounts import AccountService
     from karma.identity.administration import AdministrationService
     from karma.identity.api_keys import ApiKeyService
+    from karma.identity.oauth.service import OAuthService
     from karma.identity.password_changes import PasswordService
     from karma.identity.sessions import SessionService
     from karma.integrations.s3 import S3Files
@@ -160,6 +162,40 @@ def sessions() -> SessionService:
         key_ring=key_ring,
         clock=clock(),
         on_change=authenticator().forget,
+    )
+
+
+@cache
+def oauth() -> OAuthService:
+    """Log people in through GitHub and Google."""
+    from karma.identity.oauth.domain import ProviderName
+    from karma.identity.oauth.service import OAuthService
+    from karma.identity.repository.oauth import OAuthRepository
+    from karma.integrations.oauth.client import credentials_from
+    from karma.integrations.oauth.github import GitHub
+    from karma.integrations.oauth.google import Google
+
+    given = settings()
+
+    def clients() -> Mapping[str, object]:
+        return secrets.get(given.oauth_secret_arn) if given.oauth_secret_arn else {}
+
+    return OAuthService(
+        providers={
+            ProviderName.GITHUB: GitHub(
+                credentials=credentials_from(clients, "github"), url=given.github_url, api_url=given.github_api_url
+            ),
+            ProviderName.GOOGLE: Google(
+                credentials=credentials_from(clients, "google"), issuer=given.google_issuer, clock=clock()
+            ),
+        },
+        flows=OAuthRepository(),
+        accounts=users(),
+        registration=accounts(),
+        sessions=sessions(),
+        api_url=given.api_url,
+        frontend_origins=[origin for origin in given.frontend_origins.split(",") if origin],
+        clock=clock(),
     )
 
 

@@ -23,6 +23,9 @@ VENDORS = {
     "argon2": ("layers/common/python/karma/identity/",),
     "bcrypt": ("layers/common/python/karma/identity/",),
     "jwt": ("layers/common/python/karma/identity/",),
+    "joserfc": ("layers/common/python/karma/integrations/oauth/",),
+    "oauthlib": ("layers/common/python/karma/integrations/oauth/",),
+    "urllib3": ("layers/common/python/karma/integrations/oauth/",),
     "boto3": (),
     "ag_ui": (),
 }
@@ -122,8 +125,10 @@ def is_pure(name: str) -> bool:
         return parts[0] not in IMPURE
     if parts[1] == "core":
         return parts[2] in PURE_CORE
-    path = LAYER.joinpath(*parts[:3]).with_suffix(".py")
-    return path.exists() and all(is_pure(imported) for imported, _ in imports(path))
+    # A module, or one of a folder: karma.identity.domain, karma.identity.oauth.domain.
+    paths = [LAYER.joinpath(*parts[:depth]).with_suffix(".py") for depth in (3, 4)]
+    found = next((path for path in paths if path.exists()), None)
+    return found is not None and all(is_pure(imported) for imported, _ in imports(found))
 
 
 def test_domains_are_pure() -> None:

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 HEAVY = {
     "ag_ui", "anthropic", "argon2", "aws_xray_sdk", "bcrypt", "boto3", "botocore", "cryptography", "email_validator",
-    "fastapi", "httpx", "httpx2", "jwt", "mangum", "pydantic", "pynamodb", "requests", "starlette", "stripe",
+    "fastapi", "httpx", "httpx2", "joserfc", "jwt", "mangum", "oauthlib", "pydantic", "pynamodb", "requests",
+    "starlette", "stripe",
 }  # fmt: skip
 
 LOADED = {

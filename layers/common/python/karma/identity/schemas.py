@@ -78,6 +78,12 @@ class LogIn(Body):
     password: Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
+class TradeLoginCode(Body):
+    """What a login through a provider brought back."""
+
+    code: OpaqueToken = Field(examples=["hkT2Zr6tB0cVnJw3sYp8qLx5uEa9dGf1mKi4oRb7CzQ"])
+
+
 class Refresh(Body):
     """A refresh token, to be traded or ended."""
 

@@ -14,6 +14,10 @@
 | API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
 | one-time token of a mail | ONETIME#<sha256> | TOKEN |
 | mail | MAIL#<id> | MAIL (karma/mail/repository.py) |
+| login at a provider that has begun | OAUTH#<sha256 of state> | FLOW |
+| login that a provider ended | LOGINCODE#<sha256> | CODE |
+| identity at a provider taken | IDENTITY#<provider>#<sha256 of subject> | GUARD |
+| identity at a provider, as listed | USER#<id> | IDENTITY#<provider>#<sha256 of subject> |
 | audit entry | USER#<id> | AUDIT#<moment>#<entry id> |
 | holdings of an account | USER#<id> | HOLDINGS |
 | deleted account | USER#<id> | TOMBSTONE, in gsi1 until nothing else is left |
@@ -126,6 +130,40 @@ class ApiKeyItem(IdentityItem, discriminator="api_key"):
     scopes = JSONAttribute()
     valid_until = UnicodeAttribute(null=True)
     revoked_at = UnicodeAttribute(null=True)
+
+
+class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
+    """A login at a provider that has begun; `used_at` is set when the browser came back."""
+
+    provider = UnicodeAttribute()
+    browser_hash = UnicodeAttribute()
+    code_verifier = UnicodeAttribute()
+    nonce = UnicodeAttribute()
+    redirect = UnicodeAttribute()
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class LoginCodeItem(IdentityItem, discriminator="login_code"):
+    """A login that a provider ended; `used_at` is set when the frontend traded it for tokens."""
+
+    user_id = UnicodeAttribute()
+    provider = UnicodeAttribute()
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class ProviderGuard(IdentityItem, discriminator="provider_guard"):
+    """Makes an identity at a provider unique, and finds its owner."""
+
+    user_id = UnicodeAttribute()
+
+
+class ProviderIdentityItem(IdentityItem, discriminator="provider_identity"):
+    """An identity at a provider that opens the account; `created_at` is when it was linked."""
+
+    provider = UnicodeAttribute()
+    subject_hash = UnicodeAttribute()
 
 
 class RequestGuard(IdentityItem, discriminator="request_guard"):
@@ -247,6 +285,26 @@ def tombstone_key(user_id: UserId) -> Key:
 def owned_pk(user_id: UserId) -> str:
     """Partition of gsi1 that holds an account's items of other partitions."""
     return f"USER#{user_id}"
+
+
+def oauth_flow_key(state_hash: str) -> Key:
+    """Key of a login at a provider that has begun."""
+    return Key(f"OAUTH#{state_hash}", "FLOW")
+
+
+def login_code_key(code_hash: str) -> Key:
+    """Key of a login that a provider ended."""
+    return Key(f"LOGINCODE#{code_hash}", "CODE")
+
+
+def provider_guard_key(provider: str, subject_hash: str) -> Key:
+    """Key of the guard of an identity at a provider."""
+    return Key(f"IDENTITY#{provider}#{subject_hash}", "GUARD")
+
+
+def provider_identity_key(user_id: UserId, provider: str, subject_hash: str) -> Key:
+    """Key of an identity in its owner's list."""
+    return Key(f"USER#{user_id}", f"IDENTITY#{provider}#{subject_hash}")
 
 
 def audit_key(user_id: UserId, position: str) -> Key:

@@ -1,0 +1,69 @@
+"""What logging in through a provider asks of others."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry, Source
+from karma.identity.domain import Tokens, User
+from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+
+
+class Provider(Protocol):
+    """An authorization server, see karma/integrations/oauth."""
+
+    def authorization_url(self, flow: Flow, *, state: str, redirect_uri: str) -> str:
+        """Return the page at which the person logs in and agrees.
+
+        Raises:
+            ProviderNotConfigured: we are no client of it.
+            Upstream: it must be asked first, and does not answer.
+        """
+        ...
+
+    def profile(self, flow: Flow, *, code: str, redirect_uri: str) -> Profile:
+        """Trade a code for who it is; once.
+
+        Raises:
+            ProviderNotConfigured: we are no client of it.
+            InvalidCode: it does not take the code, or not with this flow's verifier.
+            Unauthenticated: what it says cannot be believed.
+            Upstream: it does not answer, or not in time, or not as agreed.
+        """
+        ...
+
+
+class Flows(Protocol):
+    """Where flows, codes and identities are stored; see repository/oauth.py for what each promises."""
+
+    def create_flow(self, flow: Flow, *, now: datetime) -> None: ...  # noqa: D102
+    def take_flow(  # noqa: D102
+        self, state_hash: str, *, provider: ProviderName, browser_hash: str, now: datetime
+    ) -> Flow | None: ...
+    def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None: ...  # noqa: D102
+    def link(self, user: User, profile: Profile, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def create_login_code(self, code: LoginCode, *, now: datetime) -> None: ...  # noqa: D102
+    def take_login_code(self, code_hash: str, *, now: datetime) -> LoginCode | None: ...  # noqa: D102
+
+
+class Accounts(Protocol):
+    """Where accounts are stored; see repository/users.py for what each promises."""
+
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
+
+
+class Registration(Protocol):
+    """Makes accounts: karma.identity.accounts."""
+
+    def register(  # noqa: D102
+        self, *, email: str, password: str | None, name: str, email_verified: bool, source: Source
+    ) -> User: ...
+
+
+class Sessions(Protocol):
+    """Begins sessions: karma.identity.sessions."""
+
+    def start(self, user: User, *, method: str, source: Source, now: datetime) -> Tokens: ...  # noqa: D102

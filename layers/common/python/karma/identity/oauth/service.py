@@ -1,0 +1,238 @@
+"""Logging in through a provider. docs/adr/0015-oauth.md says why it goes this way."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from karma.core.clock import Clock
+from karma.core.errors import AlreadyExists, Forbidden, NotFound, StorageThrottled, ValidationFailed
+from karma.identity import emails
+from karma.identity.audit import AuditEntry, AuditEvent, Source
+from karma.identity.domain import Tokens, User
+from karma.identity.oauth.domain import (
+    FLOW_TTL,
+    LOGIN_CODE_TTL,
+    MAX_CODE_CHARS,
+    AccountEmailUnverified,
+    Flow,
+    InvalidCode,
+    InvalidState,
+    LoginCode,
+    Profile,
+    ProviderDenied,
+    ProviderEmailUnverified,
+    ProviderName,
+    ProviderNotConfigured,
+    checked_redirect,
+    digest,
+)
+from karma.identity.oauth.ports import Accounts, Flows, Provider, Registration, Sessions
+
+_ATTEMPTS = 4
+_PAUSE_S = 0.05
+
+
+class Begun(NamedTuple):
+    """Where the browser goes, and what it keeps."""
+
+    url: str
+    browser_secret: str
+
+
+class OAuthService:
+    """Begins logins at providers, and ends them with a session."""
+
+    def __init__(
+        self,
+        *,
+        providers: Mapping[ProviderName, Provider],
+        flows: Flows,
+        accounts: Accounts,
+        registration: Registration,
+        sessions: Sessions,
+        api_url: str,
+        frontend_origins: Sequence[str],
+        clock: Clock,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            providers: by name.
+            flows: where flows, codes and identities are stored.
+            accounts: where accounts are stored.
+            registration: makes accounts.
+            sessions: begins sessions.
+            api_url: how browsers and providers reach this API, without a slash at its end; empty: they do not.
+            frontend_origins: whose pages a login may end at; the first one's front page is where it ends by default.
+            clock: tells the time.
+            pause: waits for some seconds.
+        """
+        self._providers = providers
+        self._flows = flows
+        self._accounts = accounts
+        self._registration = registration
+        self._sessions = sessions
+        self._api_url = api_url
+        self._frontend_origins = frontend_origins
+        self._clock = clock
+        self._pause = pause
+
+    def start(self, provider: str, *, redirect: str | None) -> Begun:
+        """Begin a login that ends at the page `redirect`.
+
+        Raises:
+            NotFound: no such provider.
+            ProviderNotConfigured: we are no client of it.
+            ValidationFailed: the page is none of ours.
+            Upstream: the provider does not answer.
+        """
+        name, chosen = self._provider(provider)
+        page = checked_redirect(redirect, self._frontend_origins)
+        state, browser_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        now = self._clock.now()
+        flow = Flow(
+            state_hash=digest(state),
+            provider=name,
+            browser_hash=digest(browser_secret),
+            code_verifier=secrets.token_urlsafe(48),
+            nonce=secrets.token_urlsafe(32),
+            redirect=page,
+            expires_at=now + FLOW_TTL,
+        )
+        url = chosen.authorization_url(flow, state=state, redirect_uri=self._redirect_uri(name))
+        self._flows.create_flow(flow, now=now)
+        return Begun(url, browser_secret)
+
+    def resume(self, provider: str, *, state: str | None, browser_secret: str | None) -> Flow:
+        """Use up the flow that a callback belongs to.
+
+        Raises:
+            NotFound: no such provider.
+            ProviderNotConfigured: we are no client of it.
+            InvalidState: no such flow; which of its conditions failed, it does not say.
+        """
+        name, _ = self._provider(provider)
+        flow = None
+        if state and browser_secret:
+            flow = self._flows.take_flow(
+                digest(state), provider=name, browser_hash=digest(browser_secret), now=self._clock.now()
+            )
+        if flow is None:
+            raise InvalidState("This login was not begun in this browser, is over, or took too long: begin again")
+        return flow
+
+    def finish(self, flow: Flow, *, code: str | None, denied: bool, source: Source) -> str:
+        """Let the provider say who came back, and return the secret of a login code for that account.
+
+        Somebody new gets an account. Somebody whose address has an account is linked to it if both sides have
+        verified the address.
+
+        Raises:
+            ProviderDenied: the person, or the provider, said no.
+            InvalidCode: the provider does not take the code.
+            Unauthenticated: what the provider says cannot be believed.
+            ProviderEmailUnverified, AccountEmailUnverified: nothing proves that account and person belong together.
+            Forbidden: the account is disabled or was deleted.
+            Upstream: the provider or the database does not answer.
+        """
+        if denied:
+            raise ProviderDenied("The login was cancelled or refused at the provider")
+        if not code or len(code) > MAX_CODE_CHARS:
+            raise InvalidCode("The provider sent no code: begin again")
+        _, provider = self._provider(flow.provider)
+        profile = provider.profile(flow, code=code, redirect_uri=self._redirect_uri(flow.provider))
+        user = self._account_of(profile, source)
+        secret = secrets.token_urlsafe(32)
+        now = self._clock.now()
+        login_code = LoginCode(
+            hash=digest(secret), user_id=user.id, provider=flow.provider, expires_at=now + LOGIN_CODE_TTL
+        )
+        self._flows.create_login_code(login_code, now=now)
+        return secret
+
+    def exchange(self, code: str, *, source: Source) -> tuple[User, Tokens]:
+        """Trade a login code for a session.
+
+        Raises:
+            InvalidCode: unknown, used or expired.
+            Forbidden: the account was disabled or deleted meanwhile.
+        """
+        now = self._clock.now()
+        found = self._flows.take_login_code(digest(code), now=now)
+        if found is None:
+            raise InvalidCode("The code is unknown, was used, or is too old: begin again")
+        user = _in_use(self._accounts.read_user(found.user_id))
+        return user, self._sessions.start(user, method=found.provider.value, source=source, now=now)
+
+    def _provider(self, name: str) -> tuple[ProviderName, Provider]:
+        try:
+            known = ProviderName(name)
+        except ValueError:
+            raise NotFound("No such provider") from None
+        if not self._api_url or not self._frontend_origins:
+            raise ProviderNotConfigured("Logging in through providers is not configured")
+        return known, self._providers[known]
+
+    def _redirect_uri(self, provider: ProviderName) -> str:
+        return f"{self._api_url}/api/v1/auth/oauth/{provider.value}/callback"
+
+    def _account_of(self, profile: Profile, source: Source) -> User:
+        """Find or make the account, however many callbacks of the same person do so at this moment."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                user = self._linked(profile) or self._link(profile, source)
+            except StorageThrottled:
+                user = None
+            if user is not None:
+                return user
+            self._pause(_PAUSE_S * 2**attempt)
+        raise StorageThrottled("The account is being changed by somebody else; try again")
+
+    def _linked(self, profile: Profile) -> User | None:
+        user_id = self._flows.find_identity(profile.provider, profile.subject_hash)
+        return None if user_id is None else _in_use(self._accounts.read_user(user_id))
+
+    def _link(self, profile: Profile, source: Source) -> User | None:
+        """Link the account with the verified address, a new one if need be; None when another was faster."""
+        unverified = ProviderEmailUnverified("The provider has verified none of your addresses: verify it there first")
+        if profile.email is None:
+            raise unverified
+        try:
+            email = emails.normalise(profile.email)
+        except ValidationFailed:
+            raise unverified from None
+        user = self._accounts.find_by_email(email)
+        if user is None:
+            try:
+                user = self._registration.register(
+                    email=email, password=None, name=profile.name, email_verified=True, source=source
+                )
+            except AlreadyExists:
+                return None
+        _in_use(user)
+        if not user.email_verified:
+            # Whoever registered the address may be somebody else, waiting for its owner to come in by this door.
+            raise AccountEmailUnverified(
+                "An account has this address, but never confirmed it: follow the link in its mail or reset its "
+                "password, then log in here again"
+            )
+        now = self._clock.now()
+        entry = AuditEntry(
+            user_id=user.id,
+            event=AuditEvent.PROVIDER_LINKED,
+            at=now,
+            actor_id=user.id,
+            source=source,
+            details={"provider": profile.provider.value},
+        )
+        return user if self._flows.link(user, profile, now=now, entry=entry) else None
+
+
+def _in_use(user: User | None) -> User:
+    if user is None or user.disabled_at is not None:
+        raise Forbidden("The account is disabled", code="ACCOUNT_DISABLED")
+    return user

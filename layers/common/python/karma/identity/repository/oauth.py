@@ -1,0 +1,146 @@
+"""Logins through providers: flows and codes that are used once, identities that are unique."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from karma.core.clock import iso, parse_iso
+from karma.core.dynamo.access import get, put, update
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry
+from karma.identity.domain import User
+from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+from karma.identity.repository import audit
+from karma.identity.repository.items import (
+    LoginCodeItem,
+    OAuthFlowItem,
+    ProviderGuard,
+    ProviderIdentityItem,
+    UserItem,
+    deletion,
+    login_code_key,
+    oauth_flow_key,
+    owned_pk,
+    provider_guard_key,
+    provider_identity_key,
+    user_key,
+)
+
+
+class OAuthRepository:
+    """DynamoDB, by way of karma.core.dynamo."""
+
+    def create_flow(self, flow: Flow, *, now: datetime) -> None:
+        """Store a login that begins."""
+        put(
+            OAuthFlowItem(
+                *oauth_flow_key(flow.state_hash),
+                provider=flow.provider.value,
+                browser_hash=flow.browser_hash,
+                code_verifier=flow.code_verifier,
+                nonce=flow.nonce,
+                redirect=flow.redirect,
+                valid_until=iso(flow.expires_at),
+                created_at=iso(now),
+                updated_at=iso(now),
+                expires_at=deletion(flow.expires_at),
+            )
+        )
+
+    def take_flow(self, state_hash: str, *, provider: ProviderName, browser_hash: str, now: datetime) -> Flow | None:
+        """Use up a flow; None when it is unknown, used, expired, or of another provider or browser."""
+        try:
+            item = update(
+                OAuthFlowItem(*oauth_flow_key(state_hash)),
+                [OAuthFlowItem.used_at.set(iso(now)), OAuthFlowItem.updated_at.set(iso(now))],
+                OAuthFlowItem.used_at.does_not_exist()
+                & (OAuthFlowItem.valid_until > iso(now))
+                & (OAuthFlowItem.provider == provider.value)
+                & (OAuthFlowItem.browser_hash == browser_hash),
+            )
+        except ConditionFailed:
+            return None
+        return Flow(
+            state_hash=state_hash,
+            provider=provider,
+            browser_hash=browser_hash,
+            code_verifier=item.code_verifier,
+            nonce=item.nonce,
+            redirect=item.redirect,
+            expires_at=parse_iso(item.valid_until),
+        )
+
+    def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None:
+        """Find whose identity it is; sees a link that was just made."""
+        guard = get(ProviderGuard, provider_guard_key(provider.value, subject_hash), consistent=True)
+        return UserId(guard.user_id) if guard else None
+
+    def link(self, user: User, profile: Profile, *, now: datetime, entry: AuditEntry) -> bool:
+        """Make an identity open an account.
+
+        False when it opens one already, or the account was disabled, deleted, or has no longer this verified address.
+        """
+        tx = Transaction()
+        tx.check(
+            UserItem,
+            user_key(user.id),
+            UserItem.disabled_at.does_not_exist() & (UserItem.email == user.email) & (UserItem.email_verified == True),  # noqa: E712  an expression of DynamoDB's
+        )
+        tx.put(
+            ProviderGuard(
+                *provider_guard_key(profile.provider.value, profile.subject_hash),
+                user_id=user.id,
+                created_at=iso(now),
+                gsi1pk=owned_pk(user.id),
+                gsi1sk=f"IDENTITY#{profile.provider.value}#{profile.subject_hash}",
+            )
+        )
+        tx.put(
+            ProviderIdentityItem(
+                *provider_identity_key(user.id, profile.provider.value, profile.subject_hash),
+                provider=profile.provider.value,
+                subject_hash=profile.subject_hash,
+                created_at=iso(now),
+            )
+        )
+        audit.append(tx, entry)
+        try:
+            tx.commit()
+        except ConditionFailed:
+            return False
+        return True
+
+    def create_login_code(self, code: LoginCode, *, now: datetime) -> None:
+        """Store a code that was just made."""
+        put(
+            LoginCodeItem(
+                *login_code_key(code.hash),
+                user_id=code.user_id,
+                provider=code.provider.value,
+                valid_until=iso(code.expires_at),
+                created_at=iso(now),
+                updated_at=iso(now),
+                expires_at=deletion(code.expires_at),
+                gsi1pk=owned_pk(code.user_id),
+                gsi1sk=f"LOGINCODE#{code.hash}",
+            )
+        )
+
+    def take_login_code(self, code_hash: str, *, now: datetime) -> LoginCode | None:
+        """Use up a code; None when it is unknown, used or expired."""
+        try:
+            item = update(
+                LoginCodeItem(*login_code_key(code_hash)),
+                [LoginCodeItem.used_at.set(iso(now)), LoginCodeItem.updated_at.set(iso(now))],
+                LoginCodeItem.used_at.does_not_exist() & (LoginCodeItem.valid_until > iso(now)),
+            )
+        except ConditionFailed:
+            return None
+        return LoginCode(
+            hash=code_hash,
+            user_id=UserId(item.user_id),
+            provider=ProviderName(item.provider),
+            expires_at=parse_iso(item.valid_until),
+        )
