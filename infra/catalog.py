@@ -18,6 +18,7 @@ class FunctionName(StrEnum):
     REALTIME = "realtime"
     INBOX = "background.inbox"
     RUNS = "background.runs"
+    DELETION = "background.deletion"
     FILES = "background.files"
     ROUTER = "background.router"
     MAIL = "background.mail"
@@ -47,7 +48,9 @@ class TableName(StrEnum):
     SEARCH = "search"
 
 
-INDEXED_TABLES = frozenset({TableName.IDENTITY, TableName.DEVICES, TableName.AGENTS, TableName.BILLING})
+INDEXED_TABLES = frozenset(
+    {TableName.IDENTITY, TableName.DEVICES, TableName.AGENTS, TableName.BILLING, TableName.REALTIME}
+)
 """Tables with the sparse, overloaded index `gsi1`."""
 STREAMED_TABLES = frozenset({TableName.DEVICES})
 """Tables the router listens to."""
@@ -99,6 +102,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "FILES_BUCKET",
                 "FILES_QUEUE_URL",
                 "MAIL_QUEUE_URL",
+                "DELETIONS_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
                 "MQTT_HOST",
                 "MQTT_PORT",
@@ -154,14 +158,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="realtime.handler.lambda_handler",
             timeout_s=10,
             memory_mb=512,
-            environment=("REALTIME_TABLE",),
+            environment=("IDENTITY_TABLE", "REALTIME_TABLE"),
         ),
         FunctionSpec(
             name=FunctionName.INBOX,
             handler="background.inbox.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("BILLING_TABLE", "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
+            environment=("IDENTITY_TABLE", "BILLING_TABLE", "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
         ),
         FunctionSpec(
             name=FunctionName.RUNS,
@@ -179,11 +183,30 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=("DEVICES_TABLE", "FILES_BUCKET"),
         ),
         FunctionSpec(
+            name=FunctionName.DELETION,
+            handler="background.deletion.lambda_handler",
+            timeout_s=300,
+            memory_mb=512,
+            environment=(
+                "IDENTITY_TABLE",
+                "DEVICES_TABLE",
+                "TELEMETRY_TABLE",
+                "AGENTS_TABLE",
+                "BILLING_TABLE",
+                "REALTIME_TABLE",
+                "DELETIONS_QUEUE_URL",
+                "FILES_BUCKET",
+                "DEVICE_POLICY_NAME",
+                "STRIPE_API_SECRET_ARN",
+                "STRIPE_API_BASE",
+            ),
+        ),
+        FunctionSpec(
             name=FunctionName.ROUTER,
             handler="background.router.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("DEVICES_TABLE",),
+            environment=("IDENTITY_TABLE", "DEVICES_TABLE"),
         ),
         FunctionSpec(
             name=FunctionName.MAIL,
@@ -202,6 +225,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "INBOX_QUEUE_URL",
                 "IDENTITY_TABLE",
                 "MAIL_QUEUE_URL",
+                "DELETIONS_QUEUE_URL",
                 "DEVICES_TABLE",
                 "TELEMETRY_TABLE",
                 "DEVICE_POLICY_NAME",
@@ -212,7 +236,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
     )
 }
 
-SWEEPS = ("inbox", "mail", "commands", "files", "orphans")
+SWEEPS = ("inbox", "mail", "commands", "files", "orphans", "deletions")
 """Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 

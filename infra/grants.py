@@ -24,6 +24,8 @@ QUERY = "dynamodb:Query"
 PUT = "dynamodb:PutItem"
 UPDATE = "dynamodb:UpdateItem"
 DELETE = "dynamodb:DeleteItem"
+BATCH_WRITE = "dynamodb:BatchWriteItem"
+"""Knows no conditions: only for the function that removes whole partitions of what is gone."""
 CHECK = "dynamodb:ConditionCheckItem"
 """A check inside a transaction; its writes are known to IAM by the names above."""
 
@@ -56,6 +58,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("index/billing", (QUERY,)),
         Grant("table/realtime", (PUT,)),
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
+        Grant("queue/deletions", SEND),
         Grant("queue/files", SEND),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
@@ -78,7 +81,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         ),
     ),
     FunctionName.AGENT_STREAM: (
-        Grant("table/identity", (GET, UPDATE)),
+        Grant("table/identity", (GET, UPDATE, CHECK)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
         Grant("table/billing", (GET,)),
@@ -101,10 +104,14 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/inbox", SEND),
         Grant("secret/stripe-webhook", SECRET),
     ),
-    FunctionName.REALTIME: (Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE)),),
+    FunctionName.REALTIME: (
+        Grant("table/identity", (CHECK,)),
+        Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+    ),
     FunctionName.INBOX: (
         Grant("queue/inbox", CONSUME),
-        Grant("table/billing", (GET, PUT, UPDATE)),
+        Grant("table/identity", (GET, CHECK)),
+        Grant("table/billing", (GET, PUT, UPDATE, DELETE)),
         Grant("secret/stripe-api", SECRET),
     ),
     FunctionName.RUNS: (
@@ -117,11 +124,30 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", (*REMOVE, "s3:GetObject")),
     ),
+    FunctionName.DELETION: (
+        Grant("queue/deletions", (*CONSUME, *SEND)),
+        Grant("table/identity", (GET, QUERY, UPDATE, BATCH_WRITE)),
+        Grant("index/identity", (QUERY,)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
+        Grant("table/telemetry", (QUERY, BATCH_WRITE)),
+        Grant("bucket/files", REMOVE_LISTED),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE, BATCH_WRITE)),
+        Grant("index/agents", (QUERY,)),
+        Grant("table/billing", (GET, QUERY, BATCH_WRITE)),
+        Grant("index/billing", (QUERY,)),
+        Grant("table/realtime", (QUERY, BATCH_WRITE)),
+        Grant("index/realtime", (QUERY,)),
+        Grant("secret/stripe-api", SECRET),
+        Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
+        Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
+        Grant("any/iot-attachments", ("iot:DetachThingPrincipal",)),
+    ),
     FunctionName.ROUTER: (
         Grant("stream/devices", ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")),
         Grant("any/streams", ("dynamodb:ListStreams",)),
         Grant("queue/router-failures", SEND),
-        Grant("table/devices", (UPDATE,)),
+        Grant("table/identity", (CHECK,)),
+        Grant("table/devices", (PUT, UPDATE)),
     ),
     FunctionName.MAIL: (
         Grant("queue/mail", CONSUME),
@@ -136,6 +162,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/billing", (UPDATE,)),
         Grant("index/billing", (QUERY,)),
         Grant("queue/inbox", SEND),
+        Grant("queue/deletions", SEND),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY, DELETE)),

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from karma.identity.accounts import AccountService
     from karma.identity.administration import AdministrationService
     from karma.identity.api_keys import ApiKeyService
+    from karma.identity.deletion import AccountDeletion
     from karma.identity.oauth.service import OAuthService
     from karma.identity.password_changes import PasswordService
     from karma.identity.sessions import SessionService
@@ -206,6 +207,24 @@ def api_keys() -> ApiKeyService:
 
     users()
     return ApiKeyService(api_keys=ApiKeyRepository(), clock=clock(), on_change=authenticator().forget)
+
+
+@cache
+def account_deletion() -> AccountDeletion:
+    """Delete accounts of those who ask for it."""
+    from karma.identity.deletion import AccountDeletion
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.deletions import DeletionRepository
+    from karma.integrations.sqs import SqsQueue
+
+    users()
+    return AccountDeletion(
+        deletions=DeletionRepository(),
+        passwords=Argon2Passwords(),
+        queue=SqsQueue(settings().deletions_queue_url),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
 
 
 @cache

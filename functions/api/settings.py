@@ -22,6 +22,7 @@ class Settings(FunctionSettings):
     auth_secret_arn: str
     """JSON `{"current": kid, kid: key, ...}`; every kid is accepted, `current` signs."""
     inbox_queue_url: str = ""
+    deletions_queue_url: str = ""
     mail_queue_url: str
     device_policy_name: str = ""
     mqtt_host: str = ""

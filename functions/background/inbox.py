@@ -15,6 +15,7 @@ from karma.core.clock import SystemClock
 from karma.core.errors import AppError
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
+from karma.identity import parent
 from karma.integrations.stripe import StripeGateway
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 class Settings(FunctionSettings):
     """Variables of this function."""
 
+    identity_table: str
     billing_table: str
     stripe_api_secret_arn: str = ""
     stripe_api_base: str = ""
@@ -43,6 +45,7 @@ class Services:
 def wiring() -> Services:
     """Build the services of this function."""
     settings = load(Settings)
+    parent.bind_accounts(settings.identity_table)
     inbox = InboxRepository(settings.billing_table)
     return Services(
         inbox=inbox,
@@ -54,6 +57,7 @@ def wiring() -> Services:
                 api_base=settings.stripe_api_base,
             ),
             clock=SystemClock(),
+            was_deleted=lambda user_id: parent.was_deleted(user_id, at=SystemClock().now()),
         ),
     )
 

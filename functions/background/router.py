@@ -14,6 +14,7 @@ from karma.core.errors import Upstream
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.counting import DeviceCounting, RowChange, is_active
+from karma.identity import parent
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 class Settings(FunctionSettings):
     """Variables of this function."""
 
+    identity_table: str
     devices_table: str
 
 
 @cache
 def counting() -> DeviceCounting:
     """Build the use case once a process."""
-    return DeviceCounting(load(Settings).devices_table)
+    settings = load(Settings)
+    parent.bind_accounts(settings.identity_table)
+    return DeviceCounting(settings.devices_table)
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001

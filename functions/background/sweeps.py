@@ -1,4 +1,4 @@
-"""The schedule's function: `{"sweep": "inbox" | "mail" | "commands" | "files" | "orphans"}`, each once a minute."""
+"""The schedule's function: `{"sweep": <one of _SWEEPS>}`, each once a minute."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.service import InboxKeeper
 from karma.core.clock import SystemClock
+from karma.core.dynamo.items import bind
 from karma.core.errors import ValidationFailed
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
@@ -18,6 +19,9 @@ from karma.devices.sweeps import expire_commands, sweep_orphans
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
+from karma.identity.deletion import requeue_due
+from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.repository.items import IdentityItem
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.mail.repository import OutboxRepository
@@ -31,9 +35,10 @@ if TYPE_CHECKING:
 class Settings(FunctionSettings):
     """Variables of this function."""
 
+    identity_table: str
     billing_table: str
     inbox_queue_url: str
-    identity_table: str
+    deletions_queue_url: str
     mail_queue_url: str
     devices_table: str
     telemetry_table: str
@@ -98,4 +103,16 @@ def _file_repository() -> FileRepository:
     return FileRepository(table, DeviceParent(DeviceRepository(table)))
 
 
-_SWEEPS = {"inbox": _inbox, "mail": _mail, "commands": _commands, "files": _files, "orphans": _orphans}
+def _deletions() -> int:
+    bind(IdentityItem, settings().identity_table)
+    return requeue_due(DeletionRepository(), SqsQueue(settings().deletions_queue_url), SystemClock())
+
+
+_SWEEPS = {
+    "inbox": _inbox,
+    "mail": _mail,
+    "commands": _commands,
+    "files": _files,
+    "orphans": _orphans,
+    "deletions": _deletions,
+}

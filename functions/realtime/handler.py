@@ -15,6 +15,7 @@ from karma.core.dynamo.items import bind
 from karma.core.errors import AppError
 from karma.core.observability import logger
 from karma.core.settings import load
+from karma.identity import parent
 from karma.realtime.messages import Request, answer, error_message, parse
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import ConnectionService
@@ -24,7 +25,9 @@ from realtime.settings import Settings
 @cache
 def wiring() -> ConnectionService:
     """Build what the function needs, once a process."""
-    bind(RealtimeItem, load(Settings).realtime_table)
+    settings = load(Settings)
+    bind(RealtimeItem, settings.realtime_table)
+    parent.bind_accounts(settings.identity_table)
     return ConnectionService(store=RealtimeRepository(), clock=SystemClock())
 
 

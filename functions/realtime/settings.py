@@ -9,4 +9,5 @@ from karma.core.settings import FunctionSettings
 class Settings(FunctionSettings):
     """What the WebSocket's function is given."""
 
+    identity_table: str
     realtime_table: str

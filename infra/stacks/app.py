@@ -98,6 +98,7 @@ class AppStack(StageStack):
             # Its time is for one file of the largest size.
             (FunctionName.FILES, data.file_checks.queue, 20, 1),
             (FunctionName.MAIL, data.mail.queue, 5, QUEUE_BATCH),
+            (FunctionName.DELETION, data.deletions.queue, 5, QUEUE_BATCH),
         ):
             QueueTrigger(
                 self,
@@ -173,6 +174,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
     arns: dict[str, str] = {
         "queue/inbox": data.inbox.queue.queue_arn,
         "queue/runs": data.runs.queue.queue_arn,
+        "queue/deletions": data.deletions.queue.queue_arn,
         "queue/files": data.file_checks.queue.queue_arn,
         "bucket/files": data.files.bucket_arn,
         # By its export, whose name cdk-nag gives to what it finds.
@@ -206,6 +208,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "ORIGIN_SECRET_ARN": secrets.get("origin", ""),
         "INBOX_QUEUE_URL": data.inbox.queue.queue_url,
         "RUNS_QUEUE_URL": data.runs.queue.queue_url,
+        "DELETIONS_QUEUE_URL": data.deletions.queue.queue_url,
         "FILES_BUCKET": data.files.bucket_name,
         "FILES_QUEUE_URL": data.file_checks.queue.queue_url,
         "MAIL_QUEUE_URL": data.mail.queue.queue_url,

@@ -51,6 +51,9 @@ class DataStack(StageStack):
             self, "Mail", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.MAIL].timeout_s
         )
         self.mail_sender = MailSender(self, "MailSender", settings=settings)
+        self.deletions = WorkQueue(
+            self, "Deletions", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.DELETION].timeout_s
+        )
         self.router_failures = DeadLetterQueue(self, "RouterFailures", settings=settings, redriven=False)
         self._outputs()
 
@@ -70,4 +73,6 @@ class DataStack(StageStack):
         self.output("QueueUrlFilesDlq", self.file_checks.dead_letters.queue.queue_url)
         self.output("QueueUrlMail", self.mail.queue.queue_url)
         self.output("QueueUrlMailDlq", self.mail.dead_letters.queue.queue_url)
+        self.output("QueueUrlDeletions", self.deletions.queue.queue_url)
+        self.output("QueueUrlDeletionsDlq", self.deletions.dead_letters.queue.queue_url)
         self.output("QueueUrlRouterFailures", self.router_failures.queue.queue_url)

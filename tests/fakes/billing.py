@@ -14,6 +14,7 @@ from karma.billing.ports import Due, InboxPage, Row
 from karma.core.clock import iso
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
+from karma.identity.parent import AccountGone
 
 
 @dataclass
@@ -42,6 +43,8 @@ class MemoryBilling:
     rows: dict[UserId, Row] = field(default_factory=dict)
     customers: dict[str, UserId] = field(default_factory=dict)
     guards: dict[str, UserId] = field(default_factory=dict)
+    gone: set[UserId] = field(default_factory=set)
+    """Accounts that are deleted."""
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
         there = self.events.get(arrival.id)
@@ -66,7 +69,10 @@ class MemoryBilling:
     def get(self, event_id: str) -> InboxEvent | None:
         return self.events.get(event_id)
 
-    def mark_handled(self, event_id: str, *, at: datetime, note: str, unlinked: bool) -> bool:
+    def mark_handled(
+        self, event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None = None
+    ) -> bool:
+        self._require(user_id)
         event = self.events.get(event_id)
         if event is None or event.handled_at is not None:
             return False
@@ -112,6 +118,15 @@ class MemoryBilling:
     def row(self, user_id: UserId) -> Row:
         return self.rows.get(user_id, Row())
 
+    def forget(self, event_id: str) -> None:
+        self.events.pop(event_id, None)
+        self.due_at.pop(event_id, None)
+        self.unlinked.discard(event_id)
+
+    def _require(self, user_id: UserId | None) -> None:
+        if user_id in self.gone:
+            raise AccountGone(user_id)
+
     def user_of_customer(self, customer_id: str) -> UserId | None:
         return self.customers.get(customer_id)
 
@@ -119,11 +134,13 @@ class MemoryBilling:
         return self.guards.get(stripe_subscription_id)
 
     def link_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
+        self._require(user_id)
         return self.customers.setdefault(customer_id, user_id) == user_id
 
     def save_and_close(
         self, subscription: Subscription, *, seen: Row, claim: bool, event_id: str, at: datetime, note: str
     ) -> bool:
+        self._require(subscription.user_id)
         event = self.events.get(event_id)
         if event is None or event.handled_at is not None or self.row(subscription.user_id).version != seen.version:
             return False
@@ -161,6 +178,12 @@ class MemoryStripe:
     def customer(self, customer_id: str) -> StripeCustomer | None:
         self._fetch()
         return self.customers.get(customer_id)
+
+    def delete_customer(self, customer_id: str) -> None:
+        self._fetch()
+        self.customers.pop(customer_id, None)
+        for each in [each for each in self.subscriptions.values() if each.customer_id == customer_id]:
+            self.subscriptions[each.id] = replace(each, status="canceled")
 
     def _fetch(self) -> None:
         if self.down:

@@ -79,6 +79,7 @@ def test_messages_stay_hidden_for_six_times_the_consumers_timeout(aws: Synthesiz
         "devices/IotIngestQueue": FunctionName.DEVICE_INGEST,
         "data/InboxQueue": FunctionName.INBOX,
         "data/RunsQueue": FunctionName.RUNS,
+        "data/DeletionsQueue": FunctionName.DELETION,
         "data/FileChecksQueue": FunctionName.FILES,
     }
     queues = aws.of_type("AWS::SQS::Queue")

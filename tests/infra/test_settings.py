@@ -23,6 +23,7 @@ MODULES = {
     FunctionName.REALTIME: "realtime.settings",
     FunctionName.INBOX: "background.inbox",
     FunctionName.RUNS: "background.runs",
+    FunctionName.DELETION: "background.deletion",
     FunctionName.FILES: "background.files",
     FunctionName.ROUTER: "background.router",
     FunctionName.MAIL: "background.mail",

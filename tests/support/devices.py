@@ -19,6 +19,7 @@ from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.service import Created, DeviceService, NewDevice
 from karma.devices.telemetry import TelemetryReader
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
+from tests.support.accounts import open_account
 
 
 def new_device(**fields: Any) -> NewDevice:
@@ -48,6 +49,7 @@ class World:
     pauses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        open_account(self.stack.tables["identity"], self.user)
         table = self.stack.tables["devices"]
         self.repository = DeviceRepository(table)
         self.command_repository = CommandRepository(table)

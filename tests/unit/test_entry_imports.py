@@ -23,6 +23,7 @@ LOADED = {
     "billing_webhook.handler": {"botocore"},
     "background.inbox": {"botocore", "pydantic", "pynamodb"},
     "background.runs": {"botocore", "pynamodb"},
+    "background.deletion": {"botocore", "pydantic", "pynamodb"},
     "background.files": {"botocore", "pynamodb"},
     "background.router": {"botocore", "pynamodb"},
     "background.sweeps": {"botocore", "pynamodb"},

@@ -9,8 +9,9 @@ from api.openapi import answers
 from api.presenters import ok
 from api.routing import Router
 from api.views import user_view
+from karma.core.clock import iso
 from karma.identity.domain import ProfileChange
-from karma.identity.schemas import PatchProfile, UserData
+from karma.identity.schemas import DeleteAccount, DeletionData, PatchProfile, UserData
 
 router = Router("users")
 
@@ -40,3 +41,15 @@ async def change_me(
     )
     user = deps.accounts().change_profile(caller, change, source=source)
     return ok({"user": user_view(user)}, headers=etag(user.version))
+
+
+@router.delete("/users/me", status_code=202, responses=answers(DeletionData, status=202, errors=(403, 404, 409)))
+async def delete_me(caller: CurrentCaller, source: RequestSource, body: DeleteAccount | None = None) -> Response:
+    """Delete the caller's account, at once for everybody; what belongs to it is removed within the hour.
+
+    Needs a token, and the current password. Refused while the account owns a project, has created an avatar, or is an
+    administrator's.
+    """
+    password = body.current_password if body else None
+    deletion = deps.account_deletion().request(caller, current_password=password, source=source)
+    return ok({"deletion": {"user_id": deletion.user_id, "requested_at": iso(deletion.requested_at)}}, 202)

@@ -18,6 +18,7 @@ from karma.agents.watchdog import QueueWatchdog, attend
 from karma.core.clock import SystemClock
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId
+from karma.identity.parent import bind_accounts
 from karma.integrations.sqs import SqsQueue
 from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, text, tool
 from tests.fakes.catalogue import catalogue
@@ -46,6 +47,7 @@ NOTE = Tool(
 def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
     """First delivery: the request. Second: the watchdog, an hour later; it finds what the crash left."""
     bind(AgentsItem, event["table"])
+    bind_accounts(event["accounts"])
     store = DynamoRunStore()
     if event["deliver"] == "request":
         model = ScriptedModel(

@@ -13,6 +13,7 @@ from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId
 from tests.fakes.agents import SetClock, caller
+from tests.support.accounts import open_account
 from tests.support.agui import verify
 from tests.support.crash import Processes
 
@@ -33,8 +34,10 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: An
     stack.use("runs")
     bind(AgentsItem, stack.tables["agents"])
     store = DynamoRunStore()
+    open_account(stack.tables["identity"], KEY.user_id)
     event = {
         "table": stack.tables["agents"],
+        "accounts": stack.tables["identity"],
         "queue": stack.queues["runs"],
         "deliver": "request",
         "body": {"threadId": "t1", "runId": "r1", "messages": [{"id": "u1", "role": "user", "content": "hi"}]},

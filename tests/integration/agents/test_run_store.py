@@ -28,6 +28,7 @@ from karma.agents.stored import dump_messages
 from karma.core.dynamo.items import bind
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from tests.fakes.agents import MemoryRunStore
+from tests.support.accounts import open_account
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 USER = UserId("01890000-0000-7000-8000-000000000001")
@@ -42,6 +43,8 @@ def store(request: pytest.FixtureRequest) -> RunStore:
     stack = request.getfixturevalue("stack")
     stack.use("runs")
     bind(AgentsItem, stack.tables["agents"])
+    for user_id in (USER, OTHER):
+        open_account(stack.tables["identity"], user_id)
     return DynamoRunStore()
 
 

@@ -14,7 +14,9 @@ from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
 from tests.integration.background.conftest import Items
+from tests.integration.background.test_runs import USER as RUNNER
 from tests.integration.background.test_runs import message, start
+from tests.support.accounts import open_account
 
 USER = UserId(new_id())
 
@@ -155,6 +157,7 @@ class TestRuns:
 
     def test_leaves_another_s_run_alone(self, handle: Any, items: Items, sqs_event: Any, stack: Any) -> None:
         bind(AgentsItem, stack.tables["agents"])
+        open_account(stack.tables["identity"], RUNNER)
         run = start(DynamoRunStore(), lease=timedelta(seconds=-1))
         before = items()
         assert handle(sqs_event([message(run) | {"user_id": USER}])) == []
@@ -227,6 +230,7 @@ class TestTheRouter:
     @pytest.fixture
     def handle(self, stack: Any, lambda_context: Any) -> Callable[..., list[str]]:
         stack.use("router")
+        open_account(stack.tables["identity"], USER)
 
         def call(*records: Any) -> list[str]:
             from background.router import lambda_handler

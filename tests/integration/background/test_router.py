@@ -7,12 +7,20 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from karma.core.ids import UserId
 from karma.devices.repository.devices import DeviceRepository
+from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 
 EVENT = json.loads((Path(__file__).parents[2] / "events/dynamodb_stream_devices.json").read_text())
 USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
+
+
+@pytest.fixture(autouse=True)
+def owner(stack: Any) -> None:
+    open_account(stack.tables["identity"], USER)
 
 
 def handle(event: dict[str, Any], context: Any) -> list[str]:

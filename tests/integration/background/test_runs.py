@@ -11,6 +11,7 @@ from karma.agents.watchdog import QueueWatchdog
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
+from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 
 USER = UserId("01890000-0000-7000-8000-000000000001")
@@ -22,6 +23,7 @@ def store(stack: Any) -> DynamoRunStore:
 
     stack.use("runs")
     bind(AgentsItem, stack.tables["agents"])
+    open_account(stack.tables["identity"], USER)
     return DynamoRunStore()
 
 

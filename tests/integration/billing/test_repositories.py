@@ -17,6 +17,7 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
 from tests.fakes.billing import MemoryBilling
+from tests.support.accounts import open_account
 from tests.unit.billing.test_domain import stripe_subscription
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -46,6 +47,8 @@ def stores(request: pytest.FixtureRequest) -> Stores:
         return Stores(memory, memory, memory)
     stack: Any = request.getfixturevalue("stack")
     stack.use("inbox")
+    for user_id in (ALICE, BOB):
+        open_account(stack.tables["identity"], user_id)
     table = stack.tables["billing"]
     return Stores(ArrivalStore(table), InboxRepository(table), SubscriptionRepository(table))
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from karma.core.ids import new_id
 from tests.integration.billing.conftest import Billing
+from tests.support.accounts import open_account
 from tests.support.stripe_peer import Posted, StripePeer
 
 pytestmark = pytest.mark.req("R-K-19", "R-K-20", "R-C-29")
 
 
 @pytest.fixture
-def user() -> str:
-    return new_id()
+def user(stack: Any) -> str:
+    return open_account(stack.tables["identity"])
 
 
 @pytest.fixture

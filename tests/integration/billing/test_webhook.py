@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import stripe
 
-from karma.core.ids import new_id
 from tests.integration.billing.conftest import Billing
 from tests.integration.conftest import WEBHOOK_SECRET
+from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.stripe_peer import StripePeer
 
@@ -203,7 +203,7 @@ def test_a_crash_at_any_call_of_the_webhook_is_repaired_by_the_repeat(billing: B
 def test_a_crash_at_any_call_of_the_worker_is_repaired_by_the_redelivery(
     billing: Billing, peer: StripePeer, stripe_client: Any
 ) -> None:
-    user = new_id()
+    user = open_account(billing.stack.tables["identity"])
     customer = stripe_client.v1.customers.create(params={"metadata": {"user_id": user}})
     stripe_client.v1.plans.create(
         params={"id": "pro", "amount": 0, "currency": "usd", "interval": "month", "product": {"name": "P"}}

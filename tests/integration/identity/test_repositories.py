@@ -23,10 +23,12 @@ from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import Tickets
 from tests.fakes.identity import MemoryIdentities
 from tests.fakes.realtime import MemoryRealtime
+from tests.support.accounts import open_account
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 HOME = LoginPlace.of("ada@example.com", "203.0.113.7")
+LISTENER = UserId(new_id())
 
 
 class DynamoIdentities(UserRepository, SessionRepository, ApiKeyRepository):
@@ -50,6 +52,7 @@ def tickets(request: pytest.FixtureRequest) -> Tickets:
     if request.param == "memory":
         return MemoryRealtime()
     stack = request.getfixturevalue("stack")
+    open_account(stack.tables["identity"], LISTENER)
     bind(RealtimeItem, stack.tables["realtime"])
     return RealtimeRepository()
 
@@ -243,7 +246,7 @@ class TestApiKeys:
 class TestTheWebSocket:
     @pytest.fixture
     def connection(self, tickets: Tickets) -> Connection:
-        found = Connection(id="c1=", user_id=UserId(new_id()), connected_at=NOW)
+        found = Connection(id="c1=", user_id=LISTENER, connected_at=NOW)
         ticket = Ticket(hash="t" * 64, user_id=found.user_id, expires_at=LATER)
         tickets.put_ticket(ticket, now=NOW)
         assert tickets.get_ticket(ticket.hash) == ticket

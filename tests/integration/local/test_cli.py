@@ -20,10 +20,11 @@ from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.core.dynamo.items import bind
-from karma.core.ids import RunId, ThreadId, UserId, new_id
+from karma.core.ids import RunId, ThreadId, new_id
 from local import cli
 from local import places as local_places
 from local.places import Places
+from tests.support.accounts import open_account
 
 pytestmark = pytest.mark.req("R-C-33")
 
@@ -232,7 +233,7 @@ def _items(stack: Any, table: str) -> list[Mapping[str, Any]]:
 def record_run(stack: Any, *events: bytes) -> None:
     bind(AgentsItem, stack.tables["agents"])
     store, now = DynamoRunStore(), datetime.now(UTC)
-    key, thread = RunKey(UserId(new_id()), RunId("r1")), ThreadId("t1")
+    key, thread = RunKey(open_account(stack.tables["identity"]), RunId("r1")), ThreadId("t1")
     run = Run(key=key, thread_id=thread, status=RunStatus.RUNNING, model="m", created_at=now)
     first = Segment(key=key, n=1, writer="w", epoch=1, lease_until=now, events=(b'{"type":"RUN_STARTED"}', *events))
     where = ThreadKey(key.user_id, thread)

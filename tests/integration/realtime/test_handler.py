@@ -10,6 +10,7 @@ import pytest
 
 from karma.core.ids import UserId, new_id
 from karma.identity.domain import Caller, Role
+from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 
 CONNECT = json.loads((Path(__file__).parents[2] / "events" / "websocket_connect.json").read_text())
@@ -38,6 +39,7 @@ class Socket:
         from karma.realtime.repository import RealtimeItem, RealtimeRepository
         from karma.realtime.service import TicketService
 
+        open_account(self.stack.tables["identity"], CALLER.user_id)
         bind(RealtimeItem, self.stack.tables["realtime"])
         service = TicketService(store=RealtimeRepository(), clock=SystemClock(), url="wss://live.example.com")
         return service.issue(CALLER).ticket

@@ -14,6 +14,7 @@ from karma.core.ids import new_id
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import TicketService
 from tests.integration.realtime.test_handler import CALLER, Socket
+from tests.support.accounts import open_account
 
 OWN = f"device:{new_id()}"
 
@@ -92,6 +93,7 @@ def old_ticket(socket: Socket) -> str:
         def now(self) -> Any:
             return super().now() - timedelta(days=1)
 
+    open_account(socket.stack.tables["identity"], CALLER.user_id)
     bind(RealtimeItem, socket.stack.tables["realtime"])
     return TicketService(store=RealtimeRepository(), clock=Yesterday(), url="wss://x").issue(CALLER).ticket
 

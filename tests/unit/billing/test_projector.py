@@ -34,7 +34,13 @@ class World:
     def __init__(self) -> None:
         self.store = MemoryBilling()
         self.stripe = MemoryStripe(customers={"cus_1": StripeCustomer(id="cus_1", user_id=ALICE)})
-        self.projector = EventProjector(inbox=self.store, subscriptions=self.store, payments=self.stripe, clock=Clock())
+        self.projector = EventProjector(
+            inbox=self.store,
+            subscriptions=self.store,
+            payments=self.stripe,
+            clock=Clock(),
+            was_deleted=self.store.gone.__contains__,
+        )
         self._number = 0
 
     def arrive(self, event_type: str = "customer.subscription.updated", **obj: Any) -> str:

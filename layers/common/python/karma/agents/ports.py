@@ -155,6 +155,7 @@ class RunStore(Protocol):
         Raises:
             RunExists: the id was used before.
             ThreadChanged: `thread` is not the stored one any more.
+            AccountGone: the user is deleted.
         """
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:

@@ -46,6 +46,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.identity.parent import require_account_in
 
 HEAD = "HEAD"
 _SEGMENT = "SEG#"
@@ -229,6 +230,7 @@ class DynamoRunStore:
     def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
         """See RunStore; one transaction."""
         tx = Transaction()
+        require_account_in(tx, run.key.user_id)
         now = iso(run.created_at)
         exists = RunExists(f"Run {run.key.run_id} exists already")
         tx.put(_run_item(run), on_fail=exists)

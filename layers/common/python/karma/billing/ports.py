@@ -59,8 +59,18 @@ class Inbox(Protocol):
         """Read an event, strongly consistent."""
         ...
 
-    def mark_handled(self, event_id: str, *, at: datetime, note: str, unlinked: bool) -> bool:
-        """Close an event that changes nothing else; False when it was closed already."""
+    def mark_handled(
+        self, event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None = None
+    ) -> bool:
+        """Close an event that changes nothing else; False when it was closed already.
+
+        Raises:
+            AccountGone: the user whom it is about.
+        """
+        ...
+
+    def forget(self, event_id: str) -> None:
+        """Delete an event: it is about an account that is deleted."""
         ...
 
     def record_failure(self, event_id: str, *, error: str, at: datetime) -> None:
@@ -92,7 +102,11 @@ class Subscriptions(Protocol):
         ...
 
     def user_of_customer(self, customer_id: str) -> UserId | None:
-        """Return whose customer it is."""
+        """Return whose customer it is.
+
+        Raises:
+            AccountGone: that account is deleted.
+        """
         ...
 
     def owner_of(self, stripe_subscription_id: str) -> UserId | None:
@@ -100,7 +114,11 @@ class Subscriptions(Protocol):
         ...
 
     def link_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Remember whose customer it is; False when another user's."""
+        """Remember whose customer it is; False when another user's.
+
+        Raises:
+            AccountGone: the user, or the account whose customer it was.
+        """
         ...
 
     def save_and_close(
@@ -109,6 +127,9 @@ class Subscriptions(Protocol):
         """Write the row on the version seen, its guard when `claim`, and the event's end, all or nothing.
 
         False: the row, the guard or the event changed since; nothing was written.
+
+        Raises:
+            AccountGone: the user.
         """
         ...
 

@@ -3,10 +3,12 @@
 The event is only a hint that something may have changed. What is written comes from Stripe's objects as they are
 now, fetched after the row was read; every write raises the row's version, even one that changes nothing. So a worker
 that saw an older state finds a newer version and fetches again, and repeats, re-orderings and crashes all end in the
-state that Stripe shows.
+state that Stripe shows. An event of an account that is deleted is deleted as well.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import orjson
 
@@ -28,6 +30,7 @@ from karma.core.clock import Clock
 from karma.core.errors import Conflict
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
+from karma.identity.parent import AccountGone
 
 _ROUNDS = 5
 
@@ -41,7 +44,17 @@ class SubscriptionBusy(Conflict):
 class EventProjector:
     """Handles stored events."""
 
-    def __init__(self, *, inbox: Inbox, subscriptions: Subscriptions, payments: Payments, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        inbox: Inbox,
+        subscriptions: Subscriptions,
+        payments: Payments,
+        clock: Clock,
+        was_deleted: Callable[[UserId], bool],
+    ) -> None:
+        """`was_deleted` tells a deleted account from one that never was."""
+        self._was_deleted = was_deleted
         self._inbox = inbox
         self._subscriptions = subscriptions
         self._payments = payments
@@ -65,7 +78,10 @@ class EventProjector:
         hint = _hint(event)
         if hint.concern is Concern.NOTHING:
             return self._close(event, "nothing to do")
-        return self._follow(event, hint)
+        try:
+            return self._follow(event, hint)
+        except AccountGone as gone:
+            return self._drop(event, gone)
 
     def _follow(self, event: InboxEvent, hint: Hint) -> str:
         customer_id, user_id = self._parties(hint)
@@ -76,7 +92,7 @@ class EventProjector:
             row = self._subscriptions.row(user_id)
             subscription = self._decide(row, hint, customer_id, user_id=user_id)
             if subscription is None:
-                return self._close(event, "no subscription")
+                return self._close(event, "no subscription", user_id=user_id)
             held = row.subscription.stripe_subscription_id if row.subscription else None
             target = subscription.stripe_subscription_id
             claim = False
@@ -135,8 +151,16 @@ class EventProjector:
             return customer_id, named
         return customer_id, self._subscriptions.user_of_customer(customer_id)
 
-    def _close(self, event: InboxEvent, note: str, *, unlinked: bool = False) -> str:
-        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, unlinked=unlinked)
+    def _drop(self, event: InboxEvent, gone: AccountGone) -> str:
+        if gone.user_id is not None and not self._was_deleted(gone.user_id):
+            count("BillingUnlinked")
+            return self._close(event, "unlinked: there is no such user", unlinked=True)
+        self._inbox.forget(event.id)
+        count("BillingAccountGone")
+        return "the account was deleted"
+
+    def _close(self, event: InboxEvent, note: str, *, unlinked: bool = False, user_id: UserId | None = None) -> str:
+        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, unlinked=unlinked, user_id=user_id)
         return note
 
 

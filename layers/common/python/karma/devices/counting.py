@@ -15,6 +15,7 @@ from karma.devices.repository.items import (
     DevicesItem,
     devices_counter_key,
 )
+from karma.identity.parent import require_account_in
 
 _OWNER_PREFIX = "USER#"
 
@@ -52,5 +53,10 @@ class DeviceCounting:
         difference = int(change.is_active) - int(change.was_active)
         if difference == 0:
             return False
-        pk, sk = devices_counter_key(UserId(change.pk.removeprefix(_OWNER_PREFIX)))
-        return fold(DeviceCounter(pk, sk), change=difference, sequence_number=change.sequence_number)
+        owner = UserId(change.pk.removeprefix(_OWNER_PREFIX))
+        return fold(
+            DeviceCounter(*devices_counter_key(owner)),
+            change=difference,
+            sequence_number=change.sequence_number,
+            require_parent=lambda tx: require_account_in(tx, owner),
+        )

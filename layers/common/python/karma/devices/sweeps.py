@@ -73,7 +73,7 @@ def sweep_orphans(
         try:
             if isinstance(orphan, Guard):
                 _finish(orphan, devices, service, iot)
-            elif all(other.remove(orphan, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
+            elif all(other.remove(orphan.device_id, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
                 leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
             done += 1
         except (Upstream, ConditionFailed) as exc:

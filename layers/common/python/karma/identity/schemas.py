@@ -99,6 +99,28 @@ class CreateApiKey(Body):
     expires_at: AwareDatetime | None = None
 
 
+class DeleteAccount(Body):
+    """Confirms that an account shall be deleted."""
+
+    current_password: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        default=None, examples=["correct horse battery"]
+    )
+    """Asked of accounts that have a password; others need a login within the last ten minutes."""
+
+
+class DeletionOut(Data):
+    """An account that is deleted."""
+
+    user_id: str
+    requested_at: datetime
+
+
+class DeletionData(Data):
+    """What becomes of the account."""
+
+    deletion: DeletionOut
+
+
 class UserOut(Data):
     """A person, without the password."""
 

@@ -6,7 +6,7 @@ The version is pinned here, so that an upgrade of the library changes nothing un
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ class _Customer(_Vendor):
 
 
 class StripeGateway:
-    """Reads Stripe's objects."""
+    """Reads Stripe's objects, and deletes customers."""
 
     def __init__(self, *, api_key: Callable[[], str], api_base: str = "") -> None:
         """`api_key` is asked when the client is built; `api_base` is for a Stripe-compatible peer."""
@@ -142,6 +142,16 @@ class StripeGateway:
             return None
         found = _Customer.model_validate(answer.to_dict())
         return None if found.deleted else StripeCustomer(id=found.id, user_id=_text(found.metadata, "user_id"))
+
+    def delete_customer(self, customer_id: str) -> None:
+        """Delete a customer, which cancels its subscriptions at once; an unknown one is deleted already.
+
+        Raises:
+            PaymentsUnavailable, PaymentsDisabled: not known.
+        """
+        client = self._built()
+        with suppress(_Missing), _stripe_errors():
+            client.v1.customers.delete(customer_id)
 
     def _built(self) -> StripeClient:
         if self._client is None:

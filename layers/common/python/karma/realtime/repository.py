@@ -6,6 +6,8 @@
 | connection | CONN#<connection id> | META |
 | subscription, by connection | CONN#<connection id> | SUB#<channel> |
 | subscription, by channel | CHANNEL#<owner>#<channel> | CONN#<connection id> |
+
+Tickets and connections stand in gsi1 under USER#<user id>.
 """
 
 from __future__ import annotations
@@ -15,12 +17,19 @@ from datetime import datetime
 from pynamodb.attributes import UnicodeAttribute
 
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import delete, get, put, query
+from karma.core.dynamo.access import delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.partitions import delete_keys, pages
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
 from karma.core.ids import UserId
+from karma.core.purge import Purge
+from karma.identity.parent import require_account_in
 from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, Channel, Connection, Ticket
+
+_CONNECTION = "CONN#"
+_SUBSCRIPTION = "SUB#"
 
 
 class RealtimeItem(Item):
@@ -67,9 +76,18 @@ def connection_key(connection_id: str) -> Key:
 class RealtimeRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
+    name = "realtime"
+    """Of its step in the deletion of an account."""
+
     def put_ticket(self, ticket: Ticket, *, now: datetime) -> None:
-        """Store a ticket."""
-        put(
+        """Store a ticket.
+
+        Raises:
+            AccountGone: the user.
+        """
+        tx = Transaction()
+        require_account_in(tx, ticket.user_id)
+        tx.put(
             TicketItem(
                 *ticket_key(ticket.hash),
                 user_id=ticket.user_id,
@@ -77,8 +95,11 @@ class RealtimeRepository:
                 created_at=iso(now),
                 updated_at=iso(now),
                 expires_at=epoch_ms(ticket.expires_at) // 1000 + 3600,
+                gsi1pk=_user_pk(ticket.user_id),
+                gsi1sk=f"TICKET#{ticket.hash}",
             )
         )
+        tx.commit()
 
     def get_ticket(self, ticket_hash: str) -> Ticket | None:
         """Read a ticket, used or not."""
@@ -91,9 +112,13 @@ class RealtimeRepository:
         """Use the ticket up and store the connection, at once; False when another connection used it.
 
         A repeat for the same connection succeeds.
+
+        Raises:
+            AccountGone: the user.
         """
         now = iso(connection.connected_at)
         tx = Transaction()
+        require_account_in(tx, connection.user_id)
         tx.update(
             TicketItem(*ticket_key(ticket.hash)),
             [TicketItem.used_by.set(connection.id), TicketItem.updated_at.set(now)],
@@ -105,6 +130,8 @@ class RealtimeRepository:
             created_at=now,
             updated_at=now,
             expires_at=_deletion(connection.connected_at),
+            gsi1pk=_user_pk(connection.user_id),
+            gsi1sk=f"CONN#{connection.id}",
         )
         tx.put(item)
         try:
@@ -139,8 +166,16 @@ class RealtimeRepository:
         return [channel for channel in found if channel]
 
     def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None:
-        """Store a subscription under its connection and under its channel; a repeat changes nothing."""
+        """Store a subscription under its connection and under its channel; a repeat changes nothing.
+
+        Raises:
+            AccountGone: the user.
+            NotFound: the connection.
+        """
         tx = Transaction()
+        require_account_in(tx, connection.user_id)
+        over = NotFound("The connection is not known; connect again")
+        tx.check(ConnectionItem, connection_key(connection.id), ConnectionItem.pk.exists(), on_fail=over)
         for key in _subscription_keys(connection.id, channel):
             tx.put(
                 SubscriptionItem(
@@ -169,6 +204,28 @@ class RealtimeRepository:
         for channel in self.channels(connection_id):
             self.unsubscribe(connection_id, channel)
         delete(ConnectionItem(*connection_key(connection_id)))
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove what is left of a deleted account's tickets and connections; True when nothing is."""
+        for page in pages(RealtimeItem, _user_pk(purge.user_id), index=RealtimeItem.gsi1):
+            for key in page:
+                if purge.over():
+                    return False
+                if key.pk.startswith(_CONNECTION):
+                    self._purge_connection(key, purge)
+                else:
+                    delete_keys(RealtimeItem, [key])
+        return True
+
+    def _purge_connection(self, connection: Key, purge: Purge) -> None:
+        for page in pages(RealtimeItem, connection.pk, prefix=_SUBSCRIPTION):
+            channels = [f"CHANNEL#{purge.user_id}#{key.sk.removeprefix(_SUBSCRIPTION)}" for key in page]
+            delete_keys(RealtimeItem, [*(Key(channel, connection.pk) for channel in channels), *page])
+        delete_keys(RealtimeItem, [connection])
+
+
+def _user_pk(user_id: UserId) -> str:
+    return f"USER#{user_id}"
 
 
 def _subscription_keys(connection_id: str, channel: Channel) -> tuple[Key, Key]:

@@ -11,12 +11,15 @@ from pynamodb.expressions.update import Action
 from karma.billing.domain import InboxEvent
 from karma.billing.ports import Due, InboxPage
 from karma.billing.repository.items import BillingItem, EventItem
-from karma.billing.repository.keys import UNHANDLED, UNLINKED, event_id_of, event_key, inbox_sort_key
+from karma.billing.repository.keys import UNHANDLED, UNLINKED, event_id_of, event_key, inbox_sort_key, user_pk
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, query, update
+from karma.core.dynamo.access import delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
+from karma.core.ids import UserId
+from karma.identity.parent import require_account_in
 
 KEEP = timedelta(days=60)
 """How long a handled event stays; Stripe repeats for three days and lists its own for thirty."""
@@ -34,15 +37,28 @@ class InboxRepository:
         item = get(EventItem, Key(*event_key(event_id)), consistent=True)
         return _event(item) if item else None
 
-    def mark_handled(self, event_id: str, *, at: datetime, note: str, unlinked: bool) -> bool:
-        """Close an event that changes nothing else; False when it was closed already."""
+    def mark_handled(
+        self, event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None = None
+    ) -> bool:
+        """Close an event that changes nothing else; False when it was closed already.
+
+        Raises:
+            AccountGone: the user whom it is about.
+        """
+        tx = Transaction()
+        if user_id is not None:
+            require_account_in(tx, user_id)
+        actions = closing_actions(event_id, at=at, note=note, unlinked=unlinked, user_id=user_id)
+        tx.update(blank_event(event_id), actions, open_condition())
         try:
-            update(
-                blank_event(event_id), closing_actions(event_id, at=at, note=note, unlinked=unlinked), open_condition()
-            )
+            tx.commit()
         except ConditionFailed:
             return False
         return True
+
+    def forget(self, event_id: str) -> None:
+        """Delete an event: it is about an account that is deleted."""
+        delete(blank_event(event_id))
 
     def record_failure(self, event_id: str, *, error: str, at: datetime) -> None:
         """Count a failed attempt of an event that is still open."""
@@ -110,8 +126,8 @@ def open_condition() -> Condition:
     return condition
 
 
-def closing_actions(event_id: str, *, at: datetime, note: str, unlinked: bool) -> list[Action]:
-    """Changes that close an event; one without a user stays listed."""
+def closing_actions(event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None) -> list[Action]:
+    """Changes that close an event; one without a user stays listed, others are found by their user."""
     actions: list[Action] = [
         EventItem.handled_at.set(iso(at)),
         EventItem.updated_at.set(iso(at)),
@@ -121,7 +137,10 @@ def closing_actions(event_id: str, *, at: datetime, note: str, unlinked: bool) -
     if unlinked:
         return [*actions, EventItem.gsi1pk.set(UNLINKED), EventItem.gsi1sk.set(inbox_sort_key(at, event_id))]
     expires_at = int((at + KEEP).timestamp())
-    return [*actions, EventItem.gsi1pk.remove(), EventItem.gsi1sk.remove(), EventItem.expires_at.set(expires_at)]
+    actions.append(EventItem.expires_at.set(expires_at))
+    if user_id is None:
+        return [*actions, EventItem.gsi1pk.remove(), EventItem.gsi1sk.remove()]
+    return [*actions, EventItem.gsi1pk.set(user_pk(user_id)), EventItem.gsi1sk.set(f"EVENT#{event_id}")]
 
 
 def blank_event(event_id: str) -> EventItem:

@@ -59,6 +59,6 @@ class GuardItem(BillingItem, discriminator="subscription_guard"):
 
 
 class CustomerItem(BillingItem, discriminator="customer_link"):
-    """Whose Stripe customer it is."""
+    """Whose Stripe customer it is; nobody's any more when the account is deleted."""
 
-    user_id = UnicodeAttribute()
+    user_id = UnicodeAttribute(null=True)

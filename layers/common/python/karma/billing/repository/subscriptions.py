@@ -7,15 +7,18 @@ from datetime import datetime
 from karma.billing.domain import Subscription, SubscriptionStatus
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
-from karma.billing.repository.inbox import blank_event, closing_actions, open_condition
+from karma.billing.repository.inbox import KEEP, blank_event, closing_actions, open_condition
 from karma.billing.repository.items import BillingItem, CustomerItem, GuardItem, SubscriptionItem
-from karma.billing.repository.keys import customer_key, guard_key, subscription_key
+from karma.billing.repository.keys import customer_id_of, customer_key, guard_key, subscription_key, user_pk
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, put
+from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.partitions import empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
+from karma.core.purge import Purge
+from karma.identity.parent import AccountGone, require_account_in
 
 
 class SubscriptionRepository:
@@ -32,8 +35,14 @@ class SubscriptionRepository:
         return Row(_subscription(item), int(item.version), item.created_at or "")
 
     def user_of_customer(self, customer_id: str) -> UserId | None:
-        """Return whose customer it is."""
+        """Return whose customer it is.
+
+        Raises:
+            AccountGone: that account is deleted.
+        """
         item = get(CustomerItem, Key(*customer_key(customer_id)), consistent=True)
+        if item is not None and not item.user_id:
+            raise AccountGone
         return UserId(item.user_id) if item else None
 
     def owner_of(self, stripe_subscription_id: str) -> UserId | None:
@@ -42,10 +51,27 @@ class SubscriptionRepository:
         return UserId(item.user_id) if item else None
 
     def link_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Remember whose customer it is; False when another user's."""
+        """Remember whose customer it is; False when another user's.
+
+        Raises:
+            AccountGone: the user, or the account whose customer it was.
+        """
         key = customer_key(customer_id)
+        tx = Transaction()
+        require_account_in(tx, user_id)
+        tx.put(
+            CustomerItem(
+                key.pk,
+                key.sk,
+                user_id=user_id,
+                created_at=iso(at),
+                updated_at=iso(at),
+                gsi1pk=user_pk(user_id),
+                gsi1sk=f"CUSTOMER#{customer_id}",
+            )
+        )
         try:
-            put(CustomerItem(key.pk, key.sk, user_id=user_id, created_at=iso(at), updated_at=iso(at)))
+            tx.commit()
         except ConditionFailed:
             return self.user_of_customer(customer_id) == user_id
         return True
@@ -56,24 +82,69 @@ class SubscriptionRepository:
         """Write the row on the version seen, its guard when `claim`, and the event's end, all or nothing.
 
         False: the row, the guard or the event changed since; nothing was written.
+
+        Raises:
+            AccountGone: the user.
         """
         now = iso(at)
         item = _item(subscription, created_at=seen.created_at or now, updated_at=now)
         if seen.version:
             item.version = seen.version
         transaction = Transaction()
+        require_account_in(transaction, subscription.user_id)
         transaction.put(item)
         if claim and subscription.stripe_subscription_id:
             guard = guard_key(subscription.stripe_subscription_id)
-            transaction.put(GuardItem(guard.pk, guard.sk, user_id=subscription.user_id, created_at=now, updated_at=now))
-        transaction.update(
-            blank_event(event_id), closing_actions(event_id, at=at, note=note, unlinked=False), open_condition()
-        )
+            transaction.put(
+                GuardItem(
+                    guard.pk,
+                    guard.sk,
+                    user_id=subscription.user_id,
+                    created_at=now,
+                    updated_at=now,
+                    gsi1pk=user_pk(subscription.user_id),
+                    gsi1sk=f"GUARD#{subscription.stripe_subscription_id}",
+                )
+            )
+        closing = closing_actions(event_id, at=at, note=note, unlinked=False, user_id=subscription.user_id)
+        transaction.update(blank_event(event_id), closing, open_condition())
         try:
             transaction.commit()
         except ConditionFailed:
             return False
         return True
+
+    # Of an account that is deleted
+
+    def customers_of(self, user_id: UserId) -> set[str]:
+        """Read a user's customers, eventually consistent but for the one of the row."""
+        row = self.row(user_id).subscription
+        named = {row.stripe_customer_id} if row is not None and row.stripe_customer_id else set()
+        linked = pages(BillingItem, user_pk(user_id), prefix="CUSTOMER#", index=BillingItem.gsi1)
+        return named | {customer_id_of(key.pk) for page in linked for key in page}
+
+    def unlink_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
+        """Leave a link without its user: events of the customer may come for days."""
+        key = customer_key(customer_id)
+        actions = [
+            CustomerItem.user_id.remove(),
+            CustomerItem.gsi1pk.remove(),
+            CustomerItem.gsi1sk.remove(),
+            CustomerItem.expires_at.set(int((at + KEEP).timestamp())),
+        ]
+        try:
+            update(CustomerItem(key.pk, key.sk), actions, CustomerItem.user_id == user_id)
+        except ConditionFailed:
+            return
+
+    def purge(self, purge: Purge) -> bool:
+        """Remove a user's events, guards and row, True when that was done."""
+        own = user_pk(purge.user_id)
+        # Links stay, without their user; the index may still hold them.
+        found = all(
+            empty(BillingItem, own, purge, prefix=each, index=BillingItem.gsi1) for each in ("EVENT#", "GUARD#")
+        )
+        return found and empty(BillingItem, own, purge)
 
 
 def _item(row: Subscription, *, created_at: str, updated_at: str) -> SubscriptionItem:

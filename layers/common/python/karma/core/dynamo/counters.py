@@ -7,11 +7,15 @@ folded; a repeat of a batch changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 
-from karma.core.dynamo.access import upsert
+from karma.core.dynamo.access import update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
 
 _SEQUENCE_DIGITS = 40
 """DynamoDB documents stream sequence numbers as 21 to 40 digits; padded, they compare as text."""
@@ -29,17 +33,24 @@ class CounterAttributes:
     last_sequence = UnicodeAttribute(null=True)
 
 
-def fold(counter: Item, *, change: int, sequence_number: str) -> bool:
-    """Add `change` unless this record or a later one was folded already; tell whether it counted."""
+def fold(counter: Item, *, change: int, sequence_number: str, require_parent: Callable[[Transaction], None]) -> bool:
+    """Add `change` unless this record or a later one was folded already; tell whether it counted.
+
+    The first record makes the counter, in a transaction that `require_parent` may let fail with NotFound: records of
+    rows that went with their owner bring no counter back.
+    """
     kind = type(counter)
     assert issubclass(kind, CounterAttributes)  # noqa: S101  a wiring error, not an input
     padded = sequence_number.zfill(_SEQUENCE_DIGITS)
+    actions = [kind.value.add(change), kind.last_sequence.set(padded)]
     try:
-        upsert(
-            counter,
-            [kind.value.add(change), kind.last_sequence.set(padded)],
-            kind.last_sequence.does_not_exist() | (kind.last_sequence < padded),
-        )
+        update(counter, actions, kind.last_sequence < padded)
     except ConditionFailed:
-        return False
+        tx = Transaction()
+        require_parent(tx)
+        tx.upsert(kind(*counter.key), actions, kind.pk.does_not_exist())
+        try:
+            tx.commit()
+        except (ConditionFailed, NotFound):
+            return False
     return True

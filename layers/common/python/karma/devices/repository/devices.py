@@ -45,6 +45,7 @@ from karma.devices.repository.items import (
     presence_key,
     tombstone_key,
 )
+from karma.identity.parent import require_account_in
 
 _IDEMPOTENCY_S = 24 * 3600
 _ITEMS_A_DEVICE = 3
@@ -60,6 +61,13 @@ class Guard:
     device_id: DeviceId
     state: DeviceState
     certificate_ids: frozenset[str]
+
+
+class Gone(NamedTuple):
+    """A deleted device whose data is still there."""
+
+    user_id: UserId
+    device_id: DeviceId
 
 
 class Made(NamedTuple):
@@ -194,9 +202,11 @@ class DeviceRepository:
 
         Raises:
             AlreadyExists: the serial number is taken.
+            AccountGone: its owner is deleted.
         """
         stamp = iso(now)
         tx = Transaction()
+        require_account_in(tx, device.user_id)
         tx.put(_guard_item(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
         tx.put(_device_item(device, attempt=attempt))
         for kind, key in ((LatestItem, latest_key), (PresenceItem, presence_key)):
@@ -228,6 +238,7 @@ class DeviceRepository:
 
         Raises:
             AlreadyExists: it is finished, another owner's, or somebody took it over meanwhile.
+            AccountGone: its owner is deleted.
         """
         guard = get(GuardItem, guard_key(device.serial_number), consistent=True)
         taken = AlreadyExists(_taken(device))
@@ -242,6 +253,7 @@ class DeviceRepository:
         old.location, old.tags, old.attempt, old.updated_at = item.location, item.tags, attempt, iso(now)
         guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
         tx = Transaction()
+        require_account_in(tx, device.user_id)
         tx.put(guard, on_fail=taken)
         tx.put(old, on_fail=taken)
         tx.commit()
@@ -252,12 +264,14 @@ class DeviceRepository:
 
         Raises:
             ConditionFailed: another attempt has taken it over.
+            AccountGone: its owner is deleted.
         """
         stamp = iso(now)
         row = DeviceItem(*device_key(device.user_id, device.id))
         guard = GuardItem(*guard_key(device.serial_number))
         mine = (DeviceItem.attempt == attempt) & (DeviceItem.state == DeviceState.PROVISIONING)
         tx = Transaction()
+        require_account_in(tx, device.user_id)
         tx.update(
             row,
             [
@@ -367,11 +381,12 @@ class DeviceRepository:
         stamp = iso(now)
         deleting = DeviceItem.state == DeviceState.DELETING
         tx = self._remove_items(device, row=deleting, guard=GuardItem.device_id == device.id)
-        pk, sk = tombstone_key(device.id)
+        pk, sk = tombstone_key(device.user_id, device.id)
         tx.put(
             TombstoneItem(
                 pk,
                 sk,
+                user_id=device.user_id,
                 device_id=device.id,
                 deleted_ms=round(now.timestamp() * 1000),
                 created_at=stamp,
@@ -382,15 +397,26 @@ class DeviceRepository:
         )
         tx.commit()
 
-    def unfinished(self, *, before: datetime, limit: int) -> list[Guard | DeviceId]:
+    def unfinished(self, *, before: datetime, limit: int) -> list[Guard | Gone]:
         """Read what a sweep must finish, oldest first.
 
         Returns:
-            Guards of half-made or half-deleted devices, and the ids of devices whose data is still there.
+            Guards of half-made or half-deleted devices, and devices whose data is still there.
         """
         old_enough = DevicesItem.gsi1sk < iso(before)
-        work: Work[Guard | DeviceId] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, _unfinished, limit=limit)
+        work: Work[Guard | Gone] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, _unfinished, limit=limit)
         return work.items
+
+    def rows(self, user_id: UserId, *, limit: int) -> list[Device]:
+        """Read an owner's first devices in any state, strongly consistent."""
+        page = query(
+            DevicesItem,
+            owner_pk(user_id),
+            DevicesItem.sk.startswith(DEVICE_PREFIX),
+            limit=_ITEMS_A_DEVICE * limit,
+            consistent=True,
+        )
+        return [_device(item) for item in page.items if isinstance(item, DeviceItem)]
 
     # What devices say
 
@@ -513,10 +539,12 @@ def _taken(device: Device) -> str:
     return f"A device with serial_number {device.serial_number} exists already"
 
 
-def _unfinished(item: DevicesItem) -> Guard | DeviceId | None:
+def _unfinished(item: DevicesItem) -> Guard | Gone | None:
     if isinstance(item, GuardItem):
         return _guard(item)
-    return DeviceId(item.device_id) if isinstance(item, TombstoneItem) and item.device_id else None
+    if isinstance(item, TombstoneItem) and item.device_id and item.user_id:
+        return Gone(UserId(item.user_id), DeviceId(item.device_id))
+    return None
 
 
 def _guard(item: GuardItem) -> Guard:

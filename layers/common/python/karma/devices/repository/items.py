@@ -9,7 +9,7 @@ devices    USER#<user>   DEVICE#<device>              what the owner wrote      
            DEV#<device>  CMD#<command>                a command
            DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
            DEV#<device>  DEAD#<ms>#<hash>             a message that could not be taken
-           DEV#<device>  TOMBSTONE                    a deleted device, until its data is gone  gsi1: sweep
+           USER#<user>   GONE#<device>                a deleted device, until its data is gone  gsi1: sweep
 telemetry  DEV#<device>#<yyyy-mm-dd>  <min ts ms>#<boot>#<seq>     one batch of samples
 
 A device's three items sort next to each other, so a page of N devices is one query of 3N items.
@@ -40,6 +40,7 @@ DEVICE_PREFIX: Final = "DEVICE#"
 COMMAND_PREFIX: Final = "CMD#"
 PENDING_PREFIX: Final = "PENDING#"
 DEAD_PREFIX: Final = "DEAD#"
+GONE_PREFIX: Final = "GONE#"
 COUNTER_NAME: Final = "devices"
 EXPIRY_SHARDS: Final = 4
 SWEEP_PARTITION: Final = "SWEEP#DEVICES"
@@ -83,7 +84,7 @@ def guard_key(serial_number: str) -> Key:
 
 
 def children_pk(device_id: DeviceId) -> str:
-    """Partition of a device's commands, dead letters and tombstone."""
+    """Partition of a device's commands and dead letters."""
     return f"DEV#{device_id}"
 
 
@@ -102,9 +103,9 @@ def dead_letter_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
     return Key(children_pk(device_id), f"{DEAD_PREFIX}{received_ms:013d}#{digest}")
 
 
-def tombstone_key(device_id: DeviceId) -> Key:
+def tombstone_key(user_id: UserId, device_id: DeviceId) -> Key:
     """Key of what remains of a deleted device until its data is gone."""
-    return Key(children_pk(device_id), "TOMBSTONE")
+    return Key(owner_pk(user_id), f"{GONE_PREFIX}{device_id}")
 
 
 def expiry_partition(device_id: DeviceId) -> str:
@@ -257,6 +258,7 @@ class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):
     """A deleted device whose data is still being removed."""
 
+    user_id = UnicodeAttribute()
     device_id = UnicodeAttribute()
     deleted_ms = NumberAttribute()
 

@@ -1,4 +1,4 @@
-"""Removing what a deleted device left: commands, dead letters, telemetry, and in the end its tombstone."""
+"""Removing what a deleted device left (commands, dead letters, telemetry, in the end its tombstone), and an owner."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from karma.core.clock import epoch_ms
-from karma.core.dynamo.access import delete, get, query
+from karma.core.dynamo.access import delete, query
 from karma.core.dynamo.items import Item, bind
-from karma.core.ids import DeviceId
+from karma.core.dynamo.partitions import delete_keys, empty, pages
+from karma.core.ids import DeviceId, UserId
+from karma.core.purge import Purge
 from karma.devices.domain import RAW_RETENTION_S
+from karma.devices.repository.devices import Gone
 from karma.devices.repository.items import (
+    DEVICE_PREFIX,
+    GONE_PREFIX,
     DevicesItem,
     TelemetryItem,
     TombstoneItem,
     children_pk,
     days_between,
+    owner_pk,
     telemetry_pk,
     tombstone_key,
 )
@@ -31,34 +37,64 @@ class LeftoverRepository:
         bind(DevicesItem, devices_table)
         bind(TelemetryItem, telemetry_table)
 
-    def remove(self, device_id: DeviceId, *, now: datetime, limit: int) -> int:
+    def remove(self, gone: Gone, *, now: datetime, limit: int) -> int:
         """Remove up to `limit` items of a deleted device; the tombstone goes last, when nothing else is left.
 
         Returns:
             How many items were removed; fewer than `limit` means that all are gone.
         """
         removed = 0
-        for item in self._items(device_id, now=now):
+        for item in self._items(gone.device_id, now=now):
             if removed == limit:
                 return removed
             delete(item)
             removed += 1
-        tombstone = get(TombstoneItem, tombstone_key(device_id))
-        if tombstone is not None and removed < limit:
-            delete(tombstone)
+        if removed < limit:
+            delete(TombstoneItem(*tombstone_key(*gone)))
         return removed
+
+    def empty(self, device_id: DeviceId, purge: Purge, *, now: datetime) -> bool:
+        """Remove all of it but the tombstone, 25 items a call; False when the time was over before the end."""
+        return empty(DevicesItem, children_pk(device_id), purge) and all(
+            empty(TelemetryItem, telemetry_pk(device_id, day), purge) for day in _days(now)
+        )
+
+    def gone(self, user_id: UserId) -> list[Gone]:
+        """Read an owner's first hundred deleted devices whose data is still there, strongly consistent."""
+        found = next(pages(DevicesItem, owner_pk(user_id), prefix=GONE_PREFIX))
+        return [Gone(user_id, DeviceId(key.sk.removeprefix(GONE_PREFIX))) for key in found]
+
+    def empty_owner(self, purge: Purge) -> bool:
+        """Remove an owner's counter and records of requests; True when no device is left either."""
+        own = owner_pk(purge.user_id)
+        kept = (DEVICE_PREFIX, GONE_PREFIX)
+        left = False
+        for page in pages(DevicesItem, own):
+            if purge.over():
+                return False
+            delete_keys(DevicesItem, [key for key in page if not key.sk.startswith(kept)])
+            left = left or any(key.sk.startswith(kept) for key in page)
+        return not left
+
+    def forget(self, gone: Gone) -> None:
+        """Remove the tombstone: nothing of the device can be written any more."""
+        delete(TombstoneItem(*tombstone_key(*gone)))
 
     def _items(self, device_id: DeviceId, *, now: datetime) -> Iterator[Item]:
         yield from self._partition(DevicesItem, children_pk(device_id))
-        oldest = now - timedelta(seconds=RAW_RETENTION_S + 2 * 24 * 3600)
-        for day in days_between(epoch_ms(oldest), epoch_ms(now + timedelta(days=1))):
+        for day in _days(now):
             yield from self._partition(TelemetryItem, telemetry_pk(device_id, day))
 
     def _partition(self, kind: type[Item], pk: str) -> Iterator[Item]:
         start = None
         while True:
             page = query(kind, pk, limit=_PAGE_ITEMS, start=start)
-            yield from (item for item in page.items if not isinstance(item, TombstoneItem))
+            yield from page.items
             start = page.last
             if start is None:
                 return
+
+
+def _days(now: datetime) -> Iterator[str]:
+    oldest = now - timedelta(seconds=RAW_RETENTION_S + 2 * 24 * 3600)
+    return days_between(epoch_ms(oldest), epoch_ms(now + timedelta(days=1)))

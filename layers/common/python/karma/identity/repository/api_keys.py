@@ -12,6 +12,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyCreated
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.domain import ApiKey
+from karma.identity.parent import require_account_in
 from karma.identity.repository.items import (
     ApiKeyItem,
     IdentityItem,
@@ -30,8 +31,10 @@ class ApiKeyRepository:
 
         Raises:
             AlreadyCreated: a key was made for this token; `details.id` names it.
+            AccountGone: the account is deleted.
         """
         tx = Transaction()
+        require_account_in(tx, key.user_id)
         guard_key = Key(f"USER#{key.user_id}", f"REQUEST#{request_token}")
         if request_token is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")

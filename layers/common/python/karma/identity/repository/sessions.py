@@ -23,6 +23,7 @@ from karma.identity.repository.items import (
     UserItem,
     deletion,
     known_network_key,
+    owned_pk,
     refresh_key,
     session_key,
     user_key,
@@ -177,6 +178,8 @@ def _committed(tx: Transaction) -> bool:
 def _item(token: RefreshToken, now: datetime) -> RefreshTokenItem:
     return RefreshTokenItem(
         *refresh_key(token.hash),
+        gsi1pk=owned_pk(token.user_id),
+        gsi1sk=f"REFRESH#{token.hash}",
         user_id=token.user_id,
         session_id=token.session_id,
         session_started_at=iso(token.session_started_at),

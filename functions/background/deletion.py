@@ -1,0 +1,107 @@
+"""Consumer of the queue of deletions: one message an account. The steps and their order: docs/adr/0014."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from karma.agents.purge import AgentsPurge
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.billing.purge import BillingPurge
+from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.core import secrets
+from karma.core.clock import SystemClock
+from karma.core.dynamo.items import bind
+from karma.core.errors import ValidationFailed
+from karma.core.ids import UserId, is_id
+from karma.core.settings import FunctionSettings, load
+from karma.devices.parent import DeviceParent
+from karma.devices.purge import DevicesPurge
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.leftovers import LeftoverRepository
+from karma.files.removal import FileLeftovers
+from karma.files.repository.files import FileRepository
+from karma.identity.deletion import Cascade
+from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.remains import AccountRemains
+from karma.integrations.iot import IotRegistry
+from karma.integrations.s3 import S3Files
+from karma.integrations.sqs import SqsQueue
+from karma.integrations.stripe import StripeGateway
+from karma.realtime.repository import RealtimeItem, RealtimeRepository
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(FunctionSettings):
+    """What this function is given."""
+
+    identity_table: str
+    devices_table: str
+    telemetry_table: str
+    agents_table: str
+    billing_table: str
+    realtime_table: str
+    deletions_queue_url: str
+    files_bucket: str
+    device_policy_name: str
+    stripe_api_secret_arn: str = ""
+    stripe_api_base: str = ""
+    """Address of a Stripe-compatible peer; absent means Stripe itself."""
+
+
+@cache
+def cascade() -> Cascade:
+    """Bind the tables and put the steps in order, once a process."""
+    settings = load(Settings)
+    clock = SystemClock()
+    bind(IdentityItem, settings.identity_table)
+    bind(AgentsItem, settings.agents_table)
+    bind(RealtimeItem, settings.realtime_table)
+    devices = DeviceRepository(settings.devices_table)
+    files = FileRepository(settings.devices_table, DeviceParent(devices))
+    payments = StripeGateway(
+        api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"), api_base=settings.stripe_api_base
+    )
+    return Cascade(
+        [
+            # First what acts by itself: runs, then what would go on costing money.
+            AgentsPurge(store=DynamoRunStore(), clock=clock),
+            BillingPurge(subscriptions=SubscriptionRepository(settings.billing_table), payments=payments, clock=clock),
+            DevicesPurge(
+                devices=devices,
+                leftovers=LeftoverRepository(settings.devices_table, settings.telemetry_table),
+                registry=IotRegistry(policy_name=settings.device_policy_name),
+                clock=clock,
+                others=(FileLeftovers(files, S3Files(settings.files_bucket)),),
+            ),
+            RealtimeRepository(),
+            # Last what tells who it was.
+            AccountRemains(),
+        ],
+        deletions=DeletionRepository(),
+        queue=SqsQueue(settings.deletions_queue_url),
+        clock=clock,
+    )
+
+
+_processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+def _advance(record: SQSRecord) -> None:
+    if not is_id(record.body):
+        raise ValidationFailed.of("body", "is not the id of an account")
+    cascade().advance(UserId(record.body))
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    """Go on with each deletion; messages that fail come again, and end in the dead letter queue."""
+    return process_partial_response(event=event, record_handler=_advance, processor=_processor, context=context)

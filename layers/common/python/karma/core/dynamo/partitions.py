@@ -1,0 +1,73 @@
+"""Removing whole partitions, page by page, by keys alone: what the items are need not be known here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from karma.core.dynamo.failures import storage_errors
+from karma.core.dynamo.items import Gsi1, Item, Key, connection_of
+from karma.core.errors import StorageThrottled
+from karma.core.purge import Purge
+
+_BATCH = 25
+"""DynamoDB's limit on one BatchWriteItem."""
+_PAGE = 100
+_TRIES = 5
+
+
+def pages(table: type[Item], pk: str, *, prefix: str = "", index: Gsi1 | None = None) -> Iterator[list[Key]]:
+    """Read the keys of a partition, one Query a page: strongly consistent, but not those of an index."""
+    sort_key = table.sk if index is None else table.gsi1sk
+    start: Any = None
+    while True:
+        with storage_errors():
+            answer = connection_of(table).query(
+                pk,
+                range_key_condition=sort_key.startswith(prefix) if prefix else None,
+                attributes_to_get=["pk", "sk"],
+                consistent_read=index is None,
+                index_name=None if index is None else index.Meta.index_name,
+                exclusive_start_key=start,
+                limit=_PAGE,
+            )
+        yield [Key(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"]]
+        start = answer.get("LastEvaluatedKey")
+        if not start:
+            return
+
+
+def delete_keys(table: type[Item], keys: Sequence[Key]) -> None:
+    """Delete items by key, 25 a call; absent ones are deleted already.
+
+    Raises:
+        StorageThrottled: some are left.
+    """
+    for at in range(0, len(keys), _BATCH):
+        left: list[Any] = [{"pk": {"S": key.pk}, "sk": {"S": key.sk}} for key in keys[at : at + _BATCH]]
+        for _ in range(_TRIES):
+            with storage_errors():
+                answer = connection_of(table).batch_write_item(delete_items=left)
+            unprocessed = answer.get("UnprocessedItems", {}).get(table.Meta.table_name, [])
+            left = [request["DeleteRequest"]["Key"] for request in unprocessed]
+            if not left:
+                break
+        else:
+            raise StorageThrottled("The database is busy; try again")
+
+
+def empty(
+    table: type[Item],
+    pk: str,
+    purge: Purge,
+    *,
+    prefix: str = "",
+    index: Gsi1 | None = None,
+    keep: Collection[str] = (),
+) -> bool:
+    """Delete what a partition holds but for the sort keys of `keep`; False when the time was over before the end."""
+    for page in pages(table, pk, prefix=prefix, index=index):
+        if purge.over():
+            return False
+        delete_keys(table, [key for key in page if key.sk not in keep])
+    return True

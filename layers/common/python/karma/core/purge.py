@@ -1,0 +1,23 @@
+"""What each context is told when it removes what a deleted account has left (karma/identity/deletion.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from karma.core.clock import monotonic
+from karma.core.ids import UserId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purge:
+    """One go at removing what is left of an account; a go may end at any point, the next one finds what remains."""
+
+    user_id: UserId
+    ends_at: float
+    """On `monotonic`'s clock: nothing new is begun after it."""
+    settled: bool
+    """Nothing that ran when the account was deleted can still write: what keeps late writers out may go too."""
+
+    def over(self) -> bool:
+        """Tell whether the time of this go is used up."""
+        return monotonic() >= self.ends_at

@@ -1,0 +1,89 @@
+"""The devices of an account that is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from karma.core.clock import Clock
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.ids import DeviceId
+from karma.core.purge import Purge
+from karma.devices.domain import Device, DeviceState
+from karma.devices.ports import Leftovers, Registry
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.leftovers import LeftoverRepository
+from karma.devices.service import DeviceService
+
+_ROWS = 100
+_THINGS = 500
+
+
+class DevicesPurge:
+    """Things, certificates, rows, commands, telemetry: each device as if its owner deleted it, and then its data."""
+
+    name = "devices"
+
+    def __init__(
+        self,
+        *,
+        devices: DeviceRepository,
+        leftovers: LeftoverRepository,
+        registry: Registry,
+        clock: Clock,
+        others: Sequence[Leftovers] = (),
+    ) -> None:
+        """`others` is what other contexts keep for a device."""
+        self._devices = devices
+        self._leftovers = leftovers
+        self._registry = registry
+        self._service = DeviceService(devices, registry, clock)
+        self._clock = clock
+        self._others = others
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove what is left of an account's devices; True when nothing is.
+
+        A tombstone stays until the account has settled: what a process of ingest still believed of the device may have
+        been written behind the first go.
+
+        Raises:
+            Upstream: IoT or the database did not answer.
+        """
+        while rows := [row for row in self._devices.rows(purge.user_id, limit=_ROWS) if self._may_go(row, purge)]:
+            for row in rows:
+                if purge.over():
+                    return False
+                self._remove(row)
+        for gone in self._leftovers.gone(purge.user_id):
+            if not (self._remove_others(gone.device_id, purge) and self._empty(gone.device_id, purge)):
+                return False
+            if purge.settled:
+                self._leftovers.forget(gone)
+        return self._leftovers.empty_owner(purge)
+
+    def _empty(self, device_id: DeviceId, purge: Purge) -> bool:
+        return self._leftovers.empty(device_id, purge, now=self._clock.now())
+
+    def _remove_others(self, device_id: DeviceId, purge: Purge) -> bool:
+        for other in self._others:
+            while other.remove(device_id, limit=_THINGS) == _THINGS:
+                if purge.over():
+                    return False
+        return True
+
+    def _may_go(self, row: Device, purge: Purge) -> bool:
+        # Whoever makes it now removes it when it finds no account; a thing must not be made behind our back.
+        return purge.settled or row.state is not DeviceState.PROVISIONING
+
+    def _remove(self, row: Device) -> None:
+        try:
+            if row.state is DeviceState.PROVISIONING:
+                self._registry.remove_thing(row.serial_number)
+                self._devices.discard(row, attempt=None)
+                return
+            if row.state is DeviceState.ACTIVE:
+                self._devices.begin_delete(row, now=self._clock.now())
+            self._service.finish_delete(row)
+        except ConditionFailed:
+            # The sweep, or another go, was quicker; the next look tells.
+            return

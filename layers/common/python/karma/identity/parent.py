@@ -1,0 +1,39 @@
+"""What other contexts ask of an account before they hang something on it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
+from karma.core.ids import UserId
+from karma.identity.repository import parents
+from karma.identity.repository.items import IdentityItem
+
+
+class AccountGone(NotFound):
+    """The account was deleted, or there was none of this id."""
+
+    def __init__(self, user_id: UserId | None = None) -> None:
+        """`user_id` None: it was deleted, and is not known any more."""
+        super().__init__("User not found")
+        self.user_id = user_id
+
+
+def bind_accounts(table_name: str) -> None:
+    """Name the table of accounts, in a function that has nothing else to do with it."""
+    bind(IdentityItem, table_name)
+
+
+def require_account_in(tx: Transaction, user_id: UserId) -> None:
+    """Let a transaction fail with AccountGone unless the account is there when it commits.
+
+    Costs two write units. Two transactions of one account at the same moment may meet in it (StorageThrottled).
+    """
+    parents.require_account(tx, user_id, on_fail=AccountGone(user_id))
+
+
+def was_deleted(user_id: UserId, *, at: datetime) -> bool:
+    """Tell a deleted account from one that never was, for 90 days: one strongly consistent read."""
+    return parents.is_deleted(user_id, at=at)

@@ -1,0 +1,175 @@
+"""DELETE /users/me and the consumer behind it, in process, until nothing is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.clock import iso
+from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import UserId
+from karma.identity.deletion import SETTLES_AFTER
+from karma.identity.holdings import Holding, hold
+from karma.identity.repository.items import IdentityItem
+from tests.integration.api.conftest import PASSWORD, Api
+from tests.support.crash import CrashTest
+
+PATH = "/api/v1/users/me"
+CONFIRMED = {"current_password": PASSWORD}
+
+
+@pytest.fixture
+def person(api: Api) -> tuple[Api, UserId, dict[str, Any]]:
+    user = api.register("ada@example.com")
+    tokens = api.log_in("ada@example.com")
+    return api.as_(authorization=f"Bearer {tokens['access_token']}"), UserId(user["id"]), tokens
+
+
+def settle(stack: Any, user_id: UserId) -> None:
+    """Let the time pass in which something may still write."""
+    before = datetime.now(UTC) - SETTLES_AFTER - timedelta(minutes=1)
+    stack.aws("dynamodb").update_item(
+        TableName=stack.tables["identity"],
+        Key={"pk": {"S": f"USER#{user_id}"}, "sk": {"S": "TOMBSTONE"}},
+        UpdateExpression="SET created_at = :before",
+        ExpressionAttributeValues={":before": {"S": iso(before)}},
+    )
+
+
+@pytest.fixture
+def advance(stack: Any, sqs_event: Any, lambda_context: Any) -> Callable[[str], None]:
+    def deliver(user_id: str) -> None:
+        stack.use("deletion")
+        from background.deletion import lambda_handler
+
+        assert lambda_handler(sqs_event([user_id]), lambda_context) == {"batchItemFailures": []}
+
+    return deliver
+
+
+@pytest.mark.req("R-K-22")
+def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
+    stack: Any, person: tuple[Api, UserId, dict[str, Any]], stored: Any, advance: Callable[[str], None]
+) -> None:
+    me, user_id, tokens = person
+    document = json.dumps({"Version": "2012-10-17", "Statement": []})
+    stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
+    body = {"name": "G", "model": "EOS-3A", "mac": "aa-bb-cc-00-11-22", "serial_number": "EOS-1"}
+    device = me.call("POST", "/api/v1/devices", body, idempotency_key="once").data["device"]
+    me.call("POST", f"/api/v1/devices/{device['id']}/commands", {"command": "move", "params": {}})
+    key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
+    me.call("POST", "/api/v1/realtime/ticket")
+
+    answer = me.call("DELETE", PATH, CONFIRMED)
+
+    assert (answer.status, answer.data["deletion"]["user_id"]) == (202, user_id)
+    assert me.call("GET", PATH).status == 404
+    assert me.call("POST", "/api/v1/devices", {**body, "serial_number": "EOS-2"}).status == 404
+    assert me.as_(x_api_key=key).call("GET", PATH).status == 404
+    assert me.call("POST", "/api/v1/auth/login", {"email": "ada@example.com", "password": PASSWORD}).status == 401
+    assert me.call("POST", "/api/v1/auth/refresh", {"refresh_token": tokens["refresh_token"]}).status == 401
+    advance(user_id)
+    settle(stack, user_id)
+    advance(user_id)
+    left = {(item["pk"]["S"], item["sk"]["S"]) for table in stack.tables for item in stored(table)}
+    assert {each for each in left if "MAIL" not in each[0]} == {(f"USER#{user_id}", "TOMBSTONE")}
+    assert stack.aws("iot").list_things()["things"] == []
+    assert stack.aws("iot").list_certificates()["certificates"] == []
+    stack.use("api")
+    assert me.register("ada@example.com")["id"] != user_id
+
+
+def test_a_deletion_is_confirmed_by_the_password(person: tuple[Api, UserId, dict[str, Any]]) -> None:
+    me, _, _ = person
+    missing, wrong = me.call("DELETE", PATH), me.call("DELETE", PATH, {"current_password": "wrong"})
+    assert (missing.status, missing.code) == (422, "VALIDATION_ERROR")
+    assert (wrong.status, wrong.code) == (403, "INVALID_PASSWORD")
+    assert me.call("GET", PATH).status == 200
+
+
+def test_an_api_key_deletes_no_account(person: tuple[Api, UserId, dict[str, Any]]) -> None:
+    me, _, _ = person
+    key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}).data["key"]
+    answer = Api(me.event, me.context, {"x-api-key": key}).call("DELETE", PATH, CONFIRMED)
+    assert (answer.status, answer.code) == (403, "FORBIDDEN")
+
+
+@pytest.mark.req("R-K-23")
+def test_an_account_that_owns_a_project_is_not_deleted(stack: Any, person: tuple[Api, UserId, dict[str, Any]]) -> None:
+    me, user_id, _ = person
+    bind(IdentityItem, stack.tables["identity"])
+    tx = Transaction()
+    hold(tx, user_id, Holding.PROJECT)
+    tx.commit()
+    answer = me.call("DELETE", PATH, CONFIRMED)
+    assert (answer.status, answer.code) == (409, "ACCOUNT_HOLDS")
+    assert answer.json["error"]["details"] == {"project": 1}
+    assert me.call("GET", PATH).status == 200
+
+
+class TestACrash:
+    def test_of_the_request_leaves_an_account_or_a_tombstone(
+        self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+    ) -> None:
+        def seed() -> dict[str, Any]:
+            api.register("ada@example.com")
+            token = api.log_in("ada@example.com")["access_token"]
+            return http_event("DELETE", PATH, body=CONFIRMED, headers={"authorization": f"Bearer {token}"})
+
+        def kind(item: dict[str, Any]) -> dict[str, Any] | None:
+            kept = item.get("type") in {"user", "email_guard", "account_tombstone"}
+            return {"type": item["type"], "sk": item["sk"]} if kept else None
+
+        report = CrashTest(
+            entry="api.handler:lambda_handler",
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            normalise=kind,
+            # A death after the transaction leaves no account to be deleted.
+            accept=lambda answer: answer["statusCode"] in {202, 404},
+        ).run()
+        assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+        assert "after sqs.SendMessage" in " ".join(report.at)
+
+    def test_of_the_consumer_leaves_nothing_but_the_tombstone(
+        self, stack: Any, api: Api, sqs_event: Callable[..., dict[str, Any]]
+    ) -> None:
+        """The last go of all: what an earlier one removes is removed by it as well."""
+        document = json.dumps({"Version": "2012-10-17", "Statement": []})
+        stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
+
+        def seed() -> dict[str, Any]:
+            stack.use("api")
+            user = api.register("ada@example.com")
+            me = api.as_(authorization=f"Bearer {api.log_in('ada@example.com')['access_token']}")
+            body = {"name": "G", "model": "EOS-3A", "mac": "aa-bb-cc-00-11-22", "serial_number": "EOS-1"}
+            assert me.call("POST", "/api/v1/devices", body).status == 201
+            assert me.call("POST", "/api/v1/api-keys", {"name": "ci"}).status == 201
+            assert me.call("POST", "/api/v1/realtime/ticket").status == 201
+            assert me.call("DELETE", PATH, CONFIRMED).status == 202
+            settle(stack, user["id"])
+            stack.use("deletion")
+            return sqs_event([user["id"]])
+
+        def iot() -> tuple[Any, ...]:
+            on = [each for each in stack.aws("iot").list_certificates()["certificates"] if each["status"] == "ACTIVE"]
+            return on, stack.aws("iot").list_things()["things"]
+
+        report = CrashTest(
+            entry="background.deletion:lambda_handler",
+            aws=stack.aws,
+            tables=stack.tables.values(),
+            seed=seed,
+            normalise=lambda item: {"type": item["type"], "sk": item["sk"]},
+            other_state=iot,
+            accept=lambda answer: answer == {"batchItemFailures": []},
+            max_calls=120,
+        ).run()
+        assert iot() == ([], [])
+        assert "dynamodb.BatchWriteItem" in report.calls

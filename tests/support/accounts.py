@@ -1,0 +1,26 @@
+"""Accounts for tests of what hangs on them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from karma.core.clock import iso
+from karma.core.dynamo.access import get, put
+from karma.core.dynamo.items import bind
+from karma.core.ids import UserId, new_id
+from karma.identity.repository.items import EmailGuard, IdentityItem, UserItem, email_key, user_key
+
+
+def open_account(table: str, user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
+    """Store an account, of an id of the test's own when one is given; one that is there stays as it is."""
+    bind(IdentityItem, table)
+    user_id = UserId(user_id or new_id())
+    if get(UserItem, user_key(user_id), consistent=True) is None:
+        email, now = email or f"{user_id}@example.com", iso(datetime.now(UTC))
+        put(EmailGuard(*email_key(email), user_id=user_id, created_at=now))
+        user = UserItem(
+            *user_key(user_id), id=user_id, email=email, name="Ada", password_hash=password_hash, created_at=now
+        )
+        user.updated_at = now
+        put(user)
+    return user_id
