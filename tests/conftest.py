@@ -8,7 +8,7 @@ import pytest
 
 HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
-"""Tests that build layers and stacks: dear fixtures of a session, and one folder `build`. One process takes them all."""
+"""Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""
 _BUILDERS = (HERE / "infra", HERE / "e2e")
 
 
