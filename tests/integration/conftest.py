@@ -267,7 +267,7 @@ def secret_values() -> Mapping[str, Mapping[str, object]]:
         "stripe_webhook": {"secrets": [WEBHOOK_SECRET]},
         "stripe_api": {"api_key": "sk_test_integration"},
         "model": {"api_key": "model-key"},
-        "oauth": {},
+        "oauth": {"github": {"client_id": "github-client", "client_secret": "github-secret"}},
     }
 
 

@@ -1,7 +1,8 @@
 """Everybody who may call a route, and what a call of each route needs.
 
 A new route needs a row in docs/permissions.md (the test prints it). When its path has a new `{name}`, OBJECTS says how
-to make one that belongs to a person; when it takes a body, BODIES has the smallest one that is accepted.
+to make one that belongs to a person; when it takes a body, BODIES has the smallest one that is accepted; QUERIES has
+what else a route needs.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from karma.identity import permissions, tokens
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
 from karma.identity.domain import ApiKey, Role, User
 from karma.identity.keys import KeyRing
+from karma.identity.oauth.domain import Flow, LoginCode, ProviderName, digest
 from karma.identity.passwords import Argon2Passwords
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.oauth import OAuthRepository
 from tests.integration.api.test_runs import record
 from tests.support.asgi import exchange
 
@@ -129,12 +132,15 @@ class World:
         self.people.clear()
         self.objects.clear()
 
-    def api(self, method: str, path: str, body: object = None, *, headers: Mapping[str, str]) -> Answered:
+    def api(
+        self, method: str, path: str, body: object = None, *, headers: Mapping[str, str], query: str = ""
+    ) -> Answered:
         """Call the API, from another address each time."""
         from api.handler import lambda_handler
 
         address = "198.51.100." + str(SystemRandom().randrange(1, 255))
-        answer = lambda_handler(self.event(method, path, body=body, headers=headers, source_ip=address), self.context)
+        event = self.event(method, path, body=body, headers=headers, query=query, source_ip=address)
+        answer = lambda_handler(event, self.context)
         return Answered(answer["statusCode"], answer.get("body", ""))
 
     def call(self, target: Target, *, owner: str, headers: Mapping[str, str]) -> Answered:
@@ -148,7 +154,9 @@ class World:
         make = BODIES.get(f"{target.method} {target.path}")
         body = make(self, owner) if make else None
         if target.function == "api":
-            return self.api(target.method, path, body, headers=headers)
+            ask = QUERIES.get(f"{target.method} {target.path}")
+            query, more = ask() if ask else ("", {})
+            return self.api(target.method, path, body, headers={**headers, **more}, query=query)
         return self._stream(target.method, path, body, headers)
 
     def create(self, owner: str, path: str, body: object) -> Any:
@@ -287,13 +295,14 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "run_id": _run,
     "event_id": _event,
     "component": lambda *_: "database",
+    "provider": lambda *_: "github",
     "file_id": _directory,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _upload,
 }
 """How to make what a path names, belonging to a person; also for one route alone."""
 
-SHARED = {"user_id", "agent_id", "event_id", "component"}
+SHARED = {"user_id", "agent_id", "event_id", "component", "provider"}
 """What belongs to nobody: another person's request is not answered 404 for that."""
 
 
@@ -314,11 +323,46 @@ def _refresh(world: World, owner: str) -> dict[str, Any]:
     return {"refresh_token": answer.data["refresh_token"]}
 
 
+def _login_code(world: World, owner: str) -> dict[str, Any]:
+    now, text = datetime.now(UTC), new_id()
+    made = LoginCode(
+        hash=digest(text),
+        user_id=world.person(owner).id,
+        provider=ProviderName.GITHUB,
+        expires_at=now + timedelta(minutes=1),
+    )
+    OAuthRepository().create_login_code(made, now=now)
+    return {"code": text}
+
+
+def _denied_login() -> tuple[str, dict[str, str]]:
+    """Come back as a browser in which the person said no."""
+    now, state = datetime.now(UTC), new_id()
+    flow = Flow(
+        state_hash=digest(state),
+        provider=ProviderName.GITHUB,
+        browser_hash=digest(state),
+        code_verifier="v" * 64,
+        nonce="n",
+        redirect="https://app.example.com/",
+        expires_at=now + timedelta(minutes=1),
+    )
+    OAuthRepository().create_flow(flow, now=now)
+    cookie = f"__Host-karma-oauth={state}"
+    return f"state={state}&error=access_denied", {"cookie": cookie, "accept": "text/html"}
+
+
+QUERIES: dict[str, Callable[[], tuple[str, dict[str, str]]]] = {
+    "GET /api/v1/auth/oauth/{provider}/callback": _denied_login,
+}
+"""Query and headers without which a route decides nothing."""
+
 BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/auth/register": lambda *_: {"email": f"{new_id()}@example.com", "password": PASSWORD, "name": "Eve"},
     "POST /api/v1/auth/login": _log_in,
     "POST /api/v1/auth/refresh": _refresh,
     "POST /api/v1/auth/logout": _refresh,
+    "POST /api/v1/auth/oauth/exchange": _login_code,
     "DELETE /api/v1/users/me": lambda *_: {"current_password": PASSWORD},
     "PATCH /api/v1/users/{user_id}": lambda *_: {"disabled": True},
     "POST /api/v1/api-keys": lambda *_: {"name": "ci", "scopes": ["*"]},

@@ -1,0 +1,80 @@
+"""A death of the function at each of its AWS calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from tests.integration.api.conftest import Api
+from tests.integration.api.oauth.conftest import BOTH, EXCHANGE, Visitor
+from tests.support.crash import CrashTest
+
+
+class TestACrash:
+    @BOTH
+    def test_of_the_callback_leaves_one_account_to_who_begins_again(
+        self, stack: Any, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]], provider: str
+    ) -> None:
+        """The provider's code is good once, so the repeat of the very same callback is refused: people begin again."""
+
+        def seed() -> dict[str, Any]:
+            someone = visitor(provider)
+            return someone.event(someone.come_back())
+
+        def counts() -> dict[str, int]:
+            found = kinds()
+            names = ("user", "email_guard", "provider_guard", "provider_identity", "user.registered", "provider.linked")
+            return {name: found[name] for name in names}
+
+        report = CrashTest(
+            entry="api.handler:lambda_handler",
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            redeliver=lambda _event: seed(),
+            normalise=lambda _item: None,
+            other_state=counts,
+            accept=lambda answer: answer["statusCode"] == 303,
+        ).run()
+        assert set(counts().values()) == {1}
+        assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+    def test_of_the_callback_uses_up_its_state(self, stack: Any, visitor: Callable[..., Visitor]) -> None:
+        someone = visitor()
+
+        def seed() -> dict[str, Any]:
+            return someone.event(someone.come_back())
+
+        CrashTest(
+            entry="api.handler:lambda_handler",
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            normalise=lambda _item: None,
+            accept=lambda answer: answer["statusCode"] in {303, 400},
+        ).run()
+
+    def test_of_the_exchange_gives_tokens_once_or_not_at_all(
+        self, stack: Any, api: Api, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
+    ) -> None:
+        someone = visitor()
+
+        def seed() -> dict[str, Any]:
+            code = someone.callback(someone.come_back()).told["code"]
+            return api.event("POST", EXCHANGE, body={"code": code})
+
+        def consistent() -> bool:
+            found = kinds()
+            return found["session"] == found["refresh_token"] == found["session.started"] <= 1
+
+        CrashTest(
+            entry="api.handler:lambda_handler",
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            normalise=lambda _item: None,
+            other_state=consistent,
+            accept=lambda answer: answer["statusCode"] in {200, 400},
+        ).run()
+        assert consistent()
