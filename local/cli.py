@@ -7,8 +7,9 @@
     karma inbox replay EVENT_ID    handle a stored Stripe event once more
     karma run explain RUN_ID       tell what a run did
     karma migrate up|down|status   rewrite stored items after a change of their schema
+    karma keys show|rotate         see, or move one step on, the rotation of the keys that sign access tokens
 
-The last four work on the local environment; with `--stage dev` or another, on that one with the shell's AWS settings.
+The last five work on the local environment; with `--stage dev` or another, on that one with the shell's AWS settings.
 """
 
 from __future__ import annotations
@@ -157,6 +158,18 @@ def migrate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def keys_show(arguments: argparse.Namespace) -> int:
+    """Tell how far the rotation of the signing keys is."""
+    print(Operations(arguments.stage, local_places.of_repository()).show_keys())
+    return 0
+
+
+def keys_rotate(arguments: argparse.Namespace) -> int:
+    """Make the next step of the rotation."""
+    print(Operations(arguments.stage, local_places.of_repository()).rotate_keys(early=arguments.now))
+    return 0
+
+
 def _deployment(places: Places, progress: Progress) -> Deployment:
     given = Given(anthropic_api_key=os.environ.get("ANTHROPIC_API_KEY", ""))
     return Deployment(places, persistent=True, given=given, progress=progress)
@@ -229,6 +242,15 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("migrate", parents=[stage], help="rewrite stored items after a change of their schema")
     each.add_argument("direction", choices=("up", "down", "status"))
     each.set_defaults(command=migrate)
+
+    keys = commands.add_parser("keys", help="keys that sign access tokens").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    each = keys.add_parser("show", parents=[stage], help="tell how far their rotation is")
+    each.set_defaults(command=keys_show)
+    each = keys.add_parser("rotate", parents=[stage], help="make the next step: add, promote, drop")
+    each.add_argument("--now", action="store_true", help="do not wait for it: a key has leaked; requests may fail")
+    each.set_defaults(command=keys_rotate)
     return parser
 
 

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,6 +20,9 @@ from local import ports
 from local.engine import MiniStack
 from local.errors import LocalError
 from local.places import ROOT, Places
+
+if TYPE_CHECKING:
+    from karma.identity.rotation import Rotation
 
 _STACKS = ("data", "app")
 _IMPORT_ROOTS = (ROOT / "layers" / "common" / "python", ROOT / "functions")
@@ -114,6 +119,36 @@ class Operations:
         if not ran:
             yield "there are no migrations: every stored layout is the first one"
 
+    def show_keys(self) -> str:
+        """Tell which keys sign and are accepted, and what comes next; no key is in the text."""
+        self._become("FunctionApi")
+        from karma.core import secrets
+        from karma.identity.rotation import rotation_of
+
+        return _keys_line(rotation_of(secrets.read(os.environ["AUTH_SECRET_ARN"])[0]))
+
+    def rotate_keys(self, *, early: bool) -> str:
+        """Make the next step of the rotation of the keys, and tell what comes next.
+
+        Raises:
+            LocalError: it is too early, or somebody else has just made it.
+        """
+        self._become("FunctionApi")
+        from karma.core import secrets
+        from karma.core.clock import SystemClock
+        from karma.identity.rotation import NotDue, advance, rotation_of
+
+        arn = os.environ["AUTH_SECRET_ARN"]
+        secret, version = secrets.read(arn)
+        step = rotation_of(secret).step
+        try:
+            after = advance(secret, now=SystemClock().now(), new_key=lambda: token_urlsafe(48), early=early)
+        except NotDue as too_early:
+            raise LocalError(str(too_early)) from None
+        with _translated():
+            secrets.write(arn, after, seen=version)
+        return f"{step}: done\n{_keys_line(rotation_of(after))}"
+
     @property
     def tables(self) -> Mapping[str, str]:
         """Short name -> deployed table."""
@@ -122,6 +157,13 @@ class Operations:
     def _become(self, function: str) -> None:
         found = boto3.client("lambda").get_function_configuration(FunctionName=self._outputs[function])
         os.environ.update(found.get("Environment", {}).get("Variables", {}))
+
+
+def _keys_line(rotation: Rotation) -> str:
+    from karma.core.clock import iso
+
+    due = f", due at {iso(rotation.due_at)}" if rotation.due_at else ""
+    return f"{rotation.current} signs; accepted: {', '.join(rotation.accepted)}; next: {rotation.step}{due}"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from karma.core.dynamo.items import bind
 from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
-from karma.identity.keys import KeyRing
+from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
 from karma.identity.limits import Throttle
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
@@ -55,6 +55,7 @@ def authenticator() -> Authenticator:
         users=UserRepository(),
         api_keys=ApiKeyRepository(),
         key_ring=lambda: KeyRing.parse(secrets.get(secret_arn)),
+        newer_key_ring=lambda: KeyRing.parse(secrets.get(secret_arn, max_age_s=NEWER_MAX_AGE_S)),
         clock=clock(),
     )
 

@@ -28,7 +28,7 @@ from karma.core.settings import load
 from karma.identity.audit import AuditReader, Source
 from karma.identity.authentication import Authenticator
 from karma.identity.domain import Caller
-from karma.identity.keys import KeyRing
+from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
 from karma.identity.limits import RULES, Throttle
 from karma.identity.permissions import canonical
 from karma.identity.repository.api_keys import ApiKeyRepository
@@ -78,6 +78,11 @@ def key_ring() -> KeyRing:
     return KeyRing.parse(secrets.get(settings().auth_secret_arn))
 
 
+def newer_key_ring() -> KeyRing:
+    """Return the signing keys, at most thirty seconds old."""
+    return KeyRing.parse(secrets.get(settings().auth_secret_arn, max_age_s=NEWER_MAX_AGE_S))
+
+
 def cursor_signer() -> CursorSigner:
     """Sign list cursors with the keys that sign tokens."""
     ring = key_ring()
@@ -97,7 +102,13 @@ def users() -> UserRepository:
 @cache
 def authenticator() -> Authenticator:
     """Tell who calls."""
-    return Authenticator(users=users(), api_keys=ApiKeyRepository(), key_ring=key_ring, clock=clock())
+    return Authenticator(
+        users=users(),
+        api_keys=ApiKeyRepository(),
+        key_ring=key_ring,
+        newer_key_ring=newer_key_ring,
+        clock=clock(),
+    )
 
 
 @cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +99,6 @@ def _run(
         IdempotencyValidationError,
     )
 
-    ring = deps.key_ring()
-    fingerprint = hmac.digest(ring.keys[ring.current].encode(), b"karma-idempotency\0" + body, hashlib.sha256).hex()
     owner = caller.user_id if caller else "ANYONE"
     store = DynamoDBPersistenceLayer(
         table_name=deps.settings().identity_table,
@@ -129,13 +127,24 @@ def _run(
     guarded: Callable[..., dict[str, Any]] = idempotent_function(
         claimed, data_keyword_argument="claim", persistence_store=store, config=config, key_prefix="karma-api"
     )
-    try:
-        stored = guarded(claim={"path": path, "key": key, "fingerprint": fingerprint})
-    except IdempotencyValidationError:
-        raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED") from None
-    except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):
-        raise Conflict("The first request with this Idempotency-Key still runs", code="REQUEST_IN_PROGRESS") from None
-    return stored, fresh[0] if fresh else None
+    for fingerprint in _fingerprints(body):
+        try:
+            stored = guarded(claim={"path": path, "key": key, "fingerprint": fingerprint})
+        except IdempotencyValidationError:
+            continue
+        except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):
+            raise Conflict(
+                "The first request with this Idempotency-Key still runs", code="REQUEST_IN_PROGRESS"
+            ) from None
+        return stored, fresh[0] if fresh else None
+    raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED")
+
+
+def _fingerprints(body: bytes) -> Iterator[str]:
+    """Yield the body's keyed hash by the current key, then by the others: the first request may be older than it."""
+    ring = deps.key_ring()
+    for kid in sorted(ring.keys, key=lambda kid: kid != ring.current):
+        yield hmac.digest(ring.keys[kid].encode(), b"karma-idempotency\0" + body, hashlib.sha256).hex()
 
 
 class _Deadline:

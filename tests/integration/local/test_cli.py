@@ -30,7 +30,7 @@ pytestmark = pytest.mark.req("R-C-33")
 
 Karma = Callable[..., tuple[int, str, str]]
 ROOT = local_places.ROOT
-COMMANDS = {"dev", "down", "chat", "admin", "inbox", "run", "migrate"}
+COMMANDS = {"dev", "down", "chat", "admin", "inbox", "run", "migrate", "keys"}
 
 
 @pytest.fixture
@@ -66,7 +66,17 @@ class TestTheWords:
             assert f"karma {command}" in done.stdout
 
     @pytest.mark.parametrize(
-        "words", [["admin", "create"], ["inbox", "replay"], ["run", "explain"], ["migrate"], ["chat"], ["dev"]]
+        "words",
+        [
+            ["admin", "create"],
+            ["inbox", "replay"],
+            ["run", "explain"],
+            ["migrate"],
+            ["keys", "rotate"],
+            ["keys", "show"],
+            ["chat"],
+            ["dev"],
+        ],
     )
     def test_each_explains_itself(self, karma: Karma, words: list[str]) -> None:
         status, told, _ = karma(*words, "--help")
@@ -86,7 +96,7 @@ class TestTheWords:
     @pytest.mark.parametrize(
         "words",
         [["chat", "hello"], ["admin", "create", "a@example.com"], ["inbox", "replay", "evt_1"],
-         ["run", "explain", "r1"], ["migrate", "status"]],
+         ["run", "explain", "r1"], ["migrate", "status"], ["keys", "show"], ["keys", "rotate"]],
     )  # fmt: skip
     def test_without_an_environment_each_says_what_starts_one(
         self, karma: Karma, base: Places, monkeypatch: pytest.MonkeyPatch, words: list[str]
@@ -218,6 +228,30 @@ class TestOnAStage:
         for direction in ("up", "down"):
             assert karma("migrate", direction)[0] == 0
         assert _items(deployed, "agents") == before
+
+    def test_signing_keys_are_rotated_step_by_step(self, deployed: Any, karma: Karma) -> None:
+        def secret() -> dict[str, Any]:
+            manager = deployed.aws("secretsmanager")
+            found: dict[str, Any] = json.loads(
+                manager.get_secret_value(SecretId=deployed.secrets["auth"])["SecretString"]
+            )
+            return found
+
+        assert karma("keys", "show") == (0, "k1 signs; accepted: k1; next: add\n", "")
+        status, told, complained = karma("keys", "rotate")
+        assert status == 0, complained
+        assert told.startswith("add: done\nk1 signs; accepted: k1, k2; next: promote, due at 20")
+        key = secret()["k2"]
+        assert len(key) >= 32
+        assert key not in told
+        status, _, complained = karma("keys", "rotate")
+        assert (status, complained.partition(" is due at ")[0]) == (1, "error: promote")
+        assert secret()["current"] == "k1"
+        for step in ("promote", "drop"):
+            status, told, complained = karma("keys", "rotate", "--now")
+            assert status == 0, complained
+            assert told.startswith(f"{step}: done\nk2 signs; ")
+        assert secret() == {"current": "k2", "k2": key}
 
     def test_another_stage_that_is_not_deployed_is_named(self, deployed: Any, karma: Karma) -> None:
         status, _, complained = karma("migrate", "status", "--stage", "prod")

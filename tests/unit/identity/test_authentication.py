@@ -10,6 +10,7 @@ from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity import tokens
 from karma.identity.authentication import Authenticator, hash_api_key
 from karma.identity.domain import ApiKey, Role, User
+from karma.identity.keys import KeyRing
 from tests.fakes.identity import RING, MemoryIdentities, MovableClock
 
 SECRET = "karma_" + "s" * 43
@@ -20,8 +21,14 @@ class World:
         self.clock = MovableClock()
         self.identities = MemoryIdentities()
         self.authenticator = Authenticator(
-            users=self.identities, api_keys=self.identities, key_ring=lambda: RING, clock=self.clock
+            users=self.identities,
+            api_keys=self.identities,
+            key_ring=lambda: RING,
+            newer_key_ring=self.newer_key_ring,
+            clock=self.clock,
         )
+        self.newer = RING
+        self.renewals = 0
         now = self.clock.now()
         self.user = User(
             id=UserId(new_id()),
@@ -35,6 +42,10 @@ class World:
             updated_at=now,
         )
         self.identities.users[self.user.id] = self.user
+
+    def newer_key_ring(self) -> KeyRing:
+        self.renewals += 1
+        return self.newer
 
     def bearer(self) -> str:
         return "Bearer " + tokens.issue(self.user.id, ring=RING, now=self.clock.now())
@@ -137,3 +148,26 @@ class TestAnApiKey:
         world.add_key()
         with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
             world.authenticator.authenticate("Bearer x", SECRET)
+
+
+class TestATokenOfANewerKey:
+    RING = KeyRing(current="k3", keys={**RING.keys, "k3": "a-key-that-was-added-a-moment-ago-by-somebody"})
+
+    def test_is_believed_after_a_second_look(self, world: World) -> None:
+        world.newer = self.RING
+        token = tokens.issue(world.user.id, ring=self.RING, now=world.clock.now())
+        assert world.authenticator.authenticate(f"Bearer {token}", None).user_id == world.user.id
+        assert world.renewals == 1
+
+    def test_is_refused_like_any_other_when_nobody_knows_the_key(self, world: World) -> None:
+        token = tokens.issue(world.user.id, ring=self.RING, now=world.clock.now())
+        with pytest.raises(Unauthenticated, match="Invalid authentication credentials") as caught:
+            world.authenticator.authenticate(f"Bearer {token}", None)
+        assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+        assert type(caught.value) is Unauthenticated
+
+    def test_of_a_known_key_needs_no_second_look(self, world: World) -> None:
+        world.authenticator.authenticate(world.bearer(), None)
+        with pytest.raises(Unauthenticated):
+            world.authenticator.authenticate(world.bearer()[:-4] + "AAAA", None)
+        assert world.renewals == 0

@@ -7,9 +7,11 @@ function that reads a secret (benchmarks/), for what is a dictionary with an age
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from karma.core import aws
 from karma.core.clock import monotonic
+from karma.core.errors import StaleVersion
 
 _MAX_AGE_S = 300
 _kept: dict[str, tuple[float, dict[str, object]]] = {}
@@ -19,25 +21,55 @@ class SecretUnusable(RuntimeError):
     """The secret is empty or is not a JSON object of strings; its content is never in the message."""
 
 
-def get(arn: str) -> dict[str, object]:
-    """Return a secret's JSON object, at most five minutes old.
+def get(arn: str, *, max_age_s: float = _MAX_AGE_S) -> dict[str, object]:
+    """Return a secret's JSON object, at most five minutes old, or less.
 
     Raises:
         SecretUnusable: stored value is not a JSON object.
     """
     kept = _kept.get(arn)
-    if kept is not None and monotonic() - kept[0] < _MAX_AGE_S:
+    if kept is not None and monotonic() - kept[0] < max_age_s:
         return kept[1]
     read_at = monotonic()
-    raw = aws.client("secretsmanager").get_secret_value(SecretId=arn).get("SecretString", "")
+    value, _ = read(arn)
+    _kept[arn] = (read_at, value)
+    return value
+
+
+def read(arn: str) -> tuple[dict[str, object], str]:
+    """Return a secret's JSON object as it is now, and the id of its version.
+
+    Raises:
+        SecretUnusable: stored value is not a JSON object.
+    """
+    answer = aws.client("secretsmanager").get_secret_value(SecretId=arn)
     try:
-        value = json.loads(raw)
+        value = json.loads(answer.get("SecretString", ""))
     except ValueError:
         raise SecretUnusable(f"secret {arn} is not JSON") from None
     if not isinstance(value, dict):
         raise SecretUnusable(f"secret {arn} is not a JSON object")
-    _kept[arn] = (read_at, value)
-    return value
+    return value, answer["VersionId"]
+
+
+def write(arn: str, value: Mapping[str, object], *, seen: str) -> None:
+    """Replace a secret whose version is `seen`.
+
+    Secrets Manager has no conditional put, but moves a label only away from the version that the caller names: the
+    value is put as a version that nobody reads, then AWSCURRENT is moved to it. A death in between changes nothing.
+
+    Raises:
+        StaleVersion: somebody else has replaced it since.
+    """
+    manager = aws.client("secretsmanager")
+    made = manager.put_secret_value(SecretId=arn, SecretString=json.dumps(value), VersionStages=["AWSPENDING"])
+    try:
+        manager.update_secret_version_stage(
+            SecretId=arn, VersionStage="AWSCURRENT", MoveToVersionId=made["VersionId"], RemoveFromVersionId=seen
+        )
+    except manager.exceptions.InvalidParameterException:
+        raise StaleVersion("The secret was changed meanwhile") from None
+    _kept.pop(arn, None)
 
 
 def strings(arn: str, field: str) -> tuple[str, ...]:

@@ -41,11 +41,21 @@ class ApiKeys(Protocol):
 class Authenticator:
     """Keeps users and keys for a minute: a changed role or a revoked key acts within that time in other processes."""
 
-    def __init__(self, *, users: Users, api_keys: ApiKeys, key_ring: Callable[[], KeyRing], clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        users: Users,
+        api_keys: ApiKeys,
+        key_ring: Callable[[], KeyRing],
+        newer_key_ring: Callable[[], KeyRing],
+        clock: Clock,
+    ) -> None:
+        """`newer_key_ring` looks again when a token names a key that `key_ring` lacks; anybody can make it do so."""
         self._users = users
         self._api_keys = api_keys
         self._tokens = tokens.Verifier()
         self._key_ring = key_ring
+        self._newer_key_ring = newer_key_ring
         self._clock = clock
         self._user_cache: dict[UserId, tuple[float, User]] = {}
         self._key_cache: dict[str, tuple[float, ApiKey]] = {}
@@ -62,7 +72,7 @@ class Authenticator:
             scheme, _, token = authorization.partition(" ")
             if scheme.lower() != "bearer":
                 raise tokens.refused()
-            believed = self._tokens.verify(token.strip(), ring=self._key_ring(), now=self._clock.now())
+            believed = self._believe(token.strip())
             user = self._user(believed.user_id)
             if user.sessions_from is not None and believed.issued_at < user.sessions_from:
                 raise tokens.refused()
@@ -70,6 +80,16 @@ class Authenticator:
         if api_key:
             return self._by_key(api_key)
         raise tokens.refused("Authentication required")
+
+    def _believe(self, token: str) -> tokens.AccessToken:
+        now = self._clock.now()
+        try:
+            return self._tokens.verify(token, ring=self._key_ring(), now=now)
+        except tokens.UnknownKey:
+            try:
+                return self._tokens.verify(token, ring=self._newer_key_ring(), now=now)
+            except tokens.UnknownKey:
+                raise tokens.refused() from None
 
     def forget(self, user_id: UserId) -> None:
         """Drop what is kept of a user: a role was changed or a key revoked here."""

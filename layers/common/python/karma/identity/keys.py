@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MIN_KEY_CHARS = 32
+NEWER_MAX_AGE_S = 30.0
+"""How old the secret may be when a token names a key that is not in it: what strangers can make us read it."""
 
 
 class KeysUnusable(RuntimeError):

@@ -20,6 +20,8 @@ _ISSUER = "karma"
 _SKEW = timedelta(seconds=5)
 """How far two of our machines' clocks may differ."""
 _MAX_CHARS = 2048
+_REFUSED = "Invalid authentication credentials"
+_BEARER = {"WWW-Authenticate": "Bearer"}
 _MAX_REMEMBERED = 1000
 
 
@@ -28,6 +30,14 @@ class AccessToken(NamedTuple):
 
     user_id: UserId
     issued_at: datetime
+
+
+class UnknownKey(Unauthenticated):
+    """The token names a key that is not in the ring: forged, too old, or signed with one newer than the ring."""
+
+    def __init__(self) -> None:
+        super().__init__(_REFUSED)
+        self.headers.update(_BEARER)
 
 
 class _Signed(NamedTuple):
@@ -60,6 +70,7 @@ class Verifier:
         """Return what a token says.
 
         Raises:
+            UnknownKey: the ring lacks its key.
             Unauthenticated: forged, expired, from the future, without `sub`, or signed in a way that we do not use.
         """
         signed = self._signed.get(token)
@@ -81,6 +92,8 @@ def _signed(token: str, ring: KeyRing) -> _Signed:
         kid = jwt.get_unverified_header(token).get("kid")
         if not isinstance(kid, str):
             raise jwt.InvalidTokenError("kid")
+        if kid not in ring.keys:
+            raise UnknownKey
         claims = jwt.decode(
             token,
             ring.keys[kid],
@@ -113,8 +126,8 @@ def _signed(token: str, ring: KeyRing) -> _Signed:
     )
 
 
-def refused(message: str = "Invalid authentication credentials") -> Unauthenticated:
+def refused(message: str = _REFUSED) -> Unauthenticated:
     """Make the 401 that names the scheme."""
     error = Unauthenticated(message)
-    error.headers["WWW-Authenticate"] = "Bearer"
+    error.headers.update(_BEARER)
     return error
