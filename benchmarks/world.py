@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
 
+from karma.core.ids import UserId
 from local.engine import MiniStack, ephemeral
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +182,7 @@ def _deploy(engine: MiniStack) -> dict[str, str]:
         **{f"{name.upper()}_SECRET_ARN": arn for name, arn in arns.items()},
         "INBOX_QUEUE_URL": sqs.create_queue(QueueName="bench-inbox")["QueueUrl"],
         "RUNS_QUEUE_URL": sqs.create_queue(QueueName="bench-runs")["QueueUrl"],
+        "MAIL_QUEUE_URL": sqs.create_queue(QueueName="bench-mail")["QueueUrl"],
         "FILES_QUEUE_URL": sqs.create_queue(QueueName="bench-files")["QueueUrl"],
         "FILES_BUCKET": "bench-files",
         "STAGE": "bench",
@@ -204,6 +207,30 @@ def _policy(engine: MiniStack) -> str:
     return "bench-device"
 
 
+def _subscribe(world: World, user_id: UserId) -> None:
+    """Put a user on the largest plan: a hundred runs within a minute are over the free one's rate limit."""
+    from karma.billing.arrival import Arrival
+    from karma.billing.domain import SubscriptionStatus, free_subscription
+    from karma.billing.plans import PlanName
+    from karma.billing.ports import Row
+    from karma.billing.repository.arrivals import ArrivalStore
+    from karma.billing.repository.subscriptions import SubscriptionRepository
+
+    table, now = world.values["BILLING_TABLE"], datetime.now(UTC)
+    event_id = f"evt_{user_id}"
+    arrival = Arrival(event_id, "x", '{"type": "x", "data": {}}')
+    ArrivalStore(table).store(arrival, received_at=now, due_at=now)
+    plan = replace(
+        free_subscription(user_id, now),
+        plan=PlanName.ENTERPRISE,
+        status=SubscriptionStatus.ACTIVE,
+        stripe_status="active",
+    )
+    SubscriptionRepository(table).save_and_close(
+        plan, seen=Row(), claim=False, event_id=event_id, at=now, note="benchmark"
+    )
+
+
 def _seed(world: World) -> None:
     from api.handler import lambda_handler
 
@@ -218,7 +245,8 @@ def _seed(world: World) -> None:
 
     for number in range(STREAM_USERS):
         who = {"email": f"bench{number}@example.com", "password": "Bench-marks-are-9-fine"}
-        call("POST", "/auth/register", {**who, "name": f"Bench {number}"})
+        user = call("POST", "/auth/register", {**who, "name": f"Bench {number}"})["user"]
+        _subscribe(world, UserId(user["id"]))
         world.tokens.append(call("POST", "/auth/login", who)["access_token"])
     for number in range(DEVICES):
         serial = f"EOS-BENCH-{number:03d}"
