@@ -66,4 +66,5 @@ def api_key_view(key: ApiKey) -> dict[str, object]:
         "scopes": sorted(key.scopes),
         "created_at": iso(key.created_at),
         "expires_at": iso(key.expires_at) if key.expires_at else None,
+        "last_used_at": iso(key.last_used_at) if key.last_used_at else None,
     }

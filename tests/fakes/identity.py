@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -163,12 +163,13 @@ class MemoryIdentities:
         self._change(entry.user_id, sessions_from=now, updated_at=now)
         self.audit.append(entry)
 
-    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None:
+    def create_api_key(self, key: ApiKey, *, request_token: str | None, entry: AuditEntry) -> None:
         if request_token is not None:
             if request_token in self.requests:
                 raise AlreadyCreated("made before", details={"id": self.requests[request_token]})
             self.requests[request_token] = key.id
         self.keys[key.id] = key
+        self.audit.append(entry)
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
         self.reads += 1
@@ -182,8 +183,22 @@ class MemoryIdentities:
         key = self.keys.get(key_id)
         return key if key and key.user_id == user_id else None
 
-    def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None:
-        self.keys[key.id] = replace(key, revoked_at=now)
+    def revoke_api_key(self, key: ApiKey, *, now: datetime, entry: AuditEntry) -> bool:
+        stored = self.keys.get(key.id)
+        if stored is None or stored.revoked_at is not None:
+            return False
+        self.keys[key.id] = replace(stored, revoked_at=now)
+        self.audit.append(entry)
+        return True
+
+    def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
+        stored = self.keys.get(key.id)
+        if stored and (stored.last_used_at is None or stored.last_used_at <= unless_after):
+            self.keys[key.id] = replace(stored, last_used_at=now)
+
+    def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]:
+        stored = [self.keys[key.id] for key in keys]
+        return {key.id: key.last_used_at for key in stored if key.last_used_at is not None and key.revoked_at is None}
 
 
 def _position(user: User) -> str:

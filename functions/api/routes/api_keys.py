@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.deps import RequestSource, permit
 from api.idempotency import Outcome, once, request_token
 from api.openapi import answers
 from api.presenters import no_content, ok
@@ -20,7 +20,7 @@ router = Router("api keys")
 
 @router.post("/api-keys", status_code=201, responses=answers(ApiKeyData, status=201, errors=(409,)))
 async def create_api_key(
-    request: Request, body: CreateApiKey, caller: Annotated[Caller, permit("api_key:write")]
+    request: Request, body: CreateApiKey, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
 ) -> Response:
     """Make a key; it is shown this once. Needs a token: a key makes no keys."""
 
@@ -30,6 +30,7 @@ async def create_api_key(
             name=body.name,
             scopes=frozenset(body.scopes),
             expires_at=body.expires_at,
+            source=source,
             request_token=request_token(request, caller),
         )
         data = {"api_key": api_key_view(made.key), "key": made.secret}
@@ -40,13 +41,15 @@ async def create_api_key(
 
 @router.get("/api-keys", responses=answers(ApiKeyListData))
 async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> Response:
-    """List the caller's keys, newest first, without their secrets."""
+    """List the caller's keys, newest first, without their secrets; `last_used_at` is noted once an hour."""
     found = deps.api_keys().list_api_keys(caller)
     return ok({"api_keys": [api_key_view(key) for key in found], "total": len(found)})
 
 
 @router.delete("/api-keys/{key_id}", status_code=204, responses=answers(status=204, errors=(404,)))
-async def revoke_api_key(key_id: str, caller: Annotated[Caller, permit("api_key:write")]) -> Response:
+async def revoke_api_key(
+    key_id: str, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
+) -> Response:
     """Revoke a key; processes that just saw it refuse it within a minute."""
-    deps.api_keys().revoke_api_key(caller, key_id)
+    deps.api_keys().revoke_api_key(caller, key_id, source=source)
     return no_content()

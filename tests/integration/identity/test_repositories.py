@@ -101,6 +101,10 @@ def api_key(owner: User, **changes: Any) -> ApiKey:
     return replace(made, **changes)
 
 
+def entry_of(key: ApiKey) -> AuditEntry:
+    return AuditEntry(user_id=key.user_id, event=AuditEvent.API_KEY_CREATED, at=NOW, actor_id=key.user_id)
+
+
 class TestUsers:
     def test_come_back_as_they_were(self, identities: Identities) -> None:
         ada = user(avatar="https://example.com/a.png", role=Role.VIEWER, email_verified=True)
@@ -207,10 +211,11 @@ class TestSessions:
 class TestApiKeys:
     def test_come_back_by_hash_by_id_and_listed(self, identities: Identities) -> None:
         ada = user()
+        identities.create_user(ada)
         older = api_key(ada, hash="1" * 64, expires_at=LATER)
         newer = api_key(ada, hash="2" * 64)
         for key in (older, newer):
-            identities.create_api_key(key, request_token=None)
+            identities.create_api_key(key, request_token=None, entry=entry_of(key))
         assert identities.find_api_key(older.hash) == older
         assert identities.get_api_key(ada.id, newer.id) == newer
         assert list(identities.list_api_keys(ada.id, limit=10)) == sorted(
@@ -220,15 +225,19 @@ class TestApiKeys:
 
     def test_belong_to_one_person(self, identities: Identities) -> None:
         ada, eve = user(), user()
+        identities.create_user(ada)
         key = api_key(ada)
-        identities.create_api_key(key, request_token=None)
+        identities.create_api_key(key, request_token=None, entry=entry_of(key))
         assert identities.get_api_key(eve.id, key.id) is None
         assert list(identities.list_api_keys(eve.id, limit=10)) == []
 
     def test_are_found_no_more_once_revoked(self, identities: Identities) -> None:
-        key = api_key(user())
-        identities.create_api_key(key, request_token=None)
-        identities.revoke_api_key(key, now=LATER)
+        ada = user()
+        identities.create_user(ada)
+        key = api_key(ada)
+        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        assert identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
+        assert not identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
         assert identities.find_api_key(key.hash) is None
         assert identities.get_api_key(key.user_id, key.id) == replace(key, revoked_at=LATER)
 
@@ -236,11 +245,33 @@ class TestApiKeys:
         ada = user()
         identities.create_user(ada)
         first, second = api_key(ada, hash="1" * 64), api_key(ada, hash="2" * 64)
-        identities.create_api_key(first, request_token="r")
+        identities.create_api_key(first, request_token="r", entry=entry_of(first))
         with pytest.raises(AlreadyCreated) as caught:
-            identities.create_api_key(second, request_token="r")
+            identities.create_api_key(second, request_token="r", entry=entry_of(second))
         assert caught.value.details == {"id": first.id}
         assert identities.find_api_key(second.hash) is None
+
+    def test_remember_one_use_an_hour_until_they_are_revoked(self, identities: Identities) -> None:
+        ada = user()
+        identities.create_user(ada)
+        key = api_key(ada)
+        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        assert identities.last_uses([key]) == {}
+
+        def use(at: datetime) -> None:
+            identities.note_use(key, now=at, unless_after=at - timedelta(hours=1))
+
+        use(NOW)
+        use(NOW + timedelta(minutes=59))
+        found = identities.find_api_key(key.hash)
+        assert found is not None
+        assert found.last_used_at == NOW
+        use(NOW + timedelta(minutes=60))
+        assert identities.last_uses([key]) == {key.id: NOW + timedelta(hours=1)}
+        identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
+        use(NOW + timedelta(hours=3))
+        assert identities.find_api_key(key.hash) is None
+        assert identities.last_uses([key]) == {}
 
 
 class TestTheWebSocket:

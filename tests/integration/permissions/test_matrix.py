@@ -53,12 +53,13 @@ class Asked:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.wrong: list[str] = []
+        self.wrong: dict[str, str] = {}
+        """The first cell of a route that cannot stand in the table."""
 
     def row(self, target: Target) -> Row:
         unknown = [name for name in target.parameters if name not in OBJECTS]
         if unknown:
-            self.wrong.append(f"{target.name}: OBJECTS in world.py lacks {', '.join(unknown)}")
+            self._complain(target, f"OBJECTS in world.py lacks {', '.join(unknown)}")
             return {}
         cells = {column: self._cell(target, column) for column in COLUMNS[1:]}
         return {"permission": named(target.permission), **cells}
@@ -69,14 +70,19 @@ class Asked:
         owner = "viewer" if column == "viewer" else "user"
         answer = self.world.call(target, owner=owner, headers=self._headers(target, column))
         if answer.status in {400, 422, 429} or answer.status >= 500:
-            self.wrong.append(f"{target.name}, {column}: {answer.status} decides nothing: {answer.text[:300]}")
+            self._complain(
+                target, f"{column}: {answer.status} decides nothing; BODIES in world.py? {answer.text[:300]}"
+            )
         if column in UNKNOWN and target.permission is not None:
             status, message = UNKNOWN[column]
             if answer.status != status or _message(answer.text) != message:
-                self.wrong.append(f"{target.name}, {column}: not {status} {message!r} but {answer.text[:300]}")
+                self._complain(target, f"{column}: not {status} {message!r} but {answer.text[:300]}")
         if answer.status < 300 and target.method != "GET":
             self.world.start_over()
         return str(answer.status)
+
+    def _complain(self, target: Target, about: str) -> None:
+        self.wrong.setdefault(target.name, about)
 
     def _headers(self, target: Target, column: str) -> dict[str, str]:
         world = self.world
@@ -133,7 +139,7 @@ def test_every_route_answers_everybody_as_was_decided(world: World, model: Model
         for target in targets():
             if target.function == function:
                 found[target.name] = asked.row(target)
-    assert not asked.wrong, "\n".join(asked.wrong)
+    assert not asked.wrong, "\n".join(f"{name}: {about}" for name, about in asked.wrong.items())
     differing = [line(name, row) for name, row in found.items() if written.get(name) != row]
     gone = sorted(written.keys() - found.keys())
     assert not differing, "docs/permissions.md lacks these rows; check each cell, then write them:\n" + "\n".join(

@@ -22,16 +22,19 @@ from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.core.dynamo.items import bind
 from karma.core.ids import ApiKeyId, UserId, new_id
-from karma.identity import permissions, tokens
+from karma.identity import one_time, permissions, tokens
+from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
 from karma.identity.domain import ApiKey, Role, User
 from karma.identity.keys import KeyRing
 from karma.identity.oauth.domain import Flow, LoginCode, ProviderName, digest
+from karma.identity.one_time import Purpose
 from karma.identity.passwords import Argon2Passwords
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.oauth import OAuthRepository
+from karma.identity.repository.one_time import OneTimeRepository
 from tests.integration.api.test_runs import record
 from tests.support.asgi import exchange
 
@@ -179,7 +182,8 @@ class World:
             expires_at=None,
             revoked_at=None,
         )
-        ApiKeyRepository().create_api_key(made, request_token=None)
+        entry = AuditEntry(user_id=made.user_id, event=AuditEvent.API_KEY_CREATED, at=made.created_at, actor_id=None)
+        ApiKeyRepository().create_api_key(made, request_token=None, entry=entry)
         return secret
 
     def token(self, user_id: UserId, *, age: timedelta = timedelta()) -> str:
@@ -357,12 +361,29 @@ QUERIES: dict[str, Callable[[], tuple[str, dict[str, str]]]] = {
 }
 """Query and headers without which a route decides nothing."""
 
+
+def _one_time(world: World, owner: str, purpose: Purpose) -> str:
+    person, now = world.person(owner), datetime.now(UTC)
+    text, token = one_time.issue(purpose, user_id=person.id, email=person.email, asked_at=now, now=now)
+    OneTimeRepository().create_token(token, now=now)
+    return text
+
+
+def _reset(world: World, owner: str) -> dict[str, Any]:
+    return {"token": _one_time(world, owner, Purpose.RESET_PASSWORD), "password": "another " + PASSWORD}
+
+
 BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/auth/register": lambda *_: {"email": f"{new_id()}@example.com", "password": PASSWORD, "name": "Eve"},
     "POST /api/v1/auth/login": _log_in,
     "POST /api/v1/auth/refresh": _refresh,
     "POST /api/v1/auth/logout": _refresh,
     "POST /api/v1/auth/oauth/exchange": _login_code,
+    "POST /api/v1/auth/verify-email": lambda world, owner: {"token": _one_time(world, owner, Purpose.VERIFY_EMAIL)},
+    "POST /api/v1/auth/forgot-password": lambda world, owner: {"email": world.person(owner).email},
+    "POST /api/v1/auth/reset-password": _reset,
+    "POST /api/v1/auth/change-password": lambda *_: {"current_password": PASSWORD, "password": "another " + PASSWORD},
+    "PATCH /api/v1/users/me": lambda *_: {"name": "Augusta"},
     "DELETE /api/v1/users/me": lambda *_: {"current_password": PASSWORD},
     "PATCH /api/v1/users/{user_id}": lambda *_: {"disabled": True},
     "POST /api/v1/api-keys": lambda *_: {"name": "ci", "scopes": ["*"]},

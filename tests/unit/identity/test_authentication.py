@@ -139,10 +139,27 @@ class TestAnApiKey:
     def test_that_was_revoked_here_is_refused_at_once(self, world: World) -> None:
         key = world.add_key()
         world.authenticator.authenticate(None, SECRET)
-        world.identities.revoke_api_key(key, now=world.clock.now())
+        world.identities.keys[key.id] = replace(key, revoked_at=world.clock.now())
         world.authenticator.forget(world.user.id)
         with pytest.raises(Unauthenticated, match="Invalid API Key"):
             world.authenticator.authenticate(None, SECRET)
+
+    def test_notes_its_first_use_and_then_one_an_hour(self, world: World) -> None:
+        key = world.add_key()
+        noted = set()
+        for _ in range(121):
+            world.authenticator.authenticate(None, SECRET)
+            noted.add(world.identities.keys[key.id].last_used_at)
+            world.clock.pass_(minutes=1)
+        start = world.clock.now() - timedelta(minutes=121)
+        assert noted == {start, start + timedelta(minutes=60), start + timedelta(minutes=120)}
+
+    def test_of_a_disabled_account_is_not_noted(self, world: World) -> None:
+        key = world.add_key()
+        world.identities.users[world.user.id] = replace(world.user, disabled_at=world.clock.now())
+        with pytest.raises(Forbidden):
+            world.authenticator.authenticate(None, SECRET)
+        assert world.identities.keys[key.id].last_used_at is None
 
     def test_is_not_looked_at_beside_a_bad_token(self, world: World) -> None:
         world.add_key()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from karma.core.clock import Clock
 from karma.core.errors import Forbidden, NotFound, ValidationFailed
 from karma.core.ids import ApiKeyId, UserId, is_id, new_id
 from karma.identity import permissions
+from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
 from karma.identity.domain import ApiKey, Caller
 
@@ -23,10 +24,13 @@ _PREFIX_CHARS = len(API_KEY_PREFIX) + 6
 class ApiKeys(Protocol):
     """Where keys are stored; see repository/api_keys.py for what each promises."""
 
-    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None: ...  # noqa: D102
+    def create_api_key(  # noqa: D102
+        self, key: ApiKey, *, request_token: str | None, entry: AuditEntry
+    ) -> None: ...
     def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]: ...  # noqa: D102
     def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None: ...  # noqa: D102
-    def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None: ...  # noqa: D102
+    def revoke_api_key(self, key: ApiKey, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class ApiKeyService:
         name: str,
         scopes: frozenset[str],
         expires_at: datetime | None,
+        source: Source,
         request_token: str | None = None,
     ) -> NewApiKey:
         """Make a key for the caller's programs; one for each `request_token` when one is given.
@@ -85,15 +90,18 @@ class ApiKeyService:
             expires_at=expires_at,
             revoked_at=None,
         )
-        self._api_keys.create_api_key(key, request_token=request_token)
+        entry = _entry(AuditEvent.API_KEY_CREATED, key, now, source)
+        self._api_keys.create_api_key(key, request_token=request_token, entry=entry)
         return NewApiKey(key=key, secret=secret)
 
     def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:
-        """List the caller's keys that were not revoked, newest first."""
+        """List the caller's keys that were not revoked, newest first, with their last uses."""
         found = self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)
-        return [key for key in found if key.revoked_at is None]
+        listed = [key for key in found if key.revoked_at is None]
+        uses = self._api_keys.last_uses(listed) if listed else {}
+        return [replace(key, last_used_at=uses.get(key.id)) for key in listed]
 
-    def revoke_api_key(self, caller: Caller, key_id: str) -> None:
+    def revoke_api_key(self, caller: Caller, key_id: str, *, source: Source) -> None:
         """Make a key useless; in other processes within a minute.
 
         Raises:
@@ -102,10 +110,27 @@ class ApiKeyService:
         """
         _only_in_person(caller)
         key = self._api_keys.get_api_key(caller.user_id, ApiKeyId(key_id)) if is_id(key_id) else None
-        if key is None or key.revoked_at is not None:
+        now = self._clock.now()
+        if (
+            key is None
+            or key.revoked_at is not None
+            or not self._api_keys.revoke_api_key(
+                key, now=now, entry=_entry(AuditEvent.API_KEY_REVOKED, key, now, source)
+            )
+        ):
             raise NotFound(f"API key {key_id} not found")
-        self._api_keys.revoke_api_key(key, now=self._clock.now())
         self._on_change(caller.user_id)
+
+
+def _entry(event: AuditEvent, key: ApiKey, now: datetime, source: Source) -> AuditEntry:
+    return AuditEntry(
+        user_id=key.user_id,
+        event=event,
+        at=now,
+        actor_id=key.user_id,
+        source=source,
+        details={"api_key_id": key.id, "prefix": key.prefix, "scopes": " ".join(sorted(key.scopes))},
+    )
 
 
 def _only_in_person(caller: Caller) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from karma.core.clock import Clock, monotonic
@@ -17,6 +19,7 @@ _MAX_AGE_S = 60.0
 _MAX_ENTRIES = 1000
 _MAX_API_KEY_CHARS = 256
 API_KEY_PREFIX = "karma_"
+USE_NOTED_EVERY = timedelta(hours=1)
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -35,6 +38,10 @@ class ApiKeys(Protocol):
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
         """Return the key with this SHA-256, None when there is none or it was revoked."""
+        ...
+
+    def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
+        """Remember that a key was used, unless a use after that moment is remembered."""
         ...
 
 
@@ -114,7 +121,16 @@ class Authenticator:
         key = kept[1]
         if not key.usable(self._clock.now()):
             raise unknown
-        return _caller(self._user(key.user_id), key)
+        caller = _caller(self._user(key.user_id), key)
+        self._note_use(key, kept[0])
+        return caller
+
+    def _note_use(self, key: ApiKey, kept_at: float) -> None:
+        now = self._clock.now()
+        unless_after = now - USE_NOTED_EVERY
+        if key.last_used_at is None or key.last_used_at <= unless_after:
+            _keep(self._key_cache, key.hash, replace(key, last_used_at=now), kept_at)
+            self._api_keys.note_use(key, now=now, unless_after=unless_after)
 
     def _user(self, user_id: UserId) -> User:
         now = monotonic()

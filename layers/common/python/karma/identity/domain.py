@@ -110,6 +110,8 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = None
+    """To the hour: the first use of each hour is noted."""
 
     def usable(self, at: datetime) -> bool:
         """Tell whether it still opens anything."""

@@ -172,6 +172,8 @@ class ApiKeyOut(Data):
     scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
+    last_used_at: datetime | None
+    """Noted once an hour."""
 
 
 class ApiKeyData(Data):

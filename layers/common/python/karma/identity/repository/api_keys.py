@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import delete, get, query, update
+from karma.core.dynamo.access import batch_get, get, query, update
+from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyCreated
+from karma.core.errors import AlreadyCreated, Upstream
 from karma.core.ids import ApiKeyId, UserId
+from karma.identity.audit import AuditEntry
 from karma.identity.domain import ApiKey
 from karma.identity.parent import require_account_in
+from karma.identity.repository import audit
 from karma.identity.repository.items import (
     ApiKeyItem,
     IdentityItem,
@@ -26,7 +29,7 @@ from karma.identity.repository.items import (
 class ApiKeyRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
-    def create_api_key(self, key: ApiKey, *, request_token: str | None) -> None:
+    def create_api_key(self, key: ApiKey, *, request_token: str | None, entry: AuditEntry) -> None:
         """Store a key under its owner and under its hash, once for each `request_token`.
 
         Raises:
@@ -51,6 +54,7 @@ class ApiKeyRepository:
             )
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_item(where, key))
+        audit.append(tx, entry)
         try:
             tx.commit()
         except AlreadyCreated as exc:
@@ -80,13 +84,41 @@ class ApiKeyRepository:
         item = get(ApiKeyItem, api_key_key(user_id, key_id), consistent=True)
         return _api_key(item) if item else None
 
-    def revoke_api_key(self, key: ApiKey, *, now: datetime) -> None:
-        """Make a key useless: the lookup goes first, the list remembers."""
-        delete(ApiKeyItem(*api_key_lookup(key.hash)))
-        update(
+    def revoke_api_key(self, key: ApiKey, *, now: datetime, entry: AuditEntry) -> bool:
+        """Make a key useless: its lookup goes, the list remembers; False when it was revoked or deleted before."""
+        tx = Transaction()
+        tx.delete(ApiKeyItem(*api_key_lookup(key.hash)))
+        tx.update(
             ApiKeyItem(*api_key_key(key.user_id, key.id)),
             [ApiKeyItem.revoked_at.set(iso(now)), ApiKeyItem.updated_at.set(iso(now))],
+            ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist(),
         )
+        audit.append(tx, entry)
+        try:
+            tx.commit()
+        except ConditionFailed:
+            return False
+        return True
+
+    def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
+        """Remember that a key was used, unless a use after that moment is remembered.
+
+        A key is not refused because this cannot be written.
+        """
+        try:
+            update(
+                ApiKeyItem(*api_key_lookup(key.hash)),
+                [ApiKeyItem.last_used_at.set(iso(now))],
+                ApiKeyItem.pk.exists()
+                & (ApiKeyItem.last_used_at.does_not_exist() | (ApiKeyItem.last_used_at <= iso(unless_after))),
+            )
+        except (ConditionFailed, Upstream):
+            return
+
+    def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]:
+        """Tell when keys were used last, eventually consistent; those that never were are left out."""
+        found = batch_get(ApiKeyItem, [api_key_lookup(key.hash) for key in keys])
+        return {ApiKeyId(item.id): parse_iso(item.last_used_at) for item in found.values() if item.last_used_at}
 
 
 def _item(where: Key, key: ApiKey) -> ApiKeyItem:
@@ -115,4 +147,5 @@ def _api_key(item: ApiKeyItem) -> ApiKey:
         created_at=parse_iso(item.created_at),
         expires_at=parse_iso(item.valid_until) if item.valid_until else None,
         revoked_at=parse_iso(item.revoked_at) if item.revoked_at else None,
+        last_used_at=parse_iso(item.last_used_at) if item.last_used_at else None,
     )

@@ -130,6 +130,9 @@ class ApiKeyItem(IdentityItem, discriminator="api_key"):
     scopes = JSONAttribute()
     valid_until = UnicodeAttribute(null=True)
     revoked_at = UnicodeAttribute(null=True)
+    """Of the key as listed."""
+    last_used_at = UnicodeAttribute(null=True)
+    """Of the key as looked up."""
 
 
 class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
