@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from infra.catalog import SWEEPS
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.core.errors import ValidationFailed
@@ -18,6 +19,7 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.items import expiry_partition
 from tests.integration.background.conftest import Items
 from tests.integration.background.test_sweeps import POLICY, USER, provisioning, queued
+from tests.support.accounts import open_account
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -77,7 +79,7 @@ def test_what_is_no_sweep_of_ours_is_refused_by_name(sweep: Any, stack: Any, ite
     with pytest.raises(ValidationFailed) as refused:
         sweep(EVENTS[name])
     assert refused.value.details == [
-        {"field": "sweep", "message": "must be one of inbox, commands, orphans", "type": "value_error"}
+        {"field": "sweep", "message": f"must be one of {', '.join(SWEEPS)}", "type": "value_error"}
     ]
     assert items() == before
     assert queued(stack) == set()
@@ -193,6 +195,7 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: An
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
     stack.aws("dynamodb").put_item(TableName=stack.tables["devices"], Item=ORPHANS[name])
     before = items()
+    open_account(stack.tables["identity"], USER)
     devices = DeviceRepository(stack.tables["devices"])
     devices.claim(provisioning(new_id(), "EOS-half-made"), attempt="a", now=datetime.now(UTC) - timedelta(hours=1))
     sweep({"sweep": "orphans"})
@@ -201,6 +204,7 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: An
 
 def overdue_command(stack: Any) -> Command:
     devices, commands = DeviceRepository(stack.tables["devices"]), CommandRepository(stack.tables["devices"])
+    open_account(stack.tables["identity"], USER)
     device = provisioning(DEVICE, "EOS-late")
     devices.claim(device, attempt="a", now=PAST)
     row = devices.activate(device, attempt="a", certificate_id="c", now=PAST)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -22,10 +23,12 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
 from karma.integrations.iot import IotRegistry
 from tests.fakes.devices import FakeClock
+from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.devices import World, new_device
 
 ENTRY = "background.sweeps:lambda_handler"
+SHORT_ENTRY = f"{Path(__file__).with_name('sweep_entry.py')}:sweep"
 POLICY = "karma-device"
 USER = UserId(new_id())
 
@@ -112,6 +115,7 @@ def test_overdue_commands_are_ended(stack: Any) -> None:
         return [command.status for command in found if command is not None]
 
     stack.use("sweeps")
+    open_account(stack.tables["identity"], USER)
     report = crash(
         stack, "devices", seed, ignore=("version", "created_at", "updated_at", "finished_ms"), other_state=expired
     )
@@ -125,6 +129,7 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
     iot.create_policy(policyName=POLICY, policyDocument=document)
     stack.use("sweeps")
+    open_account(stack.tables["identity"], USER)
     registry = IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem")
     clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
     key = ec.generate_private_key(ec.SECP256R1())  # quicker than keys that the engine makes
@@ -162,10 +167,10 @@ def test_what_a_deleted_device_left_is_removed(stack: Any) -> None:
         gone = world.create()
         world.tell(world.message(gone, "telemetry", world.samples((0, 1.0))), world.message(gone, "telemetry", b"x"))
         world.devices.delete(USER, gone.view.device.id)
-        return {"sweep": "orphans"}
+        return {"devices": stack.tables["devices"], "telemetry": stack.tables["telemetry"]}
 
     report = CrashTest(
-        entry=ENTRY,
+        entry=SHORT_ENTRY,
         aws=stack.aws,
         tables=[stack.tables["devices"], stack.tables["telemetry"]],
         seed=seed,

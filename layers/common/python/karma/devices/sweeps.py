@@ -14,7 +14,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 from karma.devices.dispatch import expire
-from karma.devices.domain import DeviceState
+from karma.devices.domain import RAW_RETENTION_S, DeviceState
 from karma.devices.ports import Leftovers, Registry
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
@@ -55,6 +55,7 @@ def sweep_orphans(
     clock: Clock | None = None,
     registry: Registry | None = None,
     others: Sequence[Leftovers] = (),
+    retention_s: int = RAW_RETENTION_S,
 ) -> int:
     """Finish creations and deletions that died on their way, and remove what deleted devices left.
 
@@ -67,7 +68,7 @@ def sweep_orphans(
     iot = registry or IotRegistry(policy_name=policy_name)
     devices = DeviceRepository(devices_table)
     service = DeviceService(devices, iot, clock)
-    leftovers = LeftoverRepository(devices_table, telemetry_table)
+    leftovers = LeftoverRepository(devices_table, telemetry_table, retention_s=retention_s)
     done = 0
     for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
         try:

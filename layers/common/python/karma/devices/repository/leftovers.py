@@ -32,8 +32,9 @@ _PAGE_ITEMS = 100
 class LeftoverRepository:
     """Deletes in both tables."""
 
-    def __init__(self, devices_table: str, telemetry_table: str) -> None:
-        """Bind the tables; no request is made."""
+    def __init__(self, devices_table: str, telemetry_table: str, *, retention_s: int = RAW_RETENTION_S) -> None:
+        """Bind the tables; no request is made. Telemetry is looked for on each day that `retention_s` reaches."""
+        self._retention = timedelta(seconds=retention_s)
         bind(DevicesItem, devices_table)
         bind(TelemetryItem, telemetry_table)
 
@@ -56,7 +57,7 @@ class LeftoverRepository:
     def empty(self, device_id: DeviceId, purge: Purge, *, now: datetime) -> bool:
         """Remove all of it but the tombstone, 25 items a call; False when the time was over before the end."""
         return empty(DevicesItem, children_pk(device_id), purge) and all(
-            empty(TelemetryItem, telemetry_pk(device_id, day), purge) for day in _days(now)
+            empty(TelemetryItem, telemetry_pk(device_id, day), purge) for day in self._days(now)
         )
 
     def gone(self, user_id: UserId) -> list[Gone]:
@@ -82,7 +83,7 @@ class LeftoverRepository:
 
     def _items(self, device_id: DeviceId, *, now: datetime) -> Iterator[Item]:
         yield from self._partition(DevicesItem, children_pk(device_id))
-        for day in _days(now):
+        for day in self._days(now):
             yield from self._partition(TelemetryItem, telemetry_pk(device_id, day))
 
     def _partition(self, kind: type[Item], pk: str) -> Iterator[Item]:
@@ -94,7 +95,6 @@ class LeftoverRepository:
             if start is None:
                 return
 
-
-def _days(now: datetime) -> Iterator[str]:
-    oldest = now - timedelta(seconds=RAW_RETENTION_S + 2 * 24 * 3600)
-    return days_between(epoch_ms(oldest), epoch_ms(now + timedelta(days=1)))
+    def _days(self, now: datetime) -> Iterator[str]:
+        oldest = now - self._retention - timedelta(days=2)
+        return days_between(epoch_ms(oldest), epoch_ms(now + timedelta(days=1)))
