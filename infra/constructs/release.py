@@ -53,11 +53,11 @@ def _request(method: str, path: str, *statuses: int) -> Check:
     return Check(event=event, expected={"statusCode": statuses})
 
 
-def _message(body: Mapping[str, str]) -> Check:
+def _message(body: str) -> Check:
     record = {
         "messageId": "release-check",
         "receiptHandle": "release-check",
-        "body": json.dumps(body),
+        "body": body,
         "attributes": {"ApproximateReceiveCount": "1"},
         "messageAttributes": {},
         "eventSource": "aws:sqs",
@@ -77,9 +77,10 @@ _CHECKS = {
         event={"requestContext": {"routeKey": "$disconnect", "connectionId": "release-check", "requestId": "release"}},
         expected={"statusCode": [200]},
     ),
-    # Powertools refuses a batch of nothing: messages about a run and a file that there are not.
-    FunctionName.RUNS: _message({"user_id": "release-check", "run_id": "release-check"}),
-    FunctionName.FILES: _message({"device_id": _NOBODY, "file_id": _NOBODY}),
+    # Powertools refuses a batch of nothing: messages about a run, a file and an account that there are not.
+    FunctionName.RUNS: _message(json.dumps({"user_id": "release-check", "run_id": "release-check"})),
+    FunctionName.FILES: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
+    FunctionName.DELETION: _message(_NOBODY),
     # What the next minute's call would do, only sooner.
     FunctionName.SWEEPS: Check(event={"sweep": "commands"}, expected={}),
 }
