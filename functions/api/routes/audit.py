@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AwareDatetime
 from starlette.responses import Response
 
 from api import deps
@@ -13,6 +11,7 @@ from api.openapi import answers
 from api.presenters import ok
 from api.routing import Router
 from api.views import audit_entry_view
+from karma.core.schemas import Day, Moment
 from karma.identity.audit import AuditEvent, AuditQuery
 from karma.identity.domain import Caller
 from karma.identity.schemas import AuditData
@@ -24,10 +23,10 @@ router = Router("audit")
 async def list_audit_entries(
     caller: Annotated[Caller, permit("audit:read")],
     event: AuditEvent | None = None,
-    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: AwareDatetime | None = None,
+    from_: Annotated[Moment | None, Query(alias="from")] = None,
+    to: Moment | None = None,
     user_id: Annotated[str | None, Query(max_length=64)] = None,
-    day: date | None = None,
+    day: Day | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=2048)] = None,
 ) -> Response:

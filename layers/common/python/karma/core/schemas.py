@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from datetime import date
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
+
+
+def _written_out(value: object) -> object:
+    # Pydantic also reads numbers, as seconds or milliseconds by their size: not what the description says.
+    if not (isinstance(value, str) and "-" in value.lstrip("-")):
+        raise ValueError("a date is text as ISO 8601 writes it: 2026-01-31, 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+"""ISO 8601 with an offset or `Z`."""
+Day = Annotated[date, BeforeValidator(_written_out)]
+"""ISO 8601, `2026-01-31`."""
 
 
 class Body(BaseModel):

@@ -6,7 +6,7 @@ import ipaddress
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from karma.core.schemas import Body, Data
 from karma.devices.domain import (
@@ -102,7 +102,7 @@ class SendCommandRequest(Body):
     ttl_s: Annotated[int, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
     wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0
     """How long the answer may wait for the device's."""
-    serial: bool = False
+    serial: StrictBool = False
     """Alone on its way: after all before it, before all after it."""
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data
+from karma.core.schemas import Body, Data, Moment
 from karma.identity.audit import AuditEvent
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 
@@ -96,7 +96,7 @@ class CreateApiKey(Body):
     name: Name
     scopes: Scopes = Field(default_factory=lambda: ["*"])
     """Permission names; `*` is everything that the owner may do."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class DeleteAccount(Body):
@@ -195,7 +195,7 @@ class ChangeUser(Body):
     """What an administrator changes about an account; what is left out stays."""
 
     role: Annotated[Role | None, Field(examples=["viewer"])] = None
-    disabled: Annotated[bool | None, Field(examples=[True])] = None
+    disabled: Annotated[StrictBool | None, Field(examples=[True])] = None
     version: Annotated[int | None, Field(ge=1, examples=[3])] = None
     """Of the account that was read; If-Match says the same."""
 

@@ -118,7 +118,7 @@ class AgentData(Data):
 
 
 class AgentListData(Data):
-    """`GET /agents`: the built-in one, then the others from the newest on."""
+    """`GET /agents`: the built-in one, then the others from the newest on; `page` and `page_size` when asked for."""
 
     agents: list[AgentSummaryView]
     total: int
@@ -126,6 +126,8 @@ class AgentListData(Data):
     """Whether `total` stopped counting at 1,000, as it does for a tag."""
     limit: int
     next_cursor: str | None
+    page: int | None = None
+    page_size: int | None = None
 
 
 class AgioAgentPage(Data):
