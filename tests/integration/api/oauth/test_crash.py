@@ -40,11 +40,19 @@ class TestACrash:
         assert set(counts().values()) == {1}
         assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
-    def test_of_the_callback_uses_up_its_state(self, stack: Any, visitor: Callable[..., Visitor]) -> None:
+    def test_of_the_callback_lets_its_repeat_through_or_refuses_its_state(
+        self, stack: Any, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
+    ) -> None:
         someone = visitor()
 
         def seed() -> dict[str, Any]:
             return someone.event(someone.come_back())
+
+        def whole() -> bool:
+            """Nobody, or one account; linked at most once, and a code only for who is linked."""
+            found = kinds()
+            linked = found["provider_guard"] == found["provider_identity"] == found["provider.linked"]
+            return linked and found["login_code"] <= found["provider_guard"] <= found["user"] <= 1
 
         CrashTest(
             entry="api.handler:lambda_handler",
@@ -52,8 +60,10 @@ class TestACrash:
             tables=[stack.tables["identity"]],
             seed=seed,
             normalise=lambda _item: None,
+            other_state=whole,
             accept=lambda answer: answer["statusCode"] in {303, 400},
         ).run()
+        assert whole()
 
     def test_of_the_exchange_gives_tokens_once_or_not_at_all(
         self, stack: Any, api: Api, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
