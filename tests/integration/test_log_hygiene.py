@@ -66,6 +66,7 @@ def test_an_account_s_life_leaves_no_secret(stack: Any, http_event: Any, lambda_
     assert api.call("GET", "/api/v1/users/me", authorization=f"Bearer {tokens['access_token']}x").status == 401
     ticket = known.call("POST", "/api/v1/realtime/ticket").data["ticket"]
     new = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": tokens["refresh_token"]}).data
+    newest = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": new["refresh_token"]}).data
     assert api.call("POST", "/api/v1/auth/refresh", {"refresh_token": tokens["refresh_token"]}).status == 401
     assert api.call("GET", "/api/v1/nowhere", query=f"token={ticket}").status == 404
     assert api.call("POST", "/api/v1/auth/login", f'{{"password": "{password}"').status == 415
@@ -79,7 +80,7 @@ def test_an_account_s_life_leaves_no_secret(stack: Any, http_event: Any, lambda_
     assert_silent(
         written(),
         email, password, name, key, ticket, tokens["access_token"], tokens["refresh_token"], new["refresh_token"],
-        new["access_token"], stack.secret_values["auth"]["k1"], "idempotency-secret",
+        new["access_token"], newest["refresh_token"], stack.secret_values["auth"]["k1"], "idempotency-secret",
         said="request.handled",
     )  # fmt: skip
 

@@ -207,7 +207,7 @@ def test_a_ticket_asked_for_again_after_a_crash_opens_one_connection(
         normalise=lambda item: {"type": item["type"], "user_id": item["user_id"]},
         accept=lambda answer: answer["statusCode"] == 201,
     ).run()
-    assert "after dynamodb.PutItem" in " ".join(report.at)
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
 
 class TestADevice:

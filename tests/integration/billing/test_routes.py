@@ -50,7 +50,7 @@ def login(api: Api, billing: Billing) -> Callable[[str, str], tuple[str, UserId]
         if role != "user":
             table = billing.stack.tables["identity"]
             rows = billing.stack.aws("dynamodb").scan(TableName=table)["Items"]
-            (row,) = [item for item in rows if item.get("role") and item["pk"]["S"] == f"USER#{user_id}"]
+            (row,) = [item for item in rows if (item["pk"]["S"], item["sk"]["S"]) == (f"USER#{user_id}", "PROFILE")]
             billing.stack.aws("dynamodb").update_item(
                 TableName=table,
                 Key={"pk": row["pk"], "sk": row["sk"]},
