@@ -134,7 +134,10 @@ class MemoryIdentities:
         return place in self.networks and now < self.networks[place]
 
     def record_refusal(self, entry: AuditEntry | None) -> None:
-        if entry is not None:
+        if entry is not None and not any(
+            (told.user_id, told.event) == (entry.user_id, entry.event) and _minute(told.at) == _minute(entry.at)
+            for told in self.audit
+        ):
             self.audit.append(entry)
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
@@ -199,6 +202,10 @@ class MemoryIdentities:
     def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]:
         stored = [self.keys[key.id] for key in keys]
         return {key.id: key.last_used_at for key in stored if key.last_used_at is not None and key.revoked_at is None}
+
+
+def _minute(moment: datetime) -> datetime:
+    return moment.replace(second=0, microsecond=0)
 
 
 def _position(user: User) -> str:

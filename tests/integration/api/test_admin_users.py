@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.integration.api.conftest import PASSWORD, Api
+from tests.support.crash import CrashTest
 
 
 @pytest.fixture
@@ -177,3 +179,75 @@ class TestTheAuditLog:
     )
     def test_is_empty_where_time_ends(self, root: Api, query: str) -> None:
         assert root.call("GET", "/api/v1/audit", query=query).data["entries"] == []
+
+
+class TestACrash:
+    """The process dies before or after any of its calls; the request comes again."""
+
+    EVENTS = frozenset({"user.role_changed", "user.disabled", "api_key.created", "api_key.revoked"})
+
+    def kept(self, item: dict[str, Any]) -> dict[str, Any] | None:
+        """What a repeat must leave as it is, without ids and moments."""
+        match item.get("type"):
+            case "user":
+                return {"pk": item["email"], "sk": "", "role": item["role"], "disabled": "disabled_at" in item}
+            case "user_name":
+                return {"pk": item["gsi1pk"], "sk": "", "role": item["role"], "disabled": item["disabled"]}
+            case "api_key":
+                return {"pk": "KEY", "sk": item["sk"][:3], "revoked": "revoked_at" in item}
+            case "audit_entry" if item["event"] in self.EVENTS:
+                return {"pk": "LOG", "sk": item["event"]}
+            case _:
+                return None
+
+    @staticmethod
+    def told(stack: Any) -> Callable[[], int]:
+        """Count what was told, once for each event."""
+
+        def count() -> int:
+            items = stack.aws("dynamodb").scan(TableName=stack.tables["identity"], ConsistentRead=True)["Items"]
+            return sum(item.get("event", {}).get("S") in TestACrash.EVENTS for item in items)
+
+        return count
+
+    def test_leaves_an_account_changed_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
+        def seed() -> dict[str, Any]:
+            from api import deps
+
+            deps.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+            ada = api.register("ada@example.com")
+            headers = {"authorization": "Bearer " + api.log_in("root@example.com")["access_token"]}
+            body = {"role": "viewer", "disabled": True}
+            event: dict[str, Any] = http_event("PATCH", f"/api/v1/users/{ada['id']}", body=body, headers=headers)
+            return event
+
+        report = CrashTest(
+            entry="api.handler:lambda_handler",
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            normalise=self.kept,
+            other_state=self.told(stack),
+            accept=lambda answer: answer["statusCode"] == 200,
+        ).run()
+        assert report.points >= 4
+
+    def test_leaves_a_key_revoked_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
+        def seed() -> dict[str, Any]:
+            api.register("ada@example.com")
+            headers = {"authorization": "Bearer " + api.log_in("ada@example.com")["access_token"]}
+            ada = api.as_(**headers)
+            made = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data["api_key"]
+            event: dict[str, Any] = http_event("DELETE", f"/api/v1/api-keys/{made['id']}", headers=headers)
+            return event
+
+        report = CrashTest(
+            entry="api.handler:lambda_handler",
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            normalise=self.kept,
+            other_state=self.told(stack),
+            accept=lambda answer: answer["statusCode"] in {204, 404},
+        ).run()
+        assert report.points >= 4

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
-from karma.identity.repository.audit import AuditRepository, append_alone, append_once_a_minute
+from karma.identity.repository.audit import AuditRepository, append, append_once_a_minute
 from karma.identity.repository.items import IdentityItem
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -22,10 +24,16 @@ def log(stack: Any) -> AuditRepository:
     return AuditRepository()
 
 
+def append_now(entry: AuditEntry) -> None:
+    tx = Transaction()
+    append(tx, entry)
+    tx.commit()
+
+
 def add(user_id: UserId, at: datetime, event: AuditEvent = AuditEvent.LOGGED_IN) -> AuditEntry:
     source = Source(address="203.0.113.7", user_agent="browser", request_id="r1")
     entry = AuditEntry(user_id=user_id, event=event, at=at, actor_id=user_id, source=source, details={"a": "b"})
-    append_alone(entry)
+    append_now(entry)
     return entry
 
 
@@ -44,7 +52,8 @@ def entries(pages: Sequence[AuditPage]) -> list[AuditEntry]:
 class TestAnEntry:
     def test_comes_back_as_it_was_appended_and_once(self, log: AuditRepository) -> None:
         entry = add(ADA, NOON)
-        append_alone(entry)
+        with pytest.raises(ConditionFailed):
+            append_now(entry)
         assert log.of_user(ADA, AuditQuery(limit=5), now=NOON).entries == [entry]
         assert log.of_user(EVE, AuditQuery(limit=5), now=NOON).entries == []
 

@@ -30,18 +30,16 @@ def append(tx: Transaction, entry: AuditEntry) -> None:
     tx.put(_item(entry, audit_position(entry.id, entry.at)))
 
 
-def append_alone(entry: AuditEntry) -> None:
-    """Write an entry of something that changes nothing else; a repeat changes nothing."""
-    _put(_item(entry, audit_position(entry.id, entry.at)))
-
-
 def append_once_a_minute(entry: AuditEntry) -> None:
     """Write an entry unless its account has one of the same event in the same minute.
 
     For what anybody can cause as often as they like, such as a refused login.
     """
     minute = entry.at.replace(second=0, microsecond=0)
-    _put(_item(entry, audit_position(entry.event.value, minute)))
+    try:
+        put(_item(entry, audit_position(entry.event.value, minute)))
+    except ConditionFailed:
+        return
 
 
 _A_DAY = timedelta(days=1)
@@ -61,13 +59,6 @@ class AuditRepository:
         start = datetime.combine(day, time(), UTC)
         oldest, newest_at = max(start, now - RETENTION), min(start, now) + _A_DAY
         return _page(partitions, asked, oldest=oldest, newest_at=newest_at, index=True)
-
-
-def _put(item: AuditItem) -> None:
-    try:
-        put(item)
-    except ConditionFailed:
-        return
 
 
 def _page(

@@ -66,12 +66,12 @@ class SessionRepository:
         return item is not None and now < parse_iso(item.valid_until)
 
     def record_refusal(self, entry: AuditEntry | None) -> None:
-        """Append a refused login to the account's log.
+        """Append a refused login to the account's log, one a minute.
 
         None: the address has no account; a write that cannot succeed takes as long.
         """
         if entry is not None:
-            audit.append_alone(entry)
+            audit.append_once_a_minute(entry)
             return
         try:
             update(UserItem(*user_key(NOBODY)), [UserItem.updated_at.set("")])
