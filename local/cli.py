@@ -3,6 +3,7 @@
     karma dev                      start everything (what `make dev` runs)
     karma down                     stop it; data stay
     karma chat [MESSAGE]           talk to the agent as the demo user
+    karma mail [N]                 print the last mails of the local environment
     karma admin create EMAIL       make an administrator; the password is asked for
     karma inbox replay EVENT_ID    handle a stored Stripe event once more
     karma run explain RUN_ID       tell what a run did
@@ -29,11 +30,14 @@ from local.api_client import stream_agent
 from local.conversation import Transcript, run_input
 from local.deployment import FRONT, SIMULATOR, STREAM, Deployment, Given, stop_everything
 from local.errors import LocalError
+from local.mailbox import delivered
 from local.operations import Operations
 from local.outputs import Outputs
 from local.places import Places
 from local.processes import Processes, no_proxy
 from local.progress import Progress
+
+_MOST_MAILS = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,6 +128,16 @@ def chat(arguments: argparse.Namespace) -> int:
             say(message)
 
 
+def mail(arguments: argparse.Namespace) -> int:
+    """Print the last mails that were sent here, the newest last."""
+    found = delivered(_outputs(local_places.of_repository()).endpoint_url)
+    for each in found[-arguments.count :]:
+        print(f"{each.at:%H:%M:%S}  {each.sender} -> {each.to}\n{each.subject}\n\n{each.text}\n{'-' * 72}")
+    if not found:
+        print("no mail was sent since the engine started")
+    return 0
+
+
 def admin_create(arguments: argparse.Namespace) -> int:
     """Make an administrator; asks for the password, or reads it from a pipe."""
     operations = Operations(arguments.stage, local_places.of_repository())
@@ -207,6 +221,12 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_MAILS):
+        raise argparse.ArgumentTypeError(f"a number from 1 to {_MOST_MAILS}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="karma", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -220,6 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("chat", help="talk to the agent as the demo user")
     each.add_argument("message", nargs="*")
     each.set_defaults(command=chat)
+    each = commands.add_parser("mail", help="print the last mails of the local environment")
+    each.add_argument("count", nargs="?", type=_count, default=3)
+    each.set_defaults(command=mail)
     stage = argparse.ArgumentParser(add_help=False)
     stage.add_argument("--stage", default="local", help="deployed stage (default: local)")
 

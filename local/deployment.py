@@ -244,6 +244,7 @@ class Deployment:
                 self.outputs["FunctionBillingWebhook"]: http_event("POST", "/webhooks/stripe"),
                 self.outputs["FunctionBackgroundInbox"]: {"Records": []},
                 self.outputs["FunctionBackgroundRouter"]: {"Records": []},
+                self.outputs["FunctionBackgroundMail"]: {"Records": []},
             },
             self.progress.say,
         )

@@ -216,8 +216,7 @@ def api_keys() -> ApiKeyService:
     """Make, list and revoke API keys."""
     from karma.identity.api_keys import ApiKeyService
 
-    users()
-    return ApiKeyService(api_keys=ApiKeyRepository(), clock=clock(), on_change=authenticator().forget)
+    return ApiKeyService(api_keys=ApiKeyRepository(), owners=users(), clock=clock(), on_change=authenticator().forget)
 
 
 @cache

@@ -7,6 +7,7 @@ import pytest
 
 from local.api_client import ApiClient, ApiRefused
 from local.deployment import Deployment
+from local.seed import verify_email
 
 from .conftest import User
 
@@ -51,6 +52,7 @@ class TestAccounts:
         assert refused.value.status == 401
 
     def test_an_api_key_is_its_owner(self, user: User, deployment: Deployment) -> None:
+        verify_email(user.api, deployment.engine.endpoint_url, user.email)
         key = user.api.call("POST", "/api-keys", {"name": "e2e"})["key"]
         with ApiClient(deployment.addresses.api_url, api_key=key) as api:
             assert api.call("GET", "/users/me")["user"]["id"] == user.id

@@ -28,11 +28,15 @@ class MemoryOutbox:
     def get(self, mail_id: str) -> Mail | None:
         return self.mails.get(mail_id)
 
-    def close(self, mail_id: str, state: MailState, *, now: datetime) -> None:
-        mail = self.mails.get(mail_id)
-        if mail is not None and mail.state is MailState.PENDING:
-            self.mails[mail_id] = replace(mail, state=state, to=None)
-            del self.due_at[mail_id]
+    def close(self, mail: Mail, state: MailState, *, now: datetime) -> None:
+        found = self.mails.get(mail.id)
+        if found is None or found.state is not MailState.PENDING:
+            return
+        del self.due_at[mail.id]
+        if state is MailState.NOT_NEEDED:
+            del self.mails[mail.id]
+        else:
+            self.mails[mail.id] = replace(found, state=state, to=None)
 
     def due(self, now: datetime, *, limit: int) -> list[Due]:
         late = sorted((due_at, mail_id) for mail_id, due_at in self.due_at.items() if due_at < now)

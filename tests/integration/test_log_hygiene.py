@@ -15,6 +15,7 @@ from tests.integration.agent_stream.conftest import Streams, add_user
 from tests.integration.api.conftest import Api
 from tests.integration.billing.conftest import Billing
 from tests.integration.billing.test_webhook import signed
+from tests.integration.mail.conftest import Post
 from tests.support.devices import World
 from tests.support.model_server import ModelServer, message, text
 
@@ -50,7 +51,11 @@ def assert_silent(text: str, *secrets: str, said: str) -> None:
 
 
 @pytest.mark.req("R-M-28")
-def test_an_account_s_life_leaves_no_secret(stack: Any, http_event: Any, lambda_context: Any, written: Written) -> None:
+def test_an_account_s_life_leaves_no_secret(
+    stack: Any, http_event: Any, lambda_context: Any, sqs_event: Any, written: Written
+) -> None:
+    stack.aws("sesv2").create_email_identity(EmailIdentity="example.com")
+    post = Post(stack, lambda_context, sqs_event)
     stack.use("api")
     api = Api(http_event, lambda_context)
     email, password, name = f"{new_id()}@example.com", f"pass-{new_id()}", f"Ada {new_id()}"
@@ -58,12 +63,24 @@ def test_an_account_s_life_leaves_no_secret(stack: Any, http_event: Any, lambda_
     assert api.call("POST", "/api/v1/auth/register", {**body, "name": name}).status == 201
     assert api.call("POST", "/api/v1/auth/register", {**body, "name": name}).status == 409
     assert api.call("POST", "/api/v1/auth/login", {**body, "password": f"not {password}"}).status == 401
+    links = [post.token_for(email)]
+    assert api.call("POST", "/api/v1/auth/verify-email", {"token": links[0]}).status == 204
+    assert api.call("POST", "/api/v1/auth/verify-email", {"token": links[0]}).status == 410
+    assert api.call("POST", "/api/v1/auth/forgot-password", {"email": email}).status == 202
+    links.append(post.token_for(email))
+    reset = {"token": links[1], "password": password}
+    assert api.call("POST", "/api/v1/auth/reset-password", reset).status == 204
     tokens = api.call("POST", "/api/v1/auth/login", body).data
     known = api.as_(authorization=f"Bearer {tokens['access_token']}")
     key = known.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="idempotency-secret").data["key"]
     assert api.call("GET", "/api/v1/users/me", x_api_key=key).status == 200
     assert api.call("GET", "/api/v1/users/me", x_api_key=f"{key}x").status == 401
     assert api.call("GET", "/api/v1/users/me", authorization=f"Bearer {tokens['access_token']}x").status == 401
+    other = f"{new_id()}@example.com"
+    change = {"email": other, "current_password": password}
+    assert known.call("PATCH", "/api/v1/users/me", change).status == 200
+    links.append(post.token_for(other))
+    assert api.call("POST", "/api/v1/auth/verify-email", {"token": links[2]}).status == 204
     ticket = known.call("POST", "/api/v1/realtime/ticket").data["ticket"]
     new = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": tokens["refresh_token"]}).data
     newest = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": new["refresh_token"]}).data
@@ -80,7 +97,8 @@ def test_an_account_s_life_leaves_no_secret(stack: Any, http_event: Any, lambda_
     assert_silent(
         written(),
         email, password, name, key, ticket, tokens["access_token"], tokens["refresh_token"], new["refresh_token"],
-        new["access_token"], newest["refresh_token"], stack.secret_values["auth"]["k1"], "idempotency-secret",
+        new["access_token"], newest["refresh_token"], stack.secret_values["auth"]["k1"], "idempotency-secret", *links,
+        other,
         said="request.handled",
     )  # fmt: skip
 

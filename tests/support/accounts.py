@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from karma.core.clock import iso
-from karma.core.dynamo.access import get, put
+from karma.core.dynamo.access import get, put, update
 from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
 from karma.identity.repository.items import EmailGuard, IdentityItem, UserItem, email_key, user_key
@@ -24,3 +24,8 @@ def open_account(table: str, user_id: str = "", *, email: str = "", password_has
         user.updated_at = now
         put(user)
     return user_id
+
+
+def prove_address(user_id: str) -> None:
+    """Take an account's address as verified, without its mail; the identity table is bound."""
+    update(UserItem(*user_key(UserId(user_id))), [UserItem.email_verified.set(True)])

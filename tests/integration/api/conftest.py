@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.accounts import prove_address
+
 PASSWORD = "correct horse battery"
 
 
@@ -56,12 +58,14 @@ class Api:
     def as_(self, **headers: str) -> Api:
         return Api(self.event, self.context, {name.replace("_", "-"): value for name, value in headers.items()})
 
-    def register(self, email: str = "") -> dict[str, Any]:
+    def register(self, email: str = "", *, verified: bool = False) -> dict[str, Any]:
         email = email or f"{uuid.uuid4()}@example.com"
         answer = self.call("POST", "/api/v1/auth/register", {"email": email, "password": PASSWORD, "name": "Ada"})
         assert answer.status == 201, answer.text
         user: dict[str, Any] = answer.data["user"]
-        return user
+        if verified:
+            prove_address(user["id"])
+        return {**user, "email_verified": verified}
 
     def log_in(self, email: str) -> dict[str, Any]:
         answer = self.call("POST", "/api/v1/auth/login", {"email": email, "password": PASSWORD})
@@ -78,8 +82,8 @@ def api(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: o
 
 @pytest.fixture
 def ada(api: Api) -> Api:
-    """The API as a logged-in person sees it."""
-    user = api.register()
+    """The API as a logged-in person sees it, who has verified their address."""
+    user = api.register(verified=True)
     return api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
 
 

@@ -25,7 +25,7 @@ CONFIRMED = {"current_password": PASSWORD}
 
 @pytest.fixture
 def person(api: Api) -> tuple[Api, UserId, dict[str, Any]]:
-    user = api.register("ada@example.com")
+    user = api.register("ada@example.com", verified=True)
     tokens = api.log_in("ada@example.com")
     return api.as_(authorization=f"Bearer {tokens['access_token']}"), UserId(user["id"]), tokens
 
@@ -146,7 +146,7 @@ class TestACrash:
 
         def seed() -> dict[str, Any]:
             stack.use("api")
-            user = api.register("ada@example.com")
+            user = api.register("ada@example.com", verified=True)
             me = api.as_(authorization=f"Bearer {api.log_in('ada@example.com')['access_token']}")
             body = {"name": "G", "model": "EOS-3A", "mac": "aa-bb-cc-00-11-22", "serial_number": "EOS-1"}
             assert me.call("POST", "/api/v1/devices", body).status == 201

@@ -74,7 +74,7 @@ def test_making_an_api_key_again_after_a_crash_makes_one(
     stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
 ) -> None:
     def seed() -> dict[str, Any]:
-        api.register("ada@example.com")
+        api.register("ada@example.com", verified=True)
         token = api.log_in("ada@example.com")["access_token"]
         headers = {"authorization": f"Bearer {token}", "idempotency-key": "once"}
         return http_event("POST", "/api/v1/api-keys", body={"name": "ci"}, headers=headers)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.req("R-C-33")
 
 Karma = Callable[..., tuple[int, str, str]]
 ROOT = local_places.ROOT
-COMMANDS = {"dev", "down", "chat", "admin", "inbox", "run", "migrate", "keys"}
+COMMANDS = {"dev", "down", "chat", "mail", "admin", "inbox", "run", "migrate", "keys"}
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ class World:
         self.clock = MovableClock()
         self.identities = MemoryIdentities()
         self.changed: list[UserId] = []
-        self.api_keys = ApiKeyService(api_keys=self.identities, clock=self.clock, on_change=self.changed.append)
+        self.api_keys = ApiKeyService(
+            api_keys=self.identities, owners=self.identities, clock=self.clock, on_change=self.changed.append
+        )
         self.ada = self.add("ada")
 
     def add(self, name: str) -> User:
@@ -93,6 +95,21 @@ class TestApiKeys:
             world.api_keys.create_api_key(by_key, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE)
         with pytest.raises(Forbidden):
             world.api_keys.revoke_api_key(by_key, "x", source=SOURCE)
+
+    def test_are_not_for_an_address_that_nobody_has_proven(self, world: World) -> None:
+        """Whoever registers another's address must keep no key when its owner takes the account."""
+        caller = replace(caller_of(world.ada), email_verified=False)
+        world.identities.users[world.ada.id] = replace(world.ada, email_verified=False)
+        with pytest.raises(Forbidden) as caught:
+            world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE)
+        assert caught.value.code == "EMAIL_NOT_VERIFIED"
+        assert not world.api_keys.list_api_keys(caller)
+
+    def test_are_made_as_soon_as_the_address_is_proven(self, world: World) -> None:
+        """The caller may have been read a minute ago."""
+        caller = replace(caller_of(world.ada), email_verified=False)
+        world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE)
+        assert len(world.api_keys.list_api_keys(caller)) == 1
 
     def test_cannot_exceed_their_maker(self, world: World) -> None:
         viewer = replace(caller_of(world.ada), role=Role.VIEWER)

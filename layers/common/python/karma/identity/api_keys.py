@@ -14,7 +14,7 @@ from karma.core.ids import ApiKeyId, UserId, is_id, new_id
 from karma.identity import permissions
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
-from karma.identity.domain import ApiKey, Caller
+from karma.identity.domain import ApiKey, Caller, User
 
 MAX_API_KEYS = 100
 """A person's keys, revoked ones included."""
@@ -33,6 +33,12 @@ class ApiKeys(Protocol):
     def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]: ...  # noqa: D102
 
 
+class Owners(Protocol):
+    """Where accounts are stored; see repository/users.py for what each promises."""
+
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewApiKey:
     """A key that was just made; `secret` is shown this once."""
@@ -44,9 +50,10 @@ class NewApiKey:
 class ApiKeyService:
     """Makes, lists and revokes keys."""
 
-    def __init__(self, *, api_keys: ApiKeys, clock: Clock, on_change: Callable[[UserId], None]) -> None:
+    def __init__(self, *, api_keys: ApiKeys, owners: Owners, clock: Clock, on_change: Callable[[UserId], None]) -> None:
         """`on_change` is told whose keys changed (Authenticator.forget)."""
         self._api_keys = api_keys
+        self._owners = owners
         self._clock = clock
         self._on_change = on_change
 
@@ -64,10 +71,13 @@ class ApiKeyService:
 
         Raises:
             AlreadyCreated: a key was made for this token before.
-            Forbidden: the caller is a key itself, or a scope exceeds the caller's own rights.
+            Forbidden: the caller is a key itself, has not verified an address, or a scope exceeds the caller's rights.
             ValidationFailed: an unknown scope, an expiry that has passed, or too many keys.
         """
         _only_in_person(caller)
+        if not caller.email_verified:
+            # What is known of a caller may be a minute old.
+            self._owner(caller.user_id).require_verified()
         now = self._clock.now()
         if expires_at is not None and expires_at <= now:
             raise ValidationFailed.of("expires_at", "must be in the future")
@@ -93,6 +103,12 @@ class ApiKeyService:
         entry = _entry(AuditEvent.API_KEY_CREATED, key, now, source)
         self._api_keys.create_api_key(key, request_token=request_token, entry=entry)
         return NewApiKey(key=key, secret=secret)
+
+    def _owner(self, user_id: UserId) -> User:
+        user = self._owners.read_user(user_id)
+        if user is None:
+            raise NotFound("User not found")
+        return user
 
     def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:
         """List the caller's keys that were not revoked, newest first, with their last uses."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
+from karma.core.errors import Forbidden
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity import permissions
 
@@ -57,6 +58,18 @@ class User:
     """Of the stored item; 0 before it is stored."""
     created_at: datetime
     updated_at: datetime
+
+    def require_verified(self) -> None:
+        """Refuse what needs a proven address: API keys.
+
+        Whoever registers another's address has the account until the owner takes it back by a reset of the password.
+        That ends every session; API keys it leaves, so there must be none.
+
+        Raises:
+            Forbidden: EMAIL_NOT_VERIFIED.
+        """
+        if not self.email_verified:
+            raise Forbidden("Verify your e-mail address first", code="EMAIL_NOT_VERIFIED")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class MailState(StrEnum):
     PENDING = "pending"
     SENT = "sent"
     NOT_NEEDED = "not_needed"
-    """Nobody has the address, or it was proven meanwhile."""
+    """Nobody has the address, or it was proven meanwhile: nothing is kept of it."""
     REFUSED = "refused"
     """The provider takes no mail for this address."""
     TOO_LATE = "too_late"

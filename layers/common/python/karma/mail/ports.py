@@ -38,8 +38,8 @@ class Outbox(Protocol):
         """Read a mail, strongly consistent."""
         ...
 
-    def close(self, mail_id: str, state: MailState, *, now: datetime) -> None:
-        """Give a pending mail its final state and forget its address; a closed one stays as it is."""
+    def close(self, mail: Mail, state: MailState, *, now: datetime) -> None:
+        """Give a pending mail its final state and forget its address; one that was not needed is forgotten whole."""
         ...
 
     def due(self, now: datetime, *, limit: int) -> list[Due]:

@@ -2,7 +2,8 @@
 
 | item | pk | sk | gsi1pk | gsi1sk |
 | --- | --- | --- | --- | --- |
-| mail | MAIL#<id> | MAIL | MAIL#PENDING | <due, ISO>#<id>, while it is pending |
+| mail, pending | MAIL#<id> | MAIL | MAIL#PENDING | <due, ISO>#<id> |
+| mail, closed | MAIL#<id> | MAIL | USER#<user id> | MAIL#<id> |
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import datetime, timedelta
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import get, put, query, update
+from karma.core.dynamo.access import delete, get, put, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.ids import UserId
@@ -34,7 +35,7 @@ class MailTable(Item):
 
 
 class MailItem(MailTable, discriminator="mail"):
-    """A mail; in gsi1 while it is pending."""
+    """A mail."""
 
     kind = UnicodeAttribute()
     user_id = UnicodeAttribute(null=True)
@@ -59,21 +60,29 @@ class OutboxRepository:
         item = get(MailItem, _key(mail_id), consistent=True)
         return _mail(item) if item else None
 
-    def close(self, mail_id: str, state: MailState, *, now: datetime) -> None:
-        """Give a pending mail its final state and forget its address; a closed one stays as it is."""
+    def close(self, mail: Mail, state: MailState, *, now: datetime) -> None:
+        """Give a pending mail its final state and forget its address; one that was not needed is forgotten whole.
+
+        A closed one stays as it is. It is listed under its account, with which it goes.
+        """
+        item, pending = MailItem(*_key(mail.id)), MailItem.state == MailState.PENDING.value
+        listed = (
+            [MailItem.gsi1pk.set(f"USER#{mail.user_id}"), MailItem.gsi1sk.set(item.pk)]
+            if mail.user_id
+            else [MailItem.gsi1pk.remove(), MailItem.gsi1sk.remove()]
+        )
+        closing = [
+            MailItem.state.set(state.value),
+            MailItem.updated_at.set(iso(now)),
+            MailItem.expires_at.set(epoch_ms(now + _KEEP) // 1000),
+            MailItem.to.remove(),
+            *listed,
+        ]
         try:
-            update(
-                MailItem(*_key(mail_id)),
-                [
-                    MailItem.state.set(state.value),
-                    MailItem.updated_at.set(iso(now)),
-                    MailItem.expires_at.set(epoch_ms(now + _KEEP) // 1000),
-                    MailItem.to.remove(),
-                    MailItem.gsi1pk.remove(),
-                    MailItem.gsi1sk.remove(),
-                ],
-                MailItem.state == MailState.PENDING.value,
-            )
+            if state is MailState.NOT_NEEDED:
+                delete(item, pending)
+            else:
+                update(item, closing, pending)
         except ConditionFailed:
             return
 

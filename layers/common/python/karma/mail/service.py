@@ -78,7 +78,7 @@ class Courier:
         if mail is None or mail.state is not MailState.PENDING:
             return mail.state if mail else None
         state = self._send(mail)
-        self._outbox.close(mail.id, state, now=self._clock.now())
+        self._outbox.close(mail, state, now=self._clock.now())
         count("MailRefused" if state is MailState.REFUSED else "MailClosed", kind=mail.kind.value, state=state.value)
         return state
 

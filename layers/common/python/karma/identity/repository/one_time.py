@@ -23,6 +23,7 @@ from karma.identity.repository.items import (
     deletion,
     email_key,
     one_time_key,
+    owned_pk,
     user_key,
 )
 from karma.mail import outbox
@@ -45,6 +46,8 @@ class OneTimeRepository:
                 created_at=iso(now),
                 updated_at=iso(now),
                 expires_at=deletion(token.expires_at),
+                gsi1pk=owned_pk(token.user_id),
+                gsi1sk=f"ONETIME#{token.hash}",
             )
         )
 
