@@ -77,7 +77,9 @@ class MemoryAccounts(MemoryIdentities):
         self, token: OneTimeToken, *, old_email: str, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
     ) -> bool:
         user = self.users.get(token.user_id)
-        if self.one_time[token.hash].used or user is None or user.email != old_email or _overtaken(token, user):
+        if token.email == old_email or self.one_time[token.hash].used:
+            return False
+        if user is None or user.email != old_email or _overtaken(token, user):
             return False
         if self.find_by_email(token.email):
             raise AlreadyExists("email is already registered")

@@ -9,7 +9,7 @@ from karma.core.errors import AlreadyExists, Forbidden, Gone, NotFound, StaleVer
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import NOWHERE, AuditEvent, Source
 from karma.identity.domain import Locale, ProfileChange, Role, User
-from karma.mail.domain import MailKind, MailState
+from karma.mail.domain import MailState
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
@@ -223,14 +223,16 @@ class TestChangeEmail:
         with pytest.raises(Gone):
             world.accounts.verify_email(token=token, source=SOURCE)
 
-    def test_takes_one_address_of_two(self, world: AccountWorld, ada: User) -> None:
-        self.ask(world, ada, "one@example.com")
-        token = world.token_for("one@example.com")
-        world.accounts.verify_email(token=token, source=SOURCE)
-        with pytest.raises(Gone):
-            world.accounts.verify_email(token=token, source=SOURCE)
-        assert world.outbox.mails
-        assert {mail.kind for mail in world.outbox.mails.values()} >= {MailKind.CONFIRM_NEW_EMAIL}
+    def test_happens_once_however_many_links_were_sent(self, world: AccountWorld, ada: User) -> None:
+        tokens = []
+        for _ in range(2):
+            self.ask(world, ada, "one@example.com")
+            tokens.append(world.token_for("one@example.com"))
+        world.accounts.verify_email(token=tokens[0], source=SOURCE)
+        for token in tokens:
+            with pytest.raises(Gone):
+                world.accounts.verify_email(token=token, source=SOURCE)
+        assert world.identities.users[ada.id].email == "one@example.com"
 
 
 class TestAccount:

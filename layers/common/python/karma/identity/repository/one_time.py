@@ -106,11 +106,14 @@ class OneTimeRepository:
     ) -> bool:
         """Give the account the token's address, verified, and free the old one.
 
-        False when the token is used, the account left `old_email`, or all its sessions ended since it was asked for.
+        False when the token is used, the account left `old_email` or has moved already by another token, or all its
+        sessions ended since it was asked for.
 
         Raises:
             AlreadyExists: another account has taken the address meanwhile.
         """
+        if token.email == old_email:
+            return False
         tx = _spend(token, now)
         tx.delete(EmailGuard(*email_key(old_email)), EmailGuard.user_id == token.user_id)
         guard = EmailGuard(*email_key(token.email), user_id=token.user_id, created_at=iso(now))
