@@ -11,7 +11,7 @@ from karma.core.dynamo.counters import CounterAttributes, counter_key, fold
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists, Gone
+from karma.core.errors import AlreadyExists, Gone, NotFound
 
 
 class ShelfItem(Item):
@@ -156,14 +156,29 @@ class TestTransactions:
 class TestCounters:
     def test_a_record_counts_once_and_in_order(self) -> None:
         key = counter_key("SHELF#1", "books")
-        assert fold(ShelfCounter(*key), change=1, sequence_number="100")
-        assert fold(ShelfCounter(*key), change=1, sequence_number="1000")
-        assert not fold(ShelfCounter(*key), change=1, sequence_number="1000")
-        assert not fold(ShelfCounter(*key), change=1, sequence_number="100")
-        assert fold(ShelfCounter(*key), change=-1, sequence_number="1001")
+
+        def count(change: int, sequence_number: str) -> bool:
+            return fold(
+                ShelfCounter(*key), change=change, sequence_number=sequence_number, require_parent=lambda _: None
+            )
+
+        assert count(1, "100")
+        assert count(1, "1000")
+        assert not count(1, "1000")
+        assert not count(1, "100")
+        assert count(-1, "1001")
         counter = get(ShelfCounter, key)
         assert counter is not None
         assert counter.value == 1
+
+    def test_none_is_made_for_an_owner_who_is_gone(self) -> None:
+        key = counter_key("SHELF#1", "books")
+
+        def require_shelf(tx: Transaction) -> None:
+            tx.check(BookItem, Key("SHELF#1", "PARENT"), BookItem.pk.exists(), on_fail=NotFound("no such shelf"))
+
+        assert not fold(ShelfCounter(*key), change=1, sequence_number="100", require_parent=require_shelf)
+        assert get(ShelfCounter, key) is None
 
 
 def test_clients_are_made_again_after_a_reset(eventually: Callable[..., object]) -> None:

@@ -105,7 +105,7 @@ class TestAForgottenPassword:
 
         seen = []
         for service in ("dynamodb", "sqs"):
-            aws.client(service).meta.events.register("before-call", note)  # type: ignore[call-overload]
+            aws.client(service).meta.events.register("before-call", note)
         for email in ("ada@example.com", "nobody@example.com", "ada@example.com"):
             answer = api.call("POST", f"{V1}/auth/forgot-password", {"email": email})
             seen.append((answer.status, answer.data, tuple(calls)))

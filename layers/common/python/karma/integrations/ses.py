@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import botocore.exceptions
 
 from karma.core import aws
 from karma.mail.domain import Letter
 from karma.mail.ports import MailRefused, MailUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_sesv2.type_defs import MessageTypeDef
 
 _UTF8 = "UTF-8"
 
@@ -26,7 +31,7 @@ class SesSender:
             MailUnavailable: SES did not take it, or did not answer; it may be sent again.
             MailRefused: the address cannot be written to.
         """
-        content = {
+        content: MessageTypeDef = {
             "Subject": {"Data": letter.subject, "Charset": _UTF8},
             "Body": {
                 "Text": {"Data": letter.text, "Charset": _UTF8},
