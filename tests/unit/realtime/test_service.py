@@ -91,7 +91,9 @@ class TestASubscription:
         with pytest.raises(Forbidden):
             world.connections.subscribe("c1", f"user:{new_id()}")
 
-    @pytest.mark.parametrize("name", ["", "device", "device:", "device:#", "run:01a201be-3567-787e-99b4-6db7735f5850", "device:" + "x" * 36])
+    @pytest.mark.parametrize(
+        "name", ["", "device", "device:", "device:#", "run:01a201be-3567-787e-99b4-6db7735f5850", "device:" + "x" * 36]
+    )
     def test_to_what_is_no_channel_is_not_found(self, world: World, name: str) -> None:
         with pytest.raises(NotFound):
             world.connections.subscribe("c1", name)
