@@ -45,6 +45,8 @@ class MemoryBilling:
     guards: dict[str, UserId] = field(default_factory=dict)
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
+    buried: set[str] = field(default_factory=set)
+    """Their customers."""
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
         there = self.events.get(arrival.id)
@@ -127,7 +129,14 @@ class MemoryBilling:
         if user_id in self.gone:
             raise AccountGone(user_id)
 
+    def bury_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
+        if self.customers.get(customer_id, user_id) == user_id:
+            self.customers.pop(customer_id, None)
+            self.buried.add(customer_id)
+
     def user_of_customer(self, customer_id: str) -> UserId | None:
+        if customer_id in self.buried:
+            raise AccountGone
         return self.customers.get(customer_id)
 
     def owner_of(self, stripe_subscription_id: str) -> UserId | None:

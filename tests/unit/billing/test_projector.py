@@ -269,3 +269,51 @@ def test_workers_that_interleave_end_in_the_last_state(statuses: list[str], data
         except SubscriptionBusy:
             waiting.insert(0, event_id)
     assert world.subscription().stripe_status == statuses[-1]
+
+
+class TestADeletedAccount:
+    def test_gets_no_row_and_its_event_is_forgotten(self) -> None:
+        world = World()
+        world.sell()
+        world.projector.handle(world.arrive())
+        world.store.gone.add(ALICE)
+        event_id = world.arrive()
+        version = world.store.row(ALICE).version
+        assert world.projector.handle(event_id) == "the account was deleted"
+        assert event_id not in world.store.events
+        assert world.store.row(ALICE).version == version
+
+    def test_is_not_charged_for_what_it_bought_before(self) -> None:
+        world = World()
+        world.sell(user_id=ALICE)
+        world.store.gone.add(ALICE)
+        world.projector.handle(world.arrive())
+        assert world.stripe.subscriptions["sub_1"].status == "canceled"
+        assert world.store.customers == {}
+
+    def test_is_known_by_its_customer_when_nothing_else_names_it(self) -> None:
+        world = World()
+        world.store.gone.add(ALICE)
+        world.sell(user_id=ALICE)
+        world.projector.handle(world.arrive())
+        world.stripe.subscriptions.clear()
+        event_id = world.arrive("customer.subscription.deleted")
+        assert world.projector.handle(event_id) == "the account was deleted"
+        assert world.store.events == {}
+        assert world.store.unlinked == set()
+
+    def test_is_told_from_one_that_never_was(self) -> None:
+        world = World()
+        world.sell()
+        world.projector = EventProjector(
+            inbox=world.store,
+            subscriptions=world.store,
+            payments=world.stripe,
+            clock=Clock(),
+            was_deleted=lambda _: False,
+        )
+        world.store.gone.add(ALICE)
+        event_id = world.arrive()
+        assert world.projector.handle(event_id).startswith("unlinked")
+        assert event_id in world.store.unlinked
+        assert "cus_1" in world.stripe.customers

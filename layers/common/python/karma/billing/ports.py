@@ -121,6 +121,10 @@ class Subscriptions(Protocol):
         """
         ...
 
+    def bury_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
+        """Remember that the account was deleted whose customer it is, or would be; another's stays as it is."""
+        ...
+
     def save_and_close(
         self, subscription: Subscription, *, seen: Row, claim: bool, event_id: str, at: datetime, note: str
     ) -> bool:
@@ -147,4 +151,8 @@ class Payments(Protocol):
 
     def customer(self, customer_id: str) -> StripeCustomer | None:
         """Fetch a customer; None when deleted or unknown."""
+        ...
+
+    def delete_customer(self, customer_id: str) -> None:
+        """Delete a customer, and thereby end its subscriptions; an unknown one is deleted already."""
         ...

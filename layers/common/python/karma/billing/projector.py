@@ -81,7 +81,7 @@ class EventProjector:
         try:
             return self._follow(event, hint)
         except AccountGone as gone:
-            return self._drop(event, gone)
+            return self._drop(event, hint, gone)
 
     def _follow(self, event: InboxEvent, hint: Hint) -> str:
         customer_id, user_id = self._parties(hint)
@@ -151,10 +151,15 @@ class EventProjector:
             return customer_id, named
         return customer_id, self._subscriptions.user_of_customer(customer_id)
 
-    def _drop(self, event: InboxEvent, gone: AccountGone) -> str:
-        if gone.user_id is not None and not self._was_deleted(gone.user_id):
-            count("BillingUnlinked")
-            return self._close(event, "unlinked: there is no such user", unlinked=True)
+    def _drop(self, event: InboxEvent, hint: Hint, gone: AccountGone) -> str:
+        if gone.user_id is not None:
+            if not self._was_deleted(gone.user_id):
+                count("BillingUnlinked")
+                return self._close(event, "unlinked: there is no such user", unlinked=True)
+            if hint.customer_id:
+                # Bought before the account was deleted, heard of after it: nobody else would end it.
+                self._payments.delete_customer(hint.customer_id)
+                self._subscriptions.bury_customer(hint.customer_id, gone.user_id, at=self._clock.now())
         self._inbox.forget(event.id)
         count("BillingAccountGone")
         return "the account was deleted"

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from karma.billing.ports import Payments
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.clock import Clock
 from karma.core.purge import Purge
-
-
-class Customers(Protocol):
-    """Stripe's side; integrations.stripe.StripeGateway is the real one."""
-
-    def delete_customer(self, customer_id: str) -> None:
-        """Delete a customer, and thereby end its subscriptions; an unknown one is deleted already.
-
-        Raises:
-            PaymentsUnavailable, PaymentsDisabled: not known.
-        """
-        ...
 
 
 class BillingPurge:
@@ -26,7 +13,7 @@ class BillingPurge:
 
     name = "billing"
 
-    def __init__(self, *, subscriptions: SubscriptionRepository, payments: Customers, clock: Clock) -> None:
+    def __init__(self, *, subscriptions: SubscriptionRepository, payments: Payments, clock: Clock) -> None:
         self._subscriptions = subscriptions
         self._payments = payments
         self._clock = clock
@@ -43,5 +30,5 @@ class BillingPurge:
             if purge.over():
                 return False
             self._payments.delete_customer(customer_id)
-            self._subscriptions.unlink_customer(customer_id, purge.user_id, at=self._clock.now())
+            self._subscriptions.bury_customer(customer_id, purge.user_id, at=self._clock.now())
         return self._subscriptions.purge(purge)

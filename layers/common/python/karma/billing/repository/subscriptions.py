@@ -11,7 +11,7 @@ from karma.billing.repository.inbox import KEEP, blank_event, closing_actions, o
 from karma.billing.repository.items import BillingItem, CustomerItem, GuardItem, SubscriptionItem
 from karma.billing.repository.keys import customer_id_of, customer_key, guard_key, subscription_key, user_pk
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import get, upsert
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key, bind
 from karma.core.dynamo.partitions import empty, pages
@@ -123,8 +123,11 @@ class SubscriptionRepository:
         linked = pages(BillingItem, user_pk(user_id), prefix="CUSTOMER#", index=BillingItem.gsi1)
         return named | {customer_id_of(key.pk) for page in linked for key in page}
 
-    def unlink_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
-        """Leave a link without its user: events of the customer may come for days."""
+    def bury_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
+        """Remember that the account was deleted whose customer it is, or would be: its events may come for days.
+
+        Another user's stays as it is.
+        """
         key = customer_key(customer_id)
         actions = [
             CustomerItem.user_id.remove(),
@@ -133,7 +136,11 @@ class SubscriptionRepository:
             CustomerItem.expires_at.set(int((at + KEEP).timestamp())),
         ]
         try:
-            update(CustomerItem(key.pk, key.sk), actions, CustomerItem.user_id == user_id)
+            upsert(
+                CustomerItem(key.pk, key.sk),
+                actions,
+                CustomerItem.pk.does_not_exist() | (CustomerItem.user_id == user_id),
+            )
         except ConditionFailed:
             return
 

@@ -24,10 +24,12 @@ from karma.identity.repository.items import (
     EmailGuard,
     HoldingsItem,
     IdentityItem,
+    NameItem,
     SessionItem,
     UserItem,
     email_key,
     holdings_key,
+    name_key,
     tombstone_key,
     user_key,
 )
@@ -80,6 +82,7 @@ class DeletionRepository:
         )
         stale = StaleVersion("The account was changed at the same moment; try again")
         tx.delete(UserItem(*user_key(user_id)), UserItem.version == leaving.version, on_fail=stale)
+        tx.delete(NameItem(*name_key(user_id)))
         guard = EmailGuard(*email_key(leaving.email))
         tx.delete(guard, EmailGuard.pk.does_not_exist() | (EmailGuard.user_id == user_id), on_fail=stale)
         audit.append(tx, entry)

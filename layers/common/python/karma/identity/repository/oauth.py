@@ -12,6 +12,7 @@ from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import User
 from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+from karma.identity.parent import require_account_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     LoginCodeItem,
@@ -113,8 +114,14 @@ class OAuthRepository:
         return True
 
     def create_login_code(self, code: LoginCode, *, now: datetime) -> None:
-        """Store a code that was just made."""
-        put(
+        """Store a code that was just made.
+
+        Raises:
+            AccountGone: the account is deleted.
+        """
+        tx = Transaction()
+        require_account_in(tx, code.user_id)
+        tx.put(
             LoginCodeItem(
                 *login_code_key(code.hash),
                 user_id=code.user_id,
@@ -127,6 +134,7 @@ class OAuthRepository:
                 gsi1sk=f"LOGINCODE#{code.hash}",
             )
         )
+        tx.commit()
 
     def take_login_code(self, code_hash: str, *, now: datetime) -> LoginCode | None:
         """Use up a code; None when it is unknown, used or expired."""

@@ -8,13 +8,14 @@ from datetime import datetime
 from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, put
+from karma.core.dynamo.access import get
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.one_time import OneTimeToken, Purpose
+from karma.identity.parent import require_account_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     EmailGuard,
@@ -34,8 +35,14 @@ class OneTimeRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
     def create_token(self, token: OneTimeToken, *, now: datetime) -> None:
-        """Store a token that was just made."""
-        put(
+        """Store a token that was just made.
+
+        Raises:
+            AccountGone: the account is deleted.
+        """
+        tx = Transaction()
+        require_account_in(tx, token.user_id)
+        tx.put(
             OneTimeTokenItem(
                 *one_time_key(token.hash),
                 purpose=token.purpose.value,
@@ -50,6 +57,7 @@ class OneTimeRepository:
                 gsi1sk=f"ONETIME#{token.hash}",
             )
         )
+        tx.commit()
 
     def find_token(self, token_hash: str) -> OneTimeToken | None:
         """Read a token, used or not."""
