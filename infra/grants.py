@@ -151,7 +151,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.MAIL: (
         Grant("queue/mail", CONSUME),
-        Grant("table/identity", (GET, PUT, UPDATE)),
+        Grant("table/identity", (GET, PUT, UPDATE, DELETE, CHECK)),
         Grant("ses/sender", ("ses:SendEmail",)),
         Grant("ses/configuration", ("ses:SendEmail",)),
     ),

@@ -195,7 +195,13 @@ class World:
         )
 
     def authenticator(self) -> Authenticator:
-        return Authenticator(users=UserRepository(), api_keys=ApiKeyRepository(), key_ring=lambda: RING, clock=CLOCK)
+        return Authenticator(
+            users=UserRepository(),
+            api_keys=ApiKeyRepository(),
+            key_ring=lambda: RING,
+            newer_key_ring=lambda: RING,
+            clock=CLOCK,
+        )
 
 
 class Account:
@@ -215,7 +221,7 @@ class Account:
         )
         self.device: Created = world.devices.create(self.user_id, new_device(), csr=world.csr)
         self.key = world.api_keys.create_api_key(
-            self.caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token=None
+            self.caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token=None, source=HOME
         ).secret
         user = UserRepository().read_user(self.user_id)
         assert user is not None
@@ -308,7 +314,7 @@ class Account:
             world.connections.subscribe(f"conn-{self.user_id}", f"user:{self.user_id}")
         with clean:
             world.api_keys.create_api_key(
-                self.caller, name="more", scopes=frozenset({"*"}), expires_at=None, request_token="once"
+                self.caller, name="more", scopes=frozenset({"*"}), expires_at=None, request_token="once", source=HOME
             )
 
     def stay(self) -> None:
