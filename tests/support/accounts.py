@@ -19,7 +19,13 @@ def open_account(table: str, user_id: str = "", *, email: str = "", password_has
         email, now = email or f"{user_id}@example.com", iso(datetime.now(UTC))
         put(EmailGuard(*email_key(email), user_id=user_id, created_at=now))
         user = UserItem(
-            *user_key(user_id), id=user_id, email=email, name="Ada", password_hash=password_hash, created_at=now
+            *user_key(user_id),
+            id=user_id,
+            email=email,
+            email_verified=True,
+            name="Ada",
+            password_hash=password_hash,
+            created_at=now,
         )
         user.updated_at = now
         put(user)

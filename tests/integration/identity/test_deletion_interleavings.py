@@ -52,7 +52,6 @@ from karma.devices.ingest import Message as Publication
 from karma.devices.parent import DeviceParent
 from karma.devices.ports import Registry
 from karma.devices.purge import DevicesPurge
-from karma.devices.repository import leftovers
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
@@ -62,7 +61,7 @@ from karma.devices.service import Created, DeviceService
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.files.service import FileService
-from karma.identity.api_keys import ApiKeyService
+from karma.identity.api_keys import ApiKeyService, NewApiKey
 from karma.identity.audit import NOWHERE, Source
 from karma.identity.authentication import Authenticator
 from karma.identity.deletion import SETTLES_AFTER, AccountDeletion, Cascade
@@ -143,7 +142,9 @@ class World:
             clock=CLOCK,
             was_deleted=lambda user_id: was_deleted(user_id, at=CLOCK.now()),
         )
-        self.api_keys = ApiKeyService(api_keys=ApiKeyRepository(), clock=CLOCK, on_change=lambda _: None)
+        self.api_keys = ApiKeyService(
+            api_keys=ApiKeyRepository(), owners=UserRepository(), clock=CLOCK, on_change=lambda _: None
+        )
         self.sessions = SessionService(
             accounts=UserRepository(),
             sessions=SessionRepository(),
@@ -163,14 +164,14 @@ class World:
             clock=CLOCK,
             on_change=lambda _: None,
         )
-        # As functions/background/deletion.py, but for Stripe.
+        # As functions/background/deletion.py, but for Stripe, and for samples of today alone.
         self.cascade = Cascade(
             [
                 AgentsPurge(store=self.runs, clock=CLOCK),
                 BillingPurge(subscriptions=self.subscriptions, payments=self.stripe, clock=CLOCK),
                 DevicesPurge(
                     devices=self.rows,
-                    leftovers=LeftoverRepository(tables["devices"], tables["telemetry"]),
+                    leftovers=LeftoverRepository(tables["devices"], tables["telemetry"], retention_s=0),
                     registry=self.registry,
                     clock=CLOCK,
                     others=(FileLeftovers(files, self.bucket),) if self.whole else (),
@@ -205,10 +206,13 @@ class World:
 
 
 class Account:
-    """One person with a device, a run under way, a subscription, an API key and a session."""
+    """One person, and some of what may happen to them: a seed decides which."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, seed: int) -> None:
         self.world = world
+        order = random.Random(seed)
+        everything = [self.publish, self.talk, self.pay, self.automate, self.stay, self.count_devices]
+        self.beside = order.sample(everything, k=order.randint(1, 4))
         self.user_id = open_account(world.stack.tables["identity"], password_hash="now:secret words")
         self.caller = Caller(
             user_id=self.user_id,
@@ -219,20 +223,31 @@ class Account:
             name="Ada",
             avatar=None,
         )
-        self.device: Created = world.devices.create(self.user_id, new_device(), csr=world.csr)
-        self.key = world.api_keys.create_api_key(
-            self.caller, name="ci", scopes=frozenset({"*"}), expires_at=None, request_token=None, source=HOME
-        ).secret
-        user = UserRepository().read_user(self.user_id)
-        assert user is not None
-        self.user = user
-        self.refresh_token = world.sessions.start(user, method="password", source=HOME, now=CLOCK.now()).refresh_token
         self.run = RunKey(self.user_id, RunId("r1"))
         self.thread = ThreadKey(self.user_id, ThreadId("t1"))
         number = self.user_id.replace("-", "")
         self.customer_id, self.subscription_id = f"cus_{number}", f"sub_{number}"
         world.stripe.subscriptions[self.subscription_id] = stripe_subscription(
             id=self.subscription_id, customer_id=self.customer_id, user_id=self.user_id
+        )
+        self.device: Created = world.devices.create(self.user_id, new_device(), csr=world.csr)
+        self.key = ""
+        if self.automate in self.beside:
+            self.key = self.new_key("once").secret
+        if self.stay in self.beside:
+            user = UserRepository().read_user(self.user_id)
+            assert user is not None
+            self.user, now = user, CLOCK.now()
+            self.refresh_token = world.sessions.start(user, method="password", source=HOME, now=now).refresh_token
+
+    def new_key(self, request_token: str) -> NewApiKey:
+        return self.world.api_keys.create_api_key(
+            self.caller,
+            name="ci",
+            scopes=frozenset({"*"}),
+            expires_at=None,
+            request_token=request_token,
+            source=HOME,
         )
 
     # What happens, each as the function does it.
@@ -313,9 +328,7 @@ class Account:
             world.connections.connect(f"conn-{self.user_id}", ticket)
             world.connections.subscribe(f"conn-{self.user_id}", f"user:{self.user_id}")
         with clean:
-            world.api_keys.create_api_key(
-                self.caller, name="more", scopes=frozenset({"*"}), expires_at=None, request_token="once", source=HOME
-            )
+            self.new_key("twice")
 
     def stay(self) -> None:
         """A session that goes on, and another one that begins."""
@@ -331,11 +344,8 @@ class Account:
         counting.apply(RowChange(*key, sequence_number="1" * 21, was_active=False, is_active=True))
         counting.apply(RowChange(*key, sequence_number="2" * 21, was_active=True, is_active=False))
 
-    def actors(self, seed: int) -> dict[str, Callable[[], None]]:
-        """The deletion, and some of what may happen beside it."""
-        others = [self.publish, self.talk, self.pay, self.automate, self.stay, self.count_devices]
-        some = random.Random(seed).sample(others, k=random.Random(seed).randint(2, len(others)))
-        return {"delete": self.delete, **{act.__name__: cleanly(act) for act in some}}
+    def actors(self) -> dict[str, Callable[[], None]]:
+        return {"delete": self.delete, **{act.__name__: cleanly(act) for act in self.beside}}
 
     def settle(self) -> None:
         """Let the time pass in which anything of that moment may still write; then the deletion ends."""
@@ -353,11 +363,12 @@ class Account:
 
     def deliver_again(self) -> None:
         """Everything that comes at least once, comes once more."""
-        for act in (self.publish, self.talk, self.pay, self.stay, self.count_devices):
+        for act in self.beside:
             cleanly(act)()
         assert Inspector(self.world.runs, CLOCK).look(self.run) is None
-        with pytest.raises(Unauthenticated):
-            self.world.authenticator().authenticate(None, self.key)
+        if self.key:
+            with pytest.raises(Unauthenticated):
+                self.world.authenticator().authenticate(None, self.key)
         with pytest.raises(NotFound):
             self.world.tickets.issue(self.caller)
         assert self.world.cascade.advance(self.user_id)
@@ -372,9 +383,7 @@ def cleanly(act: Callable[[], None]) -> Callable[[], None]:
 
 
 @pytest.fixture
-def worlds(stack: Any, monkeypatch: pytest.MonkeyPatch) -> dict[bool, World]:
-    # The samples of these accounts are of today: a month of partitions need not be asked for.
-    monkeypatch.setattr(leftovers, "RAW_RETENTION_S", 0)
+def worlds(stack: Any) -> dict[bool, World]:
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
     stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -390,13 +399,13 @@ def test_in_whatever_order_only_tombstones_are_left(stack: Any, request: Any) ->
         seeds: dict[UserId, int] = {}
         orders: set[tuple[str, ...]] = set()
         for seed in range(INTERLEAVINGS):
-            account = Account(worlds[seed % WHOLE_EVERY == 0])
+            account = Account(worlds[seed % WHOLE_EVERY == 0], seed)
             seeds[account.user_id] = seed
-            orders.add(tuple(turns.play(seed, account.actors(seed))))
+            orders.add(tuple(turns.play(seed, account.actors())))
             account.settle()
             account.deliver_again()
 
-    assert len(orders) == INTERLEAVINGS
+    assert len(orders) > 0.9 * INTERLEAVINGS
     left = [
         (name, item)
         for name, table in stack.tables.items()
