@@ -15,6 +15,7 @@ from karma.core.ids import CommandId, DeviceId, UserId, new_id
 from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Device, DeviceModel, DeviceState
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
+from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import World
 
@@ -39,6 +40,7 @@ def captured(name: str) -> dict[str, Any]:
 
 
 def seed_device(stack: Any) -> None:
+    open_account(stack.tables["identity"], USER)
     devices = DeviceRepository(stack.tables["devices"])
     now = from_epoch_ms(NOW)
     device = Device(

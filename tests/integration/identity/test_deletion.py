@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from karma.core.clock import SystemClock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.service import DeviceService
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import SETTLES_AFTER, TOMBSTONE_TTL
 from karma.identity.holdings import AccountHolds, Holding, hold, release
 from karma.identity.parent import AccountGone, require_account_in, was_deleted
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import IdentityItem
+from karma.integrations.iot import IotRegistry
+from karma.realtime.domain import Ticket
+from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from tests.support.accounts import open_account
+from tests.support.crash import CrashTest
+from tests.support.devices import new_device
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -44,11 +54,11 @@ def kinds(stack: Any) -> Callable[[], list[str]]:
     return read
 
 
-def begin(deletions: DeletionRepository, user_id: UserId) -> None:
+def begin(deletions: DeletionRepository, user_id: UserId, *, at: datetime = NOW) -> None:
     leaving = deletions.leaving(user_id)
     assert leaving is not None
-    entry = AuditEntry(user_id=user_id, event=AuditEvent.DELETION_REQUESTED, at=NOW, actor_id=user_id)
-    deletions.begin(leaving, entry=entry, due_at=NOW + timedelta(minutes=2))
+    entry = AuditEntry(user_id=user_id, event=AuditEvent.DELETION_REQUESTED, at=at, actor_id=user_id)
+    deletions.begin(leaving, entry=entry, due_at=at + timedelta(minutes=2))
 
 
 def committed(*steps: Callable[[Transaction], None]) -> None:
@@ -165,3 +175,47 @@ class TestTheListOfWork:
         assert not deletions.postpone(user_id, due_at=NOW, waits_for=None)
         deletions.finish(user_id, at=NOW, forget_at=NOW)
         assert deletions.get(user_id) is None
+
+
+def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
+    stack: Any, deletions: DeletionRepository, sqs_event: Callable[..., dict[str, Any]]
+) -> None:
+    """The last go of all: what an earlier one removes is removed by it as well."""
+    iot, user_id = stack.aws("iot"), UserId(new_id())
+    document = json.dumps({"Version": "2012-10-17", "Statement": []})
+    iot.create_policy(policyName="karma-device", policyDocument=document)
+
+    def seed() -> dict[str, Any]:
+        open_account(stack.tables["identity"], user_id)
+        bind(RealtimeItem, stack.tables["realtime"])
+        registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
+        devices = DeviceService(DeviceRepository(stack.tables["devices"]), registry, SystemClock())
+        devices.create(user_id, new_device(serial_number="EOS-1"))
+        RealtimeRepository().put_ticket(Ticket(hash="t" * 64, user_id=user_id, expires_at=NOW), now=NOW)
+        begin(deletions, user_id, at=datetime.now(UTC) - 2 * SETTLES_AFTER)
+        return sqs_event([user_id])
+
+    def left_in_iot() -> tuple[Any, ...]:
+        on = [each for each in iot.list_certificates()["certificates"] if each["status"] == "ACTIVE"]
+        return on, iot.list_things()["things"]
+
+    stack.use("deletion")
+    report = CrashTest(
+        entry=f"{Path(__file__).with_name('deletion_entry.py')}:handle",
+        aws=stack.aws,
+        tables=stack.tables.values(),
+        seed=seed,
+        normalise=lambda item: {"type": item["type"], "sk": item["sk"]},
+        other_state=left_in_iot,
+        accept=lambda answer: answer == {"batchItemFailures": []},
+        max_calls=80,
+    ).run()
+
+    left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
+    assert (left, left_in_iot()) == ({"account_tombstone"}, ([], []))
+    assert "after dynamodb.BatchWriteItem" in " ".join(report.at)
+
+
+def scan(stack: Any, table: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
+    return items
