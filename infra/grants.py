@@ -133,7 +133,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", REMOVE_LISTED),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE, BATCH_WRITE)),
         Grant("index/agents", (QUERY,)),
-        Grant("table/billing", (GET, QUERY, BATCH_WRITE)),
+        Grant("table/billing", (GET, QUERY, UPDATE, BATCH_WRITE)),
         Grant("index/billing", (QUERY,)),
         Grant("table/realtime", (QUERY, BATCH_WRITE)),
         Grant("index/realtime", (QUERY,)),
@@ -147,7 +147,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("any/streams", ("dynamodb:ListStreams",)),
         Grant("queue/router-failures", SEND),
         Grant("table/identity", (CHECK,)),
-        Grant("table/devices", (PUT, UPDATE)),
+        Grant("table/devices", (UPDATE,)),
     ),
     FunctionName.MAIL: (
         Grant("queue/mail", CONSUME),

@@ -14,8 +14,9 @@ from karma.identity.repository.items import EmailGuard, IdentityItem, UserItem, 
 def open_account(table: str, user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
     """Store an account, of an id of the test's own when one is given; one that is there stays as it is."""
     bind(IdentityItem, table)
+    is_new = not user_id
     user_id = UserId(user_id or new_id())
-    if get(UserItem, user_key(user_id), consistent=True) is None:
+    if is_new or get(UserItem, user_key(user_id), consistent=True) is None:
         email, now = email or f"{user_id}@example.com", iso(datetime.now(UTC))
         put(EmailGuard(*email_key(email), user_id=user_id, created_at=now))
         user = UserItem(

@@ -191,5 +191,5 @@ def _steady(item: dict[str, Any]) -> dict[str, Any]:
     """Tickets are drawn anew in each run."""
     kept = {name: value for name, value in item.items() if name not in {"expires_at", "valid_until"}}
     if kept["type"] == "ticket":
-        kept["pk"] = "TICKET"
+        kept["pk"] = kept["gsi1sk"] = "TICKET"
     return kept

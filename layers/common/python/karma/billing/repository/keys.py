@@ -21,6 +21,7 @@ from karma.core.clock import iso
 UNHANDLED = "INBOX#UNHANDLED"
 UNLINKED = "INBOX#UNLINKED"
 EVENT_DISCRIMINATOR = "stripe_event"
+CUSTOMER_PREFIX = "CUSTOMER#"
 
 
 class BillingKey(NamedTuple):
@@ -57,12 +58,12 @@ def guard_key(stripe_subscription_id: str) -> BillingKey:
 
 def customer_key(stripe_customer_id: str) -> BillingKey:
     """Key of the link from a Stripe customer to our user."""
-    return BillingKey(f"CUSTOMER#{stripe_customer_id}", "USER")
+    return BillingKey(f"{CUSTOMER_PREFIX}{stripe_customer_id}", "USER")
 
 
 def customer_id_of(pk: str) -> str:
     """Inverse of `customer_key`."""
-    return pk.removeprefix("CUSTOMER#")
+    return pk.removeprefix(CUSTOMER_PREFIX)
 
 
 def inbox_sort_key(moment: datetime, event_id: str) -> str:

@@ -9,12 +9,19 @@ from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.repository.inbox import KEEP, blank_event, closing_actions, open_condition
 from karma.billing.repository.items import BillingItem, CustomerItem, GuardItem, SubscriptionItem
-from karma.billing.repository.keys import customer_id_of, customer_key, guard_key, subscription_key, user_pk
+from karma.billing.repository.keys import (
+    CUSTOMER_PREFIX,
+    customer_id_of,
+    customer_key,
+    guard_key,
+    subscription_key,
+    user_pk,
+)
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, upsert
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key, bind
-from karma.core.dynamo.partitions import empty, pages
+from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.core.purge import Purge
@@ -67,7 +74,7 @@ class SubscriptionRepository:
                 created_at=iso(at),
                 updated_at=iso(at),
                 gsi1pk=user_pk(user_id),
-                gsi1sk=f"CUSTOMER#{customer_id}",
+                gsi1sk=key.pk,
             )
         )
         try:
@@ -120,8 +127,8 @@ class SubscriptionRepository:
         """Read a user's customers, eventually consistent but for the one of the row."""
         row = self.row(user_id).subscription
         named = {row.stripe_customer_id} if row is not None and row.stripe_customer_id else set()
-        linked = pages(BillingItem, user_pk(user_id), prefix="CUSTOMER#", index=BillingItem.gsi1)
-        return named | {customer_id_of(key.pk) for page in linked for key in page}
+        listed = pages(BillingItem, user_pk(user_id), prefix=CUSTOMER_PREFIX, index=BillingItem.gsi1)
+        return named | {customer_id_of(key.pk) for page in listed for key in page}
 
     def bury_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
         """Remember that the account was deleted whose customer it is, or would be: its events may come for days.
@@ -147,11 +154,12 @@ class SubscriptionRepository:
     def purge(self, purge: Purge) -> bool:
         """Remove a user's events, guards and row, True when that was done."""
         own = user_pk(purge.user_id)
-        # Links stay, without their user; the index may still hold them.
-        found = all(
-            empty(BillingItem, own, purge, prefix=each, index=BillingItem.gsi1) for each in ("EVENT#", "GUARD#")
-        )
-        return found and empty(BillingItem, own, purge)
+        for page in pages(BillingItem, own, index=BillingItem.gsi1):
+            if purge.over():
+                return False
+            # Links stay, without their user; the index may still hold them.
+            delete_keys(BillingItem, [key for key in page if not key.pk.startswith(CUSTOMER_PREFIX)])
+        return empty(BillingItem, own, purge)
 
 
 def _item(row: Subscription, *, created_at: str, updated_at: str) -> SubscriptionItem:
