@@ -18,6 +18,7 @@ from karma.core.ids import UserId, new_id
 from karma.devices.domain import DeviceModel, DeviceStatus
 from karma.devices.service import DeviceQuery
 from karma.devices.sweeps import sweep_orphans
+from tests.support.accounts import open_account
 from tests.support.devices import World, new_device
 
 
@@ -43,7 +44,7 @@ def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
 @pytest.mark.req("R-K-11")
 def test_a_serial_number_is_taken_once_for_everybody(world: World) -> None:
     serial = world.create().view.device.serial_number
-    for user in (world.user, UserId(new_id())):
+    for user in (world.user, open_account(world.stack.tables["identity"])):
         with pytest.raises(AlreadyExists):
             world.devices.create(user, new_device(serial_number=serial))
     assert len(world.registry.certificates) == 1
@@ -84,7 +85,7 @@ def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) ->
         world.devices.create(world.user, new, csr="unreadable")
     world.registry.fail_at = ""
     with pytest.raises(AlreadyExists):
-        world.devices.create(UserId(new_id()), new)
+        world.devices.create(open_account(world.stack.tables["identity"]), new)
     made = world.create(serial_number="EOS-1", name="New")
     assert made.view.device.name == "New"
     assert world.view(made).device.name == "New"
@@ -118,7 +119,7 @@ def test_absent_and_foreign_devices_are_not_found(world: World) -> None:
 def test_lists_page_in_every_way(world: World) -> None:
     names = ["delta", "Bravo", "alpha", "echo", "Charlie"]
     ids = [world.create(name=name).view.device.id for name in names]
-    world.devices.create(UserId(new_id()), new_device(name="foreign"))
+    world.devices.create(open_account(world.stack.tables["identity"]), new_device(name="foreign"))
 
     def walk(**how: object) -> list[str]:
         found: list[str] = []
