@@ -12,7 +12,7 @@ DEPLOYMENT = "deployment"
 _BUILDERS = (HERE / "infra", HERE / "e2e")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests together, whose fixtures they share; begin with the longest piece of work."""
     groups = {}

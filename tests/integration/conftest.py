@@ -6,17 +6,21 @@ Handlers are called in process; `stack.use("api")` gives them the environment th
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import random
+import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 from botocore.config import Config
 
@@ -67,37 +71,23 @@ class Stack:
 
     def environment(self, function: str) -> dict[str, str]:
         """Return the variables that the deployed function has beside Powertools' own."""
-        tables = {f"{name.upper()}_TABLE": value for name, value in self.tables.items()}
-        secrets = {f"{name.upper()}_SECRET_ARN": value for name, value in self.secrets.items()}
-        values = {
-            **tables,
-            **secrets,
-            "INBOX_QUEUE_URL": self.queues["inbox"],
-            "RUNS_QUEUE_URL": self.queues["runs"],
-            "DELETIONS_QUEUE_URL": self.queues["deletions"],
-            "FILES_QUEUE_URL": self.queues["files"],
+        return {name: self._value(name) for name in FUNCTION_VARIABLES[function]}
+
+    def _value(self, variable: str) -> str:
+        """Only what a function is told of is made: most tests need a part of the tables and queues."""
+        match = re.fullmatch(r"([A-Z_]+)_(TABLE|QUEUE_URL|SECRET_ARN)", variable)
+        if variable in _FIXED:
+            return _FIXED[variable]
+        if match:
+            made = {"TABLE": self.tables, "QUEUE_URL": self.queues, "SECRET_ARN": self.secrets}
+            return made[match[2]][match[1].lower()]
+        return {
             "FILES_BUCKET": self.bucket,
-            "MAIL_QUEUE_URL": self.queues["mail"],
-            "PUBLIC_URL": "https://app.example.com",
-            "MAIL_SENDER": "Karma <no-reply@example.com>",
-            "MAIL_CONFIGURATION_SET": "test",
-            "DEVICE_POLICY_NAME": "karma-device",
             "MQTT_HOST": self.engine.mqtt_host,
             "MQTT_PORT": str(self.engine.mqtt_port),
             "MQTT_CA_PEM": self.engine.ca_path.read_text(),
             "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
-            "WEBSOCKET_URL": "ws://localhost/live",
-            "ORIGIN_SECRET_ARN": "",
-            "API_URL": "https://api.example.com",
-            "FRONTEND_ORIGINS": "https://app.example.com,https://beta.example.com:8443",
-            "GITHUB_URL": "http://127.0.0.1:9",
-            "GITHUB_API_URL": "http://127.0.0.1:9",
-            "GOOGLE_ISSUER": "http://127.0.0.1:9",
-            "MODEL_BASE_URL": "http://127.0.0.1:9",
-            "MODEL_ID": "claude-sonnet-5-5",
-            "STRIPE_API_BASE": "http://127.0.0.1:9",
-        }
-        return {name: values[name] for name in FUNCTION_VARIABLES[function]}
+        }[variable]
 
     def use(self, function: str, **overrides: str) -> None:
         """Become the named function: exactly its variables, fresh clients, no cached composition root."""
@@ -110,6 +100,22 @@ class Stack:
         forget_process_state()
 
 
+_FIXED = {
+    "PUBLIC_URL": "https://app.example.com",
+    "MAIL_SENDER": "Karma <no-reply@example.com>",
+    "MAIL_CONFIGURATION_SET": "test",
+    "DEVICE_POLICY_NAME": "karma-device",
+    "WEBSOCKET_URL": "ws://localhost/live",
+    "ORIGIN_SECRET_ARN": "",
+    "API_URL": "https://api.example.com",
+    "FRONTEND_ORIGINS": "https://app.example.com,https://beta.example.com:8443",
+    "GITHUB_URL": "http://127.0.0.1:9",
+    "GITHUB_API_URL": "http://127.0.0.1:9",
+    "GOOGLE_ISSUER": "http://127.0.0.1:9",
+    "MODEL_BASE_URL": "http://127.0.0.1:9",
+    "MODEL_ID": "claude-sonnet-5-5",
+    "STRIPE_API_BASE": "http://127.0.0.1:9",
+}
 _TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime", "search")
 _TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
 FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
@@ -192,6 +198,14 @@ def engine() -> Iterator[MiniStack]:
         yield running
 
 
+@pytest.fixture(scope="session", autouse=True)
+def service_models() -> Iterator[None]:
+    """Keep botocore's service models between the tests; reading them took eight tenths of the building of clients."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
+
+
 @pytest.fixture
 def account(engine: MiniStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     # Not the seeded generator of pytest-randomly: two tests would get the same account.
@@ -227,29 +241,51 @@ def storage() -> Storage:
     return synthesized()
 
 
+class OnDemand(Mapping[str, str]):
+    """What is made when its name is first looked up; walking over the names makes nothing."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], str]) -> None:
+        self._names = list(names)
+        self._make = functools.cache(make)
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @pytest.fixture
 def tables(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
-    for name, shape in storage.tables.items():
-        aws("dynamodb").create_table(TableName=f"test-{name}", **shape)
-    return {name: f"test-{name}" for name in storage.tables}
+    def create(name: str) -> str:
+        aws("dynamodb").create_table(TableName=f"test-{name}", **storage.tables[name])
+        return f"test-{name}"
+
+    return OnDemand(storage.tables, create)
 
 
 @pytest.fixture
 def queues(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
-    sqs = aws("sqs")
-    urls: dict[str, str] = {}
-    # Dead-letter queues first: the others name them.
-    for name, shape in sorted(storage.queues.items(), key=lambda pair: bool(pair[1].dead_letters)):
+    def create(name: str) -> str:
+        shape = storage.queues[name]
         attributes = dict(shape.attributes)
         if shape.dead_letters:
-            got = sqs.get_queue_attributes(QueueUrl=urls[shape.dead_letters], AttributeNames=["QueueArn"])
+            got = aws("sqs").get_queue_attributes(QueueUrl=found[shape.dead_letters], AttributeNames=["QueueArn"])
             policy = {
                 "deadLetterTargetArn": got["Attributes"]["QueueArn"],
                 "maxReceiveCount": str(shape.max_receive_count),
             }
             attributes["RedrivePolicy"] = json.dumps(policy)
-        urls[name] = sqs.create_queue(QueueName=f"test-{name.replace('_', '-')}", Attributes=attributes)["QueueUrl"]
-    return urls
+        made = aws("sqs").create_queue(QueueName=f"test-{name.replace('_', '-')}", Attributes=attributes)
+        return str(made["QueueUrl"])
+
+    found = OnDemand(storage.queues, create)
+    return found
 
 
 @pytest.fixture
@@ -273,11 +309,11 @@ def secret_values() -> Mapping[str, Mapping[str, object]]:
 
 @pytest.fixture
 def secrets(aws: Callable[[str], Any], secret_values: Mapping[str, Mapping[str, object]]) -> Mapping[str, str]:
-    manager = aws("secretsmanager")
-    return {
-        name: manager.create_secret(Name=f"test/{name}", SecretString=json.dumps(value))["ARN"]
-        for name, value in secret_values.items()
-    }
+    def create(name: str) -> str:
+        made = aws("secretsmanager").create_secret(Name=f"test/{name}", SecretString=json.dumps(secret_values[name]))
+        return str(made["ARN"])
+
+    return OnDemand(secret_values, create)
 
 
 @pytest.fixture
