@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _written_out(value: object) -> object:
@@ -19,6 +19,12 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 """ISO 8601 with an offset or `Z`."""
 Day = Annotated[date, BeforeValidator(_written_out)]
 """ISO 8601, `2026-01-31`."""
+Whole = Annotated[int, Field(strict=True)]
+"""A JSON number without a fraction; pydantic alone would also read text and booleans."""
+Number = Annotated[float, Field(strict=True)]
+"""A JSON number."""
+Version = Annotated[Whole, Field(ge=1, examples=[3])]
+"""Of the object that was read, so that nobody else's change is written over; `If-Match` says the same."""
 
 
 class Body(BaseModel):

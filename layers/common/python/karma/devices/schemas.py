@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data
+from karma.core.schemas import Body, Data, Number, Version, Whole
 from karma.devices.domain import (
     COMMAND_NAME,
     DEFAULT_TTL_S,
@@ -90,8 +90,7 @@ class ChangeDeviceRequest(Body):
     name: Name | None = None
     tags: Tags | None = None
     location: Object | None = None
-    version: Annotated[int, Field(ge=1)] | None = None
-    """The version that was read; If-Match says the same."""
+    version: Version | None = None
 
 
 class SendCommandRequest(Body):
@@ -99,8 +98,8 @@ class SendCommandRequest(Body):
 
     command: Annotated[str, StringConstraints(pattern=f"^{COMMAND_NAME.pattern}$")]
     params: Annotated[dict[str, Any], _json_of_at_most(MAX_PARAMS_BYTES)] | None = None
-    ttl_s: Annotated[int, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
-    wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0
+    ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
+    wait_s: Annotated[Number, Field(ge=0, le=MAX_WAIT_S)] = 0
     """How long the answer may wait for the device's."""
     serial: StrictBool = False
     """Alone on its way: after all before it, before all after it."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from karma.core.schemas import Body, Data
+from karma.core.schemas import Body, Data, Version, Whole
 from karma.files.domain import (
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
@@ -67,7 +67,7 @@ class CreateFileRequest(Body):
     name: Name
     path: Path = ROOT
     """The directory that will hold it; missing ones are made."""
-    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES, strict=True)]
+    size: Annotated[Whole, Field(ge=0, le=MAX_FILE_BYTES)]
     """Bytes."""
     type: Label | None = None
     """Guessed from the name when absent."""
@@ -99,8 +99,7 @@ class ChangeFileRequest(Body):
     category: Label | None = None
     metadata: Object | None = None
     permissions: Object | None = None
-    version: Annotated[int, Field(ge=1)] | None = None
-    """The version that was read; If-Match says the same."""
+    version: Version | None = None
 
 
 class CreateDirectoryRequest(Body):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data, Moment
+from karma.core.schemas import Body, Data, Moment, Version
 from karma.identity.audit import AuditEvent
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 
@@ -67,7 +67,7 @@ class PatchProfile(Body):
     email: Email | None = None
     """Needs `current_password`; takes effect when the new address is confirmed."""
     current_password: Annotated[str, StringConstraints(max_length=MAX_PASSWORD_CHARS)] = ""
-    version: int | None = Field(default=None, ge=1)
+    version: Version | None = None
     """Of the account that was read; `If-Match` goes before it."""
 
 
@@ -196,8 +196,7 @@ class ChangeUser(Body):
 
     role: Annotated[Role | None, Field(examples=["viewer"])] = None
     disabled: Annotated[StrictBool | None, Field(examples=[True])] = None
-    version: Annotated[int | None, Field(ge=1, examples=[3])] = None
-    """Of the account that was read; If-Match says the same."""
+    version: Version | None = None
 
 
 class ManagedUserOut(UserOut):

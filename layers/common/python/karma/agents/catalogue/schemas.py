@@ -18,7 +18,7 @@ from karma.agents.catalogue.domain import (
     MAX_TOOLS,
     AgentSpec,
 )
-from karma.core.schemas import Body, Data
+from karma.core.schemas import Body, Data, Number, Version, Whole
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
 _NOT_BLANK = r"\S"
@@ -35,9 +35,9 @@ Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_
 class AgentConfigBody(Body):
     """How an agent's runs go."""
 
-    max_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] = DEFAULT_STEPS
+    max_steps: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] = DEFAULT_STEPS
     """Model calls a run."""
-    temperature: Annotated[float, Field(strict=True, ge=0, le=1)] = DEFAULT_TEMPERATURE
+    temperature: Annotated[Number, Field(ge=0, le=1)] = DEFAULT_TEMPERATURE
     """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
 
 
@@ -75,7 +75,7 @@ class AgentBody(Body):
 class ReplaceAgentBody(AgentBody):
     """`PUT /agents/{id}`: what is left out gets its default, as in a new agent."""
 
-    version: Annotated[int, Field(strict=True, ge=1)] | None = None
+    version: Version | None = None
     """The version that was read; another one stored answers 409 STALE_VERSION."""
 
 
