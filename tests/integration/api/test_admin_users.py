@@ -234,7 +234,7 @@ class TestACrash:
 
     def test_leaves_a_key_revoked_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
         def seed() -> dict[str, Any]:
-            api.register("ada@example.com")
+            api.register("ada@example.com", verified=True)
             headers = {"authorization": "Bearer " + api.log_in("ada@example.com")["access_token"]}
             ada = api.as_(**headers)
             made = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data["api_key"]
