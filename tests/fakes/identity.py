@@ -110,9 +110,6 @@ class MemoryIdentities:
         self.audit += entries
         return self.users[after.id]
 
-    def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
-        return self._change(user_id, sessions_from=now, updated_at=now)
-
     def _change(self, user_id: UserId, **changes: Any) -> User:
         user = self.users.get(user_id)
         if user is None:

@@ -220,9 +220,8 @@ def test_an_answer_larger_than_an_item_is_kept_whole(store: RunStore, size: int)
     assert thread.next_message == 3
 
 
+@pytest.mark.parametrize("store", ["dynamodb"], indirect=True)  # what is in memory has no parts
 def test_half_of_a_write_is_never_read(store: RunStore, request: pytest.FixtureRequest) -> None:
-    if isinstance(store, MemoryRunStore):
-        pytest.skip("the store in memory has no parts")
     begin(store, None, *[said("x" * 250_000) for _ in range(3)])
     stack = request.getfixturevalue("stack")
     key = {"pk": {"S": thread_pk(THREAD)}, "sk": {"S": messages_sk(0, part=1)}}

@@ -89,7 +89,7 @@ def test_a_deletion_is_confirmed_by_the_password(person: tuple[Api, UserId, dict
     me, _, _ = person
     missing, wrong = me.call("DELETE", PATH), me.call("DELETE", PATH, {"current_password": "wrong"})
     assert (missing.status, missing.code) == (422, "VALIDATION_ERROR")
-    assert (wrong.status, wrong.code) == (403, "INVALID_PASSWORD")
+    assert (wrong.status, wrong.code) == (403, "WRONG_PASSWORD")
     assert me.call("GET", PATH).status == 200
 
 

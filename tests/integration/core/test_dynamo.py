@@ -1,8 +1,13 @@
 """The database access that every context stands on, against a real engine."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import orjson
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 
 from karma.core import aws
@@ -11,7 +16,7 @@ from karma.core.dynamo.counters import CounterAttributes, counter_key, fold
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists, Gone, NotFound
+from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled
 
 
 class ShelfItem(Item):
@@ -39,6 +44,43 @@ def bound(account: str, tables: dict[str, str]) -> None:
 
 def book(number: int, title: str = "t") -> BookItem:
     return BookItem("SHELF#1", f"BOOK#{number:04d}", title=title)
+
+
+@pytest.fixture
+def held() -> Callable[[int], None]:
+    """Answer the next transactions as DynamoDB does while another one holds their item; the engine never does."""
+    body = orjson.dumps(
+        {
+            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+            "message": "Transaction cancelled",
+            "CancellationReasons": [{"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}],
+        }
+    )
+    left = 0
+
+    def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse | None:
+        nonlocal left
+        if left == 0:
+            return None
+        left -= 1
+        headers = HTTPHeaders.from_dict({"content-type": "application/x-amz-json-1.0"})
+        return AWSResponse(request.url, 400, headers, RawBody(body))
+
+    events: Any = aws.client("dynamodb").meta.events  # its stubs do not know that a handler may answer
+    events.register("before-send.dynamodb.TransactWriteItems", answer)
+
+    def hold(times: int) -> None:
+        nonlocal left
+        left = times
+
+    return hold
+
+
+class RawBody(io.BytesIO):
+    """What botocore reads an answer from."""
+
+    def stream(self, **_: object) -> Iterator[bytes]:
+        yield self.read()
 
 
 class TestSingleItems:
@@ -148,6 +190,22 @@ class TestTransactions:
         stored = get(BookItem, book(1).key)
         assert stored is not None
         assert stored.copies == 1
+
+    def test_waits_for_another_transaction_that_holds_an_item(self, held: Callable[[int], None]) -> None:
+        held(2)
+        tx = Transaction()
+        tx.put(book(1))
+        tx.commit()
+        assert get(BookItem, book(1).key) is not None
+
+    def test_gives_up_on_an_item_that_others_never_let_go(self, held: Callable[[int], None]) -> None:
+        held(100)
+        tx = Transaction()
+        tx.put(book(1))
+        with pytest.raises(StorageThrottled) as caught:
+            tx.commit()
+        assert type(caught.value) is StorageThrottled
+        assert get(BookItem, book(1).key) is None
 
     def test_nothing_to_write_is_no_call(self) -> None:
         Transaction().commit()

@@ -178,8 +178,6 @@ class TestSessions:
 
     def test_of_an_account_that_is_gone_cannot_be_ended(self, identities: Identities) -> None:
         with pytest.raises(NotFound):
-            identities.end_sessions(UserId(new_id()), now=NOW)
-        with pytest.raises(NotFound):
             identities.end_all_sessions(now=NOW, entry=entry(user(), AuditEvent.ALL_SESSIONS_ENDED))
 
     def test_make_their_network_known_for_thirty_days(self, identities: Identities) -> None:

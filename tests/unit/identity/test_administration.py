@@ -9,8 +9,8 @@ from karma.core.ids import UserId, new_id
 from karma.identity.administration import AdministrationService
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.directory import AccountFilter
-from karma.identity.domain import Caller, Role, User
-from tests.fakes.accounts import AccountWorld
+from karma.identity.domain import Role, User
+from tests.fakes.accounts import AccountWorld, caller_of
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
 
@@ -53,18 +53,6 @@ class World:
         return self.administration.change_user(
             caller_of(actor), user.id, role=role, disabled=disabled, version=version, source=SOURCE
         )
-
-
-def caller_of(user: User) -> Caller:
-    return Caller(
-        user_id=user.id,
-        role=user.role,
-        method="jwt",
-        scopes=frozenset(),
-        email_verified=True,
-        name=user.name,
-        avatar=None,
-    )
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from karma.core.errors import AlreadyCreated, Forbidden, NotFound, ValidationFai
 from karma.core.ids import UserId, new_id
 from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
 from karma.identity.audit import AuditEvent, Source
-from karma.identity.domain import Caller, Role, User
+from karma.identity.domain import Role, User
+from tests.fakes.accounts import caller_of
 from tests.fakes.identity import MemoryIdentities, MovableClock
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
@@ -39,18 +40,6 @@ class World:
         )
         self.identities.create_user(user)
         return user
-
-
-def caller_of(user: User) -> Caller:
-    return Caller(
-        user_id=user.id,
-        role=user.role,
-        method="jwt",
-        scopes=frozenset(),
-        email_verified=True,
-        name=user.name,
-        avatar=None,
-    )
 
 
 @pytest.fixture

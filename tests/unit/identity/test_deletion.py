@@ -18,11 +18,10 @@ from karma.identity.deletion import (
     AdministratorStays,
     Cascade,
     Deletion,
-    InvalidPassword,
     Leaving,
     requeue_due,
 )
-from karma.identity.domain import Caller, Role
+from karma.identity.domain import Caller, Role, WrongPassword
 from tests.fakes.identity import CountingPasswords, MovableClock
 
 USER = UserId(new_id())
@@ -173,11 +172,11 @@ class TestARequest:
 
     def test_is_refused_to_an_api_key(self, world: World) -> None:
         world.account()
-        with pytest.raises(Forbidden, match="not with a key"):
+        with pytest.raises(Forbidden, match="an API key cannot"):
             world.request(method="api_key")
         assert USER in world.deletions.accounts
 
-    @pytest.mark.parametrize(("password", "refusal"), [(None, ValidationFailed), ("wrong words", InvalidPassword)])
+    @pytest.mark.parametrize(("password", "refusal"), [(None, ValidationFailed), ("wrong words", WrongPassword)])
     def test_needs_the_password(self, world: World, password: str | None, refusal: type[Exception]) -> None:
         world.account()
         with pytest.raises(refusal):

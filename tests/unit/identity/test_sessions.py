@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -10,10 +9,11 @@ from karma.core.errors import Forbidden, RateLimited, StorageThrottled, Unauthen
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.audit import AuditEvent, Source
-from karma.identity.domain import REFRESH_GRACE, Caller, RefreshToken, Role, User
+from karma.identity.domain import REFRESH_GRACE, Role, User
 from karma.identity.keys import KeyRing
 from karma.identity.logins import LoginGuard, LoginPlace
 from karma.identity.sessions import SessionService
+from tests.fakes.accounts import caller_of
 from tests.fakes.identity import RING, CountingPasswords, MemoryIdentities, MovableClock
 
 DUMMY = "now:nobody's password"
@@ -26,7 +26,6 @@ class World:
         self.identities = MemoryIdentities()
         self.passwords = CountingPasswords()
         self.changed: list[UserId] = []
-        self.pauses: list[float] = []
         self.ring = RING
         self.sessions = SessionService(
             accounts=self.identities,
@@ -37,7 +36,6 @@ class World:
             key_ring=lambda: self.ring,
             clock=self.clock,
             on_change=self.changed.append,
-            pause=self.pauses.append,
         )
 
     def add(self, name: str = "ada") -> User:
@@ -65,18 +63,6 @@ class World:
 
     def events(self) -> list[AuditEvent]:
         return [entry.event for entry in self.identities.audit]
-
-
-def caller_of(user: User) -> Caller:
-    return Caller(
-        user_id=user.id,
-        role=user.role,
-        method="jwt",
-        scopes=frozenset(),
-        email_verified=False,
-        name=user.name,
-        avatar=None,
-    )
 
 
 @pytest.fixture
@@ -107,19 +93,6 @@ class TestLogIn:
         world.identities.users[user.id] = replace(user, password_hash="old:correct horse")
         world.log_in()
         assert world.identities.users[user.id].password_hash == "now:correct horse"
-
-    def test_while_another_session_begins_waits_for_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        world.add()
-        begin, refusals = world.identities.start_session, [StorageThrottled("busy")]
-
-        def busy(token: RefreshToken, **more: Any) -> bool:
-            if refusals:
-                raise refusals.pop()
-            return begin(token, **more)
-
-        monkeypatch.setattr(world.identities, "start_session", busy)
-        world.log_in()
-        assert len(world.pauses) == 1
 
     def test_is_in_the_audit_log_with_its_source(self, world: World) -> None:
         user = world.add()
@@ -334,22 +307,6 @@ class TestRefreshAgain:
         with pytest.raises(Unauthenticated):
             world.refresh(first)
         assert AuditEvent.REFRESH_REUSED not in world.events()
-
-    def test_while_another_request_holds_the_token_waits_for_it(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        world.add()
-        first = world.log_in()
-        trade, refusals = world.identities.trade, [StorageThrottled("busy"), StorageThrottled("busy")]
-
-        def busy(old: RefreshToken, new: RefreshToken, **more: object) -> bool:
-            if refusals:
-                raise refusals.pop()
-            return trade(old, new, now=world.clock.now())
-
-        monkeypatch.setattr(world.identities, "trade", busy)
-        world.refresh(first)
-        assert len(world.pauses) == 2
 
     def test_while_others_never_let_go_of_the_token_leaves_it_as_it_is(
         self, world: World, monkeypatch: pytest.MonkeyPatch

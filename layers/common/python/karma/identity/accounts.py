@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, NotFound, StaleVersion
+from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity import emails, one_time
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.authentication import Users
-from karma.identity.domain import Caller, Locale, ProfileChange, Role, User
+from karma.identity.domain import Caller, Locale, ProfileChange, Role, User, WrongPassword
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
@@ -142,7 +142,7 @@ class AccountService:
             StaleVersion: the account is not at `version`, or was changed at the same moment.
             ValidationFailed: not an address.
         """
-        only_in_person(caller)
+        caller.require_person()
         email = emails.normalise(change.email) if change.email is not None else None
         before = _found(self._accounts.read_user(caller.user_id))
         if change.version is not None and change.version != before.version:
@@ -152,7 +152,7 @@ class AccountService:
         if email is not None and email != before.email:
             known = before.password_hash
             if known is None or not self._passwords.verify(known, change.current_password):
-                raise wrong_password()
+                raise WrongPassword
             mails = [
                 Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=before.id, to=email, created_at=now),
                 Mail(kind=MailKind.EMAIL_CHANGE_ASKED, user_id=before.id, to=before.email, created_at=now),
@@ -179,21 +179,6 @@ class AccountService:
         if not self._tokens.move_email(token, old_email=user.email, now=now, entry=entry, mails=mails):
             raise one_time.spent()
         self._post_office.dispatch(mails)
-
-
-def only_in_person(caller: Caller) -> None:
-    """Refuse API keys: a key that leaks must not take the account along.
-
-    Raises:
-        Forbidden: the caller is one.
-    """
-    if caller.method == "api_key":
-        raise Forbidden("An account is changed with a token, not with an API key")
-
-
-def wrong_password() -> Forbidden:
-    """Make the answer to a wrong current password: 403, since 401 would end the client's session."""
-    return Forbidden("The current password is wrong", code="WRONG_PASSWORD")
 
 
 def _found(user: User | None) -> User:

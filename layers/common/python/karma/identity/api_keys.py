@@ -74,7 +74,7 @@ class ApiKeyService:
             Forbidden: the caller is a key itself, has not verified an address, or a scope exceeds the caller's rights.
             ValidationFailed: an unknown scope, an expiry that has passed, or too many keys.
         """
-        _only_in_person(caller)
+        caller.require_person()
         if not caller.email_verified:
             # What is known of a caller may be a minute old.
             self._owner(caller.user_id).require_verified()
@@ -124,7 +124,7 @@ class ApiKeyService:
             Forbidden: the caller is a key itself.
             NotFound: no such key of the caller.
         """
-        _only_in_person(caller)
+        caller.require_person()
         key = self._api_keys.get_api_key(caller.user_id, ApiKeyId(key_id)) if is_id(key_id) else None
         now = self._clock.now()
         if (
@@ -147,8 +147,3 @@ def _entry(event: AuditEvent, key: ApiKey, now: datetime, source: Source) -> Aud
         source=source,
         details={"api_key_id": key.id, "prefix": key.prefix, "scopes": " ".join(sorted(key.scopes))},
     )
-
-
-def _only_in_person(caller: Caller) -> None:
-    if caller.method == "api_key":
-        raise Forbidden("API keys are managed with a token, not with a key")

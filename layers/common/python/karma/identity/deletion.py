@@ -23,9 +23,9 @@ from karma.core.ids import UserId
 from karma.core.observability import count, logger
 from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.domain import Caller, Role
+from karma.identity.domain import Caller, Role, WrongPassword
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the cascade goes without argon2
     from karma.identity.passwords import Passwords
 
 RECENT_LOGIN = timedelta(minutes=10)
@@ -41,12 +41,6 @@ _LONGEST_DELAY = timedelta(minutes=15)
 """Of an SQS message."""
 _LONGEST_PAUSE = timedelta(hours=6)
 _SWEEP_LIMIT = 100
-
-
-class InvalidPassword(Forbidden):
-    """The password that confirms the request is wrong."""
-
-    code = "INVALID_PASSWORD"
 
 
 class AdministratorStays(Conflict):
@@ -140,8 +134,7 @@ class AccountDeletion:
             StaleVersion: the account was changed at the same moment.
             NotFound: it is gone.
         """
-        if caller.method == "api_key":
-            raise Forbidden("An account is deleted with a token, not with a key")
+        caller.require_person()
         leaving = self._deletions.leaving(caller.user_id)
         if leaving is None:
             raise NotFound("User not found")
@@ -171,7 +164,7 @@ class AccountDeletion:
             if password is None:
                 raise ValidationFailed.of("current_password", "is required")
             if not self._passwords.verify(leaving.password_hash, password):
-                raise InvalidPassword("current_password is wrong")
+                raise WrongPassword
             return
         newest = self._deletions.newest_login(leaving.user_id)
         if newest is None or now - newest > RECENT_LOGIN:

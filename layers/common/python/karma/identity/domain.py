@@ -87,6 +87,15 @@ class ProfileChange:
     """Of the account that was read; None is any."""
 
 
+class WrongPassword(Forbidden):
+    """The current password, asked for once more, is wrong: 403, since 401 would end the client's session."""
+
+    code = "WRONG_PASSWORD"
+
+    def __init__(self) -> None:
+        super().__init__("The current password is wrong")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caller:
     """Who makes a request, and with what."""
@@ -99,6 +108,15 @@ class Caller:
     email_verified: bool
     name: str
     avatar: str | None
+
+    def require_person(self) -> None:
+        """Refuse API keys where somebody acts on their own account: a key that leaks must not take it along.
+
+        Raises:
+            Forbidden: the caller is one.
+        """
+        if self.method == "api_key":
+            raise Forbidden("This takes a person's token; an API key cannot do it")
 
     def may(self, permission: str) -> bool:
         """Tell whether role and scopes allow it.

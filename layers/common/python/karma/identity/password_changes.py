@@ -10,9 +10,8 @@ from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.identity import emails, one_time
-from karma.identity.accounts import only_in_person, wrong_password
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.domain import Caller, User
+from karma.identity.domain import Caller, User, WrongPassword
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
@@ -102,12 +101,12 @@ class PasswordService:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             StaleVersion: the password was changed at the same moment.
         """
-        only_in_person(caller)
+        caller.require_person()
         user = self._accounts.read_user(caller.user_id)
         if user is None:
             raise NotFound("User not found")
         if user.password_hash is None or not self._passwords.verify(user.password_hash, current_password):
-            raise wrong_password()
+            raise WrongPassword
         now = self._clock.now()
         entry = AuditEntry(
             user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source

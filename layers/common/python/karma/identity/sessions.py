@@ -10,14 +10,13 @@ import base64
 import hashlib
 import hmac
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, StorageThrottled, Unauthenticated, ValidationFailed
+from karma.core.errors import Forbidden, Unauthenticated, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.observability import count
 from karma.identity import emails, tokens
@@ -37,10 +36,6 @@ from karma.identity.logins import Attempt, LoginGuard, LoginPlace
 from karma.identity.passwords import Passwords
 
 _MAX_TOKEN_CHARS = 256
-_ATTEMPTS = 4
-_PAUSE_S = 0.05
-
-_T = TypeVar("_T")
 
 
 class Accounts(Protocol):
@@ -79,7 +74,6 @@ class SessionService:
         key_ring: Callable[[], KeyRing],
         clock: Clock,
         on_change: Callable[[UserId], None],
-        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Put the parts together.
 
@@ -92,7 +86,6 @@ class SessionService:
             key_ring: returns the keys that sign access tokens.
             clock: tells the time.
             on_change: told whose sessions are over (Authenticator.forget).
-            pause: waits for some seconds.
         """
         self._accounts = accounts
         self._sessions = sessions
@@ -102,7 +95,6 @@ class SessionService:
         self._key_ring = key_ring
         self._clock = clock
         self._on_change = on_change
-        self._pause = pause
 
     def log_in(self, *, email: str, password: str, source: Source) -> tuple[User, Tokens]:
         """Trade address and password for a session.
@@ -148,7 +140,7 @@ class SessionService:
             user.id, AuditEvent.LOGGED_IN, source, now, session_id=token.session_id, method=method, actor_id=user.id
         )
         place = LoginPlace.of(user.email, source.address)
-        if not self._patiently(lambda: self._sessions.start_session(token, place=place, now=now, entry=entry)):
+        if not self._sessions.start_session(token, place=place, now=now, entry=entry):
             raise _disabled()
         return self._tokens(user.id, secret, now)
 
@@ -163,34 +155,6 @@ class SessionService:
                 one of the two who had the token stole it.
             StorageThrottled: the token is in the hands of other requests; it is still good.
         """
-        return self._patiently(lambda: self._refresh(refresh_token, source))
-
-    def log_out(self, caller: Caller, refresh_token: str, *, source: Source) -> None:
-        """End the session that a refresh token belongs to; another person's, or none, changes nothing.
-
-        Raises:
-            Forbidden: an API key asks.
-        """
-        _require_person(caller)
-        now = self._clock.now()
-        token = self._find_refresh_token(refresh_token)
-        if token is not None and token.user_id == caller.user_id:
-            self._end(token, AuditEvent.LOGGED_OUT, source, now, actor_id=caller.user_id)
-
-    def log_out_everywhere(self, caller: Caller, *, source: Source) -> None:
-        """End every session of the caller, with the access tokens that were given out until now.
-
-        Raises:
-            Forbidden: an API key asks.
-            NotFound: the account is gone.
-        """
-        _require_person(caller)
-        now = self._clock.now()
-        entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id)
-        self._sessions.end_all_sessions(now=now, entry=entry)
-        self._on_change(caller.user_id)
-
-    def _refresh(self, refresh_token: str, source: Source) -> Tokens:
         now = self._clock.now()
         token = self._find_refresh_token(refresh_token)
         if token is None or now >= token.expires_at:
@@ -204,6 +168,31 @@ class SessionService:
             if token is None or token.used_at is None:
                 raise tokens.refused()  # not used, yet not to be traded: its session or its account is over
         return self._repeat(token, token.used_at, refresh_token, source, now)
+
+    def log_out(self, caller: Caller, refresh_token: str, *, source: Source) -> None:
+        """End the session that a refresh token belongs to; another person's, or none, changes nothing.
+
+        Raises:
+            Forbidden: an API key asks.
+        """
+        caller.require_person()
+        now = self._clock.now()
+        token = self._find_refresh_token(refresh_token)
+        if token is not None and token.user_id == caller.user_id:
+            self._end(token, AuditEvent.LOGGED_OUT, source, now, actor_id=caller.user_id)
+
+    def log_out_everywhere(self, caller: Caller, *, source: Source) -> None:
+        """End every session of the caller, with the access tokens that were given out until now.
+
+        Raises:
+            Forbidden: an API key asks.
+            NotFound: the account is gone.
+        """
+        caller.require_person()
+        now = self._clock.now()
+        entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id)
+        self._sessions.end_all_sessions(now=now, entry=entry)
+        self._on_change(caller.user_id)
 
     def _repeat(
         self, token: RefreshToken, used_at: datetime, refresh_token: str, source: Source, now: datetime
@@ -241,15 +230,6 @@ class SessionService:
         event = AuditEvent.LOGIN_LOCKED if attempt.is_last else AuditEvent.LOGIN_FAILED
         self._sessions.record_refusal(_entry(user.id, event, source, self._clock.now()) if user else None)
 
-    def _patiently(self, attempt: Callable[[], _T]) -> _T:
-        """Try again while another transaction holds an item, for up to .4 s."""
-        for n in range(_ATTEMPTS - 1):
-            try:
-                return attempt()
-            except StorageThrottled:
-                self._pause(_PAUSE_S * 2**n)
-        return attempt()
-
     def _find_refresh_token(self, refresh_token: str) -> RefreshToken | None:
         if len(refresh_token) > _MAX_TOKEN_CHARS:
             return None
@@ -265,11 +245,6 @@ class SessionService:
 
 def _disabled() -> Forbidden:
     return Forbidden("The account is disabled", code="ACCOUNT_DISABLED")
-
-
-def _require_person(caller: Caller) -> None:
-    if caller.method == "api_key":
-        raise Forbidden("API keys cannot end sessions")
 
 
 def _successor(refresh_token: str, key: str) -> str:

@@ -121,13 +121,13 @@ def query(
     index: Gsi1 | None = None,
     filter_condition: Condition | None = None,
 ) -> Page[M]:
-    """Run one Query call (up to 1 MB) on a table, or on its index.
+    """Query a table, or its index: one call of up to 1 MB, or, where items are filtered, as many as fill the page.
 
     Args:
         kind: the table's base class for items of several types, or one type, which filters after reading.
         pk: partition key, of the index when one is given.
         range_condition: condition on the sort key.
-        limit: items read at the most, before filtering.
+        limit: items returned at the most.
         forward: ascending by sort key.
         start: `last` of the page before.
         consistent: strongly consistent; not possible on an index.

@@ -8,6 +8,8 @@ tx.commit()
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -19,8 +21,16 @@ from karma.core.dynamo.failures import ConditionFailed, storage_errors
 from karma.core.dynamo.items import Item, Key, connection_of
 from karma.core.errors import AppError, StorageThrottled
 
+_PAUSES_S = (0.05, 0.1, 0.2)
+"""Between attempts while another transaction holds an item, such as two that check the same parent at one moment.
+
+DynamoDB cancels the later one at once, and the SDK does not repeat it."""
 MAX_ITEMS = 100
 """DynamoDB's limit on one transaction."""
+
+
+class _Held(Exception):
+    """Another transaction holds an item of this one."""
 
 
 class Transaction:
@@ -96,15 +106,27 @@ class Transaction:
         self._tables.append(kind)
 
     def commit(self) -> None:
-        """Write everything or nothing.
+        """Write everything or nothing; try again, for up to .4 s, while another transaction holds an item.
 
         Raises:
             AppError: the `on_fail` of the first write whose condition was false.
             ConditionFailed: that write had none.
-            StorageThrottled: another transaction holds an item; try again.
+            StorageThrottled: others never let go of an item, or the table is throttled; try again.
         """
         if not self._tables:
             return
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                self._send()
+                break
+            except _Held as exc:
+                if pause_s is None:
+                    raise StorageThrottled("The database is busy; try again") from exc
+                time.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311  so that two do not meet again
+        for item in self._saved:
+            item.update_local_version_attribute()  # type: ignore[no-untyped-call]
+
+    def _send(self) -> None:
         by_kind = {kind: [dict(kwargs) for kwargs, _ in writes] for kind, writes in self._writes.items()}
         try:
             with storage_errors():
@@ -117,8 +139,6 @@ class Transaction:
                 )
         except TransactWriteError as exc:
             self._raise_reason(exc)
-        for item in self._saved:
-            item.update_local_version_attribute()  # type: ignore[no-untyped-call]
 
     def _add(self, kind: str, item: Item, kwargs: dict[str, Any], on_fail: AppError | None) -> None:
         self._writes[kind].append((kwargs, on_fail))
@@ -131,6 +151,8 @@ class Transaction:
         for code, on_fail in zip(codes, on_fails, strict=False):
             if code == "ConditionalCheckFailed":
                 raise (on_fail or ConditionFailed()) from exc
-        if any(code in {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"} for code in codes):
+        if "TransactionConflict" in codes:
+            raise _Held from exc
+        if any(code in {"ThrottlingError", "ProvisionedThroughputExceeded"} for code in codes):
             raise StorageThrottled("The database is busy; try again") from exc
         raise exc

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from karma.core.clock import Clock
@@ -32,7 +31,6 @@ from karma.identity.oauth.domain import (
 from karma.identity.oauth.ports import Accounts, Flows, Provider, Registration, Sessions
 
 _ATTEMPTS = 4
-_PAUSE_S = 0.05
 
 
 class Begun(NamedTuple):
@@ -56,7 +54,6 @@ class OAuthService:
         api_url: str,
         frontend_origins: Sequence[str],
         clock: Clock,
-        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Put the parts together.
 
@@ -69,7 +66,6 @@ class OAuthService:
             api_url: how browsers and providers reach this API, without a slash at its end; empty: they do not.
             frontend_origins: whose pages a login may end at; the first one's front page is where it ends by default.
             clock: tells the time.
-            pause: waits for some seconds.
         """
         self._providers = providers
         self._flows = flows
@@ -79,7 +75,6 @@ class OAuthService:
         self._api_url = api_url
         self._frontend_origins = frontend_origins
         self._clock = clock
-        self._pause = pause
 
     def start(self, provider: str, *, redirect: str | None) -> Begun:
         """Begin a login that ends at the page `redirect`.
@@ -182,14 +177,10 @@ class OAuthService:
 
     def _account_of(self, profile: Profile, source: Source) -> User:
         """Find or make the account, however many callbacks of the same person do so at this moment."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                user = self._linked(profile) or self._link(profile, source)
-            except StorageThrottled:
-                user = None
+        for _ in range(_ATTEMPTS):
+            user = self._linked(profile) or self._link(profile, source)
             if user is not None:
                 return user
-            self._pause(_PAUSE_S * 2**attempt)
         raise StorageThrottled("The account is being changed by somebody else; try again")
 
     def _linked(self, profile: Profile) -> User | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-
-from pynamodb.expressions.update import Action
 
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.audit import AuditEntry
@@ -129,14 +127,6 @@ class UserRepository:
         changed = replace(user, password_hash=password_hash, sessions_from=now, updated_at=now)
         return _tell(tx, changed, entry, mails)
 
-    def end_sessions(self, user_id: UserId, *, now: datetime) -> User:
-        """End every session that has begun, with its access tokens.
-
-        Raises:
-            NotFound: the account is gone.
-        """
-        return _change(user_id, [UserItem.sessions_from.set(iso(now))], now)
-
 
 def _tell(tx: Transaction, changed: User, entry: AuditEntry, mails: Sequence[Mail]) -> User:
     audit.append(tx, entry)
@@ -148,13 +138,6 @@ def _tell(tx: Transaction, changed: User, entry: AuditEntry, mails: Sequence[Mai
 
 def _stale() -> StaleVersion:
     return StaleVersion("The account was changed at the same moment; read it again")
-
-
-def _change(user_id: UserId, actions: Iterable[Action], now: datetime) -> User:
-    try:
-        return user_of(update(UserItem(*user_key(user_id)), [*actions, UserItem.updated_at.set(iso(now))]))
-    except ConditionFailed:
-        raise NotFound("User not found") from None
 
 
 def _item(user: User) -> UserItem:
