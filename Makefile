@@ -18,7 +18,7 @@ dev-down: install
 
 test: install
 	.venv/bin/coverage erase
-	.venv/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	.venv/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	.venv/bin/coverage report
 
 lint: install
