@@ -25,7 +25,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return _ByPortion(config, log)
 
 
-class _ByPortion(LoadFileScheduling):
+class _ByPortion(LoadFileScheduling):  # type: ignore[misc]  # xdist is untyped
     """A file's tests stay together, whose fixtures they share."""
 
     def _split_scope(self, nodeid: str) -> str:
