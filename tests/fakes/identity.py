@@ -9,7 +9,7 @@ from typing import Any
 
 from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion
 from karma.core.ids import ApiKeyId, UserId
-from karma.identity.audit import AuditEntry
+from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.directory import AccountFilter, AccountPage
 from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
@@ -58,6 +58,8 @@ class MemoryIdentities:
 
     users: dict[UserId, User] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
+    refusals: set[tuple[UserId | None, AuditEvent, datetime]] = field(default_factory=set)
+    """Who was told of what, in which minute."""
     sessions: dict[str, bool] = field(default_factory=dict)
     """Session id -> has it ended."""
     tokens: dict[str, RefreshToken] = field(default_factory=dict)
@@ -131,10 +133,11 @@ class MemoryIdentities:
         return place in self.networks and now < self.networks[place]
 
     def record_refusal(self, entry: AuditEntry | None) -> None:
-        if entry is not None and not any(
-            (told.user_id, told.event) == (entry.user_id, entry.event) and _minute(told.at) == _minute(entry.at)
-            for told in self.audit
-        ):
+        if entry is None:
+            return
+        refusal = (entry.user_id, entry.event, _minute(entry.at))
+        if refusal not in self.refusals:
+            self.refusals.add(refusal)
             self.audit.append(entry)
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:

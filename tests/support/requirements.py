@@ -11,6 +11,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,7 @@ def _ids(expression: ast.expr) -> Iterator[str]:
                     yield argument.value
 
 
+@cache
 def named_tests() -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for folder in TEST_FOLDERS:

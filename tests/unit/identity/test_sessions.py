@@ -118,21 +118,21 @@ class TestGuessing:
     def test_from_one_address_ends_after_five(self, world: World) -> None:
         world.add()
         world.passwords.verified.clear()
-        for _ in range(10_000):
+        for _ in range(1_000):
             self.guess(world, "198.51.100.4")
         assert len(world.passwords.verified) == 5
 
-    def test_from_ten_thousand_addresses_is_bounded_for_the_account(self, world: World) -> None:
+    def test_from_a_thousand_addresses_is_bounded_for_the_account(self, world: World) -> None:
         world.add()
-        for n in range(10_000):
-            self.guess(world, f"198.{n // 2500}.{n % 2500 // 250}.{n % 250}")
+        for n in range(1_000):
+            self.guess(world, f"198.51.{n // 250}.{n % 250}")
         assert len(world.passwords.verified) == 100
 
     def test_from_many_addresses_for_a_day_is_bounded_by_the_hour(self, world: World) -> None:
         world.add()
-        for n in range(10_000):
+        for n in range(3_000):
             self.guess(world, f"198.{n // 2500}.{n % 2500 // 250}.{n % 250}")
-            world.clock.pass_(seconds=self.HOURS * 3600 / 10_000)
+            world.clock.pass_(seconds=self.HOURS * 3600 / 3_000)
         assert 100 * self.HOURS <= len(world.passwords.verified) <= 100 * (self.HOURS + 1)
 
     def test_from_the_addresses_of_one_ipv6_customer_counts_as_one(self, world: World) -> None:
