@@ -25,8 +25,8 @@ WEBHOOK_SECRET = "whsec_benchmarks"  # noqa: S105  of a throw-away engine
 ACCOUNT = "424242424242"
 DEVICES = 20
 STREAM_USERS = 4
-INDEXED = ("identity", "devices", "agents", "billing", "realtime")
-TABLES = (*INDEXED, "telemetry", "work", "search")
+INDEXED = ("identity", "devices", "work", "agents", "billing", "realtime")
+TABLES = (*INDEXED, "telemetry", "search")
 
 
 @dataclass(frozen=True)

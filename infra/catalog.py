@@ -49,7 +49,14 @@ class TableName(StrEnum):
 
 
 INDEXED_TABLES = frozenset(
-    {TableName.IDENTITY, TableName.DEVICES, TableName.AGENTS, TableName.BILLING, TableName.REALTIME}
+    {
+        TableName.IDENTITY,
+        TableName.DEVICES,
+        TableName.WORK,
+        TableName.AGENTS,
+        TableName.BILLING,
+        TableName.REALTIME,
+    }
 )
 """Tables with the sparse, overloaded index `gsi1`."""
 STREAMED_TABLES = frozenset({TableName.DEVICES})
@@ -93,6 +100,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
                 "TELEMETRY_TABLE",
+                "WORK_TABLE",
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
                 "REALTIME_TABLE",
@@ -191,6 +199,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
                 "TELEMETRY_TABLE",
+                "WORK_TABLE",
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
                 "REALTIME_TABLE",
@@ -228,6 +237,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "DELETIONS_QUEUE_URL",
                 "DEVICES_TABLE",
                 "TELEMETRY_TABLE",
+                "WORK_TABLE",
                 "DEVICE_POLICY_NAME",
                 "FILES_BUCKET",
                 "FILES_QUEUE_URL",
@@ -236,7 +246,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
     )
 }
 
-SWEEPS = ("inbox", "mail", "commands", "files", "orphans", "deletions")
+SWEEPS = ("inbox", "mail", "commands", "files", "orphans", "tasks", "deletions")
 """Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 

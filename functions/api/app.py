@@ -28,6 +28,8 @@ ROUTES: tuple[str, ...] = (
     "files",
     "agents",
     "runs",
+    "tasks",
+    "avatars",
     "billing",
     "health",
     "realtime",

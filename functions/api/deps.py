@@ -40,6 +40,7 @@ from karma.realtime.service import TicketService
 if TYPE_CHECKING:
     from karma.agents.catalogue.service import Catalogue
     from karma.agents.service import RunReader
+    from karma.avatars.service import AvatarService
     from karma.billing.service import InboxKeeper, SubscriptionService
     from karma.devices.commands import CommandService
     from karma.devices.parent import DeviceParent
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from karma.identity.sessions import SessionService
     from karma.integrations.s3 import S3Files
     from karma.mail.service import PostOffice
+    from karma.tasks.service import TaskService
 
 
 @cache
@@ -452,6 +454,30 @@ def run_reader() -> RunReader:
 
     bind(AgentsItem, settings().agents_table)
     return RunReader(DynamoRunStore())
+
+
+# Tasks
+
+
+@cache
+def task_service() -> TaskService:
+    """Create, show, change and delete tasks."""
+    from karma.tasks.repository import DynamoTaskStore
+    from karma.tasks.service import TaskService
+
+    return TaskService(DynamoTaskStore(settings().work_table), clock())
+
+
+# Avatars
+
+
+@cache
+def avatar_service() -> AvatarService:
+    """Create, show, change and delete avatars."""
+    from karma.avatars.repository import DynamoAvatarStore
+    from karma.avatars.service import AvatarService
+
+    return AvatarService(DynamoAvatarStore(settings().agents_table), clock())
 
 
 # Limits

@@ -12,6 +12,7 @@ class Settings(FunctionSettings):
     identity_table: str
     devices_table: str
     telemetry_table: str
+    work_table: str
     agents_table: str
     billing_table: str
     realtime_table: str

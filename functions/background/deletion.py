@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from karma.agents.purge import AgentsPurge
 from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.purge import BillingPurge
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core import secrets
@@ -34,6 +35,7 @@ from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.tasks.repository import DynamoTaskStore
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
@@ -47,6 +49,7 @@ class Settings(FunctionSettings):
     identity_table: str
     devices_table: str
     telemetry_table: str
+    work_table: str
     agents_table: str
     billing_table: str
     realtime_table: str
@@ -83,6 +86,8 @@ def cascade() -> Cascade:
                 clock=clock,
                 others=(FileLeftovers(files, S3Files(settings.files_bucket)),),
             ),
+            DynamoTaskStore(settings.work_table),
+            DynamoAvatarStore(settings.agents_table),
             RealtimeRepository(),
             # Last what tells who it was.
             AccountRemains(),

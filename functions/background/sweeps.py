@@ -26,6 +26,8 @@ from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import PostOffice
+from karma.tasks.repository import DynamoTaskStore
+from karma.tasks.sweeps import finish_deletions
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -42,6 +44,7 @@ class Settings(FunctionSettings):
     mail_queue_url: str
     devices_table: str
     telemetry_table: str
+    work_table: str
     device_policy_name: str
     files_bucket: str
     files_queue_url: str
@@ -108,11 +111,16 @@ def _deletions() -> int:
     return requeue_due(DeletionRepository(), SqsQueue(settings().deletions_queue_url), SystemClock())
 
 
+def _tasks() -> int:
+    return finish_deletions(DynamoTaskStore(settings().work_table), SystemClock())
+
+
 _SWEEPS = {
     "inbox": _inbox,
     "mail": _mail,
     "commands": _commands,
     "files": _files,
     "orphans": _orphans,
+    "tasks": _tasks,
     "deletions": _deletions,
 }

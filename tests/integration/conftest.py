@@ -120,7 +120,7 @@ _TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "rea
 _TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
 FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     "api": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents", "billing", "realtime")),
+        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),
         "AUTH_SECRET_ARN",
         "MODEL_ID",
         "INBOX_QUEUE_URL",
@@ -159,7 +159,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     "files": (_TABLE_NAMES["devices"], "FILES_BUCKET"),
     "mail": (_TABLE_NAMES["identity"], "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
     "deletion": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "agents", "billing", "realtime")),
+        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),
         "DELETIONS_QUEUE_URL",
         "FILES_BUCKET",
         "DEVICE_POLICY_NAME",
@@ -168,7 +168,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     ),
     "router": (_TABLE_NAMES["identity"], _TABLE_NAMES["devices"]),
     "sweeps": (
-        *(_TABLE_NAMES[n] for n in ("billing", "identity", "devices", "telemetry")),
+        *(_TABLE_NAMES[n] for n in ("billing", "identity", "devices", "telemetry", "work")),
         "INBOX_QUEUE_URL",
         "MAIL_QUEUE_URL",
         "DELETIONS_QUEUE_URL",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
 
-CONTEXTS = {"identity", "mail", "devices", "files", "agents", "billing", "realtime"}
+CONTEXTS = {"identity", "mail", "devices", "files", "agents", "tasks", "avatars", "billing", "realtime"}
 
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root

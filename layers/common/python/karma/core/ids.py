@@ -16,6 +16,9 @@ AgentId = NewType("AgentId", str)
 RunId = NewType("RunId", str)
 ThreadId = NewType("ThreadId", str)
 ApiKeyId = NewType("ApiKeyId", str)
+TaskId = NewType("TaskId", str)
+SubtaskId = NewType("SubtaskId", str)
+AvatarId = NewType("AvatarId", str)
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+import orjson
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _written_out(value: object) -> object:
@@ -25,6 +26,21 @@ Number = Annotated[float, Field(strict=True)]
 """A JSON number."""
 Version = Annotated[Whole, Field(ge=1, examples=[3])]
 """Of the object that was read, so that nobody else's change is written over; `If-Match` says the same."""
+
+
+def json_of_at_most(limit: int) -> Any:
+    """Refuse what takes more bytes as JSON, or cannot be written as such: `Annotated[dict[str, Any], ...]`."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size = len(orjson.dumps(value))
+        except TypeError as exc:
+            raise ValueError("numbers must fit into 64 bits, nesting into 254 levels") from exc
+        if size > limit:
+            raise ValueError(f"at most {limit} bytes as JSON")
+        return value
+
+    return AfterValidator(check)
 
 
 class Body(BaseModel):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data, Number, Version, Whole
+from karma.core.schemas import Body, Data, Number, Version, Whole, json_of_at_most
 from karma.devices.domain import (
     COMMAND_NAME,
     DEFAULT_TTL_S,
@@ -26,19 +25,6 @@ from karma.devices.domain import (
 )
 
 _TEXT = r"^[^\x00-\x1f\x7f]*$"
-
-
-def _json_of_at_most(limit: int) -> Any:
-    def check(value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            size = len(orjson.dumps(value))
-        except TypeError as exc:
-            raise ValueError("numbers must fit into 64 bits, nesting into 254 levels") from exc
-        if size > limit:
-            raise ValueError(f"at most {limit} bytes as JSON")
-        return value
-
-    return AfterValidator(check)
 
 
 def _mac(value: str) -> str:
@@ -63,7 +49,7 @@ Tags = Annotated[
     Field(max_length=MAX_TAGS),
     AfterValidator(_distinct),
 ]
-Object = Annotated[dict[str, Any], _json_of_at_most(MAX_OBJECT_BYTES)]
+Object = Annotated[dict[str, Any], json_of_at_most(MAX_OBJECT_BYTES)]
 
 
 class CreateDeviceRequest(Body):
@@ -97,7 +83,7 @@ class SendCommandRequest(Body):
     """A command to a device."""
 
     command: Annotated[str, StringConstraints(pattern=f"^{COMMAND_NAME.pattern}$")]
-    params: Annotated[dict[str, Any], _json_of_at_most(MAX_PARAMS_BYTES)] | None = None
+    params: Annotated[dict[str, Any], json_of_at_most(MAX_PARAMS_BYTES)] | None = None
     ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
     wait_s: Annotated[Number, Field(ge=0, le=MAX_WAIT_S)] = 0
     """How long the answer may wait for the device's."""

@@ -6,10 +6,9 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from karma.core.schemas import Body, Data, Version, Whole
+from karma.core.schemas import Body, Data, Version, Whole, json_of_at_most
 from karma.files.domain import (
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
@@ -23,19 +22,6 @@ from karma.files.domain import (
 
 _MAX_TEXT = 4096
 _PART_NUMBERS = 10_000
-
-
-def _json_of_at_most(limit: int) -> Any:
-    def check(value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            size = len(orjson.dumps(value))
-        except TypeError as exc:
-            raise ValueError("numbers must fit into 64 bits, nesting into 254 levels") from exc
-        if size > limit:
-            raise ValueError(f"at most {limit} bytes as JSON")
-        return value
-
-    return AfterValidator(check)
 
 
 def _sha256_base64(text: str) -> str:
@@ -57,7 +43,7 @@ def _distinct(numbers: list[int]) -> list[int]:
 Name = Annotated[str, StringConstraints(max_length=_MAX_TEXT), AfterValidator(clean_name)]
 Path = Annotated[str, StringConstraints(max_length=_MAX_TEXT), AfterValidator(clean_path)]
 Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Object = Annotated[dict[str, Any], _json_of_at_most(MAX_OBJECT_BYTES)]
+Object = Annotated[dict[str, Any], json_of_at_most(MAX_OBJECT_BYTES)]
 PartNumber = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
 
 

@@ -1,0 +1,245 @@
+"""Avatars in the table `agents`; access patterns are in docs/adr/0024-avatars.md.
+
+| item | pk | sk |
+|---|---|---|
+| avatar | AVATARS#<user> | AVATAR#<avatar> |
+| number of avatars | AVATARS#<user> | COUNTER#avatars |
+| avatar made for an Idempotency-Key | AVATARS#<user> | REQUEST#<token> |
+
+Ids sort by time, so the list by age is the order of the keys. An avatar is also counted among what keeps its creator's
+account (karma/identity/holdings.py), in the transactions that make and delete it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final, cast
+
+from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
+
+from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
+from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.dynamo.access import get, query
+from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.partitions import empty
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists
+from karma.core.ids import AvatarId, UserId
+from karma.core.purge import Purge
+from karma.identity.holdings import Holding, hold, release
+
+_AVATAR: Final = "AVATAR#"
+_REQUEST_TTL: Final = timedelta(hours=25)
+"""A repeat of a request may come for 24 hours."""
+
+
+def owner_pk(user_id: UserId) -> str:
+    """Partition of a person's avatars."""
+    return f"AVATARS#{user_id}"
+
+
+def avatar_key(user_id: UserId, avatar_id: str) -> Key:
+    """Key of an avatar."""
+    return Key(owner_pk(user_id), f"{_AVATAR}{avatar_id}")
+
+
+def counter_key(user_id: UserId) -> Key:
+    """Key of the number of a person's avatars."""
+    return Key(owner_pk(user_id), "COUNTER#avatars")
+
+
+def request_key(user_id: UserId, token: str) -> Key:
+    """Key of what a request made."""
+    return Key(owner_pk(user_id), f"REQUEST#{token}")
+
+
+class AvatarsItem(Item):
+    """Base of what avatars keep in the table `agents`."""
+
+    class Meta(TableMeta):
+        """Replaced by `bind`."""
+
+        table_name = "agents"
+
+
+class AvatarItem(AvatarsItem, discriminator="avatar"):
+    """An avatar."""
+
+    avatar_id = UnicodeAttribute()
+    created_by = UnicodeAttribute()
+    name = UnicodeAttribute()
+    role = UnicodeAttribute()
+    description = UnicodeAttribute(null=True)
+    avatar_url = UnicodeAttribute(null=True)
+    skills = JSONAttribute()
+    status = UnicodeAttribute(default=AvatarStatus.IDLE.value)
+    base_model = UnicodeAttribute(null=True)
+    system_prompt = UnicodeAttribute(null=True)
+    tools = JSONAttribute()
+    performance = JSONAttribute()
+    abilities = JSONAttribute()
+    earnings = JSONAttribute()
+    is_public = BooleanAttribute(default=False)
+    price_minor = NumberAttribute(null=True)
+    rating = NumberAttribute(null=True)
+    review_count = NumberAttribute(default=0)
+    download_count = NumberAttribute(default=0)
+
+
+class AvatarCounterItem(AvatarsItem, discriminator="avatar_counter"):
+    """Number of a person's avatars."""
+
+    value = NumberAttribute(default=0)
+
+
+class AvatarRequestItem(AvatarsItem, discriminator="avatar_request"):
+    """What a request with an Idempotency-Key made."""
+
+    made_id = UnicodeAttribute()
+
+
+class DynamoAvatarStore:
+    """AvatarStore over DynamoDB; the identity table is bound by whoever writes."""
+
+    name = "avatars"
+    """Of its step in the deletion of an account."""
+
+    def __init__(self, table_name: str) -> None:
+        """Bind the table; no request is made."""
+        bind(AvatarsItem, table_name)
+
+    def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
+        """See AvatarStore; one Get."""
+        item = get(AvatarItem, avatar_key(user_id, avatar_id), consistent=True)
+        return _avatar(item) if item else None
+
+    def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
+        """See AvatarStore; one Get."""
+        item = get(AvatarRequestItem, request_key(user_id, request_token), consistent=True)
+        return AvatarId(item.made_id) if item else None
+
+    def create(self, avatar: Avatar, *, request_token: str) -> None:
+        """See AvatarStore; a check and 3 items, and one for a token."""
+        tx = Transaction()
+        hold(tx, avatar.created_by, Holding.AVATAR)
+        if request_token:
+            now = iso(avatar.created_at)
+            request = AvatarRequestItem(
+                *request_key(avatar.created_by, request_token),
+                made_id=avatar.id,
+                created_at=now,
+                updated_at=now,
+                expires_at=epoch_ms(avatar.created_at + _REQUEST_TTL) // 1000,
+            )
+            tx.put(request, on_fail=AlreadyExists("This request made an avatar before"))
+        tx.put(_item(avatar))
+        _count(tx, avatar.created_by, 1)
+        tx.commit()
+
+    def replace(self, old: Avatar, new: Avatar) -> None:
+        """See AvatarStore; one item."""
+        tx = Transaction()
+        item = _item(new)
+        item.version = old.version
+        tx.put(item, on_fail=_changed(old))
+        tx.commit()
+
+    def delete(self, avatar: Avatar) -> None:
+        """See AvatarStore; 3 items."""
+        tx = Transaction()
+        item = AvatarItem(*avatar_key(avatar.created_by, avatar.id))
+        item.version = avatar.version
+        tx.delete(item, locked=True, on_fail=_changed(avatar))
+        release(tx, avatar.created_by, Holding.AVATAR)
+        _count(tx, avatar.created_by, -1)
+        tx.commit()
+
+    def page(self, user_id: UserId, *, newest_first: bool, after: str, limit: int) -> list[Avatar]:
+        """See AvatarStore; one Query a megabyte, eventually consistent."""
+        found: list[Avatar] = []
+        start: dict[str, str] | None = avatar_key(user_id, after)._asdict() if after else None
+        while len(found) < limit:
+            page = query(
+                AvatarsItem,
+                owner_pk(user_id),
+                AvatarsItem.sk.startswith(_AVATAR),
+                limit=limit - len(found),
+                forward=not newest_first,
+                start=start,
+            )
+            found += [_avatar(item) for item in page.items if isinstance(item, AvatarItem)]
+            start = page.last
+            if start is None:
+                break
+        return found
+
+    def count(self, user_id: UserId) -> int:
+        """See AvatarStore; one Get."""
+        item = get(AvatarCounterItem, counter_key(user_id))
+        return int(item.value) if item else 0
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove counter and records of requests: an account that is deleted has no avatars; True when it is done."""
+        return empty(AvatarsItem, owner_pk(purge.user_id), purge)
+
+
+def _count(tx: Transaction, user_id: UserId, change: int) -> None:
+    tx.upsert(AvatarCounterItem(*counter_key(user_id)), [AvatarCounterItem.value.add(change)])
+
+
+def _changed(avatar: Avatar) -> AvatarChanged:
+    return AvatarChanged(f"Avatar {avatar.id} was changed by another request; read it again")
+
+
+def _item(avatar: Avatar) -> AvatarItem:
+    return AvatarItem(
+        *avatar_key(avatar.created_by, avatar.id),
+        avatar_id=avatar.id,
+        created_by=avatar.created_by,
+        name=avatar.name,
+        role=avatar.role,
+        description=avatar.description,
+        avatar_url=avatar.avatar_url,
+        skills=list(avatar.skills),
+        status=avatar.status.value,
+        base_model=avatar.base_model,
+        system_prompt=avatar.system_prompt,
+        tools=list(avatar.tools),
+        performance=dict(avatar.performance),
+        abilities=dict(avatar.abilities),
+        earnings=dict(avatar.earnings),
+        is_public=avatar.is_public,
+        price_minor=avatar.price_minor,
+        rating=avatar.rating,
+        review_count=avatar.review_count,
+        download_count=avatar.download_count,
+        created_at=iso(avatar.created_at),
+        updated_at=iso(avatar.updated_at),
+    )
+
+
+def _avatar(item: AvatarItem) -> Avatar:
+    return Avatar(
+        id=AvatarId(item.avatar_id),
+        created_by=UserId(item.created_by),
+        name=item.name,
+        role=item.role,
+        description=item.description,
+        avatar_url=item.avatar_url,
+        skills=tuple(cast("list[str]", item.skills)),
+        status=AvatarStatus(item.status),
+        base_model=item.base_model,
+        system_prompt=item.system_prompt,
+        tools=tuple(cast("list[str]", item.tools)),
+        performance=cast("dict[str, Any]", item.performance),
+        abilities=cast("dict[str, Any]", item.abilities),
+        earnings=cast("dict[str, Any]", item.earnings),
+        is_public=bool(item.is_public),
+        price_minor=None if item.price_minor is None else int(item.price_minor),
+        rating=None if item.rating is None else float(item.rating),
+        review_count=int(item.review_count),
+        download_count=int(item.download_count),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.version),
+    )

@@ -1,0 +1,178 @@
+"""Bodies and answers of the avatar routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from karma.avatars.domain import (
+    MAX_ABILITIES_BYTES,
+    MAX_DESCRIPTION_CHARS,
+    MAX_MODEL_CHARS,
+    MAX_NAME_CHARS,
+    MAX_PRICE_MINOR,
+    MAX_PROMPT_CHARS,
+    MAX_ROLE_CHARS,
+    MAX_URL_CHARS,
+    MAX_WORD_CHARS,
+    MAX_WORDS,
+    AvatarStatus,
+    NewAvatar,
+)
+from karma.core.schemas import Body, Data, Number, Version, json_of_at_most
+
+_LINE = r"^[^\x00-\x1f\x7f]*$"
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _to_the_cent(price: float) -> float:
+    if _minor(price) % 1:
+        raise ValueError("has at most two decimals")
+    return price
+
+
+def _minor(price: float) -> Decimal:
+    # By its shortest text: 9.99 is not a binary fraction.
+    return Decimal(repr(price)) * 100
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=_LINE)]
+JobRole = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ROLE_CHARS, pattern=_LINE)
+]
+Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
+ImageUrl = Annotated[str, StringConstraints(max_length=MAX_URL_CHARS, pattern=r"^https://[^\x00-\x20\x7f]+$")]
+ModelName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_MODEL_CHARS, pattern=_LINE)
+]
+Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+Words = Annotated[
+    list[
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_WORD_CHARS, pattern=_LINE)]
+    ],
+    Field(max_length=MAX_WORDS),
+    AfterValidator(_distinct),
+]
+Abilities = Annotated[dict[str, Any], json_of_at_most(MAX_ABILITIES_BYTES)]
+Price = Annotated[Number, Field(ge=0, le=MAX_PRICE_MINOR / 100, examples=[9.99]), AfterValidator(_to_the_cent)]
+
+
+class CreateAvatarBody(Body):
+    """A new avatar; its creator is the caller."""
+
+    name: Name
+    role: JobRole
+    """Its job, in words."""
+    description: Description | None = None
+    avatar_url: ImageUrl | None = None
+    """Its picture."""
+    skills: Words = Field(default_factory=list)
+    status: AvatarStatus = AvatarStatus.IDLE
+    base_model: ModelName | None = None
+    system_prompt: Prompt | None = None
+    tools: Words = Field(default_factory=list)
+    abilities: Abilities = Field(default_factory=dict)
+    price: Price | None = None
+    """US dollars, to the cent."""
+
+    def new(self) -> NewAvatar:
+        """Return what the body says."""
+        return NewAvatar(
+            name=self.name,
+            role=self.role,
+            description=self.description,
+            avatar_url=self.avatar_url,
+            skills=tuple(self.skills),
+            status=self.status,
+            base_model=self.base_model,
+            system_prompt=self.system_prompt,
+            tools=tuple(self.tools),
+            abilities=self.abilities,
+            price_minor=None if self.price is None else int(_minor(self.price)),
+        )
+
+
+class ChangeAvatarBody(Body):
+    """What a creator may change; what is left out stays, null removes what may be absent."""
+
+    name: Name | None = None
+    role: JobRole | None = None
+    description: Description | None = None
+    avatar_url: ImageUrl | None = None
+    skills: Words | None = None
+    status: AvatarStatus | None = None
+    base_model: ModelName | None = None
+    system_prompt: Prompt | None = None
+    tools: Words | None = None
+    abilities: Abilities | None = None
+    price: Price | None = None
+    version: Version | None = None
+
+    def not_null(self) -> list[str]:
+        """Name the fields that are null and must not be."""
+        always = {"name", "role", "skills", "status", "tools", "abilities"}
+        return sorted(name for name in self.model_fields_set & always if getattr(self, name) is None)
+
+    def changes(self) -> Mapping[str, Any]:
+        """Return what the body says, in the domain's words."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"version", "price"}}
+        given |= {name: tuple(given[name]) for name in ("skills", "tools") if name in given}
+        if "price" in self.model_fields_set:
+            given["price_minor"] = None if self.price is None else int(_minor(self.price))
+        return given
+
+
+class AvatarSummaryView(Data):
+    """An avatar in a list."""
+
+    id: str
+    created_by: str
+    name: str
+    role: str
+    description: str | None
+    avatar_url: str | None
+    skills: list[str]
+    status: str
+    base_model: str | None
+    tools: list[str]
+    performance: dict[str, Any]
+    abilities: dict[str, Any]
+    earnings: dict[str, Any]
+    is_public: bool
+    price: float | None
+    rating: float | None
+    review_count: int
+    download_count: int
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class AvatarView(AvatarSummaryView):
+    """One avatar."""
+
+    system_prompt: str | None
+
+
+class AvatarData(Data):
+    """One avatar."""
+
+    avatar: AvatarView
+
+
+class AvatarListData(Data):
+    """A page of avatars, without their prompts; `page` and `page_size` unless a cursor or an offset was given."""
+
+    avatars: list[AvatarSummaryView]
+    total: int
+    total_capped: bool
+    limit: int
+    next_cursor: str | None
+    page: int | None = None
+    page_size: int | None = None

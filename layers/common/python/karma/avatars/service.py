@@ -1,0 +1,175 @@
+"""Use cases of avatars: create, list, read, change, delete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from karma.avatars.domain import Avatar, AvatarChanged, NewAvatar, made
+from karma.avatars.ports import AvatarStore
+from karma.core.clock import Clock, iso
+from karma.core.errors import AlreadyExists, Gone, InvalidRequest, NotFound, StaleVersion, StorageThrottled
+from karma.core.ids import AvatarId, UserId, is_id, new_id
+from karma.core.observability import count, logger
+
+MAX_OFFSET_ROWS = 1_000
+"""How deep pages by number go."""
+
+_ATTEMPTS = 6
+_PAUSE_S = 0.02
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvatarPage:
+    """A page of avatars."""
+
+    avatars: tuple[Avatar, ...]
+    total: int
+    next_after: AvatarId | None
+    """What the next page begins behind; None at the end."""
+
+
+class AvatarService:
+    """What people do with the avatars that they made. Another one's avatar is NotFound in all of it."""
+
+    def __init__(self, store: AvatarStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def get(self, user_id: UserId, avatar_id: str) -> Avatar:
+        """Read one avatar.
+
+        Raises:
+            NotFound: absent or deleted.
+        """
+        avatar = self._store.get(user_id, AvatarId(avatar_id)) if is_id(avatar_id) else None
+        if avatar is None:
+            raise NotFound(f"Avatar {avatar_id} not found")
+        return avatar
+
+    def list(
+        self, user_id: UserId, *, limit: int, offset: int = 0, after: str = "", newest_first: bool = True
+    ) -> AvatarPage:
+        """Return a page by age: one query, and unless the first page holds all, one read of the counter.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+        """
+        wanted = offset + limit
+        if wanted > MAX_OFFSET_ROWS:
+            raise InvalidRequest(
+                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor`", code="INVALID_PAGE"
+            )
+        # One row more than shown tells whether another page follows.
+        rows = self._store.page(user_id, newest_first=newest_first, after=after, limit=wanted + 1)
+        shown, more = rows[offset:wanted], len(rows) > wanted
+        total = max(len(rows), self._store.count(user_id)) if more or after else len(rows)
+        return AvatarPage(avatars=tuple(shown), total=total, next_after=shown[-1].id if more and shown else None)
+
+    def create(self, user_id: UserId, new: NewAvatar, *, request_token: str = "") -> Avatar:
+        """Store a new avatar; a repeat with the same `request_token` returns the one that the first made.
+
+        Raises:
+            Gone: that one was deleted meanwhile.
+            AccountGone: the creator is deleted.
+        """
+        avatar = made(new, avatar_id=AvatarId(new_id()), created_by=user_id, at=self._clock.now())
+        try:
+            self._store.create(avatar, request_token=request_token)
+        except AlreadyExists:
+            earlier = self._store.made_by(user_id, request_token)
+            stored = self._store.get(user_id, earlier) if earlier else None
+            if stored is None:
+                raise Gone("The avatar that this request made was deleted") from None
+            return stored
+        count("AvatarCreated")
+        logger.info("avatar.created", avatar_id=avatar.id)
+        return avatar
+
+    def change(
+        self, user_id: UserId, avatar_id: str, changes: Mapping[str, Any], *, version: int | None = None
+    ) -> Avatar:
+        """Change what the creator says of an avatar; the same again changes nothing.
+
+        Raises:
+            NotFound: as `get`.
+            StaleVersion: `version` is not the stored one.
+        """
+
+        def once() -> Avatar:
+            old = self._of_version(user_id, avatar_id, version)
+            new = replace(old, **changes)
+            if new == old:
+                return old
+            new = replace(new, updated_at=self._clock.now(), version=old.version + 1)
+            self._store.replace(old, new)
+            return new
+
+        return _again(once)
+
+    def delete(self, user_id: UserId, avatar_id: str, *, version: int | None = None) -> None:
+        """Delete an avatar.
+
+        Raises:
+            NotFound, StaleVersion: as `change`.
+        """
+
+        def once() -> None:
+            avatar = self._of_version(user_id, avatar_id, version)
+            self._store.delete(avatar)
+            count("AvatarDeleted")
+            logger.info("avatar.deleted", avatar_id=avatar.id)
+
+        _again(once)
+
+    def _of_version(self, user_id: UserId, avatar_id: str, version: int | None) -> Avatar:
+        avatar = self.get(user_id, avatar_id)
+        if version is not None and avatar.version != version:
+            raise StaleVersion(f"Avatar {avatar.id} has version {avatar.version}")
+        return avatar
+
+
+def _again(write: Callable[[], _T]) -> _T:
+    """Repeat a write that met another one on the same avatar."""
+    for attempt in range(_ATTEMPTS - 1):
+        try:
+            return write()
+        except (StorageThrottled, AvatarChanged) as exc:
+            logger.debug("avatar.write_repeated", cause=type(exc).__name__)
+            time.sleep(_PAUSE_S * 2**attempt)
+    return write()
+
+
+def summary_view(avatar: Avatar) -> dict[str, object]:
+    """Shape an avatar for lists: all but the prompt."""
+    return {
+        "id": avatar.id,
+        "created_by": avatar.created_by,
+        "name": avatar.name,
+        "role": avatar.role,
+        "description": avatar.description,
+        "avatar_url": avatar.avatar_url,
+        "skills": list(avatar.skills),
+        "status": avatar.status.value,
+        "base_model": avatar.base_model,
+        "tools": list(avatar.tools),
+        "performance": dict(avatar.performance),
+        "abilities": dict(avatar.abilities),
+        "earnings": dict(avatar.earnings),
+        "is_public": avatar.is_public,
+        "price": None if avatar.price_minor is None else avatar.price_minor / 100,
+        "rating": avatar.rating,
+        "review_count": avatar.review_count,
+        "download_count": avatar.download_count,
+        "created_at": iso(avatar.created_at),
+        "updated_at": iso(avatar.updated_at),
+        "version": avatar.version,
+    }
+
+
+def avatar_view(avatar: Avatar) -> dict[str, object]:
+    """Shape an avatar with all that it is."""
+    return {**summary_view(avatar), "system_prompt": avatar.system_prompt}

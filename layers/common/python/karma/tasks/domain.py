@@ -1,0 +1,222 @@
+"""Tasks and their subtasks: what they are, which steps they may take, and the rules of their dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from karma.core.errors import Conflict, InvalidTransition, StaleVersion
+from karma.core.ids import SubtaskId, TaskId, UserId
+
+MAX_TITLE_CHARS: Final = 255
+MAX_DESCRIPTION_CHARS: Final = 4_000
+MAX_TASK_METADATA_BYTES: Final = 8_192
+MAX_SUBTASK_METADATA_BYTES: Final = 4_096
+MAX_SUBTASKS: Final = 90
+"""They are written with their task in one transaction, which has 100 items at the most."""
+MAX_TOOLS: Final = 20
+MAX_TOOL_CHARS: Final = 64
+MAX_REF_CHARS: Final = 64
+MAX_PRIORITY: Final = 9
+DEFAULT_PRIORITY: Final = 5
+
+
+class TaskStatus(StrEnum):
+    """Where a task, or a subtask, stands."""
+
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step leads on from it."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
+    TaskStatus.PENDING: frozenset({TaskStatus.IN_PROGRESS, TaskStatus.CANCELLED}),
+    TaskStatus.IN_PROGRESS: frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}),
+    TaskStatus.COMPLETED: frozenset(),
+    TaskStatus.FAILED: frozenset(),
+    TaskStatus.CANCELLED: frozenset(),
+}
+"""Every step that a task or a subtask may take."""
+
+
+class AlreadyCompleted(Conflict):
+    """A completed task, or subtask, takes no more changes."""
+
+    code = "ALREADY_COMPLETED"
+
+
+class DependenciesUnfinished(InvalidTransition):
+    """A subtask starts when all that it depends on is completed; `details.subtasks` are those that are not."""
+
+    code = "DEPENDENCIES_UNFINISHED"
+
+
+class TaskChanged(StaleVersion):
+    """Another request changed the task or subtask between our reading of it and our write: read again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSubtask:
+    """A subtask as the body of its task describes it."""
+
+    title: str
+    ref: str | None = None
+    """By which the others of the same body name it."""
+    description: str = ""
+    dependencies: tuple[str, ...] = ()
+    """Refs of those that must be completed before it starts."""
+    tools: tuple[str, ...] = ()
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task as its owner describes it; lengths are checked by schemas.CreateTaskBody."""
+
+    title: str
+    description: str = ""
+    priority: int = DEFAULT_PRIORITY
+    metadata: Mapping[str, Any]
+    subtasks: tuple[NewSubtask, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task. It is the root of its subtasks: each change of one of them gives it the next version."""
+
+    id: TaskId
+    user_id: UserId
+    title: str
+    description: str
+    priority: int
+    """From 0 to 9; what is higher goes first."""
+    status: TaskStatus
+    metadata: Mapping[str, Any]
+    subtask_count: int
+    completed_count: int
+    """Of its subtasks."""
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+    @property
+    def progress(self) -> int:
+        """Percent of the subtasks that are completed; a completed task has 100, one without subtasks 0 until then."""
+        if self.status is TaskStatus.COMPLETED:
+            return 100
+        return 100 * self.completed_count // self.subtask_count if self.subtask_count else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subtask:
+    """A part of a task that is done by itself."""
+
+    id: SubtaskId
+    task_id: TaskId
+    ref: str | None
+    title: str
+    description: str
+    status: TaskStatus
+    dependencies: tuple[SubtaskId, ...]
+    """What must be completed before it starts."""
+    tools: tuple[str, ...]
+    """What a worker must have to do it."""
+    metadata: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+def require_step(what: str, current: TaskStatus, wanted: TaskStatus) -> None:
+    """Refuse a step that the table lacks; `what` names the task or subtask in the message.
+
+    Raises:
+        AlreadyCompleted: it is completed.
+        InvalidTransition: any other step.
+    """
+    require_open(what, current)
+    if wanted not in TRANSITIONS[current]:
+        raise InvalidTransition(f"{what} is {current} and cannot become {wanted}")
+
+
+def require_open(what: str, current: TaskStatus) -> None:
+    """Refuse to act on what is over.
+
+    Raises:
+        AlreadyCompleted: it is completed.
+        InvalidTransition: it failed or was cancelled.
+    """
+    if current is TaskStatus.COMPLETED:
+        raise AlreadyCompleted(f"{what} is completed already")
+    if current.is_over:
+        raise InvalidTransition(f"{what} is {current} and takes no more changes")
+
+
+def require_ready(subtask: Subtask, siblings: Sequence[Subtask]) -> None:
+    """Refuse to start a subtask before what it depends on is completed.
+
+    Raises:
+        DependenciesUnfinished: something is not.
+    """
+    completed = {each.id for each in siblings if each.status is TaskStatus.COMPLETED}
+    unfinished = [each for each in subtask.dependencies if each not in completed]
+    if unfinished:
+        raise DependenciesUnfinished(
+            f"Subtask {subtask.id} depends on {len(unfinished)} that are not completed",
+            details={"subtasks": unfinished},
+        )
+
+
+def cancelled_with(subtasks: Sequence[Subtask], *, at: datetime) -> list[Subtask]:
+    """Return the subtasks that end with their task, as they are then: those that are not over."""
+    return [
+        replace(each, status=TaskStatus.CANCELLED, updated_at=at, version=each.version + 1)
+        for each in subtasks
+        if not each.status.is_over
+    ]
+
+
+def wrong_dependencies(subtasks: Sequence[NewSubtask]) -> list[tuple[str, str]]:
+    """Find what keeps subtasks from being a graph without cycles: pairs of field and message, none when it is one."""
+    wrong: list[tuple[str, str]] = []
+    by_ref: dict[str, int] = {}
+    for i, each in enumerate(subtasks):
+        if each.ref is not None and by_ref.setdefault(each.ref, i) != i:
+            wrong.append((f"subtasks.{i}.ref", f"subtasks.{by_ref[each.ref]} has it as well"))
+    for i, each in enumerate(subtasks):
+        for j, ref in enumerate(each.dependencies):
+            if ref not in by_ref:
+                wrong.append((f"subtasks.{i}.dependencies.{j}", "is no ref of a subtask of this task"))
+    if wrong:
+        return wrong
+    cycle = _cycle([[by_ref[ref] for ref in each.dependencies] for each in subtasks])
+    if cycle:
+        names = " -> ".join(str(subtasks[i].ref) for i in [*cycle, cycle[0]])
+        wrong.append((f"subtasks.{cycle[0]}.dependencies", f"form a cycle: {names}"))
+    return wrong
+
+
+def _cycle(needs: Sequence[Sequence[int]]) -> list[int]:
+    """Return one cycle of a graph, [] when it has none; `needs[i]` is what i depends on."""
+    left = set(range(len(needs)))
+    while ready := {i for i in left if not left.intersection(needs[i])}:
+        left -= ready
+    if not left:
+        return []
+    # Each of the rest needs another of the rest, so a walk along them comes back to itself.
+    path = [min(left)]
+    while True:
+        following = next(i for i in needs[path[-1]] if i in left)
+        if following in path:
+            return path[path.index(following) :]
+        path.append(following)

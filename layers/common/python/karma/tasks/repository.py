@@ -1,0 +1,410 @@
+"""Tasks in the table `work`; access patterns are in docs/adr/0023-tasks.md.
+
+| item | pk | sk | index gsi1 |
+|---|---|---|---|
+| task | TASKS#<user> | TASK#<task> | TASKS#<user>#<status> / TASK#<task> |
+| deleted task | TASKS#<user> | GONE#<task> | SWEEP#TASKS / <moment>#<task> |
+| number of tasks | TASKS#<user> | COUNTER#tasks | |
+| task made for an Idempotency-Key | TASKS#<user> | REQUEST#<token> | |
+| subtask | TASK#<task> | SUBTASK#<subtask> | |
+
+Ids sort by time, so the list by age is the order of the keys. A task's version goes up with each change of its
+subtasks: who holds a version has seen them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, cast
+
+from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.expressions.condition import Condition
+
+from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.dynamo.access import count, delete, get, query
+from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.partitions import delete_keys, empty, pages
+from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import query_work
+from karma.core.errors import AlreadyExists
+from karma.core.ids import SubtaskId, TaskId, UserId
+from karma.core.purge import Purge
+from karma.identity.parent import require_account_in
+from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus
+from karma.tasks.ports import GoneTask
+
+SWEEP_PARTITION: Final = "SWEEP#TASKS"
+_TASK: Final = "TASK#"
+_GONE: Final = "GONE#"
+_REQUEST_TTL: Final = timedelta(hours=25)
+"""A repeat of a request may come for 24 hours."""
+_PAGE: Final = 100
+
+
+def owner_pk(user_id: UserId) -> str:
+    """Partition of a person's tasks."""
+    return f"TASKS#{user_id}"
+
+
+def status_pk(user_id: UserId, status: str) -> str:
+    """Partition of gsi1 with a person's tasks of one status."""
+    return f"{owner_pk(user_id)}#{status}"
+
+
+def task_key(user_id: UserId, task_id: str) -> Key:
+    """Key of a task."""
+    return Key(owner_pk(user_id), f"{_TASK}{task_id}")
+
+
+def gone_key(user_id: UserId, task_id: TaskId) -> Key:
+    """Key of the tombstone of a task."""
+    return Key(owner_pk(user_id), f"{_GONE}{task_id}")
+
+
+def counter_key(user_id: UserId) -> Key:
+    """Key of the number of a person's tasks."""
+    return Key(owner_pk(user_id), "COUNTER#tasks")
+
+
+def request_key(user_id: UserId, token: str) -> Key:
+    """Key of what a request made."""
+    return Key(owner_pk(user_id), f"REQUEST#{token}")
+
+
+def subtasks_pk(task_id: str) -> str:
+    """Partition of a task's subtasks."""
+    return f"{_TASK}{task_id}"
+
+
+def subtask_key(task_id: TaskId, subtask_id: SubtaskId) -> Key:
+    """Key of a subtask."""
+    return Key(subtasks_pk(task_id), f"SUBTASK#{subtask_id}")
+
+
+class TasksItem(Item):
+    """Base of what tasks keep in the table `work`."""
+
+    class Meta(TableMeta):
+        """Replaced by `bind`."""
+
+        table_name = "work"
+
+
+class TaskItem(TasksItem, discriminator="task"):
+    """A task."""
+
+    task_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    title = UnicodeAttribute()
+    description = UnicodeAttribute()
+    priority = NumberAttribute()
+    status = UnicodeAttribute(default=TaskStatus.PENDING.value)
+    metadata = JSONAttribute()
+    subtask_count = NumberAttribute(default=0)
+    completed_count = NumberAttribute(default=0)
+
+
+class SubtaskItem(TasksItem, discriminator="subtask"):
+    """A subtask."""
+
+    subtask_id = UnicodeAttribute()
+    task_id = UnicodeAttribute()
+    ref = UnicodeAttribute(null=True)
+    title = UnicodeAttribute()
+    description = UnicodeAttribute()
+    status = UnicodeAttribute(default=TaskStatus.PENDING.value)
+    dependencies = JSONAttribute()
+    tools = JSONAttribute()
+    metadata = JSONAttribute()
+
+
+class GoneTaskItem(TasksItem, discriminator="gone_task"):
+    """Tombstone of a task of which something may be left."""
+
+    task_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+
+
+class TaskCounterItem(TasksItem, discriminator="task_counter"):
+    """Number of a person's tasks."""
+
+    value = NumberAttribute(default=0)
+
+
+class TaskRequestItem(TasksItem, discriminator="task_request"):
+    """What a request with an Idempotency-Key made."""
+
+    made_id = UnicodeAttribute()
+
+
+class DynamoTaskStore:
+    """TaskStore over DynamoDB."""
+
+    name = "tasks"
+    """Of its step in the deletion of an account."""
+
+    def __init__(self, table_name: str) -> None:
+        """Bind the table; no request is made."""
+        bind(TasksItem, table_name)
+
+    # Reading
+
+    def get(self, user_id: UserId, task_id: TaskId) -> Task | None:
+        """See TaskStore; one Get."""
+        item = get(TaskItem, task_key(user_id, task_id), consistent=True)
+        return _task(item) if item else None
+
+    def subtask(self, task_id: TaskId, subtask_id: SubtaskId) -> Subtask | None:
+        """See TaskStore; one Get."""
+        item = get(SubtaskItem, subtask_key(task_id, subtask_id), consistent=True)
+        return _subtask(item) if item else None
+
+    def subtasks(self, task_id: TaskId) -> list[Subtask]:
+        """See TaskStore; one Query a megabyte."""
+        found: list[Subtask] = []
+        start: dict[str, str] | None = None
+        while True:
+            page = query(TasksItem, subtasks_pk(task_id), limit=_PAGE, start=start, consistent=True)
+            found += [_subtask(item) for item in page.items if isinstance(item, SubtaskItem)]
+            start = page.last
+            if start is None:
+                return found
+
+    def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
+        """See TaskStore; one Get."""
+        item = get(TaskRequestItem, request_key(user_id, request_token), consistent=True)
+        return TaskId(item.made_id) if item else None
+
+    def page(
+        self, user_id: UserId, *, status: TaskStatus | None, newest_first: bool, after: str, limit: int
+    ) -> list[Task]:
+        """See TaskStore; one Query a megabyte, eventually consistent."""
+        pk = owner_pk(user_id) if status is None else status_pk(user_id, status)
+        index = None if status is None else TasksItem.gsi1
+        sort_key = TasksItem.sk if status is None else TasksItem.gsi1sk
+        found: list[Task] = []
+        start: dict[str, str] | None = None
+        if after:
+            key = task_key(user_id, after)
+            start = key._asdict() if status is None else {**key._asdict(), "gsi1pk": pk, "gsi1sk": key.sk}
+        while len(found) < limit:
+            page = query(
+                TasksItem,
+                pk,
+                sort_key.startswith(_TASK),
+                limit=limit - len(found),
+                forward=not newest_first,
+                start=start,
+                index=index,
+            )
+            found += [_task(item) for item in page.items if isinstance(item, TaskItem)]
+            start = page.last
+            if start is None:
+                break
+        return found
+
+    def count(self, user_id: UserId, *, status: TaskStatus | None, most: int) -> int:
+        """See TaskStore; one Get, or with a status one Query."""
+        if status is not None:
+            return count(TasksItem, status_pk(user_id, status), most=most, index=TasksItem.gsi1)
+        item = get(TaskCounterItem, counter_key(user_id))
+        return int(item.value) if item else 0
+
+    # Writing
+
+    def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
+        """See TaskStore; a check and 2 items, one for a token, and the subtasks."""
+        tx = Transaction()
+        require_account_in(tx, task.user_id)
+        if request_token:
+            now = iso(task.created_at)
+            request = TaskRequestItem(
+                *request_key(task.user_id, request_token),
+                made_id=task.id,
+                created_at=now,
+                updated_at=now,
+                expires_at=epoch_ms(task.created_at + _REQUEST_TTL) // 1000,
+            )
+            tx.put(request, on_fail=AlreadyExists("This request made a task before"))
+        tx.put(_task_item(task))
+        for each in subtasks:
+            tx.put(_subtask_item(each))
+        _count(tx, task.user_id, 1)
+        tx.commit()
+
+    def replace(self, old: Task, new: Task, *, ended: Sequence[Subtask] = ()) -> None:
+        """See TaskStore; one item, and one for each subtask that ends."""
+        tx = Transaction()
+        item = _task_item(new)
+        item.version = old.version
+        tx.put(item, on_fail=_changed(old))
+        for each in ended:
+            # Under the task's version: since it was read, none of them has changed.
+            actions = [SubtaskItem.status.set(each.status), SubtaskItem.updated_at.set(iso(each.updated_at))]
+            tx.update(SubtaskItem(*subtask_key(each.task_id, each.id)), actions)
+        tx.commit()
+
+    def step(self, task: Task, old: Subtask, new: Subtask) -> None:
+        """See TaskStore; two items."""
+        at = iso(new.updated_at)
+        tx = Transaction()
+        tx.update(
+            SubtaskItem(*subtask_key(old.task_id, old.id)),
+            [SubtaskItem.status.set(new.status), SubtaskItem.updated_at.set(at)],
+            SubtaskItem.version == old.version,
+            on_fail=_changed(task),
+        )
+        actions = [TaskItem.updated_at.set(at)]
+        if new.status is TaskStatus.IN_PROGRESS:
+            actions += [
+                TaskItem.status.set(TaskStatus.IN_PROGRESS.value),
+                TaskItem.gsi1pk.set(status_pk(task.user_id, TaskStatus.IN_PROGRESS)),
+            ]
+        if new.status is TaskStatus.COMPLETED:
+            actions.append(TaskItem.completed_count.add(1))
+        tx.update(TaskItem(*task_key(task.user_id, task.id)), actions, _open(), on_fail=_changed(task))
+        tx.commit()
+
+    def begin_delete(self, task: Task, *, at: datetime) -> None:
+        """See TaskStore; three items."""
+        now = iso(at)
+        tx = Transaction()
+        item = TaskItem(*task_key(task.user_id, task.id))
+        item.version = task.version
+        tx.delete(item, locked=True, on_fail=_changed(task))
+        tombstone = GoneTaskItem(
+            *gone_key(task.user_id, task.id),
+            task_id=task.id,
+            user_id=task.user_id,
+            created_at=now,
+            updated_at=now,
+            gsi1pk=SWEEP_PARTITION,
+            gsi1sk=f"{now}#{task.id}",
+        )
+        tx.put(tombstone, on_fail=_changed(task))
+        _count(tx, task.user_id, -1)
+        tx.commit()
+
+    def remove(self, gone: GoneTask) -> None:
+        """See TaskStore; one Query and one transaction a hundred items, then one Delete."""
+        for keys in pages(TasksItem, subtasks_pk(gone.task_id)):
+            tx = Transaction()
+            for key in keys:
+                tx.delete(SubtaskItem(*key))
+            tx.commit()
+        delete(GoneTaskItem(*gone_key(gone.user_id, gone.task_id)))
+
+    def is_gone(self, gone: GoneTask) -> bool:
+        """See TaskStore; one Get."""
+        return get(GoneTaskItem, gone_key(gone.user_id, gone.task_id), consistent=True) is not None
+
+    def gone(self, *, before: datetime, limit: int) -> list[GoneTask]:
+        """See TaskStore; one Query, eventually consistent."""
+        old_enough = TasksItem.gsi1sk < iso(before)
+        return query_work(GoneTaskItem, SWEEP_PARTITION, old_enough, _gone, limit=limit).items
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove what is left of an account's tasks; True when nothing is.
+
+        Nothing is made behind it: a new task checks for the account, and a subtask is only ever changed.
+        """
+        for keys in pages(TasksItem, owner_pk(purge.user_id)):
+            for key in keys:
+                kind, _, task_id = key.sk.partition("#")
+                # What is found by an item of the owner's goes before it.
+                if f"{kind}#" in {_TASK, _GONE} and not empty(TasksItem, subtasks_pk(task_id), purge):
+                    return False
+            if purge.over():
+                return False
+            delete_keys(TasksItem, keys)
+        return True
+
+
+def _open() -> Condition:
+    status = TaskItem.status
+    condition: Condition = (status == TaskStatus.PENDING.value) | (status == TaskStatus.IN_PROGRESS.value)
+    return condition
+
+
+def _count(tx: Transaction, user_id: UserId, change: int) -> None:
+    tx.upsert(TaskCounterItem(*counter_key(user_id)), [TaskCounterItem.value.add(change)])
+
+
+def _changed(task: Task) -> TaskChanged:
+    return TaskChanged(f"Task {task.id} was changed by another request; read it again")
+
+
+def _gone(item: GoneTaskItem) -> GoneTask:
+    return GoneTask(UserId(item.user_id), TaskId(item.task_id))
+
+
+def _task_item(task: Task) -> TaskItem:
+    key = task_key(task.user_id, task.id)
+    return TaskItem(
+        *key,
+        task_id=task.id,
+        user_id=task.user_id,
+        title=task.title,
+        description=task.description,
+        priority=task.priority,
+        status=task.status.value,
+        metadata=dict(task.metadata),
+        subtask_count=task.subtask_count,
+        completed_count=task.completed_count,
+        created_at=iso(task.created_at),
+        updated_at=iso(task.updated_at),
+        gsi1pk=status_pk(task.user_id, task.status),
+        gsi1sk=key.sk,
+    )
+
+
+def _task(item: TaskItem) -> Task:
+    return Task(
+        id=TaskId(item.task_id),
+        user_id=UserId(item.user_id),
+        title=item.title,
+        description=item.description,
+        priority=int(item.priority),
+        status=TaskStatus(item.status),
+        metadata=cast("dict[str, Any]", item.metadata),
+        subtask_count=int(item.subtask_count),
+        completed_count=int(item.completed_count),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.version),
+    )
+
+
+def _subtask_item(subtask: Subtask) -> SubtaskItem:
+    return SubtaskItem(
+        *subtask_key(subtask.task_id, subtask.id),
+        subtask_id=subtask.id,
+        task_id=subtask.task_id,
+        ref=subtask.ref,
+        title=subtask.title,
+        description=subtask.description,
+        status=subtask.status.value,
+        dependencies=list(subtask.dependencies),
+        tools=list(subtask.tools),
+        metadata=dict(subtask.metadata),
+        created_at=iso(subtask.created_at),
+        updated_at=iso(subtask.updated_at),
+    )
+
+
+def _subtask(item: SubtaskItem) -> Subtask:
+    return Subtask(
+        id=SubtaskId(item.subtask_id),
+        task_id=TaskId(item.task_id),
+        ref=item.ref,
+        title=item.title,
+        description=item.description,
+        status=TaskStatus(item.status),
+        dependencies=tuple(SubtaskId(each) for each in cast("list[str]", item.dependencies)),
+        tools=tuple(cast("list[str]", item.tools)),
+        metadata=cast("dict[str, Any]", item.metadata),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.version),
+    )

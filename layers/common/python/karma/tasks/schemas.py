@@ -1,0 +1,182 @@
+"""Bodies and answers of the task routes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from karma.core.schemas import Body, Data, Version, Whole, json_of_at_most
+from karma.tasks.domain import (
+    DEFAULT_PRIORITY,
+    MAX_DESCRIPTION_CHARS,
+    MAX_PRIORITY,
+    MAX_REF_CHARS,
+    MAX_SUBTASK_METADATA_BYTES,
+    MAX_SUBTASKS,
+    MAX_TASK_METADATA_BYTES,
+    MAX_TITLE_CHARS,
+    MAX_TOOL_CHARS,
+    MAX_TOOLS,
+    NewSubtask,
+    NewTask,
+    TaskStatus,
+)
+
+_LINE = r"^[^\x00-\x1f\x7f]*$"
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+Title = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TITLE_CHARS, pattern=_LINE)
+]
+Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
+Priority = Annotated[Whole, Field(ge=0, le=MAX_PRIORITY)]
+Ref = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REF_CHARS, pattern=_LINE)]
+Tool = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TOOL_CHARS, pattern=_LINE)]
+TaskMetadata = Annotated[dict[str, Any], json_of_at_most(MAX_TASK_METADATA_BYTES)]
+SubtaskMetadata = Annotated[dict[str, Any], json_of_at_most(MAX_SUBTASK_METADATA_BYTES)]
+
+
+class SubtaskBody(Body):
+    """A subtask of a new task."""
+
+    title: Title
+    ref: Ref | None = None
+    """A name of the client's own, by which the `dependencies` of others in this body mean it."""
+    description: Description = ""
+    dependencies: Annotated[list[Ref], Field(max_length=MAX_SUBTASKS), AfterValidator(_distinct)] = Field(
+        default_factory=list
+    )
+    """Refs of those that must be completed before it starts; together they form no cycle."""
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)] = Field(default_factory=list)
+    """What a worker must have to do it."""
+    metadata: SubtaskMetadata = Field(default_factory=dict)
+
+
+class CreateTaskBody(Body):
+    """A new task; its owner is the caller."""
+
+    title: Title
+    description: Description = ""
+    priority: Priority = DEFAULT_PRIORITY
+    """What is higher goes first."""
+    metadata: TaskMetadata = Field(default_factory=dict)
+    subtasks: Annotated[list[SubtaskBody], Field(max_length=MAX_SUBTASKS)] = Field(default_factory=list)
+
+    def new(self) -> NewTask:
+        """Return what the body says."""
+        return NewTask(
+            title=self.title,
+            description=self.description,
+            priority=self.priority,
+            metadata=self.metadata,
+            subtasks=tuple(
+                NewSubtask(
+                    title=each.title,
+                    ref=each.ref,
+                    description=each.description,
+                    dependencies=tuple(each.dependencies),
+                    tools=tuple(each.tools),
+                    metadata=each.metadata,
+                )
+                for each in self.subtasks
+            ),
+        )
+
+
+class ChangeTaskBody(Body):
+    """What an owner may change; what is left out stays."""
+
+    title: Title | None = None
+    description: Description | None = None
+    priority: Priority | None = None
+    metadata: TaskMetadata | None = None
+    status: TaskStatus | None = None
+    version: Version | None = None
+
+
+class ChangeSubtaskBody(Body):
+    """The next status of a subtask."""
+
+    status: TaskStatus
+    version: Version | None = None
+
+
+class TaskView(Data):
+    """A task."""
+
+    id: str
+    title: str
+    description: str
+    priority: int
+    status: str
+    progress: int
+    """Percent of its subtasks that are completed; 100 for a completed task."""
+    subtask_count: int
+    completed_count: int
+    metadata: dict[str, Any]
+    created_at: str
+    updated_at: str
+    version: int
+    """From 1; it goes up with each change of the task or of one of its subtasks."""
+
+
+class SubtaskView(Data):
+    """A subtask."""
+
+    id: str
+    task_id: str
+    ref: str | None
+    title: str
+    description: str
+    status: str
+    dependencies: list[str]
+    """Ids of subtasks of the same task."""
+    tools: list[str]
+    metadata: dict[str, Any]
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class TaskData(Data):
+    """One task."""
+
+    task: TaskView
+
+
+class CreatedTaskData(Data):
+    """A new task and its subtasks."""
+
+    task: TaskView
+    subtasks: list[SubtaskView]
+
+
+class TaskListData(Data):
+    """A page of tasks; `page` and `page_size` unless a cursor or an offset was given."""
+
+    tasks: list[TaskView]
+    total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000, as it does for a status."""
+    limit: int
+    next_cursor: str | None
+    page: int | None = None
+    page_size: int | None = None
+
+
+class SubtaskData(Data):
+    """One subtask."""
+
+    subtask: SubtaskView
+
+
+class SubtaskListData(Data):
+    """All subtasks of a task, in the order in which they were given."""
+
+    subtasks: list[SubtaskView]
+    total: int

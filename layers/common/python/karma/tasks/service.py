@@ -1,0 +1,345 @@
+"""Use cases of tasks: create, list, read, change, cancel, delete, and step from one subtask to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from karma.core.clock import Clock, iso
+from karma.core.errors import (
+    AlreadyExists,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    StaleVersion,
+    StorageThrottled,
+    Upstream,
+    ValidationFailed,
+)
+from karma.core.ids import SubtaskId, TaskId, UserId, is_id, new_id
+from karma.core.observability import count, logger
+from karma.tasks.domain import (
+    NewSubtask,
+    NewTask,
+    Subtask,
+    Task,
+    TaskChanged,
+    TaskStatus,
+    cancelled_with,
+    require_open,
+    require_ready,
+    require_step,
+    wrong_dependencies,
+)
+from karma.tasks.ports import GoneTask, TaskStore
+
+MAX_OFFSET_ROWS = 1_000
+"""How deep pages by number go, and how far the tasks of a status are counted."""
+
+_ATTEMPTS = 6
+_PAUSE_S = 0.02
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskQuery:
+    """What a list asks for; `after` is the `next_after` of the page before."""
+
+    limit: int = 20
+    offset: int = 0
+    after: str = ""
+    status: TaskStatus | None = None
+    newest_first: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPage:
+    """A page of tasks."""
+
+    tasks: tuple[Task, ...]
+    total: int
+    total_capped: bool
+    next_after: TaskId | None
+    """What the next page begins behind; None at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskWithSubtasks:
+    """A task and all of its subtasks."""
+
+    task: Task
+    subtasks: tuple[Subtask, ...]
+
+
+class TaskService:
+    """What owners do with their tasks. Another owner's task is NotFound in all of it."""
+
+    def __init__(self, store: TaskStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    # Reading
+
+    def get(self, user_id: UserId, task_id: str) -> Task:
+        """Read one task.
+
+        Raises:
+            NotFound: absent or deleted.
+        """
+        task = self._store.get(user_id, TaskId(task_id)) if is_id(task_id) else None
+        if task is None:
+            raise NotFound(f"Task {task_id} not found")
+        return task
+
+    def subtasks(self, user_id: UserId, task_id: str) -> list[Subtask]:
+        """Read a task's subtasks, in the order in which they were given.
+
+        Raises:
+            NotFound: as `get`.
+        """
+        return self._store.subtasks(self.get(user_id, task_id).id)
+
+    def list(self, user_id: UserId, query: TaskQuery) -> TaskPage:
+        """Return a page by age: one query, and unless the first page holds all, one call that counts.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+        """
+        wanted = query.offset + query.limit
+        if wanted > MAX_OFFSET_ROWS:
+            raise InvalidRequest(
+                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor`", code="INVALID_PAGE"
+            )
+        # One row more than shown tells whether another page follows.
+        rows = self._store.page(
+            user_id, status=query.status, newest_first=query.newest_first, after=query.after, limit=wanted + 1
+        )
+        shown = rows[query.offset : wanted]
+        more = len(rows) > wanted
+        total, capped = len(rows), False
+        if more or query.after:
+            stored = self._store.count(user_id, status=query.status, most=MAX_OFFSET_ROWS)
+            total = max(total, stored)
+            capped = query.status is not None and stored >= MAX_OFFSET_ROWS
+        return TaskPage(
+            tasks=tuple(shown),
+            total=total,
+            total_capped=capped,
+            next_after=shown[-1].id if more and shown else None,
+        )
+
+    # Writing
+
+    def create(self, user_id: UserId, new: NewTask, *, request_token: str = "") -> TaskWithSubtasks:
+        """Store a task with its subtasks; a repeat with the same `request_token` returns what the first one made.
+
+        Raises:
+            ValidationFailed: the subtasks' dependencies name none of them, or form a cycle.
+            Gone: what the first one made was deleted meanwhile.
+            AccountGone: the owner is deleted.
+        """
+        wrong = wrong_dependencies(new.subtasks)
+        if wrong:
+            details = [{"field": field, "message": message, "type": "value_error"} for field, message in wrong]
+            raise ValidationFailed("Request validation failed", details=details)
+        made = self._made(user_id, new)
+        try:
+            self._store.create(made.task, made.subtasks, request_token=request_token)
+        except AlreadyExists:
+            earlier = self._store.made_by(user_id, request_token)
+            task = self._store.get(user_id, earlier) if earlier else None
+            if task is None:
+                raise Gone("The task that this request made was deleted") from None
+            return TaskWithSubtasks(task=task, subtasks=tuple(self._store.subtasks(task.id)))
+        count("TaskCreated")
+        logger.info("task.created", task_id=made.task.id, subtasks=len(made.subtasks))
+        return made
+
+    def _made(self, user_id: UserId, new: NewTask) -> TaskWithSubtasks:
+        now = self._clock.now()
+        task = Task(
+            id=TaskId(new_id()),
+            user_id=user_id,
+            title=new.title,
+            description=new.description,
+            priority=new.priority,
+            status=TaskStatus.PENDING,
+            metadata=new.metadata,
+            subtask_count=len(new.subtasks),
+            completed_count=0,
+            created_at=now,
+            updated_at=now,
+            version=1,
+        )
+        # Sorted: ids of one millisecond have no order, and subtasks are read in that of their ids.
+        ids = [SubtaskId(each) for each in sorted(new_id() for _ in new.subtasks)]
+        by_ref = {each.ref: made_id for each, made_id in zip(new.subtasks, ids, strict=True)}
+
+        def subtask(made_id: SubtaskId, each: NewSubtask) -> Subtask:
+            return Subtask(
+                id=made_id,
+                task_id=task.id,
+                ref=each.ref,
+                title=each.title,
+                description=each.description,
+                status=TaskStatus.PENDING,
+                dependencies=tuple(by_ref[ref] for ref in each.dependencies),
+                tools=each.tools,
+                metadata=each.metadata,
+                created_at=now,
+                updated_at=now,
+                version=1,
+            )
+
+        return TaskWithSubtasks(task=task, subtasks=tuple(map(subtask, ids, new.subtasks)))
+
+    def change(self, user_id: UserId, task_id: str, changes: Mapping[str, Any], *, version: int | None = None) -> Task:
+        """Change title, description, priority, metadata or status; a task that ends cancels what is left of it.
+
+        Raises:
+            NotFound: as `get`.
+            StaleVersion: `version` is not the stored one.
+            AlreadyCompleted, InvalidTransition: the task is over, or has no such step.
+        """
+
+        def once() -> Task:
+            old = self._of_version(user_id, task_id, version)
+            if not changes:
+                return old
+            new = replace(old, **changes)
+            if new == old and old.status is not TaskStatus.COMPLETED:
+                return old
+            require_open(f"Task {old.id}", old.status)
+            if new.status is not old.status:
+                require_step(f"Task {old.id}", old.status, new.status)
+            now = self._clock.now()
+            new = replace(new, updated_at=now, version=old.version + 1)
+            over = new.status.is_over and old.subtask_count
+            ended = cancelled_with(self._store.subtasks(old.id), at=now) if over else []
+            self._store.replace(old, new, ended=ended)
+            logger.info("task.changed", task_id=old.id, status=new.status, ended=len(ended))
+            return new
+
+        return _again(once)
+
+    def cancel(self, user_id: UserId, task_id: str, *, version: int | None = None) -> Task:
+        """Cancel a task and what is left of it; cancelling a cancelled one changes nothing.
+
+        Raises:
+            NotFound, StaleVersion, AlreadyCompleted, InvalidTransition: as `change`.
+        """
+        return self.change(user_id, task_id, {"status": TaskStatus.CANCELLED}, version=version)
+
+    def step(
+        self, user_id: UserId, task_id: str, subtask_id: str, status: TaskStatus, *, version: int | None = None
+    ) -> Subtask:
+        """Give a subtask another status; the first one that starts also starts its task.
+
+        Raises:
+            NotFound: no such task, or it has no such subtask.
+            StaleVersion: `version` is not the stored one.
+            AlreadyCompleted, InvalidTransition: the task or the subtask is over, or has no such step.
+            DependenciesUnfinished: it cannot start yet.
+        """
+
+        def once() -> Subtask:
+            task = self.get(user_id, task_id)
+            old = self._store.subtask(task.id, SubtaskId(subtask_id)) if is_id(subtask_id) else None
+            if old is None:
+                raise NotFound(f"Subtask {subtask_id} not found")
+            if version is not None and version != old.version:
+                raise StaleVersion(f"Subtask {old.id} has version {old.version}")
+            if old.status is status and status is not TaskStatus.COMPLETED:
+                return old
+            require_open(f"Task {task.id}", task.status)
+            require_step(f"Subtask {old.id}", old.status, status)
+            if status is TaskStatus.IN_PROGRESS and old.dependencies:
+                require_ready(old, self._store.subtasks(task.id))
+            new = replace(old, status=status, updated_at=self._clock.now(), version=old.version + 1)
+            self._store.step(task, old, new)
+            logger.info("subtask.changed", task_id=task.id, subtask_id=old.id, status=status)
+            return new
+
+        return _again(once)
+
+    def delete(self, user_id: UserId, task_id: str, *, version: int | None = None) -> None:
+        """Delete a task: a tombstone first, then its subtasks; a sweep removes what a death in between left.
+
+        May be repeated after a crash at any point.
+
+        Raises:
+            NotFound: as `get`.
+            StaleVersion: `version` is not the stored one.
+        """
+
+        def once() -> None:
+            task = self._of_version(user_id, task_id, version)
+            self._store.begin_delete(task, at=self._clock.now())
+            count("TaskDeleted")
+            logger.info("task.deleted", task_id=task.id)
+
+        gone = GoneTask(user_id, TaskId(task_id))
+        try:
+            _again(once)
+        except NotFound:
+            if not (is_id(task_id) and self._store.is_gone(gone)):
+                raise
+        try:
+            self._store.remove(gone)
+        except Upstream as exc:
+            logger.warning("task.left_for_sweep", task_id=gone.task_id, cause=type(exc).__name__)
+
+    def _of_version(self, user_id: UserId, task_id: str, version: int | None) -> Task:
+        task = self.get(user_id, task_id)
+        if version is not None and task.version != version:
+            raise StaleVersion(f"Task {task.id} has version {task.version}")
+        return task
+
+
+def _again(write: Callable[[], _T]) -> _T:
+    """Repeat a write that met another one on the same task."""
+    for attempt in range(_ATTEMPTS - 1):
+        try:
+            return write()
+        except (StorageThrottled, TaskChanged) as exc:
+            logger.debug("task.write_repeated", cause=type(exc).__name__)
+            time.sleep(_PAUSE_S * 2**attempt)
+    return write()
+
+
+def task_view(task: Task) -> dict[str, object]:
+    """Shape a task."""
+    return {
+        "id": task.id,
+        "title": task.title,
+        "description": task.description,
+        "priority": task.priority,
+        "status": task.status.value,
+        "progress": task.progress,
+        "subtask_count": task.subtask_count,
+        "completed_count": task.completed_count,
+        "metadata": dict(task.metadata),
+        "created_at": iso(task.created_at),
+        "updated_at": iso(task.updated_at),
+        "version": task.version,
+    }
+
+
+def subtask_view(subtask: Subtask) -> dict[str, object]:
+    """Shape a subtask."""
+    return {
+        "id": subtask.id,
+        "task_id": subtask.task_id,
+        "ref": subtask.ref,
+        "title": subtask.title,
+        "description": subtask.description,
+        "status": subtask.status.value,
+        "dependencies": list(subtask.dependencies),
+        "tools": list(subtask.tools),
+        "metadata": dict(subtask.metadata),
+        "created_at": iso(subtask.created_at),
+        "updated_at": iso(subtask.updated_at),
+        "version": subtask.version,
+    }
