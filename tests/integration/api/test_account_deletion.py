@@ -64,6 +64,10 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     me.call("POST", f"/api/v1/devices/{device['id']}/commands", {"command": "move", "params": {}})
     key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
     me.call("POST", "/api/v1/realtime/ticket")
+    task = {"title": "Inventory", "subtasks": [{"title": "Count"}, {"title": "Report"}]}
+    assert me.call("POST", "/api/v1/tasks", task, idempotency_key="task").status == 201
+    avatar = me.call("POST", "/api/v1/avatars", {"name": "Fern", "role": "gardener"}, idempotency_key="avatar")
+    assert me.call("DELETE", f"/api/v1/avatars/{avatar.data['avatar']['id']}").status == 204
 
     answer = me.call("DELETE", PATH, CONFIRMED)
 

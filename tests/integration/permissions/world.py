@@ -266,6 +266,20 @@ def _agent(world: World, _: str, __: Mapping[str, str]) -> str:
     return str(world.create("admin", "/api/v1/agents", _new_agent(world, "admin"))["agent"]["id"])
 
 
+def _task(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/tasks", _new_task(world, owner))["task"]["id"])
+
+
+def _subtask(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    token = bearer(world.person(owner).token)
+    listed = world.api("GET", f"/api/v1/tasks/{ids['task_id']}/subtasks", headers=token)
+    return str(listed.data["subtasks"][0]["id"])
+
+
+def _avatar(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/avatars", _new_avatar(world, owner))["avatar"]["id"])
+
+
 def _run(world: World, owner: str, _: Mapping[str, str]) -> str:
     run_id = new_id()
     record(world.stack, world.person(owner).id, run_id)
@@ -297,6 +311,9 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "command_id": _command,
     "agent_id": _agent,
     "run_id": _run,
+    "task_id": _task,
+    "subtask_id": _subtask,
+    "avatar_id": _avatar,
     "event_id": _event,
     "component": lambda *_: "database",
     "provider": lambda *_: "github",
@@ -316,6 +333,14 @@ def _new_device(_: World, __: str) -> dict[str, Any]:
 
 def _new_agent(_: World, __: str) -> dict[str, Any]:
     return {"name": f"agent-{new_id()}", "model": "claude-sonnet-5-5", "system_prompt": "Help."}
+
+
+def _new_task(_: World, __: str) -> dict[str, Any]:
+    return {"title": "Inventory", "subtasks": [{"title": "Count"}]}
+
+
+def _new_avatar(_: World, __: str) -> dict[str, Any]:
+    return {"name": "Fern", "role": "gardener"}
 
 
 def _log_in(world: World, owner: str) -> dict[str, Any]:
@@ -398,6 +423,11 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "PUT /api/v1/agents/{agent_id}": _new_agent,
     "POST /api/agents": _new_agent,
     "PUT /api/agents/{agent_id}": _new_agent,
+    "POST /api/v1/tasks": _new_task,
+    "PATCH /api/v1/tasks/{task_id}": lambda *_: {"title": "Stock"},
+    "PATCH /api/v1/tasks/{task_id}/subtasks/{subtask_id}": lambda *_: {"status": "in_progress"},
+    "POST /api/v1/avatars": _new_avatar,
+    "PATCH /api/v1/avatars/{avatar_id}": lambda *_: {"name": "Moss"},
     "POST /api/agent": lambda *_: {},
     "POST /api/v1/agent": lambda *_: {},
 }
