@@ -1,0 +1,34 @@
+"""Deletions of tasks that died are finished by the sweep."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.clock import SystemClock
+from karma.tasks.domain import NewSubtask, NewTask
+from karma.tasks.repository import DynamoTaskStore
+from karma.tasks.service import TaskService
+from tests.support.accounts import open_account
+
+
+@pytest.mark.req("R-M-06")
+def test_subtasks_of_a_deletion_that_died_are_removed(stack: Any, lambda_context: object) -> None:
+    stack.use("sweeps")
+    user_id = open_account(stack.tables["identity"])
+    store = DynamoTaskStore(stack.tables["work"])
+    service = TaskService(store, SystemClock())
+    new = NewTask(title="t", metadata={}, subtasks=(NewSubtask(title="a", metadata={}),) * 3)
+    now = datetime.now(UTC)
+    old, young, kept = (service.create(user_id, new).task for _ in range(3))
+    store.begin_delete(old, at=now - timedelta(minutes=5))
+    store.begin_delete(young, at=now)
+
+    from background.sweeps import lambda_handler
+
+    assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 1}  # type: ignore[arg-type]
+    assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 0}  # type: ignore[arg-type]
+    assert [len(store.subtasks(each.id)) for each in (old, young, kept)] == [0, 3, 3]
+    assert store.get(user_id, kept.id) is not None
