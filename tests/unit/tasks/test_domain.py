@@ -167,7 +167,7 @@ class TestDependencies:
 
 def test_only_unfinished_subtasks_end_with_their_task() -> None:
     ended = cancelled_with([subtask(status, status=status) for status in TaskStatus], at=NOW)
-    assert [(each.id, each.status, each.version) for each in ended] == [
-        (PENDING, CANCELLED, 2),
-        (IN_PROGRESS, CANCELLED, 2),
+    assert [(str(each.id), each.status, each.version) for each in ended] == [
+        ("pending", CANCELLED, 2),
+        ("in_progress", CANCELLED, 2),
     ]

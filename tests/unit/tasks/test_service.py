@@ -228,7 +228,7 @@ class TestDeleting:
         made = tasks.create(USER, CHAIN)
         remove = store.remove
 
-        def away(_: GoneTask) -> None:
+        def away(gone: GoneTask) -> None:
             raise StorageUnavailable("away")
 
         store.remove = away  # type: ignore[method-assign]

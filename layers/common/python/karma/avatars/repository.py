@@ -219,6 +219,9 @@ def _item(avatar: Avatar) -> AvatarItem:
 
 
 def _avatar(item: AvatarItem) -> Avatar:
+    # The stubs know no NumberAttribute that may be absent.
+    price: float | None = item.price_minor
+    rating: float | None = item.rating
     return Avatar(
         id=AvatarId(item.avatar_id),
         created_by=UserId(item.created_by),
@@ -235,8 +238,8 @@ def _avatar(item: AvatarItem) -> Avatar:
         abilities=cast("dict[str, Any]", item.abilities),
         earnings=cast("dict[str, Any]", item.earnings),
         is_public=bool(item.is_public),
-        price_minor=None if item.price_minor is None else int(item.price_minor),
-        rating=None if item.rating is None else float(item.rating),
+        price_minor=None if price is None else int(price),
+        rating=None if rating is None else float(rating),
         review_count=int(item.review_count),
         download_count=int(item.download_count),
         created_at=parse_iso(item.created_at or ""),

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import count, delete, get, query
@@ -255,7 +256,7 @@ class DynamoTaskStore:
             SubtaskItem.version == old.version,
             on_fail=_changed(task),
         )
-        actions = [TaskItem.updated_at.set(at)]
+        actions: list[Action] = [TaskItem.updated_at.set(at)]
         if new.status is TaskStatus.IN_PROGRESS:
             actions += [
                 TaskItem.status.set(TaskStatus.IN_PROGRESS.value),
