@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from karma.avatars.domain import Avatar, AvatarChanged
 from karma.core.errors import AlreadyExists
@@ -15,7 +16,7 @@ class MemoryAvatarStore:
     """AvatarStore in dictionaries."""
 
     avatars: dict[AvatarId, Avatar] = field(default_factory=dict)
-    requests: dict[tuple[UserId, str], AvatarId] = field(default_factory=dict)
+    requests: dict[tuple[UserId, str], tuple[AvatarId, datetime]] = field(default_factory=dict)
     deleted_accounts: set[UserId] = field(default_factory=set)
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
@@ -23,15 +24,17 @@ class MemoryAvatarStore:
         return avatar if avatar is not None and avatar.created_by == user_id else None
 
     def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
-        return self.requests.get((user_id, request_token))
+        found = self.requests.get((user_id, request_token))
+        return found[0] if found else None
 
     def create(self, avatar: Avatar, *, request_token: str) -> None:
         if avatar.created_by in self.deleted_accounts:
             raise AccountGone(avatar.created_by)
         if request_token:
-            if (avatar.created_by, request_token) in self.requests:
+            earlier = self.requests.get((avatar.created_by, request_token))
+            if earlier is not None and avatar.created_at < earlier[1] + timedelta(days=1):
                 raise AlreadyExists("This request made an avatar before")
-            self.requests[avatar.created_by, request_token] = avatar.id
+            self.requests[avatar.created_by, request_token] = (avatar.id, avatar.created_at)
         self.avatars[avatar.id] = avatar
 
     def replace(self, old: Avatar, new: Avatar) -> None:

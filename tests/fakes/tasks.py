@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
@@ -19,7 +19,7 @@ class MemoryTaskStore:
 
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     parts: dict[TaskId, dict[SubtaskId, Subtask]] = field(default_factory=dict)
-    requests: dict[tuple[UserId, str], TaskId] = field(default_factory=dict)
+    requests: dict[tuple[UserId, str], tuple[TaskId, datetime]] = field(default_factory=dict)
     tombstones: dict[GoneTask, datetime] = field(default_factory=dict)
     deleted_accounts: set[UserId] = field(default_factory=set)
 
@@ -34,15 +34,17 @@ class MemoryTaskStore:
         return sorted(self.parts.get(task_id, {}).values(), key=lambda each: each.id)
 
     def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
-        return self.requests.get((user_id, request_token))
+        found = self.requests.get((user_id, request_token))
+        return found[0] if found else None
 
     def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
         if task.user_id in self.deleted_accounts:
             raise AccountGone(task.user_id)
         if request_token:
-            if (task.user_id, request_token) in self.requests:
+            earlier = self.requests.get((task.user_id, request_token))
+            if earlier is not None and task.created_at < earlier[1] + timedelta(days=1):
                 raise AlreadyExists("This request made a task before")
-            self.requests[task.user_id, request_token] = task.id
+            self.requests[task.user_id, request_token] = (task.id, task.created_at)
         self.tasks[task.id] = task
         self.parts[task.id] = {each.id: each for each in subtasks}
 

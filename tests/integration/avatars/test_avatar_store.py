@@ -96,6 +96,8 @@ def test_a_request_makes_one_avatar(store: AvatarStore) -> None:
         store.create(avatar(2), request_token="t")
     assert store.made_by(USER, "t") == avatar(1).id
     assert (store.get(USER, avatar(2).id), store.count(USER)) == (None, 1)
+    store.create(replace(avatar(3), created_at=NOW + timedelta(days=1)), request_token="t")
+    assert store.made_by(USER, "t") == avatar(3).id
 
 
 def test_lists_go_by_age_and_behind_an_id(store: AvatarStore) -> None:

@@ -125,6 +125,13 @@ def test_a_request_makes_one_task(store: TaskStore) -> None:
     assert store.count(USER, status=None, most=9) == 3
 
 
+def test_a_request_of_another_day_makes_another_task(store: TaskStore) -> None:
+    store.create(task(1), [], request_token="t")
+    store.create(replace(task(2), created_at=NOW + timedelta(days=1)), [], request_token="t")
+    assert store.made_by(USER, "t") == task(2).id
+    assert store.count(USER, status=None, most=9) == 2
+
+
 def test_a_task_takes_as_many_subtasks_as_are_allowed(store: TaskStore) -> None:
     one = task(of=90)
     store.create(one, parts(one), request_token="t")

@@ -21,7 +21,7 @@ class AvatarStore(Protocol):
         """Store a new avatar, which from then on keeps its creator's account; "" is no token.
 
         Raises:
-            AlreadyExists: this token made an avatar before.
+            AlreadyExists: this token made an avatar within 24 hours before.
             AccountGone: its creator is deleted.
         """
 

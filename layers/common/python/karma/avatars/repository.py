@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
-from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.partitions import empty
@@ -29,8 +29,8 @@ from karma.core.purge import Purge
 from karma.identity.holdings import Holding, hold, release
 
 _AVATAR: Final = "AVATAR#"
-_REQUEST_TTL: Final = timedelta(hours=25)
-"""A repeat of a request may come for 24 hours."""
+_REQUEST_TTL: Final = timedelta(hours=24)
+"""How long a repeat of a request may come."""
 
 
 def owner_pk(user_id: UserId) -> str:
@@ -123,15 +123,7 @@ class DynamoAvatarStore:
         tx = Transaction()
         hold(tx, avatar.created_by, Holding.AVATAR)
         if request_token:
-            now = iso(avatar.created_at)
-            request = AvatarRequestItem(
-                *request_key(avatar.created_by, request_token),
-                made_id=avatar.id,
-                created_at=now,
-                updated_at=now,
-                expires_at=epoch_ms(avatar.created_at + _REQUEST_TTL) // 1000,
-            )
-            tx.put(request, on_fail=AlreadyExists("This request made an avatar before"))
+            _note_request(tx, avatar, request_token)
         tx.put(_item(avatar))
         _count(tx, avatar.created_by, 1)
         tx.commit()
@@ -181,6 +173,23 @@ class DynamoAvatarStore:
     def purge_account(self, purge: Purge) -> bool:
         """Remove counter and records of requests: an account that is deleted has no avatars; True when it is done."""
         return empty(AvatarsItem, owner_pk(purge.user_id), purge)
+
+
+def _note_request(tx: Transaction, avatar: Avatar, token: str) -> None:
+    now = int(avatar.created_at.timestamp())
+    at = iso(avatar.created_at)
+    tx.upsert(
+        AvatarRequestItem(*request_key(avatar.created_by, token)),
+        [
+            AvatarRequestItem.made_id.set(avatar.id),
+            AvatarRequestItem.created_at.set(at),
+            AvatarRequestItem.updated_at.set(at),
+            AvatarRequestItem.expires_at.set(now + int(_REQUEST_TTL.total_seconds())),
+        ],
+        # One that is over may still lie there: TTL deletes late.
+        AvatarRequestItem.pk.does_not_exist() | (AvatarRequestItem.expires_at <= now),
+        on_fail=AlreadyExists("This request made an avatar before"),
+    )
 
 
 def _count(tx: Transaction, user_id: UserId, change: int) -> None:

@@ -36,7 +36,7 @@ class TaskStore(Protocol):
         """Store a new task; "" is no token.
 
         Raises:
-            AlreadyExists: this token made a task before.
+            AlreadyExists: this token made a task within 24 hours before.
             AccountGone: its owner is deleted.
         """
 

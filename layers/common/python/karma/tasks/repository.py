@@ -22,7 +22,7 @@ from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, delete, get, query
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.partitions import delete_keys, empty, pages
@@ -38,8 +38,8 @@ from karma.tasks.ports import GoneTask
 SWEEP_PARTITION: Final = "SWEEP#TASKS"
 _TASK: Final = "TASK#"
 _GONE: Final = "GONE#"
-_REQUEST_TTL: Final = timedelta(hours=25)
-"""A repeat of a request may come for 24 hours."""
+_REQUEST_TTL: Final = timedelta(hours=24)
+"""How long a repeat of a request may come."""
 _PAGE: Final = 100
 
 
@@ -219,15 +219,7 @@ class DynamoTaskStore:
         tx = Transaction()
         require_account_in(tx, task.user_id)
         if request_token:
-            now = iso(task.created_at)
-            request = TaskRequestItem(
-                *request_key(task.user_id, request_token),
-                made_id=task.id,
-                created_at=now,
-                updated_at=now,
-                expires_at=epoch_ms(task.created_at + _REQUEST_TTL) // 1000,
-            )
-            tx.put(request, on_fail=AlreadyExists("This request made a task before"))
+            _note_request(tx, task, request_token)
         tx.put(_task_item(task))
         for each in subtasks:
             tx.put(_subtask_item(each))
@@ -326,6 +318,23 @@ def _open() -> Condition:
     status = TaskItem.status
     condition: Condition = (status == TaskStatus.PENDING.value) | (status == TaskStatus.IN_PROGRESS.value)
     return condition
+
+
+def _note_request(tx: Transaction, task: Task, token: str) -> None:
+    now = int(task.created_at.timestamp())
+    at = iso(task.created_at)
+    tx.upsert(
+        TaskRequestItem(*request_key(task.user_id, token)),
+        [
+            TaskRequestItem.made_id.set(task.id),
+            TaskRequestItem.created_at.set(at),
+            TaskRequestItem.updated_at.set(at),
+            TaskRequestItem.expires_at.set(now + int(_REQUEST_TTL.total_seconds())),
+        ],
+        # One that is over may still lie there: TTL deletes late.
+        TaskRequestItem.pk.does_not_exist() | (TaskRequestItem.expires_at <= now),
+        on_fail=AlreadyExists("This request made a task before"),
+    )
 
 
 def _count(tx: Transaction, user_id: UserId, change: int) -> None:
