@@ -112,7 +112,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.INBOX: (
         Grant("queue/inbox", CONSUME),
-        Grant("table/identity", (GET, CHECK)),
+        Grant("table/identity", (GET, PUT, CHECK)),
         Grant("table/billing", (GET, PUT, UPDATE, DELETE)),
         Grant("secret/stripe-api", SECRET),
     ),

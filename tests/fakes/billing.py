@@ -15,6 +15,7 @@ from karma.core.clock import iso
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
 from karma.identity.parent import AccountGone
+from karma.notices.domain import Notice
 
 
 @dataclass
@@ -47,6 +48,7 @@ class MemoryBilling:
     """Accounts that are deleted."""
     buried: set[str] = field(default_factory=set)
     """Their customers."""
+    notices: list[Notice] = field(default_factory=list)
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
         there = self.events.get(arrival.id)
@@ -147,7 +149,15 @@ class MemoryBilling:
         return self.customers.setdefault(customer_id, user_id) == user_id
 
     def save_and_close(
-        self, subscription: Subscription, *, seen: Row, claim: bool, event_id: str, at: datetime, note: str
+        self,
+        subscription: Subscription,
+        *,
+        seen: Row,
+        claim: bool,
+        event_id: str,
+        at: datetime,
+        note: str,
+        notice: Notice | None = None,
     ) -> bool:
         self._require(subscription.user_id)
         event = self.events.get(event_id)
@@ -158,6 +168,7 @@ class MemoryBilling:
             if target in self.guards:
                 return False
             self.guards[target] = subscription.user_id
+        self.notices += [notice] if notice else []
         self.rows[subscription.user_id] = Row(subscription, seen.version + 1, seen.created_at or iso(at))
         return self.mark_handled(event_id, at=at, note=note, unlinked=False)
 

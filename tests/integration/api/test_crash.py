@@ -28,6 +28,8 @@ def steady(item: dict[str, Any]) -> dict[str, Any] | None:
     kind = item.get("type")
     if kind in {None, "session", "refresh_token", "audit_entry"}:
         return None
+    if kind == "notice":
+        return {"pk": "NOTICE", "sk": item["kind"]}
     kept = {name: value for name, value in item.items() if name in {"type", "email", "name", "role", "scopes"}}
     if kind in {"user", "email_guard"}:
         return {**kept, "pk": item["pk"] if kind == "email_guard" else "USER", "sk": item["sk"]}

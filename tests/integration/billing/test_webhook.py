@@ -216,6 +216,18 @@ def test_a_crash_at_any_call_of_the_worker_is_repaired_by_the_redelivery(
         billing.stack.use("inbox", STRIPE_API_BASE=peer.url)
         return billing.sqs_event(queued(billing.stack))
 
+    looks: list[list[tuple[str, str]]] = []
+
+    def told() -> list[tuple[str, str]]:
+        """Take what the account was told since the last look."""
+        identity, dynamodb = billing.stack.tables["identity"], billing.stack.aws("dynamodb")
+        items = dynamodb.scan(TableName=identity, ConsistentRead=True)["Items"]
+        notices = [item for item in items if item["type"]["S"] == "notice"]
+        for item in notices:
+            dynamodb.delete_item(TableName=identity, Key={"pk": item["pk"], "sk": item["sk"]})
+        looks.append([(item["pk"]["S"], item["kind"]["S"]) for item in notices])
+        return looks[-1]
+
     billing.stack.use("inbox", STRIPE_API_BASE=peer.url)
     report = CrashTest(
         entry="background.inbox:lambda_handler",
@@ -223,7 +235,9 @@ def test_a_crash_at_any_call_of_the_worker_is_repaired_by_the_redelivery(
         tables=[billing.stack.tables["billing"]],
         seed=seed,
         ignore=("version", "created_at", "updated_at", "handled_at", "expires_at"),
+        other_state=told,
         accept=lambda answer: answer == {"batchItemFailures": []},
     ).run()
     assert report.points >= 12
+    assert looks == [[(f"USER#{user}", "subscription_changed")]] * (report.points + 1)
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)

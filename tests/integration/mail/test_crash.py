@@ -38,6 +38,8 @@ def steady(item: dict[str, Any]) -> dict[str, Any] | None:
         return {"pk": item["pk"], "sk": "TOKEN", "used": "used_at" in item}
     if kind == "audit_entry":
         return {"pk": "AUDIT", "sk": item["event"]}
+    if kind == "notice":
+        return {"pk": "NOTICE", "sk": item["kind"]}
     return None
 
 

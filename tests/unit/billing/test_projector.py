@@ -15,6 +15,7 @@ from karma.billing.plans import PlanName, PriceHints
 from karma.billing.projector import EventProjector, SubscriptionBusy
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
+from karma.notices.domain import NoticeType
 from tests.fakes.billing import MemoryBilling, MemoryStripe
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -93,6 +94,22 @@ def test_a_subscription_that_stripe_deleted_is_canceled() -> None:
     world.projector.handle(world.arrive("customer.subscription.deleted"))
     assert world.subscription().status is SubscriptionStatus.CANCELED
     assert world.subscription().plan is PlanName.TEAM
+
+
+def test_an_account_is_told_once_of_each_plan_and_status_that_is_new() -> None:
+    world = World()
+    world.sell()
+    for _ in range(2):
+        world.projector.handle(world.arrive())
+    world.sell(status="past_due")
+    world.projector.handle(world.arrive())
+    world.sell(cancel_at=NOW)
+    world.projector.handle(world.arrive())
+
+    assert [(each.user_id, each.type, dict(each.data)) for each in world.store.notices] == [
+        (ALICE, NoticeType.SUBSCRIPTION_CHANGED, {"plan": "team", "status": "active"}),
+        (ALICE, NoticeType.SUBSCRIPTION_CHANGED, {"plan": "team", "status": "past_due"}),
+    ]
 
 
 def test_an_old_subscription_does_not_hide_the_new_one() -> None:

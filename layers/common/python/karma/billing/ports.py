@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import InboxEvent, StripeCustomer, StripeSubscription, Subscription
 from karma.core.ids import UserId
+from karma.notices.domain import Notice
 
 
 class Arrivals(Protocol):
@@ -126,9 +127,17 @@ class Subscriptions(Protocol):
         ...
 
     def save_and_close(
-        self, subscription: Subscription, *, seen: Row, claim: bool, event_id: str, at: datetime, note: str
+        self,
+        subscription: Subscription,
+        *,
+        seen: Row,
+        claim: bool,
+        event_id: str,
+        at: datetime,
+        note: str,
+        notice: Notice | None = None,
     ) -> bool:
-        """Write the row on the version seen, its guard when `claim`, and the event's end, all or nothing.
+        """Write the row on the version seen, its guard when `claim`, the event's end and a notice, all or nothing.
 
         False: the row, the guard or the event changed since; nothing was written.
 

@@ -9,6 +9,7 @@ state that Stripe shows. An event of an account that is deleted is deleted as we
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import orjson
 
@@ -18,19 +19,21 @@ from karma.billing.domain import (
     InboxEvent,
     StripeSubscription,
     Subscription,
+    SubscriptionStatus,
     deleted,
     hint_of,
     preference,
     project,
     user_named_by,
 )
-from karma.billing.plans import plan_named_by
+from karma.billing.plans import PlanName, plan_named_by
 from karma.billing.ports import Inbox, Payments, Row, Subscriptions
 from karma.core.clock import Clock
 from karma.core.errors import Conflict
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
 from karma.identity.parent import AccountGone
+from karma.notices.domain import Notice, NoticeType
 
 _ROUNDS = 5
 
@@ -105,7 +108,13 @@ class EventProjector:
             note = f"{subscription.plan} {subscription.stripe_status}"
             now = self._clock.now()
             if self._subscriptions.save_and_close(
-                subscription, seen=row, claim=claim, event_id=event.id, at=now, note=note
+                subscription,
+                seen=row,
+                claim=claim,
+                event_id=event.id,
+                at=now,
+                note=note,
+                notice=_notice(row.subscription, subscription, at=now),
             ):
                 return note
             again = self._inbox.get(event.id)
@@ -167,6 +176,15 @@ class EventProjector:
     def _close(self, event: InboxEvent, note: str, *, unlinked: bool = False, user_id: UserId | None = None) -> str:
         self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, unlinked=unlinked, user_id=user_id)
         return note
+
+
+def _notice(before: Subscription | None, after: Subscription, *, at: datetime) -> Notice | None:
+    """Say what plan and status are now, when they were others; nobody without a row hears that there is none."""
+    was = (before.plan, before.status) if before else (PlanName.FREE, SubscriptionStatus.ACTIVE)
+    if was == (after.plan, after.status):
+        return None
+    data = {"plan": after.plan.value, "status": after.status.value}
+    return Notice(user_id=after.user_id, type=NoticeType.SUBSCRIPTION_CHANGED, created_at=at, data=data)
 
 
 def _hint(event: InboxEvent) -> Hint:

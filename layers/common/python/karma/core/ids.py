@@ -6,7 +6,10 @@ import base64
 import os
 import re
 import time
+from datetime import datetime
 from typing import NewType
+
+from karma.core.clock import epoch_ms
 
 UserId = NewType("UserId", str)
 DeviceId = NewType("DeviceId", str)
@@ -31,6 +34,12 @@ def new_id() -> str:
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def first_id(moment: datetime) -> str:
+    """Return what sorts before every id that was made at a moment or later, and behind the older ones."""
+    text = f"{max(0, epoch_ms(moment)):012x}"
+    return f"{text[:8]}-{text[8:12]}-"
 
 
 def short_id() -> str:

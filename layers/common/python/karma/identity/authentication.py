@@ -167,4 +167,5 @@ def _caller(user: User, key: ApiKey | None) -> Caller:
         email_verified=user.email_verified,
         name=user.name,
         avatar=user.avatar,
+        locale=user.locale,
     )

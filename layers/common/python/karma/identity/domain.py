@@ -108,6 +108,7 @@ class Caller:
     email_verified: bool
     name: str
     avatar: str | None
+    locale: Locale = Locale.EN
 
     def require_person(self) -> None:
         """Refuse API keys where somebody acts on their own account: a key that leaks must not take it along.

@@ -10,6 +10,8 @@ from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.identity.repository import parents
 from karma.identity.repository.items import IdentityItem
+from karma.notices import board
+from karma.notices.domain import Notice
 
 
 class AccountGone(NotFound):
@@ -32,6 +34,11 @@ def require_account_in(tx: Transaction, user_id: UserId) -> None:
     Costs two write units. Two transactions of one account at the same moment may meet in it (StorageThrottled).
     """
     parents.require_account(tx, user_id, on_fail=AccountGone(user_id))
+
+
+def tell_in(tx: Transaction, notice: Notice) -> None:
+    """Tell an account something in the application, if the transaction commits."""
+    board.write(tx, notice, table=IdentityItem.Meta.table_name)
 
 
 def was_deleted(user_id: UserId, *, at: datetime) -> bool:

@@ -25,7 +25,8 @@ from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.core.purge import Purge
-from karma.identity.parent import AccountGone, require_account_in
+from karma.identity.parent import AccountGone, require_account_in, tell_in
+from karma.notices.domain import Notice
 
 
 class SubscriptionRepository:
@@ -84,9 +85,17 @@ class SubscriptionRepository:
         return True
 
     def save_and_close(
-        self, subscription: Subscription, *, seen: Row, claim: bool, event_id: str, at: datetime, note: str
+        self,
+        subscription: Subscription,
+        *,
+        seen: Row,
+        claim: bool,
+        event_id: str,
+        at: datetime,
+        note: str,
+        notice: Notice | None = None,
     ) -> bool:
-        """Write the row on the version seen, its guard when `claim`, and the event's end, all or nothing.
+        """Write the row on the version seen, its guard when `claim`, the event's end and a notice, all or nothing.
 
         False: the row, the guard or the event changed since; nothing was written.
 
@@ -115,6 +124,8 @@ class SubscriptionRepository:
             )
         closing = closing_actions(event_id, at=at, note=note, unlinked=False, user_id=subscription.user_id)
         transaction.update(blank_event(event_id), closing, open_condition())
+        if notice is not None:
+            tell_in(transaction, notice)
         try:
             transaction.commit()
         except ConditionFailed:

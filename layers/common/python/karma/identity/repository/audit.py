@@ -9,25 +9,28 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import put
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.newest import END, newest
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
+from karma.identity.announcements import notice_of
 from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
 from karma.identity.repository.items import (
     AUDIT_PREFIX,
     AUDIT_SHARDS,
     AuditItem,
+    IdentityItem,
     audit_day,
     audit_key,
     audit_position,
 )
+from karma.notices import board
 
 
 def append(tx: Transaction, entry: AuditEntry) -> None:
-    """Write an entry with everything else of a transaction."""
+    """Write an entry, and the notice of it if its account is told of such, with everything else of a transaction."""
     tx.put(_item(entry, audit_position(entry.id, entry.at)))
+    _announce(tx, entry)
 
 
 def append_once_a_minute(entry: AuditEntry) -> None:
@@ -35,11 +38,19 @@ def append_once_a_minute(entry: AuditEntry) -> None:
 
     For what anybody can cause as often as they like, such as a refused login.
     """
-    minute = entry.at.replace(second=0, microsecond=0)
+    tx = Transaction()
+    tx.put(_item(entry, audit_position(entry.event.value, entry.at.replace(second=0, microsecond=0))))
+    _announce(tx, entry)
     try:
-        put(_item(entry, audit_position(entry.event.value, minute)))
+        tx.commit()
     except ConditionFailed:
         return
+
+
+def _announce(tx: Transaction, entry: AuditEntry) -> None:
+    notice = notice_of(entry)
+    if notice is not None:
+        board.write(tx, notice, table=IdentityItem.Meta.table_name)
 
 
 _A_DAY = timedelta(days=1)

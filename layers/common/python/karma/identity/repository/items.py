@@ -19,6 +19,7 @@
 | identity at a provider taken | IDENTITY#<provider>#<sha256 of subject> | GUARD |
 | identity at a provider, as listed | USER#<id> | IDENTITY#<provider>#<sha256 of subject> |
 | audit entry | USER#<id> | AUDIT#<moment>#<entry id> |
+| notice | USER#<id> | NOTICE#<entry id> (karma/notices/repository.py) |
 | holdings of an account | USER#<id> | HOLDINGS |
 | deleted account | USER#<id> | TOMBSTONE, in gsi1 until nothing else is left |
 | Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
@@ -28,6 +29,7 @@
 | user | USERS#<role>#<active or disabled> | <moment of creation>#<id> |
 | name of a user | NAMES#<first character> | <name>#<id> |
 | audit entry | AUDIT#<day>#<0 to 3> | <moment>#<entry id> |
+| notice, unread | UNREAD#<id> | NOTICE#<entry id> |
 
 The partition USER#<id> goes with its account. An item of an account that stands elsewhere carries gsi1pk `USER#<id>`,
 by which the deletion finds it.

@@ -7,7 +7,7 @@ from datetime import datetime
 from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import get
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
@@ -73,10 +73,9 @@ class SessionRepository:
         if entry is not None:
             audit.append_once_a_minute(entry)
             return
-        try:
-            update(UserItem(*user_key(NOBODY)), [UserItem.updated_at.set("")])
-        except ConditionFailed:
-            return
+        tx = Transaction()
+        tx.update(UserItem(*user_key(NOBODY)), [UserItem.updated_at.set("")])
+        _committed(tx)
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
         """Read a refresh token, used or not."""

@@ -1,0 +1,13 @@
+"""What other contexts call to tell an account something with what causes it: both are stored or neither is."""
+
+from __future__ import annotations
+
+from karma.core.dynamo.transaction import Transaction
+from karma.notices.domain import Notice
+from karma.notices.repository import bind_notices, item_of
+
+
+def write(tx: Transaction, notice: Notice, *, table: str) -> None:
+    """Store a notice with everything else of a transaction; `table` is the identity table."""
+    bind_notices(table)
+    tx.put(item_of(notice))

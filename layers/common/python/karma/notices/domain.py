@@ -1,0 +1,75 @@
+"""Notices: what an account is told in the application. Frozen; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from karma.core.ids import UserId, new_id
+
+KEEP: Final = timedelta(days=90)
+"""Older notices are gone, read or not."""
+MAX_COUNTED: Final = 100
+"""How far unread notices are counted."""
+
+
+class NoticeType(StrEnum):
+    """What a notice tells; each has its texts in texts.py."""
+
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105  a name
+    EMAIL_CHANGED = "email_changed"
+    API_KEY_CREATED = "api_key_created"
+    SESSIONS_ENDED = "sessions_ended"
+    LOGIN_LOCKED = "login_locked"
+    SESSION_STOLEN = "session_stolen"
+    """A refresh token came twice."""
+    PROVIDER_LINKED = "provider_linked"
+    ROLE_CHANGED = "role_changed"
+    ACCOUNT_DISABLED = "account_disabled"
+    ACCOUNT_ENABLED = "account_enabled"
+    SUBSCRIPTION_CHANGED = "subscription_changed"
+
+
+class Severity(StrEnum):
+    """How much it matters that it is read."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+SEVERITIES: Mapping[NoticeType, Severity] = {
+    NoticeType.PASSWORD_CHANGED: Severity.WARNING,
+    NoticeType.EMAIL_CHANGED: Severity.WARNING,
+    NoticeType.API_KEY_CREATED: Severity.WARNING,
+    NoticeType.SESSIONS_ENDED: Severity.INFO,
+    NoticeType.LOGIN_LOCKED: Severity.WARNING,
+    NoticeType.SESSION_STOLEN: Severity.CRITICAL,
+    NoticeType.PROVIDER_LINKED: Severity.WARNING,
+    NoticeType.ROLE_CHANGED: Severity.INFO,
+    NoticeType.ACCOUNT_DISABLED: Severity.CRITICAL,
+    NoticeType.ACCOUNT_ENABLED: Severity.INFO,
+    NoticeType.SUBSCRIPTION_CHANGED: Severity.INFO,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """One notice, without its text: that is written in the reader's language when it is shown."""
+
+    id: str = field(default_factory=new_id)
+    """UUIDv7: the order of the list."""
+    user_id: UserId
+    type: NoticeType
+    created_at: datetime
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Ids and words of ours, e.g. `{"api_key_id": ...}`; no secret, nothing that a person wrote."""
+    read_at: datetime | None = None
+
+    @property
+    def expires_at(self) -> datetime:
+        """When it is gone."""
+        return self.created_at + KEEP

@@ -1,0 +1,71 @@
+"""Use cases of notices: list them, and note that one was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from karma.core.clock import Clock, iso
+from karma.core.errors import NotFound
+from karma.core.ids import UserId, is_id
+from karma.notices.domain import KEEP, MAX_COUNTED, SEVERITIES, Notice
+from karma.notices.ports import NoticeStore
+from karma.notices.texts import compose
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoticePage:
+    """Notices, newest first."""
+
+    notices: Sequence[Notice]
+    next_below: str | None
+    """Ids of the next page are below this one; None at the end."""
+    unread: int
+    """Of all, no further than `MAX_COUNTED`."""
+
+
+class NoticeService:
+    """An account's own notices."""
+
+    def __init__(self, store: NoticeStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def page(self, user_id: UserId, *, unread: bool, below: str, limit: int) -> NoticePage:
+        """Show a page of all notices, or of those that were not read, from below an id on; "" is the newest."""
+        since = self._clock.now() - KEEP
+        found = self._store.page(user_id, unread=unread, since=since, below=below, limit=limit + 1)
+        shown = found[:limit]
+        return NoticePage(
+            notices=shown,
+            next_below=shown[-1].id if len(found) > limit else None,
+            unread=self._store.count_unread(user_id, since=since, most=MAX_COUNTED),
+        )
+
+    def read(self, user_id: UserId, notice_id: str) -> Notice:
+        """Note that a notice was read; a repeat changes nothing.
+
+        Raises:
+            NotFound: no such notice of this account, or not any more.
+        """
+        now = self._clock.now()
+        found = self._store.mark_read(user_id, notice_id, at=now) if is_id(notice_id) else None
+        if found is None or found.expires_at <= now:
+            raise NotFound("Notice not found")
+        return found
+
+
+def notice_view(notice: Notice, *, locale: str) -> dict[str, object]:
+    """Shape a notice for its reader."""
+    text = compose(notice, locale=locale)
+    return {
+        "id": notice.id,
+        "type": notice.type.value,
+        "severity": SEVERITIES[notice.type].value,
+        "title": text.title,
+        "text": text.text,
+        "data": dict(notice.data),
+        "created_at": iso(notice.created_at),
+        "read_at": iso(notice.read_at) if notice.read_at else None,
+        "expires_at": iso(notice.expires_at),
+    }

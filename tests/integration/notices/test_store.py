@@ -1,0 +1,114 @@
+"""One suite for both stores of notices: the fake is only trusted because it passes here."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import UserId
+from karma.notices import board
+from karma.notices.domain import Notice, NoticeType
+from karma.notices.ports import NoticeStore
+from karma.notices.repository import NoticeRepository
+from tests.fakes.notices import MemoryNoticeStore
+from tests.unit.notices.test_service import id_at
+
+ADA = UserId("01890000-0000-7000-8000-00000000000a")
+BOB = UserId("01890000-0000-7000-8000-00000000000b")
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SINCE = NOW - timedelta(days=90)
+
+
+@dataclass
+class Stored:
+    store: NoticeStore
+    add: Callable[[Notice], None]
+
+    def numbers(self, user: UserId = ADA, *, unread: bool = False, below: str = "", limit: int = 9) -> list[int]:
+        found = self.store.page(user, unread=unread, since=SINCE, below=below, limit=limit)
+        return [int(notice.data["n"]) for notice in found]
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def stored(request: pytest.FixtureRequest) -> Stored:
+    if request.param == "memory":
+        memory = MemoryNoticeStore()
+        return Stored(memory, memory.add)
+    table = request.getfixturevalue("stack").tables["identity"]
+
+    def add(notice: Notice) -> None:
+        tx = Transaction()
+        board.write(tx, notice, table=table)
+        tx.commit()
+
+    return Stored(NoticeRepository(table), add)
+
+
+def notice(n: int, *, user: UserId = ADA, moment: datetime | None = None) -> Notice:
+    at = moment or NOW + timedelta(minutes=n)
+    return Notice(
+        id=id_at(at, n), user_id=user, type=NoticeType.ROLE_CHANGED, created_at=at, data={"n": str(n), "to": "viewer"}
+    )
+
+
+def test_a_notice_reads_back_whole(stored: Stored) -> None:
+    one = notice(1)
+    stored.add(one)
+
+    assert stored.store.get(ADA, one.id) == one
+    assert list(stored.store.page(ADA, unread=True, since=SINCE, below="", limit=5)) == [one]
+    assert stored.store.get(BOB, one.id) is None
+
+
+def test_lists_go_from_the_newest_on_and_behind_an_id(stored: Stored) -> None:
+    made = [notice(n) for n in range(1, 6)]
+    for each in [*made, notice(9, user=BOB), notice(0, moment=SINCE - timedelta(milliseconds=1))]:
+        stored.add(each)
+
+    for unread in (False, True):
+        assert stored.numbers(unread=unread) == [5, 4, 3, 2, 1]
+        assert stored.numbers(unread=unread, limit=2) == [5, 4]
+        assert stored.numbers(unread=unread, below=made[3].id, limit=2) == [3, 2]
+        assert stored.numbers(unread=unread, below=made[0].id) == []
+        assert stored.numbers(unread=unread, below="0") == []
+    assert stored.numbers(BOB) == [9]
+    assert stored.store.count_unread(ADA, since=SINCE, most=100) == 5
+    assert stored.store.count_unread(ADA, since=SINCE, most=3) == 3
+
+
+def test_a_notice_is_read_once_and_leaves_the_unread_ones(stored: Stored) -> None:
+    one, two = notice(1), notice(2)
+    stored.add(one)
+    stored.add(two)
+
+    first = stored.store.mark_read(ADA, one.id, at=NOW)
+    again = stored.store.mark_read(ADA, one.id, at=NOW + timedelta(hours=1))
+
+    assert first == again
+    assert first
+    assert first.read_at == NOW
+    assert stored.store.get(ADA, one.id) == first
+    assert (stored.numbers(), stored.numbers(unread=True)) == ([2, 1], [2])
+    assert stored.store.count_unread(ADA, since=SINCE, most=100) == 1
+
+
+def test_what_is_not_there_is_not_made_by_reading(stored: Stored) -> None:
+    one = notice(1)
+    stored.add(one)
+    assert stored.store.mark_read(BOB, one.id, at=NOW) is None
+    assert stored.store.mark_read(ADA, notice(2).id, at=NOW) is None
+    assert stored.numbers() == [1]
+    assert stored.numbers(BOB) == []
+
+
+def test_a_notice_is_written_once(stack: Any) -> None:
+    for attempt in range(2):
+        tx = Transaction()
+        board.write(tx, notice(1), table=stack.tables["identity"])
+        with pytest.raises(ConditionFailed) if attempt else nullcontext():
+            tx.commit()
