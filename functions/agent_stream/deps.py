@@ -11,10 +11,13 @@ from karma.agents.builtins import DeviceServices, DeviceTools
 from karma.agents.catalogue.domain import MODELS
 from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.catalogue.service import Catalogue
+from karma.agents.configurable import built_in_components
 from karma.agents.engine import Limits
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.agents.service import RunReader, RunService
 from karma.agents.watchdog import QueueWatchdog
+from karma.configuration.current import CurrentConfiguration
+from karma.configuration.repository import ConfigurationRepository
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.buckets import DynamoBuckets
@@ -103,10 +106,18 @@ def run_service() -> RunService:
         watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
         model=model(),
         agents=Catalogue(DynamoAgentStore(), clock(), models=models, tools=[tool.name for tool in tools]),
+        configuration=configuration(),
         tools=tools,
         clock=clock(),
         limits=Limits(),
     )
+
+
+@cache
+def configuration() -> CurrentConfiguration:
+    """Tell what is configured now."""
+    built_in = built_in_components(settings().model_id)
+    return CurrentConfiguration(ConfigurationRepository(settings().agents_table), built_in=built_in)
 
 
 @cache

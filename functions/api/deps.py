@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from karma.agents.service import RunReader
     from karma.avatars.service import AvatarService
     from karma.billing.service import InboxKeeper, SubscriptionService
+    from karma.configuration.current import CurrentConfiguration
+    from karma.configuration.domain import Component as ConfiguredComponent
+    from karma.configuration.repository import ConfigurationRepository
+    from karma.configuration.service import ConfigurationService
     from karma.devices.commands import CommandService
     from karma.devices.parent import DeviceParent
     from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
     from karma.identity.sessions import SessionService
     from karma.integrations.s3 import S3Files
     from karma.mail.service import PostOffice
+    from karma.notices.service import NoticeService
     from karma.tasks.service import TaskService
 
 
@@ -260,6 +265,18 @@ def audit_reader() -> AuditReader:
     return AuditReader(log=AuditRepository(), clock=clock())
 
 
+# Notices
+
+
+@cache
+def notices() -> NoticeService:
+    """Show people what they were told."""
+    from karma.notices.repository import NoticeRepository
+    from karma.notices.service import NoticeService
+
+    return NoticeService(NoticeRepository(settings().identity_table), clock())
+
+
 # Health
 
 
@@ -443,7 +460,13 @@ def agent_catalogue() -> Catalogue:
 
     bind(AgentsItem, settings().agents_table)
     tools = [tool.name for tool in declared_tools()]
-    return Catalogue(DynamoAgentStore(), clock(), models=(settings().model_id, *MODELS), tools=tools)
+    return Catalogue(
+        DynamoAgentStore(),
+        clock(),
+        models=(settings().model_id, *MODELS),
+        tools=tools,
+        more_models=lambda: configuration().model_names(),
+    )
 
 
 @cache
@@ -478,6 +501,49 @@ def avatar_service() -> AvatarService:
     from karma.avatars.service import AvatarService
 
     return AvatarService(DynamoAvatarStore(settings().agents_table), clock())
+
+
+# Configuration
+
+
+@cache
+def components() -> ConfigurationRepository:
+    """Bind the agents table, where components stand as well."""
+    from karma.configuration.repository import ConfigurationRepository
+
+    return ConfigurationRepository(settings().agents_table)
+
+
+@cache
+def built_in_components() -> Mapping[str, ConfiguredComponent]:
+    """List what code brings."""
+    from karma.agents.configurable import built_in_components
+
+    return built_in_components(settings().model_id)
+
+
+@cache
+def configuration() -> ConfigurationService:
+    """Show and change models, agents and tools."""
+    from karma.agents.catalogue.domain import MODELS
+    from karma.configuration.service import ConfigurationService
+
+    return ConfigurationService(
+        components(),
+        clock(),
+        built_in=built_in_components(),
+        models=tuple(dict.fromkeys((settings().model_id, *MODELS))),
+        has_agent=lambda name: agent_catalogue().has_name(name),
+        on_change=current_configuration().forget,
+    )
+
+
+@cache
+def current_configuration() -> CurrentConfiguration:
+    """Tell what is configured now."""
+    from karma.configuration.current import CurrentConfiguration
+
+    return CurrentConfiguration(components(), built_in=built_in_components())
 
 
 # Limits

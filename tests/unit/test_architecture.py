@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
 
-CONTEXTS = {"identity", "mail", "devices", "files", "agents", "tasks", "avatars", "billing", "realtime"}
+CONTEXTS = {
+    "identity", "mail", "notices", "devices", "files", "agents", "tasks", "avatars", "configuration", "billing", "realtime",
+}  # fmt: skip
 
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root

@@ -30,7 +30,7 @@ async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) ->
     """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
     from karma.agents.capabilities import capabilities  # local: it loads the tools' declarations
 
-    return ok(capabilities(caller))
+    return ok(capabilities(caller, without=deps.current_configuration().disabled_tools()))
 
 
 @router.get("/runs", responses=answers(RunListData, errors=(400,)))

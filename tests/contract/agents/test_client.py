@@ -28,6 +28,7 @@ from tests.fakes.agents import (
     tool,
 )
 from tests.fakes.catalogue import catalogue
+from tests.fakes.configuration import as_built
 from tests.support.agui import ProtocolViolated, verify
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,6 +54,7 @@ def stream(*turns: Any) -> bytes:
             watchdog=RememberedWatchdog(),
             model=ScriptedModel(*turns),
             agents=catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry")),
+            configuration=as_built(),
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
             clock=SetClock(),
             limits=Limits(),

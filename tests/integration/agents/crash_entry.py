@@ -22,6 +22,7 @@ from karma.identity.parent import bind_accounts
 from karma.integrations.sqs import SqsQueue
 from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, text, tool
 from tests.fakes.catalogue import catalogue
+from tests.fakes.configuration import as_built
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
             watchdog=QueueWatchdog(SqsQueue(event["queue"])),
             model=model,
             agents=catalogue(tools=("note",)),
+            configuration=as_built(),
             tools=[NOTE],
             clock=SystemClock(),
             limits=Limits(),

@@ -31,6 +31,7 @@ from karma.identity.oauth.domain import Flow, LoginCode, ProviderName, digest
 from karma.identity.one_time import Purpose
 from karma.identity.passwords import Argon2Passwords
 from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.audit import append_once_a_minute
 from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.oauth import OAuthRepository
@@ -249,6 +250,9 @@ def _password_hash() -> str:
     return Argon2Passwords().hash(PASSWORD)
 
 
+_MODEL = {"type": "model", "model": "claude-sonnet-5-5"}
+
+
 def _serial() -> str:
     return f"EOS-{new_id()[-12:]}"
 
@@ -260,6 +264,13 @@ def _device(world: World, owner: str, _: Mapping[str, str]) -> str:
 def _command(world: World, owner: str, ids: Mapping[str, str]) -> str:
     made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/commands", {"command": "blink"})
     return str(made["command"]["id"])
+
+
+def _component(world: World, _: str, __: Mapping[str, str]) -> str:
+    name = f"model-{new_id()}"
+    answer = world.api("PUT", f"/api/v1/config/{name}", {"config": _MODEL}, headers=bearer(world.person("admin").token))
+    assert answer.status == 200, answer.text
+    return name
 
 
 def _agent(world: World, _: str, __: Mapping[str, str]) -> str:
@@ -304,17 +315,27 @@ def _event(world: World, _: str, __: Mapping[str, str]) -> str:
     return event_id
 
 
+def _notice(world: World, owner: str, _: Mapping[str, str]) -> str:
+    entry = AuditEntry(
+        user_id=world.person(owner).id, event=AuditEvent.LOGIN_LOCKED, at=datetime.now(UTC), actor_id=None
+    )
+    append_once_a_minute(entry)
+    return entry.id
+
+
 OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "user_id": lambda world, owner, _: world.person(owner).id,
     "key_id": lambda world, owner, _: str(world.create(owner, "/api/v1/api-keys", {"name": "ci"})["api_key"]["id"]),
     "device_id": _device,
     "command_id": _command,
     "agent_id": _agent,
+    "component_name": _component,
     "run_id": _run,
     "task_id": _task,
     "subtask_id": _subtask,
     "avatar_id": _avatar,
     "event_id": _event,
+    "notice_id": _notice,
     "component": lambda *_: "database",
     "provider": lambda *_: "github",
     "file_id": _directory,
@@ -323,7 +344,7 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
 }
 """How to make what a path names, belonging to a person; also for one route alone."""
 
-SHARED = {"user_id", "agent_id", "event_id", "component", "provider"}
+SHARED = {"user_id", "agent_id", "component_name", "event_id", "component", "provider"}
 """What belongs to nobody: another person's request is not answered 404 for that."""
 
 
@@ -422,6 +443,10 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/agents": _new_agent,
     "PUT /api/v1/agents/{agent_id}": _new_agent,
     "POST /api/agents": _new_agent,
+    "PUT /api/v1/config/{component_name}": lambda *_: {"config": {"enabled": False}},
+    "POST /api/v1/config/{component_name}/rollback": lambda *_: {"version": 1},
+    "PUT /api/config/{component_name}": lambda *_: {"config": {"enabled": False}},
+    "POST /api/config/{component_name}/rollback": lambda *_: {"version": 1},
     "PUT /api/agents/{agent_id}": _new_agent,
     "POST /api/v1/tasks": _new_task,
     "PATCH /api/v1/tasks/{task_id}": lambda *_: {"title": "Stock"},

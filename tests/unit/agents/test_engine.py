@@ -35,6 +35,7 @@ from tests.fakes.agents import (
     types,
 )
 from tests.fakes.catalogue import catalogue
+from tests.fakes.configuration import as_built
 from tests.support.agui import verify
 
 FIND_TOOL = {"name": "askUser", "description": "Ask", "parameters": {"type": "object", "properties": {}}}
@@ -94,6 +95,7 @@ class World:
         self.limits = limits or Limits()
         self.role = Role.USER
         self.agents = catalogue()
+        self.configuration = as_built()
 
     @property
     def service(self) -> RunService:
@@ -102,6 +104,7 @@ class World:
             watchdog=self.watchdog,
             model=self.model,
             agents=self.agents,
+            configuration=self.configuration,
             tools=[ECHO],
             clock=self.clock,
             limits=self.limits,
@@ -437,6 +440,7 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
         watchdog=world.watchdog,
         model=world.model,
         agents=world.agents,
+        configuration=world.configuration,
         tools=[forbidden],
         clock=world.clock,
         limits=world.limits,

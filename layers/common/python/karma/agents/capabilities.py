@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from karma.agents.builtins import declared_tools
-from karma.agents.catalogue.domain import BUILT_IN_STEPS
+from karma.agents.catalogue.domain import BUILT_IN_DESCRIPTION, BUILT_IN_STEPS
 from karma.agents.engine import Limits
 from karma.agents.tools import Toolbox
 from karma.identity.domain import Caller
 
 
-def capabilities(caller: Caller) -> dict[str, object]:
-    """Describe the agent as this caller meets it."""
+def capabilities(caller: Caller, *, without: Collection[str] = ()) -> dict[str, object]:
+    """Describe the agent as this caller meets it, without the tools that are disabled."""
     limits = Limits()
-    toolbox = Toolbox(declared_tools(), caller)
+    toolbox = Toolbox([tool for tool in declared_tools() if tool.name not in without], caller)
     items = [
         {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in toolbox.specs()
     ]
@@ -20,7 +22,7 @@ def capabilities(caller: Caller) -> dict[str, object]:
         "identity": {
             "name": "Karma",
             "type": "karma",
-            "description": "Finds, reads and controls the user's EOS devices",
+            "description": BUILT_IN_DESCRIPTION,
         },
         "transport": {"streaming": True, "websocket": False, "httpBinary": False},
         "tools": {"supported": True, "items": items, "parallelCalls": True, "clientProvided": True},

@@ -21,6 +21,7 @@ from karma.agents.domain import (
     ThreadKey,
     Usage,
 )
+from karma.configuration.current import RunChoice
 from karma.core.ids import AgentId, RunId, UserId
 
 
@@ -119,6 +120,17 @@ class Model(Protocol):
 
     def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
         """Call the model; yields what arrived together, together. TurnEnded comes last or ModelFailed is raised."""
+
+
+class Configured(Protocol):
+    """What admins say about models, agents and tools: karma.configuration.current."""
+
+    def for_run(self, *, agent: str, model: str) -> RunChoice:
+        """Tell what a new run of an agent uses. May block.
+
+        Raises:
+            ComponentUnavailable: the agent or its model is disabled, or the model is configured no more.
+        """
 
 
 class Watchdog(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import orjson
@@ -29,11 +29,12 @@ from karma.agents.domain import (
 from karma.agents.engine import Limits, Plan, RunEngine
 from karma.agents.history import application_text, awaited_calls, merge
 from karma.agents.log import RunLog
-from karma.agents.ports import Model, RunPage, RunStore, Sink, Watchdog
+from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Watchdog
 from karma.agents.requests import RunInput
 from karma.agents.stored import dump_messages
 from karma.agents.tools import Tool, Toolbox
 from karma.agents.watchdog import FIRST_LOOK, Inspector
+from karma.configuration.current import RunChoice
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.errors import InvalidRequest, NotFound, PayloadTooLarge, StorageThrottled
 from karma.core.ids import AgentId, RunId, UserId, new_id
@@ -66,12 +67,14 @@ class RunService:
         watchdog: Watchdog,
         model: Model,
         agents: Catalogue,
+        configuration: Configured,
         tools: Sequence[Tool],
         clock: Clock,
         limits: Limits,
     ) -> None:
         self._store = store
         self._agents = agents
+        self._configuration = configuration
         self._watchdog = watchdog
         self._model = model
         self._tools = tools
@@ -89,6 +92,7 @@ class RunService:
         Raises:
             NotFound: there is no such agent; nothing was recorded.
             ModelNotConfigured: nothing was recorded.
+            ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
             RunExists, ThreadBusy: the run id was used, or the thread has an active run.
             PayloadTooLarge: more new messages than one transaction holds.
         """
@@ -96,7 +100,7 @@ class RunService:
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
         # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
         # the message finds nothing.
-        (agent, thread), _ = await asyncio.gather(
+        (agent, choice, thread), _ = await asyncio.gather(
             asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
             asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK),
         )
@@ -113,7 +117,7 @@ class RunService:
                 key=key,
                 thread_id=asked.thread_id,
                 status=RunStatus.RUNNING,
-                model=agent.spec.model,
+                model=choice.model,
                 created_at=now,
                 agent_id=agent.id,
                 agent_version=agent.version,
@@ -133,12 +137,14 @@ class RunService:
         latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
         messages = [*thread.messages, *new]
         asks_anew = any(message.role == "user" for message in new)
-        toolbox = Toolbox([tool for tool in self._tools if tool.name in agent.spec.tools], caller)
+        allowed = set(agent.spec.tools) - choice.disabled_tools
+        toolbox = Toolbox([tool for tool in self._tools if tool.name in allowed], caller)
+        limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
         application = application_text(asked.instructions, asked.context)
         plan = Plan(
             run_id=key.run_id,
             thread=thread_key,
-            model=agent.spec.model,
+            model=choice.model,
             max_turns=agent.spec.max_steps,
             system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
             messages=messages,
@@ -153,7 +159,7 @@ class RunService:
             sink.write(events.frames(first, n=1))
             self._model.preload()
             engine = RunEngine(
-                plan, log=log, sink=sink, model=self._model, toolbox=toolbox, limits=self._limits, clock=self._clock
+                plan, log=log, sink=sink, model=self._model, toolbox=toolbox, limits=limits, clock=self._clock
             )
             return asyncio.get_running_loop().create_task(run_it(engine), name=f"run {key.run_id}")
 
@@ -165,10 +171,11 @@ class RunService:
 
         return StartedRun(key, execute)
 
-    def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, Thread]:
+    def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
         found = self._agents.find(agent)
+        choice = self._configuration.for_run(agent=found.spec.name, model=found.spec.model)
         self._model.prepare()
-        return found, Thread(key=thread) if is_new else self._store.thread(thread)
+        return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
     def _new_messages(self, thread: Thread, asked: RunInput) -> tuple[Message, ...]:
         merged = merge(thread, asked.messages)

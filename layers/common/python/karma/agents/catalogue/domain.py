@@ -39,6 +39,7 @@ DEFAULT_TEMPERATURE: Final = 0.7
 
 BUILT_IN_ID: Final = AgentId("karma")
 BUILT_IN_TAG: Final = "built-in"
+BUILT_IN_DESCRIPTION: Final = "Finds, reads and controls the user's EOS devices"
 SYSTEM_PROMPT: Final = (
     "You are Karma's assistant. You help people who own EOS devices to find, read and control them, by the tools you "
     "are given. Act only on what the user asks for. Name devices by their names. When a tool fails, say what failed. "
@@ -117,7 +118,7 @@ def built_in(*, model: str, tools: Sequence[str]) -> Agent:
     """Make the agent that `POST /api/agent` runs when it names none."""
     spec = AgentSpec(
         name=BUILT_IN_ID,
-        description="Finds, reads and controls the user's EOS devices",
+        description=BUILT_IN_DESCRIPTION,
         model=model,
         system_prompt=SYSTEM_PROMPT,
         tools=tuple(tools),

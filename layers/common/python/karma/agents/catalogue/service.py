@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final
 
 from karma.agents.catalogue.domain import (
     BUILT_IN_ID,
@@ -31,14 +30,14 @@ from karma.core.errors import (
 )
 from karma.core.ids import AgentId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.repeat import repeat
 
 MAX_OFFSET_ROWS = 1_000
 """How deep pages by number go, and how far the agents of a tag are counted."""
 
 _MAX_SHOWN_ID_CHARS = 128
-_ATTEMPTS = 6
-_PAUSE_S = 0.02
-_T = TypeVar("_T")
+_MET: Final = (StorageThrottled, AgentChanged)
+"""What a write raises that met another one: on the counter, which all creations share, or on the agent itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +54,28 @@ class AgentPage:
 class Catalogue:
     """The agents that runs can execute. The built-in one comes first, the others follow from the newest on."""
 
-    def __init__(self, store: AgentStore, clock: Clock, *, models: Sequence[str], tools: Sequence[str]) -> None:
-        """`models` are the ids that agents may name, the built-in agent's first; `tools` the names of all tools."""
+    def __init__(
+        self,
+        store: AgentStore,
+        clock: Clock,
+        *,
+        models: Sequence[str],
+        tools: Sequence[str],
+        more_models: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """Wire it.
+
+        Args:
+            store: where agents are.
+            clock: tells when they change.
+            models: the ids that agents may name, the built-in agent's first.
+            tools: the names of all tools.
+            more_models: reads the names of models that were configured beside those; called when one is named.
+        """
         self._store = store
         self._clock = clock
         self._models = tuple(dict.fromkeys(models))
+        self._more_models = more_models
         self._tools = tuple(tools)
         self._built_in = built_in(model=self._models[0], tools=self._tools)
 
@@ -100,6 +116,13 @@ class Catalogue:
             return BUILT_IN_ID
         holder = self._store.holder(ref)
         return holder.agent_id if holder else None
+
+    def has_name(self, name: str) -> bool:
+        """Tell whether an agent has exactly this name, letter case included."""
+        try:
+            return self.find(name).spec.name == name
+        except NotFound:
+            return False
 
     def list(self, *, limit: int, offset: int = 0, after: str = "", tag: str = "") -> AgentPage:
         """Return a page: one query, and unless the first page holds all, one call that counts.
@@ -145,7 +168,7 @@ class Catalogue:
         now = self._clock.now()
         agent = Agent(id=AgentId(new_id()), spec=spec, created_at=now, updated_at=now, version=1)
         try:
-            _again(lambda: self._store.create(agent, request_token=request_token))
+            repeat(lambda: self._store.create(agent, request_token=request_token), on=_MET)
         except AlreadyExists:
             holder = self._store.holder(spec.name) if request_token else None
             earlier = self._store.get(holder.agent_id) if holder and holder.request_token == request_token else None
@@ -176,7 +199,7 @@ class Catalogue:
             logger.info("agent.replaced", agent_id=old.id, version=new.version)
             return new
 
-        return _again(once)
+        return repeat(once, on=_MET)
 
     def delete(self, agent_id: str, *, version: int | None = None) -> None:
         """Delete an agent; its runs stay, and those that execute go on.
@@ -190,7 +213,7 @@ class Catalogue:
             self._store.delete(agent)
             logger.info("agent.deleted", agent_id=agent.id)
 
-        _again(once)
+        repeat(once, on=_MET)
 
     def _unchanged(self, agent_id: str, version: int | None) -> Agent:
         """Read an agent that is to be changed, and is of this version if one is named."""
@@ -205,8 +228,8 @@ class Catalogue:
         wrong: list[tuple[str, str]] = []
         if looks_like_id(spec.name):
             wrong.append(("name", "must not have the form of an id"))
-        if spec.model not in self._models:
-            wrong.append(("model", f"must be one of {', '.join(self._models)}"))
+        if spec.model not in self._models and spec.model not in (more := self._more_models()):
+            wrong.append(("model", f"must be one of {', '.join([*self._models, *more])}"))
         wrong += [
             (f"tools.{i}", f"must be one of {', '.join(self._tools)}")
             for i, tool in enumerate(spec.tools)
@@ -217,17 +240,6 @@ class Catalogue:
             raise ValidationFailed("Request validation failed", details=details)
         if folded(spec.name) == BUILT_IN_ID:
             raise AlreadyExists("name: it is the built-in agent's")
-
-
-def _again(write: Callable[[], _T]) -> _T:
-    """Repeat a write that met another one: on the counter, which all creations share, or on the agent itself."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return write()
-        except (StorageThrottled, AgentChanged) as exc:
-            logger.debug("agent.write_repeated", cause=type(exc).__name__)
-            time.sleep(_PAUSE_S * 2**attempt)
-    return write()
 
 
 def _missing(ref: str) -> NotFound:

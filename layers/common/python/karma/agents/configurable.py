@@ -1,0 +1,18 @@
+"""What of agents admins can configure: the engine's models and tools, and the built-in agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from karma.agents.builtins import declared_tools
+from karma.agents.catalogue.domain import BUILT_IN_DESCRIPTION, BUILT_IN_ID, MODELS
+from karma.configuration import domain
+
+
+def built_in_components(model: str) -> Mapping[str, domain.Component]:
+    """List the components that code brings; `model` is the deployment's own."""
+    return domain.built_in_components(
+        models=(model, *MODELS),
+        tools={tool.name: tool.description for tool in declared_tools()},
+        agents={BUILT_IN_ID: BUILT_IN_DESCRIPTION},
+    )

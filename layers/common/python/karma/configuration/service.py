@@ -1,0 +1,291 @@
+"""Use cases of configuration: list, show, change, delete, look back and roll back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from karma.configuration.domain import (
+    MAX_NAME_CHARS,
+    MAX_STORED,
+    Change,
+    ChangeType,
+    Component,
+    ComponentChanged,
+    ComponentType,
+    InvalidConfiguration,
+    Standing,
+    change_type,
+    is_name,
+    standing,
+)
+from karma.configuration.ports import ComponentStore
+from karma.configuration.validation import component_config, validated
+from karma.core.clock import Clock, iso
+from karma.core.errors import NotFound, StaleVersion, StorageThrottled
+from karma.core.ids import UserId
+from karma.core.observability import count, logger
+from karma.core.repeat import repeat
+
+_MET: Final = (ComponentChanged, StorageThrottled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A component in the list."""
+
+    component: Component
+    version: int
+    is_built_in: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryPage:
+    """Changes of a component, newest first."""
+
+    changes: Sequence[Change]
+    total: int
+    next_below: int | None
+    """Versions of the next page are below this one; None at the end."""
+
+
+class ConfigurationService:
+    """What admins do with components, and everybody sees of them."""
+
+    def __init__(
+        self,
+        store: ComponentStore,
+        clock: Clock,
+        *,
+        built_in: Mapping[str, Component],
+        models: Collection[str],
+        has_agent: Callable[[str], bool],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wire it.
+
+        Args:
+            store: where components are.
+            clock: tells when they change.
+            built_in: what code brings, by name.
+            models: ids that the engine can run.
+            has_agent: tells whether the catalogue has an agent of exactly this name.
+            on_change: called behind every write.
+        """
+        self._store = store
+        self._clock = clock
+        self._built_in = built_in
+        self._models = models
+        self._tools = [each.name for each in built_in.values() if each.type is ComponentType.TOOL]
+        self._has_agent = has_agent
+        self._on_change = on_change
+
+    # Reading
+
+    def components(self, kind: ComponentType | None = None) -> list[Listed]:
+        """List all components, or those of a type: by type and name."""
+        written = self._store.components()
+        stored = {component.name: version for component, version in written}
+        brought = [component for name, component in self._built_in.items() if name not in stored]
+        found = [
+            Listed(component=each, version=stored.get(each.name, 0), is_built_in=each.name in self._built_in)
+            for each in [*(component for component, _ in written), *brought]
+            if kind in {None, each.type}
+        ]
+        return sorted(found, key=lambda each: (each.component.type, each.component.name))
+
+    def model_names(self) -> list[str]:
+        """Name the models that somebody configured beside those that code brings."""
+        return [
+            component.name
+            for component, _ in self._store.components()
+            if component.type is ComponentType.MODEL and component.name not in self._built_in
+        ]
+
+    def get(self, name: str) -> Standing:
+        """Show one component.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        found = self._stands(name)
+        if found.component is None:
+            raise _missing(name)
+        return found
+
+    def history(self, name: str, *, limit: int, below: int | None = None, offset: int = 0) -> HistoryPage:
+        """Show a page of a component's changes, behind `offset` of the newest or below a version.
+
+        Raises:
+            NotFound: there is no such component, and never was.
+        """
+        found = self._stands(name)
+        if found.component is None and not found.version:
+            raise _missing(name)
+        top = found.version + 1 - offset if below is None else below
+        changes = self._store.changes(name, below=top, limit=limit) if top > 1 else []
+        oldest = changes[-1].version if changes else 1
+        return HistoryPage(changes=changes, total=found.version, next_below=oldest if oldest > 1 else None)
+
+    # Writing
+
+    def put(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        *,
+        by: UserId,
+        version: int | None = None,
+        validate_only: bool = False,
+    ) -> Standing:
+        """Change a component, or add one; what `config` leaves out stays as it is. The same again changes nothing.
+
+        Raises:
+            InvalidConfiguration: it breaks the rules of its type, or there are `MAX_STORED`.
+            StaleVersion: `version` is not the stored one.
+        """
+        if not is_name(name):
+            raise InvalidConfiguration([("name", f"must be 1 to {MAX_NAME_CHARS} printable characters without '/'")])
+
+        def once() -> Standing:
+            old = self._unchanged(name, version)
+            new = validated(name, config, base=old.component, models=self._models, tools=self._tools)
+            self._check(old, new)
+            if validate_only or new == old.component:
+                return old
+            return self._write(name, old, new, change_type(old.component, new), by=by)
+
+        return repeat(once, on=_MET)
+
+    def delete(self, name: str, *, by: UserId, version: int | None = None) -> None:
+        """Delete what was written of a component: nothing is left but its history, or what code brings of it.
+
+        Raises:
+            NotFound: there is no such component.
+            StaleVersion: `version` is not the stored one.
+        """
+
+        def once() -> None:
+            old = self._unchanged(name, version)
+            if old.component is None:
+                raise _missing(name)
+            if old.is_stored:
+                self._write(name, old, None, ChangeType.DELETED, by=by)
+
+        repeat(once, on=_MET)
+
+    def rollback(self, name: str, *, to: int, by: UserId, version: int | None = None) -> Standing:
+        """Make a component what it was after change `to`; when it is that already, nothing changes.
+
+        Raises:
+            NotFound: no such component, or no such change of it.
+            InvalidConfiguration: the change was a deletion, or what it made breaks today's rules.
+            StaleVersion: `version` is not the stored one.
+        """
+
+        def once() -> Standing:
+            old = self._unchanged(name, version)
+            earlier = self._store.change(name, to) if is_name(name) and to <= old.version else None
+            if earlier is None:
+                raise NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' has no version {to}")
+            if earlier.new is None:
+                raise InvalidConfiguration([("version", f"{to} is a deletion")])
+            new = validated(
+                name, component_config(earlier.new), base=old.component, models=self._models, tools=self._tools
+            )
+            self._check(old, new)
+            if new == old.component:
+                return old
+            return self._write(name, old, new, ChangeType.ROLLED_BACK, by=by, rolled_back_to=to)
+
+        return repeat(once, on=_MET)
+
+    def _stands(self, name: str) -> Standing:
+        return standing(name, self._store.last_change(name) if is_name(name) else None, self._built_in)
+
+    def _unchanged(self, name: str, version: int | None) -> Standing:
+        """Read a component that is to be changed, and is of this version if one is named."""
+        found = self._stands(name)
+        if version is not None and version != found.version:
+            raise StaleVersion(f"Configuration '{name[:MAX_NAME_CHARS]}' has version {found.version}")
+        return found
+
+    def _check(self, old: Standing, new: Component) -> None:
+        if old.component is not None:
+            return
+        if new.type is ComponentType.AGENT and not self._has_agent(new.name):
+            raise InvalidConfiguration([("name", "no agent has it")])
+        if self._store.count(most=MAX_STORED) >= MAX_STORED:
+            raise InvalidConfiguration([("name", f"there are {MAX_STORED} components already")])
+
+    def _write(
+        self,
+        name: str,
+        old: Standing,
+        new: Component | None,
+        kind: ChangeType,
+        *,
+        by: UserId,
+        rolled_back_to: int | None = None,
+    ) -> Standing:
+        change = Change(
+            name=name,
+            version=old.version + 1,
+            type=kind,
+            at=self._clock.now(),
+            by=by,
+            old=old.component,
+            new=new,
+            rolled_back_to=rolled_back_to,
+        )
+        self._store.append(change)
+        self._on_change()
+        count("ConfigurationChanged")
+        logger.info("configuration.changed", component=name, version=change.version, change_type=kind.value)
+        return standing(name, change, self._built_in)
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' not found")
+
+
+def listed_view(listed: Listed) -> dict[str, object]:
+    """Shape a component for lists."""
+    return _view(listed.component, version=listed.version, is_built_in=listed.is_built_in)
+
+
+def component_view(found: Standing) -> dict[str, object]:
+    """Shape a component with all that it is."""
+    if found.component is None:
+        raise _missing("")
+    return {
+        **_view(found.component, version=found.version, is_built_in=found.is_built_in),
+        **component_config(found.component),
+        "updated_at": iso(found.updated_at) if found.updated_at else None,
+    }
+
+
+def change_view(change: Change) -> dict[str, object]:
+    """Shape an entry of a history."""
+    return {
+        "version": change.version,
+        "change_type": change.type.value,
+        "timestamp": iso(change.at),
+        "changed_by": change.by,
+        "old_config": component_config(change.old) if change.old else None,
+        "new_config": component_config(change.new) if change.new else None,
+        "rolled_back_to": change.rolled_back_to,
+    }
+
+
+def _view(component: Component, *, version: int, is_built_in: bool) -> dict[str, object]:
+    return {
+        "name": component.name,
+        "type": component.type.value,
+        "description": component.description,
+        "enabled": component.enabled,
+        "tags": list(component.tags),
+        "built_in": is_built_in,
+        "version": version,
+    }

@@ -1,0 +1,153 @@
+"""The schema of each type of component: what is written is checked against it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationError
+
+from karma.configuration.domain import (
+    DEFAULT_TEMPERATURE,
+    MAX_DESCRIPTION_CHARS,
+    MAX_NAME_CHARS,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    MAX_TOKENS,
+    Component,
+    ComponentType,
+    InvalidConfiguration,
+    ModelSettings,
+)
+from karma.core.schemas import Body, Number, Whole
+
+_MAX_TOLD = 5
+"""Errors named in one answer."""
+_MAX_FIELD_CHARS = 64
+_TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+_LINE = r"^[^\x00-\x1f\x7f]*$"
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+_Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TAG_CHARS, pattern=_LINE)]
+
+
+class ComponentSchema(Body):
+    """What every component has."""
+
+    name: str
+    type: ComponentType
+    description: Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS, pattern=_TEXT)] = ""
+    enabled: StrictBool = True
+    """Disabled: new runs may not use it."""
+    tags: Annotated[list[_Tag], Field(max_length=MAX_TAGS), AfterValidator(_distinct)] = Field(default_factory=list)
+
+
+class AgentSchema(ComponentSchema):
+    """An agent of the catalogue."""
+
+    type: Literal[ComponentType.AGENT]
+
+
+class ToolSchema(ComponentSchema):
+    """A tool."""
+
+    type: Literal[ComponentType.TOOL]
+
+
+class ModelSchema(ComponentSchema):
+    """A model, or another name for one."""
+
+    type: Literal[ComponentType.MODEL]
+    provider: Literal["anthropic"] = "anthropic"
+    model: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)]
+    """One of the ids that the engine can run; a wrong one is answered with the list."""
+    temperature: Annotated[Number, Field(ge=0, le=1)] = DEFAULT_TEMPERATURE
+    """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
+    max_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
+    """Output tokens a call; null: the engine's own limit."""
+
+
+_SCHEMAS: Mapping[ComponentType, type[ComponentSchema]] = {
+    ComponentType.AGENT: AgentSchema,
+    ComponentType.MODEL: ModelSchema,
+    ComponentType.TOOL: ToolSchema,
+}
+
+
+def validated(
+    name: str, config: Mapping[str, Any], *, base: Component | None, models: Collection[str], tools: Collection[str]
+) -> Component:
+    """Check a configuration; what it leaves out is as in `base`, or has its default.
+
+    Args:
+        name: what it is written under; `config` may repeat it.
+        config: what a client says.
+        base: the component as it stands.
+        models: ids that the engine can run.
+        tools: names of tools that exist.
+
+    Raises:
+        InvalidConfiguration: naming what is wrong.
+    """
+    kind = _kind(config, base)
+    whole = {**(component_config(base) if base else {}), "name": name, **config, "type": kind}
+    try:
+        found = _SCHEMAS[kind].model_validate(whole)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)[:_MAX_TOLD]
+        raise InvalidConfiguration([(_field(error["loc"]), error["msg"]) for error in errors]) from None
+    if found.name != name:
+        raise InvalidConfiguration([("name", "is not the one in the path")])
+    if isinstance(found, ToolSchema) and name not in tools:
+        raise InvalidConfiguration([("name", f"must be one of {', '.join(tools)}")])
+    settings = None
+    if isinstance(found, ModelSchema):
+        if found.model not in models:
+            raise InvalidConfiguration([("model", f"must be one of {', '.join(models)}")])
+        settings = ModelSettings(
+            model=found.model, provider=found.provider, temperature=found.temperature, max_tokens=found.max_tokens
+        )
+    return Component(
+        name=name,
+        type=kind,
+        description=found.description,
+        enabled=found.enabled,
+        tags=tuple(found.tags),
+        model=settings,
+    )
+
+
+def component_config(component: Component) -> dict[str, Any]:
+    """Shape a component as a client writes it, and as histories show it."""
+    config: dict[str, Any] = {
+        "name": component.name,
+        "type": component.type.value,
+        "description": component.description,
+        "enabled": component.enabled,
+        "tags": list(component.tags),
+    }
+    if component.model is not None:
+        config |= {
+            "provider": component.model.provider,
+            "model": component.model.model,
+            "temperature": component.model.temperature,
+            "max_tokens": component.model.max_tokens,
+        }
+    return config
+
+
+def _kind(config: Mapping[str, Any], base: Component | None) -> ComponentType:
+    asked = config.get("type", base.type.value if base else None)
+    if not isinstance(asked, str) or asked not in {kind.value for kind in ComponentType}:
+        raise InvalidConfiguration([("type", f"must be one of {', '.join(kind.value for kind in ComponentType)}")])
+    if base is not None and asked != base.type:
+        raise InvalidConfiguration([("type", f"is {base.type.value} and stays so")])
+    return ComponentType(asked)
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)[:_MAX_FIELD_CHARS]
