@@ -179,6 +179,11 @@ class Rows:
         yield _Step("GET /api/runs", "GET", "/api/runs", {"limit": _LIMIT})
         yield _Step("GET /runs/{id}", "GET", f"{v1}/runs/{first.run_id}")
         yield _Step("GET /runs/{id}/events", "GET", f"{v1}/runs/{first.run_id}/events", {"limit": _LIMIT})
+        yield _Step("GET /config", "GET", f"{v1}/config")
+        yield _Step("GET /config/{name}", "GET", f"{v1}/config/{_CONFIGURED}")
+        yield from self._list("GET /config/{name}/history", f"{v1}/config/{_CONFIGURED}/history", {})
+        yield from self._list("GET /notices", f"{v1}/notices", {})
+        yield from self._list("GET /notices?unread=true", f"{v1}/notices", {"unread": "true"})
         yield _Step("GET /plans", "GET", f"{v1}/plans")
         yield _Step("GET /subscriptions/current", "GET", f"{v1}/subscriptions/current")
         yield from self._list("GET /billing/inbox", f"{v1}/billing/inbox", {})
@@ -206,6 +211,13 @@ class Rows:
         agent, changed = f"/api/v1/agents/{made['agent']['id']}", {**self._agent(), "description": "Changed"}
         yield self._measure(meter, _Step("PUT /agents/{id}", "PUT", agent, body=changed))[0]
         yield self._measure(meter, _Step("DELETE /agents/{id}", "DELETE", agent))[0]
+        config = f"/api/v1/config/{_CONFIGURED}"
+        for enabled in (False, True):  # the next filling finds it as this one did
+            step = _Step("PUT /config/{name}", "PUT", config, body={"config": {"enabled": enabled}})
+            cost, _ = self._measure(meter, step)
+        yield cost
+        read = f"/api/v1/notices/{self._first.notice_id}/read"
+        yield self._measure(meter, _Step("POST /notices/{id}/read, again", "POST", read))[0]
 
     # The first row of each kind, made as users, devices and Stripe make them.
 
@@ -232,6 +244,8 @@ class Rows:
         self._first.command_id = self.call(_Step("", "POST", commands, body=_COMMAND))["command"]["id"]
         made = self.call(_Step("", "POST", "/api/v1/agents", body=self._agent()))
         self._first.agent_id = made["agent"]["id"]
+        self._configure()
+        self._notify()
         self._tell()
         self._run()
         self._subscribe()
@@ -258,6 +272,27 @@ class Rows:
             "tools": ["searchDatabase", "controlDevice"],
             "tags": ["greenhouse"],
         }
+
+    def _configure(self) -> None:
+        for number in range(2 * _LIMIT):
+            body = {"config": {"description": f"Moves what is there to be moved, for the {number}th time. " * 5}}
+            self.call(_Step("", "PUT", f"/api/v1/config/{_CONFIGURED}", body=body))
+
+    def _notify(self) -> None:
+        from karma.core.dynamo.transaction import Transaction
+        from karma.notices import board
+        from karma.notices.domain import Notice, NoticeType
+
+        now, tx = datetime.now(UTC), Transaction()
+        made = [
+            Notice(user_id=UserId(self._first.user_id), type=NoticeType.SESSIONS_ENDED, created_at=now)
+            for _ in range(2 * _LIMIT)
+        ]
+        for notice in made:
+            board.write(tx, notice, table=self._tables["identity"])
+        tx.commit()
+        self._first.notice_id = made[0].id
+        self.call(_Step("", "POST", f"/api/v1/notices/{made[0].id}/read"))
 
     def _tell(self) -> None:
         from device_ingest.handler import lambda_handler
@@ -402,6 +437,7 @@ class Rows:
             self._client.put_item(TableName=self._tables[table], Item={**item, **numbers})
 
 
+_CONFIGURED = "controlDevice"
 _COMMAND = {"command": "set_temperature", "params": {"celsius": 21.5}, "ttl_s": 3600}
 
 
@@ -416,6 +452,7 @@ class _First:
     command_id: str = ""
     agent_id: str = ""
     run_id: str = ""
+    notice_id: str = ""
     event_id: str = "evt_calls_000000000"
     items: dict[str, list[Attributes]] = field(default_factory=dict)
 
