@@ -25,7 +25,7 @@ MODELS: Final = (
     "claude-opus-5",
     "claude-haiku-4-5",
 )
-"""Model ids that the engine can run, beside the deployment's own."""
+"""Model ids that the engine can run, beside the deployment's own; karma.configuration gives them further names."""
 
 MAX_NAME_CHARS: Final = 100
 MAX_DESCRIPTION_CHARS: Final = 500

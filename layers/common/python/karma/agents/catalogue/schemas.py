@@ -47,7 +47,7 @@ class AgentBody(Body):
     name: Name
     description: Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)] = ""
     model: Name
-    """One of the models that the engine runs; a wrong one is answered with the list."""
+    """One of the models that the engine runs, or a configured name of one; a wrong one is answered with the list."""
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARS, pattern=_NOT_BLANK)]
     tools: Annotated[list[Name], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)] = Field(default_factory=list)
     """Names of built-in tools; without any, the agent only talks."""
