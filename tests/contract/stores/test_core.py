@@ -1,4 +1,4 @@
-"""The database access that every context stands on, against a real engine."""
+"""The database access that every context stands on: one suite for both engines."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled
+from tests.support.stores import Database
 
 
 class ShelfItem(Item):
@@ -38,8 +39,8 @@ class ShelfCounter(CounterAttributes, ShelfItem, discriminator="counter"):
 
 
 @pytest.fixture(autouse=True)
-def bound(account: str, tables: dict[str, str]) -> None:
-    bind(ShelfItem, tables["devices"])
+def bound(database: Database) -> None:
+    bind(ShelfItem, database.tables["devices"])
 
 
 def book(number: int, title: str = "t") -> BookItem:
@@ -239,7 +240,7 @@ class TestCounters:
         assert get(ShelfCounter, key) is None
 
 
-def test_clients_are_made_again_after_a_reset(eventually: Callable[..., object]) -> None:
+def test_clients_are_made_again_after_a_reset() -> None:
     put(book(1))
     before = aws.client("dynamodb")
     aws.reset()

@@ -1,4 +1,4 @@
-"""One suite for the stores in memory and in DynamoDB: the former is trusted only because it passes here."""
+"""Users, sessions and API keys: one suite for the store in memory and for DynamoDB."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
-from karma.realtime.domain import Channel, Connection, Ticket
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
-from karma.realtime.service import Tickets
 from tests.fakes.identity import MemoryIdentities
-from tests.fakes.realtime import MemoryRealtime
-from tests.support.accounts import open_account
+from tests.support.stores import Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 HOME = LoginPlace.of("ada@example.com", "203.0.113.7")
-LISTENER = UserId(new_id())
 
 
 class DynamoIdentities(UserRepository, SessionRepository, ApiKeyRepository):
@@ -38,23 +33,12 @@ class DynamoIdentities(UserRepository, SessionRepository, ApiKeyRepository):
 Identities = MemoryIdentities | DynamoIdentities
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def identities(request: pytest.FixtureRequest) -> Identities:
-    if request.param == "memory":
+@pytest.fixture
+def identities(store: Store) -> Identities:
+    if store.in_memory:
         return MemoryIdentities()
-    stack = request.getfixturevalue("stack")
-    bind(IdentityItem, stack.tables["identity"])
+    bind(IdentityItem, store.database.tables["identity"])
     return DynamoIdentities()
-
-
-@pytest.fixture(params=["memory", "dynamodb"])
-def tickets(request: pytest.FixtureRequest) -> Tickets:
-    if request.param == "memory":
-        return MemoryRealtime()
-    stack = request.getfixturevalue("stack")
-    open_account(stack.tables["identity"], LISTENER)
-    bind(RealtimeItem, stack.tables["realtime"])
-    return RealtimeRepository()
 
 
 def user(**changes: Any) -> User:
@@ -270,41 +254,3 @@ class TestApiKeys:
         use(NOW + timedelta(hours=3))
         assert identities.find_api_key(key.hash) is None
         assert identities.last_uses([key]) == {}
-
-
-class TestTheWebSocket:
-    @pytest.fixture
-    def connection(self, tickets: Tickets) -> Connection:
-        found = Connection(id="c1=", user_id=LISTENER, connected_at=NOW)
-        ticket = Ticket(hash="t" * 64, user_id=found.user_id, expires_at=LATER)
-        tickets.put_ticket(ticket, now=NOW)
-        assert tickets.get_ticket(ticket.hash) == ticket
-        assert tickets.connect(ticket, found)
-        assert tickets.connect(ticket, found), "a repeat for the same connection succeeds"
-        assert not tickets.connect(ticket, replace(found, id="c2="))
-        return found
-
-    def test_remembers_who_is_connected(self, tickets: Tickets, connection: Connection) -> None:
-        assert tickets.get_connection("c1=") == connection
-        assert tickets.get_connection("c2=") is None
-        assert tickets.get_ticket("unknown") is None
-
-    def test_remembers_what_is_listened_to(self, tickets: Tickets, connection: Connection) -> None:
-        channels = [Channel(owner=connection.user_id, kind="device", object_id=new_id()) for _ in range(3)]
-        for channel in channels:
-            tickets.subscribe(connection, channel, now=NOW)
-        assert _named(tickets) == {channel.name for channel in channels}
-        for _ in range(2):
-            tickets.unsubscribe("c1=", channels[0])
-        assert _named(tickets) == {channel.name for channel in channels[1:]}
-
-    def test_forgets_all_with_the_connection(self, tickets: Tickets, connection: Connection) -> None:
-        tickets.subscribe(connection, Channel(owner=connection.user_id, kind="user", object_id=new_id()), now=NOW)
-        for _ in range(2):
-            tickets.disconnect("c1=")
-        assert tickets.get_connection("c1=") is None
-        assert _named(tickets) == set()
-
-
-def _named(tickets: Tickets) -> set[str]:
-    return {channel.name for channel in tickets.channels("c1=")}

@@ -18,23 +18,25 @@ from karma.identity.domain import Role, User
 from karma.identity.repository.audit import AuditRepository
 from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.items import IdentityItem
+from tests.contract.stores.test_identity import LATER, NOW, user
 from tests.fakes.identity import MemoryIdentities
-from tests.integration.identity.test_repositories import LATER, NOW, user
+from tests.support.stores import Database, Store
 
 _EVERYTHING = AuditQuery(limit=10)
 Directory = MemoryIdentities | DirectoryRepository
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def directory(request: pytest.FixtureRequest) -> Directory:
-    if request.param == "memory":
+@pytest.fixture
+def directory(store: Store) -> Directory:
+    if store.in_memory:
         return MemoryIdentities()
-    return request.getfixturevalue("stored")  # type: ignore[no-any-return]
+    bind(IdentityItem, store.database.tables["identity"])
+    return DirectoryRepository()
 
 
 @pytest.fixture
-def stored(stack: Any) -> DirectoryRepository:
-    bind(IdentityItem, stack.tables["identity"])
+def stored(database: Database) -> DirectoryRepository:
+    bind(IdentityItem, database.tables["identity"])
     return DirectoryRepository()
 
 

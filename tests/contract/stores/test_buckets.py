@@ -5,13 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
-from typing import Any
 
 import pytest
 
+from karma.core import aws
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.errors import StorageUnavailable
 from karma.core.ratelimit import Buckets, Limit, LocalBuckets
+from tests.support.stores import Database, Store
 
 pytestmark = pytest.mark.req("R-M-37")
 
@@ -20,11 +21,9 @@ TEN = Limit("ten", 10, timedelta(minutes=1))
 ONE = Limit("one", 1, timedelta(seconds=5))
 
 
-@pytest.fixture(params=["local", "dynamodb"])
-def buckets(request: pytest.FixtureRequest) -> Buckets:
-    if request.param == "local":
-        return LocalBuckets()
-    return DynamoBuckets(request.getfixturevalue("stack").tables["identity"])
+@pytest.fixture
+def buckets(store: Store) -> Buckets:
+    return LocalBuckets() if store.in_memory else DynamoBuckets(store.database.tables["identity"])
 
 
 class TestABucket:
@@ -76,8 +75,8 @@ class TestABucket:
 
 class TestInDynamoDB:
     @pytest.mark.parametrize("ahead", [0, 4])
-    def test_fifty_requests_at_once_are_ten_that_pass(self, stack: Any, ahead: int) -> None:
-        shared = DynamoBuckets(stack.tables["identity"])
+    def test_fifty_requests_at_once_are_ten_that_pass(self, database: Database, ahead: int) -> None:
+        shared = DynamoBuckets(database.tables["identity"])
         for _ in range(ahead):
             shared.take(TEN, "k", now=NOW)
         barrier = Barrier(50)
@@ -89,16 +88,19 @@ class TestInDynamoDB:
         with ThreadPoolExecutor(50) as pool:
             assert sum(pool.map(ask, range(50))) == 10 - ahead
 
-    def test_an_item_says_when_it_may_go_and_not_whose_it_is(self, stack: Any) -> None:
-        DynamoBuckets(stack.tables["identity"]).take(TEN, "ada@example.com", now=NOW)
-        [item] = stack.aws("dynamodb").scan(TableName=stack.tables["identity"])["Items"]
+    def test_an_item_says_when_it_may_go_and_not_whose_it_is(self, database: Database) -> None:
+        DynamoBuckets(database.tables["identity"]).take(TEN, "ada@example.com", now=NOW)
+        [item] = database.items("identity")
         assert item["pk"]["S"].startswith("LIMIT#ten#")
         assert (item["type"]["S"], item["sk"]["S"]) == ("bucket", "BUCKET")
         assert 60 <= int(item["expires_at"]["N"]) - NOW.timestamp() <= 62
         assert "ada" not in repr(item)
 
-    def test_a_database_that_does_not_answer_decides_nothing(self, stack: Any) -> None:
-        stack.monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
-        stack.use("api")
+    def test_a_database_that_does_not_answer_decides_nothing(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table = database.tables["identity"]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
+        aws.reset()
         with pytest.raises(StorageUnavailable):
-            DynamoBuckets(stack.tables["identity"]).take(TEN, "k", now=NOW)
+            DynamoBuckets(table).take(TEN, "k", now=NOW)

@@ -1,8 +1,9 @@
+"""The audit log, which has no fake: one suite for both engines."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -13,14 +14,15 @@ from karma.core.ids import UserId, new_id
 from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
 from karma.identity.repository.audit import AuditRepository, append, append_once_a_minute
 from karma.identity.repository.items import IdentityItem
+from tests.support.stores import Database
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ADA, EVE = UserId(new_id()), UserId(new_id())
 
 
 @pytest.fixture
-def log(stack: Any) -> AuditRepository:
-    bind(IdentityItem, stack.tables["identity"])
+def log(database: Database) -> AuditRepository:
+    bind(IdentityItem, database.tables["identity"])
     return AuditRepository()
 
 

@@ -1,4 +1,4 @@
-"""One suite for the stores in memory and in DynamoDB: the former are trusted only because they pass here."""
+"""Profiles, one-time tokens and the outbox: one suite for the stores in memory and for DynamoDB."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
 from karma.mail.repository import OutboxRepository
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.mail import MemoryOutbox
+from tests.support.stores import Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -39,11 +40,9 @@ Accounts = MemoryAccounts | DynamoAccounts
 Outbox = MemoryOutbox | OutboxRepository
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def accounts(request: pytest.FixtureRequest) -> Accounts:
-    if request.param == "memory":
-        return MemoryAccounts()
-    return DynamoAccounts(request.getfixturevalue("stack").tables["identity"])
+@pytest.fixture
+def accounts(store: Store) -> Accounts:
+    return MemoryAccounts() if store.in_memory else DynamoAccounts(store.database.tables["identity"])
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""Every repository's contract on the fakes, MiniStack and DynamoDB Local; docs/stores.md tells where these differ."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from benchmarks.dynamodb_local import DynamoDbLocalMissing, dynamodb_local
+from karma.core.dynamo.buckets import DynamoBuckets
+from local.engine import REGION
+from local.processes import no_proxy
+from tests.contract.stores.fakes import FAKES
+from tests.contract.stores.rows import Rows
+from tests.integration.conftest import OnDemand, forget_process_state, service_models, storage
+from tests.support.storage_stacks import Storage
+from tests.support.stores import Calls, Database, Engine, Store, methods, repositories
+
+__all__ = ["service_models", "storage"]
+DATABASES = [Engine.MINISTACK, Engine.DYNAMODB_LOCAL]
+_CONFIG = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2}, parameter_validation=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ask last what was asked."""
+    items.sort(key=lambda item: item.path.name == "test_completeness.py")
+
+
+@pytest.fixture(scope="session")
+def calls() -> Iterator[Calls]:
+    """What the suites have asked of each store so far."""
+    calls = Calls()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, kind in {**repositories(), "DynamoBuckets": DynamoBuckets}.items():
+            calls.watch(patch, kind, {method: f"{name}.{method}" for method in methods(kind)})
+        for fake, kinds in FAKES.items():
+            kept = {method: f"{kind.__name__}.{method}" for kind in kinds for method in methods(kind)}
+            calls.watch(patch, fake, {method: label for method, label in kept.items() if hasattr(fake, method)})
+        calls.watch_functions(patch)
+        yield calls
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local_url() -> Iterator[str]:
+    """Run AWS's engine: one Java process, in memory, each access key with tables of its own."""
+    os.environ.update(no_proxy())
+    try:
+        with dynamodb_local(shared=False) as url:
+            yield url
+    except DynamoDbLocalMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An account of the test's own, on either engine."""
+    number = str(random.SystemRandom().randrange(10**11, 10**12))
+    environment = {
+        "AWS_ACCESS_KEY_ID": number,
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "STAGE": "test",
+        "POWERTOOLS_SERVICE_NAME": "contract",
+        "POWERTOOLS_METRICS_NAMESPACE": "Karma",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    forget_process_state()
+    yield number
+    forget_process_state()
+
+
+@pytest.fixture(params=DATABASES, ids=str)
+def database(
+    request: pytest.FixtureRequest, account: str, storage: Storage, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
+    """Tables as the stacks define them, on both engines: for what has no fake."""
+    yield from _opened(request, account, storage, calls, monkeypatch)
+
+
+@pytest.fixture(params=[Engine.MEMORY, *DATABASES], ids=str)
+def store(
+    request: pytest.FixtureRequest, account: str, storage: Storage, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
+    """The fake, and both engines."""
+    if request.param is Engine.MEMORY:
+        calls.engine = Engine.MEMORY
+        yield Store(Engine.MEMORY)
+        calls.engine = None
+        return
+    for database in _opened(request, account, storage, calls, monkeypatch):
+        yield Store(database.engine, database)
+
+
+def _opened(
+    request: pytest.FixtureRequest, account: str, storage: Storage, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
+    engine: Engine = request.param
+    if engine is Engine.MINISTACK:
+        url = request.getfixturevalue("engine").endpoint_url
+    else:
+        url = request.getfixturevalue("dynamodb_local_url")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+    session = boto3.session.Session(aws_access_key_id=account, aws_secret_access_key="test", region_name=REGION)
+    client = session.client("dynamodb", endpoint_url=url, config=_CONFIG)
+
+    def create(name: str) -> str:
+        client.create_table(TableName=f"test-{name}", **storage.tables[name])
+        return f"test-{name}"
+
+    calls.engine = engine
+    yield Database(engine, OnDemand(storage.tables, create), client)
+    calls.engine = None
+    client.close()
+
+
+@pytest.fixture
+def rows(database: Database) -> Rows:
+    """A person of the test's own, and everything that may hang on an account."""
+    return Rows(database)

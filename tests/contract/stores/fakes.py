@@ -1,0 +1,38 @@
+"""Which fake stands for which repositories. A repository that is not here has none: no unit test needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from karma.agents.catalogue.repository import DynamoAgentStore
+from karma.agents.repository import DynamoRunStore
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.inbox import InboxRepository
+from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.ratelimit import LocalBuckets
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.directory import DirectoryRepository
+from karma.identity.repository.one_time import OneTimeRepository
+from karma.identity.repository.sessions import SessionRepository
+from karma.identity.repository.users import UserRepository
+from karma.mail.repository import OutboxRepository
+from karma.realtime.repository import RealtimeRepository
+from tests.fakes.accounts import MemoryAccounts
+from tests.fakes.agents import MemoryRunStore
+from tests.fakes.billing import MemoryBilling
+from tests.fakes.catalogue import MemoryAgentStore
+from tests.fakes.identity import MemoryIdentities
+from tests.fakes.mail import MemoryOutbox
+from tests.fakes.realtime import MemoryRealtime
+
+FAKES: Mapping[type, tuple[type, ...]] = {
+    MemoryIdentities: (UserRepository, SessionRepository, ApiKeyRepository, DirectoryRepository),
+    MemoryAccounts: (UserRepository, OneTimeRepository),
+    MemoryOutbox: (OutboxRepository,),
+    MemoryRunStore: (DynamoRunStore,),
+    MemoryAgentStore: (DynamoAgentStore,),
+    MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository),
+    MemoryRealtime: (RealtimeRepository,),
+    LocalBuckets: (DynamoBuckets,),
+}

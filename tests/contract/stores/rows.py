@@ -1,0 +1,500 @@
+"""One person with everything that hangs on an account, as the repositories' scenarios need it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from karma.agents.catalogue.domain import Agent, AgentSpec
+from karma.agents.catalogue.repository import DynamoAgentStore
+from karma.agents.domain import History, Message, Run, RunEnd, RunKey, RunStatus, Segment, Thread, ThreadKey
+from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.billing.arrival import Arrival
+from karma.billing.domain import project
+from karma.billing.ports import Row
+from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.inbox import InboxRepository
+from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.core.clock import epoch_ms, iso, monotonic
+from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.dynamo.items import bind
+from karma.core.ids import AgentId, ApiKeyId, CommandId, DeviceId, FileId, RunId, ThreadId, UserId, new_id
+from karma.core.purge import Purge
+from karma.core.ratelimit import Limit
+from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
+from karma.devices.parent import DeviceParent
+from karma.devices.payloads import Batch
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.devices import DeviceRepository, Gone, Guard
+from karma.devices.repository.leftovers import LeftoverRepository
+from karma.devices.repository.telemetry import TelemetryRepository
+from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
+from karma.files.repository.files import FileRepository
+from karma.identity import one_time
+from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.deletion import Leaving
+from karma.identity.domain import ApiKey, RefreshToken, Role, User
+from karma.identity.logins import LoginPlace
+from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+from karma.identity.one_time import OneTimeToken, Purpose
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.audit import AuditRepository
+from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.repository.directory import DirectoryRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.oauth import OAuthRepository
+from karma.identity.repository.one_time import OneTimeRepository
+from karma.identity.repository.remains import AccountRemains
+from karma.identity.repository.sessions import SessionRepository
+from karma.identity.repository.users import UserRepository
+from karma.mail.domain import Mail, MailKind
+from karma.mail.repository import OutboxRepository
+from karma.realtime.domain import Channel, Connection, Ticket
+from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from tests.support.stores import Database
+from tests.unit.billing.test_domain import stripe_subscription
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+DAY = timedelta(days=1)
+TEN = Limit("ten", 10, timedelta(minutes=1))
+
+
+class Rows:
+    """One person with everything that hangs on an account; each is made when it is first asked for."""
+
+    def __init__(self, database: Database) -> None:
+        tables = database.tables
+        self.id = new_id()
+        bind(IdentityItem, tables["identity"])
+        bind(RealtimeItem, tables["realtime"])
+        bind(AgentsItem, tables["agents"])
+        self.users = UserRepository()
+        self.directory = DirectoryRepository()
+        self.sessions = SessionRepository()
+        self.keys = ApiKeyRepository()
+        self.tokens = OneTimeRepository()
+        self.oauth = OAuthRepository()
+        self.audit = AuditRepository()
+        self.deletions = DeletionRepository()
+        self.remains = AccountRemains()
+        self.outbox = OutboxRepository(tables["identity"])
+        self.buckets = DynamoBuckets(tables["identity"])
+        self.devices = DeviceRepository(tables["devices"])
+        self.commands = CommandRepository(tables["devices"])
+        self.letters = DeadLetterRepository(tables["devices"])
+        self.telemetry = TelemetryRepository(tables["telemetry"])
+        self.leftovers = LeftoverRepository(tables["devices"], tables["telemetry"], retention_s=0)
+        self.files = FileRepository(tables["devices"], DeviceParent(self.devices))
+        self.runs = DynamoRunStore()
+        self.agents = DynamoAgentStore()
+        self.arrivals = ArrivalStore(tables["billing"])
+        self.inbox = InboxRepository(tables["billing"])
+        self.subscriptions = SubscriptionRepository(tables["billing"])
+        self.realtime = RealtimeRepository()
+
+    # Identity
+
+    def person(self, **changes: Any) -> User:
+        user_id = UserId(new_id())
+        made = User(
+            id=user_id,
+            email=f"{user_id}@example.com",
+            name="Ada",
+            avatar=None,
+            password_hash="first",
+            role=Role.USER,
+            email_verified=True,
+            created_at=NOW,
+            updated_at=NOW,
+        )
+        return replace(made, **changes)
+
+    def stored(self, **changes: Any) -> User:
+        made = self.person(**changes)
+        self.users.create_user(made)
+        found = self.users.read_user(made.id)
+        assert found is not None
+        return found
+
+    @cached_property
+    def ada(self) -> User:
+        return self.stored()
+
+    @cached_property
+    def root(self) -> User:
+        return self.stored(role=Role.ADMIN)
+
+    @property
+    def entry(self) -> AuditEntry:
+        return AuditEntry(user_id=self.ada.id, event=AuditEvent.LOGGED_IN, at=NOW, actor_id=self.ada.id)
+
+    @property
+    def mail(self) -> Mail:
+        return Mail(kind=MailKind.PASSWORD_CHANGED, user_id=self.ada.id, created_at=NOW, to=self.ada.email)
+
+    @cached_property
+    def pending(self) -> Mail:
+        mail = self.mail
+        self.outbox.add(mail)
+        return mail
+
+    @property
+    def place(self) -> LoginPlace:
+        return LoginPlace.of(self.ada.email, "203.0.113.7")
+
+    def refresh(self, text: str = "t1") -> RefreshToken:
+        return RefreshToken(
+            hash=f"{text}-{self.id}",
+            user_id=self.ada.id,
+            session_id=f"s-{self.id}",
+            session_started_at=NOW,
+            expires_at=NOW + 30 * DAY,
+        )
+
+    @cached_property
+    def session(self) -> RefreshToken:
+        token = self.refresh()
+        assert self.sessions.start_session(token, place=self.place, now=NOW, entry=self.entry)
+        return token
+
+    def api_key(self) -> ApiKey:
+        key_id = ApiKeyId(new_id())
+        return ApiKey(
+            id=key_id,
+            user_id=self.ada.id,
+            name="ci",
+            prefix="karma_abc",
+            hash=f"hash-{key_id}",
+            scopes=frozenset({"*"}),
+            created_at=NOW,
+            expires_at=None,
+            revoked_at=None,
+        )
+
+    @cached_property
+    def key(self) -> ApiKey:
+        key = self.api_key()
+        self.keys.create_api_key(key, request_token=None, entry=self.entry)
+        return key
+
+    def one_time(self, purpose: Purpose = Purpose.VERIFY_EMAIL, email: str = "") -> OneTimeToken:
+        email = email or self.ada.email
+        return one_time.issue(purpose, user_id=self.ada.id, email=email, asked_at=NOW, now=NOW)[1]
+
+    def kept(self, purpose: Purpose = Purpose.VERIFY_EMAIL, email: str = "") -> OneTimeToken:
+        token = self.one_time(purpose, email)
+        self.tokens.create_token(token, now=NOW)
+        return token
+
+    @cached_property
+    def flow(self) -> Flow:
+        return Flow(
+            state_hash=f"state-{self.id}",
+            provider=ProviderName.GITHUB,
+            browser_hash="b",
+            code_verifier="v",
+            nonce="n",
+            redirect="https://app.example.com/",
+            expires_at=LATER,
+        )
+
+    @cached_property
+    def begun(self) -> Flow:
+        self.oauth.create_flow(self.flow, now=NOW)
+        return self.flow
+
+    @cached_property
+    def profile(self) -> Profile:
+        return Profile(provider=ProviderName.GITHUB, subject=self.id, email=self.ada.email, name="Ada")
+
+    @cached_property
+    def code(self) -> LoginCode:
+        return LoginCode(hash=f"code-{self.id}", user_id=self.ada.id, provider=ProviderName.GITHUB, expires_at=LATER)
+
+    @cached_property
+    def given(self) -> LoginCode:
+        self.oauth.create_login_code(self.code, now=NOW)
+        return self.code
+
+    @property
+    def leaving(self) -> Leaving:
+        found = self.deletions.leaving(self.ada.id)
+        assert found is not None
+        return found
+
+    @cached_property
+    def gone(self) -> UserId:
+        self.deletions.begin(self.leaving, entry=self.entry, due_at=NOW)
+        return self.ada.id
+
+    def purge(self, *, ends_in_s: float = 60) -> Purge:
+        return Purge(user_id=self.ada.id, ends_at=monotonic() + ends_in_s, settled=True)
+
+    # Devices
+
+    def new_device(self, **changes: Any) -> Device:
+        device_id = DeviceId(new_id())
+        made = Device(
+            id=device_id,
+            user_id=self.ada.id,
+            name="Greenhouse",
+            model=DeviceModel.EOS_3A,
+            mac="AA:BB:CC:00:11:22",
+            serial_number=f"EOS-{device_id}",
+            state=DeviceState.PROVISIONING,
+            ip=None,
+            firmware_version=None,
+            capabilities={"a": 1},
+            hardware={},
+            network={},
+            location=None,
+            tags=("x",),
+            version=1,
+            created_at=iso(NOW),
+            updated_at=iso(NOW),
+        )
+        return replace(made, **changes)
+
+    def claimed(self, **changes: Any) -> Device:
+        device = self.new_device(**changes)
+        self.devices.claim(device, attempt="a1", now=NOW)
+        return device
+
+    def active(self, **changes: Any) -> Device:
+        return self.devices.activate(self.claimed(**changes), attempt="a1", certificate_id="c1", now=NOW)
+
+    @cached_property
+    def device(self) -> Device:
+        return self.active()
+
+    @cached_property
+    def half_made(self) -> Device:
+        return self.claimed()
+
+    @cached_property
+    def half_deleted(self) -> Device:
+        self.devices.begin_delete(self.device, now=NOW)
+        return self.device
+
+    @cached_property
+    def left(self) -> Gone:
+        self.sent  # noqa: B018  a command and a dead letter are left
+        self.letters.store(self.device.id, reason="NOT_JSON", topic="t", payload=b"x", received_ms=epoch_ms(NOW))
+        self.telemetry.store(self.device.id, self.batch())
+        self.devices.finish_delete(self.half_deleted, now=NOW)
+        return Gone(self.ada.id, self.device.id)
+
+    @property
+    def guard(self) -> Guard:
+        found = self.devices.guard(self.device.serial_number, consistent=True)
+        assert found is not None
+        return found
+
+    def command(self, **changes: Any) -> Command:
+        made = Command(
+            id=CommandId(new_id()),
+            device_id=self.device.id,
+            user_id=self.ada.id,
+            serial_number=self.device.serial_number,
+            command="led.on",
+            params={"brightness": 1},
+            status=CommandStatus.QUEUED,
+            serial=False,
+            issued_ms=epoch_ms(NOW),
+            expires_ms=epoch_ms(LATER),
+        )
+        return replace(made, **changes)
+
+    @cached_property
+    def sent(self) -> Command:
+        command = self.command()
+        self.commands.add(command, self.device, now=NOW)
+        assert self.commands.move(self.device.id, command.id, CommandStatus.SENT, at=NOW)
+        return command
+
+    def batch(self, seq: int = 1, *, at_ms: int = epoch_ms(NOW), digest: str = "d") -> Batch:
+        return Batch("b1", seq, at_ms, at_ms, 1, b'[[1,{"temp_c":1.5}]]', digest, {})
+
+    # Files
+
+    def new_file(self, **changes: Any) -> DeviceFile:
+        made = DeviceFile(
+            id=FileId(new_id()),
+            device_id=self.device.id,
+            user_id=self.ada.id,
+            name="notes.txt",
+            path="/a",
+            type="text",
+            category="document",
+            size=5,
+            status=FileStatus.UPLOADING,
+            created_at=iso(NOW),
+            modified_at=iso(NOW),
+        )
+        return replace(made, **changes)
+
+    def new_directory(self, name: str = "a", path: str = "/") -> DeviceFile:
+        return self.new_file(name=name, path=path, status=FileStatus.READY, is_directory=True, size=0)
+
+    @cached_property
+    def uploading(self) -> DeviceFile:
+        file = self.new_file()
+        self.files.add(file, directories=[self.new_directory()], due=NOW)
+        return file
+
+    @cached_property
+    def verifying(self) -> DeviceFile:
+        return self.files.completed(self.uploading, now=NOW, due=NOW)
+
+    @cached_property
+    def ready(self) -> DeviceFile:
+        self.files.publish(self.verifying, Digests(5, "s", "m", "text/plain"), now=NOW)
+        return self._found(self.verifying)
+
+    @cached_property
+    def rejected(self) -> DeviceFile:
+        self.files.reject(self.verifying, Rejection.SIZE, now=NOW, due=NOW)
+        return self._found(self.verifying)
+
+    @cached_property
+    def vanishing(self) -> DeviceFile:
+        self.files.begin_delete(self.ready, now=NOW, due=NOW)
+        return self._found(self.ready)
+
+    @cached_property
+    def folder(self) -> DeviceFile:
+        folder = self.new_directory("b")
+        self.files.add(folder, directories=[], due=None)
+        return folder
+
+    def _found(self, file: DeviceFile) -> DeviceFile:
+        found = self.files.find(file.device_id, file.id)
+        assert found is not None
+        return found
+
+    # Agents
+
+    @property
+    def thread_key(self) -> ThreadKey:
+        return ThreadKey(self.ada.id, ThreadId("t1"))
+
+    @property
+    def thread(self) -> Thread:
+        return self.runs.thread(self.thread_key)
+
+    def run(self, run_id: str = "r1") -> Run:
+        return Run(
+            key=RunKey(self.ada.id, RunId(run_id)),
+            thread_id=self.thread_key.thread_id,
+            status=RunStatus.RUNNING,
+            model="m",
+            created_at=NOW,
+            agent_id=AgentId("karma"),
+            agent_version=1,
+        )
+
+    def segment(self, n: int = 1, *, of: Run | None = None, terminal: bool = False) -> Segment:
+        return Segment(
+            key=(of or self.run()).key,
+            n=n,
+            writer="w1",
+            epoch=1,
+            lease_until=LATER,
+            events=(b"{}",),
+            terminal=terminal,
+        )
+
+    @property
+    def said(self) -> Message:
+        return Message(id=new_id(), role="user", content="hi")
+
+    def history(self, n: int) -> History:
+        return History(self.thread_key, n, (self.said,))
+
+    @cached_property
+    def running(self) -> Run:
+        run = self.run()
+        self.runs.start(run, thread=self.thread, segment=self.segment(), messages=(self.said,))
+        return run
+
+    @cached_property
+    def second(self) -> Run:
+        """A run in a thread that has had one."""
+        end = RunEnd(status=RunStatus.FINISHED, at=LATER)
+        self.runs.finish(self.segment(2, of=self.running, terminal=True), end, thread=self.thread_key)
+        return self.run("r2")
+
+    def new_agent(self, **changes: Any) -> Agent:
+        name = changes.pop("name", f"agent {self.id}")
+        spec = AgentSpec(name=name, model="m", system_prompt="Be brief.", tags=("x", "y"))
+        return Agent(id=AgentId(self.id), spec=spec, created_at=NOW, updated_at=NOW, version=1)
+
+    @cached_property
+    def agent(self) -> Agent:
+        agent = self.new_agent()
+        self.agents.create(agent, request_token="t")
+        return agent
+
+    # Billing and realtime
+
+    @property
+    def event_id(self) -> str:
+        return f"evt_{self.id}"
+
+    @property
+    def arrival(self) -> Arrival:
+        return Arrival(self.event_id, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
+
+    @cached_property
+    def event(self) -> str:
+        self.arrivals.store(self.arrival, received_at=NOW, due_at=NOW)
+        return self.event_id
+
+    @property
+    def subscription(self) -> Any:
+        return replace(
+            project(stripe_subscription(), user_id=self.ada.id),
+            stripe_subscription_id=f"sub_{self.id}",
+            stripe_customer_id=f"cus_{self.id}",
+        )
+
+    def subscribe(self) -> bool:
+        return self.subscriptions.save_and_close(
+            self.subscription, seen=Row(), claim=True, event_id=self.event, at=NOW, note=""
+        )
+
+    @cached_property
+    def customer(self) -> str:
+        assert self.subscriptions.link_customer(f"cus_{self.id}", self.ada.id, at=NOW)
+        return f"cus_{self.id}"
+
+    @cached_property
+    def ticket(self) -> Ticket:
+        return Ticket(hash=f"ticket-{self.id}", user_id=self.ada.id, expires_at=LATER)
+
+    @cached_property
+    def admitted(self) -> Ticket:
+        self.realtime.put_ticket(self.ticket, now=NOW)
+        return self.ticket
+
+    @cached_property
+    def new_connection(self) -> Connection:
+        return Connection(id=f"c-{self.id}", user_id=self.ada.id, connected_at=NOW)
+
+    @cached_property
+    def connection(self) -> Connection:
+        assert self.realtime.connect(self.admitted, self.new_connection)
+        return self.new_connection
+
+    @cached_property
+    def channel(self) -> Channel:
+        return Channel(owner=self.ada.id, kind="device", object_id=self.id)
+
+    @cached_property
+    def listening(self) -> Channel:
+        self.realtime.subscribe(self.connection, self.channel, now=NOW)
+        return self.channel

@@ -1,0 +1,400 @@
+"""One good call of every repository method that asks DynamoDB for something, over rows that it needs.
+
+Whoever plays one may then let a condition fail, or the database be busy, at each place where that can happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from karma.agents.domain import RunEnd, RunStatus
+from karma.core.clock import epoch_ms
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import AgentId
+from karma.devices.domain import CommandStatus, Latest, PresenceEvent
+from karma.files.domain import Digests, Rejection
+from karma.identity import emails
+from karma.identity.audit import AuditQuery
+from karma.identity.directory import AccountFilter
+from karma.identity.domain import Role
+from karma.identity.one_time import Purpose
+from karma.mail.domain import MailState
+from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
+
+Call = Callable[[], object]
+
+
+def _active(r: Rows) -> Call:
+    device = r.half_made
+    return lambda: r.devices.activate(device, attempt="a1", certificate_id="c1", now=LATER)
+
+
+def _taken_over(r: Rows) -> Call:
+    device = replace(r.new_device(name="Other"), serial_number=r.half_made.serial_number)
+    return lambda: r.devices.take_over(device, attempt="a2", now=LATER)
+
+
+def _required(r: Rows) -> Call:
+    device = r.device
+
+    def commit() -> None:
+        tx = Transaction()
+        r.devices.require_active(tx, r.ada.id, device.id)
+        tx.commit()
+
+    return commit
+
+
+def _renamed(r: Rows) -> Call:
+    file = r.ready
+    changed = replace(file, name="other.txt", path="/c", revision=file.revision + 1)
+    folder = r.new_directory("c")
+    return lambda: r.files.change(file, changed, directories=[folder])
+
+
+def _begun(r: Rows) -> Call:
+    leaving, entry = r.leaving, r.entry
+    return lambda: r.deletions.begin(leaving, entry=entry, due_at=NOW)
+
+
+def _saved(r: Rows) -> Call:
+    before, entry, mail = r.ada, r.entry, r.mail
+    after = replace(before, name="Ada Lovelace", updated_at=LATER)
+    return lambda: r.users.save_profile(before, after, entry=entry, mails=[mail])
+
+
+def _moved(r: Rows) -> Call:
+    token, entry, mail = r.kept(Purpose.CHANGE_EMAIL, f"new-{r.id}@example.com"), r.entry, r.mail
+    return lambda: r.tokens.move_email(token, old_email=r.ada.email, now=NOW, entry=entry, mails=[mail])
+
+
+def _changed_account(r: Rows) -> Call:
+    before, root, entry = r.ada, r.root, r.entry
+    after = replace(before, role=Role.VIEWER, updated_at=LATER)
+    return lambda: r.directory.change_account(before, after, actor_id=root.id, entries=[entry])
+
+
+def _emptied(r: Rows) -> Call:
+    purge = r.purge()
+    return lambda: r.leftovers.empty(r.left.device_id, purge, now=NOW)
+
+
+def _started(r: Rows) -> Call:
+    run, thread = r.run(), r.thread
+    return lambda: r.runs.start(run, thread=thread, segment=r.segment(), messages=(r.said,))
+
+
+def _finished(r: Rows) -> Call:
+    r.running  # noqa: B018
+    how = RunEnd(status=RunStatus.FINISHED, at=LATER, usage={"inputTokens": 1})
+    return lambda: r.runs.finish(r.segment(2, terminal=True), how, thread=r.thread_key, history=r.history(1))
+
+
+def _replaced(r: Rows) -> Call:
+    old = r.agent
+    spec = replace(old.spec, name=f"renamed {r.id}", tags=("y", "z"))
+    return lambda: r.agents.replace(old, replace(old, spec=spec, version=2))
+
+
+def _made(prepare: Callable[[Rows], Any], call: Callable[[Rows, Any], object]) -> Callable[[Rows], Call]:
+    """Make what the call needs first, so that only the call itself is watched."""
+
+    def scenario(r: Rows) -> Call:
+        needed = prepare(r)
+        return lambda: call(r, needed)
+
+    return scenario
+
+
+SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
+    "UserRepository.create_user": _made(
+        lambda r: (r.person(), r.entry, r.mail),
+        lambda r, n: r.users.create_user(n[0], entries=[n[1]], mails=[n[2]]),
+    ),
+    "UserRepository.get_user": _made(lambda r: r.ada, lambda r, ada: r.users.get_user(ada.id)),
+    "UserRepository.read_user": _made(lambda r: r.ada, lambda r, ada: r.users.read_user(ada.id)),
+    "UserRepository.find_by_email": _made(lambda r: r.ada, lambda r, ada: r.users.find_by_email(ada.email)),
+    "UserRepository.find_by_email_hash": _made(
+        lambda r: emails.digest(r.ada.email), lambda r, digest: r.users.find_by_email_hash(digest)
+    ),
+    "UserRepository.rehash": _made(lambda r: r.ada, lambda r, ada: r.users.rehash(ada, "second", now=NOW)),
+    "UserRepository.save_profile": _saved,
+    "UserRepository.change_password": _made(
+        lambda r: (r.ada, r.entry, r.mail),
+        lambda r, n: r.users.change_password(n[0], "second", now=LATER, entry=n[1], mails=[n[2]]),
+    ),
+    "DirectoryRepository.list_users": _made(
+        lambda r: r.ada, lambda r, _: r.directory.list_users(AccountFilter(role=Role.USER), limit=5, below=None)
+    ),
+    "DirectoryRepository.search_users": _made(
+        lambda r: r.ada, lambda r, _: r.directory.search_users("ada", AccountFilter(), limit=5, after=None)
+    ),
+    "DirectoryRepository.change_account": _changed_account,
+    "SessionRepository.start_session": _made(
+        lambda r: (r.refresh(), r.place, r.entry),
+        lambda r, n: r.sessions.start_session(n[0], place=n[1], now=NOW, entry=n[2]),
+    ),
+    "SessionRepository.is_known_network": _made(
+        lambda r: (r.session, r.place), lambda r, n: r.sessions.is_known_network(n[1], now=NOW)
+    ),
+    "SessionRepository.record_refusal": _made(lambda r: r.entry, lambda r, e: r.sessions.record_refusal(e)),
+    "SessionRepository.find_refresh_token": _made(
+        lambda r: r.session, lambda r, token: r.sessions.find_refresh_token(token.hash)
+    ),
+    "SessionRepository.trade": _made(
+        lambda r: r.session, lambda r, token: r.sessions.trade(token, r.refresh("t2"), now=LATER)
+    ),
+    "SessionRepository.is_tradable": _made(lambda r: r.session, lambda r, token: r.sessions.is_tradable(token)),
+    "SessionRepository.end_session": _made(
+        lambda r: (r.session, r.entry), lambda r, n: r.sessions.end_session(n[0].session_id, now=LATER, entry=n[1])
+    ),
+    "SessionRepository.end_all_sessions": _made(
+        lambda r: r.entry, lambda r, entry: r.sessions.end_all_sessions(now=LATER, entry=entry)
+    ),
+    "ApiKeyRepository.create_api_key": _made(
+        lambda r: (r.api_key(), r.entry), lambda r, n: r.keys.create_api_key(n[0], request_token="r", entry=n[1])
+    ),
+    "ApiKeyRepository.find_api_key": _made(lambda r: r.key, lambda r, key: r.keys.find_api_key(key.hash)),
+    "ApiKeyRepository.list_api_keys": _made(lambda r: r.key, lambda r, _: r.keys.list_api_keys(r.ada.id, limit=5)),
+    "ApiKeyRepository.get_api_key": _made(lambda r: r.key, lambda r, key: r.keys.get_api_key(r.ada.id, key.id)),
+    "ApiKeyRepository.revoke_api_key": _made(
+        lambda r: (r.key, r.entry), lambda r, n: r.keys.revoke_api_key(n[0], now=LATER, entry=n[1])
+    ),
+    "ApiKeyRepository.note_use": _made(lambda r: r.key, lambda r, key: r.keys.note_use(key, now=NOW, unless_after=NOW)),
+    "ApiKeyRepository.last_uses": _made(lambda r: r.key, lambda r, key: r.keys.last_uses([key])),
+    "OneTimeRepository.create_token": _made(
+        lambda r: r.one_time(), lambda r, token: r.tokens.create_token(token, now=NOW)
+    ),
+    "OneTimeRepository.find_token": _made(lambda r: r.kept(), lambda r, token: r.tokens.find_token(token.hash)),
+    "OneTimeRepository.verify_email": _made(
+        lambda r: (r.kept(), r.entry), lambda r, n: r.tokens.verify_email(n[0], now=LATER, entry=n[1])
+    ),
+    "OneTimeRepository.reset_password": _made(
+        lambda r: (r.kept(Purpose.RESET_PASSWORD), r.entry, r.mail),
+        lambda r, n: r.tokens.reset_password(n[0], "second", now=LATER, entry=n[1], mails=[n[2]]),
+    ),
+    "OneTimeRepository.move_email": _moved,
+    "OAuthRepository.create_flow": _made(lambda r: r.flow, lambda r, flow: r.oauth.create_flow(flow, now=NOW)),
+    "OAuthRepository.take_flow": _made(
+        lambda r: r.begun,
+        lambda r, flow: r.oauth.take_flow(
+            flow.state_hash, provider=flow.provider, browser_hash=flow.browser_hash, now=NOW
+        ),
+    ),
+    "OAuthRepository.find_identity": _made(
+        lambda r: r.profile, lambda r, profile: r.oauth.find_identity(profile.provider, profile.subject_hash)
+    ),
+    "OAuthRepository.link": _made(
+        lambda r: (r.ada, r.profile, r.entry), lambda r, n: r.oauth.link(n[0], n[1], now=NOW, entry=n[2])
+    ),
+    "OAuthRepository.create_login_code": _made(
+        lambda r: r.code, lambda r, code: r.oauth.create_login_code(code, now=NOW)
+    ),
+    "OAuthRepository.take_login_code": _made(
+        lambda r: r.given, lambda r, code: r.oauth.take_login_code(code.hash, now=NOW)
+    ),
+    "AuditRepository.of_user": _made(
+        lambda r: r.ada, lambda r, ada: r.audit.of_user(ada.id, AuditQuery(limit=5), now=NOW)
+    ),
+    "AuditRepository.of_day": lambda r: lambda: r.audit.of_day(NOW.date(), AuditQuery(limit=5), now=NOW),
+    "DeletionRepository.leaving": _made(lambda r: r.ada, lambda r, ada: r.deletions.leaving(ada.id)),
+    "DeletionRepository.newest_login": _made(lambda r: r.session, lambda r, _: r.deletions.newest_login(r.ada.id)),
+    "DeletionRepository.begin": _begun,
+    "DeletionRepository.get": _made(lambda r: r.gone, lambda r, user_id: r.deletions.get(user_id)),
+    "DeletionRepository.due": _made(lambda r: r.gone, lambda r, _: r.deletions.due(LATER, limit=5)),
+    "DeletionRepository.postpone": _made(
+        lambda r: r.gone, lambda r, user_id: r.deletions.postpone(user_id, due_at=LATER, waits_for="files")
+    ),
+    "DeletionRepository.finish": _made(
+        lambda r: r.gone, lambda r, user_id: r.deletions.finish(user_id, at=LATER, forget_at=LATER + DAY)
+    ),
+    "AccountRemains.purge_account": _made(
+        lambda r: (r.key, r.kept(), r.purge()), lambda r, n: r.remains.purge_account(n[2])
+    ),
+    "OutboxRepository.add": _made(lambda r: r.mail, lambda r, mail: r.outbox.add(mail)),
+    "OutboxRepository.get": _made(lambda r: r.pending, lambda r, mail: r.outbox.get(mail.id)),
+    "OutboxRepository.close": _made(
+        lambda r: r.pending, lambda r, mail: r.outbox.close(mail, MailState.SENT, now=LATER)
+    ),
+    "OutboxRepository.due": _made(lambda r: r.pending, lambda r, _: r.outbox.due(NOW + DAY, limit=5)),
+    "OutboxRepository.postpone": _made(lambda r: r.pending, lambda r, mail: r.outbox.postpone(mail.id, until=LATER)),
+    "DynamoBuckets.take": lambda r: lambda: r.buckets.take(TEN, r.id, now=NOW),
+    "DynamoBuckets.give_back": _made(
+        lambda r: r.buckets.take(TEN, r.id, now=NOW), lambda r, _: r.buckets.give_back(TEN, r.id, now=NOW)
+    ),
+    "DeviceRepository.guard": _made(lambda r: r.device, lambda r, d: r.devices.guard(d.serial_number)),
+    "DeviceRepository.row": _made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),
+    "DeviceRepository.require_active": _required,
+    "DeviceRepository.view": _made(lambda r: r.device, lambda r, d: r.devices.view(d.user_id, d.id)),
+    "DeviceRepository.by_age": _made(
+        lambda r: r.device, lambda r, d: r.devices.by_age(d.user_id, newest_first=True, limit=5)
+    ),
+    "DeviceRepository.by_name": _made(
+        lambda r: r.device, lambda r, d: r.devices.by_name(d.user_id, descending=False, limit=5)
+    ),
+    "DeviceRepository.count": _made(lambda r: r.device, lambda r, d: r.devices.count(d.user_id)),
+    "DeviceRepository.made_by": _made(
+        lambda r: r.device, lambda r, d: r.devices.made_by(d.user_id, "devices", "k", now=NOW)
+    ),
+    "DeviceRepository.claim": _made(
+        lambda r: r.new_device(), lambda r, d: r.devices.claim(d, attempt="a1", now=NOW, idempotency=("k", "h"))
+    ),
+    "DeviceRepository.take_over": _taken_over,
+    "DeviceRepository.activate": _active,
+    "DeviceRepository.discard": _made(lambda r: r.half_made, lambda r, d: r.devices.discard(d, attempt="a1")),
+    "DeviceRepository.change": _made(
+        lambda r: r.device,
+        lambda r, d: r.devices.change(d.user_id, d.id, {"name": "Shed"}, version=d.version, now=LATER),
+    ),
+    "DeviceRepository.begin_delete": _made(lambda r: r.device, lambda r, d: r.devices.begin_delete(d, now=LATER)),
+    "DeviceRepository.finish_delete": _made(
+        lambda r: r.half_deleted, lambda r, d: r.devices.finish_delete(d, now=LATER)
+    ),
+    "DeviceRepository.unfinished": _made(
+        lambda r: r.half_made, lambda r, _: r.devices.unfinished(before=LATER, limit=5)
+    ),
+    "DeviceRepository.rows": _made(lambda r: r.device, lambda r, d: r.devices.rows(d.user_id, limit=5)),
+    "DeviceRepository.merge_latest": _made(
+        lambda r: r.guard, lambda r, guard: r.devices.merge_latest(guard, Latest(last_seen_ms=1), now=NOW)
+    ),
+    "DeviceRepository.merge_presence": _made(
+        lambda r: r.guard,
+        lambda r, guard: r.devices.merge_presence(guard, [PresenceEvent(1, 0, True, "s")], now=NOW),
+    ),
+    "CommandRepository.add": _made(
+        lambda r: (r.command(), r.device), lambda r, n: r.commands.add(n[0], n[1], now=NOW, idempotency=("k", "h"))
+    ),
+    "CommandRepository.get": _made(lambda r: r.sent, lambda r, c: r.commands.get(c.device_id, c.id)),
+    "CommandRepository.page": _made(lambda r: r.sent, lambda r, c: r.commands.page(c.device_id, limit=5)),
+    "CommandRepository.pending": _made(lambda r: r.sent, lambda r, c: r.commands.pending(c.device_id, limit=5)),
+    "CommandRepository.overdue": _made(
+        lambda r: r.sent,
+        lambda r, c: r.commands.overdue(int(c.device_id[-4:], 16), before=LATER + DAY, limit=5),
+    ),
+    "CommandRepository.move": _made(
+        lambda r: r.sent,
+        lambda r, c: r.commands.move(c.device_id, c.id, CommandStatus.SUCCEEDED, at=LATER, result={"ok": True}),
+    ),
+    "DeadLetterRepository.store": _made(
+        lambda r: r.device,
+        lambda r, d: r.letters.store(d.id, reason="NOT_JSON", topic="t", payload=b"x", received_ms=epoch_ms(NOW)),
+    ),
+    "DeadLetterRepository.page": _made(lambda r: r.device, lambda r, d: r.letters.page(d.id, limit=5)),
+    "TelemetryRepository.store": _made(lambda r: r.device, lambda r, d: r.telemetry.store(d.id, r.batch())),
+    "TelemetryRepository.batches": _made(
+        lambda r: r.device,
+        lambda r, d: list(r.telemetry.batches(d.id, from_ms=epoch_ms(NOW), to_ms=epoch_ms(LATER))),
+    ),
+    "LeftoverRepository.remove": _made(lambda r: r.left, lambda r, gone: r.leftovers.remove(gone, now=NOW, limit=50)),
+    "LeftoverRepository.empty": _emptied,
+    "LeftoverRepository.gone": _made(lambda r: r.left, lambda r, gone: r.leftovers.gone(gone.user_id)),
+    "LeftoverRepository.empty_owner": _made(lambda r: (r.left, r.purge()), lambda r, n: r.leftovers.empty_owner(n[1])),
+    "LeftoverRepository.forget": _made(lambda r: r.left, lambda r, gone: r.leftovers.forget(gone)),
+    "FileRepository.find": _made(lambda r: r.ready, lambda r, f: r.files.find(f.device_id, f.id)),
+    "FileRepository.unlisted": _made(lambda r: r.uploading, lambda r, f: r.files.unlisted(f.device_id, f.id)),
+    "FileRepository.holder": _made(lambda r: r.ready, lambda r, f: r.files.holder(f.device_id, f.path, f.name)),
+    "FileRepository.missing": _made(lambda r: r.device, lambda r, d: r.files.missing(d.id, [("/", "a")])),
+    "FileRepository.newest": _made(lambda r: r.ready, lambda r, f: r.files.newest(f.device_id, limit=5)),
+    "FileRepository.in_directory": _made(
+        lambda r: r.ready, lambda r, f: r.files.in_directory(f.device_id, "/a", limit=5)
+    ),
+    "FileRepository.count": _made(lambda r: r.ready, lambda r, f: r.files.count(f.device_id, "/a", most=5)),
+    "FileRepository.due": _made(lambda r: r.uploading, lambda r, _: r.files.due(before=LATER, limit=5)),
+    "FileRepository.add": _made(
+        lambda r: (r.new_file(), r.new_directory()), lambda r, n: r.files.add(n[0], directories=[n[1]], due=NOW)
+    ),
+    "FileRepository.begin_upload": _made(
+        lambda r: r.uploading, lambda r, f: r.files.begin_upload(f, "u1", checksums=False)
+    ),
+    "FileRepository.completed": _made(lambda r: r.uploading, lambda r, f: r.files.completed(f, now=NOW, due=NOW)),
+    "FileRepository.publish": _made(
+        lambda r: r.verifying, lambda r, f: r.files.publish(f, Digests(5, "s", "m", "text/plain"), now=NOW)
+    ),
+    "FileRepository.change": _renamed,
+    "FileRepository.accessed": _made(lambda r: r.ready, lambda r, f: r.files.accessed(f, now=NOW)),
+    "FileRepository.postpone": _made(lambda r: r.verifying, lambda r, f: r.files.postpone(f, due=LATER)),
+    "FileRepository.reject": _made(
+        lambda r: r.verifying, lambda r, f: r.files.reject(f, Rejection.SIZE, now=NOW, due=NOW)
+    ),
+    "FileRepository.cleaned": _made(lambda r: r.rejected, lambda r, f: r.files.cleaned(f, now=NOW)),
+    "FileRepository.begin_delete": _made(lambda r: r.ready, lambda r, f: r.files.begin_delete(f, now=NOW, due=NOW)),
+    "FileRepository.forget": _made(lambda r: r.vanishing, lambda r, f: r.files.forget(f)),
+    "FileRepository.remove_directory": _made(lambda r: r.folder, lambda r, f: r.files.remove_directory(f)),
+    "FileRepository.remove_rows": _made(lambda r: r.ready, lambda r, f: r.files.remove_rows(f.device_id, limit=50)),
+    "DynamoRunStore.thread": _made(lambda r: r.running, lambda r, _: r.thread),
+    "DynamoRunStore.start": _started,
+    "DynamoRunStore.append": _made(lambda r: r.running, lambda r, _: r.runs.append(r.segment(2), history=r.history(1))),
+    "DynamoRunStore.finish": _finished,
+    "DynamoRunStore.tail": _made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
+    "DynamoRunStore.segments": _made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),
+    "DynamoRunStore.run": _made(lambda r: r.running, lambda r, run: r.runs.run(run.key)),
+    "DynamoRunStore.runs": _made(
+        lambda r: r.running, lambda r, _: r.runs.runs(r.ada.id, limit=5, start=None, agent_id=AgentId("karma"))
+    ),
+    "DynamoRunStore.count": _made(lambda r: r.running, lambda r, _: r.runs.count(r.ada.id)),
+    "DynamoRunStore.count_of_agent": _made(
+        lambda r: r.running, lambda r, _: r.runs.count_of_agent(r.ada.id, AgentId("karma"), most=5)
+    ),
+    "DynamoRunStore.owners": _made(lambda r: r.running, lambda r, run: r.runs.owners(run.key.run_id)),
+    "DynamoAgentStore.get": _made(lambda r: r.agent, lambda r, agent: r.agents.get(agent.id)),
+    "DynamoAgentStore.holder": _made(lambda r: r.agent, lambda r, agent: r.agents.holder(agent.spec.name)),
+    "DynamoAgentStore.create": _made(lambda r: r.new_agent(), lambda r, a: r.agents.create(a, request_token="t")),
+    "DynamoAgentStore.replace": _replaced,
+    "DynamoAgentStore.delete": _made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
+    "DynamoAgentStore.page": _made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),
+    "DynamoAgentStore.count": _made(lambda r: r.agent, lambda r, _: r.agents.count(tag="x", most=5)),
+    "ArrivalStore.store": lambda r: lambda: r.arrivals.store(r.arrival, received_at=NOW, due_at=NOW),
+    "InboxRepository.get": _made(lambda r: r.event, lambda r, event: r.inbox.get(event)),
+    "InboxRepository.mark_handled": _made(
+        lambda r: (r.event, r.ada),
+        lambda r, n: r.inbox.mark_handled(n[0], at=LATER, note="", unlinked=False, user_id=n[1].id),
+    ),
+    "InboxRepository.forget": _made(lambda r: r.event, lambda r, event: r.inbox.forget(event)),
+    "InboxRepository.record_failure": _made(
+        lambda r: r.event, lambda r, event: r.inbox.record_failure(event, error="E", at=NOW)
+    ),
+    "InboxRepository.due": _made(lambda r: r.event, lambda r, _: r.inbox.due(LATER, limit=5)),
+    "InboxRepository.postpone": _made(lambda r: r.event, lambda r, event: r.inbox.postpone(event, until=LATER)),
+    "InboxRepository.reopen": _made(lambda r: r.event, lambda r, event: r.inbox.reopen(event, at=NOW, due_at=NOW)),
+    "InboxRepository.page": _made(lambda r: r.event, lambda r, _: r.inbox.page(unlinked=False, limit=5, start=None)),
+    "SubscriptionRepository.row": _made(lambda r: r.ada, lambda r, ada: r.subscriptions.row(ada.id)),
+    "SubscriptionRepository.user_of_customer": _made(
+        lambda r: r.customer, lambda r, customer: r.subscriptions.user_of_customer(customer)
+    ),
+    "SubscriptionRepository.owner_of": lambda r: lambda: r.subscriptions.owner_of(f"sub_{r.id}"),
+    "SubscriptionRepository.link_customer": _made(
+        lambda r: r.ada, lambda r, ada: r.subscriptions.link_customer(f"cus_{r.id}", ada.id, at=NOW)
+    ),
+    "SubscriptionRepository.save_and_close": _made(lambda r: (r.event, r.ada), lambda r, _: r.subscribe()),
+    "SubscriptionRepository.customers_of": _made(
+        lambda r: r.customer, lambda r, _: r.subscriptions.customers_of(r.ada.id)
+    ),
+    "SubscriptionRepository.bury_customer": _made(
+        lambda r: r.customer, lambda r, customer: r.subscriptions.bury_customer(customer, r.ada.id, at=NOW)
+    ),
+    "SubscriptionRepository.purge": _made(
+        lambda r: (r.subscribe(), r.purge()), lambda r, n: r.subscriptions.purge(n[1])
+    ),
+    "RealtimeRepository.put_ticket": _made(
+        lambda r: r.ticket, lambda r, ticket: r.realtime.put_ticket(ticket, now=NOW)
+    ),
+    "RealtimeRepository.get_ticket": _made(lambda r: r.admitted, lambda r, ticket: r.realtime.get_ticket(ticket.hash)),
+    "RealtimeRepository.connect": _made(
+        lambda r: (r.admitted, r.new_connection), lambda r, n: r.realtime.connect(n[0], n[1])
+    ),
+    "RealtimeRepository.get_connection": _made(lambda r: r.connection, lambda r, c: r.realtime.get_connection(c.id)),
+    "RealtimeRepository.channels": _made(lambda r: r.connection, lambda r, c: r.realtime.channels(c.id)),
+    "RealtimeRepository.subscribe": _made(
+        lambda r: (r.connection, r.channel), lambda r, n: r.realtime.subscribe(n[0], n[1], now=NOW)
+    ),
+    "RealtimeRepository.unsubscribe": _made(
+        lambda r: r.listening, lambda r, channel: r.realtime.unsubscribe(r.connection.id, channel)
+    ),
+    "RealtimeRepository.disconnect": _made(lambda r: r.listening, lambda r, _: r.realtime.disconnect(r.connection.id)),
+    "RealtimeRepository.purge_account": _made(
+        lambda r: (r.listening, r.purge()), lambda r, n: r.realtime.purge_account(n[1])
+    ),
+}
+"""By class and method."""

@@ -1,0 +1,175 @@
+"""The catalogue of agents: one suite for the store in memory and for DynamoDB."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.agents.catalogue.domain import Agent, AgentChanged, AgentSpec, summary
+from karma.agents.catalogue.ports import AgentStore, NameHolder
+from karma.agents.catalogue.repository import DynamoAgentStore
+from karma.agents.repository import AgentsItem
+from karma.core.dynamo.items import bind
+from karma.core.errors import AlreadyExists
+from karma.core.ids import AgentId
+from tests.fakes.catalogue import MemoryAgentStore
+from tests.support.stores import Database, Store
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def agents(store: Store) -> AgentStore:
+    if store.in_memory:
+        return MemoryAgentStore()
+    bind(AgentsItem, store.database.tables["agents"])
+    return DynamoAgentStore()
+
+
+def agent(number: int = 1, name: str = "", **more: Any) -> Agent:
+    spec = AgentSpec(name=name or f"agent {number}", model="m", system_prompt="Be brief.", **more)
+    return Agent(
+        id=AgentId(f"01890000-0000-7000-8000-{number:012d}"), spec=spec, created_at=NOW, updated_at=NOW, version=1
+    )
+
+
+def changed(old: Agent, **fields: Any) -> Agent:
+    spec = replace(old.spec, **fields)
+    return replace(old, spec=spec, updated_at=old.updated_at + timedelta(seconds=1), version=old.version + 1)
+
+
+def test_an_agent_reads_back_whole(agents: AgentStore) -> None:
+    one = agent(
+        description="Line one\nline two",
+        tools=("a", "b"),
+        tags=("x", "y#z"),
+        memory="m1",
+        knowledge="k1",
+        max_steps=3,
+        temperature=0.25,
+    )
+    agents.create(one, request_token="t")
+
+    assert agents.get(one.id) == one
+    assert agents.page(tag="", after="", limit=5) == [summary(one)]
+    assert agents.holder("AGENT 1") == NameHolder(one.id, "t")
+
+
+def test_what_does_not_exist_is_nothing(agents: AgentStore) -> None:
+    assert agents.get(agent().id) is None
+    assert agents.holder("agent 1") is None
+    assert agents.page(tag="", after="", limit=5) == []
+    assert (agents.count(tag="", most=9), agents.count(tag="x", most=9)) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["scout", "Scout", "SCOUT", "ſcout"])  # noqa: RUF001  a long s, on purpose
+def test_a_name_is_one_agent_s(agents: AgentStore, name: str) -> None:
+    agents.create(agent(1, "scout"), request_token="")
+
+    with pytest.raises(AlreadyExists):
+        agents.create(agent(2, name, tags=("x",)), request_token="")
+
+    assert agents.get(agent(2).id) is None
+    assert agents.page(tag="x", after="", limit=5) == []
+    assert agents.count(tag="", most=9) == 1
+
+
+def test_lists_go_from_the_newest_on_by_tag_and_behind_an_id(agents: AgentStore) -> None:
+    made = [agent(n, tags=("even",) if n % 2 == 0 else ("odd",)) for n in range(1, 8)]
+    for each in made:
+        agents.create(each, request_token="")
+
+    def numbers(tag: str = "", after: str = "", limit: int = 10) -> list[int]:
+        return [int(row.name.removeprefix("agent ")) for row in agents.page(tag=tag, after=after, limit=limit)]
+
+    assert numbers() == [7, 6, 5, 4, 3, 2, 1]
+    assert numbers(limit=3) == [7, 6, 5]
+    assert numbers(after=made[4].id, limit=2) == [4, 3]
+    assert numbers(tag="even") == [6, 4, 2]
+    assert numbers(tag="even", after=made[5].id) == [4, 2]
+    assert numbers(tag="eve") == []
+    assert (agents.count(tag="", most=2), agents.count(tag="odd", most=9), agents.count(tag="odd", most=2)) == (7, 4, 2)
+
+
+def test_a_replacement_shows_everywhere(agents: AgentStore) -> None:
+    old = agent(tags=("kept", "gone"))
+    agents.create(old, request_token="t")
+    new = changed(old, name="renamed", tags=("kept", "added"), description="new")
+
+    agents.replace(old, new)
+    newest = changed(new, tags=("kept", "added"), description="newest")
+    agents.replace(new, newest)
+
+    assert agents.get(old.id) == newest
+    for tag in ("", "kept", "added"):
+        assert agents.page(tag=tag, after="", limit=5) == [summary(newest)]
+    assert agents.page(tag="gone", after="", limit=5) == []
+    assert agents.holder("agent 1") is None
+    assert agents.holder("renamed") == NameHolder(old.id, "")
+    assert agents.count(tag="", most=9) == 1
+
+
+def test_a_name_keeps_its_request_while_only_its_letter_case_changes(agents: AgentStore) -> None:
+    old = agent(name="scout")
+    agents.create(old, request_token="t")
+
+    agents.replace(old, changed(old, name="Scout"))
+
+    assert agents.holder("scout") == NameHolder(old.id, "t")
+
+
+def test_a_taken_name_refuses_the_replacement(agents: AgentStore) -> None:
+    one, two = agent(1), agent(2)
+    agents.create(one, request_token="")
+    agents.create(two, request_token="")
+
+    with pytest.raises(AlreadyExists):
+        agents.replace(two, changed(two, name="Agent 1", tags=("x",)))
+
+    assert agents.get(two.id) == two
+    assert agents.page(tag="x", after="", limit=5) == []
+
+
+def test_a_stale_version_changes_and_deletes_nothing(agents: AgentStore) -> None:
+    old = agent(tags=("x",))
+    agents.create(old, request_token="")
+    new = changed(old, description="new")
+    agents.replace(old, new)
+
+    with pytest.raises(AgentChanged):
+        agents.replace(old, changed(old, name="other", description="late"))
+    with pytest.raises(AgentChanged):
+        agents.delete(old)
+
+    assert agents.get(old.id) == new
+    assert agents.holder("other") is None
+    assert agents.count(tag="", most=9) == 1
+
+
+def test_a_deleted_agent_leaves_its_name_and_no_row(agents: AgentStore) -> None:
+    old = agent(tags=("x", "y"))
+    agents.create(old, request_token="")
+
+    agents.delete(old)
+    with pytest.raises(AgentChanged):
+        agents.delete(old)
+    agents.create(agent(2, "agent 1"), request_token="")
+
+    assert agents.get(old.id) is None
+    assert [row.id for row in agents.page(tag="", after="", limit=5)] == [agent(2).id]
+    assert agents.page(tag="x", after="", limit=5) == []
+    assert agents.count(tag="", most=9) == 1
+
+
+def test_nothing_but_the_counter_is_left_of_a_deleted_agent(database: Database) -> None:
+    bind(AgentsItem, database.tables["agents"])
+    dynamo = DynamoAgentStore()
+    old = agent(tags=tuple(f"t{n}" for n in range(10)))
+    dynamo.create(old, request_token="t")
+    new = changed(old, name="renamed", tags=tuple(f"u{n}" for n in range(10)))
+    dynamo.replace(old, new)
+    dynamo.delete(new)
+
+    items = database.items("agents")
+    assert [(item["sk"]["S"], item["value"]["N"]) for item in items] == [("COUNTER#agents", "0")]

@@ -1,0 +1,220 @@
+"""Devices and what they say; they have no fake: one suite for both engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.ids import DeviceId, UserId, new_id
+from karma.devices.domain import DeviceState, DeviceView, Latest, PresenceEvent, Reading
+from karma.devices.repository.devices import Gone
+from karma.devices.repository.devices import Rows as Page
+from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+
+MINUTE = timedelta(minutes=1)
+
+
+def names(page: Page) -> list[str]:
+    return [view.device.name for view in page.views]
+
+
+class TestACreation:
+    def test_is_shown_when_it_has_ended(self, rows: Rows) -> None:
+        device = rows.claimed(location={"lat": 1.5}, ip="192.0.2.1")
+        assert rows.devices.view(device.user_id, device.id, consistent=True) is None
+        guard = rows.devices.guard(device.serial_number)
+        assert guard is not None
+        assert (guard.device_id, guard.state, guard.certificate_ids) == (device.id, "provisioning", frozenset())
+
+        active = rows.devices.activate(device, attempt="a1", certificate_id="c1", now=LATER)
+
+        assert active == replace(device, state=DeviceState.ACTIVE, version=2, updated_at=active.updated_at)
+        assert rows.devices.row(device.user_id, device.id) == active
+        view = rows.devices.view(device.user_id, device.id)
+        assert view is not None
+        assert (view.device, view.latest, view.presence.events) == (active, Latest(), ())
+        guard = rows.devices.guard(device.serial_number, consistent=True)
+        assert guard is not None
+        assert (guard.state, guard.certificate_ids) == ("active", frozenset({"c1"}))
+
+    def test_takes_a_serial_number_once(self, rows: Rows) -> None:
+        first = rows.claimed()
+        with pytest.raises(AlreadyExists):
+            rows.claimed(serial_number=first.serial_number)
+        assert [device.id for device in rows.devices.rows(rows.ada.id, limit=5)] == [first.id]
+
+    def test_is_made_once_for_a_key_of_this_day(self, rows: Rows) -> None:
+        first, second = rows.new_device(), rows.new_device()
+        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW) is None
+        rows.devices.claim(first, attempt="a1", now=NOW, idempotency=("k", "h"))
+        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW) == (first.id, "h")
+        with pytest.raises(AlreadyExists):
+            rows.devices.claim(second, attempt="a1", now=LATER, idempotency=("k", "h"))
+        # The record is over, whether it was deleted or not.
+        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW + DAY) is None
+        rows.devices.claim(second, attempt="a1", now=NOW + DAY, idempotency=("k", "i"))
+        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW + DAY) == (second.id, "i")
+
+    def test_is_gone_on_with_by_another_attempt(self, rows: Rows) -> None:
+        first = rows.claimed()
+        again = rows.new_device(serial_number=first.serial_number, name="Shed")
+        taken = rows.devices.take_over(again, attempt="a2", now=LATER)
+        assert (taken.id, taken.name, taken.created_at) == (first.id, "Shed", first.created_at)
+        with pytest.raises(ConditionFailed):
+            rows.devices.activate(first, attempt="a1", certificate_id="c1", now=LATER)
+        with pytest.raises(ConditionFailed):
+            rows.devices.discard(first, attempt="a1")
+        rows.devices.activate(taken, attempt="a2", certificate_id="c2", now=LATER)
+        for refused in (again, rows.new_device(), replace(again, user_id=UserId(new_id()))):
+            with pytest.raises(AlreadyExists):
+                rows.devices.take_over(refused, attempt="a3", now=LATER)
+
+    def test_leaves_nothing_when_it_is_discarded(self, rows: Rows) -> None:
+        device = rows.claimed()
+        rows.devices.discard(device, attempt=None)
+        assert rows.devices.row(device.user_id, device.id, consistent=True) is None
+        assert rows.devices.guard(device.serial_number, consistent=True) is None
+        with pytest.raises(ConditionFailed):
+            rows.devices.discard(rows.device, attempt=None)
+
+
+class TestLists:
+    @pytest.fixture
+    def five(self, rows: Rows) -> list[str]:
+        """Devices in the order in which they were made; the fourth is being deleted, a sixth not yet made."""
+        made = [rows.active(name=name) for name in ("b", "A", "d", "x", "C")]
+        rows.devices.begin_delete(made[3], now=NOW)
+        rows.claimed(name="y")
+        return ["b", "A", "d", "C"]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 9])
+    @pytest.mark.parametrize("newest_first", [True, False])
+    def test_by_age_page_by_page(self, rows: Rows, five: list[str], limit: int, *, newest_first: bool) -> None:
+        found: list[str] = []
+        after: DeviceId | None = None
+        for _ in range(6):
+            page = rows.devices.by_age(rows.ada.id, newest_first=newest_first, limit=limit, after=after)
+            found += names(page)
+            if not page.more:
+                break
+            after = page.views[-1].device.id
+        assert found == (five[::-1] if newest_first else five)
+
+    @pytest.mark.parametrize("descending", [True, False])
+    def test_by_name_regardless_of_case(self, rows: Rows, five: list[str], *, descending: bool) -> None:
+        first = rows.devices.by_name(rows.ada.id, descending=descending, limit=3)
+        last = first.views[-1].device
+        second = rows.devices.by_name(rows.ada.id, descending=descending, limit=3, after=(last.name, last.id))
+        assert (first.more, second.more) == (True, False)
+        assert names(first) + names(second) == sorted(five, key=str.casefold, reverse=descending)
+
+    def test_show_what_devices_said(self, rows: Rows) -> None:
+        rows.devices.merge_latest(rows.guard, Latest(last_seen_ms=5), now=NOW)
+        for page in (
+            rows.devices.by_name(rows.ada.id, descending=False, limit=3),
+            rows.devices.by_age(rows.ada.id, newest_first=True, limit=3),
+        ):
+            [view] = page.views
+            assert isinstance(view, DeviceView)
+            assert view.latest.last_seen_ms == 5
+
+    def test_are_empty_for_others(self, rows: Rows, five: list[str]) -> None:
+        other = UserId(new_id())
+        assert rows.devices.by_age(other, newest_first=True, limit=5) == ([], False)
+        assert rows.devices.by_name(other, descending=True, limit=5) == ([], False)
+        assert rows.devices.rows(other, limit=5) == []
+        assert rows.devices.count(other) == 0
+
+
+class TestAChange:
+    def test_is_seen_in_row_and_list(self, rows: Rows) -> None:
+        device = rows.device
+        rows.devices.change(device.user_id, device.id, {"name": "Shed", "tags": ["y"]}, version=2, now=LATER)
+        changed = rows.devices.row(device.user_id, device.id, consistent=True)
+        assert changed is not None
+        assert (changed.name, changed.tags, changed.version) == ("Shed", ("y",), 3)
+        assert names(rows.devices.by_name(device.user_id, descending=False, limit=5)) == ["Shed"]
+
+    def test_of_an_older_version_or_of_what_is_not_shown_is_refused(self, rows: Rows) -> None:
+        device = rows.device
+        with pytest.raises(StaleVersion):
+            rows.devices.change(device.user_id, device.id, {"name": "Shed"}, version=1, now=LATER)
+        for unknown in (rows.half_made.id, DeviceId(new_id())):
+            with pytest.raises(NotFound):
+                rows.devices.change(device.user_id, unknown, {"name": "Shed"}, version=None, now=LATER)
+
+
+class TestADeletion:
+    def test_is_for_the_sweep_from_its_first_step_on(self, rows: Rows) -> None:
+        device = rows.device
+        rows.devices.begin_delete(device, now=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.devices.begin_delete(device, now=NOW)
+        assert rows.devices.view(device.user_id, device.id, consistent=True) is None
+        assert rows.devices.unfinished(before=NOW, limit=5) == []
+        [guard] = rows.devices.unfinished(before=NOW + MINUTE, limit=5)
+        assert guard == rows.devices.guard(device.serial_number)
+
+        rows.devices.finish_delete(device, now=LATER)
+        with pytest.raises(ConditionFailed):
+            rows.devices.finish_delete(device, now=LATER)
+
+        assert rows.devices.guard(device.serial_number, consistent=True) is None
+        assert rows.devices.unfinished(before=LATER + MINUTE, limit=5) == [Gone(device.user_id, device.id)]
+        rows.claimed(serial_number=device.serial_number)
+
+    def test_lets_nothing_be_hung_on_the_device(self, rows: Rows) -> None:
+        device = rows.device
+        tx = Transaction()
+        rows.devices.require_active(tx, device.user_id, device.id)
+        tx.commit()
+        rows.devices.begin_delete(device, now=NOW)
+        tx = Transaction()
+        rows.devices.require_active(tx, device.user_id, device.id)
+        with pytest.raises(NotFound):
+            tx.commit()
+
+    def test_lists_what_is_unfinished_oldest_first(self, rows: Rows) -> None:
+        made = []
+        for minutes in (2, 0, 1):
+            device = rows.new_device()
+            rows.devices.claim(device, attempt="a1", now=NOW + minutes * MINUTE)
+            made.append(device.serial_number)
+        found = rows.devices.unfinished(before=NOW + DAY, limit=2)
+        assert [guard.serial_number for guard in found if not isinstance(guard, Gone)] == [made[1], made[2]]
+
+
+class TestWhatADeviceSays:
+    def test_is_merged_whatever_the_order(self, rows: Rows) -> None:
+        guard = rows.guard
+        newer = Latest(readings={"t": Reading(2.5, 20)}, last_seen_ms=20, ip="192.0.2.1", heartbeat_ms=20)
+        older = Latest(readings={"t": Reading(9.5, 10), "h": Reading(1, 10)}, last_seen_ms=10)
+        assert rows.devices.merge_latest(guard, newer, now=NOW) == newer
+        merged = newer.merge(older)
+        assert rows.devices.merge_latest(guard, older, now=NOW) == merged
+        assert rows.devices.merge_latest(guard, older, now=NOW) == merged
+        view = rows.devices.view(guard.user_id, guard.device_id, consistent=True)
+        assert view is not None
+        assert view.latest == merged
+
+    def test_tells_whether_it_is_connected(self, rows: Rows) -> None:
+        guard = rows.guard
+        on, off = PresenceEvent(10, 1, True, "s"), PresenceEvent(11, 1, False, "s")
+        state = rows.devices.merge_presence(guard, [off], now=NOW)
+        assert state is not None
+        assert not state.connected
+        assert rows.devices.merge_presence(guard, [on], now=NOW) == state
+        view = rows.devices.view(guard.user_id, guard.device_id, consistent=True)
+        assert view is not None
+        assert view.presence == state
+
+    def test_is_lost_with_it(self, rows: Rows) -> None:
+        guard = rows.guard
+        rows.devices.finish_delete(rows.half_deleted, now=NOW)
+        assert rows.devices.merge_latest(guard, Latest(last_seen_ms=1), now=NOW) is None
+        assert rows.devices.merge_presence(guard, [PresenceEvent(1, 0, True, "s")], now=NOW) is None

@@ -1,0 +1,196 @@
+"""Files and directories of devices; their rows have no fake: one suite for both engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.ids import FileId, new_id
+from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
+from karma.files.repository.files import Place
+from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+
+FOUND = Digests(5, "s", "m", "text/plain")
+
+
+def listed(rows: Rows, path: str = "/a") -> list[str]:
+    return [file.name for file in rows.files.in_directory(rows.device.id, path, limit=50).files]
+
+
+def found(rows: Rows, file: DeviceFile) -> DeviceFile:
+    stored = rows.files.find(file.device_id, file.id)
+    assert stored is not None
+    return stored
+
+
+class TestAnUpload:
+    def test_is_listed_when_it_was_verified_and_not_before(self, rows: Rows) -> None:
+        file = rows.new_file(metadata={"a": [1]}, permissions={"owner": "rw"}, declared_sha256="s")
+        assert rows.files.missing(file.device_id, [("/", "a")]) == [("/", "a")]
+        rows.files.add(file, directories=[rows.new_directory()], due=NOW)
+        assert rows.files.missing(file.device_id, [("/", "a")]) == []
+        assert found(rows, file) == rows.files.unlisted(file.device_id, file.id) == file
+        assert rows.files.holder(file.device_id, "/a", "notes.txt") == file.id
+
+        rows.files.begin_upload(file, "u1", checksums=True)
+        with pytest.raises(ConditionFailed):
+            rows.files.begin_upload(file, "u2", checksums=False)
+        verifying = rows.files.completed(file, now=NOW, due=LATER)
+        with pytest.raises(ConditionFailed):
+            rows.files.completed(file, now=NOW, due=LATER)
+        assert (verifying.upload_id, verifying.part_checksums, verifying.status) == ("u1", True, "verifying")
+        assert listed(rows) == []
+
+        rows.files.publish(verifying, FOUND, now=LATER)
+        with pytest.raises(ConditionFailed):
+            rows.files.publish(verifying, FOUND, now=LATER)
+        assert listed(rows) == ["notes.txt"]
+        assert rows.files.unlisted(file.device_id, file.id) is None
+        ready = found(rows, file)
+        assert (ready.status, ready.sha256, ready.md5, ready.mime_type) == ("ready", "s", "m", "text/plain")
+        rows.files.accessed(ready, now=LATER)
+        assert found(rows, file).accessed_at is not None
+
+    def test_takes_a_name_once(self, rows: Rows) -> None:
+        rows.files.add(rows.new_file(), directories=[rows.new_directory()], due=NOW)
+        second = rows.new_file()
+        with pytest.raises(AlreadyExists):
+            rows.files.add(second, directories=[], due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.add(rows.new_file(name="other"), directories=[rows.new_directory()], due=NOW)
+        with pytest.raises(AlreadyExists):
+            rows.files.missing(rows.device.id, [("/a", "notes.txt")])
+        assert rows.files.find(second.device_id, second.id) is None
+        assert rows.files.missing(rows.device.id, []) == []
+
+    def test_needs_its_device(self, rows: Rows) -> None:
+        file = rows.new_file()
+        rows.devices.begin_delete(rows.device, now=NOW)
+        with pytest.raises(NotFound):
+            rows.files.add(file, directories=[], due=NOW)
+
+    def test_is_looked_at_by_the_sweep_when_it_is_due(self, rows: Rows) -> None:
+        file = rows.uploading
+        assert rows.files.due(before=NOW, limit=5) == []
+        assert rows.files.due(before=LATER, limit=5) == [file]
+        rows.files.postpone(file, due=LATER)
+        assert rows.files.due(before=LATER, limit=5) == []
+        assert rows.files.due(before=LATER + DAY, limit=5) == [file]
+        with pytest.raises(ConditionFailed):
+            rows.files.postpone(replace(file, status=FileStatus.VERIFYING), due=LATER)
+
+    def test_that_is_rejected_gives_its_name_back(self, rows: Rows) -> None:
+        file = rows.verifying
+        rows.files.reject(file, Rejection.SIZE, now=NOW, due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.reject(file, Rejection.SIZE, now=NOW, due=NOW)
+        rejected = found(rows, file)
+        assert (rejected.status, rejected.rejection) == (FileStatus.REJECTED, Rejection.SIZE)
+        assert rows.files.holder(file.device_id, file.path, file.name) is None
+        rows.files.add(rows.new_file(), directories=[], due=NOW)
+        rows.files.cleaned(rejected, now=NOW)
+        assert rejected.id not in {due.id for due in rows.files.due(before=LATER + DAY, limit=5)}
+        rows.files.begin_delete(rejected, now=NOW, due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.cleaned(rejected, now=NOW)
+        assert rows.files.holder(file.device_id, file.path, file.name) is not None, "the name is another's"
+
+
+class TestLists:
+    def test_of_a_device_are_newest_first_page_by_page(self, rows: Rows) -> None:
+        made = []
+        for n in range(5):
+            folder = rows.new_directory(f"d{n}")
+            rows.files.add(folder, directories=[], due=None)
+            made.append(folder.id)
+        rows.files.add(rows.new_file(path="/"), directories=[], due=NOW)
+        first = rows.files.newest(rows.device.id, limit=3)
+        second = rows.files.newest(rows.device.id, limit=3, after=first.files[-1].id)
+        assert [file.id for file in [*first.files, *second.files]] == made[::-1]
+        assert (first.more, second.more) == (True, False)
+        assert [rows.files.count(rows.device.id, path, most=4) for path in (None, "/", "/d1")] == [4, 4, 0]
+
+    def test_of_a_directory_are_directories_first_then_by_name(self, rows: Rows) -> None:
+        for name in ("b.txt", "A.txt", "C.txt"):
+            file = rows.new_file(name=name, path="/")
+            rows.files.add(file, directories=[], due=NOW)
+            rows.files.publish(rows.files.completed(file, now=NOW, due=NOW), FOUND, now=NOW)
+        rows.files.add(rows.new_directory("z"), directories=[], due=None)
+        first = rows.files.in_directory(rows.device.id, "/", limit=2)
+        second = rows.files.in_directory(rows.device.id, "/", limit=2, after=Place.of(first.files[-1]))
+        assert [file.name for file in [*first.files, *second.files]] == ["z", "A.txt", "b.txt", "C.txt"]
+        assert (first.more, second.more) == (True, False)
+
+    @pytest.mark.parametrize("name", ["\U0001f4a1" * 255, "İ" * 255, "ß" * 255])
+    def test_take_the_longest_names(self, rows: Rows, name: str) -> None:
+        folder = rows.new_directory(name)
+        rows.files.add(folder, directories=[], due=None)
+        page = rows.files.in_directory(rows.device.id, "/", limit=1)
+        assert [file.name for file in page.files] == [name]
+        assert rows.files.in_directory(rows.device.id, "/", limit=1, after=Place.of(folder)).files == []
+
+
+class TestAChange:
+    def test_takes_a_new_name_and_gives_the_old_one_back(self, rows: Rows) -> None:
+        file = rows.ready
+        changed = replace(file, name="other.txt", path="/c", revision=file.revision + 1)
+        rows.files.change(file, changed, directories=[rows.new_directory("c")])
+        assert found(rows, file) == changed
+        assert (listed(rows, "/a"), listed(rows, "/c"), listed(rows, "/")) == ([], ["other.txt"], ["a", "c"])
+        assert rows.files.holder(file.device_id, "/a", "notes.txt") is None
+        assert rows.files.holder(file.device_id, "/c", "other.txt") == file.id
+        with pytest.raises(StaleVersion):
+            rows.files.change(file, replace(file, name="late.txt"), directories=[])
+        with pytest.raises(StaleVersion):
+            rows.files.change(replace(changed, revision=1), replace(changed, category="x"), directories=[])
+
+    def test_to_a_taken_name_is_refused(self, rows: Rows) -> None:
+        file = rows.ready
+        rows.files.add(rows.new_file(name="taken.txt"), directories=[], due=NOW)
+        with pytest.raises(AlreadyExists):
+            rows.files.change(file, replace(file, name="taken.txt", revision=2), directories=[])
+        assert found(rows, file) == file
+
+
+class TestRemoving:
+    @pytest.mark.parametrize("state", ["uploading", "verifying", "ready", "rejected"])
+    def test_begins_once_and_ends_with_the_tombstone(self, rows: Rows, state: str) -> None:
+        file: DeviceFile = getattr(rows, state)
+        file = found(rows, file)
+        rows.files.begin_delete(file, now=NOW, due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.begin_delete(file, now=NOW, due=NOW)
+        left = rows.files.unlisted(file.device_id, file.id)
+        assert left is not None
+        assert left.status is FileStatus.DELETING
+        assert rows.files.holder(file.device_id, file.path, file.name) is None
+        assert listed(rows) == []
+        rows.files.forget(left)
+        with pytest.raises(ConditionFailed):
+            rows.files.forget(left)
+        assert rows.files.find(file.device_id, file.id) is None
+        with pytest.raises(ConditionFailed):
+            rows.files.accessed(file, now=NOW)
+
+    def test_a_directory_goes_as_it_was_read(self, rows: Rows) -> None:
+        folder = rows.folder
+        with pytest.raises(ConditionFailed):
+            rows.files.remove_directory(replace(folder, revision=9))
+        rows.files.remove_directory(folder)
+        assert rows.files.find(folder.device_id, folder.id) is None
+        assert rows.files.missing(folder.device_id, [("/", "b")]) == [("/", "b")]
+
+    def test_everything_of_a_device_goes_by_pieces(self, rows: Rows) -> None:
+        rows.ready  # noqa: B018  file and directory, each with the guard of its name
+        assert [rows.files.remove_rows(rows.device.id, limit=3) for _ in range(3)] == [3, 1, 0]
+
+
+def test_what_is_not_there_is_nothing(rows: Rows) -> None:
+    nobody = FileId(new_id())
+    assert rows.files.find(rows.device.id, nobody) is None
+    assert rows.files.holder(rows.device.id, "/", "x") is None
+    assert rows.files.newest(rows.device.id, limit=5) == ([], False)
+    assert rows.files.in_directory(rows.device.id, "/", limit=5) == ([], False)

@@ -1,0 +1,162 @@
+"""Commands, telemetry, dead letters and what a deleted device leaves; they have no fake."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from karma.core.clock import epoch_ms, from_epoch_ms
+from karma.core.errors import NotFound
+from karma.core.ids import CommandId, UserId, new_id
+from karma.devices.domain import DEAD_LETTER_RETENTION_S, TRANSITIONS, Command, CommandStatus, is_final
+from karma.devices.repository.commands import IdempotencyKeyUsed
+from karma.devices.repository.dead_letters import KEPT_BYTES
+from karma.devices.repository.devices import Gone
+from karma.devices.repository.items import EXPIRY_SHARDS
+from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+
+HOUR_MS = 3_600_000
+NOW_MS = epoch_ms(NOW)
+WAYS = [
+    (CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.SUCCEEDED),
+    (CommandStatus.SENT, CommandStatus.EXPIRED),
+    (CommandStatus.ACKNOWLEDGED, CommandStatus.TIMED_OUT),
+    (CommandStatus.FAILED,),
+    (CommandStatus.REJECTED,),
+    (CommandStatus.CANCELLED,),
+]
+
+
+def added(rows: Rows, **changes: object) -> Command:
+    command = rows.command(**changes)
+    rows.commands.add(command, rows.device, now=NOW)
+    return command
+
+
+def overdue(rows: Rows, *, before: int) -> list[CommandId]:
+    found = [rows.commands.overdue(shard, before=from_epoch_ms(before), limit=9) for shard in range(EXPIRY_SHARDS)]
+    return [pending.id for shard in found for pending in shard]
+
+
+class TestACommand:
+    def test_comes_back_as_it_was_given(self, rows: Rows) -> None:
+        command = added(rows, params={"a": [1, {"b": None}]}, serial=True, requested_by="agent")
+        for consistent in (True, False):
+            assert rows.commands.get(command.device_id, command.id, consistent=consistent) == command
+        assert rows.commands.get(command.device_id, CommandId(new_id())) is None
+        [pending] = rows.commands.pending(command.device_id, limit=5)
+        assert (pending.id, pending.params, pending.status) == (command.id, command.params, "queued")
+
+    @pytest.mark.parametrize("way", WAYS, ids="-".join)
+    def test_goes_the_ways_that_there_are(self, rows: Rows, way: tuple[CommandStatus, ...]) -> None:
+        command = added(rows)
+        for before, to in pairwise((CommandStatus.QUEUED, *way)):
+            assert to in TRANSITIONS[before]
+            assert rows.commands.move(command.device_id, command.id, to, at=LATER, result={"n": 1}, error={"e": 2})
+            assert not rows.commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=LATER)
+            found = rows.commands.get(command.device_id, command.id, consistent=True)
+            assert found is not None
+            assert (found.status, found.result, found.error) == (to, {"n": 1}, {"e": 2})
+        assert is_final(way[-1])
+        assert rows.commands.pending(command.device_id, limit=5) == []
+        assert overdue(rows, before=NOW_MS + 90 * HOUR_MS) == []
+
+    def test_is_made_once_for_a_key_of_this_day(self, rows: Rows) -> None:
+        first, second = rows.command(), rows.command()
+        rows.commands.add(first, rows.device, now=NOW, idempotency=("k", "h"))
+        with pytest.raises(IdempotencyKeyUsed):
+            rows.commands.add(second, rows.device, now=LATER, idempotency=("k", "h"))
+        assert rows.commands.get(second.device_id, second.id, consistent=True) is None
+        rows.commands.add(second, rows.device, now=NOW + DAY, idempotency=("k", "h"))
+
+    def test_is_not_given_to_a_device_that_is_gone(self, rows: Rows) -> None:
+        device, command = rows.device, rows.command()
+        rows.devices.begin_delete(device, now=NOW)
+        with pytest.raises(NotFound):
+            rows.commands.add(command, device, now=NOW)
+        assert rows.commands.page(device.id, limit=5) == ([], False)
+
+    def test_stands_in_line(self, rows: Rows) -> None:
+        made = [added(rows, expires_ms=NOW_MS + n * HOUR_MS).id for n in (3, 1, 2)]
+        assert [each.id for each in rows.commands.pending(rows.device.id, limit=2)] == made[:2]
+        assert overdue(rows, before=NOW_MS + 2 * HOUR_MS + 1) == [made[1], made[2]]
+        first, more = rows.commands.page(rows.device.id, limit=2)
+        second, end = rows.commands.page(rows.device.id, limit=2, after=first[-1].id)
+        assert ([each.id for each in [*first, *second]], more, end) == (made[::-1], True, False)
+
+
+class TestTelemetry:
+    def test_is_stored_once_and_another_body_is_refused(self, rows: Rows) -> None:
+        device_id = rows.device.id
+        assert rows.telemetry.store(device_id, rows.batch())
+        assert rows.telemetry.store(device_id, rows.batch())
+        assert not rows.telemetry.store(device_id, rows.batch(digest="other"))
+        [batch] = rows.telemetry.batches(device_id, from_ms=NOW_MS, to_ms=NOW_MS + 1)
+        assert (batch.min_ts, batch.samples) == (NOW_MS, [[1, {"temp_c": 1.5}]])
+
+    def test_is_read_in_order_over_days_and_pages(self, rows: Rows) -> None:
+        device_id, midnight = rows.device.id, epoch_ms(NOW.replace(hour=0))
+        times = [midnight + n * 1000 for n in range(-60, 60)]
+        for number, at in enumerate(times):
+            rows.telemetry.store(device_id, rows.batch(number, at_ms=at))
+        everything = rows.telemetry.batches(device_id, from_ms=midnight - HOUR_MS, to_ms=midnight + HOUR_MS)
+        assert [batch.min_ts for batch in everything] == times
+        found = [batch.min_ts for batch in rows.telemetry.batches(device_id, from_ms=midnight, to_ms=midnight + 1)]
+        assert found == times[:61], "a batch may reach an hour beyond its beginning"
+
+
+class TestDeadLetters:
+    def test_are_kept_once_with_the_beginning_of_their_payload(self, rows: Rows) -> None:
+        for _ in range(2):
+            rows.letters.store(
+                rows.device.id, reason="TOO_LARGE", topic="t", payload=b"\xff" * 9000, received_ms=NOW_MS
+            )
+        [letter], more = rows.letters.page(rows.device.id, limit=5)
+        assert (letter.reason, letter.size, letter.payload, more) == ("R", 9000, b"\xff" * KEPT_BYTES, False)
+
+    def test_are_listed_newest_first_until_they_are_over(self, rows: Rows) -> None:
+        for n in range(5):
+            rows.letters.store(rows.device.id, reason=str(n), topic="t", payload=b"", received_ms=NOW_MS + n * 1000)
+        first, more = rows.letters.page(rows.device.id, limit=2)
+        second, end = rows.letters.page(rows.device.id, limit=9, after=first[-1].id)
+        assert ([each.reason for each in [*first, *second]], more, end) == (["4", "3", "2", "1", "0"], True, False)
+        late = NOW_MS // 1000 + DEAD_LETTER_RETENTION_S + 2
+        assert [each.reason for each in rows.letters.page(rows.device.id, limit=9, now_s=late)[0]] == ["4", "3"]
+
+
+class TestWhatADeletedDeviceLeaves:
+    def test_goes_piece_by_piece_and_its_tombstone_last(self, rows: Rows) -> None:
+        gone = rows.left
+        assert rows.leftovers.gone(gone.user_id) == [gone]
+        left = 1 + 1 + 1 + 1  # command, its entry in the queue, dead letter, batch
+        assert [rows.leftovers.remove(gone, now=NOW, limit=3) for _ in range(2)] == [3, left - 3]
+        assert rows.leftovers.gone(gone.user_id) == []
+        assert rows.commands.page(gone.device_id, limit=5) == ([], False)
+        assert list(rows.telemetry.batches(gone.device_id, from_ms=NOW_MS, to_ms=NOW_MS + 1)) == []
+
+    def test_goes_with_its_owner_as_far_as_the_time_reaches(self, rows: Rows) -> None:
+        gone = rows.left
+        assert not rows.leftovers.empty(gone.device_id, rows.purge(ends_in_s=-1), now=NOW)
+        assert rows.leftovers.empty(gone.device_id, rows.purge(), now=NOW)
+        assert rows.commands.page(gone.device_id, limit=5) == ([], False)
+        assert not rows.leftovers.empty_owner(rows.purge()), "its tombstone is left"
+        rows.leftovers.forget(gone)
+        rows.leftovers.forget(gone)
+        assert not rows.leftovers.empty_owner(rows.purge(ends_in_s=-1))
+        assert rows.leftovers.empty_owner(rows.purge())
+        assert rows.leftovers.gone(UserId(new_id())) == []
+
+    def test_an_owner_with_a_device_is_not_empty(self, rows: Rows) -> None:
+        rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+        assert not rows.leftovers.empty_owner(rows.purge())
+        assert rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW) is None, "records of requests go"
+
+
+def test_a_tombstone_names_owner_and_device(rows: Rows) -> None:
+    gone = rows.left
+    assert gone == Gone(rows.ada.id, rows.device.id)
+    assert rows.devices.unfinished(before=NOW + timedelta(hours=1), limit=5) == [gone]
+    assert replace(rows.device).id == gone.device_id

@@ -1,0 +1,279 @@
+"""Runs, their logs and threads: one suite for the store in memory and for DynamoDB."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.agents.domain import (
+    MAX_ADDED_BYTES,
+    History,
+    Message,
+    OwnershipLost,
+    Run,
+    RunEnd,
+    RunExists,
+    RunKey,
+    RunStatus,
+    Segment,
+    Thread,
+    ThreadChanged,
+    ThreadKey,
+    ToolCall,
+)
+from karma.agents.ports import RunStore
+from karma.agents.repository import AgentsItem, DynamoRunStore, messages_sk, run_pk, thread_pk
+from karma.agents.stored import dump_messages
+from karma.core.dynamo.items import bind
+from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
+from tests.fakes.agents import MemoryRunStore
+from tests.support.accounts import open_account
+from tests.support.stores import Database, Store
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+USER = UserId("01890000-0000-7000-8000-000000000001")
+OTHER = UserId("01890000-0000-7000-8000-000000000002")
+THREAD = ThreadKey(USER, ThreadId("t1"))
+
+
+@pytest.fixture
+def runs(store: Store) -> RunStore:
+    return MemoryRunStore() if store.in_memory else stored_runs(store.database)
+
+
+def stored_runs(database: Database) -> DynamoRunStore:
+    bind(AgentsItem, database.tables["agents"])
+    for user_id in (USER, OTHER):
+        open_account(database.tables["identity"], user_id)
+    return DynamoRunStore()
+
+
+def run(run_id: str = "r1", user: UserId = USER, at: datetime = NOW) -> Run:
+    return Run(
+        key=RunKey(user, RunId(run_id)),
+        thread_id=THREAD.thread_id,
+        status=RunStatus.RUNNING,
+        model="m",
+        created_at=at,
+    )
+
+
+def segment(n: int = 1, *, of: Run | None = None, writer: str = "w1", terminal: bool = False) -> Segment:
+    return Segment(
+        key=(of or run()).key,
+        n=n,
+        writer=writer,
+        epoch=1,
+        lease_until=NOW + timedelta(seconds=30),
+        events=(b'{"type":"A"}', b'{"type":"B"}'),
+        terminal=terminal,
+    )
+
+
+def said(text: str, **more: Any) -> Message:
+    return Message(id=new_id(), role="user", content=text, **more)
+
+
+def begin(store: RunStore, of: Run | None = None, *messages: Message) -> None:
+    of = of or run()
+    thread = store.thread(ThreadKey(of.key.user_id, of.thread_id))
+    store.start(of, thread=thread, segment=segment(of=of), messages=messages)
+
+
+END = RunEnd(status=RunStatus.FINISHED, at=NOW + timedelta(seconds=5), turns=2, usage={"inputTokens": 3})
+
+
+def test_a_started_run_is_the_active_one_and_reads_back(runs: RunStore) -> None:
+    first = said("hi")
+    begin(runs, None, first)
+
+    thread = runs.thread(THREAD)
+    assert thread.active_run_id == "r1"
+    assert thread.messages == (first,)
+    assert thread.next_message == 1
+    assert runs.run(run().key) == run()
+    assert runs.tail(run().key) == segment()
+    assert runs.owners(RunId("r1")) == [USER]
+    assert runs.count(USER) == 1
+
+
+def test_what_does_not_exist_is_empty(runs: RunStore) -> None:
+    assert runs.thread(THREAD) == Thread(key=THREAD)
+    assert runs.run(run().key) is None
+    assert runs.tail(run().key) is None
+    assert runs.segments(run().key, after=0, limit=10) == []
+    assert runs.owners(RunId("r1")) == []
+    assert runs.count(USER) == 0
+
+
+def test_a_run_id_is_used_once_by_a_user(runs: RunStore) -> None:
+    begin(runs)
+    elsewhere = replace(run(), thread_id=ThreadId("t2"))
+
+    with pytest.raises(RunExists):
+        begin(runs, elsewhere)
+    begin(runs, run(user=OTHER))
+
+    assert runs.thread(ThreadKey(USER, ThreadId("t2"))).version == 0
+    assert sorted(runs.owners(RunId("r1"))) == [USER, OTHER]
+
+
+def test_a_thread_that_changed_meanwhile_refuses_the_start(runs: RunStore) -> None:
+    seen = runs.thread(THREAD)
+    begin(runs)
+    second = run("r2")
+
+    with pytest.raises(ThreadChanged):
+        runs.start(second, thread=seen, segment=segment(of=second), messages=())
+    with pytest.raises(ThreadChanged):
+        runs.start(second, thread=runs.thread(THREAD), segment=segment(of=second), messages=())
+    assert runs.run(second.key) is None
+
+
+def test_segments_are_written_once_and_read_in_order(runs: RunStore) -> None:
+    begin(runs)
+    for n in range(2, 13):
+        runs.append(segment(n))
+
+    assert [each.n for each in runs.segments(run().key, after=0, limit=100)] == list(range(1, 13))
+    assert [each.n for each in runs.segments(run().key, after=9, limit=2)] == [10, 11]
+    tail = runs.tail(run().key)
+    assert tail is not None
+    assert tail.n == 12
+
+
+def test_another_writer_s_number_is_lost_and_one_s_own_is_a_repeat(runs: RunStore) -> None:
+    begin(runs)
+    runs.append(segment(2))
+
+    runs.append(segment(2))
+    with pytest.raises(OwnershipLost):
+        runs.append(segment(2, writer="w2"))
+    with pytest.raises(OwnershipLost):
+        runs.finish(segment(2, writer="w2", terminal=True), END, thread=THREAD)
+
+    stored = runs.run(run().key)
+    assert stored is not None
+    assert stored.status is RunStatus.RUNNING
+
+
+def test_messages_are_added_with_the_segment_or_not_at_all(runs: RunStore) -> None:
+    begin(runs, None, said("hi"))
+    call = Message(
+        id="a",
+        role="assistant",
+        content="",
+        tool_calls=(ToolCall("c", "f", "{}"),),
+        blocks=({"type": "text", "text": "x"},),
+        model="m",
+    )
+    result = Message(id="b", role="tool", content="no", tool_call_id="c", failed=True)
+
+    runs.append(segment(2), history=History(THREAD, 1, (call, result)))
+    with pytest.raises(OwnershipLost):
+        runs.append(segment(2, writer="w2"), history=History(THREAD, 3, (said("lost"),)))
+
+    assert runs.thread(THREAD).messages[1:] == (call, result)
+
+
+def test_the_end_is_written_whole_and_frees_the_thread(runs: RunStore) -> None:
+    begin(runs, None, said("hi"))
+    answer = replace(said("hello"), role="assistant")
+
+    runs.finish(segment(2, terminal=True), END, thread=THREAD, history=History(THREAD, 1, (answer,)))
+    runs.finish(segment(2, terminal=True), END, thread=THREAD, history=History(THREAD, 1, (answer,)))
+
+    stored = runs.run(run().key)
+    assert stored is not None
+    assert (stored.status, stored.turns, stored.usage) == (RunStatus.FINISHED, 2, {"inputTokens": 3})
+    assert stored.finished_at == END.at
+    thread = runs.thread(THREAD)
+    assert thread.active_run_id is None
+    assert len(thread.messages) == 2
+    begin(runs, run("r2"))
+
+
+def test_a_large_conversation_is_stored_in_pieces(runs: RunStore) -> None:
+    many = [said("x" * 200_000) for _ in range(5)]
+
+    begin(runs, None, *many)
+
+    assert runs.thread(THREAD).messages == tuple(many)
+
+
+@pytest.mark.req("R-K-38")
+@pytest.mark.parametrize("size", [230_000, 1_000_000, MAX_ADDED_BYTES - 1_000])
+def test_an_answer_larger_than_an_item_is_kept_whole(runs: RunStore, size: int) -> None:
+    question, words = said("hi"), "deltas! " * (size // 8)
+    begin(runs, None, question)
+    answer = Message(
+        id="a", role="assistant", content=words, blocks=({"type": "text", "text": words},), model="claude-test"
+    )
+    assert len(dump_messages([answer])) <= MAX_ADDED_BYTES
+
+    runs.finish(segment(2, terminal=True), END, thread=THREAD, history=History(THREAD, 1, (answer,)))
+    second = run("r2")
+    begin(runs, second, said("and then?"))
+
+    thread = runs.thread(THREAD)
+    assert thread.messages[:2] == (question, answer)
+    assert thread.next_message == 3
+
+
+def test_half_of_a_write_is_never_read(database: Database) -> None:
+    store = stored_runs(database)
+    begin(store, None, *[said("x" * 250_000) for _ in range(3)])
+    key = {"pk": {"S": thread_pk(THREAD)}, "sk": {"S": messages_sk(0, part=1)}}
+    database.client.delete_item(TableName=database.tables["agents"], Key=key)
+
+    with pytest.raises(ThreadChanged):
+        store.thread(THREAD)
+
+
+def test_runs_are_listed_newest_first_by_pages(runs: RunStore) -> None:
+    for i in range(5):
+        begin(runs, replace(run(f"r{i}", at=NOW + timedelta(seconds=i)), thread_id=ThreadId(f"t{i}")))
+    begin(runs, run("other", user=OTHER))
+
+    first = runs.runs(USER, limit=3, start=None)
+    second = runs.runs(USER, limit=3, start=first.last)
+
+    assert [each.key.run_id for each in (*first.runs, *second.runs)] == ["r4", "r3", "r2", "r1", "r0"]
+    assert runs.count(USER) == 5
+
+
+def test_runs_of_an_agent_are_listed_newest_first_by_pages(runs: RunStore) -> None:
+    one, two = AgentId("karma"), AgentId("01890000-0000-7000-8000-0000000000aa")
+    for i in range(6):
+        of = replace(run(f"r{i}", at=NOW + timedelta(seconds=i)), thread_id=ThreadId(f"t{i}"))
+        begin(runs, replace(of, agent_id=one if i % 2 else two, agent_version=i + 1))
+    begin(runs, replace(run("other", user=OTHER), agent_id=one, agent_version=1))
+    begin(runs, replace(run("older"), thread_id=ThreadId("t9")))
+
+    first = runs.runs(USER, limit=2, start=None, agent_id=one)
+    second = runs.runs(USER, limit=2, start=first.last, agent_id=one)
+
+    found = [*first.runs, *second.runs]
+    assert [(each.key.run_id, each.agent_id, each.agent_version) for each in found] == [
+        ("r5", one, 6),
+        ("r3", one, 4),
+        ("r1", one, 2),
+    ]
+    assert len(runs.runs(USER, limit=9, start=None).runs) == 7
+    assert [runs.count_of_agent(USER, one, most=most) for most in (2, 9)] == [2, 3]
+    assert runs.count_of_agent(USER, AgentId("nobody"), most=9) == 0
+
+
+def test_a_run_from_before_there_were_agents_still_reads(runs: RunStore, store: Store) -> None:
+    begin(runs)
+    if not store.in_memory:
+        item = store.database.get("agents", run_pk(run().key), "HEAD")
+        assert item
+        assert not {"agent_id", "agent_version"} & set(item)
+
+    stored = runs.run(run().key)
+
+    assert stored is not None
+    assert (stored.agent_id, stored.agent_version) == (None, None)
+    assert runs.runs(USER, limit=9, start=None).runs == [stored]

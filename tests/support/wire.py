@@ -1,0 +1,101 @@
+"""Between the repositories' client and the database: what is asked, what is answered, and what happens just before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
+
+from karma.core import aws
+
+Params = Mapping[str, Any]
+_SINGLE = {"PutItem": "Put", "UpdateItem": "Update", "DeleteItem": "Delete"}
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write, or check, that is sent with a condition."""
+
+    kind: str
+    table: str
+    pk: str
+    sk: str
+
+    @classmethod
+    def of(cls, kind: str, params: Params) -> Write:
+        """Read where a write goes."""
+        where = params["Item"] if kind == "Put" else params["Key"]
+        return cls(kind, params["TableName"], where["pk"]["S"], where["sk"]["S"])
+
+    @property
+    def label(self) -> str:
+        """What it does, without ids: `Put USER#* PROFILE`."""
+        return f"{self.kind} {_shape(self.pk)} {_shape(self.sk)}"
+
+
+def _shape(key: str) -> str:
+    return "#".join(part if re.fullmatch(r"[A-Z]+", part) else "*" for part in key.split("#"))
+
+
+@dataclass
+class Wire:
+    """The requests of one call, in order, with the codes of the answers."""
+
+    before: Callable[[int, str, Params], None] = lambda _number, _operation, _params: None
+    """Called when a request is about to be sent."""
+    answer: Callable[[int, str, Params], dict[str, Any] | None] = lambda _number, _operation, _params: None
+    """May answer in the database's place: an error as botocore parses it, after the SDK has given up repeating."""
+    after: Callable[[int, dict[str, Any]], None] = lambda _number, _answer: None
+    requests: list[tuple[str, Params]] = field(default_factory=list)
+
+    def conditions(self) -> Iterator[tuple[int, int, Write]]:
+        """Tell which writes have conditions: number of the request, position in its transaction, and the write."""
+        for number, (operation, params) in enumerate(self.requests):
+            if operation == "TransactWriteItems":
+                for position, each in enumerate(params["TransactItems"]):
+                    [(kind, write)] = each.items()
+                    if "ConditionExpression" in write:
+                        yield number, position, Write.of(kind, write)
+            elif operation in _SINGLE and "ConditionExpression" in params:
+                yield number, 0, Write.of(_SINGLE[operation], params)
+
+    def _send(self, params: Params, model: Any, **_: object) -> None:
+        self.requests.append((model.name, params))
+        self.before(len(self.requests) - 1, model.name, params)
+
+    def _answer(self, model: Any, **_: object) -> tuple[Any, dict[str, Any]] | None:
+        number = len(self.requests) - 1
+        parsed = self.answer(number, model.name, self.requests[number][1])
+        if parsed is None:
+            return None
+        return SimpleNamespace(status_code=HTTPStatus.BAD_REQUEST), {"ResponseMetadata": {}, **parsed}
+
+    def _answered(self, parsed: dict[str, Any], **_: object) -> None:
+        self.after(len(self.requests) - 1, parsed)
+
+
+@contextmanager
+def on(wire: Wire) -> Iterator[Wire]:
+    """Watch the process's client."""
+    events: Any = aws.client("dynamodb").meta.events  # its stubs know none of these
+    hooks = {
+        "provide-client-params.dynamodb": wire._send,
+        "before-call.dynamodb": wire._answer,
+        "after-call.dynamodb": wire._answered,
+    }
+    for name, hook in hooks.items():
+        events.register(name, hook)
+    try:
+        yield wire
+    finally:
+        for name, hook in hooks.items():
+            events.unregister(name, hook)
+
+
+def error(code: str, **more: Any) -> dict[str, Any]:
+    """An error as botocore parses it."""
+    return {"Error": {"Code": code, "Message": "as AWS says it"}, **more}
