@@ -77,8 +77,8 @@ def _changed_account(r: Rows) -> Call:
 
 
 def _emptied(r: Rows) -> Call:
-    purge = r.purge()
-    return lambda: r.leftovers.empty(r.left.device_id, purge, now=NOW)
+    gone, purge = r.left, r.purge()
+    return lambda: r.leftovers.empty(gone.device_id, purge, now=NOW)
 
 
 def _started(r: Rows) -> Call:

@@ -44,8 +44,9 @@ def put(item: Item, condition: Condition | None = None) -> None:
 
     Raises:
         ConditionFailed: it exists, was changed, or `condition` is false.
+        PayloadTooLarge: it has more than 400 KB.
     """
-    with storage_errors():
+    with storage_errors(item.get_save_kwargs_from_instance):
         connection_of(type(item))
         item.save(condition)
 
@@ -57,14 +58,15 @@ def update(item: M, actions: Iterable[Action], condition: Condition | None = Non
     way the version goes up by one.
 
     Raises:
-        ConditionFailed: as above.
+        ConditionFailed, PayloadTooLarge: as above.
     """
-    with storage_errors():
+    actions = list(actions)
+    with storage_errors(lambda: actions):
         connection_of(type(item))
         if not locked:
             item.count_versions_from_stored()
         item.update(
-            actions=list(actions),
+            actions=actions,
             condition=type(item).pk.exists() if condition is None else condition,
             add_version_condition=locked,
         )
@@ -73,12 +75,11 @@ def update(item: M, actions: Iterable[Action], condition: Condition | None = Non
 
 def upsert(item: M, actions: Iterable[Action], condition: Condition | None = None) -> M:
     """Like `update`, and creates the item when it is absent and `condition` allows that."""
-    with storage_errors():
+    actions = [*type(item).identity_actions(), *actions]
+    with storage_errors(lambda: actions):
         connection_of(type(item))
         item.count_versions_from_stored()
-        item.update(
-            actions=[*type(item).identity_actions(), *actions], condition=condition, add_version_condition=False
-        )
+        item.update(actions=actions, condition=condition, add_version_condition=False)
     return item
 
 

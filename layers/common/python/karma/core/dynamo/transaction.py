@@ -17,7 +17,7 @@ from pynamodb.exceptions import TransactWriteError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from karma.core.dynamo.failures import ConditionFailed, storage_errors
+from karma.core.dynamo.failures import ITEM_BYTES, ConditionFailed, bytes_at_least, storage_errors, too_large
 from karma.core.dynamo.items import Item, Key, connection_of
 from karma.core.errors import AppError, StorageThrottled
 
@@ -27,6 +27,8 @@ _PAUSES_S = (0.05, 0.1, 0.2)
 DynamoDB cancels the later one at once, and the SDK does not repeat it."""
 MAX_ITEMS = 100
 """DynamoDB's limit on one transaction."""
+_MAX_BYTES = 4 * 1024 * 1024
+"""Likewise."""
 
 
 class _Held(Exception):
@@ -111,6 +113,7 @@ class Transaction:
         Raises:
             AppError: the `on_fail` of the first write whose condition was false.
             ConditionFailed: that write had none.
+            PayloadTooLarge: an item has more than 400 KB, or all together more than 4 MB.
             StorageThrottled: others never let go of an item, or the table is throttled; try again.
         """
         if not self._tables:
@@ -155,4 +158,8 @@ class Transaction:
             raise _Held from exc
         if any(code in {"ThrottlingError", "ProvisionedThroughputExceeded"} for code in codes):
             raise StorageThrottled("The database is busy; try again") from exc
+        if "ValidationError" in codes or exc.cause_response_code == "ValidationException":
+            sizes = [bytes_at_least(kwargs) for writes in self._writes.values() for kwargs, _ in writes]
+            if max(sizes) > ITEM_BYTES or sum(sizes) > _MAX_BYTES:
+                raise too_large() from exc
         raise exc

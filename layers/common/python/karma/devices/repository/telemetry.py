@@ -26,6 +26,8 @@ _DAY_S = 24 * 3600
 _PAGE_ITEMS = 100
 MAX_SPAN_MS = 3_600_000
 """A batch spans an hour at the most, so samples of a range stand in batches that begin up to an hour before it."""
+_END_MS = 10**13
+"""Sort keys have 13 digits, until the year 2286: a later time would sort before them, which DynamoDB refuses."""
 
 
 class StoredBatch(NamedTuple):
@@ -61,7 +63,9 @@ class TelemetryRepository:
 
     def batches(self, device_id: DeviceId, *, from_ms: int, to_ms: int) -> Iterator[StoredBatch]:
         """Read the batches that may hold samples of [from, to), by their first sample; a query a day and page."""
-        earliest = max(0, from_ms - MAX_SPAN_MS)
+        earliest, to_ms = max(0, from_ms - MAX_SPAN_MS), min(to_ms, _END_MS - 1)
+        if earliest >= to_ms:
+            return
         for day in days_between(earliest, max(earliest, to_ms - 1)):
             start = None
             while True:

@@ -1,0 +1,64 @@
+"""The suite asks every repository for everything, on each store; otherwise this fails and says what nobody asked for.
+
+It runs behind all other tests of this folder, in the same process, and believes nothing but the calls themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from karma.core.dynamo.buckets import DynamoBuckets
+from tests.contract.stores.fakes import FAKES
+from tests.contract.stores.scenarios import SCENARIOS
+from tests.support.stores import Calls, Engine, functions, methods, repositories
+
+HERE = Path(__file__).parent
+
+
+def everything() -> set[str]:
+    """Name each public method of each repository, and the functions below them."""
+    kinds = {**repositories(), "DynamoBuckets": DynamoBuckets}
+    return {f"{name}.{method}" for name, kind in kinds.items() for method in methods(kind)} | set(functions())
+
+
+def kept_by_fakes() -> set[str]:
+    """Name what the fakes have of it."""
+    return {
+        f"{kind.__name__}.{method}"
+        for fake, kinds in FAKES.items()
+        for kind in kinds
+        for method in methods(kind)
+        if hasattr(fake, method)
+    }
+
+
+@pytest.fixture
+def whole_suite(request: pytest.FixtureRequest) -> None:
+    """Skip where only a part of the folder was run."""
+    chosen = {item.path for item in request.session.items}
+    option = request.config.option
+    narrowed = option.keyword or option.markexpr or any("::" in each for each in request.config.args)
+    if narrowed or not set(HERE.glob("test_*.py")) <= chosen:
+        pytest.skip("only a part of the contract suite was run")
+
+
+@pytest.mark.usefixtures("whole_suite")
+@pytest.mark.parametrize("engine", Engine)
+def test_every_method_was_called(calls: Calls, engine: Engine) -> None:
+    if engine is Engine.DYNAMODB_LOCAL and engine not in calls.met:
+        pytest.skip("DynamoDB Local did not run: Java 17 is missing")
+    expected = kept_by_fakes() if engine is Engine.MEMORY else everything()
+    assert expected - calls.met[engine] == set()
+
+
+def test_every_method_has_a_scenario() -> None:
+    """So that its conditions refuse, and the database is busy, in test_refusals.py."""
+    assert everything() - set(functions()) - set(SCENARIOS) == set()
+
+
+def test_repositories_are_found_by_what_they_are() -> None:
+    found = repositories()
+    assert {"UserRepository", "DynamoRunStore", "ArrivalStore", "AccountRemains", "OutboxRepository"} <= set(found)
+    assert not [name for name in found if name.endswith("Item") or name in ("Place", "Rows", "Guard")]
