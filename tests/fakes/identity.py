@@ -14,6 +14,7 @@ from karma.identity.directory import AccountFilter, AccountPage
 from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
 from karma.identity.logins import LoginPlace
+from karma.identity.parent import AccountGone
 from karma.identity.repository.items import user_position
 from karma.identity.repository.names import fold
 
@@ -67,6 +68,8 @@ class MemoryIdentities:
     """Where sessions began, and until when that counts."""
     keys: dict[ApiKeyId, ApiKey] = field(default_factory=dict)
     requests: dict[str, ApiKeyId] = field(default_factory=dict)
+    gone: set[UserId] = field(default_factory=set)
+    """Accounts that are deleted."""
     reads: int = 0
 
     def create_user(self, user: User) -> None:
@@ -166,7 +169,12 @@ class MemoryIdentities:
         self._change(entry.user_id, sessions_from=now, updated_at=now)
         self.audit.append(entry)
 
+    def require(self, user_id: UserId) -> None:
+        if user_id in self.gone:
+            raise AccountGone(user_id)
+
     def create_api_key(self, key: ApiKey, *, request_token: str | None, entry: AuditEntry) -> None:
+        self.require(key.user_id)
         if request_token is not None:
             if request_token in self.requests:
                 raise AlreadyCreated("made before", details={"id": self.requests[request_token]})

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from karma.core.errors import NotFound
+from karma.core.ids import UserId
+from karma.identity.parent import AccountGone
 from karma.realtime.domain import Channel, Connection, Ticket
 
 
@@ -16,14 +19,22 @@ class MemoryRealtime:
     used_by: dict[str, str] = field(default_factory=dict)
     connections: dict[str, Connection] = field(default_factory=dict)
     listening: dict[str, list[Channel]] = field(default_factory=dict)
+    gone: set[UserId] = field(default_factory=set)
+    """Accounts that are deleted."""
+
+    def _require(self, user_id: UserId) -> None:
+        if user_id in self.gone:
+            raise AccountGone(user_id)
 
     def put_ticket(self, ticket: Ticket, *, now: datetime) -> None:
+        self._require(ticket.user_id)
         self.tickets[ticket.hash] = ticket
 
     def get_ticket(self, ticket_hash: str) -> Ticket | None:
         return self.tickets.get(ticket_hash)
 
     def connect(self, ticket: Ticket, connection: Connection) -> bool:
+        self._require(connection.user_id)
         if self.used_by.setdefault(ticket.hash, connection.id) != connection.id:
             return False
         self.connections[connection.id] = connection
@@ -36,7 +47,11 @@ class MemoryRealtime:
         return list(self.listening.get(connection_id, []))
 
     def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None:
-        self.listening.setdefault(connection.id, []).append(channel)
+        self._require(connection.user_id)
+        if connection.id not in self.connections:
+            raise NotFound("The connection is not known; connect again")
+        if channel not in self.channels(connection.id):
+            self.listening.setdefault(connection.id, []).append(channel)
 
     def unsubscribe(self, connection_id: str, channel: Channel) -> None:
         if channel in self.listening.get(connection_id, []):

@@ -160,9 +160,10 @@ class CommandService:
         command = None
         if is_id(device_id) and is_id(command_id):
             command = self._commands.get(DeviceId(device_id), CommandId(command_id), consistent=True)
-        if command is None or command.user_id != user_id:
+        now = self._clock.now()
+        if command is None or command.user_id != user_id or command.is_forgotten(now):
             raise NotFound(f"Command {command_id} not found")
-        return command.seen_at(self._clock.now())
+        return command.seen_at(now)
 
     def list(
         self, user_id: UserId, device_ref: str, *, limit: int = 20, after: str = ""
@@ -175,7 +176,7 @@ class CommandService:
         device = self._device(user_id, device_ref)
         now = self._clock.now()
         found, more = self._commands.page(device.id, limit=limit, after=after)
-        return tuple(command.seen_at(now) for command in found), more
+        return tuple(command.seen_at(now) for command in found if not command.is_forgotten(now)), more
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
         """Look again, ever less often, until the command is over; return it as last seen.

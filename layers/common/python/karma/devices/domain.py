@@ -351,6 +351,10 @@ class Command:
         """Nothing can happen to it any more."""
         return is_final(self.status)
 
+    def is_forgotten(self, now: datetime) -> bool:
+        """Tell whether it is kept no longer, though the database may not have deleted it yet."""
+        return now.timestamp() >= self.expires_ms // 1000 + COMMAND_RETENTION_S
+
     def seen_at(self, now: datetime) -> Command:
         """Return it as it must be shown at `now`: an overdue one is over, whether a sweep has said so or not."""
         if self.finished or now.timestamp() * 1000 < self.expires_ms:

@@ -33,9 +33,11 @@ class Resolution(StrEnum):
     AUTO = "auto"
 
 
+KEPT_MS: Final = (RAW_RETENTION_S + 24 * 3600) * 1000
+
 MAX_RANGE_MS: Final[Mapping[Resolution, int]] = {
-    Resolution.RAW: (RAW_RETENTION_S + 24 * 3600) * 1000,
-    Resolution.AUTO: (RAW_RETENTION_S + 24 * 3600) * 1000,
+    Resolution.RAW: KEPT_MS,
+    Resolution.AUTO: KEPT_MS,
     Resolution.HOUR: 7 * _DAY_MS,
     Resolution.DAY: 31 * _DAY_MS,
 }
@@ -96,10 +98,12 @@ class TelemetryReader:
             days = MAX_RANGE_MS[query.resolution] // _DAY_MS
             raise InvalidRequest(f"from, to: at most {days} days at this resolution", code="INVALID_RANGE")
         resolution = Resolution.RAW if query.resolution is Resolution.AUTO else query.resolution
+        # What is older is kept no longer, though the database may not have deleted it yet.
+        start_ms = max(from_ms, now_ms - KEPT_MS)
         if resolution is Resolution.RAW:
-            points, position = self._raw(row.id, query, from_ms, to_ms)
+            points, position = self._raw(row.id, query, start_ms, to_ms)
         else:
-            points, position = self._buckets(row.id, query, from_ms, to_ms, _BUCKET_MS[resolution])
+            points, position = self._buckets(row.id, query, start_ms, to_ms, _BUCKET_MS[resolution])
         if position is not None:
             position = {"from": from_ms, "to": to_ms, **position}
         return TelemetryPage(tuple(points), resolution, from_ms, to_ms, position)

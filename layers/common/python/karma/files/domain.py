@@ -130,6 +130,8 @@ class DeviceFile:
     """Whether each part carries its SHA-256; decided by the first request for parts."""
     upload_expires_ms: int = 0
     completed_ms: int = 0
+    forgotten_s: int = 0
+    """Epoch seconds from which on it is kept no longer, though the database may not have deleted it yet; 0: never."""
     request_token: str | None = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from karma.core.clock import Clock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, Conflict, NotFound
 from karma.core.ids import DeviceId, FileId, UserId, is_id, new_id
@@ -18,9 +19,10 @@ TRIES = 4
 class Entries:
     """Entries of an owner's devices."""
 
-    def __init__(self, files: FileRepository, devices: Devices) -> None:
+    def __init__(self, files: FileRepository, devices: Devices, clock: Clock) -> None:
         self._files = files
         self._devices = devices
+        self._clock = clock
 
     def find(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
         """Return an entry in any state.
@@ -30,7 +32,7 @@ class Entries:
         """
         owned = self._devices.require(user_id, device_id)
         file = self._files.find(owned, FileId(file_id)) if is_id(file_id) else None
-        if file is None:
+        if file is None or 0 < file.forgotten_s <= self._clock.now().timestamp():
             raise NotFound(f"File {file_id} not found")
         return file
 

@@ -57,7 +57,7 @@ class FileService:
         self._store = store
         self._devices = devices
         self._clock = clock
-        self._entries = Entries(files, devices)
+        self._entries = Entries(files, devices, clock)
 
     # Reading
 

@@ -61,7 +61,7 @@ class UploadService:
         self._devices = devices
         self._queue = queue
         self._clock = clock
-        self._entries = Entries(files, devices)
+        self._entries = Entries(files, devices, clock)
 
     def create(self, user_id: UserId, device_id: str, new: NewFile, *, request_token: str | None = None) -> DeviceFile:
         """Take the name and say how the bytes are to be sent; directories on the path that are missing are made.

@@ -11,7 +11,7 @@ from typing import Protocol
 from karma.core.clock import Clock
 from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated, Upstream
 from karma.identity.domain import Caller
-from karma.realtime.domain import MAX_CHANNELS, TICKET_TTL, Channel, Connection, Ticket
+from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, TICKET_TTL, Channel, Connection, Ticket
 
 _MAX_TICKET_CHARS = 128
 
@@ -130,7 +130,7 @@ class ConnectionService:
 
     def _connection(self, connection_id: str) -> Connection:
         found = self._store.get_connection(connection_id)
-        if found is None:
+        if found is None or self._clock.now() >= found.connected_at + CONNECTION_TTL:
             raise NotFound("The connection is not known; connect again")
         return found
 

@@ -115,5 +115,6 @@ def file_of(item: FileItem) -> DeviceFile:
         part_checksums=bool(item.part_checksums),
         upload_expires_ms=int(item.upload_expires_ms),
         completed_ms=int(item.completed_ms),
+        forgotten_s=int(item.expires_at or 0),
         request_token=item.request_token,
     )

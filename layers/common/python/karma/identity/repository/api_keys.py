@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from karma.core.clock import iso, parse_iso
+from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
@@ -30,7 +30,7 @@ class ApiKeyRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
     def create_api_key(self, key: ApiKey, *, request_token: str | None, entry: AuditEntry) -> None:
-        """Store a key under its owner and under its hash, once for each `request_token`.
+        """Store a key under its owner and under its hash, once a day for each `request_token`.
 
         Raises:
             AlreadyCreated: a key was made for this token; `details.id` names it.
@@ -42,14 +42,16 @@ class ApiKeyRepository:
         if request_token is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")
             created = iso(key.created_at)
-            tx.put(
-                RequestGuard(
-                    *guard_key,
-                    made_id=key.id,
-                    created_at=created,
-                    updated_at=created,
-                    expires_at=deletion(key.created_at),
-                ),
+            # A guard that is over may still lie there: TTL deletes late.
+            tx.upsert(
+                RequestGuard(*guard_key),
+                [
+                    RequestGuard.made_id.set(key.id),
+                    RequestGuard.created_at.set(created),
+                    RequestGuard.updated_at.set(created),
+                    RequestGuard.expires_at.set(deletion(key.created_at)),
+                ],
+                RequestGuard.pk.does_not_exist() | (RequestGuard.expires_at <= epoch_ms(key.created_at) // 1000),
                 on_fail=repeated,
             )
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):

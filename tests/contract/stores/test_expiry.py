@@ -1,0 +1,241 @@
+"""What is over is gone though the database still has it: TTL deletes days late, and the suites do not switch it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import cast
+
+import pytest
+
+from karma.core.clock import epoch_ms, from_epoch_ms
+from karma.core.errors import AlreadyCreated, NotFound, Unauthenticated
+from karma.core.ids import UserId
+from karma.devices.commands import CommandService
+from karma.devices.domain import COMMAND_RETENTION_S, DEAD_LETTER_RETENTION_S, RAW_RETENTION_S
+from karma.devices.parent import DeviceParent
+from karma.devices.telemetry import TelemetryQuery, TelemetryReader
+from karma.files.domain import REJECTED_TIME
+from karma.files.ports import ObjectStore
+from karma.files.service import FileService
+from karma.identity.audit import NOWHERE, RETENTION, AuditQuery
+from karma.identity.logins import LoginGuard
+from karma.identity.one_time import Purpose
+from karma.identity.parent import was_deleted
+from karma.identity.passwords import Passwords
+from karma.identity.sessions import SessionService
+from karma.mail.domain import MailState
+from karma.realtime.domain import CONNECTION_TTL
+from karma.realtime.service import ConnectionService
+from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
+from tests.fakes.devices import FakeClock, FakePublisher
+from tests.fakes.files import MemoryStore
+from tests.fakes.identity import RING
+from tests.support.stores import Database
+
+MOMENT = timedelta(milliseconds=1)
+
+
+def session_over(rows: Rows) -> None:
+    token = rows.session
+    service = SessionService(
+        accounts=rows.users,
+        sessions=rows.sessions,
+        guard=cast("LoginGuard", None),  # nobody logs in with a password here
+        passwords=cast("Passwords", None),
+        dummy_hash="",
+        key_ring=lambda: RING,
+        clock=FakeClock(token.expires_at),
+        on_change=lambda _: None,
+    )
+    with pytest.raises(Unauthenticated):
+        service.refresh(token.hash, source=NOWHERE)
+
+
+def network_over(rows: Rows) -> None:
+    rows.session  # noqa: B018
+    assert rows.sessions.is_known_network(rows.place, now=NOW + 30 * DAY - MOMENT)
+    assert not rows.sessions.is_known_network(rows.place, now=NOW + 30 * DAY)
+
+
+def request_over(rows: Rows) -> None:
+    first, second, third = rows.api_key(), rows.api_key(), replace(rows.api_key(), created_at=NOW + DAY)
+    rows.keys.create_api_key(first, request_token="r", entry=rows.entry)
+    with pytest.raises(AlreadyCreated):
+        rows.keys.create_api_key(second, request_token="r", entry=rows.entry)
+    rows.keys.create_api_key(third, request_token="r", entry=rows.entry)
+
+
+def one_time_over(rows: Rows) -> None:
+    token = rows.kept()
+    found = rows.tokens.find_token(token.hash)
+    assert found is not None
+    assert found.usable(Purpose.VERIFY_EMAIL, token.expires_at - MOMENT)
+    assert not found.usable(Purpose.VERIFY_EMAIL, token.expires_at)
+
+
+def flow_over(rows: Rows) -> None:
+    flow = rows.begun
+    assert not rows.oauth.take_flow(
+        flow.state_hash, provider=flow.provider, browser_hash=flow.browser_hash, now=flow.expires_at
+    )
+
+
+def code_over(rows: Rows) -> None:
+    assert not rows.oauth.take_login_code(rows.given.hash, now=rows.code.expires_at)
+
+
+def audit_over(rows: Rows) -> None:
+    rows.key  # noqa: B018
+    at = NOW + RETENTION
+    assert rows.audit.of_user(rows.ada.id, AuditQuery(limit=5), now=at).entries
+    assert not rows.audit.of_user(rows.ada.id, AuditQuery(limit=5), now=at + MOMENT).entries
+    assert not rows.audit.of_day(NOW.date(), AuditQuery(limit=5), now=at + MOMENT).entries
+
+
+def tombstone_over(rows: Rows) -> None:
+    user_id = rows.gone
+    rows.deletions.finish(user_id, at=LATER, forget_at=LATER + DAY)
+    assert was_deleted(user_id, at=LATER + DAY - timedelta(seconds=1))
+    assert not was_deleted(user_id, at=LATER + DAY)
+
+
+def bucket_over(rows: Rows) -> None:
+    for _ in range(TEN.amount):
+        rows.buckets.take(TEN, rows.id, now=NOW)
+    assert not rows.buckets.take(TEN, rows.id, now=NOW).allowed
+    assert rows.buckets.take(TEN, rows.id, now=NOW + DAY).remaining == TEN.amount - 1
+
+
+def idempotency_over(rows: Rows) -> None:
+    rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+    assert rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW + DAY - timedelta(seconds=1))
+    assert not rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW + DAY)
+    rows.devices.claim(rows.new_device(), attempt="a1", now=NOW + DAY, idempotency=("k", "h"))
+
+
+def command_over(rows: Rows) -> None:
+    command = rows.sent
+    end = from_epoch_ms(command.expires_ms) + timedelta(seconds=COMMAND_RETENTION_S)
+    for now, shown in ((end - timedelta(seconds=1), 1), (end, 0)):
+        service = CommandService(rows.devices, rows.commands, FakePublisher(), FakeClock(now))
+        commands, _ = service.list(rows.ada.id, command.device_id)
+        assert len(commands) == shown
+        if shown:
+            service.get(rows.ada.id, command.device_id, command.id)
+            continue
+        with pytest.raises(NotFound):
+            service.get(rows.ada.id, command.device_id, command.id)
+
+
+def letter_over(rows: Rows) -> None:
+    rows.letters.store(rows.device.id, reason="R", topic="t", payload=b"", received_ms=epoch_ms(NOW))
+    end_s = epoch_ms(NOW) // 1000 + DEAD_LETTER_RETENTION_S
+    assert len(rows.letters.page(rows.device.id, limit=5, now_s=end_s - 1)[0]) == 1
+    assert rows.letters.page(rows.device.id, limit=5, now_s=end_s)[0] == []
+
+
+def telemetry_over(rows: Rows) -> None:
+    at_ms = epoch_ms(NOW)
+    samples = f'[[{at_ms},{{"temp_c":1.5}}]]'.encode()
+    rows.telemetry.store(rows.device.id, replace(rows.batch(), samples_json=samples))
+    query = TelemetryQuery(from_ms=at_ms, to_ms=at_ms + 1)
+    end = NOW + timedelta(seconds=RAW_RETENTION_S) + DAY
+    for now, shown in ((end, 1), (end + MOMENT, 0)):
+        reader = TelemetryReader(rows.devices, rows.telemetry, FakeClock(now))
+        assert len(reader.points(rows.ada.id, rows.device.id, query).points) == shown
+
+
+def file_over(rows: Rows) -> None:
+    rows.files.cleaned(rows.rejected, now=NOW)
+    parent = DeviceParent(rows.devices)
+
+    def service(now: datetime) -> FileService:
+        store: ObjectStore = MemoryStore()
+        return FileService(rows.files, store, parent, FakeClock(now))
+
+    file = rows.rejected
+    assert service(NOW + REJECTED_TIME - timedelta(seconds=1)).get(rows.ada.id, file.device_id, file.id).rejection
+    with pytest.raises(NotFound):
+        service(NOW + REJECTED_TIME).get(rows.ada.id, file.device_id, file.id)
+
+
+def connection_over(rows: Rows) -> None:
+    channel = rows.listening
+    end = NOW + CONNECTION_TTL
+    ConnectionService(store=rows.realtime, clock=FakeClock(end - MOMENT)).subscribe(rows.connection.id, channel.name)
+    with pytest.raises(NotFound):
+        ConnectionService(store=rows.realtime, clock=FakeClock(end)).subscribe(rows.connection.id, channel.name)
+
+
+def ticket_over(rows: Rows) -> None:
+    ticket = rows.realtime.get_ticket(rows.admitted.hash)
+    assert ticket is not None
+    service = ConnectionService(store=rows.realtime, clock=FakeClock(ticket.expires_at))
+    with pytest.raises(Unauthenticated):
+        service.connect("c1", rows.admitted.hash)
+
+
+COMPARED: Mapping[str, Callable[[Rows], None]] = {
+    "session": session_over,
+    "refresh_token": session_over,
+    "known_network": network_over,
+    "request_guard": request_over,
+    "one_time_token": one_time_over,
+    "oauth_flow": flow_over,
+    "login_code": code_over,
+    "audit_entry": audit_over,
+    "account_tombstone": tombstone_over,
+    "bucket": bucket_over,
+    "idempotency": idempotency_over,
+    "command": command_over,
+    "dead_letter": letter_over,
+    "telemetry": telemetry_over,
+    "device_file": file_over,
+    "ticket": ticket_over,
+    "connection": connection_over,
+    "channel_subscription": connection_over,
+}
+"""By type of item: what its reader says before and after the end."""
+KEPT = {
+    "stripe_event": "a repeat of an event that was handled stays handled",
+    "customer_link": "events about a deleted account are dropped, as long as it is known that it was one",
+    "mail": "a mail that was sent is not sent again",
+}
+"""Types that mean the same as long as they are there: nobody compares, on purpose."""
+
+
+@pytest.mark.parametrize("kind", COMPARED)
+def test_what_is_over_is_gone(rows: Rows, kind: str) -> None:
+    COMPARED[kind](rows)
+
+
+def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
+    rows.session, rows.given, rows.begun, rows.admitted, rows.listening, rows.sent  # noqa: B018
+    rows.keys.create_api_key(rows.api_key(), request_token="r", entry=rows.entry)
+    rows.kept()
+    rows.outbox.close(rows.pending, MailState.SENT, now=NOW)
+    rows.buckets.take(TEN, rows.id, now=NOW)
+    rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+    rows.letters.store(rows.device.id, reason="R", topic="t", payload=b"", received_ms=epoch_ms(NOW))
+    rows.telemetry.store(rows.device.id, rows.batch())
+    rows.files.cleaned(rows.rejected, now=NOW)
+    rows.subscriptions.bury_customer(rows.customer, rows.ada.id, at=NOW)
+    rows.running, rows.agent  # noqa: B018
+    assert rows.subscribe()
+    rows.deletions.finish(rows.gone, at=NOW, forget_at=LATER)
+    found = {
+        item["type"]["S"]
+        for table in ("identity", "devices", "telemetry", "agents", "billing", "realtime")
+        for item in database.items(table)
+        if "expires_at" in item
+    }
+    assert found == {*COMPARED, *KEPT}
+
+
+def test_what_nobody_compares_means_the_same_later(rows: Rows) -> None:
+    event = rows.event
+    assert rows.inbox.mark_handled(event, at=NOW, note="", unlinked=False, user_id=UserId(rows.ada.id))
+    assert not rows.inbox.mark_handled(event, at=NOW + 365 * DAY, note="", unlinked=False)
+    assert rows.arrivals.store(rows.arrival, received_at=NOW + 365 * DAY, due_at=NOW) == "handled"

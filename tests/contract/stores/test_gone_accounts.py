@@ -1,0 +1,107 @@
+"""Nothing is hung on an account that was deleted: one suite for whatever would hang something there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from karma.agents.domain import Thread, ThreadKey
+from karma.billing.arrival import Arrival
+from karma.billing.domain import project
+from karma.billing.ports import Row
+from karma.core.errors import NotFound
+from karma.core.ids import UserId, new_id
+from karma.identity import one_time
+from karma.identity.one_time import Purpose
+from karma.identity.parent import AccountGone
+from karma.realtime.domain import Channel, Connection, Ticket
+from tests.contract.stores.rows import LATER, NOW, Rows
+from tests.contract.stores.test_identity import api_key, entry_of, user
+from tests.contract.stores.test_runs import run, segment
+from tests.fakes.accounts import MemoryAccounts
+from tests.fakes.agents import MemoryRunStore
+from tests.fakes.billing import MemoryBilling
+from tests.fakes.realtime import MemoryRealtime
+from tests.support.stores import Store
+from tests.unit.billing.test_domain import stripe_subscription
+
+GONE = UserId(new_id())
+TICKET = Ticket(hash="t" * 64, user_id=GONE, expires_at=LATER)
+CONNECTION = Connection(id="c1=", user_id=GONE, connected_at=NOW)
+CHANNEL = Channel(owner=GONE, kind="user", object_id=GONE)
+
+
+class Fakes:
+    """The fakes, as `Rows` has the repositories."""
+
+    def __init__(self) -> None:
+        self.keys = self.tokens = MemoryAccounts(gone={GONE})
+        self.realtime = MemoryRealtime(gone={GONE})
+        self.runs = MemoryRunStore()
+        self.runs.gone.add(GONE)
+        self.arrivals = self.inbox = self.subscriptions = MemoryBilling(gone={GONE})
+
+
+@pytest.fixture
+def stores(store: Store) -> Any:
+    return Fakes() if store.in_memory else Rows(store.database)
+
+
+def test_no_key(stores: Any) -> None:
+    key = api_key(user(id=GONE))
+    with pytest.raises(AccountGone):
+        stores.keys.create_api_key(key, request_token="r", entry=entry_of(key))
+    assert stores.keys.get_api_key(GONE, key.id) is None
+
+
+def test_no_token_of_a_mail(stores: Any) -> None:
+    _, token = one_time.issue(Purpose.VERIFY_EMAIL, user_id=GONE, email="a@example.com", asked_at=NOW, now=NOW)
+    with pytest.raises(AccountGone):
+        stores.tokens.create_token(token, now=NOW)
+    assert stores.tokens.find_token(token.hash) is None
+
+
+def test_no_ticket_connection_or_channel(stores: Any) -> None:
+    with pytest.raises(AccountGone):
+        stores.realtime.put_ticket(TICKET, now=NOW)
+    with pytest.raises(AccountGone):
+        stores.realtime.connect(TICKET, CONNECTION)
+    with pytest.raises(AccountGone):
+        stores.realtime.subscribe(CONNECTION, CHANNEL, now=NOW)
+    assert stores.realtime.get_ticket(TICKET.hash) is None
+    assert stores.realtime.get_connection(CONNECTION.id) is None
+    assert stores.realtime.channels(CONNECTION.id) == []
+
+
+def test_no_run(stores: Any) -> None:
+    mine = run(user=GONE)
+    thread = Thread(key=ThreadKey(GONE, mine.thread_id))
+    with pytest.raises(AccountGone):
+        stores.runs.start(mine, thread=thread, segment=segment(of=mine), messages=())
+    assert stores.runs.run(mine.key) is None
+
+
+def test_no_customer_event_or_subscription(stores: Any) -> None:
+    stores.arrivals.store(Arrival("evt_1", "x", "{}"), received_at=NOW, due_at=NOW)
+    with pytest.raises(AccountGone):
+        stores.subscriptions.link_customer("cus_1", GONE, at=NOW)
+    with pytest.raises(AccountGone):
+        stores.inbox.mark_handled("evt_1", at=NOW, note="", unlinked=False, user_id=GONE)
+    row = project(stripe_subscription(), user_id=GONE)
+    with pytest.raises(AccountGone):
+        stores.subscriptions.save_and_close(row, seen=Row(), claim=True, event_id="evt_1", at=NOW, note="")
+    assert stores.subscriptions.user_of_customer("cus_1") is None
+    assert stores.subscriptions.row(GONE) == Row()
+    for _ in range(2):
+        stores.inbox.forget("evt_1")
+    assert stores.inbox.get("evt_1") is None
+
+
+def test_no_channel_of_a_connection_that_is_not_known(store: Store) -> None:
+    stores = Fakes() if store.in_memory else Rows(store.database)
+    listener = UserId(new_id()) if isinstance(stores, Fakes) else stores.ada.id
+    unknown = Connection(id="c2=", user_id=listener, connected_at=NOW)
+    with pytest.raises(NotFound) as caught:
+        stores.realtime.subscribe(unknown, CHANNEL, now=NOW)
+    assert type(caught.value) is NotFound
