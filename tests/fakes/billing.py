@@ -1,4 +1,4 @@
-"""Billing's stores, queue and Stripe in memory; tests/contract/billing holds the stores to the real ones."""
+"""Billing's stores, queue and Stripe in memory; tests/contract/stores holds the stores to the real ones."""
 
 from __future__ import annotations
 

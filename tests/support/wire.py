@@ -48,7 +48,7 @@ class Wire:
     before: Callable[[int, str, Params], None] = lambda _number, _operation, _params: None
     """Called when a request is about to be sent."""
     answer: Callable[[int, str, Params], dict[str, Any] | None] = lambda _number, _operation, _params: None
-    """May answer in the database's place: an error as botocore parses it, after the SDK has given up repeating."""
+    """May answer in the database's place, as botocore parses it; an error is the last of the SDK's attempts."""
     after: Callable[[int, dict[str, Any]], None] = lambda _number, _answer: None
     requests: list[tuple[str, Params]] = field(default_factory=list)
 
@@ -72,7 +72,8 @@ class Wire:
         parsed = self.answer(number, model.name, self.requests[number][1])
         if parsed is None:
             return None
-        return SimpleNamespace(status_code=HTTPStatus.BAD_REQUEST), {"ResponseMetadata": {}, **parsed}
+        status = HTTPStatus.BAD_REQUEST if "Error" in parsed else HTTPStatus.OK
+        return SimpleNamespace(status_code=status), {"ResponseMetadata": {}, **parsed}
 
     def _answered(self, parsed: dict[str, Any], **_: object) -> None:
         self.after(len(self.requests) - 1, parsed)

@@ -67,11 +67,10 @@ class Rows:
     """One person with everything that hangs on an account; each is made when it is first asked for."""
 
     def __init__(self, database: Database) -> None:
-        tables = database.tables
         self.id = new_id()
-        bind(IdentityItem, tables["identity"])
-        bind(RealtimeItem, tables["realtime"])
-        bind(AgentsItem, tables["agents"])
+        self._tables = database.tables
+        identity = self._tables["identity"]
+        bind(IdentityItem, identity)
         self.users = UserRepository()
         self.directory = DirectoryRepository()
         self.sessions = SessionRepository()
@@ -81,20 +80,61 @@ class Rows:
         self.audit = AuditRepository()
         self.deletions = DeletionRepository()
         self.remains = AccountRemains()
-        self.outbox = OutboxRepository(tables["identity"])
-        self.buckets = DynamoBuckets(tables["identity"])
-        self.devices = DeviceRepository(tables["devices"])
-        self.commands = CommandRepository(tables["devices"])
-        self.letters = DeadLetterRepository(tables["devices"])
-        self.telemetry = TelemetryRepository(tables["telemetry"])
-        self.leftovers = LeftoverRepository(tables["devices"], tables["telemetry"], retention_s=0)
-        self.files = FileRepository(tables["devices"], DeviceParent(self.devices))
-        self.runs = DynamoRunStore()
-        self.agents = DynamoAgentStore()
-        self.arrivals = ArrivalStore(tables["billing"])
-        self.inbox = InboxRepository(tables["billing"])
-        self.subscriptions = SubscriptionRepository(tables["billing"])
-        self.realtime = RealtimeRepository()
+        self.outbox = OutboxRepository(identity)
+        self.buckets = DynamoBuckets(identity)
+
+    # The other tables are made when they are first needed: making all of them took half of the suite's time.
+
+    @cached_property
+    def devices(self) -> DeviceRepository:
+        return DeviceRepository(self._tables["devices"])
+
+    @cached_property
+    def commands(self) -> CommandRepository:
+        return CommandRepository(self._tables["devices"])
+
+    @cached_property
+    def letters(self) -> DeadLetterRepository:
+        return DeadLetterRepository(self._tables["devices"])
+
+    @cached_property
+    def files(self) -> FileRepository:
+        return FileRepository(self._tables["devices"], DeviceParent(self.devices))
+
+    @cached_property
+    def telemetry(self) -> TelemetryRepository:
+        return TelemetryRepository(self._tables["telemetry"])
+
+    @cached_property
+    def leftovers(self) -> LeftoverRepository:
+        return LeftoverRepository(self._tables["devices"], self._tables["telemetry"], retention_s=0)
+
+    @cached_property
+    def runs(self) -> DynamoRunStore:
+        bind(AgentsItem, self._tables["agents"])
+        return DynamoRunStore()
+
+    @cached_property
+    def agents(self) -> DynamoAgentStore:
+        bind(AgentsItem, self._tables["agents"])
+        return DynamoAgentStore()
+
+    @cached_property
+    def arrivals(self) -> ArrivalStore:
+        return ArrivalStore(self._tables["billing"])
+
+    @cached_property
+    def inbox(self) -> InboxRepository:
+        return InboxRepository(self._tables["billing"])
+
+    @cached_property
+    def subscriptions(self) -> SubscriptionRepository:
+        return SubscriptionRepository(self._tables["billing"])
+
+    @cached_property
+    def realtime(self) -> RealtimeRepository:
+        bind(RealtimeItem, self._tables["realtime"])
+        return RealtimeRepository()
 
     # Identity
 

@@ -9,15 +9,21 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+from pynamodb.exceptions import PynamoDBException
 
 from karma.core import aws
+from karma.core.clock import monotonic
 from karma.core.dynamo.access import batch_get, delete, get, put, query, update, upsert
 from karma.core.dynamo.counters import CounterAttributes, counter_key, fold
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled
+from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled, StorageUnavailable
+from karma.core.ids import UserId
+from karma.core.purge import Purge
 from tests.support.stores import Database
+from tests.support.wire import Params, Wire, error, on
 
 
 class ShelfItem(Item):
@@ -45,6 +51,10 @@ def bound(database: Database) -> None:
 
 def book(number: int, title: str = "t") -> BookItem:
     return BookItem("SHELF#1", f"BOOK#{number:04d}", title=title)
+
+
+def purge(*, ends_in_s: float = 60) -> Purge:
+    return Purge(user_id=UserId("u"), ends_at=monotonic() + ends_in_s, settled=True)
 
 
 @pytest.fixture
@@ -210,6 +220,84 @@ class TestTransactions:
 
     def test_nothing_to_write_is_no_call(self) -> None:
         Transaction().commit()
+
+
+class TestABusyDatabase:
+    @pytest.mark.parametrize(
+        ("code", "told"),
+        [
+            ("LimitExceededException", StorageThrottled),
+            ("ProvisionedThroughputExceededException", StorageThrottled),
+            ("RequestLimitExceeded", StorageThrottled),
+            ("ThrottlingException", StorageThrottled),
+            ("TransactionInProgressException", StorageThrottled),
+            ("InternalServerError", StorageUnavailable),
+            ("ServiceUnavailable", StorageUnavailable),
+            ("ResourceNotFoundException", PynamoDBException),
+            ("ValidationException", PynamoDBException),
+        ],
+    )
+    def test_is_told_by_its_code_and_other_codes_are_bugs(self, code: str, told: type[Exception]) -> None:
+        tx = Transaction()
+        tx.put(book(1))
+        calls: list[Callable[[], object]] = [
+            lambda: get(BookItem, book(1).key),
+            lambda: put(book(1)),
+            lambda: update(book(1), [BookItem.copies.add(1)]),
+            lambda: query(BookItem, "SHELF#1", limit=5),
+            lambda: batch_get(BookItem, [book(1).key]),
+            tx.commit,
+        ]
+        with on(Wire(answer=lambda _number, _operation, _params: error(code))):
+            for call in calls:
+                with pytest.raises(told) as caught:
+                    call()
+                assert isinstance(caught.value, told)
+        assert get(BookItem, book(1).key) is None
+
+    def test_is_asked_again_for_what_a_batch_left_out(self, database: Database) -> None:
+        put(book(1))
+        table = database.tables["devices"]
+
+        def left_out(number: int, _: str, params: Params) -> dict[str, Any] | None:
+            return {"Responses": {table: []}, "UnprocessedKeys": params["RequestItems"]} if number < 2 else None
+
+        wire = Wire(answer=left_out)
+        with on(wire):
+            assert set(batch_get(BookItem, [book(1).key])) == {book(1).key}
+        assert len(wire.requests) == 3
+
+    @pytest.mark.parametrize("times", [1, 4, 5])
+    def test_is_asked_five_times_to_delete_a_batch(self, database: Database, times: int) -> None:
+        put(book(1))
+
+        def left_out(number: int, _: str, params: Params) -> dict[str, Any] | None:
+            return {"UnprocessedItems": params["RequestItems"]} if number < times else None
+
+        assert database.tables["devices"]
+        with on(Wire(answer=left_out)):
+            if times == 5:
+                with pytest.raises(StorageThrottled):
+                    delete_keys(ShelfItem, [book(1).key])
+            else:
+                delete_keys(ShelfItem, [book(1).key])
+        assert (get(BookItem, book(1).key, consistent=True) is None) == (times < 5)
+
+
+class TestPartitions:
+    def test_are_emptied_but_for_what_is_kept_and_as_far_as_the_time_reaches(self) -> None:
+        for number in range(120):
+            put(book(number))
+        assert not empty(ShelfItem, "SHELF#1", purge(ends_in_s=-1))
+        assert [len(page) for page in pages(ShelfItem, "SHELF#1", prefix="BOOK#")] == [100, 20]
+        assert empty(ShelfItem, "SHELF#1", purge(), keep={"BOOK#0007"})
+        assert [page for page in pages(ShelfItem, "SHELF#1") if page] == [[book(7).key]]
+        delete_keys(ShelfItem, [book(7).key, book(8).key])
+        assert [page for page in pages(ShelfItem, "SHELF#1") if page] == []
+
+    def test_of_the_index_are_read_as_keys_of_the_table(self) -> None:
+        put(BookItem("SHELF#1", "BOOK#0002", title="t", gsi1pk="LOANED", gsi1sk="2026"))
+        assert list(pages(ShelfItem, "LOANED", index=ShelfItem.gsi1)) == [[book(2).key]]
 
 
 class TestCounters:
