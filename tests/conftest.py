@@ -18,8 +18,8 @@ HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
 """Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""
 _BUILDERS = ("infra", "e2e")
-STORES = "stores"
-"""One process takes them all: it alone starts DynamoDB Local, and knows in the end what was asked of each store."""
+_STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract/stores/ministack")
+"""One process takes all tests of an engine: it alone starts it, and knows in the end what was asked of it."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def engine() -> Iterator[MiniStack]:
 @pytest.hookimpl(tryfirst=True)  # the order among all others is a random one
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest pieces of work."""
-    longest = [DEPLOYMENT, STORES]
+    longest = (DEPLOYMENT, *_STORES)
     items.sort(key=lambda item: (*longest, _portion(item.nodeid)).index(_portion(item.nodeid)))
 
 
@@ -57,4 +57,7 @@ def _portion(nodeid: str) -> str:
     path = nodeid.partition("::")[0]
     if path.startswith(tuple(f"{HERE.name}/{folder}/" for folder in _BUILDERS)):
         return DEPLOYMENT
-    return STORES if path.startswith(f"{HERE.name}/contract/{STORES}/") else path
+    if path.startswith(f"{HERE.name}/contract/stores/"):
+        on_dynamodb_local, others = _STORES
+        return on_dynamodb_local if "dynamodb_local" in nodeid else others
+    return path

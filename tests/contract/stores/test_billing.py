@@ -17,6 +17,7 @@ from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
+from karma.identity.parent import AccountGone
 from tests.fakes.billing import MemoryBilling
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
@@ -185,6 +186,18 @@ class TestSubscriptions:
         assert stores.subscriptions.link_customer("cus_1", ALICE, at=NOW)
         assert not stores.subscriptions.link_customer("cus_1", BOB, at=NOW)
         assert stores.subscriptions.user_of_customer("cus_1") == ALICE
+
+
+    def test_a_customer_of_a_deleted_account_is_nobody_s(self, stores: Stores) -> None:
+        assert stores.subscriptions.link_customer("cus_1", ALICE, at=NOW)
+        stores.subscriptions.bury_customer("cus_1", BOB, at=NOW)
+        assert stores.subscriptions.user_of_customer("cus_1") == ALICE
+        for _ in range(2):
+            stores.subscriptions.bury_customer("cus_1", ALICE, at=NOW)
+        stores.subscriptions.bury_customer("cus_2", ALICE, at=NOW)
+        for customer in ("cus_1", "cus_2"):
+            with pytest.raises(AccountGone):
+                stores.subscriptions.user_of_customer(customer)
 
 
 def test_a_large_event_is_packed(database: Database) -> None:

@@ -1,6 +1,6 @@
 """The suite asks every repository for everything, on each store; otherwise this fails and says what nobody asked for.
 
-It runs behind all other tests of this folder, in the same process, and believes nothing but the calls themselves.
+It runs behind all other tests of this folder, in the process of its engine, and believes nothing but the calls.
 """
 
 from __future__ import annotations
