@@ -106,7 +106,7 @@ def functions() -> dict[str, tuple[ModuleType, Callable[..., Any]]]:
         "karma.identity.repository.names": ("enter", "rename"),
         "karma.mail.outbox": None,
     }
-    found = {}
+    found: dict[str, tuple[ModuleType, Callable[..., Any]]] = {}
     for path, chosen in names.items():
         module = importlib.import_module(path)
         for name, value in inspect.getmembers(module, inspect.isfunction):

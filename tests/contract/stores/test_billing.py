@@ -187,7 +187,6 @@ class TestSubscriptions:
         assert not stores.subscriptions.link_customer("cus_1", BOB, at=NOW)
         assert stores.subscriptions.user_of_customer("cus_1") == ALICE
 
-
     def test_a_customer_of_a_deleted_account_is_nobody_s(self, stores: Stores) -> None:
         assert stores.subscriptions.link_customer("cus_1", ALICE, at=NOW)
         stores.subscriptions.bury_customer("cus_1", BOB, at=NOW)

@@ -95,7 +95,7 @@ class TestTelemetry:
         assert rows.telemetry.store(device_id, rows.batch())
         assert not rows.telemetry.store(device_id, rows.batch(digest="other"))
         [batch] = rows.telemetry.batches(device_id, from_ms=NOW_MS, to_ms=NOW_MS + 1)
-        assert (batch.min_ts, batch.samples) == (NOW_MS, [[1, {"temp_c": 1.5}]])
+        assert (batch.min_ts, [tuple(sample) for sample in batch.samples]) == (NOW_MS, [(1, {"temp_c": 1.5})])
 
     def test_is_read_in_order_over_days_and_pages(self, rows: Rows) -> None:
         device_id, midnight = rows.device.id, epoch_ms(NOW.replace(hour=0))
@@ -111,9 +111,7 @@ class TestTelemetry:
 class TestDeadLetters:
     def test_are_kept_once_with_the_beginning_of_their_payload(self, rows: Rows) -> None:
         for _ in range(2):
-            rows.letters.store(
-                rows.device.id, reason="R", topic="t", payload=b"\xff" * 9000, received_ms=NOW_MS
-            )
+            rows.letters.store(rows.device.id, reason="R", topic="t", payload=b"\xff" * 9000, received_ms=NOW_MS)
         [letter], more = rows.letters.page(rows.device.id, limit=5)
         assert (letter.reason, letter.size, letter.payload, more) == ("R", 9000, b"\xff" * KEPT_BYTES, False)
 
