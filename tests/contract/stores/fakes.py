@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.repository import DynamoRunStore
+from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -18,13 +19,16 @@ from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.repository import OutboxRepository
 from karma.realtime.repository import RealtimeRepository
+from karma.tasks.repository import DynamoTaskStore
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.agents import MemoryRunStore
+from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.catalogue import MemoryAgentStore
 from tests.fakes.identity import MemoryIdentities
 from tests.fakes.mail import MemoryOutbox
 from tests.fakes.realtime import MemoryRealtime
+from tests.fakes.tasks import MemoryTaskStore
 
 FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryIdentities: (UserRepository, SessionRepository, ApiKeyRepository, DirectoryRepository),
@@ -34,5 +38,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryAgentStore: (DynamoAgentStore,),
     MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository),
     MemoryRealtime: (RealtimeRepository,),
+    MemoryTaskStore: (DynamoTaskStore,),
+    MemoryAvatarStore: (DynamoAvatarStore,),
     LocalBuckets: (DynamoBuckets,),
 }

@@ -11,6 +11,8 @@ from karma.agents.catalogue.domain import Agent, AgentSpec
 from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.domain import History, Message, Run, RunEnd, RunKey, RunStatus, Segment, Thread, ThreadKey
 from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.avatars.domain import Avatar
+from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.arrival import Arrival
 from karma.billing.domain import project
 from karma.billing.ports import Row
@@ -20,7 +22,19 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.clock import epoch_ms, iso, monotonic
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
-from karma.core.ids import AgentId, ApiKeyId, CommandId, DeviceId, FileId, RunId, ThreadId, UserId, new_id
+from karma.core.ids import (
+    AgentId,
+    ApiKeyId,
+    AvatarId,
+    CommandId,
+    DeviceId,
+    FileId,
+    RunId,
+    TaskId,
+    ThreadId,
+    UserId,
+    new_id,
+)
 from karma.core.purge import Purge
 from karma.core.ratelimit import Limit
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
@@ -54,6 +68,12 @@ from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
 from karma.realtime.domain import Channel, Connection, Ticket
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.tasks.domain import Subtask, Task
+from karma.tasks.ports import GoneTask
+from karma.tasks.repository import DynamoTaskStore
+from tests.contract.stores.test_avatars import avatar as an_avatar
+from tests.contract.stores.test_tasks import parts
+from tests.contract.stores.test_tasks import task as a_task
 from tests.support.stores import Database
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -118,6 +138,14 @@ class Rows:
     def agents(self) -> DynamoAgentStore:
         bind(AgentsItem, self._tables["agents"])
         return DynamoAgentStore()
+
+    @cached_property
+    def tasks(self) -> DynamoTaskStore:
+        return DynamoTaskStore(self._tables["work"])
+
+    @cached_property
+    def avatars(self) -> DynamoAvatarStore:
+        return DynamoAvatarStore(self._tables["agents"])
 
     @cached_property
     def arrivals(self) -> ArrivalStore:
@@ -478,6 +506,33 @@ class Rows:
         agent = self.new_agent()
         self.agents.create(agent, request_token="t")
         return agent
+
+    # Tasks and avatars
+
+    def new_task(self) -> tuple[Task, list[Subtask]]:
+        made = replace(a_task(user=self.ada.id, of=2), id=TaskId(new_id()))
+        return made, parts(made)
+
+    @cached_property
+    def task(self) -> tuple[Task, list[Subtask]]:
+        task, subtasks = self.new_task()
+        self.tasks.create(task, subtasks, request_token="t")
+        return task, subtasks
+
+    @cached_property
+    def gone_task(self) -> GoneTask:
+        task, _ = self.task
+        self.tasks.begin_delete(task, at=NOW)
+        return GoneTask(self.ada.id, task.id)
+
+    def new_avatar(self) -> Avatar:
+        return replace(an_avatar(user=self.ada.id), id=AvatarId(new_id()))
+
+    @cached_property
+    def avatar(self) -> Avatar:
+        avatar = self.new_avatar()
+        self.avatars.create(avatar, request_token="t")
+        return avatar
 
     # Billing and realtime
 

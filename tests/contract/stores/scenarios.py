@@ -21,6 +21,7 @@ from karma.identity.directory import AccountFilter
 from karma.identity.domain import Role
 from karma.identity.one_time import Purpose
 from karma.mail.domain import MailState
+from karma.tasks.domain import TaskStatus
 from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
 
 Call = Callable[[], object]
@@ -345,6 +346,42 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoAgentStore.delete": _made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
     "DynamoAgentStore.page": _made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),
     "DynamoAgentStore.count": _made(lambda r: r.agent, lambda r, _: r.agents.count(tag="x", most=5)),
+    "DynamoTaskStore.get": _made(lambda r: r.task[0], lambda r, t: r.tasks.get(t.user_id, t.id)),
+    "DynamoTaskStore.subtask": _made(lambda r: r.task[1][0], lambda r, s: r.tasks.subtask(s.task_id, s.id)),
+    "DynamoTaskStore.subtasks": _made(lambda r: r.task[0], lambda r, t: r.tasks.subtasks(t.id)),
+    "DynamoTaskStore.made_by": _made(lambda r: r.task[0], lambda r, t: r.tasks.made_by(t.user_id, "t")),
+    "DynamoTaskStore.page": _made(
+        lambda r: r.task[0],
+        lambda r, t: r.tasks.page(t.user_id, status=t.status, newest_first=True, after="", limit=5),
+    ),
+    "DynamoTaskStore.count": _made(lambda r: r.task[0], lambda r, t: r.tasks.count(t.user_id, status=t.status, most=5)),
+    "DynamoTaskStore.create": _made(lambda r: r.new_task(), lambda r, n: r.tasks.create(n[0], n[1], request_token="t")),
+    "DynamoTaskStore.replace": _made(
+        lambda r: r.task, lambda r, n: r.tasks.replace(n[0], replace(n[0], title="x", version=2), ended=n[1][:1])
+    ),
+    "DynamoTaskStore.step": _made(
+        lambda r: r.task,
+        lambda r, n: r.tasks.step(n[0], n[1][0], replace(n[1][0], status=TaskStatus.IN_PROGRESS)),
+    ),
+    "DynamoTaskStore.begin_delete": _made(lambda r: r.task[0], lambda r, t: r.tasks.begin_delete(t, at=NOW)),
+    "DynamoTaskStore.remove": _made(lambda r: r.gone_task, lambda r, gone: r.tasks.remove(gone)),
+    "DynamoTaskStore.is_gone": _made(lambda r: r.gone_task, lambda r, gone: r.tasks.is_gone(gone)),
+    "DynamoTaskStore.gone": _made(lambda r: r.gone_task, lambda r, _: r.tasks.gone(before=LATER, limit=5)),
+    "DynamoTaskStore.purge_account": _made(lambda r: (r.task, r.purge()), lambda r, n: r.tasks.purge_account(n[1])),
+    "DynamoAvatarStore.get": _made(lambda r: r.avatar, lambda r, a: r.avatars.get(a.created_by, a.id)),
+    "DynamoAvatarStore.made_by": _made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, "t")),
+    "DynamoAvatarStore.create": _made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request_token="t")),
+    "DynamoAvatarStore.replace": _made(
+        lambda r: r.avatar, lambda r, a: r.avatars.replace(a, replace(a, name="x", version=2))
+    ),
+    "DynamoAvatarStore.delete": _made(lambda r: r.avatar, lambda r, a: r.avatars.delete(a)),
+    "DynamoAvatarStore.page": _made(
+        lambda r: r.avatar, lambda r, a: r.avatars.page(a.created_by, newest_first=True, after="", limit=5)
+    ),
+    "DynamoAvatarStore.count": _made(lambda r: r.avatar, lambda r, a: r.avatars.count(a.created_by)),
+    "DynamoAvatarStore.purge_account": _made(
+        lambda r: (r.avatar, r.purge()), lambda r, n: r.avatars.purge_account(n[1])
+    ),
     "ArrivalStore.store": lambda r: lambda: r.arrivals.store(r.arrival, received_at=NOW, due_at=NOW),
     "InboxRepository.get": _made(lambda r: r.event, lambda r, event: r.inbox.get(event)),
     "InboxRepository.mark_handled": _made(

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from karma.core.clock import epoch_ms, from_epoch_ms
-from karma.core.errors import AlreadyCreated, NotFound, Unauthenticated
+from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, Unauthenticated
 from karma.core.ids import UserId
 from karma.devices.commands import CommandService
 from karma.devices.domain import COMMAND_RETENTION_S, DEAD_LETTER_RETENTION_S, RAW_RETENTION_S
@@ -177,6 +177,22 @@ def ticket_over(rows: Rows) -> None:
         service.connect("c1", rows.admitted.hash)
 
 
+def made_task_over(rows: Rows) -> None:
+    rows.task  # noqa: B018
+    again, subtasks = rows.new_task()
+    with pytest.raises(AlreadyExists):
+        rows.tasks.create(again, subtasks, request_token="t")
+    rows.tasks.create(replace(again, created_at=again.created_at + DAY), subtasks, request_token="t")
+
+
+def made_avatar_over(rows: Rows) -> None:
+    rows.avatar  # noqa: B018
+    again = rows.new_avatar()
+    with pytest.raises(AlreadyExists):
+        rows.avatars.create(again, request_token="t")
+    rows.avatars.create(replace(again, created_at=again.created_at + DAY), request_token="t")
+
+
 COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "session": session_over,
     "refresh_token": session_over,
@@ -196,6 +212,8 @@ COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "ticket": ticket_over,
     "connection": connection_over,
     "channel_subscription": connection_over,
+    "task_request": made_task_over,
+    "avatar_request": made_avatar_over,
 }
 """By type of item: what its reader says before and after the end."""
 KEPT = {
@@ -222,12 +240,14 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)
     rows.subscriptions.bury_customer(rows.customer, rows.ada.id, at=NOW)
-    rows.running, rows.agent  # noqa: B018
+    rows.running, rows.agent, rows.task  # noqa: B018
+    rows.avatars.create(rows.new_avatar(), request_token="t")
+    rows.avatars.delete(rows.avatars.page(rows.ada.id, newest_first=True, after="", limit=1)[0])
     assert rows.subscribe()
     rows.deletions.finish(rows.gone, at=NOW, forget_at=LATER)
     found = {
         item["type"]["S"]
-        for table in ("identity", "devices", "telemetry", "agents", "billing", "realtime")
+        for table in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")
         for item in database.items(table)
         if "expires_at" in item
     }

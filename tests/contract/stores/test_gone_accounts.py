@@ -17,12 +17,16 @@ from karma.identity.one_time import Purpose
 from karma.identity.parent import AccountGone
 from karma.realtime.domain import Channel, Connection, Ticket
 from tests.contract.stores.rows import LATER, NOW, Rows
+from tests.contract.stores.test_avatars import avatar
 from tests.contract.stores.test_identity import api_key, entry_of, user
 from tests.contract.stores.test_runs import run, segment
+from tests.contract.stores.test_tasks import task
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.agents import MemoryRunStore
+from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.realtime import MemoryRealtime
+from tests.fakes.tasks import MemoryTaskStore
 from tests.support.stores import Store
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -40,6 +44,8 @@ class Fakes:
         self.realtime = MemoryRealtime(gone={GONE})
         self.runs = MemoryRunStore()
         self.runs.gone.add(GONE)
+        self.tasks = MemoryTaskStore(deleted_accounts={GONE})
+        self.avatars = MemoryAvatarStore(deleted_accounts={GONE})
         self.arrivals = self.inbox = self.subscriptions = MemoryBilling(gone={GONE})
 
 
@@ -80,6 +86,15 @@ def test_no_run(stores: Any) -> None:
     with pytest.raises(AccountGone):
         stores.runs.start(mine, thread=thread, segment=segment(of=mine), messages=())
     assert stores.runs.run(mine.key) is None
+
+
+def test_no_task_or_avatar(stores: Any) -> None:
+    with pytest.raises(AccountGone):
+        stores.tasks.create(task(user=GONE), [], request_token="t")
+    with pytest.raises(AccountGone):
+        stores.avatars.create(avatar(user=GONE), request_token="t")
+    assert stores.tasks.get(GONE, task().id) is None
+    assert stores.avatars.get(GONE, avatar().id) is None
 
 
 def test_no_customer_event_or_subscription(stores: Any) -> None:

@@ -1,4 +1,4 @@
-"""One suite for both stores of avatars: the fake is only trusted because it passes here."""
+"""Avatars: one suite for the store in memory and for DynamoDB."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from karma.identity.parent import AccountGone
 from karma.identity.repository.deletions import DeletionRepository
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.support.accounts import open_account
+from tests.support.stores import Database, Store
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 USER, OTHER = UserId(new_id()), UserId(new_id())
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def store(request: pytest.FixtureRequest) -> AvatarStore:
-    if request.param == "memory":
-        return MemoryAvatarStore()
-    dynamo: AvatarStore = request.getfixturevalue("dynamo")
-    return dynamo
+@pytest.fixture
+def avatar_store(store: Store) -> AvatarStore:
+    return MemoryAvatarStore() if store.in_memory else stored(store.database)
 
 
 @pytest.fixture
-def dynamo(stack: Any) -> DynamoAvatarStore:
-    stack.use("runs")
+def dynamo(database: Database) -> DynamoAvatarStore:
+    return stored(database)
+
+
+def stored(database: Database) -> DynamoAvatarStore:
     for user in (USER, OTHER):
-        open_account(stack.tables["identity"], user)
-    return DynamoAvatarStore(stack.tables["agents"])
+        open_account(database.tables["identity"], user)
+    return DynamoAvatarStore(database.tables["agents"])
 
 
 def avatar(number: int = 1, *, user: UserId = USER, **more: Any) -> Avatar:
@@ -52,7 +53,7 @@ def later(old: Avatar, **fields: Any) -> Avatar:
 
 
 @pytest.mark.req("R-K-18")
-def test_an_avatar_reads_back_whole(store: AvatarStore) -> None:
+def test_an_avatar_reads_back_whole(avatar_store: AvatarStore) -> None:
     bare = avatar(1)
     full = avatar(
         2,
@@ -76,60 +77,60 @@ def test_an_avatar_reads_back_whole(store: AvatarStore) -> None:
         download_count=7,
     )
     for each in (bare, full):
-        store.create(each, request_token="")
-    assert [store.get(USER, each.id) for each in (bare, full)] == [bare, full]
-    store.replace(full, used)
-    assert store.get(USER, full.id) == used
-    assert store.page(USER, newest_first=True, after="", limit=5) == [used, bare]
+        avatar_store.create(each, request_token="")
+    assert [avatar_store.get(USER, each.id) for each in (bare, full)] == [bare, full]
+    avatar_store.replace(full, used)
+    assert avatar_store.get(USER, full.id) == used
+    assert avatar_store.page(USER, newest_first=True, after="", limit=5) == [used, bare]
 
 
-def test_what_does_not_exist_or_is_another_s_is_nothing(store: AvatarStore) -> None:
-    store.create(avatar(user=OTHER), request_token="t")
-    assert store.get(USER, avatar().id) is None
-    assert store.made_by(USER, "t") is None
-    assert (store.page(USER, newest_first=True, after="", limit=5), store.count(USER)) == ([], 0)
+def test_what_does_not_exist_or_is_another_s_is_nothing(avatar_store: AvatarStore) -> None:
+    avatar_store.create(avatar(user=OTHER), request_token="t")
+    assert avatar_store.get(USER, avatar().id) is None
+    assert avatar_store.made_by(USER, "t") is None
+    assert (avatar_store.page(USER, newest_first=True, after="", limit=5), avatar_store.count(USER)) == ([], 0)
 
 
-def test_a_request_makes_one_avatar(store: AvatarStore) -> None:
-    store.create(avatar(1), request_token="t")
+def test_a_request_makes_one_avatar(avatar_store: AvatarStore) -> None:
+    avatar_store.create(avatar(1), request_token="t")
     with pytest.raises(AlreadyExists):
-        store.create(avatar(2), request_token="t")
-    assert store.made_by(USER, "t") == avatar(1).id
-    assert (store.get(USER, avatar(2).id), store.count(USER)) == (None, 1)
-    store.create(replace(avatar(3), created_at=NOW + timedelta(days=1)), request_token="t")
-    assert store.made_by(USER, "t") == avatar(3).id
+        avatar_store.create(avatar(2), request_token="t")
+    assert avatar_store.made_by(USER, "t") == avatar(1).id
+    assert (avatar_store.get(USER, avatar(2).id), avatar_store.count(USER)) == (None, 1)
+    avatar_store.create(replace(avatar(3), created_at=NOW + timedelta(days=1)), request_token="t")
+    assert avatar_store.made_by(USER, "t") == avatar(3).id
 
 
-def test_lists_go_by_age_and_behind_an_id(store: AvatarStore) -> None:
+def test_lists_go_by_age_and_behind_an_id(avatar_store: AvatarStore) -> None:
     avatars = [avatar(n) for n in range(1, 6)]
     for each in avatars:
-        store.create(each, request_token="")
+        avatar_store.create(each, request_token="")
 
     def numbers(*, newest: bool = True, after: str = "", limit: int = 9) -> list[int]:
-        return [int(each.id[-2:]) for each in store.page(USER, newest_first=newest, after=after, limit=limit)]
+        return [int(each.id[-2:]) for each in avatar_store.page(USER, newest_first=newest, after=after, limit=limit)]
 
     assert numbers() == [5, 4, 3, 2, 1]
     assert numbers(after=avatars[3].id, limit=2) == [3, 2]
     assert numbers(newest=False, after=avatars[3].id) == [5]
-    assert store.count(USER) == 5
+    assert avatar_store.count(USER) == 5
 
 
-def test_a_stale_version_changes_and_deletes_nothing(store: AvatarStore) -> None:
+def test_a_stale_version_changes_and_deletes_nothing(avatar_store: AvatarStore) -> None:
     old = avatar()
-    store.create(old, request_token="")
+    avatar_store.create(old, request_token="")
     new = later(old, name="new")
-    store.replace(old, new)
+    avatar_store.replace(old, new)
     with pytest.raises(AvatarChanged):
-        store.replace(old, later(old, name="late"))
+        avatar_store.replace(old, later(old, name="late"))
     with pytest.raises(AvatarChanged):
-        store.delete(old)
-    assert (store.get(USER, old.id), store.count(USER)) == (new, 1)
-    store.delete(new)
-    assert (store.get(USER, old.id), store.count(USER)) == (None, 0)
+        avatar_store.delete(old)
+    assert (avatar_store.get(USER, old.id), avatar_store.count(USER)) == (new, 1)
+    avatar_store.delete(new)
+    assert (avatar_store.get(USER, old.id), avatar_store.count(USER)) == (None, 0)
 
 
 class TestAnAccount:
-    def leave(self, stack: Any) -> None:
+    def leave(self) -> None:
         deletions = DeletionRepository()
         leaving = deletions.leaving(USER)
         assert leaving is not None
@@ -137,19 +138,19 @@ class TestAnAccount:
         deletions.begin(leaving, entry=entry, due_at=NOW)
 
     @pytest.mark.req("R-K-23")
-    def test_stays_as_long_as_it_has_avatars(self, dynamo: DynamoAvatarStore, stack: Any) -> None:
+    def test_stays_as_long_as_it_has_avatars(self, dynamo: DynamoAvatarStore, database: Database) -> None:
         for n in (1, 2):
             dynamo.create(avatar(n), request_token=f"t{n}")
         with pytest.raises(AccountHolds) as refused:
-            self.leave(stack)
+            self.leave()
         assert refused.value.details == {"avatar": 2}
         dynamo.delete(avatar(1))
         with pytest.raises(AccountHolds):
-            self.leave(stack)
+            self.leave()
         dynamo.delete(avatar(2))
-        self.leave(stack)
+        self.leave()
 
         with pytest.raises(AccountGone):
             dynamo.create(avatar(3), request_token="t3")
         assert dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() + 60, settled=True))
-        assert stack.aws("dynamodb").scan(TableName=stack.tables["agents"])["Items"] == []
+        assert database.items("agents") == []
