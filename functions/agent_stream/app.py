@@ -4,7 +4,7 @@
                                             `forwardedProps.agent_id` names, and stream it to its terminal event
     GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s;
                                             asked for application/json alone: a page of it, as the API gives it
-    GET  /health
+    GET  /health, /openapi.json
 
 Whatever is refused is refused with a status, before the stream begins; behind the first byte a failure is a RUN_ERROR.
 CORS and security headers are the edge's. The run does not depend on its client: AWS tells nobody that one has left.
@@ -170,6 +170,11 @@ async def _route(request: _Request, response: _Response) -> int:
     if request.path == "/health":
         _require_method(request, "GET", "HEAD")
         return await _answer(response, 200, orjson.dumps({"status": "ok"}))
+    if request.path == "/openapi.json":
+        _require_method(request, "GET", "HEAD")
+        from agent_stream import openapi  # local: runs do not need it
+
+        return await _answer(response, 200, orjson.dumps(openapi.document(ROUTES)))
     for route in ROUTES:
         values = route.match(request.path)
         if values is not None:

@@ -1,6 +1,6 @@
-"""The committed description of the API: docs/openapi.json.
+"""The committed descriptions: docs/openapi.json of the API, docs/openapi-stream.json of the stream URL.
 
-`python -m tests.support.contract` writes it; a contract test says what changed when it is stale.
+`python -m tests.support.contract` writes them; a contract test says what changed when one is stale.
 """
 
 from __future__ import annotations
@@ -11,21 +11,29 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = ROOT / "docs/openapi.json"
+DOCUMENTS = {"api": ROOT / "docs/openapi.json", "stream": ROOT / "docs/openapi-stream.json"}
 
 
-def served() -> dict[str, Any]:
-    """Return the document that `/openapi.json` answers."""
-    from api.app import build  # local: the settings of the function are not needed for it
+def served(name: str = "api") -> dict[str, Any]:
+    """Return the document that an address answers at `/openapi.json`."""
+    # Local: the settings of the functions are not needed for it.
+    if name == "api":
+        from api.app import build
 
-    document: dict[str, Any] = json.loads(json.dumps(build().openapi()))
-    return document
+        made: object = build().openapi()
+    else:
+        from agent_stream.app import ROUTES
+        from agent_stream.openapi import document
+
+        made = document(ROUTES)
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    return found
 
 
-def committed() -> dict[str, Any]:
-    """Return the document in the repository."""
-    document: dict[str, Any] = json.loads(COMMITTED.read_text())
-    return document
+def committed(name: str = "api") -> dict[str, Any]:
+    """Return a document in the repository."""
+    found: dict[str, Any] = json.loads(DOCUMENTS[name].read_text())
+    return found
 
 
 def changes(before: object, after: object, at: str = "") -> Iterator[str]:
@@ -49,7 +57,8 @@ def _short(value: object) -> str:
 
 
 def main() -> None:
-    COMMITTED.write_text(json.dumps(served(), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    for name, path in DOCUMENTS.items():
+        path.write_text(json.dumps(served(name), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ag_ui.core import EventType
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from agent_stream.app import ROUTES
+from agent_stream.openapi import EVENTS
+from karma.agents import events
 from tests.support import contract
 
 pytestmark = pytest.mark.req("R-M-21")
@@ -13,21 +20,40 @@ def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
-class TestTheCommittedDocument:
-    def test_is_what_the_api_serves(self) -> None:
-        changed = list(contract.changes(contract.committed(), contract.served()))
-        assert not changed, "\n".join(
-            [*changed, "If clients can live with that: .venv/bin/python -m tests.support.contract"]
-        )
+@pytest.mark.parametrize("name", contract.DOCUMENTS)
+class TestACommittedDocument:
+    def test_is_what_is_served(self, name: str) -> None:
+        changed = list(contract.changes(contract.committed(name), contract.served(name)))
+        assert not changed, "\n".join([*changed, "If clients can live with that: make docs"])
 
-    def test_names_every_operation_once(self) -> None:
-        names = [operation["operationId"] for operation in operations(contract.served())]
+    def test_names_every_operation_once(self, name: str) -> None:
+        names = [operation["operationId"] for operation in operations(contract.served(name))]
         assert sorted(set(names)) == sorted(names)
-        assert all(name.isidentifier() for name in names)
+        assert all(found.isidentifier() for found in names)
 
-    def test_says_what_every_operation_does(self) -> None:
-        nameless = [o["operationId"] for o in operations(contract.served()) if not o.get("description")]
+    def test_says_what_every_operation_does(self, name: str) -> None:
+        nameless = [o["operationId"] for o in operations(contract.served(name)) if not o.get("description")]
         assert nameless == []
+
+    def test_is_openapi(self, name: str) -> None:
+        wrong = [
+            f"{error.json_path}: {error.message}"
+            for error in OpenAPIV31SpecValidator(contract.served(name)).iter_errors()
+        ]
+        assert not wrong, "\n".join(wrong)
+
+
+class TestTheStreamS:
+    def test_names_the_events_that_runs_are_made_of(self) -> None:
+        made = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', Path(events.__file__).read_text()))
+        assert set(EVENTS) == made
+        assert made <= {each.value for each in EventType}
+
+    def test_lists_every_route(self) -> None:
+        listed = {
+            f"{method.upper()} {path}" for path, found in contract.served("stream")["paths"].items() for method in found
+        }
+        assert listed == {"GET /health", *(f"{route.method} {route.path}" for route in ROUTES)}
 
 
 class TestADifference:

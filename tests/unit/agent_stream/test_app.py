@@ -34,3 +34,12 @@ def test_a_refusal_is_answered_once() -> None:
     request = asyncio.run(exchange("GET", "/nowhere").run(app))
 
     assert (request.status, request.json["error"]["code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.req("R-M-21")
+def test_its_description_is_public_and_its_own() -> None:
+    request = asyncio.run(exchange("GET", "/openapi.json").run(app))
+
+    assert (request.status, request.answer_headers["content-type"]) == (200, "application/json")
+    assert "text/event-stream" in request.json["paths"]["/api/agent"]["post"]["responses"]["200"]["content"]
+    assert asyncio.run(exchange("POST", "/openapi.json").run(app)).status == 405

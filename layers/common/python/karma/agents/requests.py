@@ -24,7 +24,10 @@ MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_STATE_BYTES = 128 * 1024
 MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DEPTH = 64
-_MAX_TOOLS = 128
+MAX_TEXT_CHARS = 256 * 1024
+"""Of instructions, context, errors, descriptions of tools."""
+MAX_VERSION_CHARS = 64
+MAX_TOOLS = 128
 _MAJOR = "1"
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -159,8 +162,8 @@ class _Reader:
         version = self.body.get("protocolVersion")
         if version is None:
             return
-        if not isinstance(version, str):
-            self.wrong("protocolVersion", "must be a string")
+        if not isinstance(version, str) or len(version) > MAX_VERSION_CHARS:
+            self.wrong("protocolVersion", f"must be a string of at most {MAX_VERSION_CHARS} characters")
         elif not _VERSION.fullmatch(version):
             self.warnings.append("protocolVersion is not readable")
         elif str(int(version.partition(".")[0])) != _MAJOR:
@@ -177,6 +180,12 @@ class _Reader:
             return True
         self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
         return False
+
+    def _text(self, value: object, name: str) -> str:
+        if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS:
+            return value
+        self.wrong(name, f"must be a string of at most {MAX_TEXT_CHARS} characters")
+        return ""
 
     def _agent(self) -> str:
         props = self.body.get("forwardedProps")
@@ -221,11 +230,7 @@ class _Reader:
                 self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
                 continue
             if role in {"system", "developer"}:
-                text = raw.get("content")
-                if isinstance(text, str):
-                    instructions.append(text)
-                else:
-                    self.wrong(f"{at}.content", "must be a string")
+                instructions.append(self._text(raw.get("content"), f"{at}.content"))
             elif role in _KEPT_ROLES:
                 message = self._message(raw, role=_KEPT_ROLES[role], at=at, i=i, thread_id=thread_id)
                 if message is not None:
@@ -246,8 +251,8 @@ class _Reader:
             self._is_id(f"{at}.toolCallId", tool_call_id)
         calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
         error = raw.get("error")
-        if error is not None and not isinstance(error, str):
-            self.wrong(f"{at}.error", "must be a string")
+        if error is not None:
+            error = self._text(error, f"{at}.error")
         if len(self.errors) > before:
             return None
         if error and content in ("", ()):
@@ -260,8 +265,13 @@ class _Reader:
             tool_call_id=str(tool_call_id) if role == "tool" else "",
             failed=bool(error),
         )
-        if len(orjson.dumps([message.content, [list(call) for call in calls]])) > MAX_MESSAGE_BYTES:
-            self.wrong(at, f"must be at most {MAX_MESSAGE_BYTES} bytes; send larger media by file id")
+        sizes = {
+            "content": len(orjson.dumps(message.content)),
+            "toolCalls": len(orjson.dumps([list(c) for c in calls])),
+        }
+        if sum(sizes.values()) > MAX_MESSAGE_BYTES:
+            larger = max(sizes, key=lambda name: sizes[name])
+            self.wrong(f"{at}.{larger}", f"must be at most {MAX_MESSAGE_BYTES} bytes; send larger media by file id")
             return None
         return message
 
@@ -276,8 +286,10 @@ class _Reader:
         parts: list[Json] = []
         for i, part in enumerate(value):
             name = f"{at}.content.{i}"
-            if not isinstance(part, dict) or part.get("type") not in _PARTS:
-                self.wrong(name, f"must be a part of type {', '.join(sorted(_PARTS))}")
+            if not isinstance(part, dict):
+                self.wrong(name, "must be an object")
+            elif not isinstance(part.get("type"), str) or part["type"] not in _PARTS:
+                self.wrong(f"{name}.type", f"must be one of {', '.join(sorted(_PARTS))}")
             elif part["type"] == "text":
                 if isinstance(part.get("text"), str):
                     parts.append({"type": "text", "text": part["text"]})
@@ -288,18 +300,18 @@ class _Reader:
         return tuple(parts)
 
     def _is_source(self, source: object, *, at: str) -> bool:
-        if (
-            isinstance(source, dict)
-            and source.get("type") in {"data", "url", "file"}
-            and isinstance(source.get("value"), str)
-            and isinstance(source.get("mimeType", ""), str | None)
-        ):
-            if source["type"] != "data" or source.get("mimeType"):
-                return True
-            self.wrong(f"{at}.source.mimeType", "must be a string")
+        if not isinstance(source, dict):
+            self.wrong(f"{at}.source", "must be {type: data|url|file, value, mimeType?}")
             return False
-        self.wrong(f"{at}.source", "must be {type: data|url|file, value, mimeType?}")
-        return False
+        kind, media_type = source.get("type"), source.get("mimeType")
+        wrong = {
+            "type": kind not in ("data", "url", "file"),
+            "value": not isinstance(source.get("value"), str),
+            "mimeType": not isinstance(media_type, str | None) or (kind == "data" and not media_type),
+        }
+        for name in [name for name, is_wrong in wrong.items() if is_wrong]:
+            self.wrong(f"{at}.source.{name}", "must be data, url or file" if name == "type" else "must be a string")
+        return not any(wrong.values())
 
     def _tool_calls(self, value: object, *, at: str) -> tuple[ToolCall, ...]:
         if value is None:
@@ -309,23 +321,29 @@ class _Reader:
             return ()
         calls: list[ToolCall] = []
         for i, call in enumerate(value):
-            function = call.get("function") if isinstance(call, dict) else None
-            if (
-                not isinstance(call, dict)
-                or not isinstance(function, dict)
-                or not isinstance(call.get("id"), str)
-                or not isinstance(function.get("name"), str)
-                or not isinstance(function.get("arguments"), str)
-            ):
-                self.wrong(f"{at}.toolCalls.{i}", "must be {id, type, function: {name, arguments}}")
+            here = f"{at}.toolCalls.{i}"
+            if not isinstance(call, dict):
+                self.wrong(here, "must be {id, type, function: {name, arguments}}")
                 continue
-            calls.append(ToolCall(call["id"], function["name"], function["arguments"]))
+            function = call.get("function")
+            if not isinstance(function, dict):
+                self.wrong(f"{here}.function", "must be {name, arguments}")
+                continue
+            texts = {"id": call.get("id")}
+            texts |= {f"function.{name}": function.get(name) for name in ("name", "arguments")}
+            read = [text for text in texts.values() if isinstance(text, str)]
+            if len(read) == len(texts):
+                calls.append(ToolCall(*read))
+                continue
+            for name, text in texts.items():
+                if not isinstance(text, str):
+                    self.wrong(f"{here}.{name}", "must be a string")
         return tuple(calls)
 
     def _tools(self) -> tuple[ToolSpec, ...]:
         raw_tools = self._list("tools")
-        if len(raw_tools) > _MAX_TOOLS:
-            self.wrong("tools", f"must be at most {_MAX_TOOLS}")
+        if len(raw_tools) > MAX_TOOLS:
+            self.wrong("tools", f"must be at most {MAX_TOOLS}")
             return ()
         tools: dict[str, ToolSpec] = {}
         for i, raw in enumerate(raw_tools):
@@ -336,8 +354,8 @@ class _Reader:
             name, description, parameters = raw.get("name"), raw.get("description", ""), raw.get("parameters")
             if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
                 self.wrong(f"{at}.name", "must be 1 to 64 letters, digits, '_' and '-'")
-            elif not isinstance(description, str):
-                self.wrong(f"{at}.description", "must be a string")
+            elif not isinstance(description, str) or len(description) > MAX_TEXT_CHARS:
+                self.wrong(f"{at}.description", f"must be a string of at most {MAX_TEXT_CHARS} characters")
             elif parameters is not None and not isinstance(parameters, dict):
                 self.wrong(f"{at}.parameters", "must be a JSON Schema object")
             elif (parameters or {}).get("type", "object") != "object":
@@ -351,8 +369,10 @@ class _Reader:
     def _context(self) -> tuple[ContextEntry, ...]:
         entries: list[ContextEntry] = []
         for i, raw in enumerate(self._list("context")):
-            if isinstance(raw, dict) and isinstance(raw.get("description"), str) and isinstance(raw.get("value"), str):
-                entries.append(ContextEntry(raw["description"], raw["value"]))
+            if isinstance(raw, dict):
+                entries.append(
+                    ContextEntry(*(self._text(raw.get(n), f"context.{i}.{n}") for n in ContextEntry._fields))
+                )
             else:
                 self.wrong(f"context.{i}", "must be {description, value} of strings")
         return tuple(entries)
