@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -114,20 +112,6 @@ def _key_owner(target: Target) -> str:
 def _message(text: str) -> str:
     error = json.loads(text)["error"]
     return str(error["message"])
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def world(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> World:
-    stack.aws("iot").create_policy(
-        policyName="karma-device", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
-    )
-    return World(stack, http_event, lambda_context)
 
 
 @pytest.mark.req("R-M-36", "R-A-33", "R-A-34", "R-A-35", "R-K-25", "R-K-35", "R-K-36")

@@ -52,6 +52,8 @@ class Target:
     path: str
     permission: str | None
     """None: nobody needs to be known; "": anybody who is known."""
+    limit: str = "default"
+    """A row of karma.identity.limits."""
 
     @property
     def name(self) -> str:
@@ -64,19 +66,18 @@ class Target:
 
 def targets() -> list[Target]:
     """Every route of both functions."""
-    from fastapi.routing import APIRoute
-
     from agent_stream.app import ROUTES
     from api.app import build
     from api.openapi import permissions as permissions_of
+    from api.routing import Route
 
     found = [
-        Target("api", method, route.path, next(iter(permissions_of(route.dependant)), None))
-        for route in build().routes
-        if isinstance(route, APIRoute)
+        Target("api", method, route.path, next(iter(permissions_of(route.described.dependant)), None), route.limit)
+        for route in build().router.routes
+        if isinstance(route, Route)
         for method in sorted(route.methods or ())
     ]
-    found += [Target("agent_stream", route.method, route.path, route.permission) for route in ROUTES]
+    found += [Target("agent_stream", route.method, route.path, route.permission, route.limit) for route in ROUTES]
     return [*found, Target("agent_stream", "GET", "/health", None)]
 
 
@@ -149,19 +150,41 @@ class World:
 
     def call(self, target: Target, *, owner: str, headers: Mapping[str, str]) -> Answered:
         """Make the smallest valid request to a route, on things of an owner's."""
+        path = self.path_of(target, owner=owner)
+        make = BODIES.get(f"{target.method} {target.path}")
+        return self.send(target, path, make(self, owner) if make else None, headers)
+
+    def path_of(self, target: Target, *, owner: str) -> str:
+        """Return a route's path with things of an owner's in it."""
         ids: dict[str, str] = {}
         path = target.path
         for name in target.parameters:
             special = f"{name} of {target.method} {target.path}"
             ids[name] = self.thing(owner, special if special in OBJECTS else name, ids)
             path = path.replace(f"{{{name}}}", ids[name])
-        make = BODIES.get(f"{target.method} {target.path}")
-        body = make(self, owner) if make else None
+        return path
+
+    def send(self, target: Target, path: str, body: object, headers: Mapping[str, str]) -> Answered:
+        """Send a body to a route, with what else the route needs; text goes as it is."""
         if target.function == "api":
             ask = QUERIES.get(f"{target.method} {target.path}")
             query, more = ask() if ask else ("", {})
             return self.api(target.method, path, body, headers={**headers, **more}, query=query)
-        return self._stream(target.method, path, body, headers)
+        return self._stream(target.method, path, body.encode() if isinstance(body, str) else body, headers)
+
+    def stored(self) -> object:
+        """Return all that the function may have stored: items but the buckets of limits, things, messages."""
+        iot, sqs, dynamodb = (self.stack.aws(service) for service in ("iot", "sqs", "dynamodb"))
+        environment = self.stack.environment(self.function)
+        found: list[object] = [iot.list_things()["things"], iot.list_certificates()["certificates"]]
+        for name, value in sorted(environment.items()):
+            if name.endswith("_QUEUE_URL"):
+                counted = sqs.get_queue_attributes(QueueUrl=value, AttributeNames=["ApproximateNumberOfMessages"])
+                found.append(counted["Attributes"])
+            elif name.endswith("_TABLE"):
+                pages = dynamodb.get_paginator("scan").paginate(TableName=value)
+                found.append([i for page in pages for i in page["Items"] if i.get("type") != {"S": "bucket"}])
+        return found
 
     def create(self, owner: str, path: str, body: object) -> Any:
         """Make something by the API."""
@@ -436,7 +459,7 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/devices": _new_device,
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
-    "POST /api/v1/devices/{device_id}/files": lambda *_: {"name": "log.txt", "size": 1},
+    "POST /api/v1/devices/{device_id}/files": lambda *_: {"name": f"{new_id()}.txt", "size": 1},
     "POST /api/v1/devices/{device_id}/files/{file_id}/parts": lambda *_: {"part_numbers": [1]},
     "PATCH /api/v1/devices/{device_id}/files/{file_id}": lambda *_: {"category": "log"},
     "POST /api/v1/devices/{device_id}/directories": lambda *_: {"path": "/logs"},

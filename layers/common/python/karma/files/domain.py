@@ -46,6 +46,9 @@ REJECTED_TIME: Final = timedelta(days=7)
 
 _REDIRECTING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They change the direction of what follows, so that `exe.txt` shows as something else."""
+NAME_PATTERN: Final = r"^[^/\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+$"
+PATH_PATTERN: Final = r"^[^\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$"
+"""What `clean_name` and `clean_path` say to each character, for descriptions of bodies."""
 
 
 class FileStatus(StrEnum):

@@ -14,6 +14,8 @@ from karma.files.domain import (
     MAX_LABEL_CHARS,
     MAX_OBJECT_BYTES,
     MAX_PARTS_A_REQUEST,
+    NAME_PATTERN,
+    PATH_PATTERN,
     ROOT,
     clean_name,
     clean_path,
@@ -40,11 +42,23 @@ def _distinct(numbers: list[int]) -> list[int]:
     return numbers
 
 
-Name = Annotated[str, StringConstraints(max_length=_MAX_TEXT), AfterValidator(clean_name)]
-Path = Annotated[str, StringConstraints(max_length=_MAX_TEXT), AfterValidator(clean_path)]
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=_MAX_TEXT),
+    AfterValidator(clean_name),
+    Field(json_schema_extra={"pattern": NAME_PATTERN}),
+]
+Path = Annotated[
+    str,
+    StringConstraints(max_length=_MAX_TEXT),
+    AfterValidator(clean_path),
+    Field(json_schema_extra={"pattern": PATH_PATTERN}),
+]
 Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Object = Annotated[dict[str, Any], json_of_at_most(MAX_OBJECT_BYTES)]
-PartNumber = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
+PartNumber = Annotated[Whole, Field(ge=1, le=_PART_NUMBERS)]
+PartKey = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
+"""The same as a member's name, which JSON has as text."""
 
 
 class CreateFileRequest(Body):
@@ -71,7 +85,7 @@ class PartsRequest(Body):
         list[PartNumber], Field(min_length=1, max_length=MAX_PARTS_A_REQUEST), AfterValidator(_distinct)
     ]
     checksums: (
-        dict[PartNumber, Annotated[str, StringConstraints(max_length=64), AfterValidator(_sha256_base64)]] | None
+        dict[PartKey, Annotated[str, StringConstraints(max_length=64), AfterValidator(_sha256_base64)]] | None
     ) = None
     """SHA-256 of each part, in base64, by part number; for all parts of a file or for none."""
 

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.permissions.world import World
+from tests.support.model_server import ModelServer
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+def world(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> World:
+    stack.aws("iot").create_policy(
+        policyName="karma-device", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
+    )
+    return World(stack, http_event, lambda_context)

@@ -1,0 +1,295 @@
+"""Every body of every route, wrong in every way that its schema knows, and full of unusual text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unicodedata import normalize
+
+import pytest
+
+from karma.core.ids import new_id
+from karma.identity.permissions import ROLES_OF
+from tests.integration.permissions.world import BODIES, Answered, Target, World, bearer, targets
+from tests.support import contract
+from tests.support.bad_bodies import TEXTS, Shapes, Text
+from tests.support.model_server import ModelServer
+
+_AGENTS = ("create_agent", "replace_agent", "agio_create_agent", "agio_replace_agent")
+
+NARROWER = {
+    "register.email",
+    "forgot_password.email",
+    "change_me.email",
+    "create_api_key.scopes.0",
+    "create_device.ip",
+    "create_device.csr",
+    "sign_parts.checksums.1",
+    *(f"{operation}.{field}" for operation in _AGENTS for field in ("model", "tools.0")),
+}
+"""Fields that take less than their schema can say; 422 names them whatever the text."""
+
+NOT_SHOWN = {
+    "register.password": 201,
+    "log_in.email": 401,
+    "log_in.password": 401,
+    "refresh.refresh_token": 401,
+    "log_out.refresh_token": 204,
+    "exchange_login_code.code": 400,
+    "verify_email.token": 410,
+    "reset_password.token": 410,
+    "reset_password.password": 204,
+    "change_password.current_password": 403,
+    "change_password.password": 200,
+    "delete_me.current_password": 403,
+    "run_agent_v1.forwardedProps.agent_id": 404,
+}
+"""Fields whose text is compared, not shown: what one that is nobody's is answered."""
+
+NORMALISED = {
+    f"{operation}.{field}"
+    for operation in ("create_file", "change_file", "create_directory")
+    for field in ("name", "path")
+}
+"""Names that are the same however they are composed come back as NFC (docs/adr/0009-files.md)."""
+
+SAME = {"POST /api/agent", "PUT /api/agents/{agent_id}"}
+"""Served by the same lines as those under `/api/v1`; `POST /api/agents` shows Agio's way of refusing."""
+
+OF_FILES = {"change_file.name", "change_file.path"}
+"""The world's file is a directory, which keeps its name: 409."""
+
+
+class Sent:
+    """Sends the bodies of one operation, and collects what was answered wrongly."""
+
+    def __init__(self, world: World, target: Target, operation: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        self.wrong: list[str] = []
+        self.requests = 0
+        self.read_back = 0
+        self._world = world
+        self._target = target
+        self._name = operation["operationId"]
+        self._is_optional = not operation["requestBody"].get("required")
+        self._schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        self._document = document
+        self._shapes = Shapes(document)
+        self._owner = "user" if not target.permission or "user" in ROLES_OF[target.permission] else "admin"
+        self._left = 0
+        self._path = ""
+        self._before: object = None
+
+    def everything(self) -> None:
+        """Send all that can be wrong, then all that is unusual."""
+        seed = self._seed()
+        fields = list(self._shapes.texts(self._schema, seed))
+        texts = {name: f"{text}-{new_id()[-12:]}" for name, text in TEXTS.items()}
+        for case in self._shapes.cases(self._schema, seed):
+            self._refused(case.what, case.field, case.body)
+        for each in fields:
+            self._unreadable(each)
+            for name, text in texts.items():
+                if not self._is_taken(each, text):
+                    self._refused(name, each.field, each.build(text))
+        self._compare()
+        for name, text in texts.items():
+            self._taken(name, text)
+        everything = "".join(TEXTS.values())
+        self._inside_lists(everything)
+        self._not_shown(everything)
+
+    def _refused(self, what: str, field: str, body: object) -> None:
+        answer = self._ask(json.dumps(body))
+        inside = re.match(r"messages\.0\.(content|toolCalls)\b", field)
+        if what == "too long" and inside:
+            field = inside[0]  # it is measured as a whole
+        if answer.status != 422 or not _names(answer, field):
+            self._complain(what, field, answer)
+
+    def _unreadable(self, text: Text) -> None:
+        answer = self._ask(json.dumps(text.build("a\ud800b")))
+        if answer.status != 400 or "not valid JSON" not in answer.text:
+            self._complain("lone surrogate", text.field, answer)
+
+    def _is_taken(self, each: Text, text: str) -> bool:
+        return each.admits(text) and self._known(each) not in NARROWER
+
+    def _taken(self, name: str, text: str) -> None:
+        """Send a text in all fields that take it, but those of objects in lists."""
+        if not self._target.parameters:
+            self._world.start_over()
+        seed = self._seed()
+        together = [
+            each
+            for each in self._shapes.texts(self._schema, seed)
+            if self._is_taken(each, text)
+            and ".0." not in each.field
+            and self._known(each) not in {*NOT_SHOWN, *OF_FILES}
+        ]
+        if together:
+            body = seed
+            for each in together:
+                body = _merged(seed, body, each.build(text))
+            answer = self._fresh(body)
+            if answer.status >= 300:
+                self._complain(name, " ".join(each.field for each in together), answer)
+            elif answer.status != 204 and self._target.function == "api":
+                self._look(name, text, answer, together)
+
+    def _inside_lists(self, text: str) -> None:
+        for each in self._shapes.texts(self._schema, self._seed()):
+            if ".0." in each.field and self._is_taken(each, text):
+                answer = self._fresh(each.build(text))
+                if answer.status != 200:
+                    self._complain("everything unusual", each.field, answer)
+
+    def _not_shown(self, text: str) -> None:
+        for field in [each.field for each in self._shapes.texts(self._schema, self._seed())]:
+            expected = NOT_SHOWN.get(f"{self._name}.{field}")
+            if expected is not None:
+                self._world.start_over()
+                each = next(x for x in self._shapes.texts(self._schema, self._seed()) if x.field == field)
+                answer = self._fresh(each.build(text))
+                if answer.status != expected:
+                    self._complain("everything unusual", field, answer)
+
+    def _known(self, each: Text) -> str:
+        return f"{self._name}.{each.field}"
+
+    def _look(self, name: str, text: str, answer: Answered, taken: list[Text]) -> None:
+        """Compare what is shown, at once and when it is read again."""
+        shown = json.loads(answer.text)
+        for each in taken:
+            self._compare_text(name, each, text, shown)
+        again = self._again(shown.get("data", shown))
+        if again is not None:
+            self.read_back += 1
+            for each in taken:
+                self._compare_text(f"{name}, read again", each, text, again)
+
+    def _compare_text(self, name: str, each: Text, text: str, shown: object) -> None:
+        wanted = normalize("NFC", text) if self._known(each) in NORMALISED else text
+        for found in _under(shown, each.field.removesuffix(".0").rpartition(".")[2]):
+            if found not in (wanted, f"/{wanted}", [wanted], {wanted: wanted}):
+                self.wrong.append(f"{self._target.name}: {each.field}: {name}: shown as {found!r}")
+
+    def _again(self, data: Mapping[str, Any]) -> Any:
+        made = next((each for each in [*data.values(), data] if isinstance(each, dict) and "id" in each), None)
+        if made is None:
+            return None
+        template, path = self._target.path, self._path
+        if self._target.method == "POST":
+            path = f"{path}/{made['id']}"
+            template = next((each for each in self._document["paths"] if _is_below(each, template)), "")
+        if "get" not in self._document["paths"].get(template, {}):
+            return None
+        answer = self._world.api("GET", path, headers=self._headers())
+        return json.loads(answer.text) if answer.status == 200 else None
+
+    def _seed(self) -> Any:
+        return BODIES[f"{self._target.method} {self._target.path}"](self._world, self._owner)
+
+    def _fresh(self, body: object) -> Answered:
+        """Send what may be taken."""
+        self._path = self._world.path_of(self._target, owner=self._owner)
+        return self._send(json.dumps(body, ensure_ascii=False))
+
+    def _ask(self, body: str) -> Answered:
+        """Send what must be refused."""
+        if not self._left:
+            self._compare()
+            self._path = self._world.path_of(self._target, owner=self._owner)
+            self._headers()
+            self._before = self._world.stored()
+            # One person's runs and commands are limited to 60 a minute.
+            self._left = 50 if self._target.limit in {"run", "command"} else 1000
+        self._left -= 1
+        return self._send(body)
+
+    def _compare(self) -> None:
+        if self._before is not None and self._before != self._world.stored():
+            self.wrong.append(f"{self._target.name}: something was stored for a body that was refused")
+        self._before = None
+        self._world.start_over()
+        self._left = 0
+
+    def _send(self, body: str) -> Answered:
+        self.requests += 1
+        return self._world.send(self._target, self._path, body, self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        known = {} if self._target.permission is None else bearer(self._world.person(self._owner).token)
+        return {"content-type": "application/json", **known}
+
+    def _complain(self, what: str, field: str, answer: Answered) -> None:
+        self.wrong.append(f"{self._target.name}: {field or 'the body'}: {what}: {answer.status} {answer.text[:300]}")
+
+
+def _names(answer: Answered, field: str) -> bool:
+    """Tell whether a refusal names a field, a part of it, or the list that it is in."""
+    error = json.loads(answer.text)["error"]
+    if error.get("code", "VALIDATION_ERROR") != "VALIDATION_ERROR":
+        return False
+    named = [str(each["field"]) for each in error["details"]]
+    wanted = {field or "body", field.removesuffix(".0")}
+    return any(each in wanted or each.startswith(f"{field}.") for each in named)
+
+
+def _merged(seed: Any, one: Any, other: Any) -> Any:
+    if not isinstance(other, dict) or not isinstance(one, dict):
+        return other
+    known = seed if isinstance(seed, dict) else {}
+    changed = {key: value for key, value in other.items() if key not in known or known[key] != value}
+    return {**one, **{key: _merged(known.get(key), one.get(key), value) for key, value in changed.items()}}
+
+
+def _under(value: object, name: str) -> Iterator[object]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == name:
+                yield inner
+            elif not isinstance(inner, str):
+                yield from _under(inner, name)
+
+
+def _is_below(path: str, template: str) -> bool:
+    return re.fullmatch(re.escape(template) + r"/\{\w+\}", path) is not None
+
+
+def every_body(world: World, function: str, document: Mapping[str, Any]) -> tuple[list[str], int, int]:
+    """Send all bodies of a function's operations; return complaints, and how many requests and readings there were."""
+    wrong: list[str] = []
+    requests = read_back = 0
+    for target in targets():
+        operation = document["paths"].get(target.path, {}).get(target.method.lower(), {})
+        if target.function != function or "requestBody" not in operation or f"{target.method} {target.path}" in SAME:
+            continue
+        if f"{target.method} {target.path}" not in BODIES:
+            wrong.append(f"{target.name}: BODIES in world.py lacks it")
+            continue
+        sent = Sent(world, target, operation, document)
+        sent.everything()
+        wrong += sent.wrong
+        requests += sent.requests
+        read_back += sent.read_back
+    return wrong, requests, read_back
+
+
+@pytest.mark.req("R-M-41", "R-A-42")
+def test_the_api_refuses_what_is_wrong_by_name_and_keeps_text_as_it_is(world: World) -> None:
+    world.become("api")
+    wrong, requests, read_back = every_body(world, "api", contract.committed())
+    assert not wrong, "\n".join(wrong)
+    assert requests > 1000
+    assert read_back > 50
+
+
+@pytest.mark.req("R-M-41", "R-K-37")
+def test_the_stream_url_refuses_what_is_wrong_by_name(world: World, model: ModelServer) -> None:
+    model.fail(401, "authentication_error", times=1000)
+    world.become("agent_stream", MODEL_BASE_URL=model.url)
+    wrong, requests, _ = every_body(world, "agent_stream", contract.committed("stream"))
+    assert not wrong, "\n".join(wrong)
+    assert requests > 200
