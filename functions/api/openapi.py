@@ -94,6 +94,8 @@ def document(app: FastAPI) -> dict[str, Any]:
     """Build the document of all routes."""
     from pydantic.json_schema import models_json_schema
 
+    from api import examples  # local: nobody else needs them
+
     found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
     components = found.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -116,6 +118,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             for method in route.methods or ():
                 _complete(found["paths"][route.path_format][method.lower()], route)
     _link(found)
+    examples.complete(found)
     return found
 
 
@@ -147,6 +150,9 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
                 f"{operation.get('description', '')}\n\nPermission: `{', '.join(filter(None, guarded))}`".strip()
             )
     agio = route.path.startswith("/api/") and not route.path.startswith("/api/v1/")
+    for code, response in responses.items():
+        if code.startswith("3"):
+            response.pop("content", None)  # there is only a Location
     for status in wanted:
         if status == 422 or str(status) not in responses:
             responses[str(status)] = _failure(status)
