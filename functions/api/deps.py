@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from karma.identity.administration import AdministrationService
     from karma.identity.api_keys import ApiKeyService
     from karma.identity.deletion import AccountDeletion
+    from karma.identity.oauth.links import LinkService
     from karma.identity.oauth.service import OAuthService
     from karma.identity.password_changes import PasswordService
     from karma.identity.sessions import SessionService
@@ -214,6 +215,24 @@ def oauth() -> OAuthService:
         sessions=sessions(),
         api_url=given.api_url,
         frontend_origins=[origin for origin in given.frontend_origins.split(",") if origin],
+        clock=clock(),
+    )
+
+
+@cache
+def links() -> LinkService:
+    """Link GitHub and Google to accounts whose owners are logged in."""
+    from karma.identity.oauth.links import LinkService
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.deletions import DeletionRepository
+    from karma.identity.repository.oauth import OAuthRepository
+
+    return LinkService(
+        oauth=oauth(),
+        flows=OAuthRepository(),
+        accounts=users(),
+        logins=DeletionRepository(),
+        passwords=Argon2Passwords(),
         clock=clock(),
     )
 

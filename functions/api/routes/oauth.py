@@ -9,13 +9,13 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from api import deps
-from api.deps import RequestSource
+from api.deps import CurrentCaller, RequestSource
 from api.openapi import answers
 from api.presenters import ok
 from api.routing import Router
 from api.views import tokens_view, user_view
 from karma.core.errors import AppError
-from karma.identity.schemas import LoginData, TradeLoginCode
+from karma.identity.schemas import BeginLink, LinkBegunData, LoginData, TradeLoginCode
 
 router = Router("auth")
 
@@ -37,6 +37,21 @@ async def start_oauth(provider: str, redirect: Annotated[str | None, Query(max_l
     return response
 
 
+@router.post("/auth/oauth/{provider}/link", limit="auth", responses=answers(LinkBegunData, errors=(403, 404, 502, 503)))
+async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | None = None) -> Response:
+    """Begin to link `github` or `google` to the caller's account; the browser then goes to `authorization_url`.
+
+    Sent by a browser with its cookies (`credentials: "include"`): only that browser can come back, and it ends at
+    `redirect#linked=<provider>`, or at `redirect#error=<code>`: `IDENTITY_TAKEN` when another account is linked. Needs
+    a token, a verified address, and the current password.
+    """
+    asked = body or BeginLink()
+    begun = deps.links().begin(caller, provider, redirect=asked.redirect, current_password=asked.current_password)
+    response = ok({"authorization_url": begun.url}, headers={"cache-control": "no-store"})
+    _set_cookie(response, begun.browser_secret, max_age_s=_COOKIE_AGE_S)
+    return response
+
+
 @router.get("/auth/oauth/{provider}/callback", limit="auth", status_code=303, responses=_GoesAway)
 async def end_oauth(
     request: Request,
@@ -48,13 +63,15 @@ async def end_oauth(
 ) -> Response:
     """Take a browser back from the provider and send it to its frontend with `#code=…` for `/auth/oauth/exchange`.
 
+    With `#linked=<provider>` when it was to link an account.
+
     A browser (`Accept: text/html`) whose login fails goes there as well, with `#error=<code>&request_id=…`; other
     clients, and logins that are not known, get the error itself.
     """
     service = deps.oauth()
     flow = service.resume(provider, state=state, browser_secret=request.cookies.get(_cookie_name()))
     try:
-        told = {"code": service.finish(flow, code=code, denied=error is not None, source=source)}
+        told = service.finish(flow, code=code, denied=error is not None, source=source)
     except AppError as failure:
         if "text/html" not in request.headers.get("accept", ""):
             raise

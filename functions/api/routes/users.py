@@ -6,12 +6,12 @@ from api import deps
 from api.deps import CurrentCaller, RequestSource
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
-from api.presenters import ok
+from api.presenters import no_content, ok
 from api.routing import Router
 from api.views import user_view
 from karma.core.clock import iso
 from karma.identity.domain import ProfileChange
-from karma.identity.schemas import DeleteAccount, DeletionData, PatchProfile, UserData
+from karma.identity.schemas import DeleteAccount, DeletionData, LinkListData, PatchProfile, UserData
 
 router = Router("users")
 
@@ -41,6 +41,24 @@ async def change_me(
     )
     user = deps.accounts().change_profile(caller, change, source=source)
     return ok({"user": user_view(user)}, headers=etag(user.version))
+
+
+@router.get("/users/me/links", responses=answers(LinkListData, errors=(403,)))
+async def my_links(caller: CurrentCaller) -> Response:
+    """List the providers that open the caller's account. Needs a token, not a key."""
+    found = deps.links().ways_in(caller)
+    shown = [{"provider": link.provider.value, "linked_at": iso(link.linked_at)} for link in found.links]
+    return ok({"links": shown, "total": len(shown), "has_password": found.has_password})
+
+
+@router.delete("/users/me/links/{provider}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
+async def unlink(provider: str, caller: CurrentCaller, source: RequestSource) -> Response:
+    """Let a provider open the caller's account no longer; not the only way to log in (409 LAST_LOGIN).
+
+    Needs a token, not a key.
+    """
+    deps.links().unlink(caller, provider, source=source)
+    return no_content()
 
 
 @router.delete("/users/me", status_code=202, responses=answers(DeletionData, status=202, errors=(403, 404, 409)))

@@ -27,6 +27,7 @@ NARROWER = {
     "create_device.ip",
     "create_device.csr",
     "sign_parts.checksums.1",
+    "begin_link.redirect",
     *(f"{operation}.{field}" for operation in _AGENTS for field in ("model", "tools.0")),
 }
 """Fields that take less than their schema can say; 422 names them whatever the text."""
@@ -44,6 +45,7 @@ NOT_SHOWN = {
     "change_password.current_password": 403,
     "change_password.password": 200,
     "delete_me.current_password": 403,
+    "begin_link.current_password": 403,
     "run_agent_v1.forwardedProps.agent_id": 404,
 }
 """Fields whose text is compared, not shown: what one that is nobody's is answered."""

@@ -27,7 +27,7 @@ from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
 from karma.identity.domain import ApiKey, Role, User
 from karma.identity.keys import KeyRing
-from karma.identity.oauth.domain import Flow, LoginCode, ProviderName, digest
+from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName, digest
 from karma.identity.one_time import Purpose
 from karma.identity.passwords import Argon2Passwords
 from karma.identity.repository.api_keys import ApiKeyRepository
@@ -330,6 +330,15 @@ def _upload(world: World, owner: str, ids: Mapping[str, str]) -> str:
     return str(made["file"]["id"])
 
 
+def _linked(world: World, owner: str, _: Mapping[str, str]) -> str:
+    now, user = datetime.now(UTC), DirectoryRepository().read_user(world.person(owner).id)
+    assert user is not None
+    profile = Profile(provider=ProviderName.GITHUB, subject=new_id(), email=None, name="Ada")
+    entry = AuditEntry(user_id=user.id, event=AuditEvent.PROVIDER_LINKED, at=now, actor_id=user.id)
+    assert OAuthRepository().link(user, profile, now=now, entry=entry)
+    return profile.provider.value
+
+
 def _event(world: World, _: str, __: Mapping[str, str]) -> str:
     now = datetime.now(UTC)
     event_id = "evt_" + new_id().replace("-", "")
@@ -361,6 +370,7 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "notice_id": _notice,
     "component": lambda *_: "database",
     "provider": lambda *_: "github",
+    "provider of DELETE /api/v1/users/me/links/{provider}": _linked,
     "file_id": _directory,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _upload,
@@ -448,6 +458,7 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/auth/refresh": _refresh,
     "POST /api/v1/auth/logout": _refresh,
     "POST /api/v1/auth/oauth/exchange": _login_code,
+    "POST /api/v1/auth/oauth/{provider}/link": lambda *_: {"current_password": PASSWORD},
     "POST /api/v1/auth/verify-email": lambda world, owner: {"token": _one_time(world, owner, Purpose.VERIFY_EMAIL)},
     "POST /api/v1/auth/forgot-password": lambda world, owner: {"email": world.person(owner).email},
     "POST /api/v1/auth/reset-password": _reset,

@@ -18,18 +18,17 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from karma.core.clock import Clock, monotonic
-from karma.core.errors import Conflict, Forbidden, NotFound, Upstream, ValidationFailed
+from karma.core.errors import Conflict, NotFound, Upstream
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
 from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.domain import Caller, Role, WrongPassword
+from karma.identity.confirmation import confirm_presence
+from karma.identity.domain import Caller, Role
 
 if TYPE_CHECKING:  # the cascade goes without argon2
     from karma.identity.passwords import Passwords
 
-RECENT_LOGIN = timedelta(minutes=10)
-"""How old the newest session may be when there is no password to ask for."""
 SETTLES_AFTER = timedelta(minutes=20)
 """Above the longest life of anything that may still write: a run's process has 15 minutes, a request half a minute."""
 TOMBSTONE_TTL = timedelta(days=90)
@@ -139,7 +138,13 @@ class AccountDeletion:
         if leaving is None:
             raise NotFound("User not found")
         now = self._clock.now()
-        self._confirm(leaving, current_password, now)
+        confirm_presence(
+            password_hash=leaving.password_hash,
+            given=current_password,
+            passwords=self._passwords,
+            newest_login=lambda: self._deletions.newest_login(leaving.user_id),
+            now=now,
+        )
         if leaving.role is Role.ADMIN:
             raise AdministratorStays("An administrator gives the role up before the account can be deleted")
         entry = AuditEntry(
@@ -158,18 +163,6 @@ class AccountDeletion:
             count("DeletionEnqueueFailed")
             logger.warning("deletion.left_for_sweep", user_id=leaving.user_id)
         return Deletion(user_id=leaving.user_id, requested_at=now, finished_at=None, attempts=0)
-
-    def _confirm(self, leaving: Leaving, password: str | None, now: datetime) -> None:
-        if leaving.password_hash is not None:
-            if password is None:
-                raise ValidationFailed.of("current_password", "is required")
-            if not self._passwords.verify(leaving.password_hash, password):
-                raise WrongPassword
-            return
-        newest = self._deletions.newest_login(leaving.user_id)
-        if newest is None or now - newest > RECENT_LOGIN:
-            minutes = RECENT_LOGIN // timedelta(minutes=1)
-            raise Forbidden(f"Log in again: the account has no password, so a login within {minutes} minutes is needed")
 
 
 class Cascade:

@@ -84,6 +84,38 @@ class TradeLoginCode(Body):
     code: OpaqueToken = Field(examples=["hkT2Zr6tB0cVnJw3sYp8qLx5uEa9dGf1mKi4oRb7CzQ"])
 
 
+class BeginLink(Body):
+    """Begins to link a provider to the account."""
+
+    current_password: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        default=None, examples=["correct horse battery"]
+    )
+    """Asked of accounts that have a password; others need a login within the last ten minutes."""
+    redirect: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    """Page of a frontend, without a fragment, where it ends; by default the front page."""
+
+
+class LinkBegunData(Data):
+    """Where the browser goes."""
+
+    authorization_url: str
+
+
+class LinkOut(Data):
+    """A provider that opens the account."""
+
+    provider: str
+    linked_at: datetime
+
+
+class LinkListData(Data):
+    """What opens the account."""
+
+    links: list[LinkOut]
+    total: int
+    has_password: bool
+
+
 class Refresh(Body):
     """A refresh token, to be traded or ended."""
 

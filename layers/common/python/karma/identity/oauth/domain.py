@@ -3,6 +3,8 @@
 start      -> Flow is stored, the browser goes to the provider with `state` and keeps a secret in a cookie
 callback   -> the Flow is used up; the provider says who it is (Profile); the browser goes back with a LoginCode
 exchange   -> the LoginCode is used up; the frontend has tokens
+
+A Flow with `link_to` was begun by somebody who is logged in: its callback makes a Link and gives out no LoginCode.
 """
 
 from __future__ import annotations
@@ -63,6 +65,18 @@ class AccountEmailUnverified(Conflict):
     code = "ACCOUNT_EMAIL_UNVERIFIED"
 
 
+class IdentityTaken(Conflict):
+    """The person at the provider opens another account already."""
+
+    code = "IDENTITY_TAKEN"
+
+
+class LastLogin(Conflict):
+    """Without this link nobody could log in to the account."""
+
+    code = "LAST_LOGIN"
+
+
 class ProviderNotConfigured(Upstream):
     """The stage has no client at this provider."""
 
@@ -85,7 +99,14 @@ class Flow:
     """What an id_token must repeat."""
     redirect: str
     """Page of a frontend of ours."""
+    link_to: UserId | None = None
+    """Who comes back shall open this account; None: whoever comes back logs in."""
     expires_at: datetime
+
+    @property
+    def begun_at(self) -> datetime:
+        """When it was begun."""
+        return self.expires_at - FLOW_TTL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +124,15 @@ class Profile:
     def subject_hash(self) -> str:
         """The subject as it is stored."""
         return digest(self.subject)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """An identity at a provider that opens an account."""
+
+    provider: ProviderName
+    subject_hash: str
+    linked_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry, Source
 from karma.identity.domain import Tokens, User
-from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 
 
 class Provider(Protocol):
@@ -44,6 +45,8 @@ class Flows(Protocol):
     ) -> Flow | None: ...
     def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None: ...  # noqa: D102
     def link(self, user: User, profile: Profile, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def links(self, user_id: UserId) -> Sequence[Link]: ...  # noqa: D102
+    def unlink(self, user: User, links: Sequence[Link], *, entry: AuditEntry) -> None: ...  # noqa: D102
     def create_login_code(self, code: LoginCode, *, now: datetime) -> None: ...  # noqa: D102
     def take_login_code(self, code_hash: str, *, now: datetime) -> LoginCode | None: ...  # noqa: D102
 
@@ -53,6 +56,12 @@ class Accounts(Protocol):
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
+
+
+class Logins(Protocol):
+    """Where sessions are stored; see repository/deletions.py."""
+
+    def newest_login(self, user_id: UserId) -> datetime | None: ...  # noqa: D102
 
 
 class Registration(Protocol):

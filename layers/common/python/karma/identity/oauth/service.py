@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, Forbidden, NotFound, StorageThrottled, ValidationFailed
+from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.domain import Tokens, User
@@ -17,6 +18,7 @@ from karma.identity.oauth.domain import (
     MAX_CODE_CHARS,
     AccountEmailUnverified,
     Flow,
+    IdentityTaken,
     InvalidCode,
     InvalidState,
     LoginCode,
@@ -85,6 +87,15 @@ class OAuthService:
             ValidationFailed: the page is none of ours.
             Upstream: the provider does not answer.
         """
+        return self.begin(provider, redirect=redirect, link_to=None)
+
+    def begin(self, provider: str, *, redirect: str | None, link_to: UserId | None) -> Begun:
+        """Begin a flow; with `link_to` it ends with a link of that account, whose owner has proven to be there.
+
+        Raises:
+            NotFound, ProviderNotConfigured, ValidationFailed, Upstream: see `start`.
+            AccountGone: the account to be linked is deleted.
+        """
         name, chosen = self._provider(provider)
         page = checked_redirect(redirect, self._frontend_origins)
         state, browser_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -96,6 +107,7 @@ class OAuthService:
             code_verifier=secrets.token_urlsafe(48),
             nonce=secrets.token_urlsafe(32),
             redirect=page,
+            link_to=link_to,
             expires_at=now + FLOW_TTL,
         )
         url = chosen.authorization_url(flow, state=state, redirect_uri=self._redirect_uri(name))
@@ -120,8 +132,10 @@ class OAuthService:
             raise InvalidState("This login was not begun in this browser, is over, or took too long: begin again")
         return flow
 
-    def finish(self, flow: Flow, *, code: str | None, denied: bool, source: Source) -> str:
-        """Let the provider say who came back, and return the secret of a login code for that account.
+    def finish(self, flow: Flow, *, code: str | None, denied: bool, source: Source) -> Mapping[str, str]:
+        """Let the provider say who came back, and return what the frontend is told.
+
+        That is `code`, the secret of a login code for the account, or `linked`, the provider's name.
 
         Somebody new gets an account. Somebody whose address has an account is linked to it if both sides have
         verified the address.
@@ -131,6 +145,7 @@ class OAuthService:
             InvalidCode: the provider does not take the code.
             Unauthenticated: what the provider says cannot be believed.
             ProviderEmailUnverified, AccountEmailUnverified: nothing proves that account and person belong together.
+            IdentityTaken: the flow is to link an account, and another one is linked.
             Forbidden: the account is disabled or was deleted.
             Upstream: the provider or the database does not answer.
         """
@@ -140,6 +155,9 @@ class OAuthService:
             raise InvalidCode("The provider sent no code: begin again")
         _, provider = self._provider(flow.provider)
         profile = provider.profile(flow, code=code, redirect_uri=self._redirect_uri(flow.provider))
+        if flow.link_to is not None:
+            self._link_to(flow.link_to, flow, profile, source)
+            return {"linked": flow.provider.value}
         user = self._account_of(profile, source)
         secret = secrets.token_urlsafe(32)
         now = self._clock.now()
@@ -147,7 +165,7 @@ class OAuthService:
             hash=digest(secret), user_id=user.id, provider=flow.provider, expires_at=now + LOGIN_CODE_TTL
         )
         self._flows.create_login_code(login_code, now=now)
-        return secret
+        return {"code": secret}
 
     def exchange(self, code: str, *, source: Source) -> tuple[User, Tokens]:
         """Trade a login code for a session.
@@ -183,6 +201,22 @@ class OAuthService:
                 return user
         raise StorageThrottled("The account is being changed by somebody else; try again")
 
+    def _link_to(self, user_id: UserId, flow: Flow, profile: Profile, source: Source) -> None:
+        """Let the person open the account of the flow, and no other."""
+        for _ in range(_ATTEMPTS):
+            user = _in_use(self._accounts.read_user(user_id))
+            if user.sessions_from is not None and flow.begun_at < user.sessions_from:
+                raise InvalidState("The session in which this was begun is over: begin again")
+            user.require_verified()
+            owner = self._flows.find_identity(profile.provider, profile.subject_hash)
+            if owner == user.id:
+                return
+            if owner is not None:
+                raise IdentityTaken("This identity opens another account: unlink it there first")
+            if self._make_link(user, profile, source):
+                return
+        raise StorageThrottled("The account is being changed by somebody else; try again")
+
     def _linked(self, profile: Profile) -> User | None:
         user_id = self._flows.find_identity(profile.provider, profile.subject_hash)
         return None if user_id is None else _in_use(self._accounts.read_user(user_id))
@@ -211,6 +245,9 @@ class OAuthService:
                 "An account has this address, but never confirmed it: follow the link in its mail or reset its "
                 "password, then log in here again"
             )
+        return user if self._make_link(user, profile, source) else None
+
+    def _make_link(self, user: User, profile: Profile, source: Source) -> bool:
         now = self._clock.now()
         entry = AuditEntry(
             user_id=user.id,
@@ -220,7 +257,7 @@ class OAuthService:
             source=source,
             details={"provider": profile.provider.value},
         )
-        return user if self._flows.link(user, profile, now=now, entry=entry) else None
+        return self._flows.link(user, profile, now=now, entry=entry)
 
 
 def _in_use(user: User | None) -> User:

@@ -145,6 +145,8 @@ class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
     code_verifier = UnicodeAttribute()
     nonce = UnicodeAttribute()
     redirect = UnicodeAttribute()
+    link_to = UnicodeAttribute(null=True)
+    """The account that shall be linked."""
     used_at = UnicodeAttribute(null=True)
     valid_until = UnicodeAttribute()
 

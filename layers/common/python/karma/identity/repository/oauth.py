@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, put, update
+from karma.core.dynamo.access import get, put, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import StaleVersion
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import User
-from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 from karma.identity.parent import require_account_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
@@ -29,26 +31,40 @@ from karma.identity.repository.items import (
     user_key,
 )
 
+_MAX_LINKS = 40
+"""Of one account; all of one provider's are removed in one transaction."""
+
 
 class OAuthRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
     def create_flow(self, flow: Flow, *, now: datetime) -> None:
-        """Store a login that begins."""
-        put(
-            OAuthFlowItem(
-                *oauth_flow_key(flow.state_hash),
-                provider=flow.provider.value,
-                browser_hash=flow.browser_hash,
-                code_verifier=flow.code_verifier,
-                nonce=flow.nonce,
-                redirect=flow.redirect,
-                valid_until=iso(flow.expires_at),
-                created_at=iso(now),
-                updated_at=iso(now),
-                expires_at=deletion(flow.expires_at),
-            )
+        """Store a flow that begins.
+
+        Raises:
+            AccountGone: it is to link an account that is deleted.
+        """
+        item = OAuthFlowItem(
+            *oauth_flow_key(flow.state_hash),
+            provider=flow.provider.value,
+            browser_hash=flow.browser_hash,
+            code_verifier=flow.code_verifier,
+            nonce=flow.nonce,
+            redirect=flow.redirect,
+            valid_until=iso(flow.expires_at),
+            created_at=iso(now),
+            updated_at=iso(now),
+            expires_at=deletion(flow.expires_at),
         )
+        if flow.link_to is None:
+            put(item)
+            return
+        item.link_to = flow.link_to
+        item.gsi1pk, item.gsi1sk = owned_pk(flow.link_to), f"OAUTH#{flow.state_hash}"
+        tx = Transaction()
+        require_account_in(tx, flow.link_to)
+        tx.put(item)
+        tx.commit()
 
     def take_flow(self, state_hash: str, *, provider: ProviderName, browser_hash: str, now: datetime) -> Flow | None:
         """Use up a flow; None when it is unknown, used, expired, or of another provider or browser."""
@@ -70,6 +86,7 @@ class OAuthRepository:
             code_verifier=item.code_verifier,
             nonce=item.nonce,
             redirect=item.redirect,
+            link_to=UserId(item.link_to) if item.link_to else None,
             expires_at=parse_iso(item.valid_until),
         )
 
@@ -112,6 +129,48 @@ class OAuthRepository:
         except ConditionFailed:
             return False
         return True
+
+    def links(self, user_id: UserId) -> list[Link]:
+        """List what opens an account, strongly consistent."""
+        prefix = provider_identity_key(user_id, "", "").sk.removesuffix("#")
+        page = query(
+            ProviderIdentityItem,
+            user_key(user_id).pk,
+            ProviderIdentityItem.sk.startswith(prefix),
+            limit=_MAX_LINKS,
+            consistent=True,
+        )
+        return [
+            Link(
+                provider=ProviderName(item.provider),
+                subject_hash=item.subject_hash,
+                linked_at=parse_iso(item.created_at),
+            )
+            for item in page.items
+        ]
+
+    def unlink(self, user: User, links: Sequence[Link], *, entry: AuditEntry) -> None:
+        """Let identities open an account no longer; the account must be as it was read.
+
+        Raises:
+            StaleVersion: it is not, or is gone, or another request removes one of them.
+        """
+        stale = StaleVersion("The account was changed at the same moment; read it again")
+        tx = Transaction()
+        tx.update(
+            UserItem(*user_key(user.id), version=user.version),
+            [UserItem.updated_at.set(iso(entry.at))],
+            locked=True,
+            on_fail=stale,
+        )
+        for link in links:
+            place = (link.provider.value, link.subject_hash)
+            guard = ProviderGuard(*provider_guard_key(*place))
+            tx.delete(guard, ProviderGuard.user_id == user.id, on_fail=stale)
+            listed = ProviderIdentityItem(*provider_identity_key(user.id, *place))
+            tx.delete(listed, ProviderIdentityItem.pk.exists(), on_fail=stale)
+        audit.append(tx, entry)
+        tx.commit()
 
     def create_login_code(self, code: LoginCode, *, now: datetime) -> None:
         """Store a code that was just made.

@@ -1,0 +1,110 @@
+"""Providers that open an account: its owner adds and removes them while logged in. See docs/adr/0015-oauth.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from karma.core.clock import Clock
+from karma.core.errors import NotFound
+from karma.identity.audit import AuditEntry, AuditEvent, Source
+from karma.identity.confirmation import confirm_presence
+from karma.identity.domain import Caller, User
+from karma.identity.oauth.domain import LastLogin, Link, ProviderName
+from karma.identity.oauth.ports import Accounts, Flows, Logins
+from karma.identity.oauth.service import Begun, OAuthService
+from karma.identity.passwords import Passwords
+
+
+class WaysIn(NamedTuple):
+    """How somebody logs in to an account."""
+
+    links: Sequence[Link]
+    has_password: bool
+
+
+class LinkService:
+    """What people do with the links of their own accounts."""
+
+    def __init__(
+        self,
+        *,
+        oauth: OAuthService,
+        flows: Flows,
+        accounts: Accounts,
+        logins: Logins,
+        passwords: Passwords,
+        clock: Clock,
+    ) -> None:
+        self._oauth = oauth
+        self._flows = flows
+        self._accounts = accounts
+        self._logins = logins
+        self._passwords = passwords
+        self._clock = clock
+
+    def begin(self, caller: Caller, provider: str, *, redirect: str | None, current_password: str | None) -> Begun:
+        """Begin to link a provider; the flow ends in the caller's browser at the page `redirect`.
+
+        Raises:
+            Forbidden: the caller is an API key, has not verified the address, or does not prove to be there
+                (confirmation.confirm_presence).
+            ValidationFailed: the password is missing, or the page is none of ours.
+            NotFound: no such provider, or the account is gone.
+            ProviderNotConfigured, Upstream: the provider cannot be asked.
+        """
+        user = self._owner(caller)
+        # A link outlives a reset of the password: who registered somebody else's address must not leave one behind.
+        user.require_verified()
+        confirm_presence(
+            password_hash=user.password_hash,
+            given=current_password,
+            passwords=self._passwords,
+            newest_login=lambda: self._logins.newest_login(user.id),
+            now=self._clock.now(),
+        )
+        return self._oauth.begin(provider, redirect=redirect, link_to=user.id)
+
+    def ways_in(self, caller: Caller) -> WaysIn:
+        """Show what opens the caller's account.
+
+        Raises:
+            Forbidden: the caller is an API key.
+            NotFound: the account is gone.
+        """
+        user = self._owner(caller)
+        return WaysIn(self._flows.links(user.id), user.password_hash is not None)
+
+    def unlink(self, caller: Caller, provider: str, *, source: Source) -> None:
+        """Let a provider open the caller's account no longer; sessions that it began go on.
+
+        Raises:
+            Forbidden: the caller is an API key.
+            NotFound: it opens nothing, or the account is gone.
+            LastLogin: there is neither a password nor another provider.
+            StaleVersion: the account was changed at the same moment.
+        """
+        # The account first: a link that is removed between the two reads has changed its version.
+        user = self._owner(caller)
+        links = self._flows.links(user.id)
+        going = [link for link in links if link.provider.value == provider]
+        if not going:
+            raise NotFound("No such link")
+        if user.password_hash is None and len(going) == len(links):
+            raise LastLogin("This is the only way to log in: set a password or link another provider first")
+        entry = AuditEntry(
+            user_id=user.id,
+            event=AuditEvent.PROVIDER_UNLINKED,
+            at=self._clock.now(),
+            actor_id=user.id,
+            source=source,
+            details={"provider": ProviderName(provider).value},
+        )
+        self._flows.unlink(user, going, entry=entry)
+
+    def _owner(self, caller: Caller) -> User:
+        caller.require_person()
+        user = self._accounts.read_user(caller.user_id)
+        if user is None:
+            raise NotFound("User not found")
+        return user
