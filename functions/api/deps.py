@@ -131,6 +131,7 @@ def accounts() -> AccountService:
         tokens=OneTimeRepository(),
         passwords=Argon2Passwords(),
         post_office=post_office(),
+        buckets=DynamoBuckets(settings().identity_table),
         clock=clock(),
         on_change=authenticator().forget,
     )
@@ -148,6 +149,7 @@ def password_changes() -> PasswordService:
         tokens=OneTimeRepository(),
         passwords=Argon2Passwords(),
         post_office=post_office(),
+        buckets=DynamoBuckets(settings().identity_table),
         clock=clock(),
         on_change=authenticator().forget,
     )

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import UserId
+from karma.core.ratelimit import LocalBuckets
 from karma.identity import emails
 from karma.identity.accounts import AccountService
 from karma.identity.audit import NOWHERE, AuditEntry
@@ -122,12 +123,14 @@ class AccountWorld:
         self.queue = MemoryQueue()
         self.sender = MemorySender()
         self.changed: list[UserId] = []
+        self.buckets = LocalBuckets()
         self.post_office = PostOffice(outbox=self.outbox, queue=self.queue, clock=self.clock)
         self.accounts = AccountService(
             accounts=self.identities,
             tokens=self.identities,
             passwords=self.passwords,
             post_office=self.post_office,
+            buckets=self.buckets,
             clock=self.clock,
             on_change=self.changed.append,
         )
@@ -136,6 +139,7 @@ class AccountWorld:
             tokens=self.identities,
             passwords=self.passwords,
             post_office=self.post_office,
+            buckets=self.buckets,
             clock=self.clock,
             on_change=self.changed.append,
         )

@@ -14,6 +14,7 @@ import pytest
 from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyExists, AppError, Gone
 from karma.core.ids import UserId
+from karma.core.ratelimit import LocalBuckets
 from karma.identity import one_time
 from karma.identity.accounts import AccountService
 from karma.identity.audit import NOWHERE
@@ -41,6 +42,7 @@ class Services:
             "tokens": self.tokens,
             "passwords": CountingPasswords(),
             "post_office": post_office,
+            "buckets": LocalBuckets(),
             "clock": self.clock,
             "on_change": lambda _: None,
         }

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from karma.core.errors import AlreadyExists, Forbidden, Gone, NotFound, StaleVersion, ValidationFailed
+from karma.core.errors import AlreadyExists, Forbidden, Gone, NotFound, RateLimited, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import NOWHERE, AuditEvent, Source
 from karma.identity.domain import Locale, ProfileChange, Role, User
@@ -111,6 +111,16 @@ class TestVerifyEmail:
         assert world.deliver() == []
         assert {mail.state for mail in world.outbox.mails.values()} == {MailState.SENT}
 
+    def test_may_be_asked_for_three_times_an_hour(self, world: AccountWorld) -> None:
+        caller = caller_of(world.register())
+        for _ in range(3):
+            world.accounts.resend_verification(caller)
+        with pytest.raises(RateLimited):
+            world.accounts.resend_verification(caller)
+        world.clock.pass_(minutes=20)
+        world.accounts.resend_verification(caller)
+        assert len(world.outbox.mails) == 5
+
     def test_does_not_verify_an_address_that_the_account_has_left(self, world: AccountWorld) -> None:
         user = world.register()
         token = world.token_for("ada@example.com")
@@ -183,6 +193,22 @@ class TestChangeEmail:
             ("ada@example.com", "Your e-mail address was changed")
         ]
         assert world.identities.audit[-1].event is AuditEvent.EMAIL_CHANGED
+
+    def test_sends_three_mails_an_hour_to_one_address_and_from_one_account(
+        self, world: AccountWorld, ada: User
+    ) -> None:
+        others = [world.register(f"o{i}@example.com") for i in range(2)]
+        for each in (ada, *others):
+            self.ask(world, each, "new@example.com")
+        with pytest.raises(RateLimited):
+            self.ask(world, others[0], "new@example.com")
+        world.clock.pass_(minutes=20)
+        for i in range(3):
+            self.ask(world, ada, f"n{i}@example.com")
+        with pytest.raises(RateLimited):
+            self.ask(world, ada, "n4@example.com")
+        self.ask(world, others[0], "ada@example.com")
+        assert world.identities.users[ada.id].email == "ada@example.com"
 
     @pytest.mark.parametrize("password", ["", "wrong"])
     def test_needs_the_password_verified_once(self, world: AccountWorld, ada: User, password: str) -> None:

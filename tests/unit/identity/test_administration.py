@@ -20,6 +20,7 @@ class World:
         known = AccountWorld()
         self.clock = known.clock
         self.identities = known.identities
+        self.outbox = known.outbox
         self.changed: list[UserId] = []
         self.administration = AdministrationService(
             accounts=self.identities, registration=known.accounts, clock=self.clock, on_change=self.changed.append
@@ -149,7 +150,8 @@ class TestChange:
 class TestMakeAdmin:
     def test_creates_an_administrator(self, world: World) -> None:
         user = world.administration.make_admin(email="root@example.com", password="correct horse", name="Root")
-        assert user.role is Role.ADMIN
+        assert (user.role, user.email_verified) == (Role.ADMIN, True)
+        assert not world.outbox.mails, "operators vouch for the address"
 
     def test_promotes_a_user_and_leaves_the_password(self, world: World) -> None:
         ada = world.add("Ada")

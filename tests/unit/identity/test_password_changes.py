@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from karma.core.errors import Forbidden, Gone, NotFound, ValidationFailed
 from karma.core.ids import UserId, new_id
+from karma.identity import emails
 from karma.identity.audit import NOWHERE, AuditEvent
 from karma.mail.domain import Mail, MailKind
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of
@@ -39,6 +41,20 @@ class TestForgot:
         assert world.passwords.verified == []
         assert [to for to, _ in world.deliver()] == ["ada@example.com"]
         assert unknown.id not in world.outbox.mails
+
+    def test_sends_three_an_hour_and_drops_the_others_whether_there_is_an_account_or_not(
+        self, world: AccountWorld
+    ) -> None:
+        for email in ("ada@example.com", "ADA@example.com ", "nobody@example.com"):
+            for _ in range(5):
+                world.password_changes.forgot(email=email)
+        written = Counter(mail.address_hash for mail in world.outbox.mails.values() if mail.address_hash)
+        assert written == {emails.digest("ada@example.com"): 3, emails.digest("nobody@example.com"): 3}
+        assert len(world.deliver()) == 3
+        world.clock.pass_(minutes=20)
+        world.password_changes.forgot(email="ada@example.com")
+        world.password_changes.forgot(email="ada@example.com")
+        assert len(world.deliver()) == 1
 
     def test_holds_no_address_until_it_is_sent(self, world: AccountWorld) -> None:
         world.password_changes.forgot(email="ada@example.com")

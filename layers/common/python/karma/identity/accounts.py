@@ -10,10 +10,12 @@ from typing import Protocol
 from karma.core.clock import Clock
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
+from karma.core.ratelimit import Buckets, Limit
 from karma.identity import emails, one_time
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.authentication import Users
 from karma.identity.domain import Caller, Locale, ProfileChange, Role, User, WrongPassword
+from karma.identity.limits import MAIL_CHANGE, MAIL_VERIFY, refused
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
@@ -52,14 +54,16 @@ class AccountService:
         tokens: EmailTokens,
         passwords: Passwords,
         post_office: PostOffice,
+        buckets: Buckets,
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`on_change` is told whose account changed (Authenticator.forget)."""
+        """`buckets` count mails by address; `on_change` is told whose account changed (Authenticator.forget)."""
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
         self._post_office = post_office
+        self._buckets = buckets
         self._clock = clock
         self._on_change = on_change
 
@@ -110,8 +114,15 @@ class AccountService:
         return _found(self._accounts.get_user(user_id))
 
     def resend_verification(self, caller: Caller) -> None:
-        """Send the link again; to a verified address nothing is sent."""
-        self._post_office.post(_verification(caller.user_id, self._clock.now()))
+        """Send the link again; to a verified address nothing is sent.
+
+        Raises:
+            RateLimited: it was asked for too often.
+            NotFound: the account is gone.
+        """
+        now = self._clock.now()
+        self._count_mail(MAIL_VERIFY, emails.digest(self.get_user(caller.user_id).email), now)
+        self._post_office.post(_verification(caller.user_id, now))
 
     def verify_email(self, *, token: str, source: Source) -> None:
         """Take the word of a link: the address is the account's own, or becomes so when it was asked to move there.
@@ -141,6 +152,7 @@ class AccountService:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             StaleVersion: the account is not at `version`, or was changed at the same moment.
             ValidationFailed: not an address.
+            RateLimited: too many mails to the new address, whoever asked for them, or of this account.
         """
         caller.require_person()
         email = emails.normalise(change.email) if change.email is not None else None
@@ -153,6 +165,9 @@ class AccountService:
             known = before.password_hash
             if known is None or not self._passwords.verify(known, change.current_password):
                 raise WrongPassword
+            # Not by the old address: whoever names that as their new one would keep its owner from moving.
+            for key in (before.id, emails.digest(email)):
+                self._count_mail(MAIL_CHANGE, key, now)
             mails = [
                 Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=before.id, to=email, created_at=now),
                 Mail(kind=MailKind.EMAIL_CHANGE_ASKED, user_id=before.id, to=before.email, created_at=now),
@@ -169,6 +184,11 @@ class AccountService:
         self._on_change(saved.id)
         self._post_office.dispatch(mails)
         return saved
+
+    def _count_mail(self, limit: Limit, key: str, now: datetime) -> None:
+        decision = self._buckets.take(limit, key, now=now)
+        if not decision.allowed:
+            raise refused(decision)
 
     def _move_email(self, token: OneTimeToken, *, now: datetime, source: Source) -> None:
         user = self._accounts.read_user(token.user_id)

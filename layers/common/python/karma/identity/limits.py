@@ -66,6 +66,13 @@ LOGIN_KNOWN = Limit("login_known", 20, timedelta(minutes=15))
 """Wrong passwords for one account: from a network that is new to it, from all of those together, from one that it has
 logged in from (karma.identity.logins). Stored."""
 
+_HOUR = timedelta(hours=1)
+MAIL_RESET = Limit("mail_reset", 3, _HOUR)
+MAIL_VERIFY = Limit("mail_verify", 3, _HOUR)
+MAIL_CHANGE = Limit("mail_change", 3, _HOUR)
+"""Mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded. The last also
+counts what one account causes. Stored."""
+
 
 class Throttle:
     """Counts requests by the rows of the table. Keeps plans for five minutes."""

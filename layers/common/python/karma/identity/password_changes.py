@@ -9,9 +9,12 @@ from typing import Protocol
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
+from karma.core.observability import count
+from karma.core.ratelimit import Buckets
 from karma.identity import emails, one_time
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.domain import Caller, User, WrongPassword
+from karma.identity.limits import MAIL_RESET
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
@@ -46,32 +49,34 @@ class PasswordService:
         tokens: ResetTokens,
         passwords: Passwords,
         post_office: PostOffice,
+        buckets: Buckets,
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`on_change` is told whose sessions ended (Authenticator.forget)."""
+        """`buckets` count mails by address; `on_change` is told whose sessions ended (Authenticator.forget)."""
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
         self._post_office = post_office
+        self._buckets = buckets
         self._clock = clock
         self._on_change = on_change
 
     def forgot(self, *, email: str) -> None:
         """Have a reset link sent to the address if it has an account.
 
-        Whether it has is looked up when the mail is sent: here the work is the same for every address.
+        Whether it has is looked up when the mail is sent: here the work is the same for every address. What is asked
+        for too often for one address, with an account or without, is dropped.
 
         Raises:
             ValidationFailed: not an address.
         """
+        address_hash, now = emails.digest(emails.normalise(email)), self._clock.now()
+        if not self._buckets.take(MAIL_RESET, address_hash, now=now).allowed:
+            count("MailDropped", limit=MAIL_RESET.name)
+            return
         self._post_office.post(
-            Mail(
-                kind=MailKind.RESET_PASSWORD,
-                user_id=None,
-                address_hash=emails.digest(emails.normalise(email)),
-                created_at=self._clock.now(),
-            )
+            Mail(kind=MailKind.RESET_PASSWORD, user_id=None, address_hash=address_hash, created_at=now)
         )
 
     def reset(self, *, token: str, password: str, source: Source) -> None:
