@@ -74,7 +74,6 @@ class Sent:
         self._world = world
         self._target = target
         self._name = operation["operationId"]
-        self._is_optional = not operation["requestBody"].get("required")
         self._schema = operation["requestBody"]["content"]["application/json"]["schema"]
         self._document = document
         self._shapes = Shapes(document)

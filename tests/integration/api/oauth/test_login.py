@@ -276,8 +276,8 @@ class TestAtTheSameMoment:
             secret = someone.cookie.partition("=")[2]
             came.append((service.resume(provider, state=given["state"], browser_secret=secret), given["code"]))
         with ThreadPoolExecutor(len(came)) as pool:
-            codes = list(pool.map(lambda one: service.finish(one[0], code=one[1], denied=False, source=NOWHERE), came))
-        assert len({service.exchange(code, source=NOWHERE)[0].id for code in codes}) == 1
+            told = list(pool.map(lambda one: service.finish(one[0], code=one[1], denied=False, source=NOWHERE), came))
+        assert len({service.exchange(each["code"], source=NOWHERE)[0].id for each in told}) == 1
         found = kinds()
         assert (found["user"], found["email_guard"], found["user.registered"]) == (1, 1, 1)
         assert found["provider_guard"] == found["provider_identity"] == found["provider.linked"] == 2
