@@ -14,7 +14,7 @@ from typing import Any
 
 TEXTS = {
     "emoji": "\N{SEEDLING} \N{WOMAN}\u200d\N{ROCKET} \U0001f1e9\U0001f1ea",
-    "scripts": "\u05e9\u05dc\u05d5\u05dd \u0639\u0631\u0628\u064a e\u0301\u0915\u094d\u0937\u093f Z\u0351\u036b \U00020000",
+    "scripts": "\u05e9\u05dc\u05d5\u05dd \u0639\u0631\u0628\u064a e\u0301\u0915\u094d\u0937\u093f Z\u0351 \U00020000",
     "changes direction": "a\u202etxt.exe\u202c",
     "invisible": "a\u200b\ufeffb#c|d",
     "separators": "a\u2028b\u2029c\u0085d",
