@@ -11,6 +11,7 @@ import json
 import random
 import re
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -238,11 +239,13 @@ class OnDemand(Mapping[str, str]):
     def __init__(self, names: Iterable[str], make: Callable[[str], str]) -> None:
         self._names = list(names)
         self._make = functools.cache(make)
+        self._lock = threading.RLock()  # of two that look at once, one makes it; making a queue looks for another
 
     def __getitem__(self, name: str) -> str:
         if name not in self._names:
             raise KeyError(name)
-        return self._make(name)
+        with self._lock:
+            return self._make(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

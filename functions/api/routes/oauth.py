@@ -37,9 +37,7 @@ async def start_oauth(provider: str, redirect: Annotated[str | None, Query(max_l
     return response
 
 
-@router.post(
-    "/auth/oauth/{provider}/link", limit="auth", responses=answers(LinkBegunData, errors=(403, 404, 502, 503, 504))
-)
+@router.post("/auth/oauth/{provider}/link", responses=answers(LinkBegunData, errors=(403, 404, 502, 503, 504)))
 async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | None = None) -> Response:
     """Begin to link `github` or `google` to the caller's account; the browser then goes to `authorization_url`.
 
