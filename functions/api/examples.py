@@ -7,7 +7,7 @@ that is named nowhere leaves its operations without an example, which tests/cont
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _REF = "#/components/schemas/"
@@ -17,6 +17,9 @@ _DEVICE = "01994b90-2f1a-7e35-8c77-0d9e6b4a5f21"
 _FILE = "01994b93-51c4-7a08-b3d2-7e1f90ac6d54"
 _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
 _AGENT = "01994b8f-c3d7-7b42-9e10-64a8f2d05b7e"
+_TASK = "01994b99-6d2e-7f17-84c5-e6d7f8091a2b"
+_SUBTASK = "01994b99-6d2f-7a28-95d6-f7e8091a2b3c"
+_AVATAR = "01994b9a-0b4c-7c39-a6e7-08f91a2b3c4d"
 _BEGAN = "2026-03-01T08:00:00.000Z"
 _LATER = "2026-03-01T08:05:00.000Z"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -191,6 +194,28 @@ FIELDS: Mapping[str, Any] = {
     "events": [{"type": "RUN_STARTED", "threadId": "01994b94-9b20-7e83-b6c4-d2e1f0a98765", "runId": _RUN}],
     "next_after": 1,
     "finished": False,
+    # Tasks and avatars
+    "task_id": _TASK,
+    "subtask_id": _SUBTASK,
+    "avatar_id": _AVATAR,
+    "priority": 5,
+    "progress": 0,
+    "subtask_count": 1,
+    "completed_count": 0,
+    "ref": "count",
+    "dependencies": [],
+    "created_by": _USER,
+    "avatar_url": "https://example.com/moss.png",
+    "skills": ["gardening"],
+    "base_model": "claude-sonnet-5-5",
+    "performance": {},
+    "abilities": {},
+    "earnings": {},
+    "is_public": False,
+    "price": 9.99,
+    "rating": None,
+    "review_count": 0,
+    "download_count": 0,
     # Billing
     "plan": "pro",
     "entitled_plan": "pro",
@@ -221,6 +246,8 @@ FIELDS: Mapping[str, Any] = {
     "ticket": _TOKEN,
     "timestamp": 1772352000000,
 }
+
+_AVATARS = ("AvatarView", "AvatarSummaryView", "CreateAvatarBody", "ChangeAvatarBody")
 
 MODEL_FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("UserOut.id", "ManagedUserOut.id"), _USER),
@@ -258,6 +285,20 @@ MODEL_FIELDS: Mapping[str, Any] = {
     "CapabilitiesData.state": {"snapshots": True, "deltas": False},
     "CapabilitiesData.multimodal": {"input": {"image": True, "pdf": True}},
     "CapabilitiesData.execution": {"codeExecution": False, "maxIterations": 8, "maxExecutionTime": 840000},
+    **dict.fromkeys(("CreateTaskBody.title", "ChangeTaskBody.title", "TaskView.title"), "Inventory"),
+    **dict.fromkeys(("SubtaskBody.title", "SubtaskView.title"), "Count"),
+    **dict.fromkeys(
+        (f"{model}.description" for model in ("CreateTaskBody", "ChangeTaskBody", "TaskView", "SubtaskBody")),
+        "Once a month",
+    ),
+    "SubtaskView.description": "Once a month",
+    "TaskView.id": _TASK,
+    "SubtaskView.id": _SUBTASK,
+    **dict.fromkeys(("TaskView.status", "SubtaskView.status"), "pending"),
+    **dict.fromkeys((f"{model}.id" for model in _AVATARS), _AVATAR),
+    **dict.fromkeys((f"{model}.name" for model in _AVATARS), "Moss"),
+    **dict.fromkeys((f"{model}.role" for model in _AVATARS), "gardener"),
+    **dict.fromkeys((f"{model}.status" for model in _AVATARS), "idle"),
     "PlanData.name": "pro",
     "SubscriptionData.status": "active",
     "InboxEventData.id": FIELDS["event_id"],
@@ -306,6 +347,9 @@ def complete(document: dict[str, Any]) -> None:
             name = operation["operationId"]
             for parameter in operation.get("parameters", ()):
                 value = PARAMETERS.get(f"{name}.{parameter['name']}", FIELDS.get(parameter["name"], ...))
+                allowed = _choices(parameter["schema"], schemas)
+                if allowed and value not in allowed:
+                    value = allowed[0]
                 if value is not ...:
                     parameter.setdefault("example", value)
             contents = [operation.get("requestBody", {}).get("content", {})]
@@ -362,12 +406,21 @@ def _object(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, is_body: b
         elif _is_put_together(inner, schemas):
             found[name] = example_of(inner, schemas, is_body=is_body, of=where)
         elif name in FIELDS:
-            found[name] = FIELDS[name]
+            allowed = _choices(inner, schemas)
+            found[name] = allowed[0] if allowed and FIELDS[name] not in allowed else FIELDS[name]
         elif not is_body or name in schema.get("required", ()):
             found[name] = example_of(inner, schemas, is_body=is_body, of=where)
         if is_body and found.get(name, ...) is None:
             del found[name]  # as absent as the others
     return found
+
+
+def _choices(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Sequence[Any]:
+    """Return what a closed set holds; empty: the schema is none."""
+    if "$ref" in schema:
+        return _choices(schemas[schema["$ref"].removeprefix(_REF)], schemas)
+    several = schema.get("anyOf", ())
+    return schema.get("enum") or next((found for each in several if (found := _choices(each, schemas))), ())
 
 
 def _is_put_together(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> bool:
