@@ -246,7 +246,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
     )
 }
 
-SWEEPS = ("inbox", "mail", "commands", "files", "orphans", "tasks", "deletions")
+SWEEPS = ("inbox", "mail", "commands", "files", "orphans", "projects", "tasks", "deletions")
 """Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 

@@ -27,6 +27,7 @@ ROUTES: tuple[str, ...] = (
     "notices",
     "devices",
     "files",
+    "projects",
     "agents",
     "runs",
     "tasks",

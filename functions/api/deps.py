@@ -66,6 +66,9 @@ if TYPE_CHECKING:
     from karma.integrations.s3 import S3Files
     from karma.mail.service import PostOffice
     from karma.notices.service import NoticeService
+    from karma.projects.members import MemberService
+    from karma.projects.repository import ProjectRepository
+    from karma.projects.service import ProjectService
     from karma.tasks.service import TaskService
 
 
@@ -441,6 +444,34 @@ def file_service() -> FileService:
     from karma.files.service import FileService
 
     return FileService(file_repository(), file_store(), file_devices(), clock())
+
+
+# Projects
+
+
+@cache
+def project_repository() -> ProjectRepository:
+    """Bind the work table, and that of the accounts, which a project holds."""
+    from karma.projects.repository import ProjectRepository
+
+    users()
+    return ProjectRepository(settings().work_table)
+
+
+@cache
+def project_service() -> ProjectService:
+    """Create, show, change and delete projects."""
+    from karma.projects.service import ProjectService
+
+    return ProjectService(project_repository(), clock())
+
+
+@cache
+def project_members() -> MemberService:
+    """Add, show, change and remove members of projects."""
+    from karma.projects.members import MemberService
+
+    return MemberService(project_repository(), users(), clock())
 
 
 # Billing

@@ -34,6 +34,7 @@ from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
+from karma.projects.repository import ProjectRepository
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.tasks.repository import DynamoTaskStore
 
@@ -88,6 +89,7 @@ def cascade() -> Cascade:
             ),
             DynamoTaskStore(settings.work_table),
             DynamoAvatarStore(settings.agents_table),
+            ProjectRepository(settings.work_table),
             RealtimeRepository(),
             # Last what tells who it was.
             AccountRemains(),

@@ -26,8 +26,10 @@ from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import PostOffice
+from karma.projects.repository import ProjectRepository
+from karma.projects.sweeps import finish_deletions as finish_deletions_of_projects
 from karma.tasks.repository import DynamoTaskStore
-from karma.tasks.sweeps import finish_deletions
+from karma.tasks.sweeps import finish_deletions as finish_deletions_of_tasks
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -112,7 +114,11 @@ def _deletions() -> int:
 
 
 def _tasks() -> int:
-    return finish_deletions(DynamoTaskStore(settings().work_table), SystemClock())
+    return finish_deletions_of_tasks(DynamoTaskStore(settings().work_table), SystemClock())
+
+
+def _projects() -> int:
+    return finish_deletions_of_projects(ProjectRepository(settings().work_table), SystemClock())
 
 
 _SWEEPS = {
@@ -121,6 +127,7 @@ _SWEEPS = {
     "commands": _commands,
     "files": _files,
     "orphans": _orphans,
+    "projects": _projects,
     "tasks": _tasks,
     "deletions": _deletions,
 }

@@ -12,8 +12,8 @@ LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
 
 CONTEXTS = {
-    "identity", "mail", "notices", "devices", "files", "agents", "tasks", "avatars", "configuration", "billing",
-    "realtime",
+    "identity", "mail", "notices", "devices", "files", "projects", "agents", "tasks", "avatars", "configuration",
+    "billing", "realtime",
 }  # fmt: skip
 
 VENDORS = {

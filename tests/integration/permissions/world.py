@@ -125,6 +125,10 @@ class World:
             self.people[name] = self._make(ROLES[name])
         return self.people[name]
 
+    def stranger(self) -> Person:
+        """Make somebody whom nobody has heard of."""
+        return self._make(Role.USER)
+
     def thing(self, owner: str, name: str, ids: Mapping[str, str]) -> str:
         """Return the id of something of an owner's, made on first use; `ids` are those before it in the path."""
         if (owner, name) not in self.objects:
@@ -355,6 +359,16 @@ def _notice(world: World, owner: str, _: Mapping[str, str]) -> str:
     return entry.id
 
 
+def _project(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/projects", {"name": "Greenhouse"})["project"]["id"])
+
+
+def _project_member(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    somebody = world.stranger().id
+    world.create(owner, f"/api/v1/projects/{ids['project_id']}/members", {"user_id": somebody})
+    return somebody
+
+
 OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "user_id": lambda world, owner, _: world.person(owner).id,
     "key_id": lambda world, owner, _: str(world.create(owner, "/api/v1/api-keys", {"name": "ci"})["api_key"]["id"]),
@@ -371,6 +385,9 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "component": lambda *_: "database",
     "provider": lambda *_: "github",
     "provider of DELETE /api/v1/users/me/links/{provider}": _linked,
+    "project_id": _project,
+    "user_id of PATCH /api/v1/projects/{project_id}/members/{user_id}": _project_member,
+    "user_id of DELETE /api/v1/projects/{project_id}/members/{user_id}": _project_member,
     "file_id": _directory,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _upload,
@@ -474,6 +491,10 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/devices/{device_id}/files/{file_id}/parts": lambda *_: {"part_numbers": [1]},
     "PATCH /api/v1/devices/{device_id}/files/{file_id}": lambda *_: {"category": "log"},
     "POST /api/v1/devices/{device_id}/directories": lambda *_: {"path": "/logs"},
+    "POST /api/v1/projects": lambda *_: {"name": "Greenhouse"},
+    "PATCH /api/v1/projects/{project_id}": lambda *_: {"progress": 50},
+    "POST /api/v1/projects/{project_id}/members": lambda world, _: {"user_id": world.stranger().id},
+    "PATCH /api/v1/projects/{project_id}/members/{user_id}": lambda *_: {"role": "viewer"},
     "POST /api/v1/agents": _new_agent,
     "PUT /api/v1/agents/{agent_id}": _new_agent,
     "POST /api/agents": _new_agent,

@@ -42,6 +42,9 @@ class AuditEvent(StrEnum):
     PROVIDER_UNLINKED = "provider.unlinked"
     API_KEY_CREATED = "api_key.created"
     API_KEY_REVOKED = "api_key.revoked"
+    PROJECT_MEMBER_ADDED = "project.member_added"
+    PROJECT_ROLE_CHANGED = "project.role_changed"
+    PROJECT_MEMBER_REMOVED = "project.member_removed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,8 @@ RULES: Mapping[str, Rule] = {
     "command": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("command", free=60, pro=300, team=1200, enterprise=6000)
     ),
+    # Who adds by address learns from the members whether there is an account.
+    "member": Rule(counted=Counted.ACCOUNT, stored=True, limits=_everybody("member", 30, _MINUTE)),
     "public": Rule(counted=Counted.NETWORK, stored=False, limits=_everybody("public", 600, _MINUTE)),
     "default": Rule(counted=Counted.ACCOUNT, stored=False, limits=_everybody("default", 3000, _MINUTE)),
 }

@@ -1,7 +1,8 @@
 """The one table of permissions: who may do what.
 
 A row names a permission and the roles that have it. `permit("device:read")` in functions/api, the tools of
-agent_stream and API key scopes all read this table.
+agent_stream and API key scopes all read this table. What the members of a project may do in it is a second one
+(karma/projects/permissions.py), asked after this one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ ROLES_OF: Mapping[str, frozenset[str]] = {
     "device:control": _ACTIVE,
     "file:read": _ALL,
     "file:write": _ACTIVE,
+    "project:read": _ALL,
+    "project:write": _ACTIVE,
     "agent:read": _ALL,
     "agent:write": _ADMIN,
     "agent:delete": _ADMIN,

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+from starlette.responses import Response
+
+from api import deps
+from api.deps import RequestSource, permit
+from api.idempotency import Outcome, once, request_token
+from api.locking import IfMatch, etag, expected_version
+from api.openapi import answers
+from api.presenters import no_content, ok
+from api.routing import Router
+from karma.core.errors import InvalidRequest, ValidationFailed
+from karma.identity.domain import Caller
+from karma.identity.schemas import AcceptedData
+from karma.projects.domain import member_view, project_view
+from karma.projects.schemas import (
+    AddMemberRequest,
+    ChangeMemberRequest,
+    ChangeProjectRequest,
+    CreateProjectRequest,
+    MemberData,
+    MemberListData,
+    ProjectData,
+    ProjectListData,
+)
+from karma.projects.service import NewProject, PageQuery, Seen
+
+router = Router("projects")
+
+Reader = Annotated[Caller, permit("project:read")]
+Writer = Annotated[Caller, permit("project:write")]
+Limit = Annotated[int, Query(ge=1, le=100)]
+PageNumber = Annotated[int, Query(ge=1)]
+Offset = Annotated[int, Query(ge=0)]
+Cursor = Annotated[str, Query(max_length=2048)]
+
+
+@router.post("/projects", status_code=201, responses=answers(ProjectData, status=201, errors=(404, 409)))
+async def create_project(request: Request, body: CreateProjectRequest, caller: Writer) -> Response:
+    """Create a project; the caller becomes its owner, and cannot delete the account while being that."""
+
+    def create() -> Outcome:
+        token = request_token(request, caller) or ""
+        new = NewProject(**body.model_dump())
+        return Outcome(status=201, data=_data(deps.project_service().create(caller.user_id, new, request_token=token)))
+
+    return await once(request, caller, create)
+
+
+@router.get("/projects", responses=answers(ProjectListData, errors=(400,)))
+async def list_projects(
+    caller: Reader,
+    page: PageNumber | None = None,
+    page_size: Limit | None = None,
+    limit: Limit | None = None,
+    offset: Offset | None = None,
+    cursor: Cursor | None = None,
+    sort: Literal["created_at"] = "created_at",
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """List the projects that the caller is a member of, by page, by offset, or by the last `next_cursor`."""
+    scope = f"projects:{caller.user_id}:{sort}:{order}"
+    query = _query(page, page_size, limit, offset, cursor, scope=scope, newest_first=order == "desc")
+    found = deps.project_service().list(caller.user_id, query)
+    data = {
+        "projects": [project_view(seen.project, seen.role) for seen in found.projects],
+        "total": found.total,
+        "total_capped": found.total_capped,
+        **_place(query, found.next_after, scope),
+    }
+    return ok(data | _numbers(page, offset, cursor, query))
+
+
+@router.get("/projects/{project_id}", responses=answers(ProjectData, errors=(404,)))
+async def get_project(project_id: str, caller: Reader) -> Response:
+    """Show a project to its members; the ETag is its version."""
+    return _project(deps.project_service().get(caller.user_id, project_id))
+
+
+@router.patch("/projects/{project_id}", responses=answers(ProjectData, errors=(403, 404, 409)))
+async def change_project(
+    project_id: str, body: ChangeProjectRequest, caller: Writer, if_match: IfMatch = None
+) -> Response:
+    """Change name, description, status or progress: owners, administrators and members of the project.
+
+    With `version` or If-Match only if nobody else has changed it since.
+    """
+    given = body.model_dump(exclude_unset=True, exclude={"version"})
+    empty = [name for name, value in given.items() if value is None and name != "description"]
+    if empty:
+        raise ValidationFailed.of(empty[0], "may be left out, but not be null")
+    version = expected_version(if_match, body.version)
+    return _project(deps.project_service().change(caller.user_id, project_id, given, version=version))
+
+
+@router.delete("/projects/{project_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
+async def delete_project(project_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
+    """Delete a project and its memberships: its owners."""
+    deps.project_service().delete(caller.user_id, project_id, version=expected_version(if_match))
+    return no_content()
+
+
+@router.get("/projects/{project_id}/members", responses=answers(MemberListData, errors=(400, 404)))
+async def list_members(
+    project_id: str,
+    caller: Reader,
+    page: PageNumber | None = None,
+    page_size: Limit | None = None,
+    limit: Limit | None = None,
+    offset: Offset | None = None,
+    cursor: Cursor | None = None,
+) -> Response:
+    """List a project's members, the oldest account first, by page, by offset, or by the last `next_cursor`."""
+    scope = f"members:{caller.user_id}:{project_id}"
+    query = _query(page, page_size, limit, offset, cursor, scope=scope)
+    found = deps.project_members().list(caller.user_id, project_id, query)
+    data = {
+        "members": [member_view(member) for member in found.members],
+        "total": found.total,
+        "total_capped": found.total_capped,
+        **_place(query, found.next_after, scope),
+    }
+    return ok(data | _numbers(page, offset, cursor, query))
+
+
+@router.post(
+    "/projects/{project_id}/members",
+    limit="member",
+    status_code=201,
+    responses={
+        **answers(MemberData, status=201, errors=(403, 404, 409)),
+        **answers(AcceptedData, status=202),
+    },
+)
+async def add_member(
+    request: Request, project_id: str, body: AddMemberRequest, caller: Writer, source: RequestSource
+) -> Response:
+    """Make an account a member by `user_id` (201), or by `email` (202), which the answer says nothing of.
+
+    Owners give any role; administrators of the project add members and viewers. An address is found when its account
+    has verified it.
+    """
+
+    def add() -> Outcome:
+        members, token = deps.project_members(), request_token(request, caller) or ""
+        if body.email is not None:
+            members.add_by_email(caller.user_id, project_id, body.email, body.role, source=source, request_token=token)
+            return Outcome(status=202, data={"accepted": True})
+        made = members.add(
+            caller.user_id, project_id, body.user_id or "", body.role, source=source, request_token=token
+        )
+        return Outcome(status=201, data={"member": member_view(made)})
+
+    return await once(request, caller, add)
+
+
+@router.patch("/projects/{project_id}/members/{user_id}", responses=answers(MemberData, errors=(403, 404, 409)))
+async def change_member(
+    project_id: str,
+    user_id: str,
+    body: ChangeMemberRequest,
+    caller: Writer,
+    source: RequestSource,
+    if_match: IfMatch = None,
+) -> Response:
+    """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER)."""
+    member = deps.project_members().change_role(
+        caller.user_id,
+        project_id,
+        user_id,
+        body.role,
+        version=expected_version(if_match, body.version),
+        source=source,
+    )
+    return ok({"member": member_view(member)}, headers=etag(member.version))
+
+
+@router.delete(
+    "/projects/{project_id}/members/{user_id}",
+    status_code=204,
+    responses=answers(status=204, errors=(403, 404, 409)),
+)
+async def remove_member(
+    project_id: str, user_id: str, caller: Writer, source: RequestSource, if_match: IfMatch = None
+) -> Response:
+    """Remove a member, or leave the project oneself; the last owner cannot (409 LAST_OWNER).
+
+    Owners remove anybody, administrators of the project its members and viewers.
+    """
+    deps.project_members().remove(
+        caller.user_id, project_id, user_id, version=expected_version(if_match), source=source
+    )
+    return no_content()
+
+
+def _query(
+    page: int | None,
+    page_size: int | None,
+    limit: int | None,
+    offset: int | None,
+    cursor: str | None,
+    *,
+    scope: str,
+    newest_first: bool = False,
+) -> PageQuery:
+    if cursor is not None and (offset is not None or page is not None):
+        raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
+    size = page_size or limit or 20
+    after = str(deps.cursor_signer().decode(cursor, scope=scope).get("id", "")) if cursor is not None else ""
+    start = offset if offset is not None else ((page or 1) - 1) * size
+    return PageQuery(limit=size, offset=start, after=after, newest_first=newest_first)
+
+
+def _place(query: PageQuery, next_after: str | None, scope: str) -> dict[str, Any]:
+    following = deps.cursor_signer().encode({"id": next_after}, scope=scope) if next_after else None
+    return {"limit": query.limit, "next_cursor": following}
+
+
+def _numbers(page: int | None, offset: int | None, cursor: str | None, query: PageQuery) -> dict[str, Any]:
+    numbered = cursor is None and offset is None
+    return {"page": page or 1, "page_size": query.limit} if numbered else {}
+
+
+def _project(seen: Seen) -> Response:
+    return ok(_data(seen), headers=etag(seen.project.version))
+
+
+def _data(seen: Seen) -> dict[str, Any]:
+    return {"project": project_view(seen.project, seen.role)}

@@ -1,0 +1,149 @@
+"""What a project and its members are: closed sets, limits, and who owns.
+
+Project   active | paused | completed | archived     status: from any to any, as its members say
+          it is there -> deleting -> (gone)          life: a tombstone first, then its memberships go, then it goes
+
+A project has one owner or more. The one of longest standing is its `owner_id`, whom its usage is billed to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from karma.core.clock import iso
+from karma.core.errors import Conflict, StaleVersion
+from karma.core.ids import ProjectId, UserId
+
+MAX_NAME_CHARS: Final = 255
+MAX_DESCRIPTION_CHARS: Final = 5_000
+"""A page of a hundred stays below what one answer may have, whatever the characters."""
+MAX_PROGRESS: Final = 100
+MAX_OWNERS: Final = 10
+"""All owners stand in the project's item, and let go of it in the transaction that deletes it."""
+
+
+class ProjectStatus(StrEnum):
+    """How the work goes."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ARCHIVED = "archived"
+
+
+class ProjectRole(StrEnum):
+    """What a member is; permissions.py says what each may do."""
+
+    OWNER = "owner"
+    ADMIN = "admin"
+    MEMBER = "member"
+    VIEWER = "viewer"
+
+
+class LastOwnerStays(Conflict):
+    """A project is never without an owner: another member becomes one first, or the project is deleted."""
+
+    code = "LAST_OWNER"
+
+
+class TooManyOwners(Conflict):
+    """The project has as many owners as a project may have."""
+
+    code = "TOO_MANY_OWNERS"
+
+
+class ProjectChanged(StaleVersion):
+    """Another request changed the project, the member or the caller's role since they were read: read them again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A project."""
+
+    id: ProjectId
+    name: str
+    description: str | None
+    status: ProjectStatus
+    progress: int
+    """Percent."""
+    owners: tuple[UserId, ...]
+    """In the order in which they became owners; never empty."""
+    deleting: bool = False
+    """Its tombstone: shown to nobody."""
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+    @property
+    def owner_id(self) -> UserId:
+        """The owner of longest standing."""
+        return self.owners[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """A person's part in a project; there is one for each pair of them."""
+
+    project_id: ProjectId
+    user_id: UserId
+    role: ProjectRole
+    joined_at: datetime
+    version: int
+
+
+def owners_after(project: Project, user_id: UserId, role: ProjectRole | None) -> tuple[UserId, ...]:
+    """Return who owns a project once somebody has a role in it, or none (None) any more.
+
+    Raises:
+        LastOwnerStays: nobody would.
+        TooManyOwners: more than `MAX_OWNERS` would.
+    """
+    if role is ProjectRole.OWNER:
+        if user_id in project.owners:
+            return project.owners
+        require_room_for_owner(project)
+        return (*project.owners, user_id)
+    rest = tuple(owner for owner in project.owners if owner != user_id)
+    if not rest:
+        raise LastOwnerStays("The last owner stays: make another member an owner first, or delete the project")
+    return rest
+
+
+def require_room_for_owner(project: Project) -> None:
+    """Refuse one owner more.
+
+    Raises:
+        TooManyOwners: there are `MAX_OWNERS`.
+    """
+    if len(project.owners) >= MAX_OWNERS:
+        raise TooManyOwners(f"A project has at most {MAX_OWNERS} owners")
+
+
+def project_view(project: Project, role: ProjectRole) -> dict[str, object]:
+    """Shape a project for a member of that role."""
+    return {
+        "id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "status": project.status.value,
+        "progress": project.progress,
+        "owner_id": project.owner_id,
+        "role": role.value,
+        "created_at": iso(project.created_at),
+        "updated_at": iso(project.updated_at),
+        "version": project.version,
+    }
+
+
+def member_view(member: Membership) -> dict[str, object]:
+    """Shape a membership."""
+    return {
+        "project_id": member.project_id,
+        "user_id": member.user_id,
+        "role": member.role.value,
+        "joined_at": iso(member.joined_at),
+        "version": member.version,
+    }

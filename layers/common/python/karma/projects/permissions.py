@@ -1,0 +1,50 @@
+"""The one table of project permissions: what a member of each role may do in a project.
+
+It is asked by `Gate` (gate.py) and nowhere else, after the account's own table (karma/identity/permissions.py) has let
+the request through: an account that may only read, reads whatever its role in the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from karma.projects.domain import ProjectRole
+
+
+class ProjectPermission(StrEnum):
+    """What can be done in a project."""
+
+    READ = "read"
+    """See it and its members, and leave it."""
+    CHANGE = "change"
+    """Change name, description, status and progress."""
+    DELETE = "delete"
+    MANAGE_MEMBERS = "manage_members"
+    """Add and remove members and viewers."""
+    CHANGE_ROLES = "change_roles"
+    """Give any role to anybody; add and remove owners and administrators."""
+
+
+_OWNER = frozenset({ProjectRole.OWNER})
+_ADMINS = _OWNER | {ProjectRole.ADMIN}
+_MEMBERS = _ADMINS | {ProjectRole.MEMBER}
+
+ROLES_OF: Mapping[ProjectPermission, frozenset[ProjectRole]] = {
+    ProjectPermission.READ: frozenset(ProjectRole),
+    ProjectPermission.CHANGE: _MEMBERS,
+    ProjectPermission.DELETE: _OWNER,
+    ProjectPermission.MANAGE_MEMBERS: _ADMINS,
+    ProjectPermission.CHANGE_ROLES: _OWNER,
+}
+
+
+def allows(role: ProjectRole, permission: ProjectPermission) -> bool:
+    """Tell whether a role has a permission."""
+    return role in ROLES_OF[permission]
+
+
+def needed_to_manage(role: ProjectRole) -> ProjectPermission:
+    """Return what adding or removing somebody of a role takes."""
+    below_admin = role in {ProjectRole.MEMBER, ProjectRole.VIEWER}
+    return ProjectPermission.MANAGE_MEMBERS if below_admin else ProjectPermission.CHANGE_ROLES

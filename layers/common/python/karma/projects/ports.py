@@ -1,0 +1,137 @@
+"""What projects need from outside; the second implementations are in tests/fakes/projects.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from karma.core.ids import ProjectId, UserId
+from karma.identity.audit import AuditEntry
+from karma.identity.domain import User
+from karma.projects.domain import Membership, Project
+
+
+class Accounts(Protocol):
+    """What is used of karma.identity.repository.users.UserRepository."""
+
+    def find_by_email(self, email: str) -> User | None:
+        """Find the owner of a normalised address."""
+        ...
+
+
+class Read(NamedTuple):
+    """A project and some of its members, as they were together."""
+
+    project: Project | None
+    members: Mapping[UserId, Membership]
+
+
+class Rows(NamedTuple):
+    """Some memberships of a list, and whether more follow."""
+
+    members: Sequence[Membership]
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberChange:
+    """What happens to one membership, on what was read."""
+
+    project: Project
+    actor: Membership
+    """Who does it; may be the member."""
+    before: Membership | None
+    """None: there is none yet."""
+    after: Membership | None
+    """None: it goes."""
+    owners: tuple[UserId, ...]
+    """Of the project, afterwards."""
+    at: datetime
+    entries: Sequence[AuditEntry]
+    request_token: str = ""
+    """Of the request that adds; "" when that named itself by no key."""
+
+
+class ProjectStore(Protocol):
+    """Projects at rest. All calls block; each write is one transaction."""
+
+    def read(self, project_id: ProjectId, *user_ids: UserId) -> Read:
+        """Read a project, its tombstone too, and those of the people who are members; consistently, in one call."""
+        ...
+
+    def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
+        """Store a new project with its first member, and let that account be held by it.
+
+        Raises:
+            AlreadyExists: this request made a project within 24 hours before; `made_by` names it.
+            AccountGone: the account is deleted.
+        """
+        ...
+
+    def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
+        """Return what a request made, consistently."""
+        ...
+
+    def change(self, before: Project, after: Project, *, actor: Membership) -> None:
+        """Store name, description, status and progress of `after`, which has the next version.
+
+        Raises:
+            ProjectChanged: the project or the actor's role is not as it was read.
+            AccountGone: the actor's account is deleted.
+        """
+        ...
+
+    def change_member(self, change: MemberChange) -> None:
+        """Store, change or remove a membership; an account is held by the project while it owns it.
+
+        Raises:
+            ProjectChanged: the project, the member or the actor's role is not as it was read.
+            AlreadyExists: there is a membership already.
+            AccountGone: the actor's account is deleted, or that of somebody who would become a member or an owner.
+        """
+        ...
+
+    def added_by(self, request_token: str, project_id: ProjectId, user_id: UserId) -> Membership | None:
+        """Return a membership as it is now if this request made it, consistently."""
+        ...
+
+    def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:
+        """Put the tombstone in the project's place, and let go of its owners' accounts.
+
+        Raises:
+            ProjectChanged, AccountGone: as `change`.
+        """
+        ...
+
+    def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
+        """Remove up to about `most` memberships of a deleted project, and the tombstone after the last of them.
+
+        May be called again at any time, also beside itself; True when nothing is left.
+        """
+        ...
+
+    def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
+        """List tombstones from before a moment, oldest first."""
+        ...
+
+    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
+        """List a person's memberships by the age of the project, eventually consistent."""
+        ...
+
+    def count_of_user(self, user_id: UserId, *, most: int) -> int:
+        """Count a person's memberships up to `most`."""
+        ...
+
+    def projects(self, ids: Sequence[ProjectId]) -> Mapping[ProjectId, Project]:
+        """Read projects, tombstones left out."""
+        ...
+
+    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
+        """List a project's memberships by user id: by the age of the account."""
+        ...
+
+    def count_of_project(self, project_id: ProjectId, *, most: int) -> int:
+        """Count a project's memberships up to `most`."""
+        ...

@@ -1,0 +1,134 @@
+"""Bodies and answers of the project routes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from karma.core.schemas import Body, Data, Version, Whole
+from karma.projects.domain import (
+    MAX_DESCRIPTION_CHARS,
+    MAX_NAME_CHARS,
+    MAX_PROGRESS,
+    ProjectRole,
+    ProjectStatus,
+)
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$"),
+]
+Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
+Progress = Annotated[Whole, Field(ge=0, le=MAX_PROGRESS)]
+"""Percent."""
+
+
+class CreateProjectRequest(Body):
+    """A new project."""
+
+    name: Name = Field(examples=["Greenhouse"])
+    description: Description | None = None
+    status: ProjectStatus = ProjectStatus.ACTIVE
+    progress: Progress = 0
+
+
+class ChangeProjectRequest(Body):
+    """What changes; what is absent stays."""
+
+    name: Name | None = None
+    description: Description | None = None
+    """null removes it."""
+    status: ProjectStatus | None = None
+    progress: Progress | None = None
+    version: Version | None = None
+    """Of the project that was read; `If-Match` goes before it."""
+
+
+class AddMemberRequest(Body):
+    """Who becomes a member: an account by its id, or by its address."""
+
+    user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    email: Annotated[str, StringConstraints(min_length=3, max_length=320)] | None = Field(
+        default=None, examples=["grace@example.com"]
+    )
+    role: ProjectRole = ProjectRole.MEMBER
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> AddMemberRequest:
+        if (self.user_id is None) == (self.email is None):
+            raise ValueError("either user_id or email")
+        return self
+
+
+class ChangeMemberRequest(Body):
+    """A member's new role."""
+
+    role: ProjectRole
+    version: Version | None = None
+    """Of the membership that was read; `If-Match` goes before it."""
+
+
+class ProjectView(Data):
+    """A project, as the caller sees it."""
+
+    id: str
+    name: str
+    description: str | None
+    status: ProjectStatus
+    progress: Annotated[int, Field(ge=0, le=MAX_PROGRESS)]
+    owner_id: str
+    """The owner of longest standing, whom usage is billed to."""
+    role: ProjectRole
+    """The caller's."""
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class ProjectData(Data):
+    """`GET /projects/{project_id}`."""
+
+    project: ProjectView
+
+
+class ProjectListData(Data):
+    """`GET /projects`; `page` and `page_size` unless a cursor or an offset was given."""
+
+    projects: list[ProjectView]
+    total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000."""
+    limit: int
+    next_cursor: str | None
+    page: int | None = None
+    page_size: int | None = None
+
+
+class MemberView(Data):
+    """A membership."""
+
+    project_id: str
+    user_id: str
+    role: ProjectRole
+    joined_at: str
+    version: int
+
+
+class MemberData(Data):
+    """`PATCH /projects/{project_id}/members/{user_id}`."""
+
+    member: MemberView
+
+
+class MemberListData(Data):
+    """`GET /projects/{project_id}/members`; `page` and `page_size` unless a cursor or an offset was given."""
+
+    members: list[MemberView]
+    total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000."""
+    limit: int
+    next_cursor: str | None
+    page: int | None = None
+    page_size: int | None = None

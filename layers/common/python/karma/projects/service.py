@@ -1,0 +1,231 @@
+"""Use cases of projects: create, list, read, change, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from karma.core.clock import Clock
+from karma.core.errors import AlreadyCreated, AlreadyExists, InvalidRequest, StaleVersion, Upstream
+from karma.core.ids import ProjectId, UserId, is_id, new_id
+from karma.core.observability import count, logger
+from karma.projects.domain import Membership, Project, ProjectRole, ProjectStatus
+from karma.projects.gate import Gate, missing
+from karma.projects.permissions import ProjectPermission
+from karma.projects.ports import ProjectStore
+from karma.projects.retries import again
+
+MAX_OFFSET_ROWS = 1_000
+"""How deep pages by number go, and how far a list is counted."""
+MEMBERSHIPS_A_REQUEST = 1_000
+"""Memberships that a request removes by itself; the sweep removes the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewProject:
+    """What somebody says of a new project; lengths are checked by schemas.CreateProjectRequest."""
+
+    name: str
+    description: str | None = None
+    status: ProjectStatus = ProjectStatus.ACTIVE
+    progress: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A project as one of its members sees it."""
+
+    project: Project
+    role: ProjectRole
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageQuery:
+    """Which part of a list. `after` is the `next_after` of the page before; it excludes `offset`."""
+
+    limit: int = 20
+    offset: int = 0
+    after: str = ""
+    newest_first: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectPage:
+    """A page of projects."""
+
+    projects: tuple[Seen, ...]
+    total: int
+    total_capped: bool
+    """Counting stopped at 1,000."""
+    next_after: ProjectId | None
+
+
+class ProjectService:
+    """What people do with projects."""
+
+    def __init__(self, store: ProjectStore, clock: Clock) -> None:
+        self._store = store
+        self._gate = Gate(store)
+        self._clock = clock
+
+    # Reading
+
+    def get(self, user_id: UserId, project_id: str) -> Seen:
+        """Return a project: one call.
+
+        Raises:
+            NotFound: absent, deleted, or not a project of the person's.
+        """
+        entry = self._gate.enter(user_id, project_id, ProjectPermission.READ)
+        return Seen(project=entry.project, role=entry.member.role)
+
+    def list(self, user_id: UserId, query: PageQuery) -> ProjectPage:
+        """Return a page of the projects that the person is a member of, by age.
+
+        One query of memberships, one batch read, and unless the first page holds all, one query that counts. What is
+        being deleted is left out after it was read, so that a page may be shorter than asked.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+        """
+        require_shallow(query)
+        after = ProjectId(query.after) if query.after else None
+        rows = self._store.of_user(
+            user_id, newest_first=query.newest_first, limit=query.offset + query.limit, after=after
+        )
+        shown = rows.members[query.offset :]
+        found = self._store.projects([member.project_id for member in shown]) if shown else {}
+        total = len(rows.members)
+        if rows.more or after:
+            total = max(total, self._store.count_of_user(user_id, most=MAX_OFFSET_ROWS))
+        return ProjectPage(
+            projects=tuple(
+                Seen(project=found[member.project_id], role=member.role)
+                for member in shown
+                if member.project_id in found
+            ),
+            total=total,
+            total_capped=total >= MAX_OFFSET_ROWS,
+            next_after=shown[-1].project_id if rows.more and shown else None,
+        )
+
+    # Writing
+
+    def create(self, user_id: UserId, new: NewProject, *, request_token: str = "") -> Seen:
+        """Store a new project, whose only member owns it; a repeat with the same `request_token` returns the first's.
+
+        Raises:
+            AlreadyCreated: the repeat's project was deleted meanwhile.
+            AccountGone: the account is deleted.
+        """
+        now = self._clock.now()
+        project = Project(
+            id=ProjectId(new_id()),
+            name=new.name,
+            description=new.description,
+            status=new.status,
+            progress=new.progress,
+            owners=(user_id,),
+            created_at=now,
+            updated_at=now,
+            version=1,
+        )
+        owner = Membership(
+            project_id=project.id, user_id=user_id, role=ProjectRole.OWNER, joined_at=project.created_at, version=1
+        )
+        try:
+            self._store.create(project, owner, request_token=request_token)
+        except AlreadyExists:
+            return self._made_before(user_id, request_token)
+        count("ProjectCreated")
+        logger.info("project.created", project_id=project.id)
+        return Seen(project=project, role=owner.role)
+
+    def _made_before(self, user_id: UserId, request_token: str) -> Seen:
+        made = self._store.made_by(user_id, request_token)
+        project, members = self._store.read(made, user_id) if made else (None, {})
+        if project is None or project.deleting or user_id not in members:
+            raise AlreadyCreated("This request was carried out before", details={"id": made})
+        return Seen(project=project, role=members[user_id].role)
+
+    def change(
+        self, user_id: UserId, project_id: str, changes: Mapping[str, Any], *, version: int | None = None
+    ) -> Seen:
+        """Change name, description, status or progress; what is so already writes nothing.
+
+        Raises:
+            NotFound: as `get`.
+            Forbidden: the role may not.
+            StaleVersion: `version` is not the stored one.
+            AccountGone: the account is deleted.
+        """
+
+        def once() -> Seen:
+            entry = self._gate.enter(user_id, project_id, ProjectPermission.CHANGE)
+            before = entry.project
+            require_version(before.version, version)
+            after = replace(before, **changes)
+            if after != before:
+                after = replace(after, updated_at=self._clock.now(), version=before.version + 1)
+                self._store.change(before, after, actor=entry.member)
+            return Seen(project=after, role=entry.member.role)
+
+        return again(once)
+
+    def delete(self, user_id: UserId, project_id: str, *, version: int | None = None) -> None:
+        """Delete a project: a tombstone, then its memberships, then the tombstone.
+
+        The project is gone for everybody once the tombstone stands. May be repeated after a crash at any point; what
+        is then left, and the memberships beyond 1,000, the sweep removes.
+
+        Raises:
+            NotFound, Forbidden, StaleVersion, AccountGone: as `change`.
+        """
+        if self._is_owners_tombstone(user_id, project_id):
+            self._finish(ProjectId(project_id))
+            return
+
+        def once() -> ProjectId:
+            entry = self._gate.enter(user_id, project_id, ProjectPermission.DELETE)
+            require_version(entry.project.version, version)
+            self._store.begin_delete(entry.project, actor=entry.member, at=self._clock.now())
+            return entry.project.id
+
+        deleted = again(once)
+        count("ProjectDeleted")
+        logger.info("project.deleted", project_id=deleted)
+        self._finish(deleted)
+
+    def _is_owners_tombstone(self, user_id: UserId, project_id: str) -> bool:
+        """Tell whether this repeats a deletion: the memberships may be gone already, the owners are not."""
+        if not is_id(project_id):
+            raise missing(project_id)
+        project = self._store.read(ProjectId(project_id)).project
+        return project is not None and project.deleting and user_id in project.owners
+
+    def _finish(self, project_id: ProjectId) -> None:
+        try:
+            self._store.finish_delete(project_id, most=MEMBERSHIPS_A_REQUEST)
+        except Upstream as exc:
+            logger.warning("project.left_for_sweep", project_id=project_id, code=exc.code)
+
+
+def require_version(stored: int, expected: int | None) -> None:
+    """Refuse a change of another version than the stored one; None is any.
+
+    Raises:
+        StaleVersion: it is another.
+    """
+    if expected is not None and expected != stored:
+        raise StaleVersion(f"It has version {stored} by now; read it again")
+
+
+def require_shallow(query: PageQuery) -> None:
+    """Refuse pages by number that lie too deep.
+
+    Raises:
+        InvalidRequest: INVALID_PAGE.
+    """
+    if query.offset + query.limit > MAX_OFFSET_ROWS:
+        raise InvalidRequest(f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor`", code="INVALID_PAGE")

@@ -1,0 +1,31 @@
+"""What time does to projects: deletions that died on their way, or had too much to remove, are finished.
+
+Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from karma.core.clock import Clock
+from karma.core.errors import Upstream
+from karma.core.observability import count, logger
+from karma.projects.ports import ProjectStore
+
+GRACE: Final = timedelta(minutes=2)
+"""Above what a request may take: it removes most by itself."""
+PROJECTS_A_SWEEP: Final = 20
+MEMBERSHIPS_A_PROJECT: Final = 5_000
+
+
+def finish_deletions(store: ProjectStore, clock: Clock) -> int:
+    """Go on with deleted projects; return how many are finished. One that fails is left for next time."""
+    finished = 0
+    for project_id in store.unfinished(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
+        try:
+            finished += store.finish_delete(project_id, most=MEMBERSHIPS_A_PROJECT)
+        except Upstream as exc:
+            logger.warning("project.sweep_failed", project_id=project_id, code=exc.code)
+            count("ProjectSweepFailed")
+    return finished

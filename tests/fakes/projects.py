@@ -1,0 +1,157 @@
+"""In-memory stand-in for the store of projects, with the accounts that it asks for; it passes DynamoDB's suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from karma.core.errors import AlreadyExists
+from karma.core.ids import ProjectId, UserId
+from karma.identity.audit import AuditEntry
+from karma.identity.parent import AccountGone
+from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole
+from karma.projects.ports import MemberChange, Read, Rows
+
+
+@dataclass
+class MemoryProjects:
+    """ProjectStore in dictionaries."""
+
+    accounts: set[UserId] = field(default_factory=set)
+    stored: dict[ProjectId, Project] = field(default_factory=dict)
+    members: dict[tuple[ProjectId, UserId], Membership] = field(default_factory=dict)
+    tokens: dict[tuple[ProjectId, UserId], str] = field(default_factory=dict)
+    requests: dict[tuple[UserId, str], tuple[ProjectId, datetime]] = field(default_factory=dict)
+    deleted_at: dict[ProjectId, datetime] = field(default_factory=dict)
+    held: Counter[UserId] = field(default_factory=Counter)
+    audit: list[AuditEntry] = field(default_factory=list)
+    meanwhile: list[Callable[[], object]] = field(default_factory=list)
+    """What happens before the next writes, one each."""
+
+    def read(self, project_id: ProjectId, *user_ids: UserId) -> Read:
+        found = {user: self.members[project_id, user] for user in user_ids if (project_id, user) in self.members}
+        return Read(self.stored.get(project_id), found)
+
+    def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
+        self._require_account(owner.user_id)
+        earlier = self.requests.get((owner.user_id, request_token)) if request_token else None
+        if earlier and project.created_at < earlier[1] + timedelta(days=1):
+            raise AlreadyExists("This request was carried out before")
+        self.stored[project.id] = project
+        self.members[project.id, owner.user_id] = owner
+        self.held[owner.user_id] += 1
+        if request_token:
+            self.requests[owner.user_id, request_token] = (project.id, project.created_at)
+
+    def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
+        made = self.requests.get((user_id, request_token))
+        return made[0] if made else None
+
+    def change(self, before: Project, after: Project, *, actor: Membership) -> None:
+        self._before_write()
+        self._require(before, actor)
+        self.stored[after.id] = after
+
+    def change_member(self, change: MemberChange) -> None:
+        self._before_write()
+        project, before, after = change.project, change.before, change.after
+        subject = before or after
+        assert subject is not None
+        key = (project.id, subject.user_id)
+        owned = before is not None and before.role is ProjectRole.OWNER
+        owns = after is not None and after.role is ProjectRole.OWNER
+        stored = self.stored.get(project.id)
+        if stored is None or stored.deleting:
+            raise ProjectChanged("changed")
+        if change.owners != project.owners and stored.version != project.version:
+            raise ProjectChanged("changed")
+        self._require_account(change.actor.user_id)
+        if subject.user_id != change.actor.user_id:
+            self._require_role(change.actor)
+        if before is None or (owns and not owned):
+            self._require_account(subject.user_id)
+        if before is None and key in self.members:
+            raise AlreadyExists("The account is a member already")
+        if before is not None and (key not in self.members or self.members[key].version != before.version):
+            raise ProjectChanged("changed")
+        if change.owners != project.owners:
+            self.stored[project.id] = replace(
+                stored, owners=change.owners, updated_at=change.at, version=stored.version + 1
+            )
+        if after is None:
+            del self.members[key]
+        else:
+            self.members[key] = after
+            if before is None:
+                self.tokens[key] = change.request_token
+        self.held[subject.user_id] += owns - owned
+        self.audit += change.entries
+
+    def added_by(self, request_token: str, project_id: ProjectId, user_id: UserId) -> Membership | None:
+        key = (project_id, user_id)
+        return self.members.get(key) if self.tokens.get(key) == request_token else None
+
+    def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:
+        self._before_write()
+        self._require(project, actor)
+        self.stored[project.id] = replace(project, deleting=True, updated_at=at, version=project.version + 1)
+        self.deleted_at[project.id] = at
+        self.held.subtract(project.owners)
+
+    def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
+        mine = [key for key in self.members if key[0] == project_id]
+        for key in mine[:most]:
+            del self.members[key]
+        if len(mine) > most:
+            return False
+        if project_id in self.stored and self.stored[project_id].deleting:
+            del self.stored[project_id]
+            del self.deleted_at[project_id]
+        return True
+
+    def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
+        due = [(at, project_id) for project_id, at in self.deleted_at.items() if at < before]
+        return [project_id for _, project_id in sorted(due)][:limit]
+
+    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
+        mine = sorted(project for project, user in self.members if user == user_id)
+        if newest_first:
+            mine.reverse()
+        if after is not None:
+            mine = [project for project in mine if (project < after if newest_first else project > after)]
+        return Rows([self.members[project, user_id] for project in mine[:limit]], len(mine) > limit)
+
+    def count_of_user(self, user_id: UserId, *, most: int) -> int:
+        return min(most, sum(user == user_id for _, user in self.members))
+
+    def projects(self, ids: Sequence[ProjectId]) -> Mapping[ProjectId, Project]:
+        return {each: self.stored[each] for each in ids if each in self.stored and not self.stored[each].deleting}
+
+    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
+        users = sorted(user for project, user in self.members if project == project_id and (after or "") < user)
+        return Rows([self.members[project_id, user] for user in users[:limit]], len(users) > limit)
+
+    def count_of_project(self, project_id: ProjectId, *, most: int) -> int:
+        return min(most, sum(project == project_id for project, _ in self.members))
+
+    def _before_write(self) -> None:
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+    def _require(self, before: Project, actor: Membership) -> None:
+        stored = self.stored.get(before.id)
+        if stored is None or stored.version != before.version or stored.deleting:
+            raise ProjectChanged("changed")
+        self._require_role(actor)
+        self._require_account(actor.user_id)
+
+    def _require_role(self, actor: Membership) -> None:
+        stored = self.members.get((actor.project_id, actor.user_id))
+        if stored is None or stored.role is not actor.role:
+            raise ProjectChanged("changed")
+
+    def _require_account(self, user_id: UserId) -> None:
+        if user_id not in self.accounts:
+            raise AccountGone(user_id)

@@ -1,0 +1,159 @@
+"""A request on projects dies before or after each of its AWS calls; its repeat ends in the same tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from karma.core.ids import ProjectId, UserId, new_id
+from karma.identity.audit import NOWHERE
+from karma.identity.repository.users import UserRepository
+from karma.projects.domain import ProjectRole
+from karma.projects.members import MemberService
+from karma.projects.repository import ProjectRepository
+from karma.projects.service import NewProject, ProjectService
+from karma.projects.sweeps import GRACE
+from tests.fakes.devices import FakeClock
+from tests.integration.api.test_crash import ENTRY, reopen_if_open
+from tests.support.accounts import open_account
+from tests.support.crash import CrashReport, CrashTest
+
+V1 = "/api/v1/projects"
+
+
+class World:
+    """A project that three people share, made anew for each death."""
+
+    def __init__(self, stack: Any) -> None:
+        self.stack = stack
+        self.clock = FakeClock()
+        self.ada, self.eve, self.ida = (UserId(new_id()) for _ in range(3))
+        self.project_id = ProjectId("")
+
+    def seed(self) -> None:
+        identity = self.stack.tables["identity"]
+        for user_id in (self.ada, self.eve, self.ida):
+            open_account(identity, user_id)
+        store = ProjectRepository(self.stack.tables["work"])
+        members = MemberService(store, UserRepository(), self.clock)
+        self.project_id = ProjectService(store, self.clock).create(self.ada, NewProject(name="Greenhouse")).project.id
+        members.add(self.ada, self.project_id, self.eve, ProjectRole.OWNER, source=NOWHERE)
+
+    def rows(self) -> Counter[tuple[str, ...]]:
+        """What is stored of projects and of what they hold, without the ids and times that each death makes anew."""
+        found: Counter[tuple[str, ...]] = Counter()
+        people = {self.ada: "ada", self.eve: "eve", self.ida: "ida"}
+        for table in ("work", "identity"):
+            items = self.stack.aws("dynamodb").scan(TableName=self.stack.tables[table], ConsistentRead=True)["Items"]
+            for item in items:
+                kind = item.get("type", {"S": ""})["S"]
+                if kind.startswith("project") or kind in {"holdings", "audit_entry"}:
+                    text = str([item.get(name) for name in ("name", "progress", "owners", "role", "project", "event")])
+                    by = "sk" if kind == "project_member" else "pk" if table == "identity" else "type"
+                    where = item[by]["S"]
+                    for user_id, name in people.items():
+                        text, where = text.replace(user_id, name), where.replace(user_id, name)
+                    found[kind, where, text] += 1
+        return found
+
+
+@pytest.fixture
+def world(stack: Any) -> World:
+    stack.use("api")
+    return World(stack)
+
+
+@pytest.fixture
+def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
+    from api import deps
+    from karma.identity import tokens
+
+    def token() -> str:
+        return tokens.issue(world.ada, ring=deps.key_ring(), now=deps.clock().now())
+
+    def run(method: str, path: str, body: object = None, *, accept: set[int]) -> CrashReport:
+        def seed() -> dict[str, Any]:
+            world.seed()
+            sent = {"authorization": f"Bearer {token()}"}
+            if method == "POST":
+                sent["idempotency-key"] = new_id()
+            where = path.format(project=world.project_id, eve=world.eve, ida=world.ida)
+            sent_body = {"user_id": world.ida} if body == "ida" else body
+            return http_event(method, f"{V1}{where}", body=sent_body, headers=sent)
+
+        def redeliver(event: dict[str, Any]) -> dict[str, Any]:
+            reopen_if_open(stack)
+            return event
+
+        return CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables["work"], stack.tables["identity"]],
+            seed=seed,
+            redeliver=redeliver,
+            normalise=lambda _item: None,
+            other_state=world.rows,
+            accept=lambda answer: answer["statusCode"] in accept,
+        ).run()
+
+    return run
+
+
+def test_while_it_creates_leaves_one_project(die: Callable[..., CrashReport]) -> None:
+    report = die("POST", "", {"name": "Kitchen"}, accept={201})
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+def test_while_it_adds_a_member_leaves_one_membership_and_tells_of_it_once(die: Callable[..., CrashReport]) -> None:
+    report = die("POST", "/{project}/members", "ida", accept={201})
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+def test_while_it_makes_a_member_of_an_owner_leaves_the_other_owner(die: Callable[..., CrashReport]) -> None:
+    report = die("PATCH", "/{project}/members/{eve}", {"role": "member"}, accept={200})
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+def test_while_it_removes_a_member_leaves_none(die: Callable[..., CrashReport]) -> None:
+    # A death after the write: the repeat finds no such member any more.
+    report = die("DELETE", "/{project}/members/{eve}", accept={204, 404})
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+@pytest.mark.req("R-K-22")
+def test_while_it_deletes_leaves_nothing_once_it_is_repeated(world: World, die: Callable[..., CrashReport]) -> None:
+    report = die("DELETE", "/{project}", accept={204, 404})
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+    assert "after dynamodb.DeleteItem" in " ".join(report.at)
+    assert {kind for kind, *_ in world.rows()} == {"holdings", "audit_entry"}
+
+
+@pytest.mark.req("R-K-22")
+def test_a_sweep_that_dies_is_finished_by_the_next(stack: Any, world: World) -> None:
+    def seed() -> dict[str, str]:
+        world.seed()
+        store = ProjectRepository(stack.tables["work"])
+        project, members = store.read(world.project_id, world.ada)
+        assert project is not None
+        store.begin_delete(project, actor=members[world.ada], at=world.clock.now() - 2 * GRACE)
+        return {"sweep": "projects"}
+
+    stack.use("sweeps")
+    report = CrashTest(
+        entry="background.sweeps:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["work"]],
+        seed=seed,
+        normalise=lambda item: {"type": item["type"]},
+        accept=lambda answer: answer["changed"] in {0, 1},
+    ).run()
+    assert report.calls == (
+        "dynamodb.Query",
+        "dynamodb.Query",
+        "dynamodb.TransactWriteItems",
+        "dynamodb.DeleteItem",
+    )
+    assert stack.aws("dynamodb").scan(TableName=stack.tables["work"])["Items"] == []

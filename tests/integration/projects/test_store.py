@@ -1,0 +1,448 @@
+"""One suite for both stores of projects: the fake is only trusted because it passes here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.clock import iso, monotonic
+from karma.core.dynamo.access import get
+from karma.core.errors import AlreadyExists
+from karma.core.ids import ProjectId, UserId, new_id
+from karma.core.purge import Purge
+from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.parent import AccountGone
+from karma.identity.repository.items import HoldingsItem, holdings_key
+from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
+from karma.projects.ports import MemberChange, ProjectStore
+from karma.projects.repository import ProjectRepository
+from tests.fakes.projects import MemoryProjects
+from tests.support.accounts import open_account
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=1)
+OWNER, ADMIN, MEMBER, VIEWER = ProjectRole.OWNER, ProjectRole.ADMIN, ProjectRole.MEMBER, ProjectRole.VIEWER
+
+
+@dataclass
+class Kept:
+    """A store, and what else of the world it is asked about."""
+
+    store: ProjectStore
+    person: Callable[[], UserId]
+    close: Callable[[UserId], None]
+    """Delete an account."""
+    held: Callable[[UserId], int]
+    """How many projects hold an account."""
+
+    def project(self, owner: UserId, number: int = 1, **more: Any) -> Project:
+        project = Project(
+            id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"),
+            name=f"project {number}",
+            description=None,
+            status=ProjectStatus.ACTIVE,
+            progress=0,
+            owners=(owner,),
+            created_at=NOW,
+            updated_at=NOW,
+            version=1,
+            **more,
+        )
+        self.store.create(project, membership(project, owner, OWNER), request_token="")
+        return project
+
+    def apply(
+        self,
+        project: Project,
+        actor: Membership,
+        before: Membership | None,
+        after: Membership | None,
+        *,
+        owners: tuple[UserId, ...] = (),
+        token: str = "",
+    ) -> None:
+        entry = AuditEntry(user_id=actor.user_id, event=AuditEvent.PROJECT_ROLE_CHANGED, at=LATER, actor_id=None)
+        change = MemberChange(
+            project=project,
+            actor=actor,
+            before=before,
+            after=after,
+            owners=owners or project.owners,
+            at=LATER,
+            entries=[entry],
+            request_token=token,
+        )
+        self.store.change_member(change)
+
+    def join(self, project: Project, user_id: UserId, role: ProjectRole = MEMBER, *, token: str = "") -> Membership:
+        """Let the owner add somebody."""
+        owner = self.store.read(project.id, project.owner_id).members[project.owner_id]
+        stored = self.current(project)
+        owners = (*stored.owners, user_id) if role is OWNER else stored.owners
+        self.apply(stored, owner, None, membership(project, user_id, role), owners=owners, token=token)
+        return self.member(project, user_id)
+
+    def current(self, project: Project) -> Project:
+        found = self.store.read(project.id).project
+        assert found is not None
+        return found
+
+    def member(self, project: Project, user_id: UserId) -> Membership:
+        return self.store.read(project.id, user_id).members[user_id]
+
+
+def membership(project: Project, user_id: UserId, role: ProjectRole) -> Membership:
+    return Membership(project_id=project.id, user_id=user_id, role=role, joined_at=NOW, version=1)
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def kept(request: pytest.FixtureRequest) -> Kept:
+    if request.param == "memory":
+        memory = MemoryProjects()
+
+        def person() -> UserId:
+            user_id = UserId(new_id())
+            memory.accounts.add(user_id)
+            return user_id
+
+        return Kept(memory, person, memory.accounts.discard, lambda user_id: memory.held[user_id])
+    stack = request.getfixturevalue("stack")
+    stack.use("api")
+    identity = stack.tables["identity"]
+
+    def close(user_id: UserId) -> None:
+        key = {"pk": {"S": f"USER#{user_id}"}, "sk": {"S": "PROFILE"}}
+        stack.aws("dynamodb").delete_item(TableName=identity, Key=key)
+
+    def held(user_id: UserId) -> int:
+        item = get(HoldingsItem, holdings_key(user_id), consistent=True)
+        return int(item.project) if item else 0
+
+    return Kept(ProjectRepository(stack.tables["work"]), lambda: open_account(identity), close, held)
+
+
+class TestAProject:
+    @pytest.mark.req("R-K-16")
+    def test_reads_back_whole(self, kept: Kept) -> None:
+        ada = kept.person()
+        project = kept.project(ada)
+        changed = replace(
+            project,
+            name="Ölmühle",
+            description="two\nlines",
+            status=ProjectStatus.ARCHIVED,
+            progress=100,
+            updated_at=LATER,
+            version=2,
+        )
+        assert kept.current(project) == project
+        kept.store.change(project, changed, actor=kept.member(project, ada))
+        assert kept.current(project) == changed
+        assert kept.store.projects([project.id]) == {project.id: changed}
+        plain = replace(changed, description=None, version=3)
+        kept.store.change(changed, plain, actor=kept.member(project, ada))
+        assert kept.current(project) == plain
+
+    def test_that_is_not_there_is_nothing(self, kept: Kept) -> None:
+        nobody, nothing = UserId(new_id()), ProjectId(new_id())
+        assert kept.store.read(nothing, nobody, nobody) == (None, {})
+        assert kept.store.projects([nothing]) == {}
+        assert kept.store.of_user(nobody, newest_first=True, limit=5, after=None) == ([], False)
+        assert kept.store.of_project(nothing, limit=5, after=None) == ([], False)
+        assert kept.store.made_by(nobody, "t") is None
+        assert kept.store.added_by("t", nothing, nobody) is None
+        assert kept.store.unfinished(before=LATER, limit=5) == []
+        assert kept.store.finish_delete(nothing, most=5)
+
+    @pytest.mark.req("R-K-23")
+    def test_holds_its_owner_s_account(self, kept: Kept) -> None:
+        ada = kept.person()
+        kept.project(ada, 1)
+        kept.project(ada, 2)
+        assert kept.held(ada) == 2
+
+    def test_is_made_once_for_a_request(self, kept: Kept) -> None:
+        ada = kept.person()
+        project = kept.project(ada)
+        for number in (2, 3):
+            other = replace(project, id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"))
+            made = membership(other, ada, OWNER)
+            if number == 2:
+                kept.store.create(other, made, request_token="t")
+            else:
+                with pytest.raises(AlreadyExists):
+                    kept.store.create(other, made, request_token="t")
+        assert kept.store.made_by(ada, "t") == "01890000-0000-7000-8000-000000000002"
+        assert kept.store.made_by(kept.person(), "t") is None
+        day_after = replace(project, id=ProjectId(new_id()), created_at=NOW + timedelta(days=1))
+        kept.store.create(day_after, membership(day_after, ada, OWNER), request_token="t")
+        assert kept.store.made_by(ada, "t") == day_after.id
+        assert kept.held(ada) == 3
+
+    def test_is_not_made_for_an_account_that_is_gone(self, kept: Kept) -> None:
+        ada = kept.person()
+        kept.close(ada)
+        with pytest.raises(AccountGone):
+            kept.project(ada)
+        assert kept.store.of_user(ada, newest_first=True, limit=5, after=None) == ([], False)
+        assert kept.held(ada) == 0
+
+    def test_is_not_changed_on_what_is_stale(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        member = kept.join(project, ida)
+        changed = replace(project, progress=1, version=2)
+        kept.store.change(project, changed, actor=member)
+        with pytest.raises(ProjectChanged):
+            kept.store.change(project, replace(project, progress=2, version=2), actor=member)
+        kept.apply(changed, kept.member(project, ada), member, replace(member, role=VIEWER, version=2))
+        with pytest.raises(ProjectChanged):
+            kept.store.change(changed, replace(changed, progress=3, version=3), actor=member)
+        kept.close(ada)
+        with pytest.raises(AccountGone):
+            kept.store.change(changed, replace(changed, progress=4, version=3), actor=kept.member(project, ada))
+        assert kept.current(project).progress == 1
+
+
+@pytest.mark.req("R-K-17")
+class TestAMembership:
+    def test_is_one_for_a_project_and_a_person(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        member = kept.join(project, ida, token="t")
+        assert member == membership(project, ida, MEMBER)
+        with pytest.raises(AlreadyExists):
+            kept.join(project, ida, ADMIN)
+        assert kept.member(project, ida) == member
+        assert kept.store.added_by("t", project.id, ida) == member
+        assert kept.store.added_by("other", project.id, ida) is None
+
+    @pytest.mark.parametrize("role", ProjectRole)
+    def test_has_a_role_and_holds_an_owner_s_account(self, kept: Kept, role: ProjectRole) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        assert kept.join(project, ida, role).role is role
+        assert kept.held(ida) == (role is OWNER)
+        assert kept.current(project).owners == ((ada, ida) if role is OWNER else (ada,))
+
+    def test_that_begins_or_ends_to_own_changes_the_project(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        before = kept.join(project, ida)
+        owner = replace(before, role=OWNER, version=2)
+        kept.apply(project, kept.member(project, ada), before, owner, owners=(ada, ida))
+        shared = kept.current(project)
+        assert (shared.owners, shared.version, shared.updated_at) == ((ada, ida), 2, LATER)
+        assert (kept.member(project, ida), kept.held(ida)) == (owner, 1)
+        mine = kept.member(project, ada)
+        kept.apply(shared, mine, mine, None, owners=(ida,))
+        assert kept.store.read(project.id, ada, ida).members == {ida: owner}
+        assert (kept.current(project).owner_id, kept.held(ada), kept.held(ida)) == (ida, 0, 1)
+
+    def test_is_not_written_on_what_is_stale(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        mine, hers = kept.member(project, ada), kept.join(project, ida, OWNER)
+        shared = kept.current(project)
+        kept.apply(shared, hers, mine, replace(mine, role=MEMBER, version=2), owners=(ida,))
+        demoted = replace(hers, role=MEMBER, version=2)
+        for actor, before, owners in (
+            (mine, hers, (ada,)),  # on the project as it was
+            (mine, hers, shared.owners),  # as somebody who was an owner
+            (hers, replace(hers, version=9), (ida,)),  # of another version
+        ):
+            with pytest.raises(ProjectChanged):
+                kept.apply(shared, actor, before, demoted, owners=owners)
+            with pytest.raises(ProjectChanged):
+                kept.apply(shared, actor, before, None, owners=owners)
+        assert kept.current(project).owners == (ida,)
+        assert (kept.member(project, ida).role, kept.held(ida)) == (OWNER, 1)
+
+    def test_is_not_given_to_or_by_an_account_that_is_gone(self, kept: Kept) -> None:
+        ada, ida, eve = kept.person(), kept.person(), kept.person()
+        project = kept.project(ada)
+        hers = kept.join(project, ida)
+        kept.close(ida)
+        kept.close(eve)
+        for role in (MEMBER, OWNER):
+            with pytest.raises(AccountGone):
+                kept.join(project, eve, role)
+        with pytest.raises(AccountGone):
+            kept.apply(
+                project, kept.member(project, ada), hers, replace(hers, role=OWNER, version=2), owners=(ada, ida)
+            )
+        kept.close(ada)
+        with pytest.raises(AccountGone):
+            kept.apply(project, kept.member(project, ada), hers, None)
+        assert kept.store.read(project.id, ida, eve).members == {ida: hers}
+        assert (kept.held(ida), kept.held(eve)) == (0, 0)
+
+
+class TestLists:
+    def test_of_a_person_go_by_the_age_of_the_project(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        projects = [kept.project(ada, number) for number in range(1, 6)]
+        for project in projects[:4]:
+            kept.join(project, ida, VIEWER)
+
+        def numbers(newest_first: bool, limit: int = 9, after: int = 0) -> tuple[list[int], bool]:
+            start = projects[after - 1].id if after else None
+            rows = kept.store.of_user(ida, newest_first=newest_first, limit=limit, after=start)
+            return [int(row.project_id[-1]) for row in rows.members], rows.more
+
+        assert numbers(newest_first=True) == ([4, 3, 2, 1], False)
+        assert numbers(newest_first=False, limit=3) == ([1, 2, 3], True)
+        assert numbers(newest_first=True, limit=2, after=3) == ([2, 1], False)
+        assert numbers(newest_first=False, limit=1, after=2) == ([3], True)
+        assert (kept.store.count_of_user(ida, most=9), kept.store.count_of_user(ida, most=3)) == (4, 3)
+        assert kept.store.projects([each.id for each in projects]).keys() == {each.id for each in projects}
+
+    def test_of_a_project_go_by_the_age_of_the_account(self, kept: Kept) -> None:
+        ada = kept.person()
+        project = kept.project(ada)
+        people = sorted([ada, *(kept.person() for _ in range(3))])
+        for user_id in people:
+            if user_id != ada:
+                kept.join(project, user_id)
+
+        def listed(limit: int, after: UserId | None = None) -> tuple[list[UserId], bool]:
+            rows = kept.store.of_project(project.id, limit=limit, after=after)
+            return [row.user_id for row in rows.members], rows.more
+
+        assert listed(9) == (people, False)
+        assert listed(3) == (people[:3], True)
+        assert listed(2, people[1]) == (people[2:], False)
+        assert (kept.store.count_of_project(project.id, most=9), kept.store.count_of_project(project.id, most=2)) == (
+            4,
+            2,
+        )
+
+
+@pytest.mark.req("R-K-22")
+class TestADeletedProject:
+    def test_is_a_tombstone_that_nothing_can_be_hung_on(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        hers, mine = kept.join(project, ida, OWNER), kept.member(project, ada)
+        shared = kept.current(project)
+        kept.store.begin_delete(shared, actor=mine, at=NOW)
+        tombstone = kept.current(project)
+        assert (tombstone.deleting, tombstone.owners) == (True, (ada, ida))
+        assert (kept.held(ada), kept.held(ida)) == (0, 0)
+        assert kept.store.projects([project.id]) == {}
+        assert kept.store.unfinished(before=LATER, limit=5) == [project.id]
+        assert kept.store.unfinished(before=NOW, limit=5) == []
+        for seen in (shared, tombstone):
+            with pytest.raises(ProjectChanged):
+                kept.store.change(seen, replace(seen, progress=1), actor=mine)
+            with pytest.raises(ProjectChanged):
+                kept.store.begin_delete(seen, actor=mine, at=LATER)
+            with pytest.raises(ProjectChanged):
+                kept.apply(seen, mine, None, membership(project, kept.person(), MEMBER))
+            with pytest.raises(ProjectChanged):
+                kept.apply(seen, mine, hers, None, owners=(ada,))
+
+    def test_leaves_nothing(self, kept: Kept) -> None:
+        ada = kept.person()
+        project, other = kept.project(ada), kept.project(ada, 2)
+        for _ in range(3):
+            kept.join(project, kept.person())
+        kept.store.begin_delete(project, actor=kept.member(project, ada), at=NOW)
+        assert kept.store.finish_delete(project.id, most=100)
+        assert kept.store.finish_delete(project.id, most=100)
+        assert kept.store.read(project.id, ada) == (None, {})
+        assert kept.store.of_project(project.id, limit=9, after=None) == ([], False)
+        assert kept.store.unfinished(before=LATER, limit=5) == []
+        assert kept.store.read(other.id, ada).project == other
+        assert kept.held(ada) == 1
+
+
+class TestInDynamo:
+    @pytest.fixture
+    def work(self, stack: Any) -> ProjectRepository:
+        stack.use("api")
+        open_account(stack.tables["identity"])
+        return ProjectRepository(stack.tables["work"])
+
+    def seed_members(self, stack: Any, project_id: str, number: int) -> None:
+        """Store memberships as `change_member` does, without their accounts."""
+        dynamodb, stamp = stack.aws("dynamodb"), {"S": iso(NOW)}
+        rows = []
+        for _ in range(number):
+            user_id = new_id()
+            rows.append(
+                {
+                    "pk": {"S": f"PROJECT#{project_id}"},
+                    "sk": {"S": f"MEMBER#{user_id}"},
+                    "type": {"S": "project_member"},
+                    "schema": {"N": "1"},
+                    "version": {"N": "1"},
+                    "project_id": {"S": project_id},
+                    "user_id": {"S": user_id},
+                    "role": {"S": "member"},
+                    "created_at": stamp,
+                    "updated_at": stamp,
+                    "gsi1pk": {"S": f"USER#{user_id}"},
+                    "gsi1sk": {"S": f"PROJECT#{project_id}"},
+                }
+            )
+        for at in range(0, number, 25):
+            requests = [{"PutRequest": {"Item": row}} for row in rows[at : at + 25]]
+            dynamodb.batch_write_item(RequestItems={stack.tables["work"]: requests})
+
+    def test_a_go_ends_and_the_next_one_goes_on(self, stack: Any, work: ProjectRepository) -> None:
+        ada = open_account(stack.tables["identity"])
+        kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
+        project = kept.project(ada)
+        self.seed_members(stack, project.id, 250)
+        work.begin_delete(project, actor=kept.member(project, ada), at=NOW)
+        goes = 1
+        while not work.finish_delete(project.id, most=100):
+            assert kept.current(project).deleting
+            goes += 1
+        assert goes == 3
+        assert stack.aws("dynamodb").scan(TableName=stack.tables["work"])["Items"] == []
+
+    def test_what_is_no_tombstone_keeps_no_sweep_from_those_behind_it(
+        self, stack: Any, work: ProjectRepository
+    ) -> None:
+        ada = open_account(stack.tables["identity"])
+        kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
+        project = kept.project(ada)
+        work.begin_delete(project, actor=kept.member(project, ada), at=NOW)
+        listed = {"gsi1pk": {"S": "PROJECTS#DELETING"}, "gsi1sk": {"S": "2026-01-01T00:00:00.000Z#x"}}
+        alive = {"type": {"S": "project"}, "project_id": {"S": project.id}, "sk": {"S": "PROJECT"}}
+        for number, item in enumerate(
+            (
+                {"sk": {"S": "PROJECT"}},
+                {"sk": {"S": "PROJECT"}, "type": {"S": "unknown"}},
+                {"sk": {"S": "PROJECT"}, "type": {"S": "project"}},
+                {**alive, "deleting_at": {"S": iso(NOW)}},  # under another project's key
+                {**alive, "version": {"S": "one"}, "deleting_at": {"N": "1"}},
+                {"sk": {"S": f"MEMBER#{ada}"}, "type": {"S": "project_member"}},
+            )
+        ):
+            stored = {"pk": {"S": f"PROJECT#hostile-{number}"}, **item, **listed}
+            stack.aws("dynamodb").put_item(TableName=stack.tables["work"], Item=stored)
+        assert work.unfinished(before=LATER, limit=100) == [project.id]
+
+    def test_nothing_of_a_deleted_account_is_left(self, stack: Any, work: ProjectRepository) -> None:
+        identity = stack.tables["identity"]
+        ada, ida = open_account(identity), open_account(identity)
+        kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
+        project = kept.project(ada)
+        kept.join(project, ida)
+        other = replace(project, id=ProjectId(new_id()), owners=(ida,))
+        work.create(other, membership(other, ida, OWNER), request_token="t")
+        work.begin_delete(other, actor=kept.member(other, ida), at=NOW)
+        work.finish_delete(other.id, most=100)
+        over = Purge(user_id=ida, ends_at=monotonic() - 1, settled=True)
+        assert not work.purge_account(over)
+        assert kept.member(project, ida).role is MEMBER
+        assert work.purge_account(Purge(user_id=ida, ends_at=monotonic() + 60, settled=True))
+        items = stack.aws("dynamodb").scan(TableName=stack.tables["work"])["Items"]
+        assert sorted(item["sk"]["S"] for item in items) == [f"MEMBER#{ada}", "PROJECT"]
