@@ -416,16 +416,15 @@ class TestInDynamo:
         work.begin_delete(project, actor=kept.member(project, ada), at=NOW)
         listed = {"gsi1pk": {"S": "PROJECTS#DELETING"}, "gsi1sk": {"S": "2026-01-01T00:00:00.000Z#x"}}
         alive = {"type": {"S": "project"}, "project_id": {"S": project.id}, "sk": {"S": "PROJECT"}}
-        for number, item in enumerate(
-            (
-                {"sk": {"S": "PROJECT"}},
-                {"sk": {"S": "PROJECT"}, "type": {"S": "unknown"}},
-                {"sk": {"S": "PROJECT"}, "type": {"S": "project"}},
-                {**alive, "deleting_at": {"S": iso(NOW)}},  # under another project's key
-                {**alive, "version": {"S": "one"}, "deleting_at": {"N": "1"}},
-                {"sk": {"S": f"MEMBER#{ada}"}, "type": {"S": "project_member"}},
-            )
-        ):
+        hostile: list[dict[str, Any]] = [
+            {"sk": {"S": "PROJECT"}},
+            {"sk": {"S": "PROJECT"}, "type": {"S": "unknown"}},
+            {"sk": {"S": "PROJECT"}, "type": {"S": "project"}},
+            {**alive, "deleting_at": {"S": iso(NOW)}},  # under another project's key
+            {**alive, "version": {"S": "one"}, "deleting_at": {"N": "1"}},
+            {"sk": {"S": f"MEMBER#{ada}"}, "type": {"S": "project_member"}},
+        ]
+        for number, item in enumerate(hostile):
             stored = {"pk": {"S": f"PROJECT#hostile-{number}"}, **item, **listed}
             stack.aws("dynamodb").put_item(TableName=stack.tables["work"], Item=stored)
         assert work.unfinished(before=LATER, limit=100) == [project.id]
