@@ -168,7 +168,7 @@ class TestTheGate:
         with pytest.raises(NotFound, match="Project"):
             ACTS[act](world, who)
 
-    @pytest.mark.parametrize("text", ["", "nobody", "#", "x" * 9000, "../" + new_id()])
+    @pytest.mark.parametrize("text", ["", "nobody", "#", "x" * 9000, "../01994b94-9b20-7e83-b6c4-d2e1f0a98765"])
     def test_finds_nothing_under_what_is_no_id(self, world: World, text: str) -> None:
         with pytest.raises(NotFound) as refused:
             world.projects.get(world.ada, text)
@@ -276,7 +276,7 @@ class TestAdd:
         with pytest.raises(AlreadyExists):
             world.add(ida, token="another")
 
-    @pytest.mark.parametrize("user_id", ["nobody", "", "#", new_id()])
+    @pytest.mark.parametrize("user_id", ["nobody", "", "#", "01994b94-9b20-7e83-b6c4-d2e1f0a98765"])
     def test_knows_no_account_that_is_not_there(self, world: World, user_id: str) -> None:
         with pytest.raises(NotFound, match="User not found"):
             world.add(user_id)
@@ -363,7 +363,7 @@ class TestChangeRole:
         with pytest.raises(StaleVersion):
             world.give(ida, MEMBER, version=1)
 
-    @pytest.mark.parametrize("user_id", ["nobody", new_id()])
+    @pytest.mark.parametrize("user_id", ["nobody", "01994b94-9b20-7e83-b6c4-d2e1f0a98765"])
     def test_knows_no_member_that_is_not_there(self, world: World, user_id: str) -> None:
         with pytest.raises(NotFound, match=f"Member {user_id} not found"):
             world.give(UserId(user_id), VIEWER)
@@ -424,7 +424,7 @@ class TestRemove:
                 world.remove(ida, by=admin)
         assert (world.role_of(ida) is None) == (ends is None)
 
-    @pytest.mark.parametrize("user_id", ["nobody", new_id()])
+    @pytest.mark.parametrize("user_id", ["nobody", "01994b94-9b20-7e83-b6c4-d2e1f0a98765"])
     def test_knows_no_member_that_is_not_there(self, world: World, user_id: str) -> None:
         with pytest.raises(NotFound, match=f"Member {user_id} not found"):
             world.remove(user_id)

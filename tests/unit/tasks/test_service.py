@@ -199,7 +199,7 @@ class TestATask:
             tasks.create(USER, CHAIN)
 
     @pytest.mark.req("R-M-40")
-    @pytest.mark.parametrize("task_id", ["", "x", "TASK#1", new_id()])
+    @pytest.mark.parametrize("task_id", ["", "x", "TASK#1", "01994b94-9b20-7e83-b6c4-d2e1f0a98765"])
     def test_that_is_missing_is_not_found(self, tasks: TaskService, task_id: str) -> None:
         other = tasks.create(UserId(new_id()), CHAIN)
         for missing in (task_id, other.task.id):
