@@ -20,6 +20,7 @@ _AGENT = "01994b8f-c3d7-7b42-9e10-64a8f2d05b7e"
 _TASK = "01994b99-6d2e-7f17-84c5-e6d7f8091a2b"
 _SUBTASK = "01994b99-6d2f-7a28-95d6-f7e8091a2b3c"
 _AVATAR = "01994b9a-0b4c-7c39-a6e7-08f91a2b3c4d"
+_NOTICE = "01994b9b-2e6f-7d5a-b8f9-1a2b3c4d5e6f"
 _BEGAN = "2026-03-01T08:00:00.000Z"
 _LATER = "2026-03-01T08:05:00.000Z"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -216,6 +217,26 @@ FIELDS: Mapping[str, Any] = {
     "rating": None,
     "review_count": 0,
     "download_count": 0,
+    # Configuration and notices
+    "component_name": "fast-model",
+    "config": {"enabled": False},
+    "enabled": False,
+    "validate_only": False,
+    "max_tokens": 4096,
+    "success": True,
+    "message": "Configuration updated",
+    "change_type": "updated",
+    "changed_by": _USER,
+    "old_config": {"enabled": True},
+    "new_config": {"enabled": False},
+    "rolled_back_to": None,
+    "notice_id": _NOTICE,
+    "unread": True,
+    "unread_count": 1,
+    "severity": "info",
+    "text": "The API key build server was made.",
+    "data": {"api_key_id": "01994b92-44f9-7c2d-8d05-a9b1c2d3e4f5"},
+    "read_at": None,
     # Billing
     "plan": "pro",
     "entitled_plan": "pro",
@@ -299,6 +320,15 @@ MODEL_FIELDS: Mapping[str, Any] = {
     **dict.fromkeys((f"{model}.name" for model in _AVATARS), "Moss"),
     **dict.fromkeys((f"{model}.role" for model in _AVATARS), "gardener"),
     **dict.fromkeys((f"{model}.status" for model in _AVATARS), "idle"),
+    "NoticeView.id": _NOTICE,
+    "NoticeView.type": "api_key.created",
+    "NoticeView.title": "An API key was made",
+    **dict.fromkeys(("ConfigView.name", "ConfigSummaryView.name"), "fast-model"),
+    **dict.fromkeys(("ConfigView.type", "ConfigSummaryView.type"), "model"),
+    **dict.fromkeys(("ConfigView.description", "ConfigSummaryView.description"), "Short answers"),
+    "ConfigView.provider": "anthropic",
+    "ConfigView.model": "claude-haiku-5-5",
+    "ConfigChangeView.timestamp": _BEGAN,
     "PlanData.name": "pro",
     "SubscriptionData.status": "active",
     "InboxEventData.id": FIELDS["event_id"],

@@ -47,8 +47,10 @@ NOT_SHOWN = {
     "delete_me.current_password": 403,
     "begin_link.current_password": 403,
     "run_agent_v1.forwardedProps.agent_id": 404,
+    "put_config.config": 400,
+    "agio_put_config.config": 400,
 }
-"""Fields whose text is compared, not shown: what one that is nobody's is answered."""
+"""Fields whose text is compared or chosen, not shown: what one that is nobody's is answered."""
 
 NORMALISED = {
     f"{operation}.{field}"
