@@ -19,6 +19,7 @@ _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
 _AGENT = "01994b8f-c3d7-7b42-9e10-64a8f2d05b7e"
 _TASK = "01994b99-6d2e-7f17-84c5-e6d7f8091a2b"
 _SUBTASK = "01994b99-6d2f-7a28-95d6-f7e8091a2b3c"
+_PROJECT = "01994b9b-2d5e-7d4a-b7f8-19a2b3c4d5e6"
 _AVATAR = "01994b9a-0b4c-7c39-a6e7-08f91a2b3c4d"
 _NOTICE = "01994b9b-2e6f-7d5a-b8f9-1a2b3c4d5e6f"
 _BEGAN = "2026-03-01T08:00:00.000Z"
@@ -195,7 +196,10 @@ FIELDS: Mapping[str, Any] = {
     "events": [{"type": "RUN_STARTED", "threadId": "01994b94-9b20-7e83-b6c4-d2e1f0a98765", "runId": _RUN}],
     "next_after": 1,
     "finished": False,
-    # Tasks and avatars
+    # Projects, tasks and avatars
+    "project_id": _PROJECT,
+    "owner_id": _USER,
+    "joined_at": _BEGAN,
     "task_id": _TASK,
     "subtask_id": _SUBTASK,
     "avatar_id": _AVATAR,
@@ -306,6 +310,14 @@ MODEL_FIELDS: Mapping[str, Any] = {
     "CapabilitiesData.state": {"snapshots": True, "deltas": False},
     "CapabilitiesData.multimodal": {"input": {"image": True, "pdf": True}},
     "CapabilitiesData.execution": {"codeExecution": False, "maxIterations": 8, "maxExecutionTime": 840000},
+    "ProjectView.id": _PROJECT,
+    **dict.fromkeys(("ProjectView.status", "CreateProjectRequest.status", "ChangeProjectRequest.status"), "active"),
+    **dict.fromkeys(("ProjectView.description", "CreateProjectRequest.description"), "Everything under glass"),
+    "ProjectView.role": "owner",
+    "AddMemberRequest.user_id": None,
+    "AddMemberRequest.role": "member",
+    "MemberView.role": "member",
+    "ChangeMemberRequest.role": "viewer",
     **dict.fromkeys(("CreateTaskBody.title", "ChangeTaskBody.title", "TaskView.title"), "Inventory"),
     **dict.fromkeys(("SubtaskBody.title", "SubtaskView.title"), "Count"),
     **dict.fromkeys(

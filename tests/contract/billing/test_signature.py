@@ -44,7 +44,7 @@ _NOISE = st.lists(
 
 
 @pytest.mark.req("R-C-29")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(body=_TEXT, secret=_TEXT, age=_AGE, before=_NOISE, after=_NOISE, tamper=st.booleans())
 @example(body="{}", secret="whsec_é", age=0, before=["t=٣"], after=[], tamper=False)
 @example(body="{}", secret=" ", age=0, before=[], after=[], tamper=False)
@@ -58,7 +58,7 @@ def test_agrees_with_the_library_on_signed_headers(
     assert ours(shown, header, secret) == theirs(shown, header, secret)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(body=_TEXT, header=st.none() | _TEXT | _NOISE.map(",".join))
 def test_agrees_with_the_library_on_any_header(body: str, header: str | None) -> None:
     assert ours(body, header, SECRET) == theirs(body, header, SECRET)

@@ -231,7 +231,7 @@ _KINDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_order_and_any_repeats_end_in_the_same_state(data: st.DataObject) -> None:
     """Given the same objects at Stripe, a set of events has one outcome, with changes in the middle too."""
@@ -256,7 +256,7 @@ def test_any_order_and_any_repeats_end_in_the_same_state(data: st.DataObject) ->
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(_STATUSES, min_size=1, max_size=4), st.data())
 def test_workers_that_interleave_end_in_the_last_state(statuses: list[str], data: st.DataObject) -> None:
     """Each change of Stripe's object sends an event; its worker runs inside any fetch of an earlier one."""
