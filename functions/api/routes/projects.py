@@ -143,6 +143,10 @@ async def add_member(
     Owners give any role; administrators of the project add members and viewers. An address is found when its account
     has verified it.
     """
+    if body.email is not None and body.user_id is not None:
+        raise ValidationFailed.of("email", "not together with user_id")
+    if body.email is None and body.user_id is None:
+        raise ValidationFailed.of("user_id", "is required, or email")
 
     def add() -> Outcome:
         members, token = deps.project_members(), request_token(request, caller) or ""

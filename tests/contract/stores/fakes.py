@@ -18,6 +18,7 @@ from karma.identity.repository.one_time import OneTimeRepository
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.repository import OutboxRepository
+from karma.projects.repository import ProjectRepository
 from karma.realtime.repository import RealtimeRepository
 from karma.tasks.repository import DynamoTaskStore
 from tests.fakes.accounts import MemoryAccounts
@@ -27,6 +28,7 @@ from tests.fakes.billing import MemoryBilling
 from tests.fakes.catalogue import MemoryAgentStore
 from tests.fakes.identity import MemoryIdentities
 from tests.fakes.mail import MemoryOutbox
+from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.tasks import MemoryTaskStore
 
@@ -38,6 +40,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryAgentStore: (DynamoAgentStore,),
     MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository),
     MemoryRealtime: (RealtimeRepository,),
+    MemoryProjects: (ProjectRepository,),
     MemoryTaskStore: (DynamoTaskStore,),
     MemoryAvatarStore: (DynamoAvatarStore,),
     LocalBuckets: (DynamoBuckets,),

@@ -29,6 +29,7 @@ from karma.core.ids import (
     CommandId,
     DeviceId,
     FileId,
+    ProjectId,
     RunId,
     TaskId,
     ThreadId,
@@ -66,12 +67,17 @@ from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
+from karma.projects.domain import Membership, Project, ProjectRole
+from karma.projects.ports import MemberChange
+from karma.projects.repository import ProjectRepository
 from karma.realtime.domain import Channel, Connection, Ticket
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore
 from tests.contract.stores.test_avatars import avatar as an_avatar
+from tests.contract.stores.test_projects import membership
+from tests.contract.stores.test_projects import new_project as a_project
 from tests.contract.stores.test_tasks import parts
 from tests.contract.stores.test_tasks import task as a_task
 from tests.support.stores import Database
@@ -138,6 +144,10 @@ class Rows:
     def agents(self) -> DynamoAgentStore:
         bind(AgentsItem, self._tables["agents"])
         return DynamoAgentStore()
+
+    @cached_property
+    def projects(self) -> ProjectRepository:
+        return ProjectRepository(self._tables["work"])
 
     @cached_property
     def tasks(self) -> DynamoTaskStore:
@@ -506,6 +516,39 @@ class Rows:
         agent = self.new_agent()
         self.agents.create(agent, request_token="t")
         return agent
+
+    # Projects
+
+    def new_project(self) -> tuple[Project, Membership]:
+        made = replace(a_project(self.ada.id), id=ProjectId(new_id()))
+        return made, membership(made, self.ada.id, ProjectRole.OWNER)
+
+    @cached_property
+    def project(self) -> tuple[Project, Membership]:
+        project, owner = self.new_project()
+        self.projects.create(project, owner, request_token="t")
+        return project, owner
+
+    def joining(self) -> MemberChange:
+        """Ada makes somebody an owner of her project."""
+        project, owner = self.project
+        somebody = self.stored()
+        return MemberChange(
+            project=project,
+            actor=owner,
+            before=None,
+            after=membership(project, somebody.id, ProjectRole.OWNER),
+            owners=(owner.user_id, somebody.id),
+            at=NOW,
+            entries=[self.entry],
+            request_token="t",
+        )
+
+    @cached_property
+    def deleted_project(self) -> Project:
+        project, owner = self.project
+        self.projects.begin_delete(project, actor=owner, at=NOW)
+        return project
 
     # Tasks and avatars
 

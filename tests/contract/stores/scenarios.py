@@ -346,6 +346,44 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoAgentStore.delete": _made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
     "DynamoAgentStore.page": _made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),
     "DynamoAgentStore.count": _made(lambda r: r.agent, lambda r, _: r.agents.count(tag="x", most=5)),
+    "ProjectRepository.read": _made(lambda r: r.project, lambda r, n: r.projects.read(n[0].id, n[1].user_id)),
+    "ProjectRepository.projects": _made(lambda r: r.project, lambda r, n: r.projects.projects([n[0].id])),
+    "ProjectRepository.of_user": _made(
+        lambda r: r.project, lambda r, n: r.projects.of_user(n[1].user_id, newest_first=True, limit=5, after=None)
+    ),
+    "ProjectRepository.count_of_user": _made(
+        lambda r: r.project, lambda r, n: r.projects.count_of_user(n[1].user_id, most=5)
+    ),
+    "ProjectRepository.of_project": _made(
+        lambda r: r.project, lambda r, n: r.projects.of_project(n[0].id, limit=5, after=None)
+    ),
+    "ProjectRepository.count_of_project": _made(
+        lambda r: r.project, lambda r, n: r.projects.count_of_project(n[0].id, most=5)
+    ),
+    "ProjectRepository.made_by": _made(lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, "t")),
+    "ProjectRepository.added_by": _made(
+        lambda r: r.project, lambda r, n: r.projects.added_by("t", n[0].id, n[1].user_id)
+    ),
+    "ProjectRepository.create": _made(
+        lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request_token="t")
+    ),
+    "ProjectRepository.change": _made(
+        lambda r: r.project,
+        lambda r, n: r.projects.change(n[0], replace(n[0], progress=1, version=2), actor=n[1]),
+    ),
+    "ProjectRepository.change_member": _made(lambda r: r.joining(), lambda r, n: r.projects.change_member(n)),
+    "ProjectRepository.begin_delete": _made(
+        lambda r: r.project, lambda r, n: r.projects.begin_delete(n[0], actor=n[1], at=NOW)
+    ),
+    "ProjectRepository.finish_delete": _made(
+        lambda r: r.deleted_project, lambda r, project: r.projects.finish_delete(project.id, most=5)
+    ),
+    "ProjectRepository.unfinished": _made(
+        lambda r: r.deleted_project, lambda r, _: r.projects.unfinished(before=LATER, limit=5)
+    ),
+    "ProjectRepository.purge_account": _made(
+        lambda r: (r.project, r.purge()), lambda r, n: r.projects.purge_account(n[1])
+    ),
     "DynamoTaskStore.get": _made(lambda r: r.task[0], lambda r, t: r.tasks.get(t.user_id, t.id)),
     "DynamoTaskStore.subtask": _made(lambda r: r.task[1][0], lambda r, s: r.tasks.subtask(s.task_id, s.id)),
     "DynamoTaskStore.subtasks": _made(lambda r: r.task[0], lambda r, t: r.tasks.subtasks(t.id)),

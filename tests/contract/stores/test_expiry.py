@@ -177,6 +177,14 @@ def ticket_over(rows: Rows) -> None:
         service.connect("c1", rows.admitted.hash)
 
 
+def made_project_over(rows: Rows) -> None:
+    rows.project  # noqa: B018
+    again, owner = rows.new_project()
+    with pytest.raises(AlreadyExists):
+        rows.projects.create(again, owner, request_token="t")
+    rows.projects.create(replace(again, created_at=again.created_at + DAY), owner, request_token="t")
+
+
 def made_task_over(rows: Rows) -> None:
     rows.task  # noqa: B018
     again, subtasks = rows.new_task()
@@ -212,6 +220,7 @@ COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "ticket": ticket_over,
     "connection": connection_over,
     "channel_subscription": connection_over,
+    "project_request": made_project_over,
     "task_request": made_task_over,
     "avatar_request": made_avatar_over,
 }
@@ -240,7 +249,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)
     rows.subscriptions.bury_customer(rows.customer, rows.ada.id, at=NOW)
-    rows.running, rows.agent, rows.task  # noqa: B018
+    rows.running, rows.agent, rows.project, rows.task  # noqa: B018
     rows.avatars.create(rows.new_avatar(), request_token="t")
     rows.avatars.delete(rows.avatars.page(rows.ada.id, newest_first=True, after="", limit=1)[0])
     assert rows.subscribe()

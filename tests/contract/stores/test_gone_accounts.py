@@ -15,16 +15,19 @@ from karma.core.ids import UserId, new_id
 from karma.identity import one_time
 from karma.identity.one_time import Purpose
 from karma.identity.parent import AccountGone
+from karma.projects.domain import ProjectRole
 from karma.realtime.domain import Channel, Connection, Ticket
 from tests.contract.stores.rows import LATER, NOW, Rows
 from tests.contract.stores.test_avatars import avatar
 from tests.contract.stores.test_identity import api_key, entry_of, user
+from tests.contract.stores.test_projects import membership, new_project
 from tests.contract.stores.test_runs import run, segment
 from tests.contract.stores.test_tasks import task
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.agents import MemoryRunStore
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
+from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.tasks import MemoryTaskStore
 from tests.support.stores import Store
@@ -44,6 +47,7 @@ class Fakes:
         self.realtime = MemoryRealtime(gone={GONE})
         self.runs = MemoryRunStore()
         self.runs.gone.add(GONE)
+        self.projects = MemoryProjects()
         self.tasks = MemoryTaskStore(deleted_accounts={GONE})
         self.avatars = MemoryAvatarStore(deleted_accounts={GONE})
         self.arrivals = self.inbox = self.subscriptions = MemoryBilling(gone={GONE})
@@ -86,6 +90,13 @@ def test_no_run(stores: Any) -> None:
     with pytest.raises(AccountGone):
         stores.runs.start(mine, thread=thread, segment=segment(of=mine), messages=())
     assert stores.runs.run(mine.key) is None
+
+
+def test_no_project(stores: Any) -> None:
+    project = new_project(GONE)
+    with pytest.raises(AccountGone):
+        stores.projects.create(project, membership(project, GONE, ProjectRole.OWNER), request_token="t")
+    assert stores.projects.read(project.id, GONE) == (None, {})
 
 
 def test_no_task_or_avatar(stores: Any) -> None:

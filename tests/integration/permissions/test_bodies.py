@@ -27,6 +27,7 @@ NARROWER = {
     "create_device.ip",
     "create_device.csr",
     "sign_parts.checksums.1",
+    "add_member.email",
     "begin_link.redirect",
     *(f"{operation}.{field}" for operation in _AGENTS for field in ("model", "tools.0")),
 }
@@ -46,6 +47,7 @@ NOT_SHOWN = {
     "change_password.password": 200,
     "delete_me.current_password": 403,
     "begin_link.current_password": 403,
+    "add_member.user_id": 404,
     "run_agent_v1.forwardedProps.agent_id": 404,
     "put_config.config": 400,
     "agio_put_config.config": 400,
@@ -206,8 +208,8 @@ class Sent:
             self._path = self._world.path_of(self._target, owner=self._owner)
             self._headers()
             self._before = self._world.stored()
-            # One person's runs and commands are limited to 60 a minute.
-            self._left = 50 if self._target.limit in {"run", "command"} else 1000
+            # One person's runs and commands are limited to 60 a minute, their new members to 30.
+            self._left = {"run": 50, "command": 50, "member": 20}.get(self._target.limit, 1000)
         self._left -= 1
         return self._send(body)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from karma.core.schemas import Body, Data, Version, Whole
 from karma.projects.domain import (
@@ -49,16 +49,9 @@ class AddMemberRequest(Body):
     """Who becomes a member: an account by its id, or by its address."""
 
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    email: Annotated[str, StringConstraints(min_length=3, max_length=320)] | None = Field(
-        default=None, examples=["grace@example.com"]
-    )
+    email: Annotated[str, StringConstraints(min_length=3, max_length=320)] | None = None
+    """In place of `user_id`."""
     role: ProjectRole = ProjectRole.MEMBER
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> AddMemberRequest:
-        if (self.user_id is None) == (self.email is None):
-            raise ValueError("either user_id or email")
-        return self
 
 
 class ChangeMemberRequest(Body):

@@ -1,4 +1,4 @@
-"""One suite for both stores of projects: the fake is only trusted because it passes here."""
+"""Projects: one suite for the store in memory and for DynamoDB."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from karma.projects.ports import MemberChange, ProjectStore
 from karma.projects.repository import ProjectRepository
 from tests.fakes.projects import MemoryProjects
 from tests.support.accounts import open_account
+from tests.support.stores import Database, Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -39,19 +40,8 @@ class Kept:
     held: Callable[[UserId], int]
     """How many projects hold an account."""
 
-    def project(self, owner: UserId, number: int = 1, **more: Any) -> Project:
-        project = Project(
-            id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"),
-            name=f"project {number}",
-            description=None,
-            status=ProjectStatus.ACTIVE,
-            progress=0,
-            owners=(owner,),
-            created_at=NOW,
-            updated_at=NOW,
-            version=1,
-            **more,
-        )
+    def project(self, owner: UserId, number: int = 1) -> Project:
+        project = new_project(owner, number)
         self.store.create(project, membership(project, owner, OWNER), request_token="")
         return project
 
@@ -99,9 +89,23 @@ def membership(project: Project, user_id: UserId, role: ProjectRole) -> Membersh
     return Membership(project_id=project.id, user_id=user_id, role=role, joined_at=NOW, version=1)
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def kept(request: pytest.FixtureRequest) -> Kept:
-    if request.param == "memory":
+def new_project(owner: UserId, number: int = 1) -> Project:
+    return Project(
+        id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"),
+        name=f"project {number}",
+        description=None,
+        status=ProjectStatus.ACTIVE,
+        progress=0,
+        owners=(owner,),
+        created_at=NOW,
+        updated_at=NOW,
+        version=1,
+    )
+
+
+@pytest.fixture
+def kept(store: Store) -> Kept:
+    if store.in_memory:
         memory = MemoryProjects()
 
         def person() -> UserId:
@@ -110,19 +114,18 @@ def kept(request: pytest.FixtureRequest) -> Kept:
             return user_id
 
         return Kept(memory, person, memory.accounts.discard, lambda user_id: memory.held[user_id])
-    stack = request.getfixturevalue("stack")
-    stack.use("api")
-    identity = stack.tables["identity"]
+    database = store.database
+    identity = database.tables["identity"]
 
     def close(user_id: UserId) -> None:
         key = {"pk": {"S": f"USER#{user_id}"}, "sk": {"S": "PROFILE"}}
-        stack.aws("dynamodb").delete_item(TableName=identity, Key=key)
+        database.client.delete_item(TableName=identity, Key=key)
 
     def held(user_id: UserId) -> int:
         item = get(HoldingsItem, holdings_key(user_id), consistent=True)
         return int(item.project) if item else 0
 
-    return Kept(ProjectRepository(stack.tables["work"]), lambda: open_account(identity), close, held)
+    return Kept(ProjectRepository(database.tables["work"]), lambda: open_account(identity), close, held)
 
 
 class TestAProject:
@@ -363,14 +366,12 @@ class TestADeletedProject:
 
 class TestInDynamo:
     @pytest.fixture
-    def work(self, stack: Any) -> ProjectRepository:
-        stack.use("api")
-        open_account(stack.tables["identity"])
-        return ProjectRepository(stack.tables["work"])
+    def work(self, database: Database) -> ProjectRepository:
+        return ProjectRepository(database.tables["work"])
 
-    def seed_members(self, stack: Any, project_id: str, number: int) -> None:
+    def seed_members(self, database: Database, project_id: str, number: int) -> None:
         """Store memberships as `change_member` does, without their accounts."""
-        dynamodb, stamp = stack.aws("dynamodb"), {"S": iso(NOW)}
+        stamp = {"S": iso(NOW)}
         rows = []
         for _ in range(number):
             user_id = new_id()
@@ -392,25 +393,25 @@ class TestInDynamo:
             )
         for at in range(0, number, 25):
             requests = [{"PutRequest": {"Item": row}} for row in rows[at : at + 25]]
-            dynamodb.batch_write_item(RequestItems={stack.tables["work"]: requests})
+            database.client.batch_write_item(RequestItems={database.tables["work"]: requests})
 
-    def test_a_go_ends_and_the_next_one_goes_on(self, stack: Any, work: ProjectRepository) -> None:
-        ada = open_account(stack.tables["identity"])
+    def test_a_go_ends_and_the_next_one_goes_on(self, database: Database, work: ProjectRepository) -> None:
+        ada = open_account(database.tables["identity"])
         kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
         project = kept.project(ada)
-        self.seed_members(stack, project.id, 250)
+        self.seed_members(database, project.id, 250)
         work.begin_delete(project, actor=kept.member(project, ada), at=NOW)
         goes = 1
         while not work.finish_delete(project.id, most=100):
             assert kept.current(project).deleting
             goes += 1
         assert goes == 3
-        assert stack.aws("dynamodb").scan(TableName=stack.tables["work"])["Items"] == []
+        assert database.items("work") == []
 
     def test_what_is_no_tombstone_keeps_no_sweep_from_those_behind_it(
-        self, stack: Any, work: ProjectRepository
+        self, database: Database, work: ProjectRepository
     ) -> None:
-        ada = open_account(stack.tables["identity"])
+        ada = open_account(database.tables["identity"])
         kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
         project = kept.project(ada)
         work.begin_delete(project, actor=kept.member(project, ada), at=NOW)
@@ -426,11 +427,11 @@ class TestInDynamo:
         ]
         for number, item in enumerate(hostile):
             stored = {"pk": {"S": f"PROJECT#hostile-{number}"}, **item, **listed}
-            stack.aws("dynamodb").put_item(TableName=stack.tables["work"], Item=stored)
+            database.client.put_item(TableName=database.tables["work"], Item=stored)
         assert work.unfinished(before=LATER, limit=100) == [project.id]
 
-    def test_nothing_of_a_deleted_account_is_left(self, stack: Any, work: ProjectRepository) -> None:
-        identity = stack.tables["identity"]
+    def test_nothing_of_a_deleted_account_is_left(self, database: Database, work: ProjectRepository) -> None:
+        identity = database.tables["identity"]
         ada, ida = open_account(identity), open_account(identity)
         kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
         project = kept.project(ada)
@@ -443,5 +444,5 @@ class TestInDynamo:
         assert not work.purge_account(over)
         assert kept.member(project, ida).role is MEMBER
         assert work.purge_account(Purge(user_id=ida, ends_at=monotonic() + 60, settled=True))
-        items = stack.aws("dynamodb").scan(TableName=stack.tables["work"])["Items"]
+        items = database.items("work")
         assert sorted(item["sk"]["S"] for item in items) == [f"MEMBER#{ada}", "PROJECT"]
