@@ -10,6 +10,7 @@ from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.configuration.repository import ConfigurationRepository
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.repository.api_keys import ApiKeyRepository
@@ -18,6 +19,7 @@ from karma.identity.repository.one_time import OneTimeRepository
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.repository import OutboxRepository
+from karma.notices.repository import NoticeRepository
 from karma.projects.repository import ProjectRepository
 from karma.realtime.repository import RealtimeRepository
 from karma.tasks.repository import DynamoTaskStore
@@ -26,8 +28,10 @@ from tests.fakes.agents import MemoryRunStore
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.catalogue import MemoryAgentStore
+from tests.fakes.configuration import MemoryComponentStore
 from tests.fakes.identity import MemoryIdentities
 from tests.fakes.mail import MemoryOutbox
+from tests.fakes.notices import MemoryNoticeStore
 from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.tasks import MemoryTaskStore
@@ -43,5 +47,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryProjects: (ProjectRepository,),
     MemoryTaskStore: (DynamoTaskStore,),
     MemoryAvatarStore: (DynamoAvatarStore,),
+    MemoryComponentStore: (ConfigurationRepository,),
+    MemoryNoticeStore: (NoticeRepository,),
     LocalBuckets: (DynamoBuckets,),
 }

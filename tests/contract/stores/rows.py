@@ -19,9 +19,12 @@ from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.configuration.domain import Change, Component, ComponentType
+from karma.configuration.repository import ConfigurationRepository
 from karma.core.clock import epoch_ms, iso, monotonic
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import (
     AgentId,
     ApiKeyId,
@@ -67,6 +70,9 @@ from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
+from karma.notices import board
+from karma.notices.domain import Notice
+from karma.notices.repository import NoticeRepository
 from karma.projects.domain import Membership, Project, ProjectRole
 from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
@@ -76,6 +82,8 @@ from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore
 from tests.contract.stores.test_avatars import avatar as an_avatar
+from tests.contract.stores.test_configuration import change as a_change
+from tests.contract.stores.test_notices import notice as a_notice
 from tests.contract.stores.test_projects import membership
 from tests.contract.stores.test_projects import new_project as a_project
 from tests.contract.stores.test_tasks import parts
@@ -156,6 +164,14 @@ class Rows:
     @cached_property
     def avatars(self) -> DynamoAvatarStore:
         return DynamoAvatarStore(self._tables["agents"])
+
+    @cached_property
+    def configuration(self) -> ConfigurationRepository:
+        return ConfigurationRepository(self._tables["agents"])
+
+    @cached_property
+    def notices(self) -> NoticeRepository:
+        return NoticeRepository(self._tables["identity"])
 
     @cached_property
     def arrivals(self) -> ArrivalStore:
@@ -576,6 +592,24 @@ class Rows:
         avatar = self.new_avatar()
         self.avatars.create(avatar, request_token="t")
         return avatar
+
+    # Configuration and notices
+
+    @property
+    def change(self) -> Change:
+        return a_change(1, Component(name=f"tool-{self.id}", type=ComponentType.TOOL))
+
+    @cached_property
+    def changed(self) -> Change:
+        self.configuration.append(self.change)
+        return self.change
+
+    @cached_property
+    def notice(self) -> Notice:
+        tx = Transaction()
+        board.write(tx, a_notice(1, user=self.ada.id), table=self._tables["identity"])
+        tx.commit()
+        return a_notice(1, user=self.ada.id)
 
     # Billing and realtime
 

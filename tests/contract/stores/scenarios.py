@@ -420,6 +420,24 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoAvatarStore.purge_account": _made(
         lambda r: (r.avatar, r.purge()), lambda r, n: r.avatars.purge_account(n[1])
     ),
+    "ConfigurationRepository.components": _made(lambda r: r.changed, lambda r, _: r.configuration.components()),
+    "ConfigurationRepository.last_change": _made(lambda r: r.changed, lambda r, c: r.configuration.last_change(c.name)),
+    "ConfigurationRepository.change": _made(lambda r: r.changed, lambda r, c: r.configuration.change(c.name, 1)),
+    "ConfigurationRepository.changes": _made(
+        lambda r: r.changed, lambda r, c: r.configuration.changes(c.name, below=9, limit=5)
+    ),
+    "ConfigurationRepository.count": _made(lambda r: r.changed, lambda r, _: r.configuration.count(most=5)),
+    "ConfigurationRepository.append": _made(
+        lambda r: r.changed, lambda r, c: r.configuration.append(replace(c, version=2))
+    ),
+    "NoticeRepository.page": _made(
+        lambda r: r.notice, lambda r, n: r.notices.page(n.user_id, unread=True, since=NOW - DAY, below="", limit=5)
+    ),
+    "NoticeRepository.count_unread": _made(
+        lambda r: r.notice, lambda r, n: r.notices.count_unread(n.user_id, since=NOW - DAY, most=5)
+    ),
+    "NoticeRepository.get": _made(lambda r: r.notice, lambda r, n: r.notices.get(n.user_id, n.id)),
+    "NoticeRepository.mark_read": _made(lambda r: r.notice, lambda r, n: r.notices.mark_read(n.user_id, n.id, at=NOW)),
     "ArrivalStore.store": lambda r: lambda: r.arrivals.store(r.arrival, received_at=NOW, due_at=NOW),
     "InboxRepository.get": _made(lambda r: r.event, lambda r, event: r.inbox.get(event)),
     "InboxRepository.mark_handled": _made(

@@ -26,6 +26,7 @@ from karma.identity.parent import was_deleted
 from karma.identity.passwords import Passwords
 from karma.identity.sessions import SessionService
 from karma.mail.domain import MailState
+from karma.notices.service import NoticeService
 from karma.realtime.domain import CONNECTION_TTL
 from karma.realtime.service import ConnectionService
 from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
@@ -201,6 +202,15 @@ def made_avatar_over(rows: Rows) -> None:
     rows.avatars.create(replace(again, created_at=again.created_at + DAY), request_token="t")
 
 
+def notice_over(rows: Rows) -> None:
+    notice = rows.notice
+    assert rows.notices.page(rows.ada.id, unread=True, since=notice.created_at, below="", limit=5)
+    assert not rows.notices.page(rows.ada.id, unread=True, since=notice.created_at + MOMENT, below="", limit=5)
+    with pytest.raises(NotFound):
+        NoticeService(rows.notices, FakeClock(notice.expires_at)).read(rows.ada.id, notice.id)
+    NoticeService(rows.notices, FakeClock(notice.expires_at - MOMENT)).read(rows.ada.id, notice.id)
+
+
 COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "session": session_over,
     "refresh_token": session_over,
@@ -222,6 +232,7 @@ COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "channel_subscription": connection_over,
     "project_request": made_project_over,
     "task_request": made_task_over,
+    "notice": notice_over,
     "avatar_request": made_avatar_over,
 }
 """By type of item: what its reader says before and after the end."""
@@ -249,7 +260,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)
     rows.subscriptions.bury_customer(rows.customer, rows.ada.id, at=NOW)
-    rows.running, rows.agent, rows.project, rows.task  # noqa: B018
+    rows.running, rows.agent, rows.project, rows.task, rows.changed, rows.notice  # noqa: B018
     rows.avatars.create(rows.new_avatar(), request_token="t")
     rows.avatars.delete(rows.avatars.page(rows.ada.id, newest_first=True, after="", limit=1)[0])
     assert rows.subscribe()

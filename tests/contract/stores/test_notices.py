@@ -1,10 +1,9 @@
-"""One suite for both stores of notices: the fake is only trusted because it passes here."""
+"""Notices: one suite for the store in memory and for DynamoDB."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from karma.notices.domain import Notice, NoticeType
 from karma.notices.ports import NoticeStore
 from karma.notices.repository import NoticeRepository
 from tests.fakes.notices import MemoryNoticeStore
+from tests.support.stores import Database, Store
 from tests.unit.notices.test_service import id_at
 
 ADA = UserId("01890000-0000-7000-8000-00000000000a")
@@ -34,12 +34,12 @@ class Stored:
         return [int(notice.data["n"]) for notice in found]
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def stored(request: pytest.FixtureRequest) -> Stored:
-    if request.param == "memory":
+@pytest.fixture
+def stored(store: Store) -> Stored:
+    if store.in_memory:
         memory = MemoryNoticeStore()
         return Stored(memory, memory.add)
-    table = request.getfixturevalue("stack").tables["identity"]
+    table = store.database.tables["identity"]
 
     def add(notice: Notice) -> None:
         tx = Transaction()
@@ -106,9 +106,9 @@ def test_what_is_not_there_is_not_made_by_reading(stored: Stored) -> None:
     assert stored.numbers(BOB) == []
 
 
-def test_a_notice_is_written_once(stack: Any) -> None:
+def test_a_notice_is_written_once(database: Database) -> None:
     for attempt in range(2):
         tx = Transaction()
-        board.write(tx, notice(1), table=stack.tables["identity"])
+        board.write(tx, notice(1), table=database.tables["identity"])
         with pytest.raises(ConditionFailed) if attempt else nullcontext():
             tx.commit()
