@@ -46,6 +46,8 @@ class Given:
     anthropic_api_key: str = ""
     """Empty: the offline model answers."""
     model_pace_ms: int = 20
+    python_path: tuple[Path, ...] = ()
+    """Import roots that functions find after their own; the e2e ring records their calls by one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Deployment:
         self.ports = chosen
         self.given = given
         self.progress = progress
-        self.engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent)
+        self.engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent, python_path=given.python_path)
         self.stripe = StripePeer(places, chosen["stripe"])
         self.model = None if given.anthropic_api_key else ModelServer(places, chosen["model"], given.model_pace_ms)
         self.adapter = Adapter(self.engine)
@@ -222,7 +224,7 @@ class Deployment:
         command = [python(), "-m", "local.streamhost", "--port", str(self.ports["stream"])]
         command += ["--function-dir", str(root / "functions" / "agent_stream"), "--env-file", str(env_file)]
         command += ["--prewarm", "2", "--allow-origin", "*", "--log-file", str(self.processes.log("stream-function"))]
-        for path in (root / "layers" / "common" / "python", *self._stream_layer()):
+        for path in (root / "layers" / "common" / "python", *self._stream_layer(), *self.given.python_path):
             command += ["--python-path", str(path)]
         self.processes.start(Program(STREAM, command, clean_environment(), root))
 

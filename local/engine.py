@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -36,6 +37,8 @@ class MiniStack:
     region: str = REGION
     mqtt_host: str = "localhost"
     """The broker's certificate names it."""
+    python_path: tuple[Path, ...] = ()
+    """Import roots that deployed functions find after their own."""
 
     @property
     def endpoint_url(self) -> str:
@@ -89,6 +92,7 @@ class MiniStack:
             TMPDIR=str(scratch),
             SFTP_ENABLED="0",
             LOG_LEVEL="INFO",
+            PYTHONPATH=os.pathsep.join(map(str, self.python_path)),
         )
         processes.start(Program(NAME, [str(program)], env, self.places.root))
 

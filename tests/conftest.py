@@ -1,4 +1,7 @@
-"""The engine of the tests, and how they are dealt out to processes side by side (pytest-xdist, `make test`)."""
+"""The engine of the tests, and how they are dealt out to processes side by side (pytest-xdist, `make test`).
+
+And what functions ask of AWS meanwhile is recorded: tests/support/recorded_calls.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+from tests.support.recorded_calls.plugin import CallsPlugin
 
 if TYPE_CHECKING:
     from local.engine import MiniStack
@@ -66,3 +71,7 @@ def _portion(nodeid: str) -> str:
         on_dynamodb_local, others = _STORES
         return on_dynamodb_local if "dynamodb_local" in nodeid else others
     return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(CallsPlugin(), "recorded-calls")

@@ -27,6 +27,8 @@ from local.places import Places
 from local.processes import no_proxy
 from local.progress import Progress
 from local.waiting import until
+from tests.support.recorded_calls.deployed_calls import DeployedCalls
+from tests.support.recorded_calls.plugin import read_golden, surprise_of
 
 DEADLINE_S = 45
 """Machines that run tests are slow and busy; nothing here measures speed."""
@@ -39,7 +41,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployed_calls(tmp_path_factory: pytest.TempPathFactory) -> DeployedCalls:
+    return DeployedCalls(tmp_path_factory.mktemp("calls"))
+
+
+@pytest.fixture(autouse=True)
+def known_calls(deployed_calls: DeployedCalls) -> Iterator[None]:
+    """Fail the test after which a deployed function has done what the integration ring has not seen."""
+    yield
+    if surprise := surprise_of(deployed_calls.read(), read_golden()):
+        pytest.fail(surprise, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory, deployed_calls: DeployedCalls) -> Iterator[Deployment]:
     try:
         prerequisites.check_node()
     except prerequisites.Missing as missing:
@@ -55,7 +70,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             pytest.skip(f"{name} is not installed: run `make install`")
     os.environ.update(no_proxy())
     # Persistent, in the temporary folder: one test restarts the engine.
-    running = Deployment(places, persistent=True, given=Given(), progress=Progress())
+    given = Given(python_path=(deployed_calls.folder,))
+    running = Deployment(places, persistent=True, given=given, progress=Progress())
     try:
         running.start()
         yield running

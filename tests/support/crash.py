@@ -38,6 +38,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Protocol
 
+from tests.support.recorded_calls.recorder import install, recorder
+
 CRASH_EXIT = 86
 """Exit status of a process that died where it was told to."""
 
@@ -119,6 +121,8 @@ class Processes:
         if not line:
             raise AssertionError(f"{self._entry} could not be imported or forked:\n{self.log()}")
         told = json.loads(line)
+        if "recorded" in told:
+            recorder.merge(told["recorded"])
         return Outcome(
             crashed=told["exit"] == CRASH_EXIT,
             response=told.get("response"),
@@ -285,7 +289,8 @@ class _Watch:
         botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
 
     def tell(self, status: int, **more: Any) -> None:
-        os.write(self.result_fd, json.dumps({"exit": status, "calls": self.calls, **more}, default=repr).encode())
+        told = {"exit": status, "calls": self.calls, "recorded": recorder.told(), **more}
+        os.write(self.result_fd, json.dumps(told, default=repr).encode())
 
     def _before_send(self, event_name: str, **_: Any) -> None:
         self.calls.append(event_name.removeprefix("before-send."))
@@ -332,6 +337,7 @@ def _serve(entry: str) -> None:
     """Import the entry, then fork once a line of stdin. Standard output carries answers only."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    install()
     function = _entry_function(entry)
     watch = _Watch()
     for line in sys.stdin.buffer:

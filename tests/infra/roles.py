@@ -1,0 +1,243 @@
+"""Roles as AWS would have them, and the engine's judgement of what they allow.
+
+Intrinsic functions are resolved to names and ARNs made of logical ids, by the rules of each resource type; so the table
+that a function's variable names and the table that its role names are one only if the template says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from infra.catalog import FunctionName
+from tests.infra.synthesized import Json, Synthesized
+from tests.support.recorded_calls.needs import ANY, Need
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+_PSEUDO = {"AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::URLSuffix": "amazonaws.com"}
+
+
+def _arn(service: str, resource: str) -> str:
+    return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{resource}"
+
+
+_REFS: dict[str, Callable[[str, Json], str]] = {
+    "AWS::SQS::Queue": lambda logical, _: f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{logical}",
+    "AWS::SecretsManager::Secret": lambda logical, _: _arn("secretsmanager", f"secret:{logical}-AbCdEf"),
+    "AWS::SES::EmailIdentity": lambda _, properties: str(properties["EmailIdentity"]),
+}
+"""What `Ref` answers where that is not the name, which is the logical id here."""
+_ATTRIBUTES: dict[tuple[str, str], Callable[[str], str]] = {
+    ("AWS::DynamoDB::Table", "Arn"): lambda logical: _arn("dynamodb", f"table/{logical}"),
+    ("AWS::DynamoDB::Table", "StreamArn"): lambda logical: _arn("dynamodb", f"table/{logical}/stream/2026"),
+    ("AWS::SQS::Queue", "Arn"): lambda logical: _arn("sqs", logical),
+    ("AWS::S3::Bucket", "Arn"): lambda logical: f"arn:aws:s3:::{logical}",
+    ("AWS::SecretsManager::Secret", "Id"): lambda logical: _arn("secretsmanager", f"secret:{logical}-AbCdEf"),
+    ("AWS::Logs::LogGroup", "Arn"): lambda logical: _arn("logs", f"log-group:{logical}:*"),
+}
+
+
+def resolve(synthesized: Synthesized, part: str, value: Any) -> str:
+    """Answer what CloudFormation would put in the place of a value of a stack."""
+    if not isinstance(value, dict):
+        return str(value)
+    ((function, argument),) = value.items()
+    resources = synthesized.templates[part]["Resources"]
+    match function:
+        case "Ref" if argument in _PSEUDO:
+            return _PSEUDO[argument]
+        case "Ref":
+            kind = resources[argument]["Type"]
+            return _REFS.get(kind, lambda logical, _: logical)(argument, resources[argument].get("Properties", {}))
+        case "Fn::GetAtt":
+            logical, attribute = argument
+            answer = _ATTRIBUTES.get((resources[logical]["Type"], attribute))
+            return answer(logical) if answer else f"{logical}.{attribute}"
+        case "Fn::Join":
+            separator, items = argument
+            joined: str = separator.join(resolve(synthesized, part, item) for item in items)
+            return joined
+        case "Fn::ImportValue":
+            source = argument.partition(":")[0].rpartition("-")[2]
+            outputs = synthesized.templates[source]["Outputs"].values()
+            (found,) = [item["Value"] for item in outputs if item.get("Export", {}).get("Name") == argument]
+            return resolve(synthesized, source, found)
+        case "Fn::Select":
+            index, items = argument
+            return resolve(synthesized, part, items[int(index)])
+    raise AssertionError(f"unexpected {function}: {argument}")
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a role: an action on an ARN, and how people call the resource."""
+
+    action: str
+    arn: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.action} on {self.name}"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One function's role of one stage, resolved, and what is asked of it by others than the function's code."""
+
+    function: FunctionName
+    environment: dict[str, str]
+    document: Json
+    by_service: tuple[Asked, ...]
+
+    def asked(self, needs: Iterable[Need]) -> list[Asked]:
+        """Turn recorded needs into what AWS is asked here, without what this stage does not have."""
+        found = [(need, self._arn(need.resource)) for need in sorted(needs)]
+        return [Asked(need.action, arn, need.resource) for need, arn in found if arn]
+
+    def _arn(self, resource: str) -> str:
+        kind, _, name = resource.partition("/")
+        variable = name.partition("/")[0].upper().replace("-", "_")
+        match kind:
+            case "table":
+                return _arn("dynamodb", f"table/{self.environment[f'{variable}_TABLE']}")
+            case "index":
+                index = name.partition("/")[2]
+                return _arn("dynamodb", f"table/{self.environment[f'{variable}_TABLE']}/index/{index}")
+            case "queue":
+                return _arn("sqs", self.environment[f"{variable}_QUEUE_URL"].rpartition("/")[2])
+            case "secret":
+                # Empty in a stage that has none.
+                return self.environment[f"{variable}_SECRET_ARN"]
+            case "bucket":
+                return f"arn:aws:s3:::{self.environment[f'{variable}_BUCKET']}"
+            case "object":
+                return f"arn:aws:s3:::{self.environment[f'{variable}_BUCKET']}/{name.partition('/')[2]}"
+            case "ses" if name == "sender":
+                return _arn("ses", f"identity/{self.environment['MAIL_SENDER'].rpartition('@')[2].rstrip('>')}")
+            case "ses":
+                return _arn("ses", f"configuration-set/{self.environment['MAIL_CONFIGURATION_SET']}")
+            case "thing" | "cert" | "topic":
+                return _arn("iot", resource)
+            case _ if resource == ANY:
+                return ANY
+        raise AssertionError(f"no rule makes an ARN of {resource}")
+
+    def statements(self) -> Iterator[tuple[str, list[str], str]]:
+        """Sid, actions and pattern, a statement once for each of its resources."""
+        for statement in self.document["Statement"]:
+            for resource in as_list(statement["Resource"]):
+                yield statement["Sid"], as_list(statement["Action"]), resource
+
+
+def roles(synthesized: Synthesized) -> dict[FunctionName, Role]:
+    """Return every function's role."""
+    return {name: _role(synthesized, name, properties) for name, properties in synthesized.functions().items()}
+
+
+def _role(synthesized: Synthesized, name: FunctionName, properties: Json) -> Role:
+    resources = synthesized.templates["app"]["Resources"]
+    role = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]
+    statements = [
+        {
+            "Sid": statement["Sid"],
+            "Effect": statement["Effect"],
+            "Action": as_list(statement["Action"]),
+            "Resource": [resolve(synthesized, "app", each) for each in as_list(statement["Resource"])],
+        }
+        for policy in role["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if {*statement} == {"Sid", "Effect", "Action", "Resource"}
+    ]
+    assert len(statements) == sum(len(policy["PolicyDocument"]["Statement"]) for policy in role["Policies"]), (
+        f"{name}: a statement has a part that nothing here knows how to ask about"
+    )
+    variables = properties["Environment"]["Variables"]
+    return Role(
+        function=name,
+        environment={variable: resolve(synthesized, "app", value) for variable, value in variables.items()},
+        document={"Version": "2012-10-17", "Statement": statements},
+        by_service=tuple(_by_service(synthesized, properties)),
+    )
+
+
+POLLER_OF_QUEUE = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+"""AWSLambdaSQSQueueExecutionRole, without its logs."""
+POLLER_OF_STREAM = ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")
+"""AWSLambdaDynamoDBExecutionRole, without its logs and `ListStreams`, which knows no resource."""
+LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
+TRACES = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
+
+
+def _by_service(synthesized: Synthesized, properties: Json) -> Iterator[Asked]:
+    """What Lambda itself asks with the function's role; each is shown by what makes Lambda do so."""
+    logs = _ATTRIBUTES["AWS::Logs::LogGroup", "Arn"](properties["LoggingConfig"]["LogGroup"]["Ref"])
+    for action in LOGS:
+        yield Asked(action, logs.replace(":*", ":log-stream:one"), "its log group")
+    if properties.get("TracingConfig", {}).get("Mode") == "Active":
+        for action in TRACES:
+            yield Asked(action, ANY, "X-Ray")
+    mappings = synthesized.of_type("AWS::Lambda::EventSourceMapping", "app")
+    for mapping in (each["Properties"] for each in mappings.values()):
+        if _function_of(synthesized, mapping["FunctionName"]) != properties:
+            continue
+        source = resolve(synthesized, "app", mapping["EventSourceArn"])
+        is_queue = source.startswith("arn:aws:sqs:")
+        for action in POLLER_OF_QUEUE if is_queue else POLLER_OF_STREAM:
+            yield Asked(action, source, "what it is called by")
+        if not is_queue:
+            yield Asked("dynamodb:ListStreams", ANY, "what it is called by")
+        failures = mapping.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+        if failures:
+            yield Asked("sqs:SendMessage", resolve(synthesized, "app", failures), "where its failures go")
+
+
+def _function_of(synthesized: Synthesized, value: Json) -> Json:
+    """Properties of the function that a reference to it, or to its alias, names."""
+    resources = synthesized.templates["app"]["Resources"]
+    found: Json = resources[value["Ref"]]
+    if found["Type"] == "AWS::Lambda::Alias":
+        found = resources[found["Properties"]["FunctionName"]["Ref"]]
+    properties: Json = found["Properties"]
+    return properties
+
+
+class Judge:
+    """Asks `iam:SimulateCustomPolicy`: in the engine it is the code that allows or denies calls under `AUTH=true`."""
+
+    def __init__(self, iam: Any) -> None:
+        self._iam = iam
+
+    def allowed(self, document: Json, asked: Iterable[Asked]) -> set[Asked]:
+        """Return what a policy allows; one request for each ARN."""
+        by_arn: dict[str, list[Asked]] = {}
+        for each in asked:
+            by_arn.setdefault(each.arn, []).append(each)
+        text, found = json.dumps(document), set()
+        for arn, those in by_arn.items():
+            actions = sorted({each.action for each in those})
+            answer = self._iam.simulate_custom_policy(PolicyInputList=[text], ActionNames=actions, ResourceArns=[arn])
+            decisions = {each["EvalActionName"]: each["EvalDecision"] for each in answer["EvaluationResults"]}
+            found |= {each for each in those if decisions[each.action] == "allowed"}
+        return found
+
+    def missing(self, role: Role, asked: Iterable[Asked]) -> list[str]:
+        """List what is asked of a role and not allowed by it."""
+        asked = set(asked)
+        return sorted(str(each) for each in asked - self.allowed(role.document, asked))
+
+    def unused(self, role: Role, asked: Iterable[Asked]) -> list[str]:
+        """List what a role allows and nobody asks of it: an action of a statement, on one of its resources."""
+        asked, found = list(asked), []
+        for sid, actions, resource in role.statements():
+            statement = {"Sid": sid, "Effect": "Allow", "Action": actions, "Resource": [resource]}
+            candidates = [each for each in asked if each.action in actions]
+            used = self.allowed({"Version": "2012-10-17", "Statement": [statement]}, candidates)
+            found += [f"{each} on {resource}" for each in sorted(set(actions) - {each.action for each in used})]
+        return found

@@ -1,0 +1,156 @@
+"""A role holds what its function calls and no more: golden/calls.json, recorded in the integration ring, is the proof.
+
+What Lambda does with the role by itself (poll, report failures, write logs and traces) is read from the template.
+Policies are judged by the engine that enforces them in the e2e ring.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any
+
+import boto3
+import pytest
+
+from infra.catalog import FunctionName
+from infra.config import Stage
+from local.engine import ephemeral
+from tests.infra.roles import Judge, Role, roles
+from tests.infra.synthesized import Json, Stages, Synthesized
+from tests.support.recorded_calls.needs import ANY, Need
+from tests.support.recorded_calls.plugin import read_golden
+
+CALLS = read_golden()
+functions = pytest.mark.parametrize("name", list(FunctionName))
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    with ephemeral() as engine:
+        iam = boto3.client(
+            "iam",
+            endpoint_url=engine.endpoint_url,
+            region_name=engine.region,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        yield Judge(iam)
+        iam.close()
+
+
+@pytest.fixture(scope="module")
+def role(stages: Stages) -> Callable[[Stage, FunctionName], Role]:
+    read = {stage: roles(stages.of(stage)) for stage in Stage}
+    return lambda stage, name: read[stage][name]
+
+
+Roles = Callable[[Stage, FunctionName], Role]
+
+
+def everything(role: Role) -> list[Any]:
+    return [*role.asked(CALLS[role.function]), *role.by_service]
+
+
+def without(role: Role, action: str, sid: str) -> Role:
+    """The role, with one action taken from one statement."""
+    changed = json.loads(json.dumps(role.document))
+    for statement in changed["Statement"]:
+        if statement["Sid"] == sid:
+            statement["Action"].remove(action)
+    changed["Statement"] = [statement for statement in changed["Statement"] if statement["Action"]]
+    return Role(role.function, role.environment, changed, role.by_service)
+
+
+def with_more(role: Role, **more: list[str]) -> Role:
+    """The role, with actions or resources added to its first statement."""
+    changed = json.loads(json.dumps(role.document))
+    for key, values in more.items():
+        changed["Statement"][0][key] += values
+    return Role(role.function, role.environment, changed, role.by_service)
+
+
+@functions
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_role_allows_what_is_called_with_it(role: Roles, judge: Judge, stage: Stage, name: FunctionName) -> None:
+    held = role(stage, name)
+    assert judge.missing(held, everything(held)) == []
+
+
+@functions
+@pytest.mark.parametrize("stage", list(Stage))
+def test_all_that_a_role_allows_is_called(role: Roles, judge: Judge, stage: Stage, name: FunctionName) -> None:
+    held = role(stage, name)
+    assert judge.unused(held, everything(held)) == []
+
+
+@functions
+def test_an_action_that_is_taken_away_is_missed(role: Roles, judge: Judge, name: FunctionName) -> None:
+    held = role(Stage.PROD, name)
+    for statement in held.document["Statement"]:
+        for action in statement["Action"]:
+            asked = [each for each in everything(held) if each.action == action]
+            missed = judge.missing(without(held, action, statement["Sid"]), asked)
+            assert missed, f"nobody misses {action} of {statement['Sid']}"
+            assert all(each.startswith(f"{action} on ") for each in missed)
+
+
+@functions
+def test_an_action_or_a_resource_that_is_added_is_found(role: Roles, judge: Judge, name: FunctionName) -> None:
+    held = role(Stage.PROD, name)
+    first = held.document["Statement"][0]
+    more = with_more(held, Action=["dynamodb:Scan"])
+    assert judge.unused(more, everything(held)) == [f"dynamodb:Scan on {each}" for each in first["Resource"]]
+    other = "arn:aws:dynamodb:us-east-1:123456789012:table/Another"
+    wider = with_more(held, Resource=[other])
+    assert judge.unused(wider, everything(held)) == [f"{action} on {other}" for action in sorted(first["Action"])]
+
+
+ALLOW = {"Effect": "Allow", "Action": ["dynamodb:GetItem"], "Resource": ["arn:aws:dynamodb:*:*:table/one"]}
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        pytest.param([], False, id="nothing is allowed by default"),
+        pytest.param([ALLOW], True, id="an allow that matches"),
+        pytest.param([ALLOW, {**ALLOW, "Effect": "Deny"}], False, id="a deny wins"),
+        pytest.param([{**ALLOW, "Action": ["DynamoDB:getitem"]}], True, id="actions have no case"),
+        pytest.param([{**ALLOW, "Resource": ["arn:aws:dynamodb:*:*:table/ONE"]}], False, id="resources have"),
+        pytest.param([{**ALLOW, "Resource": ["arn:aws:dynamodb:*:*:table/on?"]}], True, id="a question mark"),
+        pytest.param([{**ALLOW, "Resource": ["arn:aws:dynamodb:*:*:table/one/*"]}], False, id="below is not the thing"),
+        pytest.param([{**ALLOW, "Action": ["dynamodb:Get"]}], False, id="a prefix is no pattern"),
+    ],
+)
+def test_the_judge_knows_the_rules_of_iam(judge: Judge, statements: list[Json], expected: bool) -> None:
+    iam = judge._iam
+    answer = iam.simulate_custom_policy(
+        PolicyInputList=[json.dumps({"Version": "2012-10-17", "Statement": statements})],
+        ActionNames=["dynamodb:GetItem"],
+        ResourceArns=["arn:aws:dynamodb:us-east-1:123456789012:table/one"],
+    )
+    assert (answer["EvaluationResults"][0]["EvalDecision"] == "allowed") is expected
+
+
+RESOURCE_TYPES = {"objects": "object", "ses": "identity"}
+
+
+@pytest.mark.parametrize("need", sorted({need for needs in CALLS.values() for need in needs}), ids=" on ".join)
+def test_each_call_is_asked_about_as_awss_reference_says(need: Need) -> None:
+    """AWS's Service Authorization Reference, as cfn-lint carries it: which actions know which resources."""
+    reference = json.loads((resources.files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text())
+    service, _, action = need.action.partition(":")
+    known = {each.lower() for each in reference[service]["Actions"][action.lower()].get("Resources", [])}
+    kind, _, name = need.resource.partition("/")
+    if kind == "ses":
+        kind = {"sender": "identity", "configuration": "configuration-set"}[name]
+    assert kind in known if known else need.resource == ANY
+
+
+def test_no_key_asks_who_uses_it(prod: Synthesized) -> None:
+    """Tables, queues, buckets and secrets have keys of their services, for which no function needs a right of KMS."""
+    for kind in ("AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::S3::Bucket", "AWS::SecretsManager::Secret"):
+        found = prod.of_type(kind)
+        assert found
+        named = [path for path, each in found.items() if re.search("kms(master)?keyid", str(each), re.IGNORECASE)]
+        assert named == [], "whoever uses it needs kms:Decrypt: grant it, and list it with what services call"

@@ -1,0 +1,210 @@
+"""What IAM asks of a function's role for each call of AWS: actions, and the resources they are asked on.
+
+Resources have the names of the variables that tell the function of them, which are those of infra/grants.py:
+
+    table/<name>  index/<name>/<index>   from <NAME>_TABLE        queue/<name>          from <NAME>_QUEUE_URL
+    secret/<name>                        from <NAME>_SECRET_ARN   bucket/files          from FILES_BUCKET
+    object/files/<key>, ids as {id}      from FILES_BUCKET        ses/sender            from MAIL_SENDER
+    thing/{thing}  cert/{cert}           of the account's IoT     ses/configuration     from MAIL_CONFIGURATION_SET
+    topic/<topic>, the device as {thing}                          *                     AWS knows no resource
+
+So a name that is not the function's own is no resource of its. Sources: "Actions, resources, and condition keys" of
+each service in AWS's Service Authorization Reference; S3's multipart calls: "Multipart upload API and permissions".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from infra.catalog import FUNCTIONS, FunctionName
+
+Params = Mapping[str, Any]
+ANY = "*"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_COMMAND_TOPIC = re.compile(r"cmd/karma/[^/]+/")
+
+
+class Need(NamedTuple):
+    """One action on one resource."""
+
+    action: str
+    resource: str
+
+
+class Unmapped(LookupError):
+    """A call of which nobody has written down what IAM asks for, or of a resource that the function is not told of."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a function's variables tell it of."""
+
+    function: FunctionName
+    environment: Mapping[str, str]
+
+    def table(self, name: str) -> str:
+        return f"table/{self._stem('_TABLE', name).lower()}"
+
+    def index(self, params: Params) -> str:
+        return self.table(params["TableName"]).replace("table/", "index/") + f"/{params['IndexName']}"
+
+    def queue(self, params: Params) -> str:
+        return f"queue/{self._stem('_QUEUE_URL', params['QueueUrl']).lower()}"
+
+    def secret(self, params: Params) -> str:
+        return f"secret/{self._stem('_SECRET_ARN', params['SecretId']).lower().replace('_', '-')}"
+
+    def bucket(self, params: Params) -> str:
+        return f"bucket/{self._stem('_BUCKET', params['Bucket']).lower()}"
+
+    def object(self, params: Params, key: str) -> str:
+        return f"object{self.bucket(params).removeprefix('bucket')}/{_UUID.sub('{id}', key)}"
+
+    def of(self, variable: str, value: str, resource: str) -> str:
+        if variable not in FUNCTIONS[self.function].environment or self.environment.get(variable) != value:
+            raise Unmapped(f"{self.function} is told of no resource {value!r} by the variable {variable}")
+        return resource
+
+    def _stem(self, suffix: str, value: str) -> str:
+        for variable in FUNCTIONS[self.function].environment:
+            if variable.endswith(suffix) and self.environment.get(variable) == value:
+                return variable.removesuffix(suffix)
+        raise Unmapped(f"{self.function} is told of no resource {value!r} by a variable *{suffix}")
+
+
+Mapper = Callable[[Told, Params], Iterator[Need]]
+
+
+def _on(action: str, resource: Callable[[Told, Params], str]) -> Mapper:
+    def needs(told: Told, params: Params) -> Iterator[Need]:
+        yield Need(action, resource(told, params))
+
+    return needs
+
+
+def _table(told: Told, params: Params) -> str:
+    return told.table(params["TableName"])
+
+
+def _query(told: Told, params: Params) -> Iterator[Need]:
+    # Reading by an index asks for the index only, not for its table.
+    yield Need("dynamodb:Query", told.index(params) if params.get("IndexName") else _table(told, params))
+
+
+def _each_table(action: str) -> Mapper:
+    def needs(told: Told, params: Params) -> Iterator[Need]:
+        for name in params["RequestItems"]:
+            yield Need(action, told.table(name))
+
+    return needs
+
+
+_PARTS = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}
+
+
+def _transaction(told: Told, params: Params) -> Iterator[Need]:
+    """IAM knows no TransactWriteItems: each part is asked for by its own name."""
+    for item in params["TransactItems"]:
+        for kind, part in item.items():
+            yield Need(f"dynamodb:{_PARTS[kind]}", told.table(part["TableName"]))
+
+
+def _object(told: Told, params: Params) -> str:
+    return told.object(params, params["Key"])
+
+
+def _versioned(action: str) -> Mapper:
+    def needs(told: Told, params: Params) -> Iterator[Need]:
+        yield Need(f"{action}Version" if params.get("VersionId") else action, _object(told, params))
+
+    return needs
+
+
+def _delete_objects(told: Told, params: Params) -> Iterator[Need]:
+    for each in params["Delete"]["Objects"]:
+        action = "s3:DeleteObjectVersion" if each.get("VersionId") else "s3:DeleteObject"
+        yield Need(action, told.object(params, each["Key"]))
+
+
+def _send_email(told: Told, params: Params) -> Iterator[Need]:
+    yield Need("ses:SendEmail", told.of("MAIL_SENDER", params["FromEmailAddress"], "ses/sender"))
+    if rules := params.get("ConfigurationSetName"):
+        yield Need("ses:SendEmail", told.of("MAIL_CONFIGURATION_SET", rules, "ses/configuration"))
+
+
+def _topic(_: Told, params: Params) -> str:
+    return f"topic/{_COMMAND_TOPIC.sub('cmd/karma/{thing}/', params['topic'])}"
+
+
+def _fixed(resource: str) -> Callable[[Told, Params], str]:
+    return lambda _told, _params: resource
+
+
+_THING, _CERT, _NONE = _fixed("thing/{thing}"), _fixed("cert/{cert}"), _fixed(ANY)
+
+
+def _policy_target(_: Told, params: Params) -> str:
+    if ":cert/" not in params["target"]:
+        raise Unmapped(f"a policy of IoT is attached to {params['target']!r}, which is no certificate")
+    return "cert/{cert}"
+
+
+NEEDS: Mapping[tuple[str, str], Mapper] = {
+    **{
+        ("dynamodb", name): _on(f"dynamodb:{name}", _table)
+        for name in ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Scan", "DescribeTable")
+    },
+    ("dynamodb", "Query"): _query,
+    ("dynamodb", "BatchGetItem"): _each_table("dynamodb:BatchGetItem"),
+    ("dynamodb", "BatchWriteItem"): _each_table("dynamodb:BatchWriteItem"),
+    ("dynamodb", "TransactWriteItems"): _transaction,
+    ("sqs", "SendMessage"): _on("sqs:SendMessage", Told.queue),
+    ("sqs", "SendMessageBatch"): _on("sqs:SendMessage", Told.queue),
+    ("sqs", "GetQueueAttributes"): _on("sqs:GetQueueAttributes", Told.queue),
+    ("secretsmanager", "GetSecretValue"): _on("secretsmanager:GetSecretValue", Told.secret),
+    ("s3", "HeadBucket"): _on("s3:ListBucket", Told.bucket),
+    ("s3", "ListObjectVersions"): _on("s3:ListBucketVersions", Told.bucket),
+    ("s3", "ListMultipartUploads"): _on("s3:ListBucketMultipartUploads", Told.bucket),
+    ("s3", "GetObject"): _versioned("s3:GetObject"),
+    ("s3", "HeadObject"): _versioned("s3:GetObject"),
+    ("s3", "DeleteObject"): _versioned("s3:DeleteObject"),
+    ("s3", "DeleteObjects"): _delete_objects,
+    ("s3", "CreateMultipartUpload"): _on("s3:PutObject", _object),
+    ("s3", "UploadPart"): _on("s3:PutObject", _object),
+    ("s3", "CompleteMultipartUpload"): _on("s3:PutObject", _object),
+    ("s3", "ListParts"): _on("s3:ListMultipartUploadParts", _object),
+    ("s3", "AbortMultipartUpload"): _on("s3:AbortMultipartUpload", _object),
+    ("sesv2", "SendEmail"): _send_email,
+    ("iot", "CreateThing"): _on("iot:CreateThing", _THING),
+    ("iot", "UpdateThing"): _on("iot:UpdateThing", _THING),
+    ("iot", "DeleteThing"): _on("iot:DeleteThing", _THING),
+    ("iot", "ListThingPrincipals"): _on("iot:ListThingPrincipals", _THING),
+    ("iot", "AttachThingPrincipal"): _on("iot:AttachThingPrincipal", _CERT),
+    ("iot", "DetachThingPrincipal"): _on("iot:DetachThingPrincipal", _CERT),
+    ("iot", "ListPrincipalThings"): _on("iot:ListPrincipalThings", _CERT),
+    ("iot", "UpdateCertificate"): _on("iot:UpdateCertificate", _CERT),
+    ("iot", "DeleteCertificate"): _on("iot:DeleteCertificate", _CERT),
+    ("iot", "AttachPolicy"): _on("iot:AttachPolicy", _policy_target),
+    ("iot", "DetachPolicy"): _on("iot:DetachPolicy", _policy_target),
+    ("iot", "CreateKeysAndCertificate"): _on("iot:CreateKeysAndCertificate", _NONE),
+    ("iot", "CreateCertificateFromCsr"): _on("iot:CreateCertificateFromCsr", _NONE),
+    ("iot", "ListCertificates"): _on("iot:ListCertificates", _NONE),
+    ("iot", "DescribeEndpoint"): _on("iot:DescribeEndpoint", _NONE),
+    ("iot-data", "Publish"): _on("iot:Publish", _topic),
+}
+"""By botocore's names of service and operation."""
+
+
+def needs_of(told: Told, service: str, operation: str, params: Params) -> list[Need]:
+    """Return what IAM asks for when the call is made.
+
+    Raises:
+        Unmapped: the call is not in `NEEDS`, or names a resource that is not the function's.
+    """
+    mapper = NEEDS.get((service, operation))
+    if mapper is None:
+        raise Unmapped(f"say in {__name__} what IAM asks for at {service}.{operation}")
+    return list(mapper(told, params))

@@ -1,0 +1,177 @@
+"""Records what each function asks of AWS while its entry is at work, and nothing that a test asks by itself.
+
+The entries (`lambda_handler`, the ASGI app) are wrapped when their modules are imported; the wrapper names the function
+in a context variable, which tasks inherit, and threads as well while this is installed. A hook of botocore reads it at
+each call, presigned ones included. Seeding, repositories and services that a test calls directly have no function.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from infra.catalog import FUNCTIONS, FunctionName
+from tests.support.recorded_calls.needs import Need, Params, Told, needs_of
+
+_at_work: contextvars.ContextVar[FunctionName | None] = contextvars.ContextVar("function at work", default=None)
+
+
+def _entries() -> dict[str, tuple[str, FunctionName]]:
+    """Module -> its entry's name and the function; handlers are written `module.attribute`, apps `module:attribute`."""
+    found = {}
+    for name, spec in FUNCTIONS.items():
+        module, _, attribute = spec.handler.replace(":", ".").rpartition(".")
+        found[module] = (attribute, name)
+    return found
+
+
+ENTRIES = _entries()
+
+
+class Recorder:
+    """What was asked for, each thing once."""
+
+    def __init__(self) -> None:
+        self.listens = True
+        """Off while a test of another ring runs in this process."""
+        self.calls: dict[FunctionName, set[Need]] = {}
+        self.unmapped: set[str] = set()
+        self._fresh: set[tuple[FunctionName, Need]] = set()
+
+    def __call__(self, *, params: Params, model: Any, **_: Any) -> None:
+        """Receive botocore's event before a call's parameters are written out; never raises into the function."""
+        function = _at_work.get()
+        if function is None or not self.listens:
+            return
+        self.hear(Told(function, os.environ), model.service_model.service_name, model.name, params)
+
+    def hear(self, told: Told, service: str, operation: str, params: Params) -> None:
+        """Record one call of a function."""
+        try:
+            needs = needs_of(told, service, operation, params)
+        except (LookupError, TypeError) as exc:
+            self.unmapped.add(f"{told.function}: {service}.{operation}: {exc}")
+            return
+        self._add(told.function, needs)
+
+    def _add(self, function: FunctionName, needs: Sequence[Need]) -> None:
+        known = self.calls.setdefault(function, set())
+        for need in needs:
+            if need not in known:
+                known.add(need)
+                self._fresh.add((function, need))
+
+    def take_fresh(self) -> set[tuple[FunctionName, Need]]:
+        """Return what was asked for the first time since the last question."""
+        fresh, self._fresh = self._fresh, set()
+        return fresh
+
+    def take_unmapped(self) -> set[str]:
+        """Return what could not be read since the last question."""
+        unmapped, self.unmapped = self.unmapped, set()
+        return unmapped
+
+    def told(self) -> dict[str, Any]:
+        """Return everything as JSON values, for another process to `merge`."""
+        calls = {function.value: sorted(map(list, needs)) for function, needs in self.calls.items()}
+        return {"calls": calls, "unmapped": sorted(self.unmapped)}
+
+    def merge(self, told: Mapping[str, Any]) -> None:
+        """Take in what another process recorded."""
+        for function, needs in told["calls"].items():
+            self._add(FunctionName(function), [Need(*each) for each in needs])
+        self.unmapped.update(told["unmapped"])
+
+
+recorder = Recorder()
+"""Of this process; `install` lets it hear."""
+
+
+def install() -> None:
+    """Begin to record in this process; once."""
+    if any(isinstance(finder, _EntryFinder) for finder in sys.meta_path):
+        return
+    # Local: it takes a third of a second, for which tests of no function need not wait.
+    import botocore.handlers
+
+    botocore.handlers.BUILTIN_HANDLERS.append(("before-parameter-build", recorder))
+    sys.meta_path.insert(0, _EntryFinder())
+    for name in ENTRIES:
+        if name in sys.modules:
+            _wrap_entry(sys.modules[name])
+    _let_threads_inherit()
+
+
+class _EntryFinder(importlib.abc.MetaPathFinder):
+    """Finds what Python would find, and wraps the entry of what it found."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in ENTRIES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_wrap(module: ModuleType) -> None:
+            load(module)
+            _wrap_entry(module)
+
+        spec.loader.exec_module = load_and_wrap  # type: ignore[method-assign]
+        return spec
+
+
+def _wrap_entry(module: ModuleType) -> None:
+    attribute, function = ENTRIES[module.__name__]
+    entry = getattr(module, attribute)
+    setattr(module, attribute, (_at_app if attribute == "app" else _at_handler)(entry, function))
+
+
+def _at_handler(entry: Callable[..., Any], function: FunctionName) -> Callable[..., Any]:
+    def at_work(*args: Any, **more: Any) -> Any:
+        token = _at_work.set(function)
+        try:
+            return entry(*args, **more)
+        finally:
+            _at_work.reset(token)
+
+    return at_work
+
+
+def _at_app(entry: Callable[..., Any], function: FunctionName) -> Callable[..., Any]:
+    async def at_work(*args: Any, **more: Any) -> Any:
+        token = _at_work.set(function)
+        try:
+            return await entry(*args, **more)
+        finally:
+            _at_work.reset(token)
+
+    return at_work
+
+
+def _let_threads_inherit() -> None:
+    """Threads begin without a context: tell them for which function they work, and nothing else of it."""
+    submit, start = concurrent.futures.ThreadPoolExecutor.submit, threading.Thread.start
+
+    def submit_here(self: Any, work: Callable[..., Any], /, *args: Any, **more: Any) -> Any:
+        function = _at_work.get()
+        return submit(self, work if function is None else _at_handler(work, function), *args, **more)
+
+    def start_here(self: threading.Thread) -> None:
+        function = _at_work.get()
+        if function is not None:
+            self.run = _at_handler(self.run, function)  # type: ignore[method-assign]
+        start(self)
+
+    concurrent.futures.ThreadPoolExecutor.submit = submit_here  # type: ignore[method-assign]
+    threading.Thread.start = start_here  # type: ignore[method-assign]
