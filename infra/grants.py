@@ -1,8 +1,9 @@
 """Who may do what: the one table from which every function's role is built.
 
 To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (the test that
-compares them says how). No function gets `Scan`, and no `*` appears in a resource beside those of `WILDCARDS`, each
-with its reason.
+compares them says how). An action stays only while a test of the integration ring is seen to use it
+(`tests/infra/test_recorded_calls.py`, docs/adr/0018). No function gets `Scan`, and no `*` appears in a resource beside
+those of `WILDCARDS`, each with its reason.
 
 Resources are written as `kind/name`:
 
@@ -29,12 +30,16 @@ BATCH_WRITE = "dynamodb:BatchWriteItem"
 CHECK = "dynamodb:ConditionCheckItem"
 """A check inside a transaction; its writes are known to IAM by the names above."""
 
-CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes")
+CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+"""What Lambda polls a queue with: AWSLambdaSQSQueueExecutionRole has no more."""
 SEND = ("sqs:SendMessage",)
 SECRET = ("secretsmanager:GetSecretValue",)
-REMOVE_LISTED = ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads")
-"""What finds the objects to remove. Without ListBucket a missing object answers 403; HeadBucket asks for it too."""
-REMOVE = ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
+SEE = ("s3:ListBucket",)
+"""Without it a missing object answers 403, not 404; HeadBucket asks for it too."""
+REMOVE_LISTED = ("s3:ListBucketVersions", "s3:ListBucketMultipartUploads")
+"""What finds the objects to remove."""
+REMOVE = ("s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
+"""Objects are removed by their versions: without one, S3 would only hide them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
         Grant("queue/deletions", SEND),
         Grant("queue/files", SEND),
-        Grant("bucket/files", REMOVE_LISTED),
+        Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
         Grant("queue/mail", SEND),
         Grant("secret/auth", SECRET),
@@ -123,7 +128,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.FILES: (
         Grant("queue/files", CONSUME),
         Grant("table/devices", (GET, PUT, UPDATE, DELETE, CHECK)),
-        Grant("bucket/files", REMOVE_LISTED),
+        Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject")),
     ),
     FunctionName.DELETION: (
@@ -133,6 +138,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
         Grant("table/telemetry", (QUERY, BATCH_WRITE)),
         Grant("bucket/files", REMOVE_LISTED),
+        Grant("objects/files", REMOVE),
         Grant("table/work", (QUERY, BATCH_WRITE)),
         Grant("index/work", (QUERY,)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE, BATCH_WRITE)),

@@ -198,14 +198,29 @@ def _by_service(synthesized: Synthesized, properties: Json) -> Iterator[Asked]:
             yield Asked("sqs:SendMessage", resolve(synthesized, "app", failures), "where its failures go")
 
 
-def _function_of(synthesized: Synthesized, value: Json) -> Json:
+def _function_of(synthesized: Synthesized, value: Any) -> Json:
     """Properties of the function that a reference to it, or to its alias, names."""
     resources = synthesized.templates["app"]["Resources"]
-    found: Json = resources[value["Ref"]]
-    if found["Type"] == "AWS::Lambda::Alias":
-        found = resources[found["Properties"]["FunctionName"]["Ref"]]
+    (found,) = [
+        resources[logical]
+        for logical in _referred(value)
+        if resources.get(logical, {}).get("Type") in ("AWS::Lambda::Function", "AWS::Lambda::Alias")
+    ]
     properties: Json = found["Properties"]
-    return properties
+    return _function_of(synthesized, properties["FunctionName"]) if "Alias" in found["Type"] else properties
+
+
+def _referred(value: Any) -> Iterator[str]:
+    """Logical ids that a value names, however deep."""
+    match value:
+        case {"Ref": logical} | {"Fn::GetAtt": [logical, *_]}:
+            yield logical
+        case dict():
+            for each in value.values():
+                yield from _referred(each)
+        case list():
+            for each in value:
+                yield from _referred(each)
 
 
 class Judge:

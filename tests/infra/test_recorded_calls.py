@@ -7,6 +7,7 @@ Policies are judged by the engine that enforces them in the e2e ring.
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -41,8 +42,8 @@ def judge() -> Iterator[Judge]:
 
 @pytest.fixture(scope="module")
 def role(stages: Stages) -> Callable[[Stage, FunctionName], Role]:
-    read = {stage: roles(stages.of(stage)) for stage in Stage}
-    return lambda stage, name: read[stage][name]
+    read = cache(lambda stage: roles(stages.of(stage)))
+    return lambda stage, name: read(stage)[name]
 
 
 Roles = Callable[[Stage, FunctionName], Role]
@@ -130,9 +131,6 @@ def test_the_judge_knows_the_rules_of_iam(judge: Judge, statements: list[Json], 
         ResourceArns=["arn:aws:dynamodb:us-east-1:123456789012:table/one"],
     )
     assert (answer["EvaluationResults"][0]["EvalDecision"] == "allowed") is expected
-
-
-RESOURCE_TYPES = {"objects": "object", "ses": "identity"}
 
 
 @pytest.mark.parametrize("need", sorted({need for needs in CALLS.values() for need in needs}), ids=" on ".join)

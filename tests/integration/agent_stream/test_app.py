@@ -4,14 +4,19 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 
+from karma.agents.builtins import DeviceTools
 from karma.core.ids import new_id
 from karma.identity.domain import Role
 from tests.fakes.agents import events_of, types
+from tests.fakes.devices import FakeClock
 from tests.support.agui import verify
+from tests.support.devices import World
 from tests.support.model_server import message, text, tool_use
 
 DEVICE_TOOLS = {"searchDatabase", "controlDevice", "readTelemetry"}
@@ -112,6 +117,27 @@ def test_tools_fail_in_the_specs_words(streams: Any, tool: str, arguments: dict[
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
     assert json.loads(result["content"]) == {"error": error}
     assert streams.model.requests[1]["messages"][-1]["content"][0]["is_error"] is True
+
+
+def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
+    streams: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in AWS. The engine answers with a name that leads nowhere here, so the command waits in its queue."""
+    monkeypatch.setattr("agent_stream.deps.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
+    world = World(streams.stack, user=streams.user_id, clock=FakeClock(datetime.now(UTC)))
+    device = world.create()
+    world.connect(device)
+    streams.stack.use(
+        "agent_stream", MODEL_BASE_URL=streams.model.url, MODEL_ID="claude-haiku-5-5", IOT_DATA_ENDPOINT=""
+    )
+    arguments = json.dumps({"device_id": device.view.device.id, "command": "move"})
+    streams.model.answer(message(tool_use("c1", "controlDevice", arguments), stop_reason="tool_use"))
+    streams.model.answer(message(text("Later.")))
+
+    events = events_of(streams.run(streams.agent(hello())).data)
+
+    (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    assert "the command is queued and may still be carried out" in json.loads(result["content"])["error"]
 
 
 def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Any) -> None:

@@ -62,6 +62,9 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     body = {"name": "G", "model": "EOS-3A", "mac": "aa-bb-cc-00-11-22", "serial_number": "EOS-1"}
     device = me.call("POST", "/api/v1/devices", body, idempotency_key="once").data["device"]
     me.call("POST", f"/api/v1/devices/{device['id']}/commands", {"command": "move", "params": {}})
+    begun = me.call("POST", f"/api/v1/devices/{device['id']}/files", {"name": "a.txt", "path": "/", "size": 5})
+    place = {"Bucket": stack.bucket, "Key": f"devices/{device['id']}/{begun.data['file_id']}"}
+    stack.aws("s3").put_object(**place, Body=b"hello")
     key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
     me.call("POST", "/api/v1/realtime/ticket")
     task = {"title": "Inventory", "subtasks": [{"title": "Count"}, {"title": "Report"}]}
@@ -85,6 +88,8 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     assert left - {"mail", "known_network", "bucket"} == {"account_tombstone"}
     assert stack.aws("iot").list_things()["things"] == []
     assert stack.aws("iot").list_certificates()["certificates"] == []
+    assert "Versions" not in stack.aws("s3").list_object_versions(Bucket=stack.bucket)
+    assert "Uploads" not in stack.aws("s3").list_multipart_uploads(Bucket=stack.bucket)
     stack.use("api")
     assert me.register("ada@example.com")["id"] != user_id
 

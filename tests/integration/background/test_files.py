@@ -76,6 +76,14 @@ def store_file(
     return file
 
 
+def begin_upload(stack: Any, file: DeviceFile) -> None:
+    stack.aws("s3").create_multipart_upload(Bucket=stack.bucket, Key=f"devices/{file.device_id}/{file.id}")
+
+
+def uploads(stack: Any) -> int:
+    return len(stack.aws("s3").list_multipart_uploads(Bucket=stack.bucket).get("Uploads", []))
+
+
 def message(file: DeviceFile) -> dict[str, str]:
     return {"device_id": file.device_id, "file_id": file.id}
 
@@ -142,6 +150,15 @@ class TestVerifying:
         ).run()
         assert {"s3.GetObject", "dynamodb.TransactWriteItems"} <= set(report.calls)
 
+    def test_an_upload_to_the_place_of_a_wrong_file_is_ended(self, stack: Any, handle: Any, sqs_event: Any) -> None:
+        file = store_file(stack, put_device(stack, USER), size=4)
+        begin_upload(stack, file)
+
+        assert handle(sqs_event([message(file)])) == []
+
+        assert state_of(stack, file) == ("rejected", "size_mismatch")
+        assert (keys(stack), uploads(stack)) == ([], 0)
+
     def test_a_device_that_is_being_deleted_gets_no_file(self, stack: Any, handle: Any, sqs_event: Any) -> None:
         device_id = put_device(stack, USER)
         file = store_file(stack, device_id)
@@ -191,9 +208,10 @@ class TestTheSweep:
 
     def test_ends_an_upload_whose_time_is_over(self, stack: Any, sweep: Any) -> None:
         file = store_file(stack, put_device(stack, USER), status=FileStatus.UPLOADING)
+        begin_upload(stack, file)
         assert sweep() == 1
         assert state_of(stack, file) == ("rejected", "upload_expired")
-        assert keys(stack) == []
+        assert (keys(stack), uploads(stack)) == ([], 0)
         assert sweep() == 0
 
     def test_asks_again_for_a_file_that_waits(self, stack: Any, sweep: Any, drain: Any) -> None:

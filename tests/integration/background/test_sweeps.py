@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -179,6 +180,27 @@ def test_what_a_deleted_device_left_is_removed(stack: Any) -> None:
     assert report.calls.count("dynamodb.DeleteItem") == 3
     assert kinds(stack) == Counter()
     assert world.items("telemetry") == []
+
+
+def test_the_schedule_removes_what_nobody_owns_any_more(
+    stack: Any, lambda_context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that was deleted with a day of telemetry, and a certificate that was made for nobody."""
+    from background.sweeps import lambda_handler
+
+    stack.use("sweeps")
+    monkeypatch.setattr("karma.devices.sweeps.CERTIFICATE_GRACE_S", -60.0)
+    now = datetime.now(UTC)
+    world = World(stack, user=USER, clock=FakeClock(now - timedelta(hours=1)))
+    gone = world.create()
+    world.tell(world.message(gone, "telemetry", world.samples((0, 1.0))))
+    world.devices.delete(USER, gone.view.device.id)
+    stack.aws("iot").create_keys_and_certificate(setAsActive=False)
+
+    assert lambda_handler({"sweep": "orphans"}, lambda_context) == {"changed": 2}
+
+    assert world.items("telemetry") == []
+    assert stack.aws("iot").list_certificates()["certificates"] == []
 
 
 def kinds(stack: Any) -> Counter[str]:

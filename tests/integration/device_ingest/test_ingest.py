@@ -311,6 +311,20 @@ def test_a_table_that_is_away_brings_the_messages_back(stack: Any, handle: Any) 
     assert handle(event) == [each["messageId"] for each in event["Records"][:3]]
 
 
+def test_the_accounts_broker_is_looked_up_where_no_address_is_given(stack: Any, handle: Any) -> None:
+    """As in AWS. The engine answers with a name that leads nowhere here, so the commands wait for the next `ready`."""
+    seed_device(stack)
+    seed_commands(stack)
+    stack.use("device_ingest", IOT_DATA_ENDPOINT="")
+    event = captured("ready")
+    assert handle(event) == [each["messageId"] for each in event["Records"]]
+    stack.use("device_ingest")
+    assert handle(event) == []
+    commands = CommandRepository(stack.tables["devices"])
+    sent = [commands.get(DEVICE, command_id) for command_id in COMMANDS]
+    assert {command.status for command in sent if command is not None} == {CommandStatus.SENT}
+
+
 TIMES = ("sent_ms", "acknowledged_ms", "finished_ms")
 
 

@@ -23,6 +23,7 @@ from infra.catalog import FUNCTIONS, FunctionName
 
 Params = Mapping[str, Any]
 ANY = "*"
+NOT_FOUND = ":404"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _COMMAND_TOPIC = re.compile(r"cmd/karma/[^/]+/")
 
@@ -170,6 +171,9 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("s3", "ListMultipartUploads"): _on("s3:ListBucketMultipartUploads", Told.bucket),
     ("s3", "GetObject"): _versioned("s3:GetObject"),
     ("s3", "HeadObject"): _versioned("s3:GetObject"),
+    # Whoever may not list a bucket is told that a missing object is forbidden.
+    ("s3", "GetObject:404"): _on("s3:ListBucket", Told.bucket),
+    ("s3", "HeadObject:404"): _on("s3:ListBucket", Told.bucket),
     ("s3", "DeleteObject"): _versioned("s3:DeleteObject"),
     ("s3", "DeleteObjects"): _delete_objects,
     ("s3", "CreateMultipartUpload"): _on("s3:PutObject", _object),
@@ -195,16 +199,19 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("iot", "DescribeEndpoint"): _on("iot:DescribeEndpoint", _NONE),
     ("iot-data", "Publish"): _on("iot:Publish", _topic),
 }
-"""By botocore's names of service and operation."""
+"""By botocore's names of service and operation; with `:404` what is asked besides when nothing is found."""
 
 
 def needs_of(told: Told, service: str, operation: str, params: Params) -> list[Need]:
     """Return what IAM asks for when the call is made.
 
     Raises:
+        LookupError: a parameter that names a resource is missing.
         Unmapped: the call is not in `NEEDS`, or names a resource that is not the function's.
     """
     mapper = NEEDS.get((service, operation))
+    if mapper is None and operation.endswith(NOT_FOUND):
+        return []
     if mapper is None:
         raise Unmapped(f"say in {__name__} what IAM asks for at {service}.{operation}")
     return list(mapper(told, params))

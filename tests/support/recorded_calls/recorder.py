@@ -15,11 +15,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from types import ModuleType
 from typing import Any
 
 from infra.catalog import FUNCTIONS, FunctionName
-from tests.support.recorded_calls.needs import Need, Params, Told, needs_of
+from tests.support.recorded_calls.needs import NOT_FOUND, Need, Params, Told, needs_of
 
 _at_work: contextvars.ContextVar[FunctionName | None] = contextvars.ContextVar("function at work", default=None)
 
@@ -34,6 +35,8 @@ def _entries() -> dict[str, tuple[str, FunctionName]]:
 
 
 ENTRIES = _entries()
+_CONTEXT = "recorded"
+"""Where botocore carries from one event of a call to the next which function it is for, and the parameters."""
 
 
 class Recorder:
@@ -46,18 +49,26 @@ class Recorder:
         self.unmapped: set[str] = set()
         self._fresh: set[tuple[FunctionName, Need]] = set()
 
-    def __call__(self, *, params: Params, model: Any, **_: Any) -> None:
+    def before(self, *, params: Params, model: Any, context: dict[str, Any], **_: Any) -> None:
         """Receive botocore's event before a call's parameters are written out; never raises into the function."""
         function = _at_work.get()
         if function is None or not self.listens:
             return
-        self.hear(Told(function, os.environ), model.service_model.service_name, model.name, params)
+        told = Told(function, os.environ)
+        context[_CONTEXT] = (told, params)
+        self.hear(told, model.service_model.service_name, model.name, params)
+
+    def after(self, *, http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
+        """Receive botocore's event after a call: not to find something may ask for more than to find it."""
+        if http_response.status_code == HTTPStatus.NOT_FOUND and _CONTEXT in context:
+            told, params = context[_CONTEXT]
+            self.hear(told, model.service_model.service_name, f"{model.name}{NOT_FOUND}", params)
 
     def hear(self, told: Told, service: str, operation: str, params: Params) -> None:
         """Record one call of a function."""
         try:
             needs = needs_of(told, service, operation, params)
-        except (LookupError, TypeError) as exc:
+        except LookupError as exc:
             self.unmapped.add(f"{told.function}: {service}.{operation}: {exc}")
             return
         self._add(told.function, needs)
@@ -102,7 +113,8 @@ def install() -> None:
     # Local: it takes a third of a second, for which tests of no function need not wait.
     import botocore.handlers
 
-    botocore.handlers.BUILTIN_HANDLERS.append(("before-parameter-build", recorder))
+    hooks = [("before-parameter-build", recorder.before), ("after-call", recorder.after)]
+    botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
     sys.meta_path.insert(0, _EntryFinder())
     for name in ENTRIES:
         if name in sys.modules:

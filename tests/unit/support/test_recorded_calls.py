@@ -68,6 +68,12 @@ class TestNeeds:
             Need("s3:DeleteObjectVersion", "object/files/devices/{id}/{id}"),
         ]
 
+    def test_a_missing_object_asks_for_the_right_to_list(self) -> None:
+        key = {"Bucket": "files-1", "Key": f"devices/{ID}/{ID}"}
+        assert asked("s3", "HeadObject", **key) == [Need("s3:GetObject", "object/files/devices/{id}/{id}")]
+        assert asked("s3", "HeadObject:404", **key) == [Need("s3:ListBucket", "bucket/files")]
+        assert asked("iot", "DeleteThing:404", thingName="EOS-1") == []
+
     def test_mail_asks_for_the_sender_and_for_the_rules(self) -> None:
         sent = {"FromEmailAddress": "Karma <a@example.com>", "ConfigurationSetName": "rules"}
         assert asked("sesv2", "SendEmail", function=FunctionName.MAIL, **sent) == [
@@ -109,7 +115,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def call(heard: Recorder, table: str = "t-identity") -> None:
     """What botocore does when a client is called."""
     model = SimpleNamespace(service_model=SimpleNamespace(service_name="dynamodb"), name="GetItem")
-    heard(params={"TableName": table}, model=model, context={})
+    heard.before(params={"TableName": table}, model=model, context={})
 
 
 class TestRecorder:
