@@ -135,7 +135,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/deletions", (*CONSUME, *SEND)),
         Grant("table/identity", (GET, QUERY, UPDATE, BATCH_WRITE)),
         Grant("index/identity", (QUERY,)),
-        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
+        Grant("table/devices", (QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
         Grant("table/telemetry", (QUERY, BATCH_WRITE)),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),

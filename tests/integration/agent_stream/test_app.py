@@ -122,11 +122,17 @@ def test_tools_fail_in_the_specs_words(streams: Any, tool: str, arguments: dict[
 def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     streams: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in AWS. The engine answers with a name that leads nowhere here, so the command waits in its queue."""
+    """As in AWS. The engine answers with a name that leads nowhere here, so the command waits in its queue.
+
+    One whose time is over leaves it.
+    """
     monkeypatch.setattr("agent_stream.deps.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
-    world = World(streams.stack, user=streams.user_id, clock=FakeClock(datetime.now(UTC)))
+    clock = FakeClock(datetime.now(UTC))
+    world = World(streams.stack, user=streams.user_id, clock=clock)
     device = world.create()
     world.connect(device)
+    clock.pass_time(hours=-1)
+    late = world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60)
     streams.stack.use(
         "agent_stream", MODEL_BASE_URL=streams.model.url, MODEL_ID="claude-haiku-5-5", IOT_DATA_ENDPOINT=""
     )
@@ -138,6 +144,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
 
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
     assert "the command is queued and may still be carried out" in json.loads(result["content"])["error"]
+    assert world.commands.get(streams.user_id, device.view.device.id, late.id).status == "expired"
 
 
 def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Any) -> None:

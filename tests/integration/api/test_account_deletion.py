@@ -15,6 +15,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.identity.deletion import SETTLES_AFTER
 from karma.identity.holdings import Holding, hold
+from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import IdentityItem
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
@@ -65,6 +66,7 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     begun = me.call("POST", f"/api/v1/devices/{device['id']}/files", {"name": "a.txt", "path": "/", "size": 5})
     place = {"Bucket": stack.bucket, "Key": f"devices/{device['id']}/{begun.data['file_id']}"}
     stack.aws("s3").put_object(**place, Body=b"hello")
+    stack.aws("s3").create_multipart_upload(**place)
     key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
     me.call("POST", "/api/v1/realtime/ticket")
     task = {"title": "Inventory", "subtasks": [{"title": "Count"}, {"title": "Report"}]}
@@ -92,6 +94,22 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     assert "Uploads" not in stack.aws("s3").list_multipart_uploads(Bucket=stack.bucket)
     stack.use("api")
     assert me.register("ada@example.com")["id"] != user_id
+
+
+def test_a_deletion_that_stands_still_is_asked_for_again(
+    stack: Any, person: tuple[Api, UserId, dict[str, Any]], drain: Any, lambda_context: Any
+) -> None:
+    me, user_id, _ = person
+    assert me.call("DELETE", PATH, CONFIRMED).status == 202
+    assert [each["Body"] for each in drain(stack.queues["deletions"])] == [user_id]
+    stack.use("sweeps")
+    from background.sweeps import lambda_handler
+
+    assert lambda_handler({"sweep": "deletions"}, lambda_context) == {"changed": 0}
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    DeletionRepository().postpone(user_id, due_at=long_ago, waits_for=None)
+    assert lambda_handler({"sweep": "deletions"}, lambda_context) == {"changed": 1}
+    assert [each["Body"] for each in drain(stack.queues["deletions"])] == [user_id]
 
 
 def test_a_deletion_is_confirmed_by_the_password(person: tuple[Api, UserId, dict[str, Any]]) -> None:

@@ -1,10 +1,15 @@
 """Webhooks that nobody here wrote: localstripe keeps the subscription and posts the events."""
 
 import random
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.deletion import SETTLES_AFTER
+from karma.identity.repository.deletions import DeletionRepository
 from tests.integration.billing.conftest import Billing
 from tests.support.accounts import open_account
 from tests.support.stripe_peer import Posted, StripePeer
@@ -127,3 +132,26 @@ def test_a_stripe_that_is_down_fails_only_its_own_messages(
     billing.stripe_base = peer.url
     assert billing.drain() == []
     assert billing.subscription(user) is not None
+
+
+def test_who_deletes_the_account_is_no_customer_any_more(
+    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: Any, lambda_context: Any
+) -> None:
+    deliver(billing, peer.posted)
+    assert billing.drain() == []
+    deletions, at = DeletionRepository(), datetime.now(UTC) - 2 * SETTLES_AFTER
+    leaving = deletions.leaving(UserId(user))
+    assert leaving is not None
+    entry = AuditEntry(user_id=UserId(user), event=AuditEvent.DELETION_REQUESTED, at=at, actor_id=UserId(user))
+    deletions.begin(leaving, entry=entry, due_at=at)
+    billing.stack.use("deletion", STRIPE_API_BASE=peer.url)
+    from background.deletion import lambda_handler
+
+    assert lambda_handler(sqs_event([user]), lambda_context) == {"batchItemFailures": []}
+
+    peer.wait_for("customer.deleted")
+    assert not [item for item in billing.items() if user in str(item)]
+    # What Stripe tells of it still, is forgotten as well.
+    deliver(billing, peer.posted)
+    assert billing.drain() == []
+    assert not [item for item in billing.items() if user in str(item)]

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from karma.agents.domain import Message, Run, RunKey, RunStatus, Segment, ThreadKey
+from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.core.clock import SystemClock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
-from karma.core.ids import UserId, new_id
+from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
 from karma.identity.audit import AuditEntry, AuditEvent
@@ -27,9 +29,10 @@ from karma.identity.repository.items import IdentityItem
 from karma.integrations.iot import IotRegistry
 from karma.realtime.domain import Ticket
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
-from tests.support.devices import new_device
+from tests.support.devices import World, new_device
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -219,3 +222,34 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
 def scan(stack: Any, table: str) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
     return items
+
+
+def test_what_runs_listens_and_was_measured_goes_with_the_account(
+    stack: Any, deletions: DeletionRepository, user_id: UserId, sqs_event: Any, lambda_context: Any
+) -> None:
+    from background.deletion import lambda_handler
+
+    now = datetime.now(UTC)
+    world = World(stack, user=user_id, clock=FakeClock(now))
+    device = world.create()
+    world.tell(world.message(device, "telemetry", world.samples((0, 1.0))))
+    bind(AgentsItem, stack.tables["agents"])
+    run, thread = RunKey(user_id, RunId("r1")), ThreadKey(user_id, ThreadId("t1"))
+    store = DynamoRunStore()
+    store.start(
+        Run(key=run, thread_id=thread.thread_id, status=RunStatus.RUNNING, model="m", created_at=now),
+        thread=store.thread(thread),
+        segment=Segment(key=run, n=1, writer="w", epoch=1, lease_until=now, events=(b'{"type":"X"}',), terminal=False),
+        messages=(Message(id="u1", role="user", content="hi"),),
+    )
+    listening = {"pk": {"S": "CONN#c1"}, "type": {"S": "connection"}}
+    owned = {"gsi1pk": {"S": f"USER#{user_id}"}, "gsi1sk": {"S": "CONN#c1"}}
+    for item in ({**listening, **owned, "sk": {"S": "META"}}, {**listening, "sk": {"S": "SUB#user"}}):
+        stack.aws("dynamodb").put_item(TableName=stack.tables["realtime"], Item=item)
+    begin(deletions, user_id, at=now - 2 * SETTLES_AFTER)
+
+    stack.use("deletion")
+    assert lambda_handler(sqs_event([user_id]), lambda_context) == {"batchItemFailures": []}
+
+    left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
+    assert left == {"account_tombstone"}
