@@ -130,6 +130,15 @@ def test_a_key_of_the_devices_own(stack: Any, user: Any) -> None:
     assert certificate.public_key() == key.public_key()
 
 
+def test_a_thing_that_is_there_already_is_taken(stack: Any, user: Any) -> None:
+    """What a creation left that died before it could say so: the serial number is free, its thing is not."""
+    ada, iot = user(), stack.aws("iot")
+    given = body()
+    iot.create_thing(thingName=given["serial_number"], attributePayload={"attributes": {"device_id": "gone"}})
+    device = ada("POST", "/devices", given, status=201)["device"]
+    assert iot.describe_thing(thingName=device["serial_number"])["attributes"] == {"device_id": device["id"]}
+
+
 def test_an_idempotency_key_shows_the_private_key_once(user: Any) -> None:
     ada, given = user(), body()
     made = ada("POST", "/devices", given, idempotency_key="k", status=201)

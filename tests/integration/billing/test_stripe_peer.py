@@ -9,6 +9,7 @@ import pytest
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import SETTLES_AFTER
+from karma.identity.parent import bind_accounts
 from karma.identity.repository.deletions import DeletionRepository
 from tests.integration.billing.conftest import Billing
 from tests.support.accounts import open_account
@@ -134,11 +135,14 @@ def test_a_stripe_that_is_down_fails_only_its_own_messages(
     assert billing.subscription(user) is not None
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["heard of before", "heard of after"])
 def test_who_deletes_the_account_is_no_customer_any_more(
-    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: Any, lambda_context: Any
+    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: Any, lambda_context: Any, heard: bool
 ) -> None:
-    deliver(billing, peer.posted)
-    assert billing.drain() == []
+    bind_accounts(billing.stack.tables["identity"])
+    if heard:
+        deliver(billing, peer.posted)
+        assert billing.drain() == []
     deletions, at = DeletionRepository(), datetime.now(UTC) - 2 * SETTLES_AFTER
     leaving = deletions.leaving(UserId(user))
     assert leaving is not None
@@ -149,9 +153,9 @@ def test_who_deletes_the_account_is_no_customer_any_more(
 
     assert lambda_handler(sqs_event([user]), lambda_context) == {"batchItemFailures": []}
 
-    peer.wait_for("customer.deleted")
     assert not [item for item in billing.items() if user in str(item)]
     # What Stripe tells of it still, is forgotten as well.
-    deliver(billing, peer.posted)
+    deliver(billing, list(peer.posted))
     assert billing.drain() == []
+    peer.wait_for("customer.deleted")
     assert not [item for item in billing.items() if user in str(item)]
