@@ -133,12 +133,17 @@ def test_the_judge_knows_the_rules_of_iam(judge: Judge, statements: list[Json], 
     assert (answer["EvaluationResults"][0]["EvalDecision"] == "allowed") is expected
 
 
+@cache
+def reference() -> Json:
+    """AWS's Service Authorization Reference, as cfn-lint carries it: which actions know which resources."""
+    read: Json = json.loads((resources.files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text())
+    return read
+
+
 @pytest.mark.parametrize("need", sorted({need for needs in CALLS.values() for need in needs}), ids=" on ".join)
 def test_each_call_is_asked_about_as_awss_reference_says(need: Need) -> None:
-    """AWS's Service Authorization Reference, as cfn-lint carries it: which actions know which resources."""
-    reference = json.loads((resources.files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text())
     service, _, action = need.action.partition(":")
-    known = {each.lower() for each in reference[service]["Actions"][action.lower()].get("Resources", [])}
+    known = {each.lower() for each in reference()[service]["Actions"][action.lower()].get("Resources", [])}
     kind, _, name = need.resource.partition("/")
     if kind == "ses":
         kind = {"sender": "identity", "configuration": "configuration-set"}[name]
