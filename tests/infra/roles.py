@@ -51,7 +51,8 @@ def resolve(synthesized: Synthesized, part: str, value: Any) -> str:
             return _PSEUDO[argument]
         case "Ref":
             kind = resources[argument]["Type"]
-            return _REFS.get(kind, lambda logical, _: logical)(argument, resources[argument].get("Properties", {}))
+            answer_ref = _REFS.get(kind)
+            return answer_ref(argument, resources[argument].get("Properties", {})) if answer_ref else str(argument)
         case "Fn::GetAtt":
             logical, attribute = argument
             answer = _ATTRIBUTES.get((resources[logical]["Type"], attribute))

@@ -113,7 +113,10 @@ def install() -> None:
     # Local: it takes a third of a second, for which tests of no function need not wait.
     import botocore.handlers
 
-    hooks = [("before-parameter-build", recorder.before), ("after-call", recorder.after)]
+    hooks: list[tuple[str, Callable[..., None]]] = [
+        ("before-parameter-build", recorder.before),
+        ("after-call", recorder.after),
+    ]
     botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
     sys.meta_path.insert(0, _EntryFinder())
     for name in ENTRIES:

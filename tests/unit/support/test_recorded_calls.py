@@ -48,7 +48,7 @@ class TestNeeds:
         ]
 
     def test_batches_are_actions_of_their_own_on_each_table(self) -> None:
-        items = {"t-identity": {}, "t-devices": {}}
+        items: dict[str, object] = {"t-identity": {}, "t-devices": {}}
         for operation in ("BatchGetItem", "BatchWriteItem"):
             assert asked("dynamodb", operation, RequestItems=items) == [
                 Need(f"dynamodb:{operation}", "table/identity"),
@@ -69,7 +69,7 @@ class TestNeeds:
         ]
 
     def test_a_missing_object_asks_for_the_right_to_list(self) -> None:
-        key = {"Bucket": "files-1", "Key": f"devices/{ID}/{ID}"}
+        key: Any = {"Bucket": "files-1", "Key": f"devices/{ID}/{ID}"}
         assert asked("s3", "HeadObject", **key) == [Need("s3:GetObject", "object/files/devices/{id}/{id}")]
         assert asked("s3", "HeadObject:404", **key) == [Need("s3:ListBucket", "bucket/files")]
         assert asked("iot", "DeleteThing:404", thingName="EOS-1") == []
