@@ -16,7 +16,7 @@ import pytest
 
 from infra.catalog import FunctionName
 from infra.config import Stage
-from local.engine import ephemeral
+from local.engine import MiniStack
 from tests.infra.roles import Judge, Role, roles
 from tests.infra.synthesized import Json, Stages, Synthesized
 from tests.support.recorded_calls.needs import ANY, Need
@@ -27,17 +27,16 @@ functions = pytest.mark.parametrize("name", list(FunctionName))
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    with ephemeral() as engine:
-        iam = boto3.client(
-            "iam",
-            endpoint_url=engine.endpoint_url,
-            region_name=engine.region,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
-        yield Judge(iam)
-        iam.close()
+def judge(engine: MiniStack) -> Iterator[Judge]:
+    iam = boto3.client(
+        "iam",
+        endpoint_url=engine.endpoint_url,
+        region_name=engine.region,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    yield Judge(iam)
+    iam.close()
 
 
 @pytest.fixture(scope="module")
