@@ -56,7 +56,7 @@ from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import Leaving
 from karma.identity.domain import ApiKey, RefreshToken, Role, User
 from karma.identity.logins import LoginPlace
-from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName
+from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.audit import AuditRepository
@@ -304,6 +304,11 @@ class Rows:
     @cached_property
     def profile(self) -> Profile:
         return Profile(provider=ProviderName.GITHUB, subject=self.id, email=self.ada.email, name="Ada")
+
+    @cached_property
+    def linked(self) -> list[Link]:
+        assert self.oauth.link(self.ada, self.profile, now=NOW, entry=self.entry)
+        return self.oauth.links(self.ada.id)
 
     @cached_property
     def code(self) -> LoginCode:

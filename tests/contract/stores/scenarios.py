@@ -190,6 +190,10 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "OAuthRepository.link": _made(
         lambda r: (r.ada, r.profile, r.entry), lambda r, n: r.oauth.link(n[0], n[1], now=NOW, entry=n[2])
     ),
+    "OAuthRepository.links": _made(lambda r: r.linked, lambda r, _: r.oauth.links(r.ada.id)),
+    "OAuthRepository.unlink": _made(
+        lambda r: (r.linked, r.entry), lambda r, n: r.oauth.unlink(r.ada, n[0], entry=n[1])
+    ),
     "OAuthRepository.create_login_code": _made(
         lambda r: r.code, lambda r, code: r.oauth.create_login_code(code, now=NOW)
     ),

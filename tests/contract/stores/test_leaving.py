@@ -14,7 +14,7 @@ from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity.deletion import Deletion
 from karma.identity.holdings import AccountHolds, Holding, hold, release
-from karma.identity.oauth.domain import ProviderName
+from karma.identity.oauth.domain import Link, ProviderName
 from karma.identity.parent import AccountGone, require_account_in, was_deleted
 from tests.contract.stores.rows import DAY, LATER, NOW, Rows
 from tests.support.stores import Database
@@ -55,6 +55,18 @@ class TestAnIdentity:
         unproven = rows.stored(email_verified=False)
         assert not rows.oauth.link(unproven, rows.profile, now=NOW, entry=rows.entry)
         assert rows.oauth.find_identity(rows.profile.provider, rows.profile.subject_hash) is None
+
+    def test_opens_it_until_it_is_unlinked(self, rows: Rows) -> None:
+        ada, links = rows.ada, rows.linked
+        assert links == [Link(provider=rows.profile.provider, subject_hash=rows.profile.subject_hash, linked_at=NOW)]
+        rows.oauth.unlink(ada, links, entry=rows.entry)
+        assert rows.oauth.links(ada.id) == []
+        assert rows.oauth.find_identity(rows.profile.provider, rows.profile.subject_hash) is None
+        with pytest.raises(StaleVersion):
+            rows.oauth.unlink(ada, links, entry=rows.entry)
+        changed = rows.users.read_user(ada.id)
+        assert changed is not None
+        assert rows.oauth.link(changed, rows.profile, now=LATER, entry=rows.entry)
 
 
 class TestALoginCode:
