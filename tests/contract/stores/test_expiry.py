@@ -260,7 +260,9 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)
     rows.subscriptions.bury_customer(rows.customer, rows.ada.id, at=NOW)
-    rows.running, rows.agent, rows.project, rows.task, rows.changed, rows.notice  # noqa: B018
+    rows.running, rows.agent, rows.task, rows.changed, rows.notice  # noqa: B018
+    project, owner = rows.project
+    rows.projects.begin_delete(project, actor=owner, at=NOW)
     rows.avatars.create(rows.new_avatar(), request_token="t")
     rows.avatars.delete(rows.avatars.page(rows.ada.id, newest_first=True, after="", limit=1)[0])
     assert rows.subscribe()
