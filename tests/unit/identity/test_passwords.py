@@ -18,6 +18,7 @@ class TestHashes:
         assert not passwords.verify(first, "correct house")
         assert not passwords.outdated(first)
 
+    @pytest.mark.req("R-K-34")
     def test_bcrypt_hashes_of_imported_accounts_verify_and_are_outdated(self) -> None:
         old = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(4)).decode()
         assert passwords.verify(old, "correct horse")

@@ -37,6 +37,7 @@ def assert_refused(token: str) -> None:
 
 @pytest.mark.req("R-K-32", "R-K-33")
 class TestATokenOfOurs:
+    @pytest.mark.req("R-A-31")
     def test_names_its_user_for_thirty_minutes(self) -> None:
         token = tokens.issue(USER, ring=RING, now=NOW)
         assert tokens.Verifier().verify(token, ring=RING, now=NOW + timedelta(minutes=29, seconds=59)).user_id == USER
