@@ -38,8 +38,8 @@ SEE = ("s3:ListBucket",)
 """Without it a missing object answers 403, not 404; HeadBucket asks for it too."""
 REMOVE_LISTED = ("s3:ListBucketVersions", "s3:ListBucketMultipartUploads")
 """What finds the objects to remove."""
-REMOVE = ("s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
-"""Objects are removed by their versions: without one, S3 would only hide them."""
+REMOVE = ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
+"""Objects are removed by their versions, since S3 would else only hide them; DeleteObjects asks for both rights."""
 
 
 @dataclass(frozen=True, slots=True)

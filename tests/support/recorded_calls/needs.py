@@ -125,9 +125,12 @@ def _versioned(action: str) -> Mapper:
 
 
 def _delete_objects(told: Told, params: Params) -> Iterator[Need]:
+    """S3's reference: the right to delete always, that over versions for each that is named by one."""
     for each in params["Delete"]["Objects"]:
-        action = "s3:DeleteObjectVersion" if each.get("VersionId") else "s3:DeleteObject"
-        yield Need(action, told.object(params, each["Key"]))
+        resource = told.object(params, each["Key"])
+        yield Need("s3:DeleteObject", resource)
+        if each.get("VersionId"):
+            yield Need("s3:DeleteObjectVersion", resource)
 
 
 def _send_email(told: Told, params: Params) -> Iterator[Need]:

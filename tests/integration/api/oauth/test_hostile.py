@@ -98,13 +98,13 @@ class TestTheProvider:
         stack.aws("secretsmanager").put_secret_value(SecretId=stack.secrets["oauth"], SecretString=json.dumps(secret))
         stack.use("api", GITHUB_URL=providers.github)
         answer = api.call("GET", "/api/v1/auth/oauth/github/start")
-        assert (answer.status, answer.code) == (503, "PROVIDER_NOT_CONFIGURED")
+        assert (answer.status, answer.code) == (404, "PROVIDER_NOT_CONFIGURED")
 
     def test_needs_our_own_address(self, api: Api, stack: Any, providers: Providers) -> None:
         for missing in ({"API_URL": ""}, {"FRONTEND_ORIGINS": ""}, {"OAUTH_SECRET_ARN": ""}):
             stack.use("api", **{"GITHUB_URL": providers.github, **missing})
             answer = api.call("GET", "/api/v1/auth/oauth/github/start")
-            assert (answer.status, answer.code) == (503, "PROVIDER_NOT_CONFIGURED"), missing
+            assert (answer.status, answer.code) == (404, "PROVIDER_NOT_CONFIGURED"), missing
 
     @BOTH
     def test_refuses_another_verifier(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Annotated, Any
 
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
 
 def _written_out(value: object) -> object:
     # Pydantic also reads numbers, as seconds or milliseconds by their size: not what the description says.
-    if not (isinstance(value, str) and "-" in value.lstrip("-")):
+    if not (isinstance(value, str) and _DATE.match(value)):
         raise ValueError("a date is text as ISO 8601 writes it: 2026-01-31, 2026-01-31T12:00:00Z")
     return value
 

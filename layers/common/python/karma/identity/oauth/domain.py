@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-from karma.core.errors import Conflict, Forbidden, InvalidRequest, Upstream, ValidationFailed
+from karma.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, ValidationFailed
 from karma.core.ids import UserId
 
 FLOW_TTL = timedelta(minutes=10)
@@ -77,12 +77,10 @@ class LastLogin(Conflict):
     code = "LAST_LOGIN"
 
 
-class ProviderNotConfigured(Upstream):
-    """The stage has no client at this provider."""
+class ProviderNotConfigured(NotFound):
+    """The stage has no client at this provider: it offers no such login."""
 
-    status = 503
     code = "PROVIDER_NOT_CONFIGURED"
-    retryable = False
 
 
 @dataclass(frozen=True, kw_only=True)
