@@ -17,7 +17,7 @@ from sdk.clients.generate import ROOT, TOOLS
 from .conftest import User
 
 LIMIT_S = 900
-EXAMPLES = 15
+EXAMPLES = 5
 """Random requests an operation, beside those that the shapes call for."""
 PROMOTE = """
 import sys

@@ -182,9 +182,10 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
 def forget_process_state() -> None:
     """Drop AWS clients and everything that functions keep between invocations."""
     karma_aws.reset()
-    for name, module in list(sys.modules.items()):
+    # Copies, made in one step: a function may still import something in a thread.
+    for name, module in sys.modules.copy().items():
         if name.partition(".")[0] in HANDLER_PACKAGES:
-            for value in list(vars(module).values()):
+            for value in vars(module).copy().values():
                 clear = getattr(value, "cache_clear", None)
                 if callable(clear):
                     clear()
