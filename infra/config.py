@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Stage(StrEnum):
-    """The three kinds of deployment; two of them never share an AWS account (IoT rules and topics are account-wide)."""
+    """The kinds of deployment; two of them never share an AWS account (IoT rules and topics are account-wide)."""
 
     LOCAL = "local"
+    LOCALSTACK = "localstack"
+    """The local stage without what LocalStack's community edition lacks: a second engine under the same tests."""
     DEV = "dev"
     PROD = "prod"
 
@@ -148,6 +150,14 @@ class StageSettings:
     """Put API and stream URL under one CloudFront host and ask for its secret header."""
     operations: bool
     """Alarms, dashboard and topic."""
+    http_apis: bool
+    """API Gateway v2; off: function URLs, which send functions the same events (payload 2.0)."""
+    websockets: bool
+    """WebSocket API in front of the realtime function, which is there in any case."""
+    iot: bool
+    """Device policy and IoT rules; the queue that rules send to is there in any case."""
+    mail_identities: bool
+    """The sender's identity and rules in SES; the queue of mails and its consumer are there in any case."""
     api_ids: ApiIds | None
     asset_bucket: str | None
 
@@ -205,8 +215,22 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
                 route_responses=False,
                 edge=False,
                 operations=False,
+                http_apis=True,
+                websockets=True,
+                iot=True,
+                mail_identities=True,
                 api_ids=ApiIds(http="4b61726d", billing_webhook="4b617262", websocket="4b617277"),
                 asset_bucket=given.asset_bucket or LOCAL_ASSET_BUCKET,
+            )
+        case Stage.LOCALSTACK:
+            return dataclasses.replace(
+                stage_settings(Stage.LOCAL, given),
+                stage=stage,
+                http_apis=False,
+                websockets=False,
+                iot=False,
+                mail_identities=False,
+                api_ids=None,
             )
         case Stage.DEV:
             return _aws_settings(stage, given)
@@ -246,6 +270,10 @@ def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:
         route_responses=True,
         edge=True,
         operations=True,
+        http_apis=True,
+        websockets=True,
+        iot=True,
+        mail_identities=True,
         api_ids=None,
         asset_bucket=given.asset_bucket or None,
     )

@@ -123,7 +123,15 @@ def target_of(settings: StageSettings) -> Target:
         return Target(
             label=LAMBDA_PLATFORM, python=LAMBDA_PYTHON, interpreter=lambda_python(), platform=LAMBDA_PLATFORM
         )
-    interpreter = layer_python(settings)
+    return host_target(layer_python(settings))
+
+
+def host_target(interpreter: Path) -> Target:
+    """What layers are built for that a local engine's interpreter reads.
+
+    Raises:
+        LayerError: the interpreter does not run.
+    """
     version = _version_of(interpreter)
     if version is None:
         raise LayerError(f"{interpreter} does not run: the local engine's interpreter is needed to build its layers")

@@ -9,17 +9,17 @@ import hashlib
 import json
 import secrets
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.layers import host_target
 from local import ports
-from local.adapter import Adapter, move_state
+from local.adapter import Adapter
 from local.engine import NAME as ENGINE
-from local.engine import MiniStack
+from local.engine import Broker, Engine, MiniStack
 from local.errors import LocalError
 from local.model_server import API_KEY as OFFLINE_MODEL_KEY
 from local.model_server import NAME as OFFLINE_MODEL
@@ -28,14 +28,14 @@ from local.outputs import write_private
 from local.places import Places
 from local.processes import Processes, Program, clean_environment, python
 from local.progress import Progress
+from local.stacks import Stacks
 from local.stripe_peer import API_KEY as STRIPE_KEY
 from local.stripe_peer import StripePeer
 from local.waiting import http_status
 
 FRONT, STREAM, SIMULATOR = "front", "stream", "simulator"
 """Names of the processes beside the engine, the model and the Stripe peer."""
-STAGE = "local"
-_WEBSOCKET_API, _WEBSOCKET_STAGE = "4b617277", "live"
+_WEBHOOK_PATH = "/webhooks/stripe"
 _SYNTHESIS_INPUTS = ("infra", "functions", "layers/common/python", "requirements")
 
 
@@ -60,10 +60,27 @@ class Addresses:
     billing_webhook_url: str
 
 
+Platform = Callable[[Places, Mapping[str, int]], tuple[Engine, Stacks]]
+"""Makes the engine on the chosen ports, and what deploys stacks to it."""
+
+
+def ministack(*, persistent: bool, python_path: tuple[Path, ...] = ()) -> Platform:
+    """Return the embedded engine; one that is persistent writes its state when it ends."""
+
+    def make(places: Places, chosen: Mapping[str, int]) -> tuple[Engine, Stacks]:
+        engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent, python_path=python_path)
+        return engine, Adapter(engine)
+
+    return make
+
+
 class Deployment:
     """One environment: start it, stop it, ask it where things are."""
 
-    def __init__(self, places: Places, *, persistent: bool, given: Given, progress: Progress) -> None:
+    def __init__(
+        self, places: Places, *, persistent: bool, given: Given, progress: Progress, platform: Platform | None = None
+    ) -> None:
+        """Choose ports; `platform` is the embedded engine unless another one is given."""
         places.make()
         self.processes = Processes(places)
         running = self.processes.running()
@@ -73,10 +90,10 @@ class Deployment:
         self.ports = chosen
         self.given = given
         self.progress = progress
-        self.engine = MiniStack(places, chosen["engine"], chosen["mqtt"], persistent, python_path=given.python_path)
+        make = platform or ministack(persistent=persistent, python_path=given.python_path)
+        self.engine, self.adapter = make(places, chosen)
         self.stripe = StripePeer(places, chosen["stripe"])
         self.model = None if given.anthropic_api_key else ModelServer(places, chosen["model"], given.model_pace_ms)
-        self.adapter = Adapter(self.engine)
         self.webhook_secret = self._secret("stripe-webhook", "whsec_")
         self.outputs: Mapping[str, str] = {}
 
@@ -93,7 +110,7 @@ class Deployment:
             self._start_peers()
             self.engine.wait_ready(self.processes)
             if restarted:
-                self.adapter.resume_streams()
+                self.adapter.after_restart()
         self._write_settings()
         digest = self._synthesis_digest()
         if self._synthesized() != digest:
@@ -122,19 +139,31 @@ class Deployment:
         self.adapter.close()
         self.engine.start(self.processes)
         self.engine.wait_ready(self.processes)
-        self.adapter.resume_streams()
+        self.adapter.after_restart()
         self._warm()
 
     @property
     def addresses(self) -> Addresses:
         """Where clients connect."""
-        webhook = self.adapter.http_api_url(self.outputs["BillingWebhookApiId"])
+        front = f"http://127.0.0.1:{self.ports['front']}"
+        webhook = self.adapter.billing_webhook(self.outputs)
         return Addresses(
-            api_url=f"http://127.0.0.1:{self.ports['front']}",
+            api_url=front,
             stream_url=f"http://127.0.0.1:{self.ports['stream']}",
-            websocket_url=self.adapter.websocket_url(_WEBSOCKET_API, _WEBSOCKET_STAGE),
-            billing_webhook_url=f"{webhook}/webhooks/stripe",
+            websocket_url=str(self.adapter.stage_settings().get("websocket_url", "")),
+            billing_webhook_url=f"{front if webhook.host else webhook.url}{_WEBHOOK_PATH}",
         )
+
+    @property
+    def broker(self) -> Broker:
+        """Where devices connect.
+
+        Raises:
+            LocalError: the engine has no IoT.
+        """
+        if self.engine.broker is None:
+            raise LocalError(f"{self.engine.name} has no MQTT broker")
+        return self.engine.broker
 
     @property
     def tables(self) -> dict[str, str]:
@@ -146,7 +175,7 @@ class Deployment:
 
     def _start_peers(self) -> None:
         if not self.processes.is_running(ENGINE):
-            move_state(self.engine)
+            self.adapter.before_start()
             self.engine.start(self.processes)
         self.stripe.start(self.processes)
         if self.model is not None:
@@ -159,11 +188,8 @@ class Deployment:
 
     def _write_settings(self) -> None:
         settings = {
-            "mqtt_host": self.engine.mqtt_host,
-            "mqtt_port": self.engine.mqtt_port,
-            "mqtt_ca_pem": self.engine.ca_path.read_text(),
-            "iot_data_endpoint": self.engine.endpoint_url,
-            "websocket_url": self.adapter.websocket_url(_WEBSOCKET_API, _WEBSOCKET_STAGE),
+            **self.adapter.stage_settings(),
+            "layer_python": str(self.engine.python),
             "public_api_url": f"http://127.0.0.1:{self.ports['front']}",
             "model_base_url": self.model.url if self.model else "",
             "model_api_key": OFFLINE_MODEL_KEY if self.model else self.given.anthropic_api_key,
@@ -188,7 +214,7 @@ class Deployment:
         return marker.read_text() if marker.exists() else ""
 
     def _synthesize(self, digest: str) -> None:
-        command = [python(), "-m", "infra.app", "--stage", STAGE]
+        command = [python(), "-m", "infra.app", "--stage", self.engine.stage]
         command += ["--settings", str(self.places.settings), "--out", str(self.places.assembly)]
         done = subprocess.run(
             command, cwd=self.places.root, env=clean_environment(), capture_output=True, text=True, check=False
@@ -200,9 +226,11 @@ class Deployment:
     # What runs beside the engine
 
     def _start_front(self) -> None:
-        upstream = self.adapter.http_api_url(self.outputs["ApiId"])
-        port = self.ports["front"]
-        command = [python(), "-m", "local.front", str(port), upstream]
+        api, webhook = self.adapter.api(self.outputs), self.adapter.billing_webhook(self.outputs)
+        command = [python(), "-m", "local.front", str(self.ports["front"]), api.url, "--host", api.host]
+        if webhook.host:
+            # Stripe cannot be told of a header.
+            command += ["--also", _WEBHOOK_PATH, webhook.url, webhook.host]
         self.processes.start(Program(FRONT, command, clean_environment(), self.places.root))
 
     def _start_stream_host(self) -> None:
@@ -216,7 +244,7 @@ class Deployment:
             **self.engine.client_environment(),
             **self.adapter.function_credentials(function),
             "AWS_LAMBDA_FUNCTION_NAME": function,
-            "KARMA_PYTHON": str(self.places.engine_venv / "bin" / "python"),
+            "KARMA_PYTHON": str(self.engine.python),
         }
         env_file = self.places.state / "agent_stream.json"
         write_private(env_file, json.dumps(environment, indent=1))
@@ -230,8 +258,8 @@ class Deployment:
 
     def _stream_layer(self) -> Iterator[Path]:
         """Find the tree that the function's dependency layer was zipped from."""
-        version = f"host-py{sys.version_info[0]}{sys.version_info[1]}"
-        tree = self.places.root / "build" / "layers" / version / "agent_stream" / "python"
+        label = host_target(self.engine.python).label
+        tree = self.places.root / "build" / "layers" / label / "agent_stream" / "python"
         if not tree.exists():
             raise LocalError(f"{tree} is missing; remove {self.places.assembly} and try again")
         yield tree

@@ -1,4 +1,7 @@
-"""The embedded AWS engine (MiniStack) as a process: start, readiness, stop. Its quirks are `local.adapter`'s."""
+"""What runs AWS's services on this machine: any engine, as the deployment sees it, and the embedded one (MiniStack).
+
+Start, readiness, stop; the quirks of the embedded engine are `local.adapter`'s.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from local import ports
 from local.errors import PrerequisiteMissing
@@ -21,6 +26,86 @@ from local.waiting import http_status
 
 REGION = "us-east-1"
 NAME = "engine"
+
+
+class Capability(StrEnum):
+    """What an engine may lack; tests name what they need of it (`@pytest.mark.needs`)."""
+
+    HTTP_API = "http-api"
+    """API Gateway v2 for HTTP, with CORS."""
+    WEBSOCKET = "websocket"
+    IOT = "iot"
+    """Things, certificates, rules, and an MQTT broker with mutual TLS."""
+    SES_V2 = "ses-v2"
+    IAM = "iam"
+    """Grants are enforced."""
+    FUNCTIONS = "functions"
+    """Functions are run, and reach what listens on this machine's loopback."""
+    STATE = "state"
+    """Data outlive a restart."""
+    ACCOUNTS = "accounts"
+    """Each 12-digit access key has an account of its own, which holds nothing at first."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where devices connect."""
+
+    host: str
+    port: int
+    ca_path: Path
+    """PEM of the authority that signed its certificate."""
+
+
+class Engine(Protocol):
+    """A process, or a container, that answers for AWS.
+
+    Access key `test` is root of account 000000000000; any 12-digit access key is root of an account of its own.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+
+    @property
+    def stage(self) -> str:
+        """The stage whose templates it takes (`infra.config.Stage`)."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do beside storage, queues, secrets and CloudFormation."""
+
+    @property
+    def places(self) -> Places:
+        """Where its files are."""
+
+    @property
+    def region(self) -> str:
+        """The one region of its resources."""
+
+    @property
+    def endpoint_url(self) -> str:
+        """Address of every AWS service."""
+
+    @property
+    def python(self) -> Path:
+        """Interpreter that runs functions; their packages are built for it."""
+
+    @property
+    def broker(self) -> Broker | None:
+        """The MQTT broker, of an engine that has IoT."""
+
+    def client_environment(self, access_key: str = "test") -> dict[str, str]:
+        """Return the variables that point an AWS SDK at this engine."""
+
+    def start(self, processes: Processes) -> None:
+        """Start without waiting; `wait_ready` follows."""
+
+    def wait_ready(self, processes: Processes, *, deadline_s: float = 60) -> None:
+        """Wait until it answers."""
+
+    def stop(self, processes: Processes) -> None:
+        """End it, and wait."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +124,9 @@ class MiniStack:
     """The broker's certificate names it."""
     python_path: tuple[Path, ...] = ()
     """Import roots that deployed functions find after their own."""
+    name: ClassVar[str] = "ministack"
+    stage: ClassVar[str] = "local"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     @property
     def endpoint_url(self) -> str:
@@ -50,21 +138,19 @@ class MiniStack:
         """The PEM of the authority that signed the MQTT broker's certificate; written when the engine is ready."""
         return self.places.state / "iot-ca.pem"
 
+    @property
+    def broker(self) -> Broker:
+        """The MQTT broker, which the engine starts with."""
+        return Broker(self.mqtt_host, self.mqtt_port, self.ca_path)
+
+    @property
+    def python(self) -> Path:
+        """Interpreter that runs functions: the engine's own."""
+        return self.places.engine_venv / "bin" / "python"
+
     def client_environment(self, access_key: str = "test") -> dict[str, str]:
         """Return the variables that point an AWS SDK at this engine."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint_url,
-            # Digits, so that SDKs name buckets in the path: `<bucket>.localhost` does not resolve everywhere.
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.port}",
-            "AWS_ACCESS_KEY_ID": access_key,
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
-            # A profile or the instance metadata service must not be asked.
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        }
+        return client_environment(self.port, region=self.region, access_key=access_key)
 
     def start(self, processes: Processes) -> None:
         """Start without waiting; `wait_ready` follows.
@@ -127,6 +213,23 @@ class MiniStack:
     def stop(self, processes: Processes) -> None:
         """Ask it to end and wait: its state is written only then."""
         processes.stop([NAME], deadline_s=30)
+
+
+def client_environment(port: int, *, region: str, access_key: str) -> dict[str, str]:
+    """Return the variables that point an AWS SDK at an engine on a port of this machine."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://localhost:{port}",
+        # Digits, so that SDKs name buckets in the path: `<bucket>.localhost` does not resolve everywhere.
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        # A profile or the instance metadata service must not be asked.
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
 
 
 @contextmanager

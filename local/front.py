@@ -5,18 +5,23 @@ work. It also keeps the number of function instances small: the engine starts on
 at once take it seconds. Two requests run at a time, others wait their turn; one that takes longer than a second
 (a caller waiting for a device) lets the next one pass.
 
-    python -m local.front PORT UPSTREAM_URL
+    python -m local.front PORT UPSTREAM_URL [--host HOST] [--also PATH UPSTREAM_URL HOST]
+
+`--host` is for engines that know an API by the header `Host` alone; `--also` for a path that another API serves.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import httpx
 import uvicorn
+
+from local.upstream import Upstream
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -61,10 +66,14 @@ class Turnstile:
 
 
 class Front:
-    """ASGI application that forwards everything to `upstream`, method, path, query, headers and body unchanged."""
+    """ASGI application that forwards everything to `upstream`, method, path, query, headers and body unchanged.
 
-    def __init__(self, upstream: str) -> None:
-        self._upstream = upstream.rstrip("/").encode()
+    An upstream that names a host gets that in the caller's place. `also` has upstreams of single paths.
+    """
+
+    def __init__(self, upstream: Upstream, also: Mapping[str, Upstream] | None = None) -> None:
+        self._upstream = upstream
+        self._also = also or {}
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(60, connect=5), limits=httpx.Limits(max_connections=100), trust_env=False
         )
@@ -78,10 +87,14 @@ class Front:
             return
         body = await _read(receive)
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        upstream = self._also.get(scope["path"], self._upstream)
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        if upstream.host:
+            headers = [(name, value) for name, value in headers if name != b"host"]
+            headers.append((b"host", upstream.host.encode()))
         request = self._client.build_request(
             scope["method"],
-            httpx.URL((self._upstream + scope["raw_path"] + query).decode("latin-1")),
+            httpx.URL(upstream.url + (scope["raw_path"] + query).decode("latin-1")),
             headers=headers,
             content=body,
         )
@@ -118,11 +131,16 @@ async def _read(receive: Receive) -> bytes:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    port, upstream = int(sys.argv[1]), sys.argv[2]
+    parser = argparse.ArgumentParser(prog="python -m local.front")
+    parser.add_argument("port", type=int)
+    parser.add_argument("upstream")
+    parser.add_argument("--host", default="")
+    parser.add_argument("--also", nargs=3, action="append", default=[], metavar=("PATH", "UPSTREAM_URL", "HOST"))
+    given = parser.parse_args()
     uvicorn.run(
-        Front(upstream),
+        Front(Upstream(given.upstream, given.host), {path: Upstream(url, host) for path, url, host in given.also}),
         host="127.0.0.1",
-        port=port,
+        port=given.port,
         log_level="warning",
         access_log=False,
         lifespan="off",

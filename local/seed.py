@@ -77,7 +77,7 @@ def start_simulator(deployment: Deployment, serial: str) -> None:
     credentials = _credentials(deployment, serial)
     # The broker may have moved since they were given: another program can have taken its port.
     known = json.loads(credentials.read_text())
-    write_private(credentials, json.dumps({**known, "mqtt_port": deployment.engine.mqtt_port}))
+    write_private(credentials, json.dumps({**known, "mqtt_port": deployment.broker.port}))
     command = [python(), "-m", "karma_device.simulator", "--credentials", str(credentials)]
     command += ["--state-dir", str(state), "--model", _MODEL, "--log", str(device_log(deployment))]
     env = clean_environment(PYTHONPATH=str(places.root / "sdk" / "device"))
@@ -109,15 +109,15 @@ def wait_online(deployment: Deployment, demo: Demo) -> dict[str, Any]:
 
 def outputs_of(deployment: Deployment, demo: Demo) -> Outputs:
     """Describe the environment for people and programs."""
-    addresses, engine = deployment.addresses, deployment.engine
+    addresses, engine, broker = deployment.addresses, deployment.engine, deployment.broker
     return Outputs(
         api_url=addresses.api_url,
         stream_url=addresses.stream_url,
         websocket_url=addresses.websocket_url,
         billing_webhook_url=addresses.billing_webhook_url,
-        mqtt_host=engine.mqtt_host,
-        mqtt_port=engine.mqtt_port,
-        mqtt_ca=str(engine.ca_path.resolve()),
+        mqtt_host=broker.host,
+        mqtt_port=broker.port,
+        mqtt_ca=str(broker.ca_path.resolve()),
         region=engine.region,
         endpoint_url=engine.endpoint_url,
         stage="local",

@@ -7,39 +7,17 @@ from constructs import Construct
 
 from infra.config import StageSettings
 from infra.constructs.api_gateway import HTTP_LOG_FIELDS, deploy_stage, engine_tags, integrate
+from infra.constructs.cors import METHODS, PREFLIGHT_MAX_AGE_S, REQUEST_HEADERS, RESPONSE_HEADERS
+from infra.constructs.function_url import FunctionUrl
 from infra.constructs.waivers import waive
-
-REQUEST_HEADERS = (
-    "accept",
-    "authorization",
-    "cache-control",
-    "content-type",
-    "idempotency-key",
-    "if-match",
-    "if-none-match",
-    "last-event-id",
-    "x-api-key",
-    "x-request-id",
-)
-"""Spelled out: with credentials, browsers take `*` literally."""
-RESPONSE_HEADERS = (
-    "etag",
-    "location",
-    "ratelimit",
-    "ratelimit-policy",
-    "retry-after",
-    "x-process-time",
-    "x-request-id",
-)
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-PREFLIGHT_MAX_AGE_S = 600
 
 
 class FunctionHttpApi(Construct):
     """An HTTP API whose one route goes to one function.
 
     `route` is `$default` for everything, or one `METHOD /path`. `open_because` says who checks the caller, since the
-    gateway does not. `engine_id` is the embedded engine's fixed API id.
+    gateway does not. `engine_id` is the embedded engine's fixed API id. In a stage without HTTP APIs a function URL
+    takes its place: the same events, no limits of its own, no access log, and no `api_id`.
     """
 
     def __init__(
@@ -58,6 +36,10 @@ class FunctionHttpApi(Construct):
         engine_id: str | None,
     ) -> None:
         super().__init__(scope, construct_id)
+        if not settings.http_apis:
+            self.api_id = ""
+            self.host = FunctionUrl(self, "Direct", settings=settings, target=target, streaming=False, cors=cors).host
+            return
         api = apigateway.CfnApi(
             self,
             "Api",

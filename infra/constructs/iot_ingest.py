@@ -68,6 +68,11 @@ class IotIngest(Construct):
         timeout_s = FUNCTIONS[FunctionName.DEVICE_INGEST].timeout_s
         self.ingest = WorkQueue(self, "Ingest", settings=settings, consumer_timeout_s=timeout_s)
         self.errors = DeadLetterQueue(self, "Errors", settings=settings, redriven=False)
+        self.rules: dict[str, str] = {}
+        if settings.iot:
+            self._add_rules(settings)
+
+    def _add_rules(self, settings: StageSettings) -> None:
         role = iam.Role(
             self,
             "RuleRole",
@@ -83,7 +88,6 @@ class IotIngest(Construct):
                 )
             },
         )
-        self.rules: dict[str, str] = {}
         for spec in IOT_RULES:
             rule = iot.CfnTopicRule(
                 self,

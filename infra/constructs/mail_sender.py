@@ -11,29 +11,27 @@ class MailSender(Construct):
     """The domain of the stage's sender address.
 
     The operator publishes its three DKIM records (`aws sesv2 get-email-identity`) and asks AWS once to take the account
-    out of the sandbox; until then mail waits in the outbox and ends in the dead-letter queue's alarm.
+    out of the sandbox; until then mail waits in the outbox and ends in the dead-letter queue's alarm. In a stage
+    without SES there are only the names that both would have.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
         super().__init__(scope, construct_id)
-        self.configuration_set = ses.ConfigurationSet(
+        domain = settings.mail_sender.rpartition("@")[2].rstrip(">")
+        if not settings.mail_identities:
+            self.configuration_set_name = settings.stack_prefix
+            self.identity_arn = Stack.of(self).format_arn(service="ses", resource="identity", resource_name=domain)
+            return
+        rules = ses.ConfigurationSet(
             self,
             "Rules",
             reputation_metrics=True,
             suppression_reasons=ses.SuppressionReasons.BOUNCES_AND_COMPLAINTS,
             tls_policy=ses.ConfigurationSetTlsPolicy.REQUIRE,
         )
-        self.identity = ses.EmailIdentity(
-            self,
-            "Domain",
-            identity=ses.Identity.domain(settings.mail_sender.rpartition("@")[2].rstrip(">")),
-            configuration_set=self.configuration_set,
-        )
-
-    @property
-    def configuration_set_name(self) -> str:
-        """Physical name, made by CloudFormation."""
-        return self.configuration_set.configuration_set_name
+        identity = ses.EmailIdentity(self, "Domain", identity=ses.Identity.domain(domain), configuration_set=rules)
+        self.configuration_set_name = rules.configuration_set_name
+        self.identity_arn = identity.email_identity_arn
 
     @property
     def configuration_set_arn(self) -> str:

@@ -8,11 +8,11 @@ from infra.catalog import FUNCTIONS, FunctionName, TableName
 from infra.config import StageSettings
 from infra.constructs.alarms import alarm, http_5xx, url_5xx
 from infra.constructs.edge import Edge
+from infra.constructs.function_url import FunctionUrl
 from infra.constructs.http_api import FunctionHttpApi
 from infra.constructs.layers import Layers
 from infra.constructs.python_function import PythonFunction
 from infra.constructs.release import CanaryReleases
-from infra.constructs.stream_url import StreamUrl
 from infra.constructs.triggers import QUEUE_BATCH, QueueTrigger, StreamTrigger, SweepSchedules
 from infra.constructs.websocket_api import FunctionWebsocketApi
 from infra.grants import OBJECT_PREFIX
@@ -50,10 +50,13 @@ class AppStack(StageStack):
         # The realtime function comes first: the API's environment names the address in front of it.
         realtime = build(FunctionName.REALTIME)
         ids = settings.api_ids
-        self.websocket = FunctionWebsocketApi(
-            self, "Websocket", settings=settings, target=realtime.target, engine_id=ids.websocket if ids else None
-        )
-        values["WEBSOCKET_URL"] = settings.overrides.websocket_url or self.websocket.url
+        self.websocket: FunctionWebsocketApi | None = None
+        values["WEBSOCKET_URL"] = settings.overrides.websocket_url
+        if settings.websockets:
+            self.websocket = FunctionWebsocketApi(
+                self, "Websocket", settings=settings, target=realtime.target, engine_id=ids.websocket if ids else None
+            )
+            values["WEBSOCKET_URL"] = settings.overrides.websocket_url or self.websocket.url
         self.functions = {name: realtime if name is FunctionName.REALTIME else build(name) for name in FunctionName}
 
         self.api = FunctionHttpApi(
@@ -83,12 +86,14 @@ class AppStack(StageStack):
             engine_id=ids.billing_webhook if ids else None,
         )
         stream_function = self.functions[FunctionName.AGENT_STREAM]
-        self.stream = StreamUrl(self, "Stream", settings=settings, target=stream_function.target)
+        self.stream = FunctionUrl(
+            self, "Stream", settings=settings, target=stream_function.target, streaming=True, cors=True
+        )
         self._triggers(data, devices)
         self._edge(settings, data)
         if settings.released:
             self._releases(settings)
-        self._outputs()
+        self._outputs(settings)
 
     def _triggers(self, data: DataStack, devices: DevicesStack) -> None:
         for name, queue, concurrency, batch in (
@@ -154,13 +159,15 @@ class AppStack(StageStack):
             )
             releases.add(function, alarms=alarms)
 
-    def _outputs(self) -> None:
-        self.output("ApiId", self.api.api_id)
+    def _outputs(self, settings: StageSettings) -> None:
+        if settings.http_apis:
+            self.output("ApiId", self.api.api_id)
+            self.output("BillingWebhookApiId", self.billing_webhook.api_id)
         self.output("ApiUrl", f"https://{self.api.host}")
-        self.output("BillingWebhookApiId", self.billing_webhook.api_id)
         self.output("BillingWebhookUrl", f"https://{self.billing_webhook.host}{WEBHOOK_PATH}")
-        self.output("WebsocketApiId", self.websocket.api_id)
-        self.output("WebsocketUrl", self.websocket.url)
+        if self.websocket is not None:
+            self.output("WebsocketApiId", self.websocket.api_id)
+            self.output("WebsocketUrl", self.websocket.url)
         self.output("StreamUrl", self.stream.url)
         if self.edge is not None:
             self.output("PublicUrl", self.edge.url)
@@ -180,7 +187,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         # By its export, whose name cdk-nag gives to what it finds.
         "objects/files": Fn.join("/", [data.export_value(data.files.bucket_arn), OBJECT_PREFIX]),
         "queue/mail": data.mail.queue.queue_arn,
-        "ses/sender": data.mail_sender.identity.email_identity_arn,
+        "ses/sender": data.mail_sender.identity_arn,
         "ses/configuration": data.mail_sender.configuration_set_arn,
         "queue/router-failures": data.router_failures.queue.queue_arn,
         "queue/ingest": devices.iot.ingest.queue.queue_arn,

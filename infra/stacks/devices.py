@@ -1,4 +1,4 @@
-"""The broker's side: device policy, IoT rules, ingest queue."""
+"""The broker's side: device policy, IoT rules, ingest queue. In a stage without IoT the queue alone."""
 
 from constructs import Construct
 
@@ -12,7 +12,10 @@ class DevicesStack(StageStack):
 
     def __init__(self, scope: Construct, *, settings: StageSettings) -> None:
         super().__init__(scope, "devices", settings=settings)
-        self.policy_name = DevicePolicy(self, "Device", settings=settings).name
+        # Without a broker the policy has a name, and no device to be attached to.
+        self.policy_name = f"{settings.stack_prefix}-device"
+        if settings.iot:
+            self.policy_name = DevicePolicy(self, "Device", settings=settings).name
         self.iot = IotIngest(self, "Iot", settings=settings)
         self.output("DevicePolicyName", self.policy_name)
         for name, rule in self.iot.rules.items():

@@ -1,0 +1,26 @@
+"""What browsers of the front end may send to us and read from us, at every kind of edge."""
+
+REQUEST_HEADERS = (
+    "accept",
+    "authorization",
+    "cache-control",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-none-match",
+    "last-event-id",
+    "x-api-key",
+    "x-request-id",
+)
+"""Spelled out: with credentials, browsers take `*` literally."""
+RESPONSE_HEADERS = (
+    "etag",
+    "location",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "x-process-time",
+    "x-request-id",
+)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PREFLIGHT_MAX_AGE_S = 600
