@@ -18,12 +18,14 @@ from xdist.scheduler import LoadFileScheduling
 from tests.support.recorded_calls.plugin import CallsPlugin
 
 if TYPE_CHECKING:
-    from local.engine import MiniStack
+    from local.engine import Engine
+    from tests.engines.choice import Choice
 
 # Machines that run tests are slow and busy: how long something took is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+pytest_plugins = ["tests.engines.plugin"]
 HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
 """Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""
@@ -33,14 +35,13 @@ _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[MiniStack]:
-    """Run MiniStack; an access key of 12 digits is an account of its own."""
+def engine(request: pytest.FixtureRequest, engine_choice: Choice) -> Iterator[Engine]:
+    """Run the engine of the command line; an access key of 12 digits is an account of its own."""
     # Local: unit tests need none of it.
-    from local.engine import ephemeral
     from local.processes import no_proxy
 
     os.environ.update(no_proxy())
-    with ephemeral() as running:
+    with engine_choice.started(request) as running:
         yield running
 
 

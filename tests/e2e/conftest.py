@@ -16,6 +16,12 @@ from typing import Any
 
 import pytest
 
+from karma.core import aws as karma_aws
+from karma.core.clock import SystemClock
+from karma.core.ids import UserId
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.service import Created, DeviceService
+from karma.identity.parent import bind_accounts
 from karma_device.commands import Handler
 from karma_device.config import DeviceConfig
 from karma_device.device import Device
@@ -27,6 +33,9 @@ from local.places import Places
 from local.processes import no_proxy
 from local.progress import Progress
 from local.waiting import until
+from tests.engines.choice import Choice
+from tests.fakes.devices import FakeRegistry
+from tests.support.devices import new_device
 from tests.support.recorded_calls.deployed_calls import DeployedCalls
 from tests.support.recorded_calls.plugin import read_golden, surprise_of
 
@@ -38,6 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.needs("functions"))
+            if isinstance(item, pytest.Function) and "make_robot" in item.fixturenames:
+                item.add_marker(pytest.mark.needs("iot"))
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +66,9 @@ def known_calls(deployed_calls: DeployedCalls) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory, deployed_calls: DeployedCalls) -> Iterator[Deployment]:
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, deployed_calls: DeployedCalls, engine_choice: Choice
+) -> Iterator[Deployment]:
     try:
         prerequisites.check_node()
     except prerequisites.Missing as missing:
@@ -71,7 +85,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, deployed_calls: Deploye
     os.environ.update(no_proxy())
     # Persistent, in the temporary folder: one test restarts the engine.
     given = Given(python_path=(deployed_calls.folder,))
-    running = Deployment(places, persistent=True, given=given, progress=Progress())
+    running = Deployment(places, persistent=True, given=given, progress=Progress(), platform=engine_choice.platform)
     try:
         running.start()
         yield running
@@ -169,6 +183,24 @@ def make_robot(tmp_path: Path) -> Iterator[Callable[..., Robot]]:
     yield make
     for client in made:
         client.close()
+
+
+@pytest.fixture
+def storage(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """The deployed tables, for repositories of this process."""
+    for name, value in deployment.engine.client_environment().items():
+        monkeypatch.setenv(name, value)
+    karma_aws.reset()
+    yield deployment
+    karma_aws.reset()
+
+
+@pytest.fixture
+def device(user: User, storage: Deployment) -> Created:
+    """A device that never connects: its row is the API's own, its certificate nobody's."""
+    bind_accounts(storage.tables["identity"])
+    devices = DeviceService(DeviceRepository(storage.tables["devices"]), FakeRegistry(), SystemClock())
+    return devices.create(UserId(user.id), new_device())
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from local.deployment import Deployment
 from sdk.clients import generate
 
@@ -64,6 +66,7 @@ def assert_lived(report: dict[str, Any], serial: str) -> None:
     assert report == {"statuses": [201, 200, 201, 200, 404], "serials": [serial], "code": "NOT_FOUND"}
 
 
+@pytest.mark.needs("iot")
 class TestTheGeneratedClient:
     def test_for_typescript_lives_a_user_s_first_minute(self, deployment: Deployment, tmp_path: Path) -> None:
         made = generate.make_typescript(tmp_path / "js")

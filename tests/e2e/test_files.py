@@ -9,17 +9,18 @@ from typing import Any
 import httpx
 import pytest
 
+from karma.devices.service import Created
 from local.api_client import ApiRefused
 
-from .conftest import Robot, User
+from .conftest import User
 
 Eventually = Callable[..., Any]
 
 
 @pytest.mark.req("R-K-01", "R-K-04")
-def test_a_file_is_sent_verified_loaded_and_deleted(user: User, robot: Robot, eventually: Eventually) -> None:
+def test_a_file_is_sent_verified_loaded_and_deleted(user: User, device: Created, eventually: Eventually) -> None:
     data = b"from a robot" * 1000
-    files = f"/devices/{robot.id}/files"
+    files = f"/devices/{device.view.device.id}/files"
     body = {
         "name": "report.txt",
         "path": "/out",

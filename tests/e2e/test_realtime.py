@@ -8,6 +8,8 @@ from local.deployment import Deployment
 
 from .conftest import DEADLINE_S, User
 
+pytestmark = pytest.mark.needs("websocket")
+
 
 @pytest.mark.req("R-K-01")
 def test_a_ticket_opens_one_connection(user: User, deployment: Deployment) -> None:

@@ -12,6 +12,7 @@ from .conftest import Robot, User
 
 
 @pytest.mark.req("R-K-02")
+@pytest.mark.needs("state")
 def test_a_restarted_engine_keeps_its_data_and_goes_on(
     user: User, robot: Robot, deployment: Deployment, eventually: Callable[..., Any]
 ) -> None:

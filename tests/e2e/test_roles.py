@@ -18,6 +18,8 @@ from tests.support.recorded_calls.needs import Need
 
 from .conftest import User
 
+pytestmark = pytest.mark.needs("iam")
+
 
 @contextmanager
 def without(iam: Any, role: str, sid: str, action: str) -> Iterator[None]:

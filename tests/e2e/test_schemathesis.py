@@ -42,6 +42,7 @@ def administrator(deployment: Deployment, make_user: Callable[[], User]) -> str:
 
 
 @pytest.mark.req("R-M-20", "R-M-21", "R-M-44")
+@pytest.mark.needs("http-api", "iot", "ses-v2", "websocket")
 def test_every_operation_keeps_its_promises(
     deployment: Deployment, administrator: str, user: User, tmp_path: Path
 ) -> None:

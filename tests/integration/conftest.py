@@ -26,7 +26,7 @@ from botocore.config import Config
 
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
-from local.engine import MiniStack
+from local.engine import Engine
 from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
@@ -58,7 +58,7 @@ class Stack:
     """One account's tables, queues and secrets, and the environments of the functions over them."""
 
     account: str
-    engine: MiniStack
+    engine: Engine
     tables: Mapping[str, str]
     queues: Mapping[str, str]
     bucket: str
@@ -80,11 +80,12 @@ class Stack:
         if match:
             made = {"TABLE": self.tables, "QUEUE_URL": self.queues, "SECRET_ARN": self.secrets}
             return made[match[2]][match[1].lower()]
+        broker = self.engine.broker
         return {
             "FILES_BUCKET": self.bucket,
-            "MQTT_HOST": self.engine.mqtt_host,
-            "MQTT_PORT": str(self.engine.mqtt_port),
-            "MQTT_CA_PEM": self.engine.ca_path.read_text(),
+            "MQTT_HOST": broker.host if broker else "",
+            "MQTT_PORT": str(broker.port) if broker else "",
+            "MQTT_CA_PEM": broker.ca_path.read_text() if broker else "",
             "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
         }[variable]
 
@@ -200,7 +201,7 @@ def service_models() -> Iterator[None]:
 
 
 @pytest.fixture
-def account(engine: MiniStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def account(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     # Not the seeded generator of pytest-randomly: two tests would get the same account.
     number = str(random.SystemRandom().randrange(10**11, 10**12))
     for name, value in engine.client_environment(number).items():
@@ -214,7 +215,7 @@ def account(engine: MiniStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 
 @pytest.fixture
-def aws(account: str, engine: MiniStack) -> Iterator[Callable[[str], Any]]:
+def aws(account: str, engine: Engine) -> Iterator[Callable[[str], Any]]:
     clients: dict[str, Any] = {}
     session = boto3.session.Session(aws_access_key_id=account, aws_secret_access_key="test", region_name=engine.region)
 
@@ -314,7 +315,7 @@ def secrets(aws: Callable[[str], Any], secret_values: Mapping[str, Mapping[str, 
 @pytest.fixture
 def stack(
     account: str,
-    engine: MiniStack,
+    engine: Engine,
     tables: Mapping[str, str],
     queues: Mapping[str, str],
     bucket: str,

@@ -1,4 +1,4 @@
-"""LocalStack 4.14 community in host mode with a process-based executor.
+"""LocalStack 4.14 community in host mode with a process-based executor; and its container, where there is Docker.
 
 LocalStack is meant to run in its container. Here its Python package runs as a process of this machine: it gets a file
 system of its own below the state folder, AWS's DynamoDB Local from npm where its installer would have put it, the
@@ -12,6 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
+
+from pytest_localstack.session import RunningSession
 
 from local.engine import NAME, REGION, Broker, Capability, client_environment
 from local.errors import PrerequisiteMissing
@@ -19,6 +22,21 @@ from local.places import Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import http_status
 
+TITLE = "LocalStack 4.14 community in host mode with a process-based executor"
+SERVICES = (
+    "cloudformation",
+    "dynamodb",
+    "dynamodbstreams",
+    "events",
+    "iam",
+    "lambda",
+    "logs",
+    "s3",
+    "secretsmanager",
+    "sqs",
+    "sts",
+)
+"""What the backend uses of the services that pytest-localstack knows; it asks each whether it is ready."""
 HOST = Path(__file__).parent / "host"
 _PLUGINS = {
     "localstack.lambda.runtime_executor": "process = karma_localstack.executor:ProcessExecutorPlugin",
@@ -107,6 +125,8 @@ class HostLocalStack:
             NotReady: with the end of its log.
         """
         processes.wait_ready(NAME, f"LocalStack on port {self.port}", self.healthy, deadline_s=deadline_s)
+        ports = dict.fromkeys(SERVICES, self.port)
+        RunningSession("127.0.0.1", services=ports, region_name=self.region).start(timeout=deadline_s)
 
     def healthy(self) -> bool:
         """Tell whether it answers."""
@@ -138,6 +158,39 @@ class HostLocalStack:
         wrapper.parent.mkdir(parents=True)
         wrapper.write_text(_JAVA.format(java=java))
         wrapper.chmod(0o755)
+
+
+@dataclass(frozen=True)
+class ContainerLocalStack:
+    """A container that pytest-localstack runs; functions, which would be containers of its own, are not started."""
+
+    places: Places
+    endpoint_url: str
+    region: str = REGION
+    name: ClassVar[str] = "localstack"
+    stage: ClassVar[str] = "localstack"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ACCOUNTS})
+    broker: ClassVar[Broker | None] = None
+
+    @property
+    def python(self) -> Path:
+        """None of this machine."""
+        raise NotImplementedError("functions are not run")
+
+    def client_environment(self, access_key: str = "test") -> dict[str, str]:
+        """Return the variables that point an AWS SDK at this engine."""
+        port = urlsplit(self.endpoint_url).port
+        assert port is not None
+        return client_environment(port, region=self.region, access_key=access_key)
+
+    def start(self, processes: Processes) -> None:
+        """Do nothing: pytest-localstack started it."""
+
+    def wait_ready(self, processes: Processes, *, deadline_s: float = 60) -> None:
+        """Do nothing: pytest-localstack waited for it."""
+
+    def stop(self, processes: Processes) -> None:
+        """Do nothing: pytest-localstack ends it."""
 
 
 def _describe_plugins(folder: Path) -> None:

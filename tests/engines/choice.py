@@ -1,0 +1,30 @@
+"""An engine that tests can be run on, as the command line chose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pytest
+
+from local.deployment import Platform
+from local.engine import Capability, Engine
+
+
+class NotHere(Exception):
+    """The engine cannot run on this machine; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One engine."""
+
+    name: str
+    title: str
+    """What it is, for people."""
+    capabilities: frozenset[Capability]
+    platform: Platform | None
+    """Deploys the stacks; none where functions are not run."""
+    started: Callable[[pytest.FixtureRequest], AbstractContextManager[Engine]]
+    """Gives an engine to tests that call functions in process."""

@@ -1,0 +1,125 @@
+"""The same tests on several AWS engines: `pytest --engine=localstack`.
+
+A test says what it needs of an engine beside storage, queues and secrets (`@pytest.mark.needs("iot")`). Where the
+engine lacks it the test is not run, and is neither passed nor skipped: it is *unsupported*, listed by its name at the
+end and counted in the page that `make engines` writes (`tests.engines.report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_localstack
+
+from local.deployment import ministack
+from local.engine import REGION, Capability, Engine, MiniStack, ephemeral
+from tests.engines import report
+from tests.engines.choice import Choice, NotHere
+from tests.engines.localstack.choose import choose
+from tests.engines.localstack.engine import SERVICES
+
+_UNSUPPORTED = "unsupported"
+CHOICE = pytest.StashKey[Choice]()
+_missing = pytest.StashKey[list[str]]()
+
+
+def _chosen(name: str) -> Choice:
+    """Return the engine of a command line; LocalStack's container where there is Docker, the host mode elsewhere."""
+    if name == "ministack":
+        capabilities = MiniStack.capabilities
+        return Choice(name, "MiniStack", capabilities, ministack(persistent=True), lambda _: ephemeral())
+    return choose()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("engines")
+    group.addoption("--engine", choices=("ministack", "localstack"), default="ministack", help="where AWS is")
+    group.addoption("--engine-report", type=Path, metavar="FOLDER", help="write what passed on the engine as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*capabilities): what the test needs of an engine (local.engine)")
+    try:
+        choice = _chosen(config.getoption("--engine"))
+    except NotHere as reason:
+        pytest.exit(f"LocalStack cannot run here: {reason}", returncode=pytest.ExitCode.USAGE_ERROR)
+    config.stash[CHOICE] = choice
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Summary(choice, config.getoption("--engine-report")), "engine-summary")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = {Capability(name) for marker in item.iter_markers("needs") for name in marker.args}
+    missing = sorted(needed - item.config.stash[CHOICE].capabilities)
+    if missing:
+        item.stash[_missing] = missing
+        pytest.skip(f"{_UNSUPPORTED} on {item.config.stash[CHOICE].name}: {', '.join(missing)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    made: Any = yield
+    if _missing in item.stash:
+        # An attribute of the report: xdist sends it from worker to controller.
+        made.unsupported = item.stash[_missing]
+    return made
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    if report.skipped and getattr(report, "unsupported", None):
+        return _UNSUPPORTED, "u", "UNSUPPORTED"
+    return None
+
+
+class _Summary:
+    """Collects what became of each test, on the controller."""
+
+    def __init__(self, choice: Choice, folder: Path | None) -> None:
+        self._choice = choice
+        self._folder = folder
+        self._results = report.Results(choice.name)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        missing: list[str] = getattr(report, "unsupported", [])
+        if missing:
+            self._results.unsupported[report.nodeid] = missing
+        elif report.failed:
+            self._results.failed.add(report.nodeid)
+        elif report.when == "call" and report.passed:
+            self._results.passed.add(report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        found = self._results
+        if self._choice.name == "ministack" and not found.unsupported:
+            return
+        counts = f"{len(found.passed - found.failed)} passed, {len(found.failed)} failed"
+        terminalreporter.section(self._choice.title)
+        terminalreporter.line(f"{counts}, {len(found.unsupported)} unsupported on {self._choice.name}")
+        for name, missing in sorted(found.unsupported.items()):
+            terminalreporter.line(f"  {name}  (needs {', '.join(missing)})")
+
+    def pytest_sessionfinish(self) -> None:
+        if self._folder is not None:
+            self._results.write(self._folder)
+
+
+localstack_container = pytest_localstack.session_fixture(
+    scope="session", services=list(SERVICES), region_name=REGION, container_env={"SQS_ENDPOINT_STRATEGY": "path"}
+)
+
+
+@pytest.fixture(scope="session")
+def engine_choice(pytestconfig: pytest.Config) -> Choice:
+    """What the command line chose."""
+    return pytestconfig.stash[CHOICE]
+
+
+@pytest.fixture(scope="session")
+def running_engine(request: pytest.FixtureRequest, engine_choice: Choice) -> Iterator[Engine]:
+    """One engine for all tests that call functions in process."""
+    with engine_choice.started(request) as engine:
+        yield engine
