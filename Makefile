@@ -1,10 +1,11 @@
 # Every command of the project. `make dev` and `make test` install what they need; nothing is installed by hand.
 STAGE ?= dev
 PYTHON ?= python3
+ENGINE_TESTS = tests/e2e tests/integration/core
 
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: install dev dev-down test lint format docs clients synth bench deploy lock clean
+.PHONY: install dev dev-down test test-localstack engines lint format docs clients synth bench deploy lock clean
 
 # Virtual environments and npm packages, each only when its lock file changed; checks Python and Node first.
 install:
@@ -49,11 +50,25 @@ bench: install
 deploy: install
 	.venv/bin/python -m infra.deploy --stage $(STAGE) $(if $(SETTINGS),--settings $(SETTINGS))
 
+# The tests that a second engine can run, on LocalStack 4.14 (docs/engines.md); what it lacks is listed by name.
+test-localstack: install
+	@.venv/bin/python -m local.prerequisites localstack
+	.venv/bin/pytest --engine=localstack $(ENGINE_TESTS) $(ARGS)
+
+# Both columns of docs/engines.md, by running the same tests on both engines.
+engines: install
+	@.venv/bin/python -m local.prerequisites localstack
+	.venv/bin/pytest --engine=ministack --engine-report docs/engines $(ENGINE_TESTS)
+	.venv/bin/pytest --engine=localstack --engine-report docs/engines $(ENGINE_TESTS)
+	.venv/bin/python -m tests.engines.report
+
 lock: install
 	for group in api agent_stream device_ingest billing_webhook background realtime infra engine stripe_peer contract uv dev; do \
 		.venv/bin/uv pip compile --quiet pyproject.toml --group $$group --universal --generate-hashes --no-annotate \
 			--python-version 3.11 --custom-compile-command "make lock" -o requirements/$$group.txt; \
 	done
+	cd tests/engines/localstack && $(CURDIR)/.venv/bin/uv pip compile --quiet pyproject.toml --universal \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" -o $(CURDIR)/requirements/localstack.txt
 
 clean: dev-down
 	rm -rf .local build cdk.out .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -35,6 +35,7 @@ from infra.artifacts import (
 )
 from infra.catalog import FUNCTIONS, FunctionName
 from infra.config import ROOT, StageSettings
+from infra.interpreters import find_python, version_of
 
 BUILDER_VERSION = "1"
 LAMBDA_PYTHON = "3.13"
@@ -87,25 +88,8 @@ class Target:
 
 @functools.cache
 def lambda_python() -> Path | None:
-    """Find a working Python 3.13, by running candidates: one on PATH may be a version manager's dead shim."""
-    candidates = [shutil.which(f"python{LAMBDA_PYTHON}")]
-    # A version manager keeps its interpreters side by side: beside ours, or in its usual folders.
-    homes = (Path(sys.base_prefix).parent, Path.home() / ".pyenv/versions", Path.home() / ".local/share/uv/python")
-    for home in homes:
-        candidates += sorted(map(str, home.glob(f"*{LAMBDA_PYTHON}*/bin/python{LAMBDA_PYTHON}")), reverse=True)
-    for candidate in candidates:
-        if candidate and _version_of(Path(candidate)) == LAMBDA_PYTHON:
-            return Path(candidate)
-    return None
-
-
-def _version_of(interpreter: Path) -> str | None:
-    script = "import sys; print('%d.%d' % sys.version_info[:2])"
-    try:
-        done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    """Find an interpreter of the version that Lambda runs."""
+    return find_python(LAMBDA_PYTHON)
 
 
 def layer_python(settings: StageSettings) -> Path:
@@ -132,7 +116,7 @@ def host_target(interpreter: Path) -> Target:
     Raises:
         LayerError: the interpreter does not run.
     """
-    version = _version_of(interpreter)
+    version = version_of(interpreter)
     if version is None:
         raise LayerError(f"{interpreter} does not run: the local engine's interpreter is needed to build its layers")
     return Target(label=f"host-py{version.replace('.', '')}", python=version, interpreter=interpreter, platform=None)

@@ -12,8 +12,6 @@ What it does beyond CloudFormation:
 | | queue mappings run two batches at a time, `local.front` lets two requests through |
 | `iot:AttachPolicy`, `iot:DetachPolicy` and `ses:SendEmail` are checked against `*`, not the certificate or the
 | | identity | roles that may do so get that |
-| archives are unpacked for each function instance, thousands of files at 1 ms each under one lock | packages are
-| | unpacked once, in `build/unpacked`; what is uploaded points there |
 | queues are known by their URL, with the engine's port | `move_state` rewrites the saved state for another port |
 | hosts such as `<api>.execute-api.localhost` do not resolve | addresses by path |
 """
@@ -21,25 +19,15 @@ What it does beyond CloudFormation:
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from local.engine import MiniStack
 from local.stacks import AT_ONCE, StackFiles, Stacks
 from local.upstream import Upstream
 
-_MANY_FILES = 300
-_UNPACKED_KEPT = 16
 _WEBSOCKET_API, _WEBSOCKET_STAGE = "4b617277", "live"
 _TABLE_TYPES = ("AWS::DynamoDB::Table", "AWS::DynamoDB::GlobalTable")
 
@@ -58,69 +46,6 @@ class Adapter(Stacks):
     def after_restart(self) -> None:
         """Have streams read on."""
         self.resume_streams()
-
-    def deploy(self, assembly: Path, say: Callable[[str], None]) -> dict[str, str]:
-        """Deploy as every engine does, then forget the packages of old deployments."""
-        outputs = super().deploy(assembly, say)
-        self._forget_unpacked()
-        return outputs
-
-    def _make_ready(self, archives: Collection[Path]) -> None:
-        # Also those of stacks that stay: what their functions point to may have been removed.
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            list(pool.map(self._unpacked, archives))
-
-    def _archive(self, file: Path) -> bytes:
-        return self._linked(file)
-
-    def _linked(self, file: Path) -> bytes:
-        """Return the archive with a large `python/` folder replaced by a pointer to where it is unpacked.
-
-        A layer's pointer is a `.pth` file, which the engine's Python workers read; a custom runtime's is
-        `sitecustomize`, which its interpreter imports from `python/`.
-        """
-        tree = self._unpacked(file)
-        if tree is None:
-            return file.read_bytes()
-        linked = io.BytesIO()
-        with zipfile.ZipFile(file) as archive, zipfile.ZipFile(linked, "w", zipfile.ZIP_DEFLATED) as out:
-            for info in archive.infolist():
-                if not info.filename.startswith("python/"):
-                    out.writestr(info, archive.read(info))
-            pointer = f"import sys; sys.path.insert({{}}, {str(tree / 'python')!r})\n"
-            version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-            out.writestr(f"python/lib/{version}/site-packages/unpacked.pth", pointer.format(0))
-            # After the function's own folder, as the packages were.
-            out.writestr("python/sitecustomize.py", pointer.format(1))
-        return linked.getvalue()
-
-    def _unpacked(self, file: Path) -> Path | None:
-        """Unpack an archive with many packages, unless it was; return where, None for a small one.
-
-        All environments share the result: an archive's name is its content's digest.
-        """
-        with zipfile.ZipFile(file) as archive:
-            if sum(name.startswith("python/") for name in archive.namelist()) < _MANY_FILES:
-                return None
-        tree = self._engine.places.unpacked / file.stem
-        if not tree.exists():
-            scratch = tree.with_name(f"{tree.name}.{os.getpid()}")
-            # A process of its own: threads would wait for each other's turn at every one of the files.
-            command = [sys.executable, "-m", "zipfile", "-e", str(file), str(scratch)]
-            subprocess.run(command, check=True)
-            try:
-                scratch.rename(tree)
-            except OSError:
-                # Another environment was faster.
-                shutil.rmtree(scratch)
-        tree.touch()
-        return tree
-
-    def _forget_unpacked(self) -> None:
-        """Remove all but the trees used last."""
-        trees = sorted(self._engine.places.unpacked.glob("*"), key=lambda tree: tree.stat().st_mtime, reverse=True)
-        for tree in trees[_UNPACKED_KEPT:]:
-            shutil.rmtree(tree, ignore_errors=True)
 
     # What templates say and the engine does not hear
 

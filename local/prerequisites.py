@@ -1,9 +1,11 @@
 """What a fresh machine needs before anything else runs. Standard library only: it is what installs the rest.
 
-    python3 -m local.prerequisites
+    python3 -m local.prerequisites                 `make install`
+    python3 -m local.prerequisites localstack      what `make test-localstack` needs besides
 
 Python 3.11 and Node 20 have to be there; virtual environments and npm's packages are made, all at the same time,
-each only if its lock file is newer than the last installation. `make install` is this program.
+each only if its lock file is newer than the last installation. LocalStack needs a Docker daemon, or Python 3.13 and
+Java 17; where it has neither the program ends with status 3 and says what is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from infra.interpreters import find_python
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
@@ -40,6 +46,21 @@ class Environment:
     what: str
     editable: tuple[str, ...] = ()
     """Packages of this repository that are importable in it, as they are in the work tree."""
+    python: str = ""
+    """Version that it needs; empty: that of this program."""
+
+    def interpreter(self) -> str:
+        """Return what makes the environment.
+
+        Raises:
+            Missing: there is none of its version.
+        """
+        if not self.python:
+            return sys.executable
+        found = find_python(self.python)
+        if found is None:
+            raise Missing(f"{self.what} needs Python {self.python}; none was found that runs")
+        return str(found)
 
     @property
     def path(self) -> Path:
@@ -58,14 +79,24 @@ TOOLS = (
     Environment(".engine/stripe", "stripe_peer.txt", "the Stripe peer"),
     Environment(".engine/contract", "contract.txt", "the contract's tools"),
 )
+LOCALSTACK = Environment(".engine/localstack", "localstack.txt", "LocalStack's host mode", python="3.13")
+"""Of those who test on it: 330 MB."""
+_CANNOT = 3
+_JAVA = 17
 _NPM_MARKER = ROOT / "node_modules" / ".package-lock.json"
 
 
 def main() -> int:
     """Check and install; 0 when everything is there."""
+    wants_localstack = sys.argv[1:] == ["localstack"]
     try:
         ensure(say=_say)
-    except (Missing, subprocess.CalledProcessError) as problem:
+        if wants_localstack:
+            ensure_localstack(say=_say)
+    except Missing as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return _CANNOT if wants_localstack else 1
+    except subprocess.CalledProcessError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
@@ -95,6 +126,51 @@ def ensure(*, say: Callable[[str], None]) -> float:
     took = time.monotonic() - began
     say(f"downloads and installation took {took:.1f} s")
     return took
+
+
+def ensure_localstack(*, say: Callable[[str], None]) -> None:
+    """Install LocalStack's host mode, unless its container can be used or it is there.
+
+    Raises:
+        Missing: no Docker daemon, and no Python 3.13 or no Java 17.
+        subprocess.CalledProcessError: an installer failed; its output was shown.
+    """
+    if docker_answers():
+        say("LocalStack: its container, by the Docker daemon of this machine")
+        return
+    check_java()
+    if not LOCALSTACK.is_current():
+        _install(LOCALSTACK, say)
+
+
+def docker_answers() -> bool:
+    """Tell whether a Docker daemon listens where DOCKER_HOST says, or at the usual place."""
+    address = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    by_path = address.scheme == "unix"
+    with socket.socket(socket.AF_UNIX if by_path else socket.AF_INET) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(address.path if by_path else (address.hostname, address.port))
+        except OSError:
+            return False
+    return True
+
+
+def check_java() -> None:
+    """Refuse a machine without Java, or with an old one.
+
+    Raises:
+        Missing: with what is needed it for.
+    """
+    need = f"LocalStack's DynamoDB needs Java {_JAVA} (or a Docker daemon)"
+    java = shutil.which("java")
+    if java is None:
+        raise Missing(f"{need}; none is on PATH")
+    # On standard error, as Java does: `openjdk version "17.0.15" …`
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    number = re.search(r'version "(\d+)', said)
+    if number is None or int(number[1]) < _JAVA:
+        raise Missing(f"{need}; {java} is {said.splitlines()[0] if said else 'not working'}")
 
 
 def check_python() -> None:
@@ -143,7 +219,7 @@ def _ensure_uv(say: Callable[[str], None]) -> None:
 def _install(environment: Environment, say: Callable[[str], None]) -> None:
     began = time.monotonic()
     if not (environment.path / "bin" / "python").exists():
-        _run([sys.executable, "-m", "venv", "--without-pip", str(environment.path)])
+        _run([environment.interpreter(), "-m", "venv", "--without-pip", str(environment.path)])
     # uv ignores pip's certificate settings; this makes it trust what the system trusts.
     settings = {"UV_SYSTEM_CERTS": "1", **os.environ}
     uv, python = str(DEVELOPMENT.path / "bin" / "uv"), str(environment.path / "bin" / "python")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from infra.config import LOCAL_ASSET_BUCKET
 from local.engine import Engine
 from local.errors import LocalError
+from local.unpacked import Unpacked
 from local.upstream import Upstream
 from local.waiting import until
 
@@ -66,6 +67,7 @@ class Stacks(ABC):
         )
         self._clients: dict[str, Any] = {}
         self._memory = engine.places.state / "deployed.json"
+        self._unpacked = Unpacked(engine.places.unpacked)
 
     def client(self, service: str) -> Any:
         """Return a client of the engine's services, as root of the account."""
@@ -107,13 +109,6 @@ class Stacks(ABC):
     def after_restart(self) -> None:  # noqa: B027
         """Mend what the engine's restart broke."""
 
-    def _make_ready(self, archives: Collection[Path]) -> None:  # noqa: B027
-        """Prepare what the stacks' archives hold, before anything is deployed."""
-
-    def _archive(self, file: Path) -> bytes:
-        """Return what is uploaded in an archive's place."""
-        return file.read_bytes()
-
     def _complete(self, stack: StackFiles) -> None:  # noqa: B027
         """Set what the engine does not take from a template."""
 
@@ -129,7 +124,8 @@ class Stacks(ABC):
         """
         stacks = read_assembly(assembly)
         deployed = self._deployed()
-        self._make_ready({asset[0] for stack in stacks for asset in stack.assets})
+        # Also those of stacks that stay: what their functions point to may have been removed.
+        self._unpacked.make({asset[0] for stack in stacks for asset in stack.assets})
         with ThreadPoolExecutor(max_workers=2) as pool:
             uploads = {
                 stack.name: [pool.submit(self._upload, *asset) for asset in stack.assets]
@@ -149,6 +145,7 @@ class Stacks(ABC):
                 self._memory.write_text(json.dumps(deployed, indent=1))
                 count = len(stack.template["Resources"])
                 say(f"{stack.name}: {count} resources in {time.monotonic() - began:.1f} s")
+        self._unpacked.forget_old()
         return self.outputs([stack.name for stack in stacks])
 
     def outputs(self, names: Sequence[str]) -> dict[str, str]:
@@ -182,7 +179,7 @@ class Stacks(ABC):
         except ClientError as absent:
             if absent.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
-            s3.put_object(Bucket=bucket, Key=key, Body=self._archive(file))
+            s3.put_object(Bucket=bucket, Key=key, Body=self._unpacked.linked(file))
 
     def _apply(self, stack: StackFiles) -> None:
         cloudformation: CloudFormationClient = self.client("cloudformation")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
-from local import ports
+from local import ports, prerequisites
 from local.engine import Engine
 from local.places import Places
 from local.processes import Processes
@@ -29,28 +26,17 @@ def choose() -> Choice:
     Raises:
         NotHere: neither can.
     """
-    if _docker_answers():
+    if prerequisites.docker_answers():
         title = "LocalStack 4.14 community in its container"
         return Choice("localstack", title, ContainerLocalStack.capabilities, None, _container)
     places = Places(base=Path())
     if not HostLocalStack(places, 0).python.exists():
         raise NotHere("there is no Docker daemon, and the host mode is not installed (`make test-localstack` does it)")
-    if shutil.which("java") is None:
-        raise NotHere("there is no Docker daemon, and the host mode's DynamoDB needs Java 17, which is not on PATH")
+    try:
+        prerequisites.check_java()
+    except prerequisites.Missing as missing:
+        raise NotHere(str(missing)) from None
     return Choice("localstack", TITLE, HostLocalStack.capabilities, _platform, _host)
-
-
-def _docker_answers() -> bool:
-    """Tell whether a daemon listens; docker-py leaves a socket open when none does."""
-    address = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
-    by_path = address.scheme == "unix"
-    with socket.socket(socket.AF_UNIX if by_path else socket.AF_INET) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(address.path if by_path else (address.hostname, address.port))
-        except OSError:
-            return False
-    return True
 
 
 def _platform(places: Places, chosen: Mapping[str, int]) -> tuple[Engine, Stacks]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from local.adapter import Adapter, move_state, read_assembly
+from local.adapter import move_state
 from local.engine import MiniStack
 from local.places import Places
+from local.stacks import read_assembly
+from local.unpacked import Unpacked
 
 
 @pytest.fixture
@@ -68,12 +70,12 @@ class TestLinkedArchives:
 
     def test_a_small_archive_is_sent_as_it_is(self, engine: MiniStack, tmp_path: Path) -> None:
         path = self.archive(tmp_path, files=10)
-        assert Adapter(engine)._linked(path) == path.read_bytes()
+        assert Unpacked(engine.places.unpacked).linked(path) == path.read_bytes()
 
     def test_packages_are_found_where_they_were_unpacked_once(self, engine: MiniStack, tmp_path: Path) -> None:
         path = self.archive(tmp_path, files=400)
         sent = tmp_path / "sent.zip"
-        sent.write_bytes(Adapter(engine)._linked(path))
+        sent.write_bytes(Unpacked(engine.places.unpacked).linked(path))
         assert len(zipfile.ZipFile(sent).namelist()) == 3
         with zipfile.ZipFile(sent) as archive:
             archive.extractall(tmp_path / "task")

@@ -1,0 +1,29 @@
+"""Python interpreters of this machine. Standard library only: what installs everything else asks for them."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def find_python(version: str) -> Path | None:
+    """Find a Python of a version (`X.Y`) by running candidates: one on PATH may be a version manager's dead shim."""
+    candidates = [shutil.which(f"python{version}")]
+    # A version manager keeps its interpreters side by side: beside ours, or in its usual folders.
+    homes = (Path(sys.base_prefix).parent, Path.home() / ".pyenv/versions", Path.home() / ".local/share/uv/python")
+    for home in homes:
+        candidates += sorted(map(str, home.glob(f"*{version}*/bin/python{version}")), reverse=True)
+    for candidate in candidates:
+        if candidate and version_of(Path(candidate)) == version:
+            return Path(candidate)
+    return None
+
+
+def version_of(interpreter: Path) -> str | None:
+    """Return `X.Y` of an interpreter, None when it does not run."""
+    script = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
