@@ -19,6 +19,19 @@ from pathlib import Path
 _MANY_FILES = 300
 _KEPT = 32
 """Of each engine's interpreter there are as many as functions have packages."""
+_POINTER = "unpacked.txt"
+_SITECUSTOMIZE = f"""import os, sys
+
+# One of several layers: only the first one's sitecustomize is imported, so it looks into all of them.
+path = []
+for entry in sys.path:
+    path.append(entry)
+    pointer = os.path.join(entry, "{_POINTER}")
+    if os.path.exists(pointer):
+        with open(pointer) as file:
+            path.append(file.read())
+sys.path[:] = path
+"""
 
 
 class Unpacked:
@@ -35,8 +48,8 @@ class Unpacked:
     def linked(self, file: Path) -> bytes:
         """Return the archive with a large `python/` folder replaced by a pointer to where it is unpacked.
 
-        There are two pointers: a `.pth` file, which the embedded engine's Python workers read, and `sitecustomize`,
-        which an interpreter imports that has `python/` on its path.
+        There are two pointers: a `.pth` file, which the embedded engine's Python workers read, and a file that
+        `sitecustomize` reads, which an interpreter imports that has `python/` on its path.
         """
         tree = self._tree(file)
         if tree is None:
@@ -46,11 +59,12 @@ class Unpacked:
             for info in archive.infolist():
                 if not info.filename.startswith("python/"):
                     out.writestr(info, archive.read(info))
-            pointer = f"import sys; sys.path.insert({{}}, {str(tree / 'python')!r})\n"
+            packages = str(tree / "python")
             version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-            out.writestr(f"python/lib/{version}/site-packages/unpacked.pth", pointer.format(0))
-            # After the function's own folder, as the packages were.
-            out.writestr("python/sitecustomize.py", pointer.format(1))
+            pointer = f"import sys; sys.path.insert(0, {packages!r})\n"
+            out.writestr(f"python/lib/{version}/site-packages/unpacked.pth", pointer)
+            out.writestr(f"python/{_POINTER}", packages)
+            out.writestr("python/sitecustomize.py", _SITECUSTOMIZE)
         return linked.getvalue()
 
     def forget_old(self) -> None:

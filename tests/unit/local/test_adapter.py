@@ -60,12 +60,12 @@ class TestMoveState:
 
 
 class TestLinkedArchives:
-    def archive(self, tmp_path: Path, files: int) -> Path:
-        path = tmp_path / "asset.0123.zip"
+    def archive(self, tmp_path: Path, files: int, package: str = "package") -> Path:
+        path = tmp_path / f"asset.{package}.zip"
         with zipfile.ZipFile(path, "w") as out:
             out.writestr("agent/app.py", "from package.m7 import VALUE")
             for number in range(files):
-                out.writestr(f"python/package/m{number}.py", f"VALUE = {number}")
+                out.writestr(f"python/{package}/m{number}.py", f"VALUE = {number}")
         return path
 
     def test_a_small_archive_is_sent_as_it_is(self, engine: MiniStack, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ class TestLinkedArchives:
         path = self.archive(tmp_path, files=400)
         sent = tmp_path / "sent.zip"
         sent.write_bytes(Unpacked(engine.places.unpacked).linked(path))
-        assert len(zipfile.ZipFile(sent).namelist()) == 3
+        assert len(zipfile.ZipFile(sent).namelist()) == 4
         with zipfile.ZipFile(sent) as archive:
             archive.extractall(tmp_path / "task")
         # As a custom runtime's bootstrap starts its interpreter.
@@ -84,3 +84,15 @@ class TestLinkedArchives:
         env = {"PYTHONPATH": str(tmp_path / "task" / "python")}
         done = subprocess.run([sys.executable, "-P", "-c", script], env=env, capture_output=True, text=True, check=True)
         assert done.stdout == "7\n"
+
+    def test_packages_of_several_layers_are_found(self, engine: MiniStack, tmp_path: Path) -> None:
+        unpacked = Unpacked(engine.places.unpacked)
+        for name in ("first", "second"):
+            sent = tmp_path / "sent.zip"
+            sent.write_bytes(unpacked.linked(self.archive(tmp_path, 400, name)))
+            with zipfile.ZipFile(sent) as archive:
+                archive.extractall(tmp_path / name)
+        script = "import first.m1, second.m2; print(first.m1.VALUE, second.m2.VALUE)"
+        env = {"PYTHONPATH": f"{tmp_path / 'first/python'}:{tmp_path / 'second/python'}"}
+        done = subprocess.run([sys.executable, "-P", "-c", script], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == "1 2\n"

@@ -12,8 +12,6 @@ from localstack.utils.catalog.common import (
     CloudFormationResourcesSupportInLatest,
 )
 
-_Status = AwsServicesSupportInLatest | CloudFormationResourcesSupportAtRuntime | CloudFormationResourcesSupportInLatest
-
 
 class InstalledCatalog(CatalogPlugin):
     """Takes the place of the one that asks the web site; the name is that one's."""
@@ -25,7 +23,7 @@ class InstalledCatalog(CatalogPlugin):
 
     def get_cloudformation_resource_status(
         self, resource_name: str, service_name: str, is_pro_resource: bool = False
-    ) -> _Status:
+    ) -> object:
         if resource_name in self._get_cfn_resources_available_at_runtime():
             return CloudFormationResourcesSupportAtRuntime.AVAILABLE
         if service_name in self._get_services_at_runtime():
