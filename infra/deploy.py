@@ -54,7 +54,7 @@ def deploy(*, stage: Stage, overrides: Path | None, arguments: list[str]) -> int
     Raises:
         SettingsError, LayerError: refused; nothing was deployed.
     """
-    if stage is Stage.LOCAL:
+    if stage in (Stage.LOCAL, Stage.LOCALSTACK):
         raise SettingsError("the local stage is deployed by `make dev`")
     if lambda_python() is None:
         raise LayerError(f"no working Python {LAMBDA_PYTHON} found: layers without bytecode are not deployed")

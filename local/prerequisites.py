@@ -1,11 +1,12 @@
 """What a fresh machine needs before anything else runs. Standard library only: it is what installs the rest.
 
-    python3 -m local.prerequisites                 `make install`
-    python3 -m local.prerequisites localstack      what `make test-localstack` needs besides
+    python3 -m local.prerequisites                   `make install`
+    python3 -m local.prerequisites localstack        besides, what `make test-localstack` needs: with Docker nothing
+    python3 -m local.prerequisites localstack-host   the same without Docker
 
 Python 3.11 and Node 20 have to be there; virtual environments and npm's packages are made, all at the same time,
-each only if its lock file is newer than the last installation. LocalStack needs a Docker daemon, or Python 3.13 and
-Java 17; where it has neither the program ends with status 3 and says what is missing.
+each only if its lock file is newer than the last installation. LocalStack's host mode needs Python 3.13 and Java 17;
+where one is missing the program says which, and ends with status 3.
 """
 
 from __future__ import annotations
@@ -88,14 +89,18 @@ _NPM_MARKER = ROOT / "node_modules" / ".package-lock.json"
 
 def main() -> int:
     """Check and install; 0 when everything is there."""
-    wants_localstack = sys.argv[1:] == ["localstack"]
+    wanted = sys.argv[1:]
     try:
         ensure(say=_say)
-        if wants_localstack:
-            ensure_localstack(say=_say)
-    except Missing as problem:
+    except (Missing, subprocess.CalledProcessError) as problem:
         print(f"error: {problem}", file=sys.stderr)
-        return _CANNOT if wants_localstack else 1
+        return 1
+    try:
+        if wanted == ["localstack-host"] or (wanted == ["localstack"] and not docker_answers()):
+            ensure_localstack(say=_say)
+    except Missing as missing:
+        print(f"LocalStack: {missing}", file=sys.stderr)
+        return _CANNOT
     except subprocess.CalledProcessError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -129,15 +134,12 @@ def ensure(*, say: Callable[[str], None]) -> float:
 
 
 def ensure_localstack(*, say: Callable[[str], None]) -> None:
-    """Install LocalStack's host mode, unless its container can be used or it is there.
+    """Install LocalStack's host mode, unless it is there.
 
     Raises:
-        Missing: no Docker daemon, and no Python 3.13 or no Java 17.
+        Missing: no Python 3.13, or no Java 17.
         subprocess.CalledProcessError: an installer failed; its output was shown.
     """
-    if docker_answers():
-        say("LocalStack: its container, by the Docker daemon of this machine")
-        return
     check_java()
     if not LOCALSTACK.is_current():
         _install(LOCALSTACK, say)
@@ -160,9 +162,9 @@ def check_java() -> None:
     """Refuse a machine without Java, or with an old one.
 
     Raises:
-        Missing: with what is needed it for.
+        Missing: with what needs it.
     """
-    need = f"LocalStack's DynamoDB needs Java {_JAVA} (or a Docker daemon)"
+    need = f"its DynamoDB needs Java {_JAVA}"
     java = shutil.which("java")
     if java is None:
         raise Missing(f"{need}; none is on PATH")

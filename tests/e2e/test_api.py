@@ -28,6 +28,7 @@ class TestFront:
         assert "swagger" in page.text.lower()
 
     @pytest.mark.req("R-K-47")
+    @pytest.mark.needs("http-api")  # a function URL's CORS settings are read by nobody else
     def test_a_browser_of_the_front_end_may_call(self, deployment: Deployment) -> None:
         headers = {
             "Origin": "http://localhost:3000",

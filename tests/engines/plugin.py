@@ -26,24 +26,30 @@ CHOICE = pytest.StashKey[Choice]()
 _missing = pytest.StashKey[list[str]]()
 
 
-def _chosen(name: str) -> Choice:
+def _chosen(name: str, localstack: str) -> Choice:
     """Return the engine of a command line; LocalStack's container where there is Docker, the host mode elsewhere."""
     if name == "ministack":
         capabilities = MiniStack.capabilities
         return Choice(name, "MiniStack", capabilities, ministack(persistent=True), lambda _: ephemeral())
-    return choose()
+    return choose(localstack)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("engines")
     group.addoption("--engine", choices=("ministack", "localstack"), default="ministack", help="where AWS is")
+    group.addoption(
+        "--localstack",
+        choices=("auto", "container", "host"),
+        default="auto",
+        help="which LocalStack; auto: its container where a Docker daemon answers, else the host mode",
+    )
     group.addoption("--engine-report", type=Path, metavar="FOLDER", help="write what passed on the engine as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): what the test needs of an engine (local.engine)")
     try:
-        choice = _chosen(config.getoption("--engine"))
+        choice = _chosen(config.getoption("--engine"), config.getoption("--localstack"))
     except NotHere as reason:
         pytest.exit(f"LocalStack cannot run here: {reason}", returncode=pytest.ExitCode.USAGE_ERROR)
     config.stash[CHOICE] = choice

@@ -20,18 +20,18 @@ from tests.engines.localstack.adapter import LocalStackStacks
 from tests.engines.localstack.engine import TITLE, ContainerLocalStack, HostLocalStack
 
 
-def choose() -> Choice:
-    """Return what can run here.
+def choose(how: str) -> Choice:
+    """Return what runs here; `how` is `container`, `host`, or `auto`.
 
     Raises:
-        NotHere: neither can.
+        NotHere: it cannot.
     """
-    if prerequisites.docker_answers():
+    if how == "container" or (how == "auto" and prerequisites.docker_answers()):
         title = "LocalStack 4.14 community in its container"
         return Choice("localstack", title, ContainerLocalStack.capabilities, None, _container)
     places = Places(base=Path())
     if not HostLocalStack(places, 0).python.exists():
-        raise NotHere("there is no Docker daemon, and the host mode is not installed (`make test-localstack` does it)")
+        raise NotHere("its host mode is not installed: run `.venv/bin/python -m local.prerequisites localstack-host`")
     try:
         prerequisites.check_java()
     except prerequisites.Missing as missing:

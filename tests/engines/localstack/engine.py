@@ -88,7 +88,7 @@ class HostLocalStack:
             PrerequisiteMissing: its virtual environment, DynamoDB Local or Java is not there.
         """
         if not self.python.exists():
-            raise PrerequisiteMissing("LocalStack is not installed: run `python -m local.prerequisites localstack`")
+            raise PrerequisiteMissing("LocalStack is not installed: run `make test-localstack`")
         base = self.places.state / "localstack"
         shutil.rmtree(base, ignore_errors=True)
         root, plugins, cache, scratch = (base / name for name in ("root", "plugins", "cache", "tmp"))

@@ -75,6 +75,7 @@ def front(tmp_path: Path) -> Iterator[str]:
     port = ports.choose(None)["front"]
     target = f"http://127.0.0.1:{upstream.server_port}/_aws/execute-api/abc/$default"
     command = [sys.executable, "-m", "local.front", str(port), target]
+    command += ["--also", "/webhooks/stripe", f"http://127.0.0.1:{upstream.server_port}", "hooks.example.com"]
     processes.start(Program("front", command, clean_environment(), ROOT))
     url = f"http://127.0.0.1:{port}"
     try:
@@ -102,6 +103,13 @@ def test_nothing_of_request_or_answer_changes(front: str) -> None:
     headers = {name.lower(): value for name, value in seen["headers"]}
     assert (headers["x-one"], headers["user-agent"]) == ("1", "me")
     assert headers["host"] == front.removeprefix("http://")
+
+
+def test_a_path_of_another_api_goes_there_under_its_host(front: str) -> None:
+    seen = httpx.post(f"{front}/webhooks/stripe?a=1", content=b"signed", timeout=20).json()
+    headers = {name.lower(): value for name, value in seen["headers"]}
+    assert (seen["path"], headers["host"]) == ("/webhooks/stripe?a=1", "hooks.example.com")
+    assert bytes.fromhex(seen["body"]) == b"signed"
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS"])
