@@ -2,6 +2,7 @@
 
     .engine/venv                 the AWS engine's own virtual environment (it pins its own botocore)
     .engine/stripe               the Stripe peer's own
+    .engine/localstack           the second engine's own, of those who test on it
     build/unpacked               packages of deployed functions
     .local/settings.json         what the synthesis of the local stage is given
     .local/cdk/                  synthesized stacks
