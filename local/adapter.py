@@ -166,7 +166,7 @@ class Adapter(Stacks):
 
     def websocket_url(self, api_id: str, stage: str) -> str:
         """Return where the engine serves a WebSocket API."""
-        return f"ws://localhost:{self._engine.port}/_aws/execute-api/{api_id}/{stage}"
+        return f"ws://localhost:{self._ministack.port}/_aws/execute-api/{api_id}/{stage}"
 
 
 def move_state(engine: MiniStack) -> None:

@@ -7,9 +7,8 @@ end and counted in the page that `make engines` writes (`tests.engines.report`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_localstack
@@ -60,18 +59,18 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     needed = {Capability(name) for marker in item.iter_markers("needs") for name in marker.args}
-    missing = sorted(needed - item.config.stash[CHOICE].capabilities)
+    missing = sorted(map(str, needed - item.config.stash[CHOICE].capabilities))
     if missing:
         item.stash[_missing] = missing
         pytest.skip(f"{_UNSUPPORTED} on {item.config.stash[CHOICE].name}: {', '.join(missing)}")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    made: Any = yield
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    made = yield
     if _missing in item.stash:
         # An attribute of the report: xdist sends it from worker to controller.
-        made.unsupported = item.stash[_missing]
+        vars(made)["unsupported"] = item.stash[_missing]
     return made
 
 
@@ -95,11 +94,15 @@ class _Summary:
             self._results.unsupported[report.nodeid] = missing
         elif report.failed:
             self._results.failed.add(report.nodeid)
+        elif report.skipped:
+            self._results.skipped.add(report.nodeid)
         elif report.when == "call" and report.passed:
             self._results.passed.add(report.nodeid)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         found = self._results
+        if self._folder is not None and not found.complete:
+            terminalreporter.line(f"nothing is written to {self._folder}: tests failed, or were skipped")
         if self._choice.name == "ministack" and not found.unsupported:
             return
         counts = f"{len(found.passed - found.failed)} passed, {len(found.failed)} failed"
@@ -114,7 +117,11 @@ class _Summary:
 
 
 localstack_container = pytest_localstack.session_fixture(
-    scope="session", services=list(SERVICES), region_name=REGION, container_env={"SQS_ENDPOINT_STRATEGY": "path"}
+    scope="session",
+    services=list(SERVICES),
+    region_name=REGION,
+    localstack_version="4.14",
+    container_env={"SQS_ENDPOINT_STRATEGY": "path"},
 )
 
 

@@ -48,12 +48,19 @@ class Results:
     engine: str
     passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
+    """For want of something else than the engine."""
     unsupported: dict[str, list[str]] = field(default_factory=dict)
     """Test -> what the engine lacks for it."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the run says what the engine can do."""
+        return bool(self.passed) and not self.failed and not self.skipped
+
     def write(self, folder: Path) -> None:
-        """Write counts by file, in a stable order and without times; a run with failures or of nothing is not kept."""
-        if self.failed or not self.passed:
+        """Write counts by file, in a stable order and without times, of a complete run."""
+        if not self.complete:
             return
         files = sorted({_file(name) for name in (*self.passed, *self.unsupported)})
         passed = Counter(map(_file, self.passed))

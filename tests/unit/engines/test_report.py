@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.engines import report
 from tests.engines.report import Results
 
@@ -19,7 +21,7 @@ def test_every_test_of_the_deployed_backend_is_in_it() -> None:
         assert files <= set(found), f"{engine}: run `make engines`"
 
 
-def test_both_engines_were_asked_the_same(tmp_path: Path) -> None:
+def test_both_engines_were_asked_the_same() -> None:
     one, other = ({name: _count(each) for name, each in found.items()} for found in report.read().values())
     assert one == other, "run `make engines`"
 
@@ -41,9 +43,10 @@ class TestResults:
             "tests/e2e/test_b.py": {"passed": 1, "unsupported": {}},
         }
 
-    def test_a_run_with_a_failure_is_not(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("what", ["failed", "skipped"])
+    def test_a_run_that_leaves_something_open_is_not(self, tmp_path: Path, what: str) -> None:
         results = Results("localstack")
         results.passed.add("tests/e2e/test_b.py::test_1")
-        results.failed.add("tests/e2e/test_b.py::test_2")
+        getattr(results, what).add("tests/e2e/test_b.py::test_2")
         results.write(tmp_path)
         assert list(tmp_path.iterdir()) == []
