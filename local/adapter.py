@@ -12,6 +12,7 @@ What it does beyond CloudFormation:
 | | queue mappings run two batches at a time, `local.front` lets two requests through |
 | `iot:AttachPolicy`, `iot:DetachPolicy` and `ses:SendEmail` are checked against `*`, not the certificate or the
 | | identity | roles that may do so get that |
+| `SendMessageBatch` is checked as an action of its own, where AWS asks for `sqs:SendMessage` | granted with it |
 | queues are known by their URL, with the engine's port | `move_state` rewrites the saved state for another port |
 | hosts such as `<api>.execute-api.localhost` do not resolve | addresses by path |
 """
@@ -64,7 +65,7 @@ class Adapter(Stacks):
                     UUID=physical[logical], ScalingConfig={"MaximumConcurrency": AT_ONCE}
                 )
             if resource["Type"] == "AWS::IAM::Role":
-                self._widen_policy_attachment(physical[logical], properties)
+                self._widen_grants(physical[logical], properties)
 
     def _set_time_to_live(self, table: str, attribute: str) -> None:
         dynamodb = self.client("dynamodb")
@@ -74,16 +75,18 @@ class Adapter(Stacks):
                 TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": attribute}
             )
 
-    def _widen_policy_attachment(self, role: str, properties: Mapping[str, Any]) -> None:
+    def _widen_grants(self, role: str, properties: Mapping[str, Any]) -> None:
         granted = {
             action
             for policy in properties.get("Policies", [])
             for statement in policy["PolicyDocument"]["Statement"]
             for action in _listed(statement["Action"])
         }
-        checked_against_all = sorted(granted & {"iot:AttachPolicy", "iot:DetachPolicy", "ses:SendEmail"})
-        if checked_against_all:
-            statement = {"Effect": "Allow", "Action": checked_against_all, "Resource": "*"}
+        wider = granted & {"iot:AttachPolicy", "iot:DetachPolicy", "ses:SendEmail"}
+        if "sqs:SendMessage" in granted:
+            wider.add("sqs:SendMessageBatch")
+        if wider:
+            statement = {"Effect": "Allow", "Action": sorted(wider), "Resource": "*"}
             self.client("iam").put_role_policy(
                 RoleName=role,
                 PolicyName="local-engine",
