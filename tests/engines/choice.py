@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
-from local.deployment import Platform
 from local.engine import Capability, Engine
+
+if TYPE_CHECKING:
+    from local.deployment import Platform
 
 
 class NotHere(Exception):
@@ -25,6 +28,6 @@ class Choice:
     """What it is, for people."""
     capabilities: frozenset[Capability]
     platform: Platform | None
-    """Deploys the stacks; none where functions are not run."""
+    """Deploys the stacks; none: the embedded engine, or one that runs no functions."""
     started: Callable[[pytest.FixtureRequest], AbstractContextManager[Engine]]
     """Gives an engine to tests that call functions in process."""

@@ -7,17 +7,15 @@ end and counted in the page that `make engines` writes (`tests.engines.report`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import pytest_localstack
 
-from local.deployment import ministack
-from local.engine import REGION, Capability, Engine, MiniStack, ephemeral
+from local.engine import REGION, Capability, MiniStack, ephemeral
 from tests.engines import report
 from tests.engines.choice import Choice, NotHere
-from tests.engines.localstack.choose import choose
 from tests.engines.localstack.engine import SERVICES
 
 _UNSUPPORTED = "unsupported"
@@ -28,8 +26,11 @@ _missing = pytest.StashKey[list[str]]()
 def _chosen(name: str, localstack: str) -> Choice:
     """Return the engine of a command line; LocalStack's container where there is Docker, the host mode elsewhere."""
     if name == "ministack":
-        capabilities = MiniStack.capabilities
-        return Choice(name, "MiniStack", capabilities, ministack(persistent=True), lambda _: ephemeral())
+        # None: what a deployment takes of itself.
+        return Choice(name, "MiniStack", MiniStack.capabilities, None, lambda _: ephemeral())
+    # Local: what deploys is slow to import, and most tests need none of it.
+    from tests.engines.localstack.choose import choose
+
     return choose(localstack)
 
 
@@ -129,10 +130,3 @@ localstack_container = pytest_localstack.session_fixture(
 def engine_choice(pytestconfig: pytest.Config) -> Choice:
     """What the command line chose."""
     return pytestconfig.stash[CHOICE]
-
-
-@pytest.fixture(scope="session")
-def running_engine(request: pytest.FixtureRequest, engine_choice: Choice) -> Iterator[Engine]:
-    """One engine for all tests that call functions in process."""
-    with engine_choice.started(request) as engine:
-        yield engine
