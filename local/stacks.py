@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2
 """Functions that are started at the same time."""
-_DEPLOY_S = 120
+_DEPLOY_S = 300
+"""A busy machine may take two minutes for what an idle one does in ten seconds."""
 _CONFIG = Config(
     connect_timeout=3,
     read_timeout=120,
