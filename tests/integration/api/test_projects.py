@@ -199,6 +199,14 @@ class TestMembers:
         assert ida.call("GET", path).status == 404
         assert ada.call("DELETE", mine).status == 404
 
+    def test_an_owner_who_joins_again_is_a_member_already(self, project: tuple[Api, str]) -> None:
+        ada, path = project
+        me = ada.call("GET", "/api/v1/users/me").data["user"]
+        again = ada.call("POST", f"{path}/members", {"user_id": me["id"], "role": "viewer"})
+        assert (again.status, again.code) == (409, "ALREADY_EXISTS")
+        assert ada.call("POST", f"{path}/members", {"email": me["email"]}).status == 202
+        assert [each["role"] for each in ada.call("GET", f"{path}/members").data["members"]] == ["owner"]
+
     def test_are_listed_by_page(self, person: Any, project: tuple[Api, str]) -> None:
         ada, path = project
         for _ in range(4):

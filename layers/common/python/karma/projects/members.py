@@ -85,6 +85,9 @@ class MemberService:
             entry = self._enter_to_add(user_id, project_id, role)
             if not is_id(member_id):
                 raise AccountGone
+            if UserId(member_id) == user_id:
+                # The actor's own membership is checked by the transaction, which cannot also put it.
+                raise AlreadyExists("The account is a member already")
             now, project = self._clock.now(), entry.project
             member = Membership(project_id=project.id, user_id=UserId(member_id), role=role, joined_at=now, version=1)
             owners = owners_after(project, member.user_id, role) if role is ProjectRole.OWNER else project.owners
