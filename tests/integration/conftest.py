@@ -18,15 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
-import botocore.loaders
-import botocore.session
 import pytest
 from botocore.config import Config
 
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
 from local.engine import Engine
+from tests.support import clients
 from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
@@ -193,10 +191,9 @@ def forget_process_state() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def service_models() -> Iterator[None]:
-    """Keep botocore's service models between the tests; reading them took eight tenths of the building of clients."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+def kept_clients() -> Iterator[None]:
+    """Keep AWS clients between the tests."""
+    with clients.kept():
         yield
 
 
@@ -215,18 +212,8 @@ def account(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture
-def aws(account: str, engine: Engine) -> Iterator[Callable[[str], Any]]:
-    clients: dict[str, Any] = {}
-    session = boto3.session.Session(aws_access_key_id=account, aws_secret_access_key="test", region_name=engine.region)
-
-    def client(service: str) -> Any:
-        if service not in clients:
-            clients[service] = session.client(service, endpoint_url=engine.endpoint_url, config=_CLIENT)  # type: ignore[call-overload]
-        return clients[service]
-
-    yield client
-    for each in clients.values():
-        each.close()
+def aws(account: str, engine: Engine) -> Callable[[str], Any]:
+    return functools.partial(clients.client, config=_CLIENT, endpoint_url=engine.endpoint_url)
 
 
 @pytest.fixture(scope="session")

@@ -16,52 +16,22 @@ process gets the event and is ended by `os._exit` just before its n-th request l
 came; then a clean process gets the same event. The final tables must equal those of a run without a crash. The loop
 ends when the handler finishes before it reaches call n.
 
-Each process is a fork of one that has imported the entry and built the AWS clients that earlier runs used; none has
-made a request. So a crash costs milliseconds, neither an interpreter's start nor the reading of service models. The
-entry is `module:function` or `path/to/file.py:function`, called with (event, context).
+What a process is, and what an entry, says `crash_processes`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Protocol
 
-from tests.support.recorded_calls.recorder import install, recorder
-
-CRASH_EXIT = 86
-"""Exit status of a process that died where it was told to."""
-
-Side = Literal["before", "after"]
-_DEADLINE_S = 60
+from tests.support.crash_processes import Outcome, Processes, Side
 
 
 class AwsClients(Protocol):
     """What the `aws` fixture is: a boto3 client of the test's account, by service name."""
 
     def __call__(self, service: str, /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one process did."""
-
-    crashed: bool
-    response: Any
-    error: str
-    calls: tuple[str, ...]
-    """`service.Operation` of each request that left, retries included."""
 
 
 @dataclass
@@ -74,73 +44,6 @@ class CrashReport:
     """Processes that died."""
     at: list[str] = field(default_factory=list)
     """`before dynamodb.PutItem (#3)`, ... one a death."""
-
-
-class Processes:
-    """Forks of one imported entry, one an event."""
-
-    def __init__(self, entry: str, *, environment: Mapping[str, str] | None = None) -> None:
-        self._entry = entry
-        self._environment = {**os.environ, **(environment or {})}
-        self._log = tempfile.TemporaryFile(mode="w+b")  # noqa: SIM115  closed in __exit__
-        self._zygote: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Processes:
-        roots = [path for path in sys.path if path and Path(path).is_dir()]
-        self._environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(roots))
-        self._zygote = subprocess.Popen(
-            [sys.executable, __file__, self._entry],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=self._environment,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        zygote, stdin, stdout = self._pipes()
-        with contextlib.suppress(BrokenPipeError):
-            stdin.close()
-        try:
-            zygote.wait(10)
-        except subprocess.TimeoutExpired:
-            zygote.kill()
-            zygote.wait()
-        stdout.close()
-        self._log.close()
-
-    def run(self, event: Any, *, die: tuple[Side, int] | None = None) -> Outcome:
-        """Give the event to a fresh process, which dies at the given call when one is given."""
-        _, stdin, stdout = self._pipes()
-        with contextlib.suppress(BrokenPipeError):
-            stdin.write(json.dumps({"event": event, "die": die}).encode() + b"\n")
-            stdin.flush()
-        line = stdout.readline()
-        if not line:
-            raise AssertionError(f"{self._entry} could not be imported or forked:\n{self.log()}")
-        told = json.loads(line)
-        if "recorded" in told:
-            recorder.merge(told["recorded"])
-        return Outcome(
-            crashed=told["exit"] == CRASH_EXIT,
-            response=told.get("response"),
-            error=told.get("error", ""),
-            calls=tuple(told.get("calls", ())),
-        )
-
-    def _pipes(self) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
-        zygote = self._zygote
-        assert zygote is not None
-        assert zygote.stdin is not None
-        assert zygote.stdout is not None
-        return zygote, zygote.stdin, zygote.stdout
-
-    def log(self) -> str:
-        """What the processes wrote, for a failure's message."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")[-8000:]
 
 
 class CrashTest:
@@ -245,119 +148,3 @@ class CrashTest:
         pages = self._aws("dynamodb").get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
         for page in pages:
             yield from page["Items"]
-
-
-@dataclass
-class _Context:
-    """The part of Lambda's context that handlers read."""
-
-    aws_request_id: str = "00000000-0000-7000-8000-000000000000"
-    function_name: str = "crash-test"
-    function_version: str = "$LATEST"
-    memory_limit_in_mb: int = 512
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:crash-test"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return _DEADLINE_S * 1000
-
-
-def _entry_function(entry: str) -> Callable[[Any, Any], Any]:
-    module_name, _, function = entry.rpartition(":")
-    if module_name.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        module = importlib.import_module(module_name)
-    found: Callable[[Any, Any], Any] = getattr(module, function)
-    return found
-
-
-class _Watch:
-    """Counts requests in every botocore session made from now on, and ends the process at the chosen one."""
-
-    def __init__(self) -> None:
-        import botocore.handlers
-
-        self.calls: list[str] = []
-        self.die: tuple[Side, int] | None = None
-        self.result_fd = -1
-        self._answers = 0
-        hooks = [("before-send", self._before_send), ("after-call", self._after_call)]
-        botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
-
-    def tell(self, status: int, **more: Any) -> None:
-        told = {"exit": status, "calls": self.calls, "recorded": recorder.told(), **more}
-        os.write(self.result_fd, json.dumps(told, default=repr).encode())
-
-    def _before_send(self, event_name: str, **_: Any) -> None:
-        self.calls.append(event_name.removeprefix("before-send."))
-        self._die_at(("before", len(self.calls)))
-
-    def _after_call(self, **_: Any) -> None:
-        self._answers += 1
-        self._die_at(("after", self._answers))
-
-    def _die_at(self, here: tuple[Side, int]) -> None:
-        if here == self.die:
-            self.tell(CRASH_EXIT)
-            os._exit(CRASH_EXIT)
-
-
-_CLIENTS: Mapping[str, Literal["dynamodb", "iot", "secretsmanager", "sqs"]] = {
-    "dynamodb": "dynamodb",
-    "iot": "iot",
-    "secrets-manager": "secretsmanager",
-    "sqs": "sqs",
-}
-"""Clients that a process may find built, by the names that calls have; IoT data has an endpoint of its own."""
-
-
-def _build_clients(calls: Iterable[str]) -> None:
-    from karma.core import aws
-
-    for service in {call.partition(".")[0] for call in calls} & _CLIENTS.keys():
-        aws.client(_CLIENTS[service])
-
-
-def _be_the_process(request: dict[str, Any], function: Callable[[Any, Any], Any], watch: _Watch) -> None:
-    watch.die = (request["die"][0], request["die"][1]) if request["die"] else None
-    try:
-        response = function(request["event"], _Context())
-    except BaseException:  # noqa: BLE001  the process edge: everything is told to the test
-        watch.tell(1, error=traceback.format_exc())
-        os._exit(1)
-    watch.tell(0, response=response)
-    os._exit(0)
-
-
-def _serve(entry: str) -> None:
-    """Import the entry, then fork once a line of stdin. Standard output carries answers only."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    install()
-    function = _entry_function(entry)
-    watch = _Watch()
-    for line in sys.stdin.buffer:
-        reading, watch.result_fd = os.pipe()
-        writing = watch.result_fd
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            _be_the_process(json.loads(line), function, watch)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            told = pipe.read()
-        _, status = os.waitpid(pid, 0)
-        _build_clients(json.loads(told)["calls"] if told else ())
-        fallback = json.dumps({"exit": os.waitstatus_to_exitcode(status), "error": "the process told nothing"})
-        answers.write((told or fallback.encode()) + b"\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    # The folder of this file must not stand first in sys.path: it would hide modules of the same name.
-    sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
-    _serve(sys.argv[1])

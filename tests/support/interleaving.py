@@ -1,7 +1,7 @@
 """Actors that take turns: one AWS call at a time, in an order that a seed decides.
 
-    with Turns() as turns:                       # before the first AWS client is made
-        turns.play(seed, {"route": delete_account, "device": publish, ...})
+    watch()                                      # before the first AWS client is made
+    play(seed, {"route": delete_account, "device": publish, ...})
 
 Each actor is a thread; only one runs at any time. It gives its turn up before each AWS call, and the seed picks who
 goes on. So an interleaving that fails, fails again: `play` names the seed and the calls in their order.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 import botocore.handlers
@@ -53,43 +52,40 @@ class _Actor(threading.Thread):
         assert self._returned.acquire(timeout=_DEADLINE_S), f"{self.name} does not come back"
 
 
-class Turns:
-    """Watches the AWS calls of every client that is made within it."""
+def _before_call(model: Any, **_: object) -> None:
+    actor = threading.current_thread()
+    if isinstance(actor, _Actor):
+        actor.give_up_turn(model.name)
 
-    def __enter__(self) -> Turns:
-        self._handler = ("before-call", self._before_call)
-        botocore.handlers.BUILTIN_HANDLERS.append(self._handler)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        botocore.handlers.BUILTIN_HANDLERS.remove(self._handler)
+_HOOK = ("before-call", _before_call)
 
-    def _before_call(self, model: Any, **_: object) -> None:
-        actor = threading.current_thread()
-        if isinstance(actor, _Actor):
-            actor.give_up_turn(model.name)
 
-    def play(self, seed: int, actors: Mapping[str, Callable[[], None]]) -> list[str]:
-        """Run the actors to their ends; return the calls in the order in which they left.
+def watch() -> None:
+    """Watch the AWS calls of every client that is made from now on; whoever is no actor does not notice."""
+    if _HOOK not in botocore.handlers.BUILTIN_HANDLERS:
+        botocore.handlers.BUILTIN_HANDLERS.append(_HOOK)
 
-        Raises:
-            AssertionError: an actor failed; the message holds the seed and the calls.
-        """
-        order = random.Random(seed)
-        calls: list[str] = []
-        playing = [_Actor(name, act, calls.append) for name, act in actors.items()]
-        for actor in playing:
-            actor.start()
-        alive = list(playing)
-        while alive:
-            chosen = order.choice(alive)
-            chosen.go_on()
-            if chosen.over:
-                alive.remove(chosen)
-                chosen.join(_DEADLINE_S)
-        for actor in playing:
-            if actor.failure is not None:
-                raise AssertionError(f"seed {seed}: {actor.name} failed after {calls}") from actor.failure
-        return calls
+
+def play(seed: int, actors: Mapping[str, Callable[[], None]]) -> list[str]:
+    """Run the actors to their ends; return the calls in the order in which they left.
+
+    Raises:
+        AssertionError: an actor failed; the message holds the seed and the calls.
+    """
+    order = random.Random(seed)
+    calls: list[str] = []
+    playing = [_Actor(name, act, calls.append) for name, act in actors.items()]
+    for actor in playing:
+        actor.start()
+    alive = list(playing)
+    while alive:
+        chosen = order.choice(alive)
+        chosen.go_on()
+        if chosen.over:
+            alive.remove(chosen)
+            chosen.join(_DEADLINE_S)
+    for actor in playing:
+        if actor.failure is not None:
+            raise AssertionError(f"seed {seed}: {actor.name} failed after {calls}") from actor.failure
+    return calls

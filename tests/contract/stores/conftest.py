@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 
-import boto3
 import pytest
 from botocore.config import Config
 
@@ -16,11 +16,12 @@ from local.engine import REGION
 from local.processes import no_proxy
 from tests.contract.stores.fakes import FAKES
 from tests.contract.stores.rows import Rows
-from tests.integration.conftest import OnDemand, forget_process_state, service_models, storage
+from tests.integration.conftest import OnDemand, forget_process_state, kept_clients, storage
+from tests.support import clients
 from tests.support.storage_stacks import Storage
 from tests.support.stores import Calls, Database, Engine, Store, methods, repositories
 
-__all__ = ["service_models", "storage"]
+__all__ = ["kept_clients", "storage"]
 DATABASES = [Engine.MINISTACK, Engine.DYNAMODB_LOCAL]
 _CONFIG = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2}, parameter_validation=False)
 
@@ -45,15 +46,34 @@ def calls() -> Iterator[Calls]:
         yield calls
 
 
-@pytest.fixture(scope="session")
-def dynamodb_local_url() -> Iterator[str]:
-    """Run AWS's engine: one Java process, in memory, each access key with tables of its own."""
-    os.environ.update(no_proxy())
-    try:
-        with dynamodb_local(shared=False) as url:
-            yield url
-    except DynamoDbLocalMissing as missing:
-        pytest.skip(str(missing))
+class DynamoDbLocal:
+    """AWS's engine, one Java process in memory: runs from the first test that asks until the last in a row is over."""
+
+    def __init__(self) -> None:
+        self._running = ExitStack()
+        self._url = ""
+
+    def url(self) -> str:
+        if not self._url:
+            os.environ.update(no_proxy())
+            try:
+                self._url = self._running.enter_context(dynamodb_local())
+            except DynamoDbLocalMissing as missing:
+                pytest.skip(str(missing))
+        return self._url
+
+    def stop(self) -> None:
+        self._url = ""
+        self._running.close()
+
+
+_DYNAMODB_LOCAL = DynamoDbLocal()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    if nextitem is None or Engine.DYNAMODB_LOCAL not in nextitem.nodeid:
+        _DYNAMODB_LOCAL.stop()
 
 
 @pytest.fixture
@@ -108,19 +128,18 @@ def _opened(
     if engine is Engine.MINISTACK:
         url = request.getfixturevalue("engine").endpoint_url
     else:
-        url = request.getfixturevalue("dynamodb_local_url")
+        url = _DYNAMODB_LOCAL.url()
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
-    session = boto3.session.Session(aws_access_key_id=account, aws_secret_access_key="test", region_name=REGION)
-    client = session.client("dynamodb", endpoint_url=url, config=_CONFIG)
+    client = clients.client("dynamodb", _CONFIG, url)
 
     def create(name: str) -> str:
-        client.create_table(TableName=f"test-{name}", **storage.tables[name])
-        return f"test-{name}"
+        table = f"test-{account}-{name}"
+        client.create_table(TableName=table, **storage.tables[name])
+        return table
 
     calls.engine = engine
     yield Database(engine, OnDemand(storage.tables, create), client)
     calls.engine = None
-    client.close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled, StorageUnavailable
 from karma.core.ids import UserId
 from karma.core.purge import Purge
+from tests.support.clients import hooked
 from tests.support.stores import Database
 from tests.support.wire import Params, Wire, error, on
 
@@ -58,7 +59,7 @@ def purge(*, ends_in_s: float = 60) -> Purge:
 
 
 @pytest.fixture
-def held() -> Callable[[int], None]:
+def held() -> Iterator[Callable[[int], None]]:
     """Answer the next transactions as DynamoDB does while another one holds their item; the engine never does."""
     body = orjson.dumps(
         {
@@ -77,14 +78,12 @@ def held() -> Callable[[int], None]:
         headers = HTTPHeaders.from_dict({"content-type": "application/x-amz-json-1.0"})
         return AWSResponse(request.url, 400, headers, RawBody(body))
 
-    events: Any = aws.client("dynamodb").meta.events  # its stubs do not know that a handler may answer
-    events.register("before-send.dynamodb.TransactWriteItems", answer)
-
     def hold(times: int) -> None:
         nonlocal left
         left = times
 
-    return hold
+    with hooked("dynamodb", "before-send.dynamodb.TransactWriteItems", answer):
+        yield hold
 
 
 class RawBody(io.BytesIO):
@@ -328,9 +327,7 @@ class TestCounters:
         assert get(ShelfCounter, key) is None
 
 
-def test_clients_are_made_again_after_a_reset() -> None:
+def test_repositories_go_on_after_a_reset_of_the_clients() -> None:
     put(book(1))
-    before = aws.client("dynamodb")
     aws.reset()
     assert get(BookItem, book(1).key) is not None
-    assert aws.client("dynamodb") is not before

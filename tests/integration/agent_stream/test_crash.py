@@ -24,7 +24,7 @@ from karma.devices.domain import CommandStatus
 from tests.fakes.agents import events_of
 from tests.fakes.devices import FakeClock
 from tests.support.agui import verify
-from tests.support.crash import Processes
+from tests.support.crash_processes import Processes
 from tests.support.devices import World
 from tests.support.model_server import message, text, tool_use
 
@@ -90,6 +90,13 @@ class Scene:
                 UpdateExpression="SET lease_until_ms = :past",
                 ExpressionAttributeValues={":past": {"N": "1"}},
             )
+
+    def a_minute_passes_for_limits(self) -> None:
+        """On a quick machine one user asks for more runs a minute here than anybody may."""
+        table, dynamodb = self.streams.stack.tables["identity"], self.streams.stack.aws("dynamodb")
+        for item in dynamodb.scan(TableName=table, ConsistentRead=True)["Items"]:
+            if item["pk"]["S"].startswith("LIMIT#"):
+                dynamodb.delete_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]})
 
     def watchdog_looks(self, name: str) -> None:
         from background.runs import lambda_handler
@@ -161,6 +168,7 @@ def test_wherever_the_process_dies_the_run_ends_once(
     with Processes(ENTRY) as processes, device_that_obeys(scene.world, scene.device_id):
         for n in range(1, 80):
             name = str(n)
+            scene.a_minute_passes_for_limits()
             armed = scene.armed()
             scene.script(name)
             died = processes.run({"body": scene.body(name), "headers": headers}, die=(side, n))

@@ -15,7 +15,7 @@ from karma.core.ids import RunId, ThreadId
 from tests.fakes.agents import SetClock, caller
 from tests.support.accounts import open_account
 from tests.support.agui import verify
-from tests.support.crash import Processes
+from tests.support.crash_processes import Processes
 
 ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:run_once"
 KEY = RunKey(caller().user_id, RunId("r1"))

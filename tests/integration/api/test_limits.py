@@ -16,12 +16,12 @@ from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.core import aws
 from karma.core.ids import UserId
 from karma.core.ratelimit import Limit
 from karma.identity.limits import RULES, Counted, Rule
 from tests.integration.api.conftest import Api
 from tests.integration.api.test_edge import routes
+from tests.support.clients import hooked
 
 pytestmark = pytest.mark.req("R-M-37")
 
@@ -45,12 +45,8 @@ def calls_of(api: Api, method: str, path: str) -> list[str]:
     def note(model: Any, **_: Any) -> None:
         calls.append(model.name)
 
-    events = aws.client("dynamodb").meta.events
-    events.register("before-call.dynamodb.*", note)
-    try:
+    with hooked("dynamodb", "before-call.dynamodb.*", note):
         assert api.call(method, path).status == 200
-    finally:
-        events.unregister("before-call.dynamodb.*", note)
     return calls
 
 

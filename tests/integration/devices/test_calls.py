@@ -7,29 +7,26 @@ from typing import Any
 
 import pytest
 
-from karma.core import aws
 from karma.devices.service import DeviceQuery
 from karma.devices.telemetry import TelemetryQuery
+from tests.support.clients import hooked
 from tests.support.devices import World
 
 
 @pytest.fixture
 def calls(world: World) -> Iterator[Callable[[Callable[[], Any]], list[str]]]:
     seen: list[str] = []
-    events = aws.client("dynamodb").meta.events
 
     def note(event_name: str, **_: Any) -> None:
         seen.append(event_name.rpartition(".")[2])
-
-    events.register("before-call.dynamodb", note, unique_id="test-calls")
 
     def during(action: Callable[[], Any]) -> list[str]:
         seen.clear()
         action()
         return list(seen)
 
-    yield during
-    events.unregister("before-call.dynamodb", unique_id="test-calls")
+    with hooked("dynamodb", "before-call.dynamodb", note):
+        yield during
 
 
 def test_requests_of_each_pattern(world: World, calls: Any) -> None:

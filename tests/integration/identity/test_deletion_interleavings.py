@@ -88,7 +88,7 @@ from tests.fakes.devices import FakePublisher, FakeRegistry
 from tests.fakes.identity import RING, CountingPasswords
 from tests.support.accounts import open_account
 from tests.support.devices import new_device
-from tests.support.interleaving import Turns
+from tests.support.interleaving import play, watch
 from tests.unit.billing.test_domain import stripe_subscription
 
 INTERLEAVINGS = 200
@@ -415,12 +415,12 @@ def make_worlds(stack: Any) -> Callable[[], dict[bool, World]]:
     return lambda: {whole: World(stack, csr, whole) for whole in (True, False)}
 
 
-def play_all(turns: Turns, worlds: dict[bool, World], seeds: range) -> dict[UserId, tuple[int, tuple[str, ...]]]:
+def play_all(worlds: dict[bool, World], seeds: range) -> dict[UserId, tuple[int, tuple[str, ...]]]:
     """Play one interleaving a seed; return the seed and the order of the calls by account."""
     played = {}
     for seed in seeds:
         account = Account(worlds[seed % WHOLE_EVERY == 0], seed)
-        order = tuple(turns.play(seed, account.actors()))
+        order = tuple(play(seed, account.actors()))
         account.settle()
         account.deliver_again()
         played[account.user_id] = (seed, order)
@@ -429,10 +429,11 @@ def play_all(turns: Turns, worlds: dict[bool, World], seeds: range) -> dict[User
 
 @pytest.mark.req("R-K-22")
 def test_in_whatever_order_only_tombstones_are_left(stack: Any, request: Any) -> None:
-    with Turns() as turns, ThreadPoolExecutor(TABLES) as tables:
+    watch()
+    with ThreadPoolExecutor(TABLES) as tables:
         make_worlds = request.getfixturevalue("make_worlds")
         halves = [range(first, INTERLEAVINGS, TABLES) for first in range(TABLES)]
-        played = [*tables.map(lambda seeds: play_all(turns, make_worlds(), seeds), halves)]
+        played = [*tables.map(lambda seeds: play_all(make_worlds(), seeds), halves)]
     seeds = {user_id: seed for accounts in played for user_id, (seed, _) in accounts.items()}
     assert len({order for accounts in played for _, order in accounts.values()}) > 0.9 * INTERLEAVINGS
     left = [

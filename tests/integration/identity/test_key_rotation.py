@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import jwt
 import pytest
 
-from karma.core import aws, secrets
+from karma.core import secrets
 from karma.core.errors import StaleVersion
 from karma.core.ids import UserId
 from karma.identity import tokens
 from karma.identity.keys import KeyRing
 from karma.identity.rotation import PUBLISHED, RETIRED, advance
 from tests.integration.api.conftest import PASSWORD
+from tests.support.clients import hooked
 
 ME = "/api/v1/users/me"
 Call = Callable[..., dict[str, Any]]
@@ -55,15 +56,15 @@ def reads(counted: list[str]) -> int:
 
 
 @pytest.fixture
-def asked(arn: str) -> list[str]:
+def asked(arn: str) -> Iterator[list[str]]:
     """Calls to Secrets Manager from now on."""
     found: list[str] = []
 
     def note(model: Any, **_: Any) -> None:
         found.append(model.name)
 
-    aws.client("secretsmanager").meta.events.register("before-call.secrets-manager.*", note)
-    return found
+    with hooked("secretsmanager", "before-call.secrets-manager.*", note):
+        yield found
 
 
 class TestAnOperator:

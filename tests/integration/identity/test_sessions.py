@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from karma.core import aws
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
 from karma.core.errors import RateLimited, Unauthenticated
@@ -22,6 +22,7 @@ from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.identity.sessions import SessionService
 from tests.fakes.identity import RING, CountingPasswords, MovableClock
+from tests.support.clients import hooked
 
 TRIES = 200
 HERE = Source(address="203.0.113.7")
@@ -136,15 +137,15 @@ WRITES = {"PutItem", "UpdateItem"}
 
 
 @pytest.fixture
-def calls(world: World) -> list[str]:
+def calls(world: World) -> Iterator[list[str]]:
     """Calls to DynamoDB from now on: "read" or "write"."""
     found: list[str] = []
 
     def note(model: Any, **_: Any) -> None:
         found.append("write" if model.name in WRITES else "read")
 
-    aws.client("dynamodb").meta.events.register("before-call.dynamodb.*", note)
-    return found
+    with hooked("dynamodb", "before-call.dynamodb.*", note):
+        yield found
 
 
 class TestAWrongPassword:

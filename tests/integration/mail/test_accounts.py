@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from karma.core import aws
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.mail.conftest import Post
+from tests.support.clients import hooked
 
 V1 = "/api/v1"
 NEW = "a better battery"
@@ -104,12 +104,11 @@ class TestAForgottenPassword:
                 calls.append(model.name)
 
         seen = []
-        for service in ("dynamodb", "sqs"):
-            aws.client(service).meta.events.register("before-call", note)
-        for email in ("ada@example.com", "nobody@example.com", "ada@example.com"):
-            answer = api.call("POST", f"{V1}/auth/forgot-password", {"email": email})
-            seen.append((answer.status, answer.data, tuple(calls)))
-            calls.clear()
+        with hooked("dynamodb", "before-call", note), hooked("sqs", "before-call", note):
+            for email in ("ada@example.com", "nobody@example.com", "ada@example.com"):
+                answer = api.call("POST", f"{V1}/auth/forgot-password", {"email": email})
+                seen.append((answer.status, answer.data, tuple(calls)))
+                calls.clear()
         assert len({repr(each) for each in seen}) == 1
         assert seen[0] == (202, {"accepted": True}, ("PutItem", "SendMessage"))
         assert [mail.to for mail in post.deliver()][1:] == ["ada@example.com"] * 2
