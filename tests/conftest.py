@@ -6,11 +6,13 @@ And what functions ask of AWS meanwhile is recorded: tests/support/recorded_call
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -30,6 +32,15 @@ HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
 """Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""
 _BUILDERS = ("infra", "e2e")
+_LONG_FILES = tuple(
+    f"{HERE.name}/integration/{path}"
+    for path in ("benchmarks/test_calls.py", "identity/test_deletion_interleavings.py", "api/test_crash.py")
+)
+_AGAIN = re.compile(
+    r"^tests/(e2e|infra|engines|fixtures|unit/(local|engines|support)|integration/(local|engines|benchmarks))/|^sdk/"
+    r"|/test_(\w*crash|hostile\w*|\w*races|\w*interleavings|bodies|matrix|refusals|log_hygiene)\.py::|[\[-]dynamodb_local\b"
+)
+"""Tests of other code, in other processes, or of what other tests do as well: in odder orders, with odder input."""
 _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract/stores/ministack")
 """One process takes all tests of an engine: it alone starts it, and knows in the end what was asked of it."""
 
@@ -48,7 +59,7 @@ def engine(request: pytest.FixtureRequest, engine_choice: Choice) -> Iterator[En
 @pytest.hookimpl(tryfirst=True)  # the order among all others is a random one
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest pieces of work."""
-    longest = (DEPLOYMENT, *_STORES)
+    longest = (DEPLOYMENT, *_STORES, *_LONG_FILES)
     items.sort(key=lambda item: (*longest, _portion(item.nodeid)).index(_portion(item.nodeid)))
 
 
@@ -72,6 +83,22 @@ def _portion(nodeid: str) -> str:
         on_dynamodb_local, others = _STORES
         return on_dynamodb_local if "dynamodb_local" in nodeid else others
     return path
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure coverage only where a test may be the first to reach a line: it doubles what Python costs.
+
+    So the figure is a lower bound.
+    """
+    measured = Coverage.current()
+    if measured is None or not _AGAIN.search(item.nodeid):
+        return (yield)
+    measured.stop()
+    try:
+        return (yield)
+    finally:
+        measured.start()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -190,9 +190,9 @@ def forget_process_state() -> None:
                     clear()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def kept_clients() -> Iterator[None]:
-    """Keep AWS clients between the tests."""
+    """Keep AWS clients between the tests of this ring."""
     with clients.kept():
         yield
 

@@ -125,10 +125,7 @@ def _opened(
     request: pytest.FixtureRequest, account: str, storage: Storage, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
     engine: Engine = request.param
-    if engine is Engine.MINISTACK:
-        url = request.getfixturevalue("engine").endpoint_url
-    else:
-        url = _DYNAMODB_LOCAL.url()
+    url = request.getfixturevalue("engine").endpoint_url if engine is Engine.MINISTACK else _DYNAMODB_LOCAL.url()
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
     client = clients.client("dynamodb", _CONFIG, url)
 
