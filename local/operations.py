@@ -67,7 +67,7 @@ class Operations:
         from api import deps
 
         with _translated():
-            return str(deps.administration().make_admin(email=email, password=password, name=name).id)
+            return str(deps.identity.administration().make_admin(email=email, password=password, name=name).id)
 
     def replay_event(self, event_id: str) -> None:
         """Have a stored Stripe event handled once more.

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from api import deps, openapi
+from api.access import admit
 from api.dispatch import Dispatch
 from api.edge import Edge
 from api.presenters import bare
@@ -50,7 +51,9 @@ class Api(FastAPI):
 
     def build_middleware_stack(self) -> Edge:
         """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
-        return Edge(Dispatch(self.router.routes, admit=deps.admit), clock=deps.clock(), origin_secrets=_origin_secrets)
+        return Edge(
+            Dispatch(self.router.routes, admit=admit), clock=deps.process.clock(), origin_secrets=_origin_secrets
+        )
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -85,4 +88,4 @@ def _mount(app: FastAPI, module: ModuleType) -> None:
 
 
 def _origin_secrets() -> tuple[str, ...]:
-    return secrets.strings(deps.settings().origin_secret_arn, "secrets")
+    return secrets.strings(deps.process.settings().origin_secret_arn, "secrets")

@@ -210,7 +210,7 @@ def _data(schema: dict[str, Any]) -> dict[str, Any]:
 
 def permissions(dependant: Dependant) -> Iterator[str]:
     """Yield the permissions that a route asks for; "" where a caller is enough."""
-    from api.deps import Permit
+    from api.access import Permit
 
     for inner in dependant.dependencies:
         if isinstance(inner.call, Permit):

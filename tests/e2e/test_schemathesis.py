@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,24 +19,24 @@ from .conftest import User
 LIMIT_S = 900
 EXAMPLES = 5
 """Random requests an operation, beside those that the shapes call for."""
-PROMOTE = """
+MAKE_ADMIN = """
 import sys
 from pathlib import Path
 from local.operations import Operations
 from local.places import Places
-Operations("local", Places(base=Path(sys.argv[1]))).create_admin(sys.argv[2], "", "")
+Operations("local", Places(base=Path(sys.argv[1]))).create_admin(sys.argv[2], sys.argv[3], "")
 """
 
 
 @pytest.fixture
-def administrator(deployment: Deployment, make_user: Callable[[], User]) -> str:
+def administrator(deployment: Deployment) -> str:
     """Return an access token of somebody who may use every route."""
-    user = make_user()
+    email, password = f"admin-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(16)
     # In a process of its own: it takes on the environment of the deployed function.
-    command = [sys.executable, "-c", PROMOTE, str(deployment.places.base), user.email]
+    command = [sys.executable, "-c", MAKE_ADMIN, str(deployment.places.base), email, password]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
     api = ApiClient(deployment.addresses.api_url)
-    token = api.call("POST", "/auth/login", {"email": user.email, "password": user.password})["access_token"]
+    token = api.call("POST", "/auth/login", {"email": email, "password": password})["access_token"]
     api.close()
     return str(token)
 

@@ -6,9 +6,10 @@ from fastapi import Query
 from starlette.responses import Response
 
 from api import deps
-from api.deps import RequestSource, permit
+from api.access import RequestSource, permit
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
 from api.views import managed_user_view
@@ -28,8 +29,8 @@ async def list_users(
     q: Annotated[str, Query(max_length=320)] = "",
     role: Role | None = None,
     disabled: bool | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List accounts, newest first; with `q` the one with that e-mail address, or those whose names begin so, by name.
 
@@ -37,17 +38,16 @@ async def list_users(
     """
     text = q.strip()
     scope = f"users:{caller.user_id}:{role}:{disabled}:{text}"
-    after = str(deps.cursor_signer().decode(cursor, scope=scope).get("after", "")) if cursor is not None else None
+    after = position(cursor, scope, of=str).get("after")
     asked = AccountFilter(role=role, disabled=disabled)
-    page = deps.administration().users(asked, text=text, limit=limit, after=after)
-    following = deps.cursor_signer().encode({"after": page.after}, scope=scope) if page.after else None
+    page = deps.identity.administration().users(asked, text=text, limit=limit, after=after)
     return ok(
         {
             "users": [managed_user_view(user) for user in page.users],
             "total": min(page.total, MAX_COUNTED),
             "total_capped": page.total >= MAX_COUNTED,
             "limit": limit,
-            "next_cursor": following,
+            "next_cursor": next_cursor({"after": page.after}, scope),
         }
     )
 
@@ -55,7 +55,7 @@ async def list_users(
 @router.get("/users/{user_id}", responses=answers(ManagedUserData, errors=(404,)))
 async def get_user(user_id: str, _: Administrator) -> Response:
     """Show an account; the ETag is its version."""
-    return _user(deps.administration().user(user_id))
+    return _user(deps.identity.administration().user(user_id))
 
 
 @router.patch("/users/{user_id}", responses=answers(ManagedUserData, errors=(404, 409)))
@@ -69,7 +69,7 @@ async def change_user(
     """
     if body.role is None and body.disabled is None:
         raise ValidationFailed.of("role", "give a role, disabled, or both")
-    changed = deps.administration().change_user(
+    changed = deps.identity.administration().change_user(
         caller,
         user_id,
         role=body.role,

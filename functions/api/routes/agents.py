@@ -6,10 +6,11 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
+from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import bare, no_content, ok, style
 from api.routing import Router
 from karma.agents.catalogue.domain import MAX_TAG_CHARS, Agent
@@ -21,7 +22,6 @@ from karma.agents.catalogue.schemas import (
     AgioAgentPage,
     ReplaceAgentBody,
 )
-from karma.core.errors import InvalidRequest
 from karma.identity.domain import Caller
 
 router = Router("agents")
@@ -30,8 +30,6 @@ agio = Router("agents", prefix="/api")
 Reader = Annotated[Caller, permit("agent:read")]
 Writer = Annotated[Caller, permit("agent:write")]
 Deleter = Annotated[Caller, permit("agent:delete")]
-Limit = Annotated[int, Query(ge=1, le=100)]
-Offset = Annotated[int, Query(ge=0)]
 Tag = Annotated[str, Query(max_length=MAX_TAG_CHARS)]
 
 
@@ -39,32 +37,25 @@ Tag = Annotated[str, Query(max_length=MAX_TAG_CHARS)]
 async def list_agents(
     caller: Reader,
     tag: Tag = "",
-    page: Annotated[int | None, Query(ge=1)] = None,
+    page: PageNumber | None = None,
     page_size: Limit | None = None,
     limit: Limit | None = None,
     offset: Offset | None = None,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List the catalogue, newest first behind the built-in agent: by page, by offset, or by the last `next_cursor`."""
     from karma.agents.catalogue.service import summary_view
 
-    if cursor is not None and (offset is not None or page is not None):
-        raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
-    size = page_size or limit or 20
-    scope = f"agents:{caller.user_id}:{tag}"
-    after = str(deps.cursor_signer().decode(cursor, scope=scope).get("id", "")) if cursor is not None else ""
-    start = offset if offset is not None else ((page or 1) - 1) * size
-    found = deps.agent_catalogue().list(limit=size, offset=start, after=after, tag=tag)
-    following = deps.cursor_signer().encode({"id": found.next_after}, scope=scope) if found.next_after else None
-    data: dict[str, object] = {
+    place = Place.of(
+        f"agents:{caller.user_id}:{tag}", page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor
+    )
+    found = deps.agents.catalogue().list(limit=place.size, offset=place.offset, after=place.after_id, tag=tag)
+    data = {
         "agents": [summary_view(agent) for agent in found.agents],
         "total": found.total,
         "total_capped": found.total_capped,
-        "limit": size,
-        "next_cursor": following,
+        **place.told({"id": found.next_after}),
     }
-    if page is not None:
-        data |= {"page": page, "page_size": size}
     return ok(data)
 
 
@@ -73,7 +64,7 @@ async def list_agents_by_number(_: Reader, tag: Tag = "", limit: Limit = 20, off
     """List the catalogue as the Agio API does."""
     from karma.agents.catalogue.service import summary_view
 
-    found = deps.agent_catalogue().list(limit=limit, offset=offset, tag=tag)
+    found = deps.agents.catalogue().list(limit=limit, offset=offset, tag=tag)
     items = [summary_view(agent) for agent in found.agents]
     page = {"total": found.total, "items": items, "limit": limit, "offset": offset}
     return bare({**page, "has_more": offset + limit < found.total})
@@ -91,7 +82,7 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Res
 
     def create() -> Outcome:
         token = request_token(request, caller) or ""
-        made = deps.agent_catalogue().create(body.spec(), request_token=token)
+        made = deps.agents.catalogue().create(body.spec(), request_token=token)
         return Outcome(status=201, data=_data(made))
 
     return await once(request, caller, create)
@@ -101,7 +92,7 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Res
 @agio.get("/agents/{agent_id}", operation_id="agio_get_agent", responses=answers(AgentView, errors=(404,), bare=True))
 async def get_agent(agent_id: str, _: Reader) -> Response:
     """Show an agent; the ETag is its version."""
-    return _agent(deps.agent_catalogue().get(agent_id))
+    return _agent(deps.agents.catalogue().get(agent_id))
 
 
 @router.put("/agents/{agent_id}", responses=answers(AgentData, errors=(403, 404, 409)))
@@ -118,7 +109,7 @@ async def replace_agent(
 ) -> Response:
     """Replace an agent's configuration; with `version` or If-Match only if nobody else has changed it since."""
     version = expected_version(if_match, body.version)
-    return _agent(deps.agent_catalogue().replace(agent_id, body.spec(), version=version))
+    return _agent(deps.agents.catalogue().replace(agent_id, body.spec(), version=version))
 
 
 @router.delete("/agents/{agent_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
@@ -130,7 +121,7 @@ async def replace_agent(
 )
 async def delete_agent(agent_id: str, _: Deleter, if_match: IfMatch = None) -> Response:
     """Delete an agent; its name is free again, its runs stay."""
-    deps.agent_catalogue().delete(agent_id, version=expected_version(if_match))
+    deps.agents.catalogue().delete(agent_id, version=expected_version(if_match))
     return no_content()
 
 

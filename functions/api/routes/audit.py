@@ -6,8 +6,9 @@ from fastapi import Query
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
 from api.views import audit_entry_view
@@ -27,8 +28,8 @@ async def list_audit_entries(
     to: Moment | None = None,
     user_id: Annotated[str | None, Query(max_length=64)] = None,
     day: Day | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List security events of [from, to), newest first, of the last 400 days: the caller's own.
 
@@ -36,9 +37,8 @@ async def list_audit_entries(
     `event` a page may hold fewer than `limit`, even none, while `next_cursor` names another.
     """
     scope = f"audit:{caller.user_id}:{event}:{from_}:{to}:{user_id}:{day}"
-    below = str(deps.cursor_signer().decode(cursor, scope=scope).get("below", "")) if cursor is not None else None
+    below = position(cursor, scope, of=str).get("below")
     asked = AuditQuery(limit=limit, below=below, event=event, since=from_, until=to)
-    page = deps.audit_reader().entries(caller, asked, user_id=user_id, day=day)
-    following = deps.cursor_signer().encode({"below": page.below}, scope=scope) if page.below else None
+    page = deps.identity.audit().entries(caller, asked, user_id=user_id, day=day)
     entries = [audit_entry_view(entry) for entry in page.entries]
-    return ok({"entries": entries, "limit": limit, "next_cursor": following})
+    return ok({"entries": entries, "limit": limit, "next_cursor": next_cursor({"below": page.below}, scope)})

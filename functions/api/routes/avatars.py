@@ -2,26 +2,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Query, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
+from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import no_content, ok
 from api.routing import Router
 from karma.avatars.domain import Avatar
 from karma.avatars.schemas import AvatarData, AvatarListData, ChangeAvatarBody, CreateAvatarBody
-from karma.core.errors import InvalidRequest, ValidationFailed
+from karma.core.errors import ValidationFailed
 from karma.identity.domain import Caller
 
 router = Router("avatars")
 
 Reader = Annotated[Caller, permit("avatar:read")]
 Writer = Annotated[Caller, permit("avatar:write")]
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.post("/avatars", status_code=201, responses=answers(AvatarData, status=201, errors=(409, 410)))
@@ -31,7 +31,7 @@ async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer
 
     def create() -> Outcome:
         token = request_token(request, caller) or ""
-        made = deps.avatar_service().create(caller.user_id, body.new(), request_token=token)
+        made = deps.avatars.service().create(caller.user_id, body.new(), request_token=token)
         return Outcome(status=201, data={"avatar": avatar_view(made)})
 
     return await once(request, caller, create)
@@ -40,44 +40,38 @@ async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer
 @router.get("/avatars", responses=answers(AvatarListData, errors=(400,)))
 async def list_avatars(
     caller: Reader,
-    page: Annotated[int | None, Query(ge=1)] = None,
+    page: PageNumber | None = None,
     page_size: Limit | None = None,
     limit: Limit | None = None,
-    offset: Annotated[int | None, Query(ge=0)] = None,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    offset: Offset | None = None,
+    cursor: Cursor | None = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """List the avatars that the caller made by `created_at`: by page, by offset, or by the last `next_cursor`."""
     from karma.avatars.service import summary_view
 
-    if cursor is not None and (offset is not None or page is not None):
-        raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
-    size = page_size or limit or 20
     scope = f"avatars:{caller.user_id}:{order}"
-    found = deps.avatar_service().list(
+    place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
+    found = deps.avatars.service().list(
         caller.user_id,
-        limit=size,
-        offset=offset if offset is not None else ((page or 1) - 1) * size,
-        after=str(deps.cursor_signer().decode(cursor, scope=scope).get("id", "")) if cursor is not None else "",
+        limit=place.size,
+        offset=place.offset,
+        after=place.after_id,
         newest_first=order == "desc",
     )
-    following = deps.cursor_signer().encode({"id": found.next_after}, scope=scope) if found.next_after else None
-    data: dict[str, object] = {
+    data = {
         "avatars": [summary_view(avatar) for avatar in found.avatars],
         "total": found.total,
         "total_capped": False,
-        "limit": size,
-        "next_cursor": following,
+        **place.told({"id": found.next_after}),
     }
-    if cursor is None and offset is None:
-        data |= {"page": page or 1, "page_size": size}
     return ok(data)
 
 
 @router.get("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404,)))
 async def get_avatar(avatar_id: str, caller: Reader) -> Response:
     """Show an avatar; the ETag is its version."""
-    return _avatar(deps.avatar_service().get(caller.user_id, avatar_id))
+    return _avatar(deps.avatars.service().get(caller.user_id, avatar_id))
 
 
 @router.patch("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404, 409)))
@@ -87,13 +81,13 @@ async def change_avatar(avatar_id: str, body: ChangeAvatarBody, caller: Writer, 
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _avatar(deps.avatar_service().change(caller.user_id, avatar_id, body.changes(), version=version))
+    return _avatar(deps.avatars.service().change(caller.user_id, avatar_id, body.changes(), version=version))
 
 
 @router.delete("/avatars/{avatar_id}", status_code=204, responses=answers(status=204, errors=(404, 409)))
 async def delete_avatar(avatar_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete an avatar."""
-    deps.avatar_service().delete(caller.user_id, avatar_id, version=expected_version(if_match))
+    deps.avatars.service().delete(caller.user_id, avatar_id, version=expected_version(if_match))
     return no_content()
 
 

@@ -3,19 +3,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Query
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
 from karma.billing.domain import InboxEvent, Subscription
 from karma.billing.plans import Limits, Plan, plan_at
 from karma.billing.schemas import CurrentSubscriptionData, InboxData, PlanListData, ReplayData
 from karma.core.clock import iso
-from karma.core.errors import InvalidRequest
 from karma.identity.domain import Caller
 
 router = Router("billing")
@@ -24,14 +23,14 @@ router = Router("billing")
 @router.get("/plans", limit="public", responses=answers(PlanListData))
 async def list_plans() -> Response:
     """List the plans on offer now, smallest first. Public."""
-    plans = [plan_view(plan) for plan in deps.subscription_service().catalog().plans]
+    plans = [plan_view(plan) for plan in deps.billing.subscriptions().catalog().plans]
     return ok({"plans": plans, "total": len(plans)})
 
 
 @router.get("/subscriptions/current", responses=answers(CurrentSubscriptionData))
 async def current_subscription(caller: Annotated[Caller, permit("billing:read")]) -> Response:
     """Show the caller's subscription; the free plan when nothing was ever bought."""
-    service = deps.subscription_service()
+    service = deps.billing.subscriptions()
     return ok({"subscription": subscription_view(service.current(caller.user_id), at=service.now())})
 
 
@@ -39,14 +38,21 @@ async def current_subscription(caller: Annotated[Caller, permit("billing:read")]
 async def list_inbox(
     caller: Annotated[Caller, permit("billing:admin")],
     status: Literal["unhandled", "unlinked"] = "unhandled",
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: str | None = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List Stripe's events that wait to be handled, or that were closed because no user is known for them."""
     scope = f"billing-inbox:{status}:{caller.user_id}"
-    page = deps.inbox_keeper().page(unlinked=status == "unlinked", limit=limit, start=_position(cursor, scope))
-    following = deps.cursor_signer().encode(page.last, scope=scope) if page.last else None
-    return ok({"events": [event_view(event) for event in page.events], "limit": limit, "next_cursor": following})
+    page = deps.billing.inbox().page(
+        unlinked=status == "unlinked", limit=limit, start=position(cursor, scope, of=str) or None
+    )
+    return ok(
+        {
+            "events": [event_view(event) for event in page.events],
+            "limit": limit,
+            "next_cursor": next_cursor(page.last, scope),
+        }
+    )
 
 
 @router.post(
@@ -54,7 +60,7 @@ async def list_inbox(
 )
 async def replay_event(event_id: str, caller: Annotated[Caller, permit("billing:admin")]) -> Response:  # noqa: ARG001
     """Handle a stored event again, whatever became of it before; repeating this is harmless."""
-    deps.inbox_keeper().replay(event_id)
+    deps.billing.inbox().replay(event_id)
     return ok({"event_id": event_id, "queued": True}, 202)
 
 
@@ -113,12 +119,3 @@ def event_view(event: InboxEvent) -> dict[str, Any]:
         "attempts": event.attempts,
         "last_error": event.last_error,
     }
-
-
-def _position(cursor: str | None, scope: str) -> dict[str, str] | None:
-    if cursor is None:
-        return None
-    position = deps.cursor_signer().decode(cursor, scope=scope)
-    if not all(isinstance(value, str) for value in position.values()):
-        raise InvalidRequest("cursor: not readable", code="INVALID_CURSOR")
-    return {name: str(value) for name, value in position.items()}

@@ -6,9 +6,10 @@ from fastapi import Query
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import bare, no_content, ok, style
 from api.routing import Router
 from karma.configuration.domain import MAX_VERSION, ComponentType
@@ -23,7 +24,6 @@ from karma.configuration.schemas import (
     ConfigView,
     RollbackBody,
 )
-from karma.core.errors import InvalidRequest
 from karma.identity.domain import Caller
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ agio = Router("configuration", prefix="/api")
 
 Reader = Annotated[Caller, permit("config:read")]
 Writer = Annotated[Caller, permit("config:write")]
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.get("/config", responses=answers(ConfigListData))
@@ -43,7 +42,7 @@ async def list_configs(_: Reader, type_: Annotated[ComponentType | None, Query(a
     """List the models, agents and tools that can be configured, those that code brings at version 0."""
     from karma.configuration.service import listed_view
 
-    found = deps.configuration().components(type_)
+    found = deps.configuration.service().components(type_)
     return ok({"total": len(found), "configs": [listed_view(each) for each in found]})
 
 
@@ -57,7 +56,7 @@ async def get_config(component_name: str, _: Reader) -> Response:
     """Show a component; the ETag is its version."""
     from karma.configuration.service import component_view
 
-    found = deps.configuration().get(component_name)
+    found = deps.configuration.service().get(component_name)
     view = component_view(found)
     return ok(view if style.get() == "agio" else {"config": view}, headers=etag(found.version))
 
@@ -73,7 +72,7 @@ async def put_config(component_name: str, body: ConfigBody, caller: Writer, if_m
 
     New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION.
     """
-    found = deps.configuration().put(
+    found = deps.configuration.service().put(
         component_name,
         body.config,
         by=caller.user_id,
@@ -92,7 +91,7 @@ async def put_config(component_name: str, body: ConfigBody, caller: Writer, if_m
 )
 async def delete_config(component_name: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete what was written of a component; of one that is built in, what code brings stands again."""
-    deps.configuration().delete(component_name, by=caller.user_id, version=expected_version(if_match))
+    deps.configuration.service().delete(component_name, by=caller.user_id, version=expected_version(if_match))
     return no_content()
 
 
@@ -100,33 +99,34 @@ async def delete_config(component_name: str, caller: Writer, if_match: IfMatch =
 async def list_config_history(
     component_name: str,
     caller: Reader,
-    limit: Limit = 20,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List the changes of a component, newest first; they outlive it."""
     from karma.configuration.service import change_view
 
     scope = f"config-history:{caller.user_id}:{component_name}"
-    page = deps.configuration().history(component_name, limit=limit, below=_below(cursor, scope))
-    following = deps.cursor_signer().encode({"below": page.next_below}, scope=scope) if page.next_below else None
+    page = deps.configuration.service().history(
+        component_name, limit=limit, below=position(cursor, scope, of=int).get("below")
+    )
     data = {
         "component_name": component_name,
         "history": [change_view(change) for change in page.changes],
         "total": page.total,
         "limit": limit,
-        "next_cursor": following,
+        "next_cursor": next_cursor({"below": page.next_below}, scope),
     }
     return ok(data)
 
 
 @agio.get("/config/{component_name}/history", responses=answers(AgioConfigHistory, errors=(404,), bare=True))
 async def list_config_history_by_number(
-    component_name: str, _: Reader, limit: Limit = 20, offset: Annotated[int, Query(ge=0, le=MAX_VERSION)] = 0
+    component_name: str, _: Reader, limit: Limit = DEFAULT_SIZE, offset: Annotated[int, Query(ge=0, le=MAX_VERSION)] = 0
 ) -> Response:
     """List the changes of a component as the Agio API does, newest first."""
     from karma.configuration.service import change_view
 
-    page = deps.configuration().history(component_name, limit=limit, offset=offset)
+    page = deps.configuration.service().history(component_name, limit=limit, offset=offset)
     data = {
         "component_name": component_name,
         "history": [change_view(change) for change in page.changes],
@@ -147,7 +147,7 @@ async def rollback_config(
     component_name: str, body: RollbackBody, caller: Writer, if_match: IfMatch = None
 ) -> Response:
     """Make a component what it was after a change; a repeat changes nothing."""
-    found = deps.configuration().rollback(
+    found = deps.configuration.service().rollback(
         component_name, to=body.version, by=caller.user_id, version=expected_version(if_match)
     )
     return _changed(found, f"Configuration rolled back to version {body.version}")
@@ -160,12 +160,3 @@ def _changed(found: Standing, message: str) -> Response:
     if style.get() == "agio":
         return bare({"success": True, "message": message}, headers=headers)
     return ok({"message": message, "config": component_view(found)}, headers=headers)
-
-
-def _below(cursor: str | None, scope: str) -> int | None:
-    if cursor is None:
-        return None
-    below = deps.cursor_signer().decode(cursor, scope=scope).get("below")
-    if not isinstance(below, int):
-        raise InvalidRequest("cursor: not readable", code="INVALID_CURSOR")
-    return below

@@ -1,21 +1,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.idempotency import Outcome, once
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position
 from api.presenters import no_content, ok
 from api.routing import Router
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.errors import InvalidRequest, ValidationFailed
+from karma.core.errors import ValidationFailed
 from karma.devices.domain import Command, DeviceModel, DeviceStatus, DeviceView, latest_json
 from karma.devices.schemas import (
     ChangeDeviceRequest,
@@ -39,8 +39,6 @@ router = Router("devices")
 Reader = Annotated[Caller, permit("device:read")]
 Writer = Annotated[Caller, permit("device:write")]
 Controller = Annotated[Caller, permit("device:control")]
-Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[str | None, Query(max_length=2048)]
 
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 
@@ -52,7 +50,7 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
     new = NewDevice(**fields, tags=tuple(body.tags))
 
     def create() -> Outcome:
-        made = deps.device_service().create(
+        made = deps.devices.service().create(
             caller.user_id, new, csr=body.csr or "", idempotency_key=request.headers.get("idempotency-key", "")
         )
         return Outcome(status=201, data=made.to_json(), secret_id=made.view.device.id)
@@ -65,48 +63,42 @@ async def list_devices(
     caller: Reader,
     status: DeviceStatus | None = None,
     model: DeviceModel | None = None,
-    page: Annotated[int | None, Query(ge=1)] = None,
+    page: PageNumber | None = None,
     page_size: Limit | None = None,
     limit: Limit | None = None,
-    offset: Annotated[int | None, Query(ge=0)] = None,
-    cursor: Cursor = None,
+    offset: Offset | None = None,
+    cursor: Cursor | None = None,
     sort: Literal[
         "created_at", "name", "updated_at", "model", "status", "serial_number", "last_heartbeat"
     ] = "created_at",
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """List the caller's devices, by page, by offset, or by the `next_cursor` of the page before."""
-    size = page_size or limit or 20
-    numbered = cursor is None and offset is None
-    if cursor is not None and (offset is not None or page is not None):
-        raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
     scope = f"devices:{caller.user_id}:{sort}:{order}:{status or ''}:{model or ''}"
+    place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = DeviceQuery(
-        limit=size,
-        offset=offset if offset is not None else ((page or 1) - 1) * size,
-        after=_position(cursor, scope),
+        limit=place.size,
+        offset=place.offset,
+        after=place.after or None,
         sort=sort,
         descending=order == "desc",
         status=status,
         model=model,
     )
-    found = deps.device_service().list(caller.user_id, query)
+    found = deps.devices.service().list(caller.user_id, query)
     data: dict[str, Any] = {
         "devices": [view.to_json() for view in found.devices],
         "total": found.total,
         "total_capped": found.total_capped,
-        "limit": size,
-        "next_cursor": _cursor(found.next_position, scope),
+        **place.told(found.next_position),
     }
-    if numbered:
-        data |= {"page": page or 1, "page_size": size}
     return ok(data)
 
 
 @router.get("/devices/{device_id}", responses=answers(DeviceData, errors=(404,)))
 async def get_device(device_id: str, caller: Reader) -> Response:
     """Show a device with its status and newest values; the ETag is its version."""
-    return _device(deps.device_service().get(caller.user_id, device_id))
+    return _device(deps.devices.service().get(caller.user_id, device_id))
 
 
 @router.patch("/devices/{device_id}", responses=answers(DeviceData, errors=(404, 409)))
@@ -122,20 +114,20 @@ async def change_device(
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _device(deps.device_service().change(caller.user_id, device_id, given, version=version))
+    return _device(deps.devices.service().change(caller.user_id, device_id, given, version=version))
 
 
 @router.delete("/devices/{device_id}", status_code=204, responses=answers(status=204, errors=(404,)))
 async def delete_device(device_id: str, caller: Writer) -> Response:
     """Delete a device, its certificates and its data; its serial number is free again."""
-    deps.device_service().delete(caller.user_id, device_id)
+    deps.devices.service().delete(caller.user_id, device_id)
     return no_content()
 
 
 @router.get("/devices/{device_id}/latest", responses=answers(LatestData, errors=(404,)))
 async def latest_values(device_id: str, caller: Reader) -> Response:
     """Show the newest value of each metric."""
-    view = deps.device_service().get(caller.user_id, device_id)
+    view = deps.devices.service().get(caller.user_id, device_id)
     seen = view.latest.last_seen_ms
     return ok(
         {
@@ -156,7 +148,7 @@ async def read_telemetry(
     to: Annotated[str | None, Query(max_length=40)] = None,
     resolution: Resolution = Resolution.AUTO,
     limit: Annotated[int, Query(ge=1, le=MAX_POINTS)] = DEFAULT_POINTS,
-    cursor: Cursor = None,
+    cursor: Cursor | None = None,
 ) -> Response:
     """Read points of [from, to), the last 24 h by default; times are ISO 8601 with an offset, or milliseconds.
 
@@ -170,32 +162,34 @@ async def read_telemetry(
         to_ms=_moment("to", to),
         resolution=resolution,
         limit=limit,
-        after=_position(cursor, scope),
+        after=position(cursor, scope) or None,
     )
-    found = deps.telemetry_reader().points(caller.user_id, device_id, query)
+    found = deps.devices.telemetry().points(caller.user_id, device_id, query)
     return ok(
         {
             "points": found.points,
             "resolution": found.resolution,
             "limit": limit,
-            "next_cursor": _cursor(found.next_position, scope),
+            "next_cursor": next_cursor(found.next_position, scope),
         }
     )
 
 
 @router.get("/devices/{device_id}/dead-letters", responses=answers(DeadLetterListData, errors=(404,)))
-async def list_dead_letters(device_id: str, caller: Reader, limit: Limit = 20, cursor: Cursor = None) -> Response:
+async def list_dead_letters(
+    device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
+) -> Response:
     """List what the device sent and nobody could read, newest first, for two weeks."""
     scope = f"dead-letters:{caller.user_id}:{device_id}"
-    view = deps.device_service().get(caller.user_id, device_id)
-    after = str((_position(cursor, scope) or {}).get("id", ""))
-    now_s = deps.clock().now().timestamp()
-    found, more = deps.dead_letters().page(view.device.id, limit=limit, after=after, now_s=now_s)
+    view = deps.devices.service().get(caller.user_id, device_id)
+    after = str(position(cursor, scope).get("id", ""))
+    now_s = deps.process.clock().now().timestamp()
+    found, more = deps.devices.dead_letters().page(view.device.id, limit=limit, after=after, now_s=now_s)
     return ok(
         {
             "dead_letters": [letter.to_json() for letter in found],
             "limit": limit,
-            "next_cursor": _cursor({"id": found[-1].id} if more else None, scope),
+            "next_cursor": next_cursor({"id": found[-1].id if more else None}, scope),
         }
     )
 
@@ -210,7 +204,7 @@ async def send_command(request: Request, device_id: str, body: SendCommandReques
     """Send a command; with `wait_s` the answer waits for the device's, and shows the command as it is then."""
 
     def create() -> Outcome:
-        service = deps.command_service()
+        service = deps.devices.commands()
         sent = service.send(
             caller.user_id,
             device_id,
@@ -229,16 +223,18 @@ async def send_command(request: Request, device_id: str, body: SendCommandReques
 
 
 @router.get("/devices/{device_id}/commands", responses=answers(CommandListData, errors=(404,)))
-async def list_commands(device_id: str, caller: Reader, limit: Limit = 20, cursor: Cursor = None) -> Response:
+async def list_commands(
+    device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
+) -> Response:
     """List a device's commands, newest first; they are kept for 30 days."""
     scope = f"commands:{caller.user_id}:{device_id}"
-    after = str((_position(cursor, scope) or {}).get("id", ""))
-    found, more = deps.command_service().list(caller.user_id, device_id, limit=limit, after=after)
+    after = str(position(cursor, scope).get("id", ""))
+    found, more = deps.devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
     return ok(
         {
             "commands": [command.to_json() for command in found],
             "limit": limit,
-            "next_cursor": _cursor({"id": found[-1].id} if more else None, scope),
+            "next_cursor": next_cursor({"id": found[-1].id if more else None}, scope),
         }
     )
 
@@ -248,7 +244,7 @@ async def get_command(
     device_id: str, command_id: str, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=20)] = 0
 ) -> Response:
     """Show a command; with `wait_s` once it is over, or as it is then."""
-    service = deps.command_service()
+    service = deps.devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
     if wait_s:
         command = service.wait(caller.user_id, command, timeout_s=wait_s)
@@ -258,7 +254,7 @@ async def get_command(
 @router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(CommandData, errors=(404, 409)))
 async def cancel_command(device_id: str, command_id: str, caller: Controller) -> Response:
     """Cancel a command that has not been sent yet."""
-    return ok(_command_data(deps.command_service().cancel(caller.user_id, device_id, command_id)))
+    return ok(_command_data(deps.devices.commands().cancel(caller.user_id, device_id, command_id)))
 
 
 def _device(view: DeviceView) -> Response:
@@ -267,14 +263,6 @@ def _device(view: DeviceView) -> Response:
 
 def _command_data(command: Command) -> dict[str, Any]:
     return {"command": command.to_json()}
-
-
-def _position(cursor: str | None, scope: str) -> dict[str, object] | None:
-    return deps.cursor_signer().decode(cursor, scope=scope) if cursor is not None else None
-
-
-def _cursor(position: Mapping[str, object] | None, scope: str) -> str | None:
-    return deps.cursor_signer().encode(position, scope=scope) if position else None
 
 
 def _moment(name: str, text: str | None) -> int | None:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
 from karma.identity.domain import Caller
@@ -20,8 +20,8 @@ router = Router("notices")
 async def list_notices(
     caller: Annotated[Caller, permit("notice:read")],
     unread: bool = False,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List what the caller was told in the last 90 days, newest first; with `unread` what was not read yet.
 
@@ -30,14 +30,13 @@ async def list_notices(
     from karma.notices.service import notice_view
 
     scope = f"notices:{caller.user_id}:{unread}"
-    below = str(deps.cursor_signer().decode(cursor, scope=scope).get("below", "")) if cursor is not None else ""
-    page = deps.notices().page(caller.user_id, unread=unread, below=below, limit=limit)
-    following = deps.cursor_signer().encode({"below": page.next_below}, scope=scope) if page.next_below else None
+    below = position(cursor, scope, of=str).get("below", "")
+    page = deps.notices.service().page(caller.user_id, unread=unread, below=below, limit=limit)
     data = {
         "notices": [notice_view(notice, locale=caller.locale.value) for notice in page.notices],
         "unread_count": page.unread,
         "limit": limit,
-        "next_cursor": following,
+        "next_cursor": next_cursor({"below": page.next_below}, scope),
     }
     return ok(data)
 
@@ -47,5 +46,5 @@ async def read_notice(notice_id: str, caller: Annotated[Caller, permit("notice:w
     """Note that a notice was read; a repeat changes nothing."""
     from karma.notices.service import notice_view
 
-    found = deps.notices().read(caller.user_id, notice_id)
+    found = deps.notices.service().read(caller.user_id, notice_id)
     return ok({"notice": notice_view(found, locale=caller.locale.value)})

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from api import deps
-from api.deps import RequestSource, permit
+from api.access import RequestSource, permit
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
+from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import no_content, ok
 from api.routing import Router
-from karma.core.errors import InvalidRequest, ValidationFailed
+from karma.core.errors import ValidationFailed
 from karma.identity.domain import Caller
 from karma.identity.schemas import AcceptedData
 from karma.projects.domain import member_view, project_view
@@ -32,10 +33,6 @@ router = Router("projects")
 
 Reader = Annotated[Caller, permit("project:read")]
 Writer = Annotated[Caller, permit("project:write")]
-Limit = Annotated[int, Query(ge=1, le=100)]
-PageNumber = Annotated[int, Query(ge=1)]
-Offset = Annotated[int, Query(ge=0)]
-Cursor = Annotated[str, Query(max_length=2048)]
 
 
 @router.post("/projects", status_code=201, responses=answers(ProjectData, status=201, errors=(404, 409)))
@@ -45,7 +42,7 @@ async def create_project(request: Request, body: CreateProjectRequest, caller: W
     def create() -> Outcome:
         token = request_token(request, caller) or ""
         new = NewProject(**body.model_dump())
-        return Outcome(status=201, data=_data(deps.project_service().create(caller.user_id, new, request_token=token)))
+        return Outcome(status=201, data=_data(deps.projects.service().create(caller.user_id, new, request_token=token)))
 
     return await once(request, caller, create)
 
@@ -63,21 +60,22 @@ async def list_projects(
 ) -> Response:
     """List the projects that the caller is a member of, by page, by offset, or by the last `next_cursor`."""
     scope = f"projects:{caller.user_id}:{sort}:{order}"
-    query = _query(page, page_size, limit, offset, cursor, scope=scope, newest_first=order == "desc")
-    found = deps.project_service().list(caller.user_id, query)
+    place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
+    query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=order == "desc")
+    found = deps.projects.service().list(caller.user_id, query)
     data = {
         "projects": [project_view(seen.project, seen.role) for seen in found.projects],
         "total": found.total,
         "total_capped": found.total_capped,
-        **_place(query, found.next_after, scope),
+        **place.told({"id": found.next_after}),
     }
-    return ok(data | _numbers(page, offset, cursor, query))
+    return ok(data)
 
 
 @router.get("/projects/{project_id}", responses=answers(ProjectData, errors=(404,)))
 async def get_project(project_id: str, caller: Reader) -> Response:
     """Show a project to its members; the ETag is its version."""
-    return _project(deps.project_service().get(caller.user_id, project_id))
+    return _project(deps.projects.service().get(caller.user_id, project_id))
 
 
 @router.patch("/projects/{project_id}", responses=answers(ProjectData, errors=(403, 404, 409)))
@@ -93,13 +91,13 @@ async def change_project(
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _project(deps.project_service().change(caller.user_id, project_id, given, version=version))
+    return _project(deps.projects.service().change(caller.user_id, project_id, given, version=version))
 
 
 @router.delete("/projects/{project_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
 async def delete_project(project_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a project and its memberships: its owners."""
-    deps.project_service().delete(caller.user_id, project_id, version=expected_version(if_match))
+    deps.projects.service().delete(caller.user_id, project_id, version=expected_version(if_match))
     return no_content()
 
 
@@ -115,15 +113,16 @@ async def list_members(
 ) -> Response:
     """List a project's members, the oldest account first, by page, by offset, or by the last `next_cursor`."""
     scope = f"members:{caller.user_id}:{project_id}"
-    query = _query(page, page_size, limit, offset, cursor, scope=scope)
-    found = deps.project_members().list(caller.user_id, project_id, query)
+    place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
+    query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=False)
+    found = deps.projects.members().list(caller.user_id, project_id, query)
     data = {
         "members": [member_view(member) for member in found.members],
         "total": found.total,
         "total_capped": found.total_capped,
-        **_place(query, found.next_after, scope),
+        **place.told({"id": found.next_after}),
     }
-    return ok(data | _numbers(page, offset, cursor, query))
+    return ok(data)
 
 
 @router.post(
@@ -149,7 +148,7 @@ async def add_member(
         raise ValidationFailed.of("user_id", "is required, or email")
 
     def add() -> Outcome:
-        members, token = deps.project_members(), request_token(request, caller) or ""
+        members, token = deps.projects.members(), request_token(request, caller) or ""
         if body.email is not None:
             members.add_by_email(caller.user_id, project_id, body.email, body.role, source=source, request_token=token)
             return Outcome(status=202, data={"accepted": True})
@@ -171,7 +170,7 @@ async def change_member(
     if_match: IfMatch = None,
 ) -> Response:
     """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER)."""
-    member = deps.project_members().change_role(
+    member = deps.projects.members().change_role(
         caller.user_id,
         project_id,
         user_id,
@@ -194,38 +193,10 @@ async def remove_member(
 
     Owners remove anybody, administrators of the project its members and viewers.
     """
-    deps.project_members().remove(
+    deps.projects.members().remove(
         caller.user_id, project_id, user_id, version=expected_version(if_match), source=source
     )
     return no_content()
-
-
-def _query(
-    page: int | None,
-    page_size: int | None,
-    limit: int | None,
-    offset: int | None,
-    cursor: str | None,
-    *,
-    scope: str,
-    newest_first: bool = False,
-) -> PageQuery:
-    if cursor is not None and (offset is not None or page is not None):
-        raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
-    size = page_size or limit or 20
-    after = str(deps.cursor_signer().decode(cursor, scope=scope).get("id", "")) if cursor is not None else ""
-    start = offset if offset is not None else ((page or 1) - 1) * size
-    return PageQuery(limit=size, offset=start, after=after, newest_first=newest_first)
-
-
-def _place(query: PageQuery, next_after: str | None, scope: str) -> dict[str, Any]:
-    following = deps.cursor_signer().encode({"id": next_after}, scope=scope) if next_after else None
-    return {"limit": query.limit, "next_cursor": following}
-
-
-def _numbers(page: int | None, offset: int | None, cursor: str | None, query: PageQuery) -> dict[str, Any]:
-    numbered = cursor is None and offset is None
-    return {"page": page or 1, "page_size": query.limit} if numbered else {}
 
 
 def _project(seen: Seen) -> Response:

@@ -6,13 +6,13 @@ from fastapi import Query
 from starlette.responses import Response
 
 from api import deps
-from api.deps import permit
+from api.access import permit
 from api.openapi import answers
+from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, next_cursor, position
 from api.presenters import bare, ok
 from api.routing import Router
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.schemas import AgioRunPage, CapabilitiesData, RunData, RunEventsData, RunListData
-from karma.core.errors import InvalidRequest
 from karma.core.ids import AgentId, RunId
 from karma.identity.domain import Caller
 
@@ -30,23 +30,22 @@ async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) ->
     """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
     from karma.agents.capabilities import capabilities  # local: it loads the tools' declarations
 
-    return ok(capabilities(caller, without=deps.current_configuration().disabled_tools()))
+    return ok(capabilities(caller, without=deps.configuration.current().disabled_tools()))
 
 
 @router.get("/runs", responses=answers(RunListData, errors=(400,)))
 async def list_runs(
     caller: Reader,
     agent_id: AgentRef = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=2048)] = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
 ) -> Response:
     """List the caller's runs, newest first; with `agent_id`, an agent's id or name, only its."""
     from karma.agents.service import MAX_OFFSET_ROWS, run_view
 
-    reader, agent, user_id = deps.run_reader(), _agent(agent_id), caller.user_id
+    reader, agent, user_id = deps.agents.runs(), _agent(agent_id), caller.user_id
     scope = f"runs:{user_id}:{agent}" if agent else f"runs:{user_id}"
-    page = reader.page(user_id, limit=limit, start=_start(cursor, scope), agent_id=agent)
-    following = deps.cursor_signer().encode(page.last, scope=scope) if page.last else None
+    page = reader.page(user_id, limit=limit, start=position(cursor, scope, of=str) or None, agent_id=agent)
     whole = cursor is None and page.last is None
     total = len(page.runs) if whole else reader.count(user_id, agent_id=agent)
     data = {
@@ -54,7 +53,7 @@ async def list_runs(
         "total": total,
         "total_capped": agent is not None and total >= MAX_OFFSET_ROWS,
         "limit": limit,
-        "next_cursor": following,
+        "next_cursor": next_cursor(page.last, scope),
     }
     return ok(data)
 
@@ -63,13 +62,13 @@ async def list_runs(
 async def list_runs_by_number(
     caller: Reader,
     agent_id: AgentRef = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Limit = DEFAULT_SIZE,
+    offset: Offset = 0,
 ) -> Response:
     """List the caller's runs as the Agio API does, newest first; `agent_id` is an agent's id or name."""
     from karma.agents.service import agio_run_view
 
-    reader, agent = deps.run_reader(), _agent(agent_id)
+    reader, agent = deps.agents.runs(), _agent(agent_id)
     found = reader.numbered(caller.user_id, offset=offset, limit=limit, agent_id=agent)
     items = [agio_run_view(run) for run in found]
     total = reader.count(caller.user_id, agent_id=agent)
@@ -82,7 +81,7 @@ async def get_run(run_id: str, caller: Reader) -> Response:
     """Show one run."""
     from karma.agents.service import run_view
 
-    return ok({"run": run_view(deps.run_reader().get(caller.user_id, RunId(run_id)))})
+    return ok({"run": run_view(deps.agents.runs().get(caller.user_id, RunId(run_id)))})
 
 
 @router.get("/runs/{run_id}/events", responses=answers(RunEventsData, errors=(404,)))
@@ -95,7 +94,7 @@ async def run_events(
     """Read a run's log above segment `after`; the stream URL has the same path as server-sent events."""
     from karma.agents.service import events_view
 
-    reader = deps.run_reader()
+    reader = deps.agents.runs()
     reader.get(caller.user_id, RunId(run_id))
     segments = reader.segments(caller.user_id, RunId(run_id), after=after, limit=limit)
     return ok(events_view(segments, after=after))
@@ -105,13 +104,4 @@ def _agent(ref: str | None) -> AgentId | None:
     if ref is None:
         return None
     # A name that nobody has stands for an agent without runs.
-    return deps.agent_catalogue().id_of(ref) or AgentId(ref)
-
-
-def _start(cursor: str | None, scope: str) -> dict[str, str] | None:
-    if cursor is None:
-        return None
-    position = deps.cursor_signer().decode(cursor, scope=scope)
-    if not all(isinstance(value, str) for value in position.values()):
-        raise InvalidRequest("cursor: not readable", code="INVALID_CURSOR")
-    return {name: str(value) for name, value in position.items()}
+    return deps.agents.catalogue().id_of(ref) or AgentId(ref)

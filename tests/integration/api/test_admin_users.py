@@ -14,7 +14,7 @@ def root(api: Api) -> Api:
     """The API as an administrator sees it, made as an operator makes one."""
     from api import deps
 
-    deps.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+    deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
     return api.as_(authorization="Bearer " + api.log_in("root@example.com")["access_token"])
 
 
@@ -214,7 +214,7 @@ class TestACrash:
         def seed() -> dict[str, Any]:
             from api import deps
 
-            deps.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+            deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
             ada = api.register("ada@example.com")
             headers = {"authorization": "Bearer " + api.log_in("root@example.com")["access_token"]}
             body = {"role": "viewer", "disabled": True}

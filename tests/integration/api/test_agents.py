@@ -122,7 +122,7 @@ class TestCreating:
     def test_at_once_under_one_name_gives_one_agent(self, admin: Api) -> None:
         from api import deps
 
-        catalogue = deps.agent_catalogue()
+        catalogue = deps.agents.catalogue()
 
         def attempt(name: str, start: threading.Barrier) -> int:
             start.wait(5)
@@ -370,7 +370,7 @@ class TestReplacing:
     def test_at_once_loses_no_change(self, admin: Api) -> None:
         from api import deps
 
-        catalogue = deps.agent_catalogue()
+        catalogue = deps.agents.catalogue()
         made = create(admin, "one")
 
         def change(n: int) -> None:

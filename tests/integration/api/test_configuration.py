@@ -202,7 +202,7 @@ class TestPutting:
     def test_at_once_loses_no_entry(self, admin: Api) -> None:
         from api import deps
 
-        service = deps.configuration()
+        service = deps.configuration.service()
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda n: service.put("gpt4", {**MODEL, "max_tokens": n}, by=UserId("u")), range(1, 10)))
 

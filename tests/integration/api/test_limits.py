@@ -19,7 +19,7 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.ids import UserId
 from karma.core.ratelimit import Limit
 from karma.identity.limits import RULES, Counted, Rule
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.test_edge import routes
 from tests.support.clients import hooked
 
@@ -132,6 +132,30 @@ class TestARouteThatIsLimitedByAccount:
             '"command";r=1',
         ]
         assert eve.call("POST", path, {"command": "move"}).status == 404
+
+    def test_lets_a_stolen_session_guess_ten_passwords_wherever_it_tries(self, ada: Api, stack: Any) -> None:
+        account = ada.call("GET", "/api/v1/users/me").data["user"]
+        mine, new = "/api/v1/users/me", "another good password"
+        wrong = [
+            ("DELETE", mine, {"current_password": "a guess"}),
+            ("PATCH", mine, {"email": "eve@example.com", "current_password": "a guess"}),
+            ("POST", "/api/v1/auth/change-password", {"current_password": "a guess", "password": new}),
+        ]
+        right = ("POST", "/api/v1/auth/change-password", {"current_password": PASSWORD, "password": new})
+        answers = [ada.call(*wrong[n % len(wrong)]) for n in range(10)]
+        assert {(answer.status, answer.code) for answer in answers} == {(403, "WRONG_PASSWORD")}
+        for request in (*wrong, right):
+            refused = ada.call(*request)
+            assert (refused.status, refused.json["error"]["details"]["limit"]) == (429, "password")
+        assert ada.call("GET", mine).data["user"] == account
+
+    def test_gives_a_right_password_back(self, ada: Api) -> None:
+        wrong = {"email": "eve@example.com", "current_password": "a guess"}
+        for _ in range(9):
+            assert ada.call("PATCH", "/api/v1/users/me", wrong).code == "WRONG_PASSWORD"
+        for n in range(2):
+            body = {"email": f"ada{n}@example.com", "current_password": PASSWORD}
+            assert ada.call("PATCH", "/api/v1/users/me", body).status == 200
 
     def test_has_the_limit_of_the_plan(self, ada: Api, stack: Any) -> None:
         me = ada.call("GET", "/api/v1/users/me").data["user"]["id"]

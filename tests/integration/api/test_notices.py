@@ -21,7 +21,7 @@ VIEW = {"id", "type", "severity", "title", "text", "data", "created_at", "read_a
 def root(api: Api) -> Api:
     from api import deps
 
-    deps.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+    deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
     return api.as_(authorization="Bearer " + api.log_in("root@example.com")["access_token"])
 
 
@@ -167,7 +167,7 @@ class TestACrash:
         def seed() -> dict[str, Any]:
             from api import deps
 
-            deps.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+            deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
             token = api.log_in("root@example.com")["access_token"]
             user = api.register("ada@example.com")
             headers = {"authorization": f"Bearer {token}"}

@@ -93,13 +93,13 @@ class TestRunsOfAnAgent:
         from api import deps
 
         api, user_id = owner
-        agent = deps.agent_catalogue().create(
+        agent = deps.agents.catalogue().create(
             AgentSpec(name="Scout & Co", model="claude-haiku-5-5", system_prompt="Be brief.")
         )
         record(stack, user_id, "r1", agent=agent.id)
 
         by_name = api.call("GET", "/api/runs", query="agent_id=scout+%26+co").json["items"]
-        deps.agent_catalogue().delete(agent.id)
+        deps.agents.catalogue().delete(agent.id)
         by_id = api.call("GET", "/api/runs", query=f"agent_id={agent.id}").json["items"]
 
         assert (_ids(by_name), _ids(by_id)) == (["r1"], ["r1"])

@@ -395,7 +395,7 @@ def test_tasks_made_at_once_are_all_counted(ada: Api, stored: Callable[[str], li
     from api import deps
 
     user_id = UserId(ada.call("GET", "/api/v1/users/me").data["user"]["id"])
-    service = deps.task_service()
+    service = deps.tasks.service()
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda n: service.create(user_id, NewTask(title=f"t{n}", metadata={})), range(12)))
     assert len({each.task.id for each in made}) == 12

@@ -45,6 +45,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
 from karma.core.errors import AppError, NotFound, Unauthenticated
 from karma.core.ids import RunId, ThreadId, UserId, new_id
+from karma.core.ratelimit import LocalBuckets
 from karma.devices.commands import CommandService
 from karma.devices.counting import DeviceCounting, RowChange
 from karma.devices.dispatch import Dispatcher
@@ -172,6 +173,7 @@ class World:
         self.deletion = AccountDeletion(
             deletions=DeletionRepository(),
             passwords=self.passwords,
+            buckets=LocalBuckets(),
             queue=self.queue,
             clock=CLOCK,
             on_change=lambda _: None,

@@ -72,7 +72,7 @@ def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> 
     from karma.identity import tokens
 
     def token() -> str:
-        return tokens.issue(world.ada, ring=deps.key_ring(), now=deps.clock().now())
+        return tokens.issue(world.ada, ring=deps.process.key_ring(), now=deps.process.clock().now())
 
     def run(method: str, path: str, body: object = None, *, accept: set[int]) -> CrashReport:
         def seed() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from karma.core.errors import Forbidden, NotFound, StaleVersion, ValidationFailed
+from karma.core.errors import Conflict, Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.identity.administration import AdministrationService
 from karma.identity.audit import AuditEvent, Source
@@ -26,7 +26,7 @@ class World:
             accounts=self.identities, registration=known.accounts, clock=self.clock, on_change=self.changed.append
         )
 
-    def add(self, name: str, role: Role = Role.USER) -> User:
+    def add(self, name: str, role: Role = Role.USER, *, email_verified: bool = True) -> User:
         self.clock.pass_(seconds=1)
         user = User(
             id=UserId(new_id()),
@@ -35,7 +35,7 @@ class World:
             avatar=None,
             password_hash="now:x",
             role=role,
-            email_verified=True,
+            email_verified=email_verified,
             created_at=self.clock.now(),
             updated_at=self.clock.now(),
         )
@@ -160,6 +160,13 @@ class TestMakeAdmin:
         assert world.changed == [ada.id]
         [entry] = world.identities.audit
         assert (entry.event, entry.actor_id) == (AuditEvent.ROLE_CHANGED, None)
+
+    def test_does_not_promote_who_has_not_proven_to_own_the_address(self, world: World) -> None:
+        eve = world.add("Ada", email_verified=False)
+        with pytest.raises(Conflict) as caught:
+            world.administration.make_admin(email="ada@example.com", password="correct horse", name="Ada")
+        assert caught.value.code == "EMAIL_NOT_VERIFIED"
+        assert world.identities.users[eve.id] == eve
 
     def test_changes_nothing_the_second_time(self, world: World) -> None:
         world.add("Ada")

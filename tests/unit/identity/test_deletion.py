@@ -10,6 +10,7 @@ import pytest
 from karma.core.errors import Forbidden, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
+from karma.core.ratelimit import LocalBuckets
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
 from karma.identity.deletion import (
     DUE_AFTER,
@@ -110,6 +111,7 @@ class World:
     deletions: MemoryDeletions = field(default_factory=MemoryDeletions)
     queue: DelayedQueue = field(default_factory=DelayedQueue)
     clock: MovableClock = field(default_factory=MovableClock)
+    buckets: LocalBuckets = field(default_factory=LocalBuckets)
     forgotten: list[UserId] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -123,6 +125,7 @@ class World:
         service = AccountDeletion(
             deletions=self.deletions,
             passwords=CountingPasswords(),
+            buckets=self.buckets,
             queue=self.queue,
             clock=self.clock,
             on_change=self.forgotten.append,

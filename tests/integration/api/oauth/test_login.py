@@ -268,7 +268,7 @@ class TestAtTheSameMoment:
         from api import deps
         from karma.identity.audit import NOWHERE
 
-        service = deps.oauth()
+        service = deps.identity.oauth()
         came = []
         for provider in ("google", "github", "google", "github"):
             someone = visitor(provider)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from karma.avatars.domain import Avatar, AvatarChanged, NewAvatar, made
 from karma.avatars.ports import AvatarStore
@@ -13,13 +12,13 @@ from karma.core.clock import Clock, iso
 from karma.core.errors import AlreadyExists, Gone, InvalidRequest, NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import AvatarId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.repeat import repeat
 
 MAX_OFFSET_ROWS = 1_000
 """How deep pages by number go."""
 
-_ATTEMPTS = 6
-_PAUSE_S = 0.02
-_T = TypeVar("_T")
+_MET = (StorageThrottled, AvatarChanged)
+"""Another write came first: it is made again on what is stored now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class AvatarService:
             self._store.replace(old, new)
             return new
 
-        return _again(once)
+        return repeat(once, on=_MET)
 
     def delete(self, user_id: UserId, avatar_id: str, *, version: int | None = None) -> None:
         """Delete an avatar.
@@ -123,24 +122,13 @@ class AvatarService:
             count("AvatarDeleted")
             logger.info("avatar.deleted", avatar_id=avatar.id)
 
-        _again(once)
+        repeat(once, on=_MET)
 
     def _of_version(self, user_id: UserId, avatar_id: str, version: int | None) -> Avatar:
         avatar = self.get(user_id, avatar_id)
         if version is not None and avatar.version != version:
             raise StaleVersion(f"Avatar {avatar.id} has version {avatar.version}")
         return avatar
-
-
-def _again(write: Callable[[], _T]) -> _T:
-    """Repeat a write that met another one on the same avatar."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return write()
-        except (StorageThrottled, AvatarChanged) as exc:
-            logger.debug("avatar.write_repeated", cause=type(exc).__name__)
-            time.sleep(_PAUSE_S * 2**attempt)
-    return write()
 
 
 def summary_view(avatar: Avatar) -> dict[str, object]:

@@ -14,7 +14,8 @@ from karma.core.ratelimit import Buckets, Limit
 from karma.identity import emails, one_time
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.authentication import Users
-from karma.identity.domain import Caller, Locale, ProfileChange, Role, User, WrongPassword
+from karma.identity.confirmation import confirm_password
+from karma.identity.domain import Caller, Locale, ProfileChange, Role, User
 from karma.identity.limits import MAIL_CHANGE, MAIL_VERIFY, refused
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
@@ -152,7 +153,7 @@ class AccountService:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             StaleVersion: the account is not at `version`, or was changed at the same moment.
             ValidationFailed: not an address.
-            RateLimited: too many mails to the new address, whoever asked for them, or of this account.
+            RateLimited: too many wrong passwords, or mails to the new address (whoever asked) or of this account.
         """
         caller.require_person()
         email = emails.normalise(change.email) if change.email is not None else None
@@ -162,9 +163,14 @@ class AccountService:
         now = self._clock.now()
         mails: list[Mail] = []
         if email is not None and email != before.email:
-            known = before.password_hash
-            if known is None or not self._passwords.verify(known, change.current_password):
-                raise WrongPassword
+            confirm_password(
+                before.id,
+                before.password_hash,
+                change.current_password,
+                passwords=self._passwords,
+                buckets=self._buckets,
+                now=now,
+            )
             # Not by the old address: whoever names that as their new one would keep its owner from moving.
             for key in (before.id, emails.digest(email)):
                 self._count_mail(MAIL_CHANGE, key, now)

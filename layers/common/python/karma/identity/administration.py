@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, NotFound, StaleVersion, ValidationFailed
+from karma.core.errors import Conflict, Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, is_id
 from karma.identity import emails
 from karma.identity.accounts import AccountService
@@ -106,11 +106,12 @@ class AdministrationService:
     def make_admin(self, *, email: str, password: str, name: str) -> User:
         """Create an administrator, or promote the owner of the address (whose password and name stay).
 
-        Operators vouch for the address of an account that they make: it counts as verified, and is sent no link. One
-        that somebody else registered stays as it is.
+        Operators vouch for the address of an account that they make: it counts as verified, and is sent no link. Of one
+        that somebody else registered they only know the address, so that has to be verified.
 
         Raises:
             ValidationFailed: not an address, or a password of the wrong length for a new account.
+            Conflict: EMAIL_NOT_VERIFIED: whoever registered the address may not own it.
         """
         user = self._accounts.find_by_email(emails.normalise(email))
         if user is None:
@@ -118,6 +119,11 @@ class AdministrationService:
                 raise ValidationFailed.of("password", f"has {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
             return self._registration.register(
                 email=email, password=password, name=name, role=Role.ADMIN, email_verified=True
+            )
+        if user.role is not Role.ADMIN and not user.email_verified:
+            raise Conflict(
+                "Somebody registered this address and has not verified it: its owner resets the password first",
+                code="EMAIL_NOT_VERIFIED",
             )
         after = _changed(user, role=Role.ADMIN, disabled=None, now=self._clock.now())
         return self._change(user, after, actor_id=None, source=NOWHERE)

@@ -22,6 +22,7 @@ from karma.core.errors import Conflict, NotFound, Upstream
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
 from karma.core.purge import Purge
+from karma.core.ratelimit import Buckets
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import Caller, Role
@@ -110,6 +111,7 @@ class AccountDeletion:
         *,
         deletions: Deletions,
         passwords: Passwords,
+        buckets: Buckets,
         queue: Queue,
         clock: Clock,
         on_change: Callable[[UserId], None],
@@ -117,6 +119,7 @@ class AccountDeletion:
         """`on_change` is told whose account is gone (Authenticator.forget)."""
         self._deletions = deletions
         self._passwords = passwords
+        self._buckets = buckets
         self._queue = queue
         self._clock = clock
         self._on_change = on_change
@@ -128,6 +131,7 @@ class AccountDeletion:
 
         Raises:
             Forbidden: the caller is an API key, the password is wrong, or without a password the newest login is old.
+            RateLimited: too many passwords were wrong.
             ValidationFailed: the password is missing.
             AdministratorStays, AccountHolds: see there.
             StaleVersion: the account was changed at the same moment.
@@ -139,9 +143,11 @@ class AccountDeletion:
             raise NotFound("User not found")
         now = self._clock.now()
         confirm_presence(
+            leaving.user_id,
             password_hash=leaving.password_hash,
             given=current_password,
             passwords=self._passwords,
+            buckets=self._buckets,
             newest_login=lambda: self._deletions.newest_login(leaving.user_id),
             now=now,
         )

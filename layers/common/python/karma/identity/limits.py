@@ -68,6 +68,9 @@ LOGIN_KNOWN = Limit("login_known", 20, timedelta(minutes=15))
 """Wrong passwords for one account: from a network that is new to it, from all of those together, from one that it has
 logged in from (karma.identity.logins). Stored."""
 
+PASSWORD = Limit("password", 10, timedelta(minutes=15))
+"""Wrong passwords in a session that is open, by account (karma.identity.confirmation). Stored."""
+
 _HOUR = timedelta(hours=1)
 MAIL_RESET = Limit("mail_reset", 3, _HOUR)
 MAIL_VERIFY = Limit("mail_verify", 3, _HOUR)

@@ -13,7 +13,8 @@ from karma.core.observability import count
 from karma.core.ratelimit import Buckets
 from karma.identity import emails, one_time
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.domain import Caller, User, WrongPassword
+from karma.identity.confirmation import confirm_password
+from karma.identity.domain import Caller, User
 from karma.identity.limits import MAIL_RESET
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.passwords import Passwords
@@ -53,7 +54,7 @@ class PasswordService:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`buckets` count mails by address; `on_change` is told whose sessions ended (Authenticator.forget)."""
+        """`buckets` count mails and wrong passwords; `on_change` is told whose sessions end (Authenticator.forget)."""
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
@@ -104,15 +105,17 @@ class PasswordService:
 
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
+            RateLimited: too many were wrong.
             StaleVersion: the password was changed at the same moment.
         """
         caller.require_person()
         user = self._accounts.read_user(caller.user_id)
         if user is None:
             raise NotFound("User not found")
-        if user.password_hash is None or not self._passwords.verify(user.password_hash, current_password):
-            raise WrongPassword
         now = self._clock.now()
+        confirm_password(
+            user.id, user.password_hash, current_password, passwords=self._passwords, buckets=self._buckets, now=now
+        )
         entry = AuditEntry(
             user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source
         )

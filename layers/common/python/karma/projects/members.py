@@ -9,14 +9,14 @@ from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, NotFound
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
+from karma.core.repeat import repeat
 from karma.identity import emails
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.parent import AccountGone
-from karma.projects.domain import Membership, ProjectRole, owners_after, require_room_for_owner
+from karma.projects.domain import Membership, ProjectChanged, ProjectRole, owners_after, require_room_for_owner
 from karma.projects.gate import Entry, Gate
 from karma.projects.permissions import ProjectPermission, needed_to_manage
 from karma.projects.ports import Accounts, MemberChange, ProjectStore
-from karma.projects.retries import again
 from karma.projects.service import MAX_OFFSET_ROWS, PageQuery, require_shallow, require_version
 
 
@@ -108,7 +108,7 @@ class MemberService:
             return member
 
         try:
-            made = again(once)
+            made = repeat(once, on=(ProjectChanged,))
         except AlreadyExists:
             key = (ProjectId(project_id), UserId(member_id))
             earlier = self._store.added_by(request_token, *key) if request_token else None
@@ -196,7 +196,7 @@ class MemberService:
             logger.info("project.role_changed", project_id=before.project_id, member_id=before.user_id, role=role.value)
             return after
 
-        return again(once)
+        return repeat(once, on=(ProjectChanged,))
 
     def remove(
         self, user_id: UserId, project_id: str, member_id: str, *, version: int | None = None, source: Source
@@ -233,7 +233,7 @@ class MemberService:
             )
             logger.info("project.member_removed", project_id=before.project_id, member_id=before.user_id)
 
-        again(once)
+        repeat(once, on=(ProjectChanged,))
 
 
 def _others(member_id: str) -> tuple[UserId, ...]:

@@ -10,11 +10,11 @@ from karma.core.clock import Clock
 from karma.core.errors import AlreadyCreated, AlreadyExists, InvalidRequest, StaleVersion, Upstream
 from karma.core.ids import ProjectId, UserId, is_id, new_id
 from karma.core.observability import count, logger
-from karma.projects.domain import Membership, Project, ProjectRole, ProjectStatus
+from karma.core.repeat import repeat
+from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
 from karma.projects.gate import Gate, missing
 from karma.projects.permissions import ProjectPermission
 from karma.projects.ports import ProjectStore
-from karma.projects.retries import again
 
 MAX_OFFSET_ROWS = 1_000
 """How deep pages by number go, and how far a list is counted."""
@@ -171,7 +171,7 @@ class ProjectService:
                 self._store.change(before, after, actor=entry.member)
             return Seen(project=after, role=entry.member.role)
 
-        return again(once)
+        return repeat(once, on=(ProjectChanged,))
 
     def delete(self, user_id: UserId, project_id: str, *, version: int | None = None) -> None:
         """Delete a project: a tombstone, then its memberships, then the tombstone.
@@ -192,7 +192,7 @@ class ProjectService:
             self._store.begin_delete(entry.project, actor=entry.member, at=self._clock.now())
             return entry.project.id
 
-        deleted = again(once)
+        deleted = repeat(once, on=(ProjectChanged,))
         count("ProjectDeleted")
         logger.info("project.deleted", project_id=deleted)
         self._finish(deleted)

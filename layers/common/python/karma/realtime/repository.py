@@ -195,9 +195,11 @@ class RealtimeRepository:
 
     def unsubscribe(self, connection_id: str, channel: Channel) -> None:
         """Drop a subscription; one that is not there is dropped already."""
-        # The connection's own item goes last: an interrupted attempt still finds what is left.
-        for key in reversed(_subscription_keys(connection_id, channel)):
-            delete(SubscriptionItem(*key))
+        # Both at once: the half of one that is left would let a new one end without an effect.
+        tx = Transaction()
+        for key in _subscription_keys(connection_id, channel):
+            tx.delete(SubscriptionItem(*key))
+        tx.commit()
 
     def disconnect(self, connection_id: str) -> None:
         """Drop a connection after its subscriptions, so that an interrupted attempt can be repeated."""

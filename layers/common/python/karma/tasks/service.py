@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from karma.core.clock import Clock, iso
 from karma.core.errors import (
@@ -20,6 +19,7 @@ from karma.core.errors import (
 )
 from karma.core.ids import SubtaskId, TaskId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.repeat import repeat
 from karma.tasks.domain import (
     NewSubtask,
     NewTask,
@@ -38,9 +38,8 @@ from karma.tasks.ports import GoneTask, TaskStore
 MAX_OFFSET_ROWS = 1_000
 """How deep pages by number go, and how far the tasks of a status are counted."""
 
-_ATTEMPTS = 6
-_PAUSE_S = 0.02
-_T = TypeVar("_T")
+_MET = (StorageThrottled, TaskChanged)
+"""Another write came first: it is made again on what is stored now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +221,7 @@ class TaskService:
             logger.info("task.changed", task_id=old.id, status=new.status, ended=len(ended))
             return new
 
-        return _again(once)
+        return repeat(once, on=_MET)
 
     def cancel(self, user_id: UserId, task_id: str, *, version: int | None = None) -> Task:
         """Cancel a task and what is left of it; cancelling a cancelled one changes nothing.
@@ -262,7 +261,7 @@ class TaskService:
             logger.info("subtask.changed", task_id=task.id, subtask_id=old.id, status=status)
             return new
 
-        return _again(once)
+        return repeat(once, on=_MET)
 
     def delete(self, user_id: UserId, task_id: str, *, version: int | None = None) -> None:
         """Delete a task: a tombstone first, then its subtasks; a sweep removes what a death in between left.
@@ -282,7 +281,7 @@ class TaskService:
 
         gone = GoneTask(user_id, TaskId(task_id))
         try:
-            _again(once)
+            repeat(once, on=_MET)
         except NotFound:
             if not (is_id(task_id) and self._store.is_gone(gone)):
                 raise
@@ -296,17 +295,6 @@ class TaskService:
         if version is not None and task.version != version:
             raise StaleVersion(f"Task {task.id} has version {task.version}")
         return task
-
-
-def _again(write: Callable[[], _T]) -> _T:
-    """Repeat a write that met another one on the same task."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return write()
-        except (StorageThrottled, TaskChanged) as exc:
-            logger.debug("task.write_repeated", cause=type(exc).__name__)
-            time.sleep(_PAUSE_S * 2**attempt)
-    return write()
 
 
 def task_view(task: Task) -> dict[str, object]:

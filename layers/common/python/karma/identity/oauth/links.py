@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
+from karma.core.ratelimit import Buckets
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import Caller, User
@@ -34,6 +35,7 @@ class LinkService:
         accounts: Accounts,
         logins: Logins,
         passwords: Passwords,
+        buckets: Buckets,
         clock: Clock,
     ) -> None:
         self._oauth = oauth
@@ -41,6 +43,7 @@ class LinkService:
         self._accounts = accounts
         self._logins = logins
         self._passwords = passwords
+        self._buckets = buckets
         self._clock = clock
 
     def begin(self, caller: Caller, provider: str, *, redirect: str | None, current_password: str | None) -> Begun:
@@ -49,6 +52,7 @@ class LinkService:
         Raises:
             Forbidden: the caller is an API key, has not verified the address, or does not prove to be there
                 (confirmation.confirm_presence).
+            RateLimited: too many passwords were wrong.
             ValidationFailed: the password is missing, or the page is none of ours.
             NotFound: no such provider, or the account is gone.
             ProviderNotConfigured, Upstream: the provider cannot be asked.
@@ -57,9 +61,11 @@ class LinkService:
         # A link outlives a reset of the password: who registered somebody else's address must not leave one behind.
         user.require_verified()
         confirm_presence(
+            user.id,
             password_hash=user.password_hash,
             given=current_password,
             passwords=self._passwords,
+            buckets=self._buckets,
             newest_login=lambda: self._logins.newest_login(user.id),
             now=self._clock.now(),
         )

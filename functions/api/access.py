@@ -1,0 +1,99 @@
+"""Who may do what how often: the dependencies of routes that let a caller pass."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.params import Depends as DependsParam
+from starlette.types import Scope
+
+from api.deps import billing, identity
+from api.deps.process import clock, settings
+from api.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, caller_address
+from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.errors import Forbidden
+from karma.core.observability import logger
+from karma.core.ratelimit import Decision, LocalBuckets, network_of
+from karma.identity.audit import Source
+from karma.identity.domain import Caller
+from karma.identity.limits import RULES, Throttle
+from karma.identity.permissions import canonical
+
+
+@cache
+def throttle() -> Throttle:
+    """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
+    return Throttle(
+        stored=DynamoBuckets(settings().identity_table),
+        local=LocalBuckets(),
+        clock=clock(),
+        plan_of=lambda user_id: billing.subscriptions().plan(user_id).name,
+    )
+
+
+def admit(scope: Scope, limit: str) -> None:
+    """Count a request whose limit is by network; those by account are counted by `permit`, which knows whose.
+
+    Raises:
+        RateLimited: too many.
+    """
+    if throttle().is_counted_by_network(limit):
+        _tell(scope, throttle().admit(limit, network=network_of(caller_address(scope))))
+
+
+def _tell(scope: Scope, decision: Decision) -> None:
+    if RULES[decision.limit.name].stored:  # what one process of many has counted helps nobody to plan
+        scope[LIMIT_HEADERS] = [(name.lower().encode(), value.encode()) for name, value in decision.headers()]
+
+
+class Permit:
+    """A dependency that lets a caller with one permission pass; `permission` "" asks only for a caller."""
+
+    def __init__(self, permission: str) -> None:
+        self.permission = canonical(permission) if permission else ""
+
+    async def __call__(self, request: Request) -> Caller:
+        """Return the caller.
+
+        Raises:
+            Unauthenticated: nobody, or nobody that can be believed.
+            Forbidden: known, and not allowed.
+        """
+        headers = request.headers
+        caller = identity.authenticator().authenticate(headers.get("authorization"), headers.get("x-api-key"))
+        request.scope[USER_ID] = caller.user_id
+        logger.append_keys(user_id=caller.user_id)
+        if self.permission and not caller.may(self.permission):
+            raise Forbidden("Insufficient permissions")
+        limit = request.scope["route"].limit
+        if not throttle().is_counted_by_network(limit):
+            _tell(request.scope, throttle().admit(limit, user_id=caller.user_id))
+        return caller
+
+
+def permit(permission: str) -> DependsParam:
+    """Let through whoever has a permission.
+
+    Written as `caller: Annotated[Caller, permit("device:read")]`.
+    """
+    depends: DependsParam = Depends(Permit(permission))
+    return depends
+
+
+CurrentCaller = Annotated[Caller, permit("")]
+
+
+_MAX_USER_AGENT_CHARS = 256
+
+
+async def _source(request: Request) -> Source:
+    agent = request.headers.get("user-agent", "")[:_MAX_USER_AGENT_CHARS]
+    return Source(
+        address=caller_address(request.scope) or None, user_agent=agent or None, request_id=request.scope[REQUEST_ID]
+    )
+
+
+RequestSource = Annotated[Source, Depends(_source)]
+"""Where the request came from, for the audit log."""

@@ -1,0 +1,44 @@
+"""The catalogue of agents, and runs."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps import configuration
+from api.deps.process import clock, settings
+from karma.core.dynamo.items import bind
+
+if TYPE_CHECKING:
+    from karma.agents.catalogue.service import Catalogue
+    from karma.agents.service import RunReader
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Show and change the agents that runs execute."""
+    from karma.agents.builtins import declared_tools
+    from karma.agents.catalogue.domain import MODELS
+    from karma.agents.catalogue.repository import DynamoAgentStore
+    from karma.agents.catalogue.service import Catalogue
+    from karma.agents.repository import AgentsItem
+
+    bind(AgentsItem, settings().agents_table)
+    tools = [tool.name for tool in declared_tools()]
+    return Catalogue(
+        DynamoAgentStore(),
+        clock(),
+        models=(settings().model_id, *MODELS),
+        tools=tools,
+        more_models=lambda: configuration.service().model_names(),
+    )
+
+
+@cache
+def runs() -> RunReader:
+    """Show runs and their logs."""
+    from karma.agents.repository import AgentsItem, DynamoRunStore
+    from karma.agents.service import RunReader
+
+    bind(AgentsItem, settings().agents_table)
+    return RunReader(DynamoRunStore())

@@ -1,0 +1,20 @@
+"""Avatars."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.avatars.service import AvatarService
+
+
+@cache
+def service() -> AvatarService:
+    """Create, show, change and delete avatars."""
+    from karma.avatars.repository import DynamoAvatarStore
+    from karma.avatars.service import AvatarService
+
+    return AvatarService(DynamoAvatarStore(settings().agents_table), clock())

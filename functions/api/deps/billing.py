@@ -1,0 +1,32 @@
+"""Plans, subscriptions, Stripe's events."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.billing.service import InboxKeeper, SubscriptionService
+
+
+@cache
+def subscriptions() -> SubscriptionService:
+    """Show plans and subscriptions."""
+    from karma.billing.repository.subscriptions import SubscriptionRepository
+    from karma.billing.service import SubscriptionService
+
+    return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
+
+
+@cache
+def inbox() -> InboxKeeper:
+    """Show and replay Stripe's events, for admins."""
+    from karma.billing.repository.inbox import InboxRepository
+    from karma.billing.service import InboxKeeper
+    from karma.integrations.sqs import SqsQueue
+
+    return InboxKeeper(
+        inbox=InboxRepository(settings().billing_table), queue=SqsQueue(settings().inbox_queue_url), clock=clock()
+    )

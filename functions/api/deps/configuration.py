@@ -1,0 +1,56 @@
+"""What administrators configure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps import agents
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.configuration.current import CurrentConfiguration
+    from karma.configuration.domain import Component as ConfiguredComponent
+    from karma.configuration.repository import ConfigurationRepository
+    from karma.configuration.service import ConfigurationService
+
+
+@cache
+def components() -> ConfigurationRepository:
+    """Bind the agents table, where components stand as well."""
+    from karma.configuration.repository import ConfigurationRepository
+
+    return ConfigurationRepository(settings().agents_table)
+
+
+@cache
+def built_in() -> Mapping[str, ConfiguredComponent]:
+    """List what code brings."""
+    from karma.agents.configurable import built_in_components
+
+    return built_in_components(settings().model_id)
+
+
+@cache
+def service() -> ConfigurationService:
+    """Show and change models, agents and tools."""
+    from karma.agents.catalogue.domain import MODELS
+    from karma.configuration.service import ConfigurationService
+
+    return ConfigurationService(
+        components(),
+        clock(),
+        built_in=built_in(),
+        models=tuple(dict.fromkeys((settings().model_id, *MODELS))),
+        has_agent=lambda name: agents.catalogue().has_name(name),
+        on_change=current().forget,
+    )
+
+
+@cache
+def current() -> CurrentConfiguration:
+    """Tell what is configured now."""
+    from karma.configuration.current import CurrentConfiguration
+
+    return CurrentConfiguration(components(), built_in=built_in())

@@ -1,0 +1,68 @@
+"""Devices, their commands and their telemetry."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.devices.commands import CommandService
+    from karma.devices.repository.dead_letters import DeadLetterRepository
+    from karma.devices.repository.devices import DeviceRepository
+    from karma.devices.service import DeviceService
+    from karma.devices.telemetry import TelemetryReader
+
+
+@cache
+def repository() -> DeviceRepository:
+    """Bind the devices table."""
+    from karma.devices.repository.devices import DeviceRepository
+
+    return DeviceRepository(settings().devices_table)
+
+
+@cache
+def service() -> DeviceService:
+    """Create, show, change and delete devices."""
+    from karma.devices.service import DeviceService
+    from karma.integrations.iot import IotRegistry
+
+    given = settings()
+    registry = IotRegistry(
+        policy_name=given.device_policy_name,
+        mqtt_host=given.mqtt_host,
+        mqtt_port=given.mqtt_port,
+        ca_pem=given.mqtt_ca_pem,
+    )
+    return DeviceService(repository(), registry, clock())
+
+
+@cache
+def commands() -> CommandService:
+    """Send commands to devices."""
+    from karma.devices.commands import CommandService
+    from karma.devices.repository.commands import CommandRepository
+    from karma.integrations.iot import IotPublisher
+
+    commands = CommandRepository(settings().devices_table)
+    publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
+    return CommandService(repository(), commands, publisher, clock())
+
+
+@cache
+def telemetry() -> TelemetryReader:
+    """Read telemetry back."""
+    from karma.devices.repository.telemetry import TelemetryRepository
+    from karma.devices.telemetry import TelemetryReader
+
+    return TelemetryReader(repository(), TelemetryRepository(settings().telemetry_table), clock())
+
+
+@cache
+def dead_letters() -> DeadLetterRepository:
+    """Read what devices sent and nobody could take."""
+    from karma.devices.repository.dead_letters import DeadLetterRepository
+
+    return DeadLetterRepository(settings().devices_table)

@@ -1,0 +1,41 @@
+"""What `/health` looks at."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from api.deps import files
+from api.deps.process import settings
+from karma.core import aws
+from karma.core.health import Component, Health
+
+
+@cache
+def probes() -> Health:
+    """Probe what the API rests on, and may reach."""
+    table = settings().identity_table
+    queue_url = settings().inbox_queue_url
+
+    def database() -> None:
+        aws.client("dynamodb").get_item(TableName=table, Key={"pk": {"S": "HEALTH"}, "sk": {"S": "HEALTH"}})
+
+    def queue() -> None:
+        aws.client("sqs").get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+
+    def storage() -> None:
+        files.store().probe()
+
+    def messaging() -> None:
+        aws.client("iot").describe_endpoint(endpointType="iot:Data-ATS")
+
+    return Health(
+        {
+            "database": Component(probe=database),
+            "cache": Component(probe=database, replaced="dynamodb"),
+            "redis": Component(probe=database, replaced="dynamodb"),
+            "queue": Component(probe=queue if queue_url else None),
+            "messaging": Component(probe=messaging),
+            "storage": Component(probe=storage),
+            "llm": Component(probe=None, note="models are called by the streaming function only"),
+        }
+    )

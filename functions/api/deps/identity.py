@@ -1,0 +1,205 @@
+"""Accounts, sessions, keys, and who calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps import mail
+from api.deps.process import clock, key_ring, newer_key_ring, settings
+from karma.core import secrets
+from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.dynamo.items import bind
+from karma.identity.audit import AuditReader
+from karma.identity.authentication import Authenticator
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.items import IdentityItem
+from karma.identity.repository.users import UserRepository
+
+if TYPE_CHECKING:
+    from karma.identity.accounts import AccountService
+    from karma.identity.administration import AdministrationService
+    from karma.identity.api_keys import ApiKeyService
+    from karma.identity.deletion import AccountDeletion
+    from karma.identity.oauth.links import LinkService
+    from karma.identity.oauth.service import OAuthService
+    from karma.identity.password_changes import PasswordService
+    from karma.identity.sessions import SessionService
+
+
+@cache
+def users() -> UserRepository:
+    """Bind the identity table."""
+    bind(IdentityItem, settings().identity_table)
+    return UserRepository()
+
+
+@cache
+def authenticator() -> Authenticator:
+    """Tell who calls."""
+    return Authenticator(
+        users=users(),
+        api_keys=ApiKeyRepository(),
+        key_ring=key_ring,
+        newer_key_ring=newer_key_ring,
+        clock=clock(),
+    )
+
+
+@cache
+def accounts() -> AccountService:
+    """Make and show accounts."""
+    from karma.identity.accounts import AccountService
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.one_time import OneTimeRepository
+
+    return AccountService(
+        accounts=users(),
+        tokens=OneTimeRepository(),
+        passwords=Argon2Passwords(),
+        post_office=mail.post_office(),
+        buckets=DynamoBuckets(settings().identity_table),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+@cache
+def password_changes() -> PasswordService:
+    """Reset and change passwords."""
+    from karma.identity.password_changes import PasswordService
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.one_time import OneTimeRepository
+
+    return PasswordService(
+        accounts=users(),
+        tokens=OneTimeRepository(),
+        passwords=Argon2Passwords(),
+        post_office=mail.post_office(),
+        buckets=DynamoBuckets(settings().identity_table),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+@cache
+def sessions() -> SessionService:
+    """Begin, continue and end sessions."""
+    from karma.identity.logins import LoginGuard
+    from karma.identity.passwords import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
+    from karma.identity.repository.sessions import SessionRepository
+    from karma.identity.sessions import SessionService
+
+    stored = SessionRepository()
+    return SessionService(
+        accounts=users(),
+        sessions=stored,
+        guard=LoginGuard(buckets=DynamoBuckets(settings().identity_table), networks=stored, clock=clock()),
+        passwords=Argon2Passwords(),
+        dummy_hash=DUMMY_HASH,
+        key_ring=key_ring,
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+@cache
+def oauth() -> OAuthService:
+    """Log people in through GitHub and Google."""
+    from karma.identity.oauth.domain import ProviderName
+    from karma.identity.oauth.service import OAuthService
+    from karma.identity.repository.oauth import OAuthRepository
+    from karma.integrations.oauth.client import credentials_from
+    from karma.integrations.oauth.github import GitHub
+    from karma.integrations.oauth.google import Google
+
+    given = settings()
+
+    def clients() -> Mapping[str, object]:
+        return secrets.get(given.oauth_secret_arn) if given.oauth_secret_arn else {}
+
+    return OAuthService(
+        providers={
+            ProviderName.GITHUB: GitHub(
+                credentials=credentials_from(clients, "github"), url=given.github_url, api_url=given.github_api_url
+            ),
+            ProviderName.GOOGLE: Google(
+                credentials=credentials_from(clients, "google"), issuer=given.google_issuer, clock=clock()
+            ),
+        },
+        flows=OAuthRepository(),
+        accounts=users(),
+        registration=accounts(),
+        sessions=sessions(),
+        api_url=given.api_url,
+        frontend_origins=[origin for origin in given.frontend_origins.split(",") if origin],
+        clock=clock(),
+    )
+
+
+@cache
+def links() -> LinkService:
+    """Link GitHub and Google to accounts whose owners are logged in."""
+    from karma.identity.oauth.links import LinkService
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.deletions import DeletionRepository
+    from karma.identity.repository.oauth import OAuthRepository
+
+    return LinkService(
+        oauth=oauth(),
+        flows=OAuthRepository(),
+        accounts=users(),
+        logins=DeletionRepository(),
+        passwords=Argon2Passwords(),
+        buckets=DynamoBuckets(settings().identity_table),
+        clock=clock(),
+    )
+
+
+@cache
+def api_keys() -> ApiKeyService:
+    """Make, list and revoke API keys."""
+    from karma.identity.api_keys import ApiKeyService
+
+    return ApiKeyService(api_keys=ApiKeyRepository(), owners=users(), clock=clock(), on_change=authenticator().forget)
+
+
+@cache
+def account_deletion() -> AccountDeletion:
+    """Delete accounts of those who ask for it."""
+    from karma.identity.deletion import AccountDeletion
+    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.repository.deletions import DeletionRepository
+    from karma.integrations.sqs import SqsQueue
+
+    users()
+    return AccountDeletion(
+        deletions=DeletionRepository(),
+        passwords=Argon2Passwords(),
+        buckets=DynamoBuckets(settings().identity_table),
+        queue=SqsQueue(settings().deletions_queue_url),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
+
+
+@cache
+def administration() -> AdministrationService:
+    """Manage other people's accounts."""
+    from karma.identity.administration import AdministrationService
+    from karma.identity.repository.directory import DirectoryRepository
+
+    users()
+    return AdministrationService(
+        accounts=DirectoryRepository(), registration=accounts(), clock=clock(), on_change=authenticator().forget
+    )
+
+
+@cache
+def audit() -> AuditReader:
+    """Show the audit log."""
+    from karma.identity.repository.audit import AuditRepository
+
+    users()
+    return AuditReader(log=AuditRepository(), clock=clock())

@@ -1,0 +1,22 @@
+"""The post office."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.mail.service import PostOffice
+
+
+@cache
+def post_office() -> PostOffice:
+    """See to it that written mails are sent."""
+    from karma.integrations.sqs import SqsQueue
+    from karma.mail.repository import OutboxRepository
+    from karma.mail.service import PostOffice
+
+    outbox = OutboxRepository(settings().identity_table)
+    return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=clock())

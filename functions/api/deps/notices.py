@@ -1,0 +1,20 @@
+"""What people are told."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.notices.service import NoticeService
+
+
+@cache
+def service() -> NoticeService:
+    """Show people what they were told."""
+    from karma.notices.repository import NoticeRepository
+    from karma.notices.service import NoticeService
+
+    return NoticeService(NoticeRepository(settings().identity_table), clock())

@@ -1,0 +1,40 @@
+"""What every request may need: settings, clock, keys."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from api.settings import Settings
+from karma.core import secrets
+from karma.core.clock import Clock, SystemClock
+from karma.core.cursors import CursorSigner
+from karma.core.settings import load
+from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
+
+
+@cache
+def settings() -> Settings:
+    """Read the environment once."""
+    return load(Settings)
+
+
+@cache
+def clock() -> Clock:
+    """Return the process's clock."""
+    return SystemClock()
+
+
+def key_ring() -> KeyRing:
+    """Return the signing keys, at most five minutes old."""
+    return KeyRing.parse(secrets.get(settings().auth_secret_arn))
+
+
+def newer_key_ring() -> KeyRing:
+    """Return the signing keys, at most thirty seconds old."""
+    return KeyRing.parse(secrets.get(settings().auth_secret_arn, max_age_s=NEWER_MAX_AGE_S))
+
+
+def cursor_signer() -> CursorSigner:
+    """Sign list cursors with the keys that sign tokens."""
+    ring = key_ring()
+    return CursorSigner(current=ring.current, keys=ring.keys)

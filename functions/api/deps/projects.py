@@ -1,0 +1,39 @@
+"""Projects and their members."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps import identity
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.projects.members import MemberService
+    from karma.projects.repository import ProjectRepository
+    from karma.projects.service import ProjectService
+
+
+@cache
+def repository() -> ProjectRepository:
+    """Bind the work table, and that of the accounts, which a project holds."""
+    from karma.projects.repository import ProjectRepository
+
+    identity.users()
+    return ProjectRepository(settings().work_table)
+
+
+@cache
+def service() -> ProjectService:
+    """Create, show, change and delete projects."""
+    from karma.projects.service import ProjectService
+
+    return ProjectService(repository(), clock())
+
+
+@cache
+def members() -> MemberService:
+    """Add, show, change and remove members of projects."""
+    from karma.projects.members import MemberService
+
+    return MemberService(repository(), identity.users(), clock())

@@ -1,0 +1,20 @@
+"""Tasks and their parts."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.deps.process import clock, settings
+
+if TYPE_CHECKING:
+    from karma.tasks.service import TaskService
+
+
+@cache
+def service() -> TaskService:
+    """Create, show, change and delete tasks."""
+    from karma.tasks.repository import DynamoTaskStore
+    from karma.tasks.service import TaskService
+
+    return TaskService(DynamoTaskStore(settings().work_table), clock())

@@ -1,0 +1,97 @@
+"""Where a list begins and goes on: what requests ask for, and what answers say of it.
+
+A cursor is signed with the keys of tokens and holds for one list of one caller, its scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from api.deps.process import cursor_signer
+from karma.core.errors import InvalidRequest
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+PageNumber = Annotated[int, Query(ge=1)]
+Offset = Annotated[int, Query(ge=0)]
+Cursor = Annotated[str, Query(max_length=2048)]
+
+DEFAULT_SIZE = 20
+
+
+def position(cursor: str | None, scope: str, *, of: type = object) -> dict[str, Any]:
+    """Return what a cursor was made of, {} without one.
+
+    Args:
+        cursor: the `next_cursor` of the page before.
+        scope: the list that it must be of.
+        of: what all values must be.
+
+    Raises:
+        InvalidRequest: INVALID_CURSOR: altered, of another list, or of other values.
+    """
+    if cursor is None:
+        return {}
+    found = cursor_signer().decode(cursor, scope=scope)
+    if not all(isinstance(value, of) for value in found.values()):
+        raise InvalidRequest("cursor: not readable", code="INVALID_CURSOR")
+    return found
+
+
+def next_cursor(following: Mapping[str, object] | None, scope: str) -> str | None:
+    """Sign the position behind a page; None at the end of the list, where it has no value."""
+    return cursor_signer().encode(following, scope=scope) if following and any(following.values()) else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part of a list that a request asks for: by page, by offset, or by cursor."""
+
+    scope: str
+    size: int
+    offset: int
+    after: Mapping[str, Any]
+    """What the cursor was made of; {} without one."""
+    page: int | None
+    """None when asked for by offset or by cursor."""
+
+    @classmethod
+    def of(
+        cls,
+        scope: str,
+        *,
+        page: int | None,
+        page_size: int | None,
+        limit: int | None,
+        offset: int | None,
+        cursor: str | None,
+    ) -> Place:
+        """Read what a request says; without any of it the first page of 20.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE: a cursor beside a page or an offset; INVALID_CURSOR: as `position`.
+        """
+        if cursor is not None and (offset is not None or page is not None):
+            raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
+        size = page_size or limit or DEFAULT_SIZE
+        numbered = cursor is None and offset is None
+        return cls(
+            scope=scope,
+            size=size,
+            offset=offset if offset is not None else ((page or 1) - 1) * size,
+            after=position(cursor, scope),
+            page=(page or 1) if numbered else None,
+        )
+
+    @property
+    def after_id(self) -> str:
+        """The id in the cursor of a list that goes on behind an id; "" at the beginning."""
+        return str(self.after.get("id", ""))
+
+    def told(self, following: Mapping[str, object] | None) -> dict[str, Any]:
+        """Return the fields of an answer that say which part it is, and how to go on."""
+        told = {"limit": self.size, "next_cursor": next_cursor(following, self.scope)}
+        return told if self.page is None else {**told, "page": self.page, "page_size": self.size}
