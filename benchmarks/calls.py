@@ -184,6 +184,12 @@ class Rows:
         yield from self._list("GET /config/{name}/history", f"{v1}/config/{_CONFIGURED}/history", {})
         yield from self._list("GET /notices", f"{v1}/notices", {})
         yield from self._list("GET /notices?unread=true", f"{v1}/notices", {"unread": "true"})
+        yield from self._list("GET /tasks", f"{v1}/tasks", {})
+        yield _Step("GET /tasks/{id}", "GET", f"{v1}/tasks/{first.task_id}")
+        yield _Step("GET /tasks/{id}/subtasks", "GET", f"{v1}/tasks/{first.task_id}/subtasks")
+        yield from self._list("GET /avatars", f"{v1}/avatars", {})
+        yield _Step("GET /avatars/{id}", "GET", f"{v1}/avatars/{first.avatar_id}")
+        yield _Step("GET /projects/{id}", "GET", f"{v1}/projects/{first.project_id}")
         yield _Step("GET /plans", "GET", f"{v1}/plans")
         yield _Step("GET /subscriptions/current", "GET", f"{v1}/subscriptions/current")
         yield from self._list("GET /billing/inbox", f"{v1}/billing/inbox", {})
@@ -218,6 +224,28 @@ class Rows:
         yield cost
         read = f"/api/v1/notices/{self._first.notice_id}/read"
         yield self._measure(meter, _Step("POST /notices/{id}/read, again", "POST", read))[0]
+        yield from self._changes_of_work(meter)
+
+    def _changes_of_work(self, meter: Meter) -> Iterator[Cost]:
+        cost, made = self._measure(meter, _Step("POST /tasks, with two parts", "POST", "/api/v1/tasks", body=_TASK))
+        yield cost
+        task, part = f"/api/v1/tasks/{made['task']['id']}", made["subtasks"][0]["id"]
+        yield self._measure(meter, _Step("PATCH /tasks/{id}", "PATCH", task, body={"title": "Other work"}))[0]
+        step = _Step(
+            "PATCH /tasks/{id}/subtasks/{id}", "PATCH", f"{task}/subtasks/{part}", body={"status": "in_progress"}
+        )
+        yield self._measure(meter, step)[0]
+        yield self._measure(meter, _Step("DELETE /tasks/{id}", "DELETE", task))[0]
+        cost, made = self._measure(meter, _Step("POST /avatars", "POST", "/api/v1/avatars", body=_AVATAR))
+        yield cost
+        avatar = f"/api/v1/avatars/{made['avatar']['id']}"
+        yield self._measure(meter, _Step("PATCH /avatars/{id}", "PATCH", avatar, body={"name": "Moss"}))[0]
+        yield self._measure(meter, _Step("DELETE /avatars/{id}", "DELETE", avatar))[0]
+        cost, made = self._measure(meter, _Step("POST /projects", "POST", "/api/v1/projects", body=_PROJECT))
+        yield cost
+        project = f"/api/v1/projects/{made['project']['id']}"
+        yield self._measure(meter, _Step("PATCH /projects/{id}", "PATCH", project, body={"progress": 50}))[0]
+        yield self._measure(meter, _Step("DELETE /projects/{id}", "DELETE", project))[0]
 
     # The first row of each kind, made as users, devices and Stripe make them.
 
@@ -244,6 +272,9 @@ class Rows:
         self._first.command_id = self.call(_Step("", "POST", commands, body=_COMMAND))["command"]["id"]
         made = self.call(_Step("", "POST", "/api/v1/agents", body=self._agent()))
         self._first.agent_id = made["agent"]["id"]
+        self._first.task_id = self.call(_Step("", "POST", "/api/v1/tasks", body=_TASK))["task"]["id"]
+        self._first.avatar_id = self.call(_Step("", "POST", "/api/v1/avatars", body=_AVATAR))["avatar"]["id"]
+        self._first.project_id = self.call(_Step("", "POST", "/api/v1/projects", body=_PROJECT))["project"]["id"]
         self._configure()
         self._notify()
         self._tell()
@@ -395,6 +426,9 @@ class Rows:
             if number % 4 == 0:
                 moment = epoch_ms(datetime.now(UTC))
                 yield from first.family("agents", f"AGENT#{first.agent_id}", {first.agent_id: new_id()})
+                yield from first.family("agents", f"AVATAR#{first.avatar_id}", {first.avatar_id: new_id()})
+                yield from first.family("work", f"PROJECT#{first.project_id}", {first.project_id: new_id()})
+                yield from first.family("work", f"TASK#{first.task_id}", {first.task_id: new_id()})
                 yield from first.family("agents", f"#{first.run_id}", {first.run_id: new_id()}, beside="SEG#")
                 yield "devices", first.copy("devices", first.command_id, new_id(), sort="CMD#")
                 yield "devices", self._letter(moment - number)
@@ -430,14 +464,33 @@ class Rows:
         counters = (
             ("devices", "COUNTER#devices", "device_counter", items // 8),
             ("agents", "COUNTER#runs", "run_counter", items // 4),
+            ("agents", "COUNTER#avatars", "avatar_counter", items // 4),
+            ("work", "COUNTER#tasks", "task_counter", items // 4),
         )
         for table, sk, kind, value in counters:
-            item = {"pk": {"S": f"USER#{self._first.user_id}"}, "sk": {"S": sk}, "type": {"S": kind}}
+            owner = {"avatar_counter": "AVATARS", "task_counter": "TASKS"}.get(kind, "USER")
+            item = {"pk": {"S": f"{owner}#{self._first.user_id}"}, "sk": {"S": sk}, "type": {"S": kind}}
             numbers = {"value": {"N": str(value)}, "schema": {"N": "1"}, "version": {"N": "1"}}
             self._client.put_item(TableName=self._tables[table], Item={**item, **numbers})
 
 
 _CONFIGURED = "controlDevice"
+_TASK = {
+    "title": "Water the plants",
+    "description": "Those of the north first, then the others; not those that were watered today. " * 3,
+    "subtasks": [
+        {"title": "Find the dry ones", "ref": "find", "description": "By their sensors. " * 10},
+        {"title": "Water them", "dependencies": ["find"], "description": "As long as they are dry. " * 10},
+    ],
+}
+_AVATAR = {
+    "name": "Fern",
+    "role": "gardener",
+    "description": "Keeps plants alive. " * 10,
+    "skills": ["watering"],
+    "system_prompt": "You keep plants alive. " * 20,
+}
+_PROJECT = {"name": "Greenhouse", "description": "All that grows in the north. " * 10}
 _COMMAND = {"command": "set_temperature", "params": {"celsius": 21.5}, "ttl_s": 3600}
 
 
@@ -453,6 +506,9 @@ class _First:
     agent_id: str = ""
     run_id: str = ""
     notice_id: str = ""
+    task_id: str = ""
+    avatar_id: str = ""
+    project_id: str = ""
     event_id: str = "evt_calls_000000000"
     items: dict[str, list[Attributes]] = field(default_factory=dict)
 
@@ -531,7 +587,7 @@ computed from item sizes by AWS's rules (`benchmarks/meter.py`).
 Not in the table, because its cost does grow: a list of devices by filter, by offset, or in an order other than by age
 or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md). Lists of agents by tag
 and of runs by agent count up to 1,000 rows for their `total` when it is more than a page, in one Query beside the
-page's own (docs/adr/0010-agent-catalogue.md).
+page's own (docs/adr/0010-agent-catalogue.md); so do lists of tasks by status, of projects and of their members.
 """
 
 

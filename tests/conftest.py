@@ -6,17 +6,16 @@ And what functions ask of AWS meanwhile is recorded: tests/support/recorded_call
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from tests.support.measuring import Measuring
 from tests.support.recorded_calls.plugin import CallsPlugin
 
 if TYPE_CHECKING:
@@ -36,11 +35,6 @@ _LONG_FILES = tuple(
     f"{HERE.name}/integration/{path}"
     for path in ("benchmarks/test_calls.py", "identity/test_deletion_interleavings.py", "api/test_crash.py")
 )
-_AGAIN = re.compile(
-    r"^tests/(e2e|infra|engines|fixtures|unit/(local|engines|support)|integration/(local|engines|benchmarks))/|^sdk/"
-    r"|/test_(\w*crash|hostile\w*|\w*races|\w*interleavings|bodies|matrix|refusals|log_hygiene)\.py::|[\[-]dynamodb_local\b"
-)
-"""Tests of other code, in other processes, or of what other tests do as well: in odder orders, with odder input."""
 _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract/stores/ministack")
 """One process takes all tests of an engine: it alone starts it, and knows in the end what was asked of it."""
 
@@ -85,21 +79,6 @@ def _portion(nodeid: str) -> str:
     return path
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure coverage only where a test may be the first to reach a line: it doubles what Python costs.
-
-    So the figure is a lower bound.
-    """
-    measured = Coverage.current()
-    if measured is None or not _AGAIN.search(item.nodeid):
-        return (yield)
-    measured.stop()
-    try:
-        return (yield)
-    finally:
-        measured.start()
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CallsPlugin(), "recorded-calls")
+    config.pluginmanager.register(Measuring(), "measuring")

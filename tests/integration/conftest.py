@@ -24,7 +24,7 @@ from botocore.config import Config
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
 from local.engine import Engine
-from tests.support import clients
+from tests.support import clients, passwords
 from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
@@ -181,13 +181,23 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
 def forget_process_state() -> None:
     """Drop AWS clients and everything that functions keep between invocations."""
     karma_aws.reset()
-    # Copies, made in one step: a function may still import something in a thread.
-    for name, module in sys.modules.copy().items():
-        if name.partition(".")[0] in HANDLER_PACKAGES:
-            for value in vars(module).copy().values():
-                clear = getattr(value, "cache_clear", None)
-                if callable(clear):
-                    clear()
+    # A copy, made in one step: a function may still import something in a thread.
+    for name in [name for name in sys.modules.copy() if name.startswith(HANDLER_PACKAGES)]:
+        for clear in _caches(name, len(vars(sys.modules[name]))):
+            clear()
+
+
+@functools.cache
+def _caches(module: str, names: int) -> list[Callable[[], None]]:
+    """What a module keeps that can be cleared; `names` is how many it has, which grows while it is imported."""
+    values = vars(sys.modules[module]).copy().values()
+    return [clear for value in values if callable(clear := getattr(value, "cache_clear", None))]
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the ring of unit tests and the deployed backend have the real ones."""
+    passwords.make_cheap(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
+import pytest
+
+from tests.support.passwords import make_cheap
 from tests.support.recorded_calls.recorder import install, recorder
 
 CRASH_EXIT = 86
@@ -248,6 +251,7 @@ def _serve(lines: io.BufferedRWPair, function: Callable[[Any, Any], Any], watch:
 def _be_the_root(entry: str) -> None:
     """Import the entry, then fork once a test: for the socket and the log that come over standard input."""
     install()
+    make_cheap(pytest.MonkeyPatch())
     function = _entry_function(entry)
     watch = _Watch()
     asked = socket.socket(fileno=os.dup(0))

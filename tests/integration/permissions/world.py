@@ -102,6 +102,10 @@ class Answered:
         return json.loads(self.text)["data"]
 
 
+_KEEPS_CALLERS = {"api": "api.deps.identity", "agent_stream": "agent_stream.deps"}
+"""Modules of the functions' composition roots."""
+
+
 @dataclass
 class World:
     """The people, what belongs to them, and both functions in this process."""
@@ -250,7 +254,7 @@ class World:
         before = directory.read_user(self.person(name).id)
         assert before is not None
         directory.change_account(before, replace(before, role=role), actor_id=None, entries=[])
-        importlib.import_module(f"{self.function}.deps").authenticator().forget(before.id)
+        importlib.import_module(_KEEPS_CALLERS[self.function]).authenticator().forget(before.id)
 
     def _stream(self, method: str, path: str, body: object, headers: Mapping[str, str]) -> Answered:
         from agent_stream import deps

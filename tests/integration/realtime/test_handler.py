@@ -184,7 +184,7 @@ class TestACrash:
                 socket.ask({"action": "subscribe", "channel": channel})
             return socket.event("$disconnect")
 
-        assert self.crash(socket, seed) >= 10
+        assert self.crash(socket, seed) >= 8
 
 
 def _steady(item: dict[str, Any]) -> dict[str, Any]:
