@@ -426,9 +426,6 @@ class Rows:
             if number % 4 == 0:
                 moment = epoch_ms(datetime.now(UTC))
                 yield from first.family("agents", f"AGENT#{first.agent_id}", {first.agent_id: new_id()})
-                yield from first.family("agents", f"AVATAR#{first.avatar_id}", {first.avatar_id: new_id()})
-                yield from first.family("work", f"PROJECT#{first.project_id}", {first.project_id: new_id()})
-                yield from first.family("work", f"TASK#{first.task_id}", {first.task_id: new_id()})
                 yield from first.family("agents", f"#{first.run_id}", {first.run_id: new_id()}, beside="SEG#")
                 yield "devices", first.copy("devices", first.command_id, new_id(), sort="CMD#")
                 yield "devices", self._letter(moment - number)
@@ -436,6 +433,9 @@ class Rows:
                 changed = {first.device_id: new_id(), first.serial: f"EOS-CLONE-{number:06d}"}
                 yield from first.family("devices", f"DEVICE#{first.device_id}", changed)
                 yield from first.family("devices", f"THING#{first.serial}", changed)
+                yield from first.family("agents", f"AVATAR#{first.avatar_id}", {first.avatar_id: new_id()})
+                yield from first.family("work", f"PROJECT#{first.project_id}", {first.project_id: new_id()})
+                yield from first.family("work", f"TASK#{first.task_id}", {first.task_id: new_id()})
 
     def _copies_in_telemetry(self, number: int) -> Iterator[tuple[str, Attributes]]:
         if number < _BATCHES_SHOWN:
@@ -464,8 +464,8 @@ class Rows:
         counters = (
             ("devices", "COUNTER#devices", "device_counter", items // 8),
             ("agents", "COUNTER#runs", "run_counter", items // 4),
-            ("agents", "COUNTER#avatars", "avatar_counter", items // 4),
-            ("work", "COUNTER#tasks", "task_counter", items // 4),
+            ("agents", "COUNTER#avatars", "avatar_counter", items // 8),
+            ("work", "COUNTER#tasks", "task_counter", items // 8),
         )
         for table, sk, kind, value in counters:
             owner = {"avatar_counter": "AVATARS", "task_counter": "TASKS"}.get(kind, "USER")

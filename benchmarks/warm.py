@@ -188,7 +188,7 @@ class _Frozen:
 
 def api(world: World) -> list[Row]:
     """The API around its services: a list of 20 devices, and a POST; beside a bare handler with the same models."""
-    from api import deps
+    from api.deps import devices
     from api.handler import lambda_handler
     from karma.devices.schemas import CreatedDeviceData, CreateDeviceRequest, DeviceListData
 
@@ -199,9 +199,9 @@ def api(world: World) -> list[Row]:
         "location": {"room": "1"}, "tags": ["a", "b"],
     }  # fmt: skip
     creating = http_event("POST", "/api/v1/devices", body=json.dumps(body).encode(), headers=authorization)
-    real = deps.devices.service
+    real = devices.service
     service = _Frozen(real())
-    deps.devices.service = lambda: service  # type: ignore[assignment]
+    devices.service = lambda: service  # type: ignore[assignment]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             shown = _data(lambda_handler(listing, Context()))
@@ -219,7 +219,7 @@ def api(world: World) -> list[Row]:
         get, get_bare = beside(lambda: lambda_handler(listing, Context()), bare_list, times=150)
         post, post_bare = beside(lambda: lambda_handler(creating, Context()), bare_create, times=150)
     finally:
-        deps.devices.service = real
+        devices.service = real
     return [
         Row("api", "warm: authenticated GET of 20 devices, CPU", f"bare + pydantic {get_bare:.0f} us",
             f"{get:.0f} us, {get / get_bare:.1f}x", "<= 3.2x", get / get_bare <= 3.2),

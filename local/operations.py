@@ -64,10 +64,10 @@ class Operations:
             LocalError: the address or the password is not accepted.
         """
         self._become("FunctionApi")
-        from api import deps
+        from api.deps import identity
 
         with _translated():
-            return str(deps.identity.administration().make_admin(email=email, password=password, name=name).id)
+            return str(identity.administration().make_admin(email=email, password=password, name=name).id)
 
     def replay_event(self, event_id: str) -> None:
         """Have a stored Stripe event handled once more.

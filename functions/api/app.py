@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from api import deps, openapi
+from api import openapi
 from api.access import admit
+from api.deps import process
 from api.dispatch import Dispatch
 from api.edge import Edge
 from api.presenters import bare
@@ -51,9 +52,7 @@ class Api(FastAPI):
 
     def build_middleware_stack(self) -> Edge:
         """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
-        return Edge(
-            Dispatch(self.router.routes, admit=admit), clock=deps.process.clock(), origin_secrets=_origin_secrets
-        )
+        return Edge(Dispatch(self.router.routes, admit=admit), clock=process.clock(), origin_secrets=_origin_secrets)
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -88,4 +87,4 @@ def _mount(app: FastAPI, module: ModuleType) -> None:
 
 
 def _origin_secrets() -> tuple[str, ...]:
-    return secrets.strings(deps.process.settings().origin_secret_arn, "secrets")
+    return secrets.strings(process.settings().origin_secret_arn, "secrets")

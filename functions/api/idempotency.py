@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from api import deps
+from api.deps import process
 from api.presenters import ok
 from karma.core import aws
 from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
@@ -101,7 +101,7 @@ def _run(
 
     owner = caller.user_id if caller else "ANYONE"
     store = DynamoDBPersistenceLayer(
-        table_name=deps.process.settings().identity_table,
+        table_name=process.settings().identity_table,
         key_attr="pk",
         sort_key_attr="sk",
         static_pk_value=f"IDEMPOTENCY#{owner}",
@@ -142,7 +142,7 @@ def _run(
 
 def _fingerprints(body: bytes) -> Iterator[str]:
     """Yield the body's keyed hash by the current key, then by the others: the first request may be older than it."""
-    ring = deps.process.key_ring()
+    ring = process.key_ring()
     for kid in sorted(ring.keys, key=lambda kid: kid != ring.current):
         yield hmac.digest(ring.keys[kid].encode(), b"karma-idempotency\0" + body, hashlib.sha256).hex()
 

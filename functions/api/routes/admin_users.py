@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from api import deps
 from api.access import RequestSource, permit
+from api.deps import identity
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
@@ -40,7 +40,7 @@ async def list_users(
     scope = f"users:{caller.user_id}:{role}:{disabled}:{text}"
     after = position(cursor, scope, of=str).get("after")
     asked = AccountFilter(role=role, disabled=disabled)
-    page = deps.identity.administration().users(asked, text=text, limit=limit, after=after)
+    page = identity.administration().users(asked, text=text, limit=limit, after=after)
     return ok(
         {
             "users": [managed_user_view(user) for user in page.users],
@@ -55,7 +55,7 @@ async def list_users(
 @router.get("/users/{user_id}", responses=answers(ManagedUserData, errors=(404,)))
 async def get_user(user_id: str, _: Administrator) -> Response:
     """Show an account; the ETag is its version."""
-    return _user(deps.identity.administration().user(user_id))
+    return _user(identity.administration().user(user_id))
 
 
 @router.patch("/users/{user_id}", responses=answers(ManagedUserData, errors=(404, 409)))
@@ -69,7 +69,7 @@ async def change_user(
     """
     if body.role is None and body.disabled is None:
         raise ValidationFailed.of("role", "give a role, disabled, or both")
-    changed = deps.identity.administration().change_user(
+    changed = identity.administration().change_user(
         caller,
         user_id,
         role=body.role,

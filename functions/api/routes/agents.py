@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import agents
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -49,7 +49,7 @@ async def list_agents(
     place = Place.of(
         f"agents:{caller.user_id}:{tag}", page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor
     )
-    found = deps.agents.catalogue().list(limit=place.size, offset=place.offset, after=place.after_id, tag=tag)
+    found = agents.catalogue().list(limit=place.size, offset=place.offset, after=place.after_id, tag=tag)
     data = {
         "agents": [summary_view(agent) for agent in found.agents],
         "total": found.total,
@@ -64,7 +64,7 @@ async def list_agents_by_number(_: Reader, tag: Tag = "", limit: Limit = 20, off
     """List the catalogue as the Agio API does."""
     from karma.agents.catalogue.service import summary_view
 
-    found = deps.agents.catalogue().list(limit=limit, offset=offset, tag=tag)
+    found = agents.catalogue().list(limit=limit, offset=offset, tag=tag)
     items = [summary_view(agent) for agent in found.agents]
     page = {"total": found.total, "items": items, "limit": limit, "offset": offset}
     return bare({**page, "has_more": offset + limit < found.total})
@@ -82,7 +82,7 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Res
 
     def create() -> Outcome:
         token = request_token(request, caller) or ""
-        made = deps.agents.catalogue().create(body.spec(), request_token=token)
+        made = agents.catalogue().create(body.spec(), request_token=token)
         return Outcome(status=201, data=_data(made))
 
     return await once(request, caller, create)
@@ -92,7 +92,7 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Res
 @agio.get("/agents/{agent_id}", operation_id="agio_get_agent", responses=answers(AgentView, errors=(404,), bare=True))
 async def get_agent(agent_id: str, _: Reader) -> Response:
     """Show an agent; the ETag is its version."""
-    return _agent(deps.agents.catalogue().get(agent_id))
+    return _agent(agents.catalogue().get(agent_id))
 
 
 @router.put("/agents/{agent_id}", responses=answers(AgentData, errors=(403, 404, 409)))
@@ -109,7 +109,7 @@ async def replace_agent(
 ) -> Response:
     """Replace an agent's configuration; with `version` or If-Match only if nobody else has changed it since."""
     version = expected_version(if_match, body.version)
-    return _agent(deps.agents.catalogue().replace(agent_id, body.spec(), version=version))
+    return _agent(agents.catalogue().replace(agent_id, body.spec(), version=version))
 
 
 @router.delete("/agents/{agent_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
@@ -121,7 +121,7 @@ async def replace_agent(
 )
 async def delete_agent(agent_id: str, _: Deleter, if_match: IfMatch = None) -> Response:
     """Delete an agent; its name is free again, its runs stay."""
-    deps.agents.catalogue().delete(agent_id, version=expected_version(if_match))
+    agents.catalogue().delete(agent_id, version=expected_version(if_match))
     return no_content()
 
 

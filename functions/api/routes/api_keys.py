@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import RequestSource, permit
+from api.deps import identity
 from api.idempotency import Outcome, once, request_token
 from api.openapi import answers
 from api.presenters import no_content, ok
@@ -25,7 +25,7 @@ async def create_api_key(
     """Make a key; it is shown this once. Needs a token: a key makes no keys."""
 
     def create() -> Outcome:
-        made = deps.identity.api_keys().create_api_key(
+        made = identity.api_keys().create_api_key(
             caller,
             name=body.name,
             scopes=frozenset(body.scopes),
@@ -42,7 +42,7 @@ async def create_api_key(
 @router.get("/api-keys", responses=answers(ApiKeyListData))
 async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> Response:
     """List the caller's keys, newest first, without their secrets; `last_used_at` is noted once an hour."""
-    found = deps.identity.api_keys().list_api_keys(caller)
+    found = identity.api_keys().list_api_keys(caller)
     return ok({"api_keys": [api_key_view(key) for key in found], "total": len(found)})
 
 
@@ -51,5 +51,5 @@ async def revoke_api_key(
     key_id: str, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
 ) -> Response:
     """Revoke a key; processes that just saw it refuse it within a minute."""
-    deps.identity.api_keys().revoke_api_key(caller, key_id, source=source)
+    identity.api_keys().revoke_api_key(caller, key_id, source=source)
     return no_content()

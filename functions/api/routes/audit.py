@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import identity
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
@@ -39,6 +39,6 @@ async def list_audit_entries(
     scope = f"audit:{caller.user_id}:{event}:{from_}:{to}:{user_id}:{day}"
     below = position(cursor, scope, of=str).get("below")
     asked = AuditQuery(limit=limit, below=below, event=event, since=from_, until=to)
-    page = deps.identity.audit().entries(caller, asked, user_id=user_id, day=day)
+    page = identity.audit().entries(caller, asked, user_id=user_id, day=day)
     entries = [audit_entry_view(entry) for entry in page.entries]
     return ok({"entries": entries, "limit": limit, "next_cursor": next_cursor({"below": page.below}, scope)})

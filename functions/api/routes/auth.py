@@ -3,8 +3,8 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import CurrentCaller, RequestSource
+from api.deps import identity, process
 from api.idempotency import Outcome, once
 from api.openapi import answers
 from api.presenters import no_content, ok
@@ -32,7 +32,7 @@ async def register(request: Request, body: Register, source: RequestSource) -> R
     """Make an account; the address must be new, and is sent a link that verifies it."""
 
     def create() -> Outcome:
-        user = deps.identity.accounts().register(
+        user = identity.accounts().register(
             email=body.email, password=body.password, name=body.name, locale=body.locale, source=source
         )
         return Outcome(status=201, data={"user": user_view(user)})
@@ -43,7 +43,7 @@ async def register(request: Request, body: Register, source: RequestSource) -> R
 @router.post("/auth/login", limit="auth", responses=answers(LoginData, errors=(401,)))
 async def log_in(body: LogIn, source: RequestSource) -> Response:
     """Trade address and password for an access token (30 minutes) and a refresh token (30 days)."""
-    user, tokens = deps.identity.sessions().log_in(email=body.email, password=body.password, source=source)
+    user, tokens = identity.sessions().log_in(email=body.email, password=body.password, source=source)
     return ok({**tokens_view(tokens), "user": user_view(user)})
 
 
@@ -53,59 +53,55 @@ async def refresh(body: Refresh, source: RequestSource) -> Response:
 
     A repeat within 10 seconds gets the same refresh token while that is unused; any later use ends the session.
     """
-    return ok(tokens_view(deps.identity.sessions().refresh(body.refresh_token, source=source)))
+    return ok(tokens_view(identity.sessions().refresh(body.refresh_token, source=source)))
 
 
 @router.post("/auth/logout", status_code=204, responses=answers(status=204, errors=(403,)))
 async def log_out(body: Refresh, caller: CurrentCaller, source: RequestSource) -> Response:
     """End the session of a refresh token; access tokens run out by themselves within 30 minutes."""
-    deps.identity.sessions().log_out(caller, body.refresh_token, source=source)
+    identity.sessions().log_out(caller, body.refresh_token, source=source)
     return no_content()
 
 
 @router.post("/auth/logout-all", status_code=204, responses=answers(status=204, errors=(403,)))
 async def log_out_everywhere(caller: CurrentCaller, source: RequestSource) -> Response:
     """End every session of the caller, access tokens included; those are refused everywhere within a minute."""
-    deps.identity.sessions().log_out_everywhere(caller, source=source)
+    identity.sessions().log_out_everywhere(caller, source=source)
     return no_content()
 
 
 @router.post("/auth/verify-email", limit="auth", status_code=204, responses=answers(status=204, errors=(409, 410)))
 async def verify_email(body: OneTime, source: RequestSource) -> Response:
     """Verify an address by the token of a link: of registration, or of a change of address, which it completes."""
-    deps.identity.accounts().verify_email(token=body.token, source=source)
+    identity.accounts().verify_email(token=body.token, source=source)
     return no_content()
 
 
 @router.post("/auth/verify-email/resend", status_code=202, responses=answers(AcceptedData, status=202))
 async def resend_verification(caller: CurrentCaller) -> Response:
     """Send the link again; to an address that is verified nothing is sent."""
-    deps.identity.accounts().resend_verification(caller)
+    identity.accounts().resend_verification(caller)
     return ok({"accepted": True}, 202)
 
 
 @router.post("/auth/forgot-password", limit="auth", status_code=202, responses=answers(AcceptedData, status=202))
 async def forgot_password(body: ForgotPassword) -> Response:
     """Send a link that sets a new password, if the address has an account; the answer does not say."""
-    deps.identity.password_changes().forgot(email=body.email)
+    identity.password_changes().forgot(email=body.email)
     return ok({"accepted": True}, 202)
 
 
 @router.post("/auth/reset-password", limit="auth", status_code=204, responses=answers(status=204, errors=(410,)))
 async def reset_password(body: ResetPassword, source: RequestSource) -> Response:
     """Set a new password by the token of a link; every session ends, and the address counts as verified."""
-    deps.identity.password_changes().reset(token=body.token, password=body.password, source=source)
+    identity.password_changes().reset(token=body.token, password=body.password, source=source)
     return no_content()
 
 
 @router.post("/auth/change-password", responses=answers(TokensOut, errors=(403, 409)))
 async def change_password(body: ChangePassword, caller: CurrentCaller, source: RequestSource) -> Response:
     """Change the password; every session ends, and the answer has the tokens of a new one. Needs a token, not a key."""
-    user = deps.identity.password_changes().change(
+    user = identity.password_changes().change(
         caller, current_password=body.current_password, password=body.password, source=source
     )
-    return ok(
-        tokens_view(
-            deps.identity.sessions().start(user, method="password", source=source, now=deps.process.clock().now())
-        )
-    )
+    return ok(tokens_view(identity.sessions().start(user, method="password", source=source, now=process.clock().now())))

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import avatars
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -31,7 +31,7 @@ async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer
 
     def create() -> Outcome:
         token = request_token(request, caller) or ""
-        made = deps.avatars.service().create(caller.user_id, body.new(), request_token=token)
+        made = avatars.service().create(caller.user_id, body.new(), request_token=token)
         return Outcome(status=201, data={"avatar": avatar_view(made)})
 
     return await once(request, caller, create)
@@ -52,7 +52,7 @@ async def list_avatars(
 
     scope = f"avatars:{caller.user_id}:{order}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
-    found = deps.avatars.service().list(
+    found = avatars.service().list(
         caller.user_id,
         limit=place.size,
         offset=place.offset,
@@ -71,7 +71,7 @@ async def list_avatars(
 @router.get("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404,)))
 async def get_avatar(avatar_id: str, caller: Reader) -> Response:
     """Show an avatar; the ETag is its version."""
-    return _avatar(deps.avatars.service().get(caller.user_id, avatar_id))
+    return _avatar(avatars.service().get(caller.user_id, avatar_id))
 
 
 @router.patch("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404, 409)))
@@ -81,13 +81,13 @@ async def change_avatar(avatar_id: str, body: ChangeAvatarBody, caller: Writer, 
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _avatar(deps.avatars.service().change(caller.user_id, avatar_id, body.changes(), version=version))
+    return _avatar(avatars.service().change(caller.user_id, avatar_id, body.changes(), version=version))
 
 
 @router.delete("/avatars/{avatar_id}", status_code=204, responses=answers(status=204, errors=(404, 409)))
 async def delete_avatar(avatar_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete an avatar."""
-    deps.avatars.service().delete(caller.user_id, avatar_id, version=expected_version(if_match))
+    avatars.service().delete(caller.user_id, avatar_id, version=expected_version(if_match))
     return no_content()
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import billing
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
@@ -23,14 +23,14 @@ router = Router("billing")
 @router.get("/plans", limit="public", responses=answers(PlanListData))
 async def list_plans() -> Response:
     """List the plans on offer now, smallest first. Public."""
-    plans = [plan_view(plan) for plan in deps.billing.subscriptions().catalog().plans]
+    plans = [plan_view(plan) for plan in billing.subscriptions().catalog().plans]
     return ok({"plans": plans, "total": len(plans)})
 
 
 @router.get("/subscriptions/current", responses=answers(CurrentSubscriptionData))
 async def current_subscription(caller: Annotated[Caller, permit("billing:read")]) -> Response:
     """Show the caller's subscription; the free plan when nothing was ever bought."""
-    service = deps.billing.subscriptions()
+    service = billing.subscriptions()
     return ok({"subscription": subscription_view(service.current(caller.user_id), at=service.now())})
 
 
@@ -43,7 +43,7 @@ async def list_inbox(
 ) -> Response:
     """List Stripe's events that wait to be handled, or that were closed because no user is known for them."""
     scope = f"billing-inbox:{status}:{caller.user_id}"
-    page = deps.billing.inbox().page(
+    page = billing.inbox().page(
         unlinked=status == "unlinked", limit=limit, start=position(cursor, scope, of=str) or None
     )
     return ok(
@@ -60,7 +60,7 @@ async def list_inbox(
 )
 async def replay_event(event_id: str, caller: Annotated[Caller, permit("billing:admin")]) -> Response:  # noqa: ARG001
     """Handle a stored event again, whatever became of it before; repeating this is harmless."""
-    deps.billing.inbox().replay(event_id)
+    billing.inbox().replay(event_id)
     return ok({"event_id": event_id, "queued": True}, 202)
 
 

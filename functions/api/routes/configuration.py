@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import configuration
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
@@ -42,7 +42,7 @@ async def list_configs(_: Reader, type_: Annotated[ComponentType | None, Query(a
     """List the models, agents and tools that can be configured, those that code brings at version 0."""
     from karma.configuration.service import listed_view
 
-    found = deps.configuration.service().components(type_)
+    found = configuration.service().components(type_)
     return ok({"total": len(found), "configs": [listed_view(each) for each in found]})
 
 
@@ -56,7 +56,7 @@ async def get_config(component_name: str, _: Reader) -> Response:
     """Show a component; the ETag is its version."""
     from karma.configuration.service import component_view
 
-    found = deps.configuration.service().get(component_name)
+    found = configuration.service().get(component_name)
     view = component_view(found)
     return ok(view if style.get() == "agio" else {"config": view}, headers=etag(found.version))
 
@@ -72,7 +72,7 @@ async def put_config(component_name: str, body: ConfigBody, caller: Writer, if_m
 
     New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION.
     """
-    found = deps.configuration.service().put(
+    found = configuration.service().put(
         component_name,
         body.config,
         by=caller.user_id,
@@ -91,7 +91,7 @@ async def put_config(component_name: str, body: ConfigBody, caller: Writer, if_m
 )
 async def delete_config(component_name: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete what was written of a component; of one that is built in, what code brings stands again."""
-    deps.configuration.service().delete(component_name, by=caller.user_id, version=expected_version(if_match))
+    configuration.service().delete(component_name, by=caller.user_id, version=expected_version(if_match))
     return no_content()
 
 
@@ -106,7 +106,7 @@ async def list_config_history(
     from karma.configuration.service import change_view
 
     scope = f"config-history:{caller.user_id}:{component_name}"
-    page = deps.configuration.service().history(
+    page = configuration.service().history(
         component_name, limit=limit, below=position(cursor, scope, of=int).get("below")
     )
     data = {
@@ -126,7 +126,7 @@ async def list_config_history_by_number(
     """List the changes of a component as the Agio API does, newest first."""
     from karma.configuration.service import change_view
 
-    page = deps.configuration.service().history(component_name, limit=limit, offset=offset)
+    page = configuration.service().history(component_name, limit=limit, offset=offset)
     data = {
         "component_name": component_name,
         "history": [change_view(change) for change in page.changes],
@@ -147,7 +147,7 @@ async def rollback_config(
     component_name: str, body: RollbackBody, caller: Writer, if_match: IfMatch = None
 ) -> Response:
     """Make a component what it was after a change; a repeat changes nothing."""
-    found = deps.configuration.service().rollback(
+    found = configuration.service().rollback(
         component_name, to=body.version, by=caller.user_id, version=expected_version(if_match)
     )
     return _changed(found, f"Configuration rolled back to version {body.version}")

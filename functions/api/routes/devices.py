@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import devices, process
 from api.idempotency import Outcome, once
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -50,7 +50,7 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
     new = NewDevice(**fields, tags=tuple(body.tags))
 
     def create() -> Outcome:
-        made = deps.devices.service().create(
+        made = devices.service().create(
             caller.user_id, new, csr=body.csr or "", idempotency_key=request.headers.get("idempotency-key", "")
         )
         return Outcome(status=201, data=made.to_json(), secret_id=made.view.device.id)
@@ -85,7 +85,7 @@ async def list_devices(
         status=status,
         model=model,
     )
-    found = deps.devices.service().list(caller.user_id, query)
+    found = devices.service().list(caller.user_id, query)
     data: dict[str, Any] = {
         "devices": [view.to_json() for view in found.devices],
         "total": found.total,
@@ -98,7 +98,7 @@ async def list_devices(
 @router.get("/devices/{device_id}", responses=answers(DeviceData, errors=(404,)))
 async def get_device(device_id: str, caller: Reader) -> Response:
     """Show a device with its status and newest values; the ETag is its version."""
-    return _device(deps.devices.service().get(caller.user_id, device_id))
+    return _device(devices.service().get(caller.user_id, device_id))
 
 
 @router.patch("/devices/{device_id}", responses=answers(DeviceData, errors=(404, 409)))
@@ -114,20 +114,20 @@ async def change_device(
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _device(deps.devices.service().change(caller.user_id, device_id, given, version=version))
+    return _device(devices.service().change(caller.user_id, device_id, given, version=version))
 
 
 @router.delete("/devices/{device_id}", status_code=204, responses=answers(status=204, errors=(404,)))
 async def delete_device(device_id: str, caller: Writer) -> Response:
     """Delete a device, its certificates and its data; its serial number is free again."""
-    deps.devices.service().delete(caller.user_id, device_id)
+    devices.service().delete(caller.user_id, device_id)
     return no_content()
 
 
 @router.get("/devices/{device_id}/latest", responses=answers(LatestData, errors=(404,)))
 async def latest_values(device_id: str, caller: Reader) -> Response:
     """Show the newest value of each metric."""
-    view = deps.devices.service().get(caller.user_id, device_id)
+    view = devices.service().get(caller.user_id, device_id)
     seen = view.latest.last_seen_ms
     return ok(
         {
@@ -164,7 +164,7 @@ async def read_telemetry(
         limit=limit,
         after=position(cursor, scope) or None,
     )
-    found = deps.devices.telemetry().points(caller.user_id, device_id, query)
+    found = devices.telemetry().points(caller.user_id, device_id, query)
     return ok(
         {
             "points": found.points,
@@ -181,10 +181,10 @@ async def list_dead_letters(
 ) -> Response:
     """List what the device sent and nobody could read, newest first, for two weeks."""
     scope = f"dead-letters:{caller.user_id}:{device_id}"
-    view = deps.devices.service().get(caller.user_id, device_id)
+    view = devices.service().get(caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
-    now_s = deps.process.clock().now().timestamp()
-    found, more = deps.devices.dead_letters().page(view.device.id, limit=limit, after=after, now_s=now_s)
+    now_s = process.clock().now().timestamp()
+    found, more = devices.dead_letters().page(view.device.id, limit=limit, after=after, now_s=now_s)
     return ok(
         {
             "dead_letters": [letter.to_json() for letter in found],
@@ -204,7 +204,7 @@ async def send_command(request: Request, device_id: str, body: SendCommandReques
     """Send a command; with `wait_s` the answer waits for the device's, and shows the command as it is then."""
 
     def create() -> Outcome:
-        service = deps.devices.commands()
+        service = devices.commands()
         sent = service.send(
             caller.user_id,
             device_id,
@@ -229,7 +229,7 @@ async def list_commands(
     """List a device's commands, newest first; they are kept for 30 days."""
     scope = f"commands:{caller.user_id}:{device_id}"
     after = str(position(cursor, scope).get("id", ""))
-    found, more = deps.devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
+    found, more = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
     return ok(
         {
             "commands": [command.to_json() for command in found],
@@ -244,7 +244,7 @@ async def get_command(
     device_id: str, command_id: str, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=20)] = 0
 ) -> Response:
     """Show a command; with `wait_s` once it is over, or as it is then."""
-    service = deps.devices.commands()
+    service = devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
     if wait_s:
         command = service.wait(caller.user_id, command, timeout_s=wait_s)
@@ -254,7 +254,7 @@ async def get_command(
 @router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(CommandData, errors=(404, 409)))
 async def cancel_command(device_id: str, command_id: str, caller: Controller) -> Response:
     """Cancel a command that has not been sent yet."""
-    return ok(_command_data(deps.devices.commands().cancel(caller.user_id, device_id, command_id)))
+    return ok(_command_data(devices.commands().cancel(caller.user_id, device_id, command_id)))
 
 
 def _device(view: DeviceView) -> Response:

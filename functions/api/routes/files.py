@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import files, process
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -46,7 +46,7 @@ async def create_file(request: Request, device_id: str, body: CreateFileRequest,
     """Begin an upload: the name is taken for 24 hours, the bytes go to the URLs that `parts` gives."""
 
     def create() -> Outcome:
-        file = deps.files.uploads().create(
+        file = files.uploads().create(
             caller.user_id, device_id, NewFile(**body.model_dump()), request_token=request_token(request, caller)
         )
         return Outcome(status=201, data={"file_id": file.id, "file": file.to_json(), "upload": file.upload_json()})
@@ -57,14 +57,14 @@ async def create_file(request: Request, device_id: str, body: CreateFileRequest,
 @router.post(f"{_FILE}/parts", responses=answers(PartsData, errors=(404, 409, 503)))
 async def sign_parts(device_id: str, file_id: str, body: PartsRequest, caller: Writer) -> Response:
     """Give a URL for each part: a PUT of exactly its bytes and headers, for 15 minutes, as often as needed."""
-    urls = deps.files.uploads().parts(caller.user_id, device_id, file_id, body.part_numbers, body.checksums or {})
-    return ok({"parts": [url.to_json() for url in urls], "expires_at": expires_at(deps.process.clock())})
+    urls = files.uploads().parts(caller.user_id, device_id, file_id, body.part_numbers, body.checksums or {})
+    return ok({"parts": [url.to_json() for url in urls], "expires_at": expires_at(process.clock())})
 
 
 @router.post(f"{_FILE}/complete", status_code=202, responses=answers(FileData, status=202, errors=(404, 409, 503)))
 async def complete_file(device_id: str, file_id: str, caller: Writer) -> Response:
     """End an upload; the file is `verifying`, then `ready` and listed, or `rejected` with the reason."""
-    return ok({"file": deps.files.uploads().complete(caller.user_id, device_id, file_id).to_json()}, 202)
+    return ok({"file": files.uploads().complete(caller.user_id, device_id, file_id).to_json()}, 202)
 
 
 @router.get("/devices/{device_id}/files", responses=answers(FileListData, errors=(400, 404)))
@@ -90,7 +90,7 @@ async def list_files(
         category=category,
         after=position(cursor, scope) or None,
     )
-    found = deps.files.service().list(caller.user_id, device_id, query)
+    found = files.service().list(caller.user_id, device_id, query)
     return ok(
         {
             "files": [file.to_json() for file in found.files],
@@ -110,7 +110,7 @@ async def create_directory(request: Request, device_id: str, body: CreateDirecto
 
     def create() -> Outcome:
         path, name = body.place()
-        made = deps.files.service().make_directory(caller.user_id, device_id, path=path, name=name)
+        made = files.service().make_directory(caller.user_id, device_id, path=path, name=name)
         return Outcome(status=201, data={"directory": made.to_json()})
 
     return await once(request, caller, create)
@@ -119,7 +119,7 @@ async def create_directory(request: Request, device_id: str, body: CreateDirecto
 @router.get(_FILE, responses=answers(FileData, errors=(404,)))
 async def get_file(device_id: str, file_id: str, caller: Reader) -> Response:
     """Show a file in any state; the ETag is its version."""
-    return _file(deps.files.service().get(caller.user_id, device_id, file_id))
+    return _file(files.service().get(caller.user_id, device_id, file_id))
 
 
 @router.patch(_FILE, responses=answers(FileData, errors=(404, 409)))
@@ -136,21 +136,21 @@ async def change_file(
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _file(deps.files.service().change(caller.user_id, device_id, file_id, changes, version=version))
+    return _file(files.service().change(caller.user_id, device_id, file_id, changes, version=version))
 
 
 @router.delete(_FILE, status_code=204, responses=answers(status=204, errors=(404, 409)))
 async def delete_file(device_id: str, file_id: str, caller: Writer) -> Response:
     """Delete a file in any state, which also ends its upload, or an empty directory."""
-    deps.files.service().delete(caller.user_id, device_id, file_id)
+    files.service().delete(caller.user_id, device_id, file_id)
     return no_content()
 
 
 @router.get(f"{_FILE}/download", responses=answers(DownloadData, errors=(404, 409)))
 async def download_file(device_id: str, file_id: str, caller: Reader) -> Response:
     """Give a URL that downloads the file as an attachment, for 15 minutes."""
-    url = deps.files.service().download_url(caller.user_id, device_id, file_id)
-    return ok({"url": url, "expires_at": expires_at(deps.process.clock())})
+    url = files.service().download_url(caller.user_id, device_id, file_id)
+    return ok({"url": url, "expires_at": expires_at(process.clock())})
 
 
 def _file(file: DeviceFile) -> Response:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import notices
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
@@ -31,7 +31,7 @@ async def list_notices(
 
     scope = f"notices:{caller.user_id}:{unread}"
     below = position(cursor, scope, of=str).get("below", "")
-    page = deps.notices.service().page(caller.user_id, unread=unread, below=below, limit=limit)
+    page = notices.service().page(caller.user_id, unread=unread, below=below, limit=limit)
     data = {
         "notices": [notice_view(notice, locale=caller.locale.value) for notice in page.notices],
         "unread_count": page.unread,
@@ -46,5 +46,5 @@ async def read_notice(notice_id: str, caller: Annotated[Caller, permit("notice:w
     """Note that a notice was read; a repeat changes nothing."""
     from karma.notices.service import notice_view
 
-    found = deps.notices.service().read(caller.user_id, notice_id)
+    found = notices.service().read(caller.user_id, notice_id)
     return ok({"notice": notice_view(found, locale=caller.locale.value)})

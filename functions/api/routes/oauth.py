@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import CurrentCaller, RequestSource
+from api.deps import identity, process
 from api.openapi import answers
 from api.presenters import ok
 from api.routing import Router
@@ -31,7 +31,7 @@ async def start_oauth(provider: str, redirect: Annotated[str | None, Query(max_l
     `redirect` is a page of one of our frontends, without a fragment, where the login ends; by default the front page.
     The login belongs to this browser (a cookie), must come back within 10 minutes, and the browser's latest one counts.
     """
-    begun = deps.identity.oauth().start(provider, redirect=redirect)
+    begun = identity.oauth().start(provider, redirect=redirect)
     response = _go_to(begun.url)
     _set_cookie(response, begun.browser_secret, max_age_s=_COOKIE_AGE_S)
     return response
@@ -46,9 +46,7 @@ async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | Non
     a token, a verified address, and the current password.
     """
     asked = body or BeginLink()
-    begun = deps.identity.links().begin(
-        caller, provider, redirect=asked.redirect, current_password=asked.current_password
-    )
+    begun = identity.links().begin(caller, provider, redirect=asked.redirect, current_password=asked.current_password)
     response = ok({"authorization_url": begun.url}, headers={"cache-control": "no-store"})
     _set_cookie(response, begun.browser_secret, max_age_s=_COOKIE_AGE_S)
     return response
@@ -70,7 +68,7 @@ async def end_oauth(
     A browser (`Accept: text/html`) whose login fails goes there as well, with `#error=<code>&request_id=…`; other
     clients, and logins that are not known, get the error itself.
     """
-    service = deps.identity.oauth()
+    service = identity.oauth()
     flow = service.resume(provider, state=state, browser_secret=request.cookies.get(_cookie_name()))
     try:
         told = service.finish(flow, code=code, denied=error is not None, source=source)
@@ -86,7 +84,7 @@ async def end_oauth(
 @router.post("/auth/oauth/exchange", limit="auth", responses=answers(LoginData, errors=(400, 403)))
 async def exchange_login_code(body: TradeLoginCode, source: RequestSource) -> Response:
     """Trade the code that a login through a provider ended with for tokens: once, within a minute."""
-    user, tokens = deps.identity.oauth().exchange(body.code, source=source)
+    user, tokens = identity.oauth().exchange(body.code, source=source)
     return ok({**tokens_view(tokens), "user": user_view(user)})
 
 
@@ -97,7 +95,7 @@ def _go_to(url: str) -> Response:
 
 
 def _is_https() -> bool:
-    return deps.process.settings().api_url.startswith("https://")
+    return process.settings().api_url.startswith("https://")
 
 
 def _cookie_name() -> str:

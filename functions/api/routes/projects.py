@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import RequestSource, permit
+from api.deps import projects
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -42,7 +42,7 @@ async def create_project(request: Request, body: CreateProjectRequest, caller: W
     def create() -> Outcome:
         token = request_token(request, caller) or ""
         new = NewProject(**body.model_dump())
-        return Outcome(status=201, data=_data(deps.projects.service().create(caller.user_id, new, request_token=token)))
+        return Outcome(status=201, data=_data(projects.service().create(caller.user_id, new, request_token=token)))
 
     return await once(request, caller, create)
 
@@ -62,7 +62,7 @@ async def list_projects(
     scope = f"projects:{caller.user_id}:{sort}:{order}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=order == "desc")
-    found = deps.projects.service().list(caller.user_id, query)
+    found = projects.service().list(caller.user_id, query)
     data = {
         "projects": [project_view(seen.project, seen.role) for seen in found.projects],
         "total": found.total,
@@ -75,7 +75,7 @@ async def list_projects(
 @router.get("/projects/{project_id}", responses=answers(ProjectData, errors=(404,)))
 async def get_project(project_id: str, caller: Reader) -> Response:
     """Show a project to its members; the ETag is its version."""
-    return _project(deps.projects.service().get(caller.user_id, project_id))
+    return _project(projects.service().get(caller.user_id, project_id))
 
 
 @router.patch("/projects/{project_id}", responses=answers(ProjectData, errors=(403, 404, 409)))
@@ -91,13 +91,13 @@ async def change_project(
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _project(deps.projects.service().change(caller.user_id, project_id, given, version=version))
+    return _project(projects.service().change(caller.user_id, project_id, given, version=version))
 
 
 @router.delete("/projects/{project_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
 async def delete_project(project_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a project and its memberships: its owners."""
-    deps.projects.service().delete(caller.user_id, project_id, version=expected_version(if_match))
+    projects.service().delete(caller.user_id, project_id, version=expected_version(if_match))
     return no_content()
 
 
@@ -115,7 +115,7 @@ async def list_members(
     scope = f"members:{caller.user_id}:{project_id}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=False)
-    found = deps.projects.members().list(caller.user_id, project_id, query)
+    found = projects.members().list(caller.user_id, project_id, query)
     data = {
         "members": [member_view(member) for member in found.members],
         "total": found.total,
@@ -148,7 +148,7 @@ async def add_member(
         raise ValidationFailed.of("user_id", "is required, or email")
 
     def add() -> Outcome:
-        members, token = deps.projects.members(), request_token(request, caller) or ""
+        members, token = projects.members(), request_token(request, caller) or ""
         if body.email is not None:
             members.add_by_email(caller.user_id, project_id, body.email, body.role, source=source, request_token=token)
             return Outcome(status=202, data={"accepted": True})
@@ -170,7 +170,7 @@ async def change_member(
     if_match: IfMatch = None,
 ) -> Response:
     """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER)."""
-    member = deps.projects.members().change_role(
+    member = projects.members().change_role(
         caller.user_id,
         project_id,
         user_id,
@@ -193,9 +193,7 @@ async def remove_member(
 
     Owners remove anybody, administrators of the project its members and viewers.
     """
-    deps.projects.members().remove(
-        caller.user_id, project_id, user_id, version=expected_version(if_match), source=source
-    )
+    projects.members().remove(caller.user_id, project_id, user_id, version=expected_version(if_match), source=source)
     return no_content()
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import realtime
 from api.openapi import answers
 from api.presenters import ok
 from api.routing import Router
@@ -27,5 +27,5 @@ class TicketData(Data):
 @router.post("/realtime/ticket", status_code=201, responses=answers(TicketData, status=201, errors=(503,)))
 async def issue_ticket(caller: Annotated[Caller, permit("realtime:connect")]) -> Response:
     """Make a ticket: for one connection, within a minute."""
-    issued = deps.realtime.tickets().issue(caller)
+    issued = realtime.tickets().issue(caller)
     return ok({"ticket": issued.ticket, "expires_in": issued.expires_in_s, "url": issued.url}, 201)

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import agents, configuration
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, next_cursor, position
 from api.presenters import bare, ok
@@ -30,7 +30,7 @@ async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) ->
     """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
     from karma.agents.capabilities import capabilities  # local: it loads the tools' declarations
 
-    return ok(capabilities(caller, without=deps.configuration.current().disabled_tools()))
+    return ok(capabilities(caller, without=configuration.current().disabled_tools()))
 
 
 @router.get("/runs", responses=answers(RunListData, errors=(400,)))
@@ -43,7 +43,7 @@ async def list_runs(
     """List the caller's runs, newest first; with `agent_id`, an agent's id or name, only its."""
     from karma.agents.service import MAX_OFFSET_ROWS, run_view
 
-    reader, agent, user_id = deps.agents.runs(), _agent(agent_id), caller.user_id
+    reader, agent, user_id = agents.runs(), _agent(agent_id), caller.user_id
     scope = f"runs:{user_id}:{agent}" if agent else f"runs:{user_id}"
     page = reader.page(user_id, limit=limit, start=position(cursor, scope, of=str) or None, agent_id=agent)
     whole = cursor is None and page.last is None
@@ -68,7 +68,7 @@ async def list_runs_by_number(
     """List the caller's runs as the Agio API does, newest first; `agent_id` is an agent's id or name."""
     from karma.agents.service import agio_run_view
 
-    reader, agent = deps.agents.runs(), _agent(agent_id)
+    reader, agent = agents.runs(), _agent(agent_id)
     found = reader.numbered(caller.user_id, offset=offset, limit=limit, agent_id=agent)
     items = [agio_run_view(run) for run in found]
     total = reader.count(caller.user_id, agent_id=agent)
@@ -81,7 +81,7 @@ async def get_run(run_id: str, caller: Reader) -> Response:
     """Show one run."""
     from karma.agents.service import run_view
 
-    return ok({"run": run_view(deps.agents.runs().get(caller.user_id, RunId(run_id)))})
+    return ok({"run": run_view(agents.runs().get(caller.user_id, RunId(run_id)))})
 
 
 @router.get("/runs/{run_id}/events", responses=answers(RunEventsData, errors=(404,)))
@@ -94,7 +94,7 @@ async def run_events(
     """Read a run's log above segment `after`; the stream URL has the same path as server-sent events."""
     from karma.agents.service import events_view
 
-    reader = deps.agents.runs()
+    reader = agents.runs()
     reader.get(caller.user_id, RunId(run_id))
     segments = reader.segments(caller.user_id, RunId(run_id), after=after, limit=limit)
     return ok(events_view(segments, after=after))
@@ -104,4 +104,4 @@ def _agent(ref: str | None) -> AgentId | None:
     if ref is None:
         return None
     # A name that nobody has stands for an agent without runs.
-    return deps.agents.catalogue().id_of(ref) or AgentId(ref)
+    return agents.catalogue().id_of(ref) or AgentId(ref)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api import deps
 from api.access import permit
+from api.deps import tasks
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -40,7 +40,7 @@ async def create_task(request: Request, body: CreateTaskBody, caller: Writer) ->
 
     def create() -> Outcome:
         token = request_token(request, caller) or ""
-        made = deps.tasks.service().create(caller.user_id, body.new(), request_token=token)
+        made = tasks.service().create(caller.user_id, body.new(), request_token=token)
         subtasks = [subtask_view(each) for each in made.subtasks]
         return Outcome(status=201, data={"task": task_view(made.task), "subtasks": subtasks})
 
@@ -70,7 +70,7 @@ async def list_tasks(
         status=status,
         newest_first=order == "desc",
     )
-    found = deps.tasks.service().list(caller.user_id, query)
+    found = tasks.service().list(caller.user_id, query)
     data = {
         "tasks": [task_view(task) for task in found.tasks],
         "total": found.total,
@@ -83,7 +83,7 @@ async def list_tasks(
 @router.get("/tasks/{task_id}", responses=answers(TaskData, errors=(404,)))
 async def get_task(task_id: str, caller: Reader) -> Response:
     """Show a task with its progress; the ETag is its version."""
-    return _task(deps.tasks.service().get(caller.user_id, task_id))
+    return _task(tasks.service().get(caller.user_id, task_id))
 
 
 @router.patch("/tasks/{task_id}", responses=answers(TaskData, errors=(404, 409)))
@@ -94,20 +94,20 @@ async def change_task(task_id: str, body: ChangeTaskBody, caller: Writer, if_mat
     if empty:
         raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
-    return _task(deps.tasks.service().change(caller.user_id, task_id, given, version=version))
+    return _task(tasks.service().change(caller.user_id, task_id, given, version=version))
 
 
 @router.delete("/tasks/{task_id}", status_code=204, responses=answers(status=204, errors=(404, 409)))
 async def delete_task(task_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a task and its subtasks."""
-    deps.tasks.service().delete(caller.user_id, task_id, version=expected_version(if_match))
+    tasks.service().delete(caller.user_id, task_id, version=expected_version(if_match))
     return no_content()
 
 
 @router.post("/tasks/{task_id}/cancel", responses=answers(TaskData, errors=(404, 409)))
 async def cancel_task(task_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Cancel a task and what is unfinished of its subtasks; a cancelled one stays as it is."""
-    return _task(deps.tasks.service().cancel(caller.user_id, task_id, version=expected_version(if_match)))
+    return _task(tasks.service().cancel(caller.user_id, task_id, version=expected_version(if_match)))
 
 
 @router.get("/tasks/{task_id}/subtasks", responses=answers(SubtaskListData, errors=(404,)))
@@ -115,7 +115,7 @@ async def list_subtasks(task_id: str, caller: Reader) -> Response:
     """List all subtasks of a task, in the order in which they were given."""
     from karma.tasks.service import subtask_view
 
-    found = deps.tasks.service().subtasks(caller.user_id, task_id)
+    found = tasks.service().subtasks(caller.user_id, task_id)
     return ok({"subtasks": [subtask_view(each) for each in found], "total": len(found)})
 
 
@@ -127,7 +127,7 @@ async def change_subtask(
     from karma.tasks.service import subtask_view
 
     version = expected_version(if_match, body.version)
-    found = deps.tasks.service().step(caller.user_id, task_id, subtask_id, body.status, version=version)
+    found = tasks.service().step(caller.user_id, task_id, subtask_id, body.status, version=version)
     return ok({"subtask": subtask_view(found)}, headers=etag(found.version))
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from api import deps
 from api.access import CurrentCaller, RequestSource
+from api.deps import identity
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.presenters import no_content, ok
@@ -19,7 +19,7 @@ router = Router("users")
 @router.get("/users/me", responses=answers(UserData))
 async def me(caller: CurrentCaller) -> Response:
     """Show the caller's own account."""
-    user = deps.identity.accounts().get_user(caller.user_id)
+    user = identity.accounts().get_user(caller.user_id)
     return ok({"user": user_view(user)}, headers=etag(user.version))
 
 
@@ -39,14 +39,14 @@ async def change_me(
         current_password=body.current_password,
         version=expected_version(if_match, body.version),
     )
-    user = deps.identity.accounts().change_profile(caller, change, source=source)
+    user = identity.accounts().change_profile(caller, change, source=source)
     return ok({"user": user_view(user)}, headers=etag(user.version))
 
 
 @router.get("/users/me/links", responses=answers(LinkListData, errors=(403,)))
 async def my_links(caller: CurrentCaller) -> Response:
     """List the providers that open the caller's account. Needs a token, not a key."""
-    found = deps.identity.links().ways_in(caller)
+    found = identity.links().ways_in(caller)
     shown = [{"provider": link.provider.value, "linked_at": iso(link.linked_at)} for link in found.links]
     return ok({"links": shown, "total": len(shown), "has_password": found.has_password})
 
@@ -57,7 +57,7 @@ async def unlink(provider: str, caller: CurrentCaller, source: RequestSource) ->
 
     Needs a token, not a key.
     """
-    deps.identity.links().unlink(caller, provider, source=source)
+    identity.links().unlink(caller, provider, source=source)
     return no_content()
 
 
@@ -69,5 +69,5 @@ async def delete_me(caller: CurrentCaller, source: RequestSource, body: DeleteAc
     administrator's.
     """
     password = body.current_password if body else None
-    deletion = deps.identity.account_deletion().request(caller, current_password=password, source=source)
+    deletion = identity.account_deletion().request(caller, current_password=password, source=source)
     return ok({"deletion": {"user_id": deletion.user_id, "requested_at": iso(deletion.requested_at)}}, 202)

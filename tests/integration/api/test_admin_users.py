@@ -12,9 +12,9 @@ from tests.support.crash import CrashTest
 @pytest.fixture
 def root(api: Api) -> Api:
     """The API as an administrator sees it, made as an operator makes one."""
-    from api import deps
+    from api.deps import identity
 
-    deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+    identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
     return api.as_(authorization="Bearer " + api.log_in("root@example.com")["access_token"])
 
 
@@ -212,9 +212,9 @@ class TestACrash:
 
     def test_leaves_an_account_changed_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
         def seed() -> dict[str, Any]:
-            from api import deps
+            from api.deps import identity
 
-            deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+            identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
             ada = api.register("ada@example.com")
             headers = {"authorization": "Bearer " + api.log_in("root@example.com")["access_token"]}
             body = {"role": "viewer", "disabled": True}

@@ -120,9 +120,9 @@ class TestCreating:
         assert admin.call("GET", V1).data["total"] == 2
 
     def test_at_once_under_one_name_gives_one_agent(self, admin: Api) -> None:
-        from api import deps
+        from api.deps import agents
 
-        catalogue = deps.agents.catalogue()
+        catalogue = agents.catalogue()
 
         def attempt(name: str, start: threading.Barrier) -> int:
             start.wait(5)
@@ -368,9 +368,9 @@ class TestReplacing:
         assert admin.call("GET", f"{V1}/{two['id']}").data["agent"] == two
 
     def test_at_once_loses_no_change(self, admin: Api) -> None:
-        from api import deps
+        from api.deps import agents
 
-        catalogue = deps.agents.catalogue()
+        catalogue = agents.catalogue()
         made = create(admin, "one")
 
         def change(n: int) -> None:

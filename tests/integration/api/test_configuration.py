@@ -200,9 +200,9 @@ class TestPutting:
         assert admin.call("GET", f"{V1}/searchDatabase").data["config"]["description"] == "first"
 
     def test_at_once_loses_no_entry(self, admin: Api) -> None:
-        from api import deps
+        from api.deps import configuration
 
-        service = deps.configuration.service()
+        service = configuration.service()
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda n: service.put("gpt4", {**MODEL, "max_tokens": n}, by=UserId("u")), range(1, 10)))
 

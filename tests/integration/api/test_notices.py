@@ -19,9 +19,9 @@ VIEW = {"id", "type", "severity", "title", "text", "data", "created_at", "read_a
 
 @pytest.fixture
 def root(api: Api) -> Api:
-    from api import deps
+    from api.deps import identity
 
-    deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+    identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
     return api.as_(authorization="Bearer " + api.log_in("root@example.com")["access_token"])
 
 
@@ -165,9 +165,9 @@ class TestACrash:
 
     def test_leaves_a_change_told_once(self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]) -> None:
         def seed() -> dict[str, Any]:
-            from api import deps
+            from api.deps import identity
 
-            deps.identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
+            identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
             token = api.log_in("root@example.com")["access_token"]
             user = api.register("ada@example.com")
             headers = {"authorization": f"Bearer {token}"}

@@ -90,16 +90,16 @@ class TestRunsOfAnAgent:
         assert (found["total"], found["has_more"]) == (3, False)
 
     def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, stack: Any, owner: Any) -> None:
-        from api import deps
+        from api.deps import agents
 
         api, user_id = owner
-        agent = deps.agents.catalogue().create(
+        agent = agents.catalogue().create(
             AgentSpec(name="Scout & Co", model="claude-haiku-5-5", system_prompt="Be brief.")
         )
         record(stack, user_id, "r1", agent=agent.id)
 
         by_name = api.call("GET", "/api/runs", query="agent_id=scout+%26+co").json["items"]
-        deps.agents.catalogue().delete(agent.id)
+        agents.catalogue().delete(agent.id)
         by_id = api.call("GET", "/api/runs", query=f"agent_id={agent.id}").json["items"]
 
         assert (_ids(by_name), _ids(by_id)) == (["r1"], ["r1"])

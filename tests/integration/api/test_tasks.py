@@ -392,10 +392,10 @@ def test_a_deleted_task_takes_its_subtasks_along(ada: Api, stored: Callable[[str
 
 
 def test_tasks_made_at_once_are_all_counted(ada: Api, stored: Callable[[str], list[dict[str, Any]]]) -> None:
-    from api import deps
+    from api.deps import tasks
 
     user_id = UserId(ada.call("GET", "/api/v1/users/me").data["user"]["id"])
-    service = deps.tasks.service()
+    service = tasks.service()
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda n: service.create(user_id, NewTask(title=f"t{n}", metadata={})), range(12)))
     assert len({each.task.id for each in made}) == 12

@@ -68,11 +68,11 @@ def world(stack: Any) -> World:
 
 @pytest.fixture
 def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
-    from api import deps
+    from api.deps import process
     from karma.identity import tokens
 
     def token() -> str:
-        return tokens.issue(world.ada, ring=deps.process.key_ring(), now=deps.process.clock().now())
+        return tokens.issue(world.ada, ring=process.key_ring(), now=process.clock().now())
 
     def run(method: str, path: str, body: object = None, *, accept: set[int]) -> CrashReport:
         def seed() -> dict[str, Any]:

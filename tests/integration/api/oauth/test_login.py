@@ -265,10 +265,10 @@ class TestAtTheSameMoment:
     def test_a_new_person_gets_one_account(
         self, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
     ) -> None:
-        from api import deps
+        from api.deps import identity
         from karma.identity.audit import NOWHERE
 
-        service = deps.identity.oauth()
+        service = identity.oauth()
         came = []
         for provider in ("google", "github", "google", "github"):
             someone = visitor(provider)
