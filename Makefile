@@ -1,8 +1,6 @@
 # Every command of the project. `make dev` and `make test` install what they need; nothing is installed by hand.
 STAGE ?= dev
 PYTHON ?= python3
-# Of the tests: one more than there are cores, up to four, for some wait for devices, for queues, for a clock.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 ENGINE_TESTS = tests/e2e tests/integration/core tests/integration/billing/test_webhook.py
 
 export UV_SYSTEM_CERTS = 1
@@ -21,7 +19,7 @@ dev-down: install
 
 test: install
 	.venv/bin/coverage erase
-	.venv/bin/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	.venv/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	.venv/bin/coverage report
 
 lint: install

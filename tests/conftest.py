@@ -5,6 +5,7 @@ And what functions ask of AWS meanwhile is recorded: tests/support/recorded_call
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,13 @@ def _portion(nodeid: str) -> str:
         on_dynamodb_local, others = _STORES
         return on_dynamodb_local if "dynamodb_local" in nodeid else others
     return path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Spare the collector what stays to the end: thousands of tests, and all that they import."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,9 +1,9 @@
 """Processes that serve one event each and can be told to die at a call of AWS: `crash` and tests of their own use them.
 
 An entry is `module:function` or `path/to/file.py:function`, called with (event, context). Three generations: the root
-of an entry imports it, once a run of the tests; its fork for a test has the test's environment and has built the AWS
-clients that earlier events used; the fork of that serves an event. None but the last makes a request. So a crash costs
-milliseconds, neither an interpreter's start nor the reading of service models.
+of an entry imports it, once a run of the tests; its fork for a test has the test's environment, and has imported the
+modules and built the AWS clients that earlier events needed; the fork of that serves an event. None but the last makes
+a request. So a crash costs milliseconds, neither an interpreter's start nor imports nor the reading of service models.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import importlib.util
 import io
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -180,12 +181,15 @@ class _Watch:
         self.calls: list[str] = []
         self.die: tuple[Side, int] | None = None
         self.result_fd = -1
+        self.imported: set[str] = set()
+        """Modules that were there before the event."""
         self._answers = 0
         hooks = [("before-send", self._before_send), ("after-call", self._after_call)]
         botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
 
     def tell(self, status: int, **more: Any) -> None:
-        told = {"exit": status, "calls": self.calls, "recorded": recorder.told(), **more}
+        imported = [name for name in sys.modules if name not in self.imported]
+        told = {"exit": status, "calls": self.calls, "recorded": recorder.told(), "imported": imported, **more}
         os.write(self.result_fd, json.dumps(told, default=repr).encode())
 
     def _before_send(self, event_name: str, **_: Any) -> None:
@@ -211,9 +215,14 @@ _CLIENTS: Mapping[str, Literal["dynamodb", "iot", "secretsmanager", "sqs"]] = {
 """Clients that a process may find built, by the names that calls have; IoT data has an endpoint of its own."""
 
 
-def _build_clients(calls: Iterable[str]) -> None:
+def _be_as_ready(told: Mapping[str, Any]) -> None:
+    """Import and build what an event's process did, for those of the events to come."""
     from karma.core import aws
 
+    for name in told["imported"]:
+        with contextlib.suppress(ImportError):  # made by code, not found by it
+            importlib.import_module(name)
+    calls: list[str] = told["calls"]
     for service in {call.partition(".")[0] for call in calls} & _CLIENTS.keys():
         aws.client(_CLIENTS[service])
 
@@ -234,6 +243,7 @@ def _serve(lines: io.BufferedRWPair, function: Callable[[Any, Any], Any], watch:
     for line in lines:
         reading, watch.result_fd = os.pipe()
         writing = watch.result_fd
+        watch.imported = set(sys.modules)
         pid = os.fork()
         if pid == 0:
             os.close(reading)
@@ -242,7 +252,8 @@ def _serve(lines: io.BufferedRWPair, function: Callable[[Any, Any], Any], watch:
         with os.fdopen(reading, "rb") as pipe:
             told = pipe.read()
         _, status = os.waitpid(pid, 0)
-        _build_clients(json.loads(told)["calls"] if told else ())
+        if told:
+            _be_as_ready(json.loads(told))
         fallback = json.dumps({"exit": os.waitstatus_to_exitcode(status), "error": "the process told nothing"})
         lines.write((told or fallback.encode()) + b"\n")
         lines.flush()
@@ -254,6 +265,9 @@ def _be_the_root(entry: str) -> None:
     make_cheap(pytest.MonkeyPatch())
     function = _entry_function(entry)
     watch = _Watch()
+    # Forks live for one event; a collector would look through all that was imported, and copy its pages for that.
+    gc.disable()
+    gc.freeze()
     asked = socket.socket(fileno=os.dup(0))
     # Nobody waits for the fork of a test; the system takes it away.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

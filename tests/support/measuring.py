@@ -19,12 +19,9 @@ from coverage import Coverage
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = (ROOT / "layers" / "common" / "python", ROOT / "functions")
 _ELSEWHERE = re.compile(
-    r"^tests/(e2e|infra|engines|fixtures|unit/(local|engines|support)|integration/(local|engines|benchmarks))/|^sdk/"
+    r"^tests/(e2e|infra|engines|fixtures|contract/stores|unit/(local|engines|support)|integration/(local|engines|benchmarks))/|^sdk/"
 )
-_AGAIN = re.compile(
-    r"/test_(\w*crash|hostile\w*|\w*races|\w*interleavings|bodies|matrix|refusals|log_hygiene)\.py::"
-    r"|[\[-]dynamodb_local\b"
-)
+_AGAIN = re.compile(r"/test_(\w*crash|hostile\w*|\w*races|\w*interleavings|bodies|matrix|refusals|log_hygiene)\.py::")
 
 
 class Measuring:
