@@ -56,7 +56,7 @@ test-localstack: install
 	.venv/bin/pytest --engine=localstack $(LOCALSTACK:%=--localstack=%) $(ENGINE_TESTS) $(ARGS)
 
 # Both columns of docs/engines.md, by running the same tests on both engines; without the one that walks the whole
-# description of the API for eight minutes and asks nothing of the engine.
+# description of the API for minutes and asks nothing of the engine.
 engines: install
 	@.venv/bin/python -m local.prerequisites localstack-host
 	.venv/bin/pytest --engine=ministack --engine-report docs/engines --ignore=tests/e2e/test_schemathesis.py $(ENGINE_TESTS)

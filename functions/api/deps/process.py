@@ -1,4 +1,8 @@
-"""What every request may need: settings, clock, keys."""
+"""What every request may need: settings, clock, keys.
+
+This package is the API's composition root, a module a context: each builder is cached, builds on first use, and imports
+then what only it needs; tests clear them.
+"""
 
 from __future__ import annotations
 
