@@ -1,6 +1,7 @@
 # Every command of the project. `make dev` and `make test` install what they need; nothing is installed by hand.
 STAGE ?= dev
-PYTHON ?= python3
+# Lambda's version where it is found, else `python3`.
+PYTHON ?= $(or $(shell python3 -m infra.interpreters),python3)
 ENGINE_TESTS = tests/e2e tests/integration/core tests/integration/billing/test_webhook.py
 
 export UV_SYSTEM_CERTS = 1

@@ -14,7 +14,8 @@ import boto3
 
 from infra.app import synthesize
 from infra.config import ROOT, SettingsError, Stage
-from infra.layers import LAMBDA_PYTHON, LayerError, lambda_python
+from infra.interpreters import LAMBDA_PYTHON
+from infra.layers import LayerError, lambda_python
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient

@@ -1,9 +1,24 @@
-"""Python interpreters of this machine. Standard library only: what installs everything else asks for them."""
+"""Python interpreters of this machine. Standard library only: what installs everything else asks for them.
+
+python3 -m infra.interpreters       path of that which this project runs on here
+"""
+
+from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+LAMBDA_PYTHON = "3.13"
+"""What Lambda runs the functions on."""
+
+
+def preferred() -> Path:
+    """Choose what the project runs on: Lambda's version where it is found whole, else that of this program."""
+    found = find_python(LAMBDA_PYTHON)
+    # A distribution may have left out what virtual environments are made with.
+    return found if found and _answer(found, "import ensurepip; print()") is not None else Path(sys.executable)
 
 
 def find_python(version: str) -> Path | None:
@@ -21,9 +36,16 @@ def find_python(version: str) -> Path | None:
 
 def version_of(interpreter: Path) -> str | None:
     """Return `X.Y` of an interpreter, None when it does not run."""
-    script = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return _answer(interpreter, "import sys; print('%d.%d' % sys.version_info[:2])")
+
+
+def _answer(interpreter: Path, script: str) -> str | None:
     try:
         done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    print(preferred())

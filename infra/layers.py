@@ -35,10 +35,9 @@ from infra.artifacts import (
 )
 from infra.catalog import FUNCTIONS, FunctionName
 from infra.config import ROOT, StageSettings
-from infra.interpreters import find_python, version_of
+from infra.interpreters import LAMBDA_PYTHON, find_python, version_of
 
 BUILDER_VERSION = "1"
-LAMBDA_PYTHON = "3.13"
 LAMBDA_PLATFORM = "aarch64-manylinux_2_28"
 UNZIPPED_LIMIT = 250 * 1024 * 1024
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infra.interpreters import find_python
+from infra.interpreters import LAMBDA_PYTHON, find_python
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
@@ -80,7 +80,7 @@ TOOLS = (
     Environment(".engine/stripe", "stripe_peer.txt", "the Stripe peer"),
     Environment(".engine/contract", "contract.txt", "the contract's tools"),
 )
-LOCALSTACK = Environment(".engine/localstack", "localstack.txt", "LocalStack's host mode", python="3.13")
+LOCALSTACK = Environment(".engine/localstack", "localstack.txt", "LocalStack's host mode", python=LAMBDA_PYTHON)
 """Of those who test on it: 330 MB."""
 _CANNOT = 3
 _JAVA = 17

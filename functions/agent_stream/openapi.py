@@ -7,13 +7,12 @@ what this document calls wrong, and expects it to be refused by name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 from typing import Any, Protocol
 
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.requests import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TOOLS, MAX_VERSION_CHARS
 from karma.core.health import VERSION
-from karma.core.http import style_of
+from karma.core.http import phrase, style_of
 
 Schema = dict[str, Any]
 
@@ -175,7 +174,7 @@ def _json(about: str, schema: Schema, example: object) -> Schema:
 def _failures(path: str, *statuses: int) -> Schema:
     name = "AgioError" if style_of(path) == "agio" else "Error"
     content = {"application/json": {"schema": {"$ref": _REF + name}}}
-    return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    return {str(status): {"description": phrase(status), "content": content} for status in statuses}
 
 
 def _events() -> Schema:

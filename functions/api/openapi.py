@@ -7,7 +7,6 @@ import is most of what FastAPI costs at a cold start.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 from api.bodies import JsonBody
+from karma.core.http import phrase
 
 _REF = "#/components/schemas/"
 _models: dict[str, type[BaseModel]] = {}
@@ -75,7 +75,7 @@ def answers(
     401, 403, 422 and 500 are added by themselves where they can happen. `bare` leaves the envelope out.
     """
     found: dict[int | str, dict[str, Any]] = {code: _failure(code) for code in errors}
-    success: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    success: dict[str, Any] = {"description": phrase(status)}
     if model is not None:
         _models[model.__name__] = model
         schema: dict[str, Any] = {"$ref": _REF + model.__name__}
@@ -227,6 +227,6 @@ def _body(dependant: Dependant) -> JsonBody | None:
 
 def _failure(status: int) -> dict[str, Any]:
     return {
-        "description": HTTPStatus(status).phrase,
+        "description": phrase(status),
         "content": {"application/json": {"schema": {"$ref": _REF + "Error"}}},
     }

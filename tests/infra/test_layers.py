@@ -12,10 +12,10 @@ import pytest
 
 from infra.artifacts import digest_of, source_entries, write_zip
 from infra.config import ROOT, Overrides, Stage, stage_settings
+from infra.interpreters import LAMBDA_PYTHON
 from infra.layers import (
     KEPT_SERVICES,
     LAMBDA_PLATFORM,
-    LAMBDA_PYTHON,
     UNZIPPED_LIMIT,
     LayerError,
     Target,

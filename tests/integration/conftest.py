@@ -11,10 +11,9 @@ import json
 import random
 import re
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +23,7 @@ from botocore.config import Config
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
 from local.engine import Engine
-from tests.support import clients, passwords
+from tests.support import clients, on_demand, passwords
 from tests.support.storage_stacks import Storage, synthesized
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
@@ -71,7 +70,6 @@ class Stack:
         return {name: self._value(name) for name in FUNCTION_VARIABLES[function]}
 
     def _value(self, variable: str) -> str:
-        """Only what a function is told of is made: most tests need a part of the tables and queues."""
         match = re.fullmatch(r"([A-Z_]+)_(TABLE|QUEUE_URL|SECRET_ARN)", variable)
         if variable in _FIXED:
             return _FIXED[variable]
@@ -218,6 +216,7 @@ def account(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Karma")
     forget_process_state()
     yield number
+    on_demand.forget()
     forget_process_state()
 
 
@@ -232,43 +231,20 @@ def storage() -> Storage:
     return synthesized()
 
 
-class OnDemand(Mapping[str, str]):
-    """What is made when its name is first looked up; walking over the names makes nothing."""
-
-    def __init__(self, names: Iterable[str], make: Callable[[str], str]) -> None:
-        self._names = list(names)
-        self._make = functools.cache(make)
-        self._lock = threading.RLock()  # of two that look at once, one makes it; making a queue looks for another
-
-    def __getitem__(self, name: str) -> str:
-        if name not in self._names:
-            raise KeyError(name)
-        with self._lock:
-            return self._make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 @pytest.fixture
 def tables(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
-    def create(name: str) -> str:
-        aws("dynamodb").create_table(TableName=f"test-{name}", **storage.tables[name])
-        return f"test-{name}"
-
-    return OnDemand(storage.tables, create)
+    return on_demand.tables(aws("dynamodb"), storage.tables, "test-")
 
 
 @pytest.fixture
-def queues(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
+def queues(aws: Callable[[str], Any], account: str, engine: Engine, storage: Storage) -> Mapping[str, str]:
+    """URLs of queues; the dead letters of a queue are made with it."""
+
     def create(name: str) -> str:
         shape = storage.queues[name]
         attributes = dict(shape.attributes)
         if shape.dead_letters:
-            got = aws("sqs").get_queue_attributes(QueueUrl=found[shape.dead_letters], AttributeNames=["QueueArn"])
+            got = aws("sqs").get_queue_attributes(QueueUrl=create(shape.dead_letters), AttributeNames=["QueueArn"])
             policy = {
                 "deadLetterTargetArn": got["Attributes"]["QueueArn"],
                 "maxReceiveCount": str(shape.max_receive_count),
@@ -277,16 +253,22 @@ def queues(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
         made = aws("sqs").create_queue(QueueName=f"test-{name.replace('_', '-')}", Attributes=attributes)
         return str(made["QueueUrl"])
 
-    found = OnDemand(storage.queues, create)
-    return found
+    def owe(name: str) -> str:
+        url = f"{engine.endpoint_url}/{account}/test-{name.replace('_', '-')}"
+        return on_demand.owe(url, lambda: create(name))
+
+    return {name: owe(name) for name in storage.queues}
 
 
 @pytest.fixture
 def bucket(aws: Callable[[str], Any], account: str) -> str:
     name = f"test-files-{account}"
-    aws("s3").create_bucket(Bucket=name)
-    aws("s3").put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    return name
+
+    def create() -> None:
+        aws("s3").create_bucket(Bucket=name)
+        aws("s3").put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+
+    return on_demand.owe(name, create)
 
 
 @pytest.fixture
@@ -301,12 +283,16 @@ def secret_values() -> Mapping[str, Mapping[str, object]]:
 
 
 @pytest.fixture
-def secrets(aws: Callable[[str], Any], secret_values: Mapping[str, Mapping[str, object]]) -> Mapping[str, str]:
-    def create(name: str) -> str:
-        made = aws("secretsmanager").create_secret(Name=f"test/{name}", SecretString=json.dumps(secret_values[name]))
-        return str(made["ARN"])
+def secrets(
+    aws: Callable[[str], Any], account: str, secret_values: Mapping[str, Mapping[str, object]]
+) -> Mapping[str, str]:
+    def owe(name: str) -> str:
+        # Without the six characters that only the service knows: it finds a secret without them.
+        arn = f"arn:aws:secretsmanager:us-east-1:{account}:secret:test/{name}"
+        text = json.dumps(secret_values[name])
+        return on_demand.owe(arn, lambda: aws("secretsmanager").create_secret(Name=f"test/{name}", SecretString=text))
 
-    return OnDemand(secret_values, create)
+    return {name: owe(name) for name in secret_values}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 
 from karma.core import aws
+from tests.support import on_demand
 
 _ACCOUNT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _KEPT = 64
@@ -60,6 +61,7 @@ def _session(environment: frozenset[tuple[str, str]], hooks: tuple[Any, ...]) ->
     session = botocore.session.Session()
     session.register_component("credential_provider", _AccountOfNow())
     session.register_component("data_loader", _loader())
+    session.register("before-parameter-build", on_demand.before_call)
     return session
 
 

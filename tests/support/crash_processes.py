@@ -31,6 +31,7 @@ from typing import IO, Any, Literal
 
 import pytest
 
+from tests.support import on_demand
 from tests.support.passwords import make_cheap
 from tests.support.recorded_calls.recorder import install, recorder
 
@@ -61,6 +62,7 @@ class Processes:
         self._log = tempfile.TemporaryFile(mode="w+b")  # noqa: SIM115  closed in __exit__
 
     def __enter__(self) -> Processes:
+        on_demand.make_all()
         ours, theirs = socket.socketpair()
         ours.settimeout(_IMPORT_S + 2 * _DEADLINE_S)
         self._socket, self._lines = ours, ours.makefile("rwb")

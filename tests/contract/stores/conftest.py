@@ -16,8 +16,8 @@ from local.engine import REGION
 from local.processes import no_proxy
 from tests.contract.stores.fakes import FAKES
 from tests.contract.stores.rows import Rows
-from tests.integration.conftest import OnDemand, forget_process_state, kept_clients, storage
-from tests.support import clients
+from tests.integration.conftest import forget_process_state, kept_clients, storage
+from tests.support import clients, on_demand
 from tests.support.storage_stacks import Storage
 from tests.support.stores import Calls, Database, Engine, Store, methods, repositories
 
@@ -129,13 +129,9 @@ def _opened(
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
     client = clients.client("dynamodb", _CONFIG, url)
 
-    def create(name: str) -> str:
-        table = f"test-{account}-{name}"
-        client.create_table(TableName=table, **storage.tables[name])
-        return table
-
     calls.engine = engine
-    yield Database(engine, OnDemand(storage.tables, create), client)
+    yield Database(engine, on_demand.tables(client, storage.tables, f"test-{account}-"), client)
+    on_demand.forget()
     calls.engine = None
 
 

@@ -24,6 +24,7 @@ from karma.core.ids import RunId, ThreadId, new_id
 from local import cli
 from local import places as local_places
 from local.places import Places
+from tests.support import on_demand
 from tests.support.accounts import open_account
 
 pytestmark = pytest.mark.req("R-C-33")
@@ -134,6 +135,7 @@ def deployed(stack: Any, base: Places, monkeypatch: pytest.MonkeyPatch) -> Itera
             Environment={"Variables": {**stack.environment(function), "STAGE": "local"}},
         )
         outputs["app"][f"Function{key}"] = name
+    on_demand.make_all()
     for name, values in outputs.items():
         template = {
             "Resources": {"Nothing": {"Type": "AWS::SSM::Parameter", "Properties": {"Type": "String", "Value": "x"}}},

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from karma.core.errors import NotFound, RateLimited, ValidationFailed
-from karma.core.http import InternalError, failure, style_of, success
+from karma.core.http import InternalError, failure, phrase, style_of, success
 
 
 @pytest.mark.req("R-K-24")
@@ -24,6 +24,11 @@ def test_success_is_wrapped() -> None:
 )
 def test_the_prefix_chooses_the_presenter(path: str, style: str) -> None:
     assert style_of(path) == style
+
+
+@pytest.mark.parametrize(("status", "name"), [(200, "OK"), (413, "Content Too Large"), (422, "Unprocessable Content")])
+def test_a_status_has_the_name_of_rfc_9110_on_every_python(status: int, name: str) -> None:
+    assert phrase(status) == name
 
 
 def test_a_failure_in_the_envelope_names_code_path_and_request() -> None:

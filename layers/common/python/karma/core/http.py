@@ -5,6 +5,7 @@ Framework-free: functions/api and functions/agent_stream both present with it.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Literal
 
 import orjson
@@ -19,6 +20,20 @@ def style_of(path: str) -> Style:
     if path == "/api" or (path.startswith("/api/") and not path.startswith("/api/v1/")):
         return "agio"
     return "envelope"
+
+
+def phrase(status: int) -> str:
+    """Name a status as RFC 9110 does, on every Python: `Content Too Large`."""
+    return _RENAMED.get(status) or HTTPStatus(status).phrase
+
+
+_RENAMED = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+"""What Python calls by the names of older RFCs until 3.13."""
 
 
 def success(data: object, *, now_ms: int) -> bytes:
@@ -59,4 +74,4 @@ def _agio_type(error: AppError) -> str:
     return "InternalServerError" if isinstance(error, InternalError) else type(error).__name__
 
 
-__all__ = ["InternalError", "Style", "failure", "style_of", "success"]
+__all__ = ["InternalError", "Style", "failure", "phrase", "style_of", "success"]
