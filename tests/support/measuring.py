@@ -1,8 +1,8 @@
 """Coverage where a test may be the first to reach a line: measuring doubles what Python costs.
 
 Modules are imported while that is measured. After that only what tests call is, not what fixtures do for them; and not
-in tests of other code, in other processes, or of what other tests do as well, in odder orders or with odder input. So
-the figure is a lower bound. Registered by tests/conftest.py; does nothing without `--cov`.
+in tests of other code, in other processes, of further parameters (those of unit tests are), or of what other tests do
+as well, in odder orders or with odder input. So the figure is a lower bound. Registered by tests/conftest.py; does nothing without `--cov`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Measuring:
 
     def __init__(self) -> None:
         self._coverage: Coverage | None = None
+        self._measured: set[str] = set()
+        """Test functions, one of whose cases was."""
 
     def pytest_collection_finish(self) -> None:
         self._coverage = Coverage.current()
@@ -39,8 +41,12 @@ class Measuring:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        if self._coverage is None or _ELSEWHERE.search(item.nodeid) or _AGAIN.search(item.nodeid):
+        function = item.nodeid.partition("[")[0]
+        if self._coverage is None or _ELSEWHERE.search(function) or _AGAIN.search(function):
             return (yield)
+        if function in self._measured and not function.startswith("tests/unit/"):
+            return (yield)
+        self._measured.add(function)
         self._coverage.start()
         try:
             return (yield)
