@@ -2,7 +2,8 @@
 
 Modules are imported while that is measured. After that only what tests call is, not what fixtures do for them; and not
 in tests of other code, in other processes, of further parameters (those of unit tests are), or of what other tests do
-as well, in odder orders or with odder input. So the figure is a lower bound. Registered by tests/conftest.py; does nothing without `--cov`.
+as well, in odder orders or with odder input. So the figure is a lower bound. Registered by tests/conftest.py; does
+nothing without `--cov`.
 """
 
 from __future__ import annotations
