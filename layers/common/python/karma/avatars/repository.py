@@ -12,7 +12,6 @@ account (karma/identity/holdings.py), in the transactions that make and delete i
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final, cast
 
 from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
@@ -22,6 +21,7 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.partitions import empty
+from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
@@ -29,8 +29,6 @@ from karma.core.purge import Purge
 from karma.identity.holdings import Holding, hold, release
 
 _AVATAR: Final = "AVATAR#"
-_REQUEST_TTL: Final = timedelta(hours=24)
-"""How long a repeat of a request may come."""
 
 
 def owner_pk(user_id: UserId) -> str:
@@ -46,11 +44,6 @@ def avatar_key(user_id: UserId, avatar_id: str) -> Key:
 def counter_key(user_id: UserId) -> Key:
     """Key of the number of a person's avatars."""
     return Key(owner_pk(user_id), "COUNTER#avatars")
-
-
-def request_key(user_id: UserId, token: str) -> Key:
-    """Key of what a request made."""
-    return Key(owner_pk(user_id), f"REQUEST#{token}")
 
 
 class AvatarsItem(Item):
@@ -92,10 +85,8 @@ class AvatarCounterItem(AvatarsItem, discriminator="avatar_counter"):
     value = NumberAttribute(default=0)
 
 
-class AvatarRequestItem(AvatarsItem, discriminator="avatar_request"):
+class AvatarRequestItem(RequestAttributes, AvatarsItem, discriminator="avatar_request"):
     """What a request with an Idempotency-Key made."""
-
-    made_id = UnicodeAttribute()
 
 
 class DynamoAvatarStore:
@@ -115,7 +106,7 @@ class DynamoAvatarStore:
 
     def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
         """See AvatarStore; one Get."""
-        item = get(AvatarRequestItem, request_key(user_id, request_token), consistent=True)
+        item = get(AvatarRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
         return AvatarId(item.made_id) if item else None
 
     def create(self, avatar: Avatar, *, request_token: str) -> None:
@@ -123,7 +114,13 @@ class DynamoAvatarStore:
         tx = Transaction()
         hold(tx, avatar.created_by, Holding.AVATAR)
         if request_token:
-            _note_request(tx, avatar, request_token)
+            note_request(
+                tx,
+                AvatarRequestItem(*request_key(owner_pk(avatar.created_by), request_token)),
+                avatar.id,
+                at=avatar.created_at,
+                repeated=AlreadyExists("This request made an avatar before"),
+            )
         tx.put(_item(avatar))
         _count(tx, avatar.created_by, 1)
         tx.commit()
@@ -173,23 +170,6 @@ class DynamoAvatarStore:
     def purge_account(self, purge: Purge) -> bool:
         """Remove counter and records of requests: an account that is deleted has no avatars; True when it is done."""
         return empty(AvatarsItem, owner_pk(purge.user_id), purge)
-
-
-def _note_request(tx: Transaction, avatar: Avatar, token: str) -> None:
-    now = int(avatar.created_at.timestamp())
-    at = iso(avatar.created_at)
-    tx.upsert(
-        AvatarRequestItem(*request_key(avatar.created_by, token)),
-        [
-            AvatarRequestItem.made_id.set(avatar.id),
-            AvatarRequestItem.created_at.set(at),
-            AvatarRequestItem.updated_at.set(at),
-            AvatarRequestItem.expires_at.set(now + int(_REQUEST_TTL.total_seconds())),
-        ],
-        # One that is over may still lie there: TTL deletes late.
-        AvatarRequestItem.pk.does_not_exist() | (AvatarRequestItem.expires_at <= now),
-        on_fail=AlreadyExists("This request made an avatar before"),
-    )
 
 
 def _count(tx: Transaction, user_id: UserId, change: int) -> None:

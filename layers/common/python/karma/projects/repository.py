@@ -13,17 +13,18 @@ A membership is one item: by its key in the project, by its index key in the per
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.condition import Condition
 
-from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.partitions import empty, pages
+from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
@@ -40,8 +41,6 @@ _PROJECT_PREFIX: Final = "PROJECT#"
 _MEMBER_PREFIX: Final = "MEMBER#"
 _DELETING: Final = "PROJECTS#DELETING"
 """Partition of gsi1 with the tombstones, by when they were put."""
-_REQUEST_TTL: Final = timedelta(hours=24)
-"""How long a repeat of a request may come (functions/api/idempotency.py)."""
 _BATCH: Final = 100
 """Items of one BatchGetItem."""
 
@@ -79,10 +78,8 @@ class MemberItem(ProjectsItem, discriminator="project_member"):
     """Of the request that added the member."""
 
 
-class ProjectRequestItem(ProjectsItem, discriminator="project_request"):
-    """A repeatable request made a project: the second line behind its record, which a crash leaves open."""
-
-    project_id = UnicodeAttribute()
+class ProjectRequestItem(RequestAttributes, ProjectsItem, discriminator="project_request"):
+    """What a request with an Idempotency-Key made."""
 
 
 def project_key(project_id: ProjectId) -> Key:
@@ -172,8 +169,8 @@ class ProjectRepository:
 
     def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
         """See ProjectStore; one Get."""
-        item = get(ProjectRequestItem, Key(user_pk(user_id), f"REQUEST#{request_token}"), consistent=True)
-        return ProjectId(item.project_id) if item else None
+        item = get(ProjectRequestItem, request_key(user_pk(user_id), request_token), consistent=True)
+        return ProjectId(item.made_id) if item else None
 
     def added_by(self, request_token: str, project_id: ProjectId, user_id: UserId) -> Membership | None:
         """See ProjectStore; one Get."""
@@ -188,7 +185,13 @@ class ProjectRepository:
         tx.put(_project_item(project))
         tx.put(_member_item(owner, request_token=""))
         if request_token:
-            _note_request(tx, project, owner.user_id, request_token)
+            note_request(
+                tx,
+                ProjectRequestItem(*request_key(user_pk(owner.user_id), request_token)),
+                project.id,
+                at=project.created_at,
+                repeated=AlreadyExists("This request was carried out before"),
+            )
         hold(tx, owner.user_id, Holding.PROJECT)
         tx.commit()
 
@@ -294,23 +297,6 @@ class ProjectRepository:
         """
         mine = user_pk(purge.user_id)
         return empty(ProjectsItem, mine, purge, index=ProjectsItem.gsi1) and empty(ProjectsItem, mine, purge)
-
-
-def _note_request(tx: Transaction, project: Project, user_id: UserId, token: str) -> None:
-    now, made = epoch_ms(project.created_at) // 1000, iso(project.created_at)
-    item = ProjectRequestItem
-    tx.upsert(
-        item(user_pk(user_id), f"REQUEST#{token}"),
-        [
-            item.project_id.set(project.id),
-            item.created_at.set(made),
-            item.updated_at.set(made),
-            item.expires_at.set(now + int(_REQUEST_TTL.total_seconds())),
-        ],
-        # One that is over may still lie there: TTL deletes late.
-        item.pk.does_not_exist() | (item.expires_at <= now),
-        on_fail=AlreadyExists("This request was carried out before"),
-    )
 
 
 def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> None:

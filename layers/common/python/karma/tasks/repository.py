@@ -15,7 +15,7 @@ subtasks: who holds a version has seen them all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, cast
 
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
@@ -26,6 +26,7 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, delete, get, query
 from karma.core.dynamo.items import Item, Key, TableMeta, bind
 from karma.core.dynamo.partitions import delete_keys, empty, pages
+from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
@@ -38,8 +39,6 @@ from karma.tasks.ports import GoneTask
 SWEEP_PARTITION: Final = "SWEEP#TASKS"
 _TASK: Final = "TASK#"
 _GONE: Final = "GONE#"
-_REQUEST_TTL: Final = timedelta(hours=24)
-"""How long a repeat of a request may come."""
 _PAGE: Final = 100
 
 
@@ -66,11 +65,6 @@ def gone_key(user_id: UserId, task_id: TaskId) -> Key:
 def counter_key(user_id: UserId) -> Key:
     """Key of the number of a person's tasks."""
     return Key(owner_pk(user_id), "COUNTER#tasks")
-
-
-def request_key(user_id: UserId, token: str) -> Key:
-    """Key of what a request made."""
-    return Key(owner_pk(user_id), f"REQUEST#{token}")
 
 
 def subtasks_pk(task_id: str) -> str:
@@ -133,10 +127,8 @@ class TaskCounterItem(TasksItem, discriminator="task_counter"):
     value = NumberAttribute(default=0)
 
 
-class TaskRequestItem(TasksItem, discriminator="task_request"):
+class TaskRequestItem(RequestAttributes, TasksItem, discriminator="task_request"):
     """What a request with an Idempotency-Key made."""
-
-    made_id = UnicodeAttribute()
 
 
 class DynamoTaskStore:
@@ -174,7 +166,7 @@ class DynamoTaskStore:
 
     def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
         """See TaskStore; one Get."""
-        item = get(TaskRequestItem, request_key(user_id, request_token), consistent=True)
+        item = get(TaskRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
         return TaskId(item.made_id) if item else None
 
     def page(
@@ -219,7 +211,13 @@ class DynamoTaskStore:
         tx = Transaction()
         require_account_in(tx, task.user_id)
         if request_token:
-            _note_request(tx, task, request_token)
+            note_request(
+                tx,
+                TaskRequestItem(*request_key(owner_pk(task.user_id), request_token)),
+                task.id,
+                at=task.created_at,
+                repeated=AlreadyExists("This request made a task before"),
+            )
         tx.put(_task_item(task))
         for each in subtasks:
             tx.put(_subtask_item(each))
@@ -318,23 +316,6 @@ def _open() -> Condition:
     status = TaskItem.status
     condition: Condition = (status == TaskStatus.PENDING.value) | (status == TaskStatus.IN_PROGRESS.value)
     return condition
-
-
-def _note_request(tx: Transaction, task: Task, token: str) -> None:
-    now = int(task.created_at.timestamp())
-    at = iso(task.created_at)
-    tx.upsert(
-        TaskRequestItem(*request_key(task.user_id, token)),
-        [
-            TaskRequestItem.made_id.set(task.id),
-            TaskRequestItem.created_at.set(at),
-            TaskRequestItem.updated_at.set(at),
-            TaskRequestItem.expires_at.set(now + int(_REQUEST_TTL.total_seconds())),
-        ],
-        # One that is over may still lie there: TTL deletes late.
-        TaskRequestItem.pk.does_not_exist() | (TaskRequestItem.expires_at <= now),
-        on_fail=AlreadyExists("This request made a task before"),
-    )
 
 
 def _count(tx: Transaction, user_id: UserId, change: int) -> None:

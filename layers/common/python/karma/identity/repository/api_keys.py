@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
+from karma.core.dynamo.requests import note_request, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyCreated, Upstream
 from karma.core.ids import ApiKeyId, UserId
@@ -22,7 +23,6 @@ from karma.identity.repository.items import (
     RequestGuard,
     api_key_key,
     api_key_lookup,
-    deletion,
 )
 
 
@@ -38,22 +38,10 @@ class ApiKeyRepository:
         """
         tx = Transaction()
         require_account_in(tx, key.user_id)
-        guard_key = Key(f"USER#{key.user_id}", f"REQUEST#{request_token}")
+        guard_key = request_key(f"USER#{key.user_id}", request_token or "")
         if request_token is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")
-            created = iso(key.created_at)
-            # A guard that is over may still lie there: TTL deletes late.
-            tx.upsert(
-                RequestGuard(*guard_key),
-                [
-                    RequestGuard.made_id.set(key.id),
-                    RequestGuard.created_at.set(created),
-                    RequestGuard.updated_at.set(created),
-                    RequestGuard.expires_at.set(deletion(key.created_at)),
-                ],
-                RequestGuard.pk.does_not_exist() | (RequestGuard.expires_at <= epoch_ms(key.created_at) // 1000),
-                on_fail=repeated,
-            )
+            note_request(tx, RequestGuard(*guard_key), key.id, at=key.created_at, repeated=repeated)
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_item(where, key))
         audit.append(tx, entry)

@@ -43,6 +43,7 @@ from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute
 
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity import emails
 
@@ -173,10 +174,8 @@ class ProviderIdentityItem(IdentityItem, discriminator="provider_identity"):
     subject_hash = UnicodeAttribute()
 
 
-class RequestGuard(IdentityItem, discriminator="request_guard"):
-    """A repeatable request made something: the second line behind the idempotency record, which a crash leaves open."""
-
-    made_id = UnicodeAttribute()
+class RequestGuard(RequestAttributes, IdentityItem, discriminator="request_guard"):
+    """What a request with an Idempotency-Key made."""
 
 
 class HoldingsItem(IdentityItem, discriminator="holdings"):
