@@ -276,23 +276,37 @@ def _install(requirements: Path, folder: Path, target: Target) -> None:
 
 
 def _compile(folder: Path, target: Target) -> None:
+    """Put bytecode beside each source. Layers share most of their sources: each is compiled once, and kept."""
     if target.interpreter is None:
         return
+    mounted = "/opt" if (folder / "python").is_dir() else "/var/task"
+    kept = BUILD / "bytecode" / target.python
+    kept.mkdir(parents=True, exist_ok=True)
+    wanted = {}
+    for source in sorted(folder.rglob("*.py")):
+        place = f"{mounted}/{source.relative_to(folder).as_posix()}\n".encode()
+        wanted[source] = kept / hashlib.sha256(place + source.read_bytes()).hexdigest()
+    missing = [source for source, bytecode in wanted.items() if not bytecode.exists()]
+    if missing:
+        _compile_these(missing, folder, mounted, target.interpreter)
+    for source, bytecode in wanted.items():
+        made = source.parent / "__pycache__" / f"{source.stem}.cpython-{target.python.replace('.', '')}.pyc"
+        if not made.exists():
+            made.parent.mkdir(exist_ok=True)
+            shutil.copyfile(bytecode, made)
+        elif not bytecode.exists():
+            partial = bytecode.with_name(f".{bytecode.name}.{os.getpid()}")
+            shutil.copyfile(made, partial)
+            partial.replace(bytecode)
+
+
+def _compile_these(sources: list[Path], folder: Path, mounted: str, interpreter: Path) -> None:
     # -s/-p: tracebacks name the path under Lambda's mount, and the bytecode does not depend on where it was made.
-    command: list[str | Path] = [
-        target.interpreter,
-        "-I",
-        "-m",
-        "compileall",
-        "-q",
-        "-f",
-        "--invalidation-mode",
-        "unchecked-hash",
-    ]
-    _run(
-        [*command, "-s", folder, "-p", "/opt" if (folder / "python").is_dir() else "/var/task", folder],
-        what="compiling",
-    )
+    options: list[str | Path] = ["-q", "-f", "--invalidation-mode", "unchecked-hash", "-s", folder, "-p", mounted]
+    with tempfile.NamedTemporaryFile("w", prefix="karma-sources-", suffix=".txt") as names:
+        names.write("".join(f"{source}\n" for source in sources))
+        names.flush()
+        _run([interpreter, "-I", "-m", "compileall", *options, "-i", names.name], what="compiling")
 
 
 def _settle_times(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Dependency layers and archives: right platform, bytecode inside, nothing useless, reproducible bytes."""
 
+import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import layers
 from infra.artifacts import digest_of, source_entries, write_zip
 from infra.config import ROOT, Overrides, Stage, stage_settings
 from infra.interpreters import LAMBDA_PYTHON
@@ -134,6 +137,23 @@ def test_a_second_build_is_taken_from_the_cache(arm_layers: dict[str, Path]) -> 
     archive = build_dependencies("realtime", target)
     assert archive.path.stat().st_mtime_ns == before
     assert archive.digest == layer_digest(ROOT / "requirements" / "realtime.txt", target)
+
+
+def test_a_source_that_several_layers_have_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "BUILD", tmp_path / "build")
+    cannot = dataclasses.replace(HOST, interpreter=Path("/bin/false"))
+    modules = {}
+    for layer in ("one", "other", "changed"):
+        module = modules[layer] = tmp_path / layer / "python" / "package" / "module.py"
+        module.parent.mkdir(parents=True)
+        module.write_text("A = 1\n" if layer != "changed" else "A = 2\n")
+    layers._compile(tmp_path / "one", HOST)
+    layers._compile(tmp_path / "other", cannot)
+    one, other = (Path(importlib.util.cache_from_source(str(modules[layer]))) for layer in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    assert importlib.util.source_hash(b"A = 1\n") == one.read_bytes()[8:16]
+    with pytest.raises(LayerError, match="compiling failed"):
+        layers._compile(tmp_path / "changed", cannot)
 
 
 def test_a_layers_key_follows_pins_and_target_not_comments(tmp_path: Path) -> None:
