@@ -1,6 +1,6 @@
 """Python interpreters of this machine. Standard library only: what installs everything else asks for them.
 
-python3 -m infra.interpreters       path of that which this project runs on here
+`python3 -m infra.interpreters` prints the path of that which the project runs on here.
 """
 
 from __future__ import annotations

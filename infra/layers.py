@@ -3,8 +3,8 @@
 Wheels come from the pinned, hashed requirement file of each function: for arm64 Lambda (`aarch64-manylinux_2_28`,
 Python 3.13) or for the interpreter of the local engine. The result is stripped of what no function reads, compiled to
 unchecked-hash `.pyc` (a read-only task root cannot write them, and without them a cold start is about three times
-slower), and zipped reproducibly. A build is cached by requirement file, target and `BUILDER_VERSION`; concurrent
-builds of the same layer wait for each other.
+slower), and zipped reproducibly. A build is cached by requirement file, target and `BUILDER_VERSION`, bytecode by its
+source and place; concurrent builds of the same layer wait for each other.
 """
 
 import fcntl

@@ -110,7 +110,7 @@ class Engine(Protocol):
 
 _SERVED = (
     *("ministack.app:app", "--host", "127.0.0.1", "--no-access-log"),
-    # Not uvloop: every third device or so does not get through its TLS.
+    # Not uvloop: some devices do not get through its TLS.
     *("--http", "httptools", "--loop", "asyncio", "--ws", "wsproto"),
     # The application writes these by itself, as AWS does, and knows itself whom it believes about addresses.
     *("--no-server-header", "--no-date-header", "--no-proxy-headers"),
