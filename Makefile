@@ -34,6 +34,7 @@ format: install
 
 docs: install
 	.venv/bin/python -m tests.support.requirements
+	.venv/bin/python -m tests.support.faults
 	PYTHONPATH=layers/common/python:functions .venv/bin/python -m tests.support.contract
 
 # Typed Python and TypeScript clients of the API, in build/clients.

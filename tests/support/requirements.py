@@ -6,18 +6,15 @@ id that does not exist, or when an id has neither a test nor a stated replacemen
 
 from __future__ import annotations
 
-import ast
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.markers import ROOT, cell, named_tests
+
 REGISTRY = ROOT / "docs/requirements.toml"
 PAGE = ROOT / "docs/requirements.md"
-TEST_FOLDERS = (ROOT / "tests", ROOT / "sdk/device/tests")
 SOURCES = {
     "K": "Karma backend guide",
     "C": "AI Creator cloud backend",
@@ -50,32 +47,8 @@ def registry() -> list[Requirement]:
     return [Requirement(id=key, **fields) for key, fields in tomllib.loads(REGISTRY.read_text()).items()]
 
 
-def marked_ids(path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of requirement id and test name from the markers of one file, of classes and of the module included."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            for decorator in node.decorator_list:
-                yield from ((found, node.name) for found in _ids(decorator))
-        elif isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "pytestmark" for t in node.targets):
-            yield from ((found, path.stem) for found in _ids(node.value))
-
-
-def _ids(expression: ast.expr) -> Iterator[str]:
-    for node in ast.walk(expression):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.req":
-            for argument in node.args:
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    yield argument.value
-
-
-@cache
-def named_tests() -> Mapping[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for folder in TEST_FOLDERS:
-        for path in sorted(folder.rglob("test_*.py")):
-            for requirement, name in marked_ids(path):
-                found[requirement].append(f"{path.relative_to(ROOT).as_posix()}::{name}")
-    return found
+def named_by_tests() -> Mapping[str, list[str]]:
+    return named_tests("req")
 
 
 def render(requirements: Sequence[Requirement], tests: Mapping[str, Sequence[str]]) -> str:
@@ -91,7 +64,7 @@ def render(requirements: Sequence[Requirement], tests: Mapping[str, Sequence[str
     for letter, title in SOURCES.items():
         lines += ["", f"## {title}", "", "| id | requirement | status |", "|---|---|---|"]
         lines += [
-            f"| {each.id} | {_cell(each.text)} | {_cell(_status_text(each, tests.get(each.id, ())))} |"
+            f"| {each.id} | {cell(each.text)} | {cell(_status_text(each, tests.get(each.id, ())))} |"
             for each in requirements
             if each.id[2] == letter
         ]
@@ -111,12 +84,8 @@ def _status_text(each: Requirement, tests: Sequence[str]) -> str:
             return f"**open**, comes with: {each.later}{part}"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def main() -> None:
-    PAGE.write_text(render(registry(), named_tests()))
+    PAGE.write_text(render(registry(), named_by_tests()))
 
 
 if __name__ == "__main__":
