@@ -57,7 +57,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [
-                    *message.get("headers", ()),
+                    *_not_to_be_kept(message.get("headers", ())),
                     *scope.get(LIMIT_HEADERS, ()),
                     (b"x-request-id", request_id.encode()),
                     (b"x-process-time", b"%.6f" % (monotonic() - started)),
@@ -115,6 +115,14 @@ def _request_id(scope: Scope) -> str:
     event = scope.get("aws.event")
     found = event["requestContext"].get("requestId") if event else None
     return found if isinstance(found, str) and found else new_id()
+
+
+def _not_to_be_kept(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Tell caches to keep nothing, unless the route said what they may keep: an answer is its caller's alone."""
+    given = list(headers)
+    if all(name != b"cache-control" for name, _ in given):
+        given.append((b"cache-control", b"no-store"))
+    return given
 
 
 def _header(scope: Mapping[str, Any], name: bytes) -> bytes:

@@ -4,6 +4,9 @@ A record lives 24 hours in the identity table under the caller, keyed by path an
 body and the answer, unless the answer showed a secret: then a repeat gets 409 ALREADY_CREATED with `details.id`.
 The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
+
+Where nobody knows who calls, the body is part of what a record is keyed by: two strangers who chose the same key are
+two requests, and neither learns of the other.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from karma.identity.domain import Caller
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TTL_S = 24 * 3600
+_PREFIX = "karma-api"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,7 @@ def _run(
     from aws_lambda_powertools.utilities.idempotency.exceptions import (
         IdempotencyAlreadyInProgressError,
         IdempotencyInconsistentStateError,
+        IdempotencyItemNotFoundError,
         IdempotencyValidationError,
     )
 
@@ -110,7 +115,7 @@ def _run(
         boto3_client=aws.client("dynamodb"),
     )
     config = IdempotencyConfig(
-        event_key_jmespath="[path, key]",
+        event_key_jmespath="[path, key]" if caller else "[path, key, fingerprint]",
         payload_validation_jmespath="fingerprint",
         expires_after_seconds=_TTL_S,
         hash_function="sha256",
@@ -125,11 +130,24 @@ def _run(
         return {"status": outcome.status, "data": data, "secret_id": outcome.secret_id}
 
     guarded: Callable[..., dict[str, Any]] = idempotent_function(
-        claimed, data_keyword_argument="claim", persistence_store=store, config=config, key_prefix="karma-api"
+        claimed, data_keyword_argument="claim", persistence_store=store, config=config, key_prefix=_PREFIX
     )
-    for fingerprint in _fingerprints(body):
+    store.configure(config=config, function_name="", key_prefix=_PREFIX)
+
+    def is_recorded(claim: dict[str, str]) -> bool:
         try:
-            stored = guarded(claim={"path": path, "key": key, "fingerprint": fingerprint})
+            store.get_record(claim)
+        except IdempotencyItemNotFoundError:
+            return False
+        return True
+
+    claims = [{"path": path, "key": key, "fingerprint": fingerprint} for fingerprint in _fingerprints(body)]
+    if caller is None:
+        # Keyed by the body, a record of before a change of keys stands elsewhere; none is begun there any more.
+        claims = [*(claim for claim in claims[1:] if is_recorded(claim)), claims[0]]
+    for claim in claims:
+        try:
+            stored = guarded(claim=claim)
         except IdempotencyValidationError:
             continue
         except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):
@@ -141,7 +159,10 @@ def _run(
 
 
 def _fingerprints(body: bytes) -> Iterator[str]:
-    """Yield the body's keyed hash by the current key, then by the others: the first request may be older than it."""
+    """Yield the body's keyed hash by the current key, then by the others: the first request may be older than it.
+
+    Keyed, for a body may hold a password, which whoever reads the table could else try to guess.
+    """
     ring = process.key_ring()
     for kid in sorted(ring.keys, key=lambda kid: kid != ring.current):
         yield hmac.digest(ring.keys[kid].encode(), b"karma-idempotency\0" + body, hashlib.sha256).hex()

@@ -203,3 +203,13 @@ def _references(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _references(inner)
+
+
+@pytest.mark.fault("F-21c")
+def test_no_answer_may_be_kept_by_a_cache(api: Api) -> None:
+    """Tokens, keys, tickets, and whatever else is its caller's alone: whatever route answers, well or ill."""
+    for name, _ in routes():
+        method, path = name.split(" ")
+        answer = api.call(method, path.replace("{", "").replace("}", ""))
+        assert answer.headers["cache-control"] == "no-store", name
+    assert api.call("GET", "/api/v1/nowhere").headers["cache-control"] == "no-store"

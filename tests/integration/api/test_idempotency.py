@@ -8,6 +8,7 @@ import pytest
 from tests.integration.api.conftest import PASSWORD, Api
 
 REGISTER = "/api/v1/auth/register"
+PROJECTS = "/api/v1/projects"
 
 
 def body(email: str = "ada@example.com") -> dict[str, str]:
@@ -24,10 +25,21 @@ class TestARepeat:
         assert "idempotent-replayed" not in first.headers
         assert len([item for item in stored("identity") if item["sk"] == {"S": "PROFILE"}]) == 1
 
-    def test_with_another_body_is_refused(self, api: Api) -> None:
-        api.call("POST", REGISTER, body(), idempotency_key="a")
-        answer = api.call("POST", REGISTER, body("eve@example.com"), idempotency_key="a")
+    def test_with_another_body_is_refused(self, ada: Api) -> None:
+        ada.call("POST", PROJECTS, {"name": "One"}, idempotency_key="a")
+        answer = ada.call("POST", PROJECTS, {"name": "Two"}, idempotency_key="a")
         assert (answer.status, answer.code) == (409, "IDEMPOTENCY_KEY_REUSED")
+
+    @pytest.mark.fault("F-21c")
+    def test_of_strangers_with_the_same_key_is_a_request_of_each(self, api: Api) -> None:
+        """Nobody knows who calls: whoever sends another body is another caller, and gets an answer of their own."""
+        bodies = [body(), body("eve@example.com"), {**body("ida@example.com"), "locale": "zh"}]
+        answers = [api.call("POST", REGISTER, each, idempotency_key="a") for each in bodies]
+        assert [answer.status for answer in answers] == [201] * 3
+        assert [answer.data["user"]["email"] for answer in answers] == [each["email"] for each in bodies]
+        again = [api.call("POST", REGISTER, each, idempotency_key="a") for each in bodies]
+        assert [answer.data for answer in again] == [answer.data for answer in answers]
+        assert all(answer.headers["idempotent-replayed"] == "true" for answer in again)
 
     def test_of_a_failure_tries_again(self, api: Api) -> None:
         api.register("ada@example.com")

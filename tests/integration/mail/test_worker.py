@@ -129,6 +129,14 @@ class TestHostileMessages:
         assert (item["state"], "to" in item, item["gsi1pk"]) == ({"S": "refused"}, False, {"S": f"USER#{user.id}"})
 
 
+@pytest.mark.fault("F-20a")
+def test_a_mail_goes_to_the_domain_that_is_stored(stack: Any, post: Post) -> None:
+    mail = mail_of(account(stack), MailKind.EMAIL_CHANGED, to="ada@straße.example")
+    OutboxRepository(stack.tables["identity"]).add(mail)
+    assert post.handle([mail.id]) == []
+    assert [each.to for each in post.mailbox()] == ["ada@xn--strae-oqa.example"]
+
+
 class TestTheProvider:
     def test_that_does_not_take_a_mail_is_asked_again(self, stack: Any, lambda_context: Any, sqs_event: Any) -> None:
         """Nobody verified the sender here: SES answers MessageRejected."""

@@ -69,4 +69,5 @@ class Correspondence:
 
 
 def _addressed(kind: MailKind, user: User, *, to: str, token: str | None = None) -> Addressed:
-    return Addressed(kind=kind, to=to, name=user.name, locale=user.locale.value, token=token)
+    proven = user.email_verified and to == user.email
+    return Addressed(kind=kind, to=to, name=user.name if proven else None, locale=user.locale.value, token=token)

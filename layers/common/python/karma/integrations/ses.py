@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import botocore.exceptions
 
 from karma.core import aws
+from karma.mail.addresses import AddressUnmailable, mailable
 from karma.mail.domain import Letter
 from karma.mail.ports import MailRefused, MailUnavailable
 
@@ -31,6 +32,10 @@ class SesSender:
             MailUnavailable: SES did not take it, or did not answer; it may be sent again.
             MailRefused: the address cannot be written to.
         """
+        try:
+            recipient = mailable(to)
+        except AddressUnmailable as exc:
+            raise MailRefused from exc
         content: MessageTypeDef = {
             "Subject": {"Data": letter.subject, "Charset": _UTF8},
             "Body": {
@@ -41,7 +46,7 @@ class SesSender:
         try:
             aws.client("sesv2").send_email(
                 FromEmailAddress=self._sender,
-                Destination={"ToAddresses": [_ascii(to)]},
+                Destination={"ToAddresses": [recipient]},
                 Content={"Simple": content},
                 ConfigurationSetName=self._configuration_set,
             )
@@ -51,12 +56,3 @@ class SesSender:
             raise MailUnavailable("The mail provider did not take a mail; try again") from exc
         except botocore.exceptions.BotoCoreError as exc:
             raise MailUnavailable("The mail provider did not answer; try again") from exc
-
-
-def _ascii(address: str) -> str:
-    """Spell an address's domain in ASCII; SES takes no other, and no other letters before the @ at all."""
-    local, _, domain = address.rpartition("@")
-    try:
-        return f"{local.encode('ascii').decode()}@{domain.encode('idna').decode()}"
-    except UnicodeError as exc:
-        raise MailRefused from exc

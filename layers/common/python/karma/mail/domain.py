@@ -66,7 +66,8 @@ class Addressed:
 
     kind: MailKind
     to: str
-    name: str
+    name: str | None
+    """Of whom it greets; None: nobody has proven the address, so what whoever gave it calls themselves stays out."""
     locale: str
     """`en` or `zh`."""
     token: str | None = None

@@ -1,7 +1,9 @@
 """The letters in English and Chinese: subject, text and HTML from one list of paragraphs.
 
-Subjects hold nothing of anybody's: what a person wrote (their name) stands in bodies only, escaped in HTML. A link
-carries its token in the fragment, which browsers send to no server: it is in no access log and no Referer header.
+Of what people wrote, a letter holds one thing: the name of the account whose owner has proven the address that it goes
+to, in the body, escaped in HTML. To any other address it holds our words only: nobody sends theirs by us.
+
+A link carries its token in the fragment, which browsers send to no server: it is in no access log and no Referer.
 """
 
 # ruff: noqa: RUF001  Chinese has its own commas
@@ -33,6 +35,7 @@ _PATHS: Mapping[MailKind, str] = {
 """Pages of the web application that take a token and post it to the API."""
 
 _GREETING: Mapping[str, str] = {"en": "Hello {name},", "zh": "{name}，您好："}
+_GREETING_OF_NOBODY: Mapping[str, str] = {"en": "Hello,", "zh": "您好："}
 
 _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
     "en": {
@@ -126,7 +129,9 @@ def compose(addressed: Addressed, *, public_url: str) -> Letter:
     """
     text = _TEXTS[addressed.locale][addressed.kind]
     link = f"{public_url}/{_PATHS[addressed.kind]}#token={addressed.token}" if addressed.token else ""
-    greeting = _GREETING[addressed.locale].format(name=addressed.name)
+    greeting = _GREETING_OF_NOBODY[addressed.locale]
+    if addressed.name is not None:
+        greeting = _GREETING[addressed.locale].format(name=addressed.name)
     plain = [greeting, text.says, link, text.otherwise]
     return Letter(
         subject=text.subject,
