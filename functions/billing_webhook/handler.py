@@ -44,8 +44,13 @@ def wiring() -> InboxService:
     settings = load(Settings)
     for service in ("dynamodb", "sqs", "secretsmanager"):
         aws.client(service)
+
+    def signing_secrets(*, fresh: bool) -> tuple[str, ...]:
+        max_age_s = 0 if fresh else secrets.MAX_AGE_S
+        return secrets.strings(settings.stripe_webhook_secret_arn, "secrets", max_age_s=max_age_s)
+
     return InboxService(
-        secrets=lambda: secrets.strings(settings.stripe_webhook_secret_arn, "secrets"),
+        secrets=signing_secrets,
         arrivals=ArrivalStore(settings.billing_table),
         queue=SqsQueue(settings.inbox_queue_url),
         clock=_clock,

@@ -80,6 +80,16 @@ def test_either_of_two_secrets_is_accepted_while_they_rotate(billing: Billing) -
         assert billing.post(RAW, signed(secret=secret))["statusCode"] == 200
 
 
+@pytest.mark.fault("F-18b")
+def test_a_secret_that_was_rolled_is_read_once_more(billing: Billing) -> None:
+    assert billing.post(RAW, signed())["statusCode"] == 200
+    arn = billing.stack.secrets["stripe_webhook"]
+    value = json.dumps({"secrets": ["whsec_next"]})
+    billing.stack.aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=value)
+    assert billing.post(RAW, signed(secret="whsec_next"))["statusCode"] == 200
+    assert billing.post(RAW, signed())["statusCode"] == 400
+
+
 @pytest.mark.parametrize("value", ['{"secrets": []}', '{"secrets": [""]}', "{}", '{"secrets": "x"}'])
 def test_without_a_secret_the_endpoint_is_off(billing: Billing, value: str) -> None:
     arn = billing.stack.secrets["stripe_webhook"]

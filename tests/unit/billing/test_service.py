@@ -38,11 +38,20 @@ class StoppedClock:
 
 class Webhook:
     def __init__(self, *, secrets: tuple[str, ...] = (SECRET,)) -> None:
+        self.cached = self.current = secrets
+        self.reads = 0
         self.clock = StoppedClock()
         self.store = MemoryBilling()
         self.queue = MemoryQueue()
-        self.service = InboxService(secrets=lambda: secrets, arrivals=self.store, queue=self.queue, clock=self.clock)
+        self.service = InboxService(secrets=self.secrets, arrivals=self.store, queue=self.queue, clock=self.clock)
         self.keeper = InboxKeeper(inbox=self.store, queue=self.queue, clock=self.clock)
+
+    def secrets(self, *, fresh: bool) -> tuple[str, ...]:
+        """Secrets Manager behind a cache."""
+        if fresh:
+            self.reads += 1
+            self.cached = self.current
+        return self.cached
 
     def post(self, event: object, *, secret: str = SECRET) -> Stored:
         raw = event if isinstance(event, bytes) else json.dumps(event).encode()
@@ -136,6 +145,42 @@ def test_a_wrong_signature_stores_nothing() -> None:
     with pytest.raises(SignatureInvalid):
         webhook.post(event(), secret="whsec_other")
     assert not webhook.store.events
+
+
+@pytest.mark.fault("F-18b")
+@pytest.mark.parametrize(
+    ("before", "after"), [((SECRET,), ("whsec_next",)), ((SECRET,), (SECRET, "whsec_next")), ((), ("whsec_next",))]
+)
+def test_a_secret_that_was_rolled_since_it_was_cached_is_read_once_more(
+    before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    webhook = Webhook(secrets=before)
+    webhook.current = after
+    for number in range(3):
+        assert webhook.post(event(f"evt_{number}"), secret="whsec_next") is Stored.NEW
+    assert webhook.reads == 1
+
+
+@pytest.mark.fault("F-18b")
+def test_a_flood_of_forged_signatures_reads_the_secret_once_in_five_seconds() -> None:
+    webhook = Webhook()
+    for tenth in range(100):
+        webhook.clock.moment = START + timedelta(seconds=tenth / 10)
+        with pytest.raises(SignatureInvalid):
+            webhook.post(event(), secret="whsec_forged")
+    assert webhook.reads == 2
+    webhook.current = ("whsec_next",)
+    webhook.clock.moment += timedelta(seconds=5)
+    assert webhook.post(event(), secret="whsec_next") is Stored.NEW
+
+
+@pytest.mark.fault("F-18b")
+@pytest.mark.parametrize("header", [None, "", "t=1", "v1=00", "t=x,v1=00"])
+def test_what_cannot_be_a_signature_reads_nothing(header: str | None) -> None:
+    webhook = Webhook()
+    with pytest.raises(SignatureInvalid):
+        webhook.service.receive(b"{}", header)
+    assert webhook.reads == 0
 
 
 def test_the_sweep_waits_longer_after_each_attempt() -> None:

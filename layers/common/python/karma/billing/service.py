@@ -5,13 +5,12 @@ What Stripe's events change is computed in projector.py, in the worker only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from karma.billing.arrival import Stored, is_event_id, read_arrival
-from karma.billing.signature import verify
+from karma.billing.signature import SignatureMismatch, verify
 from karma.core.clock import Clock
 from karma.core.errors import NotFound, PayloadTooLarge, Upstream
 from karma.core.observability import count, logger
@@ -33,6 +32,19 @@ _LONGEST_PAUSE = timedelta(hours=6)
 _SWEEP_LIMIT = 500
 
 
+_REREAD_EVERY = timedelta(seconds=5)
+"""How often a signature that does not match may have the secrets read past the cache, in one process: a flood of
+forged requests costs Secrets Manager one call in this time."""
+
+
+class Secrets(Protocol):
+    """Where signing secrets come from."""
+
+    def __call__(self, *, fresh: bool) -> tuple[str, ...]:
+        """Return every signing secret valid now, () when none is set; `fresh` ignores what is cached."""
+        ...
+
+
 class WebhookDisabled(Upstream):
     """No signing secret is set: nothing can be verified, so nothing is accepted."""
 
@@ -43,11 +55,9 @@ class WebhookDisabled(Upstream):
 class InboxService:
     """Takes events in: verify, store once, enqueue."""
 
-    def __init__(
-        self, *, secrets: Callable[[], tuple[str, ...]], arrivals: Arrivals, queue: Queue, clock: Clock
-    ) -> None:
-        """`secrets` returns every signing secret valid now, () when none is set."""
+    def __init__(self, *, secrets: Secrets, arrivals: Arrivals, queue: Queue, clock: Clock) -> None:
         self._secrets = secrets
+        self._reread_at: datetime | None = None
         self._arrivals = arrivals
         self._queue = queue
         self._clock = clock
@@ -64,11 +74,15 @@ class InboxService:
         """
         if len(body) > MAX_BODY:
             raise PayloadTooLarge(f"The body exceeds {MAX_BODY} bytes")
-        secrets = tuple(secret for secret in self._secrets() if secret.strip())
-        if not secrets:
-            raise WebhookDisabled("No webhook secret is set")
         now = self._clock.now()
-        verify(body, signature, secrets, now_s=now.timestamp())
+        try:
+            self._verify(body, signature, now, fresh=False)
+        except (SignatureMismatch, WebhookDisabled):
+            # The secrets may have been rolled, or set, since they were cached.
+            if self._reread_at is not None and now - self._reread_at < _REREAD_EVERY:
+                raise
+            self._reread_at = now
+            self._verify(body, signature, now, fresh=True)
         arrival = read_arrival(body)
         stored = self._arrivals.store(arrival, received_at=now, due_at=now + DUE_AFTER)
         if stored is Stored.CONFLICT:
@@ -79,6 +93,12 @@ class InboxService:
         if stored in {Stored.WAITING, Stored.HANDLED}:
             count("WebhookDuplicate")
         return stored
+
+    def _verify(self, body: bytes, signature: str | None, now: datetime, *, fresh: bool) -> None:
+        secrets = tuple(secret for secret in self._secrets(fresh=fresh) if secret.strip())
+        if not secrets:
+            raise WebhookDisabled("No webhook secret is set")
+        verify(body, signature, secrets, now_s=now.timestamp())
 
     def _enqueue(self, event_id: str) -> None:
         try:

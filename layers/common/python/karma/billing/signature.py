@@ -21,11 +21,16 @@ class SignatureInvalid(InvalidRequest):
     code = "INVALID_SIGNATURE"
 
 
+class SignatureMismatch(SignatureInvalid):
+    """The header is readable, but no secret made any of its signatures: a forger, or a secret that was just rolled."""
+
+
 def verify(body: bytes, header: str | None, secrets: Sequence[str], *, now_s: float) -> None:
     """Accept a body that one of the secrets signed within TOLERANCE_S of now, either way.
 
     Raises:
-        SignatureInvalid: says which part fails, never what would have been right.
+        SignatureMismatch: none of the secrets made any of the signatures.
+        SignatureInvalid: another part fails; says which, never what would have been right.
     """
     if not header:
         raise SignatureInvalid("The Stripe-Signature header is missing")
@@ -36,6 +41,8 @@ def verify(body: bytes, header: str | None, secrets: Sequence[str], *, now_s: fl
         signed = b"%d.%b" % (timestamp, body)
     except (ValueError, IndexError, StopIteration):
         raise SignatureInvalid("The Stripe-Signature header is unreadable") from None
+    if not given:
+        raise SignatureInvalid("The Stripe-Signature header has no v1 signature")
     # Every pair is compared, so that the time tells nothing about which secret or signature was close.
     matches = 0
     for secret in secrets:
@@ -43,6 +50,6 @@ def verify(body: bytes, header: str | None, secrets: Sequence[str], *, now_s: fl
         for signature in given:
             matches += hmac.compare_digest(expected, signature)
     if not matches:
-        raise SignatureInvalid("The signature does not match the body")
+        raise SignatureMismatch("The signature does not match the body")
     if not now_s - TOLERANCE_S <= timestamp <= now_s + TOLERANCE_S:
         raise SignatureInvalid(f"The signature's timestamp is more than {TOLERANCE_S} s from now")

@@ -13,7 +13,7 @@ from karma.core import aws
 from karma.core.clock import monotonic
 from karma.core.errors import StaleVersion
 
-_MAX_AGE_S = 300
+MAX_AGE_S = 300
 _kept: dict[str, tuple[float, dict[str, object]]] = {}
 
 
@@ -21,7 +21,7 @@ class SecretUnusable(RuntimeError):
     """The secret is empty or is not a JSON object of strings; its content is never in the message."""
 
 
-def get(arn: str, *, max_age_s: float = _MAX_AGE_S) -> dict[str, object]:
+def get(arn: str, *, max_age_s: float = MAX_AGE_S) -> dict[str, object]:
     """Return a secret's JSON object, at most five minutes old, or less.
 
     Raises:
@@ -72,11 +72,11 @@ def write(arn: str, value: Mapping[str, object], *, seen: str) -> None:
     _kept.pop(arn, None)
 
 
-def strings(arn: str, field: str) -> tuple[str, ...]:
+def strings(arn: str, field: str, *, max_age_s: float = MAX_AGE_S) -> tuple[str, ...]:
     """Return the non-empty strings of a list field, such as the values valid during a rotation; () when none is set."""
     if not arn:
         return ()
-    found = get(arn).get(field, ())
+    found = get(arn, max_age_s=max_age_s).get(field, ())
     if not isinstance(found, list):
         return ()
     return tuple(text for text in found if isinstance(text, str) and text)
