@@ -1,14 +1,34 @@
-"""A store of files in memory that keeps S3's rules; tests/integration/files/test_store.py holds it to the real one."""
+"""Files in memory: objects by S3's rules, held to them by tests/integration/files/test_store.py, and rows and names by
+DynamoDB's, held to them by tests/contract/stores/test_files.py and test_file_trees.py there."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
-from karma.core.ids import DeviceId, FileId, new_id
+from karma.core.clock import epoch_ms, iso
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.ids import DeviceId, FileId, UserId, new_id
+from karma.files.domain import (
+    REJECTED_TIME,
+    ROOT,
+    DeviceFile,
+    Digests,
+    DirectoryNotEmpty,
+    FileStatus,
+    Rejection,
+    child_of,
+    sources_of,
+    split_path,
+)
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
+from karma.files.repository.files import FileRepository, Place, Rows
+from karma.files.repository.items import directory_sk
 from karma.integrations.s3 import FileStorageUnavailable
 
 _Place = tuple[DeviceId, FileId]
@@ -100,3 +120,239 @@ class MemoryStore:
 
 def _sha256(data: bytes) -> str:
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+@dataclass
+class MemoryDevices:
+    """Active devices, by their owners."""
+
+    owners: dict[DeviceId, UserId] = field(default_factory=dict)
+
+    def require(self, user_id: UserId, device_id: str) -> DeviceId:
+        owned = DeviceId(device_id)
+        if self.owners.get(owned) != user_id:
+            raise NotFound(f"Device {device_id} not found")
+        return owned
+
+    def require_in(self, tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
+        raise AssertionError("nothing is written to DynamoDB")
+
+
+class MemoryFiles(FileRepository):
+    """Entries, and the names that they have; each method keeps the conditions that the one above it sends."""
+
+    def __init__(self, devices: MemoryDevices) -> None:
+        self._owners = devices
+        self.entries: dict[FileId, DeviceFile] = {}
+        self.names: dict[tuple[DeviceId, str, str], FileId] = {}
+        self.dues: dict[FileId, datetime] = {}
+
+    # Reading
+
+    def find(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
+        return self._entry(device_id, file_id)
+
+    def unlisted(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
+        found = self._entry(device_id, file_id)
+        return found if found is not None and found.status is not FileStatus.READY else None
+
+    def holder(self, device_id: DeviceId, path: str, name: str) -> FileId | None:
+        return self.names.get((device_id, path, name))
+
+    def inside(self, device_id: DeviceId, path: str) -> FileId | None:
+        return next(
+            (file_id for (device, above, _), file_id in self.names.items() if (device, above) == (device_id, path)),
+            None,
+        )
+
+    def missing(self, device_id: DeviceId, directories: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        holders = [(place, self.names.get((device_id, *place))) for place in directories]
+        for (_, name), holder in holders:
+            if holder is not None and not self.entries[holder].is_directory:
+                raise AlreadyExists(f"{name} is a file, not a directory", code="NOT_A_DIRECTORY")
+        return [place for place, holder in holders if holder is None]
+
+    def newest(self, device_id: DeviceId, *, limit: int, after: FileId | None = None) -> Rows:
+        found = sorted(self._listed(device_id, None), key=lambda entry: entry.id, reverse=True)
+        return _page([entry for entry in found if after is None or entry.id < after], limit)
+
+    def in_directory(self, device_id: DeviceId, path: str, *, limit: int, after: Place | None = None) -> Rows:
+        found = sorted(self._listed(device_id, path), key=_order)
+        if after is not None:
+            order = directory_sk(after.name, after.id, is_directory=after.is_directory)
+            found = [entry for entry in found if _order(entry) > order]
+        return _page(found, limit)
+
+    def count(self, device_id: DeviceId, path: str | None, *, most: int) -> int:
+        return min(most, len(self._listed(device_id, path)))
+
+    def due(self, *, before: datetime, limit: int) -> list[DeviceFile]:
+        times = sorted((due, file_id) for file_id, due in self.dues.items() if due < before)
+        return [self.entries[file_id] for _, file_id in times[:limit]]
+
+    # Making
+
+    def add(self, entry: DeviceFile, *, directories: Iterable[DeviceFile], due: datetime | None) -> None:
+        made = list(directories)
+        self._require_device(entry)
+        self._require_free(entry)
+        self._require_places(entry, made)
+        self._take(entry, *made)
+        for each in (entry, *made):
+            self.entries[each.id] = each
+        if due is not None:
+            self.dues[entry.id] = due
+
+    def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
+        found = self._in(file, FileStatus.UPLOADING)
+        if found.upload_id is not None:
+            raise ConditionFailed
+        self.entries[file.id] = replace(found, upload_id=upload_id, part_checksums=checksums)
+
+    def completed(self, file: DeviceFile, *, now: datetime, due: datetime) -> DeviceFile:
+        found = replace(self._in(file, FileStatus.UPLOADING), status=FileStatus.VERIFYING, completed_ms=epoch_ms(now))
+        self.entries[file.id], self.dues[file.id] = found, due
+        return found
+
+    def publish(self, file: DeviceFile, found: Digests, *, now: datetime) -> None:
+        self._require_device(file)
+        stored = self._in(file, *sources_of(FileStatus.READY))
+        if self._names_of(file) != file.id or not self._stands(file.device_id, file.path):
+            raise ConditionFailed
+        self.entries[file.id] = replace(
+            stored,
+            status=FileStatus.READY,
+            size=found.size,
+            sha256=found.sha256,
+            md5=found.md5,
+            mime_type=found.mime_type,
+        )
+        del self.dues[file.id]
+
+    # Changing
+
+    def change(self, file: DeviceFile, changed: DeviceFile, *, directories: Iterable[DeviceFile]) -> None:
+        made = list(directories)
+        self._require_device(file)
+        moved = (file.path, file.name) != (changed.path, changed.name)
+        stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
+        if moved and self._names_of(file) != file.id:
+            raise stale
+        if moved:
+            self._require_free(changed)
+            self._require_places(changed, made)
+        stored = self.entries.get(file.id)
+        if stored is None or stored.status is not FileStatus.READY or stored.revision != file.revision:
+            raise stale
+        if moved:
+            self._free(file)
+            self._take(changed, *made)
+        for each in (changed, *made):
+            self.entries[each.id] = each
+
+    def accessed(self, file: DeviceFile, *, now: datetime) -> None:
+        self.entries[file.id] = replace(self._in(file, FileStatus.READY), accessed_at=iso(now))
+
+    def postpone(self, file: DeviceFile, *, due: datetime) -> None:
+        self._in(file, file.status)
+        self.dues[file.id] = due
+
+    # Removing
+
+    def reject(self, file: DeviceFile, reason: Rejection, *, now: datetime, due: datetime) -> None:
+        found = self._in(file, file.status)
+        self._free(file)
+        self.entries[file.id] = replace(found, status=FileStatus.REJECTED, rejection=reason)
+        self.dues[file.id] = due
+
+    def cleaned(self, file: DeviceFile, *, now: datetime) -> None:
+        found = self._in(file, FileStatus.REJECTED)
+        self.entries[file.id] = replace(found, forgotten_s=int((now + REJECTED_TIME).timestamp()))
+        self.dues.pop(file.id, None)
+
+    def begin_delete(self, file: DeviceFile, *, now: datetime, due: datetime) -> None:
+        found = self._in(file, file.status)
+        if file.status is FileStatus.READY and found.revision != file.revision:
+            raise ConditionFailed
+        if file.status is not FileStatus.REJECTED:
+            self._free(file)
+        self.entries[file.id] = replace(found, status=FileStatus.DELETING, forgotten_s=0)
+        self.dues[file.id] = due
+
+    def forget(self, file: DeviceFile) -> None:
+        self._in(file, FileStatus.DELETING)
+        del self.entries[file.id]
+        self.dues.pop(file.id, None)
+
+    def remove_directory(self, directory: DeviceFile) -> None:
+        if self._in(directory, FileStatus.READY).revision != directory.revision:
+            raise ConditionFailed
+        own = (directory.device_id, child_of(directory.path, directory.name))
+        if any((device, path) == own for device, path, _ in self.names):
+            raise DirectoryNotEmpty(f"Directory {directory.name} is not empty")
+        self._free(directory)
+        del self.entries[directory.id]
+
+    def remove_rows(self, device_id: DeviceId, *, limit: int) -> int:
+        rows = [file_id for file_id, entry in self.entries.items() if entry.device_id == device_id][:limit]
+        names = [key for key in self.names if key[0] == device_id][: limit - len(rows)]
+        for file_id in rows:
+            del self.entries[file_id]
+            self.dues.pop(file_id, None)
+        for key in names:
+            del self.names[key]
+        return len(rows) + len(names)
+
+    def _entry(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
+        found = self.entries.get(file_id)
+        return found if found is not None and found.device_id == device_id else None
+
+    def _listed(self, device_id: DeviceId, path: str | None) -> list[DeviceFile]:
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.device_id == device_id and entry.status is FileStatus.READY and path in (None, entry.path)
+        ]
+
+    def _in(self, file: DeviceFile, *statuses: FileStatus) -> DeviceFile:
+        found = self._entry(file.device_id, file.id)
+        if found is None or found.status not in statuses:
+            raise ConditionFailed
+        return found
+
+    def _require_device(self, entry: DeviceFile) -> None:
+        self._owners.require(entry.user_id, entry.device_id)
+
+    def _names_of(self, entry: DeviceFile) -> FileId | None:
+        return self.names.get((entry.device_id, entry.path, entry.name))
+
+    def _require_free(self, entry: DeviceFile) -> None:
+        if self._names_of(entry) is not None:
+            raise AlreadyExists(f"{entry.name} exists in {entry.path}")
+
+    def _require_places(self, entry: DeviceFile, made: Sequence[DeviceFile]) -> None:
+        new = {child_of(each.path, each.name) for each in made}
+        if any(self._names_of(each) is not None for each in made):
+            raise ConditionFailed
+        if not all(each.path in new or self._stands(each.device_id, each.path) for each in (entry, *made)):
+            raise ConditionFailed
+
+    def _stands(self, device_id: DeviceId, path: str) -> bool:
+        holder = self.names.get((device_id, *split_path(path)))
+        return path == ROOT or (holder is not None and self.entries[holder].is_directory)
+
+    def _take(self, *entries: DeviceFile) -> None:
+        self.names |= {(entry.device_id, entry.path, entry.name): entry.id for entry in entries}
+
+    def _free(self, entry: DeviceFile) -> None:
+        if self._names_of(entry) != entry.id:
+            raise ConditionFailed
+        del self.names[entry.device_id, entry.path, entry.name]
+
+
+def _order(entry: DeviceFile) -> str:
+    return directory_sk(entry.name, entry.id, is_directory=entry.is_directory)
+
+
+def _page(found: list[DeviceFile], limit: int) -> Rows:
+    return Rows(found[:limit], len(found) > limit)

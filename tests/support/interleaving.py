@@ -52,10 +52,15 @@ class _Actor(threading.Thread):
         assert self._returned.acquire(timeout=_DEADLINE_S), f"{self.name} does not come back"
 
 
-def _before_call(model: Any, **_: object) -> None:
+def take_turns(call: str) -> None:
+    """Let an actor give up its turn before a call that stands for one of AWS; others go on at once."""
     actor = threading.current_thread()
     if isinstance(actor, _Actor):
-        actor.give_up_turn(model.name)
+        actor.give_up_turn(call)
+
+
+def _before_call(model: Any, **_: object) -> None:
+    take_turns(model.name)
 
 
 _HOOK = ("before-call", _before_call)

@@ -141,7 +141,10 @@ async def change_file(
 
 @router.delete(_FILE, status_code=204, responses=answers(status=204, errors=(404, 409)))
 async def delete_file(device_id: str, file_id: str, caller: Writer) -> Response:
-    """Delete a file in any state, which also ends its upload, or an empty directory."""
+    """Delete a file in any state, which also ends its upload, or an empty directory.
+
+    A directory is not empty while a name in it is taken, also by an unfinished upload; the 409 names such an entry.
+    """
     files.service().delete(caller.user_id, device_id, file_id)
     return no_content()
 

@@ -13,6 +13,7 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.ratelimit import LocalBuckets
+from karma.files.repository.files import FileRepository
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.one_time import OneTimeRepository
@@ -29,6 +30,7 @@ from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.catalogue import MemoryAgentStore
 from tests.fakes.configuration import MemoryComponentStore
+from tests.fakes.files import MemoryFiles
 from tests.fakes.identity import MemoryIdentities
 from tests.fakes.mail import MemoryOutbox
 from tests.fakes.notices import MemoryNoticeStore
@@ -40,6 +42,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryIdentities: (UserRepository, SessionRepository, ApiKeyRepository, DirectoryRepository),
     MemoryAccounts: (UserRepository, OneTimeRepository),
     MemoryOutbox: (OutboxRepository,),
+    MemoryFiles: (FileRepository,),
     MemoryRunStore: (DynamoRunStore,),
     MemoryAgentStore: (DynamoAgentStore,),
     MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository),

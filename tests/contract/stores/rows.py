@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,6 @@ from karma.core.ids import (
     AvatarId,
     CommandId,
     DeviceId,
-    FileId,
     ProjectId,
     RunId,
     TaskId,
@@ -49,7 +48,6 @@ from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Gone, Guard
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
-from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
 from karma.files.repository.files import FileRepository
 from karma.identity import one_time
 from karma.identity.audit import AuditEntry, AuditEvent
@@ -81,6 +79,7 @@ from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore
+from tests.contract.stores.file_rows import LATER, NOW, FileRows
 from tests.contract.stores.test_avatars import avatar as an_avatar
 from tests.contract.stores.test_configuration import change as a_change
 from tests.contract.stores.test_notices import notice as a_notice
@@ -91,13 +90,11 @@ from tests.contract.stores.test_tasks import task as a_task
 from tests.support.stores import Database
 from tests.unit.billing.test_domain import stripe_subscription
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-LATER = NOW + timedelta(minutes=5)
 DAY = timedelta(days=1)
 TEN = Limit("ten", 10, timedelta(minutes=1))
 
 
-class Rows:
+class Rows(FileRows):
     """One person with everything that hangs on an account; each is made when it is first asked for."""
 
     def __init__(self, database: Database) -> None:
@@ -420,60 +417,16 @@ class Rows:
 
     # Files
 
-    def new_file(self, **changes: Any) -> DeviceFile:
-        made = DeviceFile(
-            id=FileId(new_id()),
-            device_id=self.device.id,
-            user_id=self.ada.id,
-            name="notes.txt",
-            path="/a",
-            type="text",
-            category="document",
-            size=5,
-            status=FileStatus.UPLOADING,
-            created_at=iso(NOW),
-            modified_at=iso(NOW),
-        )
-        return replace(made, **changes)
+    @property
+    def owner_id(self) -> UserId:
+        return self.ada.id
 
-    def new_directory(self, name: str = "a", path: str = "/") -> DeviceFile:
-        return self.new_file(name=name, path=path, status=FileStatus.READY, is_directory=True, size=0)
+    @property
+    def device_id(self) -> DeviceId:
+        return self.device.id
 
-    @cached_property
-    def uploading(self) -> DeviceFile:
-        file = self.new_file()
-        self.files.add(file, directories=[self.new_directory()], due=NOW)
-        return file
-
-    @cached_property
-    def verifying(self) -> DeviceFile:
-        return self.files.completed(self.uploading, now=NOW, due=NOW)
-
-    @cached_property
-    def ready(self) -> DeviceFile:
-        self.files.publish(self.verifying, Digests(5, "s", "m", "text/plain"), now=NOW)
-        return self._found(self.verifying)
-
-    @cached_property
-    def rejected(self) -> DeviceFile:
-        self.files.reject(self.verifying, Rejection.SIZE, now=NOW, due=NOW)
-        return self._found(self.verifying)
-
-    @cached_property
-    def vanishing(self) -> DeviceFile:
-        self.files.begin_delete(self.ready, now=NOW, due=NOW)
-        return self._found(self.ready)
-
-    @cached_property
-    def folder(self) -> DeviceFile:
-        folder = self.new_directory("b")
-        self.files.add(folder, directories=[], due=None)
-        return folder
-
-    def _found(self, file: DeviceFile) -> DeviceFile:
-        found = self.files.find(file.device_id, file.id)
-        assert found is not None
-        return found
+    def lose_device(self) -> None:
+        self.devices.begin_delete(self.device, now=NOW)
 
     # Agents
 

@@ -300,6 +300,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "FileRepository.find": _made(lambda r: r.ready, lambda r, f: r.files.find(f.device_id, f.id)),
     "FileRepository.unlisted": _made(lambda r: r.uploading, lambda r, f: r.files.unlisted(f.device_id, f.id)),
     "FileRepository.holder": _made(lambda r: r.ready, lambda r, f: r.files.holder(f.device_id, f.path, f.name)),
+    "FileRepository.inside": _made(lambda r: r.ready, lambda r, f: r.files.inside(f.device_id, f.path)),
     "FileRepository.missing": _made(lambda r: r.device, lambda r, d: r.files.missing(d.id, [("/", "a")])),
     "FileRepository.newest": _made(lambda r: r.ready, lambda r, f: r.files.newest(f.device_id, limit=5)),
     "FileRepository.in_directory": _made(
@@ -308,7 +309,8 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "FileRepository.count": _made(lambda r: r.ready, lambda r, f: r.files.count(f.device_id, "/a", most=5)),
     "FileRepository.due": _made(lambda r: r.uploading, lambda r, _: r.files.due(before=LATER, limit=5)),
     "FileRepository.add": _made(
-        lambda r: (r.new_file(), r.new_directory()), lambda r, n: r.files.add(n[0], directories=[n[1]], due=NOW)
+        lambda r: (r.new_file(path="/b/a"), r.folder, r.new_directory(path="/b")),
+        lambda r, n: r.files.add(n[0], directories=[n[2]], due=NOW),
     ),
     "FileRepository.begin_upload": _made(
         lambda r: r.uploading, lambda r, f: r.files.begin_upload(f, "u1", checksums=False)
@@ -326,7 +328,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "FileRepository.cleaned": _made(lambda r: r.rejected, lambda r, f: r.files.cleaned(f, now=NOW)),
     "FileRepository.begin_delete": _made(lambda r: r.ready, lambda r, f: r.files.begin_delete(f, now=NOW, due=NOW)),
     "FileRepository.forget": _made(lambda r: r.vanishing, lambda r, f: r.files.forget(f)),
-    "FileRepository.remove_directory": _made(lambda r: r.folder, lambda r, f: r.files.remove_directory(f)),
+    "FileRepository.remove_directory": _made(lambda r: r.subfolder, lambda r, f: r.files.remove_directory(f)),
     "FileRepository.remove_rows": _made(lambda r: r.ready, lambda r, f: r.files.remove_rows(f.device_id, limit=50)),
     "DynamoRunStore.thread": _made(lambda r: r.running, lambda r, _: r.thread),
     "DynamoRunStore.start": _started,

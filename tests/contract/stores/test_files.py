@@ -1,33 +1,43 @@
-"""Files and directories of devices; their rows have no fake: one suite for both engines."""
+"""Files and directories of devices: one suite for the rows in memory and for DynamoDB."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import FileId, new_id
-from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
+from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
 from karma.files.repository.files import Place
-from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+from tests.contract.stores.file_rows import LATER, NOW, FileRows, MemoryFileRows
+from tests.support.stores import Store
 
 FOUND = Digests(5, "s", "m", "text/plain")
+DAY = timedelta(days=1)
 
 
-def listed(rows: Rows, path: str = "/a") -> list[str]:
-    return [file.name for file in rows.files.in_directory(rows.device.id, path, limit=50).files]
+@pytest.fixture
+def rows(store: Store) -> FileRows:
+    from tests.contract.stores.rows import Rows  # which imports test modules of this folder
+
+    return MemoryFileRows() if store.in_memory else Rows(store.database)
 
 
-def found(rows: Rows, file: DeviceFile) -> DeviceFile:
+def listed(rows: FileRows, path: str = "/a") -> list[str]:
+    return [file.name for file in rows.files.in_directory(rows.device_id, path, limit=50).files]
+
+
+def found(rows: FileRows, file: DeviceFile) -> DeviceFile:
     stored = rows.files.find(file.device_id, file.id)
     assert stored is not None
     return stored
 
 
 class TestAnUpload:
-    def test_is_listed_when_it_was_verified_and_not_before(self, rows: Rows) -> None:
+    def test_is_listed_when_it_was_verified_and_not_before(self, rows: FileRows) -> None:
         file = rows.new_file(metadata={"a": [1]}, permissions={"owner": "rw"}, declared_sha256="s")
         assert rows.files.missing(file.device_id, [("/", "a")]) == [("/", "a")]
         rows.files.add(file, directories=[rows.new_directory()], due=NOW)
@@ -54,7 +64,7 @@ class TestAnUpload:
         rows.files.accessed(ready, now=LATER)
         assert found(rows, file).accessed_at is not None
 
-    def test_takes_a_name_once(self, rows: Rows) -> None:
+    def test_takes_a_name_once(self, rows: FileRows) -> None:
         rows.files.add(rows.new_file(), directories=[rows.new_directory()], due=NOW)
         second = rows.new_file()
         with pytest.raises(AlreadyExists):
@@ -62,17 +72,17 @@ class TestAnUpload:
         with pytest.raises(ConditionFailed):
             rows.files.add(rows.new_file(name="other"), directories=[rows.new_directory()], due=NOW)
         with pytest.raises(AlreadyExists):
-            rows.files.missing(rows.device.id, [("/a", "notes.txt")])
+            rows.files.missing(rows.device_id, [("/a", "notes.txt")])
         assert rows.files.find(second.device_id, second.id) is None
-        assert rows.files.missing(rows.device.id, []) == []
+        assert rows.files.missing(rows.device_id, []) == []
 
-    def test_needs_its_device(self, rows: Rows) -> None:
+    def test_needs_its_device(self, rows: FileRows) -> None:
         file = rows.new_file()
-        rows.devices.begin_delete(rows.device, now=NOW)
+        rows.lose_device()
         with pytest.raises(NotFound):
             rows.files.add(file, directories=[], due=NOW)
 
-    def test_is_looked_at_by_the_sweep_when_it_is_due(self, rows: Rows) -> None:
+    def test_is_looked_at_by_the_sweep_when_it_is_due(self, rows: FileRows) -> None:
         file = rows.uploading
         assert rows.files.due(before=NOW, limit=5) == []
         assert rows.files.due(before=LATER, limit=5) == [file]
@@ -82,7 +92,7 @@ class TestAnUpload:
         with pytest.raises(ConditionFailed):
             rows.files.postpone(replace(file, status=FileStatus.VERIFYING), due=LATER)
 
-    def test_that_is_rejected_gives_its_name_back(self, rows: Rows) -> None:
+    def test_that_is_rejected_gives_its_name_back(self, rows: FileRows) -> None:
         file = rows.verifying
         rows.files.reject(file, Rejection.SIZE, now=NOW, due=NOW)
         with pytest.raises(ConditionFailed):
@@ -100,41 +110,41 @@ class TestAnUpload:
 
 
 class TestLists:
-    def test_of_a_device_are_newest_first_page_by_page(self, rows: Rows) -> None:
+    def test_of_a_device_are_newest_first_page_by_page(self, rows: FileRows) -> None:
         made = []
         for n in range(5):
             folder = rows.new_directory(f"d{n}")
             rows.files.add(folder, directories=[], due=None)
             made.append(folder.id)
         rows.files.add(rows.new_file(path="/"), directories=[], due=NOW)
-        first = rows.files.newest(rows.device.id, limit=3)
-        second = rows.files.newest(rows.device.id, limit=3, after=first.files[-1].id)
-        assert [file.id for file in [*first.files, *second.files]] == made[::-1]
+        first = rows.files.newest(rows.device_id, limit=3)
+        second = rows.files.newest(rows.device_id, limit=3, after=first.files[-1].id)
+        assert [file.id for file in [*first.files, *second.files]] == sorted(made, reverse=True)
         assert (first.more, second.more) == (True, False)
-        assert [rows.files.count(rows.device.id, path, most=4) for path in (None, "/", "/d1")] == [4, 4, 0]
+        assert [rows.files.count(rows.device_id, path, most=4) for path in (None, "/", "/d1")] == [4, 4, 0]
 
-    def test_of_a_directory_are_directories_first_then_by_name(self, rows: Rows) -> None:
+    def test_of_a_directory_are_directories_first_then_by_name(self, rows: FileRows) -> None:
         for name in ("b.txt", "A.txt", "C.txt"):
             file = rows.new_file(name=name, path="/")
             rows.files.add(file, directories=[], due=NOW)
             rows.files.publish(rows.files.completed(file, now=NOW, due=NOW), FOUND, now=NOW)
         rows.files.add(rows.new_directory("z"), directories=[], due=None)
-        first = rows.files.in_directory(rows.device.id, "/", limit=2)
-        second = rows.files.in_directory(rows.device.id, "/", limit=2, after=Place.of(first.files[-1]))
+        first = rows.files.in_directory(rows.device_id, "/", limit=2)
+        second = rows.files.in_directory(rows.device_id, "/", limit=2, after=Place.of(first.files[-1]))
         assert [file.name for file in [*first.files, *second.files]] == ["z", "A.txt", "b.txt", "C.txt"]
         assert (first.more, second.more) == (True, False)
 
     @pytest.mark.parametrize("name", ["\U0001f4a1" * 255, "İ" * 255, "ß" * 255])
-    def test_take_the_longest_names(self, rows: Rows, name: str) -> None:
+    def test_take_the_longest_names(self, rows: FileRows, name: str) -> None:
         folder = rows.new_directory(name)
         rows.files.add(folder, directories=[], due=None)
-        page = rows.files.in_directory(rows.device.id, "/", limit=1)
+        page = rows.files.in_directory(rows.device_id, "/", limit=1)
         assert [file.name for file in page.files] == [name]
-        assert rows.files.in_directory(rows.device.id, "/", limit=1, after=Place.of(folder)).files == []
+        assert rows.files.in_directory(rows.device_id, "/", limit=1, after=Place.of(folder)).files == []
 
 
 class TestAChange:
-    def test_takes_a_new_name_and_gives_the_old_one_back(self, rows: Rows) -> None:
+    def test_takes_a_new_name_and_gives_the_old_one_back(self, rows: FileRows) -> None:
         file = rows.ready
         changed = replace(file, name="other.txt", path="/c", revision=file.revision + 1)
         rows.files.change(file, changed, directories=[rows.new_directory("c")])
@@ -147,7 +157,7 @@ class TestAChange:
         with pytest.raises(StaleVersion):
             rows.files.change(replace(changed, revision=1), replace(changed, category="x"), directories=[])
 
-    def test_to_a_taken_name_is_refused(self, rows: Rows) -> None:
+    def test_to_a_taken_name_is_refused(self, rows: FileRows) -> None:
         file = rows.ready
         rows.files.add(rows.new_file(name="taken.txt"), directories=[], due=NOW)
         with pytest.raises(AlreadyExists):
@@ -157,7 +167,7 @@ class TestAChange:
 
 class TestRemoving:
     @pytest.mark.parametrize("state", ["uploading", "verifying", "ready", "rejected"])
-    def test_begins_once_and_ends_with_the_tombstone(self, rows: Rows, state: str) -> None:
+    def test_begins_once_and_ends_with_the_tombstone(self, rows: FileRows, state: str) -> None:
         file: DeviceFile = getattr(rows, state)
         file = found(rows, file)
         rows.files.begin_delete(file, now=NOW, due=NOW)
@@ -175,7 +185,7 @@ class TestRemoving:
         with pytest.raises(ConditionFailed):
             rows.files.accessed(file, now=NOW)
 
-    def test_a_directory_goes_as_it_was_read(self, rows: Rows) -> None:
+    def test_a_directory_goes_as_it_was_read(self, rows: FileRows) -> None:
         folder = rows.folder
         with pytest.raises(ConditionFailed):
             rows.files.remove_directory(replace(folder, revision=9))
@@ -183,14 +193,78 @@ class TestRemoving:
         assert rows.files.find(folder.device_id, folder.id) is None
         assert rows.files.missing(folder.device_id, [("/", "b")]) == [("/", "b")]
 
-    def test_everything_of_a_device_goes_by_pieces(self, rows: Rows) -> None:
+    def test_everything_of_a_device_goes_by_pieces(self, rows: FileRows) -> None:
         rows.ready  # noqa: B018  file and directory, each with the guard of its name
-        assert [rows.files.remove_rows(rows.device.id, limit=3) for _ in range(3)] == [3, 1, 0]
+        assert [rows.files.remove_rows(rows.device_id, limit=3) for _ in range(3)] == [3, 1, 0]
 
 
-def test_what_is_not_there_is_nothing(rows: Rows) -> None:
+def test_what_is_not_there_is_nothing(rows: FileRows) -> None:
     nobody = FileId(new_id())
-    assert rows.files.find(rows.device.id, nobody) is None
-    assert rows.files.holder(rows.device.id, "/", "x") is None
-    assert rows.files.newest(rows.device.id, limit=5) == ([], False)
-    assert rows.files.in_directory(rows.device.id, "/", limit=5) == ([], False)
+    assert rows.files.find(rows.device_id, nobody) is None
+    assert rows.files.holder(rows.device_id, "/", "x") is None
+    assert rows.files.newest(rows.device_id, limit=5) == ([], False)
+    assert rows.files.in_directory(rows.device_id, "/", limit=5) == ([], False)
+
+
+@pytest.mark.fault("F-13a")
+class TestADirectory:
+    @pytest.mark.parametrize("state", ["uploading", "verifying", "ready"])
+    def test_is_not_empty_while_a_name_in_it_is_taken(self, rows: FileRows, state: str) -> None:
+        file = found(rows, getattr(rows, state))
+        above = directory_at(rows, "/", "a")
+        with pytest.raises(DirectoryNotEmpty):
+            rows.files.remove_directory(above)
+        assert rows.files.inside(rows.device_id, "/a") == file.id
+        rows.files.begin_delete(file, now=NOW, due=NOW)
+        assert rows.files.inside(rows.device_id, "/a") is None
+        rows.files.remove_directory(above)
+
+    @pytest.mark.parametrize("state", ["rejected", "vanishing"])
+    def test_is_empty_when_what_was_in_it_has_no_name_any_more(self, rows: FileRows, state: str) -> None:
+        assert getattr(rows, state).path == "/a"
+        rows.files.remove_directory(directory_at(rows, "/", "a"))
+
+    def test_counts_what_moves_in_and_out(self, rows: FileRows) -> None:
+        file = rows.ready
+        renamed = replace(file, name="other.txt", revision=2)
+        rows.files.change(file, renamed, directories=[])
+        lower = replace(renamed, path="/a/b", revision=3)
+        rows.files.change(renamed, lower, directories=[rows.new_directory("b", "/a")])
+        with pytest.raises(DirectoryNotEmpty):
+            rows.files.remove_directory(directory_at(rows, "/a", "b"))
+        higher = replace(lower, path="/", revision=4)
+        rows.files.change(lower, higher, directories=[])
+        with pytest.raises(DirectoryNotEmpty):
+            rows.files.remove_directory(directory_at(rows, "/", "a"))
+        rows.files.remove_directory(directory_at(rows, "/a", "b"))
+        rows.files.remove_directory(directory_at(rows, "/", "a"))
+        assert listed(rows, "/") == ["other.txt"]
+
+    def test_that_is_gone_takes_nothing(self, rows: FileRows) -> None:
+        rows.files.remove_directory(rows.folder)
+        late = rows.new_file(path="/b")
+        with pytest.raises(ConditionFailed):
+            rows.files.add(late, directories=[], due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.change(rows.ready, replace(rows.ready, path="/b", revision=2), directories=[])
+        with pytest.raises(ConditionFailed):
+            rows.files.add(rows.new_directory("c", "/b/a"), directories=[rows.new_directory("a", "/b")], due=None)
+        assert rows.files.find(late.device_id, late.id) is None
+        assert found(rows, rows.ready) == rows.ready
+
+    @pytest.mark.fault("F-13b")
+    def test_that_is_a_file_by_now_takes_nothing(self, rows: FileRows) -> None:
+        rows.files.remove_directory(rows.folder)
+        rows.files.add(rows.new_file(name="b", path="/"), directories=[], due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.add(rows.new_file(path="/b"), directories=[], due=NOW)
+        with pytest.raises(ConditionFailed):
+            rows.files.add(rows.new_file(path="/b"), directories=[rows.new_directory("b")], due=NOW)
+
+
+def directory_at(rows: FileRows, path: str, name: str) -> DeviceFile:
+    holder = rows.files.holder(rows.device_id, path, name)
+    assert holder is not None
+    directory = rows.files.find(rows.device_id, holder)
+    assert directory is not None
+    return directory

@@ -199,6 +199,13 @@ class TestBadInput:
         file_id = files.begin(b"1")
         assert files.call("POST", f"/{file_id}/parts", body).status == 422
 
+    @pytest.mark.fault("F-13c")
+    @pytest.mark.parametrize("path", ["/a" * 32, ("/" + "a" * 127) * 7])
+    def test_of_a_directory_that_could_hold_nothing_is_refused(self, files: Files, path: str) -> None:
+        answer = files.call("POST", "/directories", {"path": path, "name": "b" * 130})
+        assert answer.status == 422, answer.text
+        assert files.rows() == {}
+
     def test_ids_that_are_none_are_unknown(self, files: Files) -> None:
         assert files.call("GET", "/no-id").status == 404
         assert files.call("GET", f"/{new_id()}").status == 404
@@ -298,6 +305,19 @@ class TestDeleting:
         refused = files.call("DELETE", f"/{directory['id']}")
         assert (refused.status, refused.code) == (409, "DIRECTORY_NOT_EMPTY")
         files.call("DELETE", f"/{file_id}")
+        assert files.call("DELETE", f"/{directory['id']}").status == 204
+        assert files.rows() == {}
+
+    @pytest.mark.fault("F-13a")
+    def test_of_a_directory_waits_for_unfinished_uploads(self, files: Files) -> None:
+        file_id = files.begin(b"12", path="/docs", name="film.bin")
+        [directory] = [file for file in files.call("GET", query="path=/").data["files"] if file["is_directory"]]
+
+        refused = files.call("DELETE", f"/{directory['id']}")
+
+        assert (refused.status, refused.code) == (409, "DIRECTORY_NOT_EMPTY")
+        assert refused.json["error"]["details"] == {"id": file_id, "name": "film.bin", "status": "uploading"}
+        assert files.call("DELETE", f"/{file_id}").status == 204
         assert files.call("DELETE", f"/{directory['id']}").status == 204
         assert files.rows() == {}
 

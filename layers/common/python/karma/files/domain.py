@@ -5,6 +5,10 @@ File        uploading -> verifying -> ready -> deleting -> (gone)
 Directory   ready -> (gone)
 
 Only `ready` ones are listed. `path` is the directory that holds an entry, absolute and normalised: `/` or `/a/b`.
+
+The entries of a device that have a name (all but `rejected` and `deleting` ones) are a tree at every moment: one path
+is one entry, and each stands in directories that exist. A directory with an unfinished upload in it is not empty.
+Names are compared as their characters in Unicode's form NFC, and case counts: `A` and `a` are two, `é` is one.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from karma.core.clock import from_epoch_ms, iso
+from karma.core.errors import Conflict
 from karma.core.ids import DeviceId, FileId, UserId
 
 ROOT: Final = "/"
@@ -85,6 +90,12 @@ class Rejection(StrEnum):
     SHA256 = "sha256_mismatch"
     LOST = "object_lost"
     UNVERIFIED = "not_verified"
+
+
+class DirectoryNotEmpty(Conflict):
+    """A directory in which names are taken, also by files that are still being uploaded, cannot be deleted."""
+
+    code = "DIRECTORY_NOT_EMPTY"
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Entries:
 
         Raises:
             AlreadyExists: the name is taken, `details.id` says by what; or NOT_A_DIRECTORY, one above is a file's.
-            Conflict: others were quicker each time.
+            Conflict: others made or removed directories above it each time.
         """
         above = directories_above(entry.path)
         for left in reversed(range(TRIES)):

@@ -17,6 +17,7 @@ from karma.files.domain import (
     NAME_PATTERN,
     PATH_PATTERN,
     ROOT,
+    child_of,
     clean_name,
     clean_path,
     split_path,
@@ -112,6 +113,7 @@ class CreateDirectoryRequest(Body):
     def _named(self) -> CreateDirectoryRequest:
         if self.name is None and self.path == ROOT:
             raise ValueError("the root exists; give a name, or a path of at least one segment")
+        clean_path(child_of(*self.place()))  # its own path is the one that its entries will have
         return self
 
     def place(self) -> tuple[str, str]:

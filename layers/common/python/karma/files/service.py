@@ -11,7 +11,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Conflict, InvalidTransition, NotFound, StaleVersion, Upstream
 from karma.core.ids import FileId, UserId
 from karma.core.observability import count, logger
-from karma.files.domain import DeviceFile, FileStatus, child_of
+from karma.files.domain import DeviceFile, DirectoryNotEmpty, FileStatus, child_of
 from karma.files.entries import TRIES, Entries, directory
 from karma.files.media import BINARY
 from karma.files.ports import Devices, ObjectStore
@@ -171,7 +171,8 @@ class FileService:
 
         Raises:
             NotFound: no such file.
-            Conflict: DIRECTORY_NOT_EMPTY.
+            DirectoryNotEmpty: `details` names one of the entries in it, which may be an unfinished upload.
+            Conflict: others changed it each time.
         """
         for _ in range(TRIES):
             file = self._entries.find(user_id, device_id, file_id)
@@ -191,10 +192,20 @@ class FileService:
         raise Conflict(f"File {file_id} is being changed; try again")
 
     def _remove_directory(self, directory: DeviceFile) -> None:
-        inside = self._files.in_directory(directory.device_id, child_of(directory.path, directory.name), limit=1)
-        if inside.files:
-            raise Conflict(f"Directory {directory.name} is not empty", code="DIRECTORY_NOT_EMPTY")
-        self._files.remove_directory(directory)
+        try:
+            self._files.remove_directory(directory)
+        except DirectoryNotEmpty as exc:
+            inside = self._inside(directory)
+            if inside is None:
+                # What was in it has gone since.
+                raise ConditionFailed from exc
+            message = f"Directory {directory.name} is not empty: {inside.name} in it is {inside.status}"
+            details = {"id": inside.id, "name": inside.name, "status": inside.status}
+            raise DirectoryNotEmpty(message, details=details) from exc
+
+    def _inside(self, directory: DeviceFile) -> DeviceFile | None:
+        holder = self._files.inside(directory.device_id, child_of(directory.path, directory.name))
+        return self._files.find(directory.device_id, holder) if holder is not None else None
 
     def _finish(self, file: DeviceFile) -> None:
         try:

@@ -64,9 +64,16 @@ class Verifier:
         if file.status is FileStatus.VERIFYING:
             return self._decide(file)
         if file.status in (FileStatus.REJECTED, FileStatus.DELETING):
-            finish_removal(self._files, self._store, file, now=self._clock.now())
-            return "removed"
+            return self._remove(file)
         return "not complete"
+
+    def _remove(self, file: DeviceFile) -> str:
+        try:
+            finish_removal(self._files, self._store, file, now=self._clock.now())
+        except ConditionFailed:
+            # Its owner deletes a rejected one, or a sweep was quicker.
+            return "removed by another"
+        return "removed"
 
     def _decide(self, file: DeviceFile) -> str:
         try:

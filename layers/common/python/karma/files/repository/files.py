@@ -35,9 +35,11 @@ from karma.files.repository.items import (
     files_pk,
     listed_key,
     name_key,
+    names_prefix,
     upload_key,
 )
-from karma.files.repository.mapping import due_key, file_of, guard_item, listed_item, unlisted_item
+from karma.files.repository.mapping import due_key, file_of, listed_item, unlisted_item
+from karma.files.repository.names import NameChanges, require_name
 
 
 class Rows(NamedTuple):
@@ -89,6 +91,12 @@ class FileRepository:
         """Read who has a name in a directory."""
         item = get(NameItem, name_key(device_id, path, name), consistent=True)
         return FileId(item.file_id) if item is not None else None
+
+    def inside(self, device_id: DeviceId, path: str) -> FileId | None:
+        """Read one entry that has a name in a directory, in whatever state: one strongly consistent query."""
+        pk = files_pk(device_id)
+        page = query(NameItem, pk, NameItem.sk.startswith(names_prefix(path)), limit=1, consistent=True)
+        return FileId(page.items[0].file_id) if page.items else None
 
     def missing(self, device_id: DeviceId, directories: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Tell which directories, given as (path, name), have no entry yet: one batch read.
@@ -146,15 +154,15 @@ class FileRepository:
         Raises:
             AlreadyExists: the name is taken.
             NotFound: the device is gone.
-            ConditionFailed: somebody made one of the directories meanwhile.
+            ConditionFailed: somebody made or removed one of the directories above it meanwhile.
         """
         tx = Transaction()
         self._devices.require_in(tx, entry.user_id, entry.device_id)
-        tx.put(guard_item(entry), on_fail=AlreadyExists(f"{entry.name} exists in {entry.path}"))
+        names = NameChanges(tx, entry.device_id)
+        names.take(entry, on_fail=AlreadyExists(f"{entry.name} exists in {entry.path}"))
         tx.put(listed_item(entry) if due is None else unlisted_item(entry, due=due))
-        for directory in directories:
-            tx.put(guard_item(directory))
-            tx.put(listed_item(directory))
+        names.make(directories)
+        names.write()
         tx.commit()
 
     def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
@@ -188,7 +196,7 @@ class FileRepository:
         return file_of(item)
 
     def publish(self, file: DeviceFile, found: Digests, *, now: datetime) -> None:
-        """List a file: from here on it is shown.
+        """List a file: from here on it is shown. Its name must be its own, in a directory that stands.
 
         Raises:
             NotFound: the device is gone.
@@ -200,6 +208,7 @@ class FileRepository:
         item.updated_at = iso(now)
         tx = Transaction()
         self._devices.require_in(tx, file.user_id, file.device_id)
+        require_name(tx, file)
         tx.delete(FileItem(*upload_key(file.device_id, file.id)), _may_become(FileStatus.READY))
         tx.put(item)
         tx.commit()
@@ -219,20 +228,18 @@ class FileRepository:
             AlreadyExists: the new name is taken.
             NotFound: the device is gone.
             StaleVersion: somebody changed or deleted it since `file` was read.
-            ConditionFailed: somebody made one of the directories meanwhile.
+            ConditionFailed: somebody made or removed one of the directories above it meanwhile.
         """
         stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
         item = FileItem(*listed_key(file.device_id, file.id))
         tx = Transaction()
         self._devices.require_in(tx, file.user_id, file.device_id)
         if (file.path, file.name) != (changed.path, changed.name):
-            tx.delete(
-                NameItem(*name_key(file.device_id, file.path, file.name)), NameItem.file_id == file.id, on_fail=stale
-            )
-            tx.put(guard_item(changed), on_fail=AlreadyExists(f"{changed.name} exists in {changed.path}"))
-        for directory in directories:
-            tx.put(guard_item(directory))
-            tx.put(listed_item(directory))
+            names = NameChanges(tx, file.device_id)
+            names.free(file, on_fail=stale)
+            names.take(changed, on_fail=AlreadyExists(f"{changed.name} exists in {changed.path}"))
+            names.make(directories)
+            names.write()
         tx.update(
             item,
             [
@@ -282,7 +289,7 @@ class FileRepository:
             ConditionFailed: its state has changed.
         """
         tx = Transaction()
-        tx.delete(NameItem(*name_key(file.device_id, file.path, file.name)), NameItem.file_id == file.id)
+        _free(tx, file)
         tx.update(
             FileItem(*upload_key(file.device_id, file.id)),
             [
@@ -318,19 +325,17 @@ class FileRepository:
             ConditionFailed: its state has changed.
         """
         tx = Transaction()
-        guard = NameItem(*name_key(file.device_id, file.path, file.name))
-        mine = NameItem.file_id == file.id
         if file.status is FileStatus.READY:
             tombstone = unlisted_item(file, due=due)
             tombstone.status, tombstone.updated_at = FileStatus.DELETING, iso(now)
             # The revision fences a rename: its guard would be another one.
             tx.delete(FileItem(*listed_key(file.device_id, file.id)), FileItem.revision == file.revision)
-            tx.delete(guard, mine)
+            _free(tx, file)
             tx.put(tombstone)
         else:
             # A rejected file has lost its name, perhaps to another.
             if file.status is not FileStatus.REJECTED:
-                tx.delete(guard, mine)
+                _free(tx, file)
             tx.update(
                 FileItem(*upload_key(file.device_id, file.id)),
                 [
@@ -353,12 +358,13 @@ class FileRepository:
 
         Raises:
             ConditionFailed: it was changed or removed.
+            DirectoryNotEmpty: a name is taken in it, perhaps by an unfinished upload.
         """
         tx = Transaction()
         tx.delete(FileItem(*listed_key(directory.device_id, directory.id)), FileItem.revision == directory.revision)
-        tx.delete(
-            NameItem(*name_key(directory.device_id, directory.path, directory.name)), NameItem.file_id == directory.id
-        )
+        names = NameChanges(tx, directory.device_id)
+        names.free_empty(directory)
+        names.write()
         tx.commit()
 
     def remove_rows(self, device_id: DeviceId, *, limit: int) -> int:
@@ -367,6 +373,12 @@ class FileRepository:
         for item in items:
             delete(item)
         return len(items)
+
+
+def _free(tx: Transaction, file: DeviceFile) -> None:
+    names = NameChanges(tx, file.device_id)
+    names.free(file)
+    names.write()
 
 
 def _may_become(status: FileStatus) -> Condition:

@@ -2,7 +2,7 @@
 
 FILES#<device>   FILE#<file>      an entry that is listed            gsi1: by directory, then name
 FILES#<device>   UPLOAD#<file>    one that is not (yet, or any more) gsi1: by when a sweep must look at it
-FILES#<device>   NAME#<hash>      unique guard of a path and name
+FILES#<device>   NAME#<hash of path>#<hash of name>   guard of a name: one entry has it; see repository/names.py
 
 gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
        SWEEP#FILES                   <due>#<file>
@@ -21,6 +21,7 @@ from karma.core.ids import DeviceId, FileId
 LISTED_PREFIX: Final = "FILE#"
 UPLOAD_PREFIX: Final = "UPLOAD#"
 SWEEP_PARTITION: Final = "SWEEP#FILES"
+NAME_PREFIX: Final = "NAME#"
 NAME_KEY_CHARS: Final = 100
 """Of a name, in lower case: a cursor carries them, and has to stay short."""
 
@@ -42,7 +43,12 @@ def upload_key(device_id: DeviceId, file_id: FileId) -> Key:
 
 def name_key(device_id: DeviceId, path: str, name: str) -> Key:
     """Key of the guard that makes a name unique in its directory."""
-    return Key(files_pk(device_id), f"NAME#{_hash(path, name)}")
+    return Key(files_pk(device_id), f"{names_prefix(path)}{_hash(name)}")
+
+
+def names_prefix(path: str) -> str:
+    """Return what the keys of all guards of names in one directory begin with."""
+    return f"{NAME_PREFIX}{_hash(path)}#"
 
 
 def directory_pk(device_id: DeviceId, path: str) -> str:
@@ -55,9 +61,9 @@ def directory_sk(name: str, file_id: FileId, *, is_directory: bool) -> str:
     return f"{0 if is_directory else 1}#{name[:NAME_KEY_CHARS].casefold()[:NAME_KEY_CHARS]}#{file_id}"
 
 
-def _hash(*texts: str) -> str:
+def _hash(text: str) -> str:
     # A path may be as long as a key.
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:40]
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 class FilesItem(Item):
@@ -104,7 +110,9 @@ class FileItem(FilesItem, discriminator="device_file"):
 
 
 class NameItem(FilesItem, discriminator="device_file_name"):
-    """Who has a name in a directory."""
+    """Which entry has a name in a directory."""
 
     file_id = UnicodeAttribute()
     is_directory = BooleanAttribute(default=False)
+    names_inside = NumberAttribute(default=0)
+    """Of a directory: how many names are taken in it, by entries of any state."""

@@ -27,12 +27,13 @@ def due_key(due: datetime, file_id: FileId) -> str:
     return f"{iso(due)}#{file_id}"
 
 
-def guard_item(entry: DeviceFile) -> NameItem:
-    """Guard of an entry's name."""
+def guard_item(entry: DeviceFile, *, names_inside: int = 0) -> NameItem:
+    """Guard of an entry's name; for a directory, with the number of names that are taken in it."""
     return NameItem(
         *name_key(entry.device_id, entry.path, entry.name),
         file_id=entry.id,
         is_directory=entry.is_directory,
+        names_inside=names_inside,
         created_at=entry.created_at,
     )
 

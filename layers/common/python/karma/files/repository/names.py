@@ -1,0 +1,74 @@
+"""Names in directories: what keeps the files of a device a tree while many write to it.
+
+Each entry that has a name, in whatever state, has a guard under the hash of its directory and of its name, so that a
+path is one thing. The guard of a directory counts the names that are taken in it. Who takes or frees a name changes
+that count in the same transaction, and only while the directory stands; a directory goes only while its count is 0.
+So no name is ever in a directory that is gone, and since a directory's own name counts in the one above it, neither is
+any of those above. The root has no guard: it always stands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AppError
+from karma.core.ids import DeviceId
+from karma.files.domain import ROOT, DeviceFile, DirectoryNotEmpty, child_of, split_path
+from karma.files.repository.items import NameItem, name_key
+from karma.files.repository.mapping import guard_item, listed_item
+
+
+@dataclass(frozen=True)
+class NameChanges:
+    """Collects the names that one transaction takes and frees, and then writes guards and counts, each item once."""
+
+    tx: Transaction
+    device_id: DeviceId
+    _taken: list[tuple[DeviceFile, AppError | None]] = field(default_factory=list)
+    _counts: Counter[str] = field(default_factory=Counter)
+
+    def take(self, entry: DeviceFile, *, on_fail: AppError | None = None) -> None:
+        """Take an entry's name; the transaction fails if another has it, or if the directory does not stand."""
+        self._taken.append((entry, on_fail))
+        self._counts[entry.path] += 1
+
+    def make(self, directories: Iterable[DeviceFile]) -> None:
+        """Add directories, each with its name and its row."""
+        for directory in directories:
+            self.take(directory)
+            self.tx.put(listed_item(directory))
+
+    def free(self, entry: DeviceFile, *, on_fail: AppError | None = None) -> None:
+        """Free an entry's name; the transaction fails unless the entry has it."""
+        guard = NameItem(*name_key(self.device_id, entry.path, entry.name))
+        self.tx.delete(guard, NameItem.file_id == entry.id, on_fail=on_fail)
+        self._counts[entry.path] -= 1
+
+    def free_empty(self, directory: DeviceFile) -> None:
+        """Free a directory's name; the transaction fails with DirectoryNotEmpty while names are taken in it."""
+        guard = NameItem(*name_key(self.device_id, directory.path, directory.name))
+        empty = (NameItem.file_id == directory.id) & (NameItem.names_inside == 0)
+        self.tx.delete(guard, empty, on_fail=DirectoryNotEmpty(f"Directory {directory.name} is not empty"))
+        self._counts[directory.path] -= 1
+
+    def write(self) -> None:
+        """Add the guards of taken names and the changed counts to the transaction."""
+        for entry, on_fail in self._taken:
+            inside = self._counts.pop(child_of(entry.path, entry.name), 0) if entry.is_directory else 0
+            self.tx.put(guard_item(entry, names_inside=inside), on_fail=on_fail)
+        for path, change in self._counts.items():
+            # Freed and taken in one directory: the name that is freed has kept the directory until now.
+            if change and path != ROOT:
+                guard = NameItem(*name_key(self.device_id, *split_path(path)))
+                self.tx.update(guard, [NameItem.names_inside.add(change)], NameItem.is_directory == True)  # noqa: E712
+
+
+def require_name(tx: Transaction, entry: DeviceFile) -> None:
+    """Let a transaction fail unless the entry has its name, in a directory that stands."""
+    tx.check(NameItem, name_key(entry.device_id, entry.path, entry.name), NameItem.file_id == entry.id)
+    if entry.path != ROOT:
+        above = name_key(entry.device_id, *split_path(entry.path))
+        tx.check(NameItem, above, NameItem.is_directory == True)  # noqa: E712

@@ -1,0 +1,65 @@
+"""Files on the engines stay a tree whatever clients do at once, and each directory counts the names in it.
+
+tests/unit/files/test_trees.py tries many more interleavings in memory, on the rows that pass test_files.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from karma.core.errors import Conflict, NotFound
+from karma.core.ids import FileId
+from karma.devices.parent import DeviceParent
+from karma.files.domain import child_of
+from karma.files.repository.files import FileRepository
+from karma.files.repository.items import name_key
+from tests.contract.stores.rows import Rows
+from tests.support.file_trees import Workshop, check_tree, in_turns, random_operation
+from tests.support.interleaving import play
+from tests.support.stores import Database, methods
+
+INTERLEAVINGS = 4
+
+
+@pytest.mark.fault("F-13a", "F-13b")
+def test_many_at_once_leave_a_tree_that_can_be_emptied(database: Database, rows: Rows) -> None:
+    for seed in range(INTERLEAVINGS):
+        chance = random.Random(f"engine {seed}")
+        owner, device = rows.ada.id, rows.device
+        tried = Workshop(rows.files, DeviceParent(rows.devices), owner, device.id)
+        for _ in range(5):
+            tried.carry_out(random_operation(chance))
+        in_turns(tried.files, methods(FileRepository))
+        play(seed, {f"client {n}": client(tried, random.Random(f"{seed} {n}")) for n in range(3)})
+        check(database, tried)
+        tried.empty()
+        assert [item["sk"]["S"] for item in stored(database) if item["sk"]["S"].startswith(("NAME#", "FILE#"))] == []
+
+
+def client(tried: Workshop, chance: random.Random) -> Callable[[], None]:
+    """Act as somebody who tries four things; an error must be one of those that clients are told about."""
+
+    def act() -> None:
+        for _ in range(4):
+            refused = tried.carry_out(random_operation(chance))
+            assert refused is None or isinstance(refused, Conflict | NotFound), refused
+
+    return act
+
+
+def check(database: Database, tried: Workshop) -> None:
+    entries = tried.named()
+    guards = {item["sk"]["S"]: item for item in stored(database) if item["sk"]["S"].startswith("NAME#")}
+    by_key = {name_key(entry.device_id, entry.path, entry.name).sk: entry for entry in entries}
+    assert guards.keys() == by_key.keys()
+    paths = {key: child_of(entry.path, entry.name) for key, entry in by_key.items()}
+    inside = check_tree(entries, {paths[key]: FileId(item["file_id"]["S"]) for key, item in guards.items()})
+    counted = {paths[key]: int(item["names_inside"]["N"]) for key, item in guards.items()}
+    assert counted == {path: inside[path] for path in counted}
+
+
+def stored(database: Database) -> Iterator[dict[str, dict[str, str]]]:
+    return (item for item in database.items("devices") if item["pk"]["S"].startswith("FILES#"))

@@ -1,0 +1,93 @@
+"""A device's files stay a tree: one operation after the other, as a plain tree foretells, and many at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from karma.core.errors import Conflict, NotFound
+from karma.core.ids import DeviceId, UserId, new_id
+from karma.files.domain import DirectoryNotEmpty, child_of
+from tests.fakes.files import MemoryDevices, MemoryFiles
+from tests.support.file_trees import (
+    KINDS,
+    NAMES,
+    Operation,
+    Tree,
+    Workshop,
+    check_tree,
+    has_name,
+    in_turns,
+    random_operation,
+)
+from tests.support.interleaving import play
+from tests.support.stores import methods
+
+INTERLEAVINGS = 150
+
+PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(lambda names: "/" + "/".join(names))
+OPERATIONS = st.builds(Operation, st.sampled_from(KINDS), PATHS, PATHS, st.booleans())
+
+
+def workshop() -> tuple[Workshop, MemoryFiles]:
+    owner, device = UserId(new_id()), DeviceId(new_id())
+    devices = MemoryDevices({device: owner})
+    files = MemoryFiles(devices)
+    return Workshop(files, devices, owner, device), files
+
+
+def check(files: MemoryFiles) -> None:
+    check_tree(
+        files.entries.values(), {child_of(path, name): holder for (_, path, name), holder in files.names.items()}
+    )
+
+
+@pytest.mark.fault("F-13a", "F-13b")
+@given(st.lists(OPERATIONS, max_size=25))
+def test_one_after_the_other_does_what_a_plain_tree_foretells(operations: list[Operation]) -> None:
+    tried, files = workshop()
+    tried.remembers = False
+    tree = Tree()
+    for operation in operations:
+        refused = tried.carry_out(operation)
+        assert (refused.code if refused else None) == tree.foretell(operation), operation
+        named = [entry for entry in files.entries.values() if has_name(entry)]
+        assert {
+            child_of(entry.path, entry.name): "directory" if entry.is_directory else str(entry.status)
+            for entry in named
+        } == tree.states
+        if isinstance(refused, DirectoryNotEmpty):
+            inside = {entry.id for entry in named if entry.path == operation.path}
+            assert isinstance(refused.details, dict)
+            assert refused.details["id"] in inside
+
+
+@pytest.mark.fault("F-13a", "F-13b")
+@pytest.mark.parametrize("part", range(3))
+def test_at_once_stays_a_tree_that_can_be_emptied(part: int) -> None:
+    for seed in range(part * INTERLEAVINGS, (part + 1) * INTERLEAVINGS):
+        tried, files = workshop()
+        chance = random.Random(seed)
+        for _ in range(6):
+            tried.carry_out(random_operation(chance))
+        in_turns(files, methods(MemoryFiles))
+        play(seed, {f"client {n}": client(tried, files, random.Random(f"{seed} {n}")) for n in range(3)})
+        check(files)
+        tried.empty()
+        assert files.names == {}, f"seed {seed}"
+
+
+def client(tried: Workshop, files: MemoryFiles, chance: random.Random) -> Callable[[], None]:
+    """Act as somebody who tries five things; an error must be one of those that clients are told about."""
+
+    def act() -> None:
+        for _ in range(5):
+            refused = tried.carry_out(random_operation(chance))
+            assert refused is None or isinstance(refused, Conflict | NotFound), refused
+            check(files)
+
+    return act
