@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from karma.core.errors import AppError
 from karma.core.ids import DeviceId, FileId, UserId
@@ -47,7 +47,7 @@ class Operation:
     @property
     def spelled(self) -> tuple[str, str]:
         """Path and target as the client sends them."""
-        form = "NFD" if self.decomposed else "NFC"
+        form: Literal["NFC", "NFD"] = "NFD" if self.decomposed else "NFC"
         return unicodedata.normalize(form, self.path), unicodedata.normalize(form, self.target)
 
 

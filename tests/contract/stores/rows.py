@@ -79,7 +79,7 @@ from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore
-from tests.contract.stores.file_rows import LATER, NOW, FileRows
+from tests.contract.stores import file_rows
 from tests.contract.stores.test_avatars import avatar as an_avatar
 from tests.contract.stores.test_configuration import change as a_change
 from tests.contract.stores.test_notices import notice as a_notice
@@ -90,11 +90,12 @@ from tests.contract.stores.test_tasks import task as a_task
 from tests.support.stores import Database
 from tests.unit.billing.test_domain import stripe_subscription
 
+NOW, LATER = file_rows.NOW, file_rows.LATER
 DAY = timedelta(days=1)
 TEN = Limit("ten", 10, timedelta(minutes=1))
 
 
-class Rows(FileRows):
+class Rows(file_rows.FileRows):
     """One person with everything that hangs on an account; each is made when it is first asked for."""
 
     def __init__(self, database: Database) -> None:
