@@ -42,7 +42,7 @@ clients: install
 	.venv/bin/python sdk/clients/generate.py
 
 # The cloud assembly of a stage, in build/cdk/<stage>; needs no credentials. Runs cdk-nag and cfn-lint.
-# SETTINGS names a JSON file with a stage's own values (origins, domain, alarm address): infra/config.py.
+# SETTINGS names a JSON file with a stage's own values (origins, domain, alarm address): infra/config.py. STAGE=prod needs one.
 synth: install
 	.venv/bin/python -m infra.app --stage $(STAGE) --out build/cdk/$(STAGE) $(if $(SETTINGS),--settings $(SETTINGS))
 

@@ -128,6 +128,9 @@ class StageSettings:
     log_sample_rate: float
     """Share of processes that log at level DEBUG."""
     cors_origins: tuple[str, ...]
+    loopback_origins: tuple[str, ...]
+    """Origins with any port, beside `cors_origins`, where such a pattern can be said: S3 and our own code. API Gateway
+    and function URLs know none; on this machine `local.front` and `local.streamhost` answer in their place."""
     mail_sender: str
 
     released: bool
@@ -179,17 +182,53 @@ class StageSettings:
 
 LOCAL_ASSET_BUCKET = "karma-local-assets"
 DEFAULT_SENDER = "Karma <no-reply@example.com>"
+LOOPBACK_ORIGINS = tuple(
+    f"{scheme}://{host}:*" for host in ("localhost", "127.0.0.1", "[::1]") for scheme in ("http", "https")
+)
+"""Where a front end under development may be served: any port of this machine."""
 LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:5173", "http://127.0.0.1:5173")
+
+
+PROD_NEEDS: dict[str, tuple[str, object]] = {
+    "cors_origins": ("origins of the web application; links in mails lead to the first", ["https://app.example.com"]),
+    "public_domain": ("host name under which clients reach the API and the stream", "api.example.com"),
+    "certificate_arn": (
+        "ACM certificate of public_domain, in us-east-1",
+        "arn:aws:acm:us-east-1:123456789012:certificate/…",
+    ),
+    "mail_sender": ("sender of every mail; its domain is verified with SES", "Karma <no-reply@example.com>"),
+    "alarm_email": ("who is told of alarms", "ops@example.com"),
+}
+"""Fields of `Overrides` without which production does not work: what each one is, and how one looks."""
+
+
+def refuse_incomplete(given: Overrides) -> None:
+    """Refuse a production stage that nobody could reach, that could not send mail, or whose alarms nobody would read.
+
+    Raises:
+        SettingsError: with all fields that are missing, and where to write them.
+    """
+    missing = {name: need for name, need in PROD_NEEDS.items() if not getattr(given, name)}
+    if missing:
+        lines = [
+            f"  {json.dumps(name)}: {json.dumps(like, ensure_ascii=False)}    {what}"
+            for name, (what, like) in missing.items()
+        ]
+        raise SettingsError(
+            "prod needs values that no default can stand for. Write them into a JSON file, and name it: "
+            "make synth STAGE=prod SETTINGS=prod.json (all fields: Overrides in infra/config.py). Missing:\n"
+            + "\n".join(lines)
+        )
 
 
 def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSettings:
     """Settings of one stage, with the values of a settings file laid over them.
 
     Raises:
-        SettingsError: prod with secrets in the file, or half a custom domain.
+        SettingsError: half a custom domain; prod with secrets in the file, or without a value of `PROD_NEEDS`.
     """
     given = overrides or Overrides()
-    if bool(given.public_domain) != bool(given.certificate_arn):
+    if stage is not Stage.PROD and bool(given.public_domain) != bool(given.certificate_arn):
         raise SettingsError("public_domain and certificate_arn are set together or not at all")
     match stage:
         case Stage.LOCAL:
@@ -203,6 +242,7 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
                 log_level="INFO",
                 log_sample_rate=0.0,
                 cors_origins=given.cors_origins or LOCAL_ORIGINS,
+                loopback_origins=LOOPBACK_ORIGINS,
                 mail_sender=given.mail_sender or DEFAULT_SENDER,
                 released=False,
                 snap_start=False,
@@ -237,13 +277,13 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
         case Stage.PROD:
             if given.model_api_key or given.stripe_api_key or given.stripe_webhook_secrets:
                 raise SettingsError("prod takes no secrets from a file: put them into Secrets Manager")
+            refuse_incomplete(given)
             return dataclasses.replace(
                 _aws_settings(stage, given),
                 retain_data=True,
                 deletion_protection=True,
                 log_retention_days=90,
                 reserved_streams=200,
-                cors_origins=given.cors_origins or ("https://app.example.com",),
             )
 
 
@@ -258,6 +298,7 @@ def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:
         log_level="INFO",
         log_sample_rate=0.01,
         cors_origins=given.cors_origins or ("http://localhost:3000", "https://dev.example.com"),
+        loopback_origins=(),
         mail_sender=given.mail_sender or DEFAULT_SENDER,
         released=True,
         snap_start=True,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.config import LOOPBACK_ORIGINS
 from infra.layers import host_target
 from local import ports
 from local.adapter import Adapter
@@ -251,7 +252,9 @@ class Deployment:
         root = self.places.root
         command = [python(), "-m", "local.streamhost", "--port", str(self.ports["stream"])]
         command += ["--function-dir", str(root / "functions" / "agent_stream"), "--env-file", str(env_file)]
-        command += ["--prewarm", "2", "--allow-origin", "*", "--log-file", str(self.processes.log("stream-function"))]
+        command += ["--prewarm", "2", "--log-file", str(self.processes.log("stream-function"))]
+        for origin in LOOPBACK_ORIGINS:
+            command += ["--allow-origin", origin]
         for path in (root / "layers" / "common" / "python", *self._stream_layer(), *self.given.python_path):
             command += ["--python-path", str(path)]
         self.processes.start(Program(STREAM, command, clean_environment(), root))

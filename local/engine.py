@@ -108,15 +108,7 @@ class Engine(Protocol):
         """End it, and wait."""
 
 
-_SERVED = (
-    *("ministack.app:app", "--host", "127.0.0.1", "--no-access-log"),
-    # Not uvloop: some devices do not get through its TLS.
-    *("--http", "httptools", "--loop", "asyncio", "--ws", "wsproto"),
-    # The application writes these by itself, as AWS does, and knows itself whom it believes about addresses.
-    *("--no-server-header", "--no-date-header", "--no-proxy-headers"),
-    *("--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "5"),
-)
-"""How the engine's application is served: its own server, Hypercorn, takes a quarter more CPU for each call."""
+_LAUNCHER = Path(__file__).parent / "ministack" / "launch.py"
 
 
 @dataclass(frozen=True)
@@ -169,9 +161,8 @@ class MiniStack:
         Raises:
             PrerequisiteMissing: its virtual environment is not there.
         """
-        program = self.places.engine_venv / "bin" / "uvicorn"
-        if not program.exists():
-            raise PrerequisiteMissing(f"the local AWS engine is not installed: {program} is missing; run `make dev`")
+        if not (self.places.engine_venv / "bin" / "ministack").exists():
+            raise PrerequisiteMissing(f"the local AWS engine is not in {self.places.engine_venv}; run `make dev`")
         scratch = self._fresh_scratch()
         flag = "1" if self.persistent else "0"
         env = clean_environment(
@@ -190,7 +181,9 @@ class MiniStack:
             LOG_LEVEL="INFO",
             PYTHONPATH=os.pathsep.join(map(str, self.python_path)),
         )
-        processes.start(Program(NAME, [str(program), *_SERVED, "--port", str(self.port)], env, self.places.root))
+        # -P: this project's own packages are not the engine's.
+        command = [str(self.python), "-P", str(_LAUNCHER), str(self.port)]
+        processes.start(Program(NAME, command, env, self.places.root))
 
     def _fresh_scratch(self) -> Path:
         """Return an empty folder for the functions' unpacked code; that of the last run goes away behind our back.

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from local.origins import KNOWN_ORIGIN, is_loopback
 from local.upstream import Upstream
 
 Scope = MutableMapping[str, Any]
@@ -28,6 +29,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _AT_ONCE = 2
+_KNOWN_ORIGIN = KNOWN_ORIGIN.encode()
 _SLOW_S = 1.0
 _HOP_BY_HOP = frozenset(
     (
@@ -69,6 +71,10 @@ class Front:
     """ASGI application that forwards everything to `upstream`, method, path, query, headers and body unchanged.
 
     An upstream that names a host gets that in the caller's place. `also` has upstreams of single paths.
+
+    CORS is the deployed API's, whose settings list whole origins. A front end under development is served at any port
+    of this machine, so the upstream sees one of the listed origins in the place of another loopback origin, and the
+    caller gets its own back.
     """
 
     def __init__(self, upstream: Upstream, also: Mapping[str, Upstream] | None = None) -> None:
@@ -89,6 +95,9 @@ class Front:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         upstream = self._also.get(scope["path"], self._upstream)
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        origin = next((value for name, value in headers if name == b"origin"), b"")
+        if is_loopback(origin.decode("latin-1")):
+            headers = [(name, _KNOWN_ORIGIN if name == b"origin" else value) for name, value in headers]
         if upstream.host:
             headers = [(name, value) for name, value in headers if name != b"host"]
             headers.append((b"host", upstream.host.encode()))
@@ -113,6 +122,9 @@ class Front:
         finally:
             leave()
         passed = [(name.lower(), value) for name, value in answer if name.lower() not in _HOP_BY_HOP]
+        allowed = (b"access-control-allow-origin", _KNOWN_ORIGIN)
+        if is_loopback(origin.decode("latin-1")):
+            passed = [(name, origin if (name, value) == allowed else value) for name, value in passed]
         passed.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": passed})
         await send({"type": "http.response.body", "body": content})

@@ -51,7 +51,7 @@ class FileBucket(Construct):
             cors=[
                 s3.CorsRule(
                     allowed_methods=[s3.HttpMethods.GET, s3.HttpMethods.HEAD, s3.HttpMethods.PUT],
-                    allowed_origins=list(settings.cors_origins),
+                    allowed_origins=[*settings.cors_origins, *settings.loopback_origins],
                     allowed_headers=["content-type", "content-md5", "x-amz-*"],
                     exposed_headers=["etag", "x-amz-checksum-sha256"],
                     max_age=600,

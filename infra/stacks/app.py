@@ -231,7 +231,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "MODEL_ID": given.model_id,
         "STRIPE_API_BASE": given.stripe_api_base,
         "API_URL": given.public_api_url or (f"https://{given.public_domain}" if given.public_domain else ""),
-        "FRONTEND_ORIGINS": ",".join(settings.cors_origins),
+        "FRONTEND_ORIGINS": ",".join([*settings.cors_origins, *settings.loopback_origins]),
         "OAUTH_SECRET_ARN": secrets["oauth"],
         "GITHUB_URL": given.github_url,
         "GITHUB_API_URL": given.github_api_url,

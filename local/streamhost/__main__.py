@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-workers", type=int, default=WORKER_LIMIT)
     parser.add_argument("--timeout", type=float, default=900, help="seconds an invocation may take")
     parser.add_argument("--log-file", type=Path, help="workers' output; default stderr")
-    parser.add_argument("--allow-origin", action="append", default=[], help="CORS origin, or *; repeatable")
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], help="CORS origin; `:*` for any port; repeatable"
+    )
     return parser
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
+from infra.constructs.cors import REQUEST_HEADERS, RESPONSE_HEADERS
+from local.origins import is_allowed
 from local.streamhost.events import function_url_event
 from local.streamhost.http1 import (
     HEAD_LIMIT,
@@ -177,11 +179,13 @@ class StreamHost:
     def _cors(self, request: RequestHead) -> tuple[tuple[str, str], ...]:
         origin = request.header("origin")
         allowed = self._config.allow_origins
-        if not origin or not ("*" in allowed or origin in allowed):
+        if not origin or not is_allowed(origin, allowed):
             return ()
+        # As the deployed function URL answers: for credentials too, so headers are named and never `*`.
         return (
-            ("access-control-allow-origin", "*" if "*" in allowed else origin),
-            ("access-control-expose-headers", "*"),
+            ("access-control-allow-origin", origin),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-expose-headers", ",".join(RESPONSE_HEADERS)),
             ("vary", "Origin"),
         )
 
@@ -189,7 +193,7 @@ class StreamHost:
 def _preflight(request: RequestHead) -> list[tuple[str, str]]:
     return [
         ("access-control-allow-methods", request.header("access-control-request-method")),
-        ("access-control-allow-headers", request.header("access-control-request-headers") or "*"),
+        ("access-control-allow-headers", request.header("access-control-request-headers") or ",".join(REQUEST_HEADERS)),
         ("access-control-max-age", _CORS_MAX_AGE_S),
     ]
 

@@ -29,15 +29,38 @@ class TestFront:
 
     @pytest.mark.req("R-K-47")
     @pytest.mark.needs("http-api")  # a function URL's CORS settings are read by nobody else
-    def test_a_browser_of_the_front_end_may_call(self, deployment: Deployment) -> None:
-        headers = {
-            "Origin": "http://localhost:3000",
-            "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "authorization,content-type",
-        }
-        answer = httpx.options(f"{deployment.addresses.api_url}/api/v1/devices", headers=headers, timeout=30)
-        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
-        assert "POST" in answer.headers["access-control-allow-methods"]
+    @pytest.mark.fault("F-23a")
+    @pytest.mark.parametrize(
+        ("origin", "allowed"),
+        [
+            ("http://localhost:3000", True),
+            ("http://localhost:4321", True),
+            ("https://127.0.0.1:8443", True),
+            ("http://[::1]:65535", True),
+            ("http://localhost", True),
+            ("https://app.example.com", False),
+            ("http://localhost.example.com:3000", False),
+            ("null", False),
+        ],
+    )
+    def test_a_page_of_this_machine_may_call_and_no_other(
+        self, deployment: Deployment, origin: str, *, allowed: bool
+    ) -> None:
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        asked = {**headers, "Access-Control-Request-Headers": "authorization,content-type"}
+        upload = {**headers, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type"}
+        addresses, bucket = deployment.addresses, deployment.outputs["BucketName"]
+        answers = [
+            httpx.options(f"{addresses.api_url}/api/v1/devices", headers=asked, timeout=30),
+            httpx.options(f"{addresses.stream_url}/api/agent", headers=asked, timeout=30),
+            httpx.options(f"{deployment.engine.endpoint_url}/{bucket}/a", headers=upload, timeout=30),
+        ]
+        for answer in answers:
+            assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None), answer.url
+            assert ("access-control-allow-credentials" in answer.headers) == allowed
+        if allowed:
+            assert "POST" in answers[0].headers["access-control-allow-methods"]
+            assert "PUT" in answers[2].headers["access-control-allow-methods"]
 
     def test_an_unknown_route_answers_in_the_envelope(self, deployment: Deployment) -> None:
         answer = httpx.get(f"{deployment.addresses.api_url}/api/v1/nothing?x=1", timeout=30)

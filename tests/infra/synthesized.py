@@ -15,6 +15,22 @@ from infra.config import Overrides, Stage, StageSettings, stage_settings
 Json = dict[str, Any]
 
 
+PROD_OVERRIDES = Overrides(
+    cors_origins=("https://app.example.com",),
+    public_domain="api.example.com",
+    certificate_arn="arn:aws:acm:us-east-1:123456789012:certificate/5d5e2c1a-0000-4000-8000-000000000000",
+    mail_sender="Karma <no-reply@example.com>",
+    alarm_email="ops@example.com",
+)
+"""What a settings file of production holds at the least."""
+OVERRIDES = {Stage.PROD: PROD_OVERRIDES}
+
+
+def settings_of(stage: Stage) -> StageSettings:
+    """Settings of a stage with what it cannot do without."""
+    return stage_settings(stage, OVERRIDES.get(stage, Overrides(alarm_email="ops@example.com")))
+
+
 @dataclass(frozen=True)
 class Synthesized:
     """Templates of one stage by part (`data`, `devices`, `app`, `ops`)."""
@@ -49,7 +65,7 @@ class Stages:
         self.of = cache(self._of)
 
     def _of(self, stage: Stage) -> Synthesized:
-        settings = stage_settings(stage, Overrides(alarm_email="ops@example.com"))
+        settings = settings_of(stage)
         folder = self._root / stage
         # A finding of cdk-nag that no waiver names fails here.
         build(settings, self._artifacts, out=folder).synth()

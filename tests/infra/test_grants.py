@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from infra.catalog import FUNCTIONS, FunctionName
-from infra.config import Stage, stage_settings
+from infra.config import Stage
 from infra.constructs.roles import grants_of
 from infra.grants import GRANTS, IOT_RESOURCES, WILDCARDS
-from tests.infra.synthesized import Json, Stages, Synthesized
+from tests.infra.synthesized import Json, Stages, Synthesized, settings_of
 
 HASH = re.compile(r"[0-9A-F]{8}$")
 
@@ -111,7 +111,7 @@ def test_no_other_role_has_a_star(aws: Synthesized) -> None:
 
 
 def test_each_wildcard_has_a_reason_and_a_use() -> None:
-    settings = stage_settings(Stage.PROD)
+    settings = settings_of(Stage.PROD)
     used = {grant.resource for name in GRANTS for grant in grants_of(name, settings)}
     assert set(WILDCARDS) <= used
     assert set(IOT_RESOURCES) <= set(WILDCARDS)

@@ -31,6 +31,7 @@ from infra.layers import (
     target_of,
     tree_size,
 )
+from tests.infra.synthesized import settings_of
 
 PACKAGES = ("agent_stream", "api", "background", "billing_webhook", "device_ingest", "realtime")
 EXPECTED_SIZE_MB = {
@@ -53,7 +54,7 @@ ELF_AARCH64 = 183
 @pytest.fixture(scope="session")
 def arm_layers() -> dict[str, Path]:
     """The layers that AWS gets, built or taken from the cache."""
-    target = target_of(stage_settings(Stage.PROD))
+    target = target_of(settings_of(Stage.PROD))
     return {package: build_dependencies(package, target).path.with_suffix("") for package in PACKAGES}
 
 
@@ -132,7 +133,7 @@ def test_the_layer_zip_is_what_the_folder_holds(arm_layers: dict[str, Path]) -> 
 
 
 def test_a_second_build_is_taken_from_the_cache(arm_layers: dict[str, Path]) -> None:
-    target = target_of(stage_settings(Stage.PROD))
+    target = target_of(settings_of(Stage.PROD))
     before = arm_layers["realtime"].with_suffix(".zip").stat().st_mtime_ns
     archive = build_dependencies("realtime", target)
     assert archive.path.stat().st_mtime_ns == before
@@ -205,9 +206,9 @@ def test_common_layer_mounts_karma(tmp_path: Path) -> None:
 
 
 def test_code_archives_hold_one_package_and_keep_the_executable_bit() -> None:
-    arm = target_of(stage_settings(Stage.PROD))
+    arm = target_of(settings_of(Stage.PROD))
     dependencies = build_dependencies("agent_stream", arm)
-    archive = build_code("agent_stream", arm, stage_settings(Stage.PROD), dependencies)
+    archive = build_code("agent_stream", arm, settings_of(Stage.PROD), dependencies)
     with zipfile.ZipFile(archive.path) as opened:
         modes = {info.filename: info.external_attr >> 16 for info in opened.infolist()}
     assert {name.partition("/")[0] for name in modes} == {"agent_stream"}

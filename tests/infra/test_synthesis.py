@@ -1,12 +1,14 @@
 """The real thing once: prod, with its real layers, in a process of its own, without credentials."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from infra.config import ROOT
+from infra.config import PROD_NEEDS, ROOT
+from tests.infra.synthesized import PROD_OVERRIDES
 
 HIDDEN = (
     "AWS_ACCESS_KEY_ID",
@@ -20,8 +22,12 @@ HIDDEN = (
 
 def test_prod_is_synthesized_without_credentials(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
+    settings = tmp_path / "prod.json"
+    given = dataclasses.asdict(PROD_OVERRIDES)
+    settings.write_text(json.dumps({name: given[name] for name in PROD_NEEDS}), encoding="utf-8")
+    command = [sys.executable, "-m", "infra.app", "--stage", "prod", "--settings", str(settings)]
     done = subprocess.run(
-        [sys.executable, "-m", "infra.app", "--stage", "prod", "--out", str(tmp_path / "prod")],
+        [*command, "--out", str(tmp_path / "prod")],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -29,6 +35,7 @@ def test_prod_is_synthesized_without_credentials(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "!!" not in done.stderr, "CDK's bridge prints no banner about Node's version"
     names = {path.name for path in (tmp_path / "prod").glob("*.template.json")}
     assert names == {f"karma-prod-{part}.template.json" for part in ("app", "data", "devices", "ops")}
     assets = json.loads((tmp_path / "prod" / "karma-prod-app.assets.json").read_text(encoding="utf-8"))["files"]

@@ -213,7 +213,7 @@ def test_the_command_serves_and_takes_its_workers_with_it(tmp_path: Path) -> Non
         *(sys.executable, "-m", "local.streamhost", "--function-dir", "functions/agent_stream"),
         *("--env-file", str(environment_file), "--handler", "tests.fixtures.runtime.apps:echo", "--prewarm", "2"),
         *("--python-path", "layers/common/python", "--python-path", str(ROOT), "--log-file", str(tmp_path / "log")),
-        *("--allow-origin", "https://app.example.com"),
+        *("--allow-origin", "https://app.example.com", "--allow-origin", "http://localhost:*"),
     ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as host:
         assert host.stdout is not None
@@ -222,12 +222,17 @@ def test_the_command_serves_and_takes_its_workers_with_it(tmp_path: Path) -> Non
         with httpx.Client(base_url=url, trust_env=False, timeout=DEADLINE_S) as client:
             answered = client.get("/", headers=origin)
             preflight = client.options("/", headers={**origin, "access-control-request-method": "POST"})
+            elsewhere = client.get("/", headers={"origin": "https://other.example.com"})
+            developed = client.get("/", headers={"origin": "http://localhost:4321"})
         workers = psutil.Process(host.pid).children(recursive=True)
         host.send_signal(signal.SIGTERM)
         assert host.wait(DEADLINE_S) == 0
 
     assert answered.status_code == 201
     assert answered.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert answered.headers["access-control-allow-credentials"] == "true"
+    assert "access-control-allow-origin" not in elsewhere.headers
+    assert developed.headers["access-control-allow-origin"] == "http://localhost:4321"
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-methods"] == "POST"
     assert len(workers) == 2

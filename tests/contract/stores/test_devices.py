@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import timedelta
 
 import pytest
 
+from karma.core.clock import iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId, new_id
-from karma.devices.domain import DeviceState, DeviceView, Latest, PresenceEvent, Reading
+from karma.devices.domain import Device, DeviceModel, DeviceState, DeviceView, Latest, PresenceEvent, Reading
 from karma.devices.repository.devices import Gone
 from karma.devices.repository.devices import Rows as Page
 from tests.contract.stores.rows import DAY, LATER, NOW, Rows
 
 MINUTE = timedelta(minutes=1)
+
+
+OF_THE_FIRST_ATTEMPT = ("id", "user_id", "serial_number", "state", "created_at", "updated_at", "version")
+"""What taking a creation over leaves as it is, or sets by itself; all other fields are the new attempt's."""
+
+
+def other_than(value: object, name: str) -> object:
+    """Return another value of the same kind."""
+    match value:
+        case DeviceModel():
+            return next(model for model in DeviceModel if model is not value)
+        case str() | None:
+            return f"another {name}"
+        case Mapping():
+            return {"another": name}
+        case tuple():
+            return (f"another {name}",)
+        case int():
+            return value + 1
+    raise AssertionError(f"{name} is of a kind that this test does not know")
 
 
 def names(page: Page) -> list[str]:
@@ -73,6 +95,21 @@ class TestACreation:
         for refused in (again, rows.new_device(), replace(again, user_id=UserId(new_id()))):
             with pytest.raises(AlreadyExists):
                 rows.devices.take_over(refused, attempt="a3", now=LATER)
+
+    @pytest.mark.fault("F-24c")
+    def test_is_gone_on_with_by_every_field_of_the_other_attempt(self, rows: Rows) -> None:
+        first = rows.claimed(ip="192.0.2.1", location={"lat": 1.5}, hardware={"ram_mb": 512})
+        others = {each.name: other_than(getattr(first, each.name), each.name) for each in fields(Device)}
+        kept = {name: getattr(first, name) for name in OF_THE_FIRST_ATTEMPT}
+        again = replace(first, **{**others, **kept})
+
+        rows.devices.take_over(replace(again, id=DeviceId(new_id())), attempt="a2", now=LATER)
+
+        stored = rows.devices.row(first.user_id, first.id, consistent=True)
+        assert stored == replace(again, version=2, updated_at=iso(LATER))
+        # And what the second attempt leaves out is not left over from the first.
+        bare = rows.new_device(serial_number=first.serial_number, id=first.id)
+        assert rows.devices.take_over(bare, attempt="a3", now=LATER) == replace(bare, version=3, updated_at=iso(LATER))
 
     def test_leaves_nothing_when_it_is_discarded(self, rows: Rows) -> None:
         device = rows.claimed()

@@ -16,9 +16,14 @@ from local.places import ROOT, Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import http_status
 
+LISTED = "http://localhost:3000"
+
 
 class Upstream(BaseHTTPRequestHandler):
-    """Tells what it got; `/slow` holds the request until the test lets go, `/pair` until a second one is there."""
+    """Tells what it got; `/slow` holds the request until the test lets go, `/pair` until a second one is there.
+
+    Allows one origin, as an API with CORS settings does.
+    """
 
     together = 0
     most = 0
@@ -44,6 +49,8 @@ class Upstream(BaseHTTPRequestHandler):
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Set-Cookie", "a=1")
         self.send_header("Set-Cookie", "b=2")
+        if self.headers.get("origin") == LISTED:
+            self.send_header("Access-Control-Allow-Origin", LISTED)
         self.send_header("Content-Length", str(len(packed)))
         self.end_headers()
         self.wfile.write(packed)
@@ -115,6 +122,24 @@ def test_a_path_of_another_api_goes_there_under_its_host(front: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS"])
 def test_methods_stay(front: str, method: str) -> None:
     assert httpx.request(method, f"{front}/", timeout=20).json()["method"] == method
+
+
+@pytest.mark.fault("F-23a")
+@pytest.mark.parametrize("origin", [LISTED, "http://localhost:4321", "https://127.0.0.1", "http://[::1]:8080"])
+def test_a_page_at_any_port_of_this_machine_is_one_that_the_api_lists(front: str, origin: str) -> None:
+    answer = httpx.post(f"{front}/", headers={"Origin": origin}, timeout=20)
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert {name.lower(): value for name, value in answer.json()["headers"]}["origin"] == LISTED
+
+
+@pytest.mark.fault("F-23a")
+@pytest.mark.parametrize(
+    "origin", ["https://app.example.com", "http://localhost.example.com", "null", "http://10.0.0.1"]
+)
+def test_another_page_stays_what_it_is(front: str, origin: str) -> None:
+    answer = httpx.post(f"{front}/", headers={"Origin": origin}, timeout=20)
+    assert "access-control-allow-origin" not in answer.headers
+    assert {name.lower(): value for name, value in answer.json()["headers"]}["origin"] == origin
 
 
 def test_two_at_a_time(front: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
@@ -247,17 +247,17 @@ class DeviceRepository:
         old = get(DeviceItem, device_key(device.user_id, DeviceId(guard.device_id)), consistent=True)
         if old is None:
             raise taken
-        item = _device_item(device, attempt=attempt)
-        for name in ("name", "model", "mac", "ip", "firmware_version", "capabilities", "hardware", "network"):
-            setattr(old, name, getattr(item, name))
-        old.location, old.tags, old.attempt, old.updated_at = item.location, item.tags, attempt, iso(now)
+        # The whole row is the new attempt's, so that no field can be forgotten; only what the first one fixed stays.
+        fixed = {"id": DeviceId(old.device_id), "created_at": old.created_at, "updated_at": iso(now)}
+        item = _device_item(replace(device, **fixed), attempt=attempt)
+        item.version = old.version
         guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
         tx = Transaction()
         require_account_in(tx, device.user_id)
         tx.put(guard, on_fail=taken)
-        tx.put(old, on_fail=taken)
+        tx.put(item, on_fail=taken)
         tx.commit()
-        return _device(old)
+        return _device(item)
 
     def activate(self, device: Device, *, attempt: str, certificate_id: str, now: datetime) -> Device:
         """End a creation: the device is shown, and its certificate may speak for it.

@@ -10,6 +10,7 @@ A Flow with `link_to` was begun by somebody who is logged in: its callback makes
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -151,6 +152,8 @@ def digest(secret: str) -> str:
 def checked_redirect(redirect: str | None, origins: Sequence[str]) -> str:
     """Return where the browser goes in the end: a page of one of the origins, by default the first one's front page.
 
+    An origin that ends in `:*` stands for every port (a front end under development); the first one is a whole one.
+
     Raises:
         ValidationFailed: any other address, or one that browsers and we might read differently.
     """
@@ -162,7 +165,9 @@ def checked_redirect(redirect: str | None, origins: Sequence[str]) -> str:
             parts = urlsplit(redirect)
         except ValueError:  # brackets that hold no address
             parts = urlsplit("")
-        if f"{parts.scheme}://{parts.netloc}" in origins:
+        origin = f"{parts.scheme}://{parts.netloc}"
+        without_port = re.sub(r":[0-9]{1,5}\Z", "", origin)
+        if "*" not in origin and not {origin, f"{without_port}:*"}.isdisjoint(origins):
             return redirect
     raise ValidationFailed.of(
         "redirect",
