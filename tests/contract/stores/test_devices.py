@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def other_than(value: object, name: str) -> object:
     match value:
         case DeviceModel():
             return next(model for model in DeviceModel if model is not value)
-        case str() | None:
+        case None | str():
             return f"another {name}"
         case Mapping():
             return {"another": name}
@@ -99,9 +100,12 @@ class TestACreation:
     @pytest.mark.fault("F-24c")
     def test_is_gone_on_with_by_every_field_of_the_other_attempt(self, rows: Rows) -> None:
         first = rows.claimed(ip="192.0.2.1", location={"lat": 1.5}, hardware={"ram_mb": 512})
-        others = {each.name: other_than(getattr(first, each.name), each.name) for each in fields(Device)}
-        kept = {name: getattr(first, name) for name in OF_THE_FIRST_ATTEMPT}
-        again = replace(first, **{**others, **kept})
+        others: dict[str, Any] = {
+            each.name: other_than(getattr(first, each.name), each.name)
+            for each in fields(Device)
+            if each.name not in OF_THE_FIRST_ATTEMPT
+        }
+        again = replace(first, **others)
 
         rows.devices.take_over(replace(again, id=DeviceId(new_id())), attempt="a2", now=LATER)
 

@@ -248,8 +248,9 @@ class DeviceRepository:
         if old is None:
             raise taken
         # The whole row is the new attempt's, so that no field can be forgotten; only what the first one fixed stays.
-        fixed = {"id": DeviceId(old.device_id), "created_at": old.created_at, "updated_at": iso(now)}
-        item = _device_item(replace(device, **fixed), attempt=attempt)
+        began = _device(old)
+        mine = replace(device, id=began.id, created_at=began.created_at, updated_at=iso(now))
+        item = _device_item(mine, attempt=attempt)
         item.version = old.version
         guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
         tx = Transaction()
