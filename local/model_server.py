@@ -1,4 +1,7 @@
-"""The offline model: npm's aimock, scripted by `model/server.mjs`. Used when no ANTHROPIC_API_KEY is given."""
+"""The offline model: npm's aimock, scripted by `model/server.mjs`, behind a check of the Messages API's rules.
+
+Used when no ANTHROPIC_API_KEY is given.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 from local.errors import PrerequisiteMissing
 from local.places import Places
-from local.processes import Processes, Program, clean_environment
+from local.processes import Processes, Program, clean_environment, python
 from local.waiting import http_status
 
 NAME = "model"
@@ -42,7 +45,7 @@ class ModelServer:
         node = shutil.which("node")
         if node is None or not (self.places.node_modules / "@copilotkit" / "aimock").exists():
             raise PrerequisiteMissing("the offline model needs Node.js 20 and `npm ci`; run `make dev`")
-        command = [node, str(_SCRIPT), str(self.port), str(self.pace_ms)]
+        command = [*front_command(node, self.port), str(self.pace_ms)]
         processes.start(Program(NAME, command, clean_environment(), self.places.root))
 
     def wait_ready(self, processes: Processes) -> None:
@@ -52,10 +55,15 @@ class ModelServer:
             NotReady: with the end of its log.
         """
         probe = f"{self.url}/health"
-        processes.wait_ready(NAME, f"offline model on port {self.port}", lambda: http_status(probe) is not None)
+        processes.wait_ready(NAME, f"offline model on port {self.port}", lambda: http_status(probe) not in (None, 502))
 
     def journal(self) -> list[dict[str, Any]]:
         """Return the requests it has answered, oldest first."""
         with urllib.request.urlopen(f"{self.url}/__aimock/journal", timeout=10) as response:  # noqa: S310 -- loopback
             entries = json.load(response)
         return entries if isinstance(entries, list) else []
+
+
+def front_command(node: str, port: int) -> list[str]:
+    """Return the command that serves the offline model on this port; the pause between its pieces, in ms, follows."""
+    return [python(), "-m", "local.messages_api.front", str(port), node, str(_SCRIPT)]

@@ -1,5 +1,8 @@
 """A loopback server that answers `POST /v1/messages` with scripted bytes, for the real anthropic SDK to read.
 
+A request that breaks the Messages API's rules (local/messages_api/rules.py) is answered 400 and noted in `refused`; the
+scripted answer stays for the next one.
+
 with ModelServer() as server:
     server.answer(*message(text("Hel", "lo")))
 """
@@ -11,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+
+from local.messages_api.front import refused
 
 
 def sse(kind: str, **body: Any) -> bytes:
@@ -82,6 +87,8 @@ class Answer:
 class ModelServer:
     answers: list[Answer] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """What the rules had against requests."""
     headers: list[dict[str, str]] = field(default_factory=list)
     peers: list[Any] = field(default_factory=list)
     """Address of each request's connection."""
@@ -97,7 +104,10 @@ class ModelServer:
                 owner.requests.append(json.loads(body))
                 owner.peers.append(self.client_address)
                 owner.headers.append({name.lower(): value for name, value in self.headers.items()})
-                owner._reply(self, owner.answers.pop(0))
+                wrong = refused(body)
+                if wrong is not None:
+                    owner.refused.append(json.loads(wrong)["error"]["message"])
+                owner._reply(self, owner.answers.pop(0) if wrong is None else Answer([wrong], 400))
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it so
                 pass

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from local.model_server import front_command
 from tests.fakes.agents import events_of, types
 from tests.support.agui import verify
 
@@ -28,7 +29,7 @@ def aimock() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [NODE, str(ROOT / "local/model/server.mjs"), str(port), "1"],
+        [*front_command(NODE, port), "1"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -37,7 +38,7 @@ def aimock() -> Iterator[str]:
         end = time.monotonic() + 30
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break
             except OSError:
                 assert process.poll() is None, "aimock ended"

@@ -1,0 +1,136 @@
+"""The offline model as clients see it: what the Messages API would refuse is refused, the rest is aimock's to answer.
+
+aimock answers anything that is shaped like a conversation. This program starts it on a port of its own, checks each
+`POST /v1/messages` against `rules.refusal`, and passes on what holds, bytes as they come, so that answers still stream.
+Everything else (health, the journal of requests, faults that tests ask for) is passed on as it is.
+
+    python -m local.messages_api.front PORT NODE SCRIPT [arguments of the script after its port]
+
+It ends, and aimock with it, at SIGTERM or when aimock ends.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
+
+from local.messages_api.rules import refusal
+
+_HOST = "127.0.0.1"
+_TIMEOUT_S = 600.0
+_CHUNK_BYTES = 64 * 1024
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host"})
+
+
+def error_body(message: str, *, error_type: str = "invalid_request_error") -> bytes:
+    """Return an error as the API writes it."""
+    return json.dumps({"type": "error", "error": {"type": error_type, "message": message}}).encode()
+
+
+def refused(body: bytes) -> bytes | None:
+    """Return the API's answer with status 400 to a body that it refuses, None when it takes the body."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return error_body("The request body is not valid JSON")
+    message = refusal(value, size=len(body))
+    return None if message is None else error_body(message)
+
+
+class _Front(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, port: int, behind: int) -> None:
+        super().__init__((_HOST, port), _Handler)
+        self.behind = behind
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Front
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._pass_on(b"")
+
+    def do_HEAD(self) -> None:
+        self._pass_on(b"")
+
+    def do_DELETE(self) -> None:
+        self._pass_on(b"")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        wrong = refused(body) if self.path.partition("?")[0] == "/v1/messages" else None
+        if wrong is None:
+            self._pass_on(body)
+            return
+        print(f"refused: {wrong.decode()}", flush=True)
+        self._answer(400, wrong)
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _pass_on(self, body: bytes) -> None:
+        upstream = http.client.HTTPConnection(_HOST, self.server.behind, timeout=_TIMEOUT_S)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
+        self.close_connection = True
+        try:
+            upstream.request(self.command, self.path, body or None, headers)
+            answer = upstream.getresponse()
+        except (OSError, http.client.HTTPException):
+            self._answer(502, error_body("The model behind does not answer", error_type="api_error"))
+            return
+        try:
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in _HOP_BY_HOP:
+                    self.send_header(name, value)
+            self.send_header("connection", "close")
+            self.end_headers()
+            while chunk := answer.read1(_CHUNK_BYTES):
+                self.wfile.write(chunk)
+        except http.client.IncompleteRead:
+            self.connection.shutdown(socket.SHUT_RDWR)  # cut off there: cut off here
+        except OSError:
+            return  # the client has left
+        finally:
+            upstream.close()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so
+        pass
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until SIGTERM, or until the model behind ends."""
+    port, (node, script, *more) = int(arguments[0]), arguments[1:]
+    with socket.create_server((_HOST, 0)) as free:
+        behind = free.getsockname()[1]
+    model = subprocess.Popen([node, script, str(behind), *more])
+    server = _Front(port, behind)
+
+    def stop(_: int, __: FrameType | None) -> None:
+        model.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    status = model.wait()
+    server.shutdown()
+    server.server_close()
+    sys.exit(max(0, status))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
