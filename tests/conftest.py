@@ -40,6 +40,13 @@ _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract
 """One process takes all tests of an engine: it alone starts it, and knows in the end what was asked of it."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let one ask for more random histories than an ordinary run tries, or for those of a seed."""
+    group = parser.getgroup("random histories")
+    group.addoption("--histories", type=int, default=3_000, help="how many: 20000 take most of a minute")
+    group.addoption("--histories-seed", type=int, help="the first one's, as a failure names it")
+
+
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest, engine_choice: Choice) -> Iterator[Engine]:
     """Run the engine of the command line; an access key of 12 digits is an account of its own."""

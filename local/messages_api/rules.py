@@ -97,7 +97,8 @@ def _check(body: object) -> None:
         kind = thinking.get("type") if isinstance(thinking, Mapping) else None
         _require(kind in _THINKING, "thinking.type: must be adaptive, enabled, disabled or between_tools")
     messages = request["messages"]
-    _require(isinstance(messages, list), "messages: Input should be a valid list")
+    if not isinstance(messages, list):
+        raise _Refused("messages: Input should be a valid list")
     _require(bool(messages), "messages: at least one message is required")
     _require(len(messages) <= MAX_MESSAGES, f"messages: at most {MAX_MESSAGES}")
     turns = _turns(messages)
@@ -167,9 +168,9 @@ def _turns(messages: Sequence[object]) -> list[tuple[str, _Blocks]]:
 
 def _blocks(content: object, *, at: str, place: str) -> Iterator[Mapping[str, object]]:
     if isinstance(content, str):
-        block = {"type": "text", "text": content}
-        _text(block, at)
-        yield block
+        said: Mapping[str, object] = {"type": "text", "text": content}
+        _text(said, at)
+        yield said
         return
     _require(isinstance(content, list), f"{at}: must be a string or a list")
     for i, each in enumerate(content if isinstance(content, list) else []):

@@ -24,6 +24,7 @@ from karma.agents.ports import (
 )
 from karma.integrations import anthropic as anthropic_module
 from karma.integrations.anthropic import AnthropicModel, _Turn, to_messages
+from tests.support.media import b64, png
 from tests.support.model_server import ModelServer, message, sse, text, thinking, tool_use
 
 
@@ -158,6 +159,31 @@ def test_a_stream_is_read_the_same_however_it_is_cut_into_chunks() -> None:
     assert [event for at in range(0, len(data), 3) for event in crlf.feed(data[at : at + 3])] == expected
 
 
+@pytest.mark.fault("F-01c")
+@pytest.mark.parametrize("block", [text("Hel"), tool_use("toolu_1", "find", "{}"), thinking("hm", signature="sig")])
+@pytest.mark.parametrize("stop_reason", ["end_turn", "tool_use", "max_tokens"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_block_that_never_ended_is_a_broken_stream(block: Any, stop_reason: str, at: int) -> None:
+    chunks = message(*[text("a"), block][at:], block, text("b"), stop_reason=stop_reason)
+    ends = [n for n, chunk in enumerate(chunks) if b"content_block_stop" in chunk]
+    turn = _Turn()
+
+    with pytest.raises(ModelFailed) as caught:
+        turn.feed(b"".join(chunks[: ends[1 - at]] + chunks[ends[1 - at] + 1 :]))
+
+    assert caught.value.code == RunErrorCode.MODEL_STREAM_CUT
+    assert not turn.is_complete
+
+
+@pytest.mark.fault("F-03a")
+def test_half_a_character_from_the_model_becomes_the_replacement_character() -> None:
+    (delta,) = _Turn().feed(
+        b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":"a\\ud83d"}}\n\n'
+    )
+
+    assert delta == TextDelta("a\ufffd")
+
+
 def test_unknown_events_and_blocks_pass_by(server: ModelServer) -> None:
     chunks = message([{"content_block": {"type": "novelty", "x": 1}}, {"delta": {"type": "novelty_delta"}}], text("x"))
     server.answer([*chunks[:-1], sse("novelty"), chunks[-1]])
@@ -279,10 +305,10 @@ class TestConversations:
         assert len(to_messages([turn], model="m1")[0]["content"]) == 2  # type: ignore[arg-type]
         assert to_messages([turn], model="m2")[0]["content"] == [{"type": "text", "text": "x"}]
 
-    def test_media_become_blocks_and_what_cannot_be_read_is_skipped(self) -> None:
+    def test_media_become_blocks_and_what_cannot_be_read_is_named(self) -> None:
         parts: list[dict[str, object]] = [
             {"type": "text", "text": "see"},
-            {"type": "image", "source": {"type": "data", "value": "QUJD", "mimeType": "image/png"}},
+            {"type": "image", "source": {"type": "data", "value": b64(png()), "mimeType": "image/jpg"}},
             {"type": "document", "source": {"type": "url", "value": "https://example.com/a.pdf"}},
             {"type": "image", "source": {"type": "url", "value": "http://169.254.169.254/latest"}},
             {"type": "audio", "source": {"type": "data", "value": "QUJD", "mimeType": "audio/wav"}},
@@ -292,8 +318,14 @@ class TestConversations:
 
         assert turn["content"] == [
             {"type": "text", "text": "see"},
-            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUJD"}},
-            {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64(png())}},
+            {"type": "text", "text": "[An attachment was here that cannot be shown: it has no data]"},
+            {"type": "text", "text": "[An attachment was here that cannot be shown: it has no data]"},
+            {
+                "type": "text",
+                "text": "[An attachment was here that cannot be shown: it is audio; PNG, JPEG, GIF and WebP images, "
+                "PDF and plain text documents are taken]",
+            },
         ]
 
 

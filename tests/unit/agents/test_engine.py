@@ -293,7 +293,25 @@ def test_in_a_mixed_batch_own_tools_run_and_frontend_ones_wait() -> None:
     results = [event["toolCallId"] for event in first if event["type"] == "TOOL_CALL_RESULT"]
     assert results == ["c2"]
     assert first[-1]["outcome"]["pendingToolCallIds"] == ["c1"]
-    assert [m.tool_call_id for m in world.model.requests[1].messages if m.role == "tool"] == ["c2", "c1"]
+    assert [m.tool_call_id for m in world.model.requests[1].messages if m.role == "tool"] == ["c1", "c2"]
+
+
+@pytest.mark.fault("F-01c")
+@pytest.mark.parametrize("arguments", ['{"a":', "[]", "null", "7"])
+def test_a_frontend_call_whose_arguments_cannot_be_read_is_answered_as_failed(arguments: str) -> None:
+    world = World(
+        [*tool("c1", "askUser", arguments), *tool("c2", "askUser", "{}"), *ended(StopReason.TOOL_USE)],
+        [*text("Thanks."), *ended()],
+    )
+
+    first = world.run(asked(user("hi"), tools=[FIND_TOOL]))
+    last = world.run(asked({"id": "a2", "role": "tool", "toolCallId": "c2", "content": "blue"}, tools=[FIND_TOOL]))
+
+    (result,) = [event for event in first if event["type"] == "TOOL_CALL_RESULT"]
+    assert (result["toolCallId"], result["content"]) == ("c1", '{"error":"The arguments are not a JSON object"}')
+    assert first[-1]["outcome"]["pendingToolCallIds"] == ["c2"]
+    assert last[-1]["type"] == "RUN_FINISHED"
+    assert [m.content for m in world.model.requests[1].messages if m.role == "tool"] == [result["content"], "blue"]
 
 
 def test_with_some_frontend_calls_unanswered_the_run_names_them_again() -> None:

@@ -27,7 +27,6 @@ from karma.agents.domain import (
     Usage,
 )
 from karma.agents.events import DeltaPrefix, Event
-from karma.agents.history import complete
 from karma.agents.log import RunLog
 from karma.agents.ports import (
     Model,
@@ -42,9 +41,10 @@ from karma.agents.ports import (
     ToolSpec,
     TurnEnded,
 )
+from karma.agents.repair import repair
 from karma.agents.stored import dump_messages
 from karma.agents.texts import GrowingText
-from karma.agents.tools import Toolbox, ToolOutcome
+from karma.agents.tools import Toolbox, ToolOutcome, is_readable
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.ids import RunId, short_id
@@ -149,7 +149,7 @@ class RunEngine:
         if plan.pending:
             await self._finish(pending=[call.id for call in plan.pending])
             return
-        messages = list(complete(plan.messages))
+        messages = repair(plan.messages)
         if not messages or messages[-1].role == "assistant":
             await self._finish()
             return
@@ -167,7 +167,7 @@ class RunEngine:
         request = ModelRequest(
             model=self._plan.model,
             system=self._plan.system,
-            messages=list(complete(self._plan.messages)),
+            messages=repair(self._plan.messages),
             tools=self._tools(),
             max_tokens=self._limits.max_tokens,
         )
@@ -250,9 +250,12 @@ class RunEngine:
         return await self._call_tools(turn.calls)
 
     async def _call_tools(self, calls: Sequence[ToolCall]) -> bool:
-        """Execute the calls of our own tools; those of the client's are left pending and end the run."""
-        own = [call for call in calls if not self._is_frontend(call)]
-        pending = [call.id for call in calls if self._is_frontend(call)]
+        """Execute the calls of our own tools; those of the client's are left pending and end the run.
+
+        A call whose arguments cannot be read is nobody's: it is answered as failed, so that the model mends it.
+        """
+        pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
+        own = [call for call in calls if call.id not in pending]
         outcomes = await asyncio.gather(*(self._toolbox.call(call) for call in own))
         found = [(short_id(), call, outcome) for call, outcome in zip(own, outcomes, strict=True)]
         for at in range(0, len(found), _RESULTS_A_COMMIT):

@@ -17,9 +17,6 @@ from typing import NamedTuple
 from karma.agents.domain import Message, Thread, ToolCall
 from karma.agents.requests import ContextEntry
 
-UNANSWERED = '{"error":"This call was not answered."}'
-"""Told to the model for a call whose run ended, or whose user went on, before there was a result."""
-
 
 class Merged(NamedTuple):
     """What a request adds to a thread."""
@@ -73,20 +70,6 @@ def awaited_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
     return tuple(pending_calls(messages[last:]).values())
 
 
-def complete(messages: Iterable[Message]) -> Iterator[Message]:
-    """Put a result behind each call that has none: models refuse a conversation with open calls."""
-    waiting: dict[str, ToolCall] = {}
-    for message in messages:
-        if message.role == "tool":
-            if waiting.pop(message.tool_call_id, None) is None:
-                continue
-        else:
-            yield from map(_unanswered, waiting.values())
-            waiting = {call.id: call for call in message.tool_calls}
-        yield message
-    yield from map(_unanswered, waiting.values())
-
-
 def application_text(instructions: Sequence[str], context: Sequence[ContextEntry]) -> str:
     """Render what the client's application adds to a request; "" when it adds nothing."""
     if not instructions and not context:
@@ -103,7 +86,3 @@ def application_text(instructions: Sequence[str], context: Sequence[ContextEntry
 def _results_first(new: list[Message]) -> Iterator[Message]:
     yield from (message for message in new if message.role == "tool")
     yield from (message for message in new if message.role != "tool")
-
-
-def _unanswered(call: ToolCall) -> Message:
-    return Message(id=f"unanswered-{call.id}", role="tool", content=UNANSWERED, tool_call_id=call.id, failed=True)

@@ -17,6 +17,7 @@ import orjson
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
 from karma.agents.ports import ToolSpec
+from karma.core import surrogates
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id
 
@@ -80,13 +81,13 @@ class RunInput:
 
 
 def parse_json(body: bytes) -> object:
-    """Read strict JSON: UTF-8, no NaN, no lone surrogate, at most 64 levels.
+    """Read strict JSON: UTF-8, no NaN, at most 64 levels; a lone surrogate becomes U+FFFD.
 
     Raises:
         InvalidRequest: INVALID_JSON.
     """
     try:
-        value = orjson.loads(body)
+        value = surrogates.loads(body)
     except orjson.JSONDecodeError:
         raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):

@@ -24,6 +24,7 @@ import orjson
 
 from karma.agents.domain import ToolCall
 from karma.agents.ports import ToolSpec
+from karma.core import surrogates
 from karma.core.errors import AppError
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
@@ -97,7 +98,9 @@ class Toolbox:
         """Execute one call. Failures are outcomes; only bugs and cancellation raise."""
         tool = self._tools.get(call.name)
         if tool is None:
-            return _failure(f"Unknown tool: {call.name}")
+            return _failure(
+                f"Unknown tool: {call.name}" if is_readable(call) else "The arguments are not a JSON object"
+            )
         try:
             arguments = parse_arguments(tool.parameters, call.arguments)
             async with asyncio.timeout(tool.timeout_s):
@@ -116,6 +119,14 @@ class Toolbox:
         if len(content) > MAX_RESULT_BYTES:
             return _failure(f"{tool.name} found more than can be shown; ask for less")
         return ToolOutcome(content.decode())
+
+
+def is_readable(call: ToolCall) -> bool:
+    """Tell whether a call's arguments are a JSON object, or absent."""
+    try:
+        return not call.arguments.strip() or isinstance(surrogates.loads(call.arguments), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def schema_of(parameters: type) -> dict[str, object]:
@@ -140,7 +151,7 @@ def parse_arguments(parameters: type, text: str) -> object:
         BadArguments: says what is wrong.
     """
     try:
-        data = orjson.loads(text or "{}")
+        data = surrogates.loads(text if text.strip() else "{}")
     except orjson.JSONDecodeError:
         raise BadArguments("The arguments are not valid JSON") from None
     if not isinstance(data, dict):

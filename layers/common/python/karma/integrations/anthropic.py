@@ -14,11 +14,13 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from karma.agents.domain import Json, Message, ModelNotConfigured, RunErrorCode, Usage
+from karma.agents.media import Medium, UnreadableMedia, of_stored
 from karma.agents.ports import (
     ModelEvent,
     ModelFailed,
@@ -31,8 +33,9 @@ from karma.agents.ports import (
     ToolSpec,
     TurnEnded,
 )
+from karma.agents.repair import arguments_of, tool_use
 from karma.agents.texts import GrowingText
-from karma.core import aws, secrets
+from karma.core import aws, secrets, surrogates
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -78,7 +81,12 @@ _STATUSES: Mapping[int, RunErrorCode] = {
     529: RunErrorCode.MODEL_OVERLOADED,
 }
 
-_MEDIA = {"image": "image", "document": "document"}
+_MAX_IMAGES = 20
+"""Of one request: up to this number the API takes sides of 8,000 pixels, beyond it only 2,000."""
+_MAX_CHARS = 20 * 1024 * 1024
+"""Of all media of one request in base64; a request may have 32 MB."""
+GO_ON = "(Go on.)"
+"""Stands for the user's turn where the conversation ends with the assistant: the API continues no answer."""
 
 
 class AnthropicModel:
@@ -185,7 +193,7 @@ class AnthropicModel:
             "model": request.model,
             "max_tokens": request.max_tokens,
             "messages": to_messages(request.messages, model=request.model),
-            "system": [{"type": "text", "text": text} for text in request.system],
+            "system": [_text(text) for text in request.system if text.strip()],
             "cache_control": {"type": "ephemeral"},
             "stream": True,
         }
@@ -223,6 +231,16 @@ def _code_of(status: int, error_type: object) -> RunErrorCode:
     return RunErrorCode.MODEL_UNAVAILABLE
 
 
+class _Open:
+    """A content block that has begun and not ended."""
+
+    __slots__ = ("block", "text")
+
+    def __init__(self, block: dict[str, Any]) -> None:
+        self.block = block
+        self.text = GrowingText()
+
+
 class _Turn:
     """Parses one stream and keeps the turn's content blocks."""
 
@@ -230,9 +248,8 @@ class _Turn:
         self.is_complete = False
         self._buffer = b""
         self._blocks: dict[int, dict[str, Any]] = {}
-        self._text = GrowingText()
-        self._kind = ""
-        self._call_id = ""
+        """Those that have ended."""
+        self._open: dict[int, _Open] = {}
         self._stop = ""
         self._usage: dict[str, int] = {}
         self._output_known = False
@@ -265,7 +282,7 @@ class _Turn:
             if at < 0:
                 continue
             try:
-                self._take(orjson.loads(block[at + 5 :]), out)
+                self._take(surrogates.loads(block[at + 5 :]), out)
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
                 raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
@@ -273,7 +290,7 @@ class _Turn:
     def _take(self, event: dict[str, Any], out: list[ModelEvent]) -> None:
         kind = event["type"]
         if kind == "content_block_delta":
-            self._delta(event["delta"], out)
+            self._delta(event["index"], event["delta"], out)
         elif kind == "content_block_start":
             self._start(event["index"], event["content_block"], out)
         elif kind == "content_block_stop":
@@ -285,6 +302,9 @@ class _Turn:
             self._count(event.get("usage"))
             self._output_known = "output_tokens" in self._usage
         elif kind == "message_stop":
+            if self._open:
+                # A call cut short is not a call, and a text cut short is not what the model said.
+                raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage)
             self.is_complete = True
             blocks = [self._blocks[index] for index in sorted(self._blocks)]
             out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
@@ -292,47 +312,44 @@ class _Turn:
             raise ModelFailed(_code_of(200, event["error"].get("type")), usage=self.usage)
 
     def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
-        self._blocks[index] = block
-        self._text = GrowingText()
-        self._kind = block["type"]
-        if self._kind == "tool_use":
-            self._call_id = block["id"]
-            out.append(ToolBegun(self._call_id, block["name"]))
-        elif self._kind == "text" and block.get("text"):
-            self._text.add(block["text"])
+        self._open[index] = _Open(block)
+        if block["type"] == "tool_use":
+            out.append(ToolBegun(block["id"], block["name"]))
+        elif block["type"] == "text" and block.get("text"):
+            self._open[index].text.add(block["text"])
             out.append(TextDelta(block["text"]))
 
-    def _delta(self, delta: dict[str, Any], out: list[ModelEvent]) -> None:
+    def _delta(self, index: int, delta: dict[str, Any], out: list[ModelEvent]) -> None:
+        opened = self._open[index]
         kind = delta["type"]
         if kind == "text_delta":
             text = delta["text"]
-            self._text.add(text)
+            opened.text.add(text)
             out.append(TextDelta(text))
         elif kind == "input_json_delta":
             text = delta["partial_json"]
             if text:
-                self._text.add(text)
-                if self._kind == "tool_use":
-                    out.append(ToolArguments(self._call_id, text))
+                opened.text.add(text)
+                if opened.block["type"] == "tool_use":
+                    out.append(ToolArguments(opened.block["id"], text))
         elif kind == "thinking_delta":
-            self._text.add(delta["thinking"])
-        elif kind == "signature_delta" and self._blocks:
-            block = self._blocks[max(self._blocks)]
-            block["signature"] = block.get("signature", "") + delta["signature"]
+            opened.text.add(delta["thinking"])
+        elif kind == "signature_delta":
+            opened.block["signature"] = opened.block.get("signature", "") + delta["signature"]
 
     def _end(self, index: int, out: list[ModelEvent]) -> None:
-        block = self._blocks[index]
-        text = str(self._text)
-        if self._kind == "text":
+        opened = self._open.pop(index)
+        block, text = opened.block, str(opened.text)
+        kind = block["type"]
+        if kind == "text":
             block["text"] = text
-        elif self._kind == "thinking":
+        elif kind == "thinking":
             block["thinking"] = block.get("thinking", "") + text
-        elif self._kind.endswith("tool_use"):
-            block["input"] = _input(text)
-            if self._kind == "tool_use":
-                out.append(ToolEnded(self._call_id, text))
-        self._text = GrowingText()
-        self._kind = ""
+        elif kind.endswith("tool_use"):
+            block["input"] = arguments_of(text)
+            if kind == "tool_use":
+                out.append(ToolEnded(block["id"], text))
+        self._blocks[index] = block
 
     def _count(self, usage: dict[str, Any] | None) -> None:
         # message_delta is cumulative: later numbers replace earlier ones.
@@ -342,73 +359,106 @@ class _Turn:
                 self._usage[name] = value
 
 
-def _input(text: str) -> object:
-    if not text:
-        return {}
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _tool(tool: ToolSpec) -> dict[str, object]:
     return {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
 
 
 def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, object]]:
-    """Shape a conversation for the API: turns alternate, tool results first in the turn that follows their calls.
+    """Shape a conversation for the API, as karma.agents.repair leaves it.
 
-    An assistant turn is replayed as it came; its thinking is bound to the model that thought it, and is left out for
+    Turns alternate and the last is the user's; tool results stand first in the turn that follows their calls. An
+    assistant turn is replayed as it came; its thinking is bound to the model that thought it, and is left out for
     another.
     """
     turns: list[tuple[str, list[Json]]] = []
+    attachments = _Attachments.of(messages)
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
-        content = list(_content(message, model=model))
+        content = list(_content(message, model=model, attachments=attachments))
         if not content:
             continue
         if turns and turns[-1][0] == role:
             turns[-1][1].extend(content)
         else:
             turns.append((role, content))
+    if turns and turns[-1][0] == "assistant":
+        turns.append(("user", [_text(GO_ON)]))
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def _content(message: Message, *, model: str) -> Iterator[Json]:
+@dataclass
+class _Attachments:
+    """Media of a conversation, made ready from its end on: the newest `_MAX_IMAGES` and `_MAX_CHARS` of them are shown.
+
+    What is not shown, because the API does not take it or there is too much, is replaced by a text that says so.
+    """
+
+    blocks: dict[int, Json]
+    """By identity of the stored part: one part stands in one message."""
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> _Attachments:
+        blocks: dict[int, Json] = {}
+        images = chars = 0
+        for message in reversed(messages):
+            for part in reversed([] if isinstance(message.content, str) else message.content):
+                if part.get("type") == "text":
+                    continue
+                try:
+                    medium = of_stored(part)
+                except UnreadableMedia as exc:
+                    blocks[id(part)] = _text(f"[An attachment was here that cannot be shown: it {exc}]")
+                    continue
+                images += medium.kind == "image"
+                chars += len(medium.data)
+                shown = images <= _MAX_IMAGES and chars <= _MAX_CHARS
+                blocks[id(part)] = _medium(medium) if shown else _text("[An earlier attachment was here.]")
+        return cls(blocks)
+
+
+def _content(message: Message, *, model: str, attachments: _Attachments) -> Iterator[Json]:
     if message.role == "tool":
         result: dict[str, object] = {"type": "tool_result", "tool_use_id": message.tool_call_id}
-        content = message.content if isinstance(message.content, str) else list(_parts(message.content))
+        content = list(_parts(message.content, attachments))
         if content:
-            result["content"] = content
+            result["content"] = message.content if isinstance(message.content, str) else content
         if message.failed:
             result["is_error"] = True
         yield result
-    elif message.blocks:
-        for block in message.blocks:
-            thought = block["type"] in {"thinking", "redacted_thinking"}
-            empty = block["type"] == "text" and not block.get("text")
-            if not empty and not (thought and message.model != model):
-                yield block
-    elif isinstance(message.content, str):
-        if message.content:
-            yield {"type": "text", "text": message.content}
+    elif message.role == "assistant":
+        blocks = message.blocks or (*_parts(message.content, attachments), *map(tool_use, message.tool_calls))
+        yield from (block for block in blocks if _is_replayable(block, same_model=message.model == model))
     else:
-        yield from _parts(message.content)
+        yield from _parts(message.content, attachments)
 
 
-def _parts(parts: Sequence[Json]) -> Iterator[Json]:
-    for part in parts:
-        if part["type"] == "text":
-            if part["text"]:
-                yield {"type": "text", "text": part["text"]}
-            continue
-        source = part.get("source")
-        kind = _MEDIA.get(str(part["type"]))
-        if kind is None or not isinstance(source, Mapping):
-            continue  # what the model cannot read is skipped, never a failed run
-        if source["type"] == "data":
-            data = {"type": "base64", "media_type": source["mimeType"], "data": source["value"]}
-            yield {"type": kind, "source": data}
-        elif source["type"] == "url" and str(source["value"]).startswith("https://"):
-            yield {"type": kind, "source": {"type": "url", "url": source["value"]}}
+def _is_replayable(block: Json, *, same_model: bool) -> bool:
+    """Tell whether the API takes a block of an assistant's turn back; we use none of the tools that it runs itself."""
+    kind = block.get("type")
+    if kind == "text":
+        return isinstance(block.get("text"), str) and bool(str(block["text"]).strip())
+    if kind == "thinking":
+        return same_model and isinstance(block.get("thinking"), str) and bool(block.get("signature"))
+    if kind == "redacted_thinking":
+        return same_model and bool(block.get("data"))
+    return kind == "tool_use"
+
+
+def _parts(content: str | Sequence[Json], attachments: _Attachments) -> Iterator[Json]:
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        if part.get("type") != "text":
+            yield attachments.blocks[id(part)]
+        elif isinstance(part.get("text"), str) and str(part["text"]).strip():
+            yield _text(str(part["text"]))
+
+
+def _text(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
+def _medium(medium: Medium) -> Json:
+    if medium.media_type == "text/plain":
+        source = {"type": "text", "media_type": medium.media_type, "data": medium.text()}
+    else:
+        source = {"type": "base64", "media_type": medium.media_type, "data": medium.data}
+    return {"type": medium.kind, "source": source}

@@ -1,0 +1,287 @@
+"""Media that a model reads, judged by their bytes: an image is what its structure says, whatever it is called.
+
+The Messages API takes PNG, JPEG, GIF and WebP images, PDF documents and plain text; one wrong attachment makes it
+refuse the whole conversation. So everything is checked twice: before it is stored, and again when it is sent, since the
+store may hold what an older release let in.
+
+Structure is checked to the end (a truncated file has no end); colours are not decoded. A PDF is checked by its header,
+its end, and that it is not encrypted; its pages are counted only where they are not compressed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+MAX_MEDIA_CHARS = 5 * 1024 * 1024
+"""Of one image or document in base64, as the API limits images."""
+MAX_TEXT_BYTES = 1024 * 1024
+"""Of a document of plain text."""
+MAX_SIDE_PX = 8000
+MAX_PDF_PAGES = 100
+TAKEN = "PNG, JPEG, GIF and WebP images, PDF and plain text documents"
+
+_PDF = "application/pdf"
+_TEXT = "text/plain"
+_DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
+_TEXT_TYPES = re.compile(r"text/.+|application/(?:json|xml|x?yaml|x-yaml|toml|csv|x-ndjson|javascript)")
+_PAGE = re.compile(rb"/Type\s*/Page(?![a-zA-Z])")
+
+
+class UnreadableMedia(ValueError):
+    """The model would not take it; the message says why."""
+
+
+class Medium(NamedTuple):
+    """A checked medium, as it is stored and sent."""
+
+    kind: str
+    """`image` or `document`."""
+    media_type: str
+    """One of the API's, whatever the client called it."""
+    data: str
+    """Base64."""
+
+    def text(self) -> str:
+        """Return a plain text document's text."""
+        return base64.b64decode(self.data).decode("utf-8-sig")
+
+    def part(self) -> dict[str, object]:
+        """Return the AG-UI content part."""
+        return {"type": self.kind, "source": {"type": "data", "mimeType": self.media_type, "value": self.data}}
+
+
+def of_base64(kind: str, value: str, media_type: str) -> Medium:
+    """Check a medium that a client sends as text: base64, or a `data:` URL.
+
+    Raises:
+        UnreadableMedia: it is not base64, or `of_bytes` refuses it.
+    """
+    found = _DATA_URL.match(value)
+    if found is not None:
+        if not found[2].lower().endswith(";base64"):
+            raise UnreadableMedia("must be a data: URL in base64")
+        value, media_type = value[found.end() :], found[1] or media_type
+    if len(value) > MAX_MEDIA_CHARS:
+        raise UnreadableMedia(f"must be at most {MAX_MEDIA_CHARS} characters of base64")
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise UnreadableMedia("must be base64") from None
+    return of_bytes(kind, raw, media_type, encoded=value)
+
+
+def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "") -> Medium:
+    """Check the bytes of a medium; the type they have counts, not the one they are said to have.
+
+    Args:
+        kind: the part's type: image, document, audio or video.
+        raw: the bytes.
+        media_type: what the client calls them; decides only whether text is a document.
+        encoded: the bytes in base64, where that is known.
+
+    Raises:
+        UnreadableMedia: not one of `TAKEN`, broken, or too large.
+    """
+    if kind not in ("image", "document"):
+        raise UnreadableMedia(f"is {kind}; {TAKEN} are taken")
+    if not raw:
+        raise UnreadableMedia("must not be empty")
+    if len(raw) * 4 > MAX_MEDIA_CHARS * 3:
+        raise UnreadableMedia(f"must be at most {MAX_MEDIA_CHARS * 3 // 4} bytes")
+    for signature, offset, found, sides in _IMAGES:
+        if raw.startswith(signature, offset):
+            _check_image(raw, found, sides)
+            return Medium("image", found, encoded or base64.b64encode(raw).decode())
+    if raw.startswith(b"%PDF-"):
+        _check_pdf(raw)
+        return Medium("document", _PDF, encoded or base64.b64encode(raw).decode())
+    plain = media_type.partition(";")[0].strip().lower()
+    if kind == "document" and plain != _PDF and (not plain or _TEXT_TYPES.fullmatch(plain)):
+        _check_text(raw)
+        return Medium("document", _TEXT, encoded or base64.b64encode(raw).decode())
+    named = f" (it is called {plain[:64]})" if plain else ""
+    raise UnreadableMedia(f"is none of {TAKEN}{named}")
+
+
+def of_stored(part: Mapping[str, object]) -> Medium:
+    """Check a part with data as it lies in the store.
+
+    Raises:
+        UnreadableMedia: it cannot be sent.
+    """
+    source = part.get("source")
+    if not isinstance(source, Mapping) or source.get("type") != "data":
+        raise UnreadableMedia("has no data")
+    value, media_type = source.get("value"), source.get("mimeType")
+    if not isinstance(value, str) or not isinstance(media_type, str | None):
+        raise UnreadableMedia("has no data")
+    return of_base64(str(part.get("type")), value, media_type or "")
+
+
+def _check_image(raw: bytes, media_type: str, sides: Callable[[bytes], tuple[int, int]]) -> None:
+    try:
+        width, height = sides(raw)
+    except (struct.error, IndexError):
+        raise UnreadableMedia(f"is a broken {media_type}: it ends too early") from None
+    if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
+        raise UnreadableMedia(f"is {width} x {height} pixels; at most {MAX_SIDE_PX} a side are taken")
+
+
+def _broken(media_type: str) -> UnreadableMedia:
+    return UnreadableMedia(f"is a broken {media_type}")
+
+
+def _png(raw: bytes) -> tuple[int, int]:
+    """Walk the chunks to IEND; each has a checksum, and the pixels must inflate to as many bytes as the header says."""
+    at, kinds, left = 8, [], -1
+    width = height = 0
+    pixels = zlib.decompressobj()
+    while True:
+        (size,), kind = struct.unpack_from(">I", raw, at), raw[at + 4 : at + 8]
+        data = raw[at + 8 : at + 8 + size]
+        (checksum,) = struct.unpack_from(">I", raw, at + 8 + size)
+        if zlib.crc32(kind + data) != checksum or (not kinds and kind != b"IHDR") or (kinds and kind == b"IHDR"):
+            raise _broken("image/png")
+        if kind == b"IHDR":
+            width, height, depth, colour, method, filtering, interlace = struct.unpack(">IIBBBBB", data)
+            channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
+            if not channels or depth not in (1, 2, 4, 8, 16) or method or filtering or interlace > 1:
+                raise _broken("image/png")
+            if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
+                return width, height
+            left = height * (1 + (width * depth * channels + 7) // 8)
+        elif kind == b"IDAT":
+            left -= _inflated(pixels, data)
+        kinds.append(kind)
+        at += 12 + size
+        if kind == b"IEND":
+            break
+    if b"IDAT" not in kinds or left > 0 or not pixels.eof:
+        raise _broken("image/png")
+    return width, height
+
+
+def _inflated(pixels: zlib._Decompress, data: bytes) -> int:
+    """Count what a piece of the pixels inflates to, 256 KB at a time."""
+    total = 0
+    try:
+        while data and not pixels.eof:
+            total += len(pixels.decompress(data, 256 * 1024))
+            data = pixels.unconsumed_tail
+    except zlib.error:
+        raise _broken("image/png") from None
+    return total
+
+
+def _jpeg(raw: bytes) -> tuple[int, int]:
+    """Walk the segments to the first scan; the scan must be followed by the end of the image."""
+    at, sides = 2, (0, 0)
+    while True:
+        while raw[at] == 0xFF and raw[at + 1] == 0xFF:
+            at += 1
+        marker = raw[at + 1]
+        if raw[at] != 0xFF or marker in (0x00, 0xD8, 0xD9):
+            raise _broken("image/jpeg")
+        (size,) = struct.unpack_from(">H", raw, at + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", raw, at + 5)
+            sides = (width, height)
+        at += 2 + size
+        if marker == 0xDA:
+            break
+    if sides == (0, 0) or size < 2 or raw.rfind(b"\xff\xd9") < at:
+        raise _broken("image/jpeg")
+    return sides
+
+
+def _gif(raw: bytes) -> tuple[int, int]:
+    """Walk the blocks to the trailer; there must be an image among them."""
+    width, height, flags = struct.unpack_from("<HHB", raw, 6)
+    at, images = 13 + _colours(flags), 0
+    while raw[at] != 0x3B:
+        if raw[at] == 0x21:
+            at += 2
+        elif raw[at] == 0x2C:
+            images += 1
+            at += 11 + _colours(raw[at + 9])
+        else:
+            raise _broken("image/gif")
+        while raw[at]:
+            at += 1 + raw[at]
+        at += 1
+    if not images:
+        raise _broken("image/gif")
+    return width, height
+
+
+def _colours(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(raw: bytes) -> tuple[int, int]:
+    """Read the RIFF container, which says how long it is; its first chunk has the sides, and one holds an image."""
+    (length,) = struct.unpack_from("<I", raw, 4)
+    if raw[:4] != b"RIFF" or length + 8 > len(raw):
+        raise _broken("image/webp")
+    at, kinds, sides = 12, set(), (0, 0)
+    while at + 8 <= length + 8:
+        kind, (size,) = raw[at : at + 4], struct.unpack_from("<I", raw, at + 4)
+        if at + 8 + size > length + 8:
+            raise _broken("image/webp")
+        if sides == (0, 0):
+            sides = _webp_sides(kind, raw[at + 8 : at + 8 + size])
+        kinds.add(kind)
+        at += 8 + size + size % 2
+    if not kinds & {b"VP8 ", b"VP8L", b"ANMF"}:
+        raise _broken("image/webp")
+    return sides
+
+
+def _webp_sides(kind: bytes, data: bytes) -> tuple[int, int]:
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
+    if kind == b"VP8L" and data[:1] == b"\x2f":
+        (bits,) = struct.unpack_from("<I", data, 1)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and data[3:6] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    raise _broken("image/webp")
+
+
+_IMAGES: tuple[tuple[bytes, int, str, Callable[[bytes], tuple[int, int]]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", 0, "image/png", _png),
+    (b"\xff\xd8\xff", 0, "image/jpeg", _jpeg),
+    (b"GIF87a", 0, "image/gif", _gif),
+    (b"GIF89a", 0, "image/gif", _gif),
+    (b"WEBP", 8, "image/webp", _webp),
+)
+
+
+def _check_pdf(raw: bytes) -> None:
+    if b"%%EOF" not in raw[-1024:] or b"startxref" not in raw[-2048:]:
+        raise UnreadableMedia("is a broken PDF: it ends too early")
+    if b"/Encrypt" in raw:
+        raise UnreadableMedia("is an encrypted PDF; send it without a password")
+    pages = len(_PAGE.findall(raw))
+    if pages > MAX_PDF_PAGES:
+        raise UnreadableMedia(f"is a PDF of {pages} pages; at most {MAX_PDF_PAGES} are taken")
+
+
+def _check_text(raw: bytes) -> None:
+    if len(raw) > MAX_TEXT_BYTES:
+        raise UnreadableMedia(f"must be at most {MAX_TEXT_BYTES} bytes of text")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnreadableMedia("must be text in UTF-8") from None
+    if "\0" in text:
+        raise UnreadableMedia("must be text, not binary data")
+    if not text.strip():
+        raise UnreadableMedia("must not be blank")
