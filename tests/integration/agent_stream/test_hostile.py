@@ -24,7 +24,7 @@ BODIES: list[tuple[str, bytes, int]] = [
     ("nothing", b"", 400),
     ("broken", b'{"messages": [', 400),
     ("not utf-8", b'{"threadId": "\xff\xfe"}', 400),
-    ("lone surrogate", b'{"threadId": "\\ud800"}', 400),
+    ("lone surrogate", b'{"threadId": "\\ud800"}', 422),
     ("NaN", b'{"state": {"x": NaN}}', 400),
     ("trailing", b"{} {}", 400),
     ("deeper than we read", deep(200), 400),

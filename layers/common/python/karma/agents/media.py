@@ -139,7 +139,8 @@ def _broken(media_type: str) -> UnreadableMedia:
 
 def _png(raw: bytes) -> tuple[int, int]:
     """Walk the chunks to IEND; each has a checksum, and the pixels must inflate to as many bytes as the header says."""
-    at, kinds, left = 8, [], -1
+    at, left = 8, -1
+    kinds: list[bytes] = []
     width = height = 0
     pixels = zlib.decompressobj()
     while True:
@@ -229,7 +230,8 @@ def _webp(raw: bytes) -> tuple[int, int]:
     (length,) = struct.unpack_from("<I", raw, 4)
     if raw[:4] != b"RIFF" or length + 8 > len(raw):
         raise _broken("image/webp")
-    at, kinds, sides = 12, set(), (0, 0)
+    at, sides = 12, (0, 0)
+    kinds: set[bytes] = set()
     while at + 8 <= length + 8:
         kind, (size,) = raw[at : at + 4], struct.unpack_from("<I", raw, at + 4)
         if at + 8 + size > length + 8:

@@ -7,6 +7,7 @@ other APIs do. Who resends a conversation cannot mend it, so each is read as U+F
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import orjson
 
@@ -15,7 +16,7 @@ _ESCAPE = re.compile(
 )
 
 
-def loads(data: bytes | str) -> object:
+def loads(data: bytes | str) -> Any:
     """Read JSON as orjson does, with lone surrogates replaced.
 
     Raises:
