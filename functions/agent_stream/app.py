@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -37,7 +38,7 @@ from karma.core.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from karma.core.http import InternalError, failure, success
+from karma.core.http import InternalError, failure, success, unknown_parameters
 from karma.core.ids import RunId, new_id
 from karma.core.observability import count, log_request, logger
 from karma.core.ratelimit import Decision
@@ -87,9 +88,21 @@ class _Request:
     def header(self, name: bytes) -> str:
         return self._headers.get(name, b"").decode("latin-1")
 
-    def query(self, name: str) -> str:
-        found = parse_qs(self._scope["query_string"].decode("latin-1")).get(name)
-        return found[-1] if found else ""
+    @cached_property
+    def query(self) -> Mapping[str, str]:
+        """The query's parameters; of several values of one name the last."""
+        return dict(parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+    def require_known(self, known: Collection[str]) -> None:
+        """Refuse query parameters that a route does not have.
+
+        Raises:
+            ValidationFailed: naming each.
+        """
+        unknown = unknown_parameters(self.query, known)
+        if unknown:
+            details = [{"field": name, "message": message, "type": "extra_forbidden"} for name, message in unknown]
+            raise ValidationFailed("Request validation failed", details=details)
 
     async def body(self) -> bytes:
         """Read the body.
@@ -169,6 +182,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 async def _route(request: _Request, response: _Response) -> int:
     if request.path == "/health":
         _require_method(request, "GET", "HEAD")
+        request.require_known(())
         return await _answer(response, 200, orjson.dumps({"status": "ok"}))
     if request.path == "/openapi.json":
         _require_method(request, "GET", "HEAD")
@@ -180,6 +194,7 @@ async def _route(request: _Request, response: _Response) -> int:
         if values is not None:
             _require_method(request, route.method)
             caller = await _admit(request, route, response)
+            request.require_known(route.query)
             return await route.serve(request, caller, values, response)
     raise NotFound(f"No route {request.path[:200]}")
 
@@ -200,10 +215,10 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
 
 async def _events(request: _Request, caller: Caller, values: PathValues, send: Send) -> int:
     run_id = RunId(values["run_id"])
-    after = _whole("after", request.query("after") or request.header(b"last-event-id"), default=0, high=_MAX_AFTER)
+    after = _whole("after", request.query.get("after") or request.header(b"last-event-id"), default=0, high=_MAX_AFTER)
     reader = deps.run_reader()
     if wants_page(request.header(b"accept")):
-        limit = _whole("limit", request.query("limit"), default=_LIMIT, low=1, high=_MAX_LIMIT)
+        limit = _whole("limit", request.query.get("limit", ""), default=_LIMIT, low=1, high=_MAX_LIMIT)
 
         def page() -> list[Segment]:
             reader.get(caller.user_id, run_id)
@@ -343,6 +358,8 @@ class Route:
     limit: str
     """A row of karma.identity.limits."""
     serve: Callable[[_Request, Caller, PathValues, Send], Awaitable[int]]
+    query: frozenset[str] = frozenset()
+    """The query parameters that it takes; others are refused."""
 
     def match(self, path: str) -> PathValues | None:
         """Return what stands at the names, None when the path is another."""
@@ -357,7 +374,7 @@ class Route:
 ROUTES = (
     Route("POST", "/api/agent", "agent:run", "run", _run),
     Route("POST", "/api/v1/agent", "agent:run", "run", _run),
-    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events),
+    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events, frozenset({"after", "limit"})),
 )
 
 

@@ -60,7 +60,7 @@ def document(routes: Iterable[Described]) -> Schema:
                 "description": "Say that the function answers.",
                 "responses": {
                     "200": _json("OK", {"$ref": _REF + "Health"}, {"status": "ok"}),
-                    **_failures("/health", 500),
+                    **_failures("/health", 422, 500),
                 },
             }
         }

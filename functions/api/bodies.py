@@ -7,8 +7,8 @@ the body before it knows who calls.
 | --- | --- |
 | over 1 MB | 413 |
 | not application/json | 415 |
-| not JSON: NaN, invalid UTF-8, lone surrogates, nested over 1,024 deep | 400 INVALID_JSON |
-| JSON of another shape | 422, one entry a field |
+| not JSON: NaN, invalid UTF-8, lone surrogates | 400 INVALID_JSON |
+| JSON of another shape, or with a member that is nested too deeply (karma.core.freeform) | 422, one entry a field |
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Callable
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
-import orjson
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from karma.core import freeform
+from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -39,7 +39,8 @@ class JsonBody:
         """Return the model.
 
         Raises:
-            PayloadTooLarge, UnsupportedMediaType, InvalidRequest, RequestValidationError: see the module's table.
+            PayloadTooLarge, UnsupportedMediaType, InvalidRequest: see the module's table.
+            ValidationFailed, RequestValidationError: likewise.
         """
         headers = request.headers
         announced = headers.get("content-length", "")
@@ -53,9 +54,12 @@ class JsonBody:
         if raw and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMediaType("The body must be application/json")
         try:
-            found = orjson.loads(raw or b"{}")
-        except orjson.JSONDecodeError:
+            # How deep its free-form fields are, the model says, by name.
+            found = freeform.loads(raw or b"{}", levels=None)
+        except freeform.NotJson:
             raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
+        except freeform.TooDeep as exc:
+            raise ValidationFailed.of(exc.member or "body", freeform.TOO_DEEP) from None
         try:
             return self.model.model_validate(found)
         except ValidationError as exc:
@@ -64,7 +68,7 @@ class JsonBody:
 
 
 def with_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `JsonBody` read a route's `body: Model` (or `body: Model | None = None`), after all other dependencies."""
+    """Let `JsonBody` read a route's `body: Model` (or `body: Model | None = None`), after all else that it takes."""
     if "body" not in getattr(endpoint, "__annotations__", ()):
         return endpoint
     hints = get_type_hints(endpoint, include_extras=True)

@@ -130,14 +130,12 @@ _ABOUT = (
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     responses: dict[str, Any] = operation["responses"]
-    wanted = [429, 500]
+    wanted = [422, 429, 500]  # 422: also for query parameters that the route does not have
     body = _body(route.dependant)
     if body is not None:
-        wanted += [400, 413, 415, 422]
+        wanted += [400, 413, 415]
         schema = {"$ref": _REF + body.model.__name__}
         operation["requestBody"] = {"required": not body.optional, "content": {"application/json": {"schema": schema}}}
-    elif "422" in responses:
-        wanted.append(422)
     if _PAGING & {parameter["name"] for parameter in operation.get("parameters", ())}:
         wanted.append(400)
     guarded = list(permissions(route.dependant))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 
-import orjson
 from starlette.responses import Response
 
-from karma.core import http
+from karma.core import freeform, http
 from karma.core.clock import SystemClock, epoch_ms
 
 _CLOCK = SystemClock()
@@ -19,7 +18,7 @@ style: ContextVar[http.Style] = ContextVar("style", default="envelope")
 
 
 def ok(data: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with data (what orjson renders): in the envelope under /api/v1, bare under /api."""
+    """Answer with data (what `karma.core.freeform.render` writes): in the envelope under /api/v1, bare under /api."""
     if style.get() == "agio":
         return bare(data, status, headers=headers)
     body = http.success(data, now_ms=epoch_ms(_CLOCK.now()))
@@ -28,7 +27,7 @@ def ok(data: object, status: int = 200, *, headers: Mapping[str, str] | None = N
 
 def bare(data: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with data as it is: health, OpenAPI, and everything of Agio's."""
-    return Response(orjson.dumps(data), status_code=status, headers=headers, media_type=_JSON)
+    return Response(freeform.render(data), status_code=status, headers=headers, media_type=_JSON)
 
 
 def no_content() -> Response:

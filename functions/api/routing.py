@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.bodies import with_body
+from api.bodies import JsonBody, with_body
+from karma.core.http import unknown_parameters
 from karma.core.imports import absent
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
@@ -43,15 +44,33 @@ class Route(routing.Route):
     """
 
     def __init__(
-        self, path: str, endpoint: Callable[..., Any], *, methods: Iterable[str], limit: str = "default", **options: Any
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        methods: Iterable[str],
+        limit: str = "default",
+        takes_any_query: bool = False,
+        **options: Any,
     ) -> None:
-        """`limit` is a row of karma.identity.limits; `options` are those of FastAPI's routes."""
+        """Make a route.
+
+        Args:
+            path: with `{names}` for the parts that vary.
+            endpoint: the coroutine function that answers.
+            methods: those that it answers.
+            limit: a row of karma.identity.limits.
+            takes_any_query: whether somebody else writes the query, who may add parameters that `endpoint` does not
+                declare; elsewhere those are refused.
+            options: those of FastAPI's routes.
+        """
         if not iscoroutinefunction(endpoint):
             raise TypeError(f"{path}: routes are coroutines, a thread for each request costs more than the request")
         super().__init__(path, endpoint, methods=list(methods))
         self.methods = set(methods)  # without the HEAD that Starlette adds
         self.app = self._serve
         self.limit = limit
+        self.takes_any_query = takes_any_query
         self._options = options
 
     @cached_property
@@ -67,7 +86,7 @@ class Route(routing.Route):
         Raises:
             TypeError: something that no route of ours takes.
         """
-        return Arguments(self.described.dependant)
+        return Arguments(self.described.dependant, takes_any_query=self.takes_any_query)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -80,10 +99,13 @@ class Arguments:
 
     FastAPI works it out again for each request, looking at every parameter's type: half of a request's CPU. Its fields
     validate the values here as well. Dependencies are awaited in order, before any parameter is looked at; they take
-    the request alone. A parameter has one value: the last of its name in the query.
+    the request alone. The body is read last, so that what is wrong with it is told together with the rest.
+
+    A parameter has one value: the last of its name in the query. A query parameter that the function does not declare
+    is refused: a filter whose name is misspelt would otherwise list everything.
     """
 
-    def __init__(self, dependant: Dependant) -> None:
+    def __init__(self, dependant: Dependant, *, takes_any_query: bool = False) -> None:
         """Prepare the arguments.
 
         Raises:
@@ -94,14 +116,15 @@ class Arguments:
         ):
             raise TypeError(f"{dependant.call}: takes something that api.routing does not serve")
         self._request_name = dependant.request_param_name
-        self._dependencies: list[tuple[str, Callable[..., Any]]] = [
-            (inner.name, inner.call) for inner in dependant.dependencies if inner.name and inner.call
-        ]
+        calls = [(inner.name, inner.call) for inner in dependant.dependencies if inner.name and inner.call]
+        self._dependencies = [(name, call) for name, call in calls if not isinstance(call, JsonBody)]
+        self._body = [(name, call) for name, call in calls if isinstance(call, JsonBody)]
         self._fields = {
             "path": dependant.path_params,
             "query": dependant.query_params,
             "header": dependant.header_params,
         }
+        self._known = None if takes_any_query else frozenset(field.alias for field in dependant.query_params)
         self._defaults = {
             field.name: field.default
             for fields in self._fields.values()
@@ -113,7 +136,9 @@ class Arguments:
         """Return the arguments for one request.
 
         Raises:
-            RequestValidationError: naming every value that is missing or not valid.
+            RequestValidationError: naming every value that is missing or not valid, and query parameters that the
+                route does not have.
+            AppError: of a dependency, or of a body that cannot be read.
         """
         values: dict[str, Any] = dict(self._defaults)
         if self._request_name:
@@ -132,6 +157,16 @@ class Arguments:
                     errors += wrong
                 elif field.name not in self._defaults:
                     errors.append({"type": "missing", "loc": (place, field.alias), "msg": "Field required"})
+        if self._known is not None and request.scope["query_string"]:
+            errors += [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": message}
+                for name, message in unknown_parameters(request.query_params, self._known)
+            ]
+        for name, read in self._body:
+            try:
+                values[name] = await read(request)
+            except RequestValidationError as exc:
+                errors += exc.errors()
         if errors:
             raise RequestValidationError(errors)
         return values

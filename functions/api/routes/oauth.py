@@ -52,7 +52,8 @@ async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | Non
     return response
 
 
-@router.get("/auth/oauth/{provider}/callback", limit="auth", status_code=303, responses=_GoesAway)
+# The provider writes this address, and adds what it likes: Google `scope`, `authuser`, `prompt`, others `iss`.
+@router.get("/auth/oauth/{provider}/callback", limit="auth", status_code=303, responses=_GoesAway, takes_any_query=True)
 async def end_oauth(
     request: Request,
     source: RequestSource,

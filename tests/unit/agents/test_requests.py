@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from karma.agents.requests import ContextEntry, parse_json, parse_run_input
-from karma.core.errors import InvalidRequest, ValidationFailed
+from karma.core.errors import ValidationFailed
+from karma.core.freeform import MAX_LEVELS
 
 
 def read(**body: Any) -> Any:
@@ -98,8 +99,32 @@ def test_every_wrong_field_is_named() -> None:
     ]
 
 
-def test_nesting_is_limited_where_nobody_reads_deeper() -> None:
-    assert parse_json(b"[" * 60 + b"]" * 60)
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [1, 63, 64, 65, 250, 254, 255, 1000, 1024, 2000])
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("state", '{"state": {"a": %s}}'),
+        ("forwardedProps", '{"forwardedProps": {"a": %s}}'),
+        ("tools.0.parameters", '{"tools": [{"name": "f", "parameters": {"a": %s}}]}'),
+        ("messages.0.content", '{"messages": [{"role": "activity", "content": {"a": %s}}]}'),
+        ("context.0.value", '{"context": [{"description": "d", "value": {"a": %s}}]}'),
+        ("resume.0.payload", '{"resume": [{"payload": {"a": %s}}]}'),
+        ("memory", '{"memory": {"a": %s}}'),
+    ],
+)
+def test_a_free_form_value_has_at_most_64_levels(levels: int, field: str, body: str) -> None:
+    text = (body % ("[" * (levels - 1) + "]" * (levels - 1) if levels > 1 else "0")).encode()
+    if levels <= MAX_LEVELS:
+        assert parse_json(text)
+        return
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(text)
+    ((named, message),) = [(entry["field"], entry["message"]) for entry in caught.value.details]  # type: ignore[union-attr, index]
+    assert named in (field, field.partition(".")[0])
+    assert named == field or levels > 1000
+    assert message == "nested deeper than 64 levels"
+
+
+def test_many_brackets_are_not_deep() -> None:
     assert parse_json(b"[" + b"[],[]," * 100 + b"[]]")
-    with pytest.raises(InvalidRequest):
-        parse_json(b"[" * 70 + b"]" * 70)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import BackgroundTasks, Cookie, Depends, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from api.routing import Route
@@ -60,7 +61,7 @@ def refused(query: str = "", **given: str) -> list[tuple[Any, ...]]:
 
 
 def test_arguments_come_from_path_query_header_and_dependencies() -> None:
-    answer = ask("needed=a+b&limit=3&limit=5&from=x&other=1", if_match='"4"', authorization="ada")
+    answer = ask("needed=a+b&limit=3&limit=5&from=x", if_match='"4"', authorization="ada")
     assert answer == 'GET 7 ada a b 5 x "4"'
 
 
@@ -75,6 +76,31 @@ def test_everything_wrong_is_named_at_once() -> None:
         ("greater_than_equal", "query", "limit"),
         ("string_too_long", "header", "if-match"),
     ]
+
+
+@pytest.mark.fault("F-10b")
+@pytest.mark.parametrize("query", ["other=1", "other=", "other", "Limit=3", "limit%20=3", "from_=x", "%00=", "=1"])
+def test_a_query_parameter_that_is_not_declared_is_named(query: str) -> None:
+    name = next(iter(QueryParams(query)))
+    with pytest.raises(RequestValidationError) as caught:
+        ask(f"needed=&{query}")
+    assert [(error["loc"], error["msg"]) for error in caught.value.errors()] == [
+        (("query", name), "unknown query parameter; this route takes: from, limit, needed")
+    ]
+
+
+@pytest.mark.fault("F-10b")
+def test_of_many_unknown_parameters_a_few_are_named() -> None:
+    found = refused("needed=&" + "&".join(f"{'x' * 100}{n:0100}=1" for n in range(50)) + "&" + "y=&" * 50)
+    assert 1 <= len(found) <= 20
+    assert all(len(name) <= 64 for _, _, name in found)
+
+
+@pytest.mark.fault("F-10b")
+def test_a_query_that_somebody_else_writes_may_have_more() -> None:
+    arguments = Route("/{thing}", listing, methods=["GET"], takes_any_query=True).arguments
+    scope = {"type": "http", "path_params": {"thing": "7"}, "query_string": b"needed=&iss=x", "headers": []}
+    assert asyncio.run(arguments.of(Request(scope)))["needed"] == ""
 
 
 def test_dependencies_come_first() -> None:

@@ -55,7 +55,7 @@ WRONG: list[tuple[Any, str]] = [
     (b"{", "NOT_JSON"),
     (b"\xff\xfe", "NOT_JSON"),
     (b'{"boot": NaN}', "NOT_JSON"),
-    (b"[" * 100_000, "NOT_JSON"),
+    (b"[" * 100_000, "TOO_DEEP"),
     (b'"' + b"x" * MAX_PAYLOAD_BYTES + b'"', "TOO_LARGE"),
     ([], "WRONG_SHAPE"),
     (None, "WRONG_SHAPE"),

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from karma.agents.domain import Json, Message, ToolCall
-from karma.core import surrogates
+from karma.core import freeform
 
 UNANSWERED = '{"error":"This call was not answered."}'
 """Told to the model for a call whose run ended, or whose user went on, before there was a result."""
@@ -164,7 +164,7 @@ def arguments_of(text: str) -> Json:
     if not text.strip():
         return {}
     try:
-        value = surrogates.loads(text)
+        value = freeform.loads(text, levels=freeform.MAX_LEVELS + 1, replace_surrogates=True)
     except ValueError:
         value = None
     return value if isinstance(value, dict) else {"unreadable": text}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import orjson
@@ -17,14 +18,13 @@ import orjson
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
 from karma.agents.ports import ToolSpec
-from karma.core import surrogates
+from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id
 
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_STATE_BYTES = 128 * 1024
 MAX_MESSAGE_BYTES = 256 * 1024
-MAX_DEPTH = 64
 MAX_TEXT_CHARS = 256 * 1024
 """Of instructions, context, errors, descriptions of tools."""
 MAX_VERSION_CHARS = 64
@@ -49,6 +49,9 @@ _KNOWN = frozenset(
 )
 _ROLES = frozenset({"user", "assistant", "tool", "system", "developer", "activity", "reasoning"})
 _KEPT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
+_LISTS = frozenset({"messages", "tools", "context", "resume"})
+"""Members that are lists of objects, whose members may each have all levels."""
+_MAX_TOLD = 20
 _PARTS = frozenset({"text", "image", "audio", "video", "document"})
 
 
@@ -81,17 +84,23 @@ class RunInput:
 
 
 def parse_json(body: bytes) -> object:
-    """Read strict JSON: UTF-8, no NaN, at most 64 levels; a lone surrogate becomes U+FFFD.
+    """Read strict JSON: UTF-8, no NaN, no value deeper than karma.core.freeform allows; a lone surrogate is U+FFFD.
 
     Raises:
         InvalidRequest: INVALID_JSON.
+        ValidationFailed: naming each member that is nested too deeply.
     """
     try:
-        value = surrogates.loads(body)
-    except orjson.JSONDecodeError:
+        value = freeform.loads(body, levels=None, replace_surrogates=True)
+    except freeform.NotJson:
         raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels", code="INVALID_JSON")
+    except freeform.TooDeep as exc:
+        raise ValidationFailed.of(exc.member or "body", freeform.TOO_DEEP) from None
+    if freeform.may_be_deep(body):
+        deep = list(islice(_too_deep(value), _MAX_TOLD))
+        if deep:
+            details = [{"field": name, "message": freeform.TOO_DEEP, "type": "value_error"} for name in deep]
+            raise ValidationFailed("Request validation failed", details=details)
     return value
 
 
@@ -379,16 +388,25 @@ class _Reader:
         return tuple(entries)
 
 
-def _is_deeper(value: object, levels: int) -> bool:
-    layer: list[object] = [value]
-    for _ in range(levels + 1):
-        layer = [
-            child
-            for node in layer
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, dict | list)
-        ]
-        if not layer:
-            return False
-    return True
+def _too_deep(value: object) -> Iterator[str]:
+    """Yield the members of a body that are nested too deeply: of lists of objects the members of these."""
+    if not isinstance(value, dict):
+        if freeform.is_deeper(value):
+            yield "body"
+        return
+    for name, member in value.items():
+        for at, inner in _parts(name, member):
+            if freeform.is_deeper(inner):
+                yield at
+
+
+def _parts(name: str, member: object) -> Iterator[tuple[str, object]]:
+    if name not in _LISTS or not isinstance(member, list):
+        yield name[:64], member
+        return
+    for i, each in enumerate(member):
+        if isinstance(each, dict):
+            for key, inner in each.items():
+                yield f"{name}.{i}.{key[:64]}", inner
+        else:
+            yield f"{name}.{i}", each

@@ -24,7 +24,7 @@ import orjson
 
 from karma.agents.domain import ToolCall
 from karma.agents.ports import ToolSpec
-from karma.core import surrogates
+from karma.core import freeform
 from karma.core.errors import AppError
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
@@ -115,7 +115,13 @@ class Toolbox:
             logger.exception("tool.broken", tool=tool.name)
             return _failure(f"{tool.name} failed unexpectedly")
         count("ToolCalled", tool=tool.name)
-        content = orjson.dumps(value)
+        try:
+            content = orjson.dumps(value)
+        except TypeError:
+            logger.exception("tool.unreadable_result", tool=tool.name)
+            return _failure(f"{tool.name} found what cannot be shown")
+        if freeform.may_be_deep(content) and freeform.is_deeper(value):
+            return _failure(f"{tool.name} found what is {freeform.TOO_DEEP}")
         if len(content) > MAX_RESULT_BYTES:
             return _failure(f"{tool.name} found more than can be shown; ask for less")
         return ToolOutcome(content.decode())
@@ -124,8 +130,10 @@ class Toolbox:
 def is_readable(call: ToolCall) -> bool:
     """Tell whether a call's arguments are a JSON object, or absent."""
     try:
-        return not call.arguments.strip() or isinstance(surrogates.loads(call.arguments), dict)
-    except orjson.JSONDecodeError:
+        return not call.arguments.strip() or isinstance(
+            freeform.loads(call.arguments, levels=freeform.MAX_LEVELS + 1, replace_surrogates=True), dict
+        )
+    except ValueError:
         return False
 
 
@@ -151,9 +159,11 @@ def parse_arguments(parameters: type, text: str) -> object:
         BadArguments: says what is wrong.
     """
     try:
-        data = surrogates.loads(text if text.strip() else "{}")
-    except orjson.JSONDecodeError:
+        data = freeform.loads(text if text.strip() else "{}", levels=None, replace_surrogates=True)
+    except freeform.NotJson:
         raise BadArguments("The arguments are not valid JSON") from None
+    except freeform.TooDeep as exc:
+        raise BadArguments(f"{exc.member or 'The arguments'}: {freeform.TOO_DEEP}") from None
     if not isinstance(data, dict):
         raise BadArguments("The arguments must be an object")
     declared = fields(parameters)
@@ -167,6 +177,8 @@ def parse_arguments(parameters: type, text: str) -> object:
 
 def _value(each: Field[Any], hint: object, data: Mapping[str, object]) -> object:
     value = data.get(each.name)
+    if freeform.is_deeper(value):
+        raise BadArguments(f"{each.name}: {freeform.TOO_DEEP}")
     if value is None:
         if each.default is MISSING:
             raise BadArguments(f"Missing argument: {each.name}")

@@ -22,7 +22,7 @@ from karma.avatars.domain import (
     AvatarStatus,
     NewAvatar,
 )
-from karma.core.schemas import Body, Data, Number, Version, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Number, Version, json_of_at_most
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
 
@@ -59,7 +59,7 @@ Words = Annotated[
     Field(max_length=MAX_WORDS),
     AfterValidator(_distinct),
 ]
-Abilities = Annotated[dict[str, Any], json_of_at_most(MAX_ABILITIES_BYTES)]
+Abilities = Annotated[FreeForm, json_of_at_most(MAX_ABILITIES_BYTES)]
 Price = Annotated[Number, Field(ge=0, le=MAX_PRICE_MINOR / 100, examples=[9.99]), AfterValidator(_to_the_cent)]
 
 

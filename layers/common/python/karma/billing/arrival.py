@@ -6,8 +6,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-import orjson
-
+from karma.core import freeform
 from karma.core.errors import InvalidRequest
 
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,200}")
@@ -43,12 +42,14 @@ def read_arrival(body: bytes) -> Arrival:
     """Read the parts of an event that the inbox needs.
 
     Raises:
-        InvalidRequest: INVALID_JSON, or INVALID_EVENT when it is not an event of Stripe's snapshot form.
+        InvalidRequest: INVALID_JSON; INVALID_EVENT: nested too deeply, or no event of Stripe's snapshot form.
     """
     try:
-        event = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        event = freeform.loads(body)
+    except freeform.NotJson:
         raise InvalidRequest("The body is not JSON", code="INVALID_JSON") from None
+    except freeform.TooDeep as exc:
+        raise InvalidRequest(f"{exc.member or 'The body'}: {freeform.TOO_DEEP}", code="INVALID_EVENT") from None
     if not isinstance(event, dict):
         raise InvalidRequest("The body is not an event", code="INVALID_EVENT")
     event_id, event_type, data = event.get("id"), event.get("type"), event.get("data")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
-from karma.core.schemas import Body, Data, Version, Whole
+from karma.core.schemas import Body, Data, FreeForm, Version, Whole
 
 SeenVersion = Annotated[Whole, Field(ge=0, examples=[0])]
 """Of the component that was read; 0 is what code brings."""
@@ -15,7 +15,7 @@ SeenVersion = Annotated[Whole, Field(ge=0, examples=[0])]
 class ConfigBody(Body):
     """`PUT /config/{component_name}`: what `config` leaves out stays as it is."""
 
-    config: dict[str, Any]
+    config: FreeForm
     """`type` (of a new component), `description`, `enabled`, `tags`; of a model also `provider`, `model`,
     `temperature`, `max_tokens`."""
     validate_only: StrictBool = False

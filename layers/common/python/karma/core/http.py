@@ -5,12 +5,12 @@ Framework-free: functions/api and functions/agent_stream both present with it.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from typing import Literal
 
-import orjson
-
 from karma.core.errors import AppError, ValidationFailed
+from karma.core.freeform import render
 
 Style = Literal["envelope", "agio"]
 
@@ -38,7 +38,7 @@ _RENAMED = {
 
 def success(data: object, *, now_ms: int) -> bytes:
     """Render `{"success": true, "data": ..., "timestamp": ms}`."""
-    return orjson.dumps({"success": True, "data": data, "timestamp": now_ms})
+    return render({"success": True, "data": data, "timestamp": now_ms})
 
 
 def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> bytes:
@@ -49,7 +49,7 @@ def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> byte
             agio["details"] = error.details
         else:
             agio["path"] = path
-        return orjson.dumps({"error": agio})
+        return render({"error": agio})
     body = {
         "code": error.code,
         "type": type(error).__name__,
@@ -58,7 +58,21 @@ def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> byte
         "path": path,
         "request_id": request_id,
     }
-    return orjson.dumps({"success": False, "error": body, "timestamp": now_ms})
+    return render({"success": False, "error": body, "timestamp": now_ms})
+
+
+def unknown_parameters(given: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
+    """Name the query parameters that a route does not have, each with what to say of it; [] when it has them all.
+
+    At most 20 of them, by at most 64 characters each, so that the answer does not grow with the request.
+    """
+    taken = ", ".join(sorted(known)) or "none"
+    names = list(dict.fromkeys(name[:_NAME_CHARS] for name in given if name not in known))
+    return [(name, f"unknown query parameter; this route takes: {taken}") for name in names[:_NAMES]]
+
+
+_NAMES = 20
+_NAME_CHARS = 64
 
 
 class InternalError(AppError):
@@ -74,4 +88,4 @@ def _agio_type(error: AppError) -> str:
     return "InternalServerError" if isinstance(error, InternalError) else type(error).__name__
 
 
-__all__ = ["InternalError", "Style", "failure", "phrase", "style_of", "success"]
+__all__ = ["InternalError", "Style", "failure", "phrase", "style_of", "success", "unknown_parameters"]

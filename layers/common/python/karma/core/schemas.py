@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from karma.core.freeform import TOO_DEEP, is_deeper
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -31,14 +33,24 @@ Version = Annotated[Whole, Field(ge=1, examples=[3])]
 """Of the object that was read, so that nobody else's change is written over; `If-Match` says the same."""
 
 
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    if is_deeper(value):
+        raise ValueError(TOO_DEEP)
+    return value
+
+
+FreeForm = Annotated[dict[str, Any], AfterValidator(_shallow)]
+"""An object whose members are its sender's, nested no deeper than karma.core.freeform says."""
+
+
 def json_of_at_most(limit: int) -> Any:
-    """Refuse what takes more bytes as JSON, or cannot be written as such: `Annotated[dict[str, Any], ...]`."""
+    """Refuse what takes more bytes as JSON, or cannot be written as such: `Annotated[FreeForm, ...]`."""
 
     def check(value: dict[str, Any]) -> dict[str, Any]:
         try:
             size = len(orjson.dumps(value))
         except TypeError as exc:
-            raise ValueError("numbers must fit into 64 bits, nesting into 254 levels") from exc
+            raise ValueError("numbers must fit into 64 bits") from exc
         if size > limit:
             raise ValueError(f"at most {limit} bytes as JSON")
         return value

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from karma.core import freeform
 from karma.core.clock import Clock, epoch_ms, monotonic
 from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
 from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
@@ -231,6 +232,8 @@ def _validate(command: str, params: Mapping[str, Any], ttl_s: int) -> None:
         raise ValidationFailed.of("command", "a letter, then up to 63 letters, digits or _.:-")
     if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
         raise ValidationFailed.of("ttl_s", f"{MIN_TTL_S} to {MAX_TTL_S} seconds")
+    if freeform.is_deeper(params):
+        raise ValidationFailed.of("params", freeform.TOO_DEEP)
     try:
         size = len(orjson.dumps(params))
     except TypeError:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import orjson
 
+from karma.core import freeform
 from karma.core.ids import CommandId, is_id
 from karma.devices.domain import ANSWERS, MAX_FUTURE_S, RAW_RETENTION_S, CommandStatus, PresenceEvent, Reading
 
@@ -108,7 +109,7 @@ def read_telemetry(payload: bytes, *, received_ms: int) -> Batch:
     """Read a batch of samples.
 
     Raises:
-        Unreadable: TOO_LARGE, NOT_JSON, WRONG_SHAPE, WRONG_VALUE, SPAN, TOO_OLD, FUTURE.
+        Unreadable: TOO_LARGE, NOT_JSON, TOO_DEEP, WRONG_SHAPE, WRONG_VALUE, SPAN, TOO_OLD, FUTURE.
     """
     body = _object(payload)
     boot, seq = _boot(body), _integer(body, "seq", MAX_SEQ)
@@ -185,6 +186,8 @@ def read_event(payload: bytes) -> Event:
         raise Unreadable("WRONG_VALUE")
     if data is not None and not isinstance(data, dict):
         raise Unreadable("WRONG_SHAPE")
+    if freeform.is_deeper(data):
+        raise Unreadable("TOO_DEEP")
     condition = None
     if kind == "status":
         said = (data or {}).get("status")
@@ -225,6 +228,8 @@ def read_response(payload: bytes) -> Answer:
         raise Unreadable("WRONG_SHAPE")
     if error is not None and not isinstance(error, dict):
         raise Unreadable("WRONG_SHAPE")
+    if freeform.is_deeper(result) or freeform.is_deeper(error):
+        raise Unreadable("TOO_DEEP")
     return Answer(CommandId(command_id), CommandStatus(status), result, error)
 
 
@@ -257,9 +262,11 @@ def _object(payload: bytes) -> dict[str, Any]:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise Unreadable("TOO_LARGE")
     try:
-        body = orjson.loads(payload)
-    except orjson.JSONDecodeError:
+        body = freeform.loads(payload, levels=None)
+    except freeform.NotJson:
         raise Unreadable("NOT_JSON") from None
+    except freeform.TooDeep:
+        raise Unreadable("TOO_DEEP") from None
     if not isinstance(body, dict):
         raise Unreadable("WRONG_SHAPE")
     return body

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data, Number, Version, Whole, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Number, Version, Whole, json_of_at_most
 from karma.devices.domain import (
     COMMAND_NAME,
     DEFAULT_TTL_S,
@@ -49,7 +49,7 @@ Tags = Annotated[
     Field(max_length=MAX_TAGS),
     AfterValidator(_distinct),
 ]
-Object = Annotated[dict[str, Any], json_of_at_most(MAX_OBJECT_BYTES)]
+Object = Annotated[FreeForm, json_of_at_most(MAX_OBJECT_BYTES)]
 
 
 class CreateDeviceRequest(Body):
@@ -83,7 +83,7 @@ class SendCommandRequest(Body):
     """A command to a device."""
 
     command: Annotated[str, StringConstraints(pattern=f"^{COMMAND_NAME.pattern}$")]
-    params: Annotated[dict[str, Any], json_of_at_most(MAX_PARAMS_BYTES)] | None = None
+    params: Annotated[FreeForm, json_of_at_most(MAX_PARAMS_BYTES)] | None = None
     ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
     wait_s: Annotated[Number, Field(ge=0, le=MAX_WAIT_S)] = 0
     """How long the answer may wait for the device's."""

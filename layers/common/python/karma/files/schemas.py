@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from karma.core.schemas import Body, Data, Version, Whole, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most
 from karma.files.domain import (
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
@@ -56,7 +56,7 @@ Path = Annotated[
     Field(json_schema_extra={"pattern": PATH_PATTERN}),
 ]
 Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Object = Annotated[dict[str, Any], json_of_at_most(MAX_OBJECT_BYTES)]
+Object = Annotated[FreeForm, json_of_at_most(MAX_OBJECT_BYTES)]
 PartNumber = Annotated[Whole, Field(ge=1, le=_PART_NUMBERS)]
 PartKey = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
 """The same as a member's name, which JSON has as text."""

@@ -17,8 +17,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from karma.agents.domain import Json, Message, ModelNotConfigured, RunErrorCode, Usage
 from karma.agents.media import Medium, UnreadableMedia, of_stored
 from karma.agents.ports import (
@@ -35,7 +33,7 @@ from karma.agents.ports import (
 )
 from karma.agents.repair import arguments_of, tool_use
 from karma.agents.texts import GrowingText
-from karma.core import aws, secrets, surrogates
+from karma.core import aws, freeform, secrets
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -282,8 +280,8 @@ class _Turn:
             if at < 0:
                 continue
             try:
-                self._take(surrogates.loads(block[at + 5 :]), out)
-            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
+                self._take(freeform.loads(block[at + 5 :], replace_surrogates=True), out)
+            except (ValueError, KeyError, TypeError, AttributeError) as exc:
                 raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
 

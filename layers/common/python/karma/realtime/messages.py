@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
-import orjson
-
+from karma.core import freeform
 from karma.core.errors import AppError, InvalidRequest
 from karma.realtime.service import ConnectionService
 
@@ -52,8 +51,10 @@ def parse(text: str) -> Request:
     if len(text) > MAX_MESSAGE_CHARS:
         raise _invalid(f"a message has at most {MAX_MESSAGE_CHARS} characters")
     try:
-        found: Any = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        found: Any = freeform.loads(text)
+    except freeform.TooDeep:
+        raise _invalid(freeform.TOO_DEEP) from None
+    except freeform.NotJson:
         raise InvalidRequest("The message is not valid JSON", code="INVALID_JSON") from None
     if not isinstance(found, dict):
         raise _invalid("a message is an object")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from karma.core.schemas import Body, Data, Version, Whole, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most
 from karma.tasks.domain import (
     DEFAULT_PRIORITY,
     MAX_DESCRIPTION_CHARS,
@@ -37,8 +37,8 @@ Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)
 Priority = Annotated[Whole, Field(ge=0, le=MAX_PRIORITY)]
 Ref = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REF_CHARS, pattern=_LINE)]
 Tool = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TOOL_CHARS, pattern=_LINE)]
-TaskMetadata = Annotated[dict[str, Any], json_of_at_most(MAX_TASK_METADATA_BYTES)]
-SubtaskMetadata = Annotated[dict[str, Any], json_of_at_most(MAX_SUBTASK_METADATA_BYTES)]
+TaskMetadata = Annotated[FreeForm, json_of_at_most(MAX_TASK_METADATA_BYTES)]
+SubtaskMetadata = Annotated[FreeForm, json_of_at_most(MAX_SUBTASK_METADATA_BYTES)]
 
 
 class SubtaskBody(Body):
