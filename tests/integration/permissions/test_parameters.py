@@ -47,7 +47,7 @@ def test_a_query_parameter_that_an_operation_does_not_have_is_named(world: World
         names = [each["name"] for each in parameters]
         misspelt = [f"{name}s" for name in names] + [name.upper() for name in names]
         unknown = [name for name in ["no_such", "status[]", *misspelt] if name not in names]
-        body = None if target.method == "GET" else {}
+        body: object = None if target.method == "GET" else {}
         asked = world.ask(
             target, query=urlencode(dict.fromkeys(unknown, "1")), headers=caller(world, target), body=body
         )
