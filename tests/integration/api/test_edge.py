@@ -151,7 +151,7 @@ class TestTheLog:
         ada.call("DELETE", "/api/v1/api-keys/some-secret-id", query="token=hidden", user_agent="agent-x")
         [line] = [each for each in written().splitlines() if "request.handled" in each]
         entry = json.loads(line)
-        assert (entry["method"], entry["route"], entry["status"]) == ("DELETE", "/api/v1/api-keys/{key_id}", 404)
+        assert (entry["method"], entry["route"], entry["status"]) == ("DELETE", "/api/v1/api-keys/{key_id}", 422)
         assert entry["level"] == "INFO"
         assert entry["request_id"]
         assert entry["user_id"]

@@ -170,7 +170,7 @@ HOSTILE: dict[str, tuple[str, bytes, str | None, str]] = {
     "zero bytes": (f"{DT}/telemetry", b"\x00" * 100, CERTIFICATE, "NOT_JSON"),
     "NaN": (f"{DT}/telemetry", batch().replace(b"1.0", b"NaN"), CERTIFICATE, "NOT_JSON"),
     "infinite": (f"{DT}/telemetry", batch().replace(b"1.0", b"1e999"), CERTIFICATE, "NOT_JSON"),
-    "nested 60,000 deep": (f"{DT}/telemetry", b"[" * 60_000, CERTIFICATE, "NOT_JSON"),
+    "nested 60,000 deep": (f"{DT}/telemetry", b"[" * 60_000, CERTIFICATE, "TOO_DEEP"),
     "over 128 KB": (f"{DT}/telemetry", batch(pad="x" * 131_072), CERTIFICATE, "TOO_LARGE"),
     "a list": (f"{DT}/telemetry", b"[]", CERTIFICATE, "WRONG_SHAPE"),
     "null": (f"{DT}/telemetry", b"null", CERTIFICATE, "WRONG_SHAPE"),
