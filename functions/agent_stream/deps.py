@@ -133,6 +133,7 @@ def device_services() -> DeviceServices:
     from karma.devices.repository.commands import CommandRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
+    from karma.devices.wake_ups import QueuedWakeUps
     from karma.integrations.iot import IotPublisher, IotRegistry
 
     table = settings().devices_table
@@ -141,7 +142,9 @@ def device_services() -> DeviceServices:
     return DeviceServices(
         # Agents neither create nor delete devices: the registry is there because the service wants one.
         devices=DeviceService(devices, IotRegistry(policy_name=""), clock()),
-        commands=CommandService(devices, CommandRepository(table), publisher, clock()),
+        commands=CommandService(
+            devices, CommandRepository(table), publisher, QueuedWakeUps(settings().ingest_queue_url), clock()
+        ),
     )
 
 

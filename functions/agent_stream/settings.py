@@ -21,6 +21,7 @@ class Settings(FunctionSettings):
     """Empty: the API's own."""
     model_id: str = "claude-sonnet-5-5"
     runs_queue_url: str
+    ingest_queue_url: str
     iot_data_endpoint: str = ""
     origin_secret_arn: str = ""
     """JSON `{"secrets": [...]}`; empty: no origin header is asked for (stages without CloudFront)."""

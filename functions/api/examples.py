@@ -137,6 +137,7 @@ FIELDS: Mapping[str, Any] = {
     "requested_by": _USER,
     "result": {"on": True},
     "error": None,
+    "late_result": None,
     "reason": "not JSON",
     "topic": "dt/karma/EOS-3A-0001/telemetry",
     "payload_base64": "eyJib290Ijo=",

@@ -18,6 +18,7 @@ class Settings(FunctionSettings):
     realtime_table: str
     files_bucket: str
     files_queue_url: str
+    ingest_queue_url: str
     model_id: str
     """What the built-in agent runs on."""
     auth_secret_arn: str

@@ -14,8 +14,10 @@ from karma.core.errors import ValidationFailed
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.parent import DeviceParent
+from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.sweeps import expire_commands, sweep_orphans
+from karma.devices.wake_ups import QueuedWakeUps
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
@@ -47,6 +49,7 @@ class Settings(FunctionSettings):
     devices_table: str
     telemetry_table: str
     work_table: str
+    ingest_queue_url: str
     device_policy_name: str
     files_bucket: str
     files_queue_url: str
@@ -86,7 +89,8 @@ def _mail() -> int:
 
 
 def _commands() -> int:
-    return expire_commands(devices_table=settings().devices_table)
+    commands, wake_ups = CommandRepository(settings().devices_table), QueuedWakeUps(settings().ingest_queue_url)
+    return expire_commands(commands, wake_ups, SystemClock())
 
 
 def _orphans() -> int:

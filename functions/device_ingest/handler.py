@@ -1,4 +1,4 @@
-"""SQS queue `ingest` -> devices: messages that IoT rules forwarded (infra/constructs/iot_ingest.py).
+"""SQS queue `ingest` -> devices: messages that IoT rules forwarded (infra/constructs/iot_ingest.py), our own wake-ups.
 
 Powertools' batch processor would cost .44 of a cold start, so partial failures are reported by hand.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from karma.core.clock import SystemClock
+from karma.core.ids import DeviceId, UserId, is_id
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.dispatch import Dispatcher
@@ -24,6 +25,7 @@ from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.wake_ups import QueuedWakeUps, WakeUp
 from karma.integrations.iot import IotPublisher
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Settings(FunctionSettings):
 
     devices_table: str
     telemetry_table: str
+    ingest_queue_url: str
     iot_data_endpoint: str = ""
 
 
@@ -45,12 +48,12 @@ def service() -> IngestService:
     settings = load(Settings)
     clock = SystemClock()
     commands = CommandRepository(settings.devices_table)
+    publisher = IotPublisher(endpoint_url=settings.iot_data_endpoint)
     return IngestService(
         devices=DeviceRepository(settings.devices_table),
         telemetry=TelemetryRepository(settings.telemetry_table),
         dead_letters=DeadLetterRepository(settings.devices_table),
-        commands=commands,
-        dispatcher=Dispatcher(commands, IotPublisher(endpoint_url=settings.iot_data_endpoint), clock),
+        dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(settings.ingest_queue_url), clock),
         clock=clock,
     )
 
@@ -61,22 +64,33 @@ startup.over()
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
     """Take a batch; answer which messages must come again."""
     messages: list[Message] = []
+    wake_ups: list[WakeUp] = []
     failed: list[str] = []
     for record in event["Records"]:
         try:
-            messages.append(_message(record))
+            body = orjson.loads(record["body"])
+            if "wake_up" in body:
+                wake_ups.append(_wake_up(record["messageId"], body["wake_up"]))
+            else:
+                messages.append(_message(record["messageId"], body))
         except (ValueError, KeyError, TypeError):
             # Not what our rule writes: for operators, by way of the dead-letter queue.
             logger.warning("ingest.unreadable_record", message_id=record.get("messageId"))
             failed.append(record["messageId"])
-    failed += service().take(messages)
+    failed += service().take(messages, wake_ups)
     return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
 
 
-def _message(record: dict[str, Any]) -> Message:
-    body = orjson.loads(record["body"])
+def _wake_up(message_id: str, call: dict[str, Any]) -> WakeUp:
+    user_id, device_id = call["user_id"], call["device_id"]
+    if not (is_id(user_id) and is_id(device_id)):
+        raise ValueError("user_id, device_id")
+    return WakeUp(message_id, UserId(user_id), DeviceId(device_id))
+
+
+def _message(message_id: str, body: dict[str, Any]) -> Message:
     topic, principal, received_ms = body["topic"], body.get("principal", ""), body["received_ms"]
     if not (isinstance(topic, str) and isinstance(principal, str) and type(received_ms) is int):
         raise TypeError("topic, principal, received_ms")
     payload = base64.b64decode(body["payload_b64"], validate=True)
-    return Message(record["messageId"], topic, principal, payload, received_ms)
+    return Message(message_id, topic, principal, payload, received_ms)

@@ -218,6 +218,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "DELETIONS_QUEUE_URL": data.deletions.queue.queue_url,
         "FILES_BUCKET": data.files.bucket_name,
         "FILES_QUEUE_URL": data.file_checks.queue.queue_url,
+        "INGEST_QUEUE_URL": devices.iot.ingest.queue.queue_url,
         "MAIL_QUEUE_URL": data.mail.queue.queue_url,
         "PUBLIC_URL": settings.public_url,
         "MAIL_SENDER": settings.mail_sender,

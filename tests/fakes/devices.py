@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from karma.core.clock import Clock
 from karma.core.errors import ValidationFailed
-from karma.core.ids import new_id
+from karma.core.ids import DeviceId, UserId, new_id
+from karma.devices.wake_ups import WakeUp
 from karma.integrations.iot import Certificate, DeviceServiceUnavailable, Endpoint
+from karma.integrations.sqs import QueueUnavailable
 
 
 class FakeClock:
@@ -82,6 +85,27 @@ class FakeRegistry:
     def _maybe_fail(self, step: str) -> None:
         if self.fail_at == step:
             raise DeviceServiceUnavailable("The device service did not answer; try again")
+
+
+@dataclass
+class FakeWakeUps:
+    """Keeps the calls that were left; `due` gives those whose time has come, as the queue would."""
+
+    clock: Clock
+    left: list[tuple[datetime, UserId, DeviceId]] = field(default_factory=list)
+    fails: bool = False
+
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
+        if self.fails:
+            raise QueueUnavailable("The queue did not answer; try again")
+        assert 0 <= delay_s <= 900, "SQS refuses others"
+        self.left.append((self.clock.now() + timedelta(seconds=delay_s), user_id, device_id))
+
+    def due(self) -> list[WakeUp]:
+        now = self.clock.now()
+        come = [(user_id, device_id) for at, user_id, device_id in self.left if at <= now]
+        self.left = [each for each in self.left if each[0] > now]
+        return [WakeUp(new_id(), *each) for each in come]
 
 
 @dataclass

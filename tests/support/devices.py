@@ -18,7 +18,7 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.service import Created, DeviceService, NewDevice
 from karma.devices.telemetry import TelemetryReader
-from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
+from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry, FakeWakeUps
 from tests.support.accounts import open_account
 
 
@@ -50,6 +50,7 @@ class World:
 
     def __post_init__(self) -> None:
         open_account(self.stack.tables["identity"], self.user)
+        self.wake_ups = FakeWakeUps(self.clock)
         table = self.stack.tables["devices"]
         self.repository = DeviceRepository(table)
         self.command_repository = CommandRepository(table)
@@ -57,7 +58,12 @@ class World:
         self.dead_letters = DeadLetterRepository(table)
         self.devices = DeviceService(self.repository, self.registry, self.clock)
         self.commands = CommandService(
-            self.repository, self.command_repository, self.publisher, self.clock, pause=self.pauses.append
+            self.repository,
+            self.command_repository,
+            self.publisher,
+            self.wake_ups,
+            self.clock,
+            pause=self.pauses.append,
         )
         self.reader = TelemetryReader(self.repository, self.telemetry, self.clock)
         self.restart_ingest()
@@ -68,8 +74,7 @@ class World:
             devices=self.repository,
             telemetry=self.telemetry,
             dead_letters=self.dead_letters,
-            commands=self.command_repository,
-            dispatcher=Dispatcher(self.command_repository, self.publisher, self.clock),
+            dispatcher=Dispatcher(self.command_repository, self.publisher, self.wake_ups, self.clock),
             clock=self.clock,
         )
 
@@ -113,6 +118,10 @@ class World:
 
     def tell(self, *messages: Message) -> None:
         assert self.ingest.take(messages) == []
+
+    def wake_up(self) -> None:
+        """Deliver the calls whose time has come."""
+        assert self.ingest.take([], self.wake_ups.due()) == []
 
     def connect(self, created: Created, version: int = 0) -> None:
         ready = self.message(created, "ready", {"boot": "b1", "ts": self.clock.ms})

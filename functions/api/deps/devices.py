@@ -44,11 +44,13 @@ def commands() -> CommandService:
     """Send commands to devices."""
     from karma.devices.commands import CommandService
     from karma.devices.repository.commands import CommandRepository
+    from karma.devices.wake_ups import QueuedWakeUps
     from karma.integrations.iot import IotPublisher
 
     commands = CommandRepository(settings().devices_table)
     publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
-    return CommandService(repository(), commands, publisher, clock())
+    wake_ups = QueuedWakeUps(settings().ingest_queue_url)
+    return CommandService(repository(), commands, publisher, wake_ups, clock())
 
 
 @cache

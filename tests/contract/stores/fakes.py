@@ -13,6 +13,7 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.ratelimit import LocalBuckets
+from karma.devices.repository.commands import CommandRepository
 from karma.files.repository.files import FileRepository
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.directory import DirectoryRepository
@@ -29,6 +30,7 @@ from tests.fakes.agents import MemoryRunStore
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.catalogue import MemoryAgentStore
+from tests.fakes.commands import MemoryCommands
 from tests.fakes.configuration import MemoryComponentStore
 from tests.fakes.files import MemoryFiles
 from tests.fakes.identity import MemoryIdentities
@@ -51,6 +53,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryTaskStore: (DynamoTaskStore,),
     MemoryAvatarStore: (DynamoAvatarStore,),
     MemoryComponentStore: (ConfigurationRepository,),
+    MemoryCommands: (CommandRepository,),
     MemoryNoticeStore: (NoticeRepository,),
     LocalBuckets: (DynamoBuckets,),
 }

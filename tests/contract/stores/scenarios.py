@@ -13,7 +13,7 @@ from karma.agents.domain import RunEnd, RunStatus
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId
-from karma.devices.domain import CommandStatus, Latest, PresenceEvent
+from karma.devices.domain import Command, CommandStatus, LateResult, Latest, PresenceEvent
 from karma.files.domain import Digests, Rejection
 from karma.identity import emails
 from karma.identity.audit import AuditQuery
@@ -80,6 +80,12 @@ def _changed_account(r: Rows) -> Call:
 def _emptied(r: Rows) -> Call:
     gone, purge = r.left, r.purge()
     return lambda: r.leftovers.empty(gone.device_id, purge, now=NOW)
+
+
+def _ended_command(r: Rows) -> Command:
+    command = r.sent
+    assert r.commands.move(command.device_id, command.id, CommandStatus.EXPIRED, at=NOW)
+    return command
 
 
 def _started(r: Rows) -> Call:
@@ -281,6 +287,15 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "CommandRepository.move": _made(
         lambda r: r.sent,
         lambda r, c: r.commands.move(c.device_id, c.id, CommandStatus.SUCCEEDED, at=LATER, result={"ok": True}),
+    ),
+    "CommandRepository.keep_late": _made(
+        _ended_command,
+        lambda r, c: r.commands.keep_late(
+            c.device_id,
+            c.id,
+            LateResult(status=CommandStatus.SUCCEEDED, result=None, error=None, received_ms=1),
+            at=NOW,
+        ),
     ),
     "DeadLetterRepository.store": _made(
         lambda r: r.device,

@@ -30,7 +30,7 @@ from karma.notices.service import NoticeService
 from karma.realtime.domain import CONNECTION_TTL
 from karma.realtime.service import ConnectionService
 from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
-from tests.fakes.devices import FakeClock, FakePublisher
+from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 from tests.fakes.files import MemoryStore
 from tests.fakes.identity import RING
 from tests.support.stores import Database
@@ -120,7 +120,8 @@ def command_over(rows: Rows) -> None:
     command = rows.sent
     end = from_epoch_ms(command.expires_ms) + timedelta(seconds=COMMAND_RETENTION_S)
     for now, shown in ((end - timedelta(seconds=1), 1), (end, 0)):
-        service = CommandService(rows.devices, rows.commands, FakePublisher(), FakeClock(now))
+        clock = FakeClock(now)
+        service = CommandService(rows.devices, rows.commands, FakePublisher(), FakeWakeUps(clock), clock)
         commands, _ = service.list(rows.ada.id, command.device_id)
         assert len(commands) == shown
         if shown:

@@ -1,91 +1,19 @@
-"""Commands, telemetry, dead letters and what a deleted device leaves; they have no fake."""
+"""Telemetry, dead letters and what a deleted device leaves; they have no fake."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from itertools import pairwise
 
-import pytest
-
-from karma.core.clock import epoch_ms, from_epoch_ms
-from karma.core.errors import NotFound
-from karma.core.ids import CommandId, UserId, new_id
-from karma.devices.domain import DEAD_LETTER_RETENTION_S, TRANSITIONS, Command, CommandStatus, is_final
-from karma.devices.repository.commands import IdempotencyKeyUsed
+from karma.core.clock import epoch_ms
+from karma.core.ids import UserId, new_id
+from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.repository.dead_letters import KEPT_BYTES
 from karma.devices.repository.devices import Gone
-from karma.devices.repository.items import EXPIRY_SHARDS
-from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+from tests.contract.stores.rows import NOW, Rows
 
 HOUR_MS = 3_600_000
 NOW_MS = epoch_ms(NOW)
-WAYS = [
-    (CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.SUCCEEDED),
-    (CommandStatus.SENT, CommandStatus.EXPIRED),
-    (CommandStatus.ACKNOWLEDGED, CommandStatus.TIMED_OUT),
-    (CommandStatus.FAILED,),
-    (CommandStatus.REJECTED,),
-    (CommandStatus.CANCELLED,),
-]
-
-
-def added(rows: Rows, **changes: object) -> Command:
-    command = rows.command(**changes)
-    rows.commands.add(command, rows.device, now=NOW)
-    return command
-
-
-def overdue(rows: Rows, *, before: int) -> list[CommandId]:
-    found = [rows.commands.overdue(shard, before=from_epoch_ms(before), limit=9) for shard in range(EXPIRY_SHARDS)]
-    return [pending.id for shard in found for pending in shard]
-
-
-class TestACommand:
-    def test_comes_back_as_it_was_given(self, rows: Rows) -> None:
-        command = added(rows, params={"a": [1, {"b": None}]}, serial=True, requested_by="agent")
-        for consistent in (True, False):
-            assert rows.commands.get(command.device_id, command.id, consistent=consistent) == command
-        assert rows.commands.get(command.device_id, CommandId(new_id())) is None
-        [pending] = rows.commands.pending(command.device_id, limit=5)
-        assert (pending.id, pending.params, pending.status) == (command.id, command.params, "queued")
-
-    @pytest.mark.parametrize("way", WAYS, ids="-".join)
-    def test_goes_the_ways_that_there_are(self, rows: Rows, way: tuple[CommandStatus, ...]) -> None:
-        command = added(rows)
-        for before, to in pairwise((CommandStatus.QUEUED, *way)):
-            assert to in TRANSITIONS[before]
-            assert rows.commands.move(command.device_id, command.id, to, at=LATER, result={"n": 1}, error={"e": 2})
-            assert not rows.commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=LATER)
-            found = rows.commands.get(command.device_id, command.id, consistent=True)
-            assert found is not None
-            assert (found.status, found.result, found.error) == (to, {"n": 1}, {"e": 2})
-        assert is_final(way[-1])
-        assert rows.commands.pending(command.device_id, limit=5) == []
-        assert overdue(rows, before=NOW_MS + 90 * HOUR_MS) == []
-
-    def test_is_made_once_for_a_key_of_this_day(self, rows: Rows) -> None:
-        first, second = rows.command(), rows.command()
-        rows.commands.add(first, rows.device, now=NOW, idempotency=("k", "h"))
-        with pytest.raises(IdempotencyKeyUsed):
-            rows.commands.add(second, rows.device, now=LATER, idempotency=("k", "h"))
-        assert rows.commands.get(second.device_id, second.id, consistent=True) is None
-        rows.commands.add(second, rows.device, now=NOW + DAY, idempotency=("k", "h"))
-
-    def test_is_not_given_to_a_device_that_is_gone(self, rows: Rows) -> None:
-        device, command = rows.device, rows.command()
-        rows.devices.begin_delete(device, now=NOW)
-        with pytest.raises(NotFound):
-            rows.commands.add(command, device, now=NOW)
-        assert rows.commands.page(device.id, limit=5) == ([], False)
-
-    def test_stands_in_line(self, rows: Rows) -> None:
-        made = [added(rows, expires_ms=NOW_MS + n * HOUR_MS).id for n in (3, 1, 2)]
-        assert [each.id for each in rows.commands.pending(rows.device.id, limit=2)] == made[:2]
-        assert overdue(rows, before=NOW_MS + 2 * HOUR_MS + 1) == [made[1], made[2]]
-        first, more = rows.commands.page(rows.device.id, limit=2)
-        second, end = rows.commands.page(rows.device.id, limit=2, after=first[-1].id)
-        assert ([each.id for each in [*first, *second]], more, end) == (made[::-1], True, False)
 
 
 class TestTelemetry:

@@ -18,6 +18,7 @@ from tests.fakes.devices import FakeClock
 from tests.support.agui import verify
 from tests.support.devices import World
 from tests.support.model_server import message, text, tool_use
+from tests.support.queues import delayed_messages
 
 DEVICE_TOOLS = {"searchDatabase", "controlDevice", "readTelemetry"}
 
@@ -124,7 +125,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
 ) -> None:
     """As in AWS. The engine answers with a name that leads nowhere here, so the command waits in its queue.
 
-    One whose time is over leaves it.
+    One whose time is over leaves it. What waits behind a serial one leaves a wake-up call for its turn.
     """
     monkeypatch.setattr("agent_stream.deps.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
     clock = FakeClock(datetime.now(UTC))
@@ -133,6 +134,10 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     world.connect(device)
     clock.pass_time(hours=-1)
     late = world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60)
+    clock.pass_time(hours=1)
+    world.publisher.fails = True
+    for serial in (False, True):
+        world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60, serial_order=serial)
     streams.stack.use(
         "agent_stream", MODEL_BASE_URL=streams.model.url, MODEL_ID="claude-haiku-5-5", IOT_DATA_ENDPOINT=""
     )
@@ -145,6 +150,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
     assert "the command is queued and may still be carried out" in json.loads(result["content"])["error"]
     assert world.commands.get(streams.user_id, device.view.device.id, late.id).status == "expired"
+    assert delayed_messages(streams.stack, "ingest") >= 1
 
 
 def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Any) -> None:

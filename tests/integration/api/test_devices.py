@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from karma.core.ids import new_id
+from karma.core.ids import UserId, new_id
 from tests.support.crash import CrashTest
+from tests.support.devices import World
+from tests.support.queues import delayed_messages
 
 POLICY = "karma-device"
 
@@ -222,6 +225,20 @@ def test_commands(user: Any) -> None:
     ):
         ada("POST", path, wrong, status=422)
     ada("POST", f"/devices/{new_id()}/commands", {"command": "a"}, status=404)
+
+
+@pytest.mark.fault("F-11b")
+def test_a_command_that_waits_behind_another_leaves_a_wake_up_call(stack: Any, user: Any) -> None:
+    ada = user()
+    world = World(stack, user=UserId(ada("POST", "/devices", body(), status=201)["device"]["user_id"]))
+    made = world.create()
+    world.clock.moment = datetime.now(UTC)
+    world.connect(made)
+    path = f"/devices/{made.view.device.id}/commands"
+    first = ada("POST", path, {"command": "move", "serial": True, "ttl_s": 60}, status=201)["command"]
+    assert (first["status"], first["late_result"], delayed_messages(stack, "ingest")) == ("sent", None, 0)
+    second = ada("POST", path, {"command": "move", "ttl_s": 600}, status=201)["command"]
+    assert (second["status"], delayed_messages(stack, "ingest")) == ("queued", 1)
 
 
 def test_telemetry_parameters(user: Any) -> None:

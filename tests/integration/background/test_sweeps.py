@@ -121,6 +121,7 @@ def test_overdue_commands_are_ended(stack: Any) -> None:
         stack, "devices", seed, ignore=("version", "created_at", "updated_at", "finished_ms"), other_state=expired
     )
     assert expired() == [CommandStatus.EXPIRED] * 2
+    assert "sqs.SendMessage" in report.calls, "what waited behind them is published"
     assert report.points >= 2 * len(report.calls) - 2
 
 

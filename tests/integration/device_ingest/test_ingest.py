@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from karma.core.clock import from_epoch_ms
+from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId, new_id
-from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Device, DeviceModel, DeviceState
+from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Device, DeviceModel, DeviceState, Latest
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 from tests.support.accounts import open_account
@@ -24,9 +25,9 @@ THING = "EOS-3A-000017"
 CERTIFICATE = "6f1c2d3e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0"
 USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
 DEVICE = DeviceId("01a1fd64-5851-7599-9816-cee19b83f0aa")
-COMMANDS = [CommandId(f"01a1fd64-5851-7599-9816-cee19b83f0c{n}") for n in range(2)]
+COMMANDS = [CommandId(f"01a1fd64-5851-7599-9816-cee19b83f0c{n}") for n in range(3)]
 NOW = 1_795_250_341_254
-FOREVER_MS = 4_000_000_000_000
+FOREVER = from_epoch_ms(4_000_000_000_000)
 
 
 def captured(name: str) -> dict[str, Any]:
@@ -66,12 +67,12 @@ def seed_device(stack: Any) -> None:
     devices.activate(device, attempt="a", certificate_id=CERTIFICATE, now=now)
 
 
-def seed_commands(stack: Any, *, serial: bool = False) -> None:
+def seed_commands(stack: Any, *, serial: bool = False, ends: Sequence[datetime] = (FOREVER, FOREVER)) -> None:
     devices = DeviceRepository(stack.tables["devices"])
     commands = CommandRepository(stack.tables["devices"])
     row = devices.row(USER, DEVICE)
     assert row is not None
-    for command_id in COMMANDS:
+    for command_id, end in zip(COMMANDS, ends, strict=False):
         command = Command(
             id=command_id,
             device_id=DEVICE,
@@ -82,7 +83,7 @@ def seed_commands(stack: Any, *, serial: bool = False) -> None:
             status=CommandStatus.QUEUED,
             serial=serial,
             issued_ms=NOW,
-            expires_ms=FOREVER_MS,
+            expires_ms=epoch_ms(end),
         )
         commands.add(command, row, now=from_epoch_ms(NOW))
 
@@ -321,8 +322,53 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(stack: Any, 
     stack.use("device_ingest")
     assert handle(event) == []
     commands = CommandRepository(stack.tables["devices"])
-    sent = [commands.get(DEVICE, command_id) for command_id in COMMANDS]
+    sent = [commands.get(DEVICE, command_id) for command_id in COMMANDS[:2]]
     assert {command.status for command in sent if command is not None} == {CommandStatus.SENT}
+
+
+@pytest.mark.fault("F-11b")
+def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: Any) -> None:
+    """The first of three serial commands is over: the second is published, and a call is left for its end."""
+    stack.use("device_ingest")
+    now = datetime.now(UTC)
+    body = {"wake_up": {"user_id": USER, "device_id": DEVICE}}
+
+    def seed() -> dict[str, Any]:
+        seed_device(stack)
+        devices = DeviceRepository(stack.tables["devices"])
+        guard = devices.guard(THING)
+        assert guard is not None
+        devices.merge_latest(guard, Latest(ready_ms=NOW), now=now)
+        seed_commands(stack, serial=True, ends=[now - timedelta(seconds=1), *[now + timedelta(seconds=100)] * 2])
+        return {"Records": [{"messageId": "w", "body": json.dumps(body)}]}
+
+    def states() -> list[str]:
+        commands = CommandRepository(stack.tables["devices"])
+        return [found.status for each in COMMANDS if (found := commands.get(DEVICE, each)) is not None]
+
+    report = CrashTest(
+        entry="device_ingest.handler:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["devices"]],
+        seed=seed,
+        ignore=("version", "created_at", "updated_at", *TIMES),
+        accept=lambda response: response == {"batchItemFailures": []},
+    ).run()
+    assert states() == ["expired", "sent", "queued"]
+    assert {"SendMessage", "Publish"} <= {each.rpartition(".")[2] for each in report.calls}
+
+
+def test_a_wake_up_that_nobody_could_have_left_goes_to_the_operators(stack: Any, handle: Any) -> None:
+    calls: list[Any] = [
+        None,
+        {},
+        {"user_id": USER},
+        {"user_id": USER, "device_id": "x#y"},
+        {"user_id": 1, "device_id": 2},
+    ]
+    records = [{"messageId": str(n), "body": json.dumps({"wake_up": each})} for n, each in enumerate(calls)]
+    gone = {"messageId": "gone", "body": json.dumps({"wake_up": {"user_id": USER, "device_id": DEVICE}})}
+    assert handle({"Records": [*records, gone]}) == [each["messageId"] for each in records]
 
 
 TIMES = ("sent_ms", "acknowledged_ms", "finished_ms")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from karma.core.clock import iso
 from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.devices import commands as commands_module
@@ -131,18 +132,79 @@ def test_time_ends_commands_on_read_and_by_the_sweep(world: World) -> None:
     made = world.create()
     device_id = made.view.device.id
     waiting = world.commands.send(world.user, device_id, "a", ttl_s=10)
-    taken = world.commands.send(world.user, device_id, "b", ttl_s=10)
+    taken, unseen = (world.commands.send(world.user, device_id, name, ttl_s=10) for name in ("b", "c"))
     answer(world, made, taken, "acknowledged")
     world.clock.pass_time(seconds=11)
     assert (status(world, waiting), status(world, taken)) == (S.EXPIRED, S.TIMED_OUT)
-    assert world.kinds().count("pending_command") == 2
-    table = world.stack.tables["devices"]
-    assert expire_commands(devices_table=table, clock=world.clock) == 2
-    assert expire_commands(devices_table=table, clock=world.clock) == 0
+    assert world.kinds().count("pending_command") == 1, "an end that was shown is recorded"
+    assert expire_commands(world.command_repository, world.wake_ups, world.clock) == 1
+    assert expire_commands(world.command_repository, world.wake_ups, world.clock) == 0
     assert (status(world, waiting), status(world, taken)) == (S.EXPIRED, S.TIMED_OUT)
     assert "pending_command" not in world.kinds()
-    answer(world, made, waiting, "succeeded")
-    assert status(world, waiting) is S.EXPIRED
+    assert status(world, unseen) is S.EXPIRED
+
+
+@pytest.mark.fault("F-11a")
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_an_answer_that_comes_after_the_end_is_kept_beside_it(world: World, *, seen_before: bool) -> None:
+    made = world.create()
+    world.connect(made)
+    first, second = (
+        world.commands.send(world.user, made.view.device.id, name, ttl_s=ttl_s, serial_order=True)
+        for name, ttl_s in (("a", 10), ("b", 600))
+    )
+    world.clock.pass_time(seconds=11)
+    if seen_before:
+        assert status(world, first) is S.EXPIRED
+    for _ in range(2):
+        answer(world, made, first, "acknowledged")
+        answer(world, made, first, "succeeded", result={"n": 1})
+        answer(world, made, first, "failed", error={"code": "LATER"})
+    seen = world.commands.get(world.user, first.device_id, first.id)
+    assert (seen.status, seen.result, seen.error) == (S.EXPIRED, None, None)
+    assert seen.to_json()["late_result"] == {
+        "status": "succeeded",
+        "result": {"n": 1},
+        "error": None,
+        "received_at": iso(world.clock.now()),
+    }
+    assert (status(world, second), world.publisher.ids) == (S.SENT, [first.id, second.id])
+
+
+@pytest.mark.fault("F-11a")
+def test_an_answer_in_time_that_ingest_takes_late_counts_until_the_end_was_shown(world: World) -> None:
+    made = world.create()
+    world.connect(made)
+    first, second = (world.commands.send(world.user, made.view.device.id, name, ttl_s=10) for name in ("a", "b"))
+    in_time = [
+        world.message(made, "response", {"id": each.id, "status": "succeeded", "ts": world.clock.ms})
+        for each in (first, second)
+    ]
+    world.clock.pass_time(seconds=11)
+    assert status(world, first) is S.EXPIRED
+    world.tell(*in_time)
+    assert (status(world, first), status(world, second)) == (S.EXPIRED, S.SUCCEEDED)
+
+
+@pytest.mark.fault("F-11b")
+@pytest.mark.parametrize("connected", [True, False])
+def test_what_waits_behind_a_serial_command_goes_when_that_one_is_over(world: World, *, connected: bool) -> None:
+    """The device takes the first one and says nothing more."""
+    made = world.create()
+    world.connect(made)
+    device_id = made.view.device.id
+    first = world.commands.send(world.user, device_id, "a", ttl_s=30, serial_order=True)
+    second = world.commands.send(world.user, device_id, "b", ttl_s=600, serial_order=True)
+    answer(world, made, first, "acknowledged")
+    if not connected:
+        world.tell(world.presence(made, "disconnected", 0, offset_ms=5_000))
+    world.clock.pass_time(seconds=29)
+    world.wake_up()
+    assert world.publisher.ids == [first.id]
+    world.clock.pass_time(seconds=1)
+    world.wake_up()
+    assert world.publisher.ids == [first.id, *([second.id] if connected else [])]
+    assert world.kinds().count("pending_command") == 1, "the first one's end is recorded"
 
 
 def test_an_expired_command_is_never_published(world: World) -> None:

@@ -85,7 +85,7 @@ from karma.projects.service import NewProject, ProjectService
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from karma.realtime.service import ConnectionService, TicketService
 from tests.fakes.billing import MemoryQueue, MemoryStripe
-from tests.fakes.devices import FakePublisher, FakeRegistry
+from tests.fakes.devices import FakePublisher, FakeRegistry, FakeWakeUps
 from tests.fakes.identity import RING, CountingPasswords
 from tests.support.accounts import open_account
 from tests.support.devices import new_device
@@ -134,7 +134,7 @@ class World:
         self.rows = DeviceRepository(tables["devices"])
         self.devices = DeviceService(self.rows, self.registry, CLOCK)
         self.command_rows = CommandRepository(tables["devices"])
-        self.commands = CommandService(self.rows, self.command_rows, FakePublisher(), CLOCK)
+        self.commands = CommandService(self.rows, self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK)
         self.telemetry = TelemetryRepository(tables["telemetry"])
         files = FileRepository(tables["devices"], DeviceParent(self.rows))
         self.bucket = S3Files(self.stack.bucket)
@@ -205,8 +205,7 @@ class World:
             devices=self.rows,
             telemetry=self.telemetry,
             dead_letters=DeadLetterRepository(self.stack.tables["devices"]),
-            commands=self.command_rows,
-            dispatcher=Dispatcher(self.command_rows, FakePublisher(), CLOCK),
+            dispatcher=Dispatcher(self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK),
             clock=CLOCK,
         )
 

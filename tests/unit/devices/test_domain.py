@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.core.ids import CommandId, DeviceId, UserId, new_id
 from karma.devices.domain import (
     ANSWERS,
     TRANSITIONS,
-    Command,
     CommandStatus,
     DeviceModel,
     DeviceStatus,
@@ -22,7 +19,6 @@ from karma.devices.domain import (
     PresenceState,
     Reading,
     is_final,
-    overdue_status,
     sources_of,
     status_of,
 )
@@ -69,9 +65,6 @@ def test_every_pair_of_command_states_is_decided() -> None:
     for source, target in itertools.product(S, S):
         assert (source in sources_of(target)) == ((source, target) in expected)
     assert {status for status in S if is_final(status)} == set(S) - {S.QUEUED, S.SENT, S.ACKNOWLEDGED}
-    assert [overdue_status(status) for status in (S.QUEUED, S.SENT, S.ACKNOWLEDGED)] == [
-        S.EXPIRED, S.EXPIRED, S.TIMED_OUT
-    ]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(sorted(ANSWERS)), max_size=6))
@@ -81,23 +74,6 @@ def test_no_answers_ever_leave_a_final_state(answers: list[CommandStatus]) -> No
         if answer in TRANSITIONS[status]:
             status, ends = answer, ends + is_final(answer)
     assert ends <= 1
-
-
-def test_an_overdue_command_is_over_before_any_sweep() -> None:
-    command = Command(
-        id=CommandId(new_id()),
-        device_id=DeviceId(new_id()),
-        user_id=UserId(new_id()),
-        serial_number="EOS-1",
-        command="blink",
-        params={},
-        status=S.QUEUED,
-        serial=False,
-        issued_ms=1000,
-        expires_ms=61_000,
-    )
-    assert command.seen_at(datetime.fromtimestamp(60.999, UTC)).status is S.QUEUED
-    assert command.seen_at(datetime.fromtimestamp(61, UTC)).status is S.EXPIRED
 
 
 readings = st.builds(Reading, value=st.floats(-5, 5), ts=st.integers(0, 5))

@@ -14,7 +14,7 @@ from karma.core.clock import Clock, epoch_ms, monotonic
 from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
 from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
-from karma.devices.dispatch import Dispatcher
+from karma.devices.dispatch import Dispatcher, expire
 from karma.devices.domain import (
     COMMAND_NAME,
     DEFAULT_TTL_S,
@@ -30,7 +30,7 @@ from karma.devices.domain import (
     DeviceState,
     is_connected,
 )
-from karma.devices.ports import CommandPublisher
+from karma.devices.ports import CommandPublisher, WakeUps
 from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
 from karma.devices.repository.devices import DeviceRepository
 
@@ -46,6 +46,7 @@ class CommandService:
         devices: DeviceRepository,
         commands: CommandRepository,
         publisher: CommandPublisher,
+        wake_ups: WakeUps,
         clock: Clock,
         *,
         pause: Callable[[float], None] = time.sleep,
@@ -53,7 +54,7 @@ class CommandService:
         """`pause` waits between two looks at a command."""
         self._devices = devices
         self._commands = commands
-        self._dispatcher = Dispatcher(commands, publisher, clock)
+        self._dispatcher = Dispatcher(commands, publisher, wake_ups, clock)
         self._clock = clock
         self._pause = pause
 
@@ -150,10 +151,18 @@ class CommandService:
             # The first request may have died between the put and the publish.
             self._publish_if_connected(device)
             command = self._commands.get(device.id, CommandId(made.id), consistent=True)
-        return command.seen_at(self._clock.now()) if command is not None else None
+        return self._ended(command) if command is not None else None
+
+    def _ended(self, command: Command) -> Command:
+        """Record the end of a command whose time is over, so that an end that was shown is not taken back."""
+        now = self._clock.now()
+        if not command.is_overdue(now):
+            return command
+        expire(self._commands, command.device_id, command.id, at=now)
+        return self._commands.get(command.device_id, command.id, consistent=True) or command
 
     def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
-        """Return one command: one read.
+        """Return one command: one read, and for one whose time is over the record of its end.
 
         Raises:
             NotFound: absent, or another owner's.
@@ -164,7 +173,7 @@ class CommandService:
         now = self._clock.now()
         if command is None or command.user_id != user_id or command.is_forgotten(now):
             raise NotFound(f"Command {command_id} not found")
-        return command.seen_at(now)
+        return self._ended(command)
 
     def list(
         self, user_id: UserId, device_ref: str, *, limit: int = 20, after: str = ""
@@ -177,7 +186,7 @@ class CommandService:
         device = self._device(user_id, device_ref)
         now = self._clock.now()
         found, more = self._commands.page(device.id, limit=limit, after=after)
-        return tuple(command.seen_at(now) for command in found if not command.is_forgotten(now)), more
+        return tuple(self._ended(command) for command in found if not command.is_forgotten(now)), more
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
         """Look again, ever less often, until the command is over; return it as last seen.

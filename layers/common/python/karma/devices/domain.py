@@ -4,13 +4,14 @@ Device   provisioning -> active -> deleting -> (gone)        lifecycle, never sh
          offline | online | error | updating                 status, derived from presence and the device's own word
 Command  queued -> sent -> acknowledged -> succeeded | failed | rejected | timed_out
          queued | sent -> expired        queued -> cancelled
+         A state without an arrow out of it is final: what the device says later is kept beside it, as `late_result`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -102,6 +103,7 @@ TRANSITIONS: Final[Mapping[CommandStatus, frozenset[CommandStatus]]] = {
 }
 ANSWERS: Final = _ANSWERS
 """What a device may say of a command."""
+FINAL_ANSWERS: Final = _ANSWERS - {_S.ACKNOWLEDGED}
 
 
 def sources_of(target: CommandStatus) -> frozenset[CommandStatus]:
@@ -112,11 +114,6 @@ def sources_of(target: CommandStatus) -> frozenset[CommandStatus]:
 def is_final(status: CommandStatus) -> bool:
     """Tell whether nothing can happen to the command any more."""
     return not TRANSITIONS[status]
-
-
-def overdue_status(status: CommandStatus) -> CommandStatus:
-    """What a command becomes when its time is over: `timed_out` once the device has taken it, else `expired`."""
-    return _S.TIMED_OUT if status is _S.ACKNOWLEDGED else _S.EXPIRED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,6 +322,26 @@ def latest_json(latest: Latest) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LateResult:
+    """The first final answer that came after the command had ended otherwise; it changes nothing else."""
+
+    status: CommandStatus
+    result: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    received_ms: int
+    """Broker's time."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `late_result` of the API."""
+        return {
+            "status": self.status,
+            "result": self.result,
+            "error": self.error,
+            "received_at": _time(self.received_ms),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """One request to one device."""
 
@@ -345,6 +362,7 @@ class Command:
     finished_ms: int = 0
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
+    late_result: LateResult | None = None
 
     @property
     def finished(self) -> bool:
@@ -355,11 +373,14 @@ class Command:
         """Tell whether it is kept no longer, though the database may not have deleted it yet."""
         return now.timestamp() >= self.expires_ms // 1000 + COMMAND_RETENTION_S
 
-    def seen_at(self, now: datetime) -> Command:
-        """Return it as it must be shown at `now`: an overdue one is over, whether a sweep has said so or not."""
-        if self.finished or now.timestamp() * 1000 < self.expires_ms:
-            return self
-        return replace(self, status=overdue_status(self.status), finished_ms=self.expires_ms)
+    def is_overdue(self, now: datetime) -> bool:
+        """Tell whether its time is over and nobody has recorded that yet."""
+        return not self.finished and now.timestamp() * 1000 >= self.expires_ms
+
+    def is_news(self, answer: LateResult) -> bool:
+        """Tell whether a final answer differs from how the command ended: a repeat of its end says nothing new."""
+        said = (answer.status, answer.result, answer.error)
+        return self.finished and said != (self.status, self.result, self.error)
 
     def to_json(self) -> dict[str, Any]:
         """Return the `command` of the API."""
@@ -373,6 +394,7 @@ class Command:
             "requested_by": self.requested_by or None,
             "result": self.result,
             "error": self.error,
+            "late_result": self.late_result.to_json() if self.late_result is not None else None,
             "issued_at": _time(self.issued_ms),
             "expires_at": _time(self.expires_ms),
             "sent_at": _time(self.sent_ms),

@@ -5,7 +5,9 @@ unknown topic, unknown or deleted thing, certificate not the row's     dropped a
 unreadable payload, key taken by another body                          the owner's dead letter, counted
 telemetry       one conditional put; newest values into LATEST
 heartbeat, event, ready        LATEST; heartbeat publishes what is still queued, ready all that was not acknowledged
-response        the command moves by the table of transitions; an end lets the next serial command go
+response        the command moves by the table of transitions; an end lets the next serial command go; what comes
+                after the end is kept beside it
+wake-up         from ourselves: overdue commands end, and what waited behind them is published
 presence        PRESENCE
 
 LATEST and PRESENCE are written once a device a batch. A message is reported back for another delivery only when the
@@ -25,7 +27,7 @@ from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
 from karma.devices.dispatch import Dispatcher
-from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_final
+from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
 from karma.devices.payloads import (
     MAX_ANSWER_BYTES,
     Unreadable,
@@ -36,10 +38,10 @@ from karma.devices.payloads import (
     read_response,
     read_telemetry,
 )
-from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.wake_ups import WakeUp
 from karma.integrations.iot import read_topic
 
 GUARD_MAX_AGE_S: Final = 30.0
@@ -91,20 +93,18 @@ class IngestService:
         devices: DeviceRepository,
         telemetry: TelemetryRepository,
         dead_letters: DeadLetterRepository,
-        commands: CommandRepository,
         dispatcher: Dispatcher,
         clock: Clock,
     ) -> None:
         self._devices = devices
         self._telemetry = telemetry
         self._dead_letters = dead_letters
-        self._commands = commands
         self._dispatcher = dispatcher
         self._clock = clock
         self._guards: dict[str, tuple[float, Guard | None]] = {}
 
-    def take(self, messages: Sequence[Message]) -> list[str]:
-        """Take messages, each a unit of its own; return the ids of those that must be delivered again."""
+    def take(self, messages: Sequence[Message], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
+        """Take messages and calls, each a unit of its own; return the ids of those that must be delivered again."""
         heard: dict[DeviceId, _Heard] = {}
         failed: dict[str, None] = {}
         rejected: Counter[str] = Counter()
@@ -131,6 +131,8 @@ class IngestService:
                 attempt(device.ready_by, lambda device=device: self._dispatch(device, again=True))  # type: ignore[misc]
             elif device.nudged_by:
                 attempt(device.nudged_by, lambda device=device: self._dispatch(device, again=False))  # type: ignore[misc]
+        for call in wake_ups:
+            attempt([call.id], lambda call=call: self._wake_up(call))  # type: ignore[misc]
         for reason, times in rejected.items():
             count("IngestRejected", times, reason=reason)
         logger.info("ingest.batch", messages=len(messages), rejected=rejected.total(), failed=len(failed))
@@ -190,15 +192,8 @@ class IngestService:
         if len(message.payload) > MAX_ANSWER_BYTES:
             raise Unreadable("TOO_LARGE")
         answer = read_response(message.payload)
-        moved = self._commands.move(
-            device.guard.device_id,
-            answer.command_id,
-            answer.status,
-            at=self._clock.now(),
-            result=answer.result,
-            error=answer.error,
-        )
-        count("CommandAnswered", outcome=answer.status if moved else "repeated_or_late")
+        outcome = self._dispatcher.take_answer(device.guard.device_id, answer, received_ms=message.received_ms)
+        count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)
         if is_final(answer.status):
             # Also when nothing moved: the delivery before this one may have died just here.
             device.nudged_by.append(message.id)
@@ -228,6 +223,16 @@ class IngestService:
 
     def _dispatch(self, device: _Heard, *, again: bool) -> None:
         self._dispatcher.dispatch(device.guard.device_id, again=again)
+
+    def _wake_up(self, call: WakeUp) -> None:
+        # As after the put of a command: consistently, and only a device that listens is told.
+        view = self._devices.view(call.user_id, call.device_id, consistent=True)
+        if view is None:
+            return
+        if is_connected(view.presence, view.latest):
+            self._dispatcher.dispatch(call.device_id, again=False)
+        else:
+            self._dispatcher.unfinished(call.device_id)
 
     def _speaker(self, thing: str, certificate_id: str) -> Guard:
         """Return the device that a certificate may speak for as this thing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from karma.core.ids import DeviceId
+from karma.core.ids import DeviceId, UserId
 from karma.integrations.iot import Certificate, Endpoint
 
 
@@ -50,6 +50,18 @@ class Leftovers(Protocol):
 
     def remove(self, device_id: DeviceId, *, limit: int) -> int:
         """Remove up to `limit` things of a deleted device; fewer than that were removed when nothing is left."""
+        ...
+
+
+class WakeUps(Protocol):
+    """Calls the ingest function about one device later; devices.wake_ups.QueuedWakeUps is the real one."""
+
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
+        """Leave a call for `delay_s` seconds from now, at most 900; it may come later, and more than once.
+
+        Raises:
+            Upstream: not known to be left.
+        """
         ...
 
 

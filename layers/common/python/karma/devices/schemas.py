@@ -189,6 +189,15 @@ class TelemetryData(Data):
     next_cursor: str | None
 
 
+class LateResultOut(Data):
+    """What the device said after the command had ended otherwise; it changes nothing else."""
+
+    status: str
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    received_at: str
+
+
 class CommandOut(Data):
     """A command."""
 
@@ -201,6 +210,7 @@ class CommandOut(Data):
     requested_by: str | None
     result: dict[str, Any] | None
     error: dict[str, Any] | None
+    late_result: LateResultOut | None
     issued_at: str
     expires_at: str
     sent_at: str | None

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from karma.core.clock import Clock, SystemClock
+from karma.core.clock import Clock, SystemClock, epoch_ms
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
+from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
-from karma.devices.dispatch import expire
+from karma.devices.dispatch import expire, leave_wake_up
 from karma.devices.domain import RAW_RETENTION_S, DeviceState
-from karma.devices.ports import Leftovers, Registry
+from karma.devices.ports import Leftovers, Registry, WakeUps
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.items import EXPIRY_SHARDS
@@ -26,6 +27,8 @@ from karma.integrations.iot import IotRegistry
 COMMANDS_A_SHARD: Final = 50
 DEVICES_A_SWEEP: Final = 20
 ITEMS_A_DEVICE: Final = 500
+LOOK_AHEAD: Final = timedelta(seconds=90)
+"""Beyond the minute until the next sweep, so that one which is late leaves no gap."""
 GRACE: Final = timedelta(minutes=2)
 """Above the age at which ingest forgets a deleted thing, and above what a create or delete request may take."""
 CERTIFICATE_GRACE_S: Final = 900.0
@@ -33,17 +36,24 @@ CERTIFICATES_A_SWEEP: Final = 250
 """The newest ones: an orphan is young when it is old enough to be removed."""
 
 
-def expire_commands(*, devices_table: str, clock: Clock | None = None) -> int:
+def expire_commands(commands: CommandRepository, wake_ups: WakeUps, clock: Clock) -> int:
     """End unfinished commands whose time is over; return how many.
 
-    What waited behind a serial one goes with the device's next heartbeat, answer or `ready`, or the next command.
+    A wake-up call is left for each device of one that ended, and for the end of each that ends before the next sweep:
+    what waited behind it goes on then.
     """
-    clock = clock or SystemClock()
-    commands = CommandRepository(devices_table)
     ended = 0
+    called: dict[tuple[DeviceId, int], bool] = {}
     for shard in range(EXPIRY_SHARDS):
-        for entry in commands.overdue(shard, before=clock.now(), limit=COMMANDS_A_SHARD):
-            ended += expire(commands, entry, at=clock.now())
+        now = clock.now()
+        for entry in commands.overdue(shard, before=now + LOOK_AHEAD, limit=COMMANDS_A_SHARD):
+            delay_s = max(0, -((epoch_ms(now) - entry.expires_ms) // 1000))
+            call = (entry.device_id, delay_s)
+            if call not in called:
+                called[call] = leave_wake_up(wake_ups, entry.user_id, entry.device_id, delay_s=delay_s)
+            # The call first: a command that has ended is not found again.
+            if called[call] and entry.expires_ms <= epoch_ms(now):
+                ended += expire(commands, entry.device_id, entry.id, at=now)
     return ended
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
+from pynamodb.expressions.update import Action
+
 from karma.core.clock import from_epoch_ms, iso
-from karma.core.dynamo.access import get, query
+from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
@@ -17,10 +19,12 @@ from karma.core.errors import Conflict, NotFound
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
+    FINAL_ANSWERS,
     Command,
     CommandStatus,
     Device,
     DeviceState,
+    LateResult,
     is_final,
     sources_of,
 )
@@ -199,27 +203,34 @@ class CommandRepository:
         at: datetime,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        answered_ms: int = 0,
     ) -> bool:
         """Take a command to a state, by the table of transitions; tell whether it moved.
 
-        A final state takes it out of the device's queue in the same transaction. False: it is absent, or in a state
-        that has no such step (a repeat, a late answer).
+        A final state takes it out of the device's queue in the same transaction. False: it is absent, in a state that
+        has no such step (a repeat, a late answer), or `answered_ms`, when the broker had the answer, is not before the
+        command's end.
         """
         stamp, now_ms = iso(at), round(at.timestamp() * 1000)
         sources = sorted(sources_of(to))
-        actions = [CommandItem.status.set(to), CommandItem.updated_at.set(stamp)]
+        actions: list[Action] = [CommandItem.status.set(to), CommandItem.updated_at.set(stamp)]
         if to is CommandStatus.SENT:
             actions.append(CommandItem.sent_ms.set(now_ms))
         elif to is CommandStatus.ACKNOWLEDGED:
             actions.append(CommandItem.acknowledged_ms.set(now_ms))
         else:
             actions.append(CommandItem.finished_ms.set(now_ms))
-        if result is not None:
-            actions.append(CommandItem.result.set(dict(result)))
-        if error is not None:
-            actions.append(CommandItem.error.set(dict(error)))
+        for attribute, said in ((CommandItem.result, result), (CommandItem.error, error)):
+            if said is not None:
+                actions.append(attribute.set(dict(said)))
+            elif to in FINAL_ANSWERS:
+                # An acknowledgement may have said something; the final answer stands for itself.
+                actions.append(attribute.remove())
         tx = Transaction()
-        tx.update(CommandItem(*command_key(device_id, command_id)), actions, CommandItem.status.is_in(*sources))
+        possible = CommandItem.status.is_in(*sources)
+        if answered_ms:
+            possible &= CommandItem.expires_ms > answered_ms
+        tx.update(CommandItem(*command_key(device_id, command_id)), actions, possible)
         entry = PendingItem(*pending_key(device_id, command_id))
         if is_final(to):
             tx.delete(entry)
@@ -227,6 +238,25 @@ class CommandRepository:
             tx.update(entry, [PendingItem.status.set(to)])
         try:
             tx.commit()
+        except ConditionFailed:
+            return False
+        return True
+
+    def keep_late(self, device_id: DeviceId, command_id: CommandId, late: LateResult, *, at: datetime) -> bool:
+        """Keep the first late answer beside a command that is over; False when one is kept, or it is not over."""
+        final = sorted(status for status in CommandStatus if is_final(status))
+        kept = {
+            "status": str(late.status),
+            "result": late.result,
+            "error": late.error,
+            "received_ms": late.received_ms,
+        }
+        try:
+            update(
+                CommandItem(*command_key(device_id, command_id)),
+                [CommandItem.late_result.set(kept), CommandItem.updated_at.set(iso(at))],
+                CommandItem.status.is_in(*final) & CommandItem.late_result.does_not_exist(),
+            )
         except ConditionFailed:
             return False
         return True
@@ -250,6 +280,19 @@ def _command(item: CommandItem) -> Command:
         finished_ms=int(item.finished_ms),
         result=cast("dict[str, Any] | None", item.result),
         error=cast("dict[str, Any] | None", item.error),
+        late_result=_late(item),
+    )
+
+
+def _late(item: CommandItem) -> LateResult | None:
+    kept = cast("dict[str, Any] | None", item.late_result)
+    if kept is None:
+        return None
+    return LateResult(
+        status=CommandStatus(kept["status"]),
+        result=kept["result"],
+        error=kept["error"],
+        received_ms=kept["received_ms"],
     )
 
 

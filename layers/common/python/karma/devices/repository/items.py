@@ -227,6 +227,8 @@ class CommandItem(DevicesItem, discriminator="command"):
     finished_ms = NumberAttribute(default=0)
     result = JSONAttribute(null=True)
     error = JSONAttribute(null=True)
+    late_result = JSONAttribute(null=True)
+    """The first final answer that came after the end: status, result, error, received_ms."""
 
 
 class PendingItem(DevicesItem, discriminator="pending_command"):

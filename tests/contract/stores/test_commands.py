@@ -1,0 +1,207 @@
+"""Commands: one suite for the store in memory and for DynamoDB."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+
+from karma.core.clock import epoch_ms, from_epoch_ms
+from karma.core.errors import NotFound
+from karma.core.ids import CommandId, DeviceId, UserId, new_id
+from karma.devices.domain import (
+    TRANSITIONS,
+    Command,
+    CommandStatus,
+    Device,
+    DeviceModel,
+    DeviceState,
+    LateResult,
+    is_final,
+)
+from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
+from karma.devices.repository.items import EXPIRY_SHARDS
+from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+from tests.fakes.commands import MemoryCommands
+from tests.support.stores import Store
+
+HOUR_MS = 3_600_000
+NOW_MS = epoch_ms(NOW)
+WAYS = [
+    (CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.SUCCEEDED),
+    (CommandStatus.SENT, CommandStatus.EXPIRED),
+    (CommandStatus.ACKNOWLEDGED, CommandStatus.TIMED_OUT),
+    (CommandStatus.FAILED,),
+    (CommandStatus.REJECTED,),
+    (CommandStatus.CANCELLED,),
+]
+
+
+class Queue:
+    """A device and its commands, in memory or in DynamoDB."""
+
+    def __init__(self, store: Store) -> None:
+        self.rows = None if store.in_memory else Rows(store.database)
+        self._memory = MemoryCommands()
+        self._numbers = itertools.count()
+        self.device = self.rows.device if self.rows is not None else _device()
+
+    @property
+    def commands(self) -> CommandRepository:
+        return self.rows.commands if self.rows is not None else cast("CommandRepository", self._memory)
+
+    def command(self, **changes: Any) -> Command:
+        made = Command(
+            id=CommandId(f"01890000-0000-7000-8000-{next(self._numbers):012d}"),
+            device_id=self.device.id,
+            user_id=self.device.user_id,
+            serial_number=self.device.serial_number,
+            command="led.on",
+            params={"brightness": 1},
+            status=CommandStatus.QUEUED,
+            serial=False,
+            issued_ms=NOW_MS,
+            expires_ms=epoch_ms(LATER),
+        )
+        return replace(made, **changes)
+
+    def added(self, **changes: Any) -> Command:
+        command = self.command(**changes)
+        self.commands.add(command, self.device, now=NOW)
+        return command
+
+    def found(self, command: Command) -> Command:
+        found = self.commands.get(command.device_id, command.id, consistent=True)
+        assert found is not None
+        return found
+
+    def overdue(self, *, before: int) -> list[CommandId]:
+        shards = range(EXPIRY_SHARDS)
+        found = [self.commands.overdue(shard, before=from_epoch_ms(before), limit=9) for shard in shards]
+        return [pending.id for shard in found for pending in shard]
+
+    def delete_device(self) -> None:
+        self._memory.gone.add(self.device.id)
+        if self.rows is not None:
+            self.rows.devices.begin_delete(self.device, now=NOW)
+
+
+def _device() -> Device:
+    return Device(
+        id=DeviceId(new_id()),
+        user_id=UserId(new_id()),
+        name="Greenhouse",
+        model=DeviceModel.EOS_3A,
+        mac="AA:BB:CC:00:11:22",
+        serial_number="EOS-1",
+        state=DeviceState.ACTIVE,
+        ip=None,
+        firmware_version=None,
+        capabilities={},
+        hardware={},
+        network={},
+        location=None,
+        tags=(),
+        version=2,
+        created_at="",
+        updated_at="",
+    )
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    return Queue(store)
+
+
+class TestACommand:
+    def test_comes_back_as_it_was_given(self, queue: Queue) -> None:
+        command = queue.added(params={"a": [1, {"b": None}]}, serial=True, requested_by="agent")
+        for consistent in (True, False):
+            assert queue.commands.get(command.device_id, command.id, consistent=consistent) == command
+        assert queue.commands.get(command.device_id, CommandId(new_id())) is None
+        [pending] = queue.commands.pending(command.device_id, limit=5)
+        assert (pending.id, pending.params, pending.status) == (command.id, command.params, "queued")
+
+    @pytest.mark.parametrize("way", WAYS, ids="-".join)
+    def test_goes_the_ways_that_there_are(self, queue: Queue, way: tuple[CommandStatus, ...]) -> None:
+        command = queue.added()
+        for before, to in pairwise((CommandStatus.QUEUED, *way)):
+            assert to in TRANSITIONS[before]
+            assert queue.commands.move(command.device_id, command.id, to, at=LATER, result={"n": 1}, error={"e": 2})
+            assert not queue.commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=LATER)
+            found = queue.commands.get(command.device_id, command.id, consistent=True)
+            assert found is not None
+            assert (found.status, found.result, found.error) == (to, {"n": 1}, {"e": 2})
+        assert is_final(way[-1])
+        assert queue.commands.pending(command.device_id, limit=5) == []
+        assert queue.overdue(before=NOW_MS + 90 * HOUR_MS) == []
+
+    def test_is_made_once_for_a_key_of_this_day(self, queue: Queue) -> None:
+        first, second = queue.command(), queue.command()
+        queue.commands.add(first, queue.device, now=NOW, idempotency=("k", "h"))
+        with pytest.raises(IdempotencyKeyUsed):
+            queue.commands.add(second, queue.device, now=LATER, idempotency=("k", "h"))
+        assert queue.commands.get(second.device_id, second.id, consistent=True) is None
+        queue.commands.add(second, queue.device, now=NOW + DAY, idempotency=("k", "h"))
+
+    def test_is_not_given_to_a_device_that_is_gone(self, queue: Queue) -> None:
+        device, command = queue.device, queue.command()
+        queue.delete_device()
+        with pytest.raises(NotFound):
+            queue.commands.add(command, device, now=NOW)
+        assert queue.commands.page(device.id, limit=5) == ([], False)
+
+    def test_stands_in_line(self, queue: Queue) -> None:
+        made = [queue.added(expires_ms=NOW_MS + n * HOUR_MS).id for n in (3, 1, 2)]
+        assert [each.id for each in queue.commands.pending(queue.device.id, limit=2)] == made[:2]
+        assert queue.overdue(before=NOW_MS + 2 * HOUR_MS + 1) == [made[1], made[2]]
+        first, more = queue.commands.page(queue.device.id, limit=2)
+        second, end = queue.commands.page(queue.device.id, limit=2, after=first[-1].id)
+        assert ([each.id for each in [*first, *second]], more, end) == (made[::-1], True, False)
+
+    def test_ends_once_whatever_is_tried(self, queue: Queue) -> None:
+        """A random walk, the same on each store: nothing leaves a final state, and the queue holds what is open."""
+        chance = random.Random(11)
+        made = [queue.added(expires_ms=NOW_MS + 1000) for _ in range(3)]
+        ends: dict[CommandId, Command] = {}
+        targets = [each for each in CommandStatus if each is not CommandStatus.QUEUED]
+        for _ in range(40):
+            command, to = (
+                chance.choice(made),
+                chance.choice(targets),
+            )
+            before = queue.found(command)
+            answered_ms = chance.choice([0, NOW_MS + 999, NOW_MS + 1000])
+            may = to in TRANSITIONS[before.status] and answered_ms < command.expires_ms
+            moved = queue.commands.move(
+                command.device_id, command.id, to, at=LATER, result={"n": 1}, answered_ms=answered_ms
+            )
+            assert moved == may
+            after = queue.found(command)
+            if command.id in ends:
+                assert after == ends[command.id]
+            elif after.finished:
+                ends[command.id] = after
+        open_ones = [each.id for each in made if each.id not in ends]
+        assert [each.id for each in queue.commands.pending(queue.device.id, limit=9)] == open_ones
+        assert ends
+
+    @pytest.mark.fault("F-11a")
+    def test_keeps_the_first_late_answer_beside_its_end(self, queue: Queue) -> None:
+        command = queue.added()
+        first, second = (
+            LateResult(status=CommandStatus.SUCCEEDED, result={"n": n}, error=None, received_ms=NOW_MS + n)
+            for n in (1, 2)
+        )
+        keep = queue.commands.keep_late
+        assert not keep(command.device_id, command.id, first, at=LATER), "it is not over"
+        assert not keep(command.device_id, CommandId(new_id()), first, at=LATER)
+        assert queue.commands.move(command.device_id, command.id, CommandStatus.EXPIRED, at=LATER)
+        ended = queue.found(command)
+        assert keep(command.device_id, command.id, first, at=LATER)
+        assert not keep(command.device_id, command.id, second, at=LATER)
+        assert queue.found(command) == replace(ended, late_result=first)

@@ -1,0 +1,105 @@
+"""In-memory stand-in for the commands of a table. It passes the same contract suite as DynamoDB's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from karma.core.clock import epoch_ms
+from karma.core.errors import NotFound
+from karma.core.ids import CommandId, DeviceId
+from karma.devices.domain import FINAL_ANSWERS, Command, CommandStatus, Device, LateResult, sources_of
+from karma.devices.repository.commands import IdempotencyKeyUsed, Pending
+from karma.devices.repository.items import EXPIRY_SHARDS, expiry_partition
+
+
+@dataclass
+class MemoryCommands:
+    """CommandRepository in a dictionary, in the order in which commands were given."""
+
+    commands: dict[CommandId, Command] = field(default_factory=dict)
+    gone: set[DeviceId] = field(default_factory=set)
+    """Devices that are no longer active."""
+    requests: dict[tuple[DeviceId, str], datetime] = field(default_factory=dict)
+
+    def add(
+        self, command: Command, device: Device, *, now: datetime, idempotency: tuple[str, str] | None = None
+    ) -> None:
+        if device.id in self.gone:
+            raise NotFound(f"Device {device.id} not found")
+        if idempotency is not None:
+            used = self.requests.get((device.id, idempotency[0]))
+            if used is not None and now < used + timedelta(days=1):
+                raise IdempotencyKeyUsed
+            self.requests[device.id, idempotency[0]] = now
+        self.commands[command.id] = command
+
+    def get(self, device_id: DeviceId, command_id: CommandId, *, consistent: bool = False) -> Command | None:
+        found = self.commands.get(command_id)
+        return found if found is not None and found.device_id == device_id else None
+
+    def page(self, device_id: DeviceId, *, limit: int, after: str = "") -> tuple[list[Command], bool]:
+        newest_first = sorted(self.commands.values(), key=lambda each: each.id, reverse=True)
+        found = [each for each in newest_first if each.device_id == device_id and (not after or each.id < after)]
+        return found[:limit], len(found) > limit
+
+    def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:
+        in_order = sorted(self.commands.values(), key=lambda each: each.id)
+        return [_entry(each) for each in in_order if each.device_id == device_id and not each.finished][:limit]
+
+    def overdue(self, shard: int, *, before: datetime, limit: int) -> list[Pending]:
+        partition = f"EXPIRING#{shard % EXPIRY_SHARDS}"
+        by_end = sorted(self.commands.values(), key=lambda each: (each.expires_ms, each.id))
+        return [
+            _entry(each)
+            for each in by_end
+            if expiry_partition(each.device_id) == partition
+            and not each.finished
+            and each.expires_ms < epoch_ms(before)
+        ][:limit]
+
+    def move(
+        self,
+        device_id: DeviceId,
+        command_id: CommandId,
+        to: CommandStatus,
+        *,
+        at: datetime,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        answered_ms: int = 0,
+    ) -> bool:
+        found = self.get(device_id, command_id)
+        if found is None or found.status not in sources_of(to) or (answered_ms and found.expires_ms <= answered_ms):
+            return False
+        times = {CommandStatus.SENT: "sent_ms", CommandStatus.ACKNOWLEDGED: "acknowledged_ms"}
+        changes: dict[str, Any] = {"status": to, times.get(to, "finished_ms"): epoch_ms(at)}
+        for name, said in (("result", result), ("error", error)):
+            if said is not None or to in FINAL_ANSWERS:
+                changes[name] = None if said is None else dict(said)
+        self.commands[command_id] = replace(found, **changes)
+        return True
+
+    def keep_late(self, device_id: DeviceId, command_id: CommandId, late: LateResult, *, at: datetime) -> bool:
+        found = self.get(device_id, command_id)
+        if found is None or not found.finished or found.late_result is not None:
+            return False
+        self.commands[command_id] = replace(found, late_result=late)
+        return True
+
+
+def _entry(command: Command) -> Pending:
+    return Pending(
+        id=command.id,
+        device_id=command.device_id,
+        user_id=command.user_id,
+        serial_number=command.serial_number,
+        command=command.command,
+        params=command.params,
+        serial=command.serial,
+        issued_ms=command.issued_ms,
+        expires_ms=command.expires_ms,
+        status=command.status,
+    )

@@ -1,0 +1,12 @@
+"""What a queue holds, without taking it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def delayed_messages(stack: Any, queue: str) -> int:
+    """Count the messages of a queue that cannot be received yet."""
+    name = "ApproximateNumberOfMessagesDelayed"
+    found = stack.aws("sqs").get_queue_attributes(QueueUrl=stack.queues[queue], AttributeNames=[name])
+    return int(found["Attributes"][name])
