@@ -114,6 +114,11 @@ class Batcher:
         self._opened_at = 0.0
 
     @property
+    def samples(self) -> int:
+        """Samples in the open message."""
+        return len(self._samples)
+
+    @property
     def max_sample_bytes(self) -> int:
         """Largest encoded sample that one message can carry."""
         return MAX_MESSAGE_BYTES - self._overhead
@@ -177,6 +182,11 @@ class TelemetryBuffer:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def samples(self) -> int:
+        """Samples held."""
+        return sum(batch.samples for batch in self._batches.values())
 
     @property
     def size_bytes(self) -> int:

@@ -96,7 +96,7 @@ class CommandRunner:
             if left.command.id in self._running:
                 continue
             if left.state is CommandState.STARTED:
-                log.warning("command.outcome_unknown", extra={"command_id": left.command.id})
+                log.warning("command.outcome_unknown: %s was running when the process ended", left.command.id)
                 unknown = "the device stopped while the command ran"
                 answer = Answer.refused(CommandStatus.FAILED, "OUTCOME_UNKNOWN", unknown)
                 self._finish(left.command, left.correlation, answer)
@@ -133,21 +133,18 @@ class CommandRunner:
         try:
             command = parse_request(request.payload)
         except RequestInvalid as exc:
-            log.warning("command.invalid", extra={"reason": str(exc), "size": len(request.payload)})
+            log.warning("command.invalid: %s (%d bytes)", exc, len(request.payload))
             return True
         if request.response_topic not in (None, self._topics.response):
-            log.warning(
-                "command.foreign_response_topic",
-                extra={"command_id": command.id, "response_topic": request.response_topic},
-            )
+            log.warning("command.foreign_response_topic: %s wants its answer at %s", command.id, request.response_topic)
             return True
         if command.expires_at <= self._clock_ms():
-            log.info("command.expired", extra={"command_id": command.id, "command": command.name})
+            log.info("command.expired: %s, %s", command.name, command.id)
             return True
         correlation = command.id.encode() if request.correlation is None else request.correlation
         known = self._store.accept(command, correlation)
         if known is not None:
-            log.info("command.repeated", extra={"command_id": command.id, "state": str(known.state)})
+            log.info("command.repeated: %s is %s", command.id, known.state)
             if known.answer is not None:
                 self._send(Reply(command.id, known.answer, correlation, final=True))
             else:
@@ -171,10 +168,7 @@ class CommandRunner:
     def _finish(self, command: Command, correlation: bytes, answer: Answer) -> None:
         payload = encode_answer(command.id, answer, ts=self._clock_ms())
         self._store.finish(command.id, payload)
-        log.info(
-            "command.finished",
-            extra={"command_id": command.id, "command": command.name, "status": str(answer.status)},
-        )
+        log.info("command.finished: %s, %s is %s", command.name, command.id, answer.status)
         self._send(Reply(command.id, payload, correlation, final=True))
 
     def _work(self) -> None:
@@ -186,7 +180,7 @@ class CommandRunner:
                 self._finish(command, correlation, self._run(command))
             except Exception:
                 # Edge of the worker thread (a full disk, say). The row stays as it is; the next start settles it.
-                log.exception("command.not_recorded", extra={"command_id": command.id})
+                log.exception("command.not_recorded: the state file does not take the answer of %s", command.id)
             finally:
                 with self._lock:
                     self._running.discard(command.id)
@@ -206,7 +200,7 @@ class CommandRunner:
         except CommandFailed as exc:
             return Answer.refused(CommandStatus.FAILED, exc.code, _text(exc))
         except (Exception, SystemExit) as exc:
-            log.exception("command.crashed", extra={"command_id": command.id, "command": command.name})
+            log.exception("command.crashed: the handler of %s, %s", command.name, command.id)
             return Answer.refused(CommandStatus.FAILED, "HANDLER_CRASHED", f"{type(exc).__name__}: {_text(exc)}")
         return _succeeded(result)
 

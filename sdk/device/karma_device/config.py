@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from karma_device.errors import CredentialsInvalid
+
 _PEM_MARK = "-----BEGIN"
 _THING_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BOOT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -27,8 +29,8 @@ class DeviceConfig:
     """8883, or 443 (AWS IoT tells MQTT from HTTPS there by ALPN)."""
     basic_ingest_rule: str | None = None
     """Send telemetry straight to this IoT rule, without the broker's messaging charge."""
-    state_dir: Path = field(default_factory=lambda: Path.home() / ".karma-device")
-    """Where the state file lives; on storage that survives a restart."""
+    state_dir: str | Path = "~/.karma-device"
+    """Where the state file lives; on storage that survives a restart. `~` is the home of who runs the process."""
     boot_id: str | None = None
     """Names one run of the device. None makes a fresh one for this process."""
     firmware_version: str | None = None
@@ -67,6 +69,12 @@ class DeviceConfig:
             raise ValueError(f"firmware_version {self.firmware_version!r} is not 1 to 50 printable ASCII characters")
         if not 1 <= self.batch_max_samples <= 5000:
             raise ValueError("batch_max_samples is 1 to 5000")
+        if not str(self.state_dir).strip():
+            raise ValueError("state_dir is empty; it names a folder")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port {self.port} is not 1 to 65535")
+        if self.keepalive_s > 65535:
+            raise ValueError(f"keepalive_s {self.keepalive_s} is above 65535")
         for name in ("connect_timeout_s", "ack_timeout_s", "publish_rate_per_s", "batch_max_age_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
@@ -98,42 +106,66 @@ class DeviceConfig:
     @property
     def state_path(self) -> Path:
         """The state file of this device."""
-        return self.state_dir / f"{self.thing_name}.sqlite3"
+        return Path(self.state_dir).expanduser() / f"{self.thing_name}.sqlite3"
 
 
 def tls_context(config: DeviceConfig) -> ssl.SSLContext:
     """Build the mutual-TLS context.
 
-    The standard library reads a client certificate from files only, so PEM text goes through two files that nobody
+    The standard library reads a client certificate from files only, so its PEM goes through two files that nobody
     else can read and that are gone when this returns.
 
     Raises:
-        OSError: A file cannot be read, or the PEM is not what it should be (`ssl.SSLError`).
+        CredentialsInvalid: A file cannot be read, something is not PEM, or the key is another certificate's.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if config.port == 443:
         context.set_alpn_protocols(["x-amzn-mqtt-ca"])
-    if _is_pem(config.ca):
-        context.load_verify_locations(cadata=str(config.ca))
-    else:
-        context.load_verify_locations(cafile=config.ca)
+    ca = _pem("ca", config.ca)
+    try:
+        context.load_verify_locations(cadata=ca)
+    except ssl.SSLError as exc:
+        raise CredentialsInvalid(f"`ca` is not a certificate in PEM ({exc.reason or exc})") from exc
+    certificate, private_key = _pem("certificate", config.certificate), _pem("private_key", config.private_key)
     with tempfile.TemporaryDirectory(prefix="karma-device-") as folder:
-        context.load_cert_chain(
-            certfile=_as_file(config.certificate, Path(folder) / "certificate.pem"),
-            keyfile=_as_file(config.private_key, Path(folder) / "private.key"),
-        )
+        try:
+            context.load_cert_chain(
+                certfile=_as_file(certificate, Path(folder) / "certificate.pem"),
+                keyfile=_as_file(private_key, Path(folder) / "private.key"),
+                password=_no_password,
+            )
+        except ssl.SSLError as exc:
+            if exc.reason == "KEY_VALUES_MISMATCH":
+                raise CredentialsInvalid("`private_key` does not belong to `certificate`") from exc
+            told = "`certificate` or `private_key` is not what it should be in PEM"
+            raise CredentialsInvalid(f"{told} ({exc.reason or exc})") from exc
     return context
 
 
-def _is_pem(value: str | Path) -> bool:
-    return isinstance(value, str) and _PEM_MARK in value
+def _pem(field_name: str, value: str | Path) -> str:
+    """Return PEM text, which may stand in a file."""
+    if isinstance(value, str) and _PEM_MARK in value:
+        return value
+    try:
+        text = Path(value).expanduser().read_text(encoding="ascii")
+    except UnicodeDecodeError as exc:
+        raise CredentialsInvalid(f"`{field_name}` names {value}, which is not PEM text") from exc
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise CredentialsInvalid(f"`{field_name}` names the file {value}, which cannot be read: {why}") from exc
+    if _PEM_MARK not in text:
+        raise CredentialsInvalid(f"`{field_name}` names {value}, which is not PEM text")
+    return text
 
 
-def _as_file(value: str | Path, target: Path) -> Path:
-    if not _is_pem(value):
-        return Path(value)
+def _no_password() -> str:
+    # Without this OpenSSL would ask at the terminal, and a service would wait there for ever.
+    raise CredentialsInvalid("`private_key` is encrypted; give one without a password, readable by its owner only")
+
+
+def _as_file(text: str, target: Path) -> Path:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(str(value))
+        file.write(text)
     return target

@@ -16,6 +16,8 @@ from karma_device.config import DeviceConfig
 from karma_device.errors import SampleInvalid
 from karma_device.link import Link
 from karma_device.messages import Json, Topics, encode_json
+from karma_device.reasons import why_not_opened, why_not_published, why_unanswered, why_unconfirmed
+from karma_device.report import DeviceStats, Unsent
 from karma_device.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -43,20 +45,6 @@ class _InFlight:
     sent_at: float
     seq: int = 0
     reply: Reply | None = None
-
-
-@dataclass(frozen=True)
-class DeviceStats:
-    """Counters since this object was made, and what is held right now."""
-
-    connected: bool
-    connections: int
-    published_batches: int
-    buffered_batches: int
-    buffered_bytes: int
-    dropped_batches: int
-    """Telemetry messages given up: the buffer was full, or the broker refused them for good."""
-    dropped_samples: int
 
 
 class Device:
@@ -110,6 +98,8 @@ class Device:
         self._reconnect_after: float | None = None
         self._connections = 0
         self._published = 0
+        self._last_failure: str | None = None
+        self._left: Unsent | None = None
         self._next_heartbeat = 0.0
         self._tokens = float(config.max_inflight)
         self._tokens_at = 0.0
@@ -135,6 +125,7 @@ class Device:
                 buffered_bytes=self._buffer.size_bytes,
                 dropped_batches=self._buffer.dropped_batches,
                 dropped_samples=self._buffer.dropped_samples,
+                last_failure=self._last_failure,
             )
 
     def command(self, name: str) -> Callable[[Handler], Handler]:
@@ -161,34 +152,52 @@ class Device:
                 raise RuntimeError("the device runs already")
             self._thread.join()  # the last stop left it in a connection attempt that could not be interrupted
         self._stop_at = None
+        for _ in range(len(self._replies)):
+            # Final answers that were left are read from the state file again.
+            if not (reply := self._replies.popleft()).final:
+                self._replies.append(reply)
         self._commands.start()
         self._thread = threading.Thread(target=self._run, name="karma-device", daemon=True)
         self._thread.start()
 
-    def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Let running handlers finish, send what is buffered, disconnect.
+    def stop(self, *, timeout_s: float = 10.0) -> Unsent:
+        """Let running handlers finish, send what is buffered, disconnect; return, and log, what is left unsent.
 
         What could not be sent within `timeout_s` stays in memory for the next `start`; answers also stay on disk.
         """
         if self._thread is None or self._stop_at is not None:
-            return
+            return self._unsent()
         deadline = time.monotonic() + timeout_s
         if not self._commands.stop(timeout_s=timeout_s / 2):
-            log.warning("stop.handler_still_running")
+            log.warning("stop.handler_still_running: its answer follows when it is done and the device runs again")
         self.flush()
         self._stop_at = deadline
         self._wake.set()
         self._thread.join(max(0.0, deadline - time.monotonic()) + _CLOSE_MARGIN_S)
         if self._thread.is_alive():
-            log.warning("stop.still_connecting")
+            log.warning("stop.still_connecting: the attempt cannot be interrupted and ends by itself")
         else:
             self._thread = None
-        log.info("device.stopped", extra={"buffered_batches": self.stats.buffered_batches})
+        unsent = self._unsent()
+        log.log(logging.WARNING if unsent else logging.INFO, "device.stopped: %s", unsent)
+        return unsent
 
-    def close(self) -> None:
-        """Stop and release the state file; the object is of no use afterwards."""
-        self.stop()
-        self._store.close()
+    def close(self) -> Unsent:
+        """Stop and release the state file; the object is of no use afterwards, and its unsent samples are lost."""
+        if self._left is None:
+            self._left = self.stop()
+            self._store.close()
+            if self._left.samples:
+                log.warning("device.closed: %d samples that could not be sent are lost", self._left.samples)
+        return self._left
+
+    def _unsent(self) -> Unsent:
+        if self._left is not None:
+            return self._left
+        with self._lock:
+            samples = self._buffer.samples + self._batcher.samples
+        answers, commands = len(self._store.undelivered()), len(self._store.unfinished())
+        return Unsent(samples, answers, commands, self._config.state_path)
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
         """Wait until the broker has this connection's `ready`; False on time-out."""
@@ -251,7 +260,7 @@ class Device:
                 self._serve()
             except Exception:
                 # Edge of the thread: a device that cannot connect now must go on trying for ever.
-                log.exception("connection.crashed")
+                log.exception("connection.crashed: this is a fault of this package; the device connects again")
             if self._reconnect_after is not None:
                 pause_s, self._reconnect_after = self._reconnect_after, None
             else:
@@ -271,25 +280,33 @@ class Device:
         link = Link(self._config, on_request=self._commands.receive, wake=self._wake)
         try:
             link.open()
-        except OSError as exc:
-            log.warning("connection.failed", extra={"reason": f"{type(exc).__name__}: {exc}"})
+        except (OSError, UnicodeError) as exc:
+            self._failed(why_not_opened(exc, self._config))
             return
         try:
-            self._pump(link)
+            failure = self._pump(link)
+            if failure is not None:
+                self._failed(failure)
         finally:
             link.abort()
             self._take_back(link)
 
-    def _pump(self, link: Link) -> None:
+    def _failed(self, reason: str) -> None:
+        self._last_failure = reason
+        log.warning("connection.failed: %s", reason)
+
+    def _pump(self, link: Link) -> str | None:
+        """Work until the connection ends; return why, unless this end wanted it."""
         deadline = time.monotonic() + self._config.connect_timeout_s
         announced = False
         while not link.closed:
             now = time.monotonic()
             self._seal_if_due(now)
             if not link.connected:
-                if now >= deadline or self._stop_at is not None:
-                    log.warning("connection.no_answer")
-                    return
+                if self._stop_at is not None:
+                    return None
+                if now >= deadline:
+                    return why_unanswered(self._config)
                 self._wait(deadline)
                 continue
             if link.subscribed and not announced:
@@ -298,16 +315,16 @@ class Device:
                 self._next_heartbeat = now
                 body = encode_json({"boot": self.boot, "ts": self._clock_ms()})
                 self._publish(link, self._topics.ready, body, _Kind.READY)
-            if not self._settle(link):
-                return
+            if (deferred := self._settle(link)) is not None:
+                return deferred
             self._publish_waiting(link, now)
             if self._overdue(now):
-                log.warning("connection.no_puback", extra={"timeout_s": self._config.ack_timeout_s})
-                return
+                return why_unconfirmed(self._config)
             if self._reconnect_after is not None or self._finished(now):
                 link.close()
-                return
+                return None
             self._wait(self._next_turn(link, now))
+        return link.reason
 
     def _finished(self, now: float) -> bool:
         if self._stop_at is None:
@@ -400,8 +417,8 @@ class Device:
             body["firmware_version"] = self._config.firmware_version
         return encode_json(body)
 
-    def _settle(self, link: Link) -> bool:
-        """Work off the broker's acknowledgements; False if it asks for a pause."""
+    def _settle(self, link: Link) -> str | None:
+        """Work off the broker's acknowledgements; return why it wants a pause, if it does."""
         while link.acknowledgements:
             acknowledgement = link.acknowledgements.popleft()
             item = self._inflight.get(acknowledgement.mid)
@@ -409,14 +426,13 @@ class Device:
                 continue
             if acknowledgement.code in _RETRYABLE_REFUSALS:
                 # The item stays in flight and is taken back with the connection; the backoff is the pause.
-                log.warning("publish.deferred", extra={"code": acknowledgement.code, "kind": item.kind.value})
-                return False
+                return why_not_published(acknowledgement.code, item.kind.value)
             del self._inflight[acknowledgement.mid]
             refused = acknowledgement.code >= 0x80
             if refused:
-                log.error("publish.refused", extra={"code": acknowledgement.code, "kind": item.kind.value})
+                log.error("publish.refused: %s", why_not_published(acknowledgement.code, item.kind.value))
             self._settle_item(item, refused=refused)
-        return True
+        return None
 
     def _settle_item(self, item: _InFlight, *, refused: bool) -> None:
         if item.kind is _Kind.TELEMETRY:
@@ -430,7 +446,7 @@ class Device:
             return
         elif item.kind is _Kind.READY:
             self._ready.set()
-            log.info("connection.ready", extra={"boot": self.boot})
+            log.info("connection.ready: %s, boot %s", self._config.thing_name, self.boot)
         elif item.reply is not None and item.reply.final:
             self._store.delivered(item.reply.command_id)
 

@@ -2,6 +2,7 @@
 
 DeviceError
 ├─ SampleInvalid      record() was given something that no telemetry message can carry
+├─ CredentialsInvalid a certificate or key cannot be read, or does not belong to the other
 ├─ StateFileBusy      another process already runs this device
 ├─ InvalidParams      raised by a handler: the command is answered `rejected`
 └─ CommandFailed      raised by a handler: the command is answered `failed` with its own code
@@ -18,6 +19,10 @@ class SampleInvalid(DeviceError, ValueError):
 
 class StateFileBusy(DeviceError):
     """The state file is locked by another process that runs the same device."""
+
+
+class CredentialsInvalid(DeviceError, OSError):
+    """A certificate or key cannot be read, is no PEM, or does not belong to the other; the message names which."""
 
 
 class InvalidParams(DeviceError):

@@ -15,6 +15,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from karma_device.config import DeviceConfig, tls_context
 from karma_device.messages import Topics
+from karma_device.reasons import HEARD_BYTES, why_lost, why_not_accepted, why_refused, why_told_to_leave
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,24 @@ class Acknowledgement:
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """Closed when its handshake fails, which paho leaves to the garbage collector."""
+    """Closed when its handshake fails, which paho leaves to the garbage collector; remembers how reading went."""
+
+    failure: OSError | None = None
+    """What reading ended with. Under TLS 1.3 the broker's refusal of our certificate is first seen here."""
+    heard: bytes = b""
+    """The first bytes that came: where they are no answer of MQTT 5, paho only says that the connection is lost."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            data = super().recv(buflen, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError as exc:
+            self.failure = exc
+            raise
+        if len(self.heard) < HEARD_BYTES:
+            self.heard += data[:HEARD_BYTES]
+        return data
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -71,6 +89,9 @@ class Link:
         self.acknowledgements: deque[Acknowledgement] = deque()
         self.connected = False
         self.subscribed = False
+        self.reason: str | None = None
+        """Why the connection was refused or has ended, unless this end wanted it."""
+        self._leaving = False
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=config.thing_name,
@@ -136,13 +157,15 @@ class Link:
 
     def close(self, *, timeout_s: float = 2.0) -> None:
         """Say goodbye to the broker and end the network thread. The session stays with the broker."""
+        self._leaving = True
         self._client.disconnect()
         if not self._ended.wait(timeout_s):
-            log.warning("connection.close_timeout")
+            log.warning("connection.close_timeout: the broker did not close within %g s", timeout_s)
         self.abort()
 
     def abort(self) -> None:
         """End the connection now, whatever state it is in."""
+        self._leaving = True
         if self._socket is not None and not self._ended.is_set():
             # The network thread leaves only when its output has drained, which a dead peer never lets happen.
             with contextlib.suppress(OSError):
@@ -163,7 +186,7 @@ class Link:
         self, client: mqtt.Client, _userdata: object, _flags: mqtt.ConnectFlags, code: ReasonCode, _properties: object
     ) -> None:
         if code.is_failure:
-            log.warning("connection.refused", extra={"reason": str(code)})
+            self.reason = why_refused(code)
             return
         self.connected = True
         client.subscribe(self._topics.request, qos=1)
@@ -174,7 +197,11 @@ class Link:
     ) -> None:
         if any(code.is_failure for code in codes):
             # Telemetry still works; the policy has to be mended in the account, which no retry from here would do.
-            log.error("commands.subscribe_refused", extra={"reason": [str(code) for code in codes]})
+            log.error(
+                "commands.subscribe_refused: no command arrives, the policy forbids to subscribe to %s (%s)",
+                self._topics.request,
+                ", ".join(str(code) for code in codes),
+            )
             return
         self.subscribed = True
         self._wake.set()
@@ -187,9 +214,19 @@ class Link:
         code: ReasonCode,
         _properties: object,
     ) -> None:
-        log.info("connection.closed", extra={"reason": str(code), "by_broker": flags.is_disconnect_packet_from_server})
+        if self.reason is None and not self._leaving:
+            self.reason = self._why_ended(code, by_broker=flags.is_disconnect_packet_from_server)
         self._ended.set()
         self._wake.set()
+
+    def _why_ended(self, code: ReasonCode, *, by_broker: bool) -> str:
+        sock = self._socket if isinstance(self._socket, _TlsSocket) else None
+        failure, heard = (sock.failure, sock.heard) if sock is not None else (None, b"")
+        if by_broker:
+            return why_told_to_leave(code)
+        if self.connected:
+            return why_lost(code, failure, self._config)
+        return why_not_accepted(failure, heard, self._config)
 
     def _published(
         self, _client: mqtt.Client, _userdata: object, mid: int, code: ReasonCode, _properties: object
@@ -208,7 +245,7 @@ class Link:
             confirmed = self._on_request(request)
         except Exception:
             # Edge of the network thread: an error here must not end the connection. Unconfirmed, it comes again.
-            log.exception("command.receive_failed")
+            log.exception("command.receive_failed: it stays unconfirmed and comes again")
             return
         if confirmed:
             client.ack(message.mid, message.qos)

@@ -72,7 +72,7 @@ class StateStore:
         except sqlite3.DatabaseError:
             # A torn file (power loss on worn flash) must not brick the device: keep it for inspection, start afresh.
             broken = path.with_suffix(".corrupt")
-            log.exception("state.corrupt", extra={"path": str(path), "moved_to": str(broken)})
+            log.exception("state.corrupt: %s is kept as %s, and a new one begun", path, broken)
             path.replace(broken)
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from karma_device.config import DeviceConfig, tls_context
+from karma_device.errors import CredentialsInvalid
 
 BASE: dict[str, Any] = {
     "host": "h",
@@ -24,6 +24,10 @@ BASE: dict[str, Any] = {
         {"boot_id": "x" * 65},
         {"ack_timeout_s": 0},
         {"max_inflight": 0},
+        {"port": 0},
+        {"port": 70_000},
+        {"keepalive_s": 70_000},
+        {"state_dir": ""},
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
@@ -42,6 +46,15 @@ def test_incomplete_credentials_name_what_is_missing() -> None:
 
 def test_broken_pem_is_an_ssl_error_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(CredentialsInvalid, match="`ca`"):
         tls_context(DeviceConfig(**{**BASE, "ca": "-----BEGIN CERTIFICATE-----\nnope"}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault("F-14a")
+def test_a_folder_may_be_text_or_a_path_and_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/eos")
+    for given in ("/var/lib/karma", Path("/var/lib/karma")):
+        assert DeviceConfig(**{**BASE, "state_dir": given}).state_path == Path("/var/lib/karma/EOS-1.sqlite3")
+    assert DeviceConfig(**BASE).state_path == Path("/home/eos/.karma-device/EOS-1.sqlite3")
+    assert DeviceConfig(**{**BASE, "state_dir": "~/s"}).state_path == Path("/home/eos/s/EOS-1.sqlite3")
