@@ -12,9 +12,9 @@ from pathlib import Path
 from aws_cdk import App
 
 from infra.artifacts import Artifacts
-from infra.checks import add_nag, lint
 from infra.config import Overrides, SettingsError, Stage, StageSettings, stage_settings
-from infra.layers import LayerError, build_artifacts
+from infra.layers import LayerError, build_artifacts, target_of
+from infra.local_artifacts import build_local_artifacts
 from infra.stacks.app import AppStack
 from infra.stacks.data import DataStack
 from infra.stacks.devices import DevicesStack
@@ -39,6 +39,9 @@ def build(settings: StageSettings, artifacts: Artifacts, *, out: Path | None) ->
     code = AppStack(app, settings=settings, artifacts=artifacts, data=data, devices=devices)
     if settings.operations:
         OpsStack(app, settings=settings, data=data, devices=devices, app=code)
+        # Local: its rule packs take a second to load, and the local stage needs none of them.
+        from infra.checks import add_nag
+
         add_nag(app)
     return app
 
@@ -54,12 +57,14 @@ def synthesize(*, stage: str, overrides: Path | None = None, out: Path | None = 
         SystemExit: a check found something; the findings were printed.
     """
     settings = stage_settings(Stage(stage), Overrides.load(overrides))
-    artifacts = build_artifacts(settings)
+    artifacts = build_local_artifacts(target_of(settings)) if settings.host_layers else build_artifacts(settings)
     for stale in out.glob("asset.*.zip") if out else ():
         stale.unlink(missing_ok=True)
     assembly = build(settings, artifacts, out=out).synth()
     folder = Path(assembly.directory)
     if checked and settings.operations:
+        from infra.checks import lint
+
         findings = lint(sorted(folder.glob("*.template.json")))
         if findings:
             sys.exit(f"cfn-lint:\n{findings}")

@@ -19,10 +19,6 @@ BUILD = ROOT / "build"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Earliest time a zip entry can carry; every entry carries it."""
 NOISE = frozenset({"__pycache__", ".DS_Store", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
-ROOT_BOOTSTRAP = """#!/bin/sh
-# Entry of `provided.al2023` in stages without the managed runtime: hands over to the function's own bootstrap.
-exec "$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)/agent_stream/bootstrap" "$@"
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,7 +183,10 @@ class StageSettings:
 LOCAL_ASSET_BUCKET = "karma-local-assets"
 DEFAULT_SENDER = "Karma <no-reply@example.com>"
 LOOPBACK_ORIGINS = tuple(
-    f"{scheme}://{host}:*" for host in ("localhost", "127.0.0.1", "[::1]") for scheme in ("http", "https")
+    f"{scheme}://{host}{port}"
+    for host in ("localhost", "127.0.0.1", "[::1]")
+    for scheme in ("http", "https")
+    for port in ("", ":*")
 )
 """Where a front end under development may be served: any port of this machine."""
 LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:5173", "http://127.0.0.1:5173")

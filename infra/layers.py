@@ -24,7 +24,6 @@ from pathlib import Path
 
 from infra.artifacts import (
     BUILD,
-    ROOT_BOOTSTRAP,
     Archive,
     Artifacts,
     Entry,
@@ -33,7 +32,7 @@ from infra.artifacts import (
     write_tree,
     write_zip,
 )
-from infra.catalog import FUNCTIONS, FunctionName
+from infra.catalog import FunctionName
 from infra.config import ROOT, StageSettings
 from infra.interpreters import LAMBDA_PYTHON, find_python, version_of
 
@@ -122,7 +121,7 @@ def host_target(interpreter: Path) -> Target:
 
 
 def build_artifacts(settings: StageSettings) -> Artifacts:
-    """Build or reuse everything that the stage ships."""
+    """Build or reuse everything that a stage ships to AWS; `infra.local_artifacts` does it for an engine here."""
     target = target_of(settings)
     if target.interpreter is None:
         print(
@@ -135,7 +134,7 @@ def build_artifacts(settings: StageSettings) -> Artifacts:
     return Artifacts(
         dependencies=dependencies,
         common=build_common(target),
-        code={package: build_code(package, target, settings, dependencies[package]) for package in packages},
+        code={package: build_code(package, target) for package in packages},
     )
 
 
@@ -145,34 +144,24 @@ def build_common(target: Target) -> Archive:
     return _compiled_archive(entries, target, BUILD / "layers" / target.label / "common")
 
 
-def build_code(package: str, target: Target, settings: StageSettings, dependencies: Archive) -> Archive:
-    """Zip one child of `functions/`, so that `api.handler.lambda_handler` is the same path everywhere.
-
-    Without the managed runtime the stream function gets a root `bootstrap`, and its layers inside (the embedded
-    engine mounts none for `provided.*`).
-    """
+def build_code(package: str, target: Target) -> Archive:
+    """Zip one child of `functions/`, so that `api.handler.lambda_handler` is the same path everywhere."""
     entries = source_entries(ROOT / "functions" / package, prefix=package)
-    streaming = any(spec.streaming and spec.name.package == package for spec in FUNCTIONS.values())
-    if streaming and not settings.managed_stream_runtime:
-        entries.append(Entry("bootstrap", ROOT_BOOTSTRAP.encode(), executable=True))
-        entries += source_entries(ROOT / "layers" / "common" / "python", prefix="python")
-        return _compiled_archive(entries, target, BUILD / "functions" / target.label / package, bundled=dependencies)
     return _compiled_archive(entries, target, BUILD / "functions" / target.label / package)
 
 
-def _compiled_archive(entries: list[Entry], target: Target, stem: Path, *, bundled: Archive | None = None) -> Archive:
+def _compiled_archive(entries: list[Entry], target: Target, stem: Path) -> Archive:
     """Zip sources with their bytecode; the digest is the sources', since marshalled code is not always byte-equal."""
-    salt = [BUILDER_VERSION, target.python, target.interpreter is not None, bundled.digest if bundled else None]
+    salt = [BUILDER_VERSION, target.python, target.interpreter is not None, None]
     digest = digest_of(entries, salt=json.dumps(salt))
     archive = Archive(path=stem.parent / f"{stem.name}-{digest[:16]}.zip", digest=digest)
-    with _locked(stem):
+    with locked(stem):
         if not archive.path.exists():
             with tempfile.TemporaryDirectory(prefix="karma-code-") as scratch:
                 tree = Path(scratch)
                 write_tree(entries, tree / "t")
                 _compile(tree / "t", target)
-                layered = _tree_entries(bundled.path.with_suffix("")) if bundled else []
-                write_zip([*layered, *_tree_entries(tree / "t")], archive.path)
+                write_zip(_tree_entries(tree / "t"), archive.path)
             _forget_older(archive.path, f"{stem.name}-????????????????.zip")
     return archive
 
@@ -205,13 +194,13 @@ def build_dependencies(package: str, target: Target) -> Archive:
     folder = BUILD / "layers" / target.label / package
     archive = Archive(path=folder.with_suffix(".zip"), digest=digest)
     stamp = folder.with_suffix(".json")
-    with _locked(folder):
+    with locked(folder):
         if _stamped(stamp) == digest and archive.path.exists() and (folder / "python").is_dir():
             return archive
         stamp.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{package}-", dir=folder.parent) as scratch:
             fresh = Path(scratch) / package
-            _install(requirements, fresh / "python", target)
+            install(requirements, fresh / "python", target, link="copy")
             strip(fresh / "python")
             _compile(fresh, target)
             size = tree_size(fresh)
@@ -248,7 +237,7 @@ def _stamped(stamp: Path) -> str | None:
 
 
 @contextmanager
-def _locked(stem: Path) -> Iterator[None]:
+def locked(stem: Path) -> Iterator[None]:
     """Hold a lock file beside the artifact, released by the system if the builder dies."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     with (stem.parent / f".{stem.name}.lock").open("w") as handle:
@@ -264,10 +253,15 @@ def _run(command: list[str | Path], *, what: str) -> None:
         raise LayerError(f"{what} failed:\n{done.stderr or done.stdout}")
 
 
-def _install(requirements: Path, folder: Path, target: Target) -> None:
+def install(requirements: Path, folder: Path, target: Target, *, link: str) -> None:
+    """Put pinned packages into a folder; `link` is how files come from uv's cache.
+
+    Raises:
+        LayerError: one cannot be had, or has another hash.
+    """
     uv = ROOT / ".venv" / "bin" / "uv"
     command: list[str | Path] = [uv if uv.exists() else "uv", "pip", "install", "--require-hashes", "--no-deps"]
-    command += ["-r", requirements, "--target", folder, "--only-binary", ":all:", "--link-mode", "copy", "--no-config"]
+    command += ["-r", requirements, "--target", folder, "--only-binary", ":all:", "--link-mode", link, "--no-config"]
     if target.platform is None and target.interpreter is not None:
         command += ["--python", target.interpreter]
     elif target.platform is not None:
@@ -356,4 +350,6 @@ def _trim_endpoints(data: Path) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     for partition in document["partitions"]:
         partition["services"] = {name: spec for name, spec in partition["services"].items() if name in prefixes}
+    # A new file: the old one may be a link into the installer's cache.
+    path.unlink()
     path.write_text(json.dumps(document, separators=(",", ":"), sort_keys=True), encoding="utf-8")

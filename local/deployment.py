@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from infra.config import LOOPBACK_ORIGINS
 from infra.layers import host_target
+from infra.local_artifacts import COMMON_FOLDER, make_views
 from local import ports
 from local.adapter import Adapter
 from local.engine import NAME as ENGINE
@@ -37,7 +38,8 @@ from local.waiting import http_status
 FRONT, STREAM, SIMULATOR = "front", "stream", "simulator"
 """Names of the processes beside the engine, the model and the Stripe peer."""
 _WEBHOOK_PATH = "/webhooks/stripe"
-_SYNTHESIS_INPUTS = ("infra", "functions", "layers/common/python", "requirements")
+_SYNTHESIS_INPUTS = ("infra", "requirements")
+"""Of the local stage: what it deploys points to code, and holds none."""
 
 
 @dataclass(frozen=True)
@@ -255,17 +257,10 @@ class Deployment:
         command += ["--prewarm", "2", "--log-file", str(self.processes.log("stream-function"))]
         for origin in LOOPBACK_ORIGINS:
             command += ["--allow-origin", origin]
-        for path in (root / "layers" / "common" / "python", *self._stream_layer(), *self.given.python_path):
+        packages = make_views(host_target(self.engine.python)) / "agent_stream"
+        for path in (COMMON_FOLDER, packages, *self.given.python_path):
             command += ["--python-path", str(path)]
         self.processes.start(Program(STREAM, command, clean_environment(), root))
-
-    def _stream_layer(self) -> Iterator[Path]:
-        """Find the tree that the function's dependency layer was zipped from."""
-        label = host_target(self.engine.python).label
-        tree = self.places.root / "build" / "layers" / label / "agent_stream" / "python"
-        if not tree.exists():
-            raise LocalError(f"{tree} is missing; remove {self.places.assembly} and try again")
-        yield tree
 
     def _warm(self) -> None:
         """Call each function once, so that the first real request does not wait for its start."""

@@ -3,7 +3,7 @@
     .engine/venv                 the AWS engine's own virtual environment (it pins its own botocore)
     .engine/stripe               the Stripe peer's own
     .engine/localstack           the second engine's own, of those who test on it
-    build/unpacked               packages of deployed functions
+    build/layers, build/local    packages of deployed functions, and the archives that point to them
     .local/settings.json         what the synthesis of the local stage is given
     .local/cdk/                  synthesized stacks
     .local/outputs.json          where everything is (DESIGN section 10)
@@ -43,11 +43,6 @@ class Places:
     def node_modules(self) -> Path:
         """Programs from npm."""
         return self.root / "node_modules"
-
-    @property
-    def unpacked(self) -> Path:
-        """Unpacked archives of functions, by digest; shared by all environments."""
-        return self.root / "build" / "unpacked"
 
     @property
     def settings(self) -> Path:

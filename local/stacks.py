@@ -23,7 +23,6 @@ from botocore.exceptions import ClientError
 from infra.config import LOCAL_ASSET_BUCKET
 from local.engine import Engine
 from local.errors import LocalError
-from local.unpacked import Unpacked
 from local.upstream import Upstream
 from local.waiting import until
 
@@ -68,7 +67,6 @@ class Stacks(ABC):
         )
         self._clients: dict[str, Any] = {}
         self._memory = engine.places.state / "deployed.json"
-        self._unpacked = Unpacked(engine.places.unpacked)
 
     def client(self, service: str) -> Any:
         """Return a client of the engine's services, as root of the account."""
@@ -125,8 +123,6 @@ class Stacks(ABC):
         """
         stacks = read_assembly(assembly)
         deployed = self._deployed()
-        # Also those of stacks that stay: what their functions point to may have been removed.
-        self._unpacked.make({asset[0] for stack in stacks for asset in stack.assets})
         with ThreadPoolExecutor(max_workers=2) as pool:
             uploads = {
                 stack.name: [pool.submit(self._upload, *asset) for asset in stack.assets]
@@ -146,7 +142,6 @@ class Stacks(ABC):
                 self._memory.write_text(json.dumps(deployed, indent=1))
                 count = len(stack.template["Resources"])
                 say(f"{stack.name}: {count} resources in {time.monotonic() - began:.1f} s")
-        self._unpacked.forget_old()
         return self.outputs([stack.name for stack in stacks])
 
     def outputs(self, names: Sequence[str]) -> dict[str, str]:
@@ -180,7 +175,7 @@ class Stacks(ABC):
         except ClientError as absent:
             if absent.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
-            s3.put_object(Bucket=bucket, Key=key, Body=self._unpacked.linked(file))
+            s3.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
 
     def _apply(self, stack: StackFiles) -> None:
         cloudformation: CloudFormationClient = self.client("cloudformation")

@@ -207,25 +207,12 @@ def test_common_layer_mounts_karma(tmp_path: Path) -> None:
 
 def test_code_archives_hold_one_package_and_keep_the_executable_bit() -> None:
     arm = target_of(settings_of(Stage.PROD))
-    dependencies = build_dependencies("agent_stream", arm)
-    archive = build_code("agent_stream", arm, settings_of(Stage.PROD), dependencies)
+    archive = build_code("agent_stream", arm)
     with zipfile.ZipFile(archive.path) as opened:
         modes = {info.filename: info.external_attr >> 16 for info in opened.infolist()}
     assert {name.partition("/")[0] for name in modes} == {"agent_stream"}
     assert modes["agent_stream/bootstrap"] & 0o111 == 0o111
     assert modes["agent_stream/__init__.py"] & 0o111 == 0
-
-
-@pytest.mark.skipif(not (ROOT / ".engine" / "venv").exists(), reason="the local engine is not installed")
-def test_the_local_stream_archive_starts_by_itself(tmp_path: Path) -> None:
-    settings = stage_settings(Stage.LOCAL)
-    host = target_of(settings)
-    archive = build_code("agent_stream", host, settings, build_dependencies("agent_stream", host))
-    with zipfile.ZipFile(archive.path) as opened:
-        modes = {info.filename: info.external_attr >> 16 for info in opened.infolist()}
-    assert modes["bootstrap"] & 0o111 == 0o111
-    assert "python/karma/py.typed" in modes
-    assert "python/orjson/__init__.py" in modes
 
 
 def test_a_dead_interpreter_is_no_interpreter(tmp_path: Path) -> None:

@@ -35,12 +35,13 @@ class TestARedirect:
         assert checked_redirect(page, ORIGINS) == page
 
     @pytest.mark.fault("F-23a")
-    @pytest.mark.parametrize("origin", ["http://localhost", "http://localhost:1", "http://localhost:65535"])
+    @pytest.mark.parametrize("origin", ["http://localhost:1", "http://localhost:3000", "http://localhost:65535"])
     def test_may_be_any_port_where_an_origin_says_so(self, origin: str) -> None:
         assert checked_redirect(f"{origin}/a", [ORIGINS[0], "http://localhost:*"]) == f"{origin}/a"
 
     @pytest.mark.parametrize(
-        "page", ["http://localhost:*/a", "http://localhost:x/", "https://localhost:1/", "//localhost:1/"]
+        "page",
+        ["http://localhost:*/a", "http://localhost:x/", "https://localhost:1/", "http://localhost/", "//localhost:1/"],
     )
     def test_is_no_other_origin_for_that(self, page: str) -> None:
         with pytest.raises(ValidationFailed):

@@ -1,9 +1,6 @@
 """What the adapter does to files; what it does to the engine is tested on one."""
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,14 +9,12 @@ from local.adapter import move_state
 from local.engine import MiniStack
 from local.places import Places
 from local.stacks import read_assembly
-from local.unpacked import Unpacked
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> MiniStack:
     places = Places(base=tmp_path / "local", root=tmp_path)
     places.make()
-    places.unpacked.mkdir(parents=True)
     return MiniStack(places, port=4566, mqtt_port=8883, persistent=True)
 
 
@@ -57,42 +52,3 @@ class TestMoveState:
     def test_the_first_start_only_notes_the_port(self, engine: MiniStack) -> None:
         move_state(engine)
         assert (engine.places.state / "engine-port").read_text() == "4566"
-
-
-class TestLinkedArchives:
-    def archive(self, tmp_path: Path, files: int, package: str = "package") -> Path:
-        path = tmp_path / f"asset.{package}.zip"
-        with zipfile.ZipFile(path, "w") as out:
-            out.writestr("agent/app.py", "from package.m7 import VALUE")
-            for number in range(files):
-                out.writestr(f"python/{package}/m{number}.py", f"VALUE = {number}")
-        return path
-
-    def test_a_small_archive_is_sent_as_it_is(self, engine: MiniStack, tmp_path: Path) -> None:
-        path = self.archive(tmp_path, files=10)
-        assert Unpacked(engine.places.unpacked).linked(path) == path.read_bytes()
-
-    def test_packages_are_found_where_they_were_unpacked_once(self, engine: MiniStack, tmp_path: Path) -> None:
-        path = self.archive(tmp_path, files=400)
-        sent = tmp_path / "sent.zip"
-        sent.write_bytes(Unpacked(engine.places.unpacked).linked(path))
-        assert len(zipfile.ZipFile(sent).namelist()) == 4
-        with zipfile.ZipFile(sent) as archive:
-            archive.extractall(tmp_path / "task")
-        # As a custom runtime's bootstrap starts its interpreter.
-        script = "import package.m7, sys; print(package.m7.VALUE)"
-        env = {"PYTHONPATH": str(tmp_path / "task" / "python")}
-        done = subprocess.run([sys.executable, "-P", "-c", script], env=env, capture_output=True, text=True, check=True)
-        assert done.stdout == "7\n"
-
-    def test_packages_of_several_layers_are_found(self, engine: MiniStack, tmp_path: Path) -> None:
-        unpacked = Unpacked(engine.places.unpacked)
-        for name in ("first", "second"):
-            sent = tmp_path / "sent.zip"
-            sent.write_bytes(unpacked.linked(self.archive(tmp_path, 400, name)))
-            with zipfile.ZipFile(sent) as archive:
-                archive.extractall(tmp_path / name)
-        script = "import first.m1, second.m2; print(first.m1.VALUE, second.m2.VALUE)"
-        env = {"PYTHONPATH": f"{tmp_path / 'first/python'}:{tmp_path / 'second/python'}"}
-        done = subprocess.run([sys.executable, "-P", "-c", script], env=env, capture_output=True, text=True, check=True)
-        assert done.stdout == "1 2\n"

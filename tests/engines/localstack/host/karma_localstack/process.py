@@ -76,8 +76,6 @@ def environment_of(function: Function, *, home: Path, runtime_api: str) -> dict[
         "LANG": "en_US.UTF-8",
         "HOME": str(home),
         "TMPDIR": str(home),
-        # Archives bring bytecode of their own.
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([*(str(root / "bin") for root in roots), os.environ["PATH"]]),
         "LD_LIBRARY_PATH": os.pathsep.join(str(root / "lib") for root in roots),

@@ -166,8 +166,7 @@ def checked_redirect(redirect: str | None, origins: Sequence[str]) -> str:
         except ValueError:  # brackets that hold no address
             parts = urlsplit("")
         origin = f"{parts.scheme}://{parts.netloc}"
-        without_port = re.sub(r":[0-9]{1,5}\Z", "", origin)
-        if "*" not in origin and not {origin, f"{without_port}:*"}.isdisjoint(origins):
+        if "*" not in origin and (origin in origins or re.sub(r":[0-9]{1,5}\Z", ":*", origin) in origins):
             return redirect
     raise ValidationFailed.of(
         "redirect",
