@@ -84,6 +84,7 @@ def dev(arguments: argparse.Namespace) -> int:
         seed.start_simulator(deployment, seeded.demo.serial)
         outputs = seed.outputs_of(deployment, seeded.demo)
         seed.wait_online(deployment, seeded.demo)
+    deployment.processes.release()
     outputs.write(places.outputs)
     print()
     conversation.converse(outputs, deployment.stripe, seed.device_log(deployment), _write)

@@ -108,6 +108,7 @@ class Deployment:
         Raises:
             LocalError: a part does not start; the message says which and why.
         """
+        self.processes.reap()
         restarted = (self.places.state / "deployed.json").exists() and not self.processes.is_running(ENGINE)
         with self.progress.step("AWS engine"):
             self._start_peers()

@@ -1,7 +1,10 @@
-"""Background processes of the local environment: detached, found again by pid files, stopped for certain.
+"""Background processes of the local environment: found again by pid files, stopped for certain, left behind by nobody.
 
 A pid alone may belong to somebody else by the time it is read, so the pid file holds the process's start time too
 and a process is signalled only if both agree.
+
+Each program runs below a supervisor (`local.supervisor`), which ends it when whoever started it is gone: a test run or
+a `make dev` that is killed leaves nothing. By `release` a `make dev` that has succeeded leaves its programs running.
 """
 
 from __future__ import annotations
@@ -26,8 +29,29 @@ _SAME_START_S = 1.0
 """Start times are derived from boot time and clock ticks; two readings of one process differ by rounding only."""
 
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
-"""Started by this very process, which has to collect their exit status; otherwise they stay as zombies."""
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_ENVIRONMENT = "KARMA_LOCAL_ENVIRONMENT"
+"""Variable of every process of an environment, with the folder of the environment: by it the next start knows them."""
+
+
+@dataclass
+class _Child:
+    """A supervisor that this very process started, and the end of the pipe that keeps it up."""
+
+    process: subprocess.Popen[bytes]
+    lifeline: int | None
+
+    def let_go(self, said: bytes = b"") -> None:
+        """Close the pipe, which ends the program unless a byte was said before."""
+        if self.lifeline is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.lifeline, said)
+            os.close(self.lifeline)
+            self.lifeline = None
+
+
+_children: dict[int, _Child] = {}
+"""Whose exit status this process has to collect; otherwise they stay as zombies."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +69,71 @@ class Processes:
 
     def __init__(self, places: Places) -> None:
         self._places = places
+        self._started: set[int] = set()
 
     def log(self, name: str) -> Path:
         """Return where the named program's output goes."""
         return self._places.logs / f"{name}.log"
 
     def start(self, program: Program) -> int:
-        """Start the program in a session of its own, output appended to its log; return its pid.
+        """Start the program below a supervisor in a session of its own, output appended to its log.
 
-        One that runs already under the same name is stopped first: its settings may be old.
+        One that runs already under the same name is stopped first: its settings may be old. It ends with this process
+        unless it is released.
+
+        Returns:
+            The supervisor's pid, which is the program's for everybody here.
         """
         self.stop([program.name])
-        with self.log(program.name).open("ab") as log:
-            child = subprocess.Popen(
-                list(program.command),
-                cwd=program.cwd,
-                env=dict(program.env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        _children[child.pid] = child
+        watched, lifeline = os.pipe()
+        try:
+            with self.log(program.name).open("ab") as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-I", str(_SUPERVISOR), str(watched), *program.command],
+                    cwd=program.cwd,
+                    env={**program.env, _ENVIRONMENT: str(self._places.base)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(watched,),
+                )
+        except BaseException:
+            os.close(lifeline)
+            raise
+        finally:
+            os.close(watched)
+        _children[child.pid] = _Child(child, lifeline)
+        self._started.add(child.pid)
         started = psutil.Process(child.pid).create_time()
         self._pid_file(program.name).write_text(json.dumps({"pid": child.pid, "started": started}))
         return child.pid
+
+    def release(self) -> None:
+        """Let everything that was started here outlive this process."""
+        for pid in self._started & _children.keys():
+            _children[pid].let_go(b"r")
+
+    def reap(self) -> list[int]:
+        """Kill what is left of this environment and belongs to no running program; return its pids.
+
+        They are known by a variable of their environment, which names this one's folder, never by their names. There
+        are some only after a supervisor was killed by force.
+        """
+        wanted = str(self._places.base)
+        known = {os.getpid()}
+        for pid in self.running().values():
+            known.add(pid)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                known |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid not in known and process.environ().get(_ENVIRONMENT) == wanted:
+                    left.append(process)
+        _signal(left, signal.SIGKILL)
+        self._await(left, 5)
+        return [process.pid for process in left]
 
     def running(self) -> dict[str, int]:
         """Return name -> pid of those that are alive."""
@@ -166,7 +230,8 @@ class Processes:
 
 def _reap(pid: int) -> None:
     child = _children.get(pid)
-    if child is not None and child.poll() is not None:
+    if child is not None and child.process.poll() is not None:
+        child.let_go()
         del _children[pid]
 
 

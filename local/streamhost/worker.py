@@ -25,6 +25,7 @@ _STOP_GRACE_S = 3.0
 _INHERITED = (
     "PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "KARMA_LOCAL_ENVIRONMENT",  # by which the next start finds what was left behind
 )  # fmt: skip
 
 

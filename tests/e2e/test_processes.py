@@ -1,5 +1,6 @@
 """One command, no container: the whole backend is a handful of processes and one folder."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,7 @@ from local.waiting import http_status
 
 
 @pytest.mark.req("R-M-34", "R-A-45", "R-A-46")
+@pytest.mark.fault("F-23a")
 def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deployment) -> None:
     running = deployment.processes.running()
     assert set(running) == {"engine", "front", "model", "stream", "stripe"}
@@ -18,6 +20,11 @@ def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deploymen
             Path(process.exe()).name for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         }
         assert not {each for each in listening if "docker" in each or "containerd" in each}, name
+        trees = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        sockets = [each for process in trees for each in process.net_connections("inet")]
+        listening_at = {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
+        assert listening_at, name
+        assert all(ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in listening_at), name
     assert http_status(f"{deployment.addresses.api_url}/docs") == 200
     assert http_status(f"{deployment.addresses.stream_url}/health") == 200
     assert deployment.addresses.api_url.startswith("http://127.0.0.1:")

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from local.errors import NotReady
-from local.places import Places
+from local.places import ROOT, Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import until
 
@@ -79,6 +79,65 @@ class TestStop:
         assert not alive(old)
         assert processes.running() == {"sleeper": new}
         processes.stop(["sleeper"])
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from local.places import ROOT, Places
+from local.processes import Processes, Program, clean_environment
+places = Places(base=Path(sys.argv[1]))
+processes = Processes(places)
+processes.start(Program("parent", [sys.executable, "-c", sys.argv[2]], clean_environment(), places.base))
+if sys.argv[3] == "release":
+    processes.release()
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def killed_starter(places: Places, how: str) -> tuple[Processes, int]:
+    """Have another process start a program with a child of its own, and kill that process; return the child's pid."""
+    command = [sys.executable, "-c", STARTER, str(places.base), PARENT, how]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"started\n"
+        processes = Processes(places)
+        log = processes.log("parent")
+        child = until(lambda: log.read_text().strip() or None, deadline_s=20, what="the child's pid")
+        starter.kill()
+    return processes, int(child)
+
+
+@pytest.mark.fault("F-23a")
+class TestAStarterThatIsKilled:
+    def test_leaves_nothing(self, places: Places) -> None:
+        processes, child = killed_starter(places, "hold")
+        until(lambda: not alive(child), deadline_s=20, what="the end of the program's child")
+        until(lambda: processes.running() == {}, deadline_s=20, what="the end of the supervisor")
+        assert processes.reap() == []
+
+    def test_leaves_what_it_released(self, places: Places) -> None:
+        processes, child = killed_starter(places, "release")
+        assert list(processes.running()) == ["parent"]
+        assert processes.reap() == [], "what runs is not left over"
+        assert alive(child)
+        assert processes.stop(["parent"]) == ["parent"]
+        assert not alive(child)
+
+    def test_and_its_supervisor_too_leave_nothing_after_the_next_start(self, places: Places) -> None:
+        processes, child = killed_starter(places, "release")
+        supervisor = psutil.Process(processes.running()["parent"])
+        stranger = subprocess.Popen([sys.executable, "-c", SLEEPER])
+        try:
+            supervisor.kill()
+            until(lambda: processes.running() == {}, deadline_s=20, what="the end of the supervisor")
+            processes.reap()
+            assert not alive(child)
+            assert alive(stranger.pid)
+        finally:
+            stranger.kill()
+            stranger.wait()
 
 
 class TestReadiness:
