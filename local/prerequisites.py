@@ -26,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from infra.interpreters import LAMBDA_PYTHON, find_python
+from local import frontends
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
@@ -239,8 +240,10 @@ def _install(environment: Environment, say: Callable[[str], None]) -> None:
 def _install_npm(say: Callable[[str], None]) -> None:
     began = time.monotonic()
     _run([str(shutil.which("npm")), "ci", "--ignore-scripts", "--silent"])
+    beside = frontends.install_missing()
     _NPM_MARKER.touch()
-    say(f"npm packages: {time.monotonic() - began:.1f} s")
+    more = f", with @ag-ui/client {', '.join(beside)} for front ends of today" if beside else ""
+    say(f"npm packages: {time.monotonic() - began:.1f} s{more}")
 
 
 def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:

@@ -222,7 +222,7 @@ async def _events(request: _Request, caller: Caller, values: PathValues, send: S
 
         def page() -> list[Segment]:
             reader.get(caller.user_id, run_id)
-            return reader.segments(caller.user_id, run_id, after=after, limit=limit)
+            return reader.first_segments(caller.user_id, run_id, after=after, limit=limit)
 
         data = events_view(await asyncio.to_thread(page), after=after)
         body = success(data, now_ms=epoch_ms(deps.clock().now()))
@@ -246,9 +246,11 @@ async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: in
     reader = deps.run_reader()
     until = monotonic() + seconds
     pause_s = _POLL_S
+    read = reader.first_segments
     try:
         while not writer.is_lost:
-            segments = await asyncio.to_thread(reader.segments, caller.user_id, run_id, after=after, limit=_PAGE)
+            segments = await asyncio.to_thread(read, caller.user_id, run_id, after=after, limit=_PAGE)
+            read = reader.segments
             for segment in segments:
                 after = segment.n
                 writer.write(frames(segment.events, n=after))

@@ -231,7 +231,7 @@ _SCHEMAS: Schema = {
             "protocolVersion": _either(
                 {"type": "string", "maxLength": MAX_VERSION_CHARS, "description": "Major version 1"}, _NULL
             ),
-            "state": _either({"type": "object", "additionalProperties": True}, _NULL),
+            "state": {"description": "Any JSON value; null is read as `{}`", "examples": [{"page": "devices"}]},
             "messages": _either({"type": "array", "items": {"$ref": _REF + "Message"}}, _NULL),
             "tools": _either({"type": "array", "maxItems": MAX_TOOLS, "items": {"$ref": _REF + "Tool"}}, _NULL),
             "context": _either(
@@ -307,7 +307,12 @@ _SCHEMAS: Schema = {
             "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "examples": ["confirmAction"]},
             "description": _TEXT,
             "parameters": _either(
-                {"type": "object", "additionalProperties": True, "description": "A JSON Schema of type object"}, _NULL
+                {
+                    "type": "object",
+                    "additionalProperties": True,
+                    "description": "A JSON Schema of type object, without oneOf, anyOf and allOf at its top level",
+                },
+                _NULL,
             ),
         },
     ),
@@ -366,7 +371,10 @@ _SCHEMAS: Schema = {
                     "type": {"type": "string"},
                     "message": {"type": "string"},
                     "path": {"type": "string"},
-                    "details": {"type": "array", "items": {"type": "object"}},
+                    "details": {
+                        "type": ["array", "object"],
+                        "description": "For 422 a list of `{field, message, type}`",
+                    },
                 },
             )
         },

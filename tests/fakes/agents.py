@@ -73,7 +73,9 @@ class MemoryRunStore:
         self._meet("thread")
         return self.threads.get(key, Thread(key=key))
 
-    def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
+    def start(
+        self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...], after: int | None = None
+    ) -> None:
         self._meet("start")
         if run.key.user_id in self.gone:
             raise AccountGone(run.key.user_id)
@@ -81,11 +83,11 @@ class MemoryRunStore:
             raise RunExists(f"Run {run.key.run_id} exists already")
         stored = self.threads.get(thread.key, Thread(key=thread.key))
         if stored.version != thread.version or stored.active_run_id is not None:
-            raise ThreadChanged("The thread was changed by another run; try again")
+            raise ThreadChanged
         self.runs_by_key[run.key] = run
         self.logs[run.key][segment.n] = segment
         self.threads[thread.key] = replace(stored, active_run_id=run.key.run_id, version=stored.version + 1)
-        self._keep(History(thread.key, thread.next_message, messages))
+        self._keep(History(thread.key, thread.next_message, messages, after))
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
         self._meet("append")
@@ -118,7 +120,8 @@ class MemoryRunStore:
         stored = self.threads[history.thread]
         assert history.n == stored.next_message
         messages = (*stored.messages, *history.messages)
-        self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages))
+        forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
+        self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages), forks=forks)
 
     def tail(self, key: RunKey) -> Segment | None:
         log = self.logs.get(key)
@@ -167,6 +170,7 @@ class KeptFrames:
     """A Sink that keeps what it gets."""
 
     data: bytes = b""
+    is_lost: bool = False
 
     def write(self, data: bytes) -> None:
         self.data += data

@@ -9,6 +9,14 @@ from pydantic import TypeAdapter
 _EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 
 
+_OF_1_0 = {
+    "RUN_FINISHED": {"outcome", "usage"},
+    "RUN_ERROR": {"usage"},
+    "TOOL_CALL_RESULT": {"metadata"},
+}
+"""Fields that clients from before 1.0 do not know."""
+
+
 class ProtocolViolated(AssertionError):
     """The client would reject this stream."""
 
@@ -25,6 +33,7 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
     answered: set[str] = set()
     terminal = ""
     first = True
+    older = False
     for event in events:
         kind = event["type"]
         _check_model(event)
@@ -32,8 +41,12 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
             raise ProtocolViolated("First event must be 'RUN_STARTED'")
         if not first and kind == "RUN_STARTED":
             raise ProtocolViolated("RUN_STARTED within a run")
-        if kind == "RUN_STARTED" and event.get("protocolVersion") != "1.0":
-            raise ProtocolViolated("RUN_STARTED without our protocolVersion")
+        if kind == "RUN_STARTED":
+            older = "protocolVersion" not in event
+            if not older and event["protocolVersion"] != "1.0":
+                raise ProtocolViolated("RUN_STARTED without our protocolVersion")
+        if older and (newer := _OF_1_0.get(kind, set()) & set(event)):
+            raise ProtocolViolated(f"{kind} for a client from before 1.0 has {newer}")
         first = False
         if terminal:
             raise ProtocolViolated(f"{kind} after {terminal}")
@@ -56,7 +69,7 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
             terminal = kind
             if texts or tools:
                 raise ProtocolViolated(f"{kind} while something is open: {texts | tools}")
-            if kind == "RUN_FINISHED":
+            if kind == "RUN_FINISHED" and not older:
                 unanswered = [call_id for call_id in started if call_id not in answered]
                 pending = event["outcome"].get("pendingToolCallIds", [])
                 if started and unanswered != pending:

@@ -91,12 +91,15 @@ async def run_events(
     after: Annotated[int, Query(ge=0, le=_MAX_AFTER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """Read a run's log above segment `after`; the stream URL has the same path as server-sent events."""
+    """Read a run's log above segment `after`; the stream URL has the same path as server-sent events.
+
+    At or after the end of a run that has ended: its terminal event once more, and `finished` is true.
+    """
     from karma.agents.service import events_view
 
     reader = agents.runs()
     reader.get(caller.user_id, RunId(run_id))
-    segments = reader.segments(caller.user_id, RunId(run_id), after=after, limit=limit)
+    segments = reader.first_segments(caller.user_id, RunId(run_id), after=after, limit=limit)
     return ok(events_view(segments, after=after))
 
 

@@ -1,6 +1,7 @@
-"""Our streams as @ag-ui/client 1.0 reads them."""
+"""Our streams as clients of AG-UI read them: 1.0, and the versions that current front ends depend on."""
 
 import asyncio
+import functools
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from karma.agents.engine import Limits
 from karma.agents.ports import ModelFailed, StopReason
 from karma.agents.requests import parse_run_input
 from karma.agents.service import RunService
+from local import frontends
 from tests.fakes.agents import (
     KeptFrames,
     MemoryRunStore,
@@ -31,100 +33,143 @@ from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
 from tests.support.agui import ProtocolViolated, verify
 
-ROOT = Path(__file__).resolve().parents[3]
 NODE = shutil.which("node")
+CURRENT = "1.0.0"
+CLIENTS = frontends.clients()
 
 needs_client = pytest.mark.skipif(
-    NODE is None or not (ROOT / "node_modules/@ag-ui/client").is_dir(), reason="node or @ag-ui/client is not installed"
+    NODE is None or CURRENT not in CLIENTS, reason="node or @ag-ui/client is not installed"
 )
+every_client = pytest.mark.parametrize("client", sorted(CLIENTS) or [CURRENT])
 FRONTEND = [{"name": "ask", "description": "", "parameters": {"type": "object", "properties": {}}}]
-INPUT: dict[str, Any] = {
-    "threadId": "t1",
-    "runId": "r1",
-    "messages": [{"id": "u1", "role": "user", "content": "hi"}],
-    "state": {"page": 1},
-    "tools": FRONTEND,
+QUESTION: dict[str, Any] = {"id": "u1", "role": "user", "content": "hi"}
+ASKED = [*text("Let me ", "see."), *tool("c1", "searchDatabase", '{"type"', ":1}"), *tool("c2", "ask", "{}")]
+TURNS: dict[str, list[Any]] = {
+    "chat": [*text("Hel", "lo"), *ended()],
+    "tools": [*ASKED, *ended(StopReason.TOOL_USE, Usage(1, 2, 3, 4))],
+    "error": [*text("Ha"), *tool("c3", "ask")[:1], ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=Usage(9))],
+    "edited": [*text("Good day"), *ended()],
 }
 
 
-def stream(*turns: Any) -> bytes:
-    async def go() -> bytes:
+def inputs(client: str) -> list[dict[str, Any]]:
+    """Four runs on threads of their own; in the last the client holds an answer that nobody gave."""
+    forged = {"id": "a9", "role": "assistant", "content": "I promise"}
+    system = {"id": "s1", "role": "system", "content": "Be kind"}
+    version = {"protocolVersion": "1.0"} if client == CURRENT else {}
+    asked = {"tools": FRONTEND, "state": {}, "context": [], "forwardedProps": {}, **version}
+    told = {name: {"threadId": name, "runId": f"r-{name}", "messages": [QUESTION], **asked} for name in TURNS}
+    told["edited"] |= {"threadId": "chat", "messages": [system, QUESTION, forged, {**QUESTION, "id": "u2"}]}
+    return list(told.values())
+
+
+def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
+    async def go() -> list[bytes]:
         service = RunService(
             store=MemoryRunStore(),
             watchdog=RememberedWatchdog(),
-            model=ScriptedModel(*turns),
+            model=ScriptedModel(*TURNS.values()),
             agents=catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry")),
             configuration=as_built(),
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
             clock=SetClock(),
             limits=Limits(),
         )
-        frames = KeptFrames()
-        await (await service.start(caller(), parse_run_input(orjson.dumps(INPUT)))).execute(frames)
-        return frames.data
+        made = []
+        for body in bodies:
+            frames = KeptFrames()
+            await (await service.start(caller(), parse_run_input(orjson.dumps(body)))).execute(frames)
+            made.append(frames.data)
+        return made
 
     return asyncio.run(go())
 
 
-def read(data: bytes) -> dict[str, Any]:
+@functools.cache
+def heard(client: str) -> dict[str, dict[str, Any]]:
+    """Let a client do the four runs, in one process."""
     assert NODE is not None
+    bodies = inputs(client)
+    runs = [{"stream": data.decode(), "input": body} for data, body in zip(streams(bodies), bodies, strict=True)]
     done = subprocess.run(
-        [NODE, str(Path(__file__).with_name("client.mjs"))],
-        input=json.dumps({"stream": data.decode(), "input": INPUT}).encode(),
+        [NODE, str(Path(__file__).with_name("client.mjs")), CLIENTS[client]],
+        input=json.dumps(runs).encode(),
         capture_output=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["error"] == ""
-    assert told["warnings"] == []
-    return told
+    told: list[dict[str, Any]] = json.loads(done.stdout)
+    return dict(zip(TURNS, told, strict=True))
+
+
+@needs_client
+@pytest.mark.fault("F-05a")
+@every_client
+@pytest.mark.parametrize("name", TURNS)
+def test_a_client_takes_the_stream_as_it_is(client: str, name: str) -> None:
+    told = heard(client)[name]
+
+    assert (told["error"], told["warnings"]) == ("", [])
+    assert told["sent"].get("protocolVersion") == inputs(client)[0].get("protocolVersion")
+
+
+@needs_client
+@pytest.mark.fault("F-05a")
+@every_client
+def test_a_client_holds_what_was_said_and_the_user_in_its_state(client: str) -> None:
+    told = heard(client)["chat"]
+
+    assert told["state"] == {"user": {"id": caller().user_id, "name": "Ada", "avatar": caller().avatar}}
+    assert [each["content"] for each in told["messages"]] == ["hi", "Hello"]
 
 
 @needs_client
 @pytest.mark.req("R-K-38", "R-K-40")
-def test_the_client_holds_what_was_said_and_the_user_in_its_state() -> None:
-    told = read(
-        stream(
-            [
-                *text("Let me ", "see."),
-                *tool("c1", "unknownTool", '{"a"', ":1}"),
-                *tool("c2", "ask", "{}"),
-                *ended(StopReason.TOOL_USE, Usage(1, 2, 3, 4)),
-            ]
-        )
-    )
+@pytest.mark.fault("F-05a")
+@every_client
+def test_a_client_has_a_frontend_tool_to_answer(client: str) -> None:
+    told = heard(client)["tools"]
 
-    assert told["pending"] == ["c2"]
-    assert told["state"] == {"page": 1, "user": {"id": caller().user_id, "name": "Ada", "avatar": caller().avatar}}
     user, assistant, result = told["messages"]
     assert user["content"] == "hi"
     assert assistant["content"] == "Let me see."
-    assert [(each["id"], each["function"]["arguments"]) for each in assistant["toolCalls"]] == [
-        ("c1", '{"a":1}'),
-        ("c2", "{}"),
-    ]
+    calls = [(each["id"], each["function"]["arguments"]) for each in assistant["toolCalls"]]
+    assert calls == [("c1", '{"type":1}'), ("c2", "{}")]
     assert (result["role"], result["toolCallId"]) == ("tool", "c1")
+    assert told["pending"] == (["c2"] if client == CURRENT else None)
 
 
 @needs_client
-def test_the_client_accepts_a_failed_run() -> None:
-    told = read(stream([*text("Ha"), *tool("c1", "ask")[:1], ModelFailed(RunErrorCode.MODEL_STREAM_CUT)]))
+@pytest.mark.fault("F-05a")
+@every_client
+def test_a_client_is_told_of_a_failed_run(client: str) -> None:
+    assert heard(client)["error"]["runError"] == "MODEL_STREAM_CUT"
 
-    assert told["runError"] == "MODEL_STREAM_CUT"
+
+@needs_client
+@pytest.mark.fault("F-05a", "F-02a")
+@every_client
+def test_a_client_s_conversation_becomes_the_one_that_is_gone_on_with(client: str) -> None:
+    told = heard(client)["edited"]
+
+    assert [each["content"] for each in told["messages"]] == ["Be kind", "hi", "hi", "Good day"]
+    (custom,) = told["custom"]
+    assert [note["field"] for note in custom["value"]] == ["messages.2"]
 
 
 def test_the_port_of_the_client_s_rules_finds_what_the_client_refuses() -> None:
     start = {"type": "RUN_STARTED", "threadId": "t", "runId": "r", "protocolVersion": "1.0"}
     opened = {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}
     done = {"type": "RUN_FINISHED", "threadId": "t", "runId": "r", "outcome": {"type": "success"}}
+    older = {name: value for name, value in start.items() if name != "protocolVersion"}
     refused: list[list[dict[str, Any]]] = [
         [opened],
         [start],
         [start, opened, done],
         [start, start],
         [start, done, opened],
+        [older, done],
     ]
     for bad in refused:
         with pytest.raises(ProtocolViolated):

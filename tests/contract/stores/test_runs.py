@@ -56,6 +56,7 @@ def run(run_id: str = "r1", user: UserId = USER, at: datetime = NOW) -> Run:
         status=RunStatus.RUNNING,
         model="m",
         created_at=at,
+        asked_hash="d1",
     )
 
 
@@ -192,6 +193,29 @@ def test_the_end_is_written_whole_and_frees_the_thread(runs: RunStore) -> None:
     assert thread.active_run_id is None
     assert len(thread.messages) == 2
     begin(runs, run("r2"))
+
+
+@pytest.mark.fault("F-02a")
+def test_a_branch_follows_the_message_that_it_forks_from(runs: RunStore) -> None:
+    first, answer, anew, other = (said(text) for text in ("hi", "hello", "good day", "never mind"))
+    begin(runs, None, first)
+    runs.finish(segment(2, terminal=True), END, thread=THREAD, history=History(THREAD, 1, (answer,), 0))
+    second, third = run("r2"), run("r3")
+
+    runs.start(second, thread=runs.thread(THREAD), segment=segment(of=second), messages=(), after=0)
+    end = replace(END, last_message=2)
+    last = segment(2, of=second, terminal=True)
+    runs.finish(last, end, thread=THREAD, history=History(THREAD, 2, (anew,), 0))
+    runs.start(third, thread=runs.thread(THREAD), segment=segment(of=third), messages=(other,), after=-1)
+
+    thread = runs.thread(THREAD)
+    assert thread.messages == (first, answer, anew, other)
+    assert dict(thread.forks) == {2: 0, 3: -1}
+    assert [thread.way_to(n) for n in range(4)] == [[0], [0, 1], [0, 2], [3]]
+    ended, going_on = runs.run(second.key), runs.run(third.key)
+    assert ended is not None
+    assert going_on is not None
+    assert (ended.last_message, going_on.last_message) == (2, -1)
 
 
 def test_a_large_conversation_is_stored_in_pieces(runs: RunStore) -> None:

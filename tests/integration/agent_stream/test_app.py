@@ -27,6 +27,7 @@ def hello(**more: Any) -> dict[str, Any]:
     return {
         "threadId": "t1",
         "runId": new_id(),
+        "protocolVersion": "1.0",
         "messages": [{"id": "u1", "role": "user", "content": "hi"}],
         **more,
     }
@@ -237,6 +238,7 @@ class TestPages:
         streams.run(streams.agent(body))
         return f"/api/v1/runs/{body['runId']}/events"
 
+    @pytest.mark.fault("F-06a")
     def test_a_log_is_read_by_pages(self, streams: Any, path: str) -> None:
         json_only = {"accept": "application/json"}
         whole = events_of(streams.run(streams.make("GET", path)).data)
@@ -255,8 +257,13 @@ class TestPages:
 
         assert page.json["success"] is True
         assert seen == whole
-        beyond = streams.run(streams.make("GET", path, query=f"after={after}", headers=json_only))
-        assert beyond.json["data"] == {"segments": [], "next_after": after, "finished": False}
+        end = {"segments": [{"n": after, "events": whole[-1:]}], "next_after": after, "finished": True}
+        for beyond in (after, after + 1, 10**8 - 1):
+            answer = streams.run(streams.make("GET", path, query=f"after={beyond}", headers=json_only))
+            assert answer.json["data"] == end
+            stream = streams.run(streams.make("GET", path, query=f"after={beyond}"))
+            assert events_of(stream.data) == whole[-1:]
+            assert stream.data.startswith(b"id: %d\n" % after)
 
     def test_it_is_the_page_of_the_api(
         self, streams: Any, path: str, http_event: Callable[..., dict[str, Any]], lambda_context: object
@@ -377,12 +384,14 @@ class TestReattaching:
         assert answer.json["error"]["code"] == "NOT_FOUND"
 
 
+@pytest.mark.fault("F-06c")
 def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: Any) -> None:
     hold = threading.Event()
     streams.model.answer(message(text("Hel")), hold=hold)
     body = hello()
-    first, second, third = (
+    first, bare, second, third = (
         streams.agent(body),
+        streams.agent(hello()),
         streams.make("POST", "/api/v1/agent", body=hello()),
         streams.make("POST", "/api/v1/agent", body={**body, "threadId": "t2"}),
     )
@@ -392,6 +401,7 @@ def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: 
 
         serving = asyncio.create_task(first.run(app))
         await asyncio.wait_for(first.arrived.wait(), 10)
+        await bare.run(app)
         await second.run(app)
         await third.run(app)
         hold.set()
@@ -400,7 +410,10 @@ def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: 
     streams.serve(overlap())
 
     assert [second.status, second.json["error"]["code"]] == [409, "CONFLICT"]
-    assert second.json["error"]["details"] == {"run_id": body["runId"]}
+    assert [bare.status, bare.json["error"]["type"]] == [409, "ThreadBusy"]
+    for busy in (second, bare):
+        assert busy.json["error"]["details"] == {"run_id": body["runId"]}
+        assert int(busy.answer_headers["retry-after"]) > 0
     assert [third.status, third.json["error"]["code"]] == [409, "CONFLICT"]
 
 

@@ -12,7 +12,7 @@ from karma.agents.builtins import DeviceServices, DeviceTools
 from karma.agents.domain import ToolCall
 from karma.agents.tools import Toolbox, ToolOutcome, schema_of
 from karma.core.errors import NotFound
-from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.ids import CommandId, DeviceId, RunId, UserId
 from karma.devices.domain import (
     Command,
     CommandStatus,
@@ -89,7 +89,8 @@ class FakeCommands:
 def call(name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, **arguments: Any) -> ToolOutcome:
     services = DeviceServices(FakeDevices(), commands or FakeCommands())
     toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role))
-    return asyncio.run(toolbox.call(ToolCall("call-1", name, orjson.dumps(arguments).decode())))
+    asked = ToolCall("call-1", name, orjson.dumps(arguments).decode())
+    return asyncio.run(toolbox.call(asked, run_id=RunId("run-1")))
 
 
 @pytest.mark.req("R-K-41")
@@ -123,7 +124,7 @@ def test_a_command_s_answer_comes_back() -> None:
             "params": {"x": 1},
             "ttl_s": 60,
             "requested_by": "agent",
-            "idempotency_key": "agent:call-1",
+            "idempotency_key": "agent:run-1 call-1",
         }
     ]
 

@@ -160,8 +160,8 @@ class DeviceTools:
                 asked.params or {},
                 ttl_s=COMMAND_TTL_S,
                 requested_by="agent",
-                # The same call never moves the device twice, whoever repeats it.
-                idempotency_key=f"agent:{context.call_id}",
+                # The same call never moves the device twice, whoever repeats it; a call of another run does.
+                idempotency_key=f"agent:{context.run_id} {context.call_id}",
             )
             return commands.wait(user_id, sent, timeout_s=self._command_wait_s)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -23,6 +23,9 @@ from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
 ENGINE_SCHEMA = 1
 """Layout of a run's log; a release continues only what it can read."""
+
+BUSY_RETRY_S = 5
+"""When a client that met a busy thread may ask again."""
 
 LEASE = timedelta(seconds=30)
 """How long a segment keeps its writer in possession of the run."""
@@ -99,11 +102,19 @@ class RunExists(Conflict):
 
 
 class ThreadBusy(Conflict):
-    """The thread has an active run; `details.run_id` names it."""
+    """The thread has an active run; `details.run_id` names it, and `Retry-After` says when to come again."""
+
+    def __init__(self, run_id: RunId) -> None:
+        super().__init__("The thread has an active run", details={"run_id": run_id})
+        self.headers["Retry-After"] = str(BUSY_RETRY_S)
 
 
 class ThreadChanged(Conflict):
     """Another run began or ended between our reading of the thread and our write: read again."""
+
+    def __init__(self) -> None:
+        super().__init__("The thread was changed by another run; try again")
+        self.headers["Retry-After"] = "1"
 
 
 class OwnershipLost(Exception):
@@ -249,6 +260,10 @@ class Run:
     turns: int = 0
     usage: Json | None = None
     pending_tool_call_ids: tuple[str, ...] = ()
+    asked_hash: str = ""
+    """Digest of the request that began it: the same one again asks for its answer, not for another run."""
+    last_message: int = -1
+    """Position of the last message of its branch when it ended; -1 where it added none or has not ended."""
     engine_schema: int = ENGINE_SCHEMA
 
 
@@ -262,18 +277,42 @@ class RunEnd:
     turns: int = 0
     usage: Json | None = None
     pending_tool_call_ids: tuple[str, ...] = ()
+    last_message: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
-    """A conversation as stored; `version` 0 is one that does not exist yet."""
+    """A conversation as stored, with all its branches; `version` 0 is one that does not exist yet.
+
+    Messages are only ever added. Each follows another one: the one before it, or the one that `forks` names, where a
+    user went back and asked again. So every branch that ever was is the way from one of its messages to the root.
+    """
 
     key: ThreadKey
     messages: tuple[Message, ...] = ()
     next_message: int = 0
     """Number of messages, and the position of the next one."""
+    forks: Mapping[int, int] = field(default_factory=dict)
+    """Positions of messages that do not follow the one before them, and which one they follow; -1 is the root."""
     version: int = 0
     active_run_id: RunId | None = None
+
+    def parent(self, position: int) -> int:
+        """Return which message the one at this position follows; -1 for the first of a branch."""
+        return self.forks.get(position, position - 1)
+
+    def way_to(self, position: int) -> list[int]:
+        """List the positions of a branch from its beginning to this message; none for -1."""
+        way: list[int] = []
+        while position >= 0:
+            way.append(position)
+            position = self.parent(position)
+        return way[::-1]
+
+    @property
+    def latest(self) -> int:
+        """The position of the message that was added last, the end of the branch that is spoken of now."""
+        return self.next_message - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +322,13 @@ class History:
     thread: ThreadKey
     n: int
     messages: tuple[Message, ...]
+    after: int | None = None
+    """Position of the message that the first one follows; None is the one before it."""
+
+    @property
+    def fork(self) -> int | None:
+        """Position of the message that the first one follows where that is not the one before it."""
+        return None if self.after == self.n - 1 else self.after
 
 
 def end(run: Run, how: RunEnd) -> Run:
@@ -301,4 +347,5 @@ def end(run: Run, how: RunEnd) -> Run:
         turns=how.turns,
         usage=how.usage,
         pending_tool_call_ids=how.pending_tool_call_ids,
+        last_message=how.last_message,
     )

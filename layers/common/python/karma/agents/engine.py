@@ -7,6 +7,7 @@ only when a turn is complete, in the transaction that logs it: a run that breaks
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ from karma.agents.domain import (
     ERROR_MESSAGES,
     MAX_ADDED_BYTES,
     History,
+    Json,
     Message,
     OwnershipLost,
     RunEnd,
@@ -26,7 +28,7 @@ from karma.agents.domain import (
     ToolCall,
     Usage,
 )
-from karma.agents.events import DeltaPrefix, Event
+from karma.agents.events import CURRENT, DeltaPrefix, Event, Version
 from karma.agents.log import RunLog
 from karma.agents.ports import (
     Model,
@@ -49,6 +51,8 @@ from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.ids import RunId, short_id
 from karma.core.observability import count, logger
+
+_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _RESULTS_A_COMMIT = 16
 """Results of at most 64 KB each (twice that when escaped once more) that go into one transaction."""
@@ -79,7 +83,11 @@ class Plan:
     messages: list[Message]
     """The thread with what the client added; grows with the run."""
     stored: int
-    """How many messages the thread holds in the store."""
+    """How many messages the thread holds in the store, in all its branches."""
+    last: int = -1
+    """Position of the last message of this branch; -1 for none."""
+    speaks: Version = CURRENT
+    """The client's version of the protocol."""
     frontend_tools: Sequence[ToolSpec]
     pending: Sequence[ToolCall] = ()
     """Frontend calls that still wait for the client: nothing to do but say so."""
@@ -93,6 +101,7 @@ class _Turn:
     message_id: str
     text: DeltaPrefix
     args: dict[str, DeltaPrefix] = field(default_factory=dict)
+    """By the provider's id of a call; its prefix names ours."""
     said: GrowingText = field(default_factory=GrowingText)
     args_chars: int = 0
     calls: list[ToolCall] = field(default_factory=list)
@@ -117,6 +126,7 @@ class RunEngine:
         self._clock = clock
         self._usage = Usage()
         self._turns = 0
+        self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
 
     async def run(self) -> None:
         """Run to the terminal event. Never raises for what a run may meet; a bug ends the run with INTERNAL."""
@@ -202,16 +212,27 @@ class RunEngine:
 
     async def _structure(self, turn: _Turn, event: object) -> None:
         if isinstance(event, ToolBegun):
-            begin = events.tool_start(tool_call_id=event.id, name=event.name, parent_message_id=turn.message_id)
-            turn.args[event.id] = events.args_deltas(event.id)
+            call_id = self._own_call_id(event.id)
+            begin = events.tool_start(tool_call_id=call_id, name=event.name, parent_message_id=turn.message_id)
+            turn.args[event.id] = events.args_deltas(call_id)
             turn.names[event.id] = event.name
             held, turn.held = turn.held, []
             await self._log.commit([*self._end_text(turn), *held, begin])
         elif isinstance(event, ToolEnded):
-            turn.held.append(events.tool_end(event.call_id))
-            turn.calls.append(ToolCall(event.call_id, turn.names[event.call_id], event.arguments))
+            call_id = turn.args[event.call_id].ref
+            turn.held.append(events.tool_end(call_id))
+            turn.calls.append(ToolCall(call_id, turn.names[event.call_id], event.arguments))
         elif isinstance(event, TurnEnded):
             turn.ended = event
+
+    def _own_call_id(self, given: str) -> str:
+        """Return the provider's id of a call, or another where a client would take the call for an earlier one.
+
+        Providers name calls anew in each conversation, some gateways in each answer; clients append to what has the id.
+        """
+        call_id = given if _CALL_ID.fullmatch(given) and given not in self._call_ids else f"call_{short_id()}"
+        self._call_ids.add(call_id)
+        return call_id
 
     async def _release(self, turn: _Turn) -> None:
         held, turn.held = turn.held, []
@@ -234,7 +255,7 @@ class RunEngine:
             role="assistant",
             content=str(turn.said),
             tool_calls=tuple(turn.calls),
-            blocks=turn.ended.blocks,
+            blocks=_with_call_ids(turn.ended.blocks, turn.calls),
             model=self._plan.model,
         )
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
@@ -256,14 +277,18 @@ class RunEngine:
         """
         pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
         own = [call for call in calls if call.id not in pending]
-        outcomes = await asyncio.gather(*(self._toolbox.call(call) for call in own))
+        outcomes = await asyncio.gather(*(self._toolbox.call(call, run_id=self._plan.run_id) for call in own))
         found = [(short_id(), call, outcome) for call, outcome in zip(own, outcomes, strict=True)]
         for at in range(0, len(found), _RESULTS_A_COMMIT):
             results = found[at : at + _RESULTS_A_COMMIT]
             kept = tuple(_result_message(message_id, call, outcome) for message_id, call, outcome in results)
             sent = [
                 events.tool_result(
-                    message_id=message_id, tool_call_id=call.id, content=outcome.content, failed=outcome.failed
+                    message_id=message_id,
+                    tool_call_id=call.id,
+                    content=outcome.content,
+                    failed=outcome.failed,
+                    speaks=self._plan.speaks,
                 )
                 for message_id, call, outcome in results
             ]
@@ -294,9 +319,10 @@ class RunEngine:
             return None
         if len(dump_messages(messages)) > MAX_ADDED_BYTES:
             raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
-        history = History(self._plan.thread, self._plan.stored, tuple(messages))
+        history = History(self._plan.thread, self._plan.stored, tuple(messages), self._plan.last)
         self._plan.messages.extend(messages)
         self._plan.stored += len(messages)
+        self._plan.last = self._plan.stored - 1
         return history
 
     async def _finish(
@@ -313,14 +339,17 @@ class RunEngine:
             pending_tool_call_ids=pending,
             usage=[usage] if usage else (),
             result=result,
+            speaks=self._plan.speaks,
         )
-        how = self._end(RunStatus.FINISHED, pending=pending)
-        await self._log.finish(terminal, how, history=self._keep(keep))
+        history = self._keep(keep)
+        await self._log.finish(terminal, self._end(RunStatus.FINISHED, pending=pending), history=history)
         count("RunFinished")
 
     async def _fail(self, code: RunErrorCode) -> None:
         usage = self._wire_usage()
-        terminal = events.run_error(message=ERROR_MESSAGES[code], code=code, usage=[usage] if usage else ())
+        terminal = events.run_error(
+            message=ERROR_MESSAGES[code], code=code, usage=[usage] if usage else (), speaks=self._plan.speaks
+        )
         try:
             await self._log.finish(terminal, self._end(RunStatus.FAILED, code=code))
             count("RunFailed", code=code.value)
@@ -347,7 +376,14 @@ class RunEngine:
             turns=self._turns,
             usage=self._wire_usage(),
             pending_tool_call_ids=tuple(pending),
+            last_message=self._plan.last,
         )
+
+
+def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:
+    """Write the ids of calls, in order, into the blocks that ask for them."""
+    ids = iter(call.id for call in calls)
+    return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
 
 
 def _result_message(message_id: str, call: ToolCall, outcome: ToolOutcome) -> Message:

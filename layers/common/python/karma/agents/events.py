@@ -14,6 +14,20 @@ import orjson
 PROTOCOL_VERSION = "1.0"
 """Ours, sent on RUN_STARTED; not an echo of the client's."""
 
+Version = tuple[int, int]
+CURRENT: Version = (1, 0)
+BEFORE_1_0: Version = (0, 0)
+"""Of clients that name no version: there was no field for it."""
+
+SINCE: Mapping[str, Mapping[str, Version]] = {
+    "RUN_STARTED": {"protocolVersion": (1, 0)},
+    "RUN_FINISHED": {"outcome": (1, 0), "usage": (1, 0)},
+    "RUN_ERROR": {"usage": (1, 0)},
+    "TOOL_CALL_RESULT": {"metadata": (1, 0)},
+}
+"""Which version brought a field. Clients of 0.0.54 to 0.0.59 refuse a whole run for `outcome.pendingToolCallIds`, and
+their users' hosts for others: what a client's version does not have is left out for it."""
+
 _dumps = orjson.dumps
 
 
@@ -47,16 +61,16 @@ def args_deltas(tool_call_id: str) -> DeltaPrefix:
     return DeltaPrefix(tool_call_id, b'{"type":"TOOL_CALL_ARGS","toolCallId":' + _dumps(tool_call_id) + b',"delta":')
 
 
-def run_started(*, thread_id: str, run_id: str, parent_run_id: str = "") -> Event:
+def run_started(*, thread_id: str, run_id: str, parent_run_id: str = "", speaks: Version = CURRENT) -> Event:
     """RUN_STARTED with our protocol version."""
     body = {"threadId": thread_id, "runId": run_id, "protocolVersion": PROTOCOL_VERSION}
     if parent_run_id:
         body["parentRunId"] = parent_run_id
-    return _event("RUN_STARTED", "", body)
+    return _event("RUN_STARTED", "", body, speaks)
 
 
-def state_snapshot(state: Mapping[str, object]) -> Event:
-    """STATE_SNAPSHOT."""
+def state_snapshot(state: object) -> Event:
+    """STATE_SNAPSHOT; a state is any JSON value."""
     return _event("STATE_SNAPSHOT", "", {"snapshot": state})
 
 
@@ -81,12 +95,12 @@ def tool_end(tool_call_id: str) -> Event:
     return _event("TOOL_CALL_END", tool_call_id, {"toolCallId": tool_call_id})
 
 
-def tool_result(*, message_id: str, tool_call_id: str, content: str, failed: bool) -> Event:
+def tool_result(*, message_id: str, tool_call_id: str, content: str, failed: bool, speaks: Version = CURRENT) -> Event:
     """TOOL_CALL_RESULT; the protocol has no field for a failure, so it is in the content and in the metadata."""
     body: dict[str, object] = {"messageId": message_id, "toolCallId": tool_call_id, "content": content, "role": "tool"}
     if failed:
         body["metadata"] = {"failed": True}
-    return _event("TOOL_CALL_RESULT", "", body)
+    return _event("TOOL_CALL_RESULT", "", body, speaks)
 
 
 def run_finished(
@@ -96,6 +110,7 @@ def run_finished(
     pending_tool_call_ids: Sequence[str] = (),
     usage: Sequence[Mapping[str, object]] = (),
     result: Mapping[str, object] | None = None,
+    speaks: Version = CURRENT,
 ) -> Event:
     """RUN_FINISHED with outcome success."""
     outcome: dict[str, object] = {"type": "success"}
@@ -106,19 +121,33 @@ def run_finished(
         body["result"] = result
     if usage:
         body["usage"] = list(usage)
-    return _event("RUN_FINISHED", "", body)
+    return _event("RUN_FINISHED", "", body, speaks)
 
 
-def run_error(*, message: str, code: str, usage: Sequence[Mapping[str, object]] = ()) -> Event:
+def run_error(
+    *, message: str, code: str, usage: Sequence[Mapping[str, object]] = (), speaks: Version = CURRENT
+) -> Event:
     """RUN_ERROR."""
     body: dict[str, object] = {"message": message, "code": code}
     if usage:
         body["usage"] = list(usage)
-    return _event("RUN_ERROR", "", body)
+    return _event("RUN_ERROR", "", body, speaks)
 
 
-def _event(kind: str, ref: str, body: Mapping[str, object]) -> Event:
-    return Event(kind, ref, _dumps({"type": kind, **body}))
+def messages_snapshot(messages: Sequence[Mapping[str, object]]) -> Event:
+    """MESSAGES_SNAPSHOT; what a client holds and does not find here, it drops."""
+    return _event("MESSAGES_SNAPSHOT", "", {"messages": list(messages)})
+
+
+def input_ignored(notes: Sequence[Mapping[str, str]]) -> Event:
+    """CUSTOM event that names what the client sent and what was passed over."""
+    return _event("CUSTOM", "", {"name": "karma.input_ignored", "value": list(notes)})
+
+
+def _event(kind: str, ref: str, body: Mapping[str, object], speaks: Version = CURRENT) -> Event:
+    since = SINCE.get(kind, {})
+    known = {name: value for name, value in body.items() if since.get(name, BEFORE_1_0) <= speaks}
+    return Event(kind, ref, _dumps({"type": kind, **known}))
 
 
 class OpenItems:

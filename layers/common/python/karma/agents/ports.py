@@ -143,6 +143,11 @@ class Watchdog(Protocol):
 class Sink(Protocol):
     """Where the frames of a run go; never blocks, never raises, drops everything once the client has left."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client is known to have left; never on platforms that do not tell."""
+        ...
+
     def write(self, data: bytes) -> None:
         """Send frames."""
         ...
@@ -161,8 +166,12 @@ class RunStore(Protocol):
     def thread(self, key: ThreadKey) -> Thread:
         """Read a thread with its messages, consistently; an absent one is empty."""
 
-    def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
+    def start(
+        self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...], after: int | None = None
+    ) -> None:
         """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
+
+        The messages follow the one at position `after`, else the thread's latest.
 
         Raises:
             RunExists: the id was used before.

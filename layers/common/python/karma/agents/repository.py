@@ -138,6 +138,8 @@ class RunItem(AgentsItem, discriminator="run"):
     """JSON of an AG-UI TokenUsage."""
     pending_tool_call_ids = UnicodeAttribute(default="[]")
     """JSON list."""
+    asked_hash = UnicodeAttribute(default="")
+    last_message = NumberAttribute(null=True)
     engine_schema = NumberAttribute()
 
 
@@ -171,6 +173,8 @@ class MessagesItem(AgentsItem, discriminator="messages"):
 
     messages = BinaryAttribute(legacy_encoding=False)
     """JSON list, cut anywhere when it has several parts."""
+    after = NumberAttribute(null=True)
+    """Position of the message that the first one follows; absent where it is the one before it."""
     parts = NumberAttribute(default=1)
     """Number of the items that hold the list together."""
 
@@ -191,20 +195,21 @@ class DynamoRunStore:
             ThreadChanged: it is being written, and each of three reads met half of a write.
         """
         for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
-            head, messages = self._read_thread(key)
+            head, messages, forks = self._read_thread(key)
             if messages is not None:
                 return Thread(
                     key=key,
                     messages=tuple(messages),
                     next_message=len(messages),
+                    forks=forks,
                     version=int(head.version) if head else 0,
                     active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
                 )
             if pause_s is not None:
                 time.sleep(pause_s)
-        raise ThreadChanged("The thread was changed by another run; try again")
+        raise ThreadChanged
 
-    def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None]:
+    def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None, dict[int, int]]:
         """Read a thread's items; its messages are None when some part of a list is not there (yet)."""
         head: ThreadItem | None = None
         lists: dict[str, list[MessagesItem]] = {}
@@ -220,14 +225,19 @@ class DynamoRunStore:
             if start is None:
                 break
         messages: list[Message] = []
+        forks: dict[int, int] = {}
         for parts in lists.values():
             # A Query reads beside a transaction item by item.
             if any(int(part.parts) != len(parts) for part in parts):
-                return head, None
+                return head, None, forks
+            if parts[0].after is not None:
+                forks[len(messages)] = int(parts[0].after)
             messages.extend(load_messages(b"".join(part.messages for part in parts)))
-        return head, messages
+        return head, messages, forks
 
-    def start(self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...]) -> None:
+    def start(
+        self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...], after: int | None = None
+    ) -> None:
         """See RunStore; one transaction."""
         tx = Transaction()
         require_account_in(tx, run.key.user_id)
@@ -241,7 +251,7 @@ class DynamoRunStore:
             owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), _list_sk(run)
         tx.put(owner, on_fail=exists)
         tx.put(_segment_item(segment), on_fail=exists)
-        changed = ThreadChanged("The thread was changed by another run; try again")
+        changed = ThreadChanged()
         item = ThreadItem(
             thread_pk(thread.key),
             HEAD,
@@ -257,7 +267,8 @@ class DynamoRunStore:
             tx.update(item, actions, ThreadItem.active_run_id.does_not_exist(), locked=True, on_fail=changed)
         else:
             tx.put(item, on_fail=changed)
-        for each in _messages_items(History(thread.key, thread.next_message, messages), now):
+        history = History(thread.key, thread.next_message, messages, after)
+        for each in _messages_items(history, now):
             tx.put(each, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         tx.commit()
@@ -290,6 +301,8 @@ class DynamoRunStore:
             RunItem.turns.set(how.turns),
             RunItem.pending_tool_call_ids.set(_json(list(how.pending_tool_call_ids))),
         ]
+        if how.last_message >= 0:
+            actions.append(RunItem.last_message.set(how.last_message))
         if how.usage is not None:
             actions.append(RunItem.usage.set(_json(how.usage)))
         tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
@@ -393,6 +406,7 @@ def _run_item(run: Run) -> RunItem:
         agent_id=run.agent_id,
         agent_version=run.agent_version,
         parent_run_id=run.parent_run_id,
+        asked_hash=run.asked_hash,
         engine_schema=run.engine_schema,
         created_at=created_at,
         updated_at=created_at,
@@ -414,6 +428,8 @@ def _run(item: RunItem) -> Run:
         turns=int(item.turns),
         usage=orjson.loads(item.usage) if item.usage else None,
         pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
+        asked_hash=item.asked_hash,
+        last_message=-1 if item.last_message is None else int(item.last_message),
         engine_schema=int(item.engine_schema),
     )
 
@@ -453,6 +469,7 @@ def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
             thread_pk(history.thread),
             messages_sk(history.n, part=part),
             messages=piece,
+            after=history.fork,
             parts=len(pieces),
             created_at=now,
         )

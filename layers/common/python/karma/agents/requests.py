@@ -1,7 +1,8 @@
 """RunAgentInput read from JSON: lenient about what is absent or unknown, strict about what is wrong.
 
 Written by hand: pydantic alone is half of a boto3 client at a cold start, and this function has to answer first.
-Unknown members are dropped and named in `warnings`. Absent ids are made. `context: {}` is read as `[]`.
+Unknown members are dropped and named in `warnings`. Absent ids of thread and run are made; a message without one is
+known by its place (branches.py). `context: {}` is read as `[]`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import orjson
 
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
+from karma.agents.events import BEFORE_1_0, Version
 from karma.agents.ports import ToolSpec
+from karma.agents.stored import dump_messages
+from karma.agents.tool_schemas import problems_of
 from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
-from karma.core.ids import RunId, ThreadId, new_id
+from karma.core.ids import RunId, ThreadId, new_id, short_id
 
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_STATE_BYTES = 128 * 1024
@@ -62,6 +66,23 @@ class ContextEntry(NamedTuple):
     value: str
 
 
+class Sent(NamedTuple):
+    """A message of a user, an assistant or a tool as the client sent it."""
+
+    at: int
+    """Its index in `messages`."""
+    message: Message
+    """With the id "" where the client has none."""
+
+
+class Aside(NamedTuple):
+    """A message that is shown to the model as the application's wish, and is not part of the conversation."""
+
+    at: int
+    shown: Json
+    """The message as the client holds it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInput:
     """A run as asked for."""
@@ -71,16 +92,36 @@ class RunInput:
     """The thread's id was made here, so nothing can be stored under it."""
     run_id: RunId
     parent_run_id: str
-    state: Json
-    messages: tuple[Message, ...]
+    state: object
+    """Any JSON value; {} where the client sent none, or null."""
+    speaks: Version
+    """The client's version of the protocol."""
+    sent: tuple[Sent, ...]
     """Messages of users, assistants and tools."""
-    instructions: tuple[str, ...]
-    """Texts of `system` and `developer` messages: the application's wishes, not ours."""
+    asides: tuple[Aside, ...]
+    """`system` and `developer` messages."""
     tools: tuple[ToolSpec, ...]
     context: tuple[ContextEntry, ...]
     agent: str
     """Id or name of the agent that shall run, `forwardedProps.agent_id`; "" is the built-in one."""
     warnings: tuple[str, ...]
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Messages of users, assistants and tools, without their places."""
+        return tuple(each.message for each in self.sent)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Texts of `system` and `developer` messages: the application's wishes, not ours."""
+        return tuple(str(aside.shown["content"]) for aside in self.asides)
+
+    @property
+    def digest(self) -> str:
+        """Tell a request that is sent once more from another one that has its run id."""
+        asked = [self.agent, self.thread_id, [[each.shown["role"], each.shown["content"]] for each in self.asides]]
+        said = b"".join(dump_messages([each.message]) for each in self.sent)
+        return hashlib.sha256(orjson.dumps(asked) + said).hexdigest()[:32]
 
 
 def parse_json(body: bytes) -> object:
@@ -141,12 +182,12 @@ class _Reader:
         for name in self.body:
             if name not in _KNOWN:
                 self.warnings.append(f"unknown member {name[:64]!r}")
-        self._check_version()
+        speaks = self._version()
         given_thread = self._id("threadId")
         thread_id = given_thread or new_id()
         run_id = self._id("runId") or new_id()
         state = self._state()
-        messages, instructions = self._messages(thread_id)
+        sent, asides = self._messages()
         tools = self._tools()
         context = self._context()
         if self._list("resume"):
@@ -157,8 +198,9 @@ class _Reader:
             run_id=RunId(run_id),
             parent_run_id=self._id("parentRunId"),
             state=state,
-            messages=messages,
-            instructions=instructions,
+            speaks=speaks,
+            sent=sent,
+            asides=asides,
             tools=tools,
             context=context,
             agent=self._agent(),
@@ -168,16 +210,18 @@ class _Reader:
     def wrong(self, name: str, message: str) -> None:
         self.errors.append({"field": name, "message": message, "type": "value_error"})
 
-    def _check_version(self) -> None:
+    def _version(self) -> Version:
         version = self.body.get("protocolVersion")
         if version is None:
-            return
+            return BEFORE_1_0
         if not isinstance(version, str) or len(version) > MAX_VERSION_CHARS:
             self.wrong("protocolVersion", f"must be a string of at most {MAX_VERSION_CHARS} characters")
         elif not _VERSION.fullmatch(version):
             self.warnings.append("protocolVersion is not readable")
         elif str(int(version.partition(".")[0])) != _MAJOR:
             self.wrong("protocolVersion", f"only major version {_MAJOR} is spoken here")
+        # Who names a version at all knows 1.0, the first that could be named.
+        return (1, 0)
 
     def _id(self, name: str) -> str:
         value = self.body.get(name)
@@ -207,12 +251,9 @@ class _Reader:
         self.wrong("forwardedProps.agent_id", f"must be an agent's id or name, 1 to {MAX_NAME_CHARS} characters")
         return ""
 
-    def _state(self) -> Json:
+    def _state(self) -> object:
         value = self.body.get("state")
         if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self.wrong("state", "must be an object")
             return {}
         if len(orjson.dumps(value)) > MAX_STATE_BYTES:
             self.wrong("state", f"must be at most {MAX_STATE_BYTES} bytes of JSON")
@@ -227,9 +268,10 @@ class _Reader:
             return ()
         return value
 
-    def _messages(self, thread_id: str) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-        messages: list[Message] = []
-        instructions: list[str] = []
+    def _messages(self) -> tuple[tuple[Sent, ...], tuple[Aside, ...]]:
+        sent: list[Sent] = []
+        asides: list[Aside] = []
+        ids: dict[str, int] = {}
         for i, raw in enumerate(self._list("messages")):
             at = f"messages.{i}"
             if not isinstance(raw, dict):
@@ -239,23 +281,27 @@ class _Reader:
             if not isinstance(role, str) or role not in _ROLES:
                 self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
                 continue
+            message_id = raw.get("id")
+            if isinstance(message_id, str) and message_id and ids.setdefault(message_id, i) != i:
+                self.wrong(f"{at}.id", f"is the id of messages.{ids[message_id]}, too")
+                continue
             if role in {"system", "developer"}:
-                instructions.append(self._text(raw.get("content"), f"{at}.content"))
+                text = self._text(raw.get("content"), f"{at}.content")
+                asides.append(Aside(i, {"id": message_id or short_id(), "role": role, "content": text}))
             elif role in _KEPT_ROLES:
-                message = self._message(raw, role=_KEPT_ROLES[role], at=at, i=i, thread_id=thread_id)
+                message = self._message(raw, role=_KEPT_ROLES[role], at=at)
                 if message is not None:
-                    messages.append(message)
-        return tuple(messages), tuple(instructions)
+                    sent.append(Sent(i, message))
+        return tuple(sent), tuple(asides)
 
-    def _message(self, raw: Mapping[str, object], *, role: Role, at: str, i: int, thread_id: str) -> Message | None:
+    def _message(self, raw: Mapping[str, object], *, role: Role, at: str) -> Message | None:
         before = len(self.errors)
         content = self._content(raw.get("content"), at=at, role=role)
         message_id = raw.get("id")
         if message_id is None or message_id == "":
-            # The same history sent again gets the same ids, and so is not taken for new.
-            seed = orjson.dumps([thread_id, i, role, content])
-            message_id = hashlib.sha256(seed).hexdigest()[:24]
-        self._is_id(f"{at}.id", message_id)
+            message_id = ""
+        else:
+            self._is_id(f"{at}.id", message_id)
         tool_call_id = raw.get("toolCallId")
         if role == "tool":
             self._is_id(f"{at}.toolCallId", tool_call_id)
@@ -368,10 +414,11 @@ class _Reader:
                 self.wrong(f"{at}.description", f"must be a string of at most {MAX_TEXT_CHARS} characters")
             elif parameters is not None and not isinstance(parameters, dict):
                 self.wrong(f"{at}.parameters", "must be a JSON Schema object")
-            elif (parameters or {}).get("type", "object") != "object":
-                self.wrong(f"{at}.parameters", "must be a JSON Schema of type object")
             elif name in tools:
-                self.warnings.append(f"tool {name} is given twice")
+                self.wrong(f"{at}.name", f"is the name of another tool: {name}")
+            elif problems := problems_of(parameters or {}):
+                for problem in problems:
+                    self.wrong(f"{at}.parameters.{problem.path}", problem.message)
             else:
                 tools[name] = ToolSpec(name, description, {"properties": {}, **(parameters or {}), "type": "object"})
         return tuple(tools.values())

@@ -9,14 +9,14 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from karma.agents import events
+from karma.agents.branches import Merged, late_results, merge
 from karma.agents.catalogue.domain import Agent
 from karma.agents.catalogue.service import Catalogue
 from karma.agents.domain import (
     LEASE,
     MAX_ADDED_BYTES,
-    Message,
     Run,
+    RunExists,
     RunKey,
     RunStatus,
     Segment,
@@ -27,16 +27,18 @@ from karma.agents.domain import (
     is_readable_id,
 )
 from karma.agents.engine import Limits, Plan, RunEngine
-from karma.agents.history import application_text, awaited_calls, merge
+from karma.agents.history import application_text, awaited_calls
 from karma.agents.log import RunLog
+from karma.agents.opening import opening
 from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Watchdog
+from karma.agents.repeats import is_repeat, redeliver
 from karma.agents.requests import RunInput
 from karma.agents.stored import dump_messages
 from karma.agents.tools import Tool, Toolbox
 from karma.agents.watchdog import FIRST_LOOK, Inspector
 from karma.configuration.current import RunChoice
 from karma.core.clock import Clock, epoch_ms, iso
-from karma.core.errors import InvalidRequest, NotFound, PayloadTooLarge, StorageThrottled
+from karma.core.errors import InvalidRequest, NotFound, PayloadTooLarge, StorageThrottled, ValidationFailed
 from karma.core.ids import AgentId, RunId, UserId, new_id
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
@@ -50,7 +52,7 @@ _PAUSE_S = 0.05
 
 @dataclass(frozen=True)
 class StartedRun:
-    """A run whose first segment is committed: RUN_STARTED and STATE_SNAPSHOT."""
+    """A run whose first segment is committed, or one that was before and is asked for once more."""
 
     key: RunKey
     execute: Callable[[Sink], asyncio.Task[None]]
@@ -90,12 +92,14 @@ class RunService:
             deadline: when the platform stops this process; None where it does not.
 
         Raises:
+            ValidationFailed: a tool of the client has the name of one of ours; nothing was recorded.
             NotFound: there is no such agent; nothing was recorded.
             ModelNotConfigured: nothing was recorded.
             ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
             RunExists, ThreadBusy: the run id was used, or the thread has an active run.
             PayloadTooLarge: more new messages than one transaction holds.
         """
+        self._refuse_own_names(asked)
         key = RunKey(caller.user_id, asked.run_id)
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
         # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
@@ -105,13 +109,12 @@ class RunService:
             asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK),
         )
         user = {"id": caller.user_id, "name": caller.name, "avatar": caller.avatar}
-        first = [
-            events.run_started(thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id).data,
-            events.state_snapshot({**asked.state, "user": user}).data,
-        ]
+        # Only an object has room for who is asking; any other state is the application's alone.
+        state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
         writer = new_id()
         for attempt in range(_ATTEMPTS):
-            new = self._new_messages(thread, asked)
+            merged = self._merge(thread, asked)
+            first = opening(asked, merged, state)
             now = self._clock.now()
             run = Run(
                 key=key,
@@ -122,21 +125,31 @@ class RunService:
                 agent_id=agent.id,
                 agent_version=agent.version,
                 parent_run_id=asked.parent_run_id,
+                asked_hash=asked.digest,
             )
-            segment = Segment(key=key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=tuple(first))
+            segment = Segment(key=key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
             try:
+                if thread.active_run_id == asked.run_id:
+                    raise RunExists(f"Run {asked.run_id} exists already")
                 if thread.active_run_id is not None:
                     await self._free(thread)
-                await asyncio.to_thread(self._store.start, run, thread=thread, segment=segment, messages=new)
+                await asyncio.to_thread(
+                    self._store.start, run, thread=thread, segment=segment, messages=merged.new, after=merged.after
+                )
                 break
+            except RunExists:
+                before = await asyncio.to_thread(self._store.run, key)
+                if before is None or not is_repeat(before, asked):
+                    raise
+                until = self._latest_end(deadline)
+                return StartedRun(key, redeliver(before, asked, store=self._store, clock=self._clock, until=until))
             except (ThreadChanged, StorageThrottled):
                 if attempt == _ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(_PAUSE_S * 2**attempt)
                 thread = await asyncio.to_thread(self._store.thread, thread_key)
-        latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
-        messages = [*thread.messages, *new]
-        asks_anew = any(message.role == "user" for message in new)
+        messages = list(late_results(merged.conversation))
+        asks_anew = bool(messages) and messages[-1].role == "user"
         allowed = set(agent.spec.tools) - choice.disabled_tools
         toolbox = Toolbox([tool for tool in self._tools if tool.name in allowed], caller)
         limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
@@ -148,15 +161,17 @@ class RunService:
             max_turns=agent.spec.max_steps,
             system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
             messages=messages,
-            stored=thread.next_message + len(new),
+            stored=thread.next_message + len(merged.new),
+            last=thread.latest + len(merged.new) if merged.new else merged.after,
+            speaks=asked.speaks,
             frontend_tools=asked.tools,
             pending=() if asks_anew else [call for call in awaited_calls(messages) if not toolbox.has(call.name)],
-            deadline=min(latest, deadline) if deadline else latest,
+            deadline=self._latest_end(deadline),
         )
 
         def execute(sink: Sink) -> asyncio.Task[None]:
             log = RunLog(self._store, sink, self._clock, key=key, thread=thread_key, head=1, writer=writer, epoch=1)
-            sink.write(events.frames(first, n=1))
+            sink.write(first.data)
             self._model.preload()
             engine = RunEngine(
                 plan, log=log, sink=sink, model=self._model, toolbox=toolbox, limits=limits, clock=self._clock
@@ -171,19 +186,35 @@ class RunService:
 
         return StartedRun(key, execute)
 
+    def _latest_end(self, deadline: datetime | None) -> datetime:
+        latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
+        return min(latest, deadline) if deadline else latest
+
+    def _refuse_own_names(self, asked: RunInput) -> None:
+        own = {tool.name for tool in self._tools}
+        wrong = [
+            {"field": f"tools.{i}.name", "message": f"is the name of a tool of the server: {tool.name}"}
+            for i, tool in enumerate(asked.tools)
+            if tool.name in own
+        ]
+        if wrong:
+            raise ValidationFailed(
+                "Request validation failed", details=[{**each, "type": "value_error"} for each in wrong]
+            )
+
     def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
         found = self._agents.find(agent)
         choice = self._configuration.for_run(agent=found.spec.name, model=found.spec.model)
         self._model.prepare()
         return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
-    def _new_messages(self, thread: Thread, asked: RunInput) -> tuple[Message, ...]:
-        merged = merge(thread, asked.messages)
-        for warning in merged.warnings:
-            logger.warning("run.input_ignored", run_id=asked.run_id, reason=warning)
+    def _merge(self, thread: Thread, asked: RunInput) -> Merged:
+        merged = merge(thread, asked.sent)
+        for note in merged.notes:
+            logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
         if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:
             raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
-        return merged.new
+        return merged
 
     async def _free(self, thread: Thread) -> None:
         """End the thread's active run if its process is dead.
@@ -197,8 +228,8 @@ class RunService:
             return
         key = RunKey(thread.key.user_id, run_id)
         if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
-            raise ThreadBusy("The thread has an active run", details={"run_id": run_id})
-        raise ThreadChanged("The thread was changed by another run; try again")
+            raise ThreadBusy(run_id)
+        raise ThreadChanged
 
 
 class RunReader:
@@ -259,6 +290,17 @@ class RunReader:
     def segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
         """Read segments of a run above `after`; at most 1 MB."""
         return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
+
+    def first_segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
+        """Read segments above `after`; where a run that has ended has none, its last one with the terminal event alone.
+
+        Who comes back at the end of a log is told at once that it is the end.
+        """
+        found = self.segments(user_id, run_id, after=after, limit=limit)
+        if found or not after:
+            return found
+        tail = self._store.tail(RunKey(user_id, run_id))
+        return [replace(tail, events=tail.events[-1:])] if tail is not None and tail.terminal else []
 
 
 def events_view(segments: Sequence[Segment], *, after: int) -> dict[str, object]:

@@ -26,6 +26,7 @@ from karma.agents.domain import ToolCall
 from karma.agents.ports import ToolSpec
 from karma.core import freeform
 from karma.core.errors import AppError
+from karma.core.ids import RunId
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 
@@ -54,7 +55,9 @@ class ToolContext(NamedTuple):
     """For whom a tool runs, and in which call."""
 
     caller: Caller
+    run_id: RunId
     call_id: str
+    """Named by the model's provider: unique in its run only, since gateways begin anew with each conversation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ def described(text: str, *, default: object = MISSING, **schema: object) -> Any:
 
 
 class Toolbox:
-    """The tools one caller may use."""
+    """The tools that one caller may use."""
 
     def __init__(self, tools: Sequence[Tool], caller: Caller) -> None:
         self._tools = {tool.name: tool for tool in tools if caller.may(tool.permission)}
@@ -94,8 +97,8 @@ class Toolbox:
         """List the tools as a model is told about them."""
         return [ToolSpec(tool.name, tool.description, schema_of(tool.parameters)) for tool in self._tools.values()]
 
-    async def call(self, call: ToolCall) -> ToolOutcome:
-        """Execute one call. Failures are outcomes; only bugs and cancellation raise."""
+    async def call(self, call: ToolCall, *, run_id: RunId) -> ToolOutcome:
+        """Execute one call of a run. Failures, also a tool's own bugs, are outcomes; only cancellation raises."""
         tool = self._tools.get(call.name)
         if tool is None:
             return _failure(
@@ -104,7 +107,7 @@ class Toolbox:
         try:
             arguments = parse_arguments(tool.parameters, call.arguments)
             async with asyncio.timeout(tool.timeout_s):
-                value = await tool.run(arguments, ToolContext(self._caller, call.id))
+                value = await tool.run(arguments, ToolContext(self._caller, run_id, call.id))
         except ToolFailed as exc:
             return _failure(str(exc))
         except AppError as exc:
@@ -117,9 +120,10 @@ class Toolbox:
         count("ToolCalled", tool=tool.name)
         try:
             content = orjson.dumps(value)
-        except TypeError:
-            logger.exception("tool.unreadable_result", tool=tool.name)
-            return _failure(f"{tool.name} found what cannot be shown")
+        except orjson.JSONEncodeError:
+            # The effect has happened; only its description cannot be shown.
+            logger.exception("tool.unreadable", tool=tool.name)
+            return _failure(f"{tool.name} was carried out, but its result cannot be shown")
         if freeform.may_be_deep(content) and freeform.is_deeper(value):
             return _failure(f"{tool.name} found what is {freeform.TOO_DEEP}")
         if len(content) > MAX_RESULT_BYTES:
@@ -208,4 +212,6 @@ def _plain(hint: object) -> type:
 
 
 def _failure(message: str) -> ToolOutcome:
-    return ToolOutcome(orjson.dumps({"error": message}).decode(), failed=True)
+    # Messages quote what devices and models wrote: half of a surrogate pair must not end the run.
+    readable = message.encode(errors="replace").decode()
+    return ToolOutcome(orjson.dumps({"error": readable}).decode(), failed=True)

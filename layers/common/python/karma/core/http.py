@@ -45,9 +45,9 @@ def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> byte
     """Render an error in the style of its path; see errors.py for codes."""
     if style_of(path) == "agio":
         agio: dict[str, object] = {"type": _agio_type(error), "message": error.message}
-        if isinstance(error, ValidationFailed):
+        if error.details is not None:
             agio["details"] = error.details
-        else:
+        if not isinstance(error, ValidationFailed):
             agio["path"] = path
         return render({"error": agio})
     body = {

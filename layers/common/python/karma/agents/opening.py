@@ -1,0 +1,121 @@
+"""What a run's stream begins with, so that its client has the conversation as the model is shown it.
+
+    RUN_STARTED
+    MESSAGES_SNAPSHOT            where the client's copy of the conversation is not the one that is gone on with
+    CUSTOM karma.input_ignored   where something that the client sent was passed over, by field and reason
+    STATE_SNAPSHOT               with `id: 1`: who has it, has all of these
+
+The snapshot is not part of the log: the thread holds what it says, in a branch that never changes. A client that was
+cut off before `id: 1` sends its request again, and is answered by another snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from karma.agents import events
+from karma.agents.branches import Merged, Note
+from karma.agents.domain import Json, Message
+from karma.agents.events import Version, frame, frames
+from karma.agents.requests import Aside, RunInput
+
+MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
+"""Clients read frames of up to 10 MB; a longer conversation is named instead of shown."""
+
+
+class Opening(NamedTuple):
+    """The first events of one run."""
+
+    started: bytes
+    snapshot: bytes
+    """b"" where the client needs none."""
+    rest: tuple[bytes, ...]
+
+    @property
+    def log(self) -> tuple[bytes, ...]:
+        """The events of the log's first segment."""
+        return (self.started, *self.rest)
+
+    @property
+    def data(self) -> bytes:
+        """The frames for the client."""
+        snapshot = frame(self.snapshot) if self.snapshot else b""
+        return frame(self.started) + snapshot + frames(self.rest, n=1)
+
+
+def opening(asked: RunInput, merged: Merged, state: object) -> Opening:
+    """Make the first events of a run.
+
+    Args:
+        asked: the request.
+        merged: what it makes of its thread.
+        state: what the client shall hold as its state.
+    """
+    started = events.run_started(
+        thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id, speaks=asked.speaks
+    )
+    notes = [Note("body", warning) for warning in asked.warnings] + list(merged.notes)
+    snapshot = b""
+    if not merged.is_shown or (merged.conversation and merged.conversation[-1].role == "assistant"):
+        snapshot = snapshot_of(merged.conversation, asked)
+        if len(snapshot) > MAX_SNAPSHOT_BYTES:
+            snapshot = b""
+            notes.append(Note("messages", "are another branch of the conversation, which is too long to be shown"))
+    rest = [events.state_snapshot(state).data]
+    if notes:
+        rest.insert(0, events.input_ignored([note._asdict() for note in notes]).data)
+    return Opening(started.data, snapshot, tuple(rest))
+
+
+def snapshot_of(conversation: Sequence[Message], asked: RunInput) -> bytes:
+    """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions where it holds them."""
+    places = {each.message.id: each.at for each in asked.sent if each.message.id}
+    return events.messages_snapshot(list(_placed(conversation, places, asked.asides, asked.speaks))).data
+
+
+def _placed(
+    conversation: Iterable[Message], places: dict[str, int], asides: Sequence[Aside], speaks: Version
+) -> Iterable[Json]:
+    waiting = list(asides)
+    for message in conversation:
+        at = places.get(message.id, -1)
+        while waiting and waiting[0].at < at:
+            yield waiting.pop(0).shown
+        yield shown(message, speaks)
+    yield from (aside.shown for aside in waiting)
+
+
+def shown(message: Message, speaks: Version) -> Json:
+    """Shape a message as a client of this version holds it."""
+    body: dict[str, object] = {"id": message.id, "role": message.role}
+    if message.role != "assistant":
+        body["content"] = _content(message, speaks)
+    elif message.content:
+        body["content"] = message.content
+    if message.tool_calls:
+        body["toolCalls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        body["toolCallId"] = message.tool_call_id
+        if message.failed and isinstance(message.content, str) and message.content:
+            body["error"] = message.content
+    return body
+
+
+def _content(message: Message, speaks: Version) -> object:
+    if isinstance(message.content, str) or speaks >= (1, 0):
+        return message.content
+    parts = [_older_part(part) for part in message.content]
+    if message.role == "tool":  # of text alone until 1.0
+        return "\n".join(str(part.get("text", f"[{part['type']}]")) for part in parts)
+    return parts
+
+
+def _older_part(part: Json) -> Json:
+    source = part.get("source")
+    if isinstance(source, dict) and source.get("type") == "file":
+        return {"type": "text", "text": f"[{part['type']} {source.get('value')}]"}
+    return part
