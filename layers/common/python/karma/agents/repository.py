@@ -139,7 +139,7 @@ class RunItem(AgentsItem, discriminator="run"):
     pending_tool_call_ids = UnicodeAttribute(default="[]")
     """JSON list."""
     asked_hash = UnicodeAttribute(default="")
-    last_message = NumberAttribute(null=True)
+    last_message = NumberAttribute(default=-1)
     engine_schema = NumberAttribute()
 
 
@@ -429,7 +429,7 @@ def _run(item: RunItem) -> Run:
         usage=orjson.loads(item.usage) if item.usage else None,
         pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
         asked_hash=item.asked_hash,
-        last_message=-1 if item.last_message is None else int(item.last_message),
+        last_message=int(item.last_message),
         engine_schema=int(item.engine_schema),
     )
 
