@@ -138,7 +138,12 @@ FIELDS: Mapping[str, Any] = {
     "result": {"on": True},
     "error": None,
     "late_result": None,
-    "reason": "not JSON",
+    "reason": "WRONG_VALUE",
+    "field": 'samples[3].m["temp_c"]',
+    "refused": [{"field": 'samples[3].m["temp_c"]', "reason": "WRONG_VALUE"}],
+    "refused_count": 1,
+    "taken": True,
+    "letter_id": "1795250341254-0f1e2d3c4b5a6978",
     "topic": "dt/karma/EOS-3A-0001/telemetry",
     "payload_base64": "eyJib290Ijo=",
     "truncated": False,
@@ -289,7 +294,7 @@ MODEL_FIELDS: Mapping[str, Any] = {
     "AuditEntryOut.id": "01994b96-7c15-7a4f-8e2b-b0c9d8e7f601",
     "AuditEntryOut.details": {"method": "password"},
     "TelemetryData.points": [{"ts": _BEGAN, "value": 21.5}],
-    "DeadLetterOut.id": "01994b97-1d3b-7b90-a1c2-f5e4d3c2b1a0",
+    "DeadLetterOut.id": "1795250341254-0f1e2d3c4b5a6978",
     **dict.fromkeys((f"{model}.id" for model in ("AgentView", "AgentSummaryView")), _AGENT),
     **dict.fromkeys(
         (f"{model}.name" for model in ("AgentBody", "ReplaceAgentBody", "AgentView", "AgentSummaryView")), "gardener"

@@ -15,14 +15,16 @@ from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, ne
 from api.presenters import no_content, ok
 from api.routing import Router
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.errors import ValidationFailed
+from karma.core.errors import NotFound, ValidationFailed
 from karma.devices.domain import Command, DeviceModel, DeviceStatus, DeviceView, latest_json
+from karma.devices.samples import MAX_METRIC_CHARS, metric_name
 from karma.devices.schemas import (
     ChangeDeviceRequest,
     CommandData,
     CommandListData,
     CreatedDeviceData,
     CreateDeviceRequest,
+    DeadLetterData,
     DeadLetterListData,
     DeviceData,
     DeviceListData,
@@ -143,7 +145,7 @@ async def latest_values(device_id: str, caller: Reader) -> Response:
 async def read_telemetry(
     device_id: str,
     caller: Reader,
-    metric: Annotated[str, Query(max_length=64)] = "",
+    metric: Annotated[str, Query(max_length=MAX_METRIC_CHARS)] = "",
     from_: Annotated[str | None, Query(alias="from", max_length=40)] = None,
     to: Annotated[str | None, Query(max_length=40)] = None,
     resolution: Resolution = Resolution.AUTO,
@@ -153,11 +155,15 @@ async def read_telemetry(
     """Read points of [from, to), the last 24 h by default; times are ISO 8601 with an offset, or milliseconds.
 
     `raw` (up to 31 days) and `auto`, which is raw in this release, answer `{ts, value}`; `hour` (7 days) and `day`
-    (31 days) answer `{ts, count, min, max, avg}`, computed from raw on read. Without `metric` each point names its own.
+    (31 days) answer `{ts, count, min, max, avg, partial}`, computed from raw on read. These begin at full UTC hours
+    and days, and are `partial` when only a part of one is in the range or over. Without `metric` points name their own.
     """
     scope = f"telemetry:{caller.user_id}:{device_id}:{metric}:{resolution}:{from_ or ''}:{to or ''}"
+    name = metric_name(metric) if metric else ""
+    if name is None:
+        raise ValidationFailed.of("metric", f"1 to {MAX_METRIC_CHARS} characters, no control characters")
     query = TelemetryQuery(
-        metric=metric,
+        metric=name,
         from_ms=_moment("from", from_),
         to_ms=_moment("to", to),
         resolution=resolution,
@@ -179,7 +185,7 @@ async def read_telemetry(
 async def list_dead_letters(
     device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
 ) -> Response:
-    """List what the device sent and nobody could read, newest first, for two weeks."""
+    """List the messages of which something could not be taken, newest first, for two weeks; the rest was taken."""
     scope = f"dead-letters:{caller.user_id}:{device_id}"
     view = devices.service().get(caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
@@ -192,6 +198,16 @@ async def list_dead_letters(
             "next_cursor": next_cursor({"id": found[-1].id if more else None}, scope),
         }
     )
+
+
+@router.get("/devices/{device_id}/dead-letters/{letter_id}", responses=answers(DeadLetterData, errors=(404,)))
+async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Response:
+    """Show a message of the device of which something could not be taken, with its whole payload."""
+    view = devices.service().get(caller.user_id, device_id)
+    letter = devices.dead_letters().get(view.device.id, letter_id, now_s=process.clock().now().timestamp())
+    if letter is None:
+        raise NotFound(f"Dead letter {letter_id} not found")
+    return ok({"dead_letter": letter.to_json()})
 
 
 @router.post(

@@ -1,8 +1,8 @@
 """Telemetry samples to messages, and the bounded buffer those messages wait in.
 
 Message: `{"boot": str, "seq": int, "samples": [{"ts": ms, "m": {"temp_c": 41.2}}]}`. Its bytes are fixed when it is
-sealed, so that a repeat of the same (boot, seq) is always the same message. The service refuses a whole message for one
-bad sample, so each sample is checked here, where its author can still be told.
+sealed, so that a repeat of the same (boot, seq) is always the same message. The service refuses a bad
+sample or metric and takes the rest, so each is checked here too, where its author can still be told.
 """
 
 import json
@@ -22,12 +22,14 @@ MAX_MESSAGE_BYTES = 128 * 1024
 METERED_BYTES = 5 * 1024
 """AWS IoT bills a message per started 5 KB of topic and payload."""
 MAX_SPAN_MS = 3_600_000
-"""The service refuses a message whose samples lie more than an hour apart."""
+"""The service stores a message by hours: one that spans more is more writes there."""
 
 MAX_METRICS = 64
 """Metrics in one sample."""
+MAX_NAME_CHARS = 64
 
-_METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
+_METRIC_NAME = re.compile(rf"[^ {_UNSEEN}](?:[^{_UNSEEN}]{{0,62}}[^ {_UNSEEN}])?")
 _MAX_MAGNITUDE = 1e300
 _MAX_SAFE_INTEGER = 2**53
 _ENVELOPE_BYTES = len(b'{"boot":"","seq":18446744073709551615,"samples":[]}')
@@ -78,7 +80,9 @@ def _is_milliseconds(value: object) -> bool:
 
 def _name(name: object) -> str:
     if not isinstance(name, str) or not _METRIC_NAME.fullmatch(name):
-        raise SampleInvalid(f"metric name {name!r} is not a letter and up to 63 of A-Z a-z 0-9 _ . -")
+        raise SampleInvalid(
+            f"metric name {name!r} is not 1 to {MAX_NAME_CHARS} characters without control characters and blank ends"
+        )
     return name
 
 

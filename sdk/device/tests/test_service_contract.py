@@ -1,14 +1,17 @@
 """What this package writes, the service reads: the two ends of the protocol held against each other."""
 
 import json
+import unicodedata
 import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.devices.payloads import MAX_ANSWER_BYTES, read_response, read_telemetry
+from karma.devices.payloads import MAX_ANSWER_BYTES, read_response
+from karma.devices.samples import metric_name, read_telemetry
 from karma_device.batching import MAX_METRICS, Batcher, MetricValue, encode_sample
+from karma_device.errors import SampleInvalid
 from karma_device.messages import MAX_RESULT_BYTES, Answer, CommandStatus, encode_answer
 
 NOW_MS = 1_780_000_000_000
@@ -19,7 +22,7 @@ COMMAND_ID = "019a0000-0000-7000-8000-000000000001"
     st.lists(
         st.tuples(
             st.dictionaries(
-                st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", fullmatch=True),
+                st.text(max_size=64).filter(metric_name),
                 st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e300, 1e300),
                 min_size=1,
                 max_size=MAX_METRICS,
@@ -37,10 +40,26 @@ def test_the_service_reads_every_batch(samples: list[tuple[dict[str, MetricValue
     batch = batcher.seal(7)
     assert batch is not None
     read = read_telemetry(batch.payload, received_ms=NOW_MS)
-    assert (read.seq, read.count) == (7, len(samples))
-    assert json.loads(read.samples_json) == [
-        [ts, {k: _number(v) for k, v in metrics.items()}] for metrics, ts in sorted(samples, key=lambda pair: pair[1])
+    assert read.refused == ()
+    assert {each.seq for each in read.batches} == {7}
+    expected = sorted(samples, key=lambda pair: pair[1])
+    assert [each for part in read.batches for each in json.loads(part.samples_json)] == [
+        [ts, {unicodedata.normalize("NFC", k): _number(v) for k, v in reversed(metrics.items())}]
+        for metrics, ts in expected
     ]
+
+
+@pytest.mark.fault("F-12b")
+@given(
+    st.text(max_size=66)
+    | st.sampled_from(["3v3", "cpu temp", "env/temp", "\u6e29\u5ea6", "a\n", " a", "x" * 65, "\ud800"])
+)
+def test_both_ends_take_the_same_names(name: str) -> None:
+    if metric_name(name) is None:
+        with pytest.raises(SampleInvalid):
+            encode_sample({name: 1}, NOW_MS)
+    else:
+        encode_sample({name: 1}, NOW_MS)
 
 
 @pytest.mark.parametrize("status", list(CommandStatus))

@@ -42,12 +42,13 @@ from karma.core.purge import Purge
 from karma.core.ratelimit import Limit
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
 from karma.devices.parent import DeviceParent
-from karma.devices.payloads import Batch
+from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Gone, Guard
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.samples import Batch
 from karma.files.repository.files import FileRepository
 from karma.identity import one_time
 from karma.identity.audit import AuditEntry, AuditEvent
@@ -380,7 +381,9 @@ class Rows(file_rows.FileRows):
     @cached_property
     def left(self) -> Gone:
         self.sent  # noqa: B018  a command and a dead letter are left
-        self.letters.store(self.device.id, reason="NOT_JSON", topic="t", payload=b"x", received_ms=epoch_ms(NOW))
+        self.letters.store(
+            self.device.id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x" * 5000, received_ms=epoch_ms(NOW)
+        )
         self.telemetry.store(self.device.id, self.batch())
         self.devices.finish_delete(self.half_deleted, now=NOW)
         return Gone(self.ada.id, self.device.id)

@@ -14,6 +14,7 @@ from karma.core.clock import epoch_ms
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId
 from karma.devices.domain import Command, CommandStatus, LateResult, Latest, PresenceEvent
+from karma.devices.payloads import Refused
 from karma.files.domain import Digests, Rejection
 from karma.identity import emails
 from karma.identity.audit import AuditQuery
@@ -299,7 +300,12 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     ),
     "DeadLetterRepository.store": _made(
         lambda r: r.device,
-        lambda r, d: r.letters.store(d.id, reason="NOT_JSON", topic="t", payload=b"x", received_ms=epoch_ms(NOW)),
+        lambda r, d: r.letters.store(
+            d.id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x", received_ms=epoch_ms(NOW)
+        ),
+    ),
+    "DeadLetterRepository.get": _made(
+        lambda r: r.device, lambda r, d: r.letters.get(d.id, f"{epoch_ms(NOW)}-{'0' * 16}")
     ),
     "DeadLetterRepository.page": _made(lambda r: r.device, lambda r, d: r.letters.page(d.id, limit=5)),
     "TelemetryRepository.store": _made(lambda r: r.device, lambda r, d: r.telemetry.store(d.id, r.batch())),

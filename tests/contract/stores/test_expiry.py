@@ -15,6 +15,7 @@ from karma.core.ids import UserId
 from karma.devices.commands import CommandService
 from karma.devices.domain import COMMAND_RETENTION_S, DEAD_LETTER_RETENTION_S, RAW_RETENTION_S
 from karma.devices.parent import DeviceParent
+from karma.devices.payloads import Refused
 from karma.devices.telemetry import TelemetryQuery, TelemetryReader
 from karma.files.domain import REJECTED_TIME
 from karma.files.ports import ObjectStore
@@ -132,7 +133,7 @@ def command_over(rows: Rows) -> None:
 
 
 def letter_over(rows: Rows) -> None:
-    rows.letters.store(rows.device.id, reason="R", topic="t", payload=b"", received_ms=epoch_ms(NOW))
+    rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     end_s = epoch_ms(NOW) // 1000 + DEAD_LETTER_RETENTION_S
     assert len(rows.letters.page(rows.device.id, limit=5, now_s=end_s - 1)[0]) == 1
     assert rows.letters.page(rows.device.id, limit=5, now_s=end_s)[0] == []
@@ -257,7 +258,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.outbox.close(rows.pending, MailState.SENT, now=NOW)
     rows.buckets.take(TEN, rows.id, now=NOW)
     rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
-    rows.letters.store(rows.device.id, reason="R", topic="t", payload=b"", received_ms=epoch_ms(NOW))
+    rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)
     rows.subscriptions.bury_customer(rows.customer, rows.ada.id, at=NOW)

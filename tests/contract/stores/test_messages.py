@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from karma.core.clock import epoch_ms
 from karma.core.ids import UserId, new_id
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
-from karma.devices.repository.dead_letters import KEPT_BYTES
+from karma.devices.payloads import Refused
+from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.repository.devices import Gone
 from tests.contract.stores.rows import NOW, Rows
 
@@ -37,27 +40,41 @@ class TestTelemetry:
 
 
 class TestDeadLetters:
-    def test_are_kept_once_with_the_beginning_of_their_payload(self, rows: Rows) -> None:
+    @pytest.mark.fault("F-12a")
+    @pytest.mark.parametrize("size", [KEPT_BYTES, KEPT_BYTES + 1, 128 * 1024])
+    def test_are_kept_once_with_their_whole_payload(self, rows: Rows, size: int) -> None:
+        refused = [Refused(f"samples[{n}].ts", "FUTURE") for n in range(NAMED + 1)]
         for _ in range(2):
-            rows.letters.store(rows.device.id, reason="R", topic="t", payload=b"\xff" * 9000, received_ms=NOW_MS)
-        [letter], more = rows.letters.page(rows.device.id, limit=5)
-        assert (letter.reason, letter.size, letter.payload, more) == ("R", 9000, b"\xff" * KEPT_BYTES, False)
+            rows.letters.store(
+                rows.device.id, refused=refused, taken=True, topic="t", payload=b"\xff" * size, received_ms=NOW_MS
+            )
+        [listed], more = rows.letters.page(rows.device.id, limit=5)
+        assert (listed.refused, listed.refused_count, listed.taken) == (tuple(refused[:NAMED]), NAMED + 1, True)
+        assert (listed.size, listed.payload, more) == (size, b"\xff" * KEPT_BYTES, False)
+        assert rows.letters.get(rows.device.id, listed.id) == replace(listed, payload=b"\xff" * size)
+        end_s = NOW_MS // 1000 + DEAD_LETTER_RETENTION_S
+        assert rows.letters.get(rows.device.id, listed.id, now_s=end_s) is None
+        for unknown in (listed.id[:-1] + "x", "../x", f"{NOW_MS}-{'0' * 16}"):
+            assert rows.letters.get(rows.device.id, unknown) is None
 
     def test_are_listed_newest_first_until_they_are_over(self, rows: Rows) -> None:
         for n in range(5):
-            rows.letters.store(rows.device.id, reason=str(n), topic="t", payload=b"", received_ms=NOW_MS + n * 1000)
+            refused = [Refused("f", str(n))]
+            rows.letters.store(rows.device.id, refused=refused, topic="t", payload=b"", received_ms=NOW_MS + n * 1000)
         first, more = rows.letters.page(rows.device.id, limit=2)
         second, end = rows.letters.page(rows.device.id, limit=9, after=first[-1].id)
-        assert ([each.reason for each in [*first, *second]], more, end) == (["4", "3", "2", "1", "0"], True, False)
+        reasons = [each.refused[0].reason for each in [*first, *second]]
+        assert (reasons, more, end) == (["4", "3", "2", "1", "0"], True, False)
         late = NOW_MS // 1000 + DEAD_LETTER_RETENTION_S + 2
-        assert [each.reason for each in rows.letters.page(rows.device.id, limit=9, now_s=late)[0]] == ["4", "3"]
+        alive, _ = rows.letters.page(rows.device.id, limit=9, now_s=late)
+        assert [each.refused[0].reason for each in alive] == ["4", "3"]
 
 
 class TestWhatADeletedDeviceLeaves:
     def test_goes_piece_by_piece_and_its_tombstone_last(self, rows: Rows) -> None:
         gone = rows.left
         assert rows.leftovers.gone(gone.user_id) == [gone]
-        left = 1 + 1 + 1 + 1  # command, its entry in the queue, dead letter, batch
+        left = 1 + 1 + 1 + 1 + 1  # command, its entry in the queue, dead letter, its payload, batch
         assert [rows.leftovers.remove(gone, now=NOW, limit=3) for _ in range(2)] == [3, left - 3]
         assert rows.leftovers.gone(gone.user_id) == []
         assert rows.commands.page(gone.device_id, limit=5) == ([], False)

@@ -88,10 +88,11 @@ def test_pages_hold_at_equal_times(world: World) -> None:
     assert now == world.clock.ms
 
 
+@pytest.mark.fault("F-12d")
 def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     made = world.create()
     now = world.clock.ms
-    times = [now - n * 20 * 60_000 for n in range(150)]
+    times = [now - n * 20 * 60_000 - 60_000 for n in range(150)]
     fill(world, made, times)
     monkeypatch.setattr(telemetry_module, "MAX_SAMPLES_READ", 10)  # several pages
     for resolution, size in ((Resolution.HOUR, HOUR), (Resolution.DAY, 24 * HOUR)):
@@ -113,6 +114,10 @@ def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.M
         for point, values in zip(found, expected.values(), strict=True):
             assert (point["count"], point["min"], point["max"]) == (len(values), min(values), max(values))
             assert point["avg"] == pytest.approx(sum(values) / len(values))
+            begin = epoch_ms(parse_iso(point["ts"]))
+            assert point["partial"] == (begin < min(times) or begin + size > now)
+        partial = [point["partial"] for point in found]
+        assert partial == [True, *[False] * (len(partial) - 2), now % size != 0]
 
 
 def test_ranges_are_bounded(world: World) -> None:

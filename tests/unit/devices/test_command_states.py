@@ -91,6 +91,7 @@ class Scene:
 
     def dispatch(self) -> None:
         before = len(self.publisher.sent)
+        self.end_overdue()
         self.dispatcher.dispatch(DEVICE, again=False)
         for _, request, _ in self.publisher.sent[before:]:
             command_id = cast("CommandId", request["id"])
@@ -101,6 +102,12 @@ class Scene:
             assert not (self.model[command_id].serial and unfinished), "a serial command goes alone"
             if self.model[command_id].status is S.QUEUED:
                 self.model[command_id].status = S.SENT
+
+    def end_overdue(self) -> None:
+        """Whoever looks at the queue records the ends; until then an answer that came in time counts."""
+        for expected in self.model.values():
+            if expected.expires_ms <= self.clock.ms:
+                expected.end_by_time()
 
     def answer(self, which: int, status: CommandStatus, result: Any, received_ms: int) -> None:
         command_id = sorted(self.model)[which % len(self.model)]
@@ -114,6 +121,7 @@ class Scene:
         self.clock.pass_time(seconds=1)
         if self.clock.ms % 60_000 == 0:
             expire_commands(self.repository, self.wake_ups, self.clock)
+            self.end_overdue()
         if self.wake_ups.due():
             self.dispatch()
 

@@ -3,7 +3,8 @@
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
-telemetry       one conditional put; newest values into LATEST
+telemetry       one conditional put an hour of samples; newest values into LATEST; what cannot be taken is named in
+                a dead letter
 heartbeat, event, ready        LATEST; heartbeat publishes what is still queued, ready all that was not acknowledged
 response        the command moves by the table of transitions; an end lets the next serial command go; what comes
                 after the end is kept beside it
@@ -30,17 +31,18 @@ from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
 from karma.devices.payloads import (
     MAX_ANSWER_BYTES,
+    Refused,
     Unreadable,
     read_event,
     read_heartbeat,
     read_presence,
     read_ready,
     read_response,
-    read_telemetry,
 )
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.samples import read_telemetry
 from karma.devices.wake_ups import WakeUp
 from karma.integrations.iot import read_topic
 
@@ -148,28 +150,44 @@ class IngestService:
         guard = self._speaker(source.thing, message.certificate_id)
         device = heard.setdefault(guard.device_id, _Heard(guard))
         try:
-            said = self._take_body(source.kind, message, device)
+            said, refused = self._take_body(source.kind, message, device)
         except Unreadable as exc:
-            rejected[exc.reason] += 1
+            said, refused = None, exc.refused
+        if refused:
+            rejected[refused[0].reason] += 1
             self._dead_letters.store(
                 guard.device_id,
-                reason=exc.reason,
+                refused=refused,
+                taken=said is not None,
                 topic=message.topic,
                 payload=message.payload,
                 received_ms=message.received_ms,
             )
+        if said is None:
             return
         device.latest = device.latest.merge(said)
         device.told_by.append(message.id)
 
-    def _take_body(self, kind: str, message: Message, device: _Heard) -> Latest:
+    def _take_body(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
+        if kind == "telemetry":
+            return self._take_telemetry(message, device)
+        return self._take_word(kind, message, device), ()
+
+    def _take_telemetry(self, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
+        read = read_telemetry(message.payload, received_ms=message.received_ms)
+        latest, refused = Latest(), list(read.refused)
+        for batch in read.batches:
+            if self._telemetry.store(device.guard.device_id, batch):
+                latest = latest.merge(Latest(readings=batch.newest, last_seen_ms=message.received_ms))
+            else:
+                refused.append(Refused("samples", "ALTERED"))
+        if latest == Latest():
+            raise Unreadable(refused[-1].reason, refused[-1].field, refused)
+        return latest, refused
+
+    def _take_word(self, kind: str, message: Message, device: _Heard) -> Latest:
         at = message.received_ms
         match kind:
-            case "telemetry":
-                batch = read_telemetry(message.payload, received_ms=at)
-                if not self._telemetry.store(device.guard.device_id, batch):
-                    raise Unreadable("ALTERED")
-                return Latest(readings=batch.newest, last_seen_ms=at)
             case "heartbeat":
                 beat = read_heartbeat(message.payload)
                 # Publishes what a failed publish, or an expired serial command, has left in the queue.

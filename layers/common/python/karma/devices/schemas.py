@@ -169,7 +169,11 @@ class LatestData(Data):
 
 
 class PointOut(Data):
-    """A raw point has `value`; a bucket has the others. `metric` when none was asked for."""
+    """A raw point has `value`; a bucket has the others. `metric` when none was asked for.
+
+    A bucket begins at a full UTC hour or day. It is `partial` when the range, or what is kept, covers only a part of
+    it, or when it is not over yet.
+    """
 
     ts: str
     metric: str | None = None
@@ -178,6 +182,7 @@ class PointOut(Data):
     min: float | None = None
     max: float | None = None
     avg: float | None = None
+    partial: bool | None = None
 
 
 class TelemetryData(Data):
@@ -232,16 +237,37 @@ class CommandListData(Data):
     next_cursor: str | None
 
 
+class RefusedOut(Data):
+    """A part of a message that was not taken."""
+
+    field: str
+    reason: str
+
+
 class DeadLetterOut(Data):
-    """A message of the device that could not be taken."""
+    """A message of the device of which something could not be taken; lists show the first 4 KB of its payload."""
 
     id: str
     reason: str
+    """Of the first part that was refused."""
+    field: str
+    """That part, such as `samples[3].m["temp_c"]`; empty for the whole message."""
+    refused: list[RefusedOut]
+    """The first 20."""
+    refused_count: int
+    taken: bool
+    """Whether the rest of the message was taken."""
     topic: str
     received_at: str
     size: int
     payload_base64: str
     truncated: bool
+
+
+class DeadLetterData(Data):
+    """One dead letter, with its whole payload."""
+
+    dead_letter: DeadLetterOut
 
 
 class DeadLetterListData(Data):

@@ -76,7 +76,7 @@ class TelemetryReader:
         self._clock = clock
 
     def points(self, user_id: UserId, device_id: str, query: TelemetryQuery) -> TelemetryPage:
-        """Return raw points `{ts, value}` or buckets `{ts, count, min, max, avg}`, with `metric` when none is named.
+        """Return points `{ts, value}` or buckets `{ts, count, min, max, avg, partial}`, with `metric` if none is named.
 
         One query a UTC day and page of 100 batches.
 
@@ -103,7 +103,8 @@ class TelemetryReader:
         if resolution is Resolution.RAW:
             points, position = self._raw(row.id, query, start_ms, to_ms)
         else:
-            points, position = self._buckets(row.id, query, start_ms, to_ms, _BUCKET_MS[resolution])
+            whole = (start_ms, min(to_ms, now_ms))
+            points, position = self._buckets(row.id, query, start_ms, to_ms, _BUCKET_MS[resolution], whole)
         if position is not None:
             position = {"from": from_ms, "to": to_ms, **position}
         return TelemetryPage(tuple(points), resolution, from_ms, to_ms, position)
@@ -134,16 +135,27 @@ class TelemetryReader:
         return points, {"ts": last_ts, "n": shown}
 
     def _buckets(
-        self, device_id: DeviceId, query: TelemetryQuery, from_ms: int, to_ms: int, size_ms: int
+        self,
+        device_id: DeviceId,
+        query: TelemetryQuery,
+        from_ms: int,
+        to_ms: int,
+        size_ms: int,
+        whole: tuple[int, int],
     ) -> tuple[list[dict[str, Any]], Mapping[str, object] | None]:
         start = _position(query.after or {}, "ts", from_ms)
         points: list[dict[str, Any]] = []
         current: dict[str, list[float]] = {}
         bucket = -1
+
+        def closed() -> list[dict[str, Any]]:
+            partial = not whole[0] <= bucket <= bucket + size_ms <= whole[1]
+            return _bucket_points(bucket, current, query.metric, partial=partial)
+
         for read, (ts, name, value) in enumerate(self._in_order(device_id, query.metric, start, to_ms)):
             here = ts - ts % size_ms
             if here != bucket:
-                points += _bucket_points(bucket, current, query.metric)
+                points += closed()
                 current, bucket = {}, here
                 if read >= MAX_SAMPLES_READ or len(points) >= query.limit:
                     return points, {"ts": max(here, start)}
@@ -155,7 +167,7 @@ class TelemetryReader:
                 sums[1] = min(sums[1], value)
                 sums[2] = max(sums[2], value)
                 sums[3] += value
-        return points + _bucket_points(bucket, current, query.metric), None
+        return points + closed(), None
 
     def _in_order(self, device_id: DeviceId, metric: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, str, float]]:
         """Yield samples by time, then metric. Batches overlap: a sample is safe once a batch begins after it."""
@@ -191,7 +203,9 @@ def _named(point: dict[str, Any], name: str, asked: str) -> dict[str, Any]:
     return point if asked else {"metric": name, **point}
 
 
-def _bucket_points(bucket_ms: int, sums: Mapping[str, list[float]], asked: str) -> list[dict[str, Any]]:
+def _bucket_points(
+    bucket_ms: int, sums: Mapping[str, list[float]], asked: str, *, partial: bool
+) -> list[dict[str, Any]]:
     return [
         _named(
             {
@@ -200,6 +214,7 @@ def _bucket_points(bucket_ms: int, sums: Mapping[str, list[float]], asked: str) 
                 "min": low,
                 "max": high,
                 "avg": min(max(total / count, low), high),
+                "partial": partial,
             },
             name,
             asked,

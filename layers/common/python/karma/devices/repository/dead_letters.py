@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from karma.core.clock import from_epoch_ms, iso
-from karma.core.dynamo.access import put, query
+from karma.core.dynamo.access import get, put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.items import Item, bind
 from karma.core.ids import DeviceId
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
+from karma.devices.payloads import Refused
 from karma.devices.repository.items import (
     DEAD_PREFIX,
     DeadLetterItem,
+    DeadPayloadItem,
     DevicesItem,
     children_pk,
     dead_letter_key,
+    dead_payload_key,
 )
 
 KEPT_BYTES = 4096
+"""So much of a payload stands in the letter itself, which lists read; the whole of a longer one beside it."""
+NAMED = 20
+"""So many refused parts are named."""
+_ID = re.compile(r"([0-9]{13})-([0-9a-f]{16})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """One message; `payload` holds its first 4 KB."""
+    """One message; `payload` holds its first 4 KB, or the whole when it was asked for by its id."""
 
     id: str
-    reason: str
+    refused: tuple[Refused, ...]
+    """The first 20."""
+    refused_count: int
+    taken: bool
+    """Whether the rest of the message was taken."""
     topic: str
     received_ms: int
     size: int
@@ -39,7 +52,11 @@ class DeadLetter:
         """Return it for the API; the payload in base64, since it may be anything."""
         return {
             "id": self.id,
-            "reason": self.reason,
+            "reason": self.refused[0].reason,
+            "field": self.refused[0].field,
+            "refused": [{"field": each.field, "reason": each.reason} for each in self.refused],
+            "refused_count": self.refused_count,
+            "taken": self.taken,
             "topic": self.topic,
             "received_at": iso(from_epoch_ms(self.received_ms)),
             "size": self.size,
@@ -55,30 +72,58 @@ class DeadLetterRepository:
         """Bind the table; no request is made."""
         bind(DevicesItem, table_name)
 
-    def store(self, device_id: DeviceId, *, reason: str, topic: str, payload: bytes, received_ms: int) -> None:
-        """Keep a message; the same message again changes nothing."""
+    def store(
+        self,
+        device_id: DeviceId,
+        *,
+        refused: Sequence[Refused],
+        topic: str,
+        payload: bytes,
+        received_ms: int,
+        taken: bool = False,
+    ) -> None:
+        """Keep a message of which something was refused; the same message again changes nothing.
+
+        The whole payload is written first, so that a letter which is seen has it.
+        """
         digest = hashlib.sha256(topic.encode() + b"\0" + payload).hexdigest()[:16]
+        expires_at = received_ms // 1000 + DEAD_LETTER_RETENTION_S
+        if len(payload) > KEPT_BYTES:
+            pk, sk = dead_payload_key(device_id, received_ms, digest)
+            _put_once(DeadPayloadItem(pk, sk, payload=payload, expires_at=expires_at))
         pk, sk = dead_letter_key(device_id, received_ms, digest)
         item = DeadLetterItem(
             pk,
             sk,
-            reason=reason,
+            reason=refused[0].reason,
+            refused=[list(each) for each in refused[:NAMED]],
+            refused_count=len(refused),
+            taken=taken,
             topic=topic,
             received_ms=received_ms,
             size=len(payload),
             payload=payload[:KEPT_BYTES],
-            expires_at=received_ms // 1000 + DEAD_LETTER_RETENTION_S,
+            expires_at=expires_at,
         )
-        try:
-            put(item)
-        except ConditionFailed:
-            return
+        _put_once(item)
+
+    def get(self, device_id: DeviceId, letter_id: str, *, now_s: float = 0) -> DeadLetter | None:
+        """Read one dead letter with its whole payload."""
+        match = _ID.fullmatch(letter_id)
+        if match is None:
+            return None
+        place = (device_id, int(match[1]), match[2])
+        item = get(DeadLetterItem, dead_letter_key(*place))
+        if item is None or (item.expires_at or 0) <= now_s:
+            return None
+        whole = get(DeadPayloadItem, dead_payload_key(*place)) if item.size > KEPT_BYTES else None
+        return _letter(item, item.payload if whole is None else whole.payload)
 
     def page(
         self, device_id: DeviceId, *, limit: int, after: str = "", now_s: float = 0
     ) -> tuple[list[DeadLetter], bool]:
         """Read a device's dead letters, newest first, and whether more follow; `after` is the last id seen."""
-        start = {"pk": children_pk(device_id), "sk": f"{DEAD_PREFIX}{after}"} if after else None
+        start = {"pk": children_pk(device_id), "sk": f"{DEAD_PREFIX}{after.replace('-', '#')}"} if after else None
         page = query(
             DeadLetterItem,
             children_pk(device_id),
@@ -89,15 +134,26 @@ class DeadLetterRepository:
         )
         # TTL deletes late.
         alive = [item for item in page.items if (item.expires_at or 0) > now_s]
-        return [_letter(item) for item in alive[:limit]], len(alive) > limit
+        return [_letter(item, item.payload) for item in alive[:limit]], len(alive) > limit
 
 
-def _letter(item: DeadLetterItem) -> DeadLetter:
+def _put_once(item: Item) -> None:
+    try:
+        put(item)
+    except ConditionFailed:
+        return
+
+
+def _letter(item: DeadLetterItem, payload: bytes) -> DeadLetter:
+    # Letters of an earlier release name no field.
+    refused = cast("list[list[str]]", item.refused or [["", item.reason]])
     return DeadLetter(
-        id=item.sk.removeprefix(DEAD_PREFIX),
-        reason=item.reason,
+        id=item.sk.removeprefix(DEAD_PREFIX).replace("#", "-"),
+        refused=tuple(Refused(*each) for each in refused),
+        refused_count=int(item.refused_count),
+        taken=item.taken,
         topic=item.topic,
         received_ms=int(item.received_ms),
         size=int(item.size),
-        payload=item.payload,
+        payload=payload,
     )

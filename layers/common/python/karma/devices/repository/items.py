@@ -8,7 +8,8 @@ devices    USER#<user>   DEVICE#<device>              what the owner wrote      
            THING#<serial> META                        unique guard; what ingest looks up   gsi1 while unfinished: sweep
            DEV#<device>  CMD#<command>                a command
            DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
-           DEV#<device>  DEAD#<ms>#<hash>             a message that could not be taken
+           DEV#<device>  DEAD#<ms>#<hash>             a message of which something could not be taken
+           DEV#<device>  DEADPAYLOAD#<ms>#<hash>      its whole payload, when that is long
            USER#<user>   GONE#<device>                a deleted device, until its data is gone  gsi1: sweep
 telemetry  DEV#<device>#<yyyy-mm-dd>  <min ts ms>#<boot>#<seq>     one batch of samples
 
@@ -40,6 +41,7 @@ DEVICE_PREFIX: Final = "DEVICE#"
 COMMAND_PREFIX: Final = "CMD#"
 PENDING_PREFIX: Final = "PENDING#"
 DEAD_PREFIX: Final = "DEAD#"
+DEAD_PAYLOAD_PREFIX: Final = "DEADPAYLOAD#"
 GONE_PREFIX: Final = "GONE#"
 COUNTER_NAME: Final = "devices"
 EXPIRY_SHARDS: Final = 4
@@ -101,6 +103,11 @@ def pending_key(device_id: DeviceId, command_id: CommandId) -> Key:
 def dead_letter_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
     """Key of a message that could not be taken; the same message has the same key."""
     return Key(children_pk(device_id), f"{DEAD_PREFIX}{received_ms:013d}#{digest}")
+
+
+def dead_payload_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
+    """Key of the whole payload of a dead letter."""
+    return Key(children_pk(device_id), f"{DEAD_PAYLOAD_PREFIX}{received_ms:013d}#{digest}")
 
 
 def tombstone_key(user_id: UserId, device_id: DeviceId) -> Key:
@@ -247,14 +254,25 @@ class PendingItem(DevicesItem, discriminator="pending_command"):
 
 
 class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
-    """A message of the device that could not be taken."""
+    """A message of the device of which something could not be taken."""
 
     reason = UnicodeAttribute()
+    """The first one."""
+    refused = JSONAttribute(null=True)
+    """`[[field, reason], ...]`, the first 20."""
+    refused_count = NumberAttribute(default=1)
+    taken = BooleanAttribute(default=False)
     topic = UnicodeAttribute()
     received_ms = NumberAttribute()
     size = NumberAttribute()
     payload = BinaryAttribute(legacy_encoding=False)
     """The first 4 KB."""
+
+
+class DeadPayloadItem(DevicesItem, discriminator="dead_payload"):
+    """The whole payload of a dead letter, when it is longer than 4 KB: MQTT has 128 KB at the most."""
+
+    payload = BinaryAttribute(legacy_encoding=False)
 
 
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):

@@ -12,7 +12,6 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
 from karma.core.ids import DeviceId
 from karma.devices.domain import RAW_RETENTION_S
-from karma.devices.payloads import Batch
 from karma.devices.repository.items import (
     BatchItem,
     TelemetryItem,
@@ -21,6 +20,7 @@ from karma.devices.repository.items import (
     telemetry_pk,
     telemetry_sk,
 )
+from karma.devices.samples import Batch
 
 _DAY_S = 24 * 3600
 _PAGE_ITEMS = 100

@@ -1,0 +1,201 @@
+"""Telemetry as devices send it, taken sample by sample and metric by metric.
+
+What cannot be taken costs itself: a value that is no finite number its metric, a sample without a time itself. The
+reasons are WRONG_SHAPE, WRONG_VALUE, WRONG_NAME and TOO_DEEP, which do not depend on when the message came, and:
+
+TOO_OLD   the sample's hour ended before the time for which raw telemetry is kept
+FUTURE    the sample's time is further ahead of ours than the clock's tolerance
+SPAN      the message holds samples of more than 24 different hours: of the oldest of them
+
+Samples are stored by UTC hour. The key of an hour (its first readable sample, boot, sequence) and its digest are made
+of all readable samples, those of the future included, and an hour is too old as a whole: so they are the same at each
+delivery, however much later it comes, and what was stored first stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from karma.core import freeform
+from karma.devices.domain import MAX_FUTURE_S, RAW_RETENTION_S, Reading
+from karma.devices.payloads import (
+    MAX_SEQ,
+    MAX_TS_MS,
+    Refused,
+    Unreadable,
+    read_boot,
+    read_integer,
+    read_object,
+)
+
+MAX_SAMPLES: Final = 3_000
+MAX_METRICS_A_SAMPLE: Final = 64
+MAX_HOURS: Final = 24
+"""Each is a write."""
+MAX_MAGNITUDE: Final = 1e300
+MAX_METRIC_CHARS: Final = 64
+_HOUR_MS: Final = 3_600_000
+_NAMED_CHARS: Final = 80
+
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
+METRIC: Final = re.compile(rf"[^ {_UNSEEN}](?:[^{_UNSEEN}]{{0,62}}[^ {_UNSEEN}])?")
+"""1 to 64 characters, no blank at either end; no controls, line ends, changes of direction, halves of a surrogate."""
+
+# Fleets use few names: each is matched once a process. Bounded, so that a hostile device cannot fill the memory.
+_known_metrics: set[str] = set()
+_MAX_KNOWN_METRICS = 4096
+
+
+class _Sample(NamedTuple):
+    """One readable sample, and its place in the message."""
+
+    ts: int
+    place: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one hour of a message, sorted by time."""
+
+    boot: str
+    seq: int
+    min_ts: int
+    max_ts: int
+    count: int
+    samples_json: bytes
+    """`[[ts, {metric: value}], ...]`."""
+    digest: str
+    """Of all readable samples of the hour, those of the future included."""
+    newest: Mapping[str, Reading]
+    """The newest value of each metric; its time is at the latest when the message came."""
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What of a message is taken, and what is not."""
+
+    batches: tuple[Batch, ...]
+    refused: tuple[Refused, ...]
+
+
+def metric_name(given: str) -> str | None:
+    """Return the name under which a metric is kept (Unicode NFC), or None when it cannot be one."""
+    return unicodedata.normalize("NFC", given) if METRIC.fullmatch(given) else None
+
+
+def read_telemetry(payload: bytes, *, received_ms: int) -> Telemetry:
+    """Read a message of samples.
+
+    Raises:
+        Unreadable: nothing of it can be taken.
+    """
+    body = _read_object(payload)
+    boot, seq = read_boot(body), read_integer(body, "seq", MAX_SEQ)
+    raw = body.get("samples")
+    if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_SAMPLES:
+        raise Unreadable("WRONG_SHAPE", "samples")
+    refused: list[Refused] = []
+    samples = [sample for place, given in enumerate(raw) if (sample := _read_sample(place, given, refused)) is not None]
+    samples.sort(key=lambda sample: sample.ts)
+    hours: dict[int, list[_Sample]] = {}
+    for sample in samples:
+        hours.setdefault(sample.ts // _HOUR_MS, []).append(sample)
+    batches: list[Batch] = []
+    for hour in sorted(hours, reverse=True):
+        if (hour + 1) * _HOUR_MS <= received_ms - RAW_RETENTION_S * 1000:
+            refused += [Refused(f"samples[{each.place}].ts", "TOO_OLD") for each in hours[hour]]
+            continue
+        taken = [each for each in hours[hour] if each.ts <= received_ms + MAX_FUTURE_S * 1000]
+        refused += [Refused(f"samples[{each.place}].ts", "FUTURE") for each in hours[hour][len(taken) :]]
+        if taken and len(batches) == MAX_HOURS:
+            refused += [Refused(f"samples[{each.place}].ts", "SPAN") for each in taken]
+        elif taken:
+            batches.append(_batch(boot, seq, hours[hour], taken, received_ms))
+    if not batches:
+        raise Unreadable(refused[0].reason, refused[0].field, refused)
+    return Telemetry(tuple(reversed(batches)), tuple(refused))
+
+
+def _read_object(payload: bytes) -> dict[str, Any]:
+    try:
+        return read_object(payload)
+    except Unreadable as exc:
+        if exc.reason not in ("NOT_JSON", "TOO_DEEP"):
+            raise
+        # Many encoders write NaN and Infinity, which JSON has not: they cost their metric, as a deep value does.
+        try:
+            body = json.loads(payload.decode())
+        except (ValueError, RecursionError):
+            raise exc from None
+        if not isinstance(body, dict):
+            raise Unreadable("WRONG_SHAPE") from None
+        return body
+
+
+def _read_sample(place: int, given: Any, refused: list[Refused]) -> _Sample | None:
+    if not isinstance(given, dict):
+        refused.append(Refused(f"samples[{place}]", "WRONG_SHAPE"))
+        return None
+    ts, values = given.get("ts"), given.get("m")
+    if type(ts) is not int or not 0 <= ts <= MAX_TS_MS:
+        refused.append(Refused(f"samples[{place}].ts", "WRONG_VALUE"))
+        return None
+    if not isinstance(values, dict) or not 1 <= len(values) <= MAX_METRICS_A_SAMPLE:
+        refused.append(Refused(f"samples[{place}].m", "WRONG_SHAPE"))
+        return None
+    for name, value in values.items():
+        # bool is an int to Python, not to a meter. NaN is in no range.
+        if (
+            name not in _known_metrics
+            or (type(value) is not float and type(value) is not int)
+            or not -MAX_MAGNITUDE <= value <= MAX_MAGNITUDE
+        ):
+            break
+    else:
+        return _Sample(ts, place, values)
+    kept = _read_metrics(place, values, refused)
+    return _Sample(ts, place, kept) if kept else None
+
+
+def _read_metrics(place: int, values: dict[str, Any], refused: list[Refused]) -> dict[str, float]:
+    kept: dict[str, float] = {}
+    for given, value in values.items():
+        name = metric_name(given)
+        reason = ""
+        if name is None:
+            reason = "WRONG_NAME"
+        elif freeform.is_deeper(value):
+            reason = "TOO_DEEP"
+        elif (type(value) is not float and type(value) is not int) or not -MAX_MAGNITUDE <= value <= MAX_MAGNITUDE:
+            reason = "WRONG_VALUE"
+        if name is None or reason:
+            refused.append(Refused(f"samples[{place}].m[{json.dumps(given[:_NAMED_CHARS])}]", reason))
+            continue
+        kept.setdefault(name, value)
+        if name == given and len(_known_metrics) < _MAX_KNOWN_METRICS:
+            _known_metrics.add(name)
+    return kept
+
+
+def _batch(boot: str, seq: int, readable: list[_Sample], taken: list[_Sample], received_ms: int) -> Batch:
+    newest: dict[str, Reading] = {}
+    for sample in reversed(taken):
+        for name, value in sample.values.items():
+            old = newest.get(name)
+            if old is None or (old.ts == sample.ts and old.value < value):
+                newest[name] = Reading(value, sample.ts)
+    # A clock that is ahead within its tolerance must not hide what comes after it is set right.
+    shown = {name: Reading(each.value, min(each.ts, received_ms)) for name, each in newest.items()}
+    encoded = orjson.dumps([(each.ts, each.values) for each in taken])
+    everything = encoded if len(taken) == len(readable) else orjson.dumps([(each.ts, each.values) for each in readable])
+    digest = hashlib.sha256(everything).hexdigest()
+    return Batch(boot, seq, readable[0].ts, taken[-1].ts, len(taken), encoded, digest, shown)
