@@ -7,5 +7,7 @@ before any module here can start it.
 
 import os
 
-for _about in ("END_OF_LIFE", "DEPRECATED", "KNOWN_BROKEN", "UNTESTED"):
+# Of versions past their end of life the bridge wants to be told each one.
+os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", ",".join(map(str, range(16, 100))))
+for _about in ("DEPRECATED", "KNOWN_BROKEN", "UNTESTED"):
     os.environ.setdefault(f"JSII_SILENCE_WARNING_{_about}_NODE_VERSION", "1")
