@@ -78,7 +78,7 @@ def test_completing(crash: Callable[..., CrashReport]) -> None:
 
 def test_deleting_a_file_that_is_listed(crash: Callable[..., CrashReport]) -> None:
     def prepare(files: Files) -> tuple[str, str, object]:
-        return "DELETE", f"/{files.ready()}", None
+        return "DELETE", f"/{files.ready(path='/docs')}", None
 
     report = crash(prepare, accept={204, 404})
     assert {"s3.DeleteObjects", "dynamodb.TransactWriteItems", "dynamodb.DeleteItem"} <= set(report.calls)
