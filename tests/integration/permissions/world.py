@@ -21,8 +21,11 @@ from typing import Any
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.core.clock import epoch_ms
 from karma.core.dynamo.items import bind
-from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.core.ids import ApiKeyId, DeviceId, UserId, new_id
+from karma.devices.payloads import Refused
+from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.identity import one_time, permissions, tokens
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
@@ -305,6 +308,14 @@ def _command(world: World, owner: str, ids: Mapping[str, str]) -> str:
     return str(made["command"]["id"])
 
 
+def _letter(world: World, _: str, ids: Mapping[str, str]) -> str:
+    letters, device_id = DeadLetterRepository(world.stack.tables["devices"]), DeviceId(ids["device_id"])
+    refused, at_ms = [Refused("boot", "WRONG_VALUE")], epoch_ms(datetime.now(UTC))
+    letters.store(device_id, refused=refused, topic="dt/karma/EOS-1/telemetry", payload=b"{}", received_ms=at_ms)
+    [letter], _more = letters.page(device_id, limit=1)
+    return letter.id
+
+
 def _component(world: World, _: str, __: Mapping[str, str]) -> str:
     name = f"model-{new_id()}"
     answer = world.api("PUT", f"/api/v1/config/{name}", {"config": _MODEL}, headers=bearer(world.person("admin").token))
@@ -386,6 +397,7 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "key_id": lambda world, owner, _: str(world.create(owner, "/api/v1/api-keys", {"name": "ci"})["api_key"]["id"]),
     "device_id": _device,
     "command_id": _command,
+    "letter_id": _letter,
     "agent_id": _agent,
     "component_name": _component,
     "run_id": _run,
