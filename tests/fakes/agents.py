@@ -22,6 +22,7 @@ from karma.agents.domain import (
     ThreadChanged,
     ThreadKey,
     Usage,
+    Wish,
     end,
 )
 from karma.agents.ports import (
@@ -61,6 +62,7 @@ class MemoryRunStore:
         self.runs_by_key: dict[RunKey, Run] = {}
         self.logs: dict[RunKey, dict[int, Segment]] = defaultdict(dict)
         self.threads: dict[ThreadKey, Thread] = {}
+        self.wished: dict[RunKey, set[Wish]] = defaultdict(set)
         self.gone: set[UserId] = set()
         self.fail = fail
 
@@ -122,6 +124,14 @@ class MemoryRunStore:
         messages = (*stored.messages, *history.messages)
         forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
         self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages), forks=forks)
+
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
+        self._meet("wish")
+        self.wished[key].add(wish)
+
+    def wishes(self, key: RunKey) -> frozenset[Wish]:
+        self._meet("wishes")
+        return frozenset(self.wished.get(key, ()))
 
     def tail(self, key: RunKey) -> Segment | None:
         log = self.logs.get(key)

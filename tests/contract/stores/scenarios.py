@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from karma.agents.domain import RunEnd, RunStatus
+from karma.agents.domain import RunEnd, RunStatus, Wish
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId
@@ -355,6 +355,8 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoRunStore.start": _started,
     "DynamoRunStore.append": _made(lambda r: r.running, lambda r, _: r.runs.append(r.segment(2), history=r.history(1))),
     "DynamoRunStore.finish": _finished,
+    "DynamoRunStore.wish": _made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),
+    "DynamoRunStore.wishes": _made(lambda r: r.running, lambda r, run: r.runs.wishes(run.key)),
     "DynamoRunStore.tail": _made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
     "DynamoRunStore.segments": _made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),
     "DynamoRunStore.run": _made(lambda r: r.running, lambda r, run: r.runs.run(run.key)),

@@ -21,6 +21,7 @@ from karma.agents.domain import (
     ThreadChanged,
     ThreadKey,
     ToolCall,
+    Wish,
 )
 from karma.agents.ports import RunStore
 from karma.agents.repository import AgentsItem, DynamoRunStore, messages_sk, run_pk, thread_pk
@@ -193,6 +194,20 @@ def test_the_end_is_written_whole_and_frees_the_thread(runs: RunStore) -> None:
     assert thread.active_run_id is None
     assert len(thread.messages) == 2
     begin(runs, run("r2"))
+
+
+@pytest.mark.fault("F-06c")
+def test_a_wish_stands_beside_the_log_and_changes_nothing_in_it(runs: RunStore) -> None:
+    begin(runs)
+    assert runs.wishes(run().key) == frozenset()
+
+    for wish in (Wish.NEXT, Wish.NEXT, Wish.MOVED_ON):
+        runs.wish(run().key, wish, at=NOW)
+
+    assert runs.wishes(run().key) == {Wish.NEXT, Wish.MOVED_ON}
+    assert runs.wishes(run("r2").key) == frozenset()
+    assert runs.segments(run().key, after=0, limit=9) == [segment()]
+    assert runs.tail(run().key) == segment()
 
 
 @pytest.mark.fault("F-02a")

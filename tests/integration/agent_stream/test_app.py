@@ -389,10 +389,11 @@ def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: 
     hold = threading.Event()
     streams.model.answer(message(text("Hel")), hold=hold)
     body = hello()
+    other = hello(messages=[{"id": "u2", "role": "user", "content": "of somebody else"}])
     first, bare, second, third = (
         streams.agent(body),
-        streams.agent(hello()),
-        streams.make("POST", "/api/v1/agent", body=hello()),
+        streams.agent(other),
+        streams.make("POST", "/api/v1/agent", body={**other, "runId": new_id()}),
         streams.make("POST", "/api/v1/agent", body={**body, "threadId": "t2"}),
     )
 

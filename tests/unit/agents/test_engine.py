@@ -12,7 +12,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from karma.agents.catalogue.domain import SYSTEM_PROMPT, AgentSpec
-from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, ThreadKey, Usage
+from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, ThreadBusy, ThreadKey, Usage
 from karma.agents.engine import Limits
 from karma.agents.ports import ModelFailed, StopReason, TextDelta
 from karma.agents.requests import RunInput, parse_run_input
@@ -786,6 +786,78 @@ class TestOneRunAThread:
 
         assert caught.value.details == {"run_id": "r1"}  # type: ignore[attr-defined]
         assert caught.value.code == "CONFLICT"  # type: ignore[attr-defined]
+
+    @pytest.mark.fault("F-06c")
+    @pytest.mark.parametrize("version", ["1.0", None])
+    @pytest.mark.parametrize(
+        "then",
+        [
+            [user("a", "u1"), {"id": "half", "role": "assistant", "content": "Hel"}, user("b", "u2")],
+            [user("a", "u1")],
+            [user("changed", "u1")],
+        ],
+        ids=["goes on", "asks anew", "edits"],
+    )
+    def test_a_client_that_stopped_goes_on(
+        self, then: list[dict[str, Any]], version: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("karma.agents.log._LISTEN_EVERY_S", 0.01)
+        monkeypatch.setattr("karma.agents.service._END_POLL_S", 0.01)
+        world = World([*text("Hel"), lambda: asyncio.Event().wait()], [*text("ok"), *ended()])
+        first = asked(user("a", "u1"), run="r1", protocolVersion=version)
+
+        async def go() -> tuple[KeptFrames, KeptFrames]:
+            left = KeptFrames()
+            running = (await world.service.start(caller(), first)).execute(left)
+            answer = await world.go(asked(*then, run="r2"))
+            await running
+            return left, answer
+
+        left, answer = asyncio.run(go())
+
+        verify(left.events)
+        verify(answer.events)
+        assert world.stored(first).status is RunStatus.CANCELLED
+        if version:
+            assert left.events[-1]["outcome"] == {"type": "cancelled"}
+        else:
+            assert left.events[-1]["code"] == "CANCELLED"
+        assert answer.events[-1]["outcome"] == {"type": "success"}
+        words = [message["content"] for message in then if message["role"] == "user"]
+        assert [m.content for m in world.model.requests[1].messages] == words
+
+    @pytest.mark.fault("F-06c")
+    @pytest.mark.parametrize("is_lost", [True, False])
+    def test_who_sends_only_what_is_new_waits_for_a_client_that_listens(
+        self, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("karma.agents.log._LISTEN_EVERY_S", 0.01)
+        heard = asyncio.Event()
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        def note(name: str) -> None:
+            if name == "wishes":
+                loops[0].call_soon_threadsafe(heard.set)
+
+        store = MemoryRunStore(note)
+        go_on = asyncio.Event()
+        world = World([*text("Hel"), go_on.wait, *ended()], store=store)
+        first = asked(user("a", "u1"), run="r1")
+
+        async def go() -> None:
+            loops.append(asyncio.get_running_loop())
+            running = (await world.service.start(caller(), first)).execute(KeptFrames(is_lost=is_lost))
+            with pytest.raises(ThreadBusy):
+                await world.service.start(caller(), asked(user("b", "u2"), run="r2"))
+            heard.clear()
+            await asyncio.wait_for(heard.wait(), 5)
+            if not is_lost:
+                go_on.set()
+            await asyncio.wait_for(running, 5)
+
+        asyncio.run(go())
+
+        assert world.stored(first).status is (RunStatus.CANCELLED if is_lost else RunStatus.FINISHED)
 
     def test_a_dead_run_is_ended_by_who_comes_next(self) -> None:
         world = World([*text("ok"), *ended()])

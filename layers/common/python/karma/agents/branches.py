@@ -69,6 +69,17 @@ def merge(thread: Thread, sent: Sequence[Sent]) -> Merged:
     return walk.result(written)
 
 
+def has_moved_on(thread: Thread, sent: Sequence[Sent]) -> bool:
+    """Tell whether a client sends the message that is being answered, so that it does not wait for that answer.
+
+    Nobody tells when a client leaves. But who has that message is the client that asked, or one that was shown its
+    conversation: to send it again, with more behind it, changed or for another answer, gives up the one on its way.
+    """
+    way = [thread.messages[position] for position in thread.way_to(thread.latest)]
+    answered = next((message.id for message in reversed(way) if message.role == "user"), "")
+    return bool(answered) and any(each.message.id == answered for each in sent)
+
+
 def late_results(messages: Sequence[Message]) -> Iterator[Message]:
     """Say in words what a call gave whose result came late: models take a result right behind its call only."""
     names: dict[str, str] = {}

@@ -3,6 +3,7 @@
 A run executes on a thread; a thread has at most one active run:
 
     running ──> finished      RUN_FINISHED was logged (also with calls of frontend tools left pending)
+            ├─> cancelled     it was stopped: its conversation went on without it
             └─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
 
 The run's log is its truth: segment 1, 2, 3, ... each written once, by the writer that holds the lease named in the
@@ -48,14 +49,25 @@ class RunStatus(StrEnum):
 
     RUNNING = "running"
     FINISHED = "finished"
+    CANCELLED = "cancelled"
     FAILED = "failed"
 
 
 TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.RUNNING: frozenset({RunStatus.FINISHED, RunStatus.FAILED}),
+    RunStatus.RUNNING: frozenset({RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.FAILED}),
     RunStatus.FINISHED: frozenset(),
+    RunStatus.CANCELLED: frozenset(),
     RunStatus.FAILED: frozenset(),
 }
+
+
+class Wish(StrEnum):
+    """Why somebody else wants a run to end; written beside its log, read by its owner, who alone ends it."""
+
+    MOVED_ON = "moved_on"
+    """The client that the run answers sends what it answers, and more: it does not wait for the answer."""
+    NEXT = "next"
+    """Somebody wants to go on with the thread; who still listens to the run is its owner's to know."""
 
 
 class RunErrorCode(StrEnum):
@@ -75,6 +87,7 @@ class RunErrorCode(StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
     OWNER_LOST = "OWNER_LOST"
+    CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
 
 
@@ -93,6 +106,7 @@ ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
     RunErrorCode.DEADLINE_EXCEEDED: "The run reached its time limit",
     RunErrorCode.STORAGE_UNAVAILABLE: "The run could not be recorded; try again later",
     RunErrorCode.OWNER_LOST: "The process that executed the run was lost",
+    RunErrorCode.CANCELLED: "The run was stopped, since its conversation went on",
     RunErrorCode.INTERNAL: "An unexpected error occurred",
 }
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from karma.agents import events
 from karma.agents.domain import (
@@ -126,16 +128,18 @@ class RunEngine:
         self._clock = clock
         self._usage = Usage()
         self._turns = 0
+        self._is_stopped = False
         self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
 
     async def run(self) -> None:
         """Run to the terminal event. Never raises for what a run may meet; a bug ends the run with INTERNAL."""
         remaining_s = (self._plan.deadline - self._clock.now()).total_seconds() - self._limits.reserve_s
         try:
-            async with asyncio.timeout(max(0.0, remaining_s)):
+            async with asyncio.timeout(max(0.0, remaining_s)) as limit:
+                self._log.listen(lambda: self._stop(limit))
                 await self._loop()
         except TimeoutError:
-            await self._fail(RunErrorCode.DEADLINE_EXCEEDED)
+            await self._fail(RunErrorCode.CANCELLED if self._is_stopped else RunErrorCode.DEADLINE_EXCEEDED)
         except RunFailed as exc:
             await self._fail(exc.code)
         except ModelFailed as exc:
@@ -153,6 +157,11 @@ class RunEngine:
         finally:
             self._log.close()
             await self._log.settle()
+
+    def _stop(self, limit: asyncio.Timeout) -> None:
+        with suppress(RuntimeError):  # it is ending already
+            limit.reschedule(0)
+            self._is_stopped = True
 
     async def _loop(self) -> None:
         plan = self._plan
@@ -347,11 +356,15 @@ class RunEngine:
 
     async def _fail(self, code: RunErrorCode) -> None:
         usage = self._wire_usage()
-        terminal = events.run_error(
-            message=ERROR_MESSAGES[code], code=code, usage=[usage] if usage else (), speaks=self._plan.speaks
-        )
+        told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": [usage] if usage else ()}
+        status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
+        if status is RunStatus.CANCELLED:
+            ids = {"thread_id": self._plan.thread.thread_id, "run_id": self._plan.run_id}
+            terminal = events.run_cancelled(**ids, **told, speaks=self._plan.speaks)
+        else:
+            terminal = events.run_error(**told, speaks=self._plan.speaks)
         try:
-            await self._log.finish(terminal, self._end(RunStatus.FAILED, code=code))
+            await self._log.finish(terminal, self._end(status, code=code))
             count("RunFailed", code=code.value)
         except (OwnershipLost, Upstream):
             # The watchdog ends the log; the client is told what is known here.

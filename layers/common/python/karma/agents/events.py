@@ -124,6 +124,18 @@ def run_finished(
     return _event("RUN_FINISHED", "", body, speaks)
 
 
+def run_cancelled(
+    *, thread_id: str, run_id: str, message: str, code: str, usage: Sequence[Mapping[str, object]], speaks: Version
+) -> Event:
+    """RUN_FINISHED with outcome cancelled; RUN_ERROR for clients to whom that would look like a success."""
+    if speaks < (1, 0):
+        return run_error(message=message, code=code, usage=usage, speaks=speaks)
+    body: dict[str, object] = {"threadId": thread_id, "runId": run_id, "outcome": {"type": "cancelled"}}
+    if usage:
+        body["usage"] = list(usage)
+    return _event("RUN_FINISHED", "", body, speaks)
+
+
 def run_error(
     *, message: str, code: str, usage: Sequence[Mapping[str, object]] = (), speaks: Version = CURRENT
 ) -> Event:

@@ -4,6 +4,7 @@
 - Deltas, and the start and end of text, are sent at once and committed at most a second later.
 - `id: n` goes out only when what the client has is exactly the segments up to n.
 - The lease is renewed by each segment, by an empty one when the run is silent.
+- Once a second it is read whether somebody wants the run to end: others never write to the log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 
-from karma.agents.domain import LEASE, History, OwnershipLost, RunEnd, RunKey, Segment, ThreadKey
+from karma.agents.domain import LEASE, History, OwnershipLost, RunEnd, RunKey, Segment, ThreadKey, Wish
 from karma.agents.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, position
 from karma.agents.ports import RunStore, Sink
 from karma.core.clock import Clock
@@ -26,6 +27,7 @@ _FLUSH_BYTES = 12_000
 _DELTA_CHARS = 2_500
 """A character takes up to six bytes in JSON, so a delta always fits into a segment."""
 _RENEW_AFTER_S = LEASE.total_seconds() / 3
+_LISTEN_EVERY_S = 1.0
 _RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _FATAL = (OwnershipLost, Upstream)
 """Behind these nothing may be written any more."""
@@ -65,6 +67,23 @@ class RunLog:
         self._failure: Exception | None = None
         self._closed = False
         self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
+        self._listen_timer: asyncio.TimerHandle | None = None
+
+    def listen(self, stop: Callable[[], None]) -> None:
+        """Call `stop` once when the run's client has moved on, or has left and somebody else wants the thread."""
+        self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(stop)))
+
+    async def _heed(self, stop: Callable[[], None]) -> None:
+        try:
+            wishes = await asyncio.to_thread(self._store.wishes, self._key)
+        except Upstream:
+            wishes = frozenset()  # asked again in a second
+        if self._closed:
+            return
+        if Wish.MOVED_ON in wishes or (Wish.NEXT in wishes and self._sink.is_lost):
+            stop()
+        else:
+            self.listen(stop)
 
     def delta(self, prefix: DeltaPrefix, text: str) -> bytes:
         """Take a delta into the log and return its frame; the caller sends it at once.
@@ -124,8 +143,9 @@ class RunLog:
         """Stop the timers."""
         self._closed = True
         self._renew_timer.cancel()
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
+        for timer in (self._flush_timer, self._listen_timer):
+            if timer is not None:
+                timer.cancel()
 
     async def settle(self) -> None:
         """Wait for commits under way; their failures were told to the run or came too late to matter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from karma.agents.domain import (
     Thread,
     ThreadKey,
     Usage,
+    Wish,
 )
 from karma.configuration.current import RunChoice
 from karma.core.ids import AgentId, RunId, UserId
@@ -192,6 +193,12 @@ class RunStore(Protocol):
         Raises:
             OwnershipLost: another writer has this number, or has ended the run.
         """
+
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
+        """Ask a run's owner to end it. A repeat changes nothing, nor does a wish about a run that has ended."""
+
+    def wishes(self, key: RunKey) -> frozenset[Wish]:
+        """Read what is asked of a run's owner; what was written a moment ago may be missing."""
 
     def tail(self, key: RunKey) -> Segment | None:
         """Read the last segment, consistently."""

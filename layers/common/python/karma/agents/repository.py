@@ -4,6 +4,7 @@
 |---|---|---|---|
 | run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
 | segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
+| why its owner should end it | RUN#<user>#<run> | CONTROL#<wish> | |
 | whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | thread | THREAD#<user>#<thread> | HEAD | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
@@ -37,6 +38,7 @@ from karma.agents.domain import (
     Thread,
     ThreadChanged,
     ThreadKey,
+    Wish,
 )
 from karma.agents.ports import RunPage
 from karma.agents.stored import dump_messages, load_messages
@@ -51,6 +53,7 @@ from karma.identity.parent import require_account_in
 HEAD = "HEAD"
 _SEGMENT = "SEG#"
 _MESSAGES = "MSG#"
+_CONTROL = "CONTROL#"
 _LISTED = "RUN#"
 _MESSAGES_SK_CHARS = len(_MESSAGES) + 8
 PART_BYTES = 350_000
@@ -158,6 +161,10 @@ class SegmentItem(AgentsItem, discriminator="segment"):
     events = BinaryAttribute(legacy_encoding=False, null=True)
     """JSON lines."""
     terminal = BooleanAttribute(default=False)
+
+
+class ControlItem(AgentsItem, discriminator="run_control"):
+    """A wish that a run's owner reads beside its work."""
 
 
 class ThreadItem(AgentsItem, discriminator="thread"):
@@ -319,6 +326,18 @@ class DynamoRunStore:
             tx.commit()
         except ConditionFailed:
             self._require_mine(segment)
+
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
+        """See RunStore; one put."""
+        try:
+            put(ControlItem(run_pk(key), f"{_CONTROL}{wish.value}", created_at=iso(at)))
+        except ConditionFailed:
+            return  # it is there
+
+    def wishes(self, key: RunKey) -> frozenset[Wish]:
+        """See RunStore; one Query."""
+        page = query(AgentsItem, run_pk(key), AgentsItem.sk.startswith(_CONTROL), limit=len(Wish))
+        return frozenset(Wish(item.sk.removeprefix(_CONTROL)) for item in page.items)
 
     def tail(self, key: RunKey) -> Segment | None:
         """See RunStore; one Query."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from karma.agents.branches import Merged, late_results, merge
+from karma.agents.branches import Merged, has_moved_on, late_results, merge
 from karma.agents.catalogue.domain import Agent
 from karma.agents.catalogue.service import Catalogue
 from karma.agents.domain import (
@@ -24,6 +24,7 @@ from karma.agents.domain import (
     ThreadBusy,
     ThreadChanged,
     ThreadKey,
+    Wish,
     is_readable_id,
 )
 from karma.agents.engine import Limits, Plan, RunEngine
@@ -48,6 +49,9 @@ MAX_OFFSET_ROWS = 1_000
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
+_END_POLL_S = 0.25
+_END_POLLS = 16
+"""A run hears once a second that it shall end."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class RunService:
                 if thread.active_run_id == asked.run_id:
                     raise RunExists(f"Run {asked.run_id} exists already")
                 if thread.active_run_id is not None:
-                    await self._free(thread)
+                    await self._free(thread, asked)
                 await asyncio.to_thread(
                     self._store.start, run, thread=thread, segment=segment, messages=merged.new, after=merged.after
                 )
@@ -216,8 +220,8 @@ class RunService:
             raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
         return merged
 
-    async def _free(self, thread: Thread) -> None:
-        """End the thread's active run if its process is dead.
+    async def _free(self, thread: Thread, asked: RunInput) -> None:
+        """End the thread's active run if its process is dead, or have it ended if its client does not wait for it.
 
         Raises:
             ThreadBusy: it is alive.
@@ -228,8 +232,20 @@ class RunService:
             return
         key = RunKey(thread.key.user_id, run_id)
         if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
-            raise ThreadBusy(run_id)
+            wish = Wish.MOVED_ON if has_moved_on(thread, asked.sent) else Wish.NEXT
+            await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
+            if wish is Wish.NEXT or not await self._ends(key):
+                raise ThreadBusy(run_id)
         raise ThreadChanged
+
+    async def _ends(self, key: RunKey) -> bool:
+        """Wait for a run that was asked to end."""
+        for _ in range(_END_POLLS):
+            await asyncio.sleep(_END_POLL_S)
+            tail = await asyncio.to_thread(self._store.tail, key)
+            if tail is None or tail.terminal:
+                return True
+        return False
 
 
 class RunReader:

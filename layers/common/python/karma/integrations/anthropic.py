@@ -34,6 +34,7 @@ from karma.agents.ports import (
 from karma.agents.repair import arguments_of, tool_use
 from karma.agents.texts import GrowingText
 from karma.core import aws, freeform, secrets
+from karma.integrations.context_window import is_too_long
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -148,7 +149,7 @@ class AnthropicModel:
         except anthropic.APIConnectionError as exc:
             raise ModelFailed(RunErrorCode.MODEL_UNAVAILABLE, usage=turn.usage) from exc
         except anthropic.APIStatusError as exc:
-            raise ModelFailed(_code_of(exc.status_code, exc.type), usage=turn.usage) from exc
+            raise ModelFailed(_code_of(exc.status_code, exc.type, exc.body), usage=turn.usage) from exc
         except httpx2.TimeoutException as exc:
             raise ModelFailed(RunErrorCode.MODEL_TIMEOUT, usage=turn.usage) from exc
         except httpx2.HTTPError as exc:
@@ -220,7 +221,9 @@ def load_sdk() -> None:
             gc.enable()
 
 
-def _code_of(status: int, error_type: object) -> RunErrorCode:
+def _code_of(status: int, error_type: object, body: object) -> RunErrorCode:
+    if is_too_long(status, body):
+        return RunErrorCode.CONTEXT_WINDOW_EXCEEDED
     if isinstance(error_type, str) and error_type in _ERROR_TYPES:
         return _ERROR_TYPES[error_type]
     if status in _STATUSES:
@@ -307,7 +310,7 @@ class _Turn:
             blocks = [self._blocks[index] for index in sorted(self._blocks)]
             out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
         elif kind == "error":
-            raise ModelFailed(_code_of(200, event["error"].get("type")), usage=self.usage)
+            raise ModelFailed(_code_of(200, event["error"].get("type"), event), usage=self.usage)
 
     def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
         self._open[index] = _Open(block)
