@@ -359,8 +359,8 @@ class RunEngine:
         told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": [usage] if usage else ()}
         status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
         if status is RunStatus.CANCELLED:
-            ids = {"thread_id": self._plan.thread.thread_id, "run_id": self._plan.run_id}
-            terminal = events.run_cancelled(**ids, **told, speaks=self._plan.speaks)
+            thread_id, run_id = self._plan.thread.thread_id, self._plan.run_id
+            terminal = events.run_cancelled(thread_id=thread_id, run_id=run_id, **told, speaks=self._plan.speaks)
         else:
             terminal = events.run_error(**told, speaks=self._plan.speaks)
         try:
