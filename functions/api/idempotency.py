@@ -24,7 +24,9 @@ from starlette.responses import Response
 from api.deps import process
 from api.presenters import ok
 from karma.core import aws
+from karma.core.dynamo.failures import raise_public
 from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
+from karma.core.faults import AWS_FAULTS
 from karma.identity.domain import Caller
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -101,6 +103,7 @@ def _run(
         IdempotencyAlreadyInProgressError,
         IdempotencyInconsistentStateError,
         IdempotencyItemNotFoundError,
+        IdempotencyPersistenceLayerError,
         IdempotencyValidationError,
     )
 
@@ -139,6 +142,8 @@ def _run(
             store.get_record(claim)
         except IdempotencyItemNotFoundError:
             return False
+        except IdempotencyPersistenceLayerError as exc:
+            raise_public(exc, _cause(exc))
         return True
 
     claims = [{"path": path, "key": key, "fingerprint": fingerprint} for fingerprint in _fingerprints(body)]
@@ -150,6 +155,9 @@ def _run(
             stored = guarded(claim=claim)
         except IdempotencyValidationError:
             continue
+        except IdempotencyPersistenceLayerError as exc:
+            # What was to be made may be there; a repeat learns so by karma.core.dynamo.requests.
+            raise_public(exc, _cause(exc))
         except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):
             raise Conflict(
                 "The first request with this Idempotency-Key still runs", code="REQUEST_IN_PROGRESS"
@@ -175,3 +183,10 @@ class _Deadline:
     def get_remaining_time_in_millis() -> int:
         """Return more than any request of ours may run."""
         return 30_000
+
+
+def _cause(exc: BaseException | None) -> BaseException | None:
+    """Find what AWS's client raised inside of what Powertools made of it."""
+    while exc is not None and not isinstance(exc, AWS_FAULTS):
+        exc = exc.__cause__ or exc.__context__
+    return exc

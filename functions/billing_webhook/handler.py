@@ -97,7 +97,7 @@ def _refusal(error: AppError, event: dict[str, Any], context: LambdaContext) -> 
         request_id=context.aws_request_id,
         now_ms=epoch_ms(_clock.now()),
     )
-    headers = {**_HEADERS, **error.headers}
+    headers = {**_HEADERS, **{name.lower(): value for name, value in error.headers.items()}}
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = "POST"
     if error.status == 503:

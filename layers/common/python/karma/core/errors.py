@@ -24,7 +24,7 @@ class AppError(Exception):
 
     status: ClassVar[int] = 500
     code: str = "INTERNAL"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(
         self, message: str, *, code: str | None = None, details: Mapping[str, object] | Sequence[object] | None = None
@@ -162,6 +162,23 @@ class Upstream(AppError):
     status = 502
     code = "UPSTREAM_ERROR"
     retryable = True
+    retry_after_s: ClassVar[int] = 0
+    """When a repeat has a chance, told by `Retry-After`; 0 says nothing."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        details: Mapping[str, object] | Sequence[object] | None = None,
+        repeatable: bool = True,
+    ) -> None:
+        """`repeatable` false: the same request will fail again until somebody has mended the deployment."""
+        super().__init__(message, code=code, details=details)
+        if not repeatable:
+            self.retryable = False
+        if self.retry_after_s and repeatable:
+            self.headers["Retry-After"] = str(self.retry_after_s)
 
 
 class StorageThrottled(Upstream):
@@ -169,13 +186,15 @@ class StorageThrottled(Upstream):
 
     status = 503
     code = "STORAGE_THROTTLED"
+    retry_after_s = 2
 
 
 class StorageUnavailable(Upstream):
-    """The database did not answer in time."""
+    """The database did not answer in time. A write may have been made: repeat it with the same Idempotency-Key."""
 
     status = 503
     code = "STORAGE_UNAVAILABLE"
+    retry_after_s = 1
 
 
 class UpstreamTimeout(Upstream):

@@ -7,14 +7,35 @@ function that reads a secret (benchmarks/), for what is a dictionary with an age
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from karma.core import aws
 from karma.core.clock import monotonic
-from karma.core.errors import StaleVersion
+from karma.core.errors import StaleVersion, Upstream
+from karma.core.faults import AWS_FAULTS, upstream_of
 
 MAX_AGE_S = 300
 _kept: dict[str, tuple[float, dict[str, object]]] = {}
+
+
+class SecretsUnavailable(Upstream):
+    """Secrets Manager did not answer; nothing can be signed or verified until it does."""
+
+    status = 503
+    code = "SECRETS_UNAVAILABLE"
+    retry_after_s = 1
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except AWS_FAULTS as exc:
+        public = upstream_of(exc, system="The store of keys", busy=SecretsUnavailable, unavailable=SecretsUnavailable)
+        if public is None:
+            raise
+        raise public from exc
 
 
 class SecretUnusable(RuntimeError):
@@ -26,6 +47,7 @@ def get(arn: str, *, max_age_s: float = MAX_AGE_S) -> dict[str, object]:
 
     Raises:
         SecretUnusable: stored value is not a JSON object.
+        SecretsUnavailable: Secrets Manager did not answer.
     """
     kept = _kept.get(arn)
     if kept is not None and monotonic() - kept[0] < max_age_s:
@@ -41,8 +63,10 @@ def read(arn: str) -> tuple[dict[str, object], str]:
 
     Raises:
         SecretUnusable: stored value is not a JSON object.
+        SecretsUnavailable: Secrets Manager did not answer.
     """
-    answer = aws.client("secretsmanager").get_secret_value(SecretId=arn)
+    with _errors():
+        answer = aws.client("secretsmanager").get_secret_value(SecretId=arn)
     try:
         value = json.loads(answer.get("SecretString", ""))
     except ValueError:
@@ -60,15 +84,17 @@ def write(arn: str, value: Mapping[str, object], *, seen: str) -> None:
 
     Raises:
         StaleVersion: somebody else has replaced it since.
+        SecretsUnavailable: it may have been replaced, or not.
     """
-    manager = aws.client("secretsmanager")
-    made = manager.put_secret_value(SecretId=arn, SecretString=json.dumps(value), VersionStages=["AWSPENDING"])
-    try:
-        manager.update_secret_version_stage(
-            SecretId=arn, VersionStage="AWSCURRENT", MoveToVersionId=made["VersionId"], RemoveFromVersionId=seen
-        )
-    except manager.exceptions.InvalidParameterException:
-        raise StaleVersion("The secret was changed meanwhile") from None
+    with _errors():
+        manager = aws.client("secretsmanager")
+        made = manager.put_secret_value(SecretId=arn, SecretString=json.dumps(value), VersionStages=["AWSPENDING"])
+        try:
+            manager.update_secret_version_stage(
+                SecretId=arn, VersionStage="AWSCURRENT", MoveToVersionId=made["VersionId"], RemoveFromVersionId=seen
+            )
+        except manager.exceptions.InvalidParameterException:
+            raise StaleVersion("The secret was changed meanwhile") from None
     _kept.pop(arn, None)
 
 

@@ -19,19 +19,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import botocore.exceptions
 import orjson
 
 from karma.core import aws
 from karma.core.errors import Upstream, ValidationFailed
+from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 
 AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
 TOPIC_KINDS: Final = frozenset({"telemetry", "heartbeat", "event", "ready", "response", "presence"})
 
 _DATA_KINDS = frozenset({"telemetry", "heartbeat", "event"})
 _COMMAND_KINDS = frozenset({"ready", "response"})
-_THROTTLED = frozenset({"LimitExceededException", "ThrottlingException", "Throttling", "TooManyRequestsException"})
-_UNAVAILABLE = frozenset({"InternalFailureException", "InternalException", "ServiceUnavailableException"})
 _GONE = frozenset({"ResourceNotFoundException"})
 
 
@@ -40,6 +38,7 @@ class DeviceServiceThrottled(Upstream):
 
     status = 503
     code = "DEVICE_SERVICE_THROTTLED"
+    retry_after_s = 2
 
 
 class DeviceServiceUnavailable(Upstream):
@@ -47,6 +46,7 @@ class DeviceServiceUnavailable(Upstream):
 
     status = 503
     code = "DEVICE_SERVICE_UNAVAILABLE"
+    retry_after_s = 1
 
 
 class Source(NamedTuple):
@@ -291,23 +291,21 @@ def _forget() -> None:
 def _errors() -> Iterator[None]:
     try:
         yield
-    except botocore.exceptions.ClientError as exc:
-        code = exc.response.get("Error", {}).get("Code", "")
-        if code in _THROTTLED:
-            raise DeviceServiceThrottled("The device service is busy; try again") from exc
-        if code in _UNAVAILABLE:
-            raise DeviceServiceUnavailable("The device service did not answer; try again") from exc
-        raise
-    except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError) as exc:
-        raise DeviceServiceUnavailable("The device service did not answer; try again") from exc
+    except AWS_FAULTS as exc:
+        public = upstream_of(
+            exc, system="The device service", busy=DeviceServiceThrottled, unavailable=DeviceServiceUnavailable
+        )
+        if public is None:
+            raise
+        raise public from exc
 
 
 @contextmanager
 def _absent_is_fine() -> Iterator[None]:
     try:
         yield
-    except botocore.exceptions.ClientError as exc:
-        if exc.response.get("Error", {}).get("Code", "") not in _GONE:
+    except AWS_FAULTS as exc:
+        if code_of(exc) not in _GONE:
             raise
 
 

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-import botocore.exceptions
-
 from karma.core import aws
 from karma.core.errors import Upstream
+from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 from karma.core.ids import DeviceId, FileId
 from karma.files.domain import URL_TIME
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
@@ -26,8 +25,6 @@ from karma.files.ports import ObjectGone, StoredPart, UploadGone
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, ObjectIdentifierTypeDef
 
-_THROTTLED: Final = frozenset({"SlowDown", "RequestLimitExceeded", "ThrottlingException", "503"})
-_UNAVAILABLE: Final = frozenset({"InternalError", "ServiceUnavailable", "RequestTimeout", "500"})
 _ABSENT: Final = frozenset({"NoSuchKey", "404"})
 _CHUNK_BYTES: Final = 1024 * 1024
 _KEYS_A_CALL: Final = 1000
@@ -39,6 +36,7 @@ class FileStorageThrottled(Upstream):
 
     status = 503
     code = "FILE_STORAGE_THROTTLED"
+    retry_after_s = 2
 
 
 class FileStorageUnavailable(Upstream):
@@ -46,6 +44,7 @@ class FileStorageUnavailable(Upstream):
 
     status = 503
     code = "FILE_STORAGE_UNAVAILABLE"
+    retry_after_s = 1
 
 
 class S3Files:
@@ -177,8 +176,8 @@ class S3Files:
         return self._remove_below(_key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
 
     def _remove_below(self, prefix: str, *, limit: int) -> int:
-        client = aws.client("s3")
         with _errors():
+            client = aws.client("s3")
             # Uploads first: one that completes meanwhile is found as an object.
             uploads = client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix, MaxUploads=limit)
             found = [(upload["Key"], upload["UploadId"]) for upload in uploads.get("Uploads", [])]
@@ -206,9 +205,10 @@ class S3Files:
             return
 
     def _signed(self, operation: str, params: dict[str, Any]) -> str:
-        return aws.client("s3").generate_presigned_url(
-            operation, Params=params, ExpiresIn=int(URL_TIME.total_seconds())
-        )
+        with _errors():
+            return aws.client("s3").generate_presigned_url(
+                operation, Params=params, ExpiresIn=int(URL_TIME.total_seconds())
+            )
 
 
 def attachment(filename: str) -> str:
@@ -225,20 +225,15 @@ def _key(device_id: DeviceId, file_id: FileId) -> str:
 def _errors(*, gone: type[UploadGone] | type[ObjectGone] | None = None) -> Iterator[None]:
     try:
         yield
-    except botocore.exceptions.ClientError as exc:
-        code = exc.response.get("Error", {}).get("Code", "")
+    except AWS_FAULTS as exc:
+        code = code_of(exc)
         if gone is UploadGone and code == "NoSuchUpload":
             raise UploadGone from exc
         if gone is ObjectGone and code in _ABSENT:
             raise ObjectGone from exc
-        if code in _THROTTLED:
-            raise FileStorageThrottled("The file storage is busy; try again") from exc
-        if code in _UNAVAILABLE:
-            raise FileStorageUnavailable("The file storage did not answer; try again") from exc
-        raise
-    except (
-        botocore.exceptions.ConnectionError,
-        botocore.exceptions.HTTPClientError,
-        botocore.exceptions.ResponseStreamingError,
-    ) as exc:
-        raise FileStorageUnavailable("The file storage did not answer; try again") from exc
+        public = upstream_of(
+            exc, system="The file storage", busy=FileStorageThrottled, unavailable=FileStorageUnavailable
+        )
+        if public is None:
+            raise
+        raise public from exc

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import botocore.exceptions
-
 from karma.core import aws
+from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 from karma.mail.addresses import AddressUnmailable, mailable
 from karma.mail.domain import Letter
 from karma.mail.ports import MailRefused, MailUnavailable
@@ -50,9 +49,8 @@ class SesSender:
                 Content={"Simple": content},
                 ConfigurationSetName=self._configuration_set,
             )
-        except botocore.exceptions.ClientError as exc:
-            if exc.response["Error"]["Code"] == "BadRequestException":
+        except AWS_FAULTS as exc:
+            if code_of(exc) == "BadRequestException":
                 raise MailRefused from exc
-            raise MailUnavailable("The mail provider did not take a mail; try again") from exc
-        except botocore.exceptions.BotoCoreError as exc:
-            raise MailUnavailable("The mail provider did not answer; try again") from exc
+            public = upstream_of(exc, system="The mail provider", busy=MailUnavailable, unavailable=MailUnavailable)
+            raise public or MailUnavailable("The mail provider did not take a mail; try again") from exc

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import botocore.exceptions
-
 from karma.core import aws
 from karma.core.errors import Upstream
+from karma.core.faults import AWS_FAULTS, upstream_of
 
 _BATCH = 10
 """SQS's limit on one SendMessageBatch."""
@@ -16,6 +15,7 @@ class QueueUnavailable(Upstream):
 
     status = 503
     code = "QUEUE_UNAVAILABLE"
+    retry_after_s = 1
 
 
 class SqsQueue:
@@ -32,8 +32,8 @@ class SqsQueue:
         """
         try:
             aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=delay_s)
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as exc:
-            raise QueueUnavailable("The queue did not answer; try again") from exc
+        except AWS_FAULTS as exc:
+            raise _public(exc) from exc
 
     def send_many(self, bodies: list[str]) -> None:
         """Enqueue any number of bodies, ten a call.
@@ -47,7 +47,12 @@ class SqsQueue:
             ]
             try:
                 answer = aws.client("sqs").send_message_batch(QueueUrl=self._url, Entries=entries)  # type: ignore[arg-type]
-            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as exc:
-                raise QueueUnavailable("The queue did not answer; try again") from exc
+            except AWS_FAULTS as exc:
+                raise _public(exc) from exc
             if answer.get("Failed"):
                 raise QueueUnavailable("The queue refused a message; try again")
+
+
+def _public(exc: Exception) -> Upstream:
+    found = upstream_of(exc, system="The queue", busy=QueueUnavailable, unavailable=QueueUnavailable)
+    return found or QueueUnavailable("The queue did not take a message; try again")

@@ -31,6 +31,7 @@ class PaymentsUnavailable(Upstream):
 
     status = 503
     code = "PAYMENTS_UNAVAILABLE"
+    retry_after_s = 2
 
 
 class PaymentsDisabled(Upstream):

@@ -14,6 +14,7 @@ class MailUnavailable(Upstream):
 
     status = 503
     code = "MAIL_UNAVAILABLE"
+    retry_after_s = 2
 
 
 class MailRefused(Exception):

@@ -11,14 +11,14 @@ import zlib
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import botocore.exceptions
 import orjson
 
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.repository.keys import EVENT_DISCRIMINATOR, UNHANDLED, event_key, inbox_sort_key
 from karma.core import aws
 from karma.core.clock import iso
-from karma.core.errors import PayloadTooLarge, StorageUnavailable
+from karma.core.errors import PayloadTooLarge, StorageThrottled, StorageUnavailable
+from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
@@ -63,13 +63,12 @@ class ArrivalStore:
                 ConditionExpression="attribute_not_exists(pk)",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        except botocore.exceptions.ClientError as exc:
-            if exc.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise StorageUnavailable("The event could not be stored; send it again") from exc
-            there = exc.response.get("Item")
-            return _compare(arrival, there if isinstance(there, dict) else {})
-        except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError) as exc:
-            raise StorageUnavailable("The event could not be stored; send it again") from exc
+        except AWS_FAULTS as exc:
+            if code_of(exc) == "ConditionalCheckFailedException":
+                there = getattr(exc, "response", {}).get("Item")
+                return _compare(arrival, there if isinstance(there, dict) else {})
+            public = upstream_of(exc, system="The database", busy=StorageThrottled, unavailable=StorageUnavailable)
+            raise public or StorageUnavailable("The event could not be stored; send it again") from exc
         return Stored.NEW
 
 

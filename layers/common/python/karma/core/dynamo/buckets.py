@@ -23,6 +23,7 @@ from karma.core import aws
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.failures import storage_errors
 from karma.core.errors import StorageThrottled
+from karma.core.faults import code_of
 from karma.core.ratelimit import Decision, Limit, latest_ms
 
 _ATTEMPTS = 3
@@ -99,7 +100,7 @@ class DynamoBuckets:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
             except botocore.exceptions.ClientError as exc:
-                if exc.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                if code_of(exc) != "ConditionalCheckFailedException":
                     raise
                 there: Any = exc.response.get("Item") or {}
                 return False, int(there["full_at_ms"]["N"]) if "full_at_ms" in there else 0

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
-import botocore.exceptions
 from pynamodb.exceptions import PynamoDBException
 
 from karma.core.errors import PayloadTooLarge, StorageThrottled, StorageUnavailable
+from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 
 ITEM_BYTES = 400 * 1024
 """DynamoDB's limit on one item, names included."""
-
-_THROTTLED = frozenset(
-    {
-        "LimitExceededException",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ThrottlingException",
-        "TransactionInProgressException",
-    }
-)
-_UNAVAILABLE = frozenset({"InternalServerError", "InternalServerErrorException", "ServiceUnavailable"})
-_NO_ANSWER = (
-    botocore.exceptions.ConnectionError,
-    botocore.exceptions.HTTPClientError,
-)
 
 
 class ConditionFailed(Exception):
@@ -43,31 +29,35 @@ def storage_errors(sent: Callable[[], object] | None = None) -> Iterator[None]:
     Raises:
         ConditionFailed: a condition was false; nothing was written.
         PayloadTooLarge: so is the item; nothing was written.
-        StorageThrottled, StorageUnavailable: the write may be tried again.
-        PynamoDBException, ClientError: any other code, untouched.
+        StorageThrottled, StorageUnavailable: the write may be tried again (karma.core.faults).
+        PynamoDBException, ClientError: DynamoDB refused the call with any other code; untouched.
     """
     try:
         yield
     except PynamoDBException as exc:
-        code = exc.cause_response_code
-        if code == "ConditionalCheckFailedException":
-            raise ConditionFailed from exc
-        if code in _THROTTLED:
-            raise StorageThrottled("The database is busy; try again") from exc
-        if code in _UNAVAILABLE or isinstance(exc.cause, _NO_ANSWER):
-            raise StorageUnavailable("The database did not answer; try again") from exc
-        if code == "ValidationException" and sent is not None and bytes_at_least(sent()) > ITEM_BYTES:
-            raise too_large() from exc
-        raise
-    except botocore.exceptions.ClientError as exc:
-        code = exc.response["Error"]["Code"]
-        if code in _THROTTLED:
-            raise StorageThrottled("The database is busy; try again") from exc
-        if code in _UNAVAILABLE:
-            raise StorageUnavailable("The database did not answer; try again") from exc
-        raise
-    except _NO_ANSWER as exc:
-        raise StorageUnavailable("The database did not answer; try again") from exc
+        # Not `exc.cause_response_code`: it fails on causes whose `response` is None, as those of broken connections.
+        raise_public(exc, exc.cause, sent)
+    except AWS_FAULTS as exc:
+        raise_public(exc, exc, sent)
+
+
+def raise_public(exc: Exception, cause: BaseException | None, sent: Callable[[], object] | None = None) -> NoReturn:
+    """Raise the public error of what a call of DynamoDB failed with, or `exc` itself when it has none.
+
+    Args:
+        exc: what was raised.
+        cause: what botocore raised inside of it.
+        sent: as of `storage_errors`.
+    """
+    if code_of(cause) == "ConditionalCheckFailedException":
+        raise ConditionFailed from exc
+    if isinstance(cause, AWS_FAULTS):
+        public = upstream_of(cause, system="The database", busy=StorageThrottled, unavailable=StorageUnavailable)
+        if public is not None:
+            raise public from exc
+    if code_of(cause) == "ValidationException" and sent is not None and bytes_at_least(sent()) > ITEM_BYTES:
+        raise too_large() from exc
+    raise exc
 
 
 def too_large() -> PayloadTooLarge:

@@ -20,6 +20,7 @@ from pynamodb.expressions.update import Action
 from karma.core.dynamo.failures import ITEM_BYTES, ConditionFailed, bytes_at_least, storage_errors, too_large
 from karma.core.dynamo.items import Item, Key, connection_of
 from karma.core.errors import AppError, StorageThrottled
+from karma.core.faults import code_of
 
 _PAUSES_S = (0.05, 0.1, 0.2)
 """Between attempts while another transaction holds an item, such as two that check the same parent at one moment.
@@ -115,6 +116,8 @@ class Transaction:
             ConditionFailed: that write had none.
             PayloadTooLarge: an item has more than 400 KB, or all together more than 4 MB.
             StorageThrottled: others never let go of an item, or the table is throttled; try again.
+            StorageUnavailable: DynamoDB did not answer. All may have been written or nothing: what is repeated under
+                an Idempotency-Key finds its record, which is part of the transaction (karma.core.dynamo.requests).
         """
         if not self._tables:
             return
@@ -158,7 +161,7 @@ class Transaction:
             raise _Held from exc
         if any(code in {"ThrottlingError", "ProvisionedThroughputExceeded"} for code in codes):
             raise StorageThrottled("The database is busy; try again") from exc
-        if "ValidationError" in codes or exc.cause_response_code == "ValidationException":
+        if "ValidationError" in codes or code_of(exc.cause) == "ValidationException":
             sizes = [bytes_at_least(kwargs) for writes in self._writes.values() for kwargs, _ in writes]
             if max(sizes) > ITEM_BYTES or sum(sizes) > _MAX_BYTES:
                 raise too_large() from exc
