@@ -1,4 +1,4 @@
-"""Query parameters of every operation of both OpenAPI documents."""
+"""Query parameters of every operation of both OpenAPI documents: unknown ones, and times at the calendar's ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.integration.permissions.world import Answered, Target, World, bearer, targets
+from tests.integration.permissions.world import BODIES, Answered, Target, World, bearer, targets
 from tests.support import contract
 
 pytestmark = pytest.mark.usefixtures("model")
@@ -58,3 +58,56 @@ def test_a_query_parameter_that_an_operation_does_not_have_is_named(world: World
         assert set(unknown) <= told.keys(), (target.name, told)
         taken = ", ".join(sorted(names)) or "none"
         assert {told[name] for name in unknown} == {f"unknown query parameter; this route takes: {taken}"}, target.name
+
+
+TIMES = [
+    f"{year}-{at}{offset}"
+    for year in ("0001", "0999", "1969", "9999")
+    for at in ("01-01T00:00:00", "12-31T23:59:59.999999")
+    for offset in ("Z", "+14:00", "-14:00", "+23:59", "-23:59")
+]
+DAYS = ["0001-01-01", "0999-12-31", "9999-12-31"]
+MILLISECONDS = ["0", "253402300799999", "253402300800000", "9" * 20]
+
+
+def is_time(schema: Mapping[str, Any]) -> bool:
+    return schema.get("format") in ("date", "date-time") or any(is_time(each) for each in schema.get("anyOf", ()))
+
+
+def fields_of(document: Mapping[str, Any], operation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schemas of the fields of an operation's body."""
+    if "requestBody" not in operation:
+        return {}
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    name = schema["$ref"].rpartition("/")[2]
+    fields: Mapping[str, Any] = document["components"]["schemas"][name].get("properties", {})
+    return fields
+
+
+@pytest.mark.fault("F-10a")
+def test_times_at_the_ends_of_the_calendar_are_read_or_named(world: World) -> None:
+    world.become("api")
+    document = contract.served()
+    tried = 0
+    for target, parameters in operations("api"):
+        for parameter in parameters:
+            if not (is_time(parameter["schema"]) or parameter["name"] in ("from", "to")):
+                continue
+            path = world.path_of(target, owner="admin")
+            for text in [*TIMES, *DAYS, *MILLISECONDS]:
+                query = urlencode({parameter["name"]: text})
+                answer = world.api(target.method, path, headers=caller(world, target), query=query)
+                assert answer.status in (200, 400, 422), (target.name, query, answer.text)
+                if answer.status == 422:
+                    assert refused(answer).keys() == {parameter["name"]}
+                tried += 1
+        operation = document["paths"][target.path][target.method.lower()]
+        for field in [name for name, inner in fields_of(document, operation).items() if is_time(inner)]:
+            seed = BODIES[f"{target.method} {target.path}"](world, "admin")
+            for text in [*TIMES, *DAYS]:
+                body = {**seed, field: text}
+                path = world.path_of(target, owner="admin")
+                answer = world.api(target.method, path, body, headers=caller(world, target))
+                assert answer.status < 300 or refused(answer).keys() == {field}, (target.name, body, answer.text)
+                tried += 1
+    assert tried > 200

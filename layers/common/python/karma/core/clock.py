@@ -28,19 +28,32 @@ class SystemClock:
 
 def iso(moment: datetime) -> str:
     """Format as ISO 8601 UTC with milliseconds and `Z`; sorts as text in time order."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    # Not strftime: it writes years before 1000 without their zeros.
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Convert an aware moment to UTC.
+
+    Raises:
+        ValueError: there it is before the year 1 or after 9999, as 9999-12-31T23:59:59-14:00 is.
+    """
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it must be in the years 1 to 9999") from None
 
 
 def parse_iso(text: str) -> datetime:
     """Read what `iso` wrote, or any ISO 8601 text with an offset.
 
     Raises:
-        ValueError: not ISO 8601, or without an offset.
+        ValueError: not ISO 8601, without an offset, or outside the years 1 to 9999 in UTC.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} names no offset from UTC")
-    return moment.astimezone(UTC)
+    return in_utc(moment)
 
 
 def epoch_ms(moment: datetime) -> int:

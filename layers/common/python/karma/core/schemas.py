@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from karma.core.clock import in_utc
 from karma.core.freeform import TOO_DEEP, is_deeper
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -21,8 +22,8 @@ def _written_out(value: object) -> object:
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
-"""ISO 8601 with an offset or `Z`."""
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(in_utc)]
+"""ISO 8601 with an offset or `Z`, in the years 1 to 9999 of UTC, which it is converted to."""
 Day = Annotated[date, BeforeValidator(_written_out)]
 """ISO 8601, `2026-01-31`."""
 Whole = Annotated[int, Field(strict=True)]

@@ -34,6 +34,12 @@ class PaymentsUnavailable(Upstream):
     retry_after_s = 2
 
 
+class PaymentsUnreadable(Upstream):
+    """Stripe answered what cannot be; the event waits in the inbox with this code."""
+
+    code = "PAYMENTS_UNREADABLE"
+
+
 class PaymentsDisabled(Upstream):
     """No API key is set."""
 
@@ -227,7 +233,10 @@ def _text(metadata: dict[str, Any] | None, name: str) -> str:
 
 
 def _moment(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise PaymentsUnreadable("Stripe names a time that no calendar has") from exc
 
 
 def _optional(seconds: int | None) -> datetime | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date
 from typing import Final
 
 from pynamodb.attributes import (
@@ -138,15 +138,14 @@ def parse_telemetry_sk(sk: str) -> tuple[int, str, int]:
 
 def day_of(ts_ms: int) -> str:
     """UTC day of a time, `yyyy-mm-dd`."""
-    return from_epoch_ms(ts_ms).strftime("%Y-%m-%d")
+    return from_epoch_ms(ts_ms).date().isoformat()
 
 
 def days_between(from_ms: int, to_ms: int) -> Iterator[str]:
     """UTC days that a range touches, in order."""
-    day, last = from_epoch_ms(from_ms).date(), from_epoch_ms(to_ms).date()
-    while day <= last:
-        yield day.isoformat()
-        day += timedelta(days=1)
+    first, last = from_epoch_ms(from_ms).toordinal(), from_epoch_ms(to_ms).toordinal()
+    for day in range(first, last + 1):  # numbers, for the calendar has no day after its last
+        yield date.fromordinal(day).isoformat()
 
 
 class DevicesItem(Item):
