@@ -18,6 +18,8 @@ Schema = dict[str, Any]
 
 EVENTS = (
     "RUN_STARTED",
+    "MESSAGES_SNAPSHOT",
+    "CUSTOM",
     "STATE_SNAPSHOT",
     "TEXT_MESSAGE_START",
     "TEXT_MESSAGE_CONTENT",

@@ -281,6 +281,9 @@ FIELDS: Mapping[str, Any] = {
 _AVATARS = ("AvatarView", "AvatarSummaryView", "CreateAvatarBody", "ChangeAvatarBody")
 
 MODEL_FIELDS: Mapping[str, Any] = {
+    "RunData.messages": [
+        {"id": "01994b98-3e5f-7c41-b2a3-d4c5b6a79808", "role": "user", "content": "Which are online?"}
+    ],
     **dict.fromkeys(("UserOut.id", "ManagedUserOut.id"), _USER),
     **dict.fromkeys(("UserOut.name", "ManagedUserOut.name", "Register.name", "PatchProfile.name"), "Ada"),
     "FileOut.id": _FILE,
@@ -373,6 +376,7 @@ ANSWERS: Mapping[str, Any] = {
 """Of operations whose answer has no schema, by their ids."""
 
 PARAMETERS: Mapping[str, Any] = {
+    "get_run.messages": True,
     "list_inbox.status": "unhandled",
     "end_oauth.code": "4f1c2d3e4a5b6c7d8e9f",
     "end_oauth.error": "access_denied",

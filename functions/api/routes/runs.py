@@ -77,11 +77,13 @@ async def list_runs_by_number(
 
 
 @router.get("/runs/{run_id}", responses=answers(RunData, errors=(404,)))
-async def get_run(run_id: str, caller: Reader) -> Response:
-    """Show one run."""
+async def get_run(run_id: str, caller: Reader, messages: bool = False) -> Response:
+    """Show one run; with `messages` also the conversation of its branch, to its last answer."""
     from karma.agents.service import run_view
 
-    return ok({"run": run_view(agents.runs().get(caller.user_id, RunId(run_id)))})
+    reader = agents.runs()
+    run = reader.get(caller.user_id, RunId(run_id))
+    return ok({"run": run_view(run), "messages": reader.messages(run) if messages else None})
 
 
 @router.get("/runs/{run_id}/events", responses=answers(RunEventsData, errors=(404,)))

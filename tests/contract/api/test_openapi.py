@@ -45,7 +45,8 @@ class TestACommittedDocument:
 
 class TestTheStreamS:
     def test_names_the_events_that_runs_are_made_of(self) -> None:
-        made = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', Path(events.__file__).read_text()))
+        found = re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"|_event\("([A-Z]+)"', Path(events.__file__).read_text())
+        made = {name for names in found for name in names if name}
         assert set(EVENTS) == made
         assert made <= {each.value for each in EventType}
 

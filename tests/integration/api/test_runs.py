@@ -186,6 +186,7 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
     api, user_id = owner
     record(stack, user_id, "r1")
 
+    assert api.call("GET", "/api/v1/runs/r1", query="messages=true").data["messages"] is None
     assert api.call("GET", "/api/v1/runs/r1").data["run"] == {
         "id": "r1",
         "thread_id": "thread-of-r1",

@@ -16,7 +16,7 @@ from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, 
 from karma.agents.engine import Limits
 from karma.agents.ports import ModelFailed, StopReason, TextDelta
 from karma.agents.requests import RunInput, parse_run_input
-from karma.agents.service import RunService
+from karma.agents.service import RunReader, RunService
 from karma.agents.tools import Tool, ToolContext, ToolFailed, described
 from karma.core.clock import monotonic
 from karma.core.errors import NotFound, StorageUnavailable, ValidationFailed
@@ -952,6 +952,28 @@ class TestIdsOfCalls:
 
 def use_of(call_id: str) -> dict[str, Any]:
     return {"type": "tool_use", "id": call_id, "name": "echo", "input": {}}
+
+
+class TestBranchesThatWereLeft:
+    @pytest.mark.fault("F-02a")
+    def test_are_read_by_their_run(self) -> None:
+        world = World(
+            [*text("One."), *ended()], [*text("Two."), *ended()], [*text("Half")], [*text("Three."), *ended()]
+        )
+        asks = [
+            asked(user("first", "u1"), run="r1"),
+            asked(user("first", "u1"), run="r2"),
+            asked(user("first", "u1"), run="r3"),
+            asked(user("other", "u1"), run="r4"),
+        ]
+        reader = RunReader(world.store)
+        for request in asks:
+            world.run(request)
+
+        branches = [reader.messages(world.stored(request)) for request in asks]
+
+        texts = [[message["content"] for message in branch or ()] for branch in branches]
+        assert texts == [["first", "One."], ["first", "Two."], ["first"], ["other", "Three."]]
 
 
 class TestTheClientsTools:

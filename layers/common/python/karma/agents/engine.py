@@ -129,6 +129,7 @@ class RunEngine:
         self._usage = Usage()
         self._turns = 0
         self._is_stopped = False
+        self._began_at = plan.last
         self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
 
     async def run(self) -> None:
@@ -382,6 +383,10 @@ class RunEngine:
         return self._usage.wire(provider=self._model.provider, model=self._plan.model)
 
     def _end(self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = ()) -> RunEnd:
+        if status is RunStatus.FINISHED:
+            last = self._plan.last  # stored with the end itself
+        else:
+            last = self._began_at if self._log.last_message is None else self._log.last_message
         return RunEnd(
             status=status,
             at=self._clock.now(),
@@ -389,7 +394,7 @@ class RunEngine:
             turns=self._turns,
             usage=self._wire_usage(),
             pending_tool_call_ids=tuple(pending),
-            last_message=self._plan.last,
+            last_message=last,
         )
 
 

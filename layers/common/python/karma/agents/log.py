@@ -59,6 +59,8 @@ class RunLog:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._open = OpenItems()
+        self.last_message: int | None = None
+        """Position of the last message that was committed; None where none was."""
         self._waiting = _Waiting()
         self._sent = 0
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -227,6 +229,8 @@ class RunLog:
                     raise
                 await asyncio.sleep(pause_s)
         self._head = segment.n
+        if history is not None:
+            self.last_message = history.n + len(history.messages) - 1
         self._renew_timer.cancel()
         if how is None and not self._closed:
             self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)

@@ -41,6 +41,9 @@ class RunData(Data):
     """`GET /runs/{id}`."""
 
     run: RunView
+    messages: list[dict[str, object]] | None
+    """With `?messages=true` the conversation of the run's branch, as AG-UI messages; null where it is not asked for,
+    not known yet, or larger than 4 MB."""
 
 
 class RunListData(Data):

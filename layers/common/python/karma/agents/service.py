@@ -15,6 +15,7 @@ from karma.agents.catalogue.service import Catalogue
 from karma.agents.domain import (
     LEASE,
     MAX_ADDED_BYTES,
+    Json,
     Run,
     RunExists,
     RunKey,
@@ -28,9 +29,10 @@ from karma.agents.domain import (
     is_readable_id,
 )
 from karma.agents.engine import Limits, Plan, RunEngine
+from karma.agents.events import CURRENT
 from karma.agents.history import application_text, awaited_calls
 from karma.agents.log import RunLog
-from karma.agents.opening import opening
+from karma.agents.opening import MAX_SNAPSHOT_BYTES, opening, shown
 from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Watchdog
 from karma.agents.repeats import is_repeat, redeliver
 from karma.agents.requests import RunInput
@@ -264,6 +266,17 @@ class RunReader:
         if run is None:
             raise NotFound(f"Run '{run_id[:128]}' not found")
         return run
+
+    def messages(self, run: Run) -> list[Json] | None:
+        """Read the conversation of a run's branch, also of one that nobody goes on with.
+
+        Returns None where the run has none yet, and where it is larger than an answer may be.
+        """
+        if run.last_message < 0:
+            return None
+        thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
+        found = [shown(thread.messages[position], CURRENT) for position in thread.way_to(run.last_message)]
+        return found if len(orjson.dumps(found)) <= MAX_SNAPSHOT_BYTES else None
 
     def page(
         self,
