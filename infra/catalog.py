@@ -139,6 +139,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "DEVICES_TABLE",
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
+                "FILES_BUCKET",
                 "AUTH_SECRET_ARN",
                 "MODEL_SECRET_ARN",
                 "MODEL_BASE_URL",

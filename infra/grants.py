@@ -9,7 +9,7 @@ Resources are written as `kind/name`:
 
     table/<name>            the table                index/<name>         its index gsi1
     stream/<name>           its DynamoDB stream      queue/<name>         an SQS queue of ours
-    bucket/<name>           a bucket                 objects/<name>       its objects under `OBJECT_PREFIX`
+    bucket/<name>           a bucket                 objects/<name>       see `OBJECT_PREFIXES`
     secret/<name>           a Secrets Manager secret iot/<what>           see `IOT_RESOURCES`
     ses/sender              the domain of our mail   ses/configuration    the set of rules it is sent under
     any/<what>              actions that AWS offers no resource for
@@ -95,6 +95,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/billing", (GET,)),
         Grant("queue/runs", SEND),
         Grant("queue/ingest", SEND),
+        Grant("bucket/files", SEE),
+        Grant("objects/files", ("s3:GetObject",)),
+        Grant("objects/attachments", ("s3:GetObject", "s3:PutObject")),
         Grant("secret/auth", SECRET),
         Grant("secret/model", SECRET),
         Grant("secret/origin", SECRET),
@@ -141,6 +144,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/telemetry", (QUERY, BATCH_WRITE)),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
+        Grant("objects/attachments", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
         Grant("table/work", (QUERY, BATCH_WRITE)),
         Grant("index/work", (QUERY,)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE, BATCH_WRITE)),
@@ -200,10 +204,15 @@ IOT_RESOURCES: dict[str, tuple[str, ...]] = {
 }
 """ARN tails of the IoT resources."""
 
-OBJECT_PREFIX = "devices/*"
+OBJECT_PREFIXES: dict[str, str] = {
+    "objects/files": "devices/*",
+    "objects/attachments": "attachments/*",
+}
+"""Which keys of the bucket of files."""
 
 WILDCARDS: dict[str, str] = {
     "objects/files": "objects are made at run time, one a file; the pattern holds device files and nothing else",
+    "objects/attachments": "as objects/files; the pattern holds what conversations refer to and nothing else",
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
     "any/iot-attachments": "AWS IoT defines no resource type for ties between things and certificates, nor for lists",

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from agent_stream.settings import Settings
+from karma.agents.attachments import Library
 from karma.agents.builtins import DeviceServices, DeviceTools
 from karma.agents.catalogue.domain import MODELS
 from karma.agents.catalogue.repository import DynamoAgentStore
@@ -22,6 +23,7 @@ from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
+from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
@@ -31,10 +33,13 @@ from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 from karma.integrations.anthropic import AnthropicModel
+from karma.integrations.fetch import Fetcher
+from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:
     from karma.billing.service import SubscriptionService
+    from karma.files.reading import FileReader
 
 
 @cache
@@ -108,9 +113,33 @@ def run_service() -> RunService:
         agents=Catalogue(DynamoAgentStore(), clock(), models=models, tools=[tool.name for tool in tools]),
         configuration=configuration(),
         tools=tools,
+        library=Library(S3Attachments(settings().files_bucket), OwnFiles(), Fetcher()),
         clock=clock(),
         limits=Limits(),
     )
+
+
+class OwnFiles:
+    """Files of devices; what reads them is imported when a user first shows one."""
+
+    def read(self, user_id: UserId, device_id: str, file_id: str, *, max_bytes: int) -> bytes:
+        """Return a ready file's bytes; see karma.files.reading."""
+        return file_reader().read(user_id, device_id, file_id, max_bytes=max_bytes)
+
+
+@cache
+def file_reader() -> FileReader:
+    """Read files of devices."""
+    from karma.devices.parent import DeviceParent
+    from karma.devices.repository.devices import DeviceRepository
+    from karma.files.entries import Entries
+    from karma.files.reading import FileReader
+    from karma.files.repository.files import FileRepository
+    from karma.integrations.s3 import S3Files
+
+    parent = DeviceParent(DeviceRepository(settings().devices_table))
+    entries = Entries(FileRepository(settings().devices_table, parent), parent, clock())
+    return FileReader(entries, S3Files(settings().files_bucket))
 
 
 @cache

@@ -20,6 +20,8 @@ class Settings(FunctionSettings):
     model_base_url: str = ""
     """Empty: the API's own."""
     model_id: str = "claude-sonnet-5-5"
+    files_bucket: str
+    """Device files that users show to agents, and what conversations refer to."""
     runs_queue_url: str
     ingest_queue_url: str
     iot_data_endpoint: str = ""

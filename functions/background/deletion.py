@@ -31,7 +31,7 @@ from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.remains import AccountRemains
 from karma.integrations.iot import IotRegistry
-from karma.integrations.s3 import S3Files
+from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.projects.repository import ProjectRepository
@@ -78,7 +78,7 @@ def cascade() -> Cascade:
     return Cascade(
         [
             # First what acts by itself: runs, then what would go on costing money.
-            AgentsPurge(store=DynamoRunStore(), clock=clock),
+            AgentsPurge(store=DynamoRunStore(), attachments=S3Attachments(settings.files_bucket), clock=clock),
             BillingPurge(subscriptions=SubscriptionRepository(settings.billing_table), payments=payments, clock=clock),
             DevicesPurge(
                 devices=devices,

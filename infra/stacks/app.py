@@ -15,7 +15,7 @@ from infra.constructs.python_function import PythonFunction
 from infra.constructs.release import CanaryReleases
 from infra.constructs.triggers import QUEUE_BATCH, QueueTrigger, StreamTrigger, SweepSchedules
 from infra.constructs.websocket_api import FunctionWebsocketApi
-from infra.grants import OBJECT_PREFIX
+from infra.grants import OBJECT_PREFIXES
 from infra.stacks.base import StageStack
 from infra.stacks.data import DataStack
 from infra.stacks.devices import DevicesStack
@@ -185,7 +185,10 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "queue/files": data.file_checks.queue.queue_arn,
         "bucket/files": data.files.bucket_arn,
         # By its export, whose name cdk-nag gives to what it finds.
-        "objects/files": Fn.join("/", [data.export_value(data.files.bucket_arn), OBJECT_PREFIX]),
+        **{
+            resource: Fn.join("/", [data.export_value(data.files.bucket_arn), keys])
+            for resource, keys in OBJECT_PREFIXES.items()
+        },
         "queue/mail": data.mail.queue.queue_arn,
         "ses/sender": data.mail_sender.identity_arn,
         "ses/configuration": data.mail_sender.configuration_set_arn,

@@ -1,6 +1,7 @@
 """In-memory stand-ins for what the run engine rests on. The store passes the same contract suite as DynamoDB's."""
 
 import asyncio
+import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from karma.agents.attachments import Library
 from karma.agents.domain import (
     History,
     Message,
@@ -26,9 +28,11 @@ from karma.agents.domain import (
     end,
 )
 from karma.agents.ports import (
+    Fetched,
     ModelEvent,
     ModelFailed,
     ModelRequest,
+    NotFetched,
     RunPage,
     StopReason,
     TextDelta,
@@ -37,6 +41,7 @@ from karma.agents.ports import (
     ToolEnded,
     TurnEnded,
 )
+from karma.core.errors import NotFound, PayloadTooLarge
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
 from karma.identity.parent import AccountGone
@@ -264,3 +269,58 @@ def events_of(data: bytes) -> list[dict[str, Any]]:
 
 def types(events: Sequence[dict[str, Any]]) -> list[str]:
     return [event["type"] for event in events]
+
+
+@dataclass
+class MemoryAttachments:
+    """Attachments in a dictionary."""
+
+    kept: dict[tuple[UserId, str], bytes] = field(default_factory=dict)
+
+    def keep(self, user_id: UserId, data: bytes) -> str:
+        attachment_id = hashlib.sha256(data).hexdigest()
+        self.kept[user_id, attachment_id] = data
+        return attachment_id
+
+    def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
+        return self.kept.get((user_id, attachment_id))
+
+    def remove_all(self, user_id: UserId, *, limit: int) -> int:
+        found = [key for key in self.kept if key[0] == user_id][:limit]
+        for key in found:
+            del self.kept[key]
+        return len(found)
+
+
+@dataclass
+class MemoryDeviceFiles:
+    """Files of devices by owner, device and id."""
+
+    files: dict[tuple[UserId, str, str], bytes] = field(default_factory=dict)
+
+    def read(self, user_id: UserId, device_id: str, file_id: str, *, max_bytes: int) -> bytes:
+        data = self.files.get((user_id, device_id, file_id))
+        if data is None:
+            raise NotFound(f"File {file_id} not found")
+        if len(data) > max_bytes:
+            raise PayloadTooLarge(f"File {file_id} has more than {max_bytes} bytes")
+        return data
+
+
+@dataclass
+class ScriptedFetch:
+    """Gives what is at a URL, and notes who asked."""
+
+    pages: dict[str, Fetched] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def fetch(self, url: str, *, max_bytes: int) -> Fetched:
+        self.asked.append(url)
+        if url not in self.pages:
+            raise NotFetched("could not be fetched")
+        return self.pages[url]
+
+
+def library() -> Library:
+    """A library that holds nothing yet."""
+    return Library(MemoryAttachments(), MemoryDeviceFiles(), ScriptedFetch())

@@ -141,6 +141,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     ),
     "agent_stream": (
         *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents", "billing")),
+        "FILES_BUCKET",
         "AUTH_SECRET_ARN",
         "MODEL_SECRET_ARN",
         "MODEL_BASE_URL",

@@ -26,6 +26,7 @@ from tests.fakes.agents import (
     SetClock,
     caller,
     ended,
+    library,
     text,
     tool,
 )
@@ -72,6 +73,7 @@ def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
             agents=catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry")),
             configuration=as_built(),
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
+            library=library(),
             clock=SetClock(),
             limits=Limits(),
         )

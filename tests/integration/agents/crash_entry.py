@@ -20,7 +20,7 @@ from karma.core.dynamo.items import bind
 from karma.core.ids import RunId
 from karma.identity.parent import bind_accounts
 from karma.integrations.sqs import SqsQueue
-from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, text, tool
+from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, library, text, tool
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
 
@@ -62,6 +62,7 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
             agents=catalogue(tools=("note",)),
             configuration=as_built(),
             tools=[NOTE],
+            library=library(),
             clock=SystemClock(),
             limits=Limits(),
         )

@@ -66,6 +66,8 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     begun = me.call("POST", f"/api/v1/devices/{device['id']}/files", {"name": "a.txt", "path": "/", "size": 5})
     place = {"Bucket": stack.bucket, "Key": f"devices/{device['id']}/{begun.data['file_id']}"}
     stack.aws("s3").put_object(**place, Body=b"hello")
+    kept = f"attachments/{user_id}/{'0' * 64}"
+    stack.aws("s3").put_object(Bucket=stack.bucket, Key=kept, Body=b"shown to an agent")
     stack.aws("s3").create_multipart_upload(**place)
     key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
     me.call("POST", "/api/v1/realtime/ticket")

@@ -77,7 +77,7 @@ from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.identity.sessions import SessionService
 from karma.integrations.iot import IotRegistry
-from karma.integrations.s3 import S3Files
+from karma.integrations.s3 import S3Attachments, S3Files
 from karma.projects.domain import ProjectRole
 from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
@@ -140,6 +140,7 @@ class World:
         self.bucket = S3Files(self.stack.bucket)
         self.files = FileService(files, self.bucket, DeviceParent(self.rows), CLOCK)
         self.runs = DynamoRunStore()
+        self.attachments = S3Attachments(self.stack.bucket)
         self.inbox = InboxRepository(tables["billing"])
         self.arrivals = ArrivalStore(tables["billing"])
         self.subscriptions = SubscriptionRepository(tables["billing"])
@@ -181,7 +182,7 @@ class World:
         # As functions/background/deletion.py, but for Stripe, and for samples of today alone.
         self.cascade = Cascade(
             [
-                AgentsPurge(store=self.runs, clock=CLOCK),
+                AgentsPurge(store=self.runs, attachments=self.attachments, clock=CLOCK),
                 BillingPurge(subscriptions=self.subscriptions, payments=self.stripe, clock=CLOCK),
                 DevicesPurge(
                     devices=self.rows,

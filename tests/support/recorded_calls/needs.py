@@ -4,9 +4,11 @@ Resources have the names of the variables that tell the function of them, which 
 
     table/<name>  index/<name>/<index>   from <NAME>_TABLE        queue/<name>          from <NAME>_QUEUE_URL
     secret/<name>                        from <NAME>_SECRET_ARN   bucket/files          from FILES_BUCKET
-    object/files/<key>, ids as {id}      from FILES_BUCKET        ses/sender            from MAIL_SENDER
+    object/files/<key>                   from FILES_BUCKET        ses/sender            from MAIL_SENDER
     thing/{thing}  cert/{cert}           of the account's IoT     ses/configuration     from MAIL_CONFIGURATION_SET
     topic/<topic>, the device as {thing}                          *                     AWS knows no resource
+
+In keys, ids are written as {id} and digests as {sha256}.
 
 So a name that is not the function's own is no resource of its. Sources: "Actions, resources, and condition keys" of
 each service in AWS's Service Authorization Reference; S3's multipart calls: "Multipart upload API and permissions".
@@ -25,6 +27,7 @@ Params = Mapping[str, Any]
 ANY = "*"
 NOT_FOUND = ":404"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _COMMAND_TOPIC = re.compile(r"cmd/karma/[^/]+/")
 
 
@@ -62,7 +65,7 @@ class Told:
         return f"bucket/{self._stem('_BUCKET', params['Bucket']).lower()}"
 
     def object(self, params: Params, key: str) -> str:
-        return f"object{self.bucket(params).removeprefix('bucket')}/{_UUID.sub('{id}', key)}"
+        return f"object{self.bucket(params).removeprefix('bucket')}/{_SHA256.sub('{sha256}', _UUID.sub('{id}', key))}"
 
     def of(self, variable: str, value: str, resource: str) -> str:
         if variable not in FUNCTIONS[self.function].environment or self.environment.get(variable) != value:
@@ -177,6 +180,7 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     # Whoever may not list a bucket is told that a missing object is forbidden.
     ("s3", "GetObject:404"): _on("s3:ListBucket", Told.bucket),
     ("s3", "HeadObject:404"): _on("s3:ListBucket", Told.bucket),
+    ("s3", "PutObject"): _on("s3:PutObject", _object),
     ("s3", "DeleteObject"): _versioned("s3:DeleteObject"),
     ("s3", "DeleteObjects"): _delete_objects,
     ("s3", "CreateMultipartUpload"): _on("s3:PutObject", _object),

@@ -88,7 +88,7 @@ class FakeCommands:
 
 def call(name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, **arguments: Any) -> ToolOutcome:
     services = DeviceServices(FakeDevices(), commands or FakeCommands())
-    toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role))
+    toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role), shorten=str)
     asked = ToolCall("call-1", name, orjson.dumps(arguments).decode())
     return asyncio.run(toolbox.call(asked, run_id=RunId("run-1")))
 

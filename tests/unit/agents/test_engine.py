@@ -11,6 +11,7 @@ import orjson
 import pytest
 from blockbuster import blockbuster_ctx
 
+from karma.agents.attachments import Library
 from karma.agents.catalogue.domain import SYSTEM_PROMPT, AgentSpec
 from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, ThreadBusy, ThreadKey, Usage
 from karma.agents.engine import Limits
@@ -24,8 +25,11 @@ from karma.core.ids import RunId, ThreadId, new_id
 from karma.identity.domain import Role
 from tests.fakes.agents import (
     KeptFrames,
+    MemoryAttachments,
+    MemoryDeviceFiles,
     MemoryRunStore,
     RememberedWatchdog,
+    ScriptedFetch,
     ScriptedModel,
     SetClock,
     caller,
@@ -96,6 +100,10 @@ class World:
         self.role = Role.USER
         self.agents = catalogue()
         self.configuration = as_built()
+        self.attachments = MemoryAttachments()
+        self.device_files = MemoryDeviceFiles()
+        self.web = ScriptedFetch()
+        self.library = Library(self.attachments, self.device_files, self.web)
 
     @property
     def service(self) -> RunService:
@@ -106,6 +114,7 @@ class World:
             agents=self.agents,
             configuration=self.configuration,
             tools=[ECHO],
+            library=self.library,
             clock=self.clock,
             limits=self.limits,
         )
@@ -464,6 +473,7 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
         agents=world.agents,
         configuration=world.configuration,
         tools=[forbidden],
+        library=world.library,
         clock=world.clock,
         limits=world.limits,
     )

@@ -14,7 +14,7 @@ from karma.identity.domain import Caller
 def capabilities(caller: Caller, *, without: Collection[str] = ()) -> dict[str, object]:
     """Describe the agent as this caller meets it, without the tools that are disabled."""
     limits = Limits()
-    toolbox = Toolbox([tool for tool in declared_tools() if tool.name not in without], caller)
+    toolbox = Toolbox([tool for tool in declared_tools() if tool.name not in without], caller, shorten=str)
     items = [
         {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in toolbox.specs()
     ]

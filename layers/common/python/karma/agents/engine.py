@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from karma.agents import events
+from karma.agents.attachments import Library, names_media
 from karma.agents.domain import (
     ERROR_MESSAGES,
     MAX_ADDED_BYTES,
@@ -117,13 +118,23 @@ class RunEngine:
     """Executes one started run to its end."""
 
     def __init__(
-        self, plan: Plan, *, log: RunLog, sink: Sink, model: Model, toolbox: Toolbox, limits: Limits, clock: Clock
+        self,
+        plan: Plan,
+        *,
+        log: RunLog,
+        sink: Sink,
+        model: Model,
+        toolbox: Toolbox,
+        library: Library,
+        limits: Limits,
+        clock: Clock,
     ) -> None:
         self._plan = plan
         self._log = log
         self._sink = sink
         self._model = model
         self._toolbox = toolbox
+        self._library = library
         self._limits = limits
         self._clock = clock
         self._usage = Usage()
@@ -173,6 +184,9 @@ class RunEngine:
         if not messages or messages[-1].role == "assistant":
             await self._finish()
             return
+        if names_media(plan.messages):
+            user_id = plan.thread.user_id
+            plan.messages = await asyncio.to_thread(self._library.show, user_id, plan.messages)
         while self._turns < self._plan.max_turns:
             self._turns += 1
             turn = await self._ask()

@@ -191,12 +191,16 @@ def _jpeg(raw: bytes) -> tuple[int, int]:
             raise _broken("image/jpeg")
         (size,) = struct.unpack_from(">H", raw, at + 2)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if sides != (0, 0):
+                raise _broken("image/jpeg")
             height, width = struct.unpack_from(">HH", raw, at + 5)
             sides = (width, height)
+            if not width or not height:
+                break
         at += 2 + size
         if marker == 0xDA:
             break
-    if sides == (0, 0) or size < 2 or raw.rfind(b"\xff\xd9") < at:
+    if marker == 0xDA and (sides == (0, 0) or size < 2 or raw.rfind(b"\xff\xd9") < at):
         raise _broken("image/jpeg")
     return sides
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Protocol
 
 from karma.agents import events
 from karma.agents.domain import (
@@ -29,7 +30,7 @@ from karma.agents.repository import (
 from karma.core.clock import Clock
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, empty
-from karma.core.ids import new_id
+from karma.core.ids import UserId, new_id
 from karma.core.observability import logger
 from karma.core.purge import Purge
 
@@ -37,6 +38,14 @@ WRITER_LIFE = timedelta(minutes=16)
 """How long after a run's end a process may be left that has not heard of it: Lambda gives one 15 minutes."""
 _PAGE = 100
 _TRIES = 5
+
+
+class KeptAttachments(Protocol):
+    """What conversations refer to; integrations.s3.S3Attachments is the real one."""
+
+    def remove_all(self, user_id: UserId, *, limit: int) -> int:
+        """Remove up to `limit` of a user's; fewer than that were removed when nothing is left."""
+        ...
 
 
 class AgentsPurge:
@@ -48,14 +57,20 @@ class AgentsPurge:
 
     name = "agents"
 
-    def __init__(self, *, store: DynamoRunStore, clock: Clock) -> None:
+    def __init__(self, *, store: DynamoRunStore, attachments: KeptAttachments, clock: Clock) -> None:
         self._store = store
+        self._attachments = attachments
         self._clock = clock
 
     def purge_account(self, purge: Purge) -> bool:
         """Remove what is left of an account's runs; True when nothing is, but for what keeps writers out."""
         # All are ended before the first goes: their tools work on what other steps remove.
-        return self._each(purge, self._end) and self._each(purge, self._remove) and self._remove_counters(purge)
+        return (
+            self._each(purge, self._end)
+            and self._each(purge, self._remove)
+            and self._remove_attachments(purge)
+            and self._remove_counters(purge)
+        )
 
     def _each(self, purge: Purge, step: Callable[[Run, Purge], bool]) -> bool:
         start: dict[str, str] | None = None
@@ -117,6 +132,13 @@ class AgentsPurge:
             keys.append(Key(run_pk(run.key), HEAD))
         delete_keys(AgentsItem, keys)
         return True
+
+    def _remove_attachments(self, purge: Purge) -> bool:
+        """Remove what the conversations referred to; runs are over by now, and keep nothing more."""
+        while not purge.over():
+            if self._attachments.remove_all(purge.user_id, limit=_PAGE) < _PAGE:
+                return True
+        return False
 
     def _remove_counters(self, purge: Purge) -> bool:
         return empty(AgentsItem, user_pk(purge.user_id), purge)

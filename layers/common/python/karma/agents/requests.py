@@ -26,9 +26,11 @@ from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id, short_id
 
-MAX_BODY_BYTES = 5 * 1024 * 1024
+MAX_BODY_BYTES = 5_500 * 1024
+"""Lambda takes 6 MB as the JSON of its event, in which quotes are escaped and headers have their place."""
 MAX_STATE_BYTES = 128 * 1024
 MAX_MESSAGE_BYTES = 256 * 1024
+"""Of the text of a new message; see karma.agents.arrival."""
 MAX_TEXT_CHARS = 256 * 1024
 """Of instructions, context, errors, descriptions of tools."""
 MAX_VERSION_CHARS = 64
@@ -166,7 +168,7 @@ def check_size(length: int) -> None:
     """Refuse what is larger than a run's input may be.
 
     Raises:
-        PayloadTooLarge: over 5 MB.
+        PayloadTooLarge: over `MAX_BODY_BYTES`.
     """
     if length > MAX_BODY_BYTES:
         raise PayloadTooLarge(f"The body exceeds {MAX_BODY_BYTES} bytes; send larger media by file id")
@@ -296,8 +298,10 @@ class _Reader:
 
     def _message(self, raw: Mapping[str, object], *, role: Role, at: str) -> Message | None:
         before = len(self.errors)
-        content = self._content(raw.get("content"), at=at, role=role)
-        message_id = raw.get("id")
+        message_id, content = raw.get("id"), raw.get("content")
+        if content is None and role == "user" and message_id:
+            content = ""  # what the server holds by id need not be sent again
+        content = self._content(content, at=at, role=role)
         if message_id is None or message_id == "":
             message_id = ""
         else:
@@ -307,13 +311,13 @@ class _Reader:
             self._is_id(f"{at}.toolCallId", tool_call_id)
         calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
         error = raw.get("error")
-        if error is not None:
-            error = self._text(error, f"{at}.error")
+        if error is not None and not isinstance(error, str):
+            self.wrong(f"{at}.error", "must be a string")
         if len(self.errors) > before:
             return None
         if error and content in ("", ()):
             content = str(error)
-        message = Message(
+        return Message(
             id=str(message_id),
             role=role,
             content=content,
@@ -321,15 +325,6 @@ class _Reader:
             tool_call_id=str(tool_call_id) if role == "tool" else "",
             failed=bool(error),
         )
-        sizes = {
-            "content": len(orjson.dumps(message.content)),
-            "toolCalls": len(orjson.dumps([list(c) for c in calls])),
-        }
-        if sum(sizes.values()) > MAX_MESSAGE_BYTES:
-            larger = max(sizes, key=lambda name: sizes[name])
-            self.wrong(f"{at}.{larger}", f"must be at most {MAX_MESSAGE_BYTES} bytes; send larger media by file id")
-            return None
-        return message
 
     def _content(self, value: object, *, at: str, role: Role) -> str | tuple[Json, ...]:
         if value is None and role == "assistant":

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 
 import orjson
 
+from karma.agents.arrival import Arrivals
+from karma.agents.attachments import Library
 from karma.agents.branches import Merged, has_moved_on, late_results, merge
 from karma.agents.catalogue.domain import Agent
 from karma.agents.catalogue.service import Catalogue
@@ -77,6 +79,7 @@ class RunService:
         agents: Catalogue,
         configuration: Configured,
         tools: Sequence[Tool],
+        library: Library,
         clock: Clock,
         limits: Limits,
     ) -> None:
@@ -86,6 +89,8 @@ class RunService:
         self._watchdog = watchdog
         self._model = model
         self._tools = tools
+        self._library = library
+        self._arrivals = Arrivals(library)
         self._clock = clock
         self._limits = limits
 
@@ -98,7 +103,8 @@ class RunService:
             deadline: when the platform stops this process; None where it does not.
 
         Raises:
-            ValidationFailed: a tool of the client has the name of one of ours; nothing was recorded.
+            ValidationFailed: a tool of the client has the name of one of ours, or a new message has a part that the
+                model would not take; nothing was recorded.
             NotFound: there is no such agent; nothing was recorded.
             ModelNotConfigured: nothing was recorded.
             ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
@@ -114,12 +120,14 @@ class RunService:
             asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
             asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK),
         )
+        admit = self._arrivals.admit
+        admitted = replace(asked, sent=await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent))
         user = {"id": caller.user_id, "name": caller.name, "avatar": caller.avatar}
         # Only an object has room for who is asking; any other state is the application's alone.
         state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
         writer = new_id()
         for attempt in range(_ATTEMPTS):
-            merged = self._merge(thread, asked)
+            merged = self._merge(thread, admitted)
             first = opening(asked, merged, state)
             now = self._clock.now()
             run = Run(
@@ -156,8 +164,12 @@ class RunService:
                 thread = await asyncio.to_thread(self._store.thread, thread_key)
         messages = list(late_results(merged.conversation))
         asks_anew = bool(messages) and messages[-1].role == "user"
+
+        def shorten(text: str) -> str:
+            return self._library.shorten(caller.user_id, text)
+
         allowed = set(agent.spec.tools) - choice.disabled_tools
-        toolbox = Toolbox([tool for tool in self._tools if tool.name in allowed], caller)
+        toolbox = Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
         limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
         application = application_text(asked.instructions, asked.context)
         plan = Plan(
@@ -180,7 +192,14 @@ class RunService:
             sink.write(first.data)
             self._model.preload()
             engine = RunEngine(
-                plan, log=log, sink=sink, model=self._model, toolbox=toolbox, limits=limits, clock=self._clock
+                plan,
+                log=log,
+                sink=sink,
+                model=self._model,
+                toolbox=toolbox,
+                library=self._library,
+                limits=limits,
+                clock=self._clock,
             )
             return asyncio.get_running_loop().create_task(run_it(engine), name=f"run {key.run_id}")
 

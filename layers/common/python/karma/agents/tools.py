@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import orjson
 
+from karma.agents.attachments import MAX_RESULT_BYTES
 from karma.agents.domain import ToolCall
 from karma.agents.ports import ToolSpec
 from karma.core import freeform
@@ -29,9 +30,6 @@ from karma.core.errors import AppError
 from karma.core.ids import RunId
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
-
-MAX_RESULT_BYTES = 64 * 1024
-"""A larger result would crowd everything else out of the model's window."""
 
 _TYPES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
@@ -85,9 +83,11 @@ def described(text: str, *, default: object = MISSING, **schema: object) -> Any:
 class Toolbox:
     """The tools that one caller may use."""
 
-    def __init__(self, tools: Sequence[Tool], caller: Caller) -> None:
+    def __init__(self, tools: Sequence[Tool], caller: Caller, shorten: Callable[[str], str]) -> None:
+        """`shorten` is given each long result, may block, and returns what the model is shown of it."""
         self._tools = {tool.name: tool for tool in tools if caller.may(tool.permission)}
         self._caller = caller
+        self._shorten = shorten
 
     def has(self, name: str) -> bool:
         """Tell whether this caller has a tool of that name."""
@@ -126,9 +126,12 @@ class Toolbox:
             return _failure(f"{tool.name} was carried out, but its result cannot be shown")
         if freeform.may_be_deep(content) and freeform.is_deeper(value):
             return _failure(f"{tool.name} found what is {freeform.TOO_DEEP}")
-        if len(content) > MAX_RESULT_BYTES:
-            return _failure(f"{tool.name} found more than can be shown; ask for less")
-        return ToolOutcome(content.decode())
+        if len(content) <= MAX_RESULT_BYTES:
+            return ToolOutcome(content.decode())
+        try:
+            return ToolOutcome(await asyncio.to_thread(self._shorten, content.decode()))
+        except AppError as exc:
+            return _failure(exc.message)
 
 
 def is_readable(call: ToolCall) -> bool:

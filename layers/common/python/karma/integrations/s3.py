@@ -1,6 +1,7 @@
 """Amazon S3: bytes of device files, presigned URLs, and the layout of our keys.
 
 devices/<device id>/<file id>      one object a file, written once by an upload in parts
+attachments/<user id>/<sha256>     what a conversation refers to: media and long results, written once
 
 The bucket keeps older versions, so what is removed is removed by version. Errors of AWS become:
 Upstream
@@ -10,6 +11,7 @@ Upstream
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +20,7 @@ from urllib.parse import quote
 from karma.core import aws
 from karma.core.errors import Upstream
 from karma.core.faults import AWS_FAULTS, code_of, upstream_of
-from karma.core.ids import DeviceId, FileId
+from karma.core.ids import DeviceId, FileId, UserId
 from karma.files.domain import URL_TIME
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
 
@@ -77,7 +79,7 @@ class S3Files:
 
     def abort_upload(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> None:
         """Forget an upload and its parts; one that is gone is passed over."""
-        self._abort(_key(device_id, file_id), upload_id)
+        _abort(self._bucket, _key(device_id, file_id), upload_id)
 
     def part_url(
         self, device_id: DeviceId, file_id: FileId, upload_id: str, number: int, *, size: int, sha256: str | None
@@ -168,47 +170,81 @@ class S3Files:
 
     def remove(self, device_id: DeviceId, file_id: FileId) -> None:
         """Remove an object, its older versions, and uploads to its place."""
-        while self._remove_below(_key(device_id, file_id), limit=_KEYS_A_CALL) == _KEYS_A_CALL:
+        while remove_below(self._bucket, _key(device_id, file_id), limit=_KEYS_A_CALL) == _KEYS_A_CALL:
             pass
 
     def remove_all(self, device_id: DeviceId, *, limit: int) -> int:
         """Remove up to `limit` objects and uploads of a device; fewer than that were removed when nothing is left."""
-        return self._remove_below(_key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
-
-    def _remove_below(self, prefix: str, *, limit: int) -> int:
-        with _errors():
-            client = aws.client("s3")
-            # Uploads first: one that completes meanwhile is found as an object.
-            uploads = client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix, MaxUploads=limit)
-            found = [(upload["Key"], upload["UploadId"]) for upload in uploads.get("Uploads", [])]
-            for key, upload_id in found:
-                self._abort(key, upload_id)
-            if len(found) == limit:
-                return limit
-            left = limit - len(found)
-            listed = client.list_object_versions(Bucket=self._bucket, Prefix=prefix, MaxKeys=left)
-            versions: list[ObjectIdentifierTypeDef] = [
-                {"Key": each["Key"], "VersionId": each["VersionId"]}
-                for each in [*listed.get("Versions", []), *listed.get("DeleteMarkers", [])]
-            ]
-            if versions:
-                done = client.delete_objects(Bucket=self._bucket, Delete={"Objects": versions, "Quiet": True})
-                if done.get("Errors"):
-                    raise FileStorageUnavailable("The file storage did not remove everything; try again")
-        return len(found) + len(versions)
-
-    def _abort(self, key: str, upload_id: str) -> None:
-        try:
-            with _errors(gone=UploadGone):
-                aws.client("s3").abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
-        except UploadGone:
-            return
+        return remove_below(self._bucket, _key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
 
     def _signed(self, operation: str, params: dict[str, Any]) -> str:
         with _errors():
             return aws.client("s3").generate_presigned_url(
                 operation, Params=params, ExpiresIn=int(URL_TIME.total_seconds())
             )
+
+
+def remove_below(bucket: str, prefix: str, *, limit: int) -> int:
+    """Remove up to `limit` uploads and versions of objects below a prefix; returns how many."""
+    with _errors():
+        client = aws.client("s3")
+        # Uploads first: one that completes meanwhile is found as an object.
+        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix, MaxUploads=limit)
+        found = [(upload["Key"], upload["UploadId"]) for upload in uploads.get("Uploads", [])]
+        for key, upload_id in found:
+            _abort(bucket, key, upload_id)
+        if len(found) == limit:
+            return limit
+        left = limit - len(found)
+        listed = client.list_object_versions(Bucket=bucket, Prefix=prefix, MaxKeys=left)
+        versions: list[ObjectIdentifierTypeDef] = [
+            {"Key": each["Key"], "VersionId": each["VersionId"]}
+            for each in [*listed.get("Versions", []), *listed.get("DeleteMarkers", [])]
+        ]
+        if versions:
+            done = client.delete_objects(Bucket=bucket, Delete={"Objects": versions, "Quiet": True})
+            if done.get("Errors"):
+                raise FileStorageUnavailable("The file storage did not remove everything; try again")
+    return len(found) + len(versions)
+
+
+def _abort(bucket: str, key: str, upload_id: str) -> None:
+    try:
+        with _errors(gone=UploadGone):
+            aws.client("s3").abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    except UploadGone:
+        return
+
+
+class S3Attachments:
+    """What conversations refer to, in the same bucket; by its content, so that keeping it twice is keeping it once."""
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
+
+    def keep(self, user_id: UserId, data: bytes) -> str:
+        """Keep bytes and return their id."""
+        attachment_id = hashlib.sha256(data).hexdigest()
+        with _errors():
+            aws.client("s3").put_object(Bucket=self._bucket, Key=_attachment_key(user_id, attachment_id), Body=data)
+        return attachment_id
+
+    def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
+        """Return what was kept; None when there is none of this user's."""
+        try:
+            with _errors(gone=ObjectGone):
+                found = aws.client("s3").get_object(Bucket=self._bucket, Key=_attachment_key(user_id, attachment_id))
+                return found["Body"].read()
+        except ObjectGone:
+            return None
+
+    def remove_all(self, user_id: UserId, *, limit: int) -> int:
+        """Remove up to `limit` of a user's; fewer than that were removed when nothing is left."""
+        return remove_below(self._bucket, _attachment_key(user_id, ""), limit=min(limit, _KEYS_A_CALL))
+
+
+def _attachment_key(user_id: UserId, attachment_id: str) -> str:
+    return f"attachments/{user_id}/{attachment_id}"
 
 
 def attachment(filename: str) -> str:

@@ -1,0 +1,186 @@
+"""What a conversation refers to instead of holding it: media and long results of tools.
+
+A part of a message names its medium by a source. As clients send it, and as it is kept:
+
+| sent | kept |
+|---|---|
+| `data`: base64 or a `data:` URL | `data` up to `INLINE_CHARS`; else the store has the bytes and a `file` names them |
+| `url`: https, or a `data:` URL | fetched at once, then as `data`: a URL may be gone by the next turn |
+| `file`: `devices/<device>/files/<file>` | the same name; the file stays the device's and is read for each run |
+| `file`: `attachments/<id>` | the same name; an id that this store gave |
+
+Each is checked by its bytes before anything is stored. What cannot be read when a run needs it (a file that was
+deleted) is shown to the model as a text that says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import orjson
+
+from karma.agents.domain import Json, Message
+from karma.agents.media import MAX_MEDIA_CHARS, Medium, UnreadableMedia, of_base64, of_bytes
+from karma.agents.ports import Attachments, DeviceFiles, Fetch, NotFetched
+from karma.core.errors import InvalidTransition, NotFound, PayloadTooLarge
+from karma.core.ids import UserId
+
+INLINE_CHARS = 48 * 1024
+"""Of base64 that stays within its message."""
+MAX_RESULT_BYTES = 64 * 1024
+"""Of a tool's result; a larger one would crowd everything else out of the model's window."""
+MAX_BYTES = MAX_MEDIA_CHARS * 3 // 4
+_LOADED_CHARS = 20 * 1024 * 1024
+"""Of media that are read for one request of the model, the newest first."""
+
+_FILE = re.compile(r"devices/([^/]{1,64})/files/([^/]{1,64})")
+_ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
+SOURCES = "base64 data, an https: URL, or a file named devices/<device id>/files/<file id>"
+
+
+class Library:
+    """Takes and shows what conversations refer to. All calls may block."""
+
+    def __init__(self, store: Attachments, files: DeviceFiles, fetch: Fetch) -> None:
+        self._store = store
+        self._files = files
+        self._fetch = fetch
+
+    def take(self, user_id: UserId, part: Json) -> Json:
+        """Check a part with a medium and keep the medium; returns the part as it is stored.
+
+        Raises:
+            UnreadableMedia: the model could not be shown it; the message says why.
+        """
+        source, kind = part.get("source"), str(part.get("type"))
+        if not isinstance(source, Mapping):
+            raise UnreadableMedia("has no source")
+        how, value, media_type = source.get("type"), str(source.get("value")), str(source.get("mimeType") or "")
+        if how == "data" or (how == "url" and value[:5].lower() == "data:"):
+            medium = of_base64(kind, value, media_type)
+        elif how == "url":
+            try:
+                fetched = self._fetch.fetch(value, max_bytes=MAX_BYTES)
+            except NotFetched as exc:
+                raise UnreadableMedia(str(exc)) from exc
+            medium = of_bytes(kind, fetched.data, media_type or fetched.media_type)
+        elif how == "file":
+            medium = of_bytes(kind, self._read(user_id, value), media_type)
+            return {"type": kind, "source": {"type": "file", "value": value, "mimeType": medium.media_type}}
+        else:
+            raise UnreadableMedia(f"must be {SOURCES}")
+        return {"type": kind, "source": self._kept(user_id, medium)}
+
+    def shorten(self, user_id: UserId, text: str, *, most_bytes: int = MAX_RESULT_BYTES) -> str:
+        """Keep a long result of a tool whole; returns its beginning, and says so. A short one stays as it is."""
+        data = text.encode("utf-8", "replace")
+        if len(data) <= most_bytes:
+            return text
+        kept = self._store.keep(user_id, data)
+        note = f"The result has {len(data)} bytes. This is its beginning; the whole is kept as attachments/{kept}."
+        beginning = data[:MAX_RESULT_BYTES].decode("utf-8", "ignore")
+        while True:
+            shown = orjson.dumps({"note": note, "beginning": beginning})
+            if len(shown) <= MAX_RESULT_BYTES:
+                return shown.decode()
+            beginning = beginning[: len(beginning) // 2]
+
+    def show(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
+        """Put the media where messages only name them: the newest ones, as much as one request holds."""
+        left = _LOADED_CHARS
+        shown: list[Message] = []
+        for message in reversed(messages):
+            if isinstance(message.content, str) or not any(map(_is_named, message.content)):
+                shown.append(message)
+                continue
+            parts: list[Json] = []
+            for part in reversed(message.content):
+                if not _is_named(part):
+                    parts.append(part)
+                    continue
+                loaded = self._shown(user_id, part) if left > 0 else _said("An earlier attachment was here.")
+                source = loaded.get("source")
+                left -= len(str(source["value"])) if isinstance(source, Mapping) else 0
+                parts.append(loaded)
+            shown.append(replace(message, content=tuple(reversed(parts))))
+        return shown[::-1]
+
+    def _shown(self, user_id: UserId, part: Json) -> Json:
+        source = part["source"]
+        assert isinstance(source, Mapping)  # noqa: S101  by _is_named
+        value = str(source.get("value"))
+        try:
+            medium = of_bytes(str(part["type"]), self._read(user_id, value), str(source.get("mimeType") or ""))
+        except UnreadableMedia as exc:
+            return _said(f"The attachment {value[:200]} cannot be shown: it {exc}.")
+        return {"type": part["type"], "source": _data(medium)}
+
+    def _read(self, user_id: UserId, name: str) -> bytes:
+        attachment, file = _ATTACHMENT.fullmatch(name), _FILE.fullmatch(name)
+        if attachment is not None:
+            data = self._store.read(user_id, attachment[1])
+            if data is None:
+                raise UnreadableMedia("is not there")
+            return data
+        if file is None:
+            raise UnreadableMedia("must name a file as devices/<device id>/files/<file id>")
+        try:
+            return self._files.read(user_id, file[1], file[2], max_bytes=MAX_BYTES)
+        except NotFound:
+            raise UnreadableMedia("is not there") from None
+        except InvalidTransition:
+            raise UnreadableMedia("is a directory, or not uploaded yet") from None
+        except PayloadTooLarge:
+            raise UnreadableMedia(f"has more than {MAX_BYTES} bytes") from None
+
+    def _kept(self, user_id: UserId, medium: Medium) -> Json:
+        if len(medium.data) <= INLINE_CHARS:
+            return _data(medium)
+        kept = self._store.keep(user_id, base64.b64decode(medium.data))
+        return {"type": "file", "value": f"attachments/{kept}", "mimeType": medium.media_type}
+
+
+def _data(medium: Medium) -> Json:
+    return {"type": "data", "mimeType": medium.media_type, "value": medium.data}
+
+
+def names_media(messages: Sequence[Message]) -> bool:
+    """Tell whether there is anything to load for these messages."""
+    return any(not isinstance(m.content, str) and any(map(_is_named, m.content)) for m in messages)
+
+
+def is_same_medium(stored: Json, given: Json) -> bool:
+    """Tell whether a part that a client sends again is the one that was stored, whichever way each names its medium."""
+    if stored.get("type") != given.get("type"):
+        return False
+    ours, theirs = stored.get("source"), given.get("source")
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return False
+    value = str(theirs.get("value"))
+    if theirs.get("type") == "url" and value[:5].lower() != "data:":
+        return True  # what it named was fetched when it was new
+    if ours.get("value") == value:
+        return True
+    if theirs.get("type") == "file":
+        return False
+    data = value.partition(",")[2] if value[:5].lower() == "data:" else value
+    if ours.get("type") == "data":
+        return ours.get("value") == data
+    try:
+        digest = hashlib.sha256(base64.b64decode(data, validate=True)).hexdigest()
+    except ValueError:
+        return False
+    return ours.get("value") == f"attachments/{digest}"
+
+
+def _is_named(part: Json) -> bool:
+    source = part.get("source")
+    return isinstance(source, Mapping) and source.get("type") == "file"
+
+
+def _said(text: str) -> Json:
+    return {"type": "text", "text": f"[{text}]"}

@@ -1,0 +1,248 @@
+"""What is new of a client's messages is checked and kept; what the server holds always comes back in."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+
+from karma.agents.arrival import MAX_NEW_MEDIA, Arrivals
+from karma.agents.attachments import INLINE_CHARS, MAX_BYTES, MAX_RESULT_BYTES, Library
+from karma.agents.domain import Message
+from karma.agents.media import UnreadableMedia, of_stored
+from karma.agents.ports import Fetched
+from karma.agents.requests import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, Sent, parse_run_input
+from karma.core.errors import ValidationFailed
+from karma.core.ids import UserId
+from tests.fakes.agents import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
+from tests.support.media import IMAGES, b64, pdf, png
+
+USER, OTHER = UserId("01890000-0000-7000-8000-000000000001"), UserId("01890000-0000-7000-8000-000000000002")
+LARGE = png() + b"\0" * INLINE_CHARS
+"""What follows an image's end is nobody's business."""
+
+
+@dataclass
+class World:
+    store: MemoryAttachments = field(default_factory=MemoryAttachments)
+    files: MemoryDeviceFiles = field(default_factory=MemoryDeviceFiles)
+    web: ScriptedFetch = field(default_factory=ScriptedFetch)
+    thread: list[Message] = field(default_factory=list)
+
+    @property
+    def library(self) -> Library:
+        return Library(self.store, self.files, self.web)
+
+    def send(self, *messages: dict[str, Any], user_id: UserId = USER) -> list[Any]:
+        """Admit a request's messages, and store those that are new."""
+        sent = parse_run_input(orjson.dumps({"messages": list(messages)})).sent
+        admitted = Arrivals(self.library).admit(user_id, self.thread, sent)
+        known = [message.id for message in self.thread]
+        self.thread += [each.message for each in admitted if each.message.id not in known]
+        return [each.message for each in admitted]
+
+    def refusals(self, *messages: dict[str, Any]) -> dict[str, str]:
+        before = len(self.thread), len(self.store.kept)
+        with pytest.raises(ValidationFailed) as caught:
+            self.send(*messages)
+        assert (len(self.thread), len(self.store.kept)) == before
+        return {each["field"]: each["message"] for each in caught.value.details}  # type: ignore[union-attr]
+
+
+def user(*parts: dict[str, Any], message_id: str = "u1") -> dict[str, Any]:
+    return {"id": message_id, "role": "user", "content": list(parts)}
+
+
+def media(value: str, kind: str = "image", how: str = "data", media_type: str | None = "image/png") -> dict[str, Any]:
+    return {"type": kind, "source": {"type": how, "value": value, **({"mimeType": media_type} if media_type else {})}}
+
+
+@pytest.mark.fault("F-01a")
+@pytest.mark.parametrize("media_type", IMAGES)
+def test_a_medium_is_stored_as_what_it_is(media_type: str) -> None:
+    world, raw = World(), IMAGES[media_type]()
+
+    (message,) = world.send(user(media(f"data:image/jpg;base64,{b64(raw)}", media_type="image/jpg")))
+
+    (part,) = message.content
+    assert part == {"type": "image", "source": {"type": "data", "mimeType": media_type, "value": b64(raw)}}
+
+
+@pytest.mark.fault("F-01a")
+def test_each_part_that_the_model_would_not_take_is_named_with_what_is_taken() -> None:
+    world = World()
+    system = {"id": "s", "role": "system", "content": "Be brief."}
+
+    refusals = world.refusals(system, user({"type": "text", "text": "see"}, media(b64(png()[:-9]))))
+
+    assert list(refusals) == ["messages.1.content.1.source"]
+    assert refusals["messages.1.content.1.source"].startswith("is a broken image/png")
+    assert "PNG, JPEG, GIF and WebP images, PDF and plain text documents" in refusals["messages.1.content.1.source"]
+
+
+@pytest.mark.fault("F-01a")
+def test_one_bad_message_does_not_block_the_next() -> None:
+    world = World()
+    world.refusals(user(media(b64(b"<svg/>"))))
+
+    assert [message.id for message in world.send(user(media(b64(png())), message_id="u2"))] == ["u2"]
+
+
+@pytest.mark.fault("F-03a")
+def test_media_that_the_server_holds_are_not_needed_again() -> None:
+    world = World()
+    (first,) = world.send(user(media(b64(LARGE))))
+    (again,) = world.send({"id": "u1", "role": "user"})
+    (whole,) = world.send(user(media(f"data:image/png;base64,{b64(LARGE)}")))
+    reference = dict(first.content[0]["source"])
+    (named,) = world.send(user({"type": "image", "source": reference}))
+
+    assert reference["value"] == f"attachments/{next(iter(world.store.kept))[1]}"
+    assert again.content == whole.content == named.content == first.content
+
+
+@pytest.mark.fault("F-03a")
+def test_five_megabytes_of_images_that_a_client_sends_again_are_accepted() -> None:
+    world = World()
+    history = [user(media(b64(png() + b"\0" * 700_000 + bytes([n]))), message_id=f"u{n}") for n in range(6)]
+    for message in history:
+        world.send(message)
+
+    body = orjson.dumps({"messages": history})
+    assert 5_000_000 < len(body) <= MAX_BODY_BYTES
+    world.web.pages.clear()
+    assert [message.content for message in world.send(*history)] == [message.content for message in world.thread]
+
+
+@pytest.mark.fault("F-03a")
+def test_limits_hold_for_what_is_new_alone() -> None:
+    long = "x" * (MAX_MESSAGE_BYTES + 1)
+    held = [Message(id="u0", role="user", content=long), Message(id="a0", role="assistant", content=long * 2)]
+    held.append(Message(id="u9", role="user", content=[media(b64(b"<svg/>"))]))
+    sent = [Sent(i, message) for i, message in enumerate(held)]
+
+    assert Arrivals(World().library).admit(USER, held, sent) == tuple(sent)
+    refusals = World(thread=held).refusals({"id": "u0", "role": "user", "content": long + "edited"})
+    assert list(refusals) == ["messages.0.content"]
+    (imported,) = World().send({"id": "a1", "role": "assistant", "content": "y" * 300_000})
+    assert len(imported.content) == 300_000
+
+
+@pytest.mark.fault("F-01a")
+def test_a_message_edited_under_its_id_is_new() -> None:
+    world = World()
+    world.send(user(media(b64(png())), message_id="u1"))
+
+    assert "messages.0.content.0.source" in world.refusals(user(media(b64(b"<svg/>"))))
+    (edited,) = world.send(user(media(b64(png(3, 3)))))
+    assert of_stored(edited.content[0]).data == b64(png(3, 3))
+
+
+@pytest.mark.fault("F-03b")
+def test_a_long_result_of_a_frontend_tool_is_kept_whole_and_its_beginning_shown() -> None:
+    world, long = World(), '{"rows":["é"' + ',"é"' * 100_000 + "]}"
+    result = {"id": "r1", "role": "tool", "toolCallId": "c1", "content": long}
+
+    (message,) = world.send(result)
+    (again,) = world.send(result)
+
+    shown = orjson.loads(str(message.content))
+    assert long.startswith(shown["beginning"])
+    assert f"The result has {len(long.encode())} bytes" in shown["note"]
+    ((owner, kept),) = world.store.kept
+    assert (owner, world.store.kept[owner, kept].decode()) == (USER, long)
+    assert f"attachments/{kept}" in shown["note"]
+    assert len(str(message.content).encode()) <= MAX_RESULT_BYTES
+    assert again.content == message.content
+
+
+@pytest.mark.fault("F-04a")
+def test_a_url_is_fetched_when_it_is_new_and_then_never_again() -> None:
+    world = World()
+    world.web.pages["https://example.com/a"] = Fetched(png(), "application/octet-stream")
+    message = user(media("https://example.com/a", how="url", media_type=None))
+
+    (stored,) = world.send(message)
+    world.web.pages.clear()
+    (again,) = world.send(message)
+
+    assert again.content == stored.content
+    assert of_stored(stored.content[0]).data == b64(png())
+    assert world.web.asked == ["https://example.com/a"]
+
+
+@pytest.mark.fault("F-04a")
+def test_a_file_is_named_by_its_id_and_only_its_owner_s() -> None:
+    world = World()
+    world.files.files = {
+        (USER, "d1", "f1"): pdf(),
+        (USER, "d1", "big"): b"\0" * (MAX_BYTES + 1),
+        (USER, "d1", "x"): b"?",
+    }
+    world.files.files[OTHER, "d2", "f2"] = png()
+    part = media("devices/d1/files/f1", "document", "file", None)
+
+    (message,) = world.send(user(part))
+    shown: Any
+    gone: Any
+    (shown,) = world.library.show(USER, [message])
+    del world.files.files[USER, "d1", "f1"]
+    (gone,) = world.library.show(USER, [message])
+
+    source = {"type": "file", "value": "devices/d1/files/f1", "mimeType": "application/pdf"}
+    assert message.content == ({"type": "document", "source": source},)
+    assert of_stored(shown.content[0]).data == b64(pdf())
+    assert gone.content == (
+        {"type": "text", "text": "[The attachment devices/d1/files/f1 cannot be shown: it is not there.]"},
+    )
+    for name, why in {
+        "devices/d2/files/f2": "is not there",
+        "devices/d1/files/big": "has more than",
+        "devices/d1/files/x": "is none of",
+        "f1": "must name a file as devices/<device id>/files/<file id>",
+        "attachments/" + "0" * 64: "is not there",
+        "attachments/../" + "0" * 61: "must name a file",
+    }.items():
+        refusals = world.refusals(user(media(name, how="file"), message_id="u9"))
+        assert refusals["messages.0.content.0.source"].startswith(why)
+
+
+@pytest.mark.fault("F-04a")
+def test_nobody_names_another_s_attachment() -> None:
+    world = World()
+    world.send(user(media(b64(LARGE))), user_id=OTHER)
+    ((_, kept),) = world.store.kept
+    world.thread.clear()
+
+    assert "messages.0.content.0.source" in world.refusals(user(media(f"attachments/{kept}", how="file")))
+
+
+@pytest.mark.fault("F-04a")
+@pytest.mark.parametrize("kind", ["image", "document", "audio", "video"])
+@pytest.mark.parametrize(
+    "value", ["http://example.com/a.png", "ftp://example.com/a", "", "a.png", "https://gone.example.com"]
+)
+def test_whatever_is_not_loaded_is_a_clear_error(kind: str, value: str) -> None:
+    world = World()
+
+    for how in ("url", "file"):
+        assert list(world.refusals(user(media(value, kind, how)))) == ["messages.0.content.0.source"]
+
+
+def test_a_request_brings_a_bounded_number_of_new_media() -> None:
+    parts = [media(b64(png(1, 1 + n))) for n in range(MAX_NEW_MEDIA + 1)]
+
+    assert "messages.0.content.20.source" in World().refusals(user(*parts))
+
+
+def test_media_are_loaded_from_the_newest_on_as_far_as_a_request_holds_them() -> None:
+    world = World()
+    large = [png() + bytes([n]) * (MAX_BYTES - len(png())) for n in range(6)]
+    messages = [m for n, raw in enumerate(large) for m in world.send(user(media(b64(raw)), message_id=f"u{n}"))]
+
+    shown = world.library.show(USER, messages)
+
+    kinds = [part["type"] for message in shown for part in message.content if isinstance(part, dict)]
+    assert kinds == ["text"] * 2 + ["image"] * 4
+    with pytest.raises(UnreadableMedia):
+        of_stored({"type": "image", "source": {"type": "file", "value": "attachments/x"}})

@@ -1,0 +1,99 @@
+"""Media judged by their bytes: whole ones are taken whatever they are called, cut and broken ones never."""
+
+import base64
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from karma.agents.media import MAX_MEDIA_CHARS, UnreadableMedia, of_base64, of_bytes
+from local.messages_api.media import image_problem, pdf_problem
+from tests.support.media import IMAGES, b64, gif, jpeg, pdf, png, webp
+
+pytestmark = pytest.mark.fault("F-01a")
+
+WHOLE = {**{kind: make(3, 5) for kind, make in IMAGES.items()}, "application/pdf": pdf()}
+
+
+@pytest.mark.parametrize("media_type", WHOLE)
+@pytest.mark.parametrize("called", ["image/jpg", "image/png", "application/octet-stream", "IMAGE/JPEG; q=1", ""])
+def test_the_bytes_say_what_a_medium_is(media_type: str, called: str) -> None:
+    raw = WHOLE[media_type]
+
+    for value in (b64(raw), f"data:{called};base64,{b64(raw)}"):
+        medium = of_base64("image", value, called)
+        assert (medium.media_type, base64.b64decode(medium.data)) == (media_type, raw)
+        assert medium.kind == ("document" if media_type == "application/pdf" else "image")
+
+
+@pytest.mark.parametrize("media_type", WHOLE)
+def test_a_medium_that_was_cut_off_anywhere_is_refused(media_type: str) -> None:
+    raw = WHOLE[media_type]
+    lost = len(b"\n") if media_type == "application/pdf" else 0
+
+    for end in range(len(raw) - lost):
+        with pytest.raises(UnreadableMedia):
+            of_bytes("image", raw[:end], media_type)
+
+
+@given(st.sampled_from(sorted(WHOLE)), st.randoms(use_true_random=False))
+def test_what_is_taken_of_a_damaged_medium_is_what_the_model_takes(media_type: str, rnd: random.Random) -> None:
+    raw = bytearray(WHOLE[media_type])
+    for _ in range(rnd.randint(1, 4)):
+        raw[rnd.randrange(len(raw))] = rnd.randrange(256)
+
+    try:
+        medium = of_bytes("image", bytes(raw), media_type)
+    except UnreadableMedia:
+        return
+    if medium.media_type == "application/pdf":
+        assert pdf_problem(medium.data) is None
+    elif medium.kind == "image":
+        problem, sides = image_problem(medium.data, medium.media_type)
+        assert problem is None
+        assert max(sides) <= 8000
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "media_type", "why"),
+    [
+        ("image", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "image/heic", "none of PNG, JPEG, GIF and WebP"),
+        ("image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", "called image/svg+xml"),
+        ("image", b"BM" + b"\0" * 60, "image/bmp", "none of"),
+        ("image", b"a,b\n1,2\n", "text/csv", "none of"),
+        ("image", b"", "image/png", "must not be empty"),
+        ("document", b"PK\x03\x04", "application/vnd.ms-word", "none of"),
+        ("document", b"\xff\xfe", "text/plain", "UTF-8"),
+        ("document", b"a\0b", "text/plain", "binary"),
+        ("document", b" \n", "text/plain", "blank"),
+        ("document", b"x" * (2**20 + 1), "text/plain", "bytes of text"),
+        ("document", b"plain", "application/pdf", "none of"),
+        ("document", pdf().replace(b"/Root", b"/Encrypt 3 0 R/Root"), "application/pdf", "encrypted"),
+        ("document", pdf() + b"/Type/Page " * 101 + pdf(), "application/pdf", "101 pages"),
+        ("audio", b"RIFF\0\0\0\0WAVE", "audio/wav", "is audio"),
+        ("video", png(), "video/mp4", "is video"),
+        ("image", png(8001, 1), "image/png", "8001 x 1 pixels"),
+        ("image", png(0, 1), "image/png", "0 x 1 pixels"),
+        ("image", jpeg(9000, 9000), "image/jpeg", "9000 x 9000 pixels"),
+        ("image", webp(9000, 1), "image/webp", "9000 x 1 pixels"),
+        ("image", gif(1, 8001), "image/gif", "1 x 8001 pixels"),
+        ("image", png() + b"\0" * (MAX_MEDIA_CHARS * 3 // 4), "image/png", "must be at most"),
+    ],
+)  # fmt: skip
+def test_what_the_model_does_not_take_is_refused_and_says_why(kind: str, raw: bytes, media_type: str, why: str) -> None:
+    with pytest.raises(UnreadableMedia, match=re.escape(why)):
+        of_bytes(kind, raw, media_type)
+
+
+@pytest.mark.parametrize("value", ["not base64!", b64(png())[:-3], "data:image/png,%89PNG", "data:;base64,é", "\ud800"])
+def test_what_is_not_base64_is_refused(value: str) -> None:
+    with pytest.raises(UnreadableMedia, match="base64"):
+        of_base64("image", value, "image/png")
+
+
+def test_texts_of_many_types_are_plain_text_documents() -> None:
+    for called in ("text/csv", "text/html; charset=utf-8", "application/json", "text/plain", ""):
+        medium = of_bytes("document", "a,ü\n".encode(), called)
+        assert (medium.media_type, medium.text()) == ("text/plain", "a,ü\n")

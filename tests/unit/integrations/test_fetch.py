@@ -1,0 +1,180 @@
+"""URLs of strangers: nothing but public addresses over https, resolved once, within bounds."""
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from karma.agents.ports import Fetched, NotFetched
+from karma.core.clock import monotonic
+from karma.integrations.fetch import MAX_REDIRECTS, Fetcher, is_public
+
+pytestmark = pytest.mark.fault("F-04a")
+
+PUBLIC = "93.184.216.34"
+INNER = [
+    "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1",
+    "169.254.169.254", "169.254.100.1", "192.0.0.8", "192.0.2.1", "198.18.0.1", "203.0.113.9", "224.0.0.1",
+    "240.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1",
+    "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1", "2002:7f00:1::", "2002:a9fe:a9fe::",
+    "64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "2001:0:7f00:1::", "2001:db8::1", "", "localhost", "127.1",
+]  # fmt: skip
+
+
+class Web:
+    """Hosts by address, each answering with bytes on a socket pair; notes what was resolved and connected to."""
+
+    def __init__(self, names: Mapping[str, Sequence[str]], answers: dict[str, list[bytes]]) -> None:
+        self.names = names
+        self.answers = answers
+        self.resolved: list[str] = []
+        self.connected: list[tuple[str, str]] = []
+        self.requests: list[bytes] = []
+        self._threads: list[threading.Thread] = []
+
+    def resolve(self, host: str) -> Sequence[str]:
+        self.resolved.append(host)
+        if host not in self.names:
+            raise socket.gaierror(host)
+        return self.names[host]
+
+    def connect(self, address: str, host: str) -> socket.socket:
+        self.connected.append((address, host))
+        ours, theirs = socket.socketpair()
+
+        def serve() -> None:
+            with theirs:
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    data += theirs.recv(65536)
+                self.requests.append(data)
+                answer = self.answers[host].pop(0)
+                theirs.sendall(answer)
+                if b"hang" in answer:
+                    theirs.recv(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        return ours
+
+    def fetch(self, url: str, *, max_bytes: int = 1000, time_s: float = 5.0) -> Fetched:
+        fetcher = Fetcher(resolve=self.resolve, connect=self.connect, time_s=time_s)
+        try:
+            return fetcher.fetch(url, max_bytes=max_bytes)
+        finally:
+            for thread in self._threads:
+                thread.join(5)
+                assert not thread.is_alive()
+
+
+def page(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
+    length = b"content-length: %d" % len(body)
+    return b"HTTP/1.1 " + status + b"\r\n" + b"\r\n".join([length, *headers]) + b"\r\n\r\n" + body
+
+
+def redirect(place: bytes) -> bytes:
+    return page(b"", b"location: " + place, status=b"302 Found")
+
+
+@contextmanager
+def refused(why: str) -> Iterator[None]:
+    with pytest.raises(NotFetched, match=why):
+        yield
+
+
+@pytest.mark.parametrize("address", INNER)
+def test_no_address_of_an_inner_network_is_public(address: str) -> None:
+    assert not is_public(address)
+    web = Web({"inner.example": [PUBLIC, address]}, {})
+
+    with refused("public address"):
+        web.fetch("https://inner.example/")
+
+    assert web.connected == []
+
+
+@pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+def test_the_connection_goes_to_the_address_that_was_checked() -> None:
+    web = Web({"example.com": [PUBLIC]}, {"example.com": [page(b"hello", b"content-type: text/plain")]})
+
+    assert web.fetch("https://Example.com./a?b=c#d") == Fetched(b"hello", "text/plain")
+
+    assert (web.resolved, web.connected) == (["example.com"], [(PUBLIC, "example.com")])
+    (request,) = web.requests
+    assert request.startswith(b"GET /a?b=c HTTP/1.1\r\n")
+    assert not any(word in request.lower() for word in (b"authorization", b"cookie", b"x-karma"))
+
+
+def test_redirects_are_checked_like_the_first_url() -> None:
+    names = {"a.example": [PUBLIC], "b.example": [PUBLIC], "meta.example": ["169.254.169.254"]}
+    web = Web(names, {"a.example": [redirect(b"//b.example/x")], "b.example": [page(b"there")]})
+    assert web.fetch("https://a.example/").data == b"there"
+
+    for place, why in {
+        b"https://meta.example/latest/meta-data": "public address",
+        b"https://169.254.169.254/": "public address",
+        b"http://b.example/": "https",
+        b"file:///etc/passwd": "https",
+        b"https://user@b.example/": "without a user",
+        b"": "redirects to nowhere",
+    }.items():
+        names["169.254.169.254"] = ["169.254.169.254"]
+        with refused(why):
+            Web(names, {"a.example": [redirect(place)]}).fetch("https://a.example/")
+    with refused(f"more than {MAX_REDIRECTS} times"):
+        Web(names, {"a.example": [redirect(b"/again")] * 9}).fetch("https://a.example/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/", "example.com", "", "https://", "https:///a", "https://a:b@example.com/", "gopher://x",
+        "https://example.com:8080/", "https://example.com:x/", "https://exa mple.com/", "https://[::1", "https://é.com/",
+        "https://example.com/\r\nX: y", "https://example.com/" + "a" * 2048, "data:image/png;base64,", "https://..",
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_https_url_is_refused_before_anybody_is_asked(url: str) -> None:
+    web = Web({}, {})
+
+    with refused("must be|could not"):
+        web.fetch(url)
+
+    assert web.connected == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (page(b"x" * 1001), "more than 1000 bytes"),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b"x" * 1001, "more than 1000 bytes"),
+        (page(b"", status=b"404 Not Found"), "status 404"),
+        (page(b"x" * 10)[:-5], "could not be fetched"),
+        (b"nonsense\r\n\r\n", "could not be fetched"),
+    ],
+)
+def test_what_is_too_large_broken_or_absent_is_refused(answer: bytes, why: str) -> None:
+    with refused(why):
+        Web({"example.com": [PUBLIC]}, {"example.com": [answer]}).fetch("https://example.com/")
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nhang: x", page(b"hang") + b"", b"hang"])
+def test_time_is_bounded_wherever_a_server_stops(answer: bytes) -> None:
+    started = monotonic()
+    cut = answer.replace(b"content-length: 4", b"content-length: 400")
+
+    with refused("within 0.2 s"):
+        Web({"example.com": [PUBLIC]}, {"example.com": [cut]}).fetch("https://example.com/", time_s=0.2)
+
+    assert monotonic() - started < 4
+
+
+def test_a_name_that_nobody_knows_is_refused() -> None:
+    with refused("could not be fetched"):
+        Web({}, {}).fetch("https://nowhere.example/")
