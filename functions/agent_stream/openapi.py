@@ -208,14 +208,20 @@ _TEXT: Schema = {"type": "string", "maxLength": MAX_TEXT_CHARS, "examples": ["An
 _CONTENT: Schema = {
     "type": "string",
     "maxLength": MAX_MESSAGE_BYTES,
-    "description": f"A message has at most {MAX_MESSAGE_BYTES} bytes as JSON; larger media go by file id.",
+    "description": (
+        f"A new message of a user has at most {MAX_MESSAGE_BYTES} bytes of text; a longer result of a tool is kept "
+        "whole and shown to the model by its beginning. What the server holds already is not measured."
+    ),
     "examples": ["Which devices are online?"],
 }
+_HELD: Schema = {"type": "string", "examples": ["Which devices are online?"]}
+"""A text that a client was given and may have to send again, however long it is."""
 _PARTS: Schema = {"type": "array", "items": {"$ref": _REF + "ContentPart"}}
 
 
-def _message(role: str, required: Iterable[str] = (), **properties: Schema) -> Schema:
-    return _object(["role", *required], {"role": {"const": role}, "id": _ID, **properties})
+def _message(role: str, required: Iterable[str] = (), *, description: str = "", **properties: Schema) -> Schema:
+    told = {"description": description} if description else {}
+    return _object(["role", *required], {"role": {"const": role}, "id": _ID, **properties}, **told)
 
 
 _SCHEMAS: Schema = {
@@ -251,18 +257,22 @@ _SCHEMAS: Schema = {
     },
     "Message": {
         "oneOf": [
-            _message("user", ["content"], content=_either(_CONTENT, _PARTS, examples=["Which devices are online?"])),
+            _message(
+                "user",
+                content=_either(_CONTENT, _PARTS, examples=["Which devices are online?"]),
+                description="Without `content` it is the one of this id that the server holds",
+            ),
             _message(
                 "assistant",
-                content=_either(_CONTENT, _NULL),
+                content=_either(_HELD, _NULL),
                 toolCalls=_either({"type": "array", "items": {"$ref": _REF + "ToolCall"}}, _NULL),
             ),
             _message(
                 "tool",
                 ["content", "toolCallId"],
-                content=_either(_CONTENT, _PARTS, examples=["done"]),
+                content=_either(_HELD, _PARTS, examples=["done"]),
                 toolCallId=_REQUIRED_ID,
-                error=_either(_TEXT, _NULL),
+                error=_either({"type": "string"}, _NULL),
             ),
             _message("system", ["content"], content=_TEXT, id={}),
             _message("developer", ["content"], content=_TEXT, id={}),
@@ -282,9 +292,15 @@ _SCHEMAS: Schema = {
         ["type", "value"],
         {
             "type": {"enum": ["data", "url", "file"]},
-            "value": {"type": "string", "maxLength": MAX_MESSAGE_BYTES},
+            "value": {
+                "type": "string",
+                "maxLength": MAX_BODY_BYTES,
+                "description": "Base64 or a `data:` URL; an https: URL; `devices/<device id>/files/<file id>`",
+            },
             "mimeType": _either(
-                {"type": "string", "maxLength": MAX_MESSAGE_BYTES}, _NULL, description="Needed with `data`"
+                {"type": "string", "maxLength": MAX_MESSAGE_BYTES},
+                _NULL,
+                description="Needed with `data`; what the bytes are counts",
             ),
         },
         examples=[{"type": "url", "value": "https://example.com/a.png", "mimeType": "image/png"}],

@@ -46,7 +46,8 @@ class World:
         with pytest.raises(ValidationFailed) as caught:
             self.send(*messages)
         assert (len(self.thread), len(self.store.kept)) == before
-        return {each["field"]: each["message"] for each in caught.value.details}  # type: ignore[union-attr]
+        details: Any = caught.value.details
+        return {each["field"]: each["message"] for each in details}
 
 
 def user(*parts: dict[str, Any], message_id: str = "u1") -> dict[str, Any]:

@@ -32,7 +32,7 @@ from karma.agents.ports import (
 from karma.agents.requests import parse_run_input
 from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext
-from tests.fakes.agents import KeptFrames, MemoryRunStore, RememberedWatchdog, SetClock, caller
+from tests.fakes.agents import KeptFrames, MemoryRunStore, RememberedWatchdog, SetClock, caller, library
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
 from tests.support.agui import verify
@@ -234,6 +234,7 @@ class Talk:
             agents=catalogue(tools=("look",)),
             configuration=as_built(),
             tools=[LOOK],
+            library=library(),
             clock=SetClock(),
             limits=Limits(),
         )

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from blockbuster import blockbuster_ctx
 
-from karma.agents.attachments import Library
+from karma.agents.attachments import MAX_RESULT_BYTES, Library
 from karma.agents.catalogue.domain import SYSTEM_PROMPT, AgentSpec
 from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, ThreadBusy, ThreadKey, Usage
 from karma.agents.engine import Limits
@@ -303,6 +303,39 @@ def test_in_a_mixed_batch_own_tools_run_and_frontend_ones_wait() -> None:
     assert results == ["c2"]
     assert first[-1]["outcome"]["pendingToolCallIds"] == ["c1"]
     assert [m.tool_call_id for m in world.model.requests[1].messages if m.role == "tool"] == ["c1", "c2"]
+
+
+@pytest.mark.fault("F-03b")
+def test_a_long_result_is_kept_whole_and_the_model_is_shown_its_beginning() -> None:
+    word = "é" * 100_000
+    world = World(
+        [*tool("c1", "echo", orjson.dumps({"word": word}).decode()), *ended(StopReason.TOOL_USE)],
+        [*text("Long."), *ended()],
+        [*text("Yes."), *ended()],
+    )
+
+    events = world.run(asked(user("hi")))
+    again = world.run(asked(user("still there?")))
+
+    (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    ((_, kept),) = world.attachments.kept
+    (shown,) = [m.content for m in world.model.requests[1].messages if m.role == "tool"]
+    assert shown == result["content"]
+    assert f"the whole is kept as attachments/{kept}" in orjson.loads(shown)["note"]
+    assert len(shown.encode()) <= MAX_RESULT_BYTES
+    assert word in world.attachments.kept[caller().user_id, kept].decode()
+    assert again[-1]["type"] == "RUN_FINISHED"
+
+
+@pytest.mark.fault("F-01b")
+def test_a_blank_answer_does_not_stand_in_the_way_of_the_next_message() -> None:
+    world = World([*text(" \n"), *ended()], [*text("Sorry."), *ended()])
+
+    world.run(asked(user("hi")))
+    events = world.run(asked(user("hello?")))
+
+    assert events[-1]["type"] == "RUN_FINISHED"
+    assert [m.content for m in world.model.requests[1].messages] == ["hi", "hello?"]
 
 
 @pytest.mark.fault("F-01c")

@@ -30,7 +30,7 @@ def outcome_of(result: object) -> ToolOutcome:
     tool = Tool(
         name="give", description="", parameters=Nothing, permission="device:read", idempotent=True, timeout_s=5, run=run
     )
-    return asyncio.run(Toolbox([tool], caller()).call(ToolCall("c1", "give", "{}"), run_id=RunId("r1")))
+    return asyncio.run(Toolbox([tool], caller(), shorten=str).call(ToolCall("c1", "give", "{}"), run_id=RunId("r1")))
 
 
 def nested(levels: int) -> Any:

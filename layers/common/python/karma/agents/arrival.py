@@ -42,13 +42,19 @@ class Arrivals:
         admitted = []
         for each in sent:
             ours = next((m for m in held.get(each.message.id, ()) if is_held(m, each.message)), None)
-            if ours is None:
-                admitted.append(each._replace(message=admission.check(each)))
-            else:
-                admitted.append(each._replace(message=replace(each.message, content=ours.content, failed=ours.failed)))
+            message = admission.check(each) if ours is None else _as_stored(each.message, ours)
+            admitted.append(each._replace(message=message))
         if admission.errors:
             raise ValidationFailed("Request validation failed", details=admission.errors)
         return tuple(admitted)
+
+
+def _as_stored(given: Message, stored: Message) -> Message:
+    """Give a copy the store's content where that is the same in another form: media by reference, long results cut."""
+    is_cut = given.role == "tool" and isinstance(given.content, str) and len(given.content) > MAX_MESSAGE_BYTES // 4
+    if given.role == "user" or is_cut:
+        return replace(given, content=stored.content)
+    return given
 
 
 def is_held(stored: Message, given: Message) -> bool:
