@@ -37,6 +37,12 @@ def run(streams: Any, *messages: dict[str, Any], **more: Any) -> list[dict[str, 
     return events_of(answer.data)
 
 
+def said_in(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer as a client keeps it."""
+    deltas = [event for event in events if event["type"] == "TEXT_MESSAGE_CONTENT"]
+    return {"id": deltas[0]["messageId"], "role": "assistant", "content": "".join(each["delta"] for each in deltas)}
+
+
 def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
     """Give a device a file that is ready; returns its name in sources."""
     device_id = DeviceId(World(stack, user=user_id).create().view.device.id)
@@ -70,10 +76,10 @@ def test_large_media_go_to_the_bucket_and_to_the_model_and_come_back_in(streams:
     for said in ("A cat.", "A manual.", "Both."):
         streams.model.answer(message(text(said)))
 
-    run(streams, question)
-    run(streams, question, user("u2", document))
+    history = [question, said_in(run(streams, question)), user("u2", document)]
+    history.append(said_in(run(streams, *history)))
     streams.stack.aws("s3").delete_object(Bucket=streams.stack.bucket, Key=name.replace("/files/", "/"))
-    events = run(streams, question, user("u2", document), user("u3", {"type": "text", "text": "and?"}))
+    events = run(streams, *history, user("u3", {"type": "text", "text": "and?"}))
 
     assert streams.model.refused == []
     assert events[-1]["type"] == "RUN_FINISHED"
