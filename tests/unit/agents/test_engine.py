@@ -319,7 +319,7 @@ def test_a_long_result_is_kept_whole_and_the_model_is_shown_its_beginning() -> N
 
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
     ((_, kept),) = world.attachments.kept
-    (shown,) = [m.content for m in world.model.requests[1].messages if m.role == "tool"]
+    (shown,) = [str(m.content) for m in world.model.requests[1].messages if m.role == "tool"]
     assert shown == result["content"]
     assert f"the whole is kept as attachments/{kept}" in orjson.loads(shown)["note"]
     assert len(shown.encode()) <= MAX_RESULT_BYTES

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -45,10 +45,13 @@ class Web:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
-            with theirs:
+            with theirs, suppress(OSError):
                 data = b""
                 while b"\r\n\r\n" not in data:
-                    data += theirs.recv(65536)
+                    received = theirs.recv(65536)
+                    if not received:
+                        return
+                    data += received
                 self.requests.append(data)
                 answer = self.answers[host].pop(0)
                 theirs.sendall(answer)

@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from karma.agents.ports import Fetched, NotFetched
@@ -73,6 +73,28 @@ def connect(address: str, host: str) -> socket.socket:
         raise
 
 
+class _Alarm:
+    """Cuts the connection of the moment off when the time is up: a server that sends byte by byte meets no timeout."""
+
+    def __init__(self) -> None:
+        self.has_rung = False
+        self._watched: socket.socket | None = None
+
+    def watch(self, connected: socket.socket) -> None:
+        """Watch this connection from now on."""
+        self._watched = connected
+        if self.has_rung:
+            self.ring()
+
+    def ring(self) -> None:
+        """End the time."""
+        self.has_rung = True
+        if self._watched is not None:
+            with suppress(OSError):
+                # Not TLS's own way, which changes the object that another thread is reading from.
+                socket.socket.shutdown(self._watched, socket.SHUT_RDWR)
+
+
 class Fetcher:
     """Fetches https: URLs."""
 
@@ -87,41 +109,34 @@ class Fetcher:
         Raises:
             NotFetched: says why, and nothing about our network.
         """
-        late = threading.Event()
-        open_sockets: list[socket.socket] = []
-
-        def stop() -> None:
-            late.set()
-            for each in open_sockets:
-                _cut(each)
-
-        timer = threading.Timer(self._time_s, stop)
+        alarm = _Alarm()
+        timer = threading.Timer(self._time_s, alarm.ring)
         timer.daemon = True
         timer.start()
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                answer = self._get(_checked(url), max_bytes=max_bytes, opened=open_sockets)
-                if late.is_set():
+                answer = self._get(_checked(url), max_bytes=max_bytes, alarm=alarm)
+                if alarm.has_rung:
                     raise NotFetched("was cut off")  # a cut connection may look like the end of a body
                 if isinstance(answer, Fetched):
                     return answer
                 url = urljoin(url, answer)
             raise NotFetched(f"redirects more than {MAX_REDIRECTS} times")
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            if isinstance(exc, NotFetched) and not late.is_set():
+            if isinstance(exc, NotFetched) and not alarm.has_rung:
                 raise
-            reason = f"was not there within {self._time_s:g} s" if late.is_set() else "could not be fetched"
+            reason = f"was not there within {self._time_s:g} s" if alarm.has_rung else "could not be fetched"
             raise NotFetched(reason) from exc
         finally:
             timer.cancel()
 
-    def _get(self, url: SplitResult, *, max_bytes: int, opened: list[socket.socket]) -> Fetched | str:
+    def _get(self, url: SplitResult, *, max_bytes: int, alarm: _Alarm) -> Fetched | str:
         """Ask once; returns the place that a redirect names, or what there is."""
         host = str(url.hostname).rstrip(".").encode("idna").decode("ascii")
         addresses = list(self._resolve(host))
         if not addresses or not all(map(is_public, addresses)):
             raise NotFetched("is not at a public address")
-        with self._connection(addresses[0], host, opened) as connection, ExitStack() as closing:
+        with self._connection(addresses[0], host, alarm) as connection, ExitStack() as closing:
             target = (url.path or "/") + (f"?{url.query}" if url.query else "")
             connection.request("GET", target, headers={"Accept-Encoding": "identity", "Accept": "*/*"})
             answer = closing.enter_context(connection.getresponse())
@@ -144,17 +159,14 @@ class Fetcher:
             return Fetched(bytes(body), str(answer.headers.get("content-type") or ""))
 
     @contextmanager
-    def _connection(
-        self, address: str, host: str, opened: list[socket.socket]
-    ) -> Iterator[http.client.HTTPSConnection]:
+    def _connection(self, address: str, host: str, alarm: _Alarm) -> Iterator[http.client.HTTPSConnection]:
         connection = http.client.HTTPSConnection(host, PORT)
         with self._connect(address, host) as connected:
             connection.sock = connected
-            opened.append(connected)
+            alarm.watch(connected)
             try:
                 yield connection
             finally:
-                opened.clear()
                 connection.close()
 
 
@@ -171,10 +183,3 @@ def _checked(url: str) -> SplitResult:
     if not found.hostname or found.username is not None or found.password is not None or port not in (None, PORT):
         raise NotFetched("must be a URL with a host, without a user and without a port of its own")
     return found
-
-
-def _cut(each: socket.socket) -> None:
-    try:
-        each.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
