@@ -28,7 +28,7 @@ from local import conversation, prerequisites, seed
 from local import places as local_places
 from local.api_client import stream_agent
 from local.conversation import Transcript, run_input
-from local.deployment import FRONT, SIMULATOR, STREAM, Deployment, Given, stop_everything
+from local.deployment import FRONT, SIMULATOR, STREAM, WATCH, Deployment, Given, stop_everything
 from local.errors import LocalError
 from local.mailbox import delivered
 from local.operations import Operations
@@ -38,6 +38,7 @@ from local.processes import Processes, no_proxy
 from local.progress import Progress
 
 _MOST_MAILS = 1000
+_RENEWALS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +74,7 @@ def dev(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     if _is_up(places) and not arguments.restart:
         print("It is up already; `make dev-down` stops it.")
+        _print_renewals(places)
         _print_addresses(Outputs.read(places.outputs))
         return 0
     # Written again when everything answers: until then nobody may take this environment for a running one.
@@ -84,6 +86,7 @@ def dev(arguments: argparse.Namespace) -> int:
         seed.start_simulator(deployment, seeded.demo.serial)
         outputs = seed.outputs_of(deployment, seeded.demo)
         seed.wait_online(deployment, seeded.demo)
+        deployment.start_watch()
     deployment.processes.release()
     outputs.write(places.outputs)
     print()
@@ -93,6 +96,7 @@ def dev(arguments: argparse.Namespace) -> int:
     total = time.monotonic() - began
     beside = f", beside {installing:.1f} s of downloads and installation" if installing else ""
     print(f"\nReady in {total:.1f} s{beside}. It goes on in the background; `make dev-down` stops it.")
+    print(f"Changed code reaches it within seconds; {deployment.processes.log(WATCH)} says what was renewed.")
     return 0
 
 
@@ -200,6 +204,12 @@ def _outputs(places: Places) -> Outputs:
         return Outputs.read(places.outputs)
     except (OSError, ValueError, KeyError, TypeError):
         raise LocalError("there is no local environment; `make dev` starts one") from None
+
+
+def _print_renewals(places: Places) -> None:
+    log = Processes(places).log(WATCH)
+    for line in log.read_text(errors="replace").splitlines()[-_RENEWALS:] if log.exists() else ():
+        print(f"  {line}")
 
 
 def _print_addresses(outputs: Outputs) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.catalog import FunctionName
 from infra.config import LOOPBACK_ORIGINS
 from infra.layers import host_target
 from infra.local_artifacts import COMMON_FOLDER, make_views
@@ -35,7 +36,7 @@ from local.stripe_peer import API_KEY as STRIPE_KEY
 from local.stripe_peer import StripePeer
 from local.waiting import http_status
 
-FRONT, STREAM, SIMULATOR = "front", "stream", "simulator"
+FRONT, STREAM, SIMULATOR, WATCH = "front", "stream", "simulator", "watch"
 """Names of the processes beside the engine, the model and the Stripe peer."""
 _WEBHOOK_PATH = "/webhooks/stripe"
 _SYNTHESIS_INPUTS = ("infra", "requirements")
@@ -131,6 +132,24 @@ class Deployment:
                 self.model.wait_ready(self.processes)
             self._warm()
             self.stripe.post_webhooks_to(self.addresses.billing_webhook_url, self.webhook_secret)
+
+    def start_watch(self) -> None:
+        """Have functions run changed code by themselves; started once everything answers."""
+        functions = {
+            self.outputs[f"Function{name.label}"]: name.package
+            for name in FunctionName
+            if f"Function{name.label}" in self.outputs
+        }
+        watched = {
+            "root": str(self.places.root),
+            "port": self.ports["engine"],
+            "functions": functions,
+            "stream_host": self.processes.running().get(STREAM, 0),
+        }
+        file = self.places.state / "watch.json"
+        file.write_text(json.dumps(watched, indent=1))
+        command = [python(), "-m", "local.watch", str(file)]
+        self.processes.start(Program(WATCH, command, clean_environment(), self.places.root))
 
     def stop(self) -> list[str]:
         """End every process of this environment; return the names of those that ran."""

@@ -37,6 +37,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGINT, forward)
+    signal.signal(signal.SIGHUP, forward)
     signal.signal(signal.SIGALRM, lambda *_: program.kill())
     signal.signal(signal.SIGCHLD, lambda *_: _collect_adopted(program.pid))
     threading.Thread(target=_watch, args=(lifeline, program), daemon=True, name="lifeline").start()

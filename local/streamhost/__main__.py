@@ -1,6 +1,7 @@
 """`python -m local.streamhost --function-dir functions/agent_stream --env-file .local/agent_stream.json --port 4600`.
 
-Prints one line of JSON with the URL when it is ready; ends, with its workers, on SIGTERM or SIGINT.
+Prints one line of JSON with the URL when it is ready; ends, with its workers, on SIGTERM or SIGINT; on SIGHUP workers
+are started anew, to read changed code.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ async def _serve_until_told_to_stop(config: HostConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with StreamHost(config) as host:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, host.renew)
         sys.stdout.write(json.dumps({"url": host.url}) + "\n")
         sys.stdout.flush()
         await stop.wait()

@@ -96,6 +96,10 @@ class StreamHost:
         await asyncio.gather(*running, return_exceptions=True)
         await self._pool.close()
 
+    def renew(self) -> None:
+        """Have workers start anew, since their code has changed; answers under way are finished first."""
+        self._keep(asyncio.create_task(self._pool.renew()))
+
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -28,6 +28,7 @@ class WorkerPool:
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
         self._busy: dict[Worker, Invocation] = {}
+        self._old: set[Worker] = set()
         self._returned = asyncio.Event()
         self._replacing: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -67,7 +68,10 @@ class WorkerPool:
             await worker.run(invocation)
         finally:
             del self._busy[worker]
-            if not worker.dead:
+            if worker in self._old:
+                self._old.discard(worker)
+                await worker.stop()
+            elif not worker.dead:
                 self._idle.append(worker)
             self._returned.set()
 
@@ -80,6 +84,13 @@ class WorkerPool:
                     await self._returned.wait()
         except TimeoutError:
             logger.debug("a worker is still busy behind its answer")
+
+    async def renew(self) -> None:
+        """End every worker, since its code has changed; one at work ends behind its answer."""
+        self._old |= self._busy.keys()
+        idle = tuple(self._idle)
+        self._idle.clear()
+        await asyncio.gather(*(worker.stop() for worker in idle))
 
     async def close(self) -> None:
         """Stop every worker."""

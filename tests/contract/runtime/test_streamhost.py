@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from local.streamhost.host import WORKER_LIMIT
+from local.waiting import until
 from tests.contract.runtime.hosting import DEADLINE_S, FIXTURES, ROOT, eventually, hosting_app, read_until_cut
 from tests.fixtures.runtime.apps import DELTAS
 
@@ -224,6 +225,17 @@ def test_the_command_serves_and_takes_its_workers_with_it(tmp_path: Path) -> Non
             preflight = client.options("/", headers={**origin, "access-control-request-method": "POST"})
             elsewhere = client.get("/", headers={"origin": "https://other.example.com"})
             developed = client.get("/", headers={"origin": "http://localhost:4321"})
+            before = {worker.pid for worker in psutil.Process(host.pid).children(recursive=True)}
+            host.send_signal(signal.SIGHUP)
+            until(
+                lambda: (
+                    len(children := psutil.Process(host.pid).children(recursive=True)) == 2
+                    and before.isdisjoint(worker.pid for worker in children)
+                ),
+                deadline_s=DEADLINE_S,
+                what="new workers, which read changed code",
+            )
+            assert client.get("/", headers=origin).status_code == 201
         workers = psutil.Process(host.pid).children(recursive=True)
         host.send_signal(signal.SIGTERM)
         assert host.wait(DEADLINE_S) == 0

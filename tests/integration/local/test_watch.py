@@ -1,0 +1,108 @@
+"""A function on the engine runs the code of the work tree as soon as it is saved."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+from local.engine import Engine
+from local.places import ROOT, Places
+from local.processes import Processes, Program, clean_environment
+from local.waiting import until
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
+pytestmark = [pytest.mark.fault("F-23b"), pytest.mark.needs("functions")]
+HANDLER = "from karma import answer\n\n\ndef handler(event, context):\n    return {own!r} + answer.TEXT\n"
+NAME = "watched"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small work tree: one function, one module of the common layer."""
+    root = tmp_path / "root"
+    for folder in ("functions/api", "layers/common/python/karma", "infra", "requirements"):
+        (root / folder).mkdir(parents=True)
+    (root / "functions/api/handler.py").write_text(HANDLER.format(own="one "))
+    (root / "layers/common/python/karma/answer.py").write_text("TEXT = 'old'\n")
+    return root
+
+
+@pytest.fixture
+def client(engine: Engine, root: Path) -> Iterator[LambdaClient]:
+    """The engine with the function, whose archive points to the work tree as the local stage's archives do."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("api/__init__.py", f"__path__ = [{str(root / 'functions/api')!r}]\n")
+        archive.writestr("karma/__init__.py", f"__path__ = [{str(root / 'layers/common/python/karma')!r}]\n")
+    session = boto3.session.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=engine.region)
+    trusted = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}
+    with closing(session.client("iam", endpoint_url=engine.endpoint_url)) as iam:
+        document = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
+        role = iam.create_role(RoleName=NAME, AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    made: LambdaClient = session.client("lambda", endpoint_url=engine.endpoint_url)
+    with closing(made):
+        made.create_function(
+            FunctionName=NAME,
+            Runtime="python3.13",
+            Role=role,
+            Handler="api.handler.handler",
+            Code={"ZipFile": packed.getvalue()},
+            Timeout=20,
+        )
+        yield made
+        made.delete_function(FunctionName=NAME)
+
+
+def test_what_is_saved_answers_and_a_mistake_does_not(
+    engine: Engine, client: LambdaClient, root: Path, tmp_path: Path
+) -> None:
+    places = Places(base=tmp_path / "local")
+    places.make()
+    processes = Processes(places)
+    port = int(engine.endpoint_url.rpartition(":")[2])
+    file = places.state / "watch.json"
+    file.write_text(json.dumps({"root": str(root), "port": port, "functions": {NAME: "api"}, "stream_host": 0}))
+    handler, common = root / "functions/api/handler.py", root / "layers/common/python/karma/answer.py"
+    log = processes.log("watch")
+
+    def answers(text: str) -> None:
+        def same() -> bool:
+            return bool(json.load(client.invoke(FunctionName=NAME)["Payload"]) == text)
+
+        until(same, deadline_s=45, what=f"the answer {text!r}")
+
+    def says(text: str) -> None:
+        until(lambda: text in log.read_text(), deadline_s=45, what=f"{text!r} in the log")
+
+    answers("one old")
+    processes.start(Program("watch", [sys.executable, "-m", "local.watch", str(file)], clean_environment(), ROOT))
+    try:
+        says("watching")
+        handler.write_text(HANDLER.format(own="two, "))
+        answers("two, old")
+        says("renewed api in")
+        common.write_text("TEXT = 'new, and longer'\n")
+        answers("two, new, and longer")
+        says("renewed all functions")
+
+        handler.write_text("def handler(:\n")
+        says("the old code goes on")
+        answers("two, new, and longer")
+        common.write_text("TEXT = 'newest'\n")
+        (root / "infra" / "app.py").write_text("")
+        says("infra/app.py changed: `make dev` deploys it")
+        handler.write_text(HANDLER.format(own="three, "))
+        answers("three, newest")
+    finally:
+        processes.stop(["watch"])
