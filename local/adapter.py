@@ -9,7 +9,8 @@ What it does beyond CloudFormation:
 | CORS of HTTP APIs is dropped | `UpdateApi` after deployment |
 | stream mappings skip records after a restart of the engine | deleted and made anew, from the oldest record |
 | every request in flight starts a function instance, which takes about a second | `warm` calls each function once, |
-| | queue mappings run two batches at a time, `local.front` lets two requests through |
+| | queue mappings run two batches at a time, `local.front` lets two requests through, a schedule has one |
+| | instance: on a slow machine a sweep would begin every minute beside those that have not ended |
 | `iot:AttachPolicy`, `iot:DetachPolicy` and `ses:SendEmail` are checked against `*`, not the certificate or the
 | | identity | roles that may do so get that |
 | `SendMessageBatch` is checked as an action of its own, where AWS asks for `sqs:SendMessage` | granted with it |
@@ -22,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +54,10 @@ class Adapter(Stacks):
 
     def _complete(self, stack: StackFiles) -> None:
         physical = self._physical_ids(stack.name)
+        for logical, schedules in scheduled_functions(stack.template).items():
+            self.client("lambda").put_function_concurrency(
+                FunctionName=physical[logical], ReservedConcurrentExecutions=schedules
+            )
         for logical, resource in stack.template["Resources"].items():
             properties = resource.get("Properties", {})
             if resource["Type"] in _TABLE_TYPES and "TimeToLiveSpecification" in properties:
@@ -170,6 +176,21 @@ class Adapter(Stacks):
     def websocket_url(self, api_id: str, stage: str) -> str:
         """Return where the engine serves a WebSocket API."""
         return f"ws://localhost:{self._ministack.port}/_aws/execute-api/{api_id}/{stage}"
+
+
+def scheduled_functions(template: Mapping[str, Any]) -> Counter[str]:
+    """Return by how many schedules a template has each function called, by logical id."""
+    resources: Mapping[str, Any] = template["Resources"]
+    targets = [
+        target["Arn"]
+        for resource in resources.values()
+        for properties in [resource.get("Properties", {})]
+        if resource["Type"] in ("AWS::Events::Rule", "AWS::Scheduler::Schedule")
+        if "ScheduleExpression" in properties
+        for target in [*properties.get("Targets", []), *filter(None, [properties.get("Target")])]
+    ]
+    named = Counter(arn["Fn::GetAtt"][0] for arn in targets if isinstance(arn, dict) and "Fn::GetAtt" in arn)
+    return Counter({name: n for name, n in named.items() if resources[name]["Type"] == "AWS::Lambda::Function"})
 
 
 def move_state(engine: MiniStack) -> None:

@@ -23,8 +23,9 @@ import psutil
 
 from local.errors import LocalError, NotReady
 from local.places import Places
-from local.waiting import until
+from local.waiting import Pace, until
 
+Say = Callable[[str], None]
 _SAME_START_S = 1.0
 """Start times are derived from boot time and clock ticks; two readings of one process differ by rounding only."""
 
@@ -148,8 +149,10 @@ class Processes:
         """Tell whether the very process that was started under this name is alive."""
         return self._find(self._pid_file(name)) is not None
 
-    def wait_ready(self, name: str, probe: str, ready: Callable[[], bool], *, deadline_s: float = 30) -> None:
-        """Poll `ready` until it says yes.
+    def wait_ready(
+        self, name: str, probe: str, ready: Callable[[], bool], *, deadline_s: float = 30, say: Say = print
+    ) -> None:
+        """Poll `ready` until it says yes; one whose answers are slow gets more time (`local.waiting.Pace`).
 
         Raises:
             NotReady: the deadline passed or the process ended; the message shows where its log is and its last lines.
@@ -161,7 +164,7 @@ class Processes:
             return True if ready() else None
 
         try:
-            until(attempt, deadline_s=deadline_s, what=probe)
+            until(attempt, deadline_s=deadline_s, what=probe, pace=Pace(ready, say))
         except TimeoutError as late:
             raise NotReady(f"{late}.{self._tail(name)}") from None
 

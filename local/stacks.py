@@ -24,7 +24,7 @@ from infra.config import LOCAL_ASSET_BUCKET
 from local.engine import Engine
 from local.errors import LocalError
 from local.upstream import Upstream
-from local.waiting import until
+from local.waiting import Pace, until
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -66,6 +66,7 @@ class Stacks(ABC):
             region_name=engine.region,
         )
         self._clients: dict[str, Any] = {}
+        self._pace = Pace(lambda: self.client("sts").get_caller_identity(), print)
         self._memory = engine.places.state / "deployed.json"
 
     def client(self, service: str) -> Any:
@@ -183,7 +184,12 @@ class Stacks(ABC):
         if kind == "UPDATE" and self._status(stack.name) not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             # A first deployment that failed can only be deleted.
             cloudformation.delete_stack(StackName=stack.name)
-            until(lambda: self._status(stack.name) is None, deadline_s=_DEPLOY_S, what=f"deletion of {stack.name}")
+            until(
+                lambda: self._status(stack.name) is None,
+                deadline_s=_DEPLOY_S,
+                pace=self._pace,
+                what=f"deletion of {stack.name}",
+            )
             kind = "CREATE"
         change_set = f"local-{stack.digest[:16]}-{int(time.monotonic() * 1000)}"
         cloudformation.create_change_set(
@@ -198,7 +204,7 @@ class Stacks(ABC):
             found = cloudformation.describe_change_set(StackName=stack.name, ChangeSetName=change_set)
             return found["Status"] if found["Status"] in ("CREATE_COMPLETE", "FAILED") else None
 
-        if until(created, deadline_s=_DEPLOY_S, what=f"change set of {stack.name}") == "FAILED":
+        if until(created, deadline_s=_DEPLOY_S, pace=self._pace, what=f"change set of {stack.name}") == "FAILED":
             found = cloudformation.describe_change_set(StackName=stack.name, ChangeSetName=change_set)
             reason = found.get("StatusReason", "")
             if not found.get("Changes") and kind == "UPDATE":
@@ -210,7 +216,7 @@ class Stacks(ABC):
             status = self._status(stack.name)
             return status if status is not None and not status.endswith("_IN_PROGRESS") else None
 
-        status = until(settled, deadline_s=_DEPLOY_S, what=f"stack {stack.name}")
+        status = until(settled, deadline_s=_DEPLOY_S, pace=self._pace, what=f"stack {stack.name}")
         if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             reasons = "\n  ".join(self._failures(stack.name))
             raise LocalError(f"stack {stack.name} ended in {status}:\n  {reasons}")

@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
 
 _PAUSE_S = 0.5
+_AT_ONCE = 4
 _COMMON = "layers/common/python"
 _TEMPLATES = ("infra", "requirements")
 _WATCHED = ("functions", _COMMON, *_TEMPLATES)
@@ -137,15 +139,18 @@ class Watch:
         packages = {name.split("/")[1] for name in names if name.startswith("functions/")}
         everything = any(name.startswith(f"{_COMMON}/") for name in names)
         began = time.monotonic()
-        renewed = []
-        for function, package in self._watched.functions.items():
-            if everything or package in packages:
-                self._end_instances(function)
-                renewed.append(package)
+        functions = {
+            function: package
+            for function, package in self._watched.functions.items()
+            if everything or package in packages
+        }
+        # The engine waits for the end of each instance.
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            list(pool.map(self._end_instances, functions))
         if self._watched.stream_host and (everything or self._watched.stream_package in packages):
             self._end_stream_workers()
-        if renewed:
-            what = "all functions" if everything else ", ".join(sorted(set(renewed)))
+        if functions:
+            what = "all functions" if everything else ", ".join(sorted(set(functions.values())))
             self._say(f"renewed {what} in {time.monotonic() - began:.1f} s: {_listed(names)} changed")
 
     def _end_instances(self, function: str) -> None:

@@ -31,3 +31,10 @@ def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deploymen
     for place in (deployment.places.state, deployment.places.secrets, deployment.places.logs):
         assert deployment.places.base in place.parents
         assert any(place.iterdir()), f"{place} holds what `make dev` keeps"
+
+
+@pytest.mark.fault("F-23a")
+def test_sweeps_do_not_pile_up(deployment: Deployment) -> None:
+    sweeps = deployment.outputs["FunctionBackgroundSweeps"]
+    reserved = deployment.adapter.client("lambda").get_function_concurrency(FunctionName=sweeps)
+    assert 1 <= reserved["ReservedConcurrentExecutions"] <= 9, "as many as there are schedules"

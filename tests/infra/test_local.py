@@ -7,6 +7,7 @@ import pytest
 
 from infra.catalog import FunctionName
 from infra.config import Overrides, SettingsError, Stage, stage_settings
+from local.adapter import scheduled_functions
 from tests.infra.synthesized import Synthesized
 
 UNSUPPORTED = (
@@ -61,6 +62,17 @@ def test_the_stream_function_starts_by_a_root_bootstrap(local: Synthesized) -> N
     assert "AWS_LAMBDA_EXEC_WRAPPER" not in stream["Environment"]["Variables"]
     assert stream["Environment"]["Variables"]["ORIGIN_SECRET_ARN"] == ""
     assert "Layers" not in stream, "the engine mounts none for provided runtimes: they are in the archive"
+
+
+@pytest.mark.fault("F-23a")
+def test_each_sweep_has_one_instance(local: Synthesized) -> None:
+    schedules = scheduled_functions(local.templates["app"])
+    assert sum(schedules.values()) == len(local.of_type("AWS::Events::Rule", "app"))
+    found = {
+        local.templates["app"]["Resources"][name]["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
+        for name in schedules
+    }
+    assert found == {"background.sweeps"}
 
 
 def test_api_ids_are_fixed(local: Synthesized) -> None:

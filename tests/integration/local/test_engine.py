@@ -1,9 +1,12 @@
 """The engine as a process: what it keeps, and what the adapter does to it."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from local import ports
@@ -11,6 +14,7 @@ from local.adapter import Adapter, move_state
 from local.engine import MiniStack
 from local.places import Places
 from local.processes import Processes
+from local.waiting import Pace, until
 
 TABLE = {
     "Type": "AWS::DynamoDB::Table",
@@ -106,3 +110,36 @@ def test_data_outlive_a_restart_on_another_port(own_engine: MiniStack, assembly:
     (message,) = adapter.client("sqs").receive_message(QueueUrl=again["Queue"])["Messages"]
     assert message["Body"] == "kept"
     adapter.close()
+
+
+@pytest.mark.fault("F-23a")
+def test_one_that_answers_slowly_is_waited_for(
+    own_engine: MiniStack,
+) -> None:
+    processes = Processes(own_engine.places)
+    (program,) = psutil.Process(processes.running()["engine"]).children()
+    program.suspend()
+    resume = threading.Timer(3.0, program.resume)
+    resume.start()
+    try:
+        own_engine.wait_ready(processes, deadline_s=0.2)
+    finally:
+        resume.join()
+        program.resume()
+    assert own_engine.healthy()
+
+
+@pytest.mark.fault("F-23a")
+def test_a_deadline_is_as_long_as_the_machine_is_slow() -> None:
+    said: list[str] = []
+    began = time.monotonic()
+
+    def busy() -> bool:
+        time.sleep(0.3)
+        return time.monotonic() - began > 1.0
+
+    assert until(busy, deadline_s=0.5, what="the engine", pause_s=0.01, pace=Pace(busy, said.append))
+    assert said
+    assert all(text.startswith("waiting for the engine, up to ") for text in said)
+    with pytest.raises(TimeoutError, match=r"nothing after 0\.2 s"):
+        until(lambda: False, deadline_s=0.2, what="nobody", pace=Pace(lambda: None, said.append))
