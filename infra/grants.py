@@ -145,7 +145,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
         Grant("objects/attachments", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
-        Grant("table/work", (QUERY, BATCH_WRITE)),
+        Grant("table/work", (QUERY, DELETE, BATCH_WRITE)),
         Grant("index/work", (QUERY,)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE, BATCH_WRITE)),
         Grant("index/agents", (QUERY,)),

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from karma.core.errors import AlreadyExists, StaleVersion
-from karma.core.ids import UserId
+from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
 from karma.identity import emails
 from karma.identity.accounts import AccountService
 from karma.identity.audit import NOWHERE, AuditEntry
 from karma.identity.correspondence import Correspondence
-from karma.identity.domain import Caller, User
+from karma.identity.domain import Caller, Credential, User
 from karma.identity.one_time import OneTimeToken
 from karma.identity.password_changes import PasswordService
 from karma.mail.domain import Letter, Mail
@@ -72,7 +72,8 @@ class MemoryAccounts(MemoryIdentities):
         if self.one_time[token.hash].used or user is None or user.email != token.email or _overtaken(token, user):
             return False
         self._spend(token, [entry], mails)
-        self._change(user.id, password_hash=password_hash, email_verified=True, sessions_from=now, updated_at=now)
+        ended = {"sessions_from": now, "api_keys_from": now}
+        self._change(user.id, password_hash=password_hash, email_verified=True, updated_at=now, **ended)
         return True
 
     def move_email(
@@ -179,8 +180,11 @@ def token_in(letter: Letter) -> str:
     return letter.text.partition("#token=")[2].split()[0]
 
 
-def caller_of(user: User) -> Caller:
-    """Make who is logged in as somebody."""
+def caller_of(user: User, *, logged_in_at: datetime | None = None, session_id: str = "") -> Caller:
+    """Make who is logged in as somebody; with `logged_in_at` their token says when they did."""
+    credential = None
+    if logged_in_at is not None:
+        credential = Credential(user_id=user.id, session_id=session_id or new_id(), began_at=logged_in_at)
     return Caller(
         user_id=user.id,
         role=user.role,
@@ -189,4 +193,5 @@ def caller_of(user: User) -> Caller:
         email_verified=user.email_verified,
         name=user.name,
         avatar=user.avatar,
+        credential=credential,
     )

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion
+from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.directory import AccountFilter, AccountPage
-from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, RefreshToken, Role, User
+from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, User
 from karma.identity.keys import KeyRing
 from karma.identity.logins import LoginPlace
 from karma.identity.parent import AccountGone
 from karma.identity.repository.items import user_position
 from karma.identity.repository.names import fold
+from karma.mail.domain import Mail
 
 RING = KeyRing(
     current="k2", keys={"k1": "an-older-key-that-is-still-accepted", "k2": "the-key-that-signs-everything-now"}
@@ -70,6 +71,8 @@ class MemoryIdentities:
     requests: dict[str, ApiKeyId] = field(default_factory=dict)
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
+    mails: list[Mail] = field(default_factory=list)
+    """What was written with API keys."""
     reads: int = 0
 
     def create_user(self, user: User) -> None:
@@ -165,22 +168,50 @@ class MemoryIdentities:
             self.sessions[session_id] = True
             self.audit.append(entry)
 
-    def end_all_sessions(self, *, now: datetime, entry: AuditEntry) -> None:
-        self._change(entry.user_id, sessions_from=now, updated_at=now)
+    def end_all_sessions(self, *, now: datetime, entry: AuditEntry, api_keys: bool) -> None:
+        ended = {"api_keys_from": now} if api_keys else {}
+        self._change(entry.user_id, sessions_from=now, updated_at=now, **ended)
         self.audit.append(entry)
 
     def require(self, user_id: UserId) -> None:
         if user_id in self.gone:
             raise AccountGone(user_id)
 
-    def create_api_key(self, key: ApiKey, *, request_token: str | None, entry: AuditEntry) -> None:
-        self.require(key.user_id)
+    def require_credential(self, credential: Credential, *, now: datetime) -> None:
+        """As karma.identity.parent.require_credential_in does."""
+        over = Unauthenticated("The session is over; log in again")
+        user = self.users.get(credential.user_id)
+        if user is None or user.disabled_at is not None:
+            raise over
+        if credential.api_key_id is not None:
+            key = self.keys.get(credential.api_key_id)
+            if key is None or not key.usable(now, keys_from=user.api_keys_from):
+                raise over
+        elif user.sessions_from is not None and user.sessions_from > credential.began_at:
+            raise over
+        if credential.session_id is not None and self.sessions.get(credential.session_id, True):
+            raise over
+
+    def create_api_key(
+        self,
+        key: ApiKey,
+        *,
+        made_with: Credential | None = None,
+        request_token: str | None,
+        entry: AuditEntry,
+        mails: Sequence[Mail] = (),
+    ) -> None:
+        if made_with is None:
+            self.require(key.user_id)
+        else:
+            self.require_credential(made_with, now=key.created_at)
         if request_token is not None:
             if request_token in self.requests:
                 raise AlreadyCreated("made before", details={"id": self.requests[request_token]})
             self.requests[request_token] = key.id
         self.keys[key.id] = key
         self.audit.append(entry)
+        self.mails += mails
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
         self.reads += 1

@@ -11,7 +11,8 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.parent import AccountGone
-from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole
+from karma.mail.domain import Mail
+from karma.projects.domain import Invitation, InvitationDeclined, Membership, Project, ProjectChanged, ProjectRole
 from karma.projects.ports import MemberChange, Read, Rows
 
 
@@ -22,7 +23,8 @@ class MemoryProjects:
     accounts: set[UserId] = field(default_factory=set)
     stored: dict[ProjectId, Project] = field(default_factory=dict)
     members: dict[tuple[ProjectId, UserId], Membership] = field(default_factory=dict)
-    tokens: dict[tuple[ProjectId, UserId], str] = field(default_factory=dict)
+    asked: dict[tuple[ProjectId, str], Invitation] = field(default_factory=dict)
+    mails: list[Mail] = field(default_factory=list)
     requests: dict[tuple[UserId, str], tuple[ProjectId, datetime]] = field(default_factory=dict)
     deleted_at: dict[ProjectId, datetime] = field(default_factory=dict)
     held: Counter[UserId] = field(default_factory=Counter)
@@ -76,6 +78,14 @@ class MemoryProjects:
             raise AlreadyExists("The account is a member already")
         if before is not None and (key not in self.members or self.members[key].version != before.version):
             raise ProjectChanged("changed")
+        if change.invitation is not None:
+            invitation = change.invitation
+            now = self.asked.get((project.id, invitation.invitee))
+            if now is None or not now.is_open(change.at):
+                raise ProjectChanged("changed")
+            if (now.role, now.invited_by) != (invitation.role, invitation.invited_by):
+                raise ProjectChanged("changed")
+            del self.asked[project.id, invitation.invitee]
         if change.owners != project.owners:
             self.stored[project.id] = replace(
                 stored, owners=change.owners, updated_at=change.at, version=stored.version + 1
@@ -84,14 +94,50 @@ class MemoryProjects:
             del self.members[key]
         else:
             self.members[key] = after
-            if before is None:
-                self.tokens[key] = change.request_token
         self.held[subject.user_id] += owns - owned
         self.audit += change.entries
 
-    def added_by(self, request_token: str, project_id: ProjectId, user_id: UserId) -> Membership | None:
-        key = (project_id, user_id)
-        return self.members.get(key) if self.tokens.get(key) == request_token else None
+    def invite(
+        self, invitation: Invitation, *, actor: Membership, entries: Sequence[AuditEntry], mails: Sequence[Mail]
+    ) -> None:
+        self._before_write()
+        stored = self.stored.get(invitation.project_id)
+        if stored is None or stored.deleting:
+            raise ProjectChanged("changed")
+        self._require_role(actor)
+        self._require_account(actor.user_id)
+        if invitation.user_id is not None:
+            self._require_account(invitation.user_id)
+        key = (invitation.project_id, invitation.invitee)
+        earlier = self.asked.get(key)
+        if earlier is not None and earlier.declined and invitation.invited_at < earlier.expires_at:
+            raise InvitationDeclined("They declined; ask again when that invitation is over")
+        self.asked[key] = invitation
+        self.audit += entries
+        self.mails += mails
+
+    def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
+        return [self.asked[project_id, each] for each in invitees if (project_id, each) in self.asked]
+
+    def invitations_of(self, project_id: ProjectId) -> Sequence[Invitation]:
+        return [each for (project, _), each in sorted(self.asked.items()) if project == project_id]
+
+    def invitations_to(self, user_id: UserId, email: str | None) -> Sequence[Invitation]:
+        return [
+            each
+            for each in self.asked.values()
+            if each.user_id == user_id or (email is not None and each.email == email)
+        ]
+
+    def decline(self, invitation: Invitation, *, at: datetime, entry: AuditEntry) -> None:
+        key = (invitation.project_id, invitation.invitee)
+        stored = self.asked.get(key)
+        if stored is not None and stored.is_open(at):
+            self.asked[key] = replace(stored, declined=True)
+            self.audit.append(entry)
+
+    def withdraw(self, invitation: Invitation) -> None:
+        self.asked.pop((invitation.project_id, invitation.invitee), None)
 
     def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:
         self._before_write()
@@ -101,6 +147,8 @@ class MemoryProjects:
         self.held.subtract(project.owners)
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
+        for asked in [key for key in self.asked if key[0] == project_id]:
+            del self.asked[asked]
         mine = [key for key in self.members if key[0] == project_id]
         for key in mine[:most]:
             del self.members[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from karma.core.errors import NotFound
+from karma.core.errors import NotFound, Unauthenticated
 from karma.core.ids import UserId
 from karma.identity.parent import AccountGone
 from karma.realtime.domain import Channel, Connection, Ticket
@@ -22,19 +22,25 @@ class MemoryRealtime:
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
 
-    def _require(self, user_id: UserId) -> None:
-        if user_id in self.gone:
-            raise AccountGone(user_id)
+    over: set[str | None] = field(default_factory=set)
+    """Sessions and API keys that have ended, by their ids."""
+
+    def _require(self, of: Ticket | Connection) -> None:
+        shown = of.credential
+        if shown is None and of.user_id in self.gone:
+            raise AccountGone(of.user_id)
+        if shown is not None and (of.user_id in self.gone or (shown.session_id or shown.api_key_id) in self.over):
+            raise Unauthenticated("The session is over; log in again")
 
     def put_ticket(self, ticket: Ticket, *, now: datetime) -> None:
-        self._require(ticket.user_id)
+        self._require(ticket)
         self.tickets[ticket.hash] = ticket
 
     def get_ticket(self, ticket_hash: str) -> Ticket | None:
         return self.tickets.get(ticket_hash)
 
     def connect(self, ticket: Ticket, connection: Connection) -> bool:
-        self._require(connection.user_id)
+        self._require(connection)
         if self.used_by.setdefault(ticket.hash, connection.id) != connection.id:
             return False
         self.connections[connection.id] = connection
@@ -43,11 +49,18 @@ class MemoryRealtime:
     def get_connection(self, connection_id: str) -> Connection | None:
         return self.connections.get(connection_id)
 
+    def is_open(self, connection: Connection, *, now: datetime) -> bool:
+        try:
+            self._require(connection)
+        except (AccountGone, Unauthenticated):
+            return False
+        return True
+
     def channels(self, connection_id: str) -> list[Channel]:
         return list(self.listening.get(connection_id, []))
 
     def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None:
-        self._require(connection.user_id)
+        self._require(connection)
         if connection.id not in self.connections:
             raise NotFound("The connection is not known; connect again")
         if channel not in self.channels(connection.id):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "ag_ui", "anthropic", "argon2", "aws_xray_sdk", "bcrypt", "boto3", "botocore", "cryptography", "email_validator",
     "fastapi", "httpx", "httpx2", "joserfc", "jwt", "mangum", "oauthlib", "pydantic", "pynamodb", "requests",
-    "starlette", "stripe",
+    "starlette", "stripe", "zxcvbn",
 }  # fmt: skip
 
 LOADED = {

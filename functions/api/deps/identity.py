@@ -143,14 +143,12 @@ def links() -> LinkService:
     """Link GitHub and Google to accounts whose owners are logged in."""
     from karma.identity.oauth.links import LinkService
     from karma.identity.passwords import Argon2Passwords
-    from karma.identity.repository.deletions import DeletionRepository
     from karma.identity.repository.oauth import OAuthRepository
 
     return LinkService(
         oauth=oauth(),
         flows=OAuthRepository(),
         accounts=users(),
-        logins=DeletionRepository(),
         passwords=Argon2Passwords(),
         buckets=DynamoBuckets(settings().identity_table),
         clock=clock(),
@@ -161,8 +159,17 @@ def links() -> LinkService:
 def api_keys() -> ApiKeyService:
     """Make, list and revoke API keys."""
     from karma.identity.api_keys import ApiKeyService
+    from karma.identity.passwords import Argon2Passwords
 
-    return ApiKeyService(api_keys=ApiKeyRepository(), owners=users(), clock=clock(), on_change=authenticator().forget)
+    return ApiKeyService(
+        api_keys=ApiKeyRepository(),
+        owners=users(),
+        passwords=Argon2Passwords(),
+        buckets=DynamoBuckets(settings().identity_table),
+        post_office=mail.post_office(),
+        clock=clock(),
+        on_change=authenticator().forget,
+    )
 
 
 @cache

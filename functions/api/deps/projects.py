@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps import identity
+from api.deps import identity, mail
 from api.deps.process import clock, settings
+from karma.core.dynamo.buckets import DynamoBuckets
 
 if TYPE_CHECKING:
+    from karma.projects.invitations import InvitationService
     from karma.projects.members import MemberService
     from karma.projects.repository import ProjectRepository
     from karma.projects.service import ProjectService
@@ -33,7 +35,21 @@ def service() -> ProjectService:
 
 @cache
 def members() -> MemberService:
-    """Add, show, change and remove members of projects."""
+    """Show, change and remove members of projects."""
     from karma.projects.members import MemberService
 
-    return MemberService(repository(), identity.users(), clock())
+    return MemberService(repository(), clock())
+
+
+@cache
+def invitations() -> InvitationService:
+    """Ask people to join projects, and take their answers."""
+    from karma.projects.invitations import InvitationService
+
+    return InvitationService(
+        repository(),
+        identity.users(),
+        post_office=mail.post_office(),
+        buckets=DynamoBuckets(settings().identity_table),
+        clock=clock(),
+    )

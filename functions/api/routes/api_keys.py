@@ -18,11 +18,15 @@ from karma.identity.schemas import ApiKeyData, ApiKeyListData, CreateApiKey
 router = Router("api keys")
 
 
-@router.post("/api-keys", status_code=201, responses=answers(ApiKeyData, status=201, errors=(409,)))
+@router.post("/api-keys", status_code=201, responses=answers(ApiKeyData, status=201, errors=(403, 409)))
 async def create_api_key(
     request: Request, body: CreateApiKey, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
 ) -> Response:
-    """Make a key; it is shown this once. Needs a token: a key makes no keys."""
+    """Make a key; it is shown this once, and its owner is told by mail. Needs a token: a key makes no keys.
+
+    Needs a fresh proof: `current_password`, or a session that began with a login within the last ten minutes (403
+    FRESH_PROOF_REQUIRED). Without `expires_at` the key ends after 90 days; at most 366 days are given.
+    """
 
     def create() -> Outcome:
         made = identity.api_keys().create_api_key(
@@ -30,6 +34,7 @@ async def create_api_key(
             name=body.name,
             scopes=frozenset(body.scopes),
             expires_at=body.expires_at,
+            current_password=body.current_password,
             source=source,
             request_token=request_token(request, caller),
         )

@@ -16,6 +16,7 @@ from karma.identity.schemas import (
     ForgotPassword,
     LogIn,
     LoginData,
+    LogOutEverywhere,
     OneTime,
     Refresh,
     Register,
@@ -27,12 +28,16 @@ from karma.identity.schemas import (
 router = Router("auth")
 
 
-@router.post("/auth/register", limit="auth", status_code=201, responses=answers(UserData, status=201, errors=(409,)))
+@router.post("/auth/register", limit="auth", status_code=201, responses=answers(UserData, status=201))
 async def register(request: Request, body: Register, source: RequestSource) -> Response:
-    """Make an account; the address must be new, and is sent a link that verifies it."""
+    """Make an account, and send the address a link that verifies it.
+
+    An address that has an account is answered alike, with an id that is nobody's: its owner alone is told, by mail.
+    Passwords that are guessed first, or made of the account's own words, are refused (422).
+    """
 
     def create() -> Outcome:
-        user = identity.accounts().register(
+        user = identity.accounts().sign_up(
             email=body.email, password=body.password, name=body.name, locale=body.locale, source=source
         )
         return Outcome(status=201, data={"user": user_view(user)})
@@ -64,9 +69,14 @@ async def log_out(body: Refresh, caller: CurrentCaller, source: RequestSource) -
 
 
 @router.post("/auth/logout-all", status_code=204, responses=answers(status=204, errors=(403,)))
-async def log_out_everywhere(caller: CurrentCaller, source: RequestSource) -> Response:
-    """End every session of the caller, access tokens included; those are refused everywhere within a minute."""
-    identity.sessions().log_out_everywhere(caller, source=source)
+async def log_out_everywhere(
+    caller: CurrentCaller, source: RequestSource, body: LogOutEverywhere | None = None
+) -> Response:
+    """End every session of the caller, access tokens included; those are refused everywhere within a minute.
+
+    With `api_keys` every API key of the caller ends with them.
+    """
+    identity.sessions().log_out_everywhere(caller, api_keys=body is not None and body.api_keys, source=source)
     return no_content()
 
 
@@ -93,7 +103,7 @@ async def forgot_password(body: ForgotPassword) -> Response:
 
 @router.post("/auth/reset-password", limit="auth", status_code=204, responses=answers(status=204, errors=(410,)))
 async def reset_password(body: ResetPassword, source: RequestSource) -> Response:
-    """Set a new password by the token of a link; every session ends, and the address counts as verified."""
+    """Set a new password by the token of a link; sessions and API keys end, and the address counts as verified."""
     identity.password_changes().reset(token=body.token, password=body.password, source=source)
     return no_content()
 

@@ -14,18 +14,23 @@ from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import no_content, ok
 from api.routing import Router
 from karma.core.errors import ValidationFailed
+from karma.identity import permissions
+from karma.identity.audit import Source
 from karma.identity.domain import Caller
 from karma.identity.schemas import AcceptedData
-from karma.projects.domain import member_view, project_view
+from karma.projects.domain import invitation_view, member_view, project_view, received_view
 from karma.projects.schemas import (
-    AddMemberRequest,
     ChangeMemberRequest,
     ChangeProjectRequest,
     CreateProjectRequest,
+    InvitationData,
+    InvitationListData,
+    InviteRequest,
     MemberData,
     MemberListData,
     ProjectData,
     ProjectListData,
+    ReceivedInvitationListData,
 )
 from karma.projects.service import NewProject, PageQuery, Seen
 
@@ -33,6 +38,8 @@ router = Router("projects")
 
 Reader = Annotated[Caller, permit("project:read")]
 Writer = Annotated[Caller, permit("project:write")]
+Answerer = Annotated[Caller, permit("membership:write")]
+"""Somebody who decides about their own part in a project, whatever the role of the account."""
 
 
 @router.post("/projects", status_code=201, responses=answers(ProjectData, status=201, errors=(404, 409)))
@@ -125,39 +132,109 @@ async def list_members(
     return ok(data)
 
 
-@router.post(
-    "/projects/{project_id}/members",
-    limit="member",
-    status_code=201,
-    responses={
-        **answers(MemberData, status=201, errors=(403, 404, 409)),
-        **answers(AcceptedData, status=202),
-    },
-)
-async def add_member(
-    request: Request, project_id: str, body: AddMemberRequest, caller: Writer, source: RequestSource
-) -> Response:
-    """Make an account a member by `user_id` (201), or by `email` (202), which the answer says nothing of.
+_Invited: dict[int | str, Any] = {
+    **answers(InvitationData, status=201, errors=(403, 404, 409)),
+    **answers(AcceptedData, status=202),
+}
 
-    Owners give any role; administrators of the project add members and viewers. An address is found when its account
-    has verified it.
+
+@router.post("/projects/{project_id}/invitations", limit="member", status_code=201, responses=_Invited)
+async def invite(
+    request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
+) -> Response:
+    """Ask an account by `user_id` (201), or whoever proves an `email` (202), to join; for 14 days.
+
+    They become a member when they accept. Owners offer any role, ownership to members too; administrators of the
+    project ask members and viewers. Asking again asks anew; who declined is not asked again until the 14 days are over
+    (409 INVITATION_DECLINED). An address may be anybody's, or nobody's yet: the answer does not say.
     """
+    return await _invite(request, project_id, body, caller, source)
+
+
+@router.post("/projects/{project_id}/members", limit="member", status_code=201, responses=_Invited)
+async def add_member(
+    request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
+) -> Response:
+    """Ask somebody to become a member: the same as `POST /projects/{project_id}/invitations`."""
+    return await _invite(request, project_id, body, caller, source)
+
+
+async def _invite(request: Request, project_id: str, body: InviteRequest, caller: Caller, source: Source) -> Response:
     if body.email is not None and body.user_id is not None:
         raise ValidationFailed.of("email", "not together with user_id")
     if body.email is None and body.user_id is None:
         raise ValidationFailed.of("user_id", "is required, or email")
 
-    def add() -> Outcome:
-        members, token = projects.members(), request_token(request, caller) or ""
+    def ask() -> Outcome:
+        service = projects.invitations()
         if body.email is not None:
-            members.add_by_email(caller.user_id, project_id, body.email, body.role, source=source, request_token=token)
+            service.invite_by_email(caller.user_id, project_id, body.email, body.role, source=source)
             return Outcome(status=202, data={"accepted": True})
-        made = members.add(
-            caller.user_id, project_id, body.user_id or "", body.role, source=source, request_token=token
-        )
-        return Outcome(status=201, data={"member": member_view(made)})
+        made = service.invite(caller.user_id, project_id, body.user_id or "", body.role, source=source)
+        return Outcome(status=201, data={"invitation": invitation_view(made)})
 
-    return await once(request, caller, add)
+    return await once(request, caller, ask)
+
+
+@router.get("/projects/{project_id}/invitations", responses=answers(InvitationListData, errors=(403, 404)))
+async def list_invitations(project_id: str, caller: Reader) -> Response:
+    """List a project's invitations of the last 14 days that nobody has accepted: its owners and administrators."""
+    found = projects.invitations().list(caller.user_id, project_id)
+    return ok({"invitations": [invitation_view(each) for each in found], "total": len(found)})
+
+
+@router.delete(
+    "/projects/{project_id}/invitations/{invitation_id}",
+    status_code=204,
+    responses=answers(status=204, errors=(403, 404)),
+)
+async def withdraw_invitation(project_id: str, invitation_id: str, caller: Writer) -> Response:
+    """Take an invitation back: whoever may invite for its role."""
+    projects.invitations().withdraw(caller.user_id, project_id, invitation_id)
+    return no_content()
+
+
+@router.get("/invitations", responses=answers(ReceivedInvitationListData))
+async def my_invitations(caller: Reader) -> Response:
+    """List the open invitations to the caller, and to the caller's address once that is verified; newest first."""
+    found = projects.invitations().received(caller.user_id)
+    shown = [received_view(each.invitation, each.project) for each in found]
+    return ok({"invitations": shown, "total": len(shown)})
+
+
+@router.post(
+    "/projects/{project_id}/invitations/accept", limit="member", responses=answers(MemberData, errors=(404, 409))
+)
+async def accept_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Response:
+    """Become what the caller was invited to be; whoever invited must still be able to. A repeat changes nothing."""
+    member = projects.invitations().accept(caller.user_id, project_id, source=source)
+    return ok({"member": member_view(member)}, headers=etag(member.version))
+
+
+@router.post(
+    "/projects/{project_id}/invitations/decline",
+    limit="member",
+    status_code=204,
+    responses=answers(status=204, errors=(404,)),
+)
+async def decline_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Response:
+    """Say no; until the invitation is over nobody can ask again."""
+    projects.invitations().decline(caller.user_id, project_id, source=source)
+    return no_content()
+
+
+@router.post(
+    "/projects/{project_id}/leave", limit="member", status_code=204, responses=answers(status=204, errors=(404, 409))
+)
+async def leave_project(project_id: str, caller: Answerer, source: RequestSource) -> Response:
+    """End the caller's own membership; the last owner hands the project over or deletes it (409 LAST_OWNER).
+
+    A last owner who never agreed to be one, or whose account may only read, can always leave: the project is then
+    deleted.
+    """
+    may_hand_over = permissions.allows(caller.role, "project:write", None)
+    projects.members().leave(caller.user_id, project_id, may_hand_over=may_hand_over, source=source)
+    return no_content()
 
 
 @router.patch("/projects/{project_id}/members/{user_id}", responses=answers(MemberData, errors=(403, 404, 409)))
@@ -169,7 +246,10 @@ async def change_member(
     source: RequestSource,
     if_match: IfMatch = None,
 ) -> Response:
-    """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER)."""
+    """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER).
+
+    Ownership is not given but offered, by an invitation (409 CONSENT_NEEDED).
+    """
     member = projects.members().change_role(
         caller.user_id,
         project_id,

@@ -72,7 +72,7 @@ from karma.mail.repository import OutboxRepository
 from karma.notices import board
 from karma.notices.domain import Notice
 from karma.notices.repository import NoticeRepository
-from karma.projects.domain import Membership, Project, ProjectRole
+from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole
 from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
 from karma.realtime.domain import Channel, Connection, Ticket
@@ -507,19 +507,39 @@ class Rows(file_rows.FileRows):
         self.projects.create(project, owner, request_token="t")
         return project, owner
 
-    def joining(self) -> MemberChange:
-        """Ada makes somebody an owner of her project."""
+    def new_invitation(self) -> Invitation:
+        """Ada asks somebody to own her project, too."""
         project, owner = self.project
-        somebody = self.stored()
+        return Invitation(
+            project_id=project.id,
+            user_id=self.stored().id,
+            email=None,
+            role=ProjectRole.OWNER,
+            invited_by=owner.user_id,
+            invited_at=NOW,
+            expires_at=NOW + INVITATION_TTL,
+        )
+
+    @cached_property
+    def invitation(self) -> Invitation:
+        made = self.new_invitation()
+        self.projects.invite(made, actor=self.project[1], entries=[], mails=[])
+        return made
+
+    def joining(self) -> MemberChange:
+        """Somebody accepts to own Ada's project."""
+        project, owner = self.project
+        invitation = self.invitation
+        user_id = UserId(invitation.invitee)
         return MemberChange(
             project=project,
             actor=owner,
             before=None,
-            after=membership(project, somebody.id, ProjectRole.OWNER),
-            owners=(owner.user_id, somebody.id),
+            after=membership(project, user_id, ProjectRole.OWNER),
+            owners=(owner.user_id, user_id),
             at=NOW,
             entries=[self.entry],
-            request_token="t",
+            invitation=invitation,
         )
 
     @cached_property

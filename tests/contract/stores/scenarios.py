@@ -159,7 +159,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: (r.session, r.entry), lambda r, n: r.sessions.end_session(n[0].session_id, now=LATER, entry=n[1])
     ),
     "SessionRepository.end_all_sessions": _made(
-        lambda r: r.entry, lambda r, entry: r.sessions.end_all_sessions(now=LATER, entry=entry)
+        lambda r: r.entry, lambda r, entry: r.sessions.end_all_sessions(now=LATER, entry=entry, api_keys=True)
     ),
     "ApiKeyRepository.create_api_key": _made(
         lambda r: (r.api_key(), r.entry), lambda r, n: r.keys.create_api_key(n[0], request_token="r", entry=n[1])
@@ -212,7 +212,6 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     ),
     "AuditRepository.of_day": lambda r: lambda: r.audit.of_day(NOW.date(), AuditQuery(limit=5), now=NOW),
     "DeletionRepository.leaving": _made(lambda r: r.ada, lambda r, ada: r.deletions.leaving(ada.id)),
-    "DeletionRepository.newest_login": _made(lambda r: r.session, lambda r, _: r.deletions.newest_login(r.ada.id)),
     "DeletionRepository.begin": _begun,
     "DeletionRepository.get": _made(lambda r: r.gone, lambda r, user_id: r.deletions.get(user_id)),
     "DeletionRepository.due": _made(lambda r: r.gone, lambda r, _: r.deletions.due(LATER, limit=5)),
@@ -390,9 +389,23 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: r.project, lambda r, n: r.projects.count_of_project(n[0].id, most=5)
     ),
     "ProjectRepository.made_by": _made(lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, "t")),
-    "ProjectRepository.added_by": _made(
-        lambda r: r.project, lambda r, n: r.projects.added_by("t", n[0].id, n[1].user_id)
+    "ProjectRepository.invite": _made(
+        lambda r: (r.project, r.new_invitation()),
+        lambda r, n: r.projects.invite(n[1], actor=n[0][1], entries=[r.entry], mails=[]),
     ),
+    "ProjectRepository.invitations": _made(
+        lambda r: r.invitation, lambda r, n: r.projects.invitations(n.project_id, n.invitee)
+    ),
+    "ProjectRepository.invitations_of": _made(
+        lambda r: r.invitation, lambda r, n: r.projects.invitations_of(n.project_id)
+    ),
+    "ProjectRepository.invitations_to": _made(
+        lambda r: r.invitation, lambda r, n: r.projects.invitations_to(n.user_id or r.ada.id, "ada@example.com")
+    ),
+    "ProjectRepository.decline": _made(
+        lambda r: r.invitation, lambda r, n: r.projects.decline(n, at=NOW, entry=r.entry)
+    ),
+    "ProjectRepository.withdraw": _made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
     "ProjectRepository.create": _made(
         lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request_token="t")
     ),
@@ -507,6 +520,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: (r.admitted, r.new_connection), lambda r, n: r.realtime.connect(n[0], n[1])
     ),
     "RealtimeRepository.get_connection": _made(lambda r: r.connection, lambda r, c: r.realtime.get_connection(c.id)),
+    "RealtimeRepository.is_open": _made(lambda r: r.connection, lambda r, c: r.realtime.is_open(c, now=NOW)),
     "RealtimeRepository.channels": _made(lambda r: r.connection, lambda r, c: r.realtime.channels(c.id)),
     "RealtimeRepository.subscribe": _made(
         lambda r: (r.connection, r.channel), lambda r, n: r.realtime.subscribe(n[0], n[1], now=NOW)

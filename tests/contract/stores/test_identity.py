@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from karma.core.dynamo.items import bind
-from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound
+from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.domain import NOBODY, ApiKey, RefreshToken, Role, User
+from karma.identity.domain import NOBODY, ApiKey, Credential, RefreshToken, Role, User
 from karma.identity.logins import LoginPlace
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
@@ -153,7 +153,7 @@ class TestSessions:
         identities.create_user(ada)
         first = token("t1", ada, "s1")
         assert identities.start_session(first, place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
-        identities.end_all_sessions(now=LATER, entry=entry(ada, AuditEvent.ALL_SESSIONS_ENDED))
+        identities.end_all_sessions(now=LATER, entry=entry(ada, AuditEvent.ALL_SESSIONS_ENDED), api_keys=False)
         assert not identities.is_tradable(first)
         assert not identities.trade(first, token("t2", ada, "s1"), now=LATER)
         later = replace(token("t3", ada, "s3"), session_started_at=LATER)
@@ -162,7 +162,7 @@ class TestSessions:
 
     def test_of_an_account_that_is_gone_cannot_be_ended(self, identities: Identities) -> None:
         with pytest.raises(NotFound):
-            identities.end_all_sessions(now=NOW, entry=entry(user(), AuditEvent.ALL_SESSIONS_ENDED))
+            identities.end_all_sessions(now=NOW, entry=entry(user(), AuditEvent.ALL_SESSIONS_ENDED), api_keys=False)
 
     def test_make_their_network_known_for_thirty_days(self, identities: Identities) -> None:
         ada = user()
@@ -254,3 +254,58 @@ class TestApiKeys:
         use(NOW + timedelta(hours=3))
         assert identities.find_api_key(key.hash) is None
         assert identities.last_uses([key]) == {}
+
+
+@pytest.mark.fault("F-21a")
+class TestACredential:
+    """What is made with a session, or an API key, is refused once that is over."""
+
+    def use(self, identities: Identities, credential: Credential, *, at: datetime = LATER) -> bool:
+        key = api_key(user(id=credential.user_id), id=ApiKeyId(new_id()), hash=new_id(), created_at=at)
+        try:
+            identities.create_api_key(key, made_with=credential, request_token=None, entry=entry_of(key))
+        except Unauthenticated:
+            assert identities.get_api_key(credential.user_id, key.id) is None
+            return False
+        assert identities.get_api_key(credential.user_id, key.id) == key
+        return True
+
+    @pytest.fixture
+    def ada(self, identities: Identities) -> User:
+        ada = user()
+        identities.create_user(ada)
+        for each in ("s1", "s2"):
+            begun = token(f"t-{each}", ada, each)
+            identities.start_session(begun, place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        return ada
+
+    def test_of_a_session_ends_with_it_and_with_all(self, identities: Identities, ada: User) -> None:
+        first, second = (Credential(user_id=ada.id, session_id=each, began_at=NOW) for each in ("s1", "s2"))
+        assert self.use(identities, first)
+        identities.end_session("s1", now=LATER, entry=entry(ada, AuditEvent.LOGGED_OUT))
+        assert not self.use(identities, first)
+        assert self.use(identities, second)
+        identities.end_all_sessions(now=LATER, entry=entry(ada, AuditEvent.ALL_SESSIONS_ENDED), api_keys=False)
+        assert not self.use(identities, second)
+        nobody = Credential(user_id=UserId(new_id()), session_id="s1", began_at=NOW)
+        unknown = Credential(user_id=ada.id, session_id="s3", began_at=LATER)
+        assert not self.use(identities, nobody)
+        assert not self.use(identities, unknown)
+
+    @pytest.mark.parametrize("way", ["revoked", "expired", "ended with all", "goes on"])
+    def test_of_an_api_key_ends_with_it_and_with_all(self, identities: Identities, ada: User, way: str) -> None:
+        key = api_key(ada, expires_at=LATER)
+        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        shown = Credential(user_id=ada.id, api_key_id=key.id, began_at=key.created_at)
+        at = LATER - timedelta(seconds=1)
+        if way == "revoked":
+            assert identities.revoke_api_key(key, now=at, entry=entry_of(key))
+        elif way == "expired":
+            at = LATER
+        else:
+            all_ended = entry(ada, AuditEvent.ALL_SESSIONS_ENDED)
+            identities.end_all_sessions(now=at, entry=all_ended, api_keys=way == "ended with all")
+        assert self.use(identities, shown, at=at) is (way == "goes on")
+        found = identities.get_user(ada.id)
+        assert found is not None
+        assert found.api_keys_from == (at if way == "ended with all" else None)

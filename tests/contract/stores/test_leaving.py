@@ -155,13 +155,6 @@ class TestADeletion:
             made.append(user.id)
         assert [due.user_id for due in rows.deletions.due(NOW + DAY, limit=2)] == [made[1], made[2]]
 
-    def test_knows_the_newest_login(self, rows: Rows) -> None:
-        assert rows.deletions.newest_login(rows.ada.id) is None
-        token = rows.session
-        assert rows.deletions.newest_login(rows.ada.id) == NOW
-        rows.sessions.end_session(token.session_id, now=LATER, entry=rows.entry)
-        assert rows.deletions.newest_login(rows.ada.id) is None
-
 
 class TestWhatAnAccountLeaves:
     def test_goes_but_for_its_tombstone(self, rows: Rows, database: Database) -> None:

@@ -17,7 +17,16 @@ from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.parent import AccountGone
 from karma.identity.repository.items import HoldingsItem, holdings_key
-from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
+from karma.projects.domain import (
+    INVITATION_TTL,
+    Invitation,
+    InvitationDeclined,
+    Membership,
+    Project,
+    ProjectChanged,
+    ProjectRole,
+    ProjectStatus,
+)
 from karma.projects.ports import MemberChange, ProjectStore
 from karma.projects.repository import ProjectRepository
 from tests.fakes.projects import MemoryProjects
@@ -53,7 +62,7 @@ class Kept:
         after: Membership | None,
         *,
         owners: tuple[UserId, ...] = (),
-        token: str = "",
+        invitation: Invitation | None = None,
     ) -> None:
         entry = AuditEntry(user_id=actor.user_id, event=AuditEvent.PROJECT_ROLE_CHANGED, at=LATER, actor_id=None)
         change = MemberChange(
@@ -64,16 +73,16 @@ class Kept:
             owners=owners or project.owners,
             at=LATER,
             entries=[entry],
-            request_token=token,
+            invitation=invitation,
         )
         self.store.change_member(change)
 
-    def join(self, project: Project, user_id: UserId, role: ProjectRole = MEMBER, *, token: str = "") -> Membership:
+    def join(self, project: Project, user_id: UserId, role: ProjectRole = MEMBER) -> Membership:
         """Let the owner add somebody."""
         owner = self.store.read(project.id, project.owner_id).members[project.owner_id]
         stored = self.current(project)
         owners = (*stored.owners, user_id) if role is OWNER else stored.owners
-        self.apply(stored, owner, None, membership(project, user_id, role), owners=owners, token=token)
+        self.apply(stored, owner, None, membership(project, user_id, role), owners=owners)
         return self.member(project, user_id)
 
     def current(self, project: Project) -> Project:
@@ -157,7 +166,9 @@ class TestAProject:
         assert kept.store.of_user(nobody, newest_first=True, limit=5, after=None) == ([], False)
         assert kept.store.of_project(nothing, limit=5, after=None) == ([], False)
         assert kept.store.made_by(nobody, "t") is None
-        assert kept.store.added_by("t", nothing, nobody) is None
+        assert kept.store.invitations(nothing, nobody) == []
+        assert kept.store.invitations_of(nothing) == []
+        assert kept.store.invitations_to(nobody, "nobody@example.com") == []
         assert kept.store.unfinished(before=LATER, limit=5) == []
         assert kept.store.finish_delete(nothing, most=5)
 
@@ -216,13 +227,11 @@ class TestAMembership:
     def test_is_one_for_a_project_and_a_person(self, kept: Kept) -> None:
         ada, ida = kept.person(), kept.person()
         project = kept.project(ada)
-        member = kept.join(project, ida, token="t")
+        member = kept.join(project, ida)
         assert member == membership(project, ida, MEMBER)
         with pytest.raises(AlreadyExists):
             kept.join(project, ida, ADMIN)
         assert kept.member(project, ida) == member
-        assert kept.store.added_by("t", project.id, ida) == member
-        assert kept.store.added_by("other", project.id, ida) is None
 
     @pytest.mark.parametrize("role", ProjectRole)
     def test_has_a_role_and_holds_an_owner_s_account(self, kept: Kept, role: ProjectRole) -> None:
@@ -446,3 +455,90 @@ class TestInDynamo:
         assert work.purge_account(Purge(user_id=ida, ends_at=monotonic() + 60, settled=True))
         items = database.items("work")
         assert sorted(item["sk"]["S"] for item in items) == [f"MEMBER#{ada}", "PROJECT"]
+
+
+@pytest.mark.fault("F-20c")
+class TestAnInvitation:
+    def ask(self, kept: Kept, project: Project, user_id: UserId | None = None, **changes: Any) -> Invitation:
+        owner = kept.member(project, project.owner_id)
+        invitation = Invitation(
+            project_id=project.id,
+            user_id=user_id,
+            email=None if user_id else "ida@example.com",
+            role=VIEWER,
+            invited_by=owner.user_id,
+            invited_at=NOW,
+            expires_at=NOW + INVITATION_TTL,
+        )
+        invitation = replace(invitation, **changes)
+        kept.store.invite(invitation, actor=owner, entries=[], mails=[])
+        return invitation
+
+    def test_is_found_by_who_is_asked_and_by_the_project(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        by_id, by_email = self.ask(kept, project, ida), self.ask(kept, project)
+        assert kept.store.invitations(project.id, ida, by_email.invitee, "x") == [by_id, by_email]
+        assert {each.invitee for each in kept.store.invitations_of(project.id)} == {ida, by_email.invitee}
+        assert kept.store.invitations_to(ida, None) == [by_id]
+        assert list(kept.store.invitations_to(ida, "ida@example.com")) == [by_id, by_email]
+        assert kept.store.invitations_to(ada, "ada@example.com") == []
+
+    def test_is_used_up_by_the_membership(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        invitation, owner = self.ask(kept, project, ida), kept.member(project, ada)
+        member = replace(membership(project, ida, VIEWER), accepted_at=LATER)
+        for other in ({"role": OWNER}, {"invited_by": ida}):
+            with pytest.raises(ProjectChanged):
+                kept.apply(project, owner, None, member, invitation=replace(invitation, **other))
+        assert kept.store.read(project.id, ida).members == {}
+        kept.apply(project, owner, None, member, invitation=invitation)
+        assert kept.member(project, ida) == member
+        assert kept.store.invitations(project.id, ida) == []
+        with pytest.raises((ProjectChanged, AlreadyExists)):
+            kept.apply(project, owner, None, member, invitation=invitation)
+
+    def test_that_was_declined_is_not_made_again_until_it_is_over(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        invitation = self.ask(kept, project, ida)
+        entry = AuditEntry(user_id=ida, event=AuditEvent.PROJECT_INVITATION_DECLINED, at=LATER, actor_id=ida)
+        for _ in range(2):
+            kept.store.decline(invitation, at=LATER, entry=entry)
+        assert kept.store.invitations(project.id, ida) == [replace(invitation, declined=True)]
+        assert kept.store.invitations_to(ida, None) == [replace(invitation, declined=True)]
+        with pytest.raises(InvitationDeclined):
+            self.ask(kept, project, ida, invited_at=invitation.expires_at - timedelta(seconds=1))
+        with pytest.raises(ProjectChanged):
+            kept.apply(
+                project, kept.member(project, ada), None, membership(project, ida, VIEWER), invitation=invitation
+            )
+        after = invitation.expires_at
+        again = self.ask(kept, project, ida, invited_at=after, expires_at=after + INVITATION_TTL)
+        assert kept.store.invitations(project.id, ida) == [again]
+
+    def test_takes_the_place_of_an_earlier_one_and_can_be_withdrawn(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        self.ask(kept, project, ida)
+        again = self.ask(kept, project, ida, role=ADMIN, invited_at=LATER)
+        assert kept.store.invitations_of(project.id) == [again]
+        for _ in range(2):
+            kept.store.withdraw(again)
+        assert kept.store.invitations_of(project.id) == []
+
+    def test_is_made_for_accounts_and_by_members_that_are_there(self, kept: Kept) -> None:
+        ada, ida, eve = kept.person(), kept.person(), kept.person()
+        project = kept.project(ada)
+        with pytest.raises(AccountGone):
+            self.ask(kept, project, UserId(new_id()))
+        invitation = self.ask(kept, project, ida)
+        with pytest.raises(ProjectChanged):
+            kept.store.invite(invitation, actor=membership(project, eve, ADMIN), entries=[], mails=[])
+        owner = kept.member(project, ada)
+        kept.store.begin_delete(kept.current(project), actor=owner, at=LATER)
+        with pytest.raises(ProjectChanged):
+            kept.store.invite(invitation, actor=owner, entries=[], mails=[])
+        kept.store.finish_delete(project.id, most=10)
+        assert kept.store.invitations_of(project.id) == []

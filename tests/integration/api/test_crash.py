@@ -26,7 +26,7 @@ FIRST_AND_LAST = {201, 409}
 def steady(item: dict[str, Any]) -> dict[str, Any] | None:
     """Compare what is stored, not ids and salts that a repeat draws anew, nor records of requests, sessions, events."""
     kind = item.get("type")
-    if kind in {None, "session", "refresh_token", "audit_entry"}:
+    if kind in {None, "session", "refresh_token", "audit_entry", "mail"}:
         return None
     if kind == "notice":
         return {"pk": "NOTICE", "sk": item["kind"]}

@@ -34,6 +34,13 @@ def create(api: Api, name: str = "Greenhouse", **fields: Any) -> dict[str, Any]:
     return project
 
 
+def join(owner: Api, path: str, member: Api, user: dict[str, Any], role: str = "member") -> Any:
+    """Let an owner ask, and somebody accept; return the answer to who accepts."""
+    asked = owner.call("POST", f"{path}/invitations", {"user_id": user["id"], "role": role})
+    assert asked.status == 201, asked.text
+    return member.call("POST", f"{path}/invitations/accept")
+
+
 class TestAProject:
     @pytest.mark.req("R-K-16", "R-K-06")
     def test_has_every_column_and_its_defaults(self, person: Any) -> None:
@@ -113,7 +120,8 @@ class TestAProject:
         (ada, _), (ida, other) = person(), person()
         kept, gone = create(ada, "kept"), create(ada, "gone")
         for project in (kept, gone):
-            ada.call("POST", f"{V1}/{project['id']}/members", {"user_id": other["id"], "role": "viewer"})
+            join(ada, f"{V1}/{project['id']}", ida, other, "viewer")
+        ada.call("POST", f"{V1}/{gone['id']}/invitations", {"email": "nobody@example.com"})
         assert ada.call("DELETE", f"{V1}/{gone['id']}").status == 204
         assert ida.call("GET", f"{V1}/{gone['id']}").status == 404
         assert ada.call("DELETE", f"{V1}/{gone['id']}").status == 404
@@ -135,7 +143,7 @@ class TestTheList:
         for name in names[:4]:
             create(ada, name)
         shared = create(ida, names[4])
-        ida.call("POST", f"{V1}/{shared['id']}/members", {"user_id": user["id"]})
+        join(ida, f"{V1}/{shared['id']}", ada, user)
 
         def listed(query: str) -> dict[str, Any]:
             data: dict[str, Any] = ada.call("GET", V1, query=query).data
@@ -181,9 +189,9 @@ class TestMembers:
 
     def test_join_change_and_leave(self, person: Any, project: tuple[Api, str]) -> None:
         (ada, path), (ida, user) = project, person()
-        joined = ada.call("POST", f"{path}/members", {"user_id": user["id"]})
+        joined = join(ada, path, ida, user)
         member = joined.data["member"]
-        assert (joined.status, member["role"], member["version"]) == (201, "member", 1)
+        assert (joined.status, member["role"], member["version"]) == (200, "member", 1)
         assert set(member) == {"project_id", "user_id", "role", "joined_at", "version"}
         again = ada.call("POST", f"{path}/members", {"user_id": user["id"], "role": "viewer"})
         assert (again.status, again.code) == (409, "ALREADY_EXISTS")
@@ -210,7 +218,7 @@ class TestMembers:
     def test_are_listed_by_page(self, person: Any, project: tuple[Api, str]) -> None:
         ada, path = project
         for _ in range(4):
-            ada.call("POST", f"{path}/members", {"user_id": person()[1]["id"]})
+            join(ada, path, *person())
         first = ada.call("GET", f"{path}/members", query="limit=2").data
         rest = ada.call("GET", f"{path}/members", query=f"limit=9&cursor={first['next_cursor']}").data
         whole = ada.call("GET", f"{path}/members").data
@@ -225,7 +233,7 @@ class TestMembers:
             ada.call("PATCH", f"{path}/members/{owner_id}", {"role": "admin"}),
         ):
             assert (answer.status, answer.code) == (409, "LAST_OWNER")
-        assert ada.call("POST", f"{path}/members", {"user_id": user["id"], "role": "owner"}).status == 201
+        assert join(ada, path, ida, user, "owner").status == 200
         assert ada.call("DELETE", f"{path}/members/{owner_id}").status == 204
         assert ida.call("GET", path).data["project"]["owner_id"] == user["id"]
 
@@ -237,6 +245,10 @@ class TestMembers:
             for email in (user["email"].upper(), user["email"], unproven["email"], "nobody@example.com")
         ]
         assert [(answer.status, answer.data) for answer in answers] == [(202, {"accepted": True})] * 4
+        assert ada.call("GET", f"{path}/members").data["total"] == 1
+        [asked] = ida.call("GET", "/api/v1/invitations").data["invitations"]
+        assert (asked["role"], asked["project_name"], f"{V1}/{asked['project_id']}") == ("viewer", "Greenhouse", path)
+        assert ida.call("POST", f"{path}/invitations/accept").data["member"]["role"] == "viewer"
         assert ida.call("GET", path).data["project"]["role"] == "viewer"
         assert ada.call("GET", f"{path}/members").data["total"] == 2
 
@@ -268,18 +280,23 @@ class TestMembers:
 
     def test_are_told_in_both_logs(self, person: Any, project: tuple[Api, str]) -> None:
         (ada, path), (ida, user) = project, person()
-        ada.call("POST", f"{path}/members", {"user_id": user["id"]})
+        join(ada, path, ida, user)
         ada.call("PATCH", f"{path}/members/{user['id']}", {"role": "viewer"})
         ada.call("DELETE", f"{path}/members/{user['id']}")
-        for who, address in ((ada, "203.0.113.7"), (ida, None)):
+        here = "203.0.113.7"
+        for who, asked, addresses in (
+            (ada, "project.member_invited", [here, here, None, here]),
+            (ida, "project.invitation_received", [None, None, here, None]),
+        ):
             told = who.call("GET", "/api/v1/audit").data["entries"]
             entries = [entry for entry in told if entry["event"].startswith("project")]
             assert [entry["event"] for entry in entries] == [
                 "project.member_removed",
                 "project.role_changed",
                 "project.member_added",
+                asked,
             ]
-            assert {entry["address"] for entry in entries} == {address}
+            assert [entry["address"] for entry in entries] == addresses
             assert {entry["details"]["project_id"] for entry in entries} == {path.rpartition("/")[2]}
 
 
@@ -296,6 +313,11 @@ def test_no_text_in_a_path_finds_anything(ada: Api, stored: Callable[[str], list
         ("DELETE", f"{V1}/{text}", None),
         ("GET", f"{V1}/{text}/members", None),
         ("POST", f"{V1}/{text}/members", {"user_id": new_id()}),
+        ("GET", f"{V1}/{text}/invitations", None),
+        ("POST", f"{V1}/{text}/invitations/accept", None),
+        ("POST", f"{V1}/{text}/invitations/decline", None),
+        ("POST", f"{V1}/{text}/leave", None),
+        ("DELETE", f"{V1}/{project['id']}/invitations/{text}", None),
         ("PATCH", f"{V1}/{project['id']}/members/{text}", {"role": "viewer"}),
         ("DELETE", f"{V1}/{project['id']}/members/{text}", None),
     ):
@@ -316,7 +338,7 @@ class TestADeletedAccount:
         assert (refused.status, refused.code) == (409, "ACCOUNT_HOLDS")
         assert refused.json["error"]["details"] == {"project": 2}
         ada.call("DELETE", projects[0])
-        ada.call("POST", f"{projects[1]}/members", {"user_id": user["id"], "role": "owner"})
+        join(ada, projects[1], ida, user, "owner")
         shared = ada.call("GET", projects[1]).data["project"]["owner_id"]
         assert ada.call("DELETE", self.ME, {"current_password": PASSWORD}).json["error"]["details"] == {"project": 1}
         assert ada.call("DELETE", f"{projects[1]}/members/{shared}").status == 204
@@ -330,10 +352,13 @@ class TestADeletedAccount:
         stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
         (ada, owner), (ida, user) = person(), person()
         path = f"{V1}/{create(ada)['id']}"
-        ada.call("POST", f"{path}/members", {"user_id": user["id"], "role": "admin"})
+        join(ada, path, ida, user, "admin")
+        ida.call("POST", f"{path}/invitations", {"email": "bob@example.com"})
+        other = f"{V1}/{create(ada)['id']}"
+        ada.call("POST", f"{other}/invitations", {"user_id": user["id"]})
         assert ida.call("DELETE", self.ME, {"current_password": PASSWORD}).status == 202
         assert ida.call("POST", V1, {"name": "late"}).status == 404
-        again = ada.call("POST", f"{V1}/{create(ada)['id']}/members", {"user_id": user["id"]})
+        again = ada.call("POST", f"{other}/members", {"user_id": user["id"]})
         assert (again.status, again.json["error"]["message"]) == (404, "User not found")
         stack.use("deletion")
         from background.deletion import lambda_handler
@@ -341,3 +366,5 @@ class TestADeletedAccount:
         assert lambda_handler(sqs_event([user["id"]]), lambda_context) == {"batchItemFailures": []}
         members = [item["sk"]["S"] for item in stored("work") if item["type"] == {"S": "project_member"}]
         assert members == [f"MEMBER#{owner['id']}"] * 2
+        left = {item["type"]["S"] for item in stored("work")}
+        assert "project_invitation" not in left, "neither those to the account nor those of it"

@@ -66,18 +66,22 @@ from karma.files.service import FileService
 from karma.identity.api_keys import ApiKeyService, NewApiKey
 from karma.identity.audit import NOWHERE, Source
 from karma.identity.authentication import Authenticator
+from karma.identity.correspondence import Correspondence
 from karma.identity.deletion import SETTLES_AFTER, AccountDeletion, Cascade
 from karma.identity.domain import Caller, Role
 from karma.identity.logins import LoginGuard
 from karma.identity.parent import bind_accounts, was_deleted
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.repository.one_time import OneTimeRepository
 from karma.identity.repository.remains import AccountRemains
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.identity.sessions import SessionService
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
+from karma.mail.repository import OutboxRepository
+from karma.mail.service import Courier, PostOffice
 from karma.projects.domain import ProjectRole
 from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
@@ -87,9 +91,12 @@ from karma.realtime.service import ConnectionService, TicketService
 from tests.fakes.billing import MemoryQueue, MemoryStripe
 from tests.fakes.devices import FakePublisher, FakeRegistry, FakeWakeUps
 from tests.fakes.identity import RING, CountingPasswords
+from tests.fakes.mail import MemoryQueue as MailQueue
+from tests.fakes.mail import MemorySender
 from tests.support.accounts import open_account
 from tests.support.devices import new_device
 from tests.support.interleaving import play, watch
+from tests.support.projects import invitations
 from tests.unit.billing.test_domain import stripe_subscription
 
 INTERLEAVINGS = 200
@@ -151,8 +158,22 @@ class World:
             clock=CLOCK,
             was_deleted=lambda user_id: was_deleted(user_id, at=CLOCK.now()),
         )
+        self.letters = MailQueue()
+        self.courier = Courier(
+            outbox=OutboxRepository(tables["identity"]),
+            recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
+            sender=MemorySender(),
+            clock=CLOCK,
+            public_url="https://app.example.com",
+        )
         self.api_keys = ApiKeyService(
-            api_keys=ApiKeyRepository(), owners=UserRepository(), clock=CLOCK, on_change=lambda _: None
+            api_keys=ApiKeyRepository(),
+            owners=UserRepository(),
+            passwords=self.passwords,
+            buckets=LocalBuckets(),
+            post_office=PostOffice(outbox=OutboxRepository(tables["identity"]), queue=self.letters, clock=CLOCK),
+            clock=CLOCK,
+            on_change=lambda _: None,
         )
         self.sessions = SessionService(
             accounts=UserRepository(),
@@ -164,8 +185,8 @@ class World:
             clock=CLOCK,
             on_change=lambda _: None,
         )
-        projects = ProjectRepository(tables["work"])
-        self.members = MemberService(projects, UserRepository(), CLOCK)
+        projects = self.projects = ProjectRepository(tables["work"])
+        self.members = MemberService(projects, CLOCK)
         self.host = open_account(tables["identity"])
         made = ProjectService(projects, CLOCK).create(self.host, NewProject(name="Greenhouse"))
         self.project_id = made.project.id
@@ -259,6 +280,7 @@ class Account:
     def new_key(self, request_token: str) -> NewApiKey:
         return self.world.api_keys.create_api_key(
             self.caller,
+            current_password="secret words",
             name="ci",
             scopes=frozenset({"*"}),
             expires_at=None,
@@ -360,10 +382,15 @@ class Account:
         counting.apply(RowChange(*key, sequence_number="2" * 21, was_active=True, is_active=False))
 
     def join(self) -> None:
-        """Somebody who owns a project adds the account to it, and gives it another role."""
+        """Somebody who owns a project asks the account, which joins it, and gives it another role."""
         world, clean = self.world, suppress(*CLEAN)
         with clean:
-            world.members.add(world.host, world.project_id, self.user_id, ProjectRole.MEMBER, source=HOME)
+            invited = invitations(
+                world.projects, CLOCK, identity_table=world.stack.tables["identity"], queue=world.letters
+            )
+            invited.invite(world.host, world.project_id, self.user_id, ProjectRole.MEMBER, source=HOME)
+        with clean:
+            invited.accept(self.user_id, world.project_id, source=HOME)
         with clean:
             world.members.change_role(world.host, world.project_id, self.user_id, ProjectRole.ADMIN, source=HOME)
 
@@ -379,6 +406,8 @@ class Account:
             UpdateExpression="SET created_at = :before",
             ExpressionAttributeValues={":before": {"S": iso(before)}},
         )
+        while self.world.letters.bodies:
+            self.world.courier.deliver(self.world.letters.bodies.pop())
         for _ in range(4):
             if self.world.cascade.advance(self.user_id):
                 registry = self.world.registry
@@ -396,6 +425,8 @@ class Account:
                 self.world.authenticator().authenticate(None, self.key)
         with pytest.raises(NotFound):
             self.world.tickets.issue(self.caller)
+        while self.world.letters.bodies:
+            self.world.courier.deliver(self.world.letters.bodies.pop())
         assert self.world.cascade.advance(self.user_id)
 
 

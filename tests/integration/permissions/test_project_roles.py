@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from karma.identity.limits import RULES, Rule
+from karma.identity.limits import INVITATIONS, RULES, Rule
+from karma.projects import invitations
 from karma.projects.domain import ProjectRole
 from tests.integration.permissions.world import Person, Target, World, bearer, targets
 
@@ -22,17 +24,24 @@ Row = dict[str, str]
 BODIES: dict[str, Callable[[Person], Any]] = {
     f"PATCH {PATH}": lambda _: {"progress": 50},
     f"POST {PATH}/members": lambda somebody: {"user_id": somebody.id},
+    f"POST {PATH}/invitations": lambda somebody: {"user_id": somebody.id},
     f"PATCH {PATH}/members/{{user_id}}": lambda _: {"role": "viewer"},
 }
 ABOUT = {
     f"{method} {PATH}/members/{{user_id}}": ("member", "admin", "owner", "oneself") for method in ("PATCH", "DELETE")
-} | {f"POST {PATH}/members": ("member", "admin", "owner")}
+} | {
+    f"POST {PATH}/members": ("member", "admin", "owner"),
+    f"POST {PATH}/invitations": ("member", "admin", "owner"),
+    f"DELETE {PATH}/invitations/{{invitation_id}}": ("member", "admin", "owner"),
+}
 """Whom a route may be about, where that decides; the role given is the one named, a PATCH gives `viewer`."""
+ANSWERS = {f"POST {PATH}/invitations/accept", f"POST {PATH}/invitations/decline"}
+"""What whoever is invited answers: no member's affair, so the rows of the first table say it all."""
 
 
 def asked() -> list[tuple[Target, str]]:
     """Each route of a project's, with whom it is about."""
-    found = [target for target in targets() if target.path.startswith(PATH)]
+    found = [each for each in targets() if each.path.startswith(PATH) and f"{each.method} {each.path}" not in ANSWERS]
     return [(each, about) for each in found for about in ABOUT.get(f"{each.method} {each.path}", ("",))]
 
 
@@ -67,9 +76,13 @@ class Asked:
         somebody = caller if about == "oneself" else world.stranger()
         if "{user_id}" in target.path and about != "oneself":
             self._join(project_id, somebody, about)
+        if "{invitation_id}" in target.path:
+            asked = {"user_id": somebody.id, "role": about}
+            world.create("user", f"/api/v1/projects/{project_id}/invitations", asked)
         path = target.path.replace("{project_id}", project_id).replace("{user_id}", somebody.id)
+        path = path.replace("{invitation_id}", somebody.id)
         body: Any = BODIES[key](somebody) if key in BODIES else None
-        if target.method == "POST":
+        if target.method == "POST" and body is not None:
             body |= {"role": about}
         answer = world.api(target.method, path, body, headers=bearer(caller.token))
         assert answer.status < 500, answer.text
@@ -77,7 +90,7 @@ class Asked:
         return str(answer.status)
 
     def _join(self, project_id: str, person: Person, role: str) -> None:
-        self._world.create("user", f"/api/v1/projects/{project_id}/members", {"user_id": person.id, "role": role})
+        self._world.join("user", project_id, person, role)
 
 
 @pytest.fixture
@@ -91,6 +104,7 @@ def test_every_route_of_a_project_answers_each_role_as_was_decided(
 ) -> None:
     # One person adds more members here than anybody may in a minute.
     monkeypatch.setitem(cast("dict[str, Rule]", RULES), "member", RULES["default"])
+    monkeypatch.setattr(invitations, "INVITATIONS", replace(INVITATIONS, amount=10_000))
     world.become("api")
     every, written = Asked(world), decided()
     found = {named(target, about): every.row(target, about) for target, about in asked()}
@@ -121,5 +135,5 @@ class TestTheTable:
             assert refused == sorted(refused, reverse=True), name
 
     def test_lets_everybody_leave(self) -> None:
-        row = decided()["DELETE /projects/{project_id}/members/{user_id}, oneself"]
-        assert {row[role.value] for role in ProjectRole} == {"204"}
+        for name in ("DELETE /projects/{project_id}/members/{user_id}, oneself", "POST /projects/{project_id}/leave"):
+            assert {decided()[name][role.value] for role in ProjectRole} == {"204"}

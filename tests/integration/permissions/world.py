@@ -21,13 +21,13 @@ from typing import Any
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.core.clock import epoch_ms
+from karma.core.clock import SystemClock, epoch_ms
 from karma.core.dynamo.items import bind
 from karma.core.ids import ApiKeyId, DeviceId, UserId, new_id
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.identity import one_time, permissions, tokens
-from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
 from karma.identity.domain import ApiKey, Role, User
 from karma.identity.keys import KeyRing
@@ -40,8 +40,12 @@ from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.oauth import OAuthRepository
 from karma.identity.repository.one_time import OneTimeRepository
+from karma.projects.domain import ProjectRole
+from karma.projects.repository import ProjectRepository
+from karma.projects.service import NewProject, ProjectService
 from tests.integration.api.test_runs import record
 from tests.support.asgi import exchange
+from tests.support.projects import invitations, join
 
 PASSWORD = "correct horse battery"
 ROLES = {"viewer": Role.VIEWER, "user": Role.USER, "another user": Role.USER, "admin": Role.ADMIN}
@@ -210,6 +214,13 @@ class World:
         answer = self.api("POST", path, body, headers=bearer(self.person(owner).token))
         assert answer.status == 201, answer.text
         return answer.data
+
+    def join(self, owner: str, project_id: str, somebody: Person, role: str = "member") -> None:
+        """Let the owner of a project ask somebody, who accepts."""
+        path = f"/api/v1/projects/{project_id}/invitations"
+        self.create(owner, path, {"user_id": somebody.id, "role": role})
+        answer = self.api("POST", f"{path}/accept", None, headers=bearer(somebody.token))
+        assert answer.status == 200, answer.text
 
     def key(self, owner: str, scopes: frozenset[str]) -> str:
         """Make an API key."""
@@ -387,14 +398,39 @@ def _project(world: World, owner: str, _: Mapping[str, str]) -> str:
 
 
 def _project_member(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    somebody = world.stranger()
+    world.join(owner, ids["project_id"], somebody)
+    return somebody.id
+
+
+def _invited(world: World, owner: str, ids: Mapping[str, str]) -> str:
     somebody = world.stranger().id
-    world.create(owner, f"/api/v1/projects/{ids['project_id']}/members", {"user_id": somebody})
+    world.create(owner, f"/api/v1/projects/{ids['project_id']}/invitations", {"user_id": somebody})
     return somebody
+
+
+def _project_of_somebody(*, accepted: bool) -> Callable[[World, str, Mapping[str, str]], str]:
+    """Make a project of a stranger's, to which the person is invited, or belongs."""
+
+    def make(world: World, owner: str, _: Mapping[str, str]) -> str:
+        host, person = world.stranger(), world.person(owner)
+        store = ProjectRepository(world.stack.tables["work"])
+        made = ProjectService(store, SystemClock()).create(host.id, NewProject(name="Greenhouse")).project
+        service = invitations(store, SystemClock(), identity_table=world.stack.tables["identity"])
+        if accepted:
+            join(service, made.id, person.id, by=host.id)
+        else:
+            service.invite(host.id, made.id, person.id, ProjectRole.MEMBER, source=NOWHERE)
+        return made.id
+
+    return make
 
 
 OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "user_id": lambda world, owner, _: world.person(owner).id,
-    "key_id": lambda world, owner, _: str(world.create(owner, "/api/v1/api-keys", {"name": "ci"})["api_key"]["id"]),
+    "key_id": lambda world, owner, _: str(
+        world.create(owner, "/api/v1/api-keys", {"name": "ci", "current_password": PASSWORD})["api_key"]["id"]
+    ),
     "device_id": _device,
     "command_id": _command,
     "letter_id": _letter,
@@ -410,6 +446,10 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "provider": lambda *_: "github",
     "provider of DELETE /api/v1/users/me/links/{provider}": _linked,
     "project_id": _project,
+    "project_id of POST /api/v1/projects/{project_id}/invitations/accept": _project_of_somebody(accepted=False),
+    "project_id of POST /api/v1/projects/{project_id}/invitations/decline": _project_of_somebody(accepted=False),
+    "project_id of POST /api/v1/projects/{project_id}/leave": _project_of_somebody(accepted=True),
+    "invitation_id": _invited,
     "user_id of PATCH /api/v1/projects/{project_id}/members/{user_id}": _project_member,
     "user_id of DELETE /api/v1/projects/{project_id}/members/{user_id}": _project_member,
     "file_id": _directory,
@@ -507,7 +547,7 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "PATCH /api/v1/users/me": lambda *_: {"name": "Augusta"},
     "DELETE /api/v1/users/me": lambda *_: {"current_password": PASSWORD},
     "PATCH /api/v1/users/{user_id}": lambda *_: {"disabled": True},
-    "POST /api/v1/api-keys": lambda *_: {"name": "ci", "scopes": ["*"]},
+    "POST /api/v1/api-keys": lambda *_: {"name": "ci", "scopes": ["*"], "current_password": PASSWORD},
     "POST /api/v1/devices": _new_device,
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
@@ -518,6 +558,7 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/projects": lambda *_: {"name": "Greenhouse"},
     "PATCH /api/v1/projects/{project_id}": lambda *_: {"progress": 50},
     "POST /api/v1/projects/{project_id}/members": lambda world, _: {"user_id": world.stranger().id},
+    "POST /api/v1/projects/{project_id}/invitations": lambda world, _: {"user_id": world.stranger().id},
     "PATCH /api/v1/projects/{project_id}/members/{user_id}": lambda *_: {"role": "viewer"},
     "POST /api/v1/agents": _new_agent,
     "PUT /api/v1/agents/{agent_id}": _new_agent,

@@ -10,9 +10,7 @@ import pytest
 
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.identity.audit import NOWHERE
-from karma.identity.repository.users import UserRepository
 from karma.projects.domain import ProjectRole
-from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.projects.sweeps import GRACE
@@ -20,6 +18,7 @@ from tests.fakes.devices import FakeClock
 from tests.integration.api.test_crash import ENTRY, reopen_if_open
 from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
+from tests.support.projects import invitations, join
 
 V1 = "/api/v1/projects"
 
@@ -30,30 +29,39 @@ class World:
     def __init__(self, stack: Any) -> None:
         self.stack = stack
         self.clock = FakeClock()
-        self.ada, self.eve, self.ida = (UserId(new_id()) for _ in range(3))
+        self.ada, self.eve, self.ida, self.bob = (UserId(new_id()) for _ in range(4))
         self.project_id = ProjectId("")
 
     def seed(self) -> None:
         identity = self.stack.tables["identity"]
-        for user_id in (self.ada, self.eve, self.ida):
+        for user_id in (self.ada, self.eve, self.ida, self.bob):
             open_account(identity, user_id)
         store = ProjectRepository(self.stack.tables["work"])
-        members = MemberService(store, UserRepository(), self.clock)
+        service = invitations(store, self.clock, identity_table=identity)
         self.project_id = ProjectService(store, self.clock).create(self.ada, NewProject(name="Greenhouse")).project.id
-        members.add(self.ada, self.project_id, self.eve, ProjectRole.OWNER, source=NOWHERE)
+        join(service, self.project_id, self.eve, ProjectRole.OWNER, by=self.ada)
+        service.invite(self.ada, self.project_id, self.bob, ProjectRole.ADMIN, source=NOWHERE)
 
     def rows(self) -> Counter[tuple[str, ...]]:
         """What is stored of projects and of what they hold, without the ids and times that each death makes anew."""
         found: Counter[tuple[str, ...]] = Counter()
-        people = {self.ada: "ada", self.eve: "eve", self.ida: "ida"}
+        people = {self.ada: "ada", self.eve: "eve", self.ida: "ida", self.bob: "bob"}
         for table in ("work", "identity"):
             items = self.stack.aws("dynamodb").scan(TableName=self.stack.tables[table], ConsistentRead=True)["Items"]
             for item in items:
                 kind = item.get("type", {"S": ""})["S"]
-                if kind.startswith("project") or kind in {"holdings", "audit_entry"}:
-                    text = str([item.get(name) for name in ("name", "progress", "owners", "role", "project", "event")])
-                    by = "sk" if kind == "project_member" else "pk" if table == "identity" else "type"
-                    where = item[by]["S"]
+                if kind.startswith("project") or kind in {"holdings", "audit_entry", "notice", "mail"}:
+                    text = str(
+                        [item.get(name) for name in ("name", "progress", "owners", "role", "project", "event", "kind")]
+                    )
+                    by = (
+                        "sk"
+                        if kind in {"project_member", "project_invitation"}
+                        else "pk"
+                        if table == "identity"
+                        else "type"
+                    )
+                    where = "" if kind == "mail" else item[by]["S"]
                     for user_id, name in people.items():
                         text, where = text.replace(user_id, name), where.replace(user_id, name)
                     found[kind, where, text] += 1
@@ -71,13 +79,15 @@ def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> 
     from api.deps import process
     from karma.identity import tokens
 
-    def token() -> str:
-        return tokens.issue(world.ada, ring=process.key_ring(), now=process.clock().now())
+    def token(user_id: UserId) -> str:
+        return tokens.issue(user_id, ring=process.key_ring(), now=process.clock().now())
 
-    def run(method: str, path: str, body: object = None, *, accept: set[int]) -> CrashReport:
+    def run(
+        method: str, path: str, body: object = None, *, accept: set[int], by: str = "ada", told_once: bool = True
+    ) -> CrashReport:
         def seed() -> dict[str, Any]:
             world.seed()
-            sent = {"authorization": f"Bearer {token()}"}
+            sent = {"authorization": f"Bearer {token(getattr(world, by))}"}
             if method == "POST":
                 sent["idempotency-key"] = new_id()
             where = path.format(project=world.project_id, eve=world.eve, ida=world.ida)
@@ -95,7 +105,7 @@ def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> 
             seed=seed,
             redeliver=redeliver,
             normalise=lambda _item: None,
-            other_state=world.rows,
+            other_state=world.rows if told_once else lambda: set(world.rows()),
             accept=lambda answer: answer["statusCode"] in accept,
         ).run()
 
@@ -107,8 +117,22 @@ def test_while_it_creates_leaves_one_project(die: Callable[..., CrashReport]) ->
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
 
-def test_while_it_adds_a_member_leaves_one_membership_and_tells_of_it_once(die: Callable[..., CrashReport]) -> None:
-    report = die("POST", "/{project}/members", "ida", accept={201})
+@pytest.mark.fault("F-20c")
+def test_while_it_asks_somebody_leaves_one_invitation(die: Callable[..., CrashReport]) -> None:
+    # What tells of it may be told twice: the repeat of a request that died asks again.
+    report = die("POST", "/{project}/invitations", "ida", accept={201}, told_once=False)
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+@pytest.mark.fault("F-20c")
+def test_while_it_accepts_leaves_one_membership_and_tells_of_it_once(die: Callable[..., CrashReport]) -> None:
+    report = die("POST", "/{project}/invitations/accept", accept={200}, by="bob")
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+@pytest.mark.fault("F-20c")
+def test_while_it_declines_leaves_the_no(die: Callable[..., CrashReport]) -> None:
+    report = die("POST", "/{project}/invitations/decline", accept={204}, by="bob")
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
 
@@ -128,7 +152,7 @@ def test_while_it_deletes_leaves_nothing_once_it_is_repeated(world: World, die: 
     report = die("DELETE", "/{project}", accept={204, 404})
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
     assert "after dynamodb.DeleteItem" in " ".join(report.at)
-    assert {kind for kind, *_ in world.rows()} == {"holdings", "audit_entry"}
+    assert {kind for kind, *_ in world.rows()} == {"holdings", "audit_entry", "notice", "mail"}
 
 
 @pytest.mark.req("R-K-22")

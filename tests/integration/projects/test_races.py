@@ -19,12 +19,13 @@ from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
 from karma.identity.parent import AccountGone
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import HoldingsItem, UserItem, holdings_key, user_key
-from karma.identity.repository.users import UserRepository
 from karma.projects.domain import Project, ProjectRole
+from karma.projects.invitations import InvitationService
 from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, PageQuery, ProjectService
 from tests.support.accounts import open_account
+from tests.support.projects import invitations, join
 
 TRIES = 50
 OWNER, MEMBER = ProjectRole.OWNER, ProjectRole.MEMBER
@@ -36,7 +37,7 @@ class Services:
         open_account(self.identity)
         self.store = ProjectRepository(stack.tables["work"])
         self.projects = ProjectService(self.store, SystemClock())
-        self.members = MemberService(self.store, UserRepository(), SystemClock())
+        self.members = MemberService(self.store, SystemClock())
         self.deletions = DeletionRepository()
 
     def person(self) -> UserId:
@@ -45,10 +46,15 @@ class Services:
     def project(self, owner: UserId, *others: UserId, role: ProjectRole = OWNER) -> ProjectId:
         project_id = self.projects.create(owner, NewProject(name="Greenhouse")).project.id
         for user_id in others:
-            self.members.add(owner, project_id, user_id, role, source=NOWHERE)
+            join(self.invitations(), project_id, user_id, role, by=owner)
         return project_id
 
+    def invitations(self) -> InvitationService:
+        return invitations(self.store, SystemClock(), identity_table=self.identity)
+
     def give(self, by: UserId, project_id: ProjectId, user_id: UserId, role: ProjectRole) -> object:
+        if role is OWNER:
+            return join(self.invitations(), project_id, user_id, role, by=by)
         return self.members.change_role(by, project_id, user_id, role, source=NOWHERE)
 
     def remove(self, by: UserId, project_id: ProjectId, user_id: UserId) -> object:
@@ -186,7 +192,7 @@ def test_a_member_who_is_added_while_the_project_is_deleted_does_not_stay(servic
         project_id = services.project(ada)
         deleted, added = at_once(
             lambda project_id=project_id: services.projects.delete(ada, project_id),  # type: ignore[misc]
-            lambda project_id=project_id: services.members.add(ada, project_id, ida, MEMBER, source=NOWHERE),  # type: ignore[misc]
+            lambda project_id=project_id: join(services.invitations(), project_id, ida, MEMBER, by=ada),  # type: ignore[misc]
         )
         assert (deleted, added in {"done", "NotFound"}) == ("done", True)
         assert services.store.read(project_id, ada, ida) == (None, {})

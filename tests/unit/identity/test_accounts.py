@@ -10,7 +10,7 @@ from karma.core.ids import UserId, new_id
 from karma.identity.audit import NOWHERE, AuditEvent, Source
 from karma.identity.domain import Locale, ProfileChange, Role, User
 from karma.mail.domain import MailState
-from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of
+from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of, token_in
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
 
@@ -265,3 +265,61 @@ class TestAccount:
     def test_that_is_gone_is_not_found(self, world: AccountWorld) -> None:
         with pytest.raises(NotFound, match="User not found"):
             world.accounts.get_user(UserId("nobody"))
+
+
+@pytest.mark.fault("F-21b")
+class TestSignUp:
+    def sign_up(self, world: AccountWorld, email: str = "ada@example.com", password: str = PASSWORD) -> User:
+        return world.accounts.sign_up(email=email, password=password, name="Eve", locale=Locale.EN, source=SOURCE)
+
+    def test_sends_the_link_that_verifies_to_a_new_address(self, world: AccountWorld) -> None:
+        user = self.sign_up(world)
+        assert world.identities.users == {user.id: replace(user, version=1)}
+        world.accounts.verify_email(token=world.token_for("ada@example.com"), source=SOURCE)
+        assert world.identities.users[user.id].email_verified
+
+    @pytest.mark.parametrize("verified", [False, True])
+    def test_makes_nothing_for_a_taken_address_and_tells_its_owner_alone(
+        self, world: AccountWorld, verified: bool
+    ) -> None:
+        owner = world.verified() if verified else world.register()
+        world.deliver()
+        before = dict(world.identities.users)
+        user = self.sign_up(world, " ADA@example.com ")
+        assert user.id != owner.id
+        assert (user.email, user.name, user.email_verified) == ("ada@example.com", "Eve", False)
+        assert world.identities.users == before
+        [(to, letter)] = world.deliver()
+        assert (to, letter.subject) == ("ada@example.com", "You have an account already")
+        assert "Eve" not in letter.text
+        with pytest.raises(Gone):
+            world.accounts.verify_email(token=token_in(letter), source=SOURCE)
+        world.password_changes.reset(token=token_in(letter), password="a better battery", source=SOURCE)
+        assert world.identities.users[owner.id].email_verified
+
+    def test_writes_the_same_mail_for_both(self, world: AccountWorld) -> None:
+        self.sign_up(world)
+        self.sign_up(world)
+        self.sign_up(world, "eve@example.com")
+        written = [
+            (mail.kind, mail.to, bool(mail.user_id), bool(mail.address_hash)) for mail in world.outbox.mails.values()
+        ]
+        assert len(set(written)) == 1
+        assert len(written) == len(world.queue.bodies) == 3
+
+    def test_floods_nobody_s_mailbox(self, world: AccountWorld) -> None:
+        world.verified()
+        world.deliver()
+        for _ in range(10):
+            self.sign_up(world)
+        assert len(world.deliver()) == 3
+
+    def test_mails_nothing_for_an_account_that_was_not_made_in_the_end(self, world: AccountWorld) -> None:
+        user = self.sign_up(world)
+        del world.identities.users[user.id]
+        assert world.deliver() == []
+
+    @pytest.mark.parametrize("email", ["ä@example.com", "用户@example.com"])
+    def test_refuses_an_address_that_no_mail_reaches(self, world: AccountWorld, email: str) -> None:
+        with pytest.raises(ValidationFailed):
+            self.sign_up(world, email)

@@ -12,6 +12,7 @@ from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
+from karma.identity.confirmation import ProofMissing
 from karma.identity.deletion import (
     DUE_AFTER,
     SETTLES_AFTER,
@@ -22,7 +23,7 @@ from karma.identity.deletion import (
     Leaving,
     requeue_due,
 )
-from karma.identity.domain import Caller, Role, WrongPassword
+from karma.identity.domain import Caller, Credential, Role, WrongPassword
 from tests.fakes.identity import CountingPasswords, MovableClock
 
 USER = UserId(new_id())
@@ -33,7 +34,6 @@ class MemoryDeletions:
     """Tombstones in dictionaries; keeps the promises of DeletionRepository."""
 
     accounts: dict[UserId, Leaving] = field(default_factory=dict)
-    logins: dict[UserId, datetime] = field(default_factory=dict)
     deletions: dict[UserId, Deletion] = field(default_factory=dict)
     due_at: dict[UserId, datetime] = field(default_factory=dict)
     waits_for: dict[UserId, str] = field(default_factory=dict)
@@ -41,9 +41,6 @@ class MemoryDeletions:
 
     def leaving(self, user_id: UserId) -> Leaving | None:
         return self.accounts.get(user_id)
-
-    def newest_login(self, user_id: UserId) -> datetime | None:
-        return self.logins.get(user_id)
 
     def begin(self, leaving: Leaving, *, entry: AuditEntry, due_at: datetime) -> None:
         del self.accounts[leaving.user_id]
@@ -188,13 +185,16 @@ class TestARequest:
 
     def test_needs_a_new_login_without_a_password(self, world: World) -> None:
         world.account(password_hash=None)
-        with pytest.raises(Forbidden, match="Log in again"):
+        with pytest.raises(ProofMissing, match="log in again"):
             world.request(None)
-        world.deletions.logins[USER] = world.clock.at - timedelta(minutes=11)
-        with pytest.raises(Forbidden, match="Log in again"):
-            world.request(None)
-        world.deletions.logins[USER] = world.clock.at - timedelta(minutes=9)
-        world.request(None)
+        for minutes in (11, 9):
+            session = Credential(
+                user_id=USER, session_id=new_id(), began_at=world.clock.at - timedelta(minutes=minutes)
+            )
+            if minutes > 10:
+                with pytest.raises(ProofMissing, match="log in again"):
+                    world.request(None, credential=session)
+        world.request(None, credential=session)
 
     def test_is_refused_to_administrators(self, world: World) -> None:
         world.account(role=Role.ADMIN)

@@ -22,6 +22,7 @@ DETAILS = {
     AuditEvent.ROLE_CHANGED: {"from": "user", "to": "viewer"},
     AuditEvent.DISABLED: {"from": "active", "to": "disabled"},
     AuditEvent.ENABLED: {"from": "disabled", "to": "active"},
+    AuditEvent.PROJECT_INVITATION_RECEIVED: {"project_id": "01890000-0000-7000-8000-0000000000cc", "role": "viewer"},
 }
 """What the use cases put into their entries, as far as notices repeat it."""
 

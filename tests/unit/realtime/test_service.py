@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated
-from karma.core.ids import UserId, new_id
-from karma.identity.domain import Caller, Role
+from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.identity.domain import Caller, Credential, Role
 from karma.realtime.domain import MAX_CHANNELS
+from karma.realtime.messages import answer, parse
 from karma.realtime.service import ConnectionService, RealtimeUnavailable, TicketService
 from tests.fakes.identity import MovableClock
 from tests.fakes.realtime import MemoryRealtime
@@ -120,3 +124,61 @@ class TestASubscription:
             world.connections.disconnect("c1")
         assert not world.store.connections
         assert not world.store.listening
+
+
+@pytest.mark.fault("F-21c")
+class TestASessionThatEnds:
+    """The ticket and the connection of a session, or of an API key, are worth as much as that."""
+
+    @pytest.fixture(params=["session", "api key", "account"])
+    def world(self, request: pytest.FixtureRequest) -> World:
+        world = World()
+        began, user_id = world.clock.now(), world.caller.user_id
+        shown = Credential(user_id=user_id, session_id=new_id(), began_at=began)
+        if request.param == "api key":
+            shown = Credential(user_id=user_id, api_key_id=ApiKeyId(new_id()), began_at=began)
+        world.caller = replace(world.caller, credential=shown)
+
+        def end() -> None:
+            if request.param == "account":
+                world.store.gone.add(user_id)
+            else:
+                world.store.over.add(shown.session_id or shown.api_key_id)
+
+        world.end = end  # type: ignore[attr-defined]
+        return world
+
+    def test_makes_no_ticket(self, world: Any) -> None:
+        world.end()
+        with pytest.raises(Unauthenticated):
+            world.ticket()
+
+    def test_admits_nobody_by_a_ticket_that_it_made(self, world: Any) -> None:
+        ticket = world.ticket()
+        world.end()
+        with pytest.raises(Unauthenticated):
+            world.connections.connect("c1", ticket)
+        assert world.store.connections == {}
+
+    @pytest.mark.parametrize("text", ['{"action": "ping"}', "subscribe", "unsubscribe"])
+    def test_is_over_for_its_connections_with_their_next_message(self, world: Any, text: str) -> None:
+        world.connections.connect("c1", world.ticket())
+        channel = f"user:{world.caller.user_id}"
+        world.connections.subscribe("c1", channel)
+        if not text.startswith("{"):
+            text = f'{{"action": "{text}", "channel": "{channel}"}}'
+        assert answer(world.connections, "c1", parse(text))["type"] in {"ack", "pong"}
+        world.connections.subscribe("c1", channel)
+        world.end()
+        with pytest.raises(Unauthenticated, match="session is over"):
+            answer(world.connections, "c1", parse(text))
+        assert (world.store.listening, world.store.connections) == ({}, {})
+        with pytest.raises(NotFound):
+            answer(world.connections, "c1", parse(text))
+
+    def test_of_another_session_goes_on(self, world: Any) -> None:
+        other = Credential(user_id=world.caller.user_id, session_id=new_id(), began_at=world.clock.now())
+        ticket = world.tickets.issue(replace(world.caller, credential=other)).ticket
+        world.connections.connect("c2", ticket)
+        world.store.over.add(world.caller.credential.session_id or world.caller.credential.api_key_id)
+        world.connections.require_open("c2")

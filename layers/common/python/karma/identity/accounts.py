@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import NotFound, StaleVersion
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
+from karma.core.observability import count
 from karma.core.ratelimit import Buckets, Limit
 from karma.identity import emails, one_time
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
@@ -18,6 +19,7 @@ from karma.identity.confirmation import confirm_password
 from karma.identity.domain import Caller, Locale, ProfileChange, Role, User
 from karma.identity.limits import MAIL_CHANGE, MAIL_VERIFY, refused
 from karma.identity.one_time import OneTimeToken, Purpose
+from karma.identity.password_policy import require_acceptable
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import PostOffice
@@ -85,12 +87,58 @@ class AccountService:
 
         Raises:
             AlreadyExists: the address is taken, however it is written.
-            ValidationFailed: not an address.
+            ValidationFailed: not an address, or a password that is easy to guess.
         """
-        now = self._clock.now()
-        user = User(
+        now, address = self._clock.now(), emails.normalise(email)
+        if password is not None:
+            require_acceptable(password, of=(name, address))
+        user = self._new(address, password, name, role, email_verified, locale, now)
+        entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
+        mails = [] if email_verified else [_verification(user.id, now)]
+        self._accounts.create_user(user, entries=[entry], mails=mails)
+        self._post_office.dispatch(mails)
+        return user
+
+    def sign_up(self, *, email: str, password: str, name: str, locale: Locale, source: Source) -> User:
+        """Make an account for whoever asks, unless the address has one; return what was, or would have been, made.
+
+        The answer and the calls that it takes are the same for a taken address. Its owner alone is told, by mail: whose
+        mail it becomes is decided when it is sent (karma.identity.correspondence).
+
+        Raises:
+            ValidationFailed: not an address that mail is sent to, or a password that is easy to guess.
+        """
+        now, address = self._clock.now(), emails.normalise(email)
+        emails.require_mailable(address)
+        require_acceptable(password, of=(name, address))
+        user = self._new(address, password, name, Role.USER, False, locale, now)
+        address_hash = emails.digest(address)
+        mails: list[Mail] = []
+        if self._buckets.take(MAIL_VERIFY, address_hash, now=now).allowed:
+            mails = [Mail(kind=MailKind.VERIFY_EMAIL, user_id=user.id, address_hash=address_hash, created_at=now)]
+        # Written before the account, so that both cases write the same: without an account nobody is sent it.
+        self._post_office.write(mails)
+        entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
+        try:
+            self._accounts.create_user(user, entries=[entry])
+        except AlreadyExists:
+            count("RegistrationRepeated")
+        self._post_office.dispatch(mails)
+        return user
+
+    def _new(
+        self,
+        address: str,
+        password: str | None,
+        name: str,
+        role: Role,
+        email_verified: bool,
+        locale: Locale,
+        now: datetime,
+    ) -> User:
+        return User(
             id=UserId(new_id()),
-            email=emails.normalise(email),
+            email=address,
             name=name,
             avatar=None,
             password_hash=None if password is None else self._passwords.hash(password),
@@ -100,11 +148,6 @@ class AccountService:
             created_at=now,
             updated_at=now,
         )
-        entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
-        mails = [] if email_verified else [_verification(user.id, now)]
-        self._accounts.create_user(user, entries=[entry], mails=mails)
-        self._post_office.dispatch(mails)
-        return user
 
     def get_user(self, user_id: UserId) -> User:
         """Read an account, as it was a moment ago.
@@ -157,6 +200,8 @@ class AccountService:
         """
         caller.require_person()
         email = emails.normalise(change.email) if change.email is not None else None
+        if email is not None:
+            emails.require_mailable(email)
         before = _found(self._accounts.read_user(caller.user_id))
         if change.version is not None and change.version != before.version:
             raise StaleVersion("The account was changed since it was read")

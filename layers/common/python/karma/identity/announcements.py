@@ -20,8 +20,9 @@ TOLD: Final[Mapping[AuditEvent, NoticeType]] = {
     AuditEvent.ROLE_CHANGED: NoticeType.ROLE_CHANGED,
     AuditEvent.DISABLED: NoticeType.ACCOUNT_DISABLED,
     AuditEvent.ENABLED: NoticeType.ACCOUNT_ENABLED,
+    AuditEvent.PROJECT_INVITATION_RECEIVED: NoticeType.PROJECT_INVITATION,
 }
-_WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to"})
+_WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to", "project_id", "role"})
 """Of an entry's details, what a notice repeats."""
 
 

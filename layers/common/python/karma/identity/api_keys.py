@@ -11,13 +11,18 @@ from typing import Protocol
 from karma.core.clock import Clock
 from karma.core.errors import Forbidden, NotFound, ValidationFailed
 from karma.core.ids import ApiKeyId, UserId, is_id, new_id
+from karma.core.ratelimit import Buckets
 from karma.identity import permissions
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
-from karma.identity.domain import ApiKey, Caller, User
+from karma.identity.confirmation import confirm_presence
+from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, ApiKey, Caller, Credential, User
+from karma.identity.passwords import Passwords
+from karma.mail.domain import Mail, MailKind
+from karma.mail.service import PostOffice
 
 MAX_API_KEYS = 100
-"""A person's keys, revoked ones included."""
+"""A person's keys, with those that ended within the last month."""
 _PREFIX_CHARS = len(API_KEY_PREFIX) + 6
 
 
@@ -25,7 +30,13 @@ class ApiKeys(Protocol):
     """Where keys are stored; see repository/api_keys.py for what each promises."""
 
     def create_api_key(  # noqa: D102
-        self, key: ApiKey, *, request_token: str | None, entry: AuditEntry
+        self,
+        key: ApiKey,
+        *,
+        made_with: Credential | None,
+        request_token: str | None,
+        entry: AuditEntry,
+        mails: Sequence[Mail],
     ) -> None: ...
     def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]: ...  # noqa: D102
     def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None: ...  # noqa: D102
@@ -50,10 +61,23 @@ class NewApiKey:
 class ApiKeyService:
     """Makes, lists and revokes keys."""
 
-    def __init__(self, *, api_keys: ApiKeys, owners: Owners, clock: Clock, on_change: Callable[[UserId], None]) -> None:
-        """`on_change` is told whose keys changed (Authenticator.forget)."""
+    def __init__(
+        self,
+        *,
+        api_keys: ApiKeys,
+        owners: Owners,
+        passwords: Passwords,
+        buckets: Buckets,
+        post_office: PostOffice,
+        clock: Clock,
+        on_change: Callable[[UserId], None],
+    ) -> None:
+        """`buckets` count wrong passwords; `on_change` is told whose keys changed (Authenticator.forget)."""
         self._api_keys = api_keys
         self._owners = owners
+        self._passwords = passwords
+        self._buckets = buckets
+        self._post_office = post_office
         self._clock = clock
         self._on_change = on_change
 
@@ -64,28 +88,42 @@ class ApiKeyService:
         name: str,
         scopes: frozenset[str],
         expires_at: datetime | None,
+        current_password: str | None = None,
         source: Source,
         request_token: str | None = None,
     ) -> NewApiKey:
-        """Make a key for the caller's programs; one for each `request_token` when one is given.
+        """Make a key for the caller's programs, and tell them by mail; one for each `request_token` when one is given.
+
+        Whoever stole a session must not leave with a key that outlives it: the caller's own login is at most ten
+        minutes old, or the password is given. A key without an end of its own ends after `API_KEY_TTL`.
 
         Raises:
             AlreadyCreated: a key was made for this token before.
-            Forbidden: the caller is a key itself, has not verified an address, or a scope exceeds the caller's rights.
-            ValidationFailed: an unknown scope, an expiry that has passed, or too many keys.
+            Unauthenticated: the caller's session has ended meanwhile.
+            Forbidden: the caller is a key itself, has not verified an address, gives no fresh proof or a wrong one, or
+                a scope exceeds the caller's rights.
+            RateLimited: too many passwords were wrong.
+            ValidationFailed: an unknown scope, an expiry that has passed or is too far away, or too many keys.
         """
         caller.require_person()
-        if not caller.email_verified:
-            # What is known of a caller may be a minute old.
-            self._owner(caller.user_id).require_verified()
+        owner = self._owner(caller.user_id)
+        owner.require_verified()
         now = self._clock.now()
-        if expires_at is not None and expires_at <= now:
-            raise ValidationFailed.of("expires_at", "must be in the future")
+        ends_at = _end(expires_at, now)
         for scope in scopes:
             if not permissions.is_scope(scope):
                 raise ValidationFailed.of("scopes", f"{scope!r} is not a permission")
             if scope != permissions.EVERYTHING and not caller.may(scope):
                 raise Forbidden("Insufficient permissions")
+        confirm_presence(
+            caller,
+            password_hash=owner.password_hash,
+            given=current_password,
+            passwords=self._passwords,
+            buckets=self._buckets,
+            now=now,
+            login_suffices=True,
+        )
         if len(self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)) >= MAX_API_KEYS:
             raise ValidationFailed.of("name", f"an account has at most {MAX_API_KEYS} API keys")
         secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
@@ -97,11 +135,15 @@ class ApiKeyService:
             hash=hash_api_key(secret),
             scopes=scopes,
             created_at=now,
-            expires_at=expires_at,
+            expires_at=ends_at,
             revoked_at=None,
         )
         entry = _entry(AuditEvent.API_KEY_CREATED, key, now, source)
-        self._api_keys.create_api_key(key, request_token=request_token, entry=entry)
+        mails = [Mail(kind=MailKind.API_KEY_CREATED, user_id=key.user_id, created_at=now)]
+        self._api_keys.create_api_key(
+            key, made_with=caller.credential, request_token=request_token, entry=entry, mails=mails
+        )
+        self._post_office.dispatch(mails)
         return NewApiKey(key=key, secret=secret)
 
     def _owner(self, user_id: UserId) -> User:
@@ -111,9 +153,14 @@ class ApiKeyService:
         return user
 
     def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:
-        """List the caller's keys that were not revoked, newest first, with their last uses."""
+        """List the caller's keys that were not ended by anybody, newest first, with their last uses.
+
+        Raises:
+            NotFound: the account is gone.
+        """
+        keys_from = self._owner(caller.user_id).api_keys_from
         found = self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)
-        listed = [key for key in found if key.revoked_at is None]
+        listed = [key for key in found if key.usable(key.created_at, keys_from=keys_from)]
         uses = self._api_keys.last_uses(listed) if listed else {}
         return [replace(key, last_used_at=uses.get(key.id)) for key in listed]
 
@@ -136,6 +183,21 @@ class ApiKeyService:
         ):
             raise NotFound(f"API key {key_id} not found")
         self._on_change(caller.user_id)
+
+
+def _end(asked: datetime | None, now: datetime) -> datetime:
+    """Return when a key ends.
+
+    Raises:
+        ValidationFailed: it would have ended already, or live too long.
+    """
+    if asked is None:
+        return now + API_KEY_TTL
+    if asked <= now:
+        raise ValidationFailed.of("expires_at", "must be in the future")
+    if asked > now + MAX_API_KEY_TTL:
+        raise ValidationFailed.of("expires_at", f"is at most {MAX_API_KEY_TTL.days} days away")
+    return asked
 
 
 def _entry(event: AuditEvent, key: ApiKey, now: datetime, source: Source) -> AuditEntry:

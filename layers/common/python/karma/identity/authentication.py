@@ -12,7 +12,7 @@ from karma.core.clock import Clock, monotonic
 from karma.core.errors import Forbidden, NotFound, Unauthenticated
 from karma.core.ids import UserId
 from karma.identity import tokens
-from karma.identity.domain import ApiKey, Caller, User
+from karma.identity.domain import ApiKey, Caller, Credential, User
 from karma.identity.keys import KeyRing
 
 _MAX_AGE_S = 60.0
@@ -83,7 +83,7 @@ class Authenticator:
             user = self._user(believed.user_id)
             if user.sessions_from is not None and believed.issued_at < user.sessions_from:
                 raise tokens.refused()
-            return _caller(user, None)
+            return _caller(user, None, _credential(believed))
         if api_key:
             return self._by_key(api_key)
         raise tokens.refused("Authentication required")
@@ -119,9 +119,10 @@ class Authenticator:
                 raise unknown
             kept = _keep(self._key_cache, key_hash, found, now)
         key = kept[1]
-        if not key.usable(self._clock.now()):
+        user = self._user(key.user_id)
+        if not key.usable(self._clock.now(), keys_from=user.api_keys_from):
             raise unknown
-        caller = _caller(self._user(key.user_id), key)
+        caller = _caller(user, key, Credential(user_id=user.id, api_key_id=key.id, began_at=key.created_at))
         self._note_use(key, kept[0])
         return caller
 
@@ -156,7 +157,13 @@ def _keep(cache: dict[_K, tuple[float, _V]], key: _K, value: _V, now: float) -> 
     return cache[key]
 
 
-def _caller(user: User, key: ApiKey | None) -> Caller:
+def _credential(token: tokens.AccessToken) -> Credential | None:
+    if token.session_id is None or token.authenticated_at is None:
+        return None
+    return Credential(user_id=token.user_id, session_id=token.session_id, began_at=token.authenticated_at)
+
+
+def _caller(user: User, key: ApiKey | None, credential: Credential | None) -> Caller:
     if user.disabled_at is not None:
         raise Forbidden("The account is disabled", code="ACCOUNT_DISABLED")
     return Caller(
@@ -168,4 +175,5 @@ def _caller(user: User, key: ApiKey | None) -> Caller:
         name=user.name,
         avatar=user.avatar,
         locale=user.locale,
+        credential=credential,
     )

@@ -1,4 +1,6 @@
-"""Proof that the owner of an account is there now, before what a token alone must not do: deleting, adding a login.
+"""Proof that the owner of an account is there now, before what a token alone must not do.
+
+That is: deleting the account, adding a login, making an API key.
 
 Whoever stole a session must not guess the password with it: an attempt takes from the account's bucket before the
 password is verified, and a right one is given that back (docs/adr/0013-rate-limits.md).
@@ -6,21 +8,20 @@ password is verified, and a right one is given that back (docs/adr/0013-rate-lim
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from karma.core.errors import Forbidden, ValidationFailed
 from karma.core.ids import UserId
 from karma.core.ratelimit import Buckets
-from karma.identity.domain import WrongPassword
+from karma.identity.domain import Caller, WrongPassword
 from karma.identity.limits import PASSWORD, refused
 
 if TYPE_CHECKING:  # the cascade of deletions goes without argon2
     from karma.identity.passwords import Passwords
 
 RECENT_LOGIN = timedelta(minutes=10)
-"""How old the newest login of an account without a password may be."""
+"""How old the login of the session may be that stands for a proof."""
 
 
 def confirm_password(
@@ -40,29 +41,40 @@ def confirm_password(
     buckets.give_back(PASSWORD, user_id, now=now)
 
 
+class ProofMissing(Forbidden):
+    """Whoever has the session has not shown lately that they are its owner: log in again, or give the password."""
+
+    code = "FRESH_PROOF_REQUIRED"
+
+
 def confirm_presence(
-    user_id: UserId,
+    caller: Caller,
     *,
     password_hash: str | None,
     given: str | None,
     passwords: Passwords,
     buckets: Buckets,
-    newest_login: Callable[[], datetime | None],
     now: datetime,
+    login_suffices: bool = False,
 ) -> None:
-    """Ask for the password, or for a recent login where there is none.
+    """Ask for the password of the caller's account, or where there is none for a recent login.
+
+    The login is that of the caller's own session: another's, however recent, says nothing about who has this one.
+    With `login_suffices` it does where there is a password too, if none is given.
 
     Raises:
         ValidationFailed: the password is missing.
-        Forbidden: it is wrong (WRONG_PASSWORD), or the newest login is old.
+        WrongPassword: it is another one.
+        ProofMissing: the caller's session began longer than ten minutes ago.
         RateLimited: too many were wrong.
     """
-    if password_hash is not None:
-        if given is None:
-            raise ValidationFailed.of("current_password", "is required")
-        confirm_password(user_id, password_hash, given, passwords=passwords, buckets=buckets, now=now)
+    if password_hash is not None and given is not None:
+        confirm_password(caller.user_id, password_hash, given, passwords=passwords, buckets=buckets, now=now)
         return
-    newest = newest_login()
-    if newest is None or now - newest > RECENT_LOGIN:
+    if password_hash is not None and not login_suffices:
+        raise ValidationFailed.of("current_password", "is required")
+    logged_in_at = caller.authenticated_at
+    if logged_in_at is None or now - logged_in_at > RECENT_LOGIN:
         minutes = RECENT_LOGIN // timedelta(minutes=1)
-        raise Forbidden(f"Log in again: the account has no password, so a login within {minutes} minutes is needed")
+        what = "give `current_password`, or log in again" if password_hash is not None else "log in again"
+        raise ProofMissing(f"This needs a login within the last {minutes} minutes: {what}")

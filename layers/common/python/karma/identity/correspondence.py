@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 from karma.core.ids import UserId
 from karma.identity import one_time
-from karma.identity.domain import User
+from karma.identity.domain import Locale, User
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.mail.domain import Addressed, Mail, MailKind
 
@@ -35,7 +36,11 @@ class Correspondence:
 
     def address(self, mail: Mail, *, now: datetime) -> Addressed | None:
         """Find the recipient as they are now, and make the link's token; None when the mail has no use any more."""
+        if mail.kind is MailKind.PROJECT_INVITATION and mail.to is not None:
+            return self._to_an_address(mail, mail.to)
         user = self._person(mail)
+        if user is None and mail.kind is MailKind.VERIFY_EMAIL and mail.user_id is not None and mail.address_hash:
+            return self._to_the_owner(mail, mail.address_hash, now=now)
         if user is None:
             return None
         match mail.kind:
@@ -52,6 +57,19 @@ class Correspondence:
         if mail.user_id is not None:
             return self._people.read_user(mail.user_id)
         return self._people.find_by_email_hash(mail.address_hash) if mail.address_hash else None
+
+    def _to_an_address(self, mail: Mail, to: str) -> Addressed:
+        owner = self._people.find_by_email(to)
+        if owner is None:
+            return Addressed(kind=mail.kind, to=to, name=None, locale=Locale.EN.value)
+        return _addressed(mail.kind, owner, to=to)
+
+    def _to_the_owner(self, mail: Mail, address_hash: str, *, now: datetime) -> Addressed | None:
+        """Address whose account made that of a registration impossible; whoever asked for it may be somebody else."""
+        owner = self._people.find_by_email_hash(address_hash)
+        if owner is None or owner.disabled_at is not None:
+            return None
+        return self._with_link(replace(mail, kind=MailKind.ALREADY_REGISTERED), owner, Purpose.RESET_PASSWORD, now=now)
 
     def _to_new_address(self, mail: Mail, user: User, *, now: datetime) -> Addressed | None:
         if mail.to is None or mail.to == user.email:

@@ -74,7 +74,6 @@ class Deletions(Protocol):
     """Where accounts become tombstones; see repository/deletions.py for what each promises."""
 
     def leaving(self, user_id: UserId) -> Leaving | None: ...  # noqa: D102
-    def newest_login(self, user_id: UserId) -> datetime | None: ...  # noqa: D102
     def begin(self, leaving: Leaving, *, entry: AuditEntry, due_at: datetime) -> None: ...  # noqa: D102
     def get(self, user_id: UserId) -> Deletion | None: ...  # noqa: D102
     def due(self, before: datetime, *, limit: int) -> Sequence[Deletion]: ...  # noqa: D102
@@ -130,7 +129,7 @@ class AccountDeletion:
         When the queue does not take the message, the account is deleted all the same and the sweep sends it.
 
         Raises:
-            Forbidden: the caller is an API key, the password is wrong, or without a password the newest login is old.
+            Forbidden: the caller is an API key, the password is wrong, or without a password the login is old.
             RateLimited: too many passwords were wrong.
             ValidationFailed: the password is missing.
             AdministratorStays, AccountHolds: see there.
@@ -143,12 +142,11 @@ class AccountDeletion:
             raise NotFound("User not found")
         now = self._clock.now()
         confirm_presence(
-            leaving.user_id,
+            caller,
             password_hash=leaving.password_hash,
             given=current_password,
             passwords=self._passwords,
             buckets=self._buckets,
-            newest_login=lambda: self._deletions.newest_login(leaving.user_id),
             now=now,
         )
         if leaving.role is Role.ADMIN:

@@ -19,6 +19,9 @@ NOBODY = UserId("nobody")
 """No account has this id: it is no UUID."""
 KNOWN_NETWORK_TTL = timedelta(days=30)
 """How long after a login its network counts as the account's own."""
+API_KEY_TTL = timedelta(days=90)
+"""Of a key whose maker names no end."""
+MAX_API_KEY_TTL = timedelta(days=366)
 MIN_PASSWORD_CHARS = 8
 MAX_PASSWORD_CHARS = 128
 
@@ -54,6 +57,8 @@ class User:
     disabled_at: datetime | None = None
     sessions_from: datetime | None = None
     """Sessions and access tokens that began before are over."""
+    api_keys_from: datetime | None = None
+    """API keys that were made before are over."""
     version: int = field(default=0, compare=False)
     """Of the stored item; 0 before it is stored."""
     created_at: datetime
@@ -62,8 +67,7 @@ class User:
     def require_verified(self) -> None:
         """Refuse what needs a proven address: API keys.
 
-        Whoever registers another's address has the account until the owner takes it back by a reset of the password.
-        That ends every session; API keys it leaves, so there must be none.
+        Whoever registers another's address must make nothing of it that lasts: its owner is somebody else.
 
         Raises:
             Forbidden: EMAIL_NOT_VERIFIED.
@@ -96,6 +100,18 @@ class WrongPassword(Forbidden):
         super().__init__("The current password is wrong")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What a caller showed: a token of a session, or an API key. What is made with it may have to end with it."""
+
+    user_id: UserId
+    session_id: str | None = None
+    """The session of a token."""
+    api_key_id: ApiKeyId | None = None
+    began_at: datetime
+    """When the session began with a login, or the key was made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caller:
     """Who makes a request, and with what."""
@@ -109,6 +125,14 @@ class Caller:
     name: str
     avatar: str | None
     locale: Locale = Locale.EN
+    credential: Credential | None = None
+    """What they showed; None: a token from before tokens named their session."""
+
+    @property
+    def authenticated_at(self) -> datetime | None:
+        """When the caller's session began with a login; None: it is none, or not known."""
+        shown = self.credential
+        return shown.began_at if shown is not None and shown.session_id is not None else None
 
     def require_person(self) -> None:
         """Refuse API keys where somebody acts on their own account: a key that leaks must not take it along.
@@ -145,9 +169,10 @@ class ApiKey:
     last_used_at: datetime | None = None
     """To the hour: the first use of each hour is noted."""
 
-    def usable(self, at: datetime) -> bool:
-        """Tell whether it still opens anything."""
-        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+    def usable(self, at: datetime, *, keys_from: datetime | None) -> bool:
+        """Tell whether it still opens anything; `keys_from` is its owner's `api_keys_from`."""
+        ended = keys_from is not None and self.created_at <= keys_from
+        return self.revoked_at is None and not ended and (self.expires_at is None or at < self.expires_at)
 
 
 @dataclass(frozen=True, kw_only=True)

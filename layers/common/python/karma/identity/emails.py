@@ -26,6 +26,16 @@ def normalise(email: str) -> str:
     return found
 
 
+def require_mailable(email: str) -> None:
+    """Refuse a normalised address that no provider of ours sends to.
+
+    Raises:
+        ValidationFailed: other letters than ASCII stand before the @.
+    """
+    if not email.rpartition("@")[0].isascii():
+        raise ValidationFailed.of("email", "has letters before the @ to which mail cannot be sent")
+
+
 def digest(email: str) -> str:
     """SHA-256 of a normalised address: what stands in keys and in requests of people who have proven nothing."""
     return hashlib.sha256(email.encode()).hexdigest()

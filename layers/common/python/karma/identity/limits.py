@@ -56,7 +56,7 @@ RULES: Mapping[str, Rule] = {
     "command": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("command", free=60, pro=300, team=1200, enterprise=6000)
     ),
-    # Who adds by address learns from the members whether there is an account.
+    # Asking people, and answering.
     "member": Rule(counted=Counted.ACCOUNT, stored=True, limits=_everybody("member", 30, _MINUTE)),
     "public": Rule(counted=Counted.NETWORK, stored=False, limits=_everybody("public", 600, _MINUTE)),
     "default": Rule(counted=Counted.ACCOUNT, stored=False, limits=_everybody("default", 3000, _MINUTE)),
@@ -77,6 +77,12 @@ MAIL_VERIFY = Limit("mail_verify", 3, _HOUR)
 MAIL_CHANGE = Limit("mail_change", 3, _HOUR)
 """Mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded. The last also
 counts what one account causes. Stored."""
+
+_DAY = timedelta(days=1)
+INVITATIONS = Limit("invitations", 100, _DAY)
+"""Invitations to projects, by the account that sends them. Stored."""
+MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
+"""How often one account or address is told of invitations, whoever sends them; beyond, they only stand in its list."""
 
 
 class Throttle:

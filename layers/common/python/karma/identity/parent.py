@@ -6,8 +6,9 @@ from datetime import datetime
 
 from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import NotFound
+from karma.core.errors import NotFound, Unauthenticated
 from karma.core.ids import UserId
+from karma.identity.domain import Credential
 from karma.identity.repository import parents
 from karma.identity.repository.items import IdentityItem
 from karma.notices import board
@@ -34,6 +35,15 @@ def require_account_in(tx: Transaction, user_id: UserId) -> None:
     Costs two write units. Two transactions of one account at the same moment may meet in it (StorageThrottled).
     """
     parents.require_account(tx, user_id, on_fail=AccountGone(user_id))
+
+
+def require_credential_in(tx: Transaction, credential: Credential, *, now: datetime) -> None:
+    """Let a transaction fail with Unauthenticated unless the session or API key is not over when it commits.
+
+    That is: the account is there and in use, has not ended its sessions (or keys) since this one began, and this one
+    itself was not ended. What is known of a caller may be a minute old; what must not outlive its session asks here.
+    """
+    parents.require_credential(tx, credential, now=now, on_fail=Unauthenticated("The session is over; log in again"))
 
 
 def tell_in(tx: Transaction, notice: Notice) -> None:

@@ -17,6 +17,7 @@ from karma.identity.confirmation import confirm_password
 from karma.identity.domain import Caller, User
 from karma.identity.limits import MAIL_RESET
 from karma.identity.one_time import OneTimeToken, Purpose
+from karma.identity.password_policy import require_acceptable
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import PostOffice
@@ -85,11 +86,16 @@ class PasswordService:
 
         Raises:
             Gone: no such token, or one that was used, has expired, or was asked for before the last reset.
+            ValidationFailed: the password is easy to guess; the token stays good.
         """
         now = self._clock.now()
         found = self._tokens.find_token(one_time.digest(token))
         if found is None or not found.usable(Purpose.RESET_PASSWORD, now):
             raise one_time.spent()
+        user = self._accounts.read_user(found.user_id)
+        if user is None:
+            raise one_time.spent()
+        require_acceptable(password, of=(user.name, user.email))
         entry = AuditEntry(
             user_id=found.user_id, event=AuditEvent.PASSWORD_RESET, at=now, actor_id=found.user_id, source=source
         )
@@ -106,6 +112,7 @@ class PasswordService:
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             RateLimited: too many were wrong.
+            ValidationFailed: the new password is easy to guess.
             StaleVersion: the password was changed at the same moment.
         """
         caller.require_person()
@@ -116,6 +123,7 @@ class PasswordService:
         confirm_password(
             user.id, user.password_hash, current_password, passwords=self._passwords, buckets=self._buckets, now=now
         )
+        require_acceptable(password, of=(user.name, user.email))
         entry = AuditEntry(
             user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source
         )

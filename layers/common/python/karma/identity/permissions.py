@@ -21,6 +21,7 @@ ROLES_OF: Mapping[str, frozenset[str]] = {
     "file:write": _ACTIVE,
     "project:read": _ALL,
     "project:write": _ACTIVE,
+    "membership:write": _ALL,
     "agent:read": _ALL,
     "agent:write": _ADMIN,
     "agent:delete": _ADMIN,

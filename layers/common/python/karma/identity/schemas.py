@@ -90,7 +90,7 @@ class BeginLink(Body):
     current_password: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         default=None, examples=["correct horse battery"]
     )
-    """Asked of accounts that have a password; others need a login within the last ten minutes."""
+    """Asked of accounts that have a password; others need a login of this session within ten minutes."""
     redirect: Annotated[str, StringConstraints(max_length=2000)] | None = None
     """Page of a frontend, without a fragment, where it ends; by default the front page."""
 
@@ -129,6 +129,16 @@ class CreateApiKey(Body):
     scopes: Scopes = Field(default_factory=lambda: ["*"])
     """Permission names; `*` is everything that the owner may do."""
     expires_at: Moment | None = None
+    """By default 90 days from now; at most 366."""
+    current_password: Annotated[str, StringConstraints(max_length=MAX_PASSWORD_CHARS)] | None = None
+    """Needed unless the caller logged in within the last ten minutes."""
+
+
+class LogOutEverywhere(Body):
+    """What else ends with the sessions."""
+
+    api_keys: StrictBool = False
+    """Whether every API key ends as well."""
 
 
 class DeleteAccount(Body):
@@ -137,7 +147,7 @@ class DeleteAccount(Body):
     current_password: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         default=None, examples=["correct horse battery"]
     )
-    """Asked of accounts that have a password; others need a login within the last ten minutes."""
+    """Asked of accounts that have a password; others need a login of this session within ten minutes."""
 
 
 class DeletionOut(Data):

@@ -57,7 +57,7 @@ class Sessions(Protocol):
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool: ...  # noqa: D102
     def is_tradable(self, token: RefreshToken) -> bool: ...  # noqa: D102
     def end_session(self, session_id: str, *, now: datetime, entry: AuditEntry) -> None: ...  # noqa: D102
-    def end_all_sessions(self, *, now: datetime, entry: AuditEntry) -> None: ...  # noqa: D102
+    def end_all_sessions(self, *, now: datetime, entry: AuditEntry, api_keys: bool) -> None: ...  # noqa: D102
 
 
 class SessionService:
@@ -142,7 +142,7 @@ class SessionService:
         place = LoginPlace.of(user.email, source.address)
         if not self._sessions.start_session(token, place=place, now=now, entry=entry):
             raise _disabled()
-        return self._tokens(user.id, secret, now)
+        return self._tokens(token, secret, now)
 
     def refresh(self, refresh_token: str, *, source: Source) -> Tokens:
         """Trade a refresh token for new tokens; each can be traded once.
@@ -163,7 +163,7 @@ class SessionService:
             ring = self._key_ring()
             secret = _successor(refresh_token, ring.keys[ring.current])
             if self._sessions.trade(token, _next(token, secret, now), now=now):
-                return self._tokens(token.user_id, secret, now)
+                return self._tokens(token, secret, now)
             token = self._find_refresh_token(refresh_token)
             if token is None or token.used_at is None:
                 raise tokens.refused()  # not used, yet not to be traded: its session or its account is over
@@ -181,8 +181,10 @@ class SessionService:
         if token is not None and token.user_id == caller.user_id:
             self._end(token, AuditEvent.LOGGED_OUT, source, now, actor_id=caller.user_id)
 
-    def log_out_everywhere(self, caller: Caller, *, source: Source) -> None:
+    def log_out_everywhere(self, caller: Caller, *, api_keys: bool = False, source: Source) -> None:
         """End every session of the caller, with the access tokens that were given out until now.
+
+        With `api_keys` every API key that the caller has made as well.
 
         Raises:
             Forbidden: an API key asks.
@@ -190,8 +192,9 @@ class SessionService:
         """
         caller.require_person()
         now = self._clock.now()
-        entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id)
-        self._sessions.end_all_sessions(now=now, entry=entry)
+        also = {"api_keys": "ended"} if api_keys else {}
+        entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id, **also)
+        self._sessions.end_all_sessions(now=now, entry=entry, api_keys=api_keys)
         self._on_change(caller.user_id)
 
     def _repeat(
@@ -205,7 +208,7 @@ class SessionService:
                     if not self._sessions.is_tradable(successor):
                         raise tokens.refused()
                     count("RefreshRepeated")
-                    return self._tokens(token.user_id, secret, now)
+                    return self._tokens(token, secret, now)
         count("RefreshReused")
         self._end(token, AuditEvent.REFRESH_REUSED, source, now, actor_id=None)
         raise tokens.refused()
@@ -235,9 +238,15 @@ class SessionService:
             return None
         return self._sessions.find_refresh_token(_sha256(refresh_token))
 
-    def _tokens(self, user_id: UserId, refresh_token: str, now: datetime) -> Tokens:
+    def _tokens(self, token: RefreshToken, refresh_token: str, now: datetime) -> Tokens:
         return Tokens(
-            access_token=tokens.issue(user_id, ring=self._key_ring(), now=now),
+            access_token=tokens.issue(
+                token.user_id,
+                ring=self._key_ring(),
+                now=now,
+                session_id=token.session_id,
+                authenticated_at=token.session_started_at,
+            ),
             refresh_token=refresh_token,
             expires_in_s=ACCESS_TOKEN_TTL // timedelta(seconds=1),
         )

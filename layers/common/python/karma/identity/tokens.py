@@ -1,4 +1,8 @@
-"""Access tokens: JWT, HS256, with `kid`. Claims: iss, sub (user id), iat and exp (seconds; iat to the millisecond)."""
+"""Access tokens: JWT, HS256, with `kid`.
+
+Claims: iss, sub (user id), iat and exp (seconds; iat to the millisecond), sid (the session that it belongs to) and
+auth_time (when that session began with a login; refreshing does not move it).
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,9 @@ class AccessToken(NamedTuple):
 
     user_id: UserId
     issued_at: datetime
+    session_id: str | None = None
+    authenticated_at: datetime | None = None
+    """When its owner logged in."""
 
 
 class UnknownKey(Unauthenticated):
@@ -50,10 +57,22 @@ class _Signed(NamedTuple):
     expires_s: float
 
 
-def issue(user_id: UserId, *, ring: KeyRing, now: datetime, ttl: timedelta = ACCESS_TOKEN_TTL) -> str:
-    """Sign a token with the current key."""
+def issue(
+    user_id: UserId,
+    *,
+    ring: KeyRing,
+    now: datetime,
+    session_id: str | None = None,
+    authenticated_at: datetime | None = None,
+    ttl: timedelta = ACCESS_TOKEN_TTL,
+) -> str:
+    """Sign a token of a session with the current key."""
     issued_s = round(now.timestamp(), 3)
-    claims = {"iss": _ISSUER, "sub": user_id, "iat": issued_s, "exp": int((now + ttl).timestamp())}
+    claims: dict[str, object] = {"iss": _ISSUER, "sub": user_id, "iat": issued_s, "exp": int((now + ttl).timestamp())}
+    if session_id is not None:
+        claims["sid"] = session_id
+    if authenticated_at is not None:
+        claims["auth_time"] = round(authenticated_at.timestamp(), 3)
     return jwt.encode(claims, ring.keys[ring.current], algorithm=_ALGORITHM, headers={"kid": ring.current})
 
 
@@ -109,18 +128,22 @@ def _signed(token: str, ring: KeyRing) -> _Signed:
             },
         )
         subject = claims["sub"]
-        times = [claims["exp"], claims["iat"], claims.get("nbf", 0)]
+        session_id, authenticated_s = claims.get("sid"), claims.get("auth_time")
+        times = [claims["exp"], claims["iat"], claims.get("nbf", 0), authenticated_s or 0]
         if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in times):
             raise jwt.InvalidTokenError("times are numbers")
         if not isinstance(subject, str) or not is_id(subject):
             raise jwt.InvalidTokenError("subject")
+        if session_id is not None and (not isinstance(session_id, str) or not is_id(session_id)):
+            raise jwt.InvalidTokenError("session")
         issued_at = datetime.fromtimestamp(claims["iat"], UTC)
+        authenticated_at = None if authenticated_s is None else datetime.fromtimestamp(authenticated_s, UTC)
     except (jwt.PyJWTError, KeyError, ValueError, OverflowError, OSError, RecursionError):
         raise refused() from None
     return _Signed(
         kid=kid,
         key=ring.keys[kid],
-        token=AccessToken(user_id=UserId(subject), issued_at=issued_at),
+        token=AccessToken(UserId(subject), issued_at, session_id, authenticated_at),
         not_before_s=max(claims["iat"], claims.get("nbf", 0)),
         expires_s=claims["exp"],
     )

@@ -28,6 +28,11 @@ class MailKind(StrEnum):
     """To the address that an account would leave."""
     EMAIL_CHANGED = "email_changed"
     """To the address that an account has left."""
+    API_KEY_CREATED = "api_key_created"
+    PROJECT_INVITATION = "project_invitation"
+    """To somebody who is asked to join a project, with an account or without: that they were, and nothing else."""
+    ALREADY_REGISTERED = "already_registered"
+    """In place of `VERIFY_EMAIL`, when the address has an account: a link that sets a password, for its owner alone."""
     EMAIL_TAKEN = "email_taken"
     """In place of `CONFIRM_NEW_EMAIL`, when the address is another account's: nobody is told so but its owner."""
 

@@ -27,8 +27,13 @@ class PostOffice:
 
     def post(self, mail: Mail) -> None:
         """Write a mail that nothing else is written with, and enqueue it."""
-        self._outbox.add(mail)
+        self.write([mail])
         self.dispatch([mail])
+
+    def write(self, mails: Sequence[Mail]) -> None:
+        """Write mails that nothing else is written with; `dispatch` enqueues them once what they tell of is done."""
+        for mail in mails:
+            self._outbox.add(mail)
 
     def dispatch(self, mails: Sequence[Mail]) -> None:
         """Enqueue mails that were just written; what the queue does not take now the sweep sends in two minutes."""

@@ -31,6 +31,7 @@ _PATHS: Mapping[MailKind, str] = {
     MailKind.VERIFY_EMAIL: "verify-email",
     MailKind.CONFIRM_NEW_EMAIL: "verify-email",
     MailKind.RESET_PASSWORD: "reset-password",
+    MailKind.ALREADY_REGISTERED: "reset-password",
 }
 """Pages of the web application that take a token and post it to the API."""
 
@@ -78,6 +79,25 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
             "another account asked to move to this address. It cannot, because your account has it. "
             "You need not do anything.",
         ),
+        MailKind.ALREADY_REGISTERED: _Text(
+            "You have an account already",
+            "somebody, perhaps you, asked to register with this address, which has an account at Karma. Log in with "
+            "it; if the password is forgotten, the link sets a new one. It works once, for one hour.",
+            "Choose a new password",
+            "If this was not you, do nothing; your account stays as it is.",
+        ),
+        MailKind.PROJECT_INVITATION: _Text(
+            "You were invited to a project",
+            "somebody invited you to a project at Karma. Log in, or register with this address, to see by whom, and to "
+            "accept or decline within 14 days.",
+            otherwise="If you expect nothing of the kind, do nothing; without you nothing happens.",
+        ),
+        MailKind.API_KEY_CREATED: _Text(
+            "An API key was created",
+            "an API key of your Karma account was created. Whoever has it acts as you, within its scopes, until it "
+            "ends.",
+            otherwise="If this was not you, reset the password at once: that ends every session and every API key.",
+        ),
     },
     "zh": {
         MailKind.VERIFY_EMAIL: _Text(
@@ -116,6 +136,23 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
         MailKind.EMAIL_TAKEN: _Text(
             "有人填写了您的邮箱",
             "另一个账户请求改用此邮箱。由于此邮箱属于您的账户，请求不会生效，您无需进行任何操作。",
+        ),
+        MailKind.ALREADY_REGISTERED: _Text(
+            "您已拥有账户",
+            "有人（可能是您本人）尝试使用此邮箱注册，而此邮箱已有 Karma 账户。请直接登录；"
+            "如果忘记密码，可通过链接设置新密码。链接一小时内有效，只能使用一次。",
+            "设置新密码",
+            "如果不是您本人操作，请忽略此邮件；您的账户不会改变。",
+        ),
+        MailKind.PROJECT_INVITATION: _Text(
+            "您收到项目邀请",
+            "有人邀请您加入 Karma 的一个项目。请登录，或使用此邮箱注册，以查看邀请人，并在 14 天内接受或拒绝。",
+            otherwise="如果您并不期待此邀请，请忽略此邮件；未经您同意，不会发生任何事。",
+        ),
+        MailKind.API_KEY_CREATED: _Text(
+            "已创建 API 密钥",
+            "您的 Karma 账户创建了一个 API 密钥。在其失效之前，持有者可在其权限范围内以您的身份操作。",
+            otherwise="如果不是您本人操作，请立即重置密码：重置会终止所有会话和所有 API 密钥。",
         ),
     },
 }

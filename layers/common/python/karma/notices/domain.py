@@ -31,6 +31,7 @@ class NoticeType(StrEnum):
     ACCOUNT_DISABLED = "account_disabled"
     ACCOUNT_ENABLED = "account_enabled"
     SUBSCRIPTION_CHANGED = "subscription_changed"
+    PROJECT_INVITATION = "project_invitation"
 
 
 class Severity(StrEnum):
@@ -53,6 +54,7 @@ SEVERITIES: Mapping[NoticeType, Severity] = {
     NoticeType.ACCOUNT_DISABLED: Severity.CRITICAL,
     NoticeType.ACCOUNT_ENABLED: Severity.INFO,
     NoticeType.SUBSCRIPTION_CHANGED: Severity.INFO,
+    NoticeType.PROJECT_INVITATION: Severity.INFO,
 }
 
 

@@ -54,6 +54,9 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.SUBSCRIPTION_CHANGED: Text(
             "Your subscription was changed", "Your plan is {plan} now; its state is {status}."
         ),
+        NoticeType.PROJECT_INVITATION: Text(
+            "You were invited to a project", "Somebody asks you to join a project as {role}: accept or decline."
+        ),
     },
     "zh": {
         NoticeType.PASSWORD_CHANGED: Text(
@@ -77,6 +80,9 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.ACCOUNT_DISABLED: Text("您的账户已停用", "管理员停用了您的账户。"),
         NoticeType.ACCOUNT_ENABLED: Text("您的账户已启用", "管理员重新启用了您的账户。"),
         NoticeType.SUBSCRIPTION_CHANGED: Text("您的订阅已更改", "您当前的套餐为 {plan}，状态为 {status}。"),
+        NoticeType.PROJECT_INVITATION: Text(
+            "您收到项目邀请", "有人邀请您以 {role} 身份加入一个项目。您可以接受或拒绝。"
+        ),
     },
 }
 

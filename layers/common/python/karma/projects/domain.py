@@ -3,24 +3,32 @@
 Project   active | paused | completed | archived     status: from any to any, as its members say
           it is there -> deleting -> (gone)          life: a tombstone first, then its memberships go, then it goes
 
-A project has one owner or more. The one of longest standing is its `owner_id`, whom its usage is billed to.
+Invitation pending -> (accepted: gone, a membership in its place) | declined | (withdrawn: gone)
+           after `INVITATION_TTL` it is over, whatever became of it; a declined one stays until then, so that "no" holds
+
+A project has one owner or more. The one of longest standing is its `owner_id`, whom its usage is billed to. Nobody
+becomes a member, or an owner, but by accepting an invitation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from karma.core.clock import iso
 from karma.core.errors import Conflict, StaleVersion
 from karma.core.ids import ProjectId, UserId
+from karma.identity import emails
 
 MAX_NAME_CHARS: Final = 255
 MAX_DESCRIPTION_CHARS: Final = 5_000
 """A page of a hundred stays below what one answer may have, whatever the characters."""
 MAX_PROGRESS: Final = 100
+INVITATION_TTL: Final = timedelta(days=14)
+MAX_INVITATIONS: Final = 100
+"""Of a project, at one time."""
 MAX_OWNERS: Final = 10
 """All owners stand in the project's item, and let go of it in the transaction that deletes it."""
 
@@ -53,6 +61,24 @@ class TooManyOwners(Conflict):
     """The project has as many owners as a project may have."""
 
     code = "TOO_MANY_OWNERS"
+
+
+class ConsentNeeded(Conflict):
+    """Nobody is made an owner: they are invited, and accept."""
+
+    code = "CONSENT_NEEDED"
+
+
+class InvitationDeclined(Conflict):
+    """Who was invited said no; until that invitation is over they are not asked again."""
+
+    code = "INVITATION_DECLINED"
+
+
+class TooManyInvitations(Conflict):
+    """The project has as many open invitations as a project may have."""
+
+    code = "TOO_MANY_INVITATIONS"
 
 
 class ProjectChanged(StaleVersion):
@@ -91,7 +117,38 @@ class Membership:
     user_id: UserId
     role: ProjectRole
     joined_at: datetime
+    accepted_at: datetime | None = None
+    """When the person said yes to this role; None: before anybody was asked."""
     version: int
+
+    def has_consented(self, project: Project) -> bool:
+        """Tell whether the person chose to be here: they accepted, or made the project."""
+        return self.accepted_at is not None or self.joined_at == project.created_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitation:
+    """A question to a person, or to whoever proves an address, whether they want a role in a project."""
+
+    project_id: ProjectId
+    user_id: UserId | None
+    """The account that is asked; None: whose address `email` is, now or later."""
+    email: str | None
+    """Normalised."""
+    role: ProjectRole
+    invited_by: UserId
+    invited_at: datetime
+    expires_at: datetime
+    declined: bool = False
+
+    @property
+    def invitee(self) -> str:
+        """Name who is asked within the project: a user id, or the SHA-256 of an address."""
+        return self.user_id or emails.digest(self.email or "")
+
+    def is_open(self, now: datetime) -> bool:
+        """Tell whether it can be accepted."""
+        return not self.declined and now < self.expires_at
 
 
 def owners_after(project: Project, user_id: UserId, role: ProjectRole | None) -> tuple[UserId, ...]:
@@ -146,4 +203,31 @@ def member_view(member: Membership) -> dict[str, object]:
         "role": member.role.value,
         "joined_at": iso(member.joined_at),
         "version": member.version,
+    }
+
+
+def invitation_view(invitation: Invitation) -> dict[str, object]:
+    """Shape an invitation for those who manage the project's members."""
+    return {
+        "id": invitation.invitee,
+        "project_id": invitation.project_id,
+        "user_id": invitation.user_id,
+        "email": invitation.email,
+        "role": invitation.role.value,
+        "invited_by": invitation.invited_by,
+        "invited_at": iso(invitation.invited_at),
+        "expires_at": iso(invitation.expires_at),
+        "declined": invitation.declined,
+    }
+
+
+def received_view(invitation: Invitation, project: Project) -> dict[str, object]:
+    """Shape an invitation for whoever is asked."""
+    return {
+        "project_id": invitation.project_id,
+        "project_name": project.name,
+        "role": invitation.role.value,
+        "invited_by": invitation.invited_by,
+        "invited_at": iso(invitation.invited_at),
+        "expires_at": iso(invitation.expires_at),
     }

@@ -1,23 +1,22 @@
-"""Use cases of a project's members: add, list, give another role, remove, leave."""
+"""Use cases of a project's members: list, give another role, remove, leave. They join by invitations.py."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, NotFound
+from karma.core.errors import NotFound
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.identity import emails
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
-from karma.identity.parent import AccountGone
-from karma.projects.domain import Membership, ProjectChanged, ProjectRole, owners_after, require_room_for_owner
+from karma.projects.domain import ConsentNeeded, Membership, ProjectChanged, ProjectRole, owners_after
 from karma.projects.gate import Entry, Gate
 from karma.projects.permissions import ProjectPermission, needed_to_manage
-from karma.projects.ports import Accounts, MemberChange, ProjectStore
-from karma.projects.service import MAX_OFFSET_ROWS, PageQuery, require_shallow, require_version
+from karma.projects.ports import MemberChange, ProjectStore
+from karma.projects.service import MAX_OFFSET_ROWS, PageQuery, finish_delete, require_shallow, require_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,9 @@ class MemberPage:
 class MemberService:
     """What members do with memberships."""
 
-    def __init__(self, store: ProjectStore, accounts: Accounts, clock: Clock) -> None:
+    def __init__(self, store: ProjectStore, clock: Clock) -> None:
         self._store = store
         self._gate = Gate(store)
-        self._accounts = accounts
         self._clock = clock
 
     def list(self, user_id: UserId, project_id: str, query: PageQuery) -> MemberPage:
@@ -62,98 +60,6 @@ class MemberService:
             next_after=shown[-1].user_id if rows.more and shown else None,
         )
 
-    def add(
-        self,
-        user_id: UserId,
-        project_id: str,
-        member_id: str,
-        role: ProjectRole,
-        *,
-        source: Source,
-        request_token: str = "",
-    ) -> Membership:
-        """Make an account a member; a repeat with the same `request_token` returns what the first made.
-
-        Raises:
-            NotFound: the caller is no member; there is no such account.
-            Forbidden: the caller may not add members of this role.
-            AlreadyExists: it is a member.
-            TooManyOwners: see there.
-        """
-
-        def once() -> Membership:
-            entry = self._enter_to_add(user_id, project_id, role)
-            if not is_id(member_id):
-                raise AccountGone
-            if UserId(member_id) == user_id:
-                # The actor's own membership is checked by the transaction, which cannot also put it.
-                raise AlreadyExists("The account is a member already")
-            now, project = self._clock.now(), entry.project
-            member = Membership(project_id=project.id, user_id=UserId(member_id), role=role, joined_at=now, version=1)
-            owners = owners_after(project, member.user_id, role) if role is ProjectRole.OWNER else project.owners
-            self._store.change_member(
-                MemberChange(
-                    project=project,
-                    actor=entry.member,
-                    before=None,
-                    after=member,
-                    owners=owners,
-                    at=now,
-                    entries=_entries(
-                        AuditEvent.PROJECT_MEMBER_ADDED, entry.member, member, source, now, role=role.value
-                    ),
-                    request_token=request_token,
-                )
-            )
-            return member
-
-        try:
-            made = repeat(once, on=(ProjectChanged,))
-        except AlreadyExists:
-            key = (ProjectId(project_id), UserId(member_id))
-            earlier = self._store.added_by(request_token, *key) if request_token else None
-            if earlier is None:
-                raise
-            return earlier
-        count("ProjectMemberAdded")
-        logger.info("project.member_added", project_id=made.project_id, member_id=made.user_id, role=role.value)
-        return made
-
-    def add_by_email(
-        self,
-        user_id: UserId,
-        project_id: str,
-        email: str,
-        role: ProjectRole,
-        *,
-        source: Source,
-        request_token: str = "",
-    ) -> None:
-        """Make the account of a verified address a member, if there is one; the caller is not told.
-
-        An address that nobody has proven to be theirs finds nobody: it may be another person's.
-
-        Raises:
-            ValidationFailed: not an address.
-            NotFound, Forbidden, TooManyOwners: as `add`, but nothing that depends on the address.
-        """
-        address = emails.normalise(email)
-        entry = self._enter_to_add(user_id, project_id, role)
-        if role is ProjectRole.OWNER:
-            require_room_for_owner(entry.project)
-        found = self._accounts.find_by_email(address)
-        if found is None or not found.email_verified:
-            return
-        try:
-            self.add(user_id, project_id, found.id, role, source=source, request_token=request_token)
-        except (AlreadyExists, AccountGone):
-            logger.info("project.member_not_added", project_id=project_id)
-
-    def _enter_to_add(self, user_id: UserId, project_id: str, role: ProjectRole) -> Entry:
-        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
-        entry.require(needed_to_manage(role))
-        return entry
-
     def change_role(
         self,
         user_id: UserId,
@@ -167,9 +73,9 @@ class MemberService:
         """Give a member another role; the one that it has writes nothing.
 
         Raises:
-            NotFound: the caller or the other is no member, or the account of a new owner is deleted.
+            NotFound: the caller or the other is no member.
             Forbidden: the caller may not change roles.
-            LastOwnerStays, TooManyOwners: see there.
+            LastOwnerStays, ConsentNeeded: see there.
             StaleVersion: `version` is not the stored one.
         """
 
@@ -179,6 +85,8 @@ class MemberService:
             require_version(before.version, version)
             if before.role is role:
                 return before
+            if role is ProjectRole.OWNER:
+                raise ConsentNeeded("Ownership takes the member's consent: invite them to be an owner")
             now = self._clock.now()
             after = replace(before, role=role, version=before.version + 1)
             named = {"from": before.role.value, "to": role.value}
@@ -190,7 +98,9 @@ class MemberService:
                     after=after,
                     owners=owners_after(entry.project, before.user_id, role),
                     at=now,
-                    entries=_entries(AuditEvent.PROJECT_ROLE_CHANGED, entry.member, before, source, now, **named),
+                    entries=entries_of(
+                        AuditEvent.PROJECT_ROLE_CHANGED, entry.member, before, source, now, details=named
+                    ),
                 )
             )
             logger.info("project.role_changed", project_id=before.project_id, member_id=before.user_id, role=role.value)
@@ -226,14 +136,46 @@ class MemberService:
                     after=None,
                     owners=owners_after(entry.project, before.user_id, None),
                     at=now,
-                    entries=_entries(
-                        AuditEvent.PROJECT_MEMBER_REMOVED, entry.member, before, source, now, role=before.role.value
+                    entries=entries_of(
+                        AuditEvent.PROJECT_MEMBER_REMOVED,
+                        entry.member,
+                        before,
+                        source,
+                        now,
+                        details={"role": before.role.value},
                     ),
                 )
             )
             logger.info("project.member_removed", project_id=before.project_id, member_id=before.user_id)
 
         repeat(once, on=(ProjectChanged,))
+
+    def leave(self, user_id: UserId, project_id: str, *, may_hand_over: bool, source: Source) -> None:
+        """End one's own membership, whatever one's role, also where nobody had asked.
+
+        The last owner hands the project over first, or deletes it. Whoever never said yes to it, or has an account
+        that may only read (`may_hand_over` False), can do neither: the project is deleted when they go.
+
+        Raises:
+            NotFound: no member.
+            LastOwnerStays: see there.
+            AccountGone: the account is deleted.
+        """
+
+        def once() -> bool:
+            entry = self._gate.enter(user_id, project_id, ProjectPermission.READ)
+            alone = entry.project.owners == (user_id,)
+            if not alone or (may_hand_over and entry.member.has_consented(entry.project)):
+                return False
+            self._store.begin_delete(entry.project, actor=entry.member, at=self._clock.now())
+            return True
+
+        if repeat(once, on=(ProjectChanged,)):
+            count("ProjectDeleted")
+            logger.info("project.deleted", project_id=project_id)
+            finish_delete(self._store, ProjectId(project_id))
+        else:
+            self.remove(user_id, project_id, user_id, source=source)
 
 
 def _others(member_id: str) -> tuple[UserId, ...]:
@@ -247,20 +189,32 @@ def _member(entry: Entry, member_id: str) -> Membership:
     return found
 
 
-def _entries(
-    event: AuditEvent, actor: Membership, member: Membership, source: Source, at: datetime, **details: str
+def entries_of(
+    event: AuditEvent,
+    actor: Membership,
+    other: Membership,
+    source: Source,
+    at: datetime,
+    *,
+    actor_id: UserId | None = None,
+    details: Mapping[str, str],
 ) -> list[AuditEntry]:
-    """Make what both logs say: the member's, and the actor's, which alone knows where the request came from."""
-    told = {"project_id": member.project_id, **details}
-    own = AuditEntry(
-        user_id=actor.user_id,
+    """Make what both logs say: the actor's, which alone knows where the request came from, and the other's.
+
+    The member is whose membership it is: the other, unless `actor_id` says that it is the actor's own.
+    """
+    member_id = actor_id or other.user_id
+    told = {"project_id": other.project_id, **details}
+    named = {**told, "member_id": member_id}
+    own = AuditEntry(user_id=actor.user_id, event=event, at=at, actor_id=actor.user_id, source=source, details=named)
+    if actor.user_id == other.user_id:
+        return [own]
+    about = AuditEntry(
+        user_id=other.user_id,
         event=event,
         at=at,
         actor_id=actor.user_id,
-        source=source,
-        details={**told, "member_id": member.user_id},
+        source=NOWHERE,
+        details=told if member_id == other.user_id else named,
     )
-    if actor.user_id == member.user_id:
-        return [own]
-    about = AuditEntry(user_id=member.user_id, event=event, at=at, actor_id=actor.user_id, source=NOWHERE, details=told)
     return [own, about]

@@ -16,14 +16,14 @@ class ProjectPermission(StrEnum):
     """What can be done in a project."""
 
     READ = "read"
-    """See it and its members, and leave it."""
+    """See it and its members, and leave it. Whoever is invited is no member yet, and needs none to answer."""
     CHANGE = "change"
     """Change name, description, status and progress."""
     DELETE = "delete"
     MANAGE_MEMBERS = "manage_members"
-    """Add and remove members and viewers."""
+    """Invite and remove members and viewers."""
     CHANGE_ROLES = "change_roles"
-    """Give any role to anybody; add and remove owners and administrators."""
+    """Give any role but ownership to any member; invite and remove owners and administrators."""
 
 
 _OWNER = frozenset({ProjectRole.OWNER})

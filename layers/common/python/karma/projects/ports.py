@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import User
-from karma.projects.domain import Membership, Project
+from karma.mail.domain import Mail
+from karma.projects.domain import Invitation, Membership, Project
 
 
 class Accounts(Protocol):
@@ -18,6 +19,10 @@ class Accounts(Protocol):
 
     def find_by_email(self, email: str) -> User | None:
         """Find the owner of a normalised address."""
+        ...
+
+    def read_user(self, user_id: UserId) -> User | None:
+        """Read an account, consistently."""
         ...
 
 
@@ -50,8 +55,8 @@ class MemberChange:
     """Of the project, afterwards."""
     at: datetime
     entries: Sequence[AuditEntry]
-    request_token: str = ""
-    """Of the request that adds; "" when that named itself by no key."""
+    invitation: Invitation | None = None
+    """Which is accepted by this, and goes."""
 
 
 class ProjectStore(Protocol):
@@ -87,14 +92,42 @@ class ProjectStore(Protocol):
         """Store, change or remove a membership; an account is held by the project while it owns it.
 
         Raises:
-            ProjectChanged: the project, the member or the actor's role is not as it was read.
+            ProjectChanged: the project, the member, the actor's role or the invitation is not as it was read.
             AlreadyExists: there is a membership already.
             AccountGone: the actor's account is deleted, or that of somebody who would become a member or an owner.
         """
         ...
 
-    def added_by(self, request_token: str, project_id: ProjectId, user_id: UserId) -> Membership | None:
-        """Return a membership as it is now if this request made it, consistently."""
+    def invite(
+        self, invitation: Invitation, *, actor: Membership, entries: Sequence[AuditEntry], mails: Sequence[Mail]
+    ) -> None:
+        """Store an invitation with what tells of it, in the place of an earlier one to the same person.
+
+        Raises:
+            InvitationDeclined: the earlier one was declined, and is not over.
+            ProjectChanged: the project is deleted, or the actor's role is not as it was read.
+            AccountGone: the actor's account is deleted, or that of whom it names.
+        """
+        ...
+
+    def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
+        """Read the invitations of a project to some, over or not, in that order; consistently."""
+        ...
+
+    def invitations_of(self, project_id: ProjectId) -> Sequence[Invitation]:
+        """List a project's invitations, over or not: up to `MAX_INVITATIONS` and some."""
+        ...
+
+    def invitations_to(self, user_id: UserId, email: str | None) -> Sequence[Invitation]:
+        """List up to 100 invitations to an account and to an address, over or not; eventually consistent."""
+        ...
+
+    def decline(self, invitation: Invitation, *, at: datetime, entry: AuditEntry) -> None:
+        """Note that an open invitation is declined; one that is not open stays as it is."""
+        ...
+
+    def withdraw(self, invitation: Invitation) -> None:
+        """Remove an invitation; one that is not there is removed already."""
         ...
 
     def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:

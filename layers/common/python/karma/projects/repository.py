@@ -1,100 +1,72 @@
-"""Projects in the table `work`; access patterns are in docs/adr/0019-projects.md.
-
-| item | pk | sk | gsi1pk | gsi1sk |
-| --- | --- | --- | --- | --- |
-| project | PROJECT#<id> | PROJECT | - | - |
-| its tombstone | PROJECT#<id> | PROJECT | PROJECTS#DELETING | <moment>#<id> |
-| membership | PROJECT#<id> | MEMBER#<user> | USER#<user> | PROJECT#<id> |
-| what an Idempotency-Key made | USER#<user> | REQUEST#<token> | - | - |
-
-A membership is one item: by its key in the project, by its index key in the person's list. Ids sort by time.
-"""
+"""Projects in the table `work` (items.py); access patterns are in docs/adr/0019-projects.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.condition import Condition
 
-from karma.core.clock import iso, parse_iso
+from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import bind
 from karma.core.dynamo.partitions import empty, pages
-from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
+from karma.core.dynamo.requests import note_request, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.core.purge import Purge
+from karma.identity import emails
+from karma.identity.audit import AuditEntry
 from karma.identity.holdings import Holding, hold, release
 from karma.identity.parent import require_account_in
 from karma.identity.trail import record_in
-from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
+from karma.mail import outbox
+from karma.mail.domain import Mail
+from karma.projects.domain import (
+    MAX_INVITATIONS,
+    Invitation,
+    InvitationDeclined,
+    Membership,
+    Project,
+    ProjectChanged,
+    ProjectRole,
+)
+from karma.projects.items import (
+    DELETING,
+    INVITE_PREFIX,
+    INVITED_PREFIX,
+    MEMBER_PREFIX,
+    PROJECT_PREFIX,
+    InvitationItem,
+    InvitedItem,
+    MemberItem,
+    ProjectItem,
+    ProjectRequestItem,
+    ProjectsItem,
+    address_pk,
+    deletion,
+    invitation_key,
+    invitation_of,
+    invited_key,
+    member_item,
+    member_key,
+    member_of,
+    project_item,
+    project_key,
+    project_of,
+    tombstone_of,
+    user_pk,
+)
 from karma.projects.ports import MemberChange, Read, Rows
 
-_PROJECT: Final = "PROJECT"
-_PROJECT_PREFIX: Final = "PROJECT#"
-_MEMBER_PREFIX: Final = "MEMBER#"
-_DELETING: Final = "PROJECTS#DELETING"
-"""Partition of gsi1 with the tombstones, by when they were put."""
 _BATCH: Final = 100
 """Items of one BatchGetItem."""
-
-
-class ProjectsItem(Item):
-    """Base of what projects keep in the table `work`."""
-
-    class Meta(TableMeta):
-        """Replaced by `bind`."""
-
-        table_name = "work"
-
-
-class ProjectItem(ProjectsItem, discriminator="project"):
-    """A project."""
-
-    project_id = UnicodeAttribute()
-    name = UnicodeAttribute()
-    description = UnicodeAttribute(null=True)
-    status = UnicodeAttribute()
-    progress = NumberAttribute()
-    owners = JSONAttribute()
-    """User ids, in the order in which they became owners."""
-    deleting_at = UnicodeAttribute(null=True)
-    """Of a tombstone."""
-
-
-class MemberItem(ProjectsItem, discriminator="project_member"):
-    """A membership; `created_at` is when the person joined."""
-
-    project_id = UnicodeAttribute()
-    user_id = UnicodeAttribute()
-    role = UnicodeAttribute()
-    request_token = UnicodeAttribute(null=True)
-    """Of the request that added the member."""
-
-
-class ProjectRequestItem(RequestAttributes, ProjectsItem, discriminator="project_request"):
-    """What a request with an Idempotency-Key made."""
-
-
-def project_key(project_id: ProjectId) -> Key:
-    """Key of a project."""
-    return Key(f"{_PROJECT_PREFIX}{project_id}", _PROJECT)
-
-
-def member_key(project_id: ProjectId, user_id: UserId) -> Key:
-    """Key of a membership."""
-    return Key(f"{_PROJECT_PREFIX}{project_id}", f"{_MEMBER_PREFIX}{user_id}")
-
-
-def user_pk(user_id: UserId) -> str:
-    """Partition of a person's requests, and of the index with their memberships."""
-    return f"USER#{user_id}"
+_RECEIVED: Final = 100
+"""Invitations that a person is shown."""
 
 
 class ProjectRepository:
@@ -115,15 +87,15 @@ class ProjectRepository:
         keys = [project_key(project_id), *(member_key(project_id, user_id) for user_id in users)]
         found = batch_get(ProjectsItem, keys, consistent=True)
         project = found.get(keys[0])
-        members = {UserId(item.user_id): _member(item) for item in found.values() if isinstance(item, MemberItem)}
-        return Read(_project(project) if isinstance(project, ProjectItem) else None, members)
+        members = {UserId(item.user_id): member_of(item) for item in found.values() if isinstance(item, MemberItem)}
+        return Read(project_of(project) if isinstance(project, ProjectItem) else None, members)
 
     def projects(self, ids: Sequence[ProjectId]) -> Mapping[ProjectId, Project]:
         """See ProjectStore; one BatchGet a hundred, eventually consistent."""
         found: dict[ProjectId, Project] = {}
         for at in range(0, len(ids), _BATCH):
             items = batch_get(ProjectItem, [project_key(each) for each in ids[at : at + _BATCH]])
-            found |= {ProjectId(item.project_id): _project(item) for item in items.values() if not item.deleting_at}
+            found |= {ProjectId(item.project_id): project_of(item) for item in items.values() if not item.deleting_at}
         return found
 
     def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
@@ -133,12 +105,12 @@ class ProjectRepository:
             start = {
                 **member_key(after, user_id)._asdict(),
                 "gsi1pk": user_pk(user_id),
-                "gsi1sk": f"{_PROJECT_PREFIX}{after}",
+                "gsi1sk": f"{PROJECT_PREFIX}{after}",
             }
         page = query(
             ProjectsItem,
             user_pk(user_id),
-            ProjectsItem.gsi1sk.startswith(_PROJECT_PREFIX),
+            ProjectsItem.gsi1sk.startswith(PROJECT_PREFIX),
             limit=limit + 1,
             forward=not newest_first,
             start=start,
@@ -148,7 +120,7 @@ class ProjectRepository:
 
     def count_of_user(self, user_id: UserId, *, most: int) -> int:
         """See ProjectStore; one Query of the index."""
-        mine = ProjectsItem.gsi1sk.startswith(_PROJECT_PREFIX)
+        mine = ProjectsItem.gsi1sk.startswith(PROJECT_PREFIX)
         return count(ProjectsItem, user_pk(user_id), mine, most=most, index=ProjectsItem.gsi1)
 
     def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
@@ -156,7 +128,7 @@ class ProjectRepository:
         page = query(
             ProjectsItem,
             project_key(project_id).pk,
-            ProjectsItem.sk.startswith(_MEMBER_PREFIX),
+            ProjectsItem.sk.startswith(MEMBER_PREFIX),
             limit=limit + 1,
             start=member_key(project_id, after)._asdict() if after is not None else None,
             consistent=True,
@@ -165,25 +137,47 @@ class ProjectRepository:
 
     def count_of_project(self, project_id: ProjectId, *, most: int) -> int:
         """See ProjectStore; one Query."""
-        return count(ProjectsItem, project_key(project_id).pk, ProjectsItem.sk.startswith(_MEMBER_PREFIX), most=most)
+        return count(ProjectsItem, project_key(project_id).pk, ProjectsItem.sk.startswith(MEMBER_PREFIX), most=most)
 
     def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
         """See ProjectStore; one Get."""
         item = get(ProjectRequestItem, request_key(user_pk(user_id), request_token), consistent=True)
         return ProjectId(item.made_id) if item else None
 
-    def added_by(self, request_token: str, project_id: ProjectId, user_id: UserId) -> Membership | None:
-        """See ProjectStore; one Get."""
-        item = get(MemberItem, member_key(project_id, user_id), consistent=True)
-        return _member(item) if item and item.request_token == request_token else None
+    def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
+        """See ProjectStore; one BatchGet."""
+        keys = [invitation_key(project_id, each) for each in invitees]
+        found = batch_get(InvitationItem, keys, consistent=True)
+        return [invitation_of(found[key]) for key in keys if key in found]
+
+    def invitations_of(self, project_id: ProjectId) -> Sequence[Invitation]:
+        """See ProjectStore; one Query, strongly consistent."""
+        page = query(
+            InvitationItem,
+            project_key(project_id).pk,
+            InvitationItem.sk.startswith(INVITE_PREFIX),
+            limit=2 * MAX_INVITATIONS,
+            consistent=True,
+        )
+        return [invitation_of(item) for item in page.items]
+
+    def invitations_to(self, user_id: UserId, email: str | None) -> Sequence[Invitation]:
+        """See ProjectStore; one Query of the index, two with an address."""
+        partitions = [user_pk(user_id), *([address_pk(emails.digest(email))] if email else [])]
+        found: list[Invitation] = []
+        for partition in partitions:
+            mine = InvitationItem.gsi1sk.startswith(INVITE_PREFIX)
+            page = query(InvitationItem, partition, mine, limit=_RECEIVED, forward=False, index=ProjectsItem.gsi1)
+            found += [invitation_of(item) for item in page.items]
+        return found[:_RECEIVED]
 
     # Writing
 
     def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
         """See ProjectStore; one transaction of 4 or 5 items."""
         tx = Transaction()
-        tx.put(_project_item(project))
-        tx.put(_member_item(owner, request_token=""))
+        tx.put(project_item(project))
+        tx.put(member_item(owner))
         if request_token:
             note_request(
                 tx,
@@ -216,7 +210,7 @@ class ProjectRepository:
         tx.commit()
 
     def change_member(self, change: MemberChange) -> None:
-        """See ProjectStore; one transaction of 5 to 8 items."""
+        """See ProjectStore; one transaction of 5 to 10 items."""
         project, actor, before, after = change.project, change.actor, change.before, change.after
         subject = before or after
         assert subject is not None  # noqa: S101  a wiring error, not an input
@@ -229,20 +223,86 @@ class ProjectRepository:
         key = member_key(project.id, subject.user_id)
         if before is None:
             assert after is not None  # noqa: S101
-            item = _member_item(after, request_token=change.request_token)
-            tx.put(item, on_fail=AlreadyExists("The account is a member already"))
+            tx.put(member_item(after), on_fail=AlreadyExists("The account is a member already"))
         elif after is None:
             tx.delete(MemberItem(*key), MemberItem.version == before.version, on_fail=_changed())
         else:
-            actions = [MemberItem.role.set(after.role.value), MemberItem.updated_at.set(iso(change.at))]
+            accepted = [MemberItem.accepted_at.set(iso(after.accepted_at))] if after.accepted_at else []
+            actions = [MemberItem.role.set(after.role.value), *accepted, MemberItem.updated_at.set(iso(change.at))]
             tx.update(MemberItem(*key), actions, MemberItem.version == before.version, on_fail=_changed())
         require_account_in(tx, actor.user_id)
         if subject.user_id != actor.user_id:
             # Of one's own membership the version was asked above, and a transaction names an item once.
             _require_actor(tx, actor)
         _keep_accounts(tx, change, subject.user_id)
+        if change.invitation is not None:
+            _use_up(tx, change.invitation, at=change.at)
         for entry in change.entries:
             record_in(tx, entry)
+        tx.commit()
+
+    # Inviting
+
+    def invite(
+        self, invitation: Invitation, *, actor: Membership, entries: Sequence[AuditEntry], mails: Sequence[Mail]
+    ) -> None:
+        """See ProjectStore; one transaction of 5 items, and those that tell of it."""
+        tx, at, item = Transaction(), iso(invitation.invited_at), InvitationItem
+        invitee, project_id = invitation.invitee, invitation.project_id
+        tx.check(ProjectItem, project_key(project_id), _there(), on_fail=_changed())
+        _require_actor(tx, actor)
+        require_account_in(tx, actor.user_id)
+        if invitation.user_id is not None:
+            require_account_in(tx, invitation.user_id)
+        ends = deletion(invitation.expires_at)
+        partition = user_pk(invitation.user_id) if invitation.user_id else address_pk(invitee)
+        tx.upsert(
+            item(*invitation_key(project_id, invitee)),
+            [
+                item.project_id.set(project_id),
+                item.user_id.set(invitation.user_id) if invitation.user_id else item.user_id.remove(),
+                item.email.set(invitation.email) if invitation.email else item.email.remove(),
+                item.role.set(invitation.role.value),
+                item.invited_by.set(invitation.invited_by),
+                item.invited_at.set(at),
+                item.valid_until.set(iso(invitation.expires_at)),
+                item.declined_at.remove(),
+                item.created_at.set(at),
+                item.updated_at.set(at),
+                item.expires_at.set(ends),
+                item.gsi1pk.set(partition),
+                item.gsi1sk.set(f"{INVITE_PREFIX}{project_id}"),
+            ],
+            item.declined_at.does_not_exist() | (item.valid_until <= at),
+            on_fail=InvitationDeclined("They declined; ask again when that invitation is over"),
+        )
+        by = InvitedItem
+        tx.upsert(
+            by(*invited_key(actor.user_id, project_id, invitee)),
+            [by.created_at.set(at), by.updated_at.set(at), by.expires_at.set(ends)],
+        )
+        for entry in entries:
+            record_in(tx, entry)
+        for mail in mails:
+            outbox.write(tx, mail)
+        tx.commit()
+
+    def decline(self, invitation: Invitation, *, at: datetime, entry: AuditEntry) -> None:
+        """See ProjectStore; one transaction of 2 items."""
+        tx, item = Transaction(), InvitationItem
+        key = invitation_key(invitation.project_id, invitation.invitee)
+        tx.update(item(*key), [item.declined_at.set(iso(at)), item.updated_at.set(iso(at))], _open(at))
+        record_in(tx, entry)
+        try:
+            tx.commit()
+        except ConditionFailed:
+            return
+
+    def withdraw(self, invitation: Invitation) -> None:
+        """See ProjectStore; one transaction of 2 items."""
+        tx = Transaction()
+        tx.delete(InvitationItem(*invitation_key(invitation.project_id, invitation.invitee)))
+        tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
         tx.commit()
 
     # Deleting
@@ -256,7 +316,7 @@ class ProjectRepository:
             [
                 item.deleting_at.set(stamp),
                 item.updated_at.set(stamp),
-                item.gsi1pk.set(_DELETING),
+                item.gsi1pk.set(DELETING),
                 item.gsi1sk.set(f"{stamp}#{project.id}"),
             ],
             _unchanged(project),
@@ -269,9 +329,12 @@ class ProjectRepository:
         tx.commit()
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
-        """See ProjectStore; a Query and a transaction a hundred memberships, then one delete."""
+        """See ProjectStore; the invitations one by one, a transaction a hundred memberships, a delete."""
+        while invitations := self.invitations_of(project_id):
+            for each in invitations:
+                self.withdraw(each)
         removed = 0
-        for keys in pages(ProjectsItem, project_key(project_id).pk, prefix=_MEMBER_PREFIX):
+        for keys in pages(ProjectsItem, project_key(project_id).pk, prefix=MEMBER_PREFIX):
             if removed >= most:
                 return False
             tx = Transaction()
@@ -288,14 +351,26 @@ class ProjectRepository:
     def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
         """See ProjectStore; one Query of the index."""
         old_enough = ProjectsItem.gsi1sk < iso(before)
-        return query_work(ProjectItem, _DELETING, old_enough, _tombstone, limit=limit).items
+        return query_work(ProjectItem, DELETING, old_enough, tombstone_of, limit=limit).items
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of a deleted account's memberships and requests; True when nothing is.
+        """Remove what is left of a deleted account's memberships, invitations and requests; True when nothing is.
 
-        None of them owns a project: those hold their account (karma.identity.holdings).
+        None of them owns a project: those hold their account (karma.identity.holdings). Invitations that the account
+        made go before the items by which they are found, those to it with such an item of whoever made them.
         """
         mine = user_pk(purge.user_id)
+        while received := self.invitations_to(purge.user_id, None):
+            if purge.over():
+                return False
+            for each in received:
+                self.withdraw(each)
+        for keys in pages(ProjectsItem, mine, prefix=INVITED_PREFIX):
+            if purge.over():
+                return False
+            named = [key.sk.removeprefix(INVITED_PREFIX).split("#") for key in keys]
+            for project_id, invitee in named:
+                _remove_if_made_by(ProjectId(project_id), invitee, purge.user_id)
         return empty(ProjectsItem, mine, purge, index=ProjectsItem.gsi1) and empty(ProjectsItem, mine, purge)
 
 
@@ -309,6 +384,28 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
         release(tx, user_id, Holding.PROJECT)
     elif change.before is None:
         require_account_in(tx, user_id)
+
+
+def _use_up(tx: Transaction, invitation: Invitation, *, at: datetime) -> None:
+    """Remove an invitation with the transaction that does what it offers, if it is as it was read."""
+    item = InvitationItem(*invitation_key(invitation.project_id, invitation.invitee))
+    as_read = (InvitationItem.role == invitation.role.value) & (InvitationItem.invited_by == invitation.invited_by)
+    tx.delete(item, as_read & _open(at), on_fail=_changed())
+    tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
+
+
+def _remove_if_made_by(project_id: ProjectId, invitee: str, user_id: UserId) -> None:
+    item = InvitationItem(*invitation_key(project_id, invitee))
+    try:
+        delete(item, InvitationItem.invited_by == user_id)
+    except ConditionFailed:  # it is gone, or somebody else has asked since
+        return
+
+
+def _open(at: datetime) -> Condition:
+    item = InvitationItem
+    condition: Condition = item.pk.exists() & item.declined_at.does_not_exist() & (item.valid_until > iso(at))
+    return condition
 
 
 def _require_actor(tx: Transaction, actor: Membership) -> None:
@@ -332,64 +429,5 @@ def _changed() -> ProjectChanged:
 
 
 def _rows(items: Sequence[ProjectsItem], limit: int) -> Rows:
-    members = [_member(item) for item in items if isinstance(item, MemberItem)]
+    members = [member_of(item) for item in items if isinstance(item, MemberItem)]
     return Rows(members[:limit], len(members) > limit)
-
-
-def _tombstone(item: ProjectItem) -> ProjectId | None:
-    project_id = ProjectId(item.project_id)
-    return project_id if item.deleting_at and item.key == project_key(project_id) else None
-
-
-def _project_item(project: Project) -> ProjectItem:
-    values: dict[str, Any] = {
-        "project_id": project.id,
-        "name": project.name,
-        "description": project.description,
-        "status": project.status.value,
-        "progress": project.progress,
-        "owners": list(project.owners),
-    }
-    return ProjectItem(
-        *project_key(project.id), **values, created_at=iso(project.created_at), updated_at=iso(project.updated_at)
-    )
-
-
-def _project(item: ProjectItem) -> Project:
-    return Project(
-        id=ProjectId(item.project_id),
-        name=item.name,
-        description=item.description,
-        status=ProjectStatus(item.status),
-        progress=int(item.progress),
-        owners=tuple(UserId(owner) for owner in item.owners),
-        deleting=item.deleting_at is not None,
-        created_at=parse_iso(item.created_at or ""),
-        updated_at=parse_iso(item.updated_at or ""),
-        version=int(item.version),
-    )
-
-
-def _member_item(member: Membership, *, request_token: str) -> MemberItem:
-    joined = iso(member.joined_at)
-    return MemberItem(
-        *member_key(member.project_id, member.user_id),
-        project_id=member.project_id,
-        user_id=member.user_id,
-        role=member.role.value,
-        request_token=request_token or None,
-        created_at=joined,
-        updated_at=joined,
-        gsi1pk=user_pk(member.user_id),
-        gsi1sk=f"{_PROJECT_PREFIX}{member.project_id}",
-    )
-
-
-def _member(item: MemberItem) -> Membership:
-    return Membership(
-        project_id=ProjectId(item.project_id),
-        user_id=UserId(item.user_id),
-        role=ProjectRole(item.role),
-        joined_at=parse_iso(item.created_at or ""),
-        version=int(item.version),
-    )

@@ -45,8 +45,8 @@ class ChangeProjectRequest(Body):
     """Of the project that was read; `If-Match` goes before it."""
 
 
-class AddMemberRequest(Body):
-    """Who becomes a member: an account by its id, or by its address."""
+class InviteRequest(Body):
+    """Who is asked: an account by its id, or whoever proves an address."""
 
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     email: Annotated[str, StringConstraints(min_length=3, max_length=320)] | None = None
@@ -125,3 +125,49 @@ class MemberListData(Data):
     next_cursor: str | None
     page: int | None = None
     page_size: int | None = None
+
+
+class InvitationView(Data):
+    """An invitation, as those see it who manage the project's members."""
+
+    id: str
+    """A user id, or the SHA-256 of an address."""
+    project_id: str
+    user_id: str | None
+    email: str | None
+    role: ProjectRole
+    invited_by: str
+    invited_at: str
+    expires_at: str
+    declined: bool
+
+
+class InvitationData(Data):
+    """`POST /projects/{project_id}/invitations` by `user_id`."""
+
+    invitation: InvitationView
+
+
+class InvitationListData(Data):
+    """`GET /projects/{project_id}/invitations`."""
+
+    invitations: list[InvitationView]
+    total: int
+
+
+class ReceivedInvitationView(Data):
+    """An invitation, as whoever is asked sees it."""
+
+    project_id: str
+    project_name: str
+    role: ProjectRole
+    invited_by: str
+    invited_at: str
+    expires_at: str
+
+
+class ReceivedInvitationListData(Data):
+    """`GET /invitations`."""
+
+    invitations: list[ReceivedInvitationView]
+    total: int

@@ -132,7 +132,7 @@ class ProjectService:
             version=1,
         )
         owner = Membership(
-            project_id=project.id, user_id=user_id, role=ProjectRole.OWNER, joined_at=project.created_at, version=1
+            project_id=project.id, user_id=user_id, role=ProjectRole.OWNER, joined_at=now, accepted_at=now, version=1
         )
         try:
             self._store.create(project, owner, request_token=request_token)
@@ -183,7 +183,7 @@ class ProjectService:
             NotFound, Forbidden, StaleVersion, AccountGone: as `change`.
         """
         if self._is_owners_tombstone(user_id, project_id):
-            self._finish(ProjectId(project_id))
+            finish_delete(self._store, ProjectId(project_id))
             return
 
         def once() -> ProjectId:
@@ -195,7 +195,7 @@ class ProjectService:
         deleted = repeat(once, on=(ProjectChanged,))
         count("ProjectDeleted")
         logger.info("project.deleted", project_id=deleted)
-        self._finish(deleted)
+        finish_delete(self._store, deleted)
 
     def _is_owners_tombstone(self, user_id: UserId, project_id: str) -> bool:
         """Tell whether this repeats a deletion: the memberships may be gone already, the owners are not."""
@@ -204,11 +204,13 @@ class ProjectService:
         project = self._store.read(ProjectId(project_id)).project
         return project is not None and project.deleting and user_id in project.owners
 
-    def _finish(self, project_id: ProjectId) -> None:
-        try:
-            self._store.finish_delete(project_id, most=MEMBERSHIPS_A_REQUEST)
-        except Upstream as exc:
-            logger.warning("project.left_for_sweep", project_id=project_id, code=exc.code)
+
+def finish_delete(store: ProjectStore, project_id: ProjectId) -> None:
+    """Remove most of a deleted project now; the sweep removes what is left."""
+    try:
+        store.finish_delete(project_id, most=MEMBERSHIPS_A_REQUEST)
+    except Upstream as exc:
+        logger.warning("project.left_for_sweep", project_id=project_id, code=exc.code)
 
 
 def require_version(stored: int, expected: int | None) -> None:

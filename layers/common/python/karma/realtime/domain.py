@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from karma.core.ids import UserId, is_id
+from karma.identity.domain import Credential
 
 TICKET_TTL = timedelta(seconds=60)
 CONNECTION_TTL = timedelta(hours=3)
@@ -21,6 +22,8 @@ class Ticket:
 
     hash: str
     user_id: UserId
+    credential: Credential | None = None
+    """With whose end it ends: the session or API key that asked for it; None: one that is not known by name."""
     expires_at: datetime
 
 
@@ -30,6 +33,8 @@ class Connection:
 
     id: str
     user_id: UserId
+    credential: Credential | None = None
+    """As its ticket's."""
     connected_at: datetime
 
 

@@ -79,6 +79,7 @@ def answer(service: ConnectionService, connection_id: str, request: Request) -> 
     """
     match request.action:
         case Action.PING:
+            service.require_open(connection_id)
             return _with_id({"type": "pong"}, request)
         case Action.SUBSCRIBE:
             channel = service.subscribe(connection_id, request.channel)

@@ -13,6 +13,7 @@ Tickets and connections stand in gsi1 under USER#<user id>.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pynamodb.attributes import UnicodeAttribute
 
@@ -22,10 +23,11 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, pages
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import NotFound
-from karma.core.ids import UserId
+from karma.core.errors import NotFound, Unauthenticated
+from karma.core.ids import ApiKeyId, UserId
 from karma.core.purge import Purge
-from karma.identity.parent import require_account_in
+from karma.identity.domain import Credential
+from karma.identity.parent import AccountGone, require_account_in, require_credential_in
 from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, Channel, Connection, Ticket
 
 _CONNECTION = "CONN#"
@@ -45,6 +47,9 @@ class TicketItem(RealtimeItem, discriminator="ticket"):
     """Admission for one connection; `used_by` names it."""
 
     user_id = UnicodeAttribute()
+    session_id = UnicodeAttribute(null=True)
+    api_key_id = UnicodeAttribute(null=True)
+    session_began_at = UnicodeAttribute(null=True)
     valid_until = UnicodeAttribute()
     used_by = UnicodeAttribute(null=True)
 
@@ -53,6 +58,9 @@ class ConnectionItem(RealtimeItem, discriminator="connection"):
     """An open WebSocket."""
 
     user_id = UnicodeAttribute()
+    session_id = UnicodeAttribute(null=True)
+    api_key_id = UnicodeAttribute(null=True)
+    session_began_at = UnicodeAttribute(null=True)
 
 
 class SubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
@@ -83,14 +91,16 @@ class RealtimeRepository:
         """Store a ticket.
 
         Raises:
+            Unauthenticated: the session that asks for it is over.
             AccountGone: the user.
         """
         tx = Transaction()
-        require_account_in(tx, ticket.user_id)
+        _require_open(tx, ticket.user_id, ticket.credential, now)
         tx.put(
             TicketItem(
                 *ticket_key(ticket.hash),
                 user_id=ticket.user_id,
+                **_attributes(ticket.credential),
                 valid_until=iso(ticket.expires_at),
                 created_at=iso(now),
                 updated_at=iso(now),
@@ -106,7 +116,12 @@ class RealtimeRepository:
         item = get(TicketItem, ticket_key(ticket_hash), consistent=True)
         if item is None:
             return None
-        return Ticket(hash=ticket_hash, user_id=UserId(item.user_id), expires_at=parse_iso(item.valid_until))
+        return Ticket(
+            hash=ticket_hash,
+            user_id=UserId(item.user_id),
+            credential=_credential(item),
+            expires_at=parse_iso(item.valid_until),
+        )
 
     def connect(self, ticket: Ticket, connection: Connection) -> bool:
         """Use the ticket up and store the connection, at once; False when another connection used it.
@@ -114,11 +129,12 @@ class RealtimeRepository:
         A repeat for the same connection succeeds.
 
         Raises:
+            Unauthenticated: the session that asked for the ticket is over.
             AccountGone: the user.
         """
         now = iso(connection.connected_at)
         tx = Transaction()
-        require_account_in(tx, connection.user_id)
+        _require_open(tx, connection.user_id, connection.credential, connection.connected_at)
         tx.update(
             TicketItem(*ticket_key(ticket.hash)),
             [TicketItem.used_by.set(connection.id), TicketItem.updated_at.set(now)],
@@ -127,6 +143,7 @@ class RealtimeRepository:
         item = ConnectionItem(
             *connection_key(connection.id),
             user_id=connection.user_id,
+            **_attributes(connection.credential),
             created_at=now,
             updated_at=now,
             expires_at=_deletion(connection.connected_at),
@@ -147,7 +164,22 @@ class RealtimeRepository:
         item = get(ConnectionItem, connection_key(connection_id), consistent=True)
         if item is None:
             return None
-        return Connection(id=connection_id, user_id=UserId(item.user_id), connected_at=parse_iso(item.created_at or ""))
+        return Connection(
+            id=connection_id,
+            user_id=UserId(item.user_id),
+            credential=_credential(item),
+            connected_at=parse_iso(item.created_at or ""),
+        )
+
+    def is_open(self, connection: Connection, *, now: datetime) -> bool:
+        """Tell whether the session that opened a connection is not over, strongly consistent; nothing is written."""
+        tx = Transaction()
+        _require_open(tx, connection.user_id, connection.credential, now)
+        try:
+            tx.commit()
+        except (Unauthenticated, AccountGone):
+            return False
+        return True
 
     def channels(self, connection_id: str) -> list[Channel]:
         """List what a connection listens to."""
@@ -169,11 +201,12 @@ class RealtimeRepository:
         """Store a subscription under its connection and under its channel; a repeat changes nothing.
 
         Raises:
+            Unauthenticated: the session that opened the connection is over.
             AccountGone: the user.
             NotFound: the connection.
         """
         tx = Transaction()
-        require_account_in(tx, connection.user_id)
+        _require_open(tx, connection.user_id, connection.credential, now)
         over = NotFound("The connection is not known; connect again")
         tx.check(ConnectionItem, connection_key(connection.id), ConnectionItem.pk.exists(), on_fail=over)
         for key in _subscription_keys(connection.id, channel):
@@ -224,6 +257,34 @@ class RealtimeRepository:
             channels = [f"CHANNEL#{purge.user_id}#{key.sk.removeprefix(_SUBSCRIPTION)}" for key in page]
             delete_keys(RealtimeItem, [*(Key(channel, connection.pk) for channel in channels), *page])
         delete_keys(RealtimeItem, [connection])
+
+
+def _require_open(tx: Transaction, user_id: UserId, credential: Credential | None, now: datetime) -> None:
+    if credential is None:
+        require_account_in(tx, user_id)
+    else:
+        require_credential_in(tx, credential, now=now)
+
+
+def _attributes(credential: Credential | None) -> dict[str, Any]:
+    if credential is None:
+        return {}
+    return {
+        "session_id": credential.session_id,
+        "api_key_id": credential.api_key_id,
+        "session_began_at": iso(credential.began_at),
+    }
+
+
+def _credential(item: TicketItem | ConnectionItem) -> Credential | None:
+    if not item.session_began_at:
+        return None
+    return Credential(
+        user_id=UserId(item.user_id),
+        session_id=item.session_id,
+        api_key_id=ApiKeyId(item.api_key_id) if item.api_key_id else None,
+        began_at=parse_iso(item.session_began_at),
+    )
 
 
 def _user_pk(user_id: UserId) -> str:

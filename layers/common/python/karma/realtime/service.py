@@ -23,6 +23,7 @@ class Tickets(Protocol):
     def get_ticket(self, ticket_hash: str) -> Ticket | None: ...  # noqa: D102
     def connect(self, ticket: Ticket, connection: Connection) -> bool: ...  # noqa: D102
     def get_connection(self, connection_id: str) -> Connection | None: ...  # noqa: D102
+    def is_open(self, connection: Connection, *, now: datetime) -> bool: ...  # noqa: D102
     def channels(self, connection_id: str) -> list[Channel]: ...  # noqa: D102
     def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None: ...  # noqa: D102
     def unsubscribe(self, connection_id: str, channel: Channel) -> None: ...  # noqa: D102
@@ -59,19 +60,31 @@ class TicketService:
 
         Raises:
             RealtimeUnavailable: the stage has no WebSocket.
+            Unauthenticated: the caller's session has ended meanwhile.
         """
         if not self._url:
             raise RealtimeUnavailable("This stage has no WebSocket")
         now = self._clock.now()
         ticket = secrets.token_urlsafe(32)
         self._store.put_ticket(
-            Ticket(hash=_sha256(ticket), user_id=caller.user_id, expires_at=now + TICKET_TTL), now=now
+            Ticket(
+                hash=_sha256(ticket),
+                user_id=caller.user_id,
+                credential=caller.credential,
+                expires_at=now + TICKET_TTL,
+            ),
+            now=now,
         )
         return IssuedTicket(ticket=ticket, expires_in_s=TICKET_TTL // timedelta(seconds=1), url=self._url)
 
 
 class ConnectionService:
-    """Keeps who is connected and what they listen to."""
+    """Keeps who is connected and what they listen to.
+
+    A connection is worth as much as the session, or API key, that opened it: with each message it is looked at whether
+    that is over (logged out, ended with all others, of another password, of an account that is disabled or deleted). It
+    then loses all that it listens to. One that sends nothing is closed by API Gateway after ten minutes.
+    """
 
     def __init__(self, *, store: Tickets, clock: Clock) -> None:
         self._store = store
@@ -81,7 +94,7 @@ class ConnectionService:
         """Use a ticket up and remember the connection; a repeat for the same connection succeeds.
 
         Raises:
-            Unauthenticated: no ticket, an unknown, used or expired one.
+            Unauthenticated: no ticket, an unknown, used or expired one, or one of a session that is over.
         """
         refused = Unauthenticated("A ticket that was not used before is required")
         if not 0 < len(ticket) <= _MAX_TICKET_CHARS:
@@ -90,10 +103,19 @@ class ConnectionService:
         found = self._store.get_ticket(_sha256(ticket))
         if found is None or now >= found.expires_at:
             raise refused
-        connection = Connection(id=connection_id, user_id=found.user_id, connected_at=now)
+        connection = Connection(id=connection_id, user_id=found.user_id, credential=found.credential, connected_at=now)
         if not self._store.connect(found, connection):
             raise refused
         return connection
+
+    def require_open(self, connection_id: str) -> None:
+        """Refuse a connection that is not known, or whose session is over.
+
+        Raises:
+            NotFound: no such connection.
+            Unauthenticated: its session is over.
+        """
+        self._connection(connection_id)
 
     def disconnect(self, connection_id: str) -> None:
         """Forget a connection and what it listened to."""
@@ -106,6 +128,7 @@ class ConnectionService:
 
         Raises:
             NotFound: no such connection, or no such kind of channel.
+            Unauthenticated: the connection's session is over.
             Forbidden: another person's channel.
             QuotaExceeded: the connection listens to too many.
         """
@@ -122,16 +145,19 @@ class ConnectionService:
         """Stop listening to a channel.
 
         Raises:
-            NotFound, Forbidden: as for `subscribe`.
+            NotFound, Unauthenticated, Forbidden: as for `subscribe`.
         """
         channel = _channel(self._connection(connection_id), name)
         self._store.unsubscribe(connection_id, channel)
         return channel
 
     def _connection(self, connection_id: str) -> Connection:
-        found = self._store.get_connection(connection_id)
-        if found is None or self._clock.now() >= found.connected_at + CONNECTION_TTL:
+        found, now = self._store.get_connection(connection_id), self._clock.now()
+        if found is None or now >= found.connected_at + CONNECTION_TTL:
             raise NotFound("The connection is not known; connect again")
+        if not self._store.is_open(found, now=now):
+            self._store.disconnect(connection_id)
+            raise Unauthenticated("The session is over; log in again and connect with a new ticket")
         return found
 
 

@@ -12,7 +12,7 @@ from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import Caller, User
 from karma.identity.oauth.domain import LastLogin, Link, ProviderName
-from karma.identity.oauth.ports import Accounts, Flows, Logins
+from karma.identity.oauth.ports import Accounts, Flows
 from karma.identity.oauth.service import Begun, OAuthService
 from karma.identity.passwords import Passwords
 
@@ -33,7 +33,6 @@ class LinkService:
         oauth: OAuthService,
         flows: Flows,
         accounts: Accounts,
-        logins: Logins,
         passwords: Passwords,
         buckets: Buckets,
         clock: Clock,
@@ -41,7 +40,6 @@ class LinkService:
         self._oauth = oauth
         self._flows = flows
         self._accounts = accounts
-        self._logins = logins
         self._passwords = passwords
         self._buckets = buckets
         self._clock = clock
@@ -61,12 +59,11 @@ class LinkService:
         # A link outlives a reset of the password: who registered somebody else's address must not leave one behind.
         user.require_verified()
         confirm_presence(
-            user.id,
+            caller,
             password_hash=user.password_hash,
             given=current_password,
             passwords=self._passwords,
             buckets=self._buckets,
-            newest_login=lambda: self._logins.newest_login(user.id),
             now=self._clock.now(),
         )
         return self._oauth.begin(provider, redirect=redirect, link_to=user.id)

@@ -58,12 +58,6 @@ class Accounts(Protocol):
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
 
 
-class Logins(Protocol):
-    """Where sessions are stored; see repository/deletions.py."""
-
-    def newest_login(self, user_id: UserId) -> datetime | None: ...  # noqa: D102
-
-
 class Registration(Protocol):
     """Makes accounts: karma.identity.accounts."""
 

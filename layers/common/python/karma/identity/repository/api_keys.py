@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, query, update
@@ -14,8 +14,8 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyCreated, Upstream
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.domain import ApiKey
-from karma.identity.parent import require_account_in
+from karma.identity.domain import ApiKey, Credential
+from karma.identity.parent import require_account_in, require_credential_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     ApiKeyItem,
@@ -23,21 +23,41 @@ from karma.identity.repository.items import (
     RequestGuard,
     api_key_key,
     api_key_lookup,
+    deletion,
 )
+from karma.mail import outbox
+from karma.mail.domain import Mail
+
+_KEEP = timedelta(days=30)
+"""How long a key is listed that is over."""
 
 
 class ApiKeyRepository:
     """DynamoDB, by way of karma.core.dynamo."""
 
-    def create_api_key(self, key: ApiKey, *, request_token: str | None, entry: AuditEntry) -> None:
-        """Store a key under its owner and under its hash, once a day for each `request_token`.
+    def create_api_key(
+        self,
+        key: ApiKey,
+        *,
+        made_with: Credential | None = None,
+        request_token: str | None,
+        entry: AuditEntry,
+        mails: Sequence[Mail] = (),
+    ) -> None:
+        """Store a key under its owner and under its hash, once a day for each `request_token`, with what tells of it.
+
+        `made_with` is the session that asks for it; None: nobody's, such as an operator's.
 
         Raises:
             AlreadyCreated: a key was made for this token; `details.id` names it.
+            Unauthenticated: the session is over.
             AccountGone: the account is deleted.
         """
         tx = Transaction()
-        require_account_in(tx, key.user_id)
+        if made_with is None:
+            require_account_in(tx, key.user_id)
+        else:
+            require_credential_in(tx, made_with, now=key.created_at)
         guard_key = request_key(f"USER#{key.user_id}", request_token or "")
         if request_token is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")
@@ -45,6 +65,8 @@ class ApiKeyRepository:
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_item(where, key))
         audit.append(tx, entry)
+        for mail in mails:
+            outbox.write(tx, mail)
         try:
             tx.commit()
         except AlreadyCreated as exc:
@@ -80,7 +102,11 @@ class ApiKeyRepository:
         tx.delete(ApiKeyItem(*api_key_lookup(key.hash)))
         tx.update(
             ApiKeyItem(*api_key_key(key.user_id, key.id)),
-            [ApiKeyItem.revoked_at.set(iso(now)), ApiKeyItem.updated_at.set(iso(now))],
+            [
+                ApiKeyItem.revoked_at.set(iso(now)),
+                ApiKeyItem.updated_at.set(iso(now)),
+                ApiKeyItem.expires_at.set(deletion(now + _KEEP)),
+            ],
             ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist(),
         )
         audit.append(tx, entry)
@@ -121,6 +147,7 @@ def _item(where: Key, key: ApiKey) -> ApiKeyItem:
         hash=key.hash,
         scopes=sorted(key.scopes),
         valid_until=iso(key.expires_at) if key.expires_at else None,
+        expires_at=deletion(key.expires_at + _KEEP) if key.expires_at else None,
         created_at=iso(key.created_at),
         updated_at=iso(key.created_at),
     )

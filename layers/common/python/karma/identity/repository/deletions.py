@@ -23,9 +23,7 @@ from karma.identity.repository.items import (
     AccountTombstone,
     EmailGuard,
     HoldingsItem,
-    IdentityItem,
     NameItem,
-    SessionItem,
     UserItem,
     email_key,
     holdings_key,
@@ -50,19 +48,6 @@ class DeletionRepository:
             password_hash=item.password_hash,
             version=int(item.version),
         )
-
-    def newest_login(self, user_id: UserId) -> datetime | None:
-        """Return when the newest session began, None without one that is not over."""
-        page = query(
-            IdentityItem,
-            f"USER#{user_id}",
-            IdentityItem.sk.startswith("SESSION#"),
-            limit=1,
-            forward=False,
-            consistent=True,
-        )
-        newest = next((item for item in page.items if isinstance(item, SessionItem)), None)
-        return parse_iso(newest.created_at) if newest is not None and not newest.revoked_at else None
 
     def begin(self, leaving: Leaving, *, entry: AuditEntry, due_at: datetime) -> None:
         """Put the tombstone in the place of account, address and holdings, all or nothing.

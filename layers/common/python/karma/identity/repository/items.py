@@ -79,6 +79,8 @@ class UserItem(IdentityItem, discriminator="user"):
     disabled_at = UnicodeAttribute(null=True)
     sessions_from = UnicodeAttribute(null=True)
     """Sessions and access tokens that began before are over."""
+    api_keys_from = UnicodeAttribute(null=True)
+    """API keys that were made before are over."""
 
 
 class NameItem(IdentityItem, discriminator="user_name"):

@@ -88,7 +88,7 @@ class OneTimeRepository:
     def reset_password(
         self, token: OneTimeToken, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
     ) -> bool:
-        """Set a password, end every session, and take the address as verified.
+        """Set a password, end every session and API key, and take the address as verified.
 
         False when the token is used, the account has another address, or all its sessions ended since it was asked
         for: of two tokens the one used first is the last.
@@ -100,6 +100,7 @@ class OneTimeRepository:
                 UserItem.password_hash.set(password_hash),
                 UserItem.email_verified.set(True),
                 UserItem.sessions_from.set(iso(now)),
+                UserItem.api_keys_from.set(iso(now)),
                 UserItem.updated_at.set(iso(now)),
             ],
             (UserItem.email == token.email) & _not_overtaken(token),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from karma.core.clock import iso
 from karma.core.dynamo.access import get
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
+from karma.identity.domain import Credential
 from karma.identity.repository.items import (
     AccountTombstone,
+    ApiKeyItem,
     HoldingsItem,
+    SessionItem,
     UserItem,
+    api_key_key,
     holdings_key,
+    session_key,
     tombstone_key,
     user_key,
 )
@@ -21,6 +27,24 @@ from karma.identity.repository.items import (
 def require_account(tx: Transaction, user_id: UserId, *, on_fail: AppError) -> None:
     """Let a transaction fail unless the account is there when it commits."""
     tx.check(UserItem, user_key(user_id), UserItem.pk.exists(), on_fail=on_fail)
+
+
+def require_credential(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
+    """Let a transaction fail unless an account and the session or API key that opened it are in use."""
+    began = iso(credential.began_at)
+    usable = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
+    if credential.api_key_id is not None:
+        usable &= UserItem.api_keys_from.does_not_exist() | (UserItem.api_keys_from < began)
+        in_time = ApiKeyItem.valid_until.does_not_exist() | (ApiKeyItem.valid_until > iso(now))
+        key_usable = ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist() & in_time
+        key = api_key_key(credential.user_id, credential.api_key_id)
+        tx.check(ApiKeyItem, key, key_usable, on_fail=on_fail)
+    else:
+        usable &= UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= began)
+    if credential.session_id is not None:
+        is_open = SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist()
+        tx.check(SessionItem, session_key(credential.user_id, credential.session_id), is_open, on_fail=on_fail)
+    tx.check(UserItem, user_key(credential.user_id), usable, on_fail=on_fail)
 
 
 def is_deleted(user_id: UserId, *, at: datetime) -> bool:

@@ -134,8 +134,8 @@ class SessionRepository:
         audit.append(tx, entry)
         _committed(tx)
 
-    def end_all_sessions(self, *, now: datetime, entry: AuditEntry) -> None:
-        """End every session of the entry's user that has begun, with its access tokens.
+    def end_all_sessions(self, *, now: datetime, entry: AuditEntry, api_keys: bool) -> None:
+        """End every session of the entry's user that has begun, with its access tokens; API keys if that is asked.
 
         Raises:
             NotFound: the account is gone.
@@ -143,7 +143,11 @@ class SessionRepository:
         tx = Transaction()
         tx.update(
             UserItem(*user_key(entry.user_id)),
-            [UserItem.sessions_from.set(iso(now)), UserItem.updated_at.set(iso(now))],
+            [
+                UserItem.sessions_from.set(iso(now)),
+                *([UserItem.api_keys_from.set(iso(now))] if api_keys else []),
+                UserItem.updated_at.set(iso(now)),
+            ],
             on_fail=NotFound("User not found"),
         )
         audit.append(tx, entry)

@@ -1,0 +1,317 @@
+"""Use cases of invitations: ask somebody, list, withdraw, accept, decline.
+
+Nobody becomes a member, or an owner, unless they say yes: whoever manages members asks, and the membership is written
+in the transaction in which the invitation is used up. An invitation by address is to whoever has proven the address,
+now or later; whether anybody has is looked up for those alone who hold it, and the inviter is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from karma.core.clock import Clock
+from karma.core.errors import AlreadyExists, NotFound
+from karma.core.ids import ProjectId, UserId, is_id
+from karma.core.observability import count, logger
+from karma.core.ratelimit import Buckets
+from karma.core.repeat import repeat
+from karma.identity import emails
+from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
+from karma.identity.domain import User
+from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
+from karma.identity.parent import AccountGone
+from karma.mail.domain import Mail, MailKind
+from karma.mail.service import PostOffice
+from karma.projects.domain import (
+    INVITATION_TTL,
+    MAX_INVITATIONS,
+    Invitation,
+    InvitationDeclined,
+    Membership,
+    Project,
+    ProjectChanged,
+    ProjectRole,
+    TooManyInvitations,
+    owners_after,
+    require_room_for_owner,
+)
+from karma.projects.gate import Entry, Gate, missing
+from karma.projects.members import entries_of
+from karma.projects.permissions import ProjectPermission, allows, needed_to_manage
+from karma.projects.ports import Accounts, MemberChange, ProjectStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """An invitation as whoever is asked sees it."""
+
+    invitation: Invitation
+    project: Project
+
+
+class InvitationService:
+    """Asks people, and takes their answers."""
+
+    def __init__(
+        self, store: ProjectStore, accounts: Accounts, *, post_office: PostOffice, buckets: Buckets, clock: Clock
+    ) -> None:
+        """`buckets` count invitations by who sends them, and what is told of them by whom it is told."""
+        self._store = store
+        self._gate = Gate(store)
+        self._accounts = accounts
+        self._post_office = post_office
+        self._buckets = buckets
+        self._clock = clock
+
+    # Asking
+
+    def invite(
+        self, user_id: UserId, project_id: str, invitee_id: str, role: ProjectRole, *, source: Source
+    ) -> Invitation:
+        """Ask an account to join, or a member to become an owner; asking again asks anew, with the role then named.
+
+        Raises:
+            NotFound: the caller is no member; there is no such account.
+            Forbidden: the caller may not add members of this role.
+            AlreadyExists: it is a member, and ownership is not what is offered.
+            InvitationDeclined, TooManyInvitations, TooManyOwners: see there.
+            RateLimited: the caller has asked too many people today.
+        """
+
+        def once() -> Invitation:
+            others = (UserId(invitee_id),) if is_id(invitee_id) else ()
+            entry = self._enter(user_id, project_id, role, *others)
+            if not others:
+                raise AccountGone
+            member = entry.others.get(UserId(invitee_id))
+            if member is not None and not _offers_more(member, role):
+                raise AlreadyExists("The account is a member already")
+            return self._ask(entry, role, invited=UserId(invitee_id), email=None, source=source)
+
+        return repeat(once, on=(ProjectChanged,))
+
+    def invite_by_email(
+        self, user_id: UserId, project_id: str, email: str, role: ProjectRole, *, source: Source
+    ) -> None:
+        """Ask whoever proves an address; the caller is told nothing that depends on whose it is.
+
+        Raises:
+            ValidationFailed: not an address.
+            NotFound, Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
+        """
+        address = emails.normalise(email)
+
+        def once() -> None:
+            entry = self._enter(user_id, project_id, role)
+            owner = self._accounts.find_by_email(address)
+            proven = owner.id if owner is not None and owner.email_verified else None
+            try:
+                self._ask(entry, role, invited=None, email=address, known_as=proven, source=source)
+            except InvitationDeclined:
+                logger.info("project.not_asked_again", project_id=project_id)
+
+        repeat(once, on=(ProjectChanged,))
+
+    def _enter(self, user_id: UserId, project_id: str, role: ProjectRole, *others: UserId) -> Entry:
+        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS, *others)
+        entry.require(needed_to_manage(role))
+        if role is ProjectRole.OWNER:
+            require_room_for_owner(entry.project)
+        return entry
+
+    def _ask(
+        self,
+        entry: Entry,
+        role: ProjectRole,
+        *,
+        invited: UserId | None,
+        email: str | None,
+        known_as: UserId | None = None,
+        source: Source,
+    ) -> Invitation:
+        """Store an invitation; `known_as` is the account that has proven the address that is asked."""
+        now, actor = self._clock.now(), entry.member
+        invitation = Invitation(
+            project_id=entry.project.id,
+            user_id=invited,
+            email=email,
+            role=role,
+            invited_by=actor.user_id,
+            invited_at=now,
+            expires_at=now + INVITATION_TTL,
+        )
+        pending = [each for each in self._store.invitations_of(entry.project.id) if each.is_open(now)]
+        if len(pending) >= MAX_INVITATIONS and invitation.invitee not in {each.invitee for each in pending}:
+            raise TooManyInvitations(f"A project has at most {MAX_INVITATIONS} open invitations")
+        decision = self._buckets.take(INVITATIONS, actor.user_id, now=now)
+        if not decision.allowed:
+            raise refused(decision)
+        told = invited or known_as
+        entries = [_entry(AuditEvent.PROJECT_MEMBER_INVITED, actor.user_id, actor.user_id, invitation, source)]
+        mails: list[Mail] = []
+        if self._buckets.take(MAIL_INVITATION, invitation.invitee, now=now).allowed:
+            mails.append(Mail(kind=MailKind.PROJECT_INVITATION, user_id=invited, to=email, created_at=now))
+            if told is not None:
+                received = AuditEvent.PROJECT_INVITATION_RECEIVED
+                entries.append(_entry(received, told, actor.user_id, invitation, NOWHERE))
+        else:  # they were told often enough; the invitation stands in their list all the same
+            count("MailDropped", limit=MAIL_INVITATION.name)
+        self._store.invite(invitation, actor=actor, entries=entries, mails=mails)
+        self._post_office.dispatch(mails)
+        count("ProjectMemberInvited")
+        logger.info("project.member_invited", project_id=invitation.project_id, role=role.value)
+        return invitation
+
+    def list(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
+        """List a project's invitations that are not over, for those who manage its members.
+
+        Raises:
+            NotFound: the caller is no member.
+            Forbidden: the caller does not manage members.
+        """
+        project = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS).project
+        now = self._clock.now()
+        return [each for each in self._store.invitations_of(project.id) if now < each.expires_at]
+
+    def withdraw(self, user_id: UserId, project_id: str, invitee: str) -> None:
+        """Take an invitation back.
+
+        Raises:
+            NotFound: the caller is no member, or there is no such invitation.
+            Forbidden: the caller may not add members of its role.
+        """
+        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
+        found = self._store.invitations(entry.project.id, invitee) if _is_invitee(invitee) else []
+        if not found:
+            raise _no_invitation()
+        entry.require(needed_to_manage(found[0].role))
+        self._store.withdraw(found[0])
+
+    # Answering
+
+    def received(self, user_id: UserId) -> Sequence[Received]:
+        """List the open invitations to an account, and to its address once that is proven; newest first."""
+        now = self._clock.now()
+        found = self._store.invitations_to(user_id, _proven_email(self._accounts.read_user(user_id)))
+        asked = sorted((each for each in found if each.is_open(now)), key=lambda each: each.invited_at, reverse=True)
+        projects = self._store.projects([each.project_id for each in asked]) if asked else {}
+        return [
+            Received(invitation=each, project=projects[each.project_id])
+            for each in asked
+            if each.project_id in projects
+        ]
+
+    def accept(self, user_id: UserId, project_id: str, *, source: Source) -> Membership:
+        """Become what an invitation offers; a repeat returns the membership.
+
+        What is offered must still be the inviter's to give when it is accepted.
+
+        Raises:
+            NotFound: there is no open invitation to the caller.
+            TooManyOwners: the project has got its last owner meanwhile.
+            AccountGone: the caller's account is deleted.
+        """
+
+        def once() -> Membership:
+            found = self._open_invitations(user_id, project_id)
+            inviters = dict.fromkeys(each.invited_by for each in found)
+            project, members = self._store.read(ProjectId(project_id), user_id, *inviters)
+            before = members.get(user_id)
+            if project is None or project.deleting:
+                raise _no_invitation()
+            for invitation in found:
+                inviter = members.get(invitation.invited_by)
+                offered = inviter is not None and allows(inviter.role, needed_to_manage(invitation.role))
+                if inviter is not None and offered and (before is None or _offers_more(before, invitation.role)):
+                    return self._join(project, inviter, before, invitation, user_id, source)
+            if before is not None:
+                return before
+            raise _no_invitation()
+
+        return repeat(once, on=(ProjectChanged,))
+
+    def _join(
+        self,
+        project: Project,
+        inviter: Membership,
+        before: Membership | None,
+        invitation: Invitation,
+        user_id: UserId,
+        source: Source,
+    ) -> Membership:
+        now, role = self._clock.now(), invitation.role
+        after = Membership(project_id=project.id, user_id=user_id, role=role, joined_at=now, accepted_at=now, version=1)
+        if before is not None:
+            after = replace(before, role=role, accepted_at=now, version=before.version + 1)
+        event = AuditEvent.PROJECT_MEMBER_ADDED if before is None else AuditEvent.PROJECT_ROLE_CHANGED
+        entries = entries_of(event, after, inviter, source, now, actor_id=user_id, details={"role": role.value})
+        self._store.change_member(
+            MemberChange(
+                project=project,
+                actor=inviter,
+                before=before,
+                after=after,
+                owners=owners_after(project, user_id, role) if role is ProjectRole.OWNER else project.owners,
+                at=now,
+                entries=entries,
+                invitation=invitation,
+            )
+        )
+        count("ProjectMemberAdded")
+        logger.info("project.member_added", project_id=project.id, member_id=user_id, role=role.value)
+        return after
+
+    def decline(self, user_id: UserId, project_id: str, *, source: Source) -> None:
+        """Say no; it stands until the invitation is over, so that nobody is asked again and again.
+
+        Raises:
+            NotFound: there is no invitation to the caller that is not over.
+        """
+        now = self._clock.now()
+        found = self._addressed(user_id, project_id)
+        if not any(now < each.expires_at for each in found):
+            raise _no_invitation()
+        for each in found:
+            if each.is_open(now):
+                event = AuditEvent.PROJECT_INVITATION_DECLINED
+                self._store.decline(each, at=now, entry=_entry(event, user_id, user_id, each, source))
+
+    def _addressed(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
+        if not is_id(project_id):
+            raise missing(project_id)
+        email = _proven_email(self._accounts.read_user(user_id))
+        return self._store.invitations(ProjectId(project_id), user_id, *([emails.digest(email)] if email else []))
+
+    def _open_invitations(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
+        now = self._clock.now()
+        return [each for each in self._addressed(user_id, project_id) if each.is_open(now)]
+
+
+def _offers_more(member: Membership, role: ProjectRole) -> bool:
+    """Tell whether an invitation offers a member what takes consent: ownership."""
+    return role is ProjectRole.OWNER and member.role is not ProjectRole.OWNER
+
+
+def _proven_email(user: User | None) -> str | None:
+    return user.email if user is not None and user.email_verified else None
+
+
+def _is_invitee(text: str) -> bool:
+    return is_id(text) or (len(text) == 64 and all(each in "0123456789abcdef" for each in text))
+
+
+def _no_invitation() -> NotFound:
+    return NotFound("There is no such invitation")
+
+
+def _entry(event: AuditEvent, user_id: UserId, actor_id: UserId, invitation: Invitation, source: Source) -> AuditEntry:
+    named = {"member_id": invitation.user_id} if invitation.user_id and user_id != invitation.user_id else {}
+    return AuditEntry(
+        user_id=user_id,
+        event=event,
+        at=invitation.invited_at,
+        actor_id=actor_id,
+        source=source,
+        details={"project_id": invitation.project_id, "role": invitation.role.value, **named},
+    )

@@ -1,0 +1,299 @@
+"""Nobody is a member, or an owner, who did not say yes; everybody who is can go."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from karma.core.errors import AlreadyExists, AppError, Forbidden, NotFound, RateLimited, ValidationFailed
+from karma.core.ids import UserId
+from karma.identity.announcements import notice_of
+from karma.identity.limits import INVITATIONS, MAIL_INVITATION
+from karma.mail.domain import MailKind
+from karma.projects import invitations as module
+from karma.projects.domain import (
+    INVITATION_TTL,
+    MAX_INVITATIONS,
+    MAX_OWNERS,
+    InvitationDeclined,
+    LastOwnerStays,
+    ProjectRole,
+    TooManyInvitations,
+    TooManyOwners,
+)
+from karma.projects.service import PageQuery
+from tests.unit.projects.test_service import ADMIN, HOME, MEMBER, OWNER, VIEWER, World
+
+pytestmark = pytest.mark.fault("F-20c")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def by_email(world: World, email: str, role: ProjectRole = MEMBER, *, by: UserId | None = None) -> None:
+    world.invitations.invite_by_email(by or world.ada, world.project_id, email, role, source=HOME)
+
+
+def decline(world: World, user_id: UserId) -> None:
+    world.invitations.decline(user_id, world.project_id, source=HOME)
+
+
+def leave(world: World, user_id: UserId, *, may_hand_over: bool = True) -> None:
+    world.members.leave(user_id, world.project_id, may_hand_over=may_hand_over, source=HOME)
+
+
+class TestWhoIsAsked:
+    @pytest.mark.parametrize("role", [ADMIN, MEMBER, VIEWER, OWNER])
+    def test_is_no_member_until_they_accept(self, world: World, role: ProjectRole) -> None:
+        ida = world.person()
+        world.ask(ida, role)
+        assert world.role_of(ida) is None
+        assert world.projects.list(ida, PageQuery()).projects == ()
+        [received] = world.invitations.received(ida)
+        assert (received.invitation.role, received.project.name) == (role, "Greenhouse")
+        assert world.accept(ida).accepted_at == world.clock.now()
+        assert world.role_of(ida) is role
+        assert (ida in world.owners()) is (role is OWNER)
+        assert world.invitations.received(ida) == []
+
+    def test_becomes_an_owner_by_accepting_only(self, world: World) -> None:
+        ida = world.person(MEMBER)
+        world.ask(ida, OWNER)
+        assert (world.role_of(ida), world.owners(), world.store.held[ida]) == (MEMBER, (world.ada,), 0)
+        world.accept(ida)
+        assert (world.role_of(ida), world.owners(), world.store.held[ida]) == (OWNER, (world.ada, ida), 1)
+
+    def test_is_told_at_once_without_a_word_of_the_inviter(self, world: World) -> None:
+        ida = world.person()
+        world.ask(ida)
+        told = [notice for entry in world.store.audit if (notice := notice_of(entry)) and entry.user_id == ida]
+        assert [notice.data for notice in told] == [{"project_id": world.project_id, "role": "member"}]
+        assert [(mail.kind, mail.user_id) for mail in world.store.mails] == [(MailKind.PROJECT_INVITATION, ida)]
+
+    def test_says_no_for_as_long_as_the_invitation_stands(self, world: World) -> None:
+        ida = world.person()
+        world.ask(ida)
+        decline(world, ida)
+        decline(world, ida)
+        with pytest.raises(NotFound):
+            world.accept(ida)
+        with pytest.raises(InvitationDeclined):
+            world.ask(ida, OWNER)
+        world.clock.at += INVITATION_TTL
+        world.add(ida)
+        assert world.role_of(ida) is MEMBER
+
+    def test_has_two_weeks(self, world: World) -> None:
+        ida, eve = world.person(), world.person()
+        world.ask(ida)
+        world.ask(eve)
+        world.clock.at += INVITATION_TTL - timedelta(seconds=1)
+        world.accept(ida)
+        world.clock.pass_(seconds=1)
+        for act in (world.accept, lambda user_id: decline(world, user_id)):
+            with pytest.raises(NotFound):
+                act(eve)
+        assert (world.invitations.received(eve), world.invitations.list(world.ada, world.project_id)) == ([], [])
+
+    @pytest.mark.parametrize("after", [MEMBER, None])
+    def test_gets_nothing_that_the_inviter_could_not_give_any_more(
+        self, world: World, after: ProjectRole | None
+    ) -> None:
+        admin, ida = world.person(ADMIN), world.person()
+        world.ask(ida, by=admin)
+        if after is None:
+            world.remove(admin)
+        else:
+            world.give(admin, after)
+        with pytest.raises(NotFound):
+            world.accept(ida)
+        assert world.role_of(ida) is None
+
+    def test_can_be_withdrawn_by_whoever_may_ask_for_the_role(self, world: World) -> None:
+        admin, ida = world.person(ADMIN), world.person()
+        world.ask(ida, ADMIN)
+        with pytest.raises(Forbidden):
+            world.invitations.withdraw(admin, world.project_id, ida)
+        world.invitations.withdraw(world.ada, world.project_id, ida)
+        for missing in (ida, "nobody", "0" * 64):
+            with pytest.raises(NotFound):
+                world.invitations.withdraw(world.ada, world.project_id, missing)
+        with pytest.raises(NotFound):
+            world.accept(ida)
+
+    def test_is_no_member_already(self, world: World) -> None:
+        ida = world.person(MEMBER)
+        for role in (ADMIN, MEMBER, VIEWER):
+            with pytest.raises(AlreadyExists):
+                world.ask(ida, role)
+
+
+class TestAnAddress:
+    def test_is_asked_alike_whoever_has_it(self, world: World) -> None:
+        ida = world.person(email="ida@example.com")
+        world.person(email="squatter@example.com", verified=False)
+        for email in (" IDA@example.com ", "squatter@example.com", "nobody@example.com"):
+            by_email(world, email, VIEWER)
+        assert {mail.to for mail in world.store.mails} == {
+            "ida@example.com",
+            "squatter@example.com",
+            "nobody@example.com",
+        }
+        assert len(world.invitations.list(world.ada, world.project_id)) == 3
+        world.accept(ida)
+        assert world.role_of(ida) is VIEWER
+
+    def test_is_nobody_s_until_it_is_proven(self, world: World) -> None:
+        squatter = world.person(email="ida@example.com", verified=False)
+        by_email(world, "ida@example.com")
+        assert world.invitations.received(squatter) == []
+        with pytest.raises(NotFound):
+            world.accept(squatter)
+        assert not [entry for entry in world.store.audit if entry.user_id == squatter]
+        user = world.identities.users[squatter]
+        world.identities.users[squatter] = replace(user, email_verified=True)
+        assert len(world.invitations.received(squatter)) == 1
+        world.accept(squatter)
+        assert world.role_of(squatter) is MEMBER
+
+    def test_that_declined_is_not_asked_again_and_the_inviter_not_told(self, world: World) -> None:
+        ida = world.person(email="ida@example.com")
+        by_email(world, "ida@example.com")
+        decline(world, ida)
+        told = len(world.store.mails)
+        by_email(world, "ida@example.com")
+        assert len(world.store.mails) == told
+        with pytest.raises(NotFound):
+            world.accept(ida)
+
+    def test_is_refused_before_anybody_is_looked_for(self, world: World) -> None:
+        for _ in range(MAX_OWNERS - 1):
+            world.person(OWNER)
+        admin, stranger = world.person(ADMIN), world.person()
+        for email in (world.identities.users[stranger].email, "nobody@example.com"):
+            with pytest.raises(TooManyOwners):
+                by_email(world, email, OWNER)
+            with pytest.raises(Forbidden):
+                by_email(world, email, ADMIN, by=admin)
+            with pytest.raises(NotFound):
+                by_email(world, email, by=stranger)
+        with pytest.raises(ValidationFailed):
+            by_email(world, "USER#1")
+
+
+class TestSpam:
+    def test_is_told_three_times_a_day_whoever_asks(self, world: World) -> None:
+        ida = world.person()
+        for _ in range(5):
+            world.ask(ida)
+        told = [entry for entry in world.store.audit if entry.user_id == ida]
+        assert (len(world.store.mails), len(told)) == (MAIL_INVITATION.amount, MAIL_INVITATION.amount)
+        world.accept(ida)
+
+    def test_has_an_end_by_project(self, world: World) -> None:
+        for number in range(MAX_INVITATIONS):
+            by_email(world, f"a{number}@example.com")
+        world.clock.pass_(hours=2)
+        with pytest.raises(TooManyInvitations):
+            by_email(world, "one@example.com")
+        by_email(world, "a1@example.com", VIEWER)
+
+    def test_has_an_end_by_account(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "INVITATIONS", replace(INVITATIONS, amount=2))
+        for number in range(2):
+            by_email(world, f"a{number}@example.com")
+        with pytest.raises(RateLimited):
+            by_email(world, "a3@example.com")
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("role", ProjectRole)
+    @pytest.mark.parametrize("may_hand_over", [False, True])
+    def test_is_open_to_everybody(self, world: World, role: ProjectRole, may_hand_over: bool) -> None:
+        ida = world.person(role)
+        leave(world, ida, may_hand_over=may_hand_over)
+        assert (world.role_of(ida), world.owners(), world.store.held[ida]) == (None, (world.ada,), 0)
+        with pytest.raises(NotFound):
+            leave(world, ida)
+
+    def test_is_refused_to_a_last_owner_who_wanted_to_be_one(self, world: World) -> None:
+        with pytest.raises(LastOwnerStays):
+            leave(world, world.ada)
+        ida = world.person(OWNER)
+        leave(world, world.ada)
+        with pytest.raises(LastOwnerStays):
+            leave(world, ida)
+
+    def test_is_open_to_a_last_owner_whom_nobody_had_asked(self, world: World) -> None:
+        ida, member = world.person(OWNER), world.person(MEMBER)
+        key = (world.project_id, ida)
+        joined = world.clock.now() + timedelta(hours=1)
+        world.store.members[key] = replace(world.store.members[key], accepted_at=None, joined_at=joined)
+        leave(world, world.ada)
+        leave(world, ida)
+        assert (world.store.stored, world.store.members, world.store.held[ida]) == ({}, {}, 0)
+        assert world.projects.list(member, PageQuery()).projects == ()
+
+    def test_is_open_to_a_last_owner_whose_account_may_only_read(self, world: World) -> None:
+        leave(world, world.ada, may_hand_over=False)
+        assert (world.store.stored, world.store.members, world.store.held[world.ada]) == ({}, {}, 0)
+
+    def test_of_who_made_it_in_the_old_days_counts_as_consent(self, world: World) -> None:
+        key = (world.project_id, world.ada)
+        world.store.members[key] = replace(world.store.members[key], accepted_at=None)
+        with pytest.raises(LastOwnerStays):
+            leave(world, world.ada)
+
+
+ACTS = st.tuples(
+    st.sampled_from(["ask", "ask by address", "accept", "decline", "withdraw", "give", "remove", "leave", "wait"]),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sampled_from(ProjectRole),
+)
+
+
+@given(acts=st.lists(ACTS, max_size=25))
+def test_whatever_happens_members_and_owners_said_yes(acts: list[tuple[str, int, int, ProjectRole]]) -> None:
+    """Four people do what they like; each who becomes a member or an owner does so by an act of their own."""
+    world = World()
+    people = [world.ada, *(world.person() for _ in range(3))]
+    world.invitations._buckets = type(world.buckets)()
+    for act, who, whom, role in acts:
+        actor, other = people[who], people[whom]
+        before = {user: world.role_of(user) for user in people}
+        with contextlib.suppress(AppError):
+            match act:
+                case "ask":
+                    world.ask(other, role, by=actor)
+                case "ask by address":
+                    by_email(world, world.identities.users[other].email, role, by=actor)
+                case "accept":
+                    world.accept(actor)
+                case "decline":
+                    decline(world, actor)
+                case "withdraw":
+                    world.invitations.withdraw(actor, world.project_id, other)
+                case "give":
+                    world.members.change_role(actor, world.project_id, other, role, source=HOME)
+                case "remove":
+                    world.remove(other, by=actor)
+                case "leave":
+                    leave(world, actor)
+                case "wait":
+                    world.clock.pass_(days=5)
+        for user in people:
+            now = world.role_of(user)
+            if now is not None and (before[user] is None or (now is OWNER and before[user] is not OWNER)):
+                assert (act, user) == ("accept", actor)
+        owners = world.owners()
+        assert owners
+        assert {user for user in people if world.role_of(user) is OWNER} == {*owners}
+        assert {user: world.store.held[user] for user in people} == {user: int(user in owners) for user in people}
