@@ -8,13 +8,15 @@ from typing import Any
 import orjson
 import pytest
 
+from karma.agents.ports import Attachments
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.devices.parent import DeviceParent
 from karma.devices.repository.devices import DeviceRepository
 from karma.files.domain import DeviceFile, FileStatus
 from karma.files.repository.files import FileRepository
-from tests.fakes.agents import SetClock, events_of
+from karma.integrations.s3 import S3Attachments
+from tests.fakes.agents import MemoryAttachments, SetClock, events_of
 from tests.support.devices import World
 from tests.support.media import b64, pdf, png
 from tests.support.model_server import message, text, tool_use
@@ -129,3 +131,17 @@ def test_a_long_result_is_kept_whole_and_the_next_message_works(streams: Any) ->
     key = f"attachments/{streams.user_id}/{hashlib.sha256(whole.encode()).hexdigest()}"
     stored = streams.stack.aws("s3").get_object(Bucket=streams.stack.bucket, Key=key)["Body"].read()
     assert stored.decode() == whole
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_the_bucket_and_its_stand_in_keep_attachments_alike(stack: Any, kind: str) -> None:
+    stack.use("agent_stream")
+    store: Attachments = MemoryAttachments() if kind == "memory" else S3Attachments(stack.bucket)
+    one, other = UserId(new_id()), UserId(new_id())
+
+    kept = [store.keep(one, data) for data in (b"a", b"b", b"a", b"")]
+    store.keep(other, b"a")
+
+    assert kept == [hashlib.sha256(data).hexdigest() for data in (b"a", b"b", b"a", b"")]
+    assert [store.read(one, each) for each in kept] == [b"a", b"b", b"a", b""]
+    assert (store.read(other, kept[1]), store.read(one, "0" * 64)) == (None, None)

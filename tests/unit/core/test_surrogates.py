@@ -1,0 +1,60 @@
+"""Half a character in JSON becomes U+FFFD; whole ones, and everything else, stay as they are."""
+
+import json
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from karma.core import surrogates
+
+pytestmark = pytest.mark.fault("F-03a")
+
+ANY_TEXT = st.text(st.characters(codec=None, categories=None), max_size=20)
+
+
+@given(st.recursive(ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=8))
+def test_any_text_is_read(value: object) -> None:
+    written = json.dumps(value)
+
+    read = surrogates.loads(written)
+
+    expected = json.loads(written.encode(), object_pairs_hook=lambda pairs: {mended(k): v for k, v in pairs})
+    assert read == each_mended(expected)
+    orjson.dumps(read)
+
+
+def mended(text: str) -> str:
+    return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+
+
+def each_mended(value: object) -> object:
+    if isinstance(value, str):
+        return mended(value)
+    if isinstance(value, list):
+        return [each_mended(each) for each in value]
+    if isinstance(value, dict):
+        return {name: each_mended(each) for name, each in value.items()}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"\ud83d"', "\ufffd"),
+        (rb'"\ude00\ud83d"', "\ufffd\ufffd"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\U0001f600"),
+        (rb'"\\ud83d"', r"\ud83d"),
+        (rb'"\\\ud83d\""', '\\\ufffd"'),
+    ],
+)
+def test_only_halves_are_replaced(written: bytes, read: str) -> None:
+    assert surrogates.loads(b"[" + written + rb',"\ud800"]') == [read, "\ufffd"]
+
+
+@pytest.mark.parametrize("broken", [b"", b'"\\ud800', b"{", b"NaN", b'"\xed\xa0\x80"', b'"\\ud8"'])
+def test_what_is_no_json_is_still_refused(broken: bytes) -> None:
+    with pytest.raises(orjson.JSONDecodeError):
+        surrogates.loads(broken)
