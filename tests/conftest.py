@@ -43,7 +43,7 @@ _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let one ask for more random histories than an ordinary run tries, or for those of a seed."""
     group = parser.getgroup("random histories")
-    group.addoption("--histories", type=int, default=3_000, help="how many: 20000 take most of a minute")
+    group.addoption("--histories", type=int, default=20_000, help="how many")
     group.addoption("--histories-seed", type=int, help="the first one's, as a failure names it")
 
 

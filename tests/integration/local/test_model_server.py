@@ -139,5 +139,24 @@ def test_tools_of_an_earlier_turn_do_not_count(model: anthropic.Anthropic) -> No
     assert called(third)[0][0] == "searchDatabase"
 
 
+@pytest.mark.fault("F-01d")
+def test_what_the_api_refuses_is_refused_as_the_api_does(model: anthropic.Anthropic) -> None:
+    before = len(model.get("/__aimock/journal", cast_to=list[Any]))
+    image: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/heic", "data": "QUJD"}}
+    refused: list[list[MessageParam]] = [
+        [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "hi"}],
+        [{"role": "user", "content": " "}],
+        [{"role": "user", "content": [image]}],
+    ]
+
+    for messages in refused:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            ask(model, messages, [])
+        assert caught.value.type == "invalid_request_error"
+
+    ask(model, [{"role": "user", "content": "hi"}], [])
+    assert len(model.get("/__aimock/journal", cast_to=list[Any])) == before + 1
+
+
 def test_the_script_is_where_the_server_looks_for_it() -> None:
     assert (Path(__file__).parents[3] / "local" / "model" / "server.mjs").exists()

@@ -97,3 +97,11 @@ def test_texts_of_many_types_are_plain_text_documents() -> None:
     for called in ("text/csv", "text/html; charset=utf-8", "application/json", "text/plain", ""):
         medium = of_bytes("document", "a,ü\n".encode(), called)
         assert (medium.media_type, medium.text()) == ("text/plain", "a,ü\n")
+
+
+def test_a_png_with_one_wrong_byte_anywhere_is_refused() -> None:
+    raw = png(3, 5)
+
+    for at in range(len(raw)):
+        with pytest.raises(UnreadableMedia):
+            of_bytes("image", raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], "image/png")

@@ -1,7 +1,7 @@
 """Any stored conversation can be sent: random ones, and each kind by itself, held against the rules of the API.
 
-`pytest tests/unit/agents/test_repair.py --histories 20000` tries 20,000 random ones, an ordinary run a sample. A
-failure names the seed that repeats it.
+An ordinary run tries 20,000 random ones, ten seconds of work; `--histories` tries more or fewer. A failure names the
+seed that repeats it.
 """
 
 import random
