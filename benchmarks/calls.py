@@ -408,8 +408,8 @@ class Rows:
             stripe_customer_id="cus_calls",
             stripe_created=now,
         )
-        SubscriptionRepository(table).save_and_close(
-            subscription, seen=Seen(), claim=True, event_id="evt_handled", at=now, note="calls"
+        SubscriptionRepository(table).save(
+            subscription.user_id, subscription, seen=Seen(), event_id="evt_handled", at=now, note="calls"
         )
 
     # Copies.

@@ -209,26 +209,19 @@ def _policy(engine: MiniStack) -> str:
 
 def _subscribe(world: World, user_id: UserId) -> None:
     """Put a user on the largest plan: a hundred runs within a minute are over the free one's rate limit."""
-    from karma.billing.arrival import Arrival
     from karma.billing.domain import SubscriptionStatus, free_subscription
     from karma.billing.plans import PlanName
     from karma.billing.ports import Row
-    from karma.billing.repository.arrivals import ArrivalStore
     from karma.billing.repository.subscriptions import SubscriptionRepository
 
     table, now = world.values["BILLING_TABLE"], datetime.now(UTC)
-    event_id = f"evt_{user_id}"
-    arrival = Arrival(event_id, "x", '{"type": "x", "data": {}}')
-    ArrivalStore(table).store(arrival, received_at=now, due_at=now)
     plan = replace(
         free_subscription(user_id, now),
         plan=PlanName.ENTERPRISE,
         status=SubscriptionStatus.ACTIVE,
         stripe_status="active",
     )
-    SubscriptionRepository(table).save_and_close(
-        plan, seen=Row(), claim=False, event_id=event_id, at=now, note="benchmark"
-    )
+    SubscriptionRepository(table).save(user_id, plan, seen=Row(), at=now)
 
 
 def _seed(world: World) -> None:

@@ -176,7 +176,13 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.inbox.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("IDENTITY_TABLE", "BILLING_TABLE", "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
+            environment=(
+                "IDENTITY_TABLE",
+                "BILLING_TABLE",
+                "PAYMENT_RETRY_DAYS",
+                "STRIPE_API_SECRET_ARN",
+                "STRIPE_API_BASE",
+            ),
         ),
         FunctionSpec(
             name=FunctionName.RUNS,
@@ -250,7 +256,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
     )
 }
 
-SWEEPS = ("inbox", "mail", "commands", "files", "orphans", "projects", "tasks", "deletions")
+SWEEPS = ("inbox", "subscriptions", "mail", "commands", "files", "orphans", "projects", "tasks", "deletions")
 """Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 

@@ -42,6 +42,8 @@ class Overrides:
     model_base_url: str = ""
     model_id: str = "claude-sonnet-5-5"
     stripe_api_base: str = ""
+    payment_retry_days: int = 14
+    """How long Stripe retries a failed payment, as its dashboard is set; access lasts as long, and three days more."""
     websocket_url: str = ""
     """What clients are told to connect to; empty: the WebSocket API's own address."""
     cors_origins: tuple[str, ...] = ()

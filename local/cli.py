@@ -5,7 +5,11 @@
     karma chat [MESSAGE]           talk to the agent as the demo user
     karma mail [N]                 print the last mails of the local environment
     karma admin create EMAIL       make an administrator; the password is asked for
-    karma inbox replay EVENT_ID    handle a stored Stripe event once more
+    karma inbox list               list stored Stripe events: --status unhandled, unlinked, handled, ignored, dismissed
+    karma inbox show EVENT_ID      show one with the ids it names
+    karma inbox replay EVENT_ID    handle it once more
+    karma inbox dismiss EVENT_ID   close it: --reason WORDS
+    karma inbox link CUSTOMER USER say which account a customer of Stripe pays for: --from USER, who has it now
     karma run explain RUN_ID       tell what a run did
     karma migrate up|down|status   rewrite stored items after a change of their schema
     karma keys show|rotate         see, or move one step on, the rotation of the keys that sign access tokens
@@ -157,10 +161,38 @@ def admin_create(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def inbox_list(arguments: argparse.Namespace) -> int:
+    """List stored Stripe events."""
+    for line in Operations(arguments.stage, local_places.of_repository()).list_events(arguments.status):
+        print(line)
+    return 0
+
+
+def inbox_show(arguments: argparse.Namespace) -> int:
+    """Show a stored Stripe event."""
+    print(Operations(arguments.stage, local_places.of_repository()).show_event(arguments.event_id))
+    return 0
+
+
 def inbox_replay(arguments: argparse.Namespace) -> int:
     """Handle a stored Stripe event once more."""
     Operations(arguments.stage, local_places.of_repository()).replay_event(arguments.event_id)
     print(f"{arguments.event_id} is enqueued again")
+    return 0
+
+
+def inbox_dismiss(arguments: argparse.Namespace) -> int:
+    """Close a stored Stripe event."""
+    Operations(arguments.stage, local_places.of_repository()).dismiss_event(arguments.event_id, arguments.reason)
+    print(f"{arguments.event_id} is dismissed")
+    return 0
+
+
+def inbox_link(arguments: argparse.Namespace) -> int:
+    """Say which account a customer of Stripe pays for."""
+    operations = Operations(arguments.stage, local_places.of_repository())
+    operations.link_customer(arguments.customer_id, arguments.user_id, from_user_id=arguments.from_user_id)
+    print(f"{arguments.customer_id} pays for {arguments.user_id}")
     return 0
 
 
@@ -264,9 +296,24 @@ def _parser() -> argparse.ArgumentParser:
     each.set_defaults(command=admin_create)
 
     inbox = commands.add_parser("inbox", help="stored Stripe events").add_subparsers(required=True, metavar="ACTION")
+    each = inbox.add_parser("list", parents=[stage], help="list those of one status")
+    each.add_argument("--status", default="unhandled")
+    each.set_defaults(command=inbox_list)
+    each = inbox.add_parser("show", parents=[stage], help="show one with the ids it names")
+    each.add_argument("event_id")
+    each.set_defaults(command=inbox_show)
     each = inbox.add_parser("replay", parents=[stage], help="handle one once more")
     each.add_argument("event_id")
     each.set_defaults(command=inbox_replay)
+    each = inbox.add_parser("dismiss", parents=[stage], help="close one that nobody will handle")
+    each.add_argument("event_id")
+    each.add_argument("--reason", required=True)
+    each.set_defaults(command=inbox_dismiss)
+    each = inbox.add_parser("link", parents=[stage], help="say which account a customer of Stripe pays for")
+    each.add_argument("customer_id")
+    each.add_argument("user_id")
+    each.add_argument("--from", dest="from_user_id", metavar="USER_ID", help="the account that has it now")
+    each.set_defaults(command=inbox_link)
 
     runs = commands.add_parser("run", help="agent runs").add_subparsers(required=True, metavar="ACTION")
     each = runs.add_parser("explain", parents=[stage], help="tell what one did")

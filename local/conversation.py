@@ -15,6 +15,7 @@ from typing import Any
 
 from local.api_client import ApiClient, stream_agent
 from local.errors import LocalError
+from local.link import link
 from local.outputs import Outputs
 from local.stripe_peer import StripePeer
 from local.waiting import until
@@ -153,9 +154,9 @@ def change_subscription(outputs: Outputs, stripe: StripePeer, write: Callable[[s
 
 
 def sell(stripe: StripePeer, user_id: str, email: str, *, plan: str = _PLAN) -> dict[str, Any]:
-    """Sell a plan to a new customer whose metadata name the user; return Stripe's subscription.
+    """Sell a plan to a new customer, which is linked to the user first, as by a checkout; return Stripe's subscription.
 
-    A subscription that the user already has is cancelled first: the newest one is what counts.
+    What was sold to the user before is cancelled, or the largest plan would count. The metadata only find it again.
     """
     _make_plan(stripe, plan)
     for old in stripe.call("GET", "/v1/customers")["data"]:
@@ -164,6 +165,7 @@ def sell(stripe: StripePeer, user_id: str, email: str, *, plan: str = _PLAN) -> 
                 if held["status"] not in ("canceled", "incomplete_expired"):
                     stripe.call("DELETE", f"/v1/subscriptions/{held['id']}")
     customer = stripe.call("POST", "/v1/customers", email=email, **{"metadata[user_id]": user_id})
+    link(stripe.places, str(customer["id"]), user_id)
     card = stripe.call("POST", "/v1/payment_methods", type="card", **_CARD)
     stripe.call("POST", f"/v1/payment_methods/{card['id']}/attach", customer=customer["id"])
     stripe.call(
@@ -183,7 +185,9 @@ _CARD = {
 def _make_plan(stripe: StripePeer, plan: str) -> None:
     known = {each["id"] for each in stripe.call("GET", "/v1/plans")["data"]}
     if plan not in known:
-        terms = {"amount": "29900", "currency": "usd", "interval": "month", "nickname": plan, "product[name]": plan}
+        name = plan.split("_")[1]
+        terms = {"amount": "29900", "currency": "usd", "interval": "month", "product[name]": plan}
+        terms["metadata[karma_plan]"] = name
         stripe.call("POST", "/v1/plans", id=plan, **terms)
 
 

@@ -6,6 +6,7 @@ asked of the local engine, elsewhere of AWS with the settings of the shell.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from local.errors import LocalError
 from local.places import ROOT, Places
 
 if TYPE_CHECKING:
+    from karma.billing.service import InboxKeeper
     from karma.identity.rotation import Rotation
 
 _STACKS = ("data", "app")
@@ -69,17 +71,67 @@ class Operations:
         with _translated():
             return str(identity.administration().make_admin(email=email, password=password, name=name).id)
 
+    def list_events(self, status: str) -> Iterator[str]:
+        """Yield a line for each stored Stripe event of a status, up to 100.
+
+        Raises:
+            LocalError: there is no such status.
+        """
+        from karma.billing.domain import EventState
+        from karma.core.clock import iso
+
+        if status not in set(EventState):
+            raise LocalError(f"status: must be one of {', '.join(EventState)}")
+        for event in self._inbox().page(EventState(status), limit=100, start=None).events:
+            yield f"{event.id}  {event.type}  {iso(event.received_at)}  {event.note or event.last_error}".rstrip()
+
+    def show_event(self, event_id: str) -> str:
+        """Return a stored Stripe event with the ids it names, as JSON.
+
+        Raises:
+            LocalError: there is no such event.
+        """
+        inbox = self._inbox()
+        from api.routes.billing import event_view
+
+        with _translated():
+            return json.dumps(event_view(inbox.event(event_id)), indent=2)
+
     def replay_event(self, event_id: str) -> None:
         """Have a stored Stripe event handled once more.
 
         Raises:
             LocalError: there is no such event.
         """
-        self._become("FunctionBackgroundSweeps")
-        from karma.billing.service import replay_event
-
+        inbox = self._inbox()
         with _translated():
-            replay_event(event_id)
+            inbox.replay(event_id)
+
+    def dismiss_event(self, event_id: str, reason: str) -> None:
+        """Close a stored Stripe event that nobody will handle.
+
+        Raises:
+            LocalError: there is no such event, or it was handled.
+        """
+        inbox = self._inbox()
+        with _translated():
+            inbox.dismiss(event_id, reason=reason, actor_id=None)
+
+    def link_customer(self, customer_id: str, user_id: str, *, from_user_id: str | None) -> None:
+        """Say which account a customer of Stripe pays for.
+
+        Raises:
+            LocalError: somebody else has it, or there is no such account.
+        """
+        self._become("FunctionApi")
+        from api.deps import billing
+        from karma.core.dynamo.items import bind
+        from karma.core.ids import UserId
+        from karma.identity.repository.items import IdentityItem
+
+        bind(IdentityItem, os.environ["IDENTITY_TABLE"])
+        with _translated():
+            billing.customers().relink(customer_id, UserId(user_id), from_user_id=from_user_id, actor_id=None)
 
     def explain_run(self, run_id: str) -> str:
         """Tell what a run did.
@@ -153,6 +205,12 @@ class Operations:
     def tables(self) -> Mapping[str, str]:
         """Short name -> deployed table."""
         return {key[5:].lower(): value for key, value in self._outputs.items() if key.startswith("Table")}
+
+    def _inbox(self) -> InboxKeeper:
+        self._become("FunctionBackgroundSweeps")
+        from karma.billing.service import operators_inbox
+
+        return operators_inbox()
 
     def _become(self, function: str) -> None:
         found = boto3.client("lambda").get_function_configuration(FunctionName=self._outputs[function])

@@ -13,6 +13,7 @@ from karma.agents.purge import AgentsPurge
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.purge import BillingPurge
+from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core import secrets
 from karma.core.clock import SystemClock
@@ -79,7 +80,12 @@ def cascade() -> Cascade:
         [
             # First what acts by itself: runs, then what would go on costing money.
             AgentsPurge(store=DynamoRunStore(), attachments=S3Attachments(settings.files_bucket), clock=clock),
-            BillingPurge(subscriptions=SubscriptionRepository(settings.billing_table), payments=payments, clock=clock),
+            BillingPurge(
+                subscriptions=SubscriptionRepository(settings.billing_table),
+                customers=CustomerRepository(settings.billing_table),
+                payments=payments,
+                clock=clock,
+            ),
             DevicesPurge(
                 devices=devices,
                 leftovers=LeftoverRepository(settings.devices_table, settings.telemetry_table),

@@ -1,13 +1,17 @@
-"""The inbox worker: one SQS message an event id; what it changes is decided in karma/billing/projector.py."""
+"""The inbox worker: a message names an event, or a user to look at; karma/billing/projector.py decides the rest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.billing.arrival import is_event_id
+from karma.billing.customers import user_of_message
+from karma.billing.domain import RETRIES
 from karma.billing.projector import EventProjector
+from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core import secrets
@@ -28,6 +32,8 @@ class Settings(FunctionSettings):
 
     identity_table: str
     billing_table: str
+    payment_retry_days: int = RETRIES.days
+    """How long Stripe retries a failed payment; as its dashboard is set (Billing, Revenue recovery)."""
     stripe_api_secret_arn: str = ""
     stripe_api_base: str = ""
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
@@ -52,12 +58,13 @@ def wiring() -> Services:
         projector=EventProjector(
             inbox=inbox,
             subscriptions=SubscriptionRepository(settings.billing_table),
+            customers=CustomerRepository(settings.billing_table),
             payments=StripeGateway(
                 api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"),
                 api_base=settings.stripe_api_base,
             ),
             clock=SystemClock(),
-            was_deleted=lambda user_id: parent.was_deleted(user_id, at=SystemClock().now()),
+            retries=timedelta(days=settings.payment_retry_days),
         ),
     )
 
@@ -69,26 +76,31 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
-def _handled(services: Services, event_id: str, context: LambdaContext) -> bool:
-    if not is_event_id(event_id):
+def _handled(services: Services, body: str, context: LambdaContext) -> bool:
+    user_id = user_of_message(body)
+    event_id = body if is_event_id(body) else ""
+    keys = {"user_id": user_id} if user_id else {"event_id": event_id}
+    if user_id is None and not event_id:
         logger.error("billing.message_unreadable", request_id=context.aws_request_id)
         return False
     try:
-        note = services.projector.handle(event_id)
+        note = services.projector.refresh(user_id) if user_id else services.projector.handle(event_id)
     except AppError as error:
-        logger.warning("billing.event_failed", code=error.code, event_id=event_id, request_id=context.aws_request_id)
+        logger.warning("billing.event_failed", code=error.code, request_id=context.aws_request_id, **keys)
         _remember(services, event_id, error.code)
         return False
     except Exception as exc:  # noqa: BLE001  the process edge of one message
         count("UnhandledError")
-        logger.exception("billing.event_failed", event_id=event_id, request_id=context.aws_request_id)
+        logger.exception("billing.event_failed", request_id=context.aws_request_id, **keys)
         _remember(services, event_id, type(exc).__name__)
         return False
-    logger.info("billing.event_handled", note=note, event_id=event_id, request_id=context.aws_request_id)
+    logger.info("billing.event_handled", note=note, request_id=context.aws_request_id, **keys)
     return True
 
 
 def _remember(services: Services, event_id: str, error: str) -> None:
+    if not event_id:
+        return
     try:
         services.inbox.record_failure(event_id, error=error, at=SystemClock().now())
     except AppError:

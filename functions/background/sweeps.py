@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from karma.billing.customers import Lookout
 from karma.billing.repository.inbox import InboxRepository
+from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.service import InboxKeeper
 from karma.core.clock import SystemClock
 from karma.core.dynamo.items import bind
@@ -83,6 +85,11 @@ def _inbox() -> int:
     return InboxKeeper(inbox=inbox, queue=SqsQueue(settings().inbox_queue_url), clock=SystemClock()).requeue_due()
 
 
+def _subscriptions() -> int:
+    rows, queue = SubscriptionRepository(settings().billing_table), SqsQueue(settings().inbox_queue_url)
+    return Lookout(subscriptions=rows, queue=queue, clock=SystemClock()).send_due()
+
+
 def _mail() -> int:
     outbox = OutboxRepository(settings().identity_table)
     return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=SystemClock()).requeue_due()
@@ -127,6 +134,7 @@ def _projects() -> int:
 
 _SWEEPS = {
     "inbox": _inbox,
+    "subscriptions": _subscriptions,
     "mail": _mail,
     "commands": _commands,
     "files": _files,

@@ -234,6 +234,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "MODEL_BASE_URL": given.model_base_url,
         "MODEL_ID": given.model_id,
         "STRIPE_API_BASE": given.stripe_api_base,
+        "PAYMENT_RETRY_DAYS": str(given.payment_retry_days),
         "API_URL": given.public_api_url or (f"https://{given.public_domain}" if given.public_domain else ""),
         "FRONTEND_ORIGINS": ",".join([*settings.cors_origins, *settings.loopback_origins]),
         "OAUTH_SECRET_ARN": secrets["oauth"],

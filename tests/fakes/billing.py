@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import orjson
 
 from karma.billing.arrival import Arrival, Stored
-from karma.billing.domain import InboxEvent, StripeCustomer, StripeSubscription, Subscription
-from karma.billing.ports import Due, InboxPage, Row
+from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription, read_hint, together
+from karma.billing.ports import CustomerLink, Due, InboxPage, Look, Row
+from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED
 from karma.core.clock import iso
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
+from karma.core.purge import Purge
+from karma.identity.audit import AuditEntry
 from karma.identity.parent import AccountGone
 from karma.notices.domain import Notice
 
@@ -36,19 +39,22 @@ class MemoryQueue:
 
 @dataclass
 class MemoryBilling:
-    """Arrivals, inbox and subscriptions over one set of dictionaries, as one table holds them."""
+    """Arrivals, inbox, subscriptions and links over one set of dictionaries, as one table holds them."""
 
     events: dict[str, InboxEvent] = field(default_factory=dict)
     due_at: dict[str, datetime] = field(default_factory=dict)
-    unlinked: set[str] = field(default_factory=set)
+    about: dict[str, UserId] = field(default_factory=dict)
+    """Events that were about a user."""
     rows: dict[UserId, Row] = field(default_factory=dict)
-    customers: dict[str, UserId] = field(default_factory=dict)
-    guards: dict[str, UserId] = field(default_factory=dict)
+    looks: dict[UserId, datetime] = field(default_factory=dict)
+    customers: dict[str, CustomerLink] = field(default_factory=dict)
+    ending: dict[str, UserId] = field(default_factory=dict)
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
-    buried: set[str] = field(default_factory=set)
-    """Their customers."""
     notices: list[Notice] = field(default_factory=list)
+    audit: list[AuditEntry] = field(default_factory=list)
+
+    # Arrivals and inbox
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
         there = self.events.get(arrival.id)
@@ -74,17 +80,48 @@ class MemoryBilling:
         return self.events.get(event_id)
 
     def mark_handled(
-        self, event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None = None
+        self,
+        event_id: str,
+        *,
+        at: datetime,
+        note: str,
+        state: EventState = EventState.HANDLED,
+        user_id: UserId | None = None,
     ) -> bool:
         self._require(user_id)
         event = self.events.get(event_id)
         if event is None or event.handled_at is not None:
             return False
-        self.events[event_id] = replace(event, handled_at=at, note=note, last_error="")
-        del self.due_at[event_id]
-        if unlinked:
-            self.unlinked.add(event_id)
+        self._close(event, at=at, note=note, state=state)
+        if user_id is not None:
+            self.about[event_id] = user_id
         return True
+
+    def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
+        event = self.events.get(event_id)
+        if event is None or event.handled_at is not None or customer_id in self.customers:
+            return False
+        self._close(event, at=at, note=note, state=EventState.UNLINKED)
+        return True
+
+    def unlinked_of(self, customer_id: str) -> list[str]:
+        found = (event for event in self.events.values() if event.state is EventState.UNLINKED)
+        return [event.id for event in found if read_hint(event).customer_id == customer_id]
+
+    def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
+        event = self.events.get(event_id)
+        if event is None or event.state not in {EventState.UNHANDLED, EventState.UNLINKED}:
+            return False
+        self._close(event, at=at, note=note, state=EventState.DISMISSED)
+        self.audit += [entry] if entry else []
+        return True
+
+    def _close(self, event: InboxEvent, *, at: datetime, note: str, state: EventState) -> None:
+        keep = KEEP_UNLINKED if state is EventState.UNLINKED else KEEP
+        self.events[event.id] = replace(
+            event, handled_at=at, note=note, last_error="", state=state, expires_at=(at + keep).replace(microsecond=0)
+        )
+        self.due_at.pop(event.id, None)
 
     def record_failure(self, event_id: str, *, error: str, at: datetime) -> None:
         event = self.events.get(event_id)
@@ -107,103 +144,204 @@ class MemoryBilling:
         event = self.events.get(event_id)
         if event is None:
             return False
-        self.events[event_id] = replace(event, handled_at=None, note="", attempts=0, last_error="")
-        self.unlinked.discard(event_id)
+        self.events[event_id] = replace(
+            event,
+            handled_at=None,
+            note="",
+            attempts=0,
+            last_error="",
+            state=EventState.UNHANDLED,
+            expires_at=None,
+        )
         self.due_at[event_id] = due_at
         return True
 
-    def page(self, *, unlinked: bool, limit: int, start: dict[str, str] | None) -> InboxPage:
-        listed = sorted(self.unlinked) if unlinked else sorted(self.due_at, key=lambda each: (self.due_at[each], each))
-        first = listed.index(start["id"]) + 1 if start else 0
+    def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
+        of_state = [event for event in self.events.values() if event.state is state]
+        if state is EventState.UNHANDLED:
+            listed = sorted(of_state, key=lambda each: (self.due_at[each.id], each.id))
+        elif state is EventState.UNLINKED:
+            listed = sorted(of_state, key=lambda each: (read_hint(each).customer_id, each.handled_at, each.id))
+        else:
+            listed = sorted(of_state, key=lambda each: (each.handled_at, each.id), reverse=True)
+        first = [event.id for event in listed].index(start["id"]) + 1 if start else 0
         shown = listed[first : first + limit]
         more = first + limit < len(listed)
-        return InboxPage([self.events[each] for each in shown], {"id": shown[-1]} if more else None)
-
-    def row(self, user_id: UserId) -> Row:
-        return self.rows.get(user_id, Row())
+        return InboxPage(shown, {"id": shown[-1].id} if more else None)
 
     def forget(self, event_id: str) -> None:
         self.events.pop(event_id, None)
         self.due_at.pop(event_id, None)
-        self.unlinked.discard(event_id)
+
+    # Subscriptions
+
+    def row(self, user_id: UserId) -> Row:
+        return self.rows.get(user_id, Row())
+
+    def save(
+        self,
+        user_id: UserId,
+        subscription: Subscription | None,
+        *,
+        seen: Row,
+        at: datetime,
+        event_id: str = "",
+        note: str = "",
+        notice: Notice | None = None,
+        shown: Collection[str] = (),
+        livemode: bool = False,
+    ) -> bool:
+        self._require(user_id)
+        event = self.events.get(event_id)
+        if self.row(user_id).version != seen.version:
+            return False
+        if event_id and (event is None or event.handled_at is not None):
+            return False
+        links = [self.customers.get(customer_id) for customer_id in shown]
+        if any(link is None or link.user_id != user_id for link in links):
+            return False
+        for customer_id in shown:
+            link = self.customers[customer_id]
+            self.customers[customer_id] = link._replace(livemode=livemode, version=link.version + 1)
+        self._write(user_id, subscription, seen, at=at, look_at=subscription.look_at(at) if subscription else None)
+        self.notices += [notice] if notice else []
+        if event_id:
+            self.mark_handled(event_id, at=at, note=note, user_id=user_id)
+        return True
+
+    def _write(
+        self, user_id: UserId, row: Subscription | None, seen: Row, *, at: datetime, look_at: datetime | None
+    ) -> None:
+        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at))
+        self.looks.pop(user_id, None)
+        if look_at is not None:
+            self.looks[user_id] = look_at
+
+    def due_looks(self, now: datetime, *, limit: int) -> list[Look]:
+        late = sorted((when, user_id) for user_id, when in self.looks.items() if when < now)
+        return [Look(user_id, f"{iso(when)}#{user_id}") for when, user_id in late[:limit]]
+
+    def postpone_look(self, look: Look, *, until: datetime) -> bool:
+        when = self.looks.get(look.user_id)
+        if when is None or f"{iso(when)}#{look.user_id}" != look.due:
+            return False
+        row = self.rows[look.user_id]
+        self.rows[look.user_id] = row._replace(version=row.version + 1)
+        self.looks[look.user_id] = until
+        return True
+
+    def purge(self, purge: Purge) -> bool:
+        for event_id in [event_id for event_id, user_id in self.about.items() if user_id == purge.user_id]:
+            self.forget(event_id)
+            del self.about[event_id]
+        self.rows.pop(purge.user_id, None)
+        self.looks.pop(purge.user_id, None)
+        return True
+
+    # Customers
+
+    def link_of(self, customer_id: str) -> CustomerLink | None:
+        return self.customers.get(customer_id)
+
+    def links_of(self, user_id: UserId) -> list[CustomerLink]:
+        found = sorted(self.customers.values(), key=lambda link: link.customer_id)
+        return [link for link in found if user_id in {link.user_id, self.ending.get(link.customer_id)}]
+
+    def link(
+        self,
+        customer_id: str,
+        user_id: UserId,
+        *,
+        seen: CustomerLink | None,
+        at: datetime,
+        livemode: bool | None = None,
+        entries: Sequence[AuditEntry] = (),
+    ) -> bool:
+        self._require(user_id)
+        there = self.customers.get(customer_id)
+        if (there.version if there else 0) != (seen.version if seen else 0):
+            return False
+        if seen is not None and seen.user_id is not None and seen.user_id in self.rows:
+            row = self.rows[seen.user_id]
+            held = row.subscription.all if row.subscription else ()
+            left = together([each for each in held if each.stripe_customer_id != customer_id])
+            self._write(seen.user_id, left, row, at=at, look_at=at)
+        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, (seen.version if seen else 0) + 1)
+        row = self.row(user_id)
+        self._write(user_id, row.subscription, row, at=at, look_at=at)
+        self.audit += entries
+        return True
+
+    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
+        link = self.customers.get(customer_id)
+        if link is None or user_id not in {link.user_id, self.ending.get(customer_id)}:
+            return False
+        self.customers[customer_id] = link._replace(user_id=None, version=link.version + 1)
+        self.ending[customer_id] = user_id
+        return True
+
+    def end(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
+        if self.ending.get(customer_id) == user_id:
+            del self.ending[customer_id]
 
     def _require(self, user_id: UserId | None) -> None:
         if user_id in self.gone:
             raise AccountGone(user_id)
 
-    def bury_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
-        if self.customers.get(customer_id, user_id) == user_id:
-            self.customers.pop(customer_id, None)
-            self.buried.add(customer_id)
-
-    def user_of_customer(self, customer_id: str) -> UserId | None:
-        if customer_id in self.buried:
-            raise AccountGone
-        return self.customers.get(customer_id)
-
-    def owner_of(self, stripe_subscription_id: str) -> UserId | None:
-        return self.guards.get(stripe_subscription_id)
-
-    def link_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        self._require(user_id)
-        return self.customers.setdefault(customer_id, user_id) == user_id
-
-    def save_and_close(
-        self,
-        subscription: Subscription,
-        *,
-        seen: Row,
-        claim: bool,
-        event_id: str,
-        at: datetime,
-        note: str,
-        notice: Notice | None = None,
-    ) -> bool:
-        self._require(subscription.user_id)
-        event = self.events.get(event_id)
-        if event is None or event.handled_at is not None or self.row(subscription.user_id).version != seen.version:
-            return False
-        target = subscription.stripe_subscription_id
-        if claim and target is not None:
-            if target in self.guards:
-                return False
-            self.guards[target] = subscription.user_id
-        self.notices += [notice] if notice else []
-        self.rows[subscription.user_id] = Row(subscription, seen.version + 1, seen.created_at or iso(at))
-        return self.mark_handled(event_id, at=at, note=note, unlinked=False)
-
 
 @dataclass
 class MemoryStripe:
-    """Stripe's objects as they are now; `on_fetch` runs before each answer, for what happens meanwhile."""
+    """Stripe's objects as they are now, in two modes, of which the key sees one.
+
+    `on_fetch` runs before each answer, for what happens meanwhile.
+    """
 
     subscriptions: dict[str, StripeSubscription] = field(default_factory=dict)
-    customers: dict[str, StripeCustomer] = field(default_factory=dict)
+    customers: set[str] = field(default_factory=set)
+    """Of the key's mode; those with subscriptions are there without being named."""
+    deleted: set[str] = field(default_factory=set)
+    livemode: bool = False
+    others: set[str] = field(default_factory=set)
+    """Customers of the mode that the key is not of; their subscriptions are missing to it."""
     down: bool = False
     fetches: int = 0
     on_fetch: Callable[[], None] = lambda: None
     after_read: Callable[[], None] = lambda: None
-    """Runs once Stripe has read its object, before we get it: the answer is then already old."""
+    """Runs once Stripe has read its objects, before we get them: the answer is then already old."""
 
-    def subscription(self, subscription_id: str) -> StripeSubscription | None:
+    def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
         self._fetch()
-        found = self.subscriptions.get(subscription_id)
+        if livemode is not None and livemode is not self.livemode:
+            return None
+        found = [] if customer_id in self.others else self._of(customer_id)
         self.after_read()
-        return found
+        missing = not found and customer_id not in self.customers - self.deleted - self.others
+        return None if missing and livemode is None else found
 
-    def subscriptions_of(self, customer_id: str) -> list[StripeSubscription]:
+    def cancel(self, subscription_id: str) -> None:
         self._fetch()
-        return [each for each in self.subscriptions.values() if each.customer_id == customer_id]
-
-    def customer(self, customer_id: str) -> StripeCustomer | None:
-        self._fetch()
-        return self.customers.get(customer_id)
+        held = self.subscriptions.get(subscription_id)
+        if held is not None and held.customer_id not in self.others:
+            self.subscriptions[subscription_id] = replace(held, status="canceled")
 
     def delete_customer(self, customer_id: str) -> None:
         self._fetch()
-        self.customers.pop(customer_id, None)
-        for each in [each for each in self.subscriptions.values() if each.customer_id == customer_id]:
+        if customer_id in self.others:
+            return  # missing to this key
+        self.deleted.add(customer_id)
+        for each in self._of(customer_id):
             self.subscriptions[each.id] = replace(each, status="canceled")
+
+    def renew(self, subscription_id: str, *, days: int = 30) -> None:
+        """Begin the next period, as a payment does."""
+        held = self.subscriptions[subscription_id]
+        end = held.current_period_end
+        self.subscriptions[subscription_id] = replace(
+            held, current_period_start=end, current_period_end=end + timedelta(days=days)
+        )
+
+    def _of(self, customer_id: str) -> list[StripeSubscription]:
+        return [each for each in self.subscriptions.values() if each.customer_id == customer_id]
 
     def _fetch(self) -> None:
         if self.down:

@@ -111,6 +111,7 @@ _FIXED = {
     "MODEL_BASE_URL": "http://127.0.0.1:9",
     "MODEL_ID": "claude-sonnet-5-5",
     "STRIPE_API_BASE": "http://127.0.0.1:9",
+    "PAYMENT_RETRY_DAYS": "14",
 }
 _TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime", "search")
 _TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
@@ -153,7 +154,12 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     ),
     "device_ingest": (_TABLE_NAMES["devices"], _TABLE_NAMES["telemetry"], "INGEST_QUEUE_URL", "IOT_DATA_ENDPOINT"),
     "billing_webhook": (_TABLE_NAMES["billing"], "INBOX_QUEUE_URL", "STRIPE_WEBHOOK_SECRET_ARN"),
-    "inbox": (*(_TABLE_NAMES[n] for n in ("identity", "billing")), "STRIPE_API_SECRET_ARN", "STRIPE_API_BASE"),
+    "inbox": (
+        *(_TABLE_NAMES[n] for n in ("identity", "billing")),
+        "PAYMENT_RETRY_DAYS",
+        "STRIPE_API_SECRET_ARN",
+        "STRIPE_API_BASE",
+    ),
     "runs": (_TABLE_NAMES["agents"], "RUNS_QUEUE_URL"),
     "files": (_TABLE_NAMES["devices"], "FILES_BUCKET"),
     "mail": (_TABLE_NAMES["identity"], "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
+    from karma.billing.customers import CustomerDesk
     from karma.billing.service import InboxKeeper, SubscriptionService
 
 
@@ -22,11 +23,25 @@ def subscriptions() -> SubscriptionService:
 
 @cache
 def inbox() -> InboxKeeper:
-    """Show and replay Stripe's events, for admins."""
+    """Show, replay and dismiss Stripe's events, for admins."""
     from karma.billing.repository.inbox import InboxRepository
     from karma.billing.service import InboxKeeper
     from karma.integrations.sqs import SqsQueue
 
     return InboxKeeper(
         inbox=InboxRepository(settings().billing_table), queue=SqsQueue(settings().inbox_queue_url), clock=clock()
+    )
+
+
+@cache
+def customers() -> CustomerDesk:
+    """Show and change which account a customer of Stripe pays for, for admins."""
+    from karma.billing.customers import CustomerDesk
+    from karma.billing.repository.customers import CustomerRepository
+    from karma.integrations.sqs import SqsQueue
+
+    return CustomerDesk(
+        customers=CustomerRepository(settings().billing_table),
+        queue=SqsQueue(settings().inbox_queue_url),
+        clock=clock(),
     )

@@ -1,20 +1,31 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from starlette.responses import Response
 
-from api.access import permit
+from api.access import RequestSource, permit
 from api.deps import billing
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
-from karma.billing.domain import InboxEvent, Subscription
+from karma.billing.domain import EventState, InboxEvent, Pause, Subscription, read_hint
 from karma.billing.plans import Limits, Plan, plan_at
-from karma.billing.schemas import CurrentSubscriptionData, InboxData, PlanListData, ReplayData
+from karma.billing.ports import CustomerLink
+from karma.billing.schemas import (
+    CurrentSubscriptionData,
+    CustomerLinkData,
+    DismissEvent,
+    EventData,
+    InboxData,
+    LinkCustomer,
+    PlanListData,
+    ReplayData,
+)
 from karma.core.clock import iso
+from karma.core.ids import UserId
 from karma.identity.domain import Caller
 
 router = Router("billing")
@@ -37,15 +48,18 @@ async def current_subscription(caller: Annotated[Caller, permit("billing:read")]
 @router.get("/billing/inbox", responses=answers(InboxData, errors=(400,)))
 async def list_inbox(
     caller: Annotated[Caller, permit("billing:admin")],
-    status: Literal["unhandled", "unlinked"] = "unhandled",
+    status: EventState = EventState.UNHANDLED,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
 ) -> Response:
-    """List Stripe's events that wait to be handled, or that were closed because no user is known for them."""
+    """List Stripe's events of one status.
+
+    `unhandled` ones wait to be handled, by the time of their next attempt; `unlinked` ones wait until an administrator
+    links their customer, by customer. `handled`, `ignored` and `dismissed` ones are closed, the newest first, and kept
+    for 60 days.
+    """
     scope = f"billing-inbox:{status}:{caller.user_id}"
-    page = billing.inbox().page(
-        unlinked=status == "unlinked", limit=limit, start=position(cursor, scope, of=str) or None
-    )
+    page = billing.inbox().page(status, limit=limit, start=position(cursor, scope, of=str) or None)
     return ok(
         {
             "events": [event_view(event) for event in page.events],
@@ -55,6 +69,21 @@ async def list_inbox(
     )
 
 
+@router.get("/billing/inbox/{event_id}", responses=answers(EventData, errors=(404,)))
+async def get_inbox_event(event_id: str, caller: Annotated[Caller, permit("billing:admin")]) -> Response:  # noqa: ARG001
+    """Show one of Stripe's events with the ids it names, whatever became of it."""
+    return ok({"event": event_view(billing.inbox().event(event_id))})
+
+
+@router.post("/billing/inbox/{event_id}/dismiss", responses=answers(EventData, errors=(404, 409)))
+async def dismiss_event(
+    event_id: str, body: DismissEvent, caller: Annotated[Caller, permit("billing:admin")], source: RequestSource
+) -> Response:
+    """Close an event that is unhandled or unlinked, with a reason; a repeat changes nothing."""
+    event = billing.inbox().dismiss(event_id, reason=body.reason, actor_id=caller.user_id, source=source)
+    return ok({"event": event_view(event)})
+
+
 @router.post(
     "/billing/inbox/{event_id}/replay", status_code=202, responses=answers(ReplayData, status=202, errors=(404,))
 )
@@ -62,6 +91,31 @@ async def replay_event(event_id: str, caller: Annotated[Caller, permit("billing:
     """Handle a stored event again, whatever became of it before; repeating this is harmless."""
     billing.inbox().replay(event_id)
     return ok({"event_id": event_id, "queued": True}, 202)
+
+
+@router.get("/billing/customers/{customer_id}/link", responses=answers(CustomerLinkData, errors=(404,)))
+async def get_customer_link(customer_id: str, caller: Annotated[Caller, permit("billing:admin")]) -> Response:  # noqa: ARG001
+    """Show which account a customer of Stripe pays for."""
+    return ok({"link": link_view(billing.customers().link_of(customer_id))})
+
+
+@router.put("/billing/customers/{customer_id}/link", responses=answers(CustomerLinkData, errors=(404, 409)))
+async def link_customer(
+    customer_id: str, body: LinkCustomer, caller: Annotated[Caller, permit("billing:admin")], source: RequestSource
+) -> Response:
+    """Say which account a customer of Stripe pays for; a repeat changes nothing.
+
+    What the customer pays for leaves the account in `from_user_id` at once; Stripe is then asked, and events that
+    waited for the link are handled.
+    """
+    link = billing.customers().relink(
+        customer_id,
+        UserId(body.user_id),
+        from_user_id=body.from_user_id,
+        actor_id=caller.user_id,
+        source=source,
+    )
+    return ok({"link": link_view(link)})
 
 
 def plan_view(plan: Plan) -> dict[str, Any]:
@@ -100,8 +154,10 @@ def subscription_view(row: Subscription, *, at: datetime) -> dict[str, Any]:
         "current_period_start": iso(row.current_period_start),
         "current_period_end": iso(row.current_period_end),
         "cancel_at_period_end": row.cancel_at_period_end,
-        "cancel_at": iso(row.cancel_at) if row.cancel_at else None,
-        "trial_end": iso(row.trial_end) if row.trial_end else None,
+        "cancel_at": _moment(row.cancel_at),
+        "trial_end": _moment(row.trial_end),
+        "grace_until": _moment(row.grace_until),
+        "pause_collection": pause_view(row.pause),
         "stripe_subscription_id": row.stripe_subscription_id,
         "stripe_customer_id": row.stripe_customer_id,
         "limits": limits_view(plan_at(entitled, at).limits),
@@ -109,13 +165,35 @@ def subscription_view(row: Subscription, *, at: datetime) -> dict[str, Any]:
 
 
 def event_view(event: InboxEvent) -> dict[str, Any]:
-    """Render a stored event; its body stays inside."""
+    """Render a stored event with the ids it names; its body stays inside."""
+    hint = read_hint(event)
     return {
         "id": event.id,
         "type": event.type,
+        "status": event.state,
+        "object_id": hint.object_id or None,
+        "customer_id": hint.customer_id or None,
+        "subscription_id": hint.subscription_id or None,
+        "account": hint.account or None,
+        "livemode": hint.livemode,
         "received_at": iso(event.received_at),
-        "handled_at": iso(event.handled_at) if event.handled_at else None,
+        "handled_at": _moment(event.handled_at),
+        "expires_at": _moment(event.expires_at),
         "note": event.note,
         "attempts": event.attempts,
         "last_error": event.last_error,
     }
+
+
+def link_view(link: CustomerLink) -> dict[str, Any]:
+    """Render a link."""
+    return {"customer_id": link.customer_id, "user_id": link.user_id, "livemode": link.livemode}
+
+
+def pause_view(pause: Pause | None) -> dict[str, Any] | None:
+    """Render a paused collection."""
+    return None if pause is None else {"behavior": pause.behavior, "resumes_at": _moment(pause.resumes_at)}
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else iso(moment)

@@ -8,6 +8,7 @@ from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.repository import DynamoRunStore
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.configuration.repository import ConfigurationRepository
@@ -47,7 +48,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryFiles: (FileRepository,),
     MemoryRunStore: (DynamoRunStore,),
     MemoryAgentStore: (DynamoAgentStore,),
-    MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository),
+    MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository, CustomerRepository),
     MemoryRealtime: (RealtimeRepository,),
     MemoryProjects: (ProjectRepository,),
     MemoryTaskStore: (DynamoTaskStore,),

@@ -15,8 +15,9 @@ from karma.avatars.domain import Avatar
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.arrival import Arrival
 from karma.billing.domain import project
-from karma.billing.ports import Row
+from karma.billing.ports import CustomerLink
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.configuration.domain import Change, Component, ComponentType
@@ -617,14 +618,24 @@ class Rows(file_rows.FileRows):
         )
 
     def subscribe(self) -> bool:
-        return self.subscriptions.save_and_close(
-            self.subscription, seen=Row(), claim=True, event_id=self.event, at=NOW, note=""
-        )
+        seen = self.subscriptions.row(self.ada.id)
+        return self.subscriptions.save(self.ada.id, self.subscription, seen=seen, event_id=self.event, at=NOW)
+
+    @property
+    def customers(self) -> CustomerRepository:
+        return CustomerRepository(self._tables["billing"])
 
     @cached_property
-    def customer(self) -> str:
-        assert self.subscriptions.link_customer(f"cus_{self.id}", self.ada.id, at=NOW)
-        return f"cus_{self.id}"
+    def customer(self) -> CustomerLink:
+        assert self.customers.link(f"cus_{self.id}", self.ada.id, seen=None, at=NOW, livemode=True)
+        link = self.customers.link_of(f"cus_{self.id}")
+        assert link is not None
+        return link
+
+    @cached_property
+    def unlinked(self) -> str:
+        assert self.inbox.mark_unlinked(self.event, f"cus_of_nobody_{self.id}", at=NOW, note="")
+        return self.event
 
     @cached_property
     def ticket(self) -> Ticket:

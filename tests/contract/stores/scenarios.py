@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from karma.agents.domain import RunEnd, RunStatus, Wish
+from karma.billing.domain import EventState
+from karma.billing.ports import CustomerLink
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId
@@ -76,6 +78,17 @@ def _changed_account(r: Rows) -> Call:
     before, root, entry = r.ada, r.root, r.entry
     after = replace(before, role=Role.VIEWER, updated_at=LATER)
     return lambda: r.directory.change_account(before, after, actor_id=root.id, entries=[entry])
+
+
+def _saved_row(r: Rows, link: CustomerLink) -> bool:
+    return r.subscriptions.save(
+        r.ada.id,
+        r.subscription,
+        seen=r.subscriptions.row(r.ada.id),
+        event_id=r.event_id,
+        at=NOW,
+        shown=[link.customer_id],
+    )
 
 
 def _emptied(r: Rows) -> Call:
@@ -484,7 +497,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "InboxRepository.get": _made(lambda r: r.event, lambda r, event: r.inbox.get(event)),
     "InboxRepository.mark_handled": _made(
         lambda r: (r.event, r.ada),
-        lambda r, n: r.inbox.mark_handled(n[0], at=LATER, note="", unlinked=False, user_id=n[1].id),
+        lambda r, n: r.inbox.mark_handled(n[0], at=LATER, note="", user_id=n[1].id),
     ),
     "InboxRepository.forget": _made(lambda r: r.event, lambda r, event: r.inbox.forget(event)),
     "InboxRepository.record_failure": _made(
@@ -493,21 +506,39 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "InboxRepository.due": _made(lambda r: r.event, lambda r, _: r.inbox.due(LATER, limit=5)),
     "InboxRepository.postpone": _made(lambda r: r.event, lambda r, event: r.inbox.postpone(event, until=LATER)),
     "InboxRepository.reopen": _made(lambda r: r.event, lambda r, event: r.inbox.reopen(event, at=NOW, due_at=NOW)),
-    "InboxRepository.page": _made(lambda r: r.event, lambda r, _: r.inbox.page(unlinked=False, limit=5, start=None)),
+    "InboxRepository.page": _made(
+        lambda r: r.event, lambda r, _: r.inbox.page(EventState.UNHANDLED, limit=5, start=None)
+    ),
+    "InboxRepository.mark_unlinked": _made(
+        lambda r: r.event, lambda r, event: r.inbox.mark_unlinked(event, f"cus_of_nobody_{r.id}", at=LATER, note="")
+    ),
+    "InboxRepository.unlinked_of": _made(
+        lambda r: r.unlinked, lambda r, _: r.inbox.unlinked_of(f"cus_of_nobody_{r.id}")
+    ),
+    "InboxRepository.dismiss": _made(
+        lambda r: (r.unlinked, r.entry), lambda r, n: r.inbox.dismiss(n[0], at=LATER, note="", entry=n[1])
+    ),
     "SubscriptionRepository.row": _made(lambda r: r.ada, lambda r, ada: r.subscriptions.row(ada.id)),
-    "SubscriptionRepository.user_of_customer": _made(
-        lambda r: r.customer, lambda r, customer: r.subscriptions.user_of_customer(customer)
+    "SubscriptionRepository.save": _made(lambda r: (r.customer, r.event), lambda r, n: _saved_row(r, n[0])),
+    "SubscriptionRepository.due_looks": _made(
+        lambda r: r.customer, lambda r, _: r.subscriptions.due_looks(LATER, limit=5)
     ),
-    "SubscriptionRepository.owner_of": lambda r: lambda: r.subscriptions.owner_of(f"sub_{r.id}"),
-    "SubscriptionRepository.link_customer": _made(
-        lambda r: r.ada, lambda r, ada: r.subscriptions.link_customer(f"cus_{r.id}", ada.id, at=NOW)
+    "SubscriptionRepository.postpone_look": _made(
+        lambda r: (r.customer, r.subscriptions.due_looks(LATER, limit=5)[0]),
+        lambda r, n: r.subscriptions.postpone_look(n[1], until=LATER),
     ),
-    "SubscriptionRepository.save_and_close": _made(lambda r: (r.event, r.ada), lambda r, _: r.subscribe()),
-    "SubscriptionRepository.customers_of": _made(
-        lambda r: r.customer, lambda r, _: r.subscriptions.customers_of(r.ada.id)
+    "CustomerRepository.link_of": _made(lambda r: r.customer, lambda r, link: r.customers.link_of(link.customer_id)),
+    "CustomerRepository.links_of": _made(lambda r: r.customer, lambda r, _: r.customers.links_of(r.ada.id)),
+    "CustomerRepository.link": _made(
+        lambda r: (r.customer, r.subscribe(), r.root, r.entry),
+        lambda r, n: r.customers.link(n[0].customer_id, n[2].id, seen=n[0], at=LATER, entries=[n[3]]),
     ),
-    "SubscriptionRepository.bury_customer": _made(
-        lambda r: r.customer, lambda r, customer: r.subscriptions.bury_customer(customer, r.ada.id, at=NOW)
+    "CustomerRepository.begin_ending": _made(
+        lambda r: r.customer, lambda r, link: r.customers.begin_ending(link.customer_id, r.ada.id, at=NOW)
+    ),
+    "CustomerRepository.end": _made(
+        lambda r: (r.customer, r.customers.begin_ending(r.customer.customer_id, r.ada.id, at=NOW)),
+        lambda r, n: r.customers.end(n[0].customer_id, r.ada.id, at=NOW),
     ),
     "SubscriptionRepository.purge": _made(
         lambda r: (r.subscribe(), r.purge()), lambda r, n: r.subscriptions.purge(n[1])

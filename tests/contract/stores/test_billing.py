@@ -2,26 +2,25 @@
 
 import json
 import random
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import pytest
 
 from karma.billing.arrival import Arrival, Stored
-from karma.billing.domain import SubscriptionStatus, deleted, project
-from karma.billing.ports import Arrivals, Inbox, Row, Subscriptions
+from karma.billing.domain import EventState, Pause, projection
+from karma.billing.ports import Arrivals, CustomerLink, Customers, Inbox, Row, Subscriptions
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.billing.repository.inbox import InboxRepository
+from karma.billing.repository.customers import CustomerRepository
+from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
-from karma.identity.parent import AccountGone
+from karma.identity.audit import AuditEntry, AuditEvent
 from tests.fakes.billing import MemoryBilling
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
-from tests.unit.billing.test_domain import stripe_subscription
+from tests.unit.billing.test_domain import PRO, stripe_subscription
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -33,13 +32,23 @@ class Stores(NamedTuple):
     arrivals: Arrivals
     inbox: Inbox
     subscriptions: Subscriptions
+    customers: Customers
 
     def arrive(self, event_id: str = "evt_1", *, due: datetime = NOW) -> Stored:
         return self.arrivals.store(arrival(event_id), received_at=NOW, due_at=due)
 
+    def state(self, event_id: str = "evt_1") -> EventState:
+        event = self.inbox.get(event_id)
+        assert event is not None
+        return event.state
 
-def arrival(event_id: str = "evt_1", *, text: str = "x") -> Arrival:
-    body = json.dumps({"id": event_id, "type": "invoice.paid", "data": {"object": {"text": text}}})
+    def link(self, user: UserId = ALICE, *, seen: CustomerLink | None = None, at: datetime = NOW) -> bool:
+        return self.customers.link("cus_1", user, seen=seen, at=at, livemode=True)
+
+
+def arrival(event_id: str = "evt_1", *, text: str = "x", customer: str = "cus_1") -> Arrival:
+    shown = {"text": text, "customer": customer}
+    body = json.dumps({"id": event_id, "type": "invoice.paid", "data": {"object": shown}})
     return Arrival(event_id, "invoice.paid", body)
 
 
@@ -47,11 +56,11 @@ def arrival(event_id: str = "evt_1", *, text: str = "x") -> Arrival:
 def stores(store: Store) -> Stores:
     if store.in_memory:
         memory = MemoryBilling()
-        return Stores(memory, memory, memory)
+        return Stores(memory, memory, memory, memory)
     for user_id in (ALICE, BOB):
         open_account(store.database.tables["identity"], user_id)
     table = store.database.tables["billing"]
-    return Stores(ArrivalStore(table), InboxRepository(table), SubscriptionRepository(table))
+    return Stores(ArrivalStore(table), InboxRepository(table), SubscriptionRepository(table), CustomerRepository(table))
 
 
 class TestInbox:
@@ -74,9 +83,9 @@ class TestInbox:
 
     def test_closing_works_once_and_is_seen_by_a_repeat(self, stores: Stores) -> None:
         stores.arrive()
-        assert stores.inbox.mark_handled("evt_1", at=NOW, note="done", unlinked=False)
-        assert not stores.inbox.mark_handled("evt_1", at=NOW, note="again", unlinked=False)
-        assert not stores.inbox.mark_handled("evt_2", at=NOW, note="", unlinked=False)
+        assert stores.inbox.mark_handled("evt_1", at=NOW, note="done")
+        assert not stores.inbox.mark_handled("evt_1", at=NOW, note="again")
+        assert not stores.inbox.mark_handled("evt_2", at=NOW, note="")
         assert stores.arrive() is Stored.HANDLED
         event = stores.inbox.get("evt_1")
         assert event is not None
@@ -85,7 +94,7 @@ class TestInbox:
     def test_only_late_open_events_are_due_oldest_first(self, stores: Stores) -> None:
         for name, due in (("evt_b", NOW), ("evt_a", NOW - MINUTE), ("evt_c", NOW + MINUTE), ("evt_d", NOW)):
             stores.arrive(name, due=due)
-        stores.inbox.mark_handled("evt_d", at=NOW, note="", unlinked=False)
+        stores.inbox.mark_handled("evt_d", at=NOW, note="")
         assert [each.event_id for each in stores.inbox.due(NOW + MINUTE / 2, limit=10)] == ["evt_a", "evt_b"]
         assert [each.event_id for each in stores.inbox.due(NOW + MINUTE / 2, limit=1)] == ["evt_a"]
 
@@ -94,7 +103,7 @@ class TestInbox:
         assert stores.inbox.postpone("evt_1", until=NOW + MINUTE)
         assert stores.inbox.due(NOW + MINUTE, limit=10) == []
         assert [tuple(each) for each in stores.inbox.due(NOW + 2 * MINUTE, limit=10)] == [("evt_1", 1)]
-        stores.inbox.mark_handled("evt_1", at=NOW, note="", unlinked=False)
+        stores.inbox.mark_handled("evt_1", at=NOW, note="")
         assert not stores.inbox.postpone("evt_1", until=NOW)
 
     def test_failures_are_counted_while_open(self, stores: Stores) -> None:
@@ -103,7 +112,7 @@ class TestInbox:
         event = stores.inbox.get("evt_1")
         assert event is not None
         assert (event.attempts, event.last_error) == (1, "PAYMENTS_UNAVAILABLE")
-        stores.inbox.mark_handled("evt_1", at=NOW, note="", unlinked=False)
+        stores.inbox.mark_handled("evt_1", at=NOW, note="")
         stores.inbox.record_failure("evt_1", error="LATE", at=NOW)
         event = stores.inbox.get("evt_1")
         assert event is not None
@@ -111,92 +120,202 @@ class TestInbox:
 
     def test_reopening_makes_it_due_again(self, stores: Stores) -> None:
         stores.arrive()
-        stores.inbox.mark_handled("evt_1", at=NOW, note="done", unlinked=True)
+        stores.inbox.mark_handled("evt_1", at=NOW, note="done", state=EventState.IGNORED)
         assert stores.inbox.reopen("evt_1", at=NOW, due_at=NOW)
         assert not stores.inbox.reopen("evt_2", at=NOW, due_at=NOW)
         assert [each.event_id for each in stores.inbox.due(NOW + MINUTE, limit=10)] == ["evt_1"]
-        assert stores.inbox.page(unlinked=True, limit=10, start=None).events == []
+        assert stores.inbox.page(EventState.IGNORED, limit=10, start=None).events == []
 
-    def test_pages_walk_what_waits_and_what_has_no_user(self, stores: Stores) -> None:
-        for number in range(5):
+    @pytest.mark.fault("F-18a")
+    def test_pages_walk_what_waits_and_what_is_closed(self, stores: Stores) -> None:
+        for number in range(6):
             stores.arrive(f"evt_{number}", due=NOW + number * MINUTE)
-        stores.inbox.mark_handled("evt_4", at=NOW, note="", unlinked=True)
-        first = stores.inbox.page(unlinked=False, limit=3, start=None)
-        assert [event.id for event in first.events] == ["evt_0", "evt_1", "evt_2"]
+        for number in (3, 4, 5):
+            stores.inbox.mark_handled(f"evt_{number}", at=NOW + number * MINUTE, note="", state=EventState.IGNORED)
+        first = stores.inbox.page(EventState.UNHANDLED, limit=2, start=None)
+        assert [event.id for event in first.events] == ["evt_0", "evt_1"]
         assert first.last
-        second = stores.inbox.page(unlinked=False, limit=3, start=first.last)
-        assert [event.id for event in second.events] == ["evt_3"]
-        assert [event.id for event in stores.inbox.page(unlinked=True, limit=3, start=None).events] == ["evt_4"]
+        second = stores.inbox.page(EventState.UNHANDLED, limit=2, start=first.last)
+        assert [event.id for event in second.events] == ["evt_2"]
+        ignored = stores.inbox.page(EventState.IGNORED, limit=5, start=None).events
+        assert [event.id for event in ignored] == ["evt_5", "evt_4", "evt_3"]
+        assert stores.inbox.page(EventState.HANDLED, limit=5, start=None).events == []
+
+    @pytest.mark.fault("F-18a")
+    @pytest.mark.parametrize("state", [EventState.HANDLED, EventState.IGNORED])
+    def test_what_is_closed_is_listed_and_is_over_some_day(self, stores: Stores, state: EventState) -> None:
+        stores.arrive()
+        assert stores.inbox.mark_handled("evt_1", at=NOW, note="done", state=state, user_id=ALICE)
+        [event] = stores.inbox.page(state, limit=5, start=None).events
+        assert (event.id, event.state, event.note, event.expires_at) == ("evt_1", state, "done", NOW + KEEP)
+
+    @pytest.mark.fault("F-16a", "F-18a")
+    def test_an_unlinked_event_waits_for_its_customer(self, stores: Stores) -> None:
+        for name in ("evt_1", "evt_2"):
+            stores.arrive(name)
+            assert stores.inbox.mark_unlinked(name, "cus_1", at=NOW, note="who")
+        assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
+        assert not stores.inbox.mark_unlinked("evt_404", "cus_1", at=NOW, note="who")
+        assert sorted(stores.inbox.unlinked_of("cus_1")) == ["evt_1", "evt_2"]
+        assert stores.inbox.unlinked_of("cus_2") == stores.inbox.unlinked_of("cus") == []
+        [first, _] = stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events
+        assert (first.note, first.expires_at) == ("who", NOW + KEEP_UNLINKED)
+        assert stores.inbox.reopen("evt_1", at=NOW, due_at=NOW)
+        assert stores.inbox.unlinked_of("cus_1") == ["evt_2"]
+
+    @pytest.mark.fault("F-16a")
+    def test_an_event_of_a_linked_customer_is_not_unlinked(self, stores: Stores) -> None:
+        stores.arrive()
+        assert stores.link()
+        assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
+        assert stores.state() is EventState.UNHANDLED
+
+    @pytest.mark.fault("F-18a")
+    def test_what_waits_can_be_dismissed_once(self, stores: Stores) -> None:
+        entry = AuditEntry(user_id=ALICE, event=AuditEvent.BILLING_EVENT_DISMISSED, at=NOW, actor_id=ALICE)
+        for name in ("evt_open", "evt_unlinked", "evt_handled"):
+            stores.arrive(name)
+        stores.inbox.mark_unlinked("evt_unlinked", "cus_1", at=NOW, note="who")
+        stores.inbox.mark_handled("evt_handled", at=NOW, note="done")
+        assert stores.inbox.dismiss("evt_open", at=NOW, note="a test", entry=entry)
+        assert stores.inbox.dismiss("evt_unlinked", at=NOW, note="a test", entry=None)
+        for name in ("evt_open", "evt_unlinked", "evt_handled", "evt_404"):
+            assert not stores.inbox.dismiss(name, at=NOW, note="again", entry=None)
+        found = stores.inbox.page(EventState.DISMISSED, limit=5, start=None).events
+        assert {(event.id, event.note) for event in found} == {("evt_open", "a test"), ("evt_unlinked", "a test")}
+        assert stores.inbox.due(NOW + MINUTE, limit=5) == []
 
 
 class TestSubscriptions:
-    def save(self, stores: Stores, user: UserId, *, claim: bool = True, seen: Row | None = None, event: str) -> bool:
-        stores.arrive(event)
-        row = project(stripe_subscription(cancel_at=NOW, trial_end=NOW), user_id=user)
-        return stores.subscriptions.save_and_close(
-            row, seen=seen or Row(), claim=claim, event_id=event, at=NOW, note="note"
+    def save(
+        self, stores: Stores, user: UserId, *, seen: Row | None = None, event: str = "", at: datetime = NOW
+    ) -> bool:
+        if event:
+            stores.arrive(event)
+        pro = stripe_subscription(id="sub_2", prices=(PRO,))
+        full = stripe_subscription(
+            cancel_at=NOW, trial_end=NOW, status="past_due", pause=Pause(behavior="void", resumes_at=NOW)
         )
+        row = projection([full, pro], user_id=user)
+        return stores.subscriptions.save(user, row, seen=seen or Row(), event_id=event, at=at, note="note")
 
-    @pytest.mark.req("R-K-19", "R-K-20")
-    def test_a_row_its_guard_and_the_event_are_written_together(self, stores: Stores) -> None:
+    @pytest.mark.req("R-K-19")
+    def test_a_row_and_the_event_are_written_together(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
-        row = stores.subscriptions.row(ALICE)
-        assert row.subscription == project(stripe_subscription(cancel_at=NOW, trial_end=NOW), user_id=ALICE)
-        assert stores.subscriptions.owner_of("sub_1") == ALICE
-        event = stores.inbox.get("evt_1")
-        assert event is not None
-        assert event.handled_at == NOW
-
-    @pytest.mark.req("R-K-20")
-    def test_a_stripe_subscription_has_one_owner(self, stores: Stores) -> None:
-        assert self.save(stores, ALICE, event="evt_1")
-        assert not self.save(stores, BOB, event="evt_2")
-        assert stores.subscriptions.row(BOB) == Row()
-        event = stores.inbox.get("evt_2")
-        assert event is not None
-        assert event.handled_at is None
+        row = stores.subscriptions.row(ALICE).subscription
+        assert row is not None
+        assert row.others
+        assert row == projection(
+            [
+                stripe_subscription(id="sub_2", prices=(PRO,)),
+                stripe_subscription(
+                    cancel_at=NOW, trial_end=NOW, status="past_due", pause=Pause(behavior="void", resumes_at=NOW)
+                ),
+            ],
+            user_id=ALICE,
+        )
+        assert stores.state() is EventState.HANDLED
 
     @pytest.mark.req("R-K-19")
     def test_a_user_has_one_row_written_on_the_version_seen(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
-        assert not self.save(stores, ALICE, claim=False, event="evt_2")
+        assert not self.save(stores, ALICE, event="evt_2")
+        assert stores.state("evt_2") is EventState.UNHANDLED
         seen = stores.subscriptions.row(ALICE)
-        assert seen.subscription
-        gone = deleted(seen.subscription)
-        close: Callable[[], bool] = lambda: stores.subscriptions.save_and_close(  # noqa: E731
-            gone, seen=seen, claim=False, event_id="evt_2", at=NOW + MINUTE, note=""
-        )
-        assert close()
-        assert not close()
+        assert stores.subscriptions.save(ALICE, None, seen=seen, event_id="evt_2", at=NOW + MINUTE)
+        assert not stores.subscriptions.save(ALICE, None, seen=seen, at=NOW + MINUTE)
         after = stores.subscriptions.row(ALICE)
-        assert after.subscription == replace(
-            seen.subscription, status=SubscriptionStatus.CANCELED, stripe_status="canceled"
-        )
-        assert after.version == seen.version + 1
-        assert after.created_at == seen.created_at
+        assert after == Row(None, seen.version + 1, seen.created_at)
 
     def test_an_unknown_event_closes_nothing(self, stores: Stores) -> None:
-        row = project(stripe_subscription(), user_id=ALICE)
-        assert not stores.subscriptions.save_and_close(row, seen=Row(), claim=True, event_id="evt_404", at=NOW, note="")
+        assert not stores.subscriptions.save(ALICE, None, seen=Row(), event_id="evt_404", at=NOW)
         assert stores.subscriptions.row(ALICE) == Row()
 
-    def test_a_customer_keeps_its_first_user(self, stores: Stores) -> None:
-        assert stores.subscriptions.user_of_customer("cus_1") is None
-        assert stores.subscriptions.link_customer("cus_1", ALICE, at=NOW)
-        assert stores.subscriptions.link_customer("cus_1", ALICE, at=NOW)
-        assert not stores.subscriptions.link_customer("cus_1", BOB, at=NOW)
-        assert stores.subscriptions.user_of_customer("cus_1") == ALICE
+    @pytest.mark.fault("F-17a")
+    def test_a_row_is_due_when_stripe_is_to_be_asked(self, stores: Stores) -> None:
+        assert self.save(stores, ALICE)
+        row = stores.subscriptions.row(ALICE).subscription
+        assert row is not None
+        at = row.look_at(NOW)
+        assert at is not None
+        assert stores.subscriptions.due_looks(at, limit=5) == []
+        [look] = stores.subscriptions.due_looks(at + MINUTE, limit=5)
+        assert look.user_id == ALICE
+        version = stores.subscriptions.row(ALICE).version
+        assert stores.subscriptions.postpone_look(look, until=at + 2 * MINUTE)
+        assert not stores.subscriptions.postpone_look(look, until=at + 3 * MINUTE)
+        assert stores.subscriptions.row(ALICE).version == version + 1
+        assert stores.subscriptions.due_looks(at + MINUTE, limit=5) == []
+        assert stores.subscriptions.save(ALICE, None, seen=stores.subscriptions.row(ALICE), at=at)
+        assert stores.subscriptions.due_looks(at + 9 * MINUTE, limit=5) == []
 
-    def test_a_customer_of_a_deleted_account_is_nobody_s(self, stores: Stores) -> None:
-        assert stores.subscriptions.link_customer("cus_1", ALICE, at=NOW)
-        stores.subscriptions.bury_customer("cus_1", BOB, at=NOW)
-        assert stores.subscriptions.user_of_customer("cus_1") == ALICE
+
+class TestCustomers:
+    pytestmark = pytest.mark.fault("F-16a")
+
+    @pytest.mark.req("R-K-20")
+    def test_a_customer_pays_for_one_user(self, stores: Stores) -> None:
+        assert stores.customers.link_of("cus_1") is None
+        assert stores.link()
+        assert not stores.link(BOB)
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert (link.user_id, link.livemode) == (ALICE, True)
+        assert stores.customers.links_of(ALICE) == [link]
+        assert stores.customers.links_of(BOB) == []
+
+    @pytest.mark.req("R-K-20")
+    def test_a_customer_takes_along_what_it_pays_for(self, stores: Stores) -> None:
+        assert stores.link()
+        other = stripe_subscription(id="sub_2", customer_id="cus_2", prices=(PRO,))
+        both = projection([stripe_subscription(), other], user_id=ALICE)
+        assert stores.subscriptions.save(ALICE, both, seen=stores.subscriptions.row(ALICE), at=NOW)
+        link = stores.customers.link_of("cus_1")
+        assert stores.link(BOB, seen=link, at=NOW + MINUTE)
+        assert not stores.link(ALICE, seen=link, at=NOW + MINUTE)
+        assert stores.subscriptions.row(ALICE).subscription == projection([other], user_id=ALICE)
+        assert stores.subscriptions.row(BOB).subscription is None
+        assert [each.customer_id for each in stores.customers.links_of(BOB)] == ["cus_1"]
+        assert stores.customers.links_of(ALICE) == []
+        due = stores.subscriptions.due_looks(NOW + 2 * MINUTE, limit=5)
+        assert {look.user_id for look in due} == {ALICE, BOB}
+
+    def test_a_new_link_is_seen_by_whoever_read_the_row_before(self, stores: Stores) -> None:
+        assert stores.subscriptions.save(ALICE, None, seen=Row(), at=NOW)
+        seen = stores.subscriptions.row(ALICE)
+        assert stores.link()
+        assert not stores.subscriptions.save(ALICE, None, seen=seen, at=NOW)
+
+    @pytest.mark.fault("F-16b")
+    def test_a_customers_mode_is_learned(self, stores: Stores) -> None:
+        assert stores.customers.link("cus_1", ALICE, seen=None, at=NOW)
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert link.livemode is None
+        row = stores.subscriptions.row(ALICE)
+        assert not stores.subscriptions.save(ALICE, None, seen=row, at=NOW, shown=["cus_2"], livemode=True)
+        assert stores.subscriptions.save(ALICE, None, seen=row, at=NOW, shown=["cus_1"], livemode=False)
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert link.livemode is False
+
+    @pytest.mark.fault("F-17b")
+    def test_whose_account_is_deleted_keeps_no_customer(self, stores: Stores) -> None:
+        assert stores.link()
+        seen = stores.customers.link_of("cus_1")
+        assert not stores.customers.begin_ending("cus_1", BOB, at=NOW)
         for _ in range(2):
-            stores.subscriptions.bury_customer("cus_1", ALICE, at=NOW)
-        stores.subscriptions.bury_customer("cus_2", ALICE, at=NOW)
-        for customer in ("cus_1", "cus_2"):
-            with pytest.raises(AccountGone):
-                stores.subscriptions.user_of_customer(customer)
+            assert stores.customers.begin_ending("cus_1", ALICE, at=NOW)
+            assert [each.user_id for each in stores.customers.links_of(ALICE)] == [None]
+        assert not stores.link(BOB, seen=seen)
+        stores.customers.end("cus_1", BOB, at=NOW)
+        assert stores.customers.links_of(ALICE)
+        for _ in range(2):
+            stores.customers.end("cus_1", ALICE, at=NOW)
+        assert stores.customers.links_of(ALICE) == []
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert link.user_id is None
 
 
 def test_a_large_event_is_packed(database: Database) -> None:

@@ -50,7 +50,7 @@ class Fakes:
         self.projects = MemoryProjects()
         self.tasks = MemoryTaskStore(deleted_accounts={GONE})
         self.avatars = MemoryAvatarStore(deleted_accounts={GONE})
-        self.arrivals = self.inbox = self.subscriptions = MemoryBilling(gone={GONE})
+        self.arrivals = self.inbox = self.subscriptions = self.customers = MemoryBilling(gone={GONE})
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def test_no_task_or_avatar(stores: Any) -> None:
 def test_no_customer_event_or_subscription(stores: Any) -> None:
     stores.arrivals.store(Arrival("evt_1", "x", "{}"), received_at=NOW, due_at=NOW)
     with pytest.raises(AccountGone):
-        stores.subscriptions.link_customer("cus_1", GONE, at=NOW)
+        stores.customers.link("cus_1", GONE, seen=None, at=NOW)
     with pytest.raises(AccountGone):
-        stores.inbox.mark_handled("evt_1", at=NOW, note="", unlinked=False, user_id=GONE)
+        stores.inbox.mark_handled("evt_1", at=NOW, note="", user_id=GONE)
     row = project(stripe_subscription(), user_id=GONE)
     with pytest.raises(AccountGone):
-        stores.subscriptions.save_and_close(row, seen=Row(), claim=True, event_id="evt_1", at=NOW, note="")
-    assert stores.subscriptions.user_of_customer("cus_1") is None
+        stores.subscriptions.save(GONE, row, seen=Row(), event_id="evt_1", at=NOW)
+    assert stores.customers.link_of("cus_1") is None
     assert stores.subscriptions.row(GONE) == Row()
     for _ in range(2):
         stores.inbox.forget("evt_1")

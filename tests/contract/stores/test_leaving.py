@@ -169,24 +169,28 @@ class TestWhatAnAccountLeaves:
         # A network is a hash of the address, not of the account; it is over after thirty days.
         assert left == ["account_tombstone", "known_network"]
 
-    def test_of_billing_goes_but_for_whose_customer_it_was(self, rows: Rows, database: Database) -> None:
-        assert rows.subscriptions.customers_of(rows.ada.id) == set()
-        customer = rows.customer
+    @pytest.mark.fault("F-17b")
+    def test_of_billing_goes_but_for_a_customer_that_was_somebodys(self, rows: Rows, database: Database) -> None:
+        assert rows.customers.links_of(rows.ada.id) == []
+        link = rows.customer
         assert rows.subscribe()
-        assert rows.subscriptions.customers_of(rows.ada.id) == {customer}
-        rows.subscriptions.bury_customer(customer, UserId(new_id()), at=NOW)
-        assert rows.subscriptions.user_of_customer(customer) == rows.ada.id
-        rows.subscriptions.bury_customer(customer, rows.ada.id, at=NOW)
-        with pytest.raises(AccountGone):
-            rows.subscriptions.user_of_customer(customer)
-        with pytest.raises(AccountGone):
-            rows.subscriptions.link_customer(customer, rows.root.id, at=NOW)
+        assert rows.customers.links_of(rows.ada.id) == [link]
+        assert not rows.customers.begin_ending(link.customer_id, UserId(new_id()), at=NOW)
+        for _ in range(2):
+            assert rows.customers.begin_ending(link.customer_id, rows.ada.id, at=NOW)
+            [ending] = rows.customers.links_of(rows.ada.id)
+            assert ending.user_id is None
+        assert not rows.customers.link(link.customer_id, rows.root.id, seen=link, at=NOW)
+        for _ in range(2):
+            rows.customers.end(link.customer_id, rows.ada.id, at=NOW)
+        assert rows.customers.links_of(rows.ada.id) == []
         assert not rows.subscriptions.purge(rows.purge(ends_in_s=-1))
         assert rows.subscriptions.purge(rows.purge())
         assert rows.subscriptions.row(rows.ada.id) == Row()
-        assert rows.subscriptions.owner_of(f"sub_{rows.id}") is None
         assert rows.inbox.get(rows.event_id) is None
-        assert [item["type"]["S"] for item in database.items("billing")] == ["customer_link"]
+        [left] = database.items("billing")
+        assert left["type"]["S"] == "customer_link"
+        assert rows.ada.id not in str(left)
 
     def test_of_the_web_socket_goes_whole(self, rows: Rows, database: Database) -> None:
         rows.listening  # noqa: B018

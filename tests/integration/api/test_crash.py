@@ -318,7 +318,7 @@ class TestAnAdmin:
             now = datetime.now(UTC)
             arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
             ArrivalStore(table).store(arrival, received_at=now, due_at=now)
-            InboxRepository(table).mark_handled("evt_1", at=now, note="", unlinked=False)
+            InboxRepository(table).mark_handled("evt_1", at=now, note="")
             return http_event("POST", "/api/v1/billing/inbox/evt_1/replay", headers=headers)
 
         report = CrashTest(

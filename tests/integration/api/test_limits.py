@@ -10,11 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from karma.billing.arrival import Arrival
 from karma.billing.domain import SubscriptionStatus, free_subscription
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
-from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.ids import UserId
 from karma.core.ratelimit import Limit
@@ -182,10 +180,7 @@ class TestARouteThatIsLimitedByAccount:
 
 def _subscribe(stack: Any, user_id: str, plan: PlanName) -> None:
     table, now = stack.tables["billing"], datetime.now(UTC)
-    ArrivalStore(table).store(Arrival("evt_1", "x", '{"type": "x", "data": {}}'), received_at=now, due_at=now)
     bought = replace(
         free_subscription(UserId(user_id), now), plan=plan, status=SubscriptionStatus.ACTIVE, stripe_status="active"
     )
-    assert SubscriptionRepository(table).save_and_close(
-        bought, seen=Row(), claim=False, event_id="evt_1", at=now, note=""
-    )
+    assert SubscriptionRepository(table).save(UserId(user_id), bought, seen=Row(), at=now)

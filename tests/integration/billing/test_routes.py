@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from boto3.dynamodb.types import TypeDeserializer
 
 from karma.billing.arrival import Arrival
 from karma.billing.domain import project
 from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.billing.repository.inbox import InboxRepository
+from karma.billing.repository.inbox import KEEP, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.core.ids import UserId
+from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -84,13 +85,10 @@ def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: B
     now = datetime.now(UTC)
     billing.stack.use("inbox")
     table = billing.stack.tables["billing"]
-    arrive(table, "evt_1")
     bought = project(
         stripe_subscription(current_period_start=now, current_period_end=now + timedelta(days=30)), user_id=user
     )
-    assert SubscriptionRepository(table).save_and_close(
-        bought, seen=Row(), claim=True, event_id="evt_1", at=now, note=""
-    )
+    assert SubscriptionRepository(table).save(user, bought, seen=Row(), at=now)
     shown = api("GET", "/subscriptions/current", token=token)[1]["data"]["subscription"]
     assert (shown["plan"], shown["status"], shown["entitled_plan"]) == ("team", "active", "team")
     assert shown["current_period_end"].endswith("Z")
@@ -104,17 +102,15 @@ def arrive(table: str, event_id: str) -> None:
     )
 
 
-def test_only_an_admin_sees_and_replays_the_inbox(api: Api, billing: Billing, login: Any, drain: Any) -> None:
-    user_token, _ = login("user@example.com")
+def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, login: Any, drain: Any) -> None:
     admin_token, _ = login("admin@example.com", "admin")
     billing.stack.use("inbox")
     table = billing.stack.tables["billing"]
     for number in range(3):
         arrive(table, f"evt_{number}")
-    InboxRepository(table).mark_handled("evt_2", at=datetime.now(UTC), note="unlinked: who", unlinked=True)
+    inbox = InboxRepository(table)
+    inbox.mark_unlinked("evt_2", "cus_1", at=datetime.now(UTC), note="who")
 
-    assert api("GET", "/billing/inbox", token=user_token)[0] == 403
-    assert api("POST", "/billing/inbox/evt_0/replay", token=user_token)[0] == 403
     status, body = api("GET", "/billing/inbox", token=admin_token, query="limit=1")
     assert status == 200
     assert [event["id"] for event in body["data"]["events"]] == ["evt_0"]
@@ -123,19 +119,92 @@ def test_only_an_admin_sees_and_replays_the_inbox(api: Api, billing: Billing, lo
     assert [event["id"] for event in second["events"]] == ["evt_1"]
     assert api("GET", "/billing/inbox", token=admin_token, query="cursor=forged")[0] == 400
     unlinked = api("GET", "/billing/inbox", token=admin_token, query="status=unlinked")[1]["data"]["events"]
-    assert [(event["id"], event["note"]) for event in unlinked] == [("evt_2", "unlinked: who")]
+    assert [(event["id"], event["note"]) for event in unlinked] == [("evt_2", "who")]
 
     status, body = api("POST", "/billing/inbox/evt_2/replay", token=admin_token)
     assert (status, body["data"]) == (202, {"event_id": "evt_2", "queued": True})
     assert api("POST", "/billing/inbox/evt_9/replay", token=admin_token)[0] == 404
     assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_2"]
-    assert InboxRepository(table).page(unlinked=True, limit=9, start=None).events == []
+    assert inbox.unlinked_of("cus_1") == []
+
+
+@pytest.mark.fault("F-18a")
+def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billing: Billing, login: Any) -> None:
+    token, _ = login("admin@example.com", "admin")
+    billing.stack.use("inbox")
+    table, now = billing.stack.tables["billing"], datetime.now(UTC)
+    shown = {"id": "in_1", "customer": "cus_1", "parent": {"subscription_details": {"subscription": "sub_1"}}}
+    for event_id in ("evt_1", "evt_2", "evt_old"):
+        body = {
+            "id": event_id,
+            "type": "invoice.paid",
+            "livemode": True,
+            "account": "acct_1",
+            "data": {"object": shown},
+        }
+        ArrivalStore(table).store(Arrival(event_id, "invoice.paid", json.dumps(body)), received_at=now, due_at=now)
+    inbox = InboxRepository(table)
+    inbox.record_failure("evt_1", error="PAYMENTS_UNAVAILABLE", at=now)
+    inbox.mark_handled("evt_2", at=now, note="team active")
+    inbox.mark_handled("evt_old", at=now - 2 * KEEP, note="")
+
+    status, answer = api("GET", "/billing/inbox/evt_1", token=token)
+    assert status == 200
+    event = answer["data"]["event"]
+    assert {name: event[name] for name in ("object_id", "customer_id", "subscription_id", "account", "livemode")} == {
+        "object_id": "in_1",
+        "customer_id": "cus_1",
+        "subscription_id": "sub_1",
+        "account": "acct_1",
+        "livemode": True,
+    }
+    assert (event["status"], event["attempts"], event["last_error"]) == ("unhandled", 1, "PAYMENTS_UNAVAILABLE")
+    assert api("GET", "/billing/inbox/evt_9", token=token)[0] == 404
+    assert api("GET", "/billing/inbox/evt_old", token=token)[0] == 404
+    handled = api("GET", "/billing/inbox", token=token, query="status=handled")[1]["data"]["events"]
+    assert [each["id"] for each in handled] == ["evt_2"]
+
+    dismiss = "/billing/inbox/evt_1/dismiss"
+    assert api("POST", dismiss, token=token, body={"reason": " "})[0] == 422
+    for reason in ("a test", "another"):
+        status, answer = api("POST", dismiss, token=token, body={"reason": reason})
+        assert (status, answer["data"]["event"]["note"]) == (200, "a test")
+    refused = api("POST", "/billing/inbox/evt_2/dismiss", token=token, body={"reason": "x"})
+    assert (refused[0], refused[1]["error"]["code"]) == (409, "EVENT_CLOSED")
+    assert audit(billing, "billing.event_dismissed") == [{"event_id": "evt_1", "reason": "a test"}]
+
+
+def audit(billing: Billing, event: str) -> list[Any]:
+    items = billing.stack.aws("dynamodb").scan(TableName=billing.stack.tables["identity"])["Items"]
+    read = TypeDeserializer().deserialize
+    found = [{name: read(value) for name, value in item.items()} for item in items]
+    return [json.loads(item["details"]) for item in found if item["type"] == "audit_entry" and item["event"] == event]
+
+
+@pytest.mark.fault("F-16a")
+def test_an_admin_links_a_customer_and_moves_it(api: Api, billing: Billing, login: Any, drain: Any) -> None:
+    token, _ = login("admin@example.com", "admin")
+    (_, ada), (_, bob) = login("ada@example.com"), login("bob@example.com")
+    path = "/billing/customers/cus_1/link"
+    assert api("GET", path, token=token)[0] == 404
+    linked = {"customer_id": "cus_1", "user_id": ada, "livemode": None}
+    for _ in range(2):
+        assert api("PUT", path, token=token, body={"user_id": ada})[1]["data"] == {"link": linked}
+    assert api("GET", path, token=token)[1]["data"] == {"link": linked}
+    refused = api("PUT", path, token=token, body={"user_id": bob})
+    assert (refused[0], refused[1]["error"]["code"]) == (409, "CUSTOMER_LINKED")
+    assert api("PUT", path, token=token, body={"user_id": bob, "from_user_id": ada})[0] == 200
+    assert api("PUT", path, token=token, body={"user_id": new_id(), "from_user_id": bob})[0] == 404
+    assert api("PUT", "/billing/customers/cus%231/link", token=token, body={"user_id": ada})[0] == 422
+    assert audit(billing, "billing.customer_unlinked") == [{"customer_id": "cus_1"}]
+    sent = [message["Body"] for message in drain(billing.stack.queues["inbox"], 4)]
+    assert sorted(sent) == sorted([f"refresh:{ada}", f"refresh:{ada}", f"refresh:{ada}", f"refresh:{bob}"])
 
 
 def test_the_command_line_replays_with_the_environments_table(billing: Billing, drain: Any) -> None:
     billing.stack.use("sweeps")
-    from karma.billing.service import replay_event
+    from karma.billing.service import operators_inbox
 
     arrive(billing.stack.tables["billing"], "evt_1")
-    replay_event("evt_1")
+    operators_inbox().replay("evt_1")
     assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_1"]

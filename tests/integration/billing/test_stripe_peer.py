@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from karma.billing.customers import refresh_message
+from karma.billing.repository.customers import CustomerRepository
+from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import SETTLES_AFTER
@@ -25,9 +28,10 @@ def user(stack: Any) -> str:
 
 @pytest.fixture
 def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> str:
-    """A customer who bought the team plan; returns the subscription's id."""
+    """A customer of ours who bought the team plan; returns the subscription's id."""
     billing.stripe_base = peer.url
-    customer = stripe_client.v1.customers.create(params={"email": "buyer@example.com", "metadata": {"user_id": user}})
+    customer = stripe_client.v1.customers.create(params={"email": "buyer@example.com"})
+    link(billing, customer.id, user)
     method = stripe_client.v1.payment_methods.create(
         params={"type": "card", "card": {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}}
     )
@@ -40,6 +44,7 @@ def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> s
             "currency": "usd",
             "interval": "month",
             "product": {"name": "T"},
+            "metadata": {"karma_plan": "team"},
         }
     )
     bought = stripe_client.v1.subscriptions.create(
@@ -48,6 +53,13 @@ def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> s
     peer.wait_for("customer.subscription.created")
     peer.wait_for("invoice.payment_succeeded")
     return str(bought.id)
+
+
+def link(billing: Billing, customer_id: str, user: str) -> None:
+    """As our checkout does, before it shows a page."""
+    bind_accounts(billing.stack.tables["identity"])
+    links, at = CustomerRepository(billing.stack.tables["billing"]), datetime.now(UTC)
+    assert links.link(customer_id, UserId(user), seen=None, at=at, livemode=False)
 
 
 def deliver(billing: Billing, posted: list[Posted]) -> None:
@@ -96,26 +108,36 @@ def test_repeats_and_any_order_change_nothing(
     assert billing.open_events() == []
 
 
-def test_a_customer_without_a_user_waits_for_the_link(
+@pytest.mark.fault("F-15b", "F-16a", "F-18a")
+def test_a_customer_whom_nobody_linked_waits_for_it(
     peer: StripePeer, billing: Billing, stripe_client: Any, user: str
 ) -> None:
+    """The product's metadata name the plan; the customer's metadata, which anybody may have written, name a user."""
     billing.stripe_base = peer.url
-    customer = stripe_client.v1.customers.create(params={"email": "new@example.com"})
-    stripe_client.v1.plans.create(
-        params={"id": "pro", "amount": 0, "currency": "usd", "interval": "month", "product": {"name": "P"}}
-    )
-    stripe_client.v1.subscriptions.create(params={"customer": customer.id, "items": [{"plan": "pro"}]})
-    peer.wait_for("customer.subscription.created")
+    customer = stripe_client.v1.customers.create(params={"email": "new@example.com", "metadata": {"user_id": user}})
+    product = {"name": "P", "metadata": {"karma_plan": "pro"}}
+    for plan, sold in (("ours", product), ("theirs", {"name": "Karma Team"})):
+        stripe_client.v1.plans.create(
+            params={
+                "id": plan, "amount": 0, "currency": "usd", "interval": "month", "product": sold, "nickname": "team"
+            }
+        )  # fmt: skip
+        stripe_client.v1.subscriptions.create(params={"customer": customer.id, "items": [{"plan": plan}]})
+    peer.wait_for("customer.subscription.created", 2)
     deliver(billing, peer.posted)
     assert billing.drain() == []
     assert billing.subscription(user) is None
     assert billing.open_events() == []
-    stripe_client.v1.customers.update(customer.id, params={"metadata": {"user_id": user}})
-    deliver(billing, peer.wait_for("customer.updated"))
-    assert billing.drain() == []
+    inbox = InboxRepository(billing.stack.tables["billing"])
+    unlinked = inbox.unlinked_of(customer.id)
+    assert {each.id for each in peer.posted if each.type == "customer.subscription.created"} <= {*unlinked}
+    link(billing, customer.id, user)
+    assert billing.work([refresh_message(UserId(user))]) == []
     row = billing.subscription(user)
     assert row is not None
     assert (row["plan"], row["status"]) == ("pro", "active")
+    assert billing.work(unlinked) == []
+    assert inbox.unlinked_of(customer.id) == []
 
 
 def test_a_stripe_that_is_down_fails_only_its_own_messages(

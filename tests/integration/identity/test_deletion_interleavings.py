@@ -38,6 +38,7 @@ from karma.billing.arrival import Arrival
 from karma.billing.projector import EventProjector
 from karma.billing.purge import BillingPurge
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.clock import SystemClock, epoch_ms, iso
@@ -70,7 +71,7 @@ from karma.identity.correspondence import Correspondence
 from karma.identity.deletion import SETTLES_AFTER, AccountDeletion, Cascade
 from karma.identity.domain import Caller, Role
 from karma.identity.logins import LoginGuard
-from karma.identity.parent import bind_accounts, was_deleted
+from karma.identity.parent import bind_accounts
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.one_time import OneTimeRepository
@@ -151,12 +152,13 @@ class World:
         self.inbox = InboxRepository(tables["billing"])
         self.arrivals = ArrivalStore(tables["billing"])
         self.subscriptions = SubscriptionRepository(tables["billing"])
+        self.customers = CustomerRepository(tables["billing"])
         self.projector = EventProjector(
             inbox=self.inbox,
             subscriptions=self.subscriptions,
+            customers=self.customers,
             payments=self.stripe,
             clock=CLOCK,
-            was_deleted=lambda user_id: was_deleted(user_id, at=CLOCK.now()),
         )
         self.letters = MailQueue()
         self.courier = Courier(
@@ -204,7 +206,9 @@ class World:
         self.cascade = Cascade(
             [
                 AgentsPurge(store=self.runs, attachments=self.attachments, clock=CLOCK),
-                BillingPurge(subscriptions=self.subscriptions, payments=self.stripe, clock=CLOCK),
+                BillingPurge(
+                    subscriptions=self.subscriptions, customers=self.customers, payments=self.stripe, clock=CLOCK
+                ),
                 DevicesPurge(
                     devices=self.rows,
                     leftovers=LeftoverRepository(tables["devices"], tables["telemetry"], retention_s=0),
@@ -264,8 +268,9 @@ class Account:
         number = self.user_id.replace("-", "")
         self.customer_id, self.subscription_id = f"cus_{number}", f"sub_{number}"
         world.stripe.subscriptions[self.subscription_id] = stripe_subscription(
-            id=self.subscription_id, customer_id=self.customer_id, user_id=self.user_id
+            id=self.subscription_id, customer_id=self.customer_id
         )
+        assert world.customers.link(self.customer_id, self.user_id, seen=None, at=CLOCK.now(), livemode=False)
         if {self.publish, self.automate, self.count_devices} & {*self.beside}:
             self.device: Created = world.devices.create(self.user_id, new_device(), csr=world.csr)
         self.key = ""

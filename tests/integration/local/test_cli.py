@@ -207,6 +207,12 @@ class TestOnAStage:
         assert karma("inbox", "replay", "evt_1") == (0, "evt_1 is enqueued again\n", "")
         assert [message["Body"] for message in drain(deployed.queues["inbox"], 1)] == ["evt_1"]
         assert karma("inbox", "replay", "evt_2") == (1, "", "error: Event not found\n")
+        status, shown, _ = karma("inbox", "list")
+        assert (status, shown.split()[:2]) == (0, ["evt_1", "invoice.paid"])
+        assert json.loads(karma("inbox", "show", "evt_1")[1])["status"] == "unhandled"
+        assert karma("inbox", "dismiss", "evt_1", "--reason", "a test") == (0, "evt_1 is dismissed\n", "")
+        assert karma("inbox", "list", "--status", "dismissed")[1].endswith("a test\n")
+        assert karma("inbox", "list", "--status", "lost")[0] == 1
 
     def test_a_run_is_explained_without_what_was_said(self, deployed: Any, karma: Karma) -> None:
         record_run(deployed, b'{"type":"TEXT_MESSAGE_CONTENT","messageId":"m1","delta":"a secret answer"}')

@@ -21,6 +21,7 @@ from typing import Any
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.customers import CustomerRepository
 from karma.core.clock import SystemClock, epoch_ms
 from karma.core.dynamo.items import bind
 from karma.core.ids import ApiKeyId, DeviceId, UserId, new_id
@@ -385,6 +386,13 @@ def _event(world: World, _: str, __: Mapping[str, str]) -> str:
     return event_id
 
 
+def _customer(world: World, owner: str, _: Mapping[str, str]) -> str:
+    customer_id = "cus_" + new_id().replace("-", "")
+    links = CustomerRepository(world.stack.tables["billing"])
+    assert links.link(customer_id, world.person(owner).id, seen=None, at=datetime.now(UTC))
+    return customer_id
+
+
 def _notice(world: World, owner: str, _: Mapping[str, str]) -> str:
     entry = AuditEntry(
         user_id=world.person(owner).id, event=AuditEvent.LOGIN_LOCKED, at=datetime.now(UTC), actor_id=None
@@ -441,6 +449,7 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
     "subtask_id": _subtask,
     "avatar_id": _avatar,
     "event_id": _event,
+    "customer_id": _customer,
     "notice_id": _notice,
     "component": lambda *_: "database",
     "provider": lambda *_: "github",
@@ -458,7 +467,7 @@ OBJECTS: dict[str, Callable[[World, str, Mapping[str, str]], str]] = {
 }
 """How to make what a path names, belonging to a person; also for one route alone."""
 
-SHARED = {"user_id", "agent_id", "component_name", "event_id", "component", "provider"}
+SHARED = {"user_id", "agent_id", "component_name", "event_id", "customer_id", "component", "provider"}
 """What belongs to nobody: another person's request is not answered 404 for that."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import stripe
 
 from karma.billing.arrival import Stored
-from karma.billing.domain import SubscriptionStatus, project
+from karma.billing.domain import EventState, SubscriptionStatus, project
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.service import (
@@ -82,7 +82,7 @@ def test_a_repeat_is_enqueued_until_it_is_handled() -> None:
     webhook.post(event())
     assert webhook.post(event(pending_webhooks=2)) is Stored.WAITING
     assert webhook.queue.bodies == ["evt_1", "evt_1"]
-    webhook.store.mark_handled("evt_1", at=START, note="", unlinked=False)
+    webhook.store.mark_handled("evt_1", at=START, note="")
     assert webhook.post(event()) is Stored.HANDLED
     assert webhook.queue.bodies == ["evt_1", "evt_1"]
 
@@ -200,7 +200,7 @@ def test_the_sweep_waits_longer_after_each_attempt() -> None:
 def test_replay_opens_a_handled_event_again() -> None:
     webhook = Webhook()
     webhook.post(event())
-    webhook.store.mark_handled("evt_1", at=START, note="done", unlinked=True)
+    webhook.store.mark_handled("evt_1", at=START, note="done", state=EventState.IGNORED)
     webhook.keeper.replay("evt_1")
     assert webhook.queue.bodies == ["evt_1", "evt_1"]
     assert webhook.store.events["evt_1"].handled_at is None

@@ -1,37 +1,49 @@
 """Subscriptions and the inbox of Stripe's events: pure rules.
 
+Who is who: a *customer* is Stripe's; a *link* (ports.py) says which account it pays for, and is made only by us. A
+*row* is what an account has: a function of all subscriptions, at Stripe, of all its customers. Those whose prices name
+no plan of ours are somebody else's business and give nothing.
+
 Stripe's eight statuses become our four (R-K-19); the row keeps Stripe's word too, since access depends on it:
 
     Stripe              ours       access
-    trialing            trialing   yes
-    active              active     yes
-    past_due            past_due   for GRACE after the unpaid period began
-    unpaid              past_due   no: Stripe has given up collecting
-    incomplete          past_due   no: the first payment has not arrived
-    paused              past_due   no: the trial ended without a payment method
-    incomplete_expired  canceled   no
-    canceled            canceled   no
-    (deleted: 404)      canceled   no
-    (a ninth one)       past_due   no
+    trialing            trialing   until the period's end, and LATE_NEWS more
+    active              active     until the period's end, and LATE_NEWS more
+    past_due            past_due   until the retries of the oldest unpaid invoice are over
+    unpaid              past_due   none: Stripe has given up collecting
+    incomplete          past_due   none: the first payment has not arrived
+    paused              past_due   none: paused on request, or the trial ended without a payment method
+    incomplete_expired  canceled   none
+    canceled            canceled   none
+    (a ninth one)       past_due   none
 
-A user has one row. When Stripe holds several subscriptions of a user, the best one is shown: `preference`.
+Access never lasts beyond a cancellation that is coming. A collection that is paused with `void` gives no access while
+the pause lasts: by Stripe's documentation the service cannot be given then. Its other two behaviours, `keep_as_draft`
+and `mark_uncollectible`, give the service for nothing, and change no access.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from karma.billing.plans import SMALLEST_PAID, PlanName, PriceHints, plan_named_by
-from karma.core.ids import UserId, is_id
+import orjson
 
-GRACE = timedelta(days=7)
-"""How long a customer whose renewal failed keeps access, counted from the start of the unpaid period."""
+from karma.billing.plans import PlanName, PriceHints, plan_named_by, rank
+from karma.core.ids import UserId
+
+RETRIES = timedelta(days=14)
+"""How long Stripe retries a failed payment, unless `PAYMENT_RETRY_DAYS` says otherwise; Stripe's own default."""
 LATE_NEWS = timedelta(days=3)
-"""How long after a period's end access goes on when Stripe's word about the next period has not arrived."""
+"""How long access goes on when Stripe's word is late: about the next period, or about the end of the retries."""
+_LOOK_AFTER = timedelta(hours=1)
+"""After a period's end: Stripe renews at once, and tells within seconds."""
+_LOOK_BEFORE = timedelta(days=1)
+"""Before the retries are over: a payment that arrived unheard is found before access ends."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = timedelta(hours=6), timedelta(days=7)
 
 
 class SubscriptionStatus(StrEnum):
@@ -63,11 +75,26 @@ _RANK: Mapping[str, int] = {
     "canceled": 1,
     "incomplete_expired": 1,
 }
+_UNKNOWN_RANK = 2
+VOID = "void"
 
 
 def status_of(stripe_status: str) -> SubscriptionStatus:
     """Map Stripe's status to ours; one that Stripe invents later gives no access and is visible."""
     return _STATUS.get(stripe_status, SubscriptionStatus.PAST_DUE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A collection of payments that is paused; the status stays what it was."""
+
+    behavior: str
+    """Stripe's word for what becomes of the invoices: keep_as_draft, mark_uncollectible or void."""
+    resumes_at: datetime | None
+
+    def withholds(self, at: datetime) -> bool:
+        """Tell whether the pause ends access at a moment."""
+        return self.behavior == VOID and (self.resumes_at is None or at < self.resumes_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,23 +112,16 @@ class StripeSubscription:
     cancel_at: datetime | None
     canceled_at: datetime | None
     trial_end: datetime | None
-    price: PriceHints
-    user_id: str
-    """`user_id` in its metadata, "" when absent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StripeCustomer:
-    """A customer as Stripe's API shows it now."""
-
-    id: str
-    user_id: str
-    """`user_id` in its metadata, "" when absent."""
+    prices: tuple[PriceHints, ...]
+    """Of every item that is bought at least once, in Stripe's order."""
+    pause: Pause | None = None
+    unpaid_since: datetime | None = None
+    """When the oldest invoice failed that is still open; only read while `past_due`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A user's subscription row."""
+    """What a user has: the subscription that is shown, and the user's other ones that may give access."""
 
     user_id: UserId
     plan: PlanName
@@ -111,47 +131,114 @@ class Subscription:
     current_period_end: datetime
     cancel_at_period_end: bool = False
     cancel_at: datetime | None = None
+    """When Stripe ends it, however the cancellation was asked for; None: it renews."""
     canceled_at: datetime | None = None
     trial_end: datetime | None = None
+    grace_until: datetime | None = None
+    """While `past_due`: how long access lasts."""
+    pause: Pause | None = None
     stripe_subscription_id: str | None = None
     stripe_customer_id: str | None = None
     stripe_created: datetime | None = None
     price_id: str = ""
+    others: tuple[Subscription, ...] = ()
+    """Best first, themselves without others."""
+
+    @property
+    def all(self) -> tuple[Subscription, ...]:
+        """This one and the others."""
+        return (replace(self, others=()), *self.others)
+
+    @property
+    def over(self) -> bool:
+        """Tell whether Stripe will never change it again."""
+        return self.status is SubscriptionStatus.CANCELED
+
+    def gives_access(self, at: datetime) -> bool:
+        """Tell whether this one, apart from the others, gives its plan at a moment."""
+        if self.pause is not None and self.pause.withholds(at):
+            return False
+        if self.cancel_at is not None and at >= self.cancel_at:
+            return False
+        if self.stripe_status in {"active", "trialing"}:
+            return at < self.current_period_end + LATE_NEWS
+        return self.stripe_status == "past_due" and self.grace_until is not None and at < self.grace_until
 
     def entitled_plan(self, at: datetime) -> PlanName:
-        """Return the plan whose limits hold now: the bought one while access lasts, else free."""
-        if self.stripe_status in {"active", "trialing"}:
-            lasts_until = self.current_period_end + LATE_NEWS
-        elif self.stripe_status == "past_due":
-            lasts_until = self.current_period_start + GRACE
-        else:
-            return PlanName.FREE
-        return self.plan if at < lasts_until else PlanName.FREE
+        """Return the plan whose limits hold now: the largest that gives access, else free."""
+        given = [each.plan for each in self.all if each.gives_access(at)]
+        return max(given, key=rank, default=PlanName.FREE)
+
+    def look_at(self, now: datetime) -> datetime | None:
+        """Return when to ask Stripe about it though no event came: before access ends, then ever more rarely.
+
+        None: all of it is over.
+        """
+        return min((each.own_look_at(now) for each in self.all if not each.over), default=None)
+
+    def own_look_at(self, now: datetime) -> datetime:
+        """Likewise, apart from the others."""
+        wanted = (self.cancel_at or self.current_period_end) + _LOOK_AFTER
+        if self.grace_until is not None:
+            wanted = min(wanted, self.grace_until - _LOOK_BEFORE)
+        if wanted > now:
+            return wanted
+        return now + min(max(now - wanted, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
 
-def project(source: StripeSubscription, *, user_id: UserId) -> Subscription:
-    """Compute a user's row from Stripe's object; nothing else goes in, so order and repeats of events cannot matter."""
+def plan_of(source: StripeSubscription) -> PlanName | None:
+    """Return the largest plan that an item of a subscription sells; None: it sells nothing of ours."""
+    named = [plan for plan in map(plan_named_by, source.prices) if plan is not None]
+    return max(named, key=rank, default=None)
+
+
+def project(source: StripeSubscription, *, user_id: UserId, retries: timedelta = RETRIES) -> Subscription:
+    """Compute what one subscription, which sells a plan of ours, gives; nothing but Stripe's object goes in."""
+    failed = source.unpaid_since or source.current_period_start
+    ends = source.cancel_at or (source.current_period_end if source.cancel_at_period_end else None)
+    status = status_of(source.status)
+    over = status is SubscriptionStatus.CANCELED
     return Subscription(
         user_id=user_id,
-        plan=plan_named_by(source.price) or SMALLEST_PAID,
-        status=status_of(source.status),
+        plan=plan_of(source) or PlanName.FREE,
+        status=status,
         stripe_status=source.status,
         current_period_start=source.current_period_start,
         current_period_end=source.current_period_end,
-        cancel_at_period_end=source.cancel_at_period_end,
-        cancel_at=source.cancel_at,
+        cancel_at_period_end=not over and ends is not None and ends == source.current_period_end,
+        cancel_at=None if over else ends,
         canceled_at=source.canceled_at,
         trial_end=source.trial_end,
+        grace_until=failed + retries + LATE_NEWS if source.status == "past_due" else None,
+        pause=source.pause,
         stripe_subscription_id=source.id,
         stripe_customer_id=source.customer_id,
         stripe_created=source.created,
-        price_id=source.price.price_id,
+        price_id=_price_of(source),
     )
 
 
-def deleted(row: Subscription) -> Subscription:
-    """Return the row of a subscription that Stripe no longer has."""
-    return replace(row, status=SubscriptionStatus.CANCELED, stripe_status="canceled", cancel_at_period_end=False)
+def projection(
+    sources: Iterable[StripeSubscription],
+    *,
+    user_id: UserId,
+    retries: timedelta = RETRIES,
+    kept: Iterable[Subscription] = (),
+) -> Subscription | None:
+    """Compute a user's row from every subscription of the user's customers, whatever their order.
+
+    `kept` are those that cannot be asked about. None: nothing of ours was ever bought.
+    """
+    ours = [project(each, user_id=user_id, retries=retries) for each in sources if plan_of(each) is not None]
+    return together([*ours, *kept])
+
+
+def together(subscriptions: Sequence[Subscription]) -> Subscription | None:
+    """Make a row of a user's subscriptions: the best is shown; what is over is shown only when all of it is."""
+    found = sorted(subscriptions, key=_preference, reverse=True)
+    if not found:
+        return None
+    return replace(found[0], others=tuple(each for each in found[1:] if not each.over))
 
 
 def free_subscription(user_id: UserId, now: datetime) -> Subscription:
@@ -168,19 +255,40 @@ def free_subscription(user_id: UserId, now: datetime) -> Subscription:
     )
 
 
-def preference(source: StripeSubscription) -> tuple[int, datetime, str]:
-    """Order a user's subscriptions: what gives access first, then the newest; total, so any two sets agree."""
-    return _RANK.get(source.status, 2), source.created, source.id
+def _preference(row: Subscription) -> tuple[int, int, datetime, str]:
+    """Order a user's subscriptions: what gives access, the largest plan, the newest; total, so any two sets agree."""
+    withheld = row.pause is not None and row.pause.behavior == VOID
+    status = min(_RANK.get(row.stripe_status, _UNKNOWN_RANK), 3 if withheld else 5)
+    return status, rank(row.plan), row.stripe_created or row.current_period_start, row.stripe_subscription_id or ""
 
 
-def user_named_by(*texts: str) -> UserId | None:
-    """Return the first text that can be a user's id; anything else in metadata is somebody's own."""
-    return next((UserId(text) for text in texts if is_id(text)), None)
+def _price_of(source: StripeSubscription) -> str:
+    plan = plan_of(source)
+    return next((price.price_id for price in source.prices if plan_named_by(price) is plan), "")
 
 
 # Events
 
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,200}")
+
+
+def is_object_id(text: str) -> bool:
+    """Tell whether this can be the id of one of Stripe's objects, and thereby part of a key."""
+    return _OBJECT_ID.fullmatch(text) is not None
+
+
+class EventState(StrEnum):
+    """What became of a stored event; the values are what administrators filter by."""
+
+    UNHANDLED = "unhandled"
+    """It waits for the worker, or for its next attempt."""
+    UNLINKED = "unlinked"
+    """Its customer buys something of ours, and no account is known for it: an administrator links it."""
+    HANDLED = "handled"
+    IGNORED = "ignored"
+    """Not our business; the note says why."""
+    DISMISSED = "dismissed"
+    """An administrator closed it; the note has their reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,63 +303,65 @@ class InboxEvent:
     note: str
     attempts: int
     last_error: str
-
-
-class Concern(StrEnum):
-    """What an event asks us to look at."""
-
-    SUBSCRIPTION = "subscription"
-    CUSTOMER = "customer"
-    NOTHING = "nothing"
+    state: EventState = EventState.UNHANDLED
+    expires_at: datetime | None = None
+    """When it is forgotten; None: not while it waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
     """What an event is about. Only ids are taken from it: states are read from Stripe."""
 
-    concern: Concern
-    subscription_id: str = ""
+    object_id: str = ""
     customer_id: str = ""
-    user_id: str = ""
-    """From `client_reference_id`, which our checkout sets, or from metadata."""
+    subscription_id: str = ""
+    account: str = ""
+    """The connected account that it happened in, "" for our own."""
+    livemode: bool = False
+    concerns_us: bool = False
+    """It may have changed what a customer has."""
 
 
-def hint_of(event_type: str, obj: Mapping[str, object]) -> Hint:
-    """Read what an event is about; never fails, whatever the object holds.
+_CONCERNED = ("customer.", "checkout.session.", "invoice.")
 
-    Stripe: customer.*, customer.subscription.*, checkout.session.*, invoice.*
+
+def hint_of(event_type: str, event: Mapping[str, object]) -> Hint:
+    """Read what an event is about; never fails, whatever it holds.
+
+    Stripe: customer.created, .updated, .deleted, customer.subscription.*, checkout.session.*, invoice.*
     """
-    metadata = _mapping(obj.get("metadata"))
-    user_id = _text(metadata.get("user_id"))
+    obj = _mapping(_mapping(event.get("data")).get("object"))
+    object_id, customer_id = _id(obj.get("id")), _id(obj.get("customer"))
+    details = _mapping(_mapping(obj.get("parent")).get("subscription_details"))
+    subscription_id = _id(details.get("subscription")) or _id(obj.get("subscription"))
     if event_type.startswith("customer.subscription."):
-        return _about(_id(obj.get("id")), _id(obj.get("customer")), user_id)
-    if event_type in {"customer.created", "customer.updated", "customer.deleted"}:
-        return _about("", _id(obj.get("id")), user_id)
-    if event_type.startswith("checkout.session."):
-        reference = _text(obj.get("client_reference_id"))
-        return _about(_id(obj.get("subscription")), _id(obj.get("customer")), reference or user_id)
-    if event_type.startswith("invoice."):
-        details = _mapping(_mapping(obj.get("parent")).get("subscription_details"))
-        subscription = _id(details.get("subscription")) or _id(obj.get("subscription"))
-        if subscription:
-            return _about(subscription, _id(obj.get("customer")), "")
-    return Hint(concern=Concern.NOTHING)
+        subscription_id = object_id
+    elif event_type in {"customer.created", "customer.updated", "customer.deleted"}:
+        customer_id = object_id
+    return Hint(
+        object_id=object_id,
+        customer_id=customer_id,
+        subscription_id=subscription_id,
+        account=_id(event.get("account")) or _id(event.get("context")),
+        livemode=event.get("livemode") is True,
+        concerns_us=bool(customer_id) and event_type.startswith(_CONCERNED),
+    )
 
 
-def _about(subscription_id: str, customer_id: str, user_id: str) -> Hint:
-    concern = Concern.SUBSCRIPTION if subscription_id else Concern.CUSTOMER if customer_id else Concern.NOTHING
-    return Hint(concern=concern, subscription_id=subscription_id, customer_id=customer_id, user_id=user_id)
+def read_hint(event: InboxEvent) -> Hint:
+    """Read what a stored event is about; nothing, when it cannot be read."""
+    try:
+        body = orjson.loads(event.body)
+    except orjson.JSONDecodeError:
+        return Hint()
+    return hint_of(event.type, _mapping(body))
 
 
 def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _id(value: object) -> str:
     """Take an id, or the id of an expanded object."""
-    text = _text(_mapping(value).get("id")) if isinstance(value, dict) else _text(value)
-    return text if _OBJECT_ID.fullmatch(text) else ""
+    text = _mapping(value).get("id") if isinstance(value, dict) else value
+    return text if isinstance(text, str) and is_object_id(text) else ""

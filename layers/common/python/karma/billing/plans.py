@@ -6,7 +6,6 @@ selling an old price to whoever bought it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -105,9 +104,6 @@ CATALOGS: tuple[Catalog, ...] = (
     ),
 )
 
-_WORD = re.compile(r"[a-z0-9]+")
-_PAID = (PlanName.ENTERPRISE, PlanName.TEAM, PlanName.PRO)
-
 
 def catalog_at(moment: datetime) -> Catalog:
     """Return the catalog in force; before the first one, the first."""
@@ -120,39 +116,37 @@ def plan_at(name: PlanName, moment: datetime) -> Plan:
     return next(plan for plan in catalog_at(moment).plans if plan.name is name)
 
 
+METADATA_KEY = "karma_plan"
+"""Of a price, or of its product: names the plan that is sold, spelled as `PlanName` spells it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceHints:
-    """What Stripe says about the price (or, on its older interface, the plan) of a subscription's item."""
+    """The parts of a price (on Stripe's older interface: a plan) that say what it sells; names for people do not."""
 
     price_id: str = ""
     lookup_key: str = ""
-    nickname: str = ""
-    product_id: str = ""
     metadata_plan: str = ""
-    """`plan` in the metadata of the price or of the subscription."""
+    """`karma_plan` in the metadata of the price, else of its product."""
 
 
 def plan_named_by(hints: PriceHints) -> PlanName | None:
-    """Find the plan that a price sells, or None when nothing about it names one.
+    """Find the plan that a price sells: its metadata decide, then a lookup key that any catalog sold.
 
-    Metadata decides, then a lookup key that any catalog sold, then a plan's name as a word of the lookup key, the
-    nickname, the price's or the product's id (`price_team_2026`, "Karma Pro").
+    Both are matched exactly. None: it sells something that is not ours, which gives nothing.
     """
-    explicit = hints.metadata_plan.strip().lower()
-    if explicit in {name.value for name in PlanName}:
-        return PlanName(explicit)
+    if hints.metadata_plan in _SOLD:
+        return PlanName(hints.metadata_plan)
     for catalog in reversed(CATALOGS):
         for plan in catalog.plans:
             if any(price.lookup_key == hints.lookup_key for price in plan.prices):
                 return plan.name
-    for text in (hints.lookup_key, hints.nickname, hints.price_id, hints.product_id):
-        words = set(_WORD.findall(text.lower()))
-        for name in _PAID:
-            if name.value in words:
-                return name
     return None
 
 
-SMALLEST_PAID = PlanName.PRO
-"""Whoever pays for a price that we cannot name gets this until the catalog knows it: paying customers are not locked
-out by our configuration's lag. The event's note and the metric `BillingUnknownPrice` tell the operators."""
+def rank(name: PlanName) -> int:
+    """Order plans by size; the table of plans is written in that order."""
+    return list(PlanName).index(name)
+
+
+_SOLD = {name.value for name in PlanName} - {PlanName.FREE.value}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from karma.billing.arrival import Arrival, Stored
-from karma.billing.domain import InboxEvent, StripeCustomer, StripeSubscription, Subscription
+from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription
 from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry
 from karma.notices.domain import Notice
 
 
@@ -20,7 +22,7 @@ class Arrivals(Protocol):
 
 
 class Queue(Protocol):
-    """The queue of event ids."""
+    """The queue of the worker: ids of events, and `refresh_message`s."""
 
     def send(self, body: str) -> None:
         """Enqueue one body."""
@@ -46,11 +48,29 @@ class InboxPage(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A subscription row as it was read; all empty when there is none."""
+    """A subscription row as it was read; version 0 when there is none, no subscription when nothing was bought."""
 
     subscription: Subscription | None = None
     version: int = 0
     created_at: str = ""
+
+
+class CustomerLink(NamedTuple):
+    """Which account a customer of Stripe pays for. Made by us alone: nothing in an event or in metadata makes one."""
+
+    customer_id: str
+    user_id: UserId | None
+    """None: the account was deleted, or is being deleted."""
+    livemode: bool | None
+    """The mode in which the customer exists; None until Stripe has shown it."""
+    version: int
+
+
+class Look(NamedTuple):
+    """A user about whom Stripe is to be asked, though no event came; `due` as it is stored."""
+
+    user_id: UserId
+    due: str
 
 
 class Inbox(Protocol):
@@ -61,13 +81,31 @@ class Inbox(Protocol):
         ...
 
     def mark_handled(
-        self, event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None = None
+        self,
+        event_id: str,
+        *,
+        at: datetime,
+        note: str,
+        state: EventState = EventState.HANDLED,
+        user_id: UserId | None = None,
     ) -> bool:
         """Close an event that changes nothing else; False when it was closed already.
 
         Raises:
             AccountGone: the user whom it is about.
         """
+        ...
+
+    def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
+        """Close an event until its customer is linked; False when it was closed already, or the customer is linked."""
+        ...
+
+    def unlinked_of(self, customer_id: str) -> list[str]:
+        """List a customer's unlinked events, up to 100, eventually consistent."""
+        ...
+
+    def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
+        """Close an event that is unhandled or unlinked, and say so in the audit log; False when it is neither."""
         ...
 
     def forget(self, event_id: str) -> None:
@@ -90,78 +128,121 @@ class Inbox(Protocol):
         """Make an event open again; False when there is none."""
         ...
 
-    def page(self, *, unlinked: bool, limit: int, start: dict[str, str] | None) -> InboxPage:
-        """List open events, or closed ones without a user."""
+    def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
+        """List events of a state: unhandled ones by due time, unlinked ones by customer, others newest first."""
         ...
 
 
 class Subscriptions(Protocol):
-    """Subscription rows and what keeps them unique."""
+    """Subscription rows."""
 
     def row(self, user_id: UserId) -> Row:
         """Read a user's row, strongly consistent."""
         ...
 
-    def user_of_customer(self, customer_id: str) -> UserId | None:
-        """Return whose customer it is.
-
-        Raises:
-            AccountGone: that account is deleted.
-        """
-        ...
-
-    def owner_of(self, stripe_subscription_id: str) -> UserId | None:
-        """Return who holds the guard of a Stripe subscription."""
-        ...
-
-    def link_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Remember whose customer it is; False when another user's.
-
-        Raises:
-            AccountGone: the user, or the account whose customer it was.
-        """
-        ...
-
-    def bury_customer(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
-        """Remember that the account was deleted whose customer it is, or would be; another's stays as it is."""
-        ...
-
-    def save_and_close(
+    def save(
         self,
-        subscription: Subscription,
+        user_id: UserId,
+        subscription: Subscription | None,
         *,
         seen: Row,
-        claim: bool,
-        event_id: str,
         at: datetime,
-        note: str,
+        event_id: str = "",
+        note: str = "",
         notice: Notice | None = None,
+        shown: Collection[str] = (),
+        livemode: bool = False,
     ) -> bool:
-        """Write the row on the version seen, its guard when `claim`, the event's end and a notice, all or nothing.
+        """Write the row on the version seen, the end of an event, and a notice, all or nothing.
 
-        False: the row, the guard or the event changed since; nothing was written.
+        Args:
+            user_id: whose row it is.
+            subscription: what the user has; None when nothing was bought.
+            seen: the row as it was read.
+            at: now.
+            event_id: the event that is handled thereby, "" for none.
+            note: what the event was closed with.
+            notice: what the user is told.
+            shown: customers whose mode was not known, and that Stripe has shown in `livemode`.
+            livemode: their mode.
+
+        Returns:
+            False: the row or the event changed since; nothing was written.
 
         Raises:
             AccountGone: the user.
         """
         ...
 
+    def due_looks(self, now: datetime, *, limit: int) -> list[Look]:
+        """List users about whom Stripe is to be asked, the longest overdue first."""
+        ...
+
+    def postpone_look(self, look: Look, *, until: datetime) -> bool:
+        """Move the time of a look; False when somebody has looked, or moved it, since it was listed."""
+        ...
+
+
+class Customers(Protocol):
+    """Links between Stripe's customers and accounts."""
+
+    def link_of(self, customer_id: str) -> CustomerLink | None:
+        """Read a customer's link, strongly consistent."""
+        ...
+
+    def links_of(self, user_id: UserId) -> list[CustomerLink]:
+        """Read the links of a user's customers, strongly consistent; also those whose end has begun."""
+        ...
+
+    def link(
+        self,
+        customer_id: str,
+        user_id: UserId,
+        *,
+        seen: CustomerLink | None,
+        at: datetime,
+        livemode: bool | None = None,
+        entries: Sequence[AuditEntry] = (),
+    ) -> bool:
+        """Link a customer to a user, taking it from whoever has it, and make both users' rows due for a look.
+
+        What the customer pays for leaves the other's row in the same transaction. False: the link or a row changed
+        since it was read; nothing was written.
+
+        Raises:
+            AccountGone: there is no such user.
+        """
+        ...
+
+    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
+        """Take a customer from an account that is deleted, so that nobody can be linked to it; False: another's."""
+        ...
+
+    def end(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
+        """Forget whose customer it was; that it was somebody's is remembered while its events may come."""
+        ...
+
 
 class Payments(Protocol):
     """Stripe's side. Every method raises `PaymentsUnavailable` when there is no answer."""
 
-    def subscription(self, subscription_id: str) -> StripeSubscription | None:
-        """Fetch a subscription; None when Stripe has none."""
+    @property
+    def livemode(self) -> bool:
+        """Tell whether the key is for real money."""
         ...
 
-    def subscriptions_of(self, customer_id: str) -> list[StripeSubscription]:
-        """Fetch a customer's subscriptions of every status."""
+    def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
+        """Fetch all subscriptions of a customer, of every status; none when Stripe has no such customer.
+
+        None: the key cannot tell, because the customer is of the other mode, or because its mode is not known and
+        Stripe shows no such customer in the key's.
+        """
         ...
 
-    def customer(self, customer_id: str) -> StripeCustomer | None:
-        """Fetch a customer; None when deleted or unknown."""
+    def cancel(self, subscription_id: str) -> None:
+        """End a subscription of the key's mode at once; one that is over or unknown is ended already."""
         ...
 
     def delete_customer(self, customer_id: str) -> None:
-        """Delete a customer, and thereby end its subscriptions; an unknown one is deleted already."""
+        """Delete a customer of the key's mode; an unknown one is deleted already."""
         ...

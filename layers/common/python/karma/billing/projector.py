@@ -1,33 +1,32 @@
-"""What a Stripe event changes: read the row, fetch Stripe's object, write on the row's version, else again.
+"""What a Stripe event changes: read the row, fetch Stripe's objects, write on the row's version, else again.
 
-The event is only a hint that something may have changed. What is written comes from Stripe's objects as they are
-now, fetched after the row was read; every write raises the row's version, even one that changes nothing. So a worker
-that saw an older state finds a newer version and fetches again, and repeats, re-orderings and crashes all end in the
-state that Stripe shows. An event of an account that is deleted is deleted as well.
+The event is only a hint that something may have changed for a customer. What is written comes from every subscription
+that Stripe has of the customers that are linked to the user, fetched after the row was read; every write raises the
+row's version, even one that changes nothing, and so does every change of a link. So a worker that saw an older state
+finds a newer version and fetches again, and losses, repeats, re-orderings and crashes all end in the state that Stripe
+shows. An event of an account that is deleted is deleted as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-
-import orjson
+from datetime import datetime, timedelta
 
 from karma.billing.domain import (
-    Concern,
+    RETRIES,
+    EventState,
     Hint,
     InboxEvent,
     StripeSubscription,
     Subscription,
     SubscriptionStatus,
-    deleted,
-    hint_of,
-    preference,
-    project,
-    user_named_by,
+    plan_of,
+    projection,
+    read_hint,
+    status_of,
 )
-from karma.billing.plans import PlanName, plan_named_by
-from karma.billing.ports import Inbox, Payments, Row, Subscriptions
+from karma.billing.plans import PlanName
+from karma.billing.ports import Customers, Inbox, Payments, Subscriptions
+from karma.billing.purge import stop_charging
 from karma.core.clock import Clock
 from karma.core.errors import Conflict
 from karma.core.ids import UserId
@@ -45,23 +44,25 @@ class SubscriptionBusy(Conflict):
 
 
 class EventProjector:
-    """Handles stored events."""
+    """Handles stored events, and looks at Stripe where no event came."""
 
     def __init__(
         self,
         *,
         inbox: Inbox,
         subscriptions: Subscriptions,
+        customers: Customers,
         payments: Payments,
         clock: Clock,
-        was_deleted: Callable[[UserId], bool],
+        retries: timedelta = RETRIES,
     ) -> None:
-        """`was_deleted` tells a deleted account from one that never was."""
-        self._was_deleted = was_deleted
+        """`retries`: how long Stripe retries failed payments, as its dashboard is set."""
         self._inbox = inbox
         self._subscriptions = subscriptions
+        self._customers = customers
         self._payments = payments
         self._clock = clock
+        self._retries = retries
 
     def handle(self, event_id: str) -> str:
         """Bring what the event is about up to date and close it; returns the note it was closed with.
@@ -78,118 +79,137 @@ class EventProjector:
             return "unknown"
         if event.handled_at is not None:
             return "handled before"
-        hint = _hint(event)
-        if hint.concern is Concern.NOTHING:
-            return self._close(event, "nothing to do")
-        try:
-            return self._follow(event, hint)
-        except AccountGone as gone:
-            return self._drop(event, hint, gone)
+        hint = read_hint(event)
+        if not hint.concerns_us:
+            return self._ignore(event, "nothing of ours can have changed")
+        if hint.account:
+            return self._ignore(event, f"it happened in the connected account {hint.account}")
+        if hint.livemode is not self._payments.livemode:
+            return self._ignore(
+                event, f"it happened in {'live' if hint.livemode else 'test'} mode, our key is not of it"
+            )
+        return self._follow(event, hint)
+
+    def refresh(self, user_id: UserId) -> str:
+        """Bring a user's row up to date though no event came, and open the events again that waited for a link.
+
+        Raises:
+            PaymentsUnavailable, StorageThrottled, StorageUnavailable, SubscriptionBusy: it is to be asked again.
+        """
+        for _ in range(_ROUNDS):
+            try:
+                note = self._project(user_id)
+            except AccountGone:
+                return "the account was deleted"
+            if note is not None:
+                self._open_linked(user_id)
+                return note
+        raise SubscriptionBusy("The subscription keeps changing; try again")
 
     def _follow(self, event: InboxEvent, hint: Hint) -> str:
-        customer_id, user_id = self._parties(hint)
-        if user_id is None:
-            count("BillingUnlinked")
-            return self._close(event, "unlinked: no user is known for this customer", unlinked=True)
         for _ in range(_ROUNDS):
-            row = self._subscriptions.row(user_id)
-            subscription = self._decide(row, hint, customer_id, user_id=user_id)
-            if subscription is None:
-                return self._close(event, "no subscription", user_id=user_id)
-            held = row.subscription.stripe_subscription_id if row.subscription else None
-            target = subscription.stripe_subscription_id
-            claim = False
-            if target is not None and target != held:
-                owner = self._subscriptions.owner_of(target)
-                if owner not in {None, user_id}:
-                    count("BillingOwnershipConflict")
-                    return self._close(event, "the subscription belongs to another user", unlinked=True)
-                claim = owner is None
-            note = f"{subscription.plan} {subscription.stripe_status}"
-            now = self._clock.now()
-            if self._subscriptions.save_and_close(
-                subscription,
-                seen=row,
-                claim=claim,
-                event_id=event.id,
-                at=now,
-                note=note,
-                notice=_notice(row.subscription, subscription, at=now),
-            ):
+            link = self._customers.link_of(hint.customer_id)
+            if link is None:
+                note = self._without_link(event, hint)
+            elif link.user_id is None:
+                return self._drop(event, hint.customer_id)
+            else:
+                try:
+                    note = self._project(link.user_id, event=event, customer_id=hint.customer_id)
+                except AccountGone:
+                    # Its deletion has begun, and ends what the customer pays for.
+                    return self._forget(event)
+            if note is not None:
                 return note
             again = self._inbox.get(event.id)
             if again is None or again.handled_at is not None:
                 return "handled before"
         raise SubscriptionBusy("The subscription keeps changing; try again")
 
-    def _decide(self, row: Row, hint: Hint, customer_id: str, *, user_id: UserId) -> Subscription | None:
-        """Fetch every subscription that may be the user's best one; call it after the row was read."""
-        held_id = row.subscription.stripe_subscription_id if row.subscription else None
-        found: dict[str, StripeSubscription] = {}
-        if hint.concern is Concern.CUSTOMER:
-            found = {each.id: each for each in self._payments.subscriptions_of(customer_id)}
-        for wanted in {hint.subscription_id, held_id} - {"", None} - found.keys():
-            fetched = self._payments.subscription(str(wanted))
-            if fetched is not None:
-                found[fetched.id] = fetched
-        if not found:
-            return deleted(row.subscription) if row.subscription and held_id else row.subscription
-        best = max(found.values(), key=preference)
-        if plan_named_by(best.price) is None:
-            count("BillingUnknownPrice")
-            logger.warning("billing.price_unknown", price_id=best.price.price_id)
-        return project(best, user_id=user_id)
+    def _project(self, user_id: UserId, *, event: InboxEvent | None = None, customer_id: str = "") -> str | None:
+        """Write what Stripe shows of all of a user's customers; None: something changed meanwhile, ask again.
 
-    def _parties(self, hint: Hint) -> tuple[str, UserId | None]:
-        """Find the customer, and whose it is: by a link made before, else by metadata, which makes the link."""
-        customer_id = hint.customer_id
-        if customer_id and (linked := self._subscriptions.user_of_customer(customer_id)) is not None:
-            return customer_id, linked
-        fetched = self._payments.subscription(hint.subscription_id) if hint.subscription_id else None
-        if fetched is not None and fetched.customer_id != customer_id:
-            customer_id = fetched.customer_id
-            if (linked := self._subscriptions.user_of_customer(customer_id)) is not None:
-                return customer_id, linked
-        if not customer_id:
-            return "", None
-        named = user_named_by(hint.user_id, fetched.user_id if fetched else "")
-        if named is None:
-            customer = self._payments.customer(customer_id)
-            named = user_named_by(customer.user_id if customer else "")
-        if named is None or self._subscriptions.link_customer(customer_id, named, at=self._clock.now()):
-            return customer_id, named
-        return customer_id, self._subscriptions.user_of_customer(customer_id)
+        `customer_id` is the event's, whose mode is therefore known to be the key's.
+        """
+        row = self._subscriptions.row(user_id)
+        found: list[StripeSubscription] = []
+        kept: list[Subscription] = []
+        shown: list[str] = []
+        links = self._customers.links_of(user_id)
+        if customer_id and customer_id not in {link.customer_id for link in links}:
+            return None  # it was linked to somebody else since
+        for link in links:
+            mode = self._payments.livemode if link.customer_id == customer_id else link.livemode
+            answer = self._payments.subscriptions_of(link.customer_id, livemode=mode)
+            if answer is None:
+                held = row.subscription.all if row.subscription else ()
+                kept += [each for each in held if each.stripe_customer_id == link.customer_id]
+                continue
+            found += answer
+            shown += [link.customer_id] if link.livemode is None else []
+        _tell_unknown_prices(found)
+        subscription = projection(found, user_id=user_id, retries=self._retries, kept=kept)
+        now = self._clock.now()
+        note = f"{subscription.plan} {subscription.stripe_status}" if subscription else "no subscription"
+        saved = self._subscriptions.save(
+            user_id,
+            subscription,
+            seen=row,
+            at=now,
+            event_id=event.id if event else "",
+            note=note,
+            notice=_notice(user_id, row.subscription, subscription, at=now),
+            shown=shown,
+            livemode=self._payments.livemode,
+        )
+        return note if saved else None
 
-    def _drop(self, event: InboxEvent, hint: Hint, gone: AccountGone) -> str:
-        if gone.user_id is not None:
-            if not self._was_deleted(gone.user_id):
-                count("BillingUnlinked")
-                return self._close(event, "unlinked: there is no such user", unlinked=True)
-            if hint.customer_id:
-                # Bought before the account was deleted, heard of after it: nobody else would end it.
-                self._payments.delete_customer(hint.customer_id)
-                self._subscriptions.bury_customer(hint.customer_id, gone.user_id, at=self._clock.now())
+    def _without_link(self, event: InboxEvent, hint: Hint) -> str | None:
+        found = self._payments.subscriptions_of(hint.customer_id, livemode=hint.livemode) or []
+        if not any(plan_of(each) for each in found):
+            return self._ignore(event, "no account is linked to the customer, which buys nothing of ours")
+        note = "no account is linked to the customer"
+        if not self._inbox.mark_unlinked(event.id, hint.customer_id, at=self._clock.now(), note=note):
+            return None
+        count("BillingUnlinked")
+        return note
+
+    def _open_linked(self, user_id: UserId) -> None:
+        now = self._clock.now()
+        for link in self._customers.links_of(user_id):
+            for event_id in self._inbox.unlinked_of(link.customer_id):
+                self._inbox.reopen(event_id, at=now, due_at=now)
+
+    def _drop(self, event: InboxEvent, customer_id: str) -> str:
+        # What was bought before the account was deleted and heard of after it: nobody else would end it.
+        stop_charging(self._payments, customer_id, livemode=self._payments.livemode)
+        return self._forget(event)
+
+    def _forget(self, event: InboxEvent) -> str:
         self._inbox.forget(event.id)
         count("BillingAccountGone")
         return "the account was deleted"
 
-    def _close(self, event: InboxEvent, note: str, *, unlinked: bool = False, user_id: UserId | None = None) -> str:
-        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, unlinked=unlinked, user_id=user_id)
+    def _ignore(self, event: InboxEvent, note: str) -> str:
+        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, state=EventState.IGNORED)
         return note
 
 
-def _notice(before: Subscription | None, after: Subscription, *, at: datetime) -> Notice | None:
+def _tell_unknown_prices(found: list[StripeSubscription]) -> None:
+    for each in found:
+        if plan_of(each) is None and status_of(each.status) is not SubscriptionStatus.CANCELED:
+            count("BillingUnknownPrice")
+            logger.info("billing.price_unknown", prices=[price.price_id for price in each.prices])
+
+
+def _notice(user_id: UserId, before: Subscription | None, after: Subscription | None, *, at: datetime) -> Notice | None:
     """Say what plan and status are now, when they were others; nobody without a row hears that there is none."""
-    was = (before.plan, before.status) if before else (PlanName.FREE, SubscriptionStatus.ACTIVE)
-    if was == (after.plan, after.status):
+    was, now = _shown(before), _shown(after)
+    if was == now:
         return None
-    data = {"plan": after.plan.value, "status": after.status.value}
-    return Notice(user_id=after.user_id, type=NoticeType.SUBSCRIPTION_CHANGED, created_at=at, data=data)
+    data = {"plan": now[0].value, "status": now[1].value}
+    return Notice(user_id=user_id, type=NoticeType.SUBSCRIPTION_CHANGED, created_at=at, data=data)
 
 
-def _hint(event: InboxEvent) -> Hint:
-    try:
-        obj = orjson.loads(event.body)["data"]["object"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return Hint(concern=Concern.NOTHING)
-    return hint_of(event.type, obj) if isinstance(obj, dict) else Hint(concern=Concern.NOTHING)
+def _shown(row: Subscription | None) -> tuple[PlanName, SubscriptionStatus]:
+    return (row.plan, row.status) if row else (PlanName.FREE, SubscriptionStatus.ACTIVE)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from karma.core.schemas import Data
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from karma.billing.domain import EventState, SubscriptionStatus
+from karma.billing.plans import PlanName
+from karma.core.schemas import Body, Data
 
 
 class LimitsData(Data):
@@ -40,19 +46,32 @@ class PlanListData(Data):
     total: int
 
 
+class PauseData(Data):
+    """A collection of payments that is paused at Stripe."""
+
+    behavior: str
+    """What becomes of the invoices: keep_as_draft, mark_uncollectible; void, which gives no access meanwhile."""
+    resumes_at: str | None
+
+
 class SubscriptionData(Data):
-    """A user's subscription."""
+    """A user's subscription; of several the one that gives most."""
 
     user_id: str
-    plan: str
-    status: str
-    entitled_plan: str
-    """The plan whose limits hold now: free once the bought one gives no access."""
+    plan: PlanName
+    status: SubscriptionStatus
+    entitled_plan: PlanName
+    """The plan whose limits hold now: the largest that gives access, free when none does."""
     current_period_start: str
     current_period_end: str
     cancel_at_period_end: bool
+    """The cancellation that is coming falls on the end of the period."""
     cancel_at: str | None
+    """When the subscription ends, however the cancellation was asked for; null: it renews."""
     trial_end: str | None
+    grace_until: str | None
+    """After a failed payment: how long access lasts while Stripe tries again."""
+    pause_collection: PauseData | None
     stripe_subscription_id: str | None
     stripe_customer_id: str | None
     limits: LimitsData
@@ -69,19 +88,66 @@ class InboxEventData(Data):
 
     id: str
     type: str
+    status: EventState
+    object_id: str | None
+    customer_id: str | None
+    subscription_id: str | None
+    account: str | None
+    """The connected account that it happened in; null: our own."""
+    livemode: bool
     received_at: str
     handled_at: str | None
+    """When it was closed, in whatever way."""
+    expires_at: str | None
+    """When it is forgotten; null: not while it waits."""
     note: str
+    """What it was closed with."""
     attempts: int
     last_error: str
+    """Code of the last failed attempt."""
 
 
 class InboxData(Data):
-    """Stored events that wait, or that were closed without a user."""
+    """Stored events of one status."""
 
     events: list[InboxEventData]
     limit: int
     next_cursor: str | None
+
+
+class EventData(Data):
+    """One stored event."""
+
+    event: InboxEventData
+
+
+class DismissEvent(Body):
+    """Why nobody will handle an event."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
+
+
+class LinkCustomer(Body):
+    """Whom a customer of Stripe pays for."""
+
+    user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    from_user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """The account that has the customer now; absent: nobody has it."""
+
+
+class CustomerLinkView(Data):
+    """Whom a customer of Stripe pays for."""
+
+    customer_id: str
+    user_id: str
+    livemode: bool | None
+    """null: Stripe has not shown the customer yet."""
+
+
+class CustomerLinkData(Data):
+    """A link."""
+
+    link: CustomerLinkView
 
 
 class ReplayData(Data):

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 from karma.billing.arrival import Stored, is_event_id, read_arrival
 from karma.billing.signature import SignatureMismatch, verify
 from karma.core.clock import Clock
-from karma.core.errors import NotFound, PayloadTooLarge, Upstream
+from karma.core.errors import Conflict, NotFound, PayloadTooLarge, Upstream
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from karma.billing.domain import Subscription
+    from karma.billing.domain import EventState, InboxEvent, Subscription
     from karma.billing.plans import Catalog, Plan
     from karma.billing.ports import Arrivals, Inbox, InboxPage, Queue, Subscriptions
     from karma.core.ids import UserId
+    from karma.identity.audit import Source
 
 MAX_BODY = 1_000_000
 """Bytes; Stripe's events are a few KB."""
@@ -109,7 +110,7 @@ class InboxService:
 
 
 class InboxKeeper:
-    """Looks after stored events: sends the late ones again, lists them, replays one."""
+    """Looks after stored events: sends the late ones again, shows, replays and dismisses them."""
 
     def __init__(self, *, inbox: Inbox, queue: Queue, clock: Clock) -> None:
         self._inbox = inbox
@@ -132,21 +133,77 @@ class InboxKeeper:
             count("InboxRequeued", len(sent))
         return len(sent)
 
-    def page(self, *, unlinked: bool, limit: int, start: dict[str, str] | None) -> InboxPage:
-        """List events that wait (oldest due first), or those closed without a user."""
-        return self._inbox.page(unlinked=unlinked, limit=limit, start=start)
+    def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
+        """List events of a state; one that is over, and that DynamoDB has not deleted yet, is left out."""
+        now = self._clock.now()
+        page = self._inbox.page(state, limit=limit, start=start)
+        return page._replace(events=[event for event in page.events if not _is_over(event, now)])
+
+    def event(self, event_id: str) -> InboxEvent:
+        """Read one event, whatever became of it.
+
+        Raises:
+            NotFound: no such event.
+        """
+        found = self._inbox.get(event_id) if is_event_id(event_id) else None
+        if found is None or _is_over(found, self._clock.now()):
+            raise NotFound("Event not found")
+        return found
 
     def replay(self, event_id: str) -> None:
-        """Open an event again, handled or not, and enqueue it.
+        """Open an event again, whatever became of it, and enqueue it.
 
         Raises:
             NotFound: no such event.
             QueueUnavailable: it is open; the sweep will send it.
         """
+        self.event(event_id)
         now = self._clock.now()
-        if not is_event_id(event_id) or not self._inbox.reopen(event_id, at=now, due_at=now + DUE_AFTER):
+        if not self._inbox.reopen(event_id, at=now, due_at=now + DUE_AFTER):
             raise NotFound("Event not found")
         self._queue.send(event_id)
+
+    def dismiss(
+        self, event_id: str, *, reason: str, actor_id: UserId | None, source: Source | None = None
+    ) -> InboxEvent:
+        """Close an event that nobody will handle; a repeat changes nothing, and keeps the first reason.
+
+        The audit log of the administrator has it; an operator at the command line (`actor_id` None) has no log.
+
+        Raises:
+            NotFound: no such event.
+            EventClosed: it was handled, or ignored.
+        """
+        from karma.billing.domain import EventState
+        from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
+
+        event, now = self.event(event_id), self._clock.now()
+        entry = None
+        if actor_id is not None:
+            entry = AuditEntry(
+                user_id=actor_id,
+                event=AuditEvent.BILLING_EVENT_DISMISSED,
+                at=now,
+                actor_id=actor_id,
+                source=source or NOWHERE,
+                details={"event_id": event_id, "reason": reason},
+            )
+        if event.state is EventState.DISMISSED or self._inbox.dismiss(event_id, at=now, note=reason, entry=entry):
+            return self.event(event_id)
+        event = self.event(event_id)
+        if event.state is EventState.DISMISSED:
+            return event
+        raise EventClosed(f"The event is {event.state} already")
+
+
+def _is_over(event: InboxEvent, now: datetime) -> bool:
+    return event.expires_at is not None and event.expires_at <= now
+
+
+class EventClosed(Conflict):
+    """What was handled or ignored cannot be dismissed."""
+
+    code = "EVENT_CLOSED"
 
 
 class SubscriptionService:
@@ -189,12 +246,8 @@ class ReplaySettings(FunctionSettings):
     inbox_queue_url: str
 
 
-def replay_event(event_id: str) -> None:
-    """Replay one event with the environment's table and queue (CLI: `karma inbox replay <id>`).
-
-    Raises:
-        NotFound: no such event.
-    """
+def operators_inbox() -> InboxKeeper:
+    """Build the inbox of the environment's table and queue (CLI: `karma inbox`)."""
     # Local: the webhook imports this module and has no use for PynamoDB.
     from karma.billing.repository.inbox import InboxRepository
     from karma.core.clock import SystemClock
@@ -202,7 +255,6 @@ def replay_event(event_id: str) -> None:
     from karma.integrations.sqs import SqsQueue
 
     settings = load(ReplaySettings)
-    keeper = InboxKeeper(
+    return InboxKeeper(
         inbox=InboxRepository(settings.billing_table), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock()
     )
-    keeper.replay(event_id)

@@ -48,6 +48,9 @@ class AuditEvent(StrEnum):
     PROJECT_MEMBER_ADDED = "project.member_added"
     PROJECT_ROLE_CHANGED = "project.role_changed"
     PROJECT_MEMBER_REMOVED = "project.member_removed"
+    BILLING_CUSTOMER_LINKED = "billing.customer_linked"
+    BILLING_CUSTOMER_UNLINKED = "billing.customer_unlinked"
+    BILLING_EVENT_DISMISSED = "billing.event_dismissed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from karma.billing.domain import StripeCustomer, StripeSubscription
-from karma.billing.plans import PriceHints
+from karma.billing.domain import Pause, StripeSubscription
+from karma.billing.plans import METADATA_KEY, PriceHints, plan_named_by
 from karma.core.errors import Upstream
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ class _Vendor(BaseModel):
 class _Price(_Vendor):
     id: str = ""
     lookup_key: str | None = None
-    nickname: str | None = None
     product: str | dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
 
@@ -62,6 +62,7 @@ class _Price(_Vendor):
 class _Item(_Vendor):
     current_period_start: int | None = None
     current_period_end: int | None = None
+    quantity: int | None = None
     price: _Price | None = None
     plan: _Price | None = None
     """Instead of `price` on Stripe's older interface."""
@@ -69,6 +70,12 @@ class _Item(_Vendor):
 
 class _Items(_Vendor):
     data: list[_Item] = Field(default_factory=list)
+    has_more: bool = False
+
+
+class _Pause(_Vendor):
+    behavior: str = ""
+    resumes_at: int | None = None
 
 
 class _Subscription(_Vendor):
@@ -82,9 +89,9 @@ class _Subscription(_Vendor):
     cancel_at: int | None = None
     canceled_at: int | None = None
     trial_end: int | None = None
+    pause_collection: _Pause | None = None
     items: _Items = Field(default_factory=_Items)
     plan: _Price | None = None
-    metadata: dict[str, Any] | None = None
 
     @field_validator("customer", mode="before")
     @classmethod
@@ -92,66 +99,87 @@ class _Subscription(_Vendor):
         return value.get("id") if isinstance(value, dict) else value
 
 
-class _Customer(_Vendor):
-    id: str
-    deleted: bool = False
-    metadata: dict[str, Any] | None = None
+class _Transitions(_Vendor):
+    finalized_at: int | None = None
+
+
+class _Invoice(_Vendor):
+    status: str | None = None
+    created: int | None = None
+    date: int | None = None
+    """Instead of `created` on Stripe's older interface."""
+    due_date: int | None = None
+    attempted: bool = True
+    status_transitions: _Transitions | None = None
+
+    @property
+    def failed_at(self) -> int | None:
+        """When it was due, or tried, for the first time; None: neither yet."""
+        if self.due_date is not None:
+            return self.due_date
+        finalized_at = self.status_transitions.finalized_at if self.status_transitions else None
+        return (finalized_at or self.created or self.date) if self.attempted else None
 
 
 class StripeGateway:
-    """Reads Stripe's objects, and deletes customers."""
+    """Reads Stripe's objects, and ends subscriptions and customers.
+
+    A key sees one mode, `test` or `live`; the other mode's objects are missing to it, though they exist. So what Stripe
+    says is missing is gone only where the object's mode is known to be the key's.
+    """
 
     def __init__(self, *, api_key: Callable[[], str], api_base: str = "") -> None:
         """`api_key` is asked when the client is built; `api_base` is for a Stripe-compatible peer."""
         self._api_key = api_key
         self._api_base = api_base
         self._client: StripeClient | None = None
+        self._livemode = False
 
-    def subscription(self, subscription_id: str) -> StripeSubscription | None:
-        """Fetch a subscription; None when Stripe has none.
+    @property
+    def livemode(self) -> bool:
+        """Tell whether the key is for real money.
+
+        Raises:
+            PaymentsDisabled: there is no key, or it names no mode.
+        """
+        self._built()
+        return self._livemode
+
+    def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
+        """Fetch all subscriptions of a customer, of every status and on every page; none when the customer is gone.
+
+        None: the key cannot tell, because the customer is of the other mode, or because its mode is not known and
+        Stripe shows no such customer in the key's.
 
         Raises:
             PaymentsUnavailable, PaymentsDisabled: not known.
         """
         client = self._built()
-        try:
-            with _stripe_errors():
-                found = client.v1.subscriptions.retrieve(subscription_id)
-        except _Missing:
+        if livemode is not None and livemode is not self._livemode:
             return None
-        return _read(found.to_dict())
+        params: Any = {"customer": customer_id, "status": "all", "limit": _PAGE}
+        try:
+            with _stripe_errors():
+                raw = [each.to_dict() for each in client.v1.subscriptions.list(params=params).auto_paging_iter()]
+                if not raw and livemode is None:
+                    client.v1.customers.retrieve(customer_id)
+        except _Missing:
+            return None if livemode is None else []
+        products: dict[str, str] = {}
+        return [self._read(each, products) for each in raw]
 
-    def subscriptions_of(self, customer_id: str) -> list[StripeSubscription]:
-        """Fetch a customer's subscriptions of every status, newest first, up to 100.
+    def cancel(self, subscription_id: str) -> None:
+        """End a subscription of the key's mode at once, without refund; one that is over or unknown is ended already.
 
         Raises:
             PaymentsUnavailable, PaymentsDisabled: not known.
         """
         client = self._built()
-        try:
-            with _stripe_errors():
-                found = client.v1.subscriptions.list(params={"customer": customer_id, "status": "all", "limit": _PAGE})
-        except _Missing:
-            return []
-        return [_read(each.to_dict()) for each in found.data]
-
-    def customer(self, customer_id: str) -> StripeCustomer | None:
-        """Fetch a customer; None when deleted or unknown.
-
-        Raises:
-            PaymentsUnavailable, PaymentsDisabled: not known.
-        """
-        client = self._built()
-        try:
-            with _stripe_errors():
-                answer = client.v1.customers.retrieve(customer_id)
-        except _Missing:
-            return None
-        found = _Customer.model_validate(answer.to_dict())
-        return None if found.deleted else StripeCustomer(id=found.id, user_id=_text(found.metadata, "user_id"))
+        with suppress(_Missing), _stripe_errors():
+            client.v1.subscriptions.cancel(subscription_id)
 
     def delete_customer(self, customer_id: str) -> None:
-        """Delete a customer, which cancels its subscriptions at once; an unknown one is deleted already.
+        """Delete a customer of the key's mode, which cancels its subscriptions at once; an unknown one is deleted.
 
         Raises:
             PaymentsUnavailable, PaymentsDisabled: not known.
@@ -160,6 +188,68 @@ class StripeGateway:
         with suppress(_Missing), _stripe_errors():
             client.v1.customers.delete(customer_id)
 
+    def _read(self, raw: dict[str, Any], products: dict[str, str]) -> StripeSubscription:
+        found = _Subscription.model_validate(raw)
+        items = found.items.data
+        if found.items.has_more:
+            items = self._all_items(found.id)
+        starts = [item.current_period_start for item in items if item.current_period_start is not None]
+        ends = [item.current_period_end for item in items if item.current_period_end is not None]
+        start = max(starts) if starts else found.current_period_start
+        end = min(ends) if ends else found.current_period_end
+        prices = [item.price or item.plan for item in items if item.quantity != 0] or [found.plan]
+        return StripeSubscription(
+            id=found.id,
+            customer_id=found.customer,
+            status=found.status,
+            created=_moment(found.created),
+            current_period_start=_moment(found.created if start is None else start),
+            current_period_end=_moment(found.created if end is None else end),
+            cancel_at_period_end=found.cancel_at_period_end,
+            cancel_at=_optional(found.cancel_at),
+            canceled_at=_optional(found.canceled_at),
+            trial_end=_optional(found.trial_end),
+            prices=tuple(self._hints(price, products) for price in prices if price is not None),
+            pause=_pause(found.pause_collection),
+            unpaid_since=self._unpaid_since(found.id) if found.status == "past_due" else None,
+        )
+
+    def _hints(self, price: _Price, products: dict[str, str]) -> PriceHints:
+        """Read what a price says; its product is fetched only when the price itself names no plan."""
+        hints = PriceHints(
+            price_id=price.id, lookup_key=price.lookup_key or "", metadata_plan=_text(price.metadata, METADATA_KEY)
+        )
+        if plan_named_by(hints) is not None or not price.product:
+            return hints
+        if isinstance(price.product, dict):
+            return replace(hints, metadata_plan=_text(price.product.get("metadata"), METADATA_KEY))
+        if price.product not in products:
+            products[price.product] = self._plan_of_product(price.product)
+        return replace(hints, metadata_plan=products[price.product])
+
+    def _plan_of_product(self, product_id: str) -> str:
+        try:
+            with _stripe_errors():
+                answer = self._built().v1.products.retrieve(product_id)
+        except _Missing:
+            return ""
+        return _text(answer.to_dict().get("metadata"), METADATA_KEY)
+
+    def _all_items(self, subscription_id: str) -> list[_Item]:
+        params: Any = {"subscription": subscription_id, "limit": _PAGE}
+        with _stripe_errors():
+            found = self._built().v1.subscription_items.list(params=params).auto_paging_iter()
+            return [_Item.model_validate(each.to_dict()) for each in found]
+
+    def _unpaid_since(self, subscription_id: str) -> datetime | None:
+        """Return when the oldest open invoice failed; a newer one that fails as well begins no new grace."""
+        params: Any = {"subscription": subscription_id, "limit": _PAGE}
+        with _stripe_errors():
+            found = self._built().v1.invoices.list(params=params).auto_paging_iter()
+            invoices = [_Invoice.model_validate(each.to_dict()) for each in found]
+        failed = [each.failed_at for each in invoices if each.status == "open"]
+        return _optional(min((each for each in failed if each is not None), default=None))
+
     def _built(self) -> StripeClient:
         if self._client is None:
             import stripe
@@ -167,6 +257,7 @@ class StripeGateway:
             key = self._api_key()
             if not key:
                 raise PaymentsDisabled("No Stripe key is set")
+            self._livemode = _mode_of(key)
             self._client = stripe.StripeClient(
                 key,
                 stripe_version=API_VERSION,
@@ -193,42 +284,26 @@ def _stripe_errors() -> Iterator[None]:
         raise
     except (stripe.RateLimitError, stripe.APIConnectionError) as exc:
         raise PaymentsUnavailable("Stripe did not answer; try again") from exc
+    except (stripe.AuthenticationError, stripe.PermissionError) as exc:
+        raise PaymentsUnavailable("Stripe refuses the key") from exc
     except stripe.APIError as exc:
         raise PaymentsUnavailable("Stripe failed; try again") from exc
 
 
-def _read(raw: dict[str, Any]) -> StripeSubscription:
-    found = _Subscription.model_validate(raw)
-    items = found.items.data
-    starts = [item.current_period_start for item in items if item.current_period_start is not None]
-    ends = [item.current_period_end for item in items if item.current_period_end is not None]
-    start = max(starts) if starts else found.current_period_start
-    end = min(ends) if ends else found.current_period_end
-    price = next((item.price or item.plan for item in items if item.price or item.plan), found.plan) or _Price()
-    return StripeSubscription(
-        id=found.id,
-        customer_id=found.customer,
-        status=found.status,
-        created=_moment(found.created),
-        current_period_start=_moment(found.created if start is None else start),
-        current_period_end=_moment(found.created if end is None else end),
-        cancel_at_period_end=found.cancel_at_period_end,
-        cancel_at=_optional(found.cancel_at),
-        canceled_at=_optional(found.canceled_at),
-        trial_end=_optional(found.trial_end),
-        price=PriceHints(
-            price_id=price.id,
-            lookup_key=price.lookup_key or "",
-            nickname=price.nickname or "",
-            product_id=price.product if isinstance(price.product, str) else "",
-            metadata_plan=_text(price.metadata, "plan") or _text(found.metadata, "plan"),
-        ),
-        user_id=_text(found.metadata, "user_id"),
-    )
+def _mode_of(key: str) -> bool:
+    """Read the mode of a key: `sk_test_...`, `rk_live_...`."""
+    words = key.split("_")[:-1]
+    if ("live" in words) is ("test" in words):
+        raise PaymentsDisabled("The Stripe key names no mode")
+    return "live" in words
 
 
-def _text(metadata: dict[str, Any] | None, name: str) -> str:
-    value = (metadata or {}).get(name)
+def _pause(found: _Pause | None) -> Pause | None:
+    return None if found is None else Pause(behavior=found.behavior, resumes_at=_optional(found.resumes_at))
+
+
+def _text(metadata: object, name: str) -> str:
+    value = metadata.get(name) if isinstance(metadata, dict) else None
     return value if isinstance(value, str) else ""
 
 

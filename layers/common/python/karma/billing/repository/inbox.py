@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from karma.billing.domain import InboxEvent
+from karma.billing.domain import EventState, InboxEvent
 from karma.billing.ports import Due, InboxPage
-from karma.billing.repository.items import BillingItem, EventItem
-from karma.billing.repository.keys import UNHANDLED, UNLINKED, event_id_of, event_key, inbox_sort_key, user_pk
+from karma.billing.repository.items import BillingItem, CustomerItem, EventItem, OwnEventItem
+from karma.billing.repository.keys import (
+    UNHANDLED,
+    customer_key,
+    event_id_of,
+    event_key,
+    inbox_partition,
+    inbox_sort_key,
+    own_event_key,
+    unlinked_sort_key,
+)
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -19,10 +28,14 @@ from karma.core.dynamo.items import Key, bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry
 from karma.identity.parent import require_account_in
+from karma.identity.trail import record_in
 
 KEEP = timedelta(days=60)
-"""How long a handled event stays; Stripe repeats for three days and lists its own for thirty."""
+"""How long a closed event stays; Stripe repeats for three days and lists its own for thirty."""
+KEEP_UNLINKED = timedelta(days=400)
+"""How long an unlinked one stays: a customer that nobody linked renews within it, and is heard of again."""
 _PAGE = 100
 
 
@@ -38,7 +51,13 @@ class InboxRepository:
         return _event(item) if item else None
 
     def mark_handled(
-        self, event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None = None
+        self,
+        event_id: str,
+        *,
+        at: datetime,
+        note: str,
+        state: EventState = EventState.HANDLED,
+        user_id: UserId | None = None,
     ) -> bool:
         """Close an event that changes nothing else; False when it was closed already.
 
@@ -48,13 +67,39 @@ class InboxRepository:
         tx = Transaction()
         if user_id is not None:
             require_account_in(tx, user_id)
-        actions = closing_actions(event_id, at=at, note=note, unlinked=unlinked, user_id=user_id)
+        close_in(tx, event_id, at=at, note=note, state=state, user_id=user_id)
+        return _committed(tx)
+
+    def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
+        """Close an event until its customer is linked; False when it was closed already, or the customer is linked."""
+        tx = Transaction()
+        tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
+        actions = _closing(at=at, note=note, state=EventState.UNLINKED, keep=KEEP_UNLINKED)
+        actions.append(EventItem.gsi1sk.set(unlinked_sort_key(customer_id, at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
-        try:
-            tx.commit()
-        except ConditionFailed:
-            return False
-        return True
+        return _committed(tx)
+
+    def unlinked_of(self, customer_id: str) -> list[str]:
+        """List a customer's unlinked events, up to 100, eventually consistent."""
+        page = query(
+            BillingItem,
+            inbox_partition(EventState.UNLINKED),
+            BillingItem.gsi1sk.startswith(f"{customer_id}#"),
+            limit=_PAGE,
+            index=BillingItem.gsi1,
+        )
+        return [event_id_of(item.pk) for item in page.items]
+
+    def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
+        """Close an event that is unhandled or unlinked, and say so in the audit log; False when it is neither."""
+        tx = Transaction()
+        actions = _closing(at=at, note=note, state=EventState.DISMISSED, keep=KEEP)
+        actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
+        waits: Condition = open_condition() | (EventItem.state == EventState.UNLINKED.value)
+        tx.update(blank_event(event_id), actions, waits)
+        if entry is not None:
+            record_in(tx, entry)
+        return _committed(tx)
 
     def forget(self, event_id: str) -> None:
         """Delete an event: it is about an account that is deleted."""
@@ -103,6 +148,7 @@ class InboxRepository:
             EventItem.note.remove(),
             EventItem.last_error.remove(),
             EventItem.expires_at.remove(),
+            EventItem.state.set(EventState.UNHANDLED.value),
             EventItem.attempts.set(0),
             EventItem.gsi1pk.set(UNHANDLED),
             EventItem.gsi1sk.set(inbox_sort_key(due_at, event_id)),
@@ -114,9 +160,16 @@ class InboxRepository:
             return False
         return True
 
-    def page(self, *, unlinked: bool, limit: int, start: dict[str, str] | None) -> InboxPage:
-        """List open events by due time, or closed ones without a user by the time of closing."""
-        page = query(EventItem, UNLINKED if unlinked else UNHANDLED, limit=limit, start=start, index=BillingItem.gsi1)
+    def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
+        """List events of a state: unhandled ones by due time, unlinked ones by customer, others newest first."""
+        page = query(
+            EventItem,
+            inbox_partition(state),
+            limit=limit,
+            start=start,
+            forward=state in {EventState.UNHANDLED, EventState.UNLINKED},
+            index=BillingItem.gsi1,
+        )
         return InboxPage([_event(item) for item in page.items], page.last)
 
 
@@ -126,21 +179,36 @@ def open_condition() -> Condition:
     return condition
 
 
-def closing_actions(event_id: str, *, at: datetime, note: str, unlinked: bool, user_id: UserId | None) -> list[Action]:
-    """Changes that close an event; one without a user stays listed, others are found by their user."""
-    actions: list[Action] = [
+def close_in(
+    tx: Transaction, event_id: str, *, at: datetime, note: str, state: EventState, user_id: UserId | None
+) -> None:
+    """Have a transaction close an event; what was about a user is noted with the user."""
+    actions = _closing(at=at, note=note, state=state, keep=KEEP)
+    actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
+    tx.update(blank_event(event_id), actions, open_condition())
+    if user_id is not None:
+        own = own_event_key(user_id, event_id)
+        tx.upsert(OwnEventItem(own.pk, own.sk), [OwnEventItem.expires_at.set(int((at + KEEP).timestamp()))])
+
+
+def _closing(*, at: datetime, note: str, state: EventState, keep: timedelta) -> list[Action]:
+    return [
         EventItem.handled_at.set(iso(at)),
         EventItem.updated_at.set(iso(at)),
         EventItem.note.set(note),
         EventItem.last_error.remove(),
+        EventItem.state.set(state.value),
+        EventItem.gsi1pk.set(inbox_partition(state)),
+        EventItem.expires_at.set(int((at + keep).timestamp())),
     ]
-    if unlinked:
-        return [*actions, EventItem.gsi1pk.set(UNLINKED), EventItem.gsi1sk.set(inbox_sort_key(at, event_id))]
-    expires_at = int((at + KEEP).timestamp())
-    actions.append(EventItem.expires_at.set(expires_at))
-    if user_id is None:
-        return [*actions, EventItem.gsi1pk.remove(), EventItem.gsi1sk.remove()]
-    return [*actions, EventItem.gsi1pk.set(user_pk(user_id)), EventItem.gsi1sk.set(f"EVENT#{event_id}")]
+
+
+def _committed(tx: Transaction) -> bool:
+    try:
+        tx.commit()
+    except ConditionFailed:
+        return False
+    return True
 
 
 def blank_event(event_id: str) -> EventItem:
@@ -160,4 +228,6 @@ def _event(item: EventItem) -> InboxEvent:
         note=item.note or "",
         attempts=int(item.attempts),
         last_error=item.last_error or "",
+        state=EventState(item.state),
+        expires_at=datetime.fromtimestamp(int(item.expires_at), UTC) if item.expires_at else None,
     )

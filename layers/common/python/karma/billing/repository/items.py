@@ -31,34 +31,45 @@ class EventItem(BillingItem, discriminator=EVENT_DISCRIMINATOR):
     note = UnicodeAttribute(null=True)
     attempts = NumberAttribute(default=0)
     last_error = UnicodeAttribute(null=True)
+    state = UnicodeAttribute(default="unhandled")
 
 
 class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
-    """A user's subscription."""
+    """What a user has; without a plan when nothing was bought, which is known once a customer is linked."""
 
     user_id = UnicodeAttribute()
-    plan = UnicodeAttribute()
-    status = UnicodeAttribute()
-    stripe_status = UnicodeAttribute()
-    current_period_start = UnicodeAttribute()
-    current_period_end = UnicodeAttribute()
-    cancel_at_period_end = BooleanAttribute(default=False)
+    plan = UnicodeAttribute(null=True)
+    status = UnicodeAttribute(null=True)
+    stripe_status = UnicodeAttribute(null=True)
+    current_period_start = UnicodeAttribute(null=True)
+    current_period_end = UnicodeAttribute(null=True)
+    cancel_at_period_end = BooleanAttribute(null=True)
     cancel_at = UnicodeAttribute(null=True)
     canceled_at = UnicodeAttribute(null=True)
     trial_end = UnicodeAttribute(null=True)
+    grace_until = UnicodeAttribute(null=True)
+    pause_behavior = UnicodeAttribute(null=True)
+    pause_resumes_at = UnicodeAttribute(null=True)
     stripe_subscription_id = UnicodeAttribute(null=True)
     stripe_customer_id = UnicodeAttribute(null=True)
     stripe_created = UnicodeAttribute(null=True)
-    price_id = UnicodeAttribute(default="")
-
-
-class GuardItem(BillingItem, discriminator="subscription_guard"):
-    """Keeps a Stripe subscription with one user (R-K-20)."""
-
-    user_id = UnicodeAttribute()
+    price_id = UnicodeAttribute(null=True)
+    others = UnicodeAttribute(null=True)
+    """JSON: a list of objects with the attributes above, from `plan` on."""
 
 
 class CustomerItem(BillingItem, discriminator="customer_link"):
     """Whose Stripe customer it is; nobody's any more when the account is deleted."""
 
     user_id = UnicodeAttribute(null=True)
+    livemode = BooleanAttribute(null=True)
+    ending_of = UnicodeAttribute(null=True)
+    """The account that is being deleted, until Stripe has stopped charging for it."""
+
+
+class OwnCustomerItem(BillingItem, discriminator="own_customer"):
+    """In a user's partition: a customer that is linked to the user, so that it can be listed consistently."""
+
+
+class OwnEventItem(BillingItem, discriminator="own_event"):
+    """In a user's partition: an event about the user, so that it goes with the account."""

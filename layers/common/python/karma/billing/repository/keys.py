@@ -1,14 +1,15 @@
 """Keys of the billing table (docs/adr/0007-billing-inbox.md has the access patterns).
 
-STRIPE_EVT#<event id>                  META           an event; in gsi1 while it waits or needs a person
-USER#<user id>                         SUBSCRIPTION   the user's one subscription
-UNIQUE#STRIPE_SUBSCRIPTION#<id>        GUARD          who owns a Stripe subscription
-CUSTOMER#<Stripe customer id>          USER           whose customer it is; without a user when that account is deleted
+STRIPE_EVT#<event id>                  META                an event, in gsi1 by its state
+USER#<user id>                         SUBSCRIPTION        what the user has
+USER#<user id>                         CUSTOMER#<id>       a customer of Stripe that is linked to the user
+USER#<user id>                         EVENT#<event id>    an event that was about the user
+CUSTOMER#<Stripe customer id>          USER                the link: whose customer it is; nobody's after a deletion
 
-gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>       what the sweep sends again when due
-gsi1  INBOX#UNLINKED                   <handled, ISO>#<event id>   handled, but no user was found
-gsi1  USER#<user id>                   EVENT#<event id>            handled, and whom it was about
-gsi1  USER#<user id>                   CUSTOMER#<id>, GUARD#<id>   the user's items of other partitions
+gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>            what the sweep sends again when due
+gsi1  INBOX#UNLINKED                   <customer id>#<closed, ISO>#<event id>
+gsi1  INBOX#HANDLED, #IGNORED, #DISMISSED   <closed, ISO>#<event id>
+gsi1  SUBSCRIPTIONS                    <due, ISO>#<user id>             when to ask Stripe though no event came
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import NamedTuple
 from karma.core.clock import iso
 
 UNHANDLED = "INBOX#UNHANDLED"
-UNLINKED = "INBOX#UNLINKED"
+LOOKS = "SUBSCRIPTIONS"
 EVENT_DISCRIMINATOR = "stripe_event"
 CUSTOMER_PREFIX = "CUSTOMER#"
+EVENT_PREFIX = "EVENT#"
 
 
 class BillingKey(NamedTuple):
@@ -51,9 +53,19 @@ def user_pk(user_id: str) -> str:
     return f"USER#{user_id}"
 
 
-def guard_key(stripe_subscription_id: str) -> BillingKey:
-    """Key of the guard that keeps a Stripe subscription with one user."""
-    return BillingKey(f"UNIQUE#STRIPE_SUBSCRIPTION#{stripe_subscription_id}", "GUARD")
+def inbox_partition(state: str) -> str:
+    """Partition of the events of a state in gsi1."""
+    return f"INBOX#{state.upper()}"
+
+
+def own_customer_key(user_id: str, stripe_customer_id: str) -> BillingKey:
+    """Key of a user's note of a customer of theirs."""
+    return BillingKey(user_pk(user_id), f"{CUSTOMER_PREFIX}{stripe_customer_id}")
+
+
+def own_event_key(user_id: str, event_id: str) -> BillingKey:
+    """Key of a user's note of an event about them."""
+    return BillingKey(user_pk(user_id), f"{EVENT_PREFIX}{event_id}")
 
 
 def customer_key(stripe_customer_id: str) -> BillingKey:
@@ -61,11 +73,21 @@ def customer_key(stripe_customer_id: str) -> BillingKey:
     return BillingKey(f"{CUSTOMER_PREFIX}{stripe_customer_id}", "USER")
 
 
-def customer_id_of(pk: str) -> str:
-    """Inverse of `customer_key`."""
-    return pk.removeprefix(CUSTOMER_PREFIX)
+def customer_id_of(text: str) -> str:
+    """Read the customer in the partition key of its link, or in the sort key of its user's note."""
+    return text.removeprefix(CUSTOMER_PREFIX)
 
 
 def inbox_sort_key(moment: datetime, event_id: str) -> str:
     """Sort key in gsi1; in time order."""
     return f"{iso(moment)}#{event_id}"
+
+
+def unlinked_sort_key(customer_id: str, moment: datetime, event_id: str) -> str:
+    """Sort key in gsi1 of an event whose customer is linked to nobody."""
+    return f"{customer_id}#{inbox_sort_key(moment, event_id)}"
+
+
+def look_sort_key(moment: datetime, user_id: str) -> str:
+    """Sort key in gsi1 of a row that is to be compared with Stripe."""
+    return f"{iso(moment)}#{user_id}"

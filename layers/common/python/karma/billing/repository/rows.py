@@ -1,0 +1,83 @@
+"""The stored form of a user's subscription row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from karma.billing.domain import Pause, Subscription, SubscriptionStatus
+from karma.billing.plans import PlanName
+from karma.billing.repository.items import SubscriptionItem
+from karma.billing.repository.keys import LOOKS, look_sort_key, subscription_key
+from karma.core.clock import iso, parse_iso
+from karma.core.ids import UserId
+
+_MOMENTS = ("current_period_start", "current_period_end", "cancel_at", "canceled_at", "trial_end", "grace_until",
+            "stripe_created")  # fmt: skip
+_TEXTS = ("stripe_status", "stripe_subscription_id", "stripe_customer_id", "price_id")
+
+
+def item_of(
+    user_id: UserId,
+    subscription: Subscription | None,
+    *,
+    created_at: str,
+    updated_at: str,
+    look_at: datetime | None,
+) -> SubscriptionItem:
+    """Make the item of a row; it is in gsi1 while Stripe is to be asked about it some day."""
+    key = subscription_key(user_id)
+    item = SubscriptionItem(key.pk, key.sk, user_id=user_id, created_at=created_at, updated_at=updated_at)
+    if look_at is not None:
+        item.gsi1pk, item.gsi1sk = LOOKS, look_sort_key(look_at, user_id)
+    if subscription is not None:
+        for name, value in _attributes(subscription).items():
+            setattr(item, name, value)
+        if subscription.others:
+            item.others = orjson.dumps([_attributes(each) for each in subscription.others]).decode()
+    return item
+
+
+def subscription_of(item: SubscriptionItem) -> Subscription | None:
+    """Inverse of `item_of`; None: nothing was bought."""
+    if not item.plan:
+        return None
+    user_id = UserId(item.user_id)
+    others = orjson.loads(item.others) if item.others else []
+    return replace(
+        _subscription(user_id, item.attribute_values), others=tuple(_subscription(user_id, each) for each in others)
+    )
+
+
+def _attributes(row: Subscription) -> dict[str, Any]:
+    moments = {name: getattr(row, name) for name in _MOMENTS}
+    found = {
+        "plan": row.plan.value,
+        "status": row.status.value,
+        "cancel_at_period_end": row.cancel_at_period_end,
+        "pause_behavior": row.pause.behavior if row.pause else None,
+        "pause_resumes_at": iso(row.pause.resumes_at) if row.pause and row.pause.resumes_at else None,
+        **{name: iso(moment) for name, moment in moments.items() if moment is not None},
+        **{name: getattr(row, name) for name in _TEXTS},
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _subscription(user_id: UserId, held: dict[str, Any]) -> Subscription:
+    moments: dict[str, Any] = {name: parse_iso(held[name]) for name in _MOMENTS if held.get(name)}
+    resumes_at = held.get("pause_resumes_at")
+    pause = Pause(
+        behavior=held["pause_behavior"], resumes_at=parse_iso(resumes_at) if resumes_at else None
+    ) if held.get("pause_behavior") else None  # fmt: skip
+    return Subscription(
+        user_id=user_id,
+        plan=PlanName(held["plan"]),
+        status=SubscriptionStatus(held["status"]),
+        cancel_at_period_end=bool(held.get("cancel_at_period_end")),
+        pause=pause,
+        **{name: held[name] for name in _TEXTS if held.get(name) is not None},
+        **moments,
+    )
