@@ -385,6 +385,34 @@ class TestReattaching:
 
 
 @pytest.mark.fault("F-06c")
+def test_a_client_that_stopped_goes_on_with_its_next_message(streams: Any) -> None:
+    hold = threading.Event()
+    streams.model.answer(message(text("Hel")), hold=hold)
+    streams.model.answer(message(text("Better so.")))
+    body = hello()
+    asked_more = [*body["messages"], {"id": "u2", "role": "user", "content": "shorter, please"}]
+    first, second = streams.agent(body), streams.agent(hello(messages=asked_more))
+
+    async def stop_and_go_on() -> None:
+        from agent_stream.app import app
+
+        serving = asyncio.create_task(first.run(app))
+        await asyncio.wait_for(first.arrived.wait(), 10)
+        await asyncio.wait_for(second.run(app), 20)
+        hold.set()
+        await asyncio.wait_for(serving, 10)
+
+    streams.serve(stop_and_go_on())
+
+    assert events_of(first.data)[-1]["outcome"] == {"type": "cancelled"}
+    events = events_of(second.data)
+    verify(events)
+    assert "".join(event.get("delta", "") for event in events) == "Better so."
+    run = streams.run(streams.make("GET", f"/api/v1/runs/{body['runId']}/events", query="after=99"))
+    assert types(events_of(run.data)) == ["RUN_FINISHED"]
+
+
+@pytest.mark.fault("F-06c")
 def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: Any) -> None:
     hold = threading.Event()
     streams.model.answer(message(text("Hel")), hold=hold)

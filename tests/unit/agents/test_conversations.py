@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from karma.agents.domain import RunErrorCode, Usage
@@ -285,6 +285,12 @@ class Talk:
 
 @pytest.mark.fault("F-02a", "F-02b", "F-02c", "F-02d")
 @given(KINDS, STEPS)
+@example("whole", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
+@example("new only", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
+@example("without ids", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
+@example("whole", [("say", 0, "ask"), ("answer", 0, "fail"), ("regenerate", 0, "text"), ("send again", 0, "text")])
+@example("whole", [("say", 0, "look"), ("copy the thread", 0, "text"), ("say the same", 0, "text")])
+@example("without ids", [("say the same", 0, "text"), ("say the same", 0, "text"), ("regenerate", 0, "text")])
 def test_the_model_is_shown_what_is_on_the_screen(kind: str, steps: list[tuple[str, int, str]]) -> None:
     talk = Talk(kind)
     talk.step("say", 0, "text")

@@ -997,6 +997,81 @@ def use_of(call_id: str) -> dict[str, Any]:
     return {"type": "tool_use", "id": call_id, "name": "echo", "input": {}}
 
 
+class TestAConversationThatIsNewToItsThread:
+    @pytest.mark.fault("F-02b")
+    def test_may_end_in_the_result_of_a_call(self) -> None:
+        world = World([*text("Blue it is."), *ended()])
+        function = {"name": "askUser", "arguments": '{"what":"colour"}'}
+        history = [
+            user("paint it", "u1"),
+            {"id": "a1", "role": "assistant", "toolCalls": [{"id": "c1", "type": "function", "function": function}]},
+            {"id": "t1", "role": "tool", "toolCallId": "c1", "content": "blue"},
+        ]
+
+        events = world.run(asked(*history, tools=[FIND_TOOL]))
+
+        assert types(events)[2] == "TEXT_MESSAGE_START"
+        shown = [(m.role, m.content, [call.name for call in m.tool_calls]) for m in world.model.requests[0].messages]
+        assert shown == [("user", "paint it", []), ("assistant", "", ["askUser"]), ("tool", "blue", [])]
+
+    @pytest.mark.fault("F-07b")
+    @pytest.mark.parametrize("blank", ["", " \n", [], [{"type": "text", "text": ""}]])
+    def test_is_refused_by_name_when_it_says_nothing(self, blank: object) -> None:
+        world = World()
+
+        with pytest.raises(ValidationFailed) as caught:
+            world.run(asked({"role": "system", "content": "Be kind."}, {"id": "u1", "role": "user", "content": blank}))
+
+        assert [entry["field"] for entry in caught.value.details] == ["messages.1.content"]  # type: ignore[union-attr, index]
+        assert world.thread().version == 0
+
+
+class TestTheSameRequestOnceMore:
+    @pytest.mark.fault("F-02d")
+    def test_hears_a_run_that_goes_on_from_its_beginning(self) -> None:
+        go_on = asyncio.Event()
+        world = World([*text("Hel"), go_on.wait, *text("lo"), *ended()])
+        request = asked(user("hi", "u1"), run="r1")
+
+        async def go() -> tuple[KeptFrames, KeptFrames]:
+            lost, again = KeptFrames(), KeptFrames()
+            running = (await world.service.start(caller(), request)).execute(lost)
+            repeated = (await world.service.start(caller(), request)).execute(again)
+            go_on.set()
+            await asyncio.gather(running, repeated)
+            return lost, again
+
+        lost, again = asyncio.run(go())
+
+        assert len(world.model.requests) == 1
+        assert merged(again.events) == merged(lost.events)
+
+    @pytest.mark.fault("F-02d")
+    def test_gets_the_answer_of_a_run_that_has_ended(self) -> None:
+        world = World([*text("Hello"), *ended()], [*text("More"), *ended()])
+        request = asked(user("hi", "u1"), run="r1")
+        lost = world.run(request)
+        world.run(asked(user("and?", "u2"), run="r2"))
+
+        again = asyncio.run(world.go(request)).events
+
+        verify(again)
+        assert types(again) == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT", "RUN_FINISHED"]
+        assert [each["content"] for each in again[1]["messages"]] == ["hi", "Hello"]
+        assert (again[0], again[2], again[3]) == (lost[0], lost[1], lost[-1])
+        assert len(world.model.requests) == 2
+
+    @pytest.mark.fault("F-02d")
+    def test_gets_the_failure_of_a_run_that_failed(self) -> None:
+        world = World([ModelFailed(RunErrorCode.MODEL_OVERLOADED)])
+        request = asked(user("hi", "u1"), run="r1")
+        world.run(request)
+
+        again = asyncio.run(world.go(request)).events
+
+        assert types(again) == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT", "RUN_ERROR"]
+
+
 class TestBranchesThatWereLeft:
     @pytest.mark.fault("F-02a")
     def test_are_read_by_their_run(self) -> None:
