@@ -553,6 +553,8 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/auth/forgot-password": lambda world, owner: {"email": world.person(owner).email},
     "POST /api/v1/auth/reset-password": _reset,
     "POST /api/v1/auth/change-password": lambda *_: {"current_password": PASSWORD, "password": "another " + PASSWORD},
+    "POST /api/v1/billing/inbox/{event_id}/dismiss": lambda *_: {"reason": "a test"},
+    "PUT /api/v1/billing/customers/{customer_id}/link": lambda world, owner: {"user_id": world.person(owner).id},
     "PATCH /api/v1/users/me": lambda *_: {"name": "Augusta"},
     "DELETE /api/v1/users/me": lambda *_: {"current_password": PASSWORD},
     "PATCH /api/v1/users/{user_id}": lambda *_: {"disabled": True},
