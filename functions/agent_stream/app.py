@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -204,12 +205,13 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
     if media_type != "application/json" or request.header(b"content-encoding"):
         raise UnsupportedMediaType("The body must be application/json, not encoded")
     asked = parse_run_input(await request.body())
-    started = await deps.run_service().start(caller, asked, deadline=request.deadline)
-    writer = SseWriter(send, done=wants_done(request.header(b"accept")))
-    run = started.execute(writer)
-    run.add_done_callback(lambda _: writer.end())
-    await _respond(request, writer)
-    await run
+    async with _counted(caller, until=request.deadline):
+        started = await deps.run_service().start(caller, asked, deadline=request.deadline)
+        writer = SseWriter(send, done=wants_done(request.header(b"accept")))
+        run = started.execute(writer)
+        run.add_done_callback(lambda _: writer.end())
+        await _respond(request, writer)
+        await run  # also without its client: until then the process serves nobody else
     return 200
 
 
@@ -233,13 +235,33 @@ async def _events(request: _Request, caller: Caller, values: PathValues, send: S
     if request.deadline is not None:
         left_s = (request.deadline - deps.clock().now()).total_seconds() - _CLOSE_MARGIN_S
         seconds = max(0.0, min(seconds, left_s))
-    follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
-    try:
-        await _respond(request, writer)
-    finally:
-        follow.cancel()
-        await asyncio.wait([follow])
+    longest_s = seconds + _CLOSE_MARGIN_S
+    async with _counted(caller, until=deps.clock().now() + timedelta(seconds=longest_s)):
+        follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
+        try:
+            async with asyncio.timeout(longest_s):
+                await _respond(request, writer)
+        except TimeoutError:
+            # A client that does not read: cut off, or it would keep a stream that is counted no more.
+            logger.warning("events.unread", run_id=run_id)
+        finally:
+            follow.cancel()
+            await asyncio.wait([follow])
     return 200
+
+
+@asynccontextmanager
+async def _counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[None]:
+    """Count a stream as open while it is, or until it has ended in any case.
+
+    Raises:
+        RateLimited: the account has as many open as it may.
+    """
+    lease = await asyncio.to_thread(deps.open_streams().open, caller.user_id, until=until)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(deps.open_streams().close, lease)
 
 
 async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: int, seconds: float) -> None:

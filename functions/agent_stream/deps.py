@@ -23,12 +23,13 @@ from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
+from karma.core.dynamo.leases import DynamoLeases
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
 from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
-from karma.identity.limits import Throttle
+from karma.identity.limits import OpenStreams, Throttle
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
@@ -77,6 +78,12 @@ def throttle() -> Throttle:
         clock=clock(),
         plan_of=lambda user_id: subscription_service().plan(user_id).name,
     )
+
+
+@cache
+def open_streams() -> OpenStreams:
+    """Count the streams that each account has open."""
+    return OpenStreams(DynamoLeases(settings().identity_table), clock())
 
 
 @cache

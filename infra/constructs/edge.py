@@ -12,12 +12,33 @@ from infra.config import StageSettings
 from infra.constructs.waivers import waive
 
 ORIGIN_HEADER = "x-karma-origin"
+CHOOSING_HEADERS = ("Accept", "Authorization", "Origin", "X-API-Key")
+"""Viewer headers that choose the answer: in the cache's key, so that no answer is ever another caller's. CloudFront has
+no other way for `Authorization`, and room for ten headers here and ten there."""
+PASSED_HEADERS = (
+    "Access-Control-Request-Headers",
+    "Access-Control-Request-Method",
+    "CloudFront-Viewer-Address",
+    "Content-Encoding",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Last-Event-ID",
+    "User-Agent",
+)
+"""What else reaches the origins. CloudFront writes the viewer's address itself, and only for those who ask for it here.
+Host is not passed on: the origins are chosen by their own names. tests/infra/test_edge.py compares with the code."""
+LOGIN_COOKIE = "karma-oauth"
+"""Ties a login through a provider to its browser; no other cookie is read."""
+NOTHING_LOADED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""Content-Security-Policy of answers whose origin gave none: they load nothing and stand in no frame."""
 STREAM_READ_TIMEOUT_S = 60
 """Longest silence on a stream; the app sends a comment every 10 s."""
 
 
 class Edge(Construct):
-    """A distribution that caches nothing: what it serves is per caller."""
+    """A distribution that keeps nothing which an origin does not say may be kept, and that for a second."""
 
     def __init__(
         self,
@@ -31,7 +52,7 @@ class Edge(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         proof = {ORIGIN_HEADER: header.unsafe_unwrap()}
-        headers = self._security_headers()
+        cached, passed, answered = self._cache_policy(settings), self._passed(settings), self._security_headers()
 
         def behavior(host: str, read_timeout_s: int) -> cloudfront.BehaviorOptions:
             return cloudfront.BehaviorOptions(
@@ -45,10 +66,9 @@ class Edge(Construct):
                 ),
                 allowed_methods=cloudfront.AllowedMethods.ALLOW_ALL,
                 viewer_protocol_policy=cloudfront.ViewerProtocolPolicy.REDIRECT_TO_HTTPS,
-                cache_policy=cloudfront.CachePolicy.CACHING_DISABLED,
-                # The origins are chosen by their own host names, so the viewer's Host must not be passed on.
-                origin_request_policy=cloudfront.OriginRequestPolicy.ALL_VIEWER_EXCEPT_HOST_HEADER,
-                response_headers_policy=headers,
+                cache_policy=cached,
+                origin_request_policy=passed,
+                response_headers_policy=answered,
                 compress=False,
             )
 
@@ -85,11 +105,43 @@ class Edge(Construct):
                 "CloudFront's own certificate fixes the protocol; a custom domain gets TLS 1.2",
             )
 
+    def _cache_policy(self, settings: StageSettings) -> cloudfront.CachePolicy:
+        # A policy that keeps nothing at all may name no headers, hence the second. Every answer of ours says no-store,
+        # no-cache or what may be kept, which is also why no caller waits for another's answer to the same question.
+        return cloudfront.CachePolicy(
+            self,
+            "Cache",
+            cache_policy_name=f"{settings.stack_prefix}-per-caller",
+            comment="Kept for a second at most, by caller, and only what the origin allows",
+            min_ttl=Duration.seconds(0),
+            default_ttl=Duration.seconds(0),
+            max_ttl=Duration.seconds(1),
+            header_behavior=cloudfront.CacheHeaderBehavior.allow_list(*CHOOSING_HEADERS),
+            query_string_behavior=cloudfront.CacheQueryStringBehavior.all(),
+            cookie_behavior=cloudfront.CacheCookieBehavior.none(),
+            enable_accept_encoding_gzip=True,
+        )
+
+    def _passed(self, settings: StageSettings) -> cloudfront.OriginRequestPolicy:
+        return cloudfront.OriginRequestPolicy(
+            self,
+            "Passed",
+            origin_request_policy_name=f"{settings.stack_prefix}-read-headers",
+            comment="The headers that the functions read, and no Host",
+            header_behavior=cloudfront.OriginRequestHeaderBehavior.allow_list(*PASSED_HEADERS),
+            query_string_behavior=cloudfront.OriginRequestQueryStringBehavior.all(),
+            cookie_behavior=cloudfront.OriginRequestCookieBehavior.allow_list(LOGIN_COOKIE),
+        )
+
     def _security_headers(self) -> cloudfront.ResponseHeadersPolicy:
         return cloudfront.ResponseHeadersPolicy(
             self,
             "SecurityHeaders",
             security_headers_behavior=cloudfront.ResponseSecurityHeadersBehavior(
+                # Not over an origin's own: the pages of the API's description load scripts and styles of ours.
+                content_security_policy=cloudfront.ResponseHeadersContentSecurityPolicy(
+                    content_security_policy=NOTHING_LOADED, override=False
+                ),
                 content_type_options=cloudfront.ResponseHeadersContentTypeOptions(override=True),
                 frame_options=cloudfront.ResponseHeadersFrameOptions(
                     frame_option=cloudfront.HeadersFrameOption.DENY, override=True

@@ -201,8 +201,8 @@ def test_cloudfront_puts_api_and_stream_under_one_host(aws: Synthesized) -> None
         assert origin["CustomOriginConfig"]["OriginProtocolPolicy"] == "https-only"
     behaviors = [distribution["DefaultCacheBehavior"], *distribution["CacheBehaviors"]]
     for behavior in behaviors:
-        assert behavior["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad", "Managed-CachingDisabled"
-        assert behavior["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac", "AllViewerExceptHostHeader"
+        assert "Ref" in behavior["CachePolicyId"], "a policy of ours: test_edge.py"
+        assert "Ref" in behavior["OriginRequestPolicyId"]
         assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
         assert behavior["Compress"] is False, "compression would hold back a stream"
         assert behavior["ResponseHeadersPolicyId"]

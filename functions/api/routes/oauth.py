@@ -19,7 +19,7 @@ from karma.identity.schemas import BeginLink, LinkBegunData, LoginData, TradeLog
 
 router = Router("auth")
 
-_COOKIE = "karma-oauth"
+COOKIE = "karma-oauth"
 _COOKIE_AGE_S = 600
 _GoesAway = answers(status=303, errors=(400, 403, 404, 409, 422, 502, 503, 504))
 
@@ -101,7 +101,7 @@ def _is_https() -> bool:
 
 def _cookie_name() -> str:
     # Browsers take a `__Host-` cookie from https only, for this host only: no neighbouring host can plant one.
-    return f"__Host-{_COOKIE}" if _is_https() else _COOKIE
+    return f"__Host-{COOKIE}" if _is_https() else COOKIE
 
 
 def _set_cookie(response: Response, value: str, *, max_age_s: int) -> None:

@@ -12,6 +12,7 @@ from botocore.config import Config
 
 from benchmarks.dynamodb_local import DynamoDbLocalMissing, dynamodb_local
 from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.dynamo.leases import DynamoLeases
 from local.engine import REGION
 from local.processes import no_proxy
 from tests.contract.stores.fakes import FAKES
@@ -37,7 +38,7 @@ def calls() -> Iterator[Calls]:
     """What the suites have asked of each store so far."""
     calls = Calls()
     with pytest.MonkeyPatch.context() as patch:
-        for name, kind in {**repositories(), "DynamoBuckets": DynamoBuckets}.items():
+        for name, kind in {**repositories(), "DynamoBuckets": DynamoBuckets, "DynamoLeases": DynamoLeases}.items():
             calls.watch(patch, kind, {method: f"{name}.{method}" for method in methods(kind)})
         for fake, kinds in FAKES.items():
             kept = {method: f"{kind.__name__}.{method}" for kind in kinds for method in methods(kind)}

@@ -25,6 +25,7 @@ from karma.configuration.repository import ConfigurationRepository
 from karma.core.clock import epoch_ms, iso, monotonic
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.items import bind
+from karma.core.dynamo.leases import DynamoLeases
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import (
     AgentId,
@@ -39,6 +40,7 @@ from karma.core.ids import (
     UserId,
     new_id,
 )
+from karma.core.leases import Pool
 from karma.core.purge import Purge
 from karma.core.ratelimit import Limit
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
@@ -95,6 +97,7 @@ from tests.unit.billing.test_domain import stripe_subscription
 NOW, LATER = file_rows.NOW, file_rows.LATER
 DAY = timedelta(days=1)
 TEN = Limit("ten", 10, timedelta(minutes=1))
+TWO_PLACES = Pool("two", 2, DAY)
 
 
 class Rows(file_rows.FileRows):
@@ -116,6 +119,7 @@ class Rows(file_rows.FileRows):
         self.remains = AccountRemains()
         self.outbox = OutboxRepository(identity)
         self.buckets = DynamoBuckets(identity)
+        self.leases = DynamoLeases(identity)
 
     # The other tables are made when they are first needed: making all of them took half of the suite's time.
 

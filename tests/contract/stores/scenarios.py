@@ -25,7 +25,7 @@ from karma.identity.domain import Role
 from karma.identity.one_time import Purpose
 from karma.mail.domain import MailState
 from karma.tasks.domain import TaskStatus
-from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
+from tests.contract.stores.rows import DAY, LATER, NOW, TEN, TWO_PLACES, Rows
 
 Call = Callable[[], object]
 
@@ -247,6 +247,10 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoBuckets.take": lambda r: lambda: r.buckets.take(TEN, r.id, now=NOW),
     "DynamoBuckets.give_back": _made(
         lambda r: r.buckets.take(TEN, r.id, now=NOW), lambda r, _: r.buckets.give_back(TEN, r.id, now=NOW)
+    ),
+    "DynamoLeases.take": lambda r: lambda: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER),
+    "DynamoLeases.give_back": _made(
+        lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER), lambda r, lease: r.leases.give_back(lease)
     ),
     "DeviceRepository.guard": _made(lambda r: r.device, lambda r, d: r.devices.guard(d.serial_number)),
     "DeviceRepository.row": _made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.dynamo.leases import DynamoLeases
 from tests.contract.stores.fakes import FAKES
 from tests.contract.stores.scenarios import SCENARIOS
 from tests.support.stores import Calls, Engine, functions, methods, repositories
@@ -19,7 +20,7 @@ HERE = Path(__file__).parent
 
 def everything() -> set[str]:
     """Name each public method of each repository, and the functions below them."""
-    kinds = {**repositories(), "DynamoBuckets": DynamoBuckets}
+    kinds = {**repositories(), "DynamoBuckets": DynamoBuckets, "DynamoLeases": DynamoLeases}
     return {f"{name}.{method}" for name, kind in kinds.items() for method in methods(kind)} | set(functions())
 
 

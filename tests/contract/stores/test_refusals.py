@@ -39,6 +39,7 @@ FOREIGN: dict[str, Any] = (
         for name in ("version", "revision", "expires_at", "project", "avatar", "full_at_ms")
     }
     | {"type": {"S": "email_guard"}}
+    | {f"place_{each}": {"S": "9999999999999#somebody else's"} for each in range(2)}
 )
 """Of an item that no condition takes for its own."""
 

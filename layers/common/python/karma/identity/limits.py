@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Protocol
 
 from karma.core.clock import Clock, monotonic
-from karma.core.errors import RateLimited
+from karma.core.errors import RateLimited, Upstream
 from karma.core.ids import UserId
-from karma.core.observability import count
+from karma.core.leases import Lease, Pool, PoolIsFull
+from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets, Decision, Limit
 
 _MINUTE = timedelta(minutes=1)
@@ -83,6 +86,11 @@ INVITATIONS = Limit("invitations", 100, _DAY)
 """Invitations to projects, by the account that sends them. Stored."""
 MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
 """How often one account or address is told of invitations, whoever sends them; beyond, they only stand in its list."""
+OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
+"""Streams that one account may have open: each keeps a process of the streaming function, of which there are only so
+many for all accounts (docs/adr/0035). No stream outlives its process's time, 15 minutes."""
+_STREAMS_RETRY_S = 10
+"""Most streams end long before they must."""
 
 
 class Throttle:
@@ -148,3 +156,44 @@ def refused(decision: Decision) -> RateLimited:
     )
     error.headers.update(decision.headers())
     return error
+
+
+class Leases(Protocol):
+    """Where leases are kept: karma.core.dynamo.leases."""
+
+    def take(self, pool: Pool, holder: str, *, now: datetime, until: datetime) -> Lease: ...  # noqa: D102
+    def give_back(self, lease: Lease) -> None: ...  # noqa: D102
+
+
+class OpenStreams:
+    """Counts the streams that an account has open, over all processes."""
+
+    def __init__(self, leases: Leases, clock: Clock, pool: Pool = OPEN_STREAMS) -> None:
+        self._leases = leases
+        self._clock = clock
+        self._pool = pool
+
+    def open(self, user_id: UserId, *, until: datetime | None) -> Lease:
+        """Count one more stream, which ends by `until`, or by the longest time that a stream may have.
+
+        Raises:
+            RateLimited: the account has as many open as it may.
+        """
+        now = self._clock.now()
+        try:
+            return self._leases.take(self._pool, user_id, now=now, until=until or now + self._pool.longest)
+        except PoolIsFull as full:
+            count("RateLimited", limit=self._pool.name)
+            wait_s = math.ceil((full.free_at - now).total_seconds())
+            raise RateLimited(
+                f"Too many open streams: {self._pool.places} at once are allowed; close one, or wait until one ends",
+                retry_after_s=max(1, min(_STREAMS_RETRY_S, wait_s)),
+                limit=self._pool.name,
+            ) from None
+
+    def close(self, lease: Lease) -> None:
+        """Count a stream no more. One that cannot be given back is counted until its time is over."""
+        try:
+            self._leases.give_back(lease)
+        except Upstream as exc:
+            logger.warning("stream.not_given_back", code=exc.code)

@@ -1,0 +1,103 @@
+"""Leases of processes that run at once, die, or hold on for too long: never more than the pool has."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+
+import pytest
+
+from karma.core.dynamo.leases import DynamoLeases
+from karma.core.leases import Lease, Pool, PoolIsFull
+from tests.support.stores import Database
+
+pytestmark = pytest.mark.fault("F-22b")
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+TEN = Pool("ten", 10, 15 * MINUTE)
+TWO = Pool("two", 2, 15 * MINUTE)
+
+
+@pytest.fixture
+def leases(database: Database) -> DynamoLeases:
+    return DynamoLeases(database.tables["identity"])
+
+
+class TestAPool:
+    def test_has_as_many_places_as_it_says(self, leases: DynamoLeases) -> None:
+        taken = [leases.take(TEN, "ada", now=NOW, until=NOW + each * MINUTE) for each in range(3, 13)]
+        assert sorted(lease.place for lease in taken) == list(range(10))
+        with pytest.raises(PoolIsFull) as full:
+            leases.take(TEN, "ada", now=NOW + MINUTE, until=NOW + 2 * MINUTE)
+        assert full.value.free_at == NOW + 3 * MINUTE
+        assert leases.take(TEN, "bob", now=NOW, until=NOW + MINUTE).holder == "bob"
+
+    def test_of_a_process_that_died_is_free_when_its_time_is_over(self, leases: DynamoLeases) -> None:
+        for _ in range(2):
+            leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        with pytest.raises(PoolIsFull):
+            leases.take(TWO, "ada", now=NOW + MINUTE, until=NOW + 2 * MINUTE)
+        later = NOW + MINUTE + timedelta(milliseconds=1)
+        assert [leases.take(TWO, "ada", now=later, until=later + MINUTE).until for _ in range(2)] == [
+            later + MINUTE
+        ] * 2
+
+    def test_gives_nobody_a_longer_lease_than_it_has(self, leases: DynamoLeases, database: Database) -> None:
+        assert leases.take(TWO, "ada@example.com", now=NOW, until=NOW + 99 * MINUTE).until == NOW + 15 * MINUTE
+        leases.take(TWO, "ada@example.com", now=NOW, until=NOW + MINUTE)
+        [item] = database.items("identity")
+        assert int(item["expires_at"]["N"]) > (NOW + 15 * MINUTE).timestamp(), "the longer lease stands in it as well"
+        assert "ada" not in repr(item)
+
+    def test_given_back_twice_frees_nobody_else_s_place(self, leases: DynamoLeases) -> None:
+        one = Pool("one", 1, MINUTE)
+        first = leases.take(one, "ada", now=NOW, until=NOW + MINUTE)
+        leases.give_back(first)
+        leases.take(one, "ada", now=NOW, until=NOW + MINUTE)
+        leases.give_back(first)
+        with pytest.raises(PoolIsFull):
+            leases.take(one, "ada", now=NOW, until=NOW + MINUTE)
+
+
+@pytest.mark.parametrize("left_behind", [0, 4])
+def test_of_thirty_processes_at_once_as_many_get_one_as_there_are(database: Database, left_behind: int) -> None:
+    table = database.tables["identity"]
+    for _ in range(left_behind):
+        DynamoLeases(table).take(TEN, "ada", now=NOW, until=NOW + MINUTE)
+    barrier = Barrier(30)
+
+    def ask(_: int) -> int | None:
+        barrier.wait(30)
+        try:
+            return DynamoLeases(table).take(TEN, "ada", now=NOW, until=NOW + MINUTE).place
+        except PoolIsFull:
+            return None
+
+    with ThreadPoolExecutor(30) as pool:
+        places = [place for place in pool.map(ask, range(30)) if place is not None]
+    assert len(places) == len(set(places)) == 10 - left_behind
+
+
+def test_any_history_keeps_to_the_pool(leases: DynamoLeases) -> None:
+    """Takes, returns, deaths and passing time, in any order: exactly the pool's places are given."""
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    pool = Pool("three", 3, 2 * MINUTE)
+    now, is_open, past = NOW, list[Lease](), list[Lease]()
+    for step in range(60):
+        now += timedelta(seconds=chance.choice([0, 0, 1, 30]))
+        is_open = [lease for lease in is_open if lease.until >= now]
+        if chance.random() < 0.6:
+            try:
+                is_open.append(leases.take(pool, "ada", now=now, until=now + chance.choice([1, 3]) * MINUTE))
+                past.append(is_open[-1])
+            except PoolIsFull:
+                assert len(is_open) == 3, (seed, step)
+        elif past:
+            lease = chance.choice(past)
+            leases.give_back(lease)
+            is_open = [each for each in is_open if each is not lease]
+        assert len({lease.place for lease in is_open}) == len(is_open) <= 3, (seed, step)

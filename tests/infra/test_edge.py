@@ -1,0 +1,96 @@
+"""What CloudFront lets through: which headers of viewers reach the functions, and what browsers are told."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from api.routes import oauth
+from infra.constructs.cors import REQUEST_HEADERS
+from tests.infra.synthesized import Json, Synthesized
+from tests.support import contract
+
+pytestmark = pytest.mark.fault("F-22b")
+
+FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
+OF_NO_VIEWER = {"x-karma-origin", "content-length"}
+"""CloudFront says them itself: its proof, and how long the body is that it sends on."""
+NOT_READ = {"cache-control", "x-request-id"}
+"""Browsers may send them, and nobody looks."""
+_READ = re.compile(r'(?:headers\.get|header|_header)\((?:scope, )?b?"([A-Za-z-]+)"')
+
+
+def the(aws: Synthesized, kind: str) -> Json:
+    (found,) = aws.of_type(f"AWS::CloudFront::{kind}").values()
+    properties: Json = found["Properties"]
+    return properties
+
+
+def reaching(aws: Synthesized) -> set[str]:
+    cached = the(aws, "CachePolicy")["CachePolicyConfig"]["ParametersInCacheKeyAndForwardedToOrigin"]["HeadersConfig"]
+    passed = the(aws, "OriginRequestPolicy")["OriginRequestPolicyConfig"]["HeadersConfig"]
+    assert {cached["HeaderBehavior"], passed["HeaderBehavior"]} == {"whitelist"}
+    for config in (cached, passed):
+        assert len(config["Headers"]) <= 10, "AWS's quota"
+    return {name.lower() for config in (cached, passed) for name in config["Headers"]}
+
+
+def read_by_functions() -> set[str]:
+    """Name the headers that the API and the stream read: in their sources, and as parameters of their documents."""
+    sources = [path for name in ("api", "agent_stream") for path in (FUNCTIONS / name).rglob("*.py")]
+    found = {match.lower() for path in sources for match in _READ.findall(path.read_text())}
+    for name in contract.DOCUMENTS:
+        for operations in contract.committed(name)["paths"].values():
+            for operation in operations.values():
+                parameters = operation.get("parameters", ())
+                found |= {each["name"].lower() for each in parameters if each["in"] == "header"}
+    return found
+
+
+def test_every_header_that_the_code_reads_reaches_it_and_no_other_does(aws: Synthesized) -> None:
+    read = read_by_functions()
+    assert {"authorization", "x-api-key", "last-event-id", "if-match", "cloudfront-viewer-address"} <= read
+    by_the_edges = {"origin", "access-control-request-headers", "access-control-request-method"}
+    from_browsers = set(REQUEST_HEADERS) - NOT_READ
+    assert reaching(aws) == (read - OF_NO_VIEWER) | by_the_edges | from_browsers
+    assert "host" not in reaching(aws)
+
+
+def test_the_cookie_of_logins_reaches_the_api_and_no_other(aws: Synthesized) -> None:
+    cookies = the(aws, "OriginRequestPolicy")["OriginRequestPolicyConfig"]["CookiesConfig"]
+    assert cookies == {"CookieBehavior": "whitelist", "Cookies": [oauth.COOKIE]}
+    assert not re.findall(r"\.cookies\b", "".join(path.read_text() for path in FUNCTIONS.rglob("agent_stream/*.py")))
+
+
+def test_both_policies_hold_for_every_path(aws: Synthesized) -> None:
+    distribution = the(aws, "Distribution")["DistributionConfig"]
+    for behavior in (distribution["DefaultCacheBehavior"], *distribution["CacheBehaviors"]):
+        for member, kind in (
+            ("CachePolicyId", "CachePolicy"),
+            ("OriginRequestPolicyId", "OriginRequestPolicy"),
+            ("ResponseHeadersPolicyId", "ResponseHeadersPolicy"),
+        ):
+            (path,) = aws.of_type(f"AWS::CloudFront::{kind}")
+            assert behavior[member] == {"Ref": path.partition("/")[2]}
+
+
+def test_nothing_is_kept_for_another_caller(aws: Synthesized) -> None:
+    config = the(aws, "CachePolicy")["CachePolicyConfig"]
+    assert (config["MinTTL"], config["DefaultTTL"], config["MaxTTL"]) == (0, 0, 1)
+    key = config["ParametersInCacheKeyAndForwardedToOrigin"]
+    assert {"Authorization", "X-API-Key", "Accept"} <= set(key["HeadersConfig"]["Headers"])
+    assert key["QueryStringsConfig"]["QueryStringBehavior"] == "all"
+    passed = the(aws, "OriginRequestPolicy")["OriginRequestPolicyConfig"]
+    assert passed["QueryStringsConfig"]["QueryStringBehavior"] == "all"
+
+
+@pytest.mark.fault("F-22a")
+def test_every_answer_has_a_content_security_policy_unless_its_origin_gave_one(aws: Synthesized) -> None:
+    headers = the(aws, "ResponseHeadersPolicy")["ResponseHeadersPolicyConfig"]["SecurityHeadersConfig"]
+    policy = headers["ContentSecurityPolicy"]
+    assert policy["Override"] is False
+    assert "default-src 'none'" in policy["ContentSecurityPolicy"]
+    assert "http" not in json.dumps(policy), "no other host"
