@@ -12,9 +12,10 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from karma.agents.purge import AgentsPurge
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.avatars.repository import DynamoAvatarStore
-from karma.billing.purge import BillingPurge
+from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.repository.usage import UsageRepository
 from karma.core import secrets
 from karma.core.clock import SystemClock
 from karma.core.dynamo.items import bind
@@ -97,6 +98,8 @@ def cascade() -> Cascade:
             DynamoAvatarStore(settings.agents_table),
             ProjectRepository(settings.work_table),
             RealtimeRepository(),
+            # Behind everything that gives back what it took of the plan.
+            UsagePurge(UsageRepository(settings.billing_table)),
             # Last what tells who it was.
             AccountRemains(),
         ],

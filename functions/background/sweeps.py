@@ -104,6 +104,7 @@ def _orphans() -> int:
     return sweep_orphans(
         devices_table=settings().devices_table,
         telemetry_table=settings().telemetry_table,
+        billing_table=settings().billing_table,
         policy_name=settings().device_policy_name,
         others=(FileLeftovers(_file_repository(), S3Files(settings().files_bucket)),),
     )

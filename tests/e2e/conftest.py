@@ -19,6 +19,7 @@ import pytest
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.usage import bind_usage
 from karma.core import aws as karma_aws
 from karma.core.clock import SystemClock
 from karma.core.ids import UserId
@@ -39,6 +40,7 @@ from local.waiting import until
 from tests.engines.choice import Choice
 from tests.fakes.devices import FakeRegistry
 from tests.support.devices import new_device
+from tests.support.plans import allowance
 from tests.support.recorded_calls.deployed_calls import DeployedCalls
 from tests.support.recorded_calls.plugin import read_golden, surprise_of
 
@@ -219,8 +221,9 @@ def storage(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def device(user: User, storage: Deployment) -> Created:
     """A device that never connects: its row is the API's own, its certificate nobody's."""
     bind_accounts(storage.tables["identity"])
+    bind_usage(storage.tables["billing"])
     devices = DeviceService(DeviceRepository(storage.tables["devices"]), FakeRegistry(), SystemClock())
-    return devices.create(UserId(user.id), new_device())
+    return devices.create(UserId(user.id), new_device(), allowance=allowance(UserId(user.id)))
 
 
 @pytest.fixture

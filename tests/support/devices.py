@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from karma.billing.usage import bind_usage
 from karma.core.ids import UserId, new_id
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
@@ -20,6 +21,7 @@ from karma.devices.service import Created, DeviceService, NewDevice
 from karma.devices.telemetry import TelemetryReader
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry, FakeWakeUps
 from tests.support.accounts import open_account
+from tests.support.plans import allowance
 
 
 def new_device(**fields: Any) -> NewDevice:
@@ -50,6 +52,7 @@ class World:
 
     def __post_init__(self) -> None:
         open_account(self.stack.tables["identity"], self.user)
+        bind_usage(self.stack.tables["billing"])
         self.wake_ups = FakeWakeUps(self.clock)
         table = self.stack.tables["devices"]
         self.repository = DeviceRepository(table)
@@ -79,7 +82,7 @@ class World:
         )
 
     def create(self, **fields: Any) -> Created:
-        return self.devices.create(self.user, new_device(**fields))
+        return self.devices.create(self.user, new_device(**fields), allowance=allowance(self.user))
 
     def message(self, created: Created, kind: str, body: Any, **changes: Any) -> Message:
         thing = created.view.device.serial_number

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
+    from karma.billing.allowances import Allowances
     from karma.billing.customers import CustomerDesk
     from karma.billing.service import InboxKeeper, SubscriptionService
 
@@ -19,6 +20,14 @@ def subscriptions() -> SubscriptionService:
     from karma.billing.service import SubscriptionService
 
     return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
+
+
+@cache
+def allowances() -> Allowances:
+    """Tell what accounts may use of their plans."""
+    from karma.billing.allowances import Allowances
+
+    return Allowances(plan_of=subscriptions().plan, clock=clock())
 
 
 @cache

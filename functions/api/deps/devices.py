@@ -26,10 +26,13 @@ def repository() -> DeviceRepository:
 @cache
 def service() -> DeviceService:
     """Create, show, change and delete devices."""
+    from karma.billing.usage import bind_usage
     from karma.devices.service import DeviceService
     from karma.integrations.iot import IotRegistry
 
     given = settings()
+    # Devices take and give back a place in their owner's plan.
+    bind_usage(given.billing_table)
     registry = IotRegistry(
         policy_name=given.device_policy_name,
         mqtt_host=given.mqtt_host,

@@ -7,7 +7,7 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from api.access import permit
-from api.deps import devices, process
+from api.deps import billing, devices, process
 from api.idempotency import Outcome, once
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -45,7 +45,7 @@ Controller = Annotated[Caller, permit("device:control")]
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 
 
-@router.post("/devices", status_code=201, responses=answers(CreatedDeviceData, status=201, errors=(409, 503)))
+@router.post("/devices", status_code=201, responses=answers(CreatedDeviceData, status=201, errors=(402, 409, 503)))
 async def create_device(request: Request, body: CreateDeviceRequest, caller: Writer) -> Response:
     """Create a device; its private key is shown this once, and not at all when the body has a `csr`."""
     fields = body.model_dump(exclude={"csr", "tags"})
@@ -53,7 +53,11 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
 
     def create() -> Outcome:
         made = devices.service().create(
-            caller.user_id, new, csr=body.csr or "", idempotency_key=request.headers.get("idempotency-key", "")
+            caller.user_id,
+            new,
+            allowance=billing.allowances().of(caller.user_id),
+            csr=body.csr or "",
+            idempotency_key=request.headers.get("idempotency-key", ""),
         )
         return Outcome(status=201, data=made.to_json(), secret_id=made.view.device.id)
 

@@ -11,6 +11,7 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.repository.usage import UsageRepository
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.ratelimit import LocalBuckets
@@ -40,6 +41,7 @@ from tests.fakes.notices import MemoryNoticeStore
 from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.tasks import MemoryTaskStore
+from tests.fakes.usage import MemoryUsage
 
 FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryIdentities: (UserRepository, SessionRepository, ApiKeyRepository, DirectoryRepository),
@@ -49,6 +51,7 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryRunStore: (DynamoRunStore,),
     MemoryAgentStore: (DynamoAgentStore,),
     MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository, CustomerRepository),
+    MemoryUsage: (UsageRepository,),
     MemoryRealtime: (RealtimeRepository,),
     MemoryProjects: (ProjectRepository,),
     MemoryTaskStore: (DynamoTaskStore,),

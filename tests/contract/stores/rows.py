@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,8 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.repository.usage import UsageRepository
+from karma.billing.usage import bind_usage
 from karma.configuration.domain import Change, Component, ComponentType
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.clock import epoch_ms, iso, monotonic
@@ -91,6 +93,7 @@ from tests.contract.stores.test_projects import membership
 from tests.contract.stores.test_projects import new_project as a_project
 from tests.contract.stores.test_tasks import parts
 from tests.contract.stores.test_tasks import task as a_task
+from tests.support.plans import limited, reserved
 from tests.support.stores import Database
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -125,6 +128,8 @@ class Rows(file_rows.FileRows):
 
     @cached_property
     def devices(self) -> DeviceRepository:
+        # Devices take a place in their owner's plan.
+        bind_usage(self._tables["billing"])
         return DeviceRepository(self._tables["devices"])
 
     @cached_property
@@ -184,6 +189,16 @@ class Rows(file_rows.FileRows):
     @cached_property
     def inbox(self) -> InboxRepository:
         return InboxRepository(self._tables["billing"])
+
+    @cached_property
+    def usage(self) -> UsageRepository:
+        return UsageRepository(self._tables["billing"])
+
+    @property
+    def taken(self) -> Purge:
+        """The purge of somebody who has taken something of a plan."""
+        self.usage.extend(limited(self.ada.id))
+        return self.purge()
 
     @cached_property
     def subscriptions(self) -> SubscriptionRepository:
@@ -362,9 +377,12 @@ class Rows(file_rows.FileRows):
         )
         return replace(made, **changes)
 
+    def claim(self, device: Device, *, attempt: str, now: datetime, idempotency: tuple[str, str] | None = None) -> None:
+        self.devices.claim(device, reservation=reserved(self.ada.id), attempt=attempt, now=now, idempotency=idempotency)
+
     def claimed(self, **changes: Any) -> Device:
         device = self.new_device(**changes)
-        self.devices.claim(device, attempt="a1", now=NOW)
+        self.claim(device, attempt="a1", now=NOW)
         return device
 
     def active(self, **changes: Any) -> Device:

@@ -26,6 +26,7 @@ from karma.identity.one_time import Purpose
 from karma.mail.domain import MailState
 from karma.tasks.domain import TaskStatus
 from tests.contract.stores.rows import DAY, LATER, NOW, TEN, TWO_PLACES, Rows
+from tests.support.plans import allowance, limited
 
 Call = Callable[[], object]
 
@@ -267,7 +268,8 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: r.device, lambda r, d: r.devices.made_by(d.user_id, "devices", "k", now=NOW)
     ),
     "DeviceRepository.claim": _made(
-        lambda r: r.new_device(), lambda r, d: r.devices.claim(d, attempt="a1", now=NOW, idempotency=("k", "h"))
+        lambda r: r.new_device(),
+        lambda r, d: r.claim(d, attempt="a1", now=NOW, idempotency=("k", "h")),
     ),
     "DeviceRepository.take_over": _taken_over,
     "DeviceRepository.activate": _active,
@@ -547,6 +549,9 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "SubscriptionRepository.purge": _made(
         lambda r: (r.subscribe(), r.purge()), lambda r, n: r.subscriptions.purge(n[1])
     ),
+    "UsageRepository.extend": _made(lambda r: r.ada, lambda r, ada: r.usage.extend(limited(ada.id))),
+    "UsageRepository.read": _made(lambda r: r.ada, lambda r, ada: r.usage.read(allowance(ada.id))),
+    "UsageRepository.purge": _made(lambda r: r.taken, lambda r, purge: r.usage.purge(purge)),
     "RealtimeRepository.put_ticket": _made(
         lambda r: r.ticket, lambda r, ticket: r.realtime.put_ticket(ticket, now=NOW)
     ),

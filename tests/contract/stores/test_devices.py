@@ -74,13 +74,13 @@ class TestACreation:
     def test_is_made_once_for_a_key_of_this_day(self, rows: Rows) -> None:
         first, second = rows.new_device(), rows.new_device()
         assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW) is None
-        rows.devices.claim(first, attempt="a1", now=NOW, idempotency=("k", "h"))
+        rows.claim(first, attempt="a1", now=NOW, idempotency=("k", "h"))
         assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW) == (first.id, "h")
         with pytest.raises(AlreadyExists):
-            rows.devices.claim(second, attempt="a1", now=LATER, idempotency=("k", "h"))
+            rows.claim(second, attempt="a1", now=LATER, idempotency=("k", "h"))
         # The record is over, whether it was deleted or not.
         assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW + DAY) is None
-        rows.devices.claim(second, attempt="a1", now=NOW + DAY, idempotency=("k", "i"))
+        rows.claim(second, attempt="a1", now=NOW + DAY, idempotency=("k", "i"))
         assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW + DAY) == (second.id, "i")
 
     def test_is_gone_on_with_by_another_attempt(self, rows: Rows) -> None:
@@ -224,7 +224,7 @@ class TestADeletion:
         made = []
         for minutes in (2, 0, 1):
             device = rows.new_device()
-            rows.devices.claim(device, attempt="a1", now=NOW + minutes * MINUTE)
+            rows.claim(device, attempt="a1", now=NOW + minutes * MINUTE)
             made.append(device.serial_number)
         found = rows.devices.unfinished(before=NOW + DAY, limit=2)
         assert [guard.serial_number for guard in found if not isinstance(guard, Gone)] == [made[1], made[2]]

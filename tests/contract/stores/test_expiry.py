@@ -111,10 +111,10 @@ def bucket_over(rows: Rows) -> None:
 
 
 def idempotency_over(rows: Rows) -> None:
-    rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+    rows.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
     assert rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW + DAY - timedelta(seconds=1))
     assert not rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW + DAY)
-    rows.devices.claim(rows.new_device(), attempt="a1", now=NOW + DAY, idempotency=("k", "h"))
+    rows.claim(rows.new_device(), attempt="a1", now=NOW + DAY, idempotency=("k", "h"))
 
 
 def command_over(rows: Rows) -> None:
@@ -258,7 +258,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.kept()
     rows.outbox.close(rows.pending, MailState.SENT, now=NOW)
     rows.buckets.take(TEN, rows.id, now=NOW)
-    rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+    rows.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
     rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)

@@ -93,7 +93,7 @@ class TestWhatADeletedDeviceLeaves:
         assert rows.leftovers.gone(UserId(new_id())) == []
 
     def test_an_owner_with_a_device_is_not_empty(self, rows: Rows) -> None:
-        rows.devices.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+        rows.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
         assert not rows.leftovers.empty_owner(rows.purge())
         assert rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW) is None, "records of requests go"
 

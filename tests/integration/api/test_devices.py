@@ -293,7 +293,7 @@ def test_a_creation_that_dies_at_any_call_is_finished_by_a_repeat(stack: Any, us
     report = CrashTest(
         entry="api.handler:lambda_handler",
         aws=stack.aws,
-        tables=[stack.tables["devices"]],
+        tables=[stack.tables["devices"], stack.tables["billing"]],
         seed=seed,
         normalise=comparable,
         other_state=active,

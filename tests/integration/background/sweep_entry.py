@@ -8,6 +8,10 @@ from karma.devices.sweeps import sweep_orphans
 def sweep(event: dict[str, Any], context: object) -> dict[str, int]:
     """Sweep the tables that the event names."""
     changed = sweep_orphans(
-        devices_table=event["devices"], telemetry_table=event["telemetry"], policy_name="", retention_s=0
+        devices_table=event["devices"],
+        telemetry_table=event["telemetry"],
+        billing_table=event["billing"],
+        policy_name="",
+        retention_s=0,
     )
     return {"changed": changed}

@@ -11,6 +11,7 @@ import pytest
 from infra.catalog import SWEEPS
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.usage import bind_usage
 from karma.core.errors import ValidationFailed
 from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus
@@ -20,6 +21,7 @@ from karma.devices.repository.items import expiry_partition
 from tests.integration.background.conftest import Items
 from tests.integration.background.test_sweeps import POLICY, USER, provisioning, queued
 from tests.support.accounts import open_account
+from tests.support.plans import reserved
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -196,17 +198,26 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: An
     stack.aws("dynamodb").put_item(TableName=stack.tables["devices"], Item=ORPHANS[name])
     before = items()
     open_account(stack.tables["identity"], USER)
+    bind_usage(stack.tables["billing"])
     devices = DeviceRepository(stack.tables["devices"])
-    devices.claim(provisioning(new_id(), "EOS-half-made"), attempt="a", now=datetime.now(UTC) - timedelta(hours=1))
+    devices.claim(
+        provisioning(new_id(), "EOS-half-made"),
+        reservation=reserved(USER),
+        attempt="a",
+        now=datetime.now(UTC) - timedelta(hours=1),
+    )
     sweep({"sweep": "orphans"})
-    assert items() == before
+    left = items()
+    (taken,) = [left.pop(key) for key in list(left) if "USAGE#devices" in key]
+    assert (taken["value"], left) == ({"N": "0"}, before)
 
 
 def overdue_command(stack: Any) -> Command:
+    bind_usage(stack.tables["billing"])
     devices, commands = DeviceRepository(stack.tables["devices"]), CommandRepository(stack.tables["devices"])
     open_account(stack.tables["identity"], USER)
     device = provisioning(DEVICE, "EOS-late")
-    devices.claim(device, attempt="a", now=PAST)
+    devices.claim(device, reservation=reserved(USER), attempt="a", now=PAST)
     row = devices.activate(device, attempt="a", certificate_id="c", now=PAST)
     issued_ms = round(PAST.timestamp() * 1000)
     command = Command(

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.usage import bind_usage
 from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
 from karma.devices.repository.commands import CommandRepository
@@ -27,6 +28,7 @@ from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.devices import World, new_device
+from tests.support.plans import allowance, reserved
 
 ENTRY = "background.sweeps:lambda_handler"
 SHORT_ENTRY = f"{Path(__file__).with_name('sweep_entry.py')}:sweep"
@@ -90,9 +92,10 @@ def test_overdue_commands_are_ended(stack: Any) -> None:
     device_id = new_id()
 
     def seed() -> dict[str, str]:
+        bind_usage(stack.tables["billing"])
         devices, commands = DeviceRepository(stack.tables["devices"]), CommandRepository(stack.tables["devices"])
         device = provisioning(device_id, "EOS-late")
-        devices.claim(device, attempt="a", now=issued)
+        devices.claim(device, reservation=reserved(USER), attempt="a", now=issued)
         row = devices.activate(device, attempt="a", certificate_id="c", now=issued)
         for name in names:
             command = Command(
@@ -141,12 +144,15 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
 
     def seed() -> dict[str, str]:
         forget_things(stack)
+        bind_usage(stack.tables["billing"])
         devices = DeviceRepository(stack.tables["devices"])
         half_made = provisioning(new_id(), "EOS-half-made")
-        devices.claim(half_made, attempt="a", now=clock.now())
+        devices.claim(half_made, reservation=reserved(USER), attempt="a", now=clock.now())
         registry.create_thing(half_made.serial_number, device_id=half_made.id)
         service = DeviceService(devices, registry, clock)
-        half_deleted = service.create(USER, new_device(serial_number="EOS-half-deleted"), csr=csr)
+        half_deleted = service.create(
+            USER, new_device(serial_number="EOS-half-deleted"), allowance=allowance(USER), csr=csr
+        )
         devices.begin_delete(half_deleted.view.device, now=clock.now())
         return {"sweep": "orphans"}
 
@@ -169,7 +175,7 @@ def test_what_a_deleted_device_left_is_removed(stack: Any) -> None:
         gone = world.create()
         world.tell(world.message(gone, "telemetry", world.samples((0, 1.0))), world.message(gone, "telemetry", b"x"))
         world.devices.delete(USER, gone.view.device.id)
-        return {"devices": stack.tables["devices"], "telemetry": stack.tables["telemetry"]}
+        return {name: stack.tables[name] for name in ("devices", "telemetry", "billing")}
 
     report = CrashTest(
         entry=SHORT_ENTRY,

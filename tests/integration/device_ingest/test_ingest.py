@@ -20,6 +20,7 @@ from karma.devices.repository.devices import DeviceRepository
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import World, sqs_record
+from tests.support.plans import reserved
 
 EVENTS = Path(__file__).parents[2] / "events"
 THING = "EOS-3A-000017"
@@ -64,7 +65,7 @@ def seed_device(stack: Any) -> None:
         created_at="",
         updated_at="",
     )
-    devices.claim(device, attempt="a", now=now)
+    devices.claim(device, reservation=reserved(USER), attempt="a", now=now)
     devices.activate(device, attempt="a", certificate_id=CERTIFICATE, now=now)
 
 

@@ -14,6 +14,7 @@ from karma.devices.service import DeviceService
 from karma.integrations.iot import Certificate
 from tests.fakes.devices import FakeRegistry
 from tests.support.devices import World, new_device
+from tests.support.plans import allowance
 
 
 @dataclass
@@ -34,9 +35,9 @@ def test_of_two_creations_the_later_wins_and_one_certificate_remains(world: Worl
     service = DeviceService(world.repository, registry, world.clock)
     new = new_device(serial_number="EOS-1")
     made: list[Any] = []
-    registry.overtake = lambda: made.append(service.create(world.user, new))
+    registry.overtake = lambda: made.append(service.create(world.user, new, allowance=allowance(world.user)))
     with pytest.raises(Conflict, match="taken over"):
-        service.create(world.user, new)
+        service.create(world.user, new, allowance=allowance(world.user))
     assert list(registry.attached) == [made[0].certificate.arn]
     guard = world.repository.guard("EOS-1")
     assert guard is not None

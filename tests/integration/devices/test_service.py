@@ -20,6 +20,7 @@ from karma.devices.service import DeviceQuery
 from karma.devices.sweeps import sweep_orphans
 from tests.support.accounts import open_account
 from tests.support.devices import World, new_device
+from tests.support.plans import allowance
 
 
 @pytest.mark.req("R-K-11", "R-K-13")
@@ -37,7 +38,7 @@ def test_a_new_device_has_the_specified_defaults_and_its_key_is_nowhere(world: W
 
 
 def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
-    made = world.devices.create(world.user, new_device(), csr="pem")
+    made = world.devices.create(world.user, new_device(), allowance=allowance(world.user), csr="pem")
     assert "private_key" not in made.to_json()["credentials"]
 
 
@@ -46,7 +47,7 @@ def test_a_serial_number_is_taken_once_for_everybody(world: World) -> None:
     serial = world.create().view.device.serial_number
     for user in (world.user, open_account(world.stack.tables["identity"])):
         with pytest.raises(AlreadyExists):
-            world.devices.create(user, new_device(serial_number=serial))
+            world.devices.create(user, new_device(serial_number=serial), allowance=allowance(user))
     assert len(world.registry.certificates) == 1
 
 
@@ -62,14 +63,14 @@ def test_a_failed_creation_leaves_nothing(world: World, step: str) -> None:
 
 def test_an_unsignable_request_is_the_callers_fault_and_leaves_nothing(world: World) -> None:
     with pytest.raises(ValidationFailed):
-        world.devices.create(world.user, new_device(), csr="unreadable")
+        world.devices.create(world.user, new_device(), allowance=allowance(world.user), csr="unreadable")
     assert world.items() == []
 
 
 def test_a_creation_that_cannot_be_undone_is_swept(world: World) -> None:
     world.registry.fail_at = "remove_thing"
     with pytest.raises(ValidationFailed):
-        world.devices.create(world.user, new_device(), csr="unreadable")
+        world.devices.create(world.user, new_device(), allowance=allowance(world.user), csr="unreadable")
     assert world.kinds() == ["device", "device_latest", "device_presence", "thing"]
     assert world.devices.list(world.user, DeviceQuery()).total == 0
     world.registry.fail_at = ""
@@ -82,10 +83,11 @@ def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) ->
     new = new_device(serial_number="EOS-1", name="Old")
     world.registry.fail_at = "remove_thing"
     with pytest.raises(ValidationFailed):
-        world.devices.create(world.user, new, csr="unreadable")
+        world.devices.create(world.user, new, allowance=allowance(world.user), csr="unreadable")
     world.registry.fail_at = ""
+    other = open_account(world.stack.tables["identity"])
     with pytest.raises(AlreadyExists):
-        world.devices.create(open_account(world.stack.tables["identity"]), new)
+        world.devices.create(other, new, allowance=allowance(other))
     made = world.create(serial_number="EOS-1", name="New")
     assert made.view.device.name == "New"
     assert world.view(made).device.name == "New"
@@ -94,12 +96,12 @@ def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) ->
 
 def test_an_idempotency_key_makes_one_device(world: World) -> None:
     new = new_device()
-    made = world.devices.create(world.user, new, idempotency_key="k")
+    made = world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key="k")
     with pytest.raises(AlreadyCreated) as repeated:
-        world.devices.create(world.user, new, idempotency_key="k")
+        world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key="k")
     assert repeated.value.details == {"id": made.view.device.id}
     with pytest.raises(Conflict, match="another request"):
-        world.devices.create(world.user, new_device(), idempotency_key="k")
+        world.devices.create(world.user, new_device(), allowance=allowance(world.user), idempotency_key="k")
     assert len(world.registry.things) == 1
 
 
@@ -119,7 +121,12 @@ def test_absent_and_foreign_devices_are_not_found(world: World) -> None:
 def test_lists_page_in_every_way(world: World) -> None:
     names = ["delta", "Bravo", "alpha", "echo", "Charlie"]
     ids = [world.create(name=name).view.device.id for name in names]
-    world.devices.create(open_account(world.stack.tables["identity"]), new_device(name="foreign"))
+    other = open_account(world.stack.tables["identity"])
+    world.devices.create(
+        other,
+        new_device(name="foreign"),
+        allowance=allowance(other),
+    )
 
     def walk(**how: object) -> list[str]:
         found: list[str] = []
@@ -235,6 +242,7 @@ def _sweep(world: World) -> None:
     sweep_orphans(
         devices_table=world.stack.tables["devices"],
         telemetry_table=world.stack.tables["telemetry"],
+        billing_table=world.stack.tables["billing"],
         policy_name="",
         clock=world.clock,
         registry=world.registry,

@@ -41,6 +41,7 @@ class TestDeletingADevice:
         sweep_orphans(
             devices_table=table,
             telemetry_table=stack.tables["telemetry"],
+            billing_table=stack.tables["billing"],
             policy_name="karma-device",
             clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),
             registry=FakeRegistry(),

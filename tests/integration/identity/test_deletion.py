@@ -33,6 +33,7 @@ from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import World, new_device
+from tests.support.plans import allowance
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -193,7 +194,7 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
         bind(RealtimeItem, stack.tables["realtime"])
         registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
         devices = DeviceService(DeviceRepository(stack.tables["devices"]), registry, SystemClock())
-        devices.create(user_id, new_device(serial_number="EOS-1"))
+        devices.create(user_id, new_device(serial_number="EOS-1"), allowance=allowance(user_id))
         RealtimeRepository().put_ticket(Ticket(hash="t" * 64, user_id=user_id, expires_at=NOW), now=NOW)
         begin(deletions, user_id, at=datetime.now(UTC) - 2 * SETTLES_AFTER)
         return sqs_event([user_id])

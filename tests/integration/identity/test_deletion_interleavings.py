@@ -41,6 +41,7 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
@@ -97,6 +98,7 @@ from tests.fakes.mail import MemorySender
 from tests.support.accounts import open_account
 from tests.support.devices import new_device
 from tests.support.interleaving import play, watch
+from tests.support.plans import allowance
 from tests.support.projects import invitations
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -139,6 +141,7 @@ class World:
         self.registry: Registry = FakeRegistry()
         if self.whole:
             self.registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
+        bind_usage(tables["billing"])
         self.rows = DeviceRepository(tables["devices"])
         self.devices = DeviceService(self.rows, self.registry, CLOCK)
         self.command_rows = CommandRepository(tables["devices"])
@@ -272,7 +275,9 @@ class Account:
         )
         assert world.customers.link(self.customer_id, self.user_id, seen=None, at=CLOCK.now(), livemode=False)
         if {self.publish, self.automate, self.count_devices} & {*self.beside}:
-            self.device: Created = world.devices.create(self.user_id, new_device(), csr=world.csr)
+            self.device: Created = world.devices.create(
+                self.user_id, new_device(), allowance=allowance(self.user_id), csr=world.csr
+            )
         self.key = ""
         if self.automate in self.beside:
             self.key = self.new_key("once").secret
@@ -359,7 +364,9 @@ class Account:
         caller = world.authenticator().authenticate(None, self.key)
         device_id = self.device.view.device.id
         with clean:
-            world.devices.create(self.user_id, new_device(), csr=world.csr, idempotency_key="once")
+            world.devices.create(
+                self.user_id, new_device(), allowance=allowance(self.user_id), csr=world.csr, idempotency_key="once"
+            )
         with clean:
             if world.whole:
                 world.files.make_directory(self.user_id, device_id, path="/", name="logs")

@@ -115,6 +115,11 @@ _KEEPS_CALLERS = {"api": "api.deps.identity", "agent_stream": "agent_stream.deps
 """Modules of the functions' composition roots."""
 
 
+def _compared(item: dict[str, Any]) -> object:
+    """An item as it is compared; of what a plan's limit has taken only the amount, which may go up and down again."""
+    return (item["sk"]["S"], item["value"]["N"]) if item.get("type") == {"S": "usage"} else item
+
+
 @dataclass
 class World:
     """The people, what belongs to them, and both functions in this process."""
@@ -207,7 +212,8 @@ class World:
                 found.append(counted["Attributes"])
             elif name.endswith("_TABLE"):
                 pages = dynamodb.get_paginator("scan").paginate(TableName=value)
-                found.append([i for page in pages for i in page["Items"] if i.get("type") != {"S": "bucket"}])
+                items = [item for page in pages for item in page["Items"] if item.get("type") != {"S": "bucket"}]
+                found.append([_compared(item) for item in items if item.get("value") != {"N": "0"}])
         return found
 
     def create(self, owner: str, path: str, body: object) -> Any:

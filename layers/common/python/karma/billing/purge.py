@@ -6,6 +6,7 @@ from typing import Protocol
 
 from karma.billing.domain import SubscriptionStatus, plan_of, status_of
 from karma.billing.ports import Customers, Payments
+from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
@@ -81,3 +82,16 @@ class BillingPurge:
         if self._customers.begin_ending(customer_id, user_id, at=self._clock.now()):
             stop_charging(self._payments, customer_id, livemode=livemode)
             self._customers.end(customer_id, user_id, at=self._clock.now())
+
+
+class UsagePurge:
+    """Removes what an account had taken of its plan, behind all steps that give something back."""
+
+    name = "usage"
+
+    def __init__(self, usage: UsageRepository) -> None:
+        self._usage = usage
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove the account's usage items; True when none is left."""
+        return self._usage.purge(purge)

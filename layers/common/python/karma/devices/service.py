@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidRequest, NotFound, Upstream
@@ -218,7 +219,9 @@ class DeviceService:
 
     # Creating
 
-    def create(self, user_id: UserId, new: NewDevice, *, csr: str = "", idempotency_key: str = "") -> Created:
+    def create(
+        self, user_id: UserId, new: NewDevice, *, allowance: Allowance, csr: str = "", idempotency_key: str = ""
+    ) -> Created:
         """Create a device: row, thing, certificate, policy; then it is active.
 
         May be repeated after a crash at any point: an unfinished creation of the same owner and serial number is
@@ -227,6 +230,7 @@ class DeviceService:
 
         Raises:
             AlreadyExists: the serial number is taken.
+            QuotaExceeded: the owner's plan has no room for another device.
             AlreadyCreated: this Idempotency-Key made a device before; its key is shown only once.
             Conflict: another request took this creation over, or the key was used for another body.
             ValidationFailed: the signing request cannot be signed.
@@ -240,7 +244,8 @@ class DeviceService:
         device = _provisioning(user_id, new, now=iso(now))
         try:
             idempotency = (idempotency_key, request_hash) if idempotency_key else None
-            self._devices.claim(device, attempt=attempt, now=now, idempotency=idempotency)
+            reservation = allowance.reserve(Metric.DEVICES)
+            self._devices.claim(device, reservation=reservation, attempt=attempt, now=now, idempotency=idempotency)
             resumed = False
         except AlreadyExists:
             device = self._devices.take_over(device, attempt=attempt, now=now)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+from karma.billing.usage import bind_usage
 from karma.core.clock import Clock, SystemClock, epoch_ms
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
@@ -61,6 +62,7 @@ def sweep_orphans(
     *,
     devices_table: str,
     telemetry_table: str,
+    billing_table: str,
     policy_name: str,
     clock: Clock | None = None,
     registry: Registry | None = None,
@@ -76,6 +78,7 @@ def sweep_orphans(
     """
     clock = clock or SystemClock()
     iot = registry or IotRegistry(policy_name=policy_name)
+    bind_usage(billing_table)
     devices = DeviceRepository(devices_table)
     service = DeviceService(devices, iot, clock)
     leftovers = LeftoverRepository(devices_table, telemetry_table, retention_s=retention_s)

@@ -4,6 +4,7 @@ STRIPE_EVT#<event id>                  META                an event, in gsi1 by 
 USER#<user id>                         SUBSCRIPTION        what the user has
 USER#<user id>                         CUSTOMER#<id>       a customer of Stripe that is linked to the user
 USER#<user id>                         EVENT#<event id>    an event that was about the user
+USER#<user id>                         USAGE#<metric>      how much of a limit is taken, with #<month> by month
 CUSTOMER#<Stripe customer id>          USER                the link: whose customer it is; nobody's after a deletion
 
 gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>            what the sweep sends again when due

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
+from karma.billing import usage
+from karma.billing.allowances import Metric, Reservation, given_back
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -191,17 +193,27 @@ class DeviceRepository:
 
     # Creating
 
-    def claim(self, device: Device, *, attempt: str, now: datetime, idempotency: tuple[str, str] | None = None) -> None:
-        """Write a provisioning device: row, guard, latest facts and presence, all or none.
+    def claim(
+        self,
+        device: Device,
+        *,
+        reservation: Reservation,
+        attempt: str,
+        now: datetime,
+        idempotency: tuple[str, str] | None = None,
+    ) -> None:
+        """Write a provisioning device: row, guard, latest facts, presence and its place in the plan, all or none.
 
         Args:
             device: in state `provisioning`.
+            reservation: of one device; given back when the device goes.
             attempt: fences a later take-over.
             now: for the sweep's clock.
             idempotency: key and request hash, kept for a day.
 
         Raises:
             AlreadyExists: the serial number is taken.
+            QuotaExceeded: the owner's plan has no room for another device.
             AccountGone: its owner is deleted.
         """
         stamp = iso(now)
@@ -228,6 +240,7 @@ class DeviceRepository:
                 IdempotencyItem.pk.does_not_exist() | (IdempotencyItem.expires_at <= int(now.timestamp())),
                 on_fail=AlreadyExists("This Idempotency-Key is in use by another request"),
             )
+        usage.reserve(tx, [reservation])
         tx.commit()
 
     def take_over(self, device: Device, *, attempt: str, now: datetime) -> Device:
@@ -303,7 +316,9 @@ class DeviceRepository:
         return stored
 
     def discard(self, device: Device, *, attempt: str | None) -> None:
-        """Remove what `claim` wrote; without `attempt` whoever's it is, as long as it is unfinished.
+        """Remove what `claim` wrote and give its reservation back, all or none, as long as it is unfinished.
+
+        Without `attempt` it is removed whichever attempt it belongs to.
 
         Raises:
             ConditionFailed: it was finished or taken over.
@@ -311,7 +326,9 @@ class DeviceRepository:
         unfinished = DeviceItem.state == DeviceState.PROVISIONING
         mine = unfinished if attempt is None else unfinished & (DeviceItem.attempt == attempt)
         guard_mine = (GuardItem.device_id == device.id) & (GuardItem.state == DeviceState.PROVISIONING)
-        self._remove_items(device, row=mine, guard=guard_mine).commit()
+        tx = self._remove_items(device, row=mine, guard=guard_mine)
+        usage.adjust(tx, [given_back(device.user_id, Metric.DEVICES)])
+        tx.commit()
 
     def _remove_items(self, device: Device, *, row: Any, guard: Any) -> Transaction:
         tx = Transaction()
@@ -348,7 +365,9 @@ class DeviceRepository:
             raise stale from exc
 
     def begin_delete(self, device: Device, *, now: datetime) -> None:
-        """Write the tombstone into row and guard: from here on the device is gone for everybody but the sweep.
+        """Write the tombstone into row and guard, and give the device's place in the plan back, all or none.
+
+        From here on the device is gone for everybody but the sweep.
 
         Raises:
             ConditionFailed: it is not active.
@@ -375,6 +394,7 @@ class DeviceRepository:
             ],
             GuardItem.device_id == device.id,
         )
+        usage.adjust(tx, [given_back(device.user_id, Metric.DEVICES)])
         tx.commit()
 
     def finish_delete(self, device: Device, *, now: datetime) -> None:

@@ -1,0 +1,198 @@
+"""What an account may use of its plan, and how that holds when many ask at once (docs/adr/0034).
+
+    Limits        of a plan (plans.py): how much of each metric an account may have, at once or in a calendar month.
+    usage         one item a metric, for some a month too: how much is taken. It is the truth for refusals, and counts
+                  what is reserved as taken.
+    Reservation   takes an amount in the transaction that begins the work: both happen or neither. When less is left
+                  than is asked for, that transaction fails with QuotaExceeded, which names the limit.
+    Adjustment    corrects what a reservation took, in the transaction that ends the work: all of it when a device
+                  or a file goes, the difference to the true price when a run ends.
+
+A process that dies between reserving and ending keeps what it reserved until the work's own sweep ends that work;
+nothing else has to be tidied. Several metrics may be reserved in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from karma.core.clock import Clock, iso
+from karma.core.errors import QuotaExceeded
+from karma.core.ids import UserId
+
+if TYPE_CHECKING:
+    from karma.billing.plans import Limits, Plan
+
+BYTES_A_GB: Final = 1_000_000_000
+MICROS_A_MINOR: Final = 10_000
+"""Micro-dollars in a cent."""
+
+
+class Metric(StrEnum):
+    """What plans limit; the value is part of the contract: `details.limit` of a 402."""
+
+    DEVICES = "devices"
+    SEATS = "seats"
+    """Distinct people other than the owner in the owner's projects."""
+    STORAGE = "storage"
+    """Bytes of device files, those still being uploaded included."""
+    RUNS = "runs_per_month"
+    MODEL_SPEND = "model_spend_per_month"
+    """Micro-dollars, what running runs may still spend included."""
+
+
+_BY_MONTH: Final = frozenset({Metric.RUNS, Metric.MODEL_SPEND})
+
+_HELP: Final = {
+    Metric.DEVICES: "delete one or choose a larger plan",
+    Metric.SEATS: "remove a member or choose a larger plan",
+    Metric.STORAGE: "delete files or choose a larger plan",
+    Metric.RUNS: "wait for the next month or choose a larger plan",
+    Metric.MODEL_SPEND: "wait for the next month or choose a larger plan",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """An amount of one metric that a transaction takes, if the plan leaves room for it."""
+
+    user_id: UserId
+    metric: Metric
+    amount: int
+    period: str
+    """`2026-11` for what is counted by month, "" for the rest."""
+    allowed: int | None
+    """The plan's limit in the metric's unit; None is unlimited."""
+    plan: str
+
+    def adjusted(self, difference: int) -> Adjustment:
+        """Return the correction of this reservation by a difference, negative when less was used."""
+        return Adjustment(user_id=self.user_id, metric=self.metric, period=self.period, difference=difference)
+
+    def refusal(self) -> QuotaExceeded:
+        """Return the 402 that says which limit of which plan is reached, and when the count begins anew."""
+        return QuotaExceeded(
+            f"The {self.plan} plan allows {_amount(self.metric, self.allowed or 0)}; {_HELP[self.metric]}",
+            details={
+                "limit": self.metric.value,
+                "plan": self.plan,
+                "allowed": self.allowed,
+                "requested": self.amount,
+                "resets_at": iso(_next_month(self.period)) if self.period else None,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment:
+    """A change of what an account has taken of a metric; never refused."""
+
+    user_id: UserId
+    metric: Metric
+    period: str
+    difference: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much of a metric an account has taken, beside its limit."""
+
+    metric: Metric
+    used: int
+    allowed: int | None
+    resets_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """One account's plan at one moment, from which reservations are made."""
+
+    user_id: UserId
+    plan: Plan
+    at: datetime
+
+    def reserve(self, metric: Metric, amount: int = 1) -> Reservation:
+        """Return a reservation of an amount; whether there is room is decided by the transaction that it goes into.
+
+        Raises:
+            QuotaExceeded: the amount alone is more than the plan allows.
+        """
+        reservation = Reservation(
+            user_id=self.user_id,
+            metric=metric,
+            amount=amount,
+            period=period_of(metric, self.at),
+            allowed=allowed_by(self.plan.limits, metric),
+            plan=self.plan.name.value,
+        )
+        if reservation.allowed is not None and amount > reservation.allowed:
+            raise reservation.refusal()
+        return reservation
+
+    def resets_at(self, metric: Metric) -> datetime | None:
+        """Return when the count of a metric begins anew; None for what is not counted by month."""
+        period = period_of(metric, self.at)
+        return _next_month(period) if period else None
+
+
+class Allowances:
+    """Tells what accounts may use now."""
+
+    def __init__(self, *, plan_of: Callable[[UserId], Plan], clock: Clock) -> None:
+        """Keep how plans are read: `plan_of` reads the plan whose limits hold now, consistently and uncached."""
+        self._plan_of = plan_of
+        self._clock = clock
+
+    def of(self, user_id: UserId) -> Allowance:
+        """Read an account's plan: one consistent read, so that who has just bought more is not refused."""
+        return Allowance(user_id, self._plan_of(user_id), self._clock.now())
+
+
+def given_back(user_id: UserId, metric: Metric, amount: int = 1) -> Adjustment:
+    """Return what takes back a reservation of a metric that is not counted by month."""
+    assert metric not in _BY_MONTH  # noqa: S101  a month's count does not shrink
+    return Adjustment(user_id=user_id, metric=metric, period="", difference=-amount)
+
+
+def period_of(metric: Metric, at: datetime) -> str:
+    """Return the calendar month (UTC) for what is counted by month, else ""."""
+    return f"{at:%Y-%m}" if metric in _BY_MONTH else ""
+
+
+def allowed_by(limits: Limits, metric: Metric) -> int | None:
+    """Return a plan's limit in the metric's own unit; None is unlimited."""
+    match metric:
+        case Metric.DEVICES:
+            return limits.devices
+        case Metric.SEATS:
+            return limits.seats
+        case Metric.STORAGE:
+            return None if limits.storage_gb is None else limits.storage_gb * BYTES_A_GB
+        case Metric.RUNS:
+            return limits.runs_per_month
+        case Metric.MODEL_SPEND:
+            cents = limits.model_spend_minor_per_month
+            return None if cents is None else cents * MICROS_A_MINOR
+
+
+def _amount(metric: Metric, allowed: int) -> str:
+    match metric:
+        case Metric.DEVICES:
+            return f"{allowed} devices"
+        case Metric.SEATS:
+            return f"{allowed} seats"
+        case Metric.STORAGE:
+            return f"{allowed // BYTES_A_GB} GB of files"
+        case Metric.RUNS:
+            return f"{allowed} runs a month"
+        case Metric.MODEL_SPEND:
+            return f"{allowed / (100 * MICROS_A_MINOR):.2f} USD of model calls a month"
+
+
+def _next_month(period: str) -> datetime:
+    year, month = (int(part) for part in period.split("-"))
+    return datetime.fromisoformat(f"{year + month // 12:04d}-{month % 12 + 1:02d}-01T00:00:00+00:00")

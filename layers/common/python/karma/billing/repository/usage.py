@@ -1,0 +1,116 @@
+"""How much accounts have taken of what their plan limits: one item a metric, in the billing table.
+
+Changes go into the transactions of the work that takes or frees it, whatever its tables are; only a running run, which
+has none at that moment, extends its reservation by a write of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from pynamodb.attributes import NumberAttribute
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from karma.billing.allowances import Adjustment, Allowance, Metric, Reservation, Usage, allowed_by, period_of
+from karma.billing.repository.items import BillingItem
+from karma.billing.repository.keys import BillingKey, user_pk
+from karma.core.dynamo.access import batch_get, upsert
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.partitions import delete_keys, pages
+from karma.core.dynamo.transaction import Transaction
+from karma.core.purge import Purge
+
+_PREFIX = "USAGE#"
+_KEPT = timedelta(days=400)
+"""How long a month's count stays, from its first day."""
+
+
+class UsageItem(BillingItem, discriminator="usage"):
+    """How much of one metric is taken."""
+
+    value = NumberAttribute(default=0)
+
+
+def usage_key(user_id: str, metric: Metric, period: str) -> BillingKey:
+    """Key of what an account has taken of a metric, in a month (`2026-11`) or at all ("")."""
+    return BillingKey(user_pk(user_id), f"{_PREFIX}{metric.value}#{period}" if period else f"{_PREFIX}{metric.value}")
+
+
+def reserve(tx: Transaction, reservations: Iterable[Reservation]) -> None:
+    """Let a transaction take what is reserved; it fails with QuotaExceeded when less is left. Two write units each."""
+    for each in reservations:
+        tx.upsert(_item(each), _added(each, each.amount), _room(each), on_fail=each.refusal())
+
+
+def adjust(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
+    """Let a transaction correct what was taken; nothing is written for a difference of 0."""
+    for each in adjustments:
+        if each.difference:
+            tx.upsert(_item(each), _added(each, each.difference))
+
+
+class UsageRepository:
+    """Reads what is taken, and extends reservations between transactions."""
+
+    def __init__(self, table: str) -> None:
+        bind(BillingItem, table)
+
+    def extend(self, reservation: Reservation) -> None:
+        """Take more of a metric: one write.
+
+        Raises:
+            QuotaExceeded: less is left; nothing was taken.
+        """
+        try:
+            upsert(_item(reservation), _added(reservation, reservation.amount), _room(reservation))
+        except ConditionFailed as exc:
+            raise reservation.refusal() from exc
+
+    def purge(self, purge: Purge) -> bool:
+        """Remove what is kept of a deleted account, True when that was done."""
+        for page in pages(BillingItem, user_pk(purge.user_id), prefix=_PREFIX):
+            if purge.over():
+                return False
+            delete_keys(BillingItem, page)
+        return True
+
+    def read(self, allowance: Allowance) -> list[Usage]:
+        """Read what an account has taken of each metric now: one batch of five reads, consistent."""
+        keys = {
+            metric: Key(*usage_key(allowance.user_id, metric, period_of(metric, allowance.at))) for metric in Metric
+        }
+        found = batch_get(UsageItem, list(keys.values()), consistent=True)
+        limits = allowance.plan.limits
+        return [
+            Usage(
+                metric=metric,
+                used=max(0, int(found[key].value)) if key in found else 0,
+                allowed=allowed_by(limits, metric),
+                resets_at=allowance.resets_at(metric),
+            )
+            for metric, key in keys.items()
+        ]
+
+
+def _item(change: Reservation | Adjustment) -> UsageItem:
+    return UsageItem(*usage_key(change.user_id, change.metric, change.period))
+
+
+def _added(change: Reservation | Adjustment, amount: int) -> list[Action]:
+    actions: list[Action] = [UsageItem.value.add(amount)]
+    if change.period:
+        ends = datetime.fromisoformat(f"{change.period}-01T00:00:00+00:00") + _KEPT
+        actions.append(UsageItem.expires_at.set(int(ends.timestamp())))
+    return actions
+
+
+def _room(reservation: Reservation) -> Condition | None:
+    if reservation.allowed is None:
+        return None
+    left: Condition = UsageItem.value <= reservation.allowed - reservation.amount
+    absent: Condition = UsageItem.pk.does_not_exist()
+    room: Condition = absent | left
+    return room

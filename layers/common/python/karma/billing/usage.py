@@ -1,0 +1,26 @@
+"""What other contexts do about an account's usage, in the transactions that make and end what is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from karma.billing.allowances import Adjustment, Reservation
+from karma.billing.repository import usage
+from karma.billing.repository.items import BillingItem
+from karma.core.dynamo.items import bind
+from karma.core.dynamo.transaction import Transaction
+
+
+def bind_usage(table_name: str) -> None:
+    """Name the billing table, in a function that has nothing else to do with it."""
+    bind(BillingItem, table_name)
+
+
+def reserve(tx: Transaction, reservations: Iterable[Reservation]) -> None:
+    """Let a transaction take what is reserved; it fails with QuotaExceeded when less is left. Two write units each."""
+    usage.reserve(tx, reservations)
+
+
+def adjust(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
+    """Let a transaction correct what was taken; nothing is written for a difference of 0. Two write units each."""
+    usage.adjust(tx, adjustments)

@@ -1,0 +1,57 @@
+"""What accounts have taken of their plans, in memory; tests/contract/stores holds it to the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from karma.billing.allowances import Adjustment, Allowance, Metric, Reservation, Usage, allowed_by, period_of
+from karma.core.ids import UserId
+from karma.core.purge import Purge
+
+
+@dataclass
+class MemoryUsage:
+    """Amounts by account, metric and period."""
+
+    taken: dict[tuple[UserId, Metric, str], int] = field(default_factory=dict)
+
+    def reserve(self, reservations: Iterable[Reservation]) -> None:
+        """As a transaction does: all of them or none."""
+        wanted = list(reservations)
+        for each in wanted:
+            there = self.taken.get(_key(each))
+            if each.allowed is not None and there is not None and there > each.allowed - each.amount:
+                raise each.refusal()
+        for each in wanted:
+            self._add(each, each.amount)
+
+    def adjust(self, adjustments: Iterable[Adjustment]) -> None:
+        for each in adjustments:
+            if each.difference:
+                self._add(each, each.difference)
+
+    def extend(self, reservation: Reservation) -> None:
+        self.reserve([reservation])
+
+    def read(self, allowance: Allowance) -> list[Usage]:
+        return [
+            Usage(
+                metric=metric,
+                used=max(0, self.taken.get((allowance.user_id, metric, period_of(metric, allowance.at)), 0)),
+                allowed=allowed_by(allowance.plan.limits, metric),
+                resets_at=allowance.resets_at(metric),
+            )
+            for metric in Metric
+        ]
+
+    def purge(self, purge: Purge) -> bool:
+        self.taken = {key: amount for key, amount in self.taken.items() if key[0] != purge.user_id}
+        return True
+
+    def _add(self, change: Reservation | Adjustment, amount: int) -> None:
+        self.taken[_key(change)] = self.taken.get(_key(change), 0) + amount
+
+
+def _key(change: Reservation | Adjustment) -> tuple[UserId, Metric, str]:
+    return change.user_id, change.metric, change.period

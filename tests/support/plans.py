@@ -1,0 +1,38 @@
+"""Plans for tests: one without limits, where limits are not what is tested."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
+from karma.billing.plans import Plan, PlanName, plan_at
+from karma.core.clock import Clock, SystemClock
+from karma.core.ids import UserId
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def allowance(user_id: UserId, plan: PlanName = PlanName.ENTERPRISE, *, at: datetime = NOW) -> Allowance:
+    """What an account on a plan may use; without limits unless the test says otherwise."""
+    return Allowance(user_id, plan_at(plan, at), at)
+
+
+def allowances(plan: PlanName = PlanName.ENTERPRISE, *, clock: Clock | None = None) -> Allowances:
+    """Everybody is on this plan."""
+    own = clock or SystemClock()
+
+    def plan_of(user_id: UserId) -> Plan:
+        assert user_id
+        return plan_at(plan, own.now())
+
+    return Allowances(plan_of=plan_of, clock=own)
+
+
+def reserved(user_id: UserId, metric: Metric = Metric.DEVICES, amount: int = 1) -> Reservation:
+    """A reservation that nothing refuses."""
+    return allowance(user_id).reserve(metric, amount)
+
+
+def limited(user_id: UserId, metric: Metric = Metric.DEVICES, amount: int = 1) -> Reservation:
+    """A reservation on the free plan."""
+    return allowance(user_id, PlanName.FREE).reserve(metric, amount)
