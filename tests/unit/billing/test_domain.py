@@ -188,6 +188,18 @@ def test_the_largest_active_plan_wins_over_the_newest(newest_first: bool) -> Non
     assert (rest.plan, rest.status, rest.others) == (PlanName.PRO, SubscriptionStatus.ACTIVE, ())
 
 
+@pytest.mark.fault("F-15a")
+def test_the_largest_plan_that_gives_access_holds_until_it_gives_none() -> None:
+    """The one that is shown is paid; the larger one is unpaid, and gives its plan while its grace lasts."""
+    team = stripe_subscription(id="sub_team", status="past_due", unpaid_since=NOW)
+    row = projection([team, stripe_subscription(id="sub_pro", prices=(PRO,))], user_id=USER)
+    assert row is not None
+    grace_ends = NOW + RETRIES + LATE_NEWS
+    assert row.plan is PlanName.PRO
+    assert row.entitled_plan(grace_ends - DAY) is PlanName.TEAM
+    assert row.entitled_plan(grace_ends) is PlanName.PRO
+
+
 @pytest.mark.fault("F-17a")
 @given(SETS, st.integers(0, 90))
 def test_stripe_is_asked_before_access_ends_and_ever_more_rarely(found: list[StripeSubscription], day: int) -> None:
