@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
-from karma.agents.requests import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TOOLS, MAX_VERSION_CHARS
+from karma.agents.media import MAX_MEDIA_CHARS
+from karma.agents.requests import (
+    MAX_BODY_BYTES,
+    MAX_HELD_CHARS,
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT_CHARS,
+    MAX_TOOLS,
+    MAX_TYPE_CHARS,
+    MAX_VERSION_CHARS,
+)
 from karma.core.health import VERSION
 from karma.core.http import phrase, style_of
 
@@ -214,7 +223,7 @@ _CONTENT: Schema = {
     ),
     "examples": ["Which devices are online?"],
 }
-_HELD: Schema = {"type": "string", "examples": ["Which devices are online?"]}
+_HELD: Schema = {"type": "string", "maxLength": MAX_HELD_CHARS, "examples": ["Which devices are online?"]}
 """A text that a client was given and may have to send again, however long it is."""
 _PARTS: Schema = {"type": "array", "items": {"$ref": _REF + "ContentPart"}}
 
@@ -272,7 +281,7 @@ _SCHEMAS: Schema = {
                 ["content", "toolCallId"],
                 content=_either(_HELD, _PARTS, examples=["done"]),
                 toolCallId=_REQUIRED_ID,
-                error=_either({"type": "string"}, _NULL),
+                error=_either({"type": "string", "maxLength": MAX_HELD_CHARS}, _NULL),
             ),
             _message("system", ["content"], content=_TEXT, id={}),
             _message("developer", ["content"], content=_TEXT, id={}),
@@ -281,7 +290,7 @@ _SCHEMAS: Schema = {
     },
     "ContentPart": {
         "oneOf": [
-            _object(["type", "text"], {"type": {"const": "text"}, "text": _CONTENT}),
+            _object(["type", "text"], {"type": {"const": "text"}, "text": _HELD}),
             _object(
                 ["type", "source"],
                 {"type": {"enum": ["image", "audio", "video", "document"]}, "source": {"$ref": _REF + "Source"}},
@@ -294,11 +303,11 @@ _SCHEMAS: Schema = {
             "type": {"enum": ["data", "url", "file"]},
             "value": {
                 "type": "string",
-                "maxLength": MAX_BODY_BYTES,
+                "maxLength": MAX_MEDIA_CHARS,
                 "description": "Base64 or a `data:` URL; an https: URL; `devices/<device id>/files/<file id>`",
             },
             "mimeType": _either(
-                {"type": "string", "maxLength": MAX_MESSAGE_BYTES},
+                {"type": "string", "maxLength": MAX_TYPE_CHARS},
                 _NULL,
                 description="Needed with `data`; what the bytes are counts",
             ),
@@ -308,13 +317,13 @@ _SCHEMAS: Schema = {
     "ToolCall": _object(
         ["id", "function"],
         {
-            "id": {"type": "string", "maxLength": MAX_MESSAGE_BYTES, "examples": ["call_1"]},
+            "id": {"type": "string", "maxLength": MAX_HELD_CHARS, "examples": ["call_1"]},
             "type": {"const": "function"},
             "function": _object(
                 ["name", "arguments"],
                 {
-                    "name": {"type": "string", "maxLength": MAX_MESSAGE_BYTES, "examples": ["searchDatabase"]},
-                    "arguments": {"type": "string", "maxLength": MAX_MESSAGE_BYTES, "examples": ["{}"]},
+                    "name": {"type": "string", "maxLength": MAX_HELD_CHARS, "examples": ["searchDatabase"]},
+                    "arguments": {"type": "string", "maxLength": MAX_HELD_CHARS, "examples": ["{}"]},
                 },
             ),
         },

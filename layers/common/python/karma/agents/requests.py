@@ -31,6 +31,9 @@ MAX_BODY_BYTES = 5_500 * 1024
 MAX_STATE_BYTES = 128 * 1024
 MAX_MESSAGE_BYTES = 256 * 1024
 """Of the text of a new message; see karma.agents.arrival."""
+MAX_HELD_CHARS = 3_000_000
+"""Of any text of a message: the server holds none that is longer, so that this refuses no history."""
+MAX_TYPE_CHARS = 256
 MAX_TEXT_CHARS = 256 * 1024
 """Of instructions, context, errors, descriptions of tools."""
 MAX_VERSION_CHARS = 64
@@ -311,8 +314,8 @@ class _Reader:
             self._is_id(f"{at}.toolCallId", tool_call_id)
         calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
         error = raw.get("error")
-        if error is not None and not isinstance(error, str):
-            self.wrong(f"{at}.error", "must be a string")
+        if error is not None:
+            error = self._held_text(error, f"{at}.error")
         if len(self.errors) > before:
             return None
         if error and content in ("", ()):
@@ -326,11 +329,17 @@ class _Reader:
             failed=bool(error),
         )
 
+    def _held_text(self, value: object, name: str) -> str:
+        if isinstance(value, str) and len(value) <= MAX_HELD_CHARS:
+            return value
+        self.wrong(name, f"must be a string of at most {MAX_HELD_CHARS} characters")
+        return ""
+
     def _content(self, value: object, *, at: str, role: Role) -> str | tuple[Json, ...]:
         if value is None and role == "assistant":
             return ""
         if isinstance(value, str):
-            return value
+            return self._held_text(value, f"{at}.content")
         if role == "assistant" or not isinstance(value, list):
             self.wrong(f"{at}.content", "must be a string" if role == "assistant" else "must be a string or a list")
             return ""
@@ -342,10 +351,7 @@ class _Reader:
             elif not isinstance(part.get("type"), str) or part["type"] not in _PARTS:
                 self.wrong(f"{name}.type", f"must be one of {', '.join(sorted(_PARTS))}")
             elif part["type"] == "text":
-                if isinstance(part.get("text"), str):
-                    parts.append({"type": "text", "text": part["text"]})
-                else:
-                    self.wrong(f"{name}.text", "must be a string")
+                parts.append({"type": "text", "text": self._held_text(part.get("text"), f"{name}.text")})
             elif self._is_source(part.get("source"), at=name):
                 parts.append({"type": part["type"], "source": part["source"]})
         return tuple(parts)
@@ -358,7 +364,9 @@ class _Reader:
         wrong = {
             "type": kind not in ("data", "url", "file"),
             "value": not isinstance(source.get("value"), str),
-            "mimeType": not isinstance(media_type, str | None) or (kind == "data" and not media_type),
+            "mimeType": not isinstance(media_type, str | None)
+            or len(media_type or "") > MAX_TYPE_CHARS
+            or (kind == "data" and not media_type),
         }
         for name in [name for name, is_wrong in wrong.items() if is_wrong]:
             self.wrong(f"{at}.source.{name}", "must be data, url or file" if name == "type" else "must be a string")
@@ -383,12 +391,11 @@ class _Reader:
             texts = {"id": call.get("id")}
             texts |= {f"function.{name}": function.get(name) for name in ("name", "arguments")}
             read = [text for text in texts.values() if isinstance(text, str)]
-            if len(read) == len(texts):
+            if len(read) == len(texts) and max(map(len, read)) <= MAX_HELD_CHARS:
                 calls.append(ToolCall(*read))
                 continue
             for name, text in texts.items():
-                if not isinstance(text, str):
-                    self.wrong(f"{here}.{name}", "must be a string")
+                self._held_text(text, f"{here}.{name}")
         return tuple(calls)
 
     def _tools(self) -> tuple[ToolSpec, ...]:
