@@ -110,7 +110,10 @@ class Sent:
         inside = re.match(r"messages\.0\.(content|toolCalls)\b", field)
         if what == "too long" and inside:
             field = inside[0]  # it is measured as a whole
-        if answer.status != 422 or not _names(answer, field):
+        source = re.match(r"(.*\.source)\.", field)
+        if source:
+            field = source[1]  # a medium is judged as a whole
+        if answer.status != 422 or not (_names(answer, field) or (source and _names(answer, field.rpartition(".")[0]))):
             self._complain(what, field, answer)
 
     def _unreadable(self, text: Text) -> None:
