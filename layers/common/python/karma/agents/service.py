@@ -114,14 +114,14 @@ class RunService:
         self._refuse_own_names(asked)
         key = RunKey(caller.user_id, asked.run_id)
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
-        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
-        # the message finds nothing.
-        (agent, choice, thread), _ = await asyncio.gather(
-            asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
-            asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK),
+        agent, choice, thread = await asyncio.to_thread(
+            self._prepare, asked.agent, thread_key, is_new=asked.opens_thread
         )
         admit = self._arrivals.admit
         admitted = replace(asked, sent=await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent))
+        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
+        # the message finds nothing.
+        await asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK)
         user = {"id": caller.user_id, "name": caller.name, "avatar": caller.avatar}
         # Only an object has room for who is asking; any other state is the application's alone.
         state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
