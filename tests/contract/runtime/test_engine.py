@@ -1,4 +1,4 @@
-"""The bootstrap on the embedded AWS engine: deployed as the local stage deploys it, called by its function URL."""
+"""The bootstrap on the embedded AWS engine, as a custom runtime with its layer inside, called by its function URL."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import botocore.session
 import httpx
 import pytest
 
-from infra.artifacts import ROOT_BOOTSTRAP
 from local.engine import MiniStack, ephemeral
 from local.errors import PrerequisiteMissing
 from tests.contract.runtime.hosting import DEADLINE_S, ROOT
 
+_ROOT_BOOTSTRAP = """#!/bin/sh
+exec "$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)/agent_stream/bootstrap" "$@"
+"""
+"""Entry of a runtime `provided.al2023`, which wants one at the root: hands over to the function's own."""
 LAYER = ROOT / "layers" / "common" / "python"
 ASSUME_BY_LAMBDA = {
     "Version": "2012-10-17",
@@ -39,9 +42,9 @@ def engine() -> Iterator[MiniStack]:
 
 @pytest.fixture(scope="module")
 def asset() -> bytes:
-    """A root bootstrap, the function's own beside it, the layer in `python/`: the layout that infra builds."""
+    """A root bootstrap, the function's own beside it, the layer in `python/`: a folder that needs nothing beside it."""
     files = {
-        "bootstrap": ROOT_BOOTSTRAP.encode(),
+        "bootstrap": _ROOT_BOOTSTRAP.encode(),
         "agent_stream/bootstrap": (ROOT / "functions" / "agent_stream" / "bootstrap").read_bytes(),
         "engine_app.py": (ROOT / "tests" / "fixtures" / "runtime" / "apps.py").read_bytes(),
     }
