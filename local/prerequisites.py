@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from infra.interpreters import LAMBDA_PYTHON, find_python
-from local import frontends
+from local import api_pages, frontends
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
@@ -204,7 +204,11 @@ def check_node() -> None:
 
 
 def _npm_is_current() -> bool:
-    return _NPM_MARKER.exists() and _NPM_MARKER.stat().st_mtime >= (ROOT / "package-lock.json").stat().st_mtime
+    return (
+        api_pages.are_there()
+        and _NPM_MARKER.exists()
+        and _NPM_MARKER.stat().st_mtime >= (ROOT / "package-lock.json").stat().st_mtime
+    )
 
 
 def _ensure_uv(say: Callable[[str], None]) -> None:
@@ -240,6 +244,7 @@ def _install(environment: Environment, say: Callable[[str], None]) -> None:
 def _install_npm(say: Callable[[str], None]) -> None:
     began = time.monotonic()
     _run([str(shutil.which("npm")), "ci", "--ignore-scripts", "--silent"])
+    api_pages.put()
     beside = frontends.install_missing()
     _NPM_MARKER.touch()
     more = f", with @ag-ui/client {', '.join(beside)} for front ends of today" if beside else ""

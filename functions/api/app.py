@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from api import openapi
 from api.access import admit
 from api.deps import process
+from api.description import description
 from api.dispatch import Dispatch
 from api.edge import Edge
 from api.presenters import bare
@@ -63,8 +64,10 @@ class Api(FastAPI):
 
 def build() -> Api:
     """Make the application."""
-    app = Api(title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json")
-    app.router.routes.extend(about.routes)
+    app = Api(
+        title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json", docs_url=None, redoc_url=None
+    )
+    app.router.routes.extend([*about.routes, *description.routes])
     for name in ROUTES:
         _mount(app, importlib.import_module(f"api.routes.{name}"))
     return app

@@ -30,6 +30,7 @@ LIMIT_HEADERS = "karma.limit_headers"
 """Key of the scope where whoever counts the request leaves what its answer says about the limit."""
 _PROVEN = "karma.origin_proven"
 _NO_ROUTE = "(none)"
+_POLICY = b"content-security-policy"
 
 
 class Edge:
@@ -57,7 +58,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [
-                    *_not_to_be_kept(message.get("headers", ())),
+                    *_completed(message.get("headers", ())),
                     *scope.get(LIMIT_HEADERS, ()),
                     (b"x-request-id", request_id.encode()),
                     (b"x-process-time", b"%.6f" % (monotonic() - started)),
@@ -117,11 +118,14 @@ def _request_id(scope: Scope) -> str:
     return found if isinstance(found, str) and found else new_id()
 
 
-def _not_to_be_kept(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Tell caches to keep nothing, unless the route said what they may keep: an answer is its caller's alone."""
+def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Add what a route left unsaid: caches keep nothing of a caller's answer, and a page loads nothing."""
     given = list(headers)
-    if all(name != b"cache-control" for name, _ in given):
+    said = dict(given)
+    if b"cache-control" not in said:
         given.append((b"cache-control", b"no-store"))
+    if said.get(b"content-type", b"").startswith(b"text/html") and _POLICY not in said:
+        given.append((_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
     return given
 
 

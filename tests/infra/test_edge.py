@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from api import description
 from api.routes import oauth
+from infra.artifacts import source_entries
 from infra.constructs.cors import REQUEST_HEADERS
 from tests.infra.synthesized import Json, Synthesized
 from tests.support import contract
@@ -16,8 +18,8 @@ from tests.support import contract
 pytestmark = pytest.mark.fault("F-22b")
 
 FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
-OF_NO_VIEWER = {"x-karma-origin", "content-length"}
-"""CloudFront says them itself: its proof, and how long the body is that it sends on."""
+OF_NO_VIEWER = {"x-karma-origin", "content-length", "accept-encoding"}
+"""CloudFront says them itself: its proof, how long the body is that it sends on, and gzip or not."""
 NOT_READ = {"cache-control", "x-request-id"}
 """Browsers may send them, and nobody looks."""
 _READ = re.compile(r'(?:headers\.get|header|_header)\((?:scope, )?b?"([A-Za-z-]+)"')
@@ -94,3 +96,10 @@ def test_every_answer_has_a_content_security_policy_unless_its_origin_gave_one(a
     assert policy["Override"] is False
     assert "default-src 'none'" in policy["ContentSecurityPolicy"]
     assert "http" not in json.dumps(policy), "no other host"
+
+
+@pytest.mark.fault("F-22a")
+def test_the_api_s_archive_holds_what_its_pages_load() -> None:
+    shipped = {entry.name for entry in source_entries(FUNCTIONS / "api", prefix="api")}
+    for name in description.FILES:
+        assert shipped & {f"api/static/{name}", f"api/static/{name}.gz"}, f"{name} is missing: run `make install`"

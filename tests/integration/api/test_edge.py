@@ -32,7 +32,7 @@ def routes() -> Iterator[tuple[str, APIRoute]]:
     from api.handler import app
 
     for route in app.routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.include_in_schema:
             for method in sorted(route.methods or ()):
                 yield f"{method} {route.path}", route
 

@@ -1,0 +1,98 @@
+"""The API's description for people: `/docs` (Swagger UI) and `/redoc`, with nothing from any other host.
+
+What the pages load lies in `static/`: two short scripts of ours, and the bundles of both programs from npm, which
+`make install` puts there compressed (local/api_pages.py). Nothing of it is read before somebody opens a page.
+
+The name of a file stands behind the first digits of its SHA-256, so that browsers may keep it for good.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.routing import Router
+from karma.core.errors import NotFound
+
+STATIC = Path(__file__).with_name("static")
+PATH = "/docs/static"
+_CSS, _JS = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+_TYPES = {".css": _CSS, ".js": _JS}
+FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "swagger.js", "redoc.standalone.js", "redoc.js")
+"""All that is served. A bundle lies there as `<name>.gz`."""
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",  # both programs make style elements; no text of others is in the pages
+        "img-src 'self' data:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "worker-src blob:",  # Redoc's search
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_KEPT_FOR_GOOD = "public, max-age=31536000, immutable"
+
+description = Router("description", prefix="")
+
+
+@description.get("/docs", limit="public", include_in_schema=False)
+async def swagger_ui() -> Response:
+    """Show the description in Swagger UI, where requests can be tried."""
+    return _page("swagger-ui.css", "swagger-ui-bundle.js", "swagger.js")
+
+
+@description.get("/redoc", limit="public", include_in_schema=False)
+async def redoc() -> Response:
+    """Show the description in Redoc, for reading."""
+    return _page("redoc.standalone.js", "redoc.js")
+
+
+@description.get(PATH + "/{digest}/{name}", limit="public", include_in_schema=False)
+async def static_file(digest: str, name: str, request: Request) -> Response:
+    """Send a file of the pages, compressed to those who accept it."""
+    if name not in FILES or digest != digest_of(name):
+        raise NotFound("No such file")
+    headers = {"cache-control": _KEPT_FOR_GOOD, "vary": "accept-encoding", "x-content-type-options": "nosniff"}
+    body, is_compressed = _read(name)
+    if is_compressed and "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+    elif is_compressed:
+        body = gzip.decompress(body)
+    return Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
+
+
+@cache
+def digest_of(name: str) -> str:
+    """Return the digits by which a file of this version is known."""
+    return hashlib.sha256(_read(name)[0]).hexdigest()[:12]
+
+
+def _read(name: str) -> tuple[bytes, bool]:
+    """Return a file's bytes, and whether they are compressed."""
+    plain = STATIC / name
+    return (plain.read_bytes(), False) if plain.exists() else ((STATIC / f"{name}.gz").read_bytes(), True)
+
+
+def _page(*names: str) -> Response:
+    links = []
+    for name in names:
+        address = f"{PATH}/{digest_of(name)}/{name}"
+        is_style = name.endswith(".css")
+        links.append(
+            f'<link rel="stylesheet" href="{address}">' if is_style else f'<script defer src="{address}"></script>'
+        )
+    body = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>karma-cloud</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,">{"".join(links)}</head><body><div id="page"></div></body></html>'
+    )
+    return Response(body, headers={"content-security-policy": POLICY}, media_type="text/html")

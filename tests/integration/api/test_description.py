@@ -1,0 +1,84 @@
+"""The pages of the API's description: everything that they load is ours, and browsers are told to load nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from api import description
+from api.edge import Edge
+from tests.fakes.devices import FakeClock
+from tests.integration.api.conftest import Api
+from tests.support.asgi import exchange
+
+pytestmark = [pytest.mark.fault("F-22a"), pytest.mark.req("R-M-21")]
+
+
+def sent(api: Api, path: str, **headers: str) -> tuple[Any, bytes]:
+    """Return an answer of the gateway, and its body as a browser reads it."""
+    from api.handler import lambda_handler
+
+    answer = lambda_handler(api.event("GET", path, headers=headers), api.context)
+    body = answer.get("body", "")
+    data = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
+    return answer, gzip.decompress(data) if answer["headers"].get("content-encoding") == "gzip" else data
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_a_page_and_all_that_it_loads_come_from_here(api: Api, path: str) -> None:
+    answer, body = sent(api, path)
+    page = body.decode()
+    assert answer["headers"]["content-type"].startswith("text/html")
+    policy = dict(part.split(" ", 1) for part in answer["headers"]["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self'", "no inline script runs"
+    assert "http" not in "".join(policy.values())
+    assert re.findall(r"<script[^>]*>([^<]*)</script>", page), "scripts, none of them inline"
+    assert not "".join(re.findall(r"<script[^>]*>([^<]*)</script>", page))
+    addresses = [each for each in re.findall(r'(?:src|href)="([^"]*)"', page) if not each.startswith("data:")]
+    assert len(addresses) >= 2
+    for address in addresses:
+        assert re.fullmatch(r"/docs/static/[0-9a-f]{12}/[a-z.-]+", address)
+        compressed, unpacked = sent(api, address, **{"accept-encoding": "gzip, br"})
+        plain, same = sent(api, address)
+        assert compressed["statusCode"] == plain["statusCode"] == 200
+        assert unpacked == same != b""
+        for each in (compressed, plain):
+            assert each["headers"]["cache-control"] == "public, max-age=31536000, immutable"
+            kind = "text/css" if address.endswith(".css") else "text/javascript"
+            assert each["headers"]["content-type"].startswith(kind)
+    assert "/openapi.json" in sent(api, addresses[-1])[1].decode(), "the last script names the document"
+
+
+@pytest.mark.parametrize("name", [*description.FILES, "nothing.js", "..%2Fapp.py"])
+def test_another_version_of_a_file_is_not_kept(api: Api, name: str) -> None:
+    answer = api.call("GET", f"/docs/static/000000000000/{name}")
+    assert answer.status == 404
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_no_file_is_read_before_a_page_is_opened(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(description, "STATIC", description.STATIC / "nowhere")
+    description.digest_of.cache_clear()
+    try:
+        assert api.call("GET", "/api/health").status == 200
+        assert api.call("GET", "/docs").status == 500
+    finally:
+        description.digest_of.cache_clear()
+
+
+def test_every_other_page_loads_nothing() -> None:
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+        await send({"type": "http.response.body", "body": b"<p>Hello</p>"})
+
+    edge = Edge(page, clock=FakeClock(datetime(2026, 11, 21, tzinfo=UTC)), origin_secrets=tuple)
+    answer = exchange("GET", "/page")
+    asyncio.run(answer.run(edge))
+    assert answer.answer_headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
