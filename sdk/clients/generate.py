@@ -19,6 +19,8 @@ DOCUMENT = ROOT / "docs/openapi.json"
 TOOLS = ROOT / ".engine/contract/bin"
 NODE_TOOLS = ROOT / "node_modules/.bin"
 PYTHON_CONFIG = Path(__file__).with_name("python.yaml")
+SESSION = Path(__file__).with_name("python") / "session.py"
+"""Written by hand, as what `typescript/src` has beside the schema: it keeps a caller logged in."""
 TYPESCRIPT = Path(__file__).with_name("typescript")
 
 
@@ -41,6 +43,7 @@ def make_python(out: Path) -> Path:
         str(Path(__file__).parent / "python.yaml"),
     ]
     subprocess.run([*command, *options], check=True, env={**os.environ, "PATH": path})
+    shutil.copy(SESSION, out / "karma_cloud_client" / SESSION.name)
     return out
 
 

@@ -1,11 +1,12 @@
 // Lives one user's first minute through the generated client: argv = client module, api_url, address, password, serial.
 const [module, baseUrl, email, password, serial] = process.argv.slice(2);
-const { createClient } = await import(module);
+const { createClient, Session } = await import(module);
 
 const anybody = createClient({ baseUrl });
 const registered = await anybody.POST("/api/v1/auth/register", { body: { email, password, name: "A User" } });
 const login = await anybody.POST("/api/v1/auth/login", { body: { email, password } });
-const karma = createClient({ baseUrl, token: () => login.data.data.access_token });
+const tokens = { access_token: "one that is over", refresh_token: login.data.data.refresh_token };
+const karma = createClient({ baseUrl, fetch: new Session({ baseUrl, tokens }).fetch });
 const created = await karma.POST("/api/v1/devices", {
   body: { name: "Robot", model: "EOS-3A", mac: "02:00:00:00:00:01", serial_number: serial },
 });

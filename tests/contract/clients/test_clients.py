@@ -18,22 +18,31 @@ const karma = createClient({ baseUrl: "http://localhost", token: async () => "t"
 const { data, error } = await karma.GET("/api/v1/devices/{device_id}", { params: { path: { device_id: "x" } } });
 const name: string | undefined = data?.data.device.name;
 const code: string | undefined = error?.error.code;
+const status: "online" | "offline" | "error" | "updating" | undefined = data?.data.device.status;
+// @ts-expect-error no device has that status
+const never: "sleeping" | undefined = data?.data.device.status;
 // @ts-expect-error there is no such path
 await karma.GET("/api/v1/nothing");
 // @ts-expect-error a name is text
 await karma.POST("/api/v1/auth/register", { body: { email: "a@example.com", password: "12345678", name: 1 } });
-console.log(name, code);
+console.log(name, code, status, never);
 """
 USE_PYTHON = """
-from karma_cloud_client import AuthenticatedClient
+from karma_cloud_client import AuthenticatedClient, Client
 from karma_cloud_client.api.devices import get_device
+from karma_cloud_client.models.device_status import DeviceStatus
 from karma_cloud_client.models.error import Error
+from karma_cloud_client.session import Session
 
 def name_of(client: AuthenticatedClient, device_id: str) -> str:
     found = get_device.sync(device_id, client=client)
     if found is None or isinstance(found, Error):
         return found.error.code if found else ""
-    return found.data.device.name
+    status: DeviceStatus = found.data.device.status
+    return found.data.device.name if status is DeviceStatus.ONLINE else ""
+
+def logged_in(url: str) -> Client:
+    return Client(base_url=url, httpx_args={"auth": Session("access", "refresh")})
 """
 
 

@@ -36,7 +36,7 @@ def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW, agen
         agent_version=3 if agent else None,
     )
     first = Segment(
-        key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"X"}')
+        key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"CUSTOM"}')
     )
     store.start(run, thread=store.thread(thread), segment=first, messages=())
     last = Segment(
@@ -205,7 +205,7 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
     }
     assert api.call("GET", "/api/v1/runs/r1/events").data == {
         "segments": [
-            {"n": 1, "events": [{"type": "RUN_STARTED"}, {"type": "X"}]},
+            {"n": 1, "events": [{"type": "RUN_STARTED"}, {"type": "CUSTOM"}]},
             {"n": 2, "events": [{"type": "RUN_FINISHED"}]},
         ],
         "next_after": 2,

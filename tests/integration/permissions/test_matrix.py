@@ -11,6 +11,7 @@ import pytest
 from karma.core.ids import UserId, new_id
 from karma.identity.permissions import ROLES_OF
 from tests.integration.permissions.world import EVERY_SCOPE, OBJECTS, SHARED, Target, World, bearer, targets
+from tests.support.described import Described
 from tests.support.model_server import ModelServer
 
 TABLE = Path(__file__).resolve().parents[3] / "docs/permissions.md"
@@ -25,6 +26,8 @@ UNKNOWN = {
 PEOPLE = ("viewer", "user", "another user", "admin")
 KEYS = ("key with scope", "key without")
 COLUMNS = ("permission", *UNKNOWN, *PEOPLE, *KEYS)
+NEVER_SUCCEED: tuple[str, ...] = ()
+"""Routes whose success takes somebody else, who is not here."""
 NOTHING = "-"
 """Of a cell that no caller can be in."""
 
@@ -53,6 +56,8 @@ class Asked:
         self.world = world
         self.wrong: dict[str, str] = {}
         """The first cell of a route that cannot stand in the table."""
+        self.described = Described()
+        """Each answer, beside what the documents say of it."""
 
     def row(self, target: Target) -> Row:
         unknown = [name for name in target.parameters if name not in OBJECTS]
@@ -67,6 +72,9 @@ class Asked:
             return NOTHING
         owner = "viewer" if column == "viewer" else "user"
         answer = self.world.call(target, owner=owner, headers=self._headers(target, column))
+        self.described.compare(
+            target.function, target.method, target.path, answer.status, answer.content_type, answer.text
+        )
         if answer.status in {400, 422, 429} or answer.status >= 500:
             self._complain(
                 target, f"{column}: {answer.status} decides nothing; BODIES in world.py? {answer.text[:300]}"
@@ -114,6 +122,7 @@ def _message(text: str) -> str:
     return str(error["message"])
 
 
+@pytest.mark.fault("F-24b")
 @pytest.mark.req("R-M-36", "R-A-33", "R-A-34", "R-A-35", "R-K-25", "R-K-35", "R-K-36")
 def test_every_route_answers_everybody_as_was_decided(world: World, model: ModelServer) -> None:
     asked, written, found = Asked(world), decided(), {}
@@ -130,6 +139,11 @@ def test_every_route_answers_everybody_as_was_decided(world: World, model: Model
         differing
     )
     assert not gone, f"docs/permissions.md has rows of routes that are no more: {gone}"
+    untrue = asked.described.wrong
+    assert not untrue, "answers that are not as their documents say:\n" + "\n".join(
+        f"{where}: {problem}" for where, problem in untrue.items()
+    )
+    assert {target.name for target in targets()} - asked.described.succeeded == set(NEVER_SUCCEED)
 
 
 class TestTheTable:

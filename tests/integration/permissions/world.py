@@ -83,7 +83,7 @@ def targets() -> list[Target]:
     found = [
         Target("api", method, route.path, next(iter(permissions_of(route.described.dependant)), None), route.limit)
         for route in build().router.routes
-        if isinstance(route, Route)
+        if isinstance(route, Route) and route.described.include_in_schema
         for method in sorted(route.methods or ())
     ]
     found += [Target("agent_stream", route.method, route.path, route.permission, route.limit) for route in ROUTES]
@@ -105,12 +105,14 @@ class Answered:
 
     status: int
     text: str
+    content_type: str = ""
 
     @property
     def data(self) -> Any:
         return json.loads(self.text)["data"]
 
 
+_OF_LIMITS = ({"S": "bucket"}, {"S": "leases"})
 _KEEPS_CALLERS = {"api": "api.deps.identity", "agent_stream": "agent_stream.deps"}
 """Modules of the functions' composition roots."""
 
@@ -168,7 +170,7 @@ class World:
         address = "198.51.100." + str(SystemRandom().randrange(1, 255))
         event = self.event(method, path, body=body, headers=headers, query=query, source_ip=address)
         answer = lambda_handler(event, self.context)
-        return Answered(answer["statusCode"], answer.get("body", ""))
+        return Answered(answer["statusCode"], answer.get("body", ""), answer["headers"].get("content-type", ""))
 
     def call(self, target: Target, *, owner: str, headers: Mapping[str, str]) -> Answered:
         """Make the smallest valid request to a route, on things of an owner's."""
@@ -202,7 +204,7 @@ class World:
         return self._stream(target.method, path, body, headers, query=query)
 
     def stored(self) -> object:
-        """Return all that the function may have stored: items but the buckets of limits, things, messages."""
+        """Return all that the function may have stored: items but those of limits, things, messages."""
         iot, sqs, dynamodb = (self.stack.aws(service) for service in ("iot", "sqs", "dynamodb"))
         environment = self.stack.environment(self.function)
         found: list[object] = [iot.list_things()["things"], iot.list_certificates()["certificates"]]
@@ -212,7 +214,7 @@ class World:
                 found.append(counted["Attributes"])
             elif name.endswith("_TABLE"):
                 pages = dynamodb.get_paginator("scan").paginate(TableName=value)
-                items = [item for page in pages for item in page["Items"] if item.get("type") != {"S": "bucket"}]
+                items = [item for page in pages for item in page["Items"] if item.get("type") not in _OF_LIMITS]
                 found.append([_compared(item) for item in items if item.get("value") != {"N": "0"}])
         return found
 
@@ -298,7 +300,7 @@ class World:
                 await deps.model().close()
 
         asyncio.run(serve())
-        return Answered(request.status, request.data.decode())
+        return Answered(request.status, request.data.decode(), request.answer_headers.get("content-type", ""))
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -2,6 +2,7 @@ import createFetchClient, { type Client, type ClientOptions } from "openapi-fetc
 import type { components, paths } from "./schema.js";
 
 export type { components, paths };
+export { Session, type SessionOptions, type Tokens } from "./session.js";
 export type KarmaClient = Client<paths>;
 
 /** The error of every failure: act on `code`, give `request_id` when you ask for help. */

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from karma.agents.domain import RunStatus
 from karma.core.schemas import Data
 
 
@@ -23,7 +26,7 @@ class RunView(Data):
     id: str
     thread_id: str
     parent_run_id: str | None
-    status: str
+    status: RunStatus
     agent_id: str | None
     """Null in runs from before there were agents."""
     agent_version: int | None
@@ -71,7 +74,7 @@ class AgioRun(Data):
     id: str
     agent_id: str | None
     user_id: str
-    status: str
+    status: Literal["running", "completed", "cancelled", "failed"]
     input_query: str | None
     response_content: str | None
     metrics: AgioRunMetrics

@@ -138,7 +138,7 @@ class AvatarSummaryView(Data):
     description: str | None
     avatar_url: str | None
     skills: list[str]
-    status: str
+    status: AvatarStatus
     base_model: str | None
     tools: list[str]
     performance: dict[str, Any]

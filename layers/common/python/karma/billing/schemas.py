@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
@@ -27,13 +27,13 @@ class PriceData(Data):
     lookup_key: str
     amount_minor: int
     currency: str
-    interval: str
+    interval: Literal["day", "week", "month", "year"]
 
 
 class PlanData(Data):
     """A plan on offer."""
 
-    name: str
+    name: PlanName
     title: str
     limits: LimitsData
     prices: list[PriceData]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
+from karma.configuration.domain import ChangeType, ComponentType
 from karma.core.schemas import Body, Data, FreeForm, Version, Whole
 
 SeenVersion = Annotated[Whole, Field(ge=0, examples=[0])]
@@ -35,8 +36,7 @@ class ConfigSummaryView(Data):
     """A component in the list."""
 
     name: str
-    type: str
-    """`model`, `agent`, `tool`."""
+    type: ComponentType
     description: str
     enabled: bool
     tags: list[str]
@@ -88,8 +88,7 @@ class ConfigChangeView(Data):
     """An entry of a history."""
 
     version: int
-    change_type: str
-    """`created`, `updated`, `deleted`, `rolled_back`."""
+    change_type: ChangeType
     timestamp: str
     changed_by: str
     """Id of the administrator."""

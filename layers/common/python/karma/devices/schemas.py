@@ -21,8 +21,11 @@ from karma.devices.domain import (
     MAX_WAIT_S,
     MIN_TTL_S,
     SERIAL,
+    CommandStatus,
     DeviceModel,
+    DeviceStatus,
 )
+from karma.devices.telemetry import Resolution
 
 _TEXT = r"^[^\x00-\x1f\x7f]*$"
 
@@ -104,8 +107,8 @@ class DeviceOut(Data):
     id: str
     user_id: str
     name: str
-    model: str
-    status: str
+    model: DeviceModel
+    status: DeviceStatus
     ip: str | None
     mac: str
     serial_number: str
@@ -163,7 +166,7 @@ class LatestData(Data):
     """What a device said last."""
 
     device_id: str
-    status: str
+    status: DeviceStatus
     last_heartbeat: str | None
     latest: dict[str, ReadingOut]
 
@@ -189,7 +192,7 @@ class TelemetryData(Data):
     """Points in time order."""
 
     points: list[PointOut]
-    resolution: str
+    resolution: Resolution
     limit: int
     next_cursor: str | None
 
@@ -197,7 +200,7 @@ class TelemetryData(Data):
 class LateResultOut(Data):
     """What the device said after the command had ended otherwise; it changes nothing else."""
 
-    status: str
+    status: CommandStatus
     result: dict[str, Any] | None
     error: dict[str, Any] | None
     received_at: str
@@ -210,7 +213,7 @@ class CommandOut(Data):
     device_id: str
     command: str
     params: dict[str, Any]
-    status: str
+    status: CommandStatus
     serial: bool
     requested_by: str | None
     result: dict[str, Any] | None

@@ -17,6 +17,8 @@ from karma.files.domain import (
     NAME_PATTERN,
     PATH_PATTERN,
     ROOT,
+    FileStatus,
+    Rejection,
     child_of,
     clean_name,
     clean_path,
@@ -141,8 +143,8 @@ class FileOut(Data):
     checksum_sha256: str | None
     metadata: dict[str, Any]
     permissions: dict[str, Any]
-    status: str
-    rejection: str | None
+    status: FileStatus
+    rejection: Rejection | None
     created_at: str
     modified_at: str
     accessed_at: str | None

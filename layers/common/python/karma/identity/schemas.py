@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StringConstraints
 
 from karma.core.schemas import Body, Data, Moment, Version
 from karma.identity.audit import AuditEvent
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
+from karma.identity.oauth.domain import ProviderName
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -104,7 +105,7 @@ class LinkBegunData(Data):
 class LinkOut(Data):
     """A provider that opens the account."""
 
-    provider: str
+    provider: ProviderName
     linked_at: datetime
 
 
@@ -170,7 +171,7 @@ class UserOut(Data):
     email: str
     name: str
     avatar: str | None
-    role: str
+    role: Role
     locale: Locale
     email_verified: bool
     created_at: datetime
@@ -194,7 +195,7 @@ class TokensOut(Data):
 
     access_token: str
     refresh_token: str
-    token_type: str
+    token_type: Literal["bearer"]
     expires_in: int
     """Seconds until the access token expires."""
 

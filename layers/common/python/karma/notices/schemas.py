@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from karma.core.schemas import Data
+from karma.notices.domain import NoticeType, Severity
 
 
 class NoticeView(Data):
     """A notice, in the language of its reader's account."""
 
     id: str
-    type: str
-    severity: str
-    """`info`, `warning`, `critical`."""
+    type: NoticeType
+    severity: Severity
     title: str
     text: str
     data: dict[str, str]

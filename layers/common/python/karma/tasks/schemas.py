@@ -113,7 +113,7 @@ class TaskView(Data):
     title: str
     description: str
     priority: int
-    status: str
+    status: TaskStatus
     progress: int
     """Percent of its subtasks that are completed; 100 for a completed task."""
     subtask_count: int
@@ -133,7 +133,7 @@ class SubtaskView(Data):
     ref: str | None
     title: str
     description: str
-    status: str
+    status: TaskStatus
     dependencies: list[str]
     """Ids of subtasks of the same task."""
     tools: list[str]
