@@ -398,10 +398,7 @@ _SCHEMAS: Schema = {
                     "type": {"type": "string"},
                     "message": {"type": "string"},
                     "path": {"type": "string"},
-                    "details": {
-                        "type": ["array", "object"],
-                        "description": "For 422 a list of `{field, message, type}`",
-                    },
+                    "details": {"description": "An object, or for 422 a list of `{field, message, type}`"},
                 },
             )
         },

@@ -54,7 +54,7 @@ _AGIO_ERROR = {
                 "type": {"type": "string"},
                 "message": {"type": "string"},
                 "path": {"type": "string"},
-                "details": {"type": ["array", "object"], "description": "For 422 a list of `{field, message, type}`"},
+                "details": {"description": "An object, or for 422 a list of `{field, message, type}`"},
             },
         }
     },

@@ -26,8 +26,13 @@ UNKNOWN = {
 PEOPLE = ("viewer", "user", "another user", "admin")
 KEYS = ("key with scope", "key without")
 COLUMNS = ("permission", *UNKNOWN, *PEOPLE, *KEYS)
-NEVER_SUCCEED: tuple[str, ...] = ()
-"""Routes whose success takes somebody else, who is not here."""
+NEVER_SUCCEED = (
+    "api GET /api/v1/auth/oauth/{provider}/start",
+    "api GET /api/v1/auth/oauth/{provider}/callback",
+    "api GET /api/v1/devices/{device_id}/files/{file_id}/download",
+    "api POST /api/v1/devices/{device_id}/files/{file_id}/complete",
+)
+"""Routes that answer a redirection, or whose success takes an upload to elsewhere before."""
 NOTHING = "-"
 """Of a cell that no caller can be in."""
 
