@@ -104,7 +104,7 @@ def test_typescript_requests_share_one_trade(tmp_path: Path) -> None:
         pytest.skip("Node.js or TypeScript is missing: run `make install`")
     source = generate.TYPESCRIPT / "src" / "session.ts"
     options = ["--strict", "--target", "ES2022", "--module", "ES2022", "--lib", "ES2022,DOM", "--skipLibCheck"]
-    subprocess.run([tsc, *options, "--types", "", "--outDir", tmp_path, source], check=True)
+    subprocess.run([tsc, *options, "--outDir", tmp_path, source], check=True)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "try.js").write_text(SCRIPT)
     done = subprocess.run([node, tmp_path / "try.js"], capture_output=True, text=True, check=True)
