@@ -27,7 +27,6 @@ NEVER = "cannot be refused"
 BUSY = "ProvisionedThroughputExceededException"
 TOLD_OTHERWISE = {
     "ApiKeyRepository.note_use": "None",  # a key is not refused because its use cannot be noted
-    "ArrivalStore.store": "StorageUnavailable",  # Stripe is to send the event again, whatever it was
 }
 FOREIGN: dict[str, Any] = (
     {
