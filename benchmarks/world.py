@@ -184,6 +184,7 @@ def _deploy(engine: MiniStack) -> dict[str, str]:
         "RUNS_QUEUE_URL": sqs.create_queue(QueueName="bench-runs")["QueueUrl"],
         "MAIL_QUEUE_URL": sqs.create_queue(QueueName="bench-mail")["QueueUrl"],
         "FILES_QUEUE_URL": sqs.create_queue(QueueName="bench-files")["QueueUrl"],
+        "INGEST_QUEUE_URL": sqs.create_queue(QueueName="bench-ingest")["QueueUrl"],
         "FILES_BUCKET": "bench-files",
         "STAGE": "bench",
         "DEVICE_POLICY_NAME": _policy(engine),
