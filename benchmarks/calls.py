@@ -192,6 +192,7 @@ class Rows:
         yield _Step("GET /projects/{id}", "GET", f"{v1}/projects/{first.project_id}")
         yield _Step("GET /plans", "GET", f"{v1}/plans")
         yield _Step("GET /subscriptions/current", "GET", f"{v1}/subscriptions/current")
+        yield _Step("GET /usage", "GET", f"{v1}/usage")
         yield from self._list("GET /billing/inbox", f"{v1}/billing/inbox", {})
 
     def _list(self, route: str, path: str, query: Mapping[str, object]) -> Iterator[_Step]:

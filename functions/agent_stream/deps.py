@@ -17,6 +17,11 @@ from karma.agents.engine import Limits
 from karma.agents.repository import AgentsItem, DynamoRunStore
 from karma.agents.service import RunReader, RunService
 from karma.agents.watchdog import QueueWatchdog
+from karma.billing.allowances import Allowances
+from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.repository.usage import UsageRepository
+from karma.billing.service import SubscriptionService
+from karma.billing.usage import bind_usage
 from karma.configuration.current import CurrentConfiguration
 from karma.configuration.repository import ConfigurationRepository
 from karma.core import aws, secrets
@@ -39,7 +44,6 @@ from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:
-    from karma.billing.service import SubscriptionService
     from karma.files.reading import FileReader
 
 
@@ -88,17 +92,21 @@ def open_streams() -> OpenStreams:
 
 @cache
 def subscription_service() -> SubscriptionService:
-    """Tell who is on which plan; imported when a limit first depends on it."""
-    from karma.billing.repository.subscriptions import SubscriptionRepository
-    from karma.billing.service import SubscriptionService
-
+    """Tell who is on which plan."""
     return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
 
 
 @cache
+def allowances() -> Allowances:
+    """Tell what accounts may use of their plans."""
+    return Allowances(plan_of=subscription_service().plan, clock=clock())
+
+
+@cache
 def run_store() -> DynamoRunStore:
-    """Bind the agents table."""
+    """Bind the agents table, and the one where runs reserve what they take of their owner's plan."""
     bind(AgentsItem, settings().agents_table)
+    bind_usage(settings().billing_table)
     return DynamoRunStore()
 
 
@@ -106,6 +114,12 @@ def run_store() -> DynamoRunStore:
 def model() -> AnthropicModel:
     """Reach the models; the client is made at the first call."""
     return AnthropicModel(secret_arn=settings().model_secret_arn, base_url=settings().model_base_url)
+
+
+@cache
+def spending() -> UsageRepository:
+    """Extend what runs have reserved."""
+    return UsageRepository(settings().billing_table)
 
 
 @cache
@@ -121,6 +135,8 @@ def run_service() -> RunService:
         configuration=configuration(),
         tools=tools,
         library=Library(S3Attachments(settings().files_bucket), OwnFiles(), Fetcher()),
+        allowances=allowances(),
+        spending=spending(),
         clock=clock(),
         limits=Limits(),
     )

@@ -41,10 +41,12 @@ from karma.agents.ports import (
     ToolEnded,
     TurnEnded,
 )
+from karma.billing.allowances import Reservation
 from karma.core.errors import NotFound, PayloadTooLarge
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
 from karma.identity.parent import AccountGone
+from tests.fakes.usage import MemoryUsage
 
 
 class SetClock:
@@ -63,7 +65,10 @@ class SetClock:
 class MemoryRunStore:
     """RunStore in dictionaries. `fail` raises what it returns for a call's name, before the call has any effect."""
 
-    def __init__(self, fail: Callable[[str], Exception | None] = lambda _: None) -> None:
+    def __init__(
+        self, fail: Callable[[str], Exception | None] = lambda _: None, *, usage: MemoryUsage | None = None
+    ) -> None:
+        self.usage = usage or MemoryUsage()
         self.runs_by_key: dict[RunKey, Run] = {}
         self.logs: dict[RunKey, dict[int, Segment]] = defaultdict(dict)
         self.threads: dict[ThreadKey, Thread] = {}
@@ -81,7 +86,14 @@ class MemoryRunStore:
         return self.threads.get(key, Thread(key=key))
 
     def start(
-        self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...], after: int | None = None
+        self,
+        run: Run,
+        *,
+        thread: Thread,
+        segment: Segment,
+        messages: tuple[Message, ...],
+        after: int | None = None,
+        reservations: Sequence[Reservation] = (),
     ) -> None:
         self._meet("start")
         if run.key.user_id in self.gone:
@@ -91,6 +103,7 @@ class MemoryRunStore:
         stored = self.threads.get(thread.key, Thread(key=thread.key))
         if stored.version != thread.version or stored.active_run_id is not None:
             raise ThreadChanged
+        self.usage.reserve(reservations)
         self.runs_by_key[run.key] = run
         self.logs[run.key][segment.n] = segment
         self.threads[thread.key] = replace(stored, active_run_id=run.key.run_id, version=stored.version + 1)
@@ -109,6 +122,7 @@ class MemoryRunStore:
             return
         self.logs[segment.key][segment.n] = segment
         self.runs_by_key[segment.key] = end(self.runs_by_key[segment.key], how)
+        self.usage.adjust([how.correction] if how.correction else [])
         stored = self.threads[thread]
         self.threads[thread] = replace(stored, active_run_id=None, version=stored.version + 1)
         self._keep(history)

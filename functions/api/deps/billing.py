@@ -10,6 +10,7 @@ from api.deps.process import clock, settings
 if TYPE_CHECKING:
     from karma.billing.allowances import Allowances
     from karma.billing.customers import CustomerDesk
+    from karma.billing.repository.usage import UsageRepository
     from karma.billing.service import InboxKeeper, SubscriptionService
 
 
@@ -28,6 +29,14 @@ def allowances() -> Allowances:
     from karma.billing.allowances import Allowances
 
     return Allowances(plan_of=subscriptions().plan, clock=clock())
+
+
+@cache
+def usage() -> UsageRepository:
+    """Show what accounts have taken of their plans."""
+    from karma.billing.repository.usage import UsageRepository
+
+    return UsageRepository(settings().billing_table)
 
 
 @cache

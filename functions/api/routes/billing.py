@@ -11,6 +11,7 @@ from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
+from karma.billing.allowances import Usage
 from karma.billing.domain import EventState, InboxEvent, Pause, Subscription, read_hint
 from karma.billing.plans import Limits, Plan, plan_at
 from karma.billing.ports import CustomerLink
@@ -23,6 +24,7 @@ from karma.billing.schemas import (
     LinkCustomer,
     PlanListData,
     ReplayData,
+    UsageData,
 )
 from karma.core.clock import iso
 from karma.core.ids import UserId
@@ -43,6 +45,13 @@ async def current_subscription(caller: Annotated[Caller, permit("billing:read")]
     """Show the caller's subscription; the free plan when nothing was ever bought."""
     service = billing.subscriptions()
     return ok({"subscription": subscription_view(service.current(caller.user_id), at=service.now())})
+
+
+@router.get("/usage", responses=answers(UsageData))
+async def get_usage(caller: Annotated[Caller, permit("billing:read")]) -> Response:
+    """Show how much of each limit of their plan the caller has taken, this month or at all."""
+    found = billing.usage().read(billing.allowances().of(caller.user_id))
+    return ok({"usage": [usage_view(each) for each in found]})
 
 
 @router.get("/billing/inbox", responses=answers(InboxData, errors=(400,)))
@@ -161,6 +170,16 @@ def subscription_view(row: Subscription, *, at: datetime) -> dict[str, Any]:
         "stripe_subscription_id": row.stripe_subscription_id,
         "stripe_customer_id": row.stripe_customer_id,
         "limits": limits_view(plan_at(entitled, at).limits),
+    }
+
+
+def usage_view(usage: Usage) -> dict[str, Any]:
+    """Render what is taken of a limit; null is unlimited, or not counted by month."""
+    return {
+        "metric": usage.metric,
+        "used": usage.used,
+        "allowed": usage.allowed,
+        "resets_at": _moment(usage.resets_at),
     }
 
 

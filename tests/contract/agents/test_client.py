@@ -32,7 +32,9 @@ from tests.fakes.agents import (
 )
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
+from tests.fakes.usage import MemoryUsage
 from tests.support.agui import ProtocolViolated, verify
+from tests.support.plans import allowances
 
 NODE = shutil.which("node")
 CURRENT = "1.0.0"
@@ -74,6 +76,8 @@ def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
             configuration=as_built(),
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
             library=library(),
+            allowances=allowances(),
+            spending=MemoryUsage(),
             clock=SetClock(),
             limits=Limits(),
         )

@@ -1,6 +1,7 @@
 """Runs of agents from the catalogue: what reaches the model server through the real SDK, and what the run records."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,12 +10,16 @@ from karma.agents.catalogue.domain import Agent, AgentSpec
 from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.catalogue.service import Catalogue
 from karma.agents.repository import AgentsItem
+from karma.billing.allowances import Metric
+from karma.billing.plans import PlanName
+from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
 from karma.core.dynamo.items import bind
 from karma.core.ids import new_id
 from tests.fakes.agents import events_of, types
 from tests.support.agui import verify
 from tests.support.model_server import message, text, tool_use
+from tests.support.plans import allowance
 
 SPEC = AgentSpec(
     name="Scout",
@@ -125,3 +130,35 @@ def test_what_names_no_agent_is_refused_by_its_field(streams: Any, agent: object
     (wrong,) = json.loads(answer.data)["error"]["details"]
     assert wrong["field"] == "forwardedProps.agent_id"
     assert streams.items() == []
+
+
+@pytest.mark.fault("F-19a")
+class TestARunThatThePlanHasNoRoomFor:
+    def test_is_refused_before_its_stream_begins(self, streams: Any) -> None:
+        usage = UsageRepository(streams.stack.tables["billing"])
+        usage.extend(allowance(streams.user_id, PlanName.FREE, at=datetime.now(UTC)).reserve(Metric.RUNS, 200))
+
+        refused = streams.run(streams.agent(hello("karma")))
+
+        assert refused.status == 402
+        error = json.loads(refused.data)["error"]
+        assert error["code"] == "QUOTA_EXCEEDED"
+        assert (error["details"]["limit"], error["details"]["plan"]) == ("runs_per_month", "free")
+        assert error["details"]["resets_at"] > datetime.now(UTC).isoformat()
+        assert streams.items() == []
+        assert streams.model.requests == []
+
+    def test_ends_before_the_call_that_it_does_not_cover(self, streams: Any) -> None:
+        call = tool_use("c1", "searchDatabase", json.dumps({"query": "x"}))
+        # 10,000 micro-dollars of claude-haiku-5-5; its first call may cost about half of that.
+        streams.model.answer(message(call, stop_reason="tool_use", usage={"input_tokens": 60_000}, output_tokens=8_000))
+        now = datetime.now(UTC)
+        usage = UsageRepository(streams.stack.tables["billing"])
+        usage.extend(allowance(streams.user_id, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 2_000_000 - 10_500))
+
+        events = events_of(streams.run(streams.agent(hello("karma"))).data)
+
+        assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", "QUOTA_EXCEEDED")
+        assert len(streams.model.requests) == 1
+        taken = {each.metric: each.used for each in usage.read(allowance(streams.user_id, at=now))}
+        assert taken[Metric.MODEL_SPEND] == 2_000_000 - 500

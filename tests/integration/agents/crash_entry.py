@@ -15,6 +15,8 @@ from karma.agents.requests import parse_run_input
 from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext, described
 from karma.agents.watchdog import QueueWatchdog, attend
+from karma.billing.repository.usage import UsageRepository
+from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId
@@ -23,6 +25,7 @@ from karma.integrations.sqs import SqsQueue
 from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, library, text, tool
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
+from tests.support.plans import allowances
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
     """First delivery: the request. Second: the watchdog, an hour later; it finds what the crash left."""
     bind(AgentsItem, event["table"])
     bind_accounts(event["accounts"])
+    bind_usage(event["billing"])
     store = DynamoRunStore()
     if event["deliver"] == "request":
         model = ScriptedModel(
@@ -63,6 +67,8 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
             configuration=as_built(),
             tools=[NOTE],
             library=library(),
+            allowances=allowances(),
+            spending=UsageRepository(event["billing"]),
             clock=SystemClock(),
             limits=Limits(),
         )

@@ -7,28 +7,41 @@ from typing import Any
 import orjson
 import pytest
 
-from karma.agents.domain import RunKey, RunStatus, ThreadKey
+from karma.agents.domain import RunKey, RunStatus, ThreadKey, Usage
 from karma.agents.explain import explain
+from karma.agents.prices import cost
 from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.billing.allowances import Metric
+from karma.billing.repository.usage import UsageRepository
 from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId
 from tests.fakes.agents import SetClock, caller
 from tests.support.accounts import open_account
 from tests.support.agui import verify
 from tests.support.crash_processes import Processes
+from tests.support.plans import allowance
 
 ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:run_once"
 KEY = RunKey(caller().user_id, RunId("r1"))
 THREAD = ThreadKey(caller().user_id, ThreadId("t1"))
+COST = 2 * cost(Usage(10, 5), "claude-test", datetime.now(UTC))
+"""Of both scripted calls, in micro-dollars."""
 
 
-def empty(stack: Any) -> None:
-    table = stack.tables["agents"]
+def empty(stack: Any, table: str) -> None:
     for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=table):
         for item in page["Items"]:
             stack.aws("dynamodb").delete_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]})
 
 
+def used(stack: Any) -> tuple[int, int]:
+    """Runs and micro-dollars that the plan counts."""
+    read = UsageRepository(stack.tables["billing"]).read(allowance(KEY.user_id, at=datetime.now(UTC)))
+    found = {each.metric: each.used for each in read}
+    return found[Metric.RUNS], found[Metric.MODEL_SPEND]
+
+
+@pytest.mark.fault("F-19a")
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: Any, side: Any) -> None:
     stack.use("runs")
@@ -38,6 +51,7 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: An
     event = {
         "table": stack.tables["agents"],
         "accounts": stack.tables["identity"],
+        "billing": stack.tables["billing"],
         "queue": stack.queues["runs"],
         "deliver": "request",
         "body": {"threadId": "t1", "runId": "r1", "messages": [{"id": "u1", "role": "user", "content": "hi"}]},
@@ -45,14 +59,17 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: An
     ends: list[str] = []
     with Processes(ENTRY) as processes:
         for n in range(1, 40):
-            empty(stack)
+            for table in ("agents", "billing"):
+                empty(stack, stack.tables[table])
             died = processes.run(event, die=(side, n))
             assert not died.error, died.error
             looked = [processes.run({**event, "deliver": "watchdog"}) for _ in range(2)]  # a repeat is harmless
             assert not any(each.error for each in looked), looked
             run = store.run(KEY)
+            taken = used(stack)
             if run is None:
                 assert store.thread(THREAD).version == 0
+                assert taken == (0, 0)
                 ends.append("not started")
                 continue
             assert run.status is not RunStatus.RUNNING
@@ -63,6 +80,12 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: An
             verify([orjson.loads(data) for segment in log for data in segment.events])
             told = explain(KEY.run_id, store=store, clock=SetClock(datetime.now(UTC) + timedelta(hours=1)))
             assert str(run.status) in told
+            # A run that died keeps what it reserved: nobody knows what its calls cost.
+            assert taken[0] == 1
+            if run.cost_micros is None:
+                assert taken[1] >= COST
+            else:
+                assert taken[1] == run.cost_micros == COST
             ends.append(run.error_code or "finished")
             if not died.crashed:
                 break

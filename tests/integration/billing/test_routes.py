@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
+from karma.billing.allowances import Metric
 from karma.billing.arrival import Arrival
 from karma.billing.domain import project
+from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.inbox import KEEP, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.repository.usage import UsageRepository
 from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
+from tests.support.plans import allowance, limited
 from tests.unit.billing.test_domain import stripe_subscription
 
 PASSWORD = "Correct-horse-battery-9"
@@ -93,6 +97,25 @@ def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: B
     assert (shown["plan"], shown["status"], shown["entitled_plan"]) == ("team", "active", "team")
     assert shown["current_period_end"].endswith("Z")
     assert shown["limits"]["devices"] == 500
+
+
+@pytest.mark.fault("F-19a")
+def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login: Any) -> None:
+    assert api("GET", "/usage")[0] == 401
+    token, user = login("usage@example.com")
+    table = UsageRepository(billing.stack.tables["billing"])
+    now = datetime.now(UTC)
+    table.extend(limited(user, amount=2))
+    table.extend(allowance(user, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 1_234))
+    status, body = api("GET", "/usage", token=token)
+    assert status == 200
+    found = {each["metric"]: each for each in body["data"]["usage"]}
+    assert list(found) == ["devices", "seats", "storage", "runs_per_month", "model_spend_per_month"]
+    assert found["devices"] == {"metric": "devices", "used": 2, "allowed": 3, "resets_at": None}
+    assert (found["storage"]["used"], found["storage"]["allowed"]) == (0, 1_000_000_000)
+    spend = found["model_spend_per_month"]
+    assert (spend["used"], spend["allowed"]) == (1_234, 2_000_000)
+    assert datetime.fromisoformat(spend["resets_at"]).day == 1
 
 
 def arrive(table: str, event_id: str) -> None:

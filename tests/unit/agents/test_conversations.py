@@ -35,7 +35,9 @@ from karma.agents.tools import Tool, ToolContext
 from tests.fakes.agents import KeptFrames, MemoryRunStore, RememberedWatchdog, SetClock, caller, library
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
+from tests.fakes.usage import MemoryUsage
 from tests.support.agui import verify
+from tests.support.plans import allowances
 
 Wire = dict[str, Any]
 
@@ -235,6 +237,8 @@ class Talk:
             configuration=as_built(),
             tools=[LOOK],
             library=library(),
+            allowances=allowances(),
+            spending=MemoryUsage(),
             clock=SetClock(),
             limits=Limits(),
         )

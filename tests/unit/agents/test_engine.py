@@ -19,6 +19,8 @@ from karma.agents.ports import ModelFailed, StopReason, TextDelta
 from karma.agents.requests import RunInput, parse_run_input
 from karma.agents.service import RunReader, RunService
 from karma.agents.tools import Tool, ToolContext, ToolFailed, described
+from karma.billing.allowances import Allowances
+from karma.billing.plans import PlanName, plan_at
 from karma.core.clock import monotonic
 from karma.core.errors import NotFound, StorageUnavailable, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id
@@ -41,6 +43,7 @@ from tests.fakes.agents import (
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
 from tests.support.agui import verify
+from tests.support.plans import allowances
 
 FIND_TOOL = {"name": "askUser", "description": "Ask", "parameters": {"type": "object", "properties": {}}}
 
@@ -98,6 +101,7 @@ class World:
         self.clock = SetClock()
         self.limits = limits or Limits()
         self.role = Role.USER
+        self.plan = PlanName.ENTERPRISE
         self.agents = catalogue()
         self.configuration = as_built()
         self.attachments = MemoryAttachments()
@@ -115,6 +119,8 @@ class World:
             configuration=self.configuration,
             tools=[ECHO],
             library=self.library,
+            allowances=Allowances(plan_of=lambda _: plan_at(self.plan, self.clock.now()), clock=self.clock),
+            spending=self.store.usage,
             clock=self.clock,
             limits=self.limits,
         )
@@ -507,6 +513,8 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
         configuration=world.configuration,
         tools=[forbidden],
         library=world.library,
+        allowances=allowances(),
+        spending=world.store.usage,
         clock=world.clock,
         limits=world.limits,
     )

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from karma.billing.allowances import Adjustment
 from karma.core.errors import Conflict, Upstream
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
@@ -85,6 +86,7 @@ class RunErrorCode(StrEnum):
     ANSWER_TOO_LARGE = "ANSWER_TOO_LARGE"
     CONTEXT_WINDOW_EXCEEDED = "CONTEXT_WINDOW_EXCEEDED"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
     OWNER_LOST = "OWNER_LOST"
     CANCELLED = "CANCELLED"
@@ -104,6 +106,7 @@ ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
     RunErrorCode.ANSWER_TOO_LARGE: "The model's answer is larger than a conversation can hold",
     RunErrorCode.CONTEXT_WINDOW_EXCEEDED: "The conversation is longer than the model can read",
     RunErrorCode.DEADLINE_EXCEEDED: "The run reached its time limit",
+    RunErrorCode.QUOTA_EXCEEDED: "The plan's model spend of this month does not cover the next model call",
     RunErrorCode.STORAGE_UNAVAILABLE: "The run could not be recorded; try again later",
     RunErrorCode.OWNER_LOST: "The process that executed the run was lost",
     RunErrorCode.CANCELLED: "The run was stopped, since its conversation went on",
@@ -273,6 +276,8 @@ class Run:
     error_code: str = ""
     turns: int = 0
     usage: Json | None = None
+    cost_micros: int | None = None
+    """What its model calls count for in its owner's plan, in micro-dollars; None until it ended, and where unknown."""
     pending_tool_call_ids: tuple[str, ...] = ()
     asked_hash: str = ""
     """Digest of the request that began it: the same one again asks for its answer, not for another run."""
@@ -290,6 +295,9 @@ class RunEnd:
     error_code: str = ""
     turns: int = 0
     usage: Json | None = None
+    cost_micros: int | None = None
+    correction: Adjustment | None = None
+    """Of what the run reserved of its owner's model spend; None leaves all of it taken."""
     pending_tool_call_ids: tuple[str, ...] = ()
     last_message: int = -1
 
@@ -360,6 +368,7 @@ def end(run: Run, how: RunEnd) -> Run:
         error_code=how.error_code,
         turns=how.turns,
         usage=how.usage,
+        cost_micros=how.cost_micros,
         pending_tool_call_ids=how.pending_tool_call_ids,
         last_message=how.last_message,
     )

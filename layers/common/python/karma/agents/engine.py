@@ -47,6 +47,7 @@ from karma.agents.ports import (
     TurnEnded,
 )
 from karma.agents.repair import repair
+from karma.agents.spending import Budget
 from karma.agents.stored import dump_messages
 from karma.agents.texts import GrowingText
 from karma.agents.tools import Toolbox, ToolOutcome, is_readable
@@ -128,8 +129,10 @@ class RunEngine:
         library: Library,
         limits: Limits,
         clock: Clock,
+        budget: Budget,
     ) -> None:
         self._plan = plan
+        self._budget = budget
         self._log = log
         self._sink = sink
         self._model = model
@@ -156,6 +159,7 @@ class RunEngine:
             await self._fail(exc.code)
         except ModelFailed as exc:
             self._usage += exc.usage
+            self._budget.failed(exc.usage)
             logger.warning("run.model_failed", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
             await self._fail(exc.code)
         except OwnershipLost:
@@ -198,13 +202,8 @@ class RunEngine:
         """Call the model once and send what it says while it says it."""
         message_id = short_id()
         turn = _Turn(message_id=message_id, text=events.text_deltas(message_id))
-        request = ModelRequest(
-            model=self._plan.model,
-            system=self._plan.system,
-            messages=repair(self._plan.messages),
-            tools=self._tools(),
-            max_tokens=self._limits.max_tokens,
-        )
+        request = model_request(self._plan, self._toolbox, self._limits)
+        await self._budget.admit(request)
         log, write = self._log, self._sink.write
         async for batch in self._model.stream(request):
             frames: list[bytes] = []
@@ -232,6 +231,7 @@ class RunEngine:
         if turn.ended is None:
             raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT)
         self._usage += turn.ended.usage
+        self._budget.ended(turn.ended.usage)
         return turn
 
     async def _structure(self, turn: _Turn, event: object) -> None:
@@ -325,11 +325,6 @@ class RunEngine:
     def _is_frontend(self, call: ToolCall) -> bool:
         return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
 
-    def _tools(self) -> list[ToolSpec]:
-        own = self._toolbox.specs()
-        names = {tool.name for tool in own}
-        return [*own, *(tool for tool in self._plan.frontend_tools if tool.name not in names)]
-
     def _end_text(self, turn: _Turn) -> list[Event]:
         return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
 
@@ -407,9 +402,24 @@ class RunEngine:
             error_code=code.value if code else "",
             turns=self._turns,
             usage=self._wire_usage(),
+            cost_micros=self._budget.spent,
+            correction=self._budget.correction(),
             pending_tool_call_ids=tuple(pending),
             last_message=last,
         )
+
+
+def model_request(plan: Plan, toolbox: Toolbox, limits: Limits) -> ModelRequest:
+    """Return the next call of a run's model."""
+    own = toolbox.specs()
+    names = {tool.name for tool in own}
+    return ModelRequest(
+        model=plan.model,
+        system=plan.system,
+        messages=repair(plan.messages),
+        tools=[*own, *(tool for tool in plan.frontend_tools if tool.name not in names)],
+        max_tokens=limits.max_tokens,
+    )
 
 
 def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:

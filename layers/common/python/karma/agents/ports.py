@@ -22,6 +22,7 @@ from karma.agents.domain import (
     Usage,
     Wish,
 )
+from karma.billing.allowances import Reservation
 from karma.configuration.current import RunChoice
 from karma.core.ids import AgentId, RunId, UserId
 
@@ -134,6 +135,17 @@ class Configured(Protocol):
         """
 
 
+class Spending(Protocol):
+    """Where running runs reserve more of their owners' model spend: billing's UsageRepository."""
+
+    def extend(self, reservation: Reservation) -> None:
+        """Take more. Blocks.
+
+        Raises:
+            QuotaExceeded: less is left; nothing was taken.
+        """
+
+
 class Watchdog(Protocol):
     """Somebody who looks after a run when its process cannot."""
 
@@ -168,14 +180,23 @@ class RunStore(Protocol):
         """Read a thread with its messages, consistently; an absent one is empty."""
 
     def start(
-        self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...], after: int | None = None
+        self,
+        run: Run,
+        *,
+        thread: Thread,
+        segment: Segment,
+        messages: tuple[Message, ...],
+        after: int | None = None,
+        reservations: Sequence[Reservation] = (),
     ) -> None:
         """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
 
-        The messages follow the one at position `after`, else the thread's latest.
+        The messages follow the one at position `after`, else the thread's latest. What the run reserves of its
+        owner's plan is taken with it.
 
         Raises:
-            RunExists: the id was used before.
+            RunExists: the id was used before, whatever is left of the plan.
+            QuotaExceeded: the plan has no room for it.
             ThreadChanged: `thread` is not the stored one any more.
             AccountGone: the user is deleted.
         """
@@ -188,7 +209,9 @@ class RunStore(Protocol):
         """
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
-        """Write the last segment, end the run and free the thread: all or nothing. Repeats as in `append`.
+        """Write the last segment, end the run, correct what it reserved and free the thread: all or nothing.
+
+        Repeats as in `append`; the correction counts once.
 
         Raises:
             OwnershipLost: another writer has this number, or has ended the run.

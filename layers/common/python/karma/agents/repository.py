@@ -18,7 +18,7 @@ guessing or reusing an id. The counter is written in the transaction that starts
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import orjson
@@ -42,6 +42,8 @@ from karma.agents.domain import (
 )
 from karma.agents.ports import RunPage
 from karma.agents.stored import dump_messages, load_messages
+from karma.billing import usage
+from karma.billing.allowances import Reservation
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -139,6 +141,7 @@ class RunItem(AgentsItem, discriminator="run"):
     turns = NumberAttribute(default=0)
     usage = UnicodeAttribute(null=True)
     """JSON of an AG-UI TokenUsage."""
+    cost_micros = NumberAttribute(null=True)
     pending_tool_call_ids = UnicodeAttribute(default="[]")
     """JSON list."""
     asked_hash = UnicodeAttribute(default="")
@@ -243,7 +246,14 @@ class DynamoRunStore:
         return head, messages, forks
 
     def start(
-        self, run: Run, *, thread: Thread, segment: Segment, messages: tuple[Message, ...], after: int | None = None
+        self,
+        run: Run,
+        *,
+        thread: Thread,
+        segment: Segment,
+        messages: tuple[Message, ...],
+        after: int | None = None,
+        reservations: Sequence[Reservation] = (),
     ) -> None:
         """See RunStore; one transaction."""
         tx = Transaction()
@@ -278,6 +288,8 @@ class DynamoRunStore:
         for each in _messages_items(history, now):
             tx.put(each, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
+        # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
+        usage.reserve(tx, reservations)
         tx.commit()
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
@@ -312,6 +324,8 @@ class DynamoRunStore:
             actions.append(RunItem.last_message.set(how.last_message))
         if how.usage is not None:
             actions.append(RunItem.usage.set(_json(how.usage)))
+        if how.cost_micros is not None:
+            actions.append(RunItem.cost_micros.set(how.cost_micros))
         tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
         head = ThreadItem(thread_pk(thread), HEAD)
         tx.update(
@@ -322,6 +336,8 @@ class DynamoRunStore:
         if history is not None:
             for item in _messages_items(history, now):
                 tx.put(item)
+        if how.correction is not None:
+            usage.adjust(tx, [how.correction])
         try:
             tx.commit()
         except ConditionFailed:
@@ -446,6 +462,7 @@ def _run(item: RunItem) -> Run:
         error_code=item.error_code,
         turns=int(item.turns),
         usage=orjson.loads(item.usage) if item.usage else None,
+        cost_micros=_whole(item.cost_micros),
         pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
         asked_hash=item.asked_hash,
         last_message=int(item.last_message),
@@ -500,3 +517,7 @@ def _json(value: object) -> str:
 
 def _when(text: str | None) -> datetime:
     return parse_iso(text or "")
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)

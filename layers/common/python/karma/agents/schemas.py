@@ -34,6 +34,9 @@ class RunView(Data):
     error_code: str | None
     turns: int
     usage: RunUsage | None
+    cost_micros: int | None
+    """What its model calls count for in the plan, in micro-dollars. Null until the run ended, and where it is not
+    known: then what was reserved for it stays counted."""
     pending_tool_call_ids: list[str]
     created_at: str
     finished_at: str | None

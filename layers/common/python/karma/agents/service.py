@@ -30,20 +30,29 @@ from karma.agents.domain import (
     Wish,
     is_readable_id,
 )
-from karma.agents.engine import Limits, Plan, RunEngine
+from karma.agents.engine import Limits, Plan, RunEngine, model_request
 from karma.agents.events import CURRENT
 from karma.agents.history import application_text, awaited_calls
 from karma.agents.log import RunLog
 from karma.agents.opening import MAX_SNAPSHOT_BYTES, opening, shown
-from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Watchdog
+from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Spending, Watchdog
 from karma.agents.repeats import is_repeat, redeliver
 from karma.agents.requests import RunInput
+from karma.agents.spending import Budget, first_reservations
 from karma.agents.stored import dump_messages
 from karma.agents.tools import Tool, Toolbox
 from karma.agents.watchdog import FIRST_LOOK, Inspector
+from karma.billing.allowances import Allowances
 from karma.configuration.current import RunChoice
 from karma.core.clock import Clock, epoch_ms, iso
-from karma.core.errors import InvalidRequest, NotFound, PayloadTooLarge, StorageThrottled, ValidationFailed
+from karma.core.errors import (
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    QuotaExceeded,
+    StorageThrottled,
+    ValidationFailed,
+)
 from karma.core.ids import AgentId, RunId, UserId, new_id
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
@@ -80,6 +89,8 @@ class RunService:
         configuration: Configured,
         tools: Sequence[Tool],
         library: Library,
+        allowances: Allowances,
+        spending: Spending,
         clock: Clock,
         limits: Limits,
     ) -> None:
@@ -91,6 +102,8 @@ class RunService:
         self._tools = tools
         self._library = library
         self._arrivals = Arrivals(library)
+        self._allowances = allowances
+        self._spending = spending
         self._clock = clock
         self._limits = limits
 
@@ -110,12 +123,15 @@ class RunService:
             ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
             RunExists, ThreadBusy: the run id was used, or the thread has an active run.
             PayloadTooLarge: more new messages than one transaction holds.
+            QuotaExceeded: the caller's plan has no room for another run, or for what its first model call may cost;
+                nothing was recorded.
         """
         self._refuse_own_names(asked)
         key = RunKey(caller.user_id, asked.run_id)
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
-        agent, choice, thread = await asyncio.to_thread(
-            self._prepare, asked.agent, thread_key, is_new=asked.opens_thread
+        (agent, choice, thread), allowance = await asyncio.gather(
+            asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
+            asyncio.to_thread(self._allowances.of, caller.user_id),
         )
         admit = self._arrivals.admit
         admitted = replace(asked, sent=await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent))
@@ -126,8 +142,11 @@ class RunService:
         # Only an object has room for who is asking; any other state is the application's alone.
         state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
         writer = new_id()
+        toolbox = self._toolbox(agent, choice, caller)
+        limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
         for attempt in range(_ATTEMPTS):
             merged = self._merge(thread, admitted)
+            plan = self._plan(asked, merged, thread, agent=agent, choice=choice, toolbox=toolbox, deadline=deadline)
             first = opening(asked, merged, state)
             now = self._clock.now()
             run = Run(
@@ -147,11 +166,18 @@ class RunService:
                     raise RunExists(f"Run {asked.run_id} exists already")
                 if thread.active_run_id is not None:
                     await self._free(thread, asked)
+                reservations = first_reservations(allowance, model_request(plan, toolbox, limits))
                 await asyncio.to_thread(
-                    self._store.start, run, thread=thread, segment=segment, messages=merged.new, after=merged.after
+                    self._store.start,
+                    run,
+                    thread=thread,
+                    segment=segment,
+                    messages=merged.new,
+                    after=merged.after,
+                    reservations=reservations,
                 )
                 break
-            except RunExists:
+            except (RunExists, QuotaExceeded):
                 before = await asyncio.to_thread(self._store.run, key)
                 if before is None or not is_repeat(before, asked):
                     raise
@@ -162,30 +188,6 @@ class RunService:
                     raise
                 await asyncio.sleep(_PAUSE_S * 2**attempt)
                 thread = await asyncio.to_thread(self._store.thread, thread_key)
-        messages = list(late_results(merged.conversation))
-        asks_anew = bool(messages) and messages[-1].role == "user"
-
-        def shorten(text: str) -> str:
-            return self._library.shorten(caller.user_id, text)
-
-        allowed = set(agent.spec.tools) - choice.disabled_tools
-        toolbox = Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
-        limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
-        application = application_text(asked.instructions, asked.context)
-        plan = Plan(
-            run_id=key.run_id,
-            thread=thread_key,
-            model=choice.model,
-            max_turns=agent.spec.max_steps,
-            system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
-            messages=messages,
-            stored=thread.next_message + len(merged.new),
-            last=thread.latest + len(merged.new) if merged.new else merged.after,
-            speaks=asked.speaks,
-            frontend_tools=asked.tools,
-            pending=() if asks_anew else [call for call in awaited_calls(messages) if not toolbox.has(call.name)],
-            deadline=self._latest_end(deadline),
-        )
 
         def execute(sink: Sink) -> asyncio.Task[None]:
             log = RunLog(self._store, sink, self._clock, key=key, thread=thread_key, head=1, writer=writer, epoch=1)
@@ -200,6 +202,9 @@ class RunService:
                 library=self._library,
                 limits=limits,
                 clock=self._clock,
+                budget=Budget(
+                    reservations[-1], allowances=self._allowances, spending=self._spending, clock=self._clock
+                ),
             )
             return asyncio.get_running_loop().create_task(run_it(engine), name=f"run {key.run_id}")
 
@@ -210,6 +215,42 @@ class RunService:
             await engine.run()
 
         return StartedRun(key, execute)
+
+    def _toolbox(self, agent: Agent, choice: RunChoice, caller: Caller) -> Toolbox:
+        def shorten(text: str) -> str:
+            return self._library.shorten(caller.user_id, text)
+
+        allowed = set(agent.spec.tools) - choice.disabled_tools
+        return Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
+
+    def _plan(
+        self,
+        asked: RunInput,
+        merged: Merged,
+        thread: Thread,
+        *,
+        agent: Agent,
+        choice: RunChoice,
+        toolbox: Toolbox,
+        deadline: datetime | None,
+    ) -> Plan:
+        messages = list(late_results(merged.conversation))
+        asks_anew = bool(messages) and messages[-1].role == "user"
+        application = application_text(asked.instructions, asked.context)
+        return Plan(
+            run_id=asked.run_id,
+            thread=thread.key,
+            model=choice.model,
+            max_turns=agent.spec.max_steps,
+            system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
+            messages=messages,
+            stored=thread.next_message + len(merged.new),
+            last=thread.latest + len(merged.new) if merged.new else merged.after,
+            speaks=asked.speaks,
+            frontend_tools=asked.tools,
+            pending=() if asks_anew else [call for call in awaited_calls(messages) if not toolbox.has(call.name)],
+            deadline=self._latest_end(deadline),
+        )
 
     def _latest_end(self, deadline: datetime | None) -> datetime:
         latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
@@ -375,6 +416,7 @@ def run_view(run: Run) -> dict[str, object]:
         "error_code": run.error_code or None,
         "turns": run.turns,
         "usage": run.usage,
+        "cost_micros": run.cost_micros,
         "pending_tool_call_ids": list(run.pending_tool_call_ids),
         "created_at": iso(run.created_at),
         "finished_at": iso(run.finished_at) if run.finished_at else None,

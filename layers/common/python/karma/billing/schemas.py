@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
+from karma.billing.allowances import Metric
 from karma.billing.domain import EventState, SubscriptionStatus
 from karma.billing.plans import PlanName
 from karma.core.schemas import Body, Data
@@ -81,6 +82,25 @@ class CurrentSubscriptionData(Data):
     """The caller's subscription."""
 
     subscription: SubscriptionData
+
+
+class UsageView(Data):
+    """How much of one limit of the plan is taken."""
+
+    metric: Metric
+    """Bytes of `storage`, micro-dollars of `model_spend_per_month`; else a number."""
+    used: int
+    """What is reserved counts as used."""
+    allowed: int | None
+    """Null is unlimited."""
+    resets_at: str | None
+    """When the count begins anew; null: it is not counted by month."""
+
+
+class UsageData(Data):
+    """What the caller has taken of their plan."""
+
+    usage: list[UsageView]
 
 
 class InboxEventData(Data):

@@ -16,8 +16,7 @@ from pynamodb.expressions.update import Action
 from karma.billing.allowances import Adjustment, Allowance, Metric, Reservation, Usage, allowed_by, period_of
 from karma.billing.repository.items import BillingItem
 from karma.billing.repository.keys import BillingKey, user_pk
-from karma.core.dynamo.access import batch_get, upsert
-from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.access import batch_get
 from karma.core.dynamo.items import Key, bind
 from karma.core.dynamo.partitions import delete_keys, pages
 from karma.core.dynamo.transaction import Transaction
@@ -59,15 +58,14 @@ class UsageRepository:
         bind(BillingItem, table)
 
     def extend(self, reservation: Reservation) -> None:
-        """Take more of a metric: one write.
+        """Take more of a metric: a transaction of one write, so that a repeat by the SDK counts once.
 
         Raises:
             QuotaExceeded: less is left; nothing was taken.
         """
-        try:
-            upsert(_item(reservation), _added(reservation, reservation.amount), _room(reservation))
-        except ConditionFailed as exc:
-            raise reservation.refusal() from exc
+        tx = Transaction()
+        reserve(tx, [reservation])
+        tx.commit()
 
     def purge(self, purge: Purge) -> bool:
         """Remove what is kept of a deleted account, True when that was done."""

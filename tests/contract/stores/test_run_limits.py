@@ -1,0 +1,146 @@
+"""What runs take of their owner's plan: by their start and their end, all or nothing, on every store of runs."""
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from karma.agents.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadKey
+from karma.agents.ports import RunStore
+from karma.billing.allowances import Metric, Reservation
+from karma.billing.plans import PlanName
+from karma.billing.repository.usage import UsageRepository
+from karma.billing.usage import bind_usage
+from karma.core.errors import QuotaExceeded, StorageThrottled
+from karma.core.ids import ThreadId, new_id
+from tests.contract.stores.test_runs import NOW, USER, run, segment, stored_runs
+from tests.fakes.agents import MemoryRunStore
+from tests.fakes.usage import MemoryUsage
+from tests.support.plans import allowance, limited
+from tests.support.stores import Store
+
+pytestmark = pytest.mark.fault("F-19a")
+RUNS, SPEND = 200, 2_000_000
+"""What the free plan allows a month."""
+
+
+@dataclass
+class Stores:
+    runs: RunStore
+    usage: MemoryUsage | UsageRepository
+
+    @property
+    def used(self) -> tuple[int, int]:
+        found = {each.metric: each.used for each in self.usage.read(allowance(USER, PlanName.FREE, at=NOW))}
+        return found[Metric.RUNS], found[Metric.MODEL_SPEND]
+
+    def start(self, of: Run, reservations: Sequence[Reservation]) -> None:
+        thread = self.runs.thread(ThreadKey(USER, of.thread_id))
+        self.runs.start(of, thread=thread, segment=segment(of=of), messages=(), reservations=reservations)
+
+    def finish(self, of: Run, *, spent: int | None, reserved: Reservation, writer: str = "w1") -> None:
+        correction = None if spent is None else reserved.adjusted(spent - reserved.amount)
+        how = RunEnd(status=RunStatus.FINISHED, at=NOW + timedelta(seconds=5), cost_micros=spent, correction=correction)
+        last = segment(2, of=of, writer=writer, terminal=True)
+        self.runs.finish(last, how, thread=ThreadKey(USER, of.thread_id))
+
+
+@pytest.fixture
+def stores(store: Store) -> Stores:
+    if store.in_memory:
+        memory = MemoryUsage()
+        return Stores(MemoryRunStore(usage=memory), memory)
+    table = store.database.tables["billing"]
+    bind_usage(table)
+    return Stores(stored_runs(store.database), UsageRepository(table))
+
+
+def new_run() -> Run:
+    return replace(run(new_id()), thread_id=ThreadId(new_id()))
+
+
+def reserved(spend: int = 1) -> tuple[Reservation, Reservation]:
+    return limited(USER, Metric.RUNS), limited(USER, Metric.MODEL_SPEND, spend)
+
+
+@pytest.mark.parametrize("full", [Metric.RUNS, Metric.MODEL_SPEND])
+def test_of_two_starts_at_once_one_gets_the_last_run_and_the_last_micro_dollars(stores: Stores, full: Metric) -> None:
+    stores.usage.extend(limited(USER, full, {Metric.RUNS: RUNS, Metric.MODEL_SPEND: SPEND}[full] - 1))
+    before = stores.used
+
+    def start(of: Run) -> Run | str:
+        while True:
+            try:
+                stores.start(of, reserved())
+            except StorageThrottled:
+                continue
+            except QuotaExceeded as refused:
+                return str(refused.details["limit"])  # type: ignore[index,call-overload]
+            return of
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(start, [new_run(), new_run()]))
+    (passed,) = [each for each in outcomes if isinstance(each, Run)]
+    assert [each for each in outcomes if each is not passed] == [full.value]
+    assert stores.used == (before[0] + 1, before[1] + 1)
+    assert stores.runs.count(USER) == 1
+    assert stores.runs.run(passed.key) is not None
+
+
+def test_a_refused_start_leaves_nothing_and_its_thread_free(stores: Stores) -> None:
+    stores.usage.extend(limited(USER, Metric.RUNS, RUNS))
+    refused = new_run()
+    with pytest.raises(QuotaExceeded):
+        stores.start(refused, reserved())
+    assert stores.runs.run(refused.key) is None
+    assert stores.runs.thread(ThreadKey(USER, refused.thread_id)).version == 0
+    assert stores.used == (RUNS, 0)
+
+
+def test_a_start_that_is_repeated_meets_its_run_and_not_the_plan_that_it_filled(stores: Stores) -> None:
+    first = new_run()
+    stores.start(first, reserved(SPEND))
+    with pytest.raises(RunExists):
+        stores.start(first, reserved(SPEND))
+    assert stores.used == (1, SPEND)
+
+
+def test_the_cost_is_read_back(stores: Stores) -> None:
+    mine, takes = new_run(), reserved(50)
+    stores.start(mine, takes)
+    stores.finish(mine, spent=7, reserved=takes[1])
+    found = stores.runs.run(mine.key)
+    assert found is not None
+    assert found.cost_micros == 7
+    assert stores.used == (1, 7)
+
+
+def test_random_histories_balance(stores: Stores) -> None:
+    rng = random.Random(7)
+    running: dict[Run, Reservation] = {}
+    count = spent = 0
+    for _ in range(16):
+        if running and rng.random() < 0.5:
+            mine = rng.choice(list(running))
+            takes = running.pop(mine)
+            # What nobody knows the usage of keeps what it reserved.
+            known = rng.choice([None, 0, rng.randint(1, 2 * takes.amount)])
+            for _ in range(rng.randint(1, 2)):
+                stores.finish(mine, spent=known, reserved=takes)
+            with pytest.raises(OwnershipLost):
+                stores.finish(mine, spent=0, reserved=takes, writer="w2")
+            spent += 0 if known is None else known - takes.amount
+        else:
+            mine, takes = new_run(), limited(USER, Metric.MODEL_SPEND, rng.randint(1, SPEND // 3))
+            with suppress(QuotaExceeded):
+                stores.start(mine, (limited(USER, Metric.RUNS), takes))
+                running[mine] = takes
+                count, spent = count + 1, spent + takes.amount
+            with suppress(QuotaExceeded, RunExists):
+                stores.start(mine, (limited(USER, Metric.RUNS), takes))
+                pytest.fail("a refused start passed when it was repeated, or a run began twice")
+        assert stores.used == (count, spent)
