@@ -138,7 +138,7 @@ class TestARunThatThePlanHasNoRoomFor:
         usage = UsageRepository(streams.stack.tables["billing"])
         usage.extend(allowance(streams.user_id, PlanName.FREE, at=datetime.now(UTC)).reserve(Metric.RUNS, 200))
 
-        refused = streams.run(streams.agent(hello("karma")))
+        refused = streams.run(streams.make("POST", "/api/v1/agent", body=hello("karma")))
 
         assert refused.status == 402
         error = json.loads(refused.data)["error"]

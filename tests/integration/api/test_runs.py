@@ -47,6 +47,7 @@ def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW, agen
         at=at + timedelta(seconds=2),
         turns=1,
         usage={"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
+        cost_micros=40,
     )
     store.finish(last, how, thread=thread)
 
@@ -198,6 +199,7 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
         "error_code": None,
         "turns": 1,
         "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
+        "cost_micros": 40,
         "pending_tool_call_ids": [],
         "created_at": "2026-11-21T12:00:00.000Z",
         "finished_at": "2026-11-21T12:00:02.000Z",
