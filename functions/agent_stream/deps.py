@@ -34,7 +34,7 @@ from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
 from karma.identity.authentication import Authenticator
 from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
-from karma.identity.limits import OpenStreams, Throttle
+from karma.identity.limits import OPEN_STREAMS, OpenRequests, Throttle
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
@@ -85,9 +85,9 @@ def throttle() -> Throttle:
 
 
 @cache
-def open_streams() -> OpenStreams:
+def open_streams() -> OpenRequests:
     """Count the streams that each account has open."""
-    return OpenStreams(DynamoLeases(settings().identity_table), clock())
+    return OpenRequests(DynamoLeases(settings().identity_table), clock(), pool=OPEN_STREAMS)
 
 
 @cache

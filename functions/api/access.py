@@ -13,12 +13,13 @@ from api.deps import billing, identity
 from api.deps.process import clock, settings
 from api.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, caller_address
 from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.dynamo.leases import DynamoLeases
 from karma.core.errors import Forbidden
 from karma.core.observability import logger
 from karma.core.ratelimit import Decision, LocalBuckets, network_of
 from karma.identity.audit import Source
 from karma.identity.domain import Caller
-from karma.identity.limits import RULES, Throttle
+from karma.identity.limits import RULES, WAITING_REQUESTS, OpenRequests, Throttle
 from karma.identity.permissions import canonical
 
 
@@ -31,6 +32,12 @@ def throttle() -> Throttle:
         clock=clock(),
         plan_of=lambda user_id: billing.subscriptions().plan(user_id).name,
     )
+
+
+@cache
+def waiting() -> OpenRequests:
+    """Cap the requests that wait for a device."""
+    return OpenRequests(DynamoLeases(settings().identity_table), clock(), pool=WAITING_REQUESTS)
 
 
 def admit(scope: Scope, limit: str) -> None:

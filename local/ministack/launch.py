@@ -1,9 +1,11 @@
 """Runs the embedded engine (MiniStack) in its own virtual environment, so that only this machine reaches it.
 
-Three things differ from its own launcher; each is checked by tests/integration/local/test_loopback.py:
+Four things differ from its own launcher; each is checked by tests/integration/local/test_loopback.py:
 
 * Whatever listens, listens on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
 * A device without a certificate does not get through the TLS handshake, as with AWS: the engine would let it in.
+* A web page of another site reaches nothing. The engine lets any page call it and believes any signature, so that a
+  page in the browser of whoever runs this could deploy code of its own.
 * MQTT over WebSocket is refused. It carries no certificate, and the engine does not check signatures in its place.
 
     python -P launch.py PORT
@@ -14,6 +16,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from ministack.app import app
@@ -24,6 +27,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _LOOPBACK = "127.0.0.1"
+_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Of this machine, as pages and calls name it."""
 _POLICY_VIOLATION = 1008
 
 
@@ -49,8 +54,37 @@ def require_certificates() -> None:
     iot._mtls_build_ssl_context = required  # noqa: SLF001
 
 
-async def without_mqtt_over_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve the engine's application, except WebSockets that are to carry MQTT."""
+def is_foreign(scope: Scope) -> bool:
+    """Tell whether a browser sends this for a page that this machine does not serve, or under a name not its own.
+
+    Browsers say which page asks in `Origin`, else in `Sec-Fetch-Site`; other programs send neither. The name is looked
+    at because a site may have its own name lead here (DNS rebinding): its pages then count as of the same origin.
+    """
+    headers = {name.lower(): value.decode("latin-1").lower() for name, value in scope.get("headers", ())}
+    if urlsplit(f"//{headers.get(b'host', '')}").hostname in _NAMES or not _is_browser(headers):
+        origin = headers.get(b"origin")
+        if origin is not None:
+            return urlsplit(origin).hostname not in _NAMES
+        return headers.get(b"sec-fetch-site", "none") == "cross-site"
+    return True
+
+
+def _is_browser(headers: dict[bytes, str]) -> bool:
+    return b"origin" in headers or b"sec-fetch-site" in headers
+
+
+async def for_this_machine(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve the engine's application, except to pages of other sites and to WebSockets that are to carry MQTT."""
+    if scope["type"] == "http" and is_foreign(scope):
+        body = b'{"message": "this environment takes calls of web pages that this machine serves, and of programs"}'
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    if scope["type"] == "websocket" and is_foreign(scope):
+        await receive()
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        return
     offered = [
         protocol.strip().lower()
         for name, value in scope.get("headers", ())
@@ -71,7 +105,7 @@ def main() -> None:
     port = parser.parse_args().port
     require_certificates()
     config = uvicorn.Config(
-        without_mqtt_over_websocket,
+        for_this_machine,
         host=_LOOPBACK,
         port=port,
         # A quarter less CPU for each call than with Hypercorn, the engine's own server.

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.access import permit
+from api.access import permit, waiting
 from api.deps import billing, devices, process
 from api.idempotency import Outcome, once
 from api.locking import IfMatch, etag, expected_version
@@ -224,6 +225,11 @@ async def send_command(request: Request, device_id: str, body: SendCommandReques
     """Send a command; with `wait_s` the answer waits for the device's, and shows the command as it is then."""
 
     def create() -> Outcome:
+        # Before the command is sent: a request that may not wait sends none.
+        with waiting().held(caller.user_id) if body.wait_s else nullcontext():
+            return send()
+
+    def send() -> Outcome:
         service = devices.commands()
         sent = service.send(
             caller.user_id,
@@ -266,8 +272,9 @@ async def get_command(
     """Show a command; with `wait_s` once it is over, or as it is then."""
     service = devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
-    if wait_s:
-        command = service.wait(caller.user_id, command, timeout_s=wait_s)
+    if wait_s and not command.finished:
+        with waiting().held(caller.user_id):
+            command = service.wait(caller.user_id, command, timeout_s=wait_s)
     return ok(_command_data(command))
 
 

@@ -26,7 +26,7 @@ from local.processes import Processes
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
 
-pytestmark = [pytest.mark.needs("iot"), pytest.mark.fault("F-23a")]
+pytestmark = [pytest.mark.needs("iot"), pytest.mark.fault("F-23a", "F-26b")]
 CONNECT = {
     "3.1.1": b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a",
     "5": b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01a",
@@ -122,3 +122,36 @@ def test_mqtt_over_websocket_is_no_way_around_it(engine: Engine, protocol: str) 
         "sec-websocket-protocol": protocol,
     }
     assert httpx.get(f"{engine.endpoint_url}/mqtt", headers=headers, timeout=30).status_code == 403
+
+
+FOREIGN = [
+    {"origin": "https://elsewhere.example"},
+    {"origin": "null"},
+    {"origin": "http://localhost.elsewhere.example:8080"},
+    {"sec-fetch-site": "cross-site"},
+    {"host": "elsewhere.example", "sec-fetch-site": "same-origin"},
+    {"host": "elsewhere.example", "origin": "http://elsewhere.example"},
+]
+OWN: list[dict[str, str]] = [
+    {},
+    {"origin": "http://localhost:5173"},
+    {"origin": "http://127.0.0.1:8080", "sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "none"},
+    {"sec-fetch-site": "same-site"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_a_page_of_another_site_reaches_nothing(engine: Engine, headers: dict[str, str]) -> None:
+    # Of the kind that browsers send without asking first: no preflight, a signature in the query that nobody checks.
+    answer = httpx.post(
+        f"{engine.endpoint_url}/?Action=CreateQueue&QueueName=foreign&X-Amz-Credential=test/20260101/us-east-1/sqs/aws4",
+        headers={"content-type": "text/plain", **headers},
+        trust_env=False,
+    )
+    assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (403, None)
+
+
+@pytest.mark.parametrize("headers", OWN)
+def test_programs_and_pages_of_this_machine_get_through(engine: Engine, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{engine.endpoint_url}/_ministack/health", headers=headers, trust_env=False).status_code == 200

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -89,8 +90,11 @@ MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
 """Streams that one account may have open: each keeps a process of the streaming function, of which there are only so
 many for all accounts (docs/adr/0035). No stream outlives its process's time, 15 minutes."""
-_STREAMS_RETRY_S = 10
-"""Most streams end long before they must."""
+WAITING_REQUESTS = Pool("waiting_requests", 5, timedelta(seconds=30))
+"""Requests of one account that may wait for a device (`wait_s`): each keeps a process of the API, of which there are
+only so many for all accounts and for ingest. None waits longer than the gateway, 30 seconds."""
+_OPEN_RETRY_S = 10
+"""Most of them end long before they must."""
 
 
 class Throttle:
@@ -165,16 +169,16 @@ class Leases(Protocol):
     def give_back(self, lease: Lease) -> None: ...  # noqa: D102
 
 
-class OpenStreams:
-    """Counts the streams that an account has open, over all processes."""
+class OpenRequests:
+    """Caps how many long requests of one kind an account has open at once, over all processes."""
 
-    def __init__(self, leases: Leases, clock: Clock, pool: Pool = OPEN_STREAMS) -> None:
+    def __init__(self, leases: Leases, clock: Clock, *, pool: Pool) -> None:
         self._leases = leases
         self._clock = clock
         self._pool = pool
 
     def open(self, user_id: UserId, *, until: datetime | None) -> Lease:
-        """Count one more stream, which ends by `until`, or by the longest time that a stream may have.
+        """Count one more, which ends by `until`, or by the longest time that one of this kind may have.
 
         Raises:
             RateLimited: the account has as many open as it may.
@@ -186,14 +190,28 @@ class OpenStreams:
             count("RateLimited", limit=self._pool.name)
             wait_s = math.ceil((full.free_at - now).total_seconds())
             raise RateLimited(
-                f"Too many open streams: {self._pool.places} at once are allowed; close one, or wait until one ends",
-                retry_after_s=max(1, min(_STREAMS_RETRY_S, wait_s)),
+                f"Too many {self._pool.name.replace('_', ' ')}: {self._pool.places} at once are allowed; "
+                "close one, or wait until one ends",
+                retry_after_s=max(1, min(_OPEN_RETRY_S, wait_s)),
                 limit=self._pool.name,
             ) from None
 
+    @contextmanager
+    def held(self, user_id: UserId, *, until: datetime | None = None) -> Iterator[None]:
+        """Count one for as long as a block runs.
+
+        Raises:
+            RateLimited: the account has as many open as it may; the block did not begin.
+        """
+        lease = self.open(user_id, until=until)
+        try:
+            yield
+        finally:
+            self.close(lease)
+
     def close(self, lease: Lease) -> None:
-        """Count a stream no more. One that cannot be given back is counted until its time is over."""
+        """Count one no more. One that cannot be given back is counted until its time is over."""
         try:
             self._leases.give_back(lease)
         except Upstream as exc:
-            logger.warning("stream.not_given_back", code=exc.code)
+            logger.warning("open_request.not_given_back", code=exc.code)
