@@ -155,6 +155,8 @@ class Rows(file_rows.FileRows):
     @cached_property
     def runs(self) -> DynamoRunStore:
         bind(AgentsItem, self._tables["agents"])
+        # Runs take what they may spend of their owner's plan.
+        bind_usage(self._tables["billing"])
         return DynamoRunStore()
 
     @cached_property

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from karma.agents.domain import RunEnd, RunStatus, Wish
+from karma.billing.allowances import Metric
 from karma.billing.domain import EventState
 from karma.billing.ports import CustomerLink
 from karma.core.clock import epoch_ms
@@ -105,12 +106,13 @@ def _ended_command(r: Rows) -> Command:
 
 def _started(r: Rows) -> Call:
     run, thread = r.run(), r.thread
-    return lambda: r.runs.start(run, thread=thread, segment=r.segment(), messages=(r.said,))
+    takes = [limited(run.key.user_id, Metric.RUNS)]
+    return lambda: r.runs.start(run, thread=thread, segment=r.segment(), messages=(r.said,), reservations=takes)
 
 
 def _finished(r: Rows) -> Call:
-    r.running  # noqa: B018
-    how = RunEnd(status=RunStatus.FINISHED, at=LATER, usage={"inputTokens": 1})
+    gives_back = limited(r.running.key.user_id, Metric.MODEL_SPEND, 2).adjusted(-1)
+    how = RunEnd(status=RunStatus.FINISHED, at=LATER, usage={"inputTokens": 1}, cost_micros=1, correction=gives_back)
     return lambda: r.runs.finish(r.segment(2, terminal=True), how, thread=r.thread_key, history=r.history(1))
 
 
