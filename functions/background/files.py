@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
+from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
@@ -28,13 +29,16 @@ class Settings(FunctionSettings):
     """What this function is given."""
 
     devices_table: str
+    billing_table: str
     files_bucket: str
 
 
 @cache
 def verifier() -> Verifier:
-    """Bind the table and name the bucket, once a process."""
+    """Bind the tables and name the bucket, once a process."""
     settings = load(Settings)
+    # What is rejected gives its bytes back.
+    bind_usage(settings.billing_table)
     devices = DeviceParent(DeviceRepository(settings.devices_table))
     files = FileRepository(settings.devices_table, devices)
     return Verifier(files, S3Files(settings.files_bucket), SystemClock())

@@ -10,6 +10,7 @@ from karma.billing.customers import Lookout
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.service import InboxKeeper
+from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
 from karma.core.dynamo.items import bind
 from karma.core.errors import ValidationFailed
@@ -32,6 +33,7 @@ from karma.mail.repository import OutboxRepository
 from karma.mail.service import PostOffice
 from karma.projects.repository import ProjectRepository
 from karma.projects.sweeps import finish_deletions as finish_deletions_of_projects
+from karma.projects.sweeps import finish_moves as finish_moves_of_seats
 from karma.tasks.repository import DynamoTaskStore
 from karma.tasks.sweeps import finish_deletions as finish_deletions_of_tasks
 
@@ -117,6 +119,8 @@ def _files() -> int:
 
 def _file_repository() -> FileRepository:
     table = settings().devices_table
+    # What is given up gives its bytes back.
+    bind_usage(settings().billing_table)
     return FileRepository(table, DeviceParent(DeviceRepository(table)))
 
 
@@ -130,7 +134,10 @@ def _tasks() -> int:
 
 
 def _projects() -> int:
-    return finish_deletions_of_projects(ProjectRepository(settings().work_table), SystemClock())
+    # Those who were members give their seats back, those of a project that another plan pays for take them there.
+    bind_usage(settings().billing_table)
+    store, clock = ProjectRepository(settings().work_table), SystemClock()
+    return finish_deletions_of_projects(store, clock) + finish_moves_of_seats(store, clock)
 
 
 _SWEEPS = {

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from karma.billing.allowances import Metric, Reservation, given_back
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
@@ -30,6 +31,7 @@ from karma.files.ports import ObjectGone, StoredPart, UploadGone
 from karma.files.repository.files import FileRepository, Place, Rows
 from karma.files.repository.items import directory_sk
 from karma.integrations.s3 import FileStorageUnavailable
+from tests.fakes.usage import MemoryUsage
 
 _Place = tuple[DeviceId, FileId]
 
@@ -141,8 +143,9 @@ class MemoryDevices:
 class MemoryFiles(FileRepository):
     """Entries, and the names that they have; each method keeps the conditions that the one above it sends."""
 
-    def __init__(self, devices: MemoryDevices) -> None:
+    def __init__(self, devices: MemoryDevices, usage: MemoryUsage | None = None) -> None:
         self._owners = devices
+        self.usage = usage or MemoryUsage()
         self.entries: dict[FileId, DeviceFile] = {}
         self.names: dict[tuple[DeviceId, str, str], FileId] = {}
         self.dues: dict[FileId, datetime] = {}
@@ -192,11 +195,20 @@ class MemoryFiles(FileRepository):
 
     # Making
 
-    def add(self, entry: DeviceFile, *, directories: Iterable[DeviceFile], due: datetime | None) -> None:
+    def add(
+        self,
+        entry: DeviceFile,
+        *,
+        reservation: Reservation | None,
+        directories: Iterable[DeviceFile],
+        due: datetime | None,
+    ) -> None:
         made = list(directories)
         self._require_device(entry)
         self._require_free(entry)
         self._require_places(entry, made)
+        if reservation is not None:
+            self.usage.reserve([reservation])
         self._take(entry, *made)
         for each in (entry, *made):
             self.entries[each.id] = each
@@ -262,6 +274,7 @@ class MemoryFiles(FileRepository):
     def reject(self, file: DeviceFile, reason: Rejection, *, now: datetime, due: datetime) -> None:
         found = self._in(file, file.status)
         self._free(file)
+        self._give_back(found)
         self.entries[file.id] = replace(found, status=FileStatus.REJECTED, rejection=reason)
         self.dues[file.id] = due
 
@@ -276,6 +289,7 @@ class MemoryFiles(FileRepository):
             raise ConditionFailed
         if file.status is not FileStatus.REJECTED:
             self._free(file)
+        self._give_back(found)
         self.entries[file.id] = replace(found, status=FileStatus.DELETING, forgotten_s=0)
         self.dues[file.id] = due
 
@@ -297,11 +311,15 @@ class MemoryFiles(FileRepository):
         rows = [file_id for file_id, entry in self.entries.items() if entry.device_id == device_id][:limit]
         names = [key for key in self.names if key[0] == device_id][: limit - len(rows)]
         for file_id in rows:
-            del self.entries[file_id]
+            self._give_back(self.entries.pop(file_id))
             self.dues.pop(file_id, None)
         for key in names:
             del self.names[key]
         return len(rows) + len(names)
+
+    def _give_back(self, file: DeviceFile) -> None:
+        if file.takes_room:
+            self.usage.adjust([given_back(file.user_id, Metric.STORAGE, file.size)])
 
     def _entry(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
         found = self.entries.get(file_id)

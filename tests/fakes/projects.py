@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from karma.billing.allowances import Metric, granted
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
@@ -14,6 +15,7 @@ from karma.identity.parent import AccountGone
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, InvitationDeclined, Membership, Project, ProjectChanged, ProjectRole
 from karma.projects.ports import MemberChange, Read, Rows
+from tests.fakes.usage import MemoryUsage
 
 
 @dataclass
@@ -29,6 +31,8 @@ class MemoryProjects:
     deleted_at: dict[ProjectId, datetime] = field(default_factory=dict)
     held: Counter[UserId] = field(default_factory=Counter)
     audit: list[AuditEntry] = field(default_factory=list)
+    moving: dict[ProjectId, datetime] = field(default_factory=dict)
+    usage: MemoryUsage = field(default_factory=MemoryUsage)
     meanwhile: list[Callable[[], object]] = field(default_factory=list)
     """What happens before the next writes, one each."""
 
@@ -67,6 +71,8 @@ class MemoryProjects:
         stored = self.stored.get(project.id)
         if stored is None or stored.deleting:
             raise ProjectChanged("changed")
+        if change.seat is not None and stored.owners != project.owners:
+            raise ProjectChanged("changed")
         if change.owners != project.owners and stored.version != project.version:
             raise ProjectChanged("changed")
         self._require_account(change.actor.user_id)
@@ -78,20 +84,18 @@ class MemoryProjects:
             raise AlreadyExists("The account is a member already")
         if before is not None and (key not in self.members or self.members[key].version != before.version):
             raise ProjectChanged("changed")
+        self._require_invitation(change)
+        if change.seat is not None:
+            self.usage.take_seat(change.seat, subject.user_id)
         if change.invitation is not None:
-            invitation = change.invitation
-            now = self.asked.get((project.id, invitation.invitee))
-            if now is None or not now.is_open(change.at):
-                raise ProjectChanged("changed")
-            if (now.role, now.invited_by) != (invitation.role, invitation.invited_by):
-                raise ProjectChanged("changed")
-            del self.asked[project.id, invitation.invitee]
+            del self.asked[project.id, change.invitation.invitee]
         if change.owners != project.owners:
+            self.moving |= {project.id: change.at} if change.owners[0] != stored.owner_id else {}
             self.stored[project.id] = replace(
                 stored, owners=change.owners, updated_at=change.at, version=stored.version + 1
             )
         if after is None:
-            del self.members[key]
+            self._end(key)
         else:
             self.members[key] = after
         self.held[subject.user_id] += owns - owned
@@ -144,6 +148,7 @@ class MemoryProjects:
         self._require(project, actor)
         self.stored[project.id] = replace(project, deleting=True, updated_at=at, version=project.version + 1)
         self.deleted_at[project.id] = at
+        self.moving.pop(project.id, None)
         self.held.subtract(project.owners)
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
@@ -151,13 +156,36 @@ class MemoryProjects:
             del self.asked[asked]
         mine = [key for key in self.members if key[0] == project_id]
         for key in mine[:most]:
-            del self.members[key]
+            self._end(key)
         if len(mine) > most:
             return False
         if project_id in self.stored and self.stored[project_id].deleting:
             del self.stored[project_id]
             del self.deleted_at[project_id]
         return True
+
+    def move_seats(self, project_id: ProjectId, *, most: int) -> bool:
+        project = self.stored.get(project_id)
+        if project is None or project.deleting:
+            return True
+        mine = [each for each in self.members.values() if each.project_id == project_id]
+        wrong = [each for each in mine if each.seat_of != project.payer_of(each.user_id)]
+        for each in wrong[:most]:
+            payer = project.payer_of(each.user_id)
+            if each.seat_of is not None:
+                self.usage.give_seat_back(each.seat_of, each.user_id)
+            if payer is not None:
+                self.usage.take_seat(granted(payer, Metric.SEATS), each.user_id)
+            self.members[project_id, each.user_id] = replace(each, seat_of=payer, version=each.version + 1)
+        if len(wrong) > most:
+            return False
+        if self.moving.pop(project_id, None) is not None:
+            self.stored[project_id] = replace(project, version=project.version + 1)
+        return True
+
+    def unmoved(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
+        due = [(at, project_id) for project_id, at in self.moving.items() if at < before]
+        return [project_id for _, project_id in sorted(due)][:limit]
 
     def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
         due = [(at, project_id) for project_id, at in self.deleted_at.items() if at < before]
@@ -184,6 +212,11 @@ class MemoryProjects:
     def count_of_project(self, project_id: ProjectId, *, most: int) -> int:
         return min(most, sum(project == project_id for project, _ in self.members))
 
+    def _end(self, key: tuple[ProjectId, UserId]) -> None:
+        member = self.members.pop(key)
+        if member.seat_of is not None:
+            self.usage.give_seat_back(member.seat_of, member.user_id)
+
     def _before_write(self) -> None:
         if self.meanwhile:
             self.meanwhile.pop(0)()
@@ -194,6 +227,15 @@ class MemoryProjects:
             raise ProjectChanged("changed")
         self._require_role(actor)
         self._require_account(actor.user_id)
+
+    def _require_invitation(self, change: MemberChange) -> None:
+        if (invitation := change.invitation) is None:
+            return
+        now = self.asked.get((change.project.id, invitation.invitee))
+        if now is None or not now.is_open(change.at):
+            raise ProjectChanged("changed")
+        if (now.role, now.invited_by) != (invitation.role, invitation.invited_by):
+            raise ProjectChanged("changed")
 
     def _require_role(self, actor: Membership) -> None:
         stored = self.members.get((actor.project_id, actor.user_id))

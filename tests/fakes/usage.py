@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from karma.billing.allowances import Adjustment, Allowance, Metric, Reservation, Usage, allowed_by, period_of
+from karma.billing.allowances import (
+    Adjustment,
+    Allowance,
+    Metric,
+    Reservation,
+    Usage,
+    allowed_by,
+    given_back,
+    period_of,
+)
 from karma.core.ids import UserId
 from karma.core.purge import Purge
 
@@ -15,6 +25,8 @@ class MemoryUsage:
     """Amounts by account, metric and period."""
 
     taken: dict[tuple[UserId, Metric, str], int] = field(default_factory=dict)
+    seats: Counter[tuple[UserId, UserId]] = field(default_factory=Counter)
+    """In how many projects of an account a person has their seat."""
 
     def reserve(self, reservations: Iterable[Reservation]) -> None:
         """As a transaction does: all of them or none."""
@@ -30,6 +42,20 @@ class MemoryUsage:
         for each in adjustments:
             if each.difference:
                 self._add(each, each.difference)
+
+    def take_seat(self, reservation: Reservation, member_id: UserId) -> None:
+        if not self.has_seat(reservation.user_id, member_id):
+            self.reserve([reservation])
+        self.seats[reservation.user_id, member_id] += 1
+
+    def give_seat_back(self, user_id: UserId, member_id: UserId) -> None:
+        if self.has_seat(user_id, member_id):
+            self.seats[user_id, member_id] -= 1
+            if not self.has_seat(user_id, member_id):
+                self.adjust([given_back(user_id, Metric.SEATS)])
+
+    def has_seat(self, user_id: UserId, member_id: UserId) -> bool:
+        return self.seats[user_id, member_id] > 0
 
     def extend(self, reservation: Reservation) -> None:
         self.reserve([reservation])
@@ -47,6 +73,7 @@ class MemoryUsage:
 
     def purge(self, purge: Purge) -> bool:
         self.taken = {key: amount for key, amount in self.taken.items() if key[0] != purge.user_id}
+        self.seats = Counter({key: count for key, count in self.seats.items() if key[0] != purge.user_id})
         return True
 
     def _add(self, change: Reservation | Adjustment, amount: int) -> None:

@@ -161,7 +161,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
         "STRIPE_API_BASE",
     ),
     "runs": (_TABLE_NAMES["agents"], "RUNS_QUEUE_URL"),
-    "files": (_TABLE_NAMES["devices"], "FILES_BUCKET"),
+    "files": (_TABLE_NAMES["devices"], _TABLE_NAMES["billing"], "FILES_BUCKET"),
     "mail": (_TABLE_NAMES["identity"], "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
     "deletion": (
         *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),

@@ -27,6 +27,7 @@ from tests.fakes.devices import FakeClock
 from tests.fakes.files import MemoryStore
 from tests.fakes.mail import MemoryQueue
 from tests.support.interleaving import take_turns
+from tests.support.plans import allowance
 
 NAMES = ("a", "A", "\u00e9")
 """The last one is spelled in two ways."""
@@ -72,6 +73,7 @@ class Workshop:
     """Whether operations reach for what has had the path when nothing has it."""
 
     def __post_init__(self) -> None:
+        self.allowance = allowance(self.owner_id)
         queue = MemoryQueue()
         self._uploads = UploadService(self.files, self.store, self.devices, queue, self.clock)
         self._service = FileService(self.files, self.store, self.devices, self.clock)
@@ -123,8 +125,10 @@ class Workshop:
 
     def _upload(self, path: str) -> None:
         above, name = split_path(path)
-        body = CreateFileRequest(name=name, path=above, size=1)
-        made = self._uploads.create(self.owner_id, self.device_id, NewFile(**body.model_dump()))
+        body = CreateFileRequest(name=name, path=above, size=path.count("/"))
+        made = self._uploads.create(
+            self.owner_id, self.device_id, NewFile(**body.model_dump()), allowance=self.allowance
+        )
         self.ids[child_of(made.path, made.name)] = made.id
 
     def _complete(self, path: str) -> None:
@@ -135,7 +139,7 @@ class Workshop:
             self._uploads.parts(self.owner_id, self.device_id, file_id, [1], {})
             stored = self.files.find(self.device_id, file_id)
             if stored is not None and stored.upload_id in self.store.uploads:
-                self.store.put_part(stored.upload_id, 1, b"x")
+                self.store.put_part(stored.upload_id, 1, b"x" * stored.size)
         self._uploads.complete(self.owner_id, self.device_id, file_id)
 
     def _verify(self, path: str) -> None:
@@ -161,6 +165,15 @@ class Workshop:
     def _expire(self) -> None:
         self.clock.pass_time(hours=25)
         self._sweep.run()
+
+
+def bytes_of(entries: Iterable[DeviceFile]) -> int:
+    """Return how many bytes of its owner's plan these entries take: of each file that was begun and has not ended."""
+    return sum(
+        entry.size
+        for entry in entries
+        if not entry.is_directory and entry.status in (FileStatus.UPLOADING, FileStatus.VERIFYING, FileStatus.READY)
+    )
 
 
 def in_turns(files: FileRepository, methods: Iterable[str]) -> None:

@@ -21,6 +21,22 @@ def put_device(stack: Any, user_id: str) -> DeviceId:
     return World(stack, user=UserId(user_id)).create().view.device.id
 
 
+def unbalanced_bytes(stack: Any) -> int:
+    """Return how many bytes of plans are taken beyond those of files that are there or being uploaded."""
+
+    def items(table: str, kind: str) -> list[dict[str, Any]]:
+        pages = stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.tables[table], ConsistentRead=True)
+        return [item for page in pages for item in page["Items"] if item.get("type") == {"S": kind}]
+
+    taken = [int(each["value"]["N"]) for each in items("billing", "usage") if each["sk"]["S"] == "USAGE#storage"]
+    there = [
+        int(file["size"]["N"])
+        for file in items("devices", "device_file")
+        if file["status"]["S"] in ("uploading", "verifying", "ready")
+    ]
+    return sum(taken) - sum(there)
+
+
 def sha256_base64(data: bytes) -> str:
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from karma.billing.plans import PlanName
+from karma.billing.repository.usage import UsageRepository
+from karma.billing.seats import Seats
 from karma.core.clock import Clock
 from karma.core.ids import ProjectId, UserId
 from karma.core.ratelimit import LocalBuckets
@@ -13,14 +18,22 @@ from karma.projects.domain import Membership, ProjectRole
 from karma.projects.invitations import InvitationService
 from karma.projects.repository import ProjectRepository
 from tests.fakes.mail import MemoryQueue
+from tests.support.plans import allowances
 
 
 def invitations(
-    store: ProjectRepository, clock: Clock, *, identity_table: str, queue: MemoryQueue | None = None
+    store: ProjectRepository,
+    clock: Clock,
+    *,
+    tables: Mapping[str, str],
+    queue: MemoryQueue | None = None,
+    plan: PlanName = PlanName.ENTERPRISE,
 ) -> InvitationService:
-    """Make the service over the tables of an engine; it counts nobody's invitations of before."""
-    office = PostOffice(outbox=OutboxRepository(identity_table), queue=queue or MemoryQueue(), clock=clock)
-    return InvitationService(store, UserRepository(), post_office=office, buckets=LocalBuckets(), clock=clock)
+    """Make the service over the tables of an engine; it counts nobody's invitations of before, all have one plan."""
+    seats = Seats(allowances(plan, clock=clock), UsageRepository(tables["billing"]))
+    office = PostOffice(outbox=OutboxRepository(tables["identity"]), queue=queue or MemoryQueue(), clock=clock)
+    buckets = LocalBuckets()
+    return InvitationService(store, UserRepository(), seats=seats, post_office=office, buckets=buckets, clock=clock)
 
 
 def join(

@@ -34,9 +34,11 @@ def device_parent() -> DeviceParent:
 
 @cache
 def repository() -> FileRepository:
-    """Bind the devices table, where files stand as well."""
+    """Bind the devices table, where files stand as well, and the billing table, where they take room."""
+    from karma.billing.usage import bind_usage
     from karma.files.repository.files import FileRepository
 
+    bind_usage(settings().billing_table)
     return FileRepository(settings().devices_table, device_parent())
 
 

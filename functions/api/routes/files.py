@@ -6,7 +6,7 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from api.access import permit
-from api.deps import files, process
+from api.deps import billing, files, process
 from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
@@ -40,14 +40,20 @@ _FILE = "/devices/{device_id}/files/{file_id}"
 
 
 @router.post(
-    "/devices/{device_id}/files", status_code=201, responses=answers(UploadIntentData, status=201, errors=(404, 409))
+    "/devices/{device_id}/files",
+    status_code=201,
+    responses=answers(UploadIntentData, status=201, errors=(402, 404, 409)),
 )
 async def create_file(request: Request, device_id: str, body: CreateFileRequest, caller: Writer) -> Response:
-    """Begin an upload: the name is taken for 24 hours, the bytes go to the URLs that `parts` gives."""
+    """Begin an upload: name and room are taken for 24 hours, the bytes go to the URLs that `parts` gives."""
 
     def create() -> Outcome:
         file = files.uploads().create(
-            caller.user_id, device_id, NewFile(**body.model_dump()), request_token=request_token(request, caller)
+            caller.user_id,
+            device_id,
+            NewFile(**body.model_dump()),
+            allowance=billing.allowances().of(caller.user_id),
+            request_token=request_token(request, caller),
         )
         return Outcome(status=201, data={"file_id": file.id, "file": file.to_json(), "upload": file.upload_json()})
 

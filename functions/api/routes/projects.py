@@ -133,7 +133,7 @@ async def list_members(
 
 
 _Invited: dict[int | str, Any] = {
-    **answers(InvitationData, status=201, errors=(403, 404, 409)),
+    **answers(InvitationData, status=201, errors=(402, 403, 404, 409)),
     **answers(AcceptedData, status=202),
 }
 
@@ -203,10 +203,14 @@ async def my_invitations(caller: Reader) -> Response:
 
 
 @router.post(
-    "/projects/{project_id}/invitations/accept", limit="member", responses=answers(MemberData, errors=(404, 409))
+    "/projects/{project_id}/invitations/accept", limit="member", responses=answers(MemberData, errors=(402, 404, 409))
 )
 async def accept_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Response:
-    """Become what the caller was invited to be; whoever invited must still be able to. A repeat changes nothing."""
+    """Become what the caller was invited to be; whoever invited must still be able to. A repeat changes nothing.
+
+    It takes a seat in the plan of the project's `owner_id`, unless the caller has one there by another project; when
+    none is free (402), the invitation stays.
+    """
     member = projects.invitations().accept(caller.user_id, project_id, source=source)
     return ok({"member": member_view(member)}, headers=etag(member.version))
 

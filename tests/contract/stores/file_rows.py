@@ -8,11 +8,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from karma.billing.allowances import Metric
+from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
 from karma.files.repository.files import FileRepository
 from tests.fakes.files import MemoryDevices, MemoryFiles
+from tests.fakes.usage import MemoryUsage
+from tests.support.plans import allowance, reserved
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -25,6 +29,11 @@ class FileRows(ABC):
     @abstractmethod
     def files(self) -> FileRepository:
         """The repository that is tried."""
+
+    @property
+    @abstractmethod
+    def usage(self) -> MemoryUsage | UsageRepository:
+        """What owners have taken of their plans."""
 
     @property
     @abstractmethod
@@ -59,10 +68,20 @@ class FileRows(ABC):
     def new_directory(self, name: str = "a", path: str = "/") -> DeviceFile:
         return self.new_file(name=name, path=path, status=FileStatus.READY, is_directory=True, size=0)
 
+    def add(self, entry: DeviceFile, *directories: DeviceFile) -> None:
+        """Add an entry as its owner does, whose plan has no limits; a file's bytes are reserved."""
+        room = None if entry.is_directory else reserved(self.owner_id, Metric.STORAGE, entry.size)
+        self.files.add(entry, reservation=room, directories=directories, due=None if entry.is_directory else NOW)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the owner's plan holds for files."""
+        return next(each.used for each in self.usage.read(allowance(self.owner_id)) if each.metric is Metric.STORAGE)
+
     @cached_property
     def uploading(self) -> DeviceFile:
         file = self.new_file()
-        self.files.add(file, directories=[self.new_directory()], due=NOW)
+        self.add(file, self.new_directory())
         return file
 
     @cached_property
@@ -87,13 +106,13 @@ class FileRows(ABC):
     @cached_property
     def folder(self) -> DeviceFile:
         folder = self.new_directory("b")
-        self.files.add(folder, directories=[], due=None)
+        self.add(folder)
         return folder
 
     @cached_property
     def subfolder(self) -> DeviceFile:
         subfolder = self.new_directory(path=f"/{self.folder.name}")
-        self.files.add(subfolder, directories=[], due=None)
+        self.add(subfolder)
         return subfolder
 
     def _found(self, file: DeviceFile) -> DeviceFile:
@@ -114,6 +133,10 @@ class MemoryFileRows(FileRows):
     @property
     def files(self) -> MemoryFiles:
         return self._files
+
+    @property
+    def usage(self) -> MemoryUsage:
+        return self._files.usage
 
     @property
     def owner_id(self) -> UserId:

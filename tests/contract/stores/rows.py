@@ -166,6 +166,8 @@ class Rows(file_rows.FileRows):
 
     @cached_property
     def projects(self) -> ProjectRepository:
+        # Members take seats in the owner's plan.
+        bind_usage(self._tables["billing"])
         return ProjectRepository(self._tables["work"])
 
     @cached_property

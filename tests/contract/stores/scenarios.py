@@ -351,7 +351,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "FileRepository.due": _made(lambda r: r.uploading, lambda r, _: r.files.due(before=LATER, limit=5)),
     "FileRepository.add": _made(
         lambda r: (r.new_file(path="/b/a"), r.folder, r.new_directory(path="/b")),
-        lambda r, n: r.files.add(n[0], directories=[n[2]], due=NOW),
+        lambda r, n: r.add(n[0], n[2]),
     ),
     "FileRepository.begin_upload": _made(
         lambda r: r.uploading, lambda r, f: r.files.begin_upload(f, "u1", checksums=False)
@@ -552,6 +552,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: (r.subscribe(), r.purge()), lambda r, n: r.subscriptions.purge(n[1])
     ),
     "UsageRepository.extend": _made(lambda r: r.ada, lambda r, ada: r.usage.extend(limited(ada.id))),
+    "UsageRepository.has_seat": _made(lambda r: r.ada, lambda r, ada: r.usage.has_seat(ada.id, ada.id)),
     "UsageRepository.read": _made(lambda r: r.ada, lambda r, ada: r.usage.read(allowance(ada.id))),
     "UsageRepository.purge": _made(lambda r: r.taken, lambda r, purge: r.usage.purge(purge)),
     "RealtimeRepository.put_ticket": _made(

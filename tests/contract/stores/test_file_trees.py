@@ -17,14 +17,14 @@ from karma.files.domain import child_of
 from karma.files.repository.files import FileRepository
 from karma.files.repository.items import name_key
 from tests.contract.stores.rows import Rows
-from tests.support.file_trees import Workshop, check_tree, in_turns, random_operation
+from tests.support.file_trees import Workshop, bytes_of, check_tree, in_turns, random_operation
 from tests.support.interleaving import play
 from tests.support.stores import Database, methods
 
 INTERLEAVINGS = 4
 
 
-@pytest.mark.fault("F-13a", "F-13b")
+@pytest.mark.fault("F-13a", "F-13b", "F-19a")
 def test_many_at_once_leave_a_tree_that_can_be_emptied(database: Database, rows: Rows) -> None:
     for seed in range(INTERLEAVINGS):
         chance = random.Random(f"engine {seed}")
@@ -34,7 +34,7 @@ def test_many_at_once_leave_a_tree_that_can_be_emptied(database: Database, rows:
             tried.carry_out(random_operation(chance))
         in_turns(tried.files, methods(FileRepository))
         play(seed, {f"client {n}": client(tried, random.Random(f"{seed} {n}")) for n in range(3)})
-        check(database, tried)
+        check(database, rows, tried)
         tried.empty()
         assert [item["sk"]["S"] for item in stored(database) if item["sk"]["S"].startswith(("NAME#", "FILE#"))] == []
 
@@ -50,8 +50,9 @@ def client(tried: Workshop, chance: random.Random) -> Callable[[], None]:
     return act
 
 
-def check(database: Database, tried: Workshop) -> None:
+def check(database: Database, rows: Rows, tried: Workshop) -> None:
     entries = tried.named()
+    assert rows.stored_bytes == bytes_of(entries)
     guards = {item["sk"]["S"]: item for item in stored(database) if item["sk"]["S"].startswith("NAME#")}
     by_key = {name_key(entry.device_id, entry.path, entry.name).sk: entry for entry in entries}
     assert guards.keys() == by_key.keys()

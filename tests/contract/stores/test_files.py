@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from karma.billing.allowances import Metric
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersion, StorageThrottled
 from karma.core.ids import FileId, new_id
 from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
 from karma.files.repository.files import Place
 from tests.contract.stores.file_rows import LATER, NOW, FileRows, MemoryFileRows
+from tests.support.plans import limited
 from tests.support.stores import Store
 
 FOUND = Digests(5, "s", "m", "text/plain")
@@ -40,7 +44,7 @@ class TestAnUpload:
     def test_is_listed_when_it_was_verified_and_not_before(self, rows: FileRows) -> None:
         file = rows.new_file(metadata={"a": [1]}, permissions={"owner": "rw"}, declared_sha256="s")
         assert rows.files.missing(file.device_id, [("/", "a")]) == [("/", "a")]
-        rows.files.add(file, directories=[rows.new_directory()], due=NOW)
+        rows.add(file, rows.new_directory())
         assert rows.files.missing(file.device_id, [("/", "a")]) == []
         assert found(rows, file) == rows.files.unlisted(file.device_id, file.id) == file
         assert rows.files.holder(file.device_id, "/a", "notes.txt") == file.id
@@ -65,12 +69,12 @@ class TestAnUpload:
         assert found(rows, file).accessed_at is not None
 
     def test_takes_a_name_once(self, rows: FileRows) -> None:
-        rows.files.add(rows.new_file(), directories=[rows.new_directory()], due=NOW)
+        rows.add(rows.new_file(), rows.new_directory())
         second = rows.new_file()
         with pytest.raises(AlreadyExists):
-            rows.files.add(second, directories=[], due=NOW)
+            rows.add(second)
         with pytest.raises(ConditionFailed):
-            rows.files.add(rows.new_file(name="other"), directories=[rows.new_directory()], due=NOW)
+            rows.add(rows.new_file(name="other"), rows.new_directory())
         with pytest.raises(AlreadyExists):
             rows.files.missing(rows.device_id, [("/a", "notes.txt")])
         assert rows.files.find(second.device_id, second.id) is None
@@ -80,7 +84,7 @@ class TestAnUpload:
         file = rows.new_file()
         rows.lose_device()
         with pytest.raises(NotFound):
-            rows.files.add(file, directories=[], due=NOW)
+            rows.add(file)
 
     def test_is_looked_at_by_the_sweep_when_it_is_due(self, rows: FileRows) -> None:
         file = rows.uploading
@@ -100,7 +104,7 @@ class TestAnUpload:
         rejected = found(rows, file)
         assert (rejected.status, rejected.rejection) == (FileStatus.REJECTED, Rejection.SIZE)
         assert rows.files.holder(file.device_id, file.path, file.name) is None
-        rows.files.add(rows.new_file(), directories=[], due=NOW)
+        rows.add(rows.new_file())
         rows.files.cleaned(rejected, now=NOW)
         assert rejected.id not in {due.id for due in rows.files.due(before=LATER + DAY, limit=5)}
         rows.files.begin_delete(rejected, now=NOW, due=NOW)
@@ -114,9 +118,9 @@ class TestLists:
         made = []
         for n in range(5):
             folder = rows.new_directory(f"d{n}")
-            rows.files.add(folder, directories=[], due=None)
+            rows.add(folder)
             made.append(folder.id)
-        rows.files.add(rows.new_file(path="/"), directories=[], due=NOW)
+        rows.add(rows.new_file(path="/"))
         first = rows.files.newest(rows.device_id, limit=3)
         second = rows.files.newest(rows.device_id, limit=3, after=first.files[-1].id)
         assert [file.id for file in [*first.files, *second.files]] == sorted(made, reverse=True)
@@ -126,9 +130,9 @@ class TestLists:
     def test_of_a_directory_are_directories_first_then_by_name(self, rows: FileRows) -> None:
         for name in ("b.txt", "A.txt", "C.txt"):
             file = rows.new_file(name=name, path="/")
-            rows.files.add(file, directories=[], due=NOW)
+            rows.add(file)
             rows.files.publish(rows.files.completed(file, now=NOW, due=NOW), FOUND, now=NOW)
-        rows.files.add(rows.new_directory("z"), directories=[], due=None)
+        rows.add(rows.new_directory("z"))
         first = rows.files.in_directory(rows.device_id, "/", limit=2)
         second = rows.files.in_directory(rows.device_id, "/", limit=2, after=Place.of(first.files[-1]))
         assert [file.name for file in [*first.files, *second.files]] == ["z", "A.txt", "b.txt", "C.txt"]
@@ -137,7 +141,7 @@ class TestLists:
     @pytest.mark.parametrize("name", ["\U0001f4a1" * 255, "İ" * 255, "ß" * 255])
     def test_take_the_longest_names(self, rows: FileRows, name: str) -> None:
         folder = rows.new_directory(name)
-        rows.files.add(folder, directories=[], due=None)
+        rows.add(folder)
         page = rows.files.in_directory(rows.device_id, "/", limit=1)
         assert [file.name for file in page.files] == [name]
         assert rows.files.in_directory(rows.device_id, "/", limit=1, after=Place.of(folder)).files == []
@@ -159,7 +163,7 @@ class TestAChange:
 
     def test_to_a_taken_name_is_refused(self, rows: FileRows) -> None:
         file = rows.ready
-        rows.files.add(rows.new_file(name="taken.txt"), directories=[], due=NOW)
+        rows.add(rows.new_file(name="taken.txt"))
         with pytest.raises(AlreadyExists):
             rows.files.change(file, replace(file, name="taken.txt", revision=2), directories=[])
         assert found(rows, file) == file
@@ -244,22 +248,22 @@ class TestADirectory:
         rows.files.remove_directory(rows.folder)
         late = rows.new_file(path="/b")
         with pytest.raises(ConditionFailed):
-            rows.files.add(late, directories=[], due=NOW)
+            rows.add(late)
         with pytest.raises(ConditionFailed):
             rows.files.change(rows.ready, replace(rows.ready, path="/b", revision=2), directories=[])
         with pytest.raises(ConditionFailed):
-            rows.files.add(rows.new_directory("c", "/b/a"), directories=[rows.new_directory("a", "/b")], due=None)
+            rows.add(rows.new_directory("c", "/b/a"), rows.new_directory("a", "/b"))
         assert rows.files.find(late.device_id, late.id) is None
         assert found(rows, rows.ready) == rows.ready
 
     @pytest.mark.fault("F-13b")
     def test_that_is_a_file_by_now_takes_nothing(self, rows: FileRows) -> None:
         rows.files.remove_directory(rows.folder)
-        rows.files.add(rows.new_file(name="b", path="/"), directories=[], due=NOW)
+        rows.add(rows.new_file(name="b", path="/"))
         with pytest.raises(ConditionFailed):
-            rows.files.add(rows.new_file(path="/b"), directories=[], due=NOW)
+            rows.add(rows.new_file(path="/b"))
         with pytest.raises(ConditionFailed):
-            rows.files.add(rows.new_file(path="/b"), directories=[rows.new_directory("b")], due=NOW)
+            rows.add(rows.new_file(path="/b"), rows.new_directory("b"))
 
 
 def directory_at(rows: FileRows, path: str, name: str) -> DeviceFile:
@@ -268,3 +272,73 @@ def directory_at(rows: FileRows, path: str, name: str) -> DeviceFile:
     directory = rows.files.find(rows.device_id, holder)
     assert directory is not None
     return directory
+
+
+GB = 1_000_000_000
+
+
+@pytest.mark.fault("F-19a")
+class TestRoom:
+    def test_is_taken_with_the_upload_or_the_upload_is_not_begun(self, rows: FileRows) -> None:
+        first, second = rows.new_file(name="first", path="/"), rows.new_file(name="second", path="/")
+        add_limited(rows, first, GB)
+        with pytest.raises(QuotaExceeded) as refused:
+            add_limited(rows, second, 1)
+        assert refused.value.details == {
+            "limit": "storage",
+            "plan": "free",
+            "allowed": GB,
+            "requested": 1,
+            "resets_at": None,
+        }
+        assert (rows.files.find(rows.device_id, second.id), rows.stored_bytes) == (None, GB)
+        assert rows.files.holder(rows.device_id, "/", "second") is None
+        add_limited(rows, rows.new_file(name="empty", path="/", size=0), 0)
+
+    def test_a_name_that_is_taken_is_told_before_the_limit(self, rows: FileRows) -> None:
+        add_limited(rows, rows.new_file(path="/"), GB)
+        with pytest.raises(AlreadyExists):
+            add_limited(rows, rows.new_file(path="/"), GB)
+
+    def test_for_one_is_had_by_one_of_two_at_once(self, rows: FileRows) -> None:
+        def begin(file: DeviceFile) -> bool:
+            try:
+                add_limited(rows, file, GB)
+            except (QuotaExceeded, StorageThrottled):
+                return False
+            return True
+
+        files = [rows.new_file(name=name, path="/", size=GB) for name in ("a", "b")]
+        with ThreadPoolExecutor(2) as pool:
+            assert sorted(pool.map(begin, files)) == [False, True]
+        assert rows.stored_bytes == GB
+
+    @pytest.mark.parametrize("state", ["uploading", "verifying", "ready", "rejected", "vanishing"])
+    def test_is_given_back_once_with_the_device_in_every_state(self, rows: FileRows, state: str) -> None:
+        rows.add(rows.new_file(name="other", path="/", size=7))
+        file: DeviceFile = getattr(rows, state)
+        assert rows.stored_bytes == 7 + (5 if found(rows, file).takes_room else 0)
+        with ThreadPoolExecutor(2) as pool:
+            removed = list(pool.map(lambda limit: remove_rows(rows, limit), (50, 50)))
+        assert (rows.stored_bytes, remove_rows(rows, 50)) == (0, 0), removed
+
+    @pytest.mark.parametrize("state", ["uploading", "verifying", "ready", "rejected"])
+    def test_is_given_back_once_with_the_file(self, rows: FileRows, state: str) -> None:
+        file = found(rows, getattr(rows, state))
+        rows.add(rows.new_file(name="other", path="/", size=7))
+        for _ in range(2):
+            with contextlib.suppress(ConditionFailed):
+                rows.files.begin_delete(file, now=NOW, due=NOW)
+            assert rows.stored_bytes == 7
+
+
+def add_limited(rows: FileRows, file: DeviceFile, size: int) -> None:
+    """Add a file to a device of an owner on the free plan."""
+    rows.files.add(file, reservation=limited(rows.owner_id, Metric.STORAGE, size), directories=[], due=NOW)
+
+
+def remove_rows(rows: FileRows, limit: int) -> int:
+    """Remove rows as a sweep does that is called again when the database was busy."""
+    while True:
+        with contextlib.suppress(StorageThrottled):
+            return rows.files.remove_rows(rows.device_id, limit=limit)

@@ -414,7 +414,7 @@ class TestInDynamo:
         while not work.finish_delete(project.id, most=100):
             assert kept.current(project).deleting
             goes += 1
-        assert goes == 3
+        assert goes == 2
         assert database.items("work") == []
 
     def test_what_is_no_tombstone_keeps_no_sweep_from_those_behind_it(

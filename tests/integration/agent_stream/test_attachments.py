@@ -63,7 +63,8 @@ def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
         created_at=now,
         modified_at=now,
     )
-    FileRepository(table, DeviceParent(DeviceRepository(table))).add(made, directories=(), due=None)
+    files = FileRepository(table, DeviceParent(DeviceRepository(table)))
+    files.add(made, reservation=None, directories=(), due=None)
     stack.aws("s3").put_object(Bucket=stack.bucket, Key=f"devices/{device_id}/{file_id}", Body=data)
     return f"devices/{device_id}/files/{file_id}"
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 
-from karma.billing.domain import SubscriptionStatus, free_subscription
 from karma.billing.plans import PlanName
-from karma.billing.ports import Row
-from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.core.ids import UserId
 from karma.core.ratelimit import Limit
 from karma.identity.limits import RULES, Counted, Rule
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.test_edge import routes
 from tests.support.clients import hooked
+from tests.support.plans import subscribe
 
 pytestmark = pytest.mark.req("R-M-37")
 
@@ -159,7 +156,7 @@ class TestARouteThatIsLimitedByAccount:
         me = ada.call("GET", "/api/v1/users/me").data["user"]["id"]
         path = "/api/v1/devices/none/commands"
         free = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]
-        _subscribe(stack, me, PlanName.TEAM)
+        subscribe(stack.tables["billing"], me, PlanName.TEAM)
         stack.use("api")
         team = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]
         assert (free, team) == ('"command";q=60;w=60', '"command";q=1200;w=60')
@@ -176,11 +173,3 @@ class TestARouteThatIsLimitedByAccount:
         assert answers[-1].json["error"]["type"] == "RateLimited"
         assert answers[-1].headers["retry-after"]
         assert answers[-1].headers["ratelimit-policy"] == '"default";q=3;w=60'
-
-
-def _subscribe(stack: Any, user_id: str, plan: PlanName) -> None:
-    table, now = stack.tables["billing"], datetime.now(UTC)
-    bought = replace(
-        free_subscription(UserId(user_id), now), plan=plan, status=SubscriptionStatus.ACTIVE, stripe_status="active"
-    )
-    assert SubscriptionRepository(table).save(UserId(user_id), bought, seen=Row(), at=now)

@@ -10,18 +10,21 @@ from typing import Any, cast
 
 import pytest
 
+from karma.billing.plans import PlanName
 from karma.core.ids import new_id
 from karma.core.ratelimit import Limit
 from karma.identity.limits import RULES, Rule
 from tests.integration.api.conftest import PASSWORD, Api
+from tests.support.plans import subscribe
 
 V1 = "/api/v1/projects"
 
 
 @pytest.fixture
-def person(api: Api) -> Callable[..., tuple[Api, dict[str, Any]]]:
+def person(api: Api, stack: Any) -> Callable[..., tuple[Api, dict[str, Any]]]:
     def make(**more: Any) -> tuple[Api, dict[str, Any]]:
         user = api.register(verified=True, **more)
+        subscribe(stack.tables["billing"], user["id"])
         return api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"]), user
 
     return make
@@ -224,6 +227,23 @@ class TestMembers:
         whole = ada.call("GET", f"{path}/members").data
         assert first["members"] + rest["members"] == whole["members"]
         assert (first["total"], rest["total"], whole["page"]) == (5, 5, 1)
+
+    @pytest.mark.fault("F-19a")
+    def test_take_seats_of_the_owner_s_plan(self, api: Api, person: Any, project: tuple[Api, str], stack: Any) -> None:
+        (ada, path), (ida, user), (eve, late) = project, person(), person()
+        owner_id = ada.call("GET", path).data["project"]["owner_id"]
+        assert ada.call("POST", f"{path}/invitations", {"user_id": late["id"]}).status == 201
+        assert join(ada, path, ida, user).status == 200
+        subscribe(stack.tables["billing"], owner_id, PlanName.FREE)
+        refused = ada.call("POST", f"{path}/invitations", {"email": "nobody@example.com"})
+        assert (refused.status, refused.code) == (402, "QUOTA_EXCEEDED")
+        wanted = {"limit": "seats", "plan": "free", "allowed": 1, "requested": 1, "resets_at": None}
+        assert refused.json["error"]["details"] == wanted
+        refused = eve.call("POST", f"{path}/invitations/accept")
+        assert (refused.status, refused.code) == (402, "QUOTA_EXCEEDED")
+        assert refused.json["error"]["details"] == {**wanted, "plan": None, "allowed": None}
+        assert ida.call("POST", f"{path}/leave").status == 204
+        assert eve.call("POST", f"{path}/invitations/accept").status == 200
 
     def test_leave_an_owner(self, person: Any, project: tuple[Api, str]) -> None:
         (ada, path), (ida, user) = project, person()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from karma.billing.allowances import Metric
 from karma.core.clock import epoch_ms, iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.devices.parent import DeviceParent
@@ -18,7 +19,8 @@ from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Files
 from tests.integration.background.test_hostile import BODIES
 from tests.support.crash import CrashTest
-from tests.support.files import put_device
+from tests.support.files import put_device, unbalanced_bytes
+from tests.support.plans import reserved
 
 USER = UserId(new_id())
 FILE = FileId(new_id())
@@ -70,7 +72,8 @@ def store_file(
         created_at=iso(past),
         modified_at=iso(past),
     )
-    repository(stack).add(file, directories=(), due=past)
+    room = reserved(USER, Metric.STORAGE, size) if file.takes_room else None
+    repository(stack).add(file, reservation=room, directories=(), due=past)
     if data is not None:
         stack.aws("s3").put_object(Bucket=stack.bucket, Key=f"devices/{device_id}/{FILE}", Body=data)
     return file
@@ -145,7 +148,10 @@ class TestVerifying:
             seed=seed,
             normalise=plain,
             ignore=IGNORED,
-            other_state=lambda: len([key for key in keys(stack) if device_ids[0] in key]),
+            other_state=lambda: (
+                len([key for key in keys(stack) if device_ids[0] in key]),
+                unbalanced_bytes(stack),
+            ),
             accept=lambda answer: answer["batchItemFailures"] == [],
         ).run()
         assert {"s3.GetObject", "dynamodb.TransactWriteItems"} <= set(report.calls)
@@ -212,6 +218,7 @@ class TestTheSweep:
         assert sweep() == 1
         assert state_of(stack, file) == ("rejected", "upload_expired")
         assert (keys(stack), uploads(stack)) == ([], 0)
+        assert unbalanced_bytes(stack) == 0
         assert sweep() == 0
 
     def test_asks_again_for_a_file_that_waits(self, stack: Any, sweep: Any, drain: Any) -> None:

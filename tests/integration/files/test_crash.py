@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.api.conftest import Api
 from tests.support.crash import CrashReport, CrashTest
-from tests.support.files import Files, put_device
+from tests.support.files import Files, put_device, unbalanced_bytes
 
 IGNORED = ("version", "created_at", "updated_at", "modified_at", "gsi1sk", "completed_ms", "upload_expires_ms")
 
@@ -44,13 +44,13 @@ def crash(
         return seed
 
     def run(prepare: Callable[[Files], tuple[str, str, object]], *, accept: set[int]) -> CrashReport:
-        def objects_and_messages() -> tuple[int, bool]:
+        def objects_and_messages() -> tuple[int, bool, int]:
             found = stack.aws("sqs").get_queue_attributes(
                 QueueUrl=stack.queues["files"], AttributeNames=["ApproximateNumberOfMessages"]
             )["Attributes"]
             # As a set: an upload that was begun and not recorded stands beside the one that was, until both go.
             kept = {key for key in current[0].objects() if current[0].device_id in key}
-            return len(kept), int(found["ApproximateNumberOfMessages"]) > 0
+            return len(kept), int(found["ApproximateNumberOfMessages"]) > 0, unbalanced_bytes(stack)
 
         return CrashTest(
             entry="api.handler:lambda_handler",
@@ -76,6 +76,15 @@ def test_completing(crash: Callable[..., CrashReport]) -> None:
     assert {"s3.ListParts", "s3.CompleteMultipartUpload", "sqs.SendMessage"} <= set(report.calls)
 
 
+@pytest.mark.fault("F-19a")
+def test_beginning(crash: Callable[..., CrashReport]) -> None:
+    def prepare(_: Files) -> tuple[str, str, object]:
+        return "POST", "", {"name": "notes.txt", "path": "/docs", "size": 5}
+
+    assert "dynamodb.TransactWriteItems" in crash(prepare, accept={201}).calls
+
+
+@pytest.mark.fault("F-19a")
 def test_deleting_a_file_that_is_listed(crash: Callable[..., CrashReport]) -> None:
     def prepare(files: Files) -> tuple[str, str, object]:
         return "DELETE", f"/{files.ready(path='/docs')}", None

@@ -15,7 +15,7 @@ from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Files
 from tests.fakes.devices import FakeClock, FakeRegistry
-from tests.support.files import Files
+from tests.support.files import Files, unbalanced_bytes
 
 
 @pytest.mark.req("R-K-22")
@@ -30,6 +30,7 @@ class TestDeletingADevice:
         assert deleted.status == 204, deleted.text
         assert files.call("GET").status == 404
         self.sweep(stack)
+        assert unbalanced_bytes(stack) == 0
 
         assert (files.objects(), files.rows()) == ([], {})
         assert files.consume() == []

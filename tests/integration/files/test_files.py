@@ -12,7 +12,7 @@ import pytest
 from karma.core.ids import new_id
 from karma.files.domain import PART_BYTES
 from tests.integration.api.conftest import Api
-from tests.support.files import Files, put_device, sha256_base64
+from tests.support.files import Files, put_device, sha256_base64, unbalanced_bytes
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 
@@ -77,10 +77,26 @@ class TestUploading:
         assert answer.headers["content-type"] == "text/html"
 
     def test_the_intent_says_how_to_cut_and_shows_no_id_of_the_store(self, files: Files) -> None:
-        answer = files.call("POST", body={"name": "big.bin", "path": "/", "size": 5 * 1024**3})
+        answer = files.call("POST", body={"name": "big.bin", "path": "/", "size": 100 * PART_BYTES + 1})
         upload = answer.data["upload"]
-        assert (upload["part_size"], upload["part_count"]) == (PART_BYTES, 640)
+        assert (upload["part_size"], upload["part_count"]) == (PART_BYTES, 101)
         assert set(upload) == {"part_size", "part_count", "expires_at"}
+
+    @pytest.mark.fault("F-19a")
+    def test_of_more_than_the_plan_has_room_for_is_refused_and_takes_nothing(self, files: Files) -> None:
+        for size in (5 * 1024**3, 999_999_999, 2):
+            answer = files.call("POST", body={"name": f"{size}.bin", "path": "/", "size": size})
+            if size == 999_999_999:
+                assert answer.status == 201, answer.text
+                continue
+            assert (answer.status, answer.code) == (402, "QUOTA_EXCEEDED")
+            wanted = {"limit": "storage", "plan": "free", "allowed": 10**9, "requested": size, "resets_at": None}
+            assert answer.json["error"]["details"] == wanted
+            assert "1 GB" in answer.json["error"]["message"]
+        assert unbalanced_bytes(files.stack) == 0
+        [first] = [sk for sk in files.rows() if sk.startswith("UPLOAD#")]
+        assert files.call("DELETE", f"/{first.removeprefix('UPLOAD#')}").status == 204
+        files.begin(b"12")
 
     def test_a_part_takes_neither_other_bytes_nor_more(self, files: Files) -> None:
         file_id = files.begin(b"12345")

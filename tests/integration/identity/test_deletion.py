@@ -12,6 +12,8 @@ import pytest
 
 from karma.agents.domain import Message, Run, RunKey, RunStatus, Segment, ThreadKey
 from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.billing.allowances import Metric
+from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
@@ -27,6 +29,8 @@ from karma.identity.parent import AccountGone, require_account_in, was_deleted
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import IdentityItem
 from karma.integrations.iot import IotRegistry
+from karma.projects.repository import ProjectRepository
+from karma.projects.service import NewProject, ProjectService
 from karma.realtime.domain import Ticket
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
 from tests.fakes.devices import FakeClock
@@ -34,6 +38,7 @@ from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import World, new_device
 from tests.support.plans import allowance
+from tests.support.projects import invitations, join
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -254,3 +259,27 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
     assert left == {"account_tombstone"}
+
+
+@pytest.mark.fault("F-19a")
+def test_a_deleted_member_leaves_their_seat_to_others(
+    stack: Any, deletions: DeletionRepository, user_id: UserId, sqs_event: Any, lambda_context: Any
+) -> None:
+    from background.deletion import lambda_handler
+
+    host, clock = open_account(stack.tables["identity"]), SystemClock()
+    open_account(stack.tables["identity"], user_id)
+    projects = ProjectRepository(stack.tables["work"])
+    service = invitations(projects, clock, tables=stack.tables)
+    for name in ("Greenhouse", "Orchard"):
+        join(service, ProjectService(projects, clock).create(host, NewProject(name=name)).project.id, user_id, by=host)
+    usage = UsageRepository(stack.tables["billing"])
+    assert usage.has_seat(host, user_id)
+    begin(deletions, user_id, at=datetime.now(UTC) - 2 * SETTLES_AFTER)
+
+    stack.use("deletion")
+    assert lambda_handler(sqs_event([user_id]), lambda_context) == {"batchItemFailures": []}
+
+    assert not usage.has_seat(host, user_id)
+    assert [each.used for each in usage.read(allowance(host)) if each.metric is Metric.SEATS] == [0]
+    assert [each for each in scan(stack, stack.tables["work"]) if each["sk"]["S"] == f"MEMBER#{user_id}"] == []

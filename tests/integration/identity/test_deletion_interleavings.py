@@ -397,9 +397,7 @@ class Account:
         """Somebody who owns a project asks the account, which joins it, and gives it another role."""
         world, clean = self.world, suppress(*CLEAN)
         with clean:
-            invited = invitations(
-                world.projects, CLOCK, identity_table=world.stack.tables["identity"], queue=world.letters
-            )
+            invited = invitations(world.projects, CLOCK, tables=world.stack.tables, queue=world.letters)
             invited.invite(world.host, world.project_id, self.user_id, ProjectRole.MEMBER, source=HOME)
         with clean:
             invited.accept(self.user_id, world.project_id, source=HOME)

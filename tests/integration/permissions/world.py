@@ -46,6 +46,7 @@ from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from tests.integration.api.test_runs import record
 from tests.support.asgi import exchange
+from tests.support.plans import subscribe
 from tests.support.projects import invitations, join
 
 PASSWORD = "correct horse battery"
@@ -268,6 +269,8 @@ class World:
             updated_at=now,
         )
         DirectoryRepository().create_user(user)
+        # What a plan's limit would refuse is another question.
+        subscribe(self.stack.tables["billing"], user.id)
         return Person(user.id, user.email, self.token(user.id))
 
     @contextmanager
@@ -432,7 +435,7 @@ def _project_of_somebody(*, accepted: bool) -> Callable[[World, str, Mapping[str
         host, person = world.stranger(), world.person(owner)
         store = ProjectRepository(world.stack.tables["work"])
         made = ProjectService(store, SystemClock()).create(host.id, NewProject(name="Greenhouse")).project
-        service = invitations(store, SystemClock(), identity_table=world.stack.tables["identity"])
+        service = invitations(store, SystemClock(), tables=world.stack.tables)
         if accepted:
             join(service, made.id, person.id, by=host.id)
         else:

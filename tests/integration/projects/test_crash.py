@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from karma.billing.usage import bind_usage
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.identity.audit import NOWHERE
 from karma.projects.domain import ProjectRole
+from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.projects.sweeps import GRACE
@@ -18,9 +20,14 @@ from tests.fakes.devices import FakeClock
 from tests.integration.api.test_crash import ENTRY, reopen_if_open
 from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
+from tests.support.plans import subscribe
 from tests.support.projects import invitations, join
 
 V1 = "/api/v1/projects"
+
+
+_COUNTED = {"holdings", "audit_entry", "notice", "mail", "usage", "seat"}
+_COMPARED = ("name", "progress", "owners", "role", "project", "event", "kind", "seat_of", "value", "projects")
 
 
 class World:
@@ -36,8 +43,10 @@ class World:
         identity = self.stack.tables["identity"]
         for user_id in (self.ada, self.eve, self.ida, self.bob):
             open_account(identity, user_id)
+            subscribe(self.stack.tables["billing"], user_id)
+        bind_usage(self.stack.tables["billing"])
         store = ProjectRepository(self.stack.tables["work"])
-        service = invitations(store, self.clock, identity_table=identity)
+        service = invitations(store, self.clock, tables=self.stack.tables)
         self.project_id = ProjectService(store, self.clock).create(self.ada, NewProject(name="Greenhouse")).project.id
         join(service, self.project_id, self.eve, ProjectRole.OWNER, by=self.ada)
         service.invite(self.ada, self.project_id, self.bob, ProjectRole.ADMIN, source=NOWHERE)
@@ -46,19 +55,17 @@ class World:
         """What is stored of projects and of what they hold, without the ids and times that each death makes anew."""
         found: Counter[tuple[str, ...]] = Counter()
         people = {self.ada: "ada", self.eve: "eve", self.ida: "ida", self.bob: "bob"}
-        for table in ("work", "identity"):
+        for table in ("work", "identity", "billing"):
             items = self.stack.aws("dynamodb").scan(TableName=self.stack.tables[table], ConsistentRead=True)["Items"]
             for item in items:
                 kind = item.get("type", {"S": ""})["S"]
-                if kind.startswith("project") or kind in {"holdings", "audit_entry", "notice", "mail"}:
-                    text = str(
-                        [item.get(name) for name in ("name", "progress", "owners", "role", "project", "event", "kind")]
-                    )
+                if kind.startswith("project") or kind in _COUNTED:
+                    text = str([item.get(name) for name in _COMPARED])
                     by = (
                         "sk"
-                        if kind in {"project_member", "project_invitation"}
+                        if kind in {"project_member", "project_invitation", "seat"}
                         else "pk"
-                        if table == "identity"
+                        if table != "work"
                         else "type"
                     )
                     where = "" if kind == "mail" else item[by]["S"]
@@ -101,7 +108,7 @@ def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> 
         return CrashTest(
             entry=ENTRY,
             aws=stack.aws,
-            tables=[stack.tables["work"], stack.tables["identity"]],
+            tables=[stack.tables[name] for name in ("work", "identity", "billing")],
             seed=seed,
             redeliver=redeliver,
             normalise=lambda _item: None,
@@ -152,7 +159,7 @@ def test_while_it_deletes_leaves_nothing_once_it_is_repeated(world: World, die: 
     report = die("DELETE", "/{project}", accept={204, 404})
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
     assert "after dynamodb.DeleteItem" in " ".join(report.at)
-    assert {kind for kind, *_ in world.rows()} == {"holdings", "audit_entry", "notice", "mail"}
+    assert {kind for kind, *_ in world.rows()} == {"holdings", "audit_entry", "notice", "mail", "usage"}
 
 
 @pytest.mark.req("R-K-22")
@@ -169,15 +176,51 @@ def test_a_sweep_that_dies_is_finished_by_the_next(stack: Any, world: World) -> 
     report = CrashTest(
         entry="background.sweeps:lambda_handler",
         aws=stack.aws,
-        tables=[stack.tables["work"]],
+        tables=[stack.tables["work"], stack.tables["billing"]],
         seed=seed,
         normalise=lambda item: {"type": item["type"]},
         accept=lambda answer: answer["changed"] in {0, 1},
     ).run()
-    assert report.calls == (
-        "dynamodb.Query",
-        "dynamodb.Query",
-        "dynamodb.TransactWriteItems",
-        "dynamodb.DeleteItem",
-    )
+    assert {"dynamodb.TransactWriteItems", "dynamodb.BatchGetItem", "dynamodb.DeleteItem"} <= set(report.calls)
     assert stack.aws("dynamodb").scan(TableName=stack.tables["work"])["Items"] == []
+    assert seats(stack) == {"USER#" + world.ada: 0}
+
+
+@pytest.mark.fault("F-19a")
+def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Any, world: World) -> None:
+    def seed() -> dict[str, str]:
+        world.seed()
+        store, ida = ProjectRepository(stack.tables["work"]), world.ida
+        join(invitations(store, world.clock, tables=stack.tables), world.project_id, ida, by=world.ada)
+        project, members = store.read(world.project_id, world.ada, world.eve)
+        assert project is not None
+        before, eve = members[world.ada], members[world.eve]
+        gone = MemberChange(
+            project=project,
+            actor=before,
+            before=before,
+            after=None,
+            owners=(eve.user_id,),
+            at=world.clock.now() - 2 * GRACE,
+            entries=[],
+        )
+        store.change_member(gone)
+        assert seats(stack) == {"USER#" + world.ada: 2}
+        return {"sweep": "projects"}
+
+    stack.use("sweeps")
+    CrashTest(
+        entry="background.sweeps:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables["work"], stack.tables["billing"]],
+        seed=seed,
+        normalise=lambda item: {"type": item["type"], "seat_of": item.get("seat_of"), "value": item.get("value")},
+        accept=lambda answer: answer["changed"] in {0, 1},
+    ).run()
+    assert seats(stack) == {"USER#" + world.ada: 0, "USER#" + world.eve: 1}
+
+
+def seats(stack: Any) -> dict[str, int]:
+    """How many seats each account's plan has given away."""
+    items = stack.aws("dynamodb").scan(TableName=stack.tables["billing"], ConsistentRead=True)["Items"]
+    return {item["pk"]["S"]: int(item["value"]["N"]) for item in items if item["sk"]["S"] == "USAGE#seats"}

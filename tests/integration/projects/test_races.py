@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
 from karma.core.dynamo.access import get
 from karma.core.errors import AppError
@@ -33,7 +34,9 @@ OWNER, MEMBER = ProjectRole.OWNER, ProjectRole.MEMBER
 
 class Services:
     def __init__(self, stack: Any) -> None:
+        self.tables = stack.tables
         self.identity = stack.tables["identity"]
+        bind_usage(stack.tables["billing"])
         open_account(self.identity)
         self.store = ProjectRepository(stack.tables["work"])
         self.projects = ProjectService(self.store, SystemClock())
@@ -50,7 +53,7 @@ class Services:
         return project_id
 
     def invitations(self) -> InvitationService:
-        return invitations(self.store, SystemClock(), identity_table=self.identity)
+        return invitations(self.store, SystemClock(), tables=self.tables)
 
     def give(self, by: UserId, project_id: ProjectId, user_id: UserId, role: ProjectRole) -> object:
         if role is OWNER:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from karma.billing.allowances import Allowances
+from karma.billing.plans import Plan, PlanName, plan_at
+from karma.billing.seats import Seats
 from karma.core.errors import (
     AlreadyCreated,
     AlreadyExists,
@@ -50,6 +53,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = MovableClock()
+        self.plans: dict[UserId, PlanName] = {}
         self.store = MemoryProjects()
         self.identities = MemoryIdentities()
         self.projects = ProjectService(self.store, self.clock)
@@ -59,12 +63,17 @@ class World:
         self.invitations = InvitationService(
             self.store,
             self.identities,
+            seats=Seats(Allowances(plan_of=self.plan_of, clock=self.clock), self.store.usage),
             post_office=post_office(self.outbox, self.clock),
             buckets=self.buckets,
             clock=self.clock,
         )
         self.ada = self.person()
         self.project_id = self.projects.create(self.ada, NewProject(name="Greenhouse")).project.id
+
+    def plan_of(self, user_id: UserId) -> Plan:
+        """Everybody's plan has no limits, but those named in `plans`."""
+        return plan_at(self.plans.get(user_id, PlanName.ENTERPRISE), self.clock.now())
 
     def person(self, role: ProjectRole | None = None, *, email: str = "", verified: bool = True) -> UserId:
         """Somebody with an account, and with a role in the project when one is given."""

@@ -37,7 +37,7 @@ class Metric(StrEnum):
 
     DEVICES = "devices"
     SEATS = "seats"
-    """Distinct people other than the owner in the owner's projects."""
+    """Distinct people other than the account's own in the projects that it pays for; the account's own needs none."""
     STORAGE = "storage"
     """Bytes of device files, those still being uploaded included."""
     RUNS = "runs_per_month"
@@ -152,6 +152,12 @@ class Allowances:
         return Allowance(user_id, self._plan_of(user_id), self._clock.now())
 
 
+def granted(user_id: UserId, metric: Metric, amount: int = 1) -> Reservation:
+    """Return a reservation that is never refused, of what comes to a plan without anybody asking for more."""
+    assert metric not in _BY_MONTH  # noqa: S101  which month would it be
+    return Reservation(user_id=user_id, metric=metric, amount=amount, period="", allowed=None, plan="")
+
+
 def given_back(user_id: UserId, metric: Metric, amount: int = 1) -> Adjustment:
     """Return what takes back a reservation of a metric that is not counted by month."""
     assert metric not in _BY_MONTH  # noqa: S101  a month's count does not shrink
@@ -184,7 +190,7 @@ def _amount(metric: Metric, allowed: int) -> str:
         case Metric.DEVICES:
             return f"{allowed} devices"
         case Metric.SEATS:
-            return f"{allowed} seats"
+            return f"{allowed} seat{'s' if allowed != 1 else ''} for other people"
         case Metric.STORAGE:
             return f"{allowed // BYTES_A_GB} GB of files"
         case Metric.RUNS:

@@ -149,6 +149,11 @@ class DeviceFile:
     request_token: str | None = None
 
     @property
+    def takes_room(self) -> bool:
+        """Tell whether its bytes are reserved in its owner's plan: from the upload's beginning until it is marked."""
+        return not self.is_directory and self.status not in (FileStatus.REJECTED, FileStatus.DELETING)
+
+    @property
     def part_count(self) -> int:
         """Parts of its upload; an empty file has one, which is empty."""
         return max(1, -(-self.size // PART_BYTES))

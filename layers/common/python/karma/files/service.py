@@ -132,7 +132,7 @@ class FileService:
         owned = self._devices.require(user_id, device_id)
         now = iso(self._clock.now())
         made = directory(owned, user_id, path, name, now=now)
-        self._entries.write(made, lambda above: self._files.add(made, directories=above, due=None))
+        self._entries.write(made, lambda above: self._files.add(made, reservation=None, directories=above, due=None))
         return made
 
     def change(

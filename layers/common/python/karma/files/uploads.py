@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, ValidationFailed
@@ -63,18 +64,28 @@ class UploadService:
         self._clock = clock
         self._entries = Entries(files, devices, clock)
 
-    def create(self, user_id: UserId, device_id: str, new: NewFile, *, request_token: str | None = None) -> DeviceFile:
-        """Take the name and say how the bytes are to be sent; directories on the path that are missing are made.
+    def create(
+        self,
+        user_id: UserId,
+        device_id: str,
+        new: NewFile,
+        *,
+        allowance: Allowance,
+        request_token: str | None = None,
+    ) -> DeviceFile:
+        """Take the name and the room, and say how the bytes are to be sent; missing directories above it are made.
 
         Args:
             user_id: owner.
             device_id: the device.
             new: what it will be.
+            allowance: the owner's, of which the declared size is reserved.
             request_token: a repeat with the same one answers with the file that the first has made.
 
         Raises:
             NotFound: no such device of this owner.
             AlreadyExists: the directory has an entry of this name; `details.id` names it.
+            QuotaExceeded: the owner's plan has no room for so many bytes.
         """
         owned = self._devices.require(user_id, device_id)
         now = self._clock.now()
@@ -99,7 +110,8 @@ class UploadService:
             modified_at=iso(now),
         )
         try:
-            self._entries.write(file, lambda above: self._files.add(file, directories=above, due=now + UPLOAD_TIME))
+            room, due = allowance.reserve(Metric.STORAGE, new.size), now + UPLOAD_TIME
+            self._entries.write(file, lambda above: self._files.add(file, reservation=room, directories=above, due=due))
         except AlreadyExists:
             made = self._made_before(file)
             if made is None:

@@ -108,6 +108,10 @@ class Project:
         """The owner of longest standing."""
         return self.owners[0]
 
+    def payer_of(self, user_id: UserId) -> UserId | None:
+        """Return in whose plan a member has a seat; None for the owner who pays, who needs none."""
+        return self.owner_id if user_id != self.owner_id else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
@@ -119,6 +123,8 @@ class Membership:
     joined_at: datetime
     accepted_at: datetime | None = None
     """When the person said yes to this role; None: before anybody was asked."""
+    seat_of: UserId | None = None
+    """In whose plan the person has a seat by this membership; None: in nobody's, such as the owner who pays."""
     version: int
 
     def has_consented(self, project: Project) -> bool:

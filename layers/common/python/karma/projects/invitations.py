@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from karma.billing.allowances import Metric
+from karma.billing.seats import Seats
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, NotFound
+from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets
@@ -54,9 +56,17 @@ class InvitationService:
     """Asks people, and takes their answers."""
 
     def __init__(
-        self, store: ProjectStore, accounts: Accounts, *, post_office: PostOffice, buckets: Buckets, clock: Clock
+        self,
+        store: ProjectStore,
+        accounts: Accounts,
+        *,
+        seats: Seats,
+        post_office: PostOffice,
+        buckets: Buckets,
+        clock: Clock,
     ) -> None:
         """`buckets` count invitations by who sends them, and what is told of them by whom it is told."""
+        self._seats = seats
         self._store = store
         self._gate = Gate(store)
         self._accounts = accounts
@@ -76,6 +86,7 @@ class InvitationService:
             Forbidden: the caller may not add members of this role.
             AlreadyExists: it is a member, and ownership is not what is offered.
             InvitationDeclined, TooManyInvitations, TooManyOwners: see there.
+            QuotaExceeded: no seat is free in the plan of the owner who pays, and the person has none there.
             RateLimited: the caller has asked too many people today.
         """
 
@@ -87,6 +98,8 @@ class InvitationService:
             member = entry.others.get(UserId(invitee_id))
             if member is not None and not _offers_more(member, role):
                 raise AlreadyExists("The account is a member already")
+            if member is None:
+                self._require_seat(entry, UserId(invitee_id))
             return self._ask(entry, role, invited=UserId(invitee_id), email=None, source=source)
 
         return repeat(once, on=(ProjectChanged,))
@@ -98,12 +111,14 @@ class InvitationService:
 
         Raises:
             ValidationFailed: not an address.
+            QuotaExceeded: no seat is free, whether the person has one or not.
             NotFound, Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
         """
         address = emails.normalise(email)
 
         def once() -> None:
             entry = self._enter(user_id, project_id, role)
+            self._require_seat(entry, None)
             owner = self._accounts.find_by_email(address)
             proven = owner.id if owner is not None and owner.email_verified else None
             try:
@@ -119,6 +134,16 @@ class InvitationService:
         if role is ProjectRole.OWNER:
             require_room_for_owner(entry.project)
         return entry
+
+    def _require_seat(self, entry: Entry, member_id: UserId | None) -> None:
+        """Refuse an invitation that could not be accepted now; the seat is taken when it is accepted."""
+        payer = entry.project.owner_id
+        try:
+            self._seats.require_free(payer, member_id)
+        except QuotaExceeded as exc:
+            if entry.member.user_id == payer:
+                raise
+            raise _no_seat() from exc
 
     def _ask(
         self,
@@ -210,6 +235,7 @@ class InvitationService:
         Raises:
             NotFound: there is no open invitation to the caller.
             TooManyOwners: the project has got its last owner meanwhile.
+            QuotaExceeded: no seat is free in the plan of the owner who pays; the invitation stays.
             AccountGone: the caller's account is deleted.
         """
 
@@ -241,23 +267,35 @@ class InvitationService:
         source: Source,
     ) -> Membership:
         now, role = self._clock.now(), invitation.role
-        after = Membership(project_id=project.id, user_id=user_id, role=role, joined_at=now, accepted_at=now, version=1)
+        after = Membership(
+            project_id=project.id,
+            user_id=user_id,
+            role=role,
+            joined_at=now,
+            accepted_at=now,
+            seat_of=project.owner_id,
+            version=1,
+        )
         if before is not None:
             after = replace(before, role=role, accepted_at=now, version=before.version + 1)
         event = AuditEvent.PROJECT_MEMBER_ADDED if before is None else AuditEvent.PROJECT_ROLE_CHANGED
         entries = entries_of(event, after, inviter, source, now, actor_id=user_id, details={"role": role.value})
-        self._store.change_member(
-            MemberChange(
-                project=project,
-                actor=inviter,
-                before=before,
-                after=after,
-                owners=owners_after(project, user_id, role) if role is ProjectRole.OWNER else project.owners,
-                at=now,
-                entries=entries,
-                invitation=invitation,
+        try:
+            self._store.change_member(
+                MemberChange(
+                    project=project,
+                    actor=inviter,
+                    before=before,
+                    after=after,
+                    owners=owners_after(project, user_id, role) if role is ProjectRole.OWNER else project.owners,
+                    at=now,
+                    entries=entries,
+                    invitation=invitation,
+                    seat=self._seats.reserve(project.owner_id) if before is None else None,
+                )
             )
-        )
+        except QuotaExceeded as exc:
+            raise _no_seat() from exc
         count("ProjectMemberAdded")
         logger.info("project.member_added", project_id=project.id, member_id=user_id, role=role.value)
         return after
@@ -299,6 +337,12 @@ def _proven_email(user: User | None) -> str | None:
 
 def _is_invitee(text: str) -> bool:
     return is_id(text) or (len(text) == 64 and all(each in "0123456789abcdef" for each in text))
+
+
+def _no_seat() -> QuotaExceeded:
+    """Make the refusal for people whose plan it is not: nothing of the plan is theirs to know."""
+    details = {"limit": Metric.SEATS.value, "plan": None, "allowed": None, "requested": 1, "resets_at": None}
+    return QuotaExceeded("The plan of the project's owner has no free seat; only they can make room", details=details)
 
 
 def _no_invitation() -> NotFound:

@@ -3,6 +3,7 @@
 | item | pk | sk | gsi1pk | gsi1sk |
 | --- | --- | --- | --- | --- |
 | project | PROJECT#<id> | PROJECT | - | - |
+| one that another plan pays for now | PROJECT#<id> | PROJECT | PROJECTS#MOVING | <moment>#<id> |
 | its tombstone | PROJECT#<id> | PROJECT | PROJECTS#DELETING | <moment>#<id> |
 | membership | PROJECT#<id> | MEMBER#<user> | USER#<user> | PROJECT#<id> |
 | invitation to an account | PROJECT#<id> | INVITE#<user> | USER#<user> | INVITE#<id> |
@@ -31,6 +32,8 @@ PROJECT_PREFIX: Final = "PROJECT#"
 MEMBER_PREFIX: Final = "MEMBER#"
 DELETING: Final = "PROJECTS#DELETING"
 """Partition of gsi1 with the tombstones, by when they were put."""
+MOVING: Final = "PROJECTS#MOVING"
+"""Partition of gsi1 with the projects whose seats are moving to another plan, by when that began."""
 INVITE_PREFIX: Final = "INVITE#"
 INVITED_PREFIX: Final = "INVITED#"
 
@@ -65,6 +68,7 @@ class MemberItem(ProjectsItem, discriminator="project_member"):
     user_id = UnicodeAttribute()
     role = UnicodeAttribute()
     accepted_at = UnicodeAttribute(null=True)
+    seat_of = UnicodeAttribute(null=True)
 
 
 class InvitationItem(ProjectsItem, discriminator="project_invitation"):
@@ -124,6 +128,12 @@ def tombstone_of(item: ProjectItem) -> ProjectId | None:
     return project_id if item.deleting_at and item.key == project_key(project_id) else None
 
 
+def moving_of(item: ProjectItem) -> ProjectId | None:
+    """Return whose seats are moving; None when they are not."""
+    project_id = ProjectId(item.project_id)
+    return project_id if item.key == project_key(project_id) else None
+
+
 def project_item(project: Project) -> ProjectItem:
     """Return a project as it is stored."""
     values: dict[str, Any] = {
@@ -164,6 +174,7 @@ def member_item(member: Membership) -> MemberItem:
         user_id=member.user_id,
         role=member.role.value,
         accepted_at=iso(member.accepted_at) if member.accepted_at else None,
+        seat_of=member.seat_of,
         created_at=joined,
         updated_at=joined,
         gsi1pk=user_pk(member.user_id),
@@ -179,6 +190,7 @@ def member_of(item: MemberItem) -> Membership:
         role=ProjectRole(item.role),
         joined_at=parse_iso(item.created_at or ""),
         accepted_at=parse_iso(item.accepted_at) if item.accepted_at else None,
+        seat_of=UserId(item.seat_of) if item.seat_of else None,
         version=int(item.version),
     )
 

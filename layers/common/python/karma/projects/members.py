@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from karma.billing.allowances import Metric, granted
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import ProjectId, UserId, is_id
@@ -16,7 +17,14 @@ from karma.projects.domain import ConsentNeeded, Membership, ProjectChanged, Pro
 from karma.projects.gate import Entry, Gate
 from karma.projects.permissions import ProjectPermission, needed_to_manage
 from karma.projects.ports import MemberChange, ProjectStore
-from karma.projects.service import MAX_OFFSET_ROWS, PageQuery, finish_delete, require_shallow, require_version
+from karma.projects.service import (
+    MAX_OFFSET_ROWS,
+    PageQuery,
+    finish_delete,
+    require_shallow,
+    require_version,
+    settle_seats,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +97,10 @@ class MemberService:
                 raise ConsentNeeded("Ownership takes the member's consent: invite them to be an owner")
             now = self._clock.now()
             after = replace(before, role=role, version=before.version + 1)
+            owners, seat = owners_after(entry.project, before.user_id, role), None
+            if before.user_id == entry.project.owner_id:
+                # Who stops paying needs a seat.
+                after, seat = replace(after, seat_of=owners[0]), granted(owners[0], Metric.SEATS)
             named = {"from": before.role.value, "to": role.value}
             self._store.change_member(
                 MemberChange(
@@ -96,13 +108,15 @@ class MemberService:
                     actor=entry.member,
                     before=before,
                     after=after,
-                    owners=owners_after(entry.project, before.user_id, role),
+                    owners=owners,
+                    seat=seat,
                     at=now,
                     entries=entries_of(
                         AuditEvent.PROJECT_ROLE_CHANGED, entry.member, before, source, now, details=named
                     ),
                 )
             )
+            settle_seats(self._store, entry.project, owners)
             logger.info("project.role_changed", project_id=before.project_id, member_id=before.user_id, role=role.value)
             return after
 
@@ -127,14 +141,14 @@ class MemberService:
             if before.user_id != user_id:
                 entry.require(needed_to_manage(before.role))
             require_version(before.version, version)
-            now = self._clock.now()
+            now, owners = self._clock.now(), owners_after(entry.project, before.user_id, None)
             self._store.change_member(
                 MemberChange(
                     project=entry.project,
                     actor=entry.member,
                     before=before,
                     after=None,
-                    owners=owners_after(entry.project, before.user_id, None),
+                    owners=owners,
                     at=now,
                     entries=entries_of(
                         AuditEvent.PROJECT_MEMBER_REMOVED,
@@ -146,6 +160,7 @@ class MemberService:
                     ),
                 )
             )
+            settle_seats(self._store, entry.project, owners)
             logger.info("project.member_removed", project_id=before.project_id, member_id=before.user_id)
 
         repeat(once, on=(ProjectChanged,))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from karma.billing.allowances import Reservation
 from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import User
@@ -57,6 +58,8 @@ class MemberChange:
     entries: Sequence[AuditEntry]
     invitation: Invitation | None = None
     """Which is accepted by this, and goes."""
+    seat: Reservation | None = None
+    """Of a seat in the plan of `after.seat_of`, for who joins, or stops paying; not used if they have one."""
 
 
 class ProjectStore(Protocol):
@@ -89,11 +92,12 @@ class ProjectStore(Protocol):
         ...
 
     def change_member(self, change: MemberChange) -> None:
-        """Store, change or remove a membership; an account is held by the project while it owns it.
+        """Store, change or remove a membership, and take or give back its seat; owners' accounts are held by projects.
 
         Raises:
             ProjectChanged: the project, the member, the actor's role or the invitation is not as it was read.
             AlreadyExists: there is a membership already.
+            QuotaExceeded: no seat is free in the plan of the owner who pays, and the person has none there.
             AccountGone: the actor's account is deleted, or that of somebody who would become a member or an owner.
         """
         ...
@@ -139,10 +143,22 @@ class ProjectStore(Protocol):
         ...
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
-        """Remove up to about `most` memberships of a deleted project, and the tombstone after the last of them.
+        """Remove up to about `most` memberships of a deleted project with their seats, and last the tombstone.
 
         May be called again at any time, also beside itself; True when nothing is left.
         """
+        ...
+
+    def move_seats(self, project_id: ProjectId, *, most: int) -> bool:
+        """Move up to `most` members' seats to the plan of the owner who pays now; True when none is left to move.
+
+        Nothing is refused: whoever becomes that owner has the seats, even if the plan has fewer. May be called again
+        at any time, also beside itself. False also when somebody changed the project or a member meanwhile.
+        """
+        ...
+
+    def unmoved(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
+        """List projects whose seats have been to move since before a moment, oldest first."""
         ...
 
     def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from pynamodb.expressions.condition import Condition
 
+from karma.billing import usage
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -40,6 +41,7 @@ from karma.projects.items import (
     INVITE_PREFIX,
     INVITED_PREFIX,
     MEMBER_PREFIX,
+    MOVING,
     PROJECT_PREFIX,
     InvitationItem,
     InvitedItem,
@@ -55,6 +57,7 @@ from karma.projects.items import (
     member_item,
     member_key,
     member_of,
+    moving_of,
     project_item,
     project_key,
     project_of,
@@ -62,21 +65,24 @@ from karma.projects.items import (
     user_pk,
 )
 from karma.projects.ports import MemberChange, Read, Rows
+from karma.projects.seat_repository import changed, end_memberships, give_seats_back, move_seat, same_owners, there
 
 _BATCH: Final = 100
 """Items of one BatchGetItem."""
+_MEMBERS_A_TRANSACTION: Final = 33
+"""Each with a membership, a seat, and the count of the plan that it is in."""
 _RECEIVED: Final = 100
 """Invitations that a person is shown."""
 
 
 class ProjectRepository:
-    """ProjectStore over DynamoDB, and the projects' step in the deletion of an account."""
+    """ProjectStore over DynamoDB, with the seats of plans, and the projects' step in the deletion of an account."""
 
     name = "projects"
     """Of the step."""
 
     def __init__(self, table_name: str) -> None:
-        """Bind the table; that of the accounts is bound by the composition root. No request is made."""
+        """Bind the table; those of accounts and plans are bound by the composition root. No request is made."""
         bind(ProjectsItem, table_name)
 
     # Reading
@@ -203,38 +209,49 @@ class ProjectRepository:
                 item.updated_at.set(iso(after.updated_at)),
             ],
             _unchanged(before),
-            on_fail=_changed(),
+            on_fail=changed(),
         )
         _require_actor(tx, actor)
         require_account_in(tx, actor.user_id)
         tx.commit()
 
     def change_member(self, change: MemberChange) -> None:
-        """See ProjectStore; one transaction of 5 to 10 items."""
+        """See ProjectStore; one read of a seat, one transaction of 5 to 12 items."""
         project, actor, before, after = change.project, change.actor, change.before, change.after
         subject = before or after
         assert subject is not None  # noqa: S101  a wiring error, not an input
         tx = Transaction()
         if change.owners == project.owners:
-            tx.check(ProjectItem, project_key(project.id), _there(), on_fail=_changed())
+            # Whose plan the seat is of: an owner's account is not deleted, so that nothing is left of it.
+            same = same_owners(project) if change.seat is not None else there()
+            tx.check(ProjectItem, project_key(project.id), same, on_fail=changed())
         else:
             actions = [ProjectItem.owners.set(list(change.owners)), ProjectItem.updated_at.set(iso(change.at))]
-            tx.update(ProjectItem(*project_key(project.id)), actions, _unchanged(project), on_fail=_changed())
+            if change.owners[0] != project.owner_id:
+                # From here on another plan pays: `move_seats` follows, or the sweep that finds it here.
+                actions += [ProjectItem.gsi1pk.set(MOVING), ProjectItem.gsi1sk.set(f"{iso(change.at)}#{project.id}")]
+            tx.update(ProjectItem(*project_key(project.id)), actions, _unchanged(project), on_fail=changed())
         key = member_key(project.id, subject.user_id)
         if before is None:
             assert after is not None  # noqa: S101
             tx.put(member_item(after), on_fail=AlreadyExists("The account is a member already"))
         elif after is None:
-            tx.delete(MemberItem(*key), MemberItem.version == before.version, on_fail=_changed())
+            tx.delete(MemberItem(*key), MemberItem.version == before.version, on_fail=changed())
         else:
             accepted = [MemberItem.accepted_at.set(iso(after.accepted_at))] if after.accepted_at else []
-            actions = [MemberItem.role.set(after.role.value), *accepted, MemberItem.updated_at.set(iso(change.at))]
-            tx.update(MemberItem(*key), actions, MemberItem.version == before.version, on_fail=_changed())
+            seated = [MemberItem.seat_of.set(after.seat_of)] if change.seat is not None and after.seat_of else []
+            actions = [MemberItem.role.set(after.role.value), *accepted, *seated]
+            actions.append(MemberItem.updated_at.set(iso(change.at)))
+            tx.update(MemberItem(*key), actions, MemberItem.version == before.version, on_fail=changed())
         require_account_in(tx, actor.user_id)
         if subject.user_id != actor.user_id:
             # Of one's own membership the version was asked above, and a transaction names an item once.
             _require_actor(tx, actor)
         _keep_accounts(tx, change, subject.user_id)
+        if change.seat is not None:
+            usage.take_seat(tx, change.seat, subject.user_id, on_fail=changed())
+        elif after is None:
+            give_seats_back(tx, [subject])
         if change.invitation is not None:
             _use_up(tx, change.invitation, at=change.at)
         for entry in change.entries:
@@ -249,7 +266,7 @@ class ProjectRepository:
         """See ProjectStore; one transaction of 5 items, and those that tell of it."""
         tx, at, item = Transaction(), iso(invitation.invited_at), InvitationItem
         invitee, project_id = invitation.invitee, invitation.project_id
-        tx.check(ProjectItem, project_key(project_id), _there(), on_fail=_changed())
+        tx.check(ProjectItem, project_key(project_id), there(), on_fail=changed())
         _require_actor(tx, actor)
         require_account_in(tx, actor.user_id)
         if invitation.user_id is not None:
@@ -320,7 +337,7 @@ class ProjectRepository:
                 item.gsi1sk.set(f"{stamp}#{project.id}"),
             ],
             _unchanged(project),
-            on_fail=_changed(),
+            on_fail=changed(),
         )
         _require_actor(tx, actor)
         require_account_in(tx, actor.user_id)
@@ -329,24 +346,52 @@ class ProjectRepository:
         tx.commit()
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
-        """See ProjectStore; the invitations one by one, a transaction a hundred memberships, a delete."""
+        """See ProjectStore; the invitations one by one, 33 memberships a transaction, in the end a delete."""
         while invitations := self.invitations_of(project_id):
             for each in invitations:
                 self.withdraw(each)
         removed = 0
-        for keys in pages(ProjectsItem, project_key(project_id).pk, prefix=MEMBER_PREFIX):
+        while members := self.of_project(project_id, limit=_MEMBERS_A_TRANSACTION, after=None).members:
             if removed >= most:
                 return False
-            tx = Transaction()
-            for key in keys:
-                tx.delete(MemberItem(*key))
-            tx.commit()
-            removed += len(keys)
+            if end_memberships(members):
+                removed += len(members)
         try:
             delete(ProjectItem(*project_key(project_id)), ProjectItem.deleting_at.exists())
         except ConditionFailed:  # somebody else was quicker
             return True
         return True
+
+    def move_seats(self, project_id: ProjectId, *, most: int) -> bool:
+        """See ProjectStore; a Query a hundred members, for each that moves two reads and a transaction."""
+        project, after, moved = self.read(project_id).project, None, 0
+        if project is None or project.deleting:
+            return True
+        try:
+            while True:
+                rows = self.of_project(project_id, limit=_BATCH, after=after)
+                for member in rows.members:
+                    if member.seat_of == project.payer_of(member.user_id):
+                        continue
+                    if moved >= most:
+                        return False
+                    move_seat(project, member)
+                    moved += 1
+                if not rows.more:
+                    break
+                after = rows.members[-1].user_id
+            tx = Transaction()
+            actions = [ProjectItem.gsi1pk.remove(), ProjectItem.gsi1sk.remove()]
+            tx.update(ProjectItem(*project_key(project_id)), actions, same_owners(project), on_fail=changed())
+            tx.commit()
+        except ProjectChanged:
+            return False
+        return True
+
+    def unmoved(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
+        """See ProjectStore; one Query of the index."""
+        old_enough = ProjectsItem.gsi1sk < iso(before)
+        return query_work(ProjectItem, MOVING, old_enough, moving_of, limit=limit).items
 
     def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
         """See ProjectStore; one Query of the index."""
@@ -371,7 +416,22 @@ class ProjectRepository:
             named = [key.sk.removeprefix(INVITED_PREFIX).split("#") for key in keys]
             for project_id, invitee in named:
                 _remove_if_made_by(ProjectId(project_id), invitee, purge.user_id)
-        return empty(ProjectsItem, mine, purge, index=ProjectsItem.gsi1) and empty(ProjectsItem, mine, purge)
+        return (
+            self._end_memberships(purge)
+            and empty(ProjectsItem, mine, purge, prefix=INVITE_PREFIX, index=ProjectsItem.gsi1)
+            and empty(ProjectsItem, mine, purge)
+        )
+
+    def _end_memberships(self, purge: Purge) -> bool:
+        """End a deleted account's memberships, each with its seat; False when the time was over before the end."""
+        for keys in pages(ProjectsItem, user_pk(purge.user_id), prefix=PROJECT_PREFIX, index=ProjectsItem.gsi1):
+            for key in keys:
+                if purge.over():
+                    return False
+                # Until nobody else changes it between being read and removed.
+                while item := get(MemberItem, key, consistent=True):
+                    end_memberships([member_of(item)])
+        return True
 
 
 def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> None:
@@ -390,7 +450,7 @@ def _use_up(tx: Transaction, invitation: Invitation, *, at: datetime) -> None:
     """Remove an invitation with the transaction that does what it offers, if it is as it was read."""
     item = InvitationItem(*invitation_key(invitation.project_id, invitation.invitee))
     as_read = (InvitationItem.role == invitation.role.value) & (InvitationItem.invited_by == invitation.invited_by)
-    tx.delete(item, as_read & _open(at), on_fail=_changed())
+    tx.delete(item, as_read & _open(at), on_fail=changed())
     tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
 
 
@@ -411,21 +471,12 @@ def _open(at: datetime) -> Condition:
 def _require_actor(tx: Transaction, actor: Membership) -> None:
     """Let a transaction fail unless the actor still has the role that was read."""
     key = member_key(actor.project_id, actor.user_id)
-    tx.check(MemberItem, key, MemberItem.role == actor.role.value, on_fail=_changed())
-
-
-def _there() -> Condition:
-    condition: Condition = ProjectItem.pk.exists() & ProjectItem.deleting_at.does_not_exist()
-    return condition
+    tx.check(MemberItem, key, MemberItem.role == actor.role.value, on_fail=changed())
 
 
 def _unchanged(project: Project) -> Condition:
     condition: Condition = (ProjectItem.version == project.version) & ProjectItem.deleting_at.does_not_exist()
     return condition
-
-
-def _changed() -> ProjectChanged:
-    return ProjectChanged("The project was changed by another request; read it again")
 
 
 def _rows(items: Sequence[ProjectsItem], limit: int) -> Rows:

@@ -19,7 +19,7 @@ from karma.projects.ports import ProjectStore
 MAX_OFFSET_ROWS = 1_000
 """How deep pages by number go, and how far a list is counted."""
 MEMBERSHIPS_A_REQUEST = 1_000
-"""Memberships that a request removes by itself; the sweep removes the rest."""
+"""Memberships that a request removes, or whose seats it moves, by itself; the sweep does the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +211,16 @@ def finish_delete(store: ProjectStore, project_id: ProjectId) -> None:
         store.finish_delete(project_id, most=MEMBERSHIPS_A_REQUEST)
     except Upstream as exc:
         logger.warning("project.left_for_sweep", project_id=project_id, code=exc.code)
+
+
+def settle_seats(store: ProjectStore, before: Project, owners: tuple[UserId, ...]) -> None:
+    """Move the seats of a project whose paying owner has changed, most of them now; the sweep moves what is left."""
+    if owners[0] == before.owner_id:
+        return
+    try:
+        store.move_seats(before.id, most=MEMBERSHIPS_A_REQUEST)
+    except Upstream as exc:
+        logger.warning("project.seats_left_for_sweep", project_id=before.id, code=exc.code)
 
 
 def require_version(stored: int, expected: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What time does to projects: deletions that died on their way, or had too much to remove, are finished.
+"""What time does to projects: deletions and moves of seats that died on their way, or had too much to do, are finished.
 
 Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
 """
@@ -25,6 +25,18 @@ def finish_deletions(store: ProjectStore, clock: Clock) -> int:
     for project_id in store.unfinished(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
         try:
             finished += store.finish_delete(project_id, most=MEMBERSHIPS_A_PROJECT)
+        except Upstream as exc:
+            logger.warning("project.sweep_failed", project_id=project_id, code=exc.code)
+            count("ProjectSweepFailed")
+    return finished
+
+
+def finish_moves(store: ProjectStore, clock: Clock) -> int:
+    """Go on with projects whose seats move to another plan; return how many are done. One that fails is left."""
+    finished = 0
+    for project_id in store.unmoved(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
+        try:
+            finished += store.move_seats(project_id, most=MEMBERSHIPS_A_PROJECT)
         except Upstream as exc:
             logger.warning("project.sweep_failed", project_id=project_id, code=exc.code)
             count("ProjectSweepFailed")

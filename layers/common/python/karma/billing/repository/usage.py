@@ -6,6 +6,7 @@ has none at that moment, extends its reservation by a write of its own.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -13,13 +14,25 @@ from pynamodb.attributes import NumberAttribute
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from karma.billing.allowances import Adjustment, Allowance, Metric, Reservation, Usage, allowed_by, period_of
+from karma.billing.allowances import (
+    Adjustment,
+    Allowance,
+    Metric,
+    Reservation,
+    Usage,
+    allowed_by,
+    given_back,
+    period_of,
+)
 from karma.billing.repository.items import BillingItem
 from karma.billing.repository.keys import BillingKey, user_pk
+from karma.billing.repository.seats import SEAT_PREFIX, SeatItem, seat_key, shared
 from karma.core.dynamo.access import batch_get
 from karma.core.dynamo.items import Key, bind
-from karma.core.dynamo.partitions import delete_keys, pages
+from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AppError
+from karma.core.ids import UserId
 from karma.core.purge import Purge
 
 _PREFIX = "USAGE#"
@@ -51,6 +64,45 @@ def adjust(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
             tx.upsert(_item(each), _added(each, each.difference))
 
 
+def take_seat(tx: Transaction, reservation: Reservation, member_id: UserId, *, on_fail: AppError) -> None:
+    """Let a transaction seat a person in one project more; only the first takes a seat of the plan.
+
+    The transaction fails with QuotaExceeded when the person has no seat yet and none is free, and with `on_fail` when
+    what was read of the seat has changed by the time it commits.
+    """
+    held = shared(reservation.user_id, [member_id])[member_id]
+    item = SeatItem(*seat_key(reservation.user_id, member_id))
+    unchanged = SeatItem.projects == held if held else SeatItem.pk.does_not_exist()
+    tx.upsert(item, [SeatItem.projects.add(1)], unchanged, on_fail=on_fail)
+    if not held:
+        reserve(tx, [reservation])
+
+
+def give_seats_back(tx: Transaction, seats: Iterable[tuple[UserId, UserId]], *, on_fail: AppError) -> None:
+    """Let a transaction end what seated people in one project; who shares no other gives their seat back.
+
+    Args:
+        tx: the transaction.
+        seats: accounts, each with one of up to a hundred people who have a seat in its plan. A seat that is not there
+            any more has gone with its account.
+        on_fail: what the transaction fails with when what was read of a seat has changed by the time it commits.
+    """
+    by_account: dict[UserId, list[UserId]] = defaultdict(list)
+    for user_id, member_id in seats:
+        by_account[user_id].append(member_id)
+    for user_id, member_ids in by_account.items():
+        free = 0
+        for member_id, held in shared(user_id, member_ids).items():
+            item, unchanged = SeatItem(*seat_key(user_id, member_id)), SeatItem.projects == held
+            if held > 1:
+                tx.update(item, [SeatItem.projects.add(-1)], unchanged, on_fail=on_fail)
+            else:
+                tx.delete(item, unchanged, on_fail=on_fail)
+                free += 1
+        if free:
+            adjust(tx, [given_back(user_id, Metric.SEATS, free)])
+
+
 class UsageRepository:
     """Reads what is taken, and extends reservations between transactions."""
 
@@ -68,12 +120,15 @@ class UsageRepository:
         tx.commit()
 
     def purge(self, purge: Purge) -> bool:
-        """Remove what is kept of a deleted account, True when that was done."""
-        for page in pages(BillingItem, user_pk(purge.user_id), prefix=_PREFIX):
-            if purge.over():
-                return False
-            delete_keys(BillingItem, page)
-        return True
+        """Remove what is kept of a deleted account, True when that was done.
+
+        The seats first: whoever gives one back does so on condition that it is there, and changes the count with it.
+        """
+        return all(empty(BillingItem, user_pk(purge.user_id), purge, prefix=each) for each in (SEAT_PREFIX, _PREFIX))
+
+    def has_seat(self, user_id: UserId, member_id: UserId) -> bool:
+        """Tell whether a person has a seat in the plan of an account: one consistent read."""
+        return shared(user_id, [member_id])[member_id] > 0
 
     def read(self, allowance: Allowance) -> list[Usage]:
         """Read what an account has taken of each metric now: one batch of five reads, consistent."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from pynamodb.expressions.condition import Condition
 
+from karma.billing import usage
+from karma.billing.allowances import Metric, Reservation, given_back
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query, update
+from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import bind
-from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import AlreadyExists, StaleVersion
-from karma.core.ids import DeviceId, FileId
+from karma.core.ids import DeviceId, FileId, UserId
 from karma.files.domain import (
     REJECTED_TIME,
     DeviceFile,
@@ -143,16 +147,25 @@ class FileRepository:
 
     # Making
 
-    def add(self, entry: DeviceFile, *, directories: Iterable[DeviceFile], due: datetime | None) -> None:
-        """Write a new entry, its name's guard, and the directories above it that are missing: all or none.
+    def add(
+        self,
+        entry: DeviceFile,
+        *,
+        reservation: Reservation | None,
+        directories: Iterable[DeviceFile],
+        due: datetime | None,
+    ) -> None:
+        """Write a new entry, its name's guard, the directories above it that are missing, and its room: all or none.
 
         Args:
             entry: a file in state `uploading`, or a directory.
+            reservation: of a file's bytes in its owner's plan; None for a directory.
             directories: those that `missing` told.
             due: when a sweep must look at a file; None for a directory.
 
         Raises:
             AlreadyExists: the name is taken.
+            QuotaExceeded: the owner's plan has no room for the file.
             NotFound: the device is gone.
             ConditionFailed: somebody made or removed one of the directories above it meanwhile.
         """
@@ -163,6 +176,9 @@ class FileRepository:
         tx.put(listed_item(entry) if due is None else unlisted_item(entry, due=due))
         names.make(directories)
         names.write()
+        if reservation is not None:
+            # Last: who repeats a request hears that the name is taken, by their own file.
+            usage.reserve(tx, [reservation])
         tx.commit()
 
     def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
@@ -283,7 +299,7 @@ class FileRepository:
     # Removing
 
     def reject(self, file: DeviceFile, reason: Rejection, *, now: datetime, due: datetime) -> None:
-        """Refuse a file and free its name; its object is still to be removed.
+        """Refuse a file, free its name and give its bytes back, all or none; its object is still to be removed.
 
         Raises:
             ConditionFailed: its state has changed.
@@ -300,6 +316,7 @@ class FileRepository:
             ],
             FileItem.status == file.status,
         )
+        _give_back(tx, [file])
         tx.commit()
 
     def cleaned(self, file: DeviceFile, *, now: datetime) -> None:
@@ -319,7 +336,9 @@ class FileRepository:
         )
 
     def begin_delete(self, file: DeviceFile, *, now: datetime, due: datetime) -> None:
-        """Write the tombstone and free the name: from here on the file is gone for everybody but the sweep.
+        """Write the tombstone, free the name and give the bytes back, all or none.
+
+        From here on the file is gone for everybody but the sweep. A rejected one has given its bytes back before.
 
         Raises:
             ConditionFailed: its state has changed.
@@ -347,6 +366,7 @@ class FileRepository:
                 ],
                 FileItem.status == file.status,
             )
+        _give_back(tx, [file])
         tx.commit()
 
     def forget(self, file: DeviceFile) -> None:
@@ -368,11 +388,44 @@ class FileRepository:
         tx.commit()
 
     def remove_rows(self, device_id: DeviceId, *, limit: int) -> int:
-        """Remove up to `limit` items of a deleted device; fewer than that were removed when nothing is left."""
-        items = query(FilesItem, files_pk(device_id), limit=limit, consistent=True).items
-        for item in items:
-            delete(item)
-        return len(items)
+        """Remove up to `limit` items of a deleted device; fewer than that were removed when nothing is left.
+
+        A transaction removes as many as it can hold, and gives the bytes of their files back: also when others remove
+        the same ones, or somebody died on the way, each file's are given back once.
+        """
+        removed = 0
+        while removed < limit:
+            most = min(limit - removed, MAX_ITEMS - 1)
+            items = query(FilesItem, files_pk(device_id), limit=most, consistent=True).items
+            if not items:
+                break
+            try:
+                _remove(items)
+            except ConditionFailed:
+                # Somebody else has ended one of these files: what is there now tells which are left.
+                continue
+            removed += len(items)
+        return removed
+
+
+def _remove(items: Sequence[FilesItem]) -> None:
+    tx = Transaction()
+    files = {item.key: file_of(item) for item in items if isinstance(item, FileItem)}
+    for item in items:
+        file = files.get(item.key)
+        as_read = FileItem.status == file.status if file is not None and file.takes_room else None
+        tx.delete(item, as_read)
+    _give_back(tx, files.values())
+    tx.commit()
+
+
+def _give_back(tx: Transaction, files: Iterable[DeviceFile]) -> None:
+    """Let a transaction that ends files give back what their uploads had reserved."""
+    taken: Counter[UserId] = Counter()
+    for file in files:
+        if file.takes_room:
+            taken[file.user_id] += file.size
+    usage.adjust(tx, [given_back(user_id, Metric.STORAGE, size) for user_id, size in taken.items()])
 
 
 def _free(tx: Transaction, file: DeviceFile) -> None:

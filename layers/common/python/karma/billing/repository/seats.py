@@ -1,0 +1,37 @@
+"""Who has a seat in an account's plan: one item a person, which counts the projects that they share with the account.
+
+Seats are taken and given back by transactions that begin and end memberships: usage.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pynamodb.attributes import NumberAttribute
+
+from karma.billing.repository.items import BillingItem
+from karma.billing.repository.keys import BillingKey, user_pk
+from karma.core.dynamo.access import batch_get
+from karma.core.dynamo.items import Key
+from karma.core.ids import UserId
+
+SEAT_PREFIX = "SEAT#"
+
+
+class SeatItem(BillingItem, discriminator="seat"):
+    """A person's seat in an account's plan."""
+
+    projects = NumberAttribute()
+
+
+def seat_key(user_id: str, member_id: str) -> BillingKey:
+    """Key of a person's seat in the plan of `user_id`."""
+    return BillingKey(user_pk(user_id), f"{SEAT_PREFIX}{member_id}")
+
+
+def shared(user_id: UserId, member_ids: Sequence[UserId]) -> Counter[UserId]:
+    """Read how many projects of an account each of up to a hundred people has a seat for; one batch, consistent."""
+    keys = {member_id: Key(*seat_key(user_id, member_id)) for member_id in member_ids}
+    found = batch_get(SeatItem, list(keys.values()), consistent=True)
+    return Counter({member_id: int(found[key].projects) for member_id, key in keys.items() if key in found})

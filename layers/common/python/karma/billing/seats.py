@@ -1,0 +1,54 @@
+"""Whether a plan has a seat for somebody, as those who invite and accept ask it; the transaction decides."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from karma.billing.allowances import Allowance, Allowances, Metric, Reservation, Usage
+from karma.core.ids import UserId
+
+
+class SeatReader(Protocol):
+    """What is used of karma.billing.repository.usage.UsageRepository."""
+
+    def read(self, allowance: Allowance) -> list[Usage]:
+        """Read what an account has taken of each metric."""
+        ...
+
+    def has_seat(self, user_id: UserId, member_id: UserId) -> bool:
+        """Tell whether a person has a seat in the plan of an account."""
+        ...
+
+
+class Seats:
+    """Seats of plans: the people other than the account's owner in the projects that the account pays for."""
+
+    def __init__(self, allowances: Allowances, reader: SeatReader) -> None:
+        self._allowances = allowances
+        self._reader = reader
+
+    def reserve(self, user_id: UserId) -> Reservation:
+        """Return a reservation of one seat; the transaction uses it when the person has none yet.
+
+        Raises:
+            QuotaExceeded: the plan has no seats at all.
+        """
+        return self._allowances.of(user_id).reserve(Metric.SEATS)
+
+    def require_free(self, user_id: UserId, member_id: UserId | None) -> None:
+        """Refuse at once what would be refused later, when nobody leaves meanwhile; nothing is reserved.
+
+        Args:
+            user_id: whose plan it is.
+            member_id: who is asked; None when that must not be told, as if they had no seat.
+
+        Raises:
+            QuotaExceeded: the plan has no free seat, and they have none.
+        """
+        if member_id is not None and self._reader.has_seat(user_id, member_id):
+            return
+        allowance = self._allowances.of(user_id)
+        reservation = allowance.reserve(Metric.SEATS)
+        used = next(each.used for each in self._reader.read(allowance) if each.metric is Metric.SEATS)
+        if reservation.allowed is not None and used >= reservation.allowed:
+            raise reservation.refusal()

@@ -1,0 +1,71 @@
+"""Seats that memberships take in the plan of the owner who pays: how they go with them, and move to another plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pynamodb.expressions.condition import Condition
+
+from karma.billing import usage
+from karma.billing.allowances import Metric, granted
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.projects.domain import Membership, Project, ProjectChanged
+from karma.projects.items import MemberItem, ProjectItem, member_key, project_key
+
+
+def changed() -> ProjectChanged:
+    """Make the refusal of a write on what is not as it was read."""
+    return ProjectChanged("The project was changed by another request; read it again")
+
+
+def there() -> Condition:
+    """Make the condition that a project is there, and not being deleted."""
+    condition: Condition = ProjectItem.pk.exists() & ProjectItem.deleting_at.does_not_exist()
+    return condition
+
+
+def same_owners(project: Project) -> Condition:
+    """Make the condition that a project is there, and has the owners that were read."""
+    condition: Condition = there() & (ProjectItem.owners == list(project.owners))
+    return condition
+
+
+def end_memberships(members: Sequence[Membership]) -> bool:
+    """Remove memberships as they were read, with their seats; False when one has changed: then all of them stay."""
+    tx = Transaction()
+    for each in members:
+        tx.delete(MemberItem(*member_key(each.project_id, each.user_id)), MemberItem.version == each.version)
+    try:
+        give_seats_back(tx, members)
+        tx.commit()
+    except (ConditionFailed, ProjectChanged):
+        return False
+    return True
+
+
+def give_seats_back(tx: Transaction, members: Sequence[Membership]) -> None:
+    """Let a transaction that ends memberships give their seats back; it fails with ProjectChanged if one changes."""
+    seated = [(each.seat_of, each.user_id) for each in members if each.seat_of is not None]
+    usage.give_seats_back(tx, seated, on_fail=changed())
+
+
+def move_seat(project: Project, member: Membership) -> None:
+    """Move one member's seat to the plan of the owner who pays, or give that owner's own back.
+
+    Raises:
+        ProjectChanged: the project's owners, the membership or a seat is not as it was read.
+    """
+    payer, item = project.payer_of(member.user_id), MemberItem
+    tx = Transaction()
+    tx.check(ProjectItem, project_key(project.id), same_owners(project), on_fail=changed())
+    tx.update(
+        item(*member_key(project.id, member.user_id)),
+        [item.seat_of.set(payer) if payer is not None else item.seat_of.remove()],
+        item.version == member.version,
+        on_fail=changed(),
+    )
+    give_seats_back(tx, [member])
+    if payer is not None:
+        usage.take_seat(tx, granted(payer, Metric.SEATS), member.user_id, on_fail=changed())
+    tx.commit()
