@@ -441,6 +441,8 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "ProjectRepository.finish_delete": _made(
         lambda r: r.deleted_project, lambda r, project: r.projects.finish_delete(project.id, most=5)
     ),
+    "ProjectRepository.move_seats": _made(lambda r: r.project, lambda r, n: r.projects.move_seats(n[0].id, most=5)),
+    "ProjectRepository.unmoved": _made(lambda r: r.project, lambda r, _: r.projects.unmoved(before=LATER, limit=5)),
     "ProjectRepository.unfinished": _made(
         lambda r: r.deleted_project, lambda r, _: r.projects.unfinished(before=LATER, limit=5)
     ),
