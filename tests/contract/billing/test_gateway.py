@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from karma.billing.domain import Pause, StripeSubscription, plan_of
 from karma.billing.plans import PlanName
@@ -106,6 +108,20 @@ def test_what_is_coming_is_read(
     assert {name: getattr(subscription, name) for name in shown} == shown
 
 
+DAY = 86_400
+MONTHS = [{"status": "paid", "finalized_at": (month + 2) * 30 * DAY} for month in range(6)]
+
+
+def invoice(
+    stripe: StripeServer, *, of: str = "sub_1", created: int = 1, finalized_at: int | None = None, **told: Any
+) -> None:
+    """Make an invoice; Stripe lists the newest first."""
+    held = {"id": f"in_{len(stripe.invoices)}", "object": "invoice", "of": of, "attempted": True, "total": 2_000}
+    made = {"created": finalized_at or created, "status_transitions": {"finalized_at": finalized_at}}
+    stripe.invoices.append({**held, **made, **told})
+    stripe.invoices.sort(key=lambda each: each["created"], reverse=True)
+
+
 @pytest.mark.fault("F-17a")
 @pytest.mark.parametrize(
     ("invoices", "since"),
@@ -116,18 +132,60 @@ def test_what_is_coming_is_read(
         ([{"status": "open", "due_date": 700, "attempted": False}], 700),
         ([{"status": "void", "finalized_at": 100}], None),
         ([{"status": "open", "finalized_at": 5_000 - n} for n in range(120)], 4_881),
+        # Left open long ago, and paid for since then.
+        (
+            [{"status": "open", "finalized_at": 30 * DAY}, *MONTHS, {"status": "open", "finalized_at": 240 * DAY}],
+            240 * DAY,
+        ),
+        ([{"status": "open", "finalized_at": 30 * DAY}, *MONTHS], None),
     ],
 )
 def test_grace_counts_from_the_oldest_invoice_that_failed(
     stripe: StripeServer, gateway: Any, invoices: list[Any], since: int | None
 ) -> None:
-    for number, each in enumerate(invoices):
-        transitions = {"finalized_at": each.pop("finalized_at", None)}
-        attempted = {"attempted": True, "created": 1, "status_transitions": transitions}
-        stripe.invoices.append({"id": f"in_{number}", "object": "invoice", "of": "sub_1", **attempted, **each})
+    for each in invoices:
+        invoice(stripe, **each)
     stripe.subscription(status="past_due")
     [subscription] = found(gateway())
     assert subscription.unpaid_since == (None if since is None else at(since))
+
+
+FAILED: dict[str, Any] = {"status": "open"}
+SETTLED: list[dict[str, Any]] = [
+    {"status": "paid"},
+    {"status": "paid", "total": 0, "billing_reason": "subscription_cycle"},
+    {"status": "uncollectible"},
+]
+NEITHER: list[dict[str, Any]] = [
+    {"status": "void"},
+    {"status": "draft", "attempted": False},
+    {"status": "open", "attempted": False},
+    {"status": "paid", "total": 0, "billing_reason": "subscription_update"},
+    {"status": "paid", "total": -500, "billing_reason": "subscription_update"},
+]
+
+
+@pytest.mark.fault("F-17a")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.sampled_from([FAILED, *SETTLED, *NEITHER]), max_size=9), min_size=1, max_size=3))
+def test_grace_counts_from_the_present_run_of_unpaid_invoices(
+    stripe: StripeServer, gateway: Any, histories: list[list[dict[str, Any]]]
+) -> None:
+    """Each subscription of a customer has a history of its own, told month by month."""
+    stripe.subscriptions.clear()
+    stripe.invoices.clear()
+    expected: dict[str, datetime | None] = {}
+    for number, history in enumerate(histories):
+        name, since = f"sub_{number}", None
+        stripe.subscription(name, status="past_due")
+        for month, said in enumerate(history, start=1):
+            invoice(stripe, of=name, finalized_at=month * 30 * DAY + number, **said)
+            if said in SETTLED:
+                since = None
+            elif said is FAILED:
+                since = since or at(month * 30 * DAY + number)
+        expected[name] = since
+    assert {each.id: each.unpaid_since for each in found(gateway())} == expected
 
 
 @pytest.mark.fault("F-16b")

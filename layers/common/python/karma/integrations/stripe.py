@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -110,7 +111,29 @@ class _Invoice(_Vendor):
     """Instead of `created` on Stripe's older interface."""
     due_date: int | None = None
     attempted: bool = True
+    total: int | None = None
+    """Before what the customer's credit balance pays of it, in the currency's smallest unit."""
+    billing_reason: str | None = None
     status_transitions: _Transitions | None = None
+
+    @property
+    def made_at(self) -> int:
+        """When it was made, by which Stripe tells the latest."""
+        return self.created or self.date or 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether it ends what was unpaid, older invoices included: with the latest one a subscription is active.
+
+        It is paid (also by credit, or outside of Stripe), or written off, which Stripe takes alike. One over nothing
+        is paid by nobody and ends nothing, unless it renews the subscription: a free period. A void one and a draft
+        say nothing.
+        """
+        if self.status == "uncollectible":
+            return True
+        return self.status == "paid" and (
+            self.total is None or self.total > 0 or self.billing_reason == "subscription_cycle"
+        )
 
     @property
     def failed_at(self) -> int | None:
@@ -242,12 +265,19 @@ class StripeGateway:
             return [_Item.model_validate(each.to_dict()) for each in found]
 
     def _unpaid_since(self, subscription_id: str) -> datetime | None:
-        """Return when the oldest open invoice failed; a newer one that fails as well begins no new grace."""
+        """Return when the first open invoice failed after the latest that was settled.
+
+        A newer one that fails as well begins no new grace. An open one that is older than a settled one uses none up:
+        Stripe leaves it open for ever when its retries end, while the subscription goes on with later payments.
+        """
         params: Any = {"subscription": subscription_id, "limit": _PAGE}
         with _stripe_errors():
             found = self._built().v1.invoices.list(params=params).auto_paging_iter()
             invoices = [_Invoice.model_validate(each.to_dict()) for each in found]
-        failed = [each.failed_at for each in invoices if each.status == "open"]
+        # Stripe lists the newest first, and so do we where a peer does not; of one second, its order decides.
+        invoices.sort(key=lambda invoice: invoice.made_at, reverse=True)
+        run = takewhile(lambda invoice: not invoice.is_settled, invoices)
+        failed = [each.failed_at for each in run if each.status == "open"]
         return _optional(min((each for each in failed if each is not None), default=None))
 
     def _built(self) -> StripeClient:
