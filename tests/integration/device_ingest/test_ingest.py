@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId, new_id
 from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Device, DeviceModel, DeviceState, Latest
@@ -44,6 +45,8 @@ def captured(name: str) -> dict[str, Any]:
 
 def seed_device(stack: Any) -> None:
     open_account(stack.tables["identity"], USER)
+    # The owner's plan has its row in this table; the function itself has none of it.
+    UsageRepository(stack.tables["billing"])
     devices = DeviceRepository(stack.tables["devices"])
     now = from_epoch_ms(NOW)
     device = Device(
@@ -301,6 +304,31 @@ def test_a_replay_with_an_altered_body_is_a_dead_letter(stack: Any, handle: Any)
     assert json.loads(stored["samples"]["B"]) == [[NOW, {"temp_c": 1.0}]]
     assert [item["reason"]["S"] for key, item in found.items() if "DEAD#" in key] == ["ALTERED"]
     assert facts(stack)["readings"]["temp_c"] == [1.0, NOW]
+
+
+@pytest.mark.fault("F-12e", "F-12f")
+def test_words_for_no_number_cost_themselves_in_every_message(stack: Any, handle: Any) -> None:
+    """As C's printf writes them; beside a counter beyond 64 bits. The command is over, the heartbeat counts."""
+    seed_device(stack)
+    seed_commands(stack)
+    sent = [
+        (f"{DT}/telemetry", batch(samples=[{"ts": NOW, "m": {"a": 1, "n": 10**30}}]).replace(b'"a": 1', b'"a": nan')),
+        (f"{DT}/heartbeat", encoded({"boot": "b", "seq": 1, "ts": NOW, "ip": 0}).replace(b": 0", b": -nan")),
+        (f"{CMD}/response", encoded({**ANSWER, "result": {"t": 0, "u": 2}}).replace(b'"t": 0', b'"t": inf')),
+    ]
+    records = [sqs_record(f"m{n}", *each, CERTIFICATE, NOW) for n, each in enumerate(sent)]
+    for _ in range(2):
+        assert handle({"Records": records}) == []
+    assert facts(stack)["readings"] == {"n": [1e30, NOW]}
+    assert facts(stack)["heartbeat_ms"] == NOW
+    command = CommandRepository(stack.tables["devices"]).get(DEVICE, COMMANDS[0])
+    assert command is not None
+    assert (command.status, command.result) == (CommandStatus.SUCCEEDED, {"t": None, "u": 2})
+    letters, _ = DeadLetterRepository(stack.tables["devices"]).page(DEVICE, limit=9)
+    named = {(letter.topic, *each) for letter in letters for each in letter.refused}
+    fields = ('samples[0].m["a"]', "ip", 'result["t"]')
+    assert named == {(topic, field, "WRONG_VALUE") for (topic, _), field in zip(sent, fields, strict=True)}
+    assert all(letter.taken for letter in letters)
 
 
 @pytest.mark.fault("F-12a")

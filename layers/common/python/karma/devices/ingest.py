@@ -171,7 +171,7 @@ class IngestService:
     def _take_body(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         if kind == "telemetry":
             return self._take_telemetry(message, device)
-        return self._take_word(kind, message, device), ()
+        return self._take_word(kind, message, device)
 
     def _take_telemetry(self, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         read = read_telemetry(message.payload, received_ms=message.received_ms)
@@ -185,28 +185,28 @@ class IngestService:
             raise Unreadable(refused[-1].reason, refused[-1].field, refused)
         return latest, refused
 
-    def _take_word(self, kind: str, message: Message, device: _Heard) -> Latest:
+    def _take_word(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         at = message.received_ms
         match kind:
             case "heartbeat":
                 beat = read_heartbeat(message.payload)
                 # Publishes what a failed publish, or an expired serial command, has left in the queue.
                 device.nudged_by.append(message.id)
-                return Latest(last_seen_ms=at, heartbeat_ms=at, ip=beat.ip, firmware_version=beat.firmware_version)
+                latest = Latest(last_seen_ms=at, heartbeat_ms=at, ip=beat.ip, firmware_version=beat.firmware_version)
+                return latest, beat.refused
             case "event":
                 event = read_event(message.payload)
                 if event.condition is None:
-                    return Latest(last_seen_ms=at)
-                return Latest(last_seen_ms=at, condition_ms=at, condition=event.condition)
+                    return Latest(last_seen_ms=at), event.refused
+                return Latest(last_seen_ms=at, condition_ms=at, condition=event.condition), event.refused
             case "ready":
                 read_ready(message.payload)
                 device.ready_by.append(message.id)
-                return Latest(last_seen_ms=at, ready_ms=at)
+                return Latest(last_seen_ms=at, ready_ms=at), ()
             case _:
-                self._take_answer(message, device)
-                return Latest(last_seen_ms=at)
+                return Latest(last_seen_ms=at), self._take_answer(message, device)
 
-    def _take_answer(self, message: Message, device: _Heard) -> None:
+    def _take_answer(self, message: Message, device: _Heard) -> Sequence[Refused]:
         if len(message.payload) > MAX_ANSWER_BYTES:
             raise Unreadable("TOO_LARGE")
         answer = read_response(message.payload)
@@ -215,6 +215,7 @@ class IngestService:
         if is_final(answer.status):
             # Also when nothing moved: the delivery before this one may have died just here.
             device.nudged_by.append(message.id)
+        return answer.refused
 
     def _take_presence(self, message: Message, thing: str, heard: dict[DeviceId, _Heard]) -> None:
         try:

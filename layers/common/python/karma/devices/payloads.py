@@ -7,7 +7,8 @@ ready      {"boot", "ts"}
 response   {"id", "status", "result"?, "error"?, "ts"}
 presence   AWS IoT lifecycle event: https://docs.aws.amazon.com/iot/latest/developerguide/life-cycle-events.html
 
-Unknown fields are ignored: devices of a later firmware may send more.
+Unknown fields are ignored: devices of a later firmware may send more. JSON as C, Go or Python write it where they have
+no number, `nan` or `-inf`, is read too (karma.devices.leniency): the bad value costs itself, and is named in `refused`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from karma.core import freeform
 from karma.core.ids import CommandId, is_id
+from karma.devices import leniency
 from karma.devices.domain import ANSWERS, CommandStatus, PresenceEvent
 
 MAX_PAYLOAD_BYTES: Final = 128 * 1024
@@ -58,6 +60,7 @@ class Heartbeat:
 
     ip: str | None
     firmware_version: str | None
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Event:
     kind: str
     condition: str | None
     """`error`, `updating`, "" for ok; None when the event says nothing of it."""
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Answer:
     status: CommandStatus
     result: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def read_heartbeat(payload: bytes) -> Heartbeat:
     Raises:
         Unreadable: as above.
     """
-    body = read_object(payload)
+    body, refused = read_mended(payload, "ip", "firmware_version")
     read_boot(body)
     read_integer(body, "seq", MAX_SEQ)
     read_integer(body, "ts", MAX_TS_MS)
@@ -105,7 +110,7 @@ def read_heartbeat(payload: bytes) -> Heartbeat:
             raise Unreadable("WRONG_VALUE", "ip") from None
     if firmware is not None and (not isinstance(firmware, str) or not _FIRMWARE.fullmatch(firmware)):
         raise Unreadable("WRONG_VALUE", "firmware_version")
-    return Heartbeat(ip, firmware)
+    return Heartbeat(ip, firmware, refused)
 
 
 def read_event(payload: bytes) -> Event:
@@ -114,7 +119,7 @@ def read_event(payload: bytes) -> Event:
     Raises:
         Unreadable: as above.
     """
-    body = read_object(payload)
+    body, refused = read_mended(payload, "data")
     read_boot(body)
     read_integer(body, "ts", MAX_TS_MS)
     kind, data = body.get("kind"), body.get("data")
@@ -130,7 +135,7 @@ def read_event(payload: bytes) -> Event:
         if not isinstance(said, str) or said not in _CONDITIONS:
             raise Unreadable("WRONG_VALUE", "data.status")
         condition = _CONDITIONS[said]
-    return Event(kind, condition)
+    return Event(kind, condition, refused)
 
 
 def read_ready(payload: bytes) -> None:
@@ -150,7 +155,7 @@ def read_response(payload: bytes) -> Answer:
     Raises:
         Unreadable: as above.
     """
-    body = read_object(payload)
+    body, refused = read_mended(payload, "result", "error")
     if len(payload) > MAX_ANSWER_BYTES:
         raise Unreadable("TOO_LARGE")
     command_id, status = body.get("id"), body.get("status")
@@ -165,7 +170,7 @@ def read_response(payload: bytes) -> Answer:
             raise Unreadable("WRONG_SHAPE", name)
         if freeform.is_deeper(said):
             raise Unreadable("TOO_DEEP", name)
-    return Answer(CommandId(command_id), CommandStatus(status), result, error)
+    return Answer(CommandId(command_id), CommandStatus(status), result, error, refused)
 
 
 def read_presence(payload: bytes) -> Lifecycle | None:
@@ -194,18 +199,41 @@ _ANSWER_NAMES = frozenset(str(status) for status in ANSWERS)
 
 
 def read_object(payload: bytes) -> dict[str, Any]:
-    """Return the JSON object that a payload is."""
+    """Return the JSON object that a payload is, with what `leniency` lets stand in it.
+
+    Raises:
+        Unreadable: it is none.
+    """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise Unreadable("TOO_LARGE")
     try:
         body = freeform.loads(payload, levels=None)
-    except freeform.NotJson:
-        raise Unreadable("NOT_JSON") from None
-    except freeform.TooDeep as exc:
-        raise Unreadable("TOO_DEEP", exc.member) from None
+    except (freeform.NotJson, freeform.TooDeep) as exc:
+        try:
+            body = leniency.loads(payload)
+        except leniency.NotJson:
+            if isinstance(exc, freeform.TooDeep):
+                raise Unreadable("TOO_DEEP", exc.member) from None
+            raise Unreadable("NOT_JSON") from None
     if not isinstance(body, dict):
         raise Unreadable("WRONG_SHAPE")
     return body
+
+
+def read_mended(payload: bytes, *members: str) -> tuple[dict[str, Any], tuple[Refused, ...]]:
+    """Return the JSON object that a payload is, and what in these members is no number or no text: it is mended.
+
+    Raises:
+        Unreadable: it is no object.
+    """
+    body = read_object(payload)
+    refused: list[Refused] = []
+    for member in members:
+        # What is deeper is refused by the reader of the member.
+        if member in body and not freeform.is_deeper(body[member]):
+            body[member], wrong = leniency.mend(body[member])
+            refused += [Refused(f"{member}{place}", "WRONG_VALUE") for place in wrong]
+    return body, tuple(refused)
 
 
 def read_boot(body: dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ def read_telemetry(payload: bytes, *, received_ms: int) -> Telemetry:
     Raises:
         Unreadable: nothing of it can be taken.
     """
-    body = _read_object(payload)
+    body = read_object(payload)
     boot, seq = read_boot(body), read_integer(body, "seq", MAX_SEQ)
     raw = body.get("samples")
     if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_SAMPLES:
@@ -123,22 +123,6 @@ def read_telemetry(payload: bytes, *, received_ms: int) -> Telemetry:
     if not batches:
         raise Unreadable(refused[0].reason, refused[0].field, refused)
     return Telemetry(tuple(reversed(batches)), tuple(refused))
-
-
-def _read_object(payload: bytes) -> dict[str, Any]:
-    try:
-        return read_object(payload)
-    except Unreadable as exc:
-        if exc.reason not in ("NOT_JSON", "TOO_DEEP"):
-            raise
-        # Many encoders write NaN and Infinity, which JSON has not: they cost their metric, as a deep value does.
-        try:
-            body = json.loads(payload.decode())
-        except (ValueError, RecursionError):
-            raise exc from None
-        if not isinstance(body, dict):
-            raise Unreadable("WRONG_SHAPE") from None
-        return body
 
 
 def _read_sample(place: int, given: Any, refused: list[Refused]) -> _Sample | None:

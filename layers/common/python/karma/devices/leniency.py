@@ -1,0 +1,107 @@
+r"""Device payloads that are JSON but for values which JSON cannot write: each costs itself, not the message around it.
+
+| in the payload | is read as |
+| --- | --- |
+| `NaN`, `nan`, `-nan`, `nan(0x1)`, `-nan(ind)`, `1.#QNAN` | a float that is no number |
+| `Infinity`, `-inf`, `+Inf`, `1.#INF`, `1e999`, 400 digits | an infinite float |
+| a whole number beyond 64 bits | the nearest float, as orjson reads it |
+| `"\ud83d"` without the other half of its character | the same half |
+| more than 1,024 levels | they, as far as Python reads them |
+
+So a sensor that is not connected, whose firmware prints it with `%f`, loses one value. The first two and the fourth are
+what orjson, with which everything is stored and sent on, does not write: `mend` puts null and U+FFFD in their place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final
+
+_STRING_OR_WORD: Final = re.compile(
+    rb'"(?:[^"\\]|\\.)*+"?'
+    rb"|(?<![\w.+-])(?:[-+]?(?:(nan(?:\(\w{0,32}\))?)|inf(?:inity)?)|([-+]?1\.#(?:IND|[QS]NAN))\d{0,8}|[-+]?1\.#INF\d{0,8})(?![\w.+-])",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Strings are matched so that nothing in them is taken for a word."""
+_PLACE_CHARS: Final = 200
+_NAME_CHARS: Final = 80
+
+
+class NotJson(ValueError):
+    """The payload is not JSON in UTF-8, or deeper than Python reads."""
+
+
+def loads(payload: bytes) -> Any:
+    """Read a payload; several times slower than orjson, for what orjson does not read.
+
+    Raises:
+        NotJson: it is none in the meaning of the table above.
+    """
+    try:
+        return _DECODER.decode(_STRING_OR_WORD.sub(_as_python_writes_it, payload).decode())
+    except (ValueError, RecursionError):
+        raise NotJson("not JSON") from None
+
+
+def mend(value: Any) -> tuple[Any, list[str]]:
+    """Return a value as orjson writes it, and the places in it that were wrong, such as `["temp_c"][3]`.
+
+    A number that is none becomes null, half a character U+FFFD; what was right is the same object as before. The value
+    is at most as deep as free-form values may be.
+    """
+    wrong: list[str] = []
+    return _mended(value, "", wrong), wrong
+
+
+def _mended(value: Any, place: str, wrong: list[str]) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        wrong.append(place)
+        return None
+    if isinstance(value, str):
+        text = _text(value)
+        if text is not value:
+            wrong.append(place)
+        return text
+    if isinstance(value, list):
+        return [_mended(each, f"{place}[{index}]"[:_PLACE_CHARS], wrong) for index, each in enumerate(value)]
+    if isinstance(value, dict):
+        members: dict[str, Any] = {}
+        for name, each in value.items():
+            inner = f"{place}[{json.dumps(name[:_NAME_CHARS])}]"[:_PLACE_CHARS]
+            known = _text(name)
+            if known is not name:
+                wrong.append(inner)
+            members[known] = _mended(each, inner, wrong)
+        return members
+    return value
+
+
+def _text(given: str) -> str:
+    """Replace halves of characters; a text without any is returned as it is."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return given.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return given
+
+
+def _as_python_writes_it(found: re.Match[bytes]) -> bytes:
+    word = found[0]
+    if word.startswith(b'"'):
+        return word
+    if found[1] or found[2]:
+        return b"NaN"
+    return b"-Infinity" if word.startswith(b"-") else b"Infinity"
+
+
+def _integer(digits: str) -> int | float:
+    # Python refuses to make an int of more than 4,300 digits; a float takes any number of them.
+    if len(digits) > len("-18446744073709551615"):
+        return float(digits)
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else float(value)
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_integer)
