@@ -113,13 +113,13 @@ def test_a_metric_without_a_number_costs_itself(wrong: str) -> None:
 
 def body(reader: Callable[[bytes], Any], member: str, wrong: str) -> bytes:
     """Write a good message in which a member holds a wrong value."""
-    head = {
+    heads: dict[Callable[[bytes], Any], str] = {
         read_heartbeat: '"boot": "b", "seq": 1',
         read_event: '"boot": "b", "kind": "door.opened"',
         read_ready: '"boot": "b"',
         read_response: f'"id": "{new_id()}", "status": "succeeded"',
-    }[reader]
-    return f'{{{head}, "ts": {NOW}, {member}: {wrong}}}'.encode()
+    }
+    return f'{{{heads[reader]}, "ts": {NOW}, {member}: {wrong}}}'.encode()
 
 
 @pytest.mark.fault("F-12f")
