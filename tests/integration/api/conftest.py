@@ -105,14 +105,18 @@ def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return take
 
 
+def _is_unused(item: dict[str, Any]) -> bool:
+    return item.get("type") == {"S": "usage"} and item["value"] == {"N": "0"}
+
+
 @pytest.fixture
 def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
-    """All items of a table, as DynamoDB holds them, but the buckets of rate limits."""
+    """All items of a table, as DynamoDB holds them, but the buckets of rate limits and limits of which all is left."""
 
     def read(table: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.tables[table]):
-            items += [item for item in page["Items"] if item.get("type") != {"S": "bucket"}]
+            items += [item for item in page["Items"] if item.get("type") != {"S": "bucket"} and not _is_unused(item)]
         return items
 
     return read

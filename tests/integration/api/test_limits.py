@@ -163,7 +163,7 @@ class TestARouteThatIsLimitedByAccount:
 
     def test_costs_no_call_where_nothing_is_named(self, ada: Api) -> None:
         ada.call("GET", "/api/v1/api-keys")
-        assert calls_of(ada, "GET", "/api/v1/api-keys") == ["Query"]
+        assert calls_of(ada, "GET", "/api/v1/api-keys") == ["GetItem", "Query"]
         assert "ratelimit" not in ada.call("GET", "/api/v1/api-keys").headers
 
     def test_is_in_agio_s_words_under_api(self, ada: Api, small: Callable[[str], None]) -> None:
