@@ -103,5 +103,5 @@ def _remember(services: Services, event_id: str, error: str) -> None:
         return
     try:
         services.inbox.record_failure(event_id, error=error, at=SystemClock().now())
-    except AppError:
-        logger.warning("billing.failure_not_recorded", event_id=event_id)
+    except Exception:  # noqa: BLE001  the message comes back without the note, and its neighbours are handled
+        logger.exception("billing.failure_not_recorded", event_id=event_id)

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.core.errors import Upstream
-from karma.core.observability import logger
+from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.counting import DeviceCounting, RowChange, is_active
 from karma.identity import parent
@@ -45,9 +45,17 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
             folded += counting().apply(change)
         except Upstream as exc:
             logger.warning("router.retry", cause=type(exc).__name__)
-            return {"batchItemFailures": [{"itemIdentifier": change.sequence_number}]}
+            return _again_from(change)
+        except Exception:  # noqa: BLE001  the process edge of one record: those before it are not counted again
+            count("UnhandledError")
+            logger.exception("router.failed")
+            return _again_from(change)
     logger.info("router.batch", records=len(event["Records"]), folded=folded)
     return {"batchItemFailures": []}
+
+
+def _again_from(change: RowChange) -> dict[str, Any]:
+    return {"batchItemFailures": [{"itemIdentifier": change.sequence_number}]}
 
 
 def _change(record: dict[str, Any]) -> RowChange:

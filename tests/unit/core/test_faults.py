@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import string
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -13,7 +12,6 @@ from typing import Any
 import botocore.exceptions
 import pytest
 from botocore.client import BaseClient
-from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 from botocore.signers import RequestSigner
 
 from karma.billing.arrival import Arrival
@@ -33,41 +31,13 @@ from karma.integrations.s3 import S3Files
 from karma.integrations.ses import SesSender
 from karma.integrations.sqs import SqsQueue
 from karma.mail.domain import Letter
+from tests.support.aws_faults import RAISED, made, passes
 
 pytestmark = pytest.mark.fault("F-09a")
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEVICE, FILE = DeviceId("d"), FileId("f")
 CERTIFICATE = Certificate("c", "arn:aws:iot:eu-central-1:1:cert/c", "pem", None)
-
-PASSING = {
-    "CapacityNotAvailableError",
-    "ChecksumError",
-    "ConnectTimeoutError",
-    "ConnectionClosedError",
-    "ConnectionError",
-    "CredentialRetrievalError",
-    "EndpointConnectionError",
-    "FlexibleChecksumError",
-    "HTTPClientError",
-    "IncompleteReadError",
-    "MetadataRetrievalError",
-    "ProxyConnectionError",
-    "ReadTimeoutError",
-    "ResponseStreamingError",
-    "SSLError",
-    "TokenRetrievalError",
-}
-"""Classes after which the same request may succeed; all others are our own configuration."""
-_CHECKERS: Any = (ThrottledRetryableChecker, TransientRetryableChecker)
-CODES = {
-    *_CHECKERS[0]._THROTTLED_ERROR_CODES,
-    *_CHECKERS[1]._TRANSIENT_ERROR_CODES,
-    "InternalServerError",
-    "InternalError",
-    "ServiceUnavailable",
-    "ExpiredTokenException",
-}
 
 
 class FaultsItem(Item):
@@ -176,29 +146,6 @@ def test_every_call_of_every_adapter_is_tried() -> None:
     assert found - ASK_NOTHING - CALLS.keys() == set()
 
 
-def made(kind: type[Exception]) -> Iterator[Exception]:
-    """Make what botocore would raise."""
-    make: Any = kind
-    if issubclass(kind, botocore.exceptions.ClientError):
-        for code in sorted(CODES):
-            yield make({"Error": {"Code": code, "Message": "m"}}, "Op")
-        for status in (429, 500, 502, 503, 504):
-            yield make({"Error": {"Code": "New"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Op")
-        return
-    if issubclass(kind, botocore.exceptions.WaiterError):
-        yield make("x", "x", {})
-        return
-    fields = {name: "x" for _, name, _, _ in string.Formatter().parse(getattr(kind, "fmt", "")) if name}
-    yield make(**fields)
-
-
-RAISED = [
-    kind
-    for kind in vars(botocore.exceptions).values()
-    if inspect.isclass(kind) and issubclass(kind, Exception) and not issubclass(kind, Warning)
-]
-
-
 @pytest.fixture(autouse=True, scope="module")
 def clients() -> Iterator[None]:
     """Build the clients once: eighty times would take a minute."""
@@ -232,7 +179,6 @@ def test_every_class_at_every_call_is_a_503_with_the_right_retry_meaning(monkeyp
     wrong: list[str] = []
     try:
         for kind in RAISED:
-            passes = kind.__name__ in PASSING or issubclass(kind, botocore.exceptions.ClientError)
             for fault in made(kind):
                 for name, call in CALLS.items():
                     error = raised_by(call)
@@ -240,7 +186,7 @@ def test_every_class_at_every_call_is_a_503_with_the_right_retry_meaning(monkeyp
                         isinstance(error, Upstream)
                         and error.status == 503
                         and error.code.endswith(("_UNAVAILABLE", "_THROTTLED"))
-                        and (error.retryable, "Retry-After" in error.headers) == (passes, passes)
+                        and (error.retryable, "Retry-After" in error.headers) == (passes(kind), passes(kind))
                     ):
                         wrong.append(f"{name}: {fault!r} became {error!r}")
     finally:

@@ -223,9 +223,9 @@ class RunLog:
             try:
                 await asyncio.to_thread(write)
                 break
-            except Upstream:
+            except Upstream as exc:
                 # The writer token makes a repeat safe, whatever became of this try.
-                if pause_s is None:
+                if pause_s is None or not exc.retryable:
                     raise
                 await asyncio.sleep(pause_s)
         self._head = segment.n

@@ -7,6 +7,8 @@ SnapStart snapshot.
 
 What can go wrong once the stream began is never retried by the SDK and is classified here:
 `event: error` by its type; a cut connection is an httpx2 error, not the SDK's; an end without `message_stop` is a cut.
+Nothing else that the SDK or its transport raises leaves this module: it is our configuration that is wrong then, which
+is logged as an error and counted as `UnhandledError`, and the run ends with MODEL_UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,8 @@ from karma.agents.ports import (
 from karma.agents.repair import arguments_of, tool_use
 from karma.agents.texts import GrowingText
 from karma.core import aws, freeform, secrets
+from karma.core.errors import Upstream
+from karma.core.observability import count, logger
 from karma.integrations.context_window import is_too_long
 
 if TYPE_CHECKING:
@@ -73,12 +78,16 @@ _ERROR_TYPES: Mapping[str, RunErrorCode] = {
 
 _STATUSES: Mapping[int, RunErrorCode] = {
     400: RunErrorCode.MODEL_REJECTED,
+    408: RunErrorCode.MODEL_TIMEOUT,
     413: RunErrorCode.CONTEXT_WINDOW_EXCEEDED,
     422: RunErrorCode.MODEL_REJECTED,
     429: RunErrorCode.MODEL_RATE_LIMITED,
     504: RunErrorCode.MODEL_TIMEOUT,
     529: RunErrorCode.MODEL_OVERLOADED,
 }
+
+_OURS = frozenset({401, 402, 403, 404})
+"""Statuses that only who runs the deployment can mend: key, bill, permission, the model's name."""
 
 _MAX_IMAGES = 20
 """Of one request: up to this number the API takes sides of 8,000 pixels, beyond it only 2,000."""
@@ -123,7 +132,8 @@ class AnthropicModel:
     def _load(self) -> None:
         load_sdk()
         if self._key and self._client is None:
-            self._client = self._make_client()
+            with suppress(Exception):  # the first call makes it again, and says what is wrong
+                self._client = self._make_client()
 
     async def close(self) -> None:
         """Close the client's connections; the next call makes a new one."""
@@ -133,27 +143,21 @@ class AnthropicModel:
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
         """Call the model; see ports.Model."""
-        client = await self._ready()
-        import anthropic  # loaded by now
-        import httpx2
-
         turn = _Turn()
         try:
+            client = await self._ready()
             async with client.messages.with_streaming_response.create(**self._arguments(request)) as response:
                 async for chunk in response.iter_bytes():
                     events = turn.feed(chunk)
                     if events:
                         yield events
-        except anthropic.APITimeoutError as exc:
-            raise ModelFailed(RunErrorCode.MODEL_TIMEOUT, usage=turn.usage) from exc
-        except anthropic.APIConnectionError as exc:
-            raise ModelFailed(RunErrorCode.MODEL_UNAVAILABLE, usage=turn.usage) from exc
-        except anthropic.APIStatusError as exc:
-            raise ModelFailed(_code_of(exc.status_code, exc.type, exc.body), usage=turn.usage) from exc
-        except httpx2.TimeoutException as exc:
-            raise ModelFailed(RunErrorCode.MODEL_TIMEOUT, usage=turn.usage) from exc
-        except httpx2.HTTPError as exc:
-            raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=turn.usage) from exc
+        except (ModelFailed, Upstream):
+            raise
+        except Exception as exc:
+            code = _meaning_of(exc)
+            if code is None:
+                raise
+            raise ModelFailed(code, usage=turn.usage) from exc
         if not turn.is_complete:
             raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=turn.usage)
 
@@ -219,6 +223,33 @@ def load_sdk() -> None:
     finally:
         if collecting:
             gc.enable()
+
+
+def _meaning_of(exc: Exception) -> RunErrorCode | None:
+    """Say what ends the run for all that the SDK and its transport raise; None for anything else."""
+    import anthropic
+    import httpx2
+
+    if isinstance(exc, anthropic.APITimeoutError | httpx2.TimeoutException):
+        return RunErrorCode.MODEL_TIMEOUT
+    if isinstance(exc, anthropic.APIConnectionError):
+        return RunErrorCode.MODEL_UNAVAILABLE
+    if isinstance(exc, anthropic.APIStatusError):
+        code = _code_of(exc.status_code, exc.type, exc.body)
+        if exc.status_code in _OURS:
+            _report(exc)
+        return code
+    if isinstance(exc, httpx2.UnsupportedProtocol | httpx2.InvalidURL | anthropic.AnthropicError):
+        _report(exc)
+        return RunErrorCode.MODEL_UNAVAILABLE
+    if isinstance(exc, httpx2.HTTPError | httpx2.StreamError | httpx2.CookieConflict):
+        return RunErrorCode.MODEL_STREAM_CUT
+    return None
+
+
+def _report(exc: Exception) -> None:
+    logger.error("model.misconfigured", cause=type(exc).__name__)
+    count("UnhandledError")
 
 
 def _code_of(status: int, error_type: object, body: object) -> RunErrorCode:

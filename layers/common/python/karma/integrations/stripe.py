@@ -1,6 +1,15 @@
 """Stripe's API: the only importer of `stripe`, and only when a client is built (it costs .7 of a boto3 client's start).
 
 The version is pinned here, so that an upgrade of the library changes nothing until this line and its contract test do.
+
+| the library raises | meaning | becomes |
+| --- | --- | --- |
+| InvalidRequestError with 404 or `resource_missing` | no such object in the key's mode | what the caller says of it |
+| RateLimitError, APIConnectionError, APIError, any with 409, 429 or 5xx | passes | PaymentsUnavailable, Retry-After |
+| AuthenticationError, PermissionError | our key is wrong | PaymentsUnavailable, not to be repeated |
+| every other StripeError | Stripe refuses what we sent: a bug | PaymentsRefused, not to be repeated |
+
+The last two are logged as errors and counted as `UnhandledError`, which raises the alarm.
 """
 
 from __future__ import annotations
@@ -10,22 +19,25 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from karma.billing.domain import Pause, StripeSubscription
 from karma.billing.plans import METADATA_KEY, PriceHints, plan_named_by
 from karma.core.errors import Upstream
+from karma.core.observability import count, logger
 
 if TYPE_CHECKING:
-    from stripe import StripeClient
+    from stripe import StripeClient, StripeError
 
 API_VERSION = "2026-10-28.endive"
 _TIMEOUT_S = (2, 8)
 """Connect and read; with two retries and their pauses below the worker's 60 s."""
 _RETRIES = 2
 _PAGE = 100
+_LAST_YEAR = 9998
+"""Grace and looks are counted from Stripe's times; the calendar's last year is left to them."""
 
 
 class PaymentsUnavailable(Upstream):
@@ -42,15 +54,26 @@ class PaymentsUnreadable(Upstream):
     code = "PAYMENTS_UNREADABLE"
 
 
+class PaymentsRefused(Upstream):
+    """Stripe refuses what we sent; the same call will be refused again."""
+
+    code = "PAYMENTS_REFUSED"
+    retryable = False
+
+
 class PaymentsDisabled(Upstream):
     """No API key is set."""
 
     status = 503
     code = "PAYMENTS_DISABLED"
+    retryable = False
 
 
 class _Vendor(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+_V = TypeVar("_V", bound=_Vendor)
 
 
 class _Price(_Vendor):
@@ -212,7 +235,7 @@ class StripeGateway:
             client.v1.customers.delete(customer_id)
 
     def _read(self, raw: dict[str, Any], products: dict[str, str]) -> StripeSubscription:
-        found = _Subscription.model_validate(raw)
+        found = _readable(_Subscription, raw)
         items = found.items.data
         if found.items.has_more:
             items = self._all_items(found.id)
@@ -262,7 +285,7 @@ class StripeGateway:
         params: Any = {"subscription": subscription_id, "limit": _PAGE}
         with _stripe_errors():
             found = self._built().v1.subscription_items.list(params=params).auto_paging_iter()
-            return [_Item.model_validate(each.to_dict()) for each in found]
+            return [_readable(_Item, each.to_dict()) for each in found]
 
     def _unpaid_since(self, subscription_id: str) -> datetime | None:
         """Return when the first open invoice failed after the latest that was settled.
@@ -273,7 +296,7 @@ class StripeGateway:
         params: Any = {"subscription": subscription_id, "limit": _PAGE}
         with _stripe_errors():
             found = self._built().v1.invoices.list(params=params).auto_paging_iter()
-            invoices = [_Invoice.model_validate(each.to_dict()) for each in found]
+            invoices = [_readable(_Invoice, each.to_dict()) for each in found]
         # Stripe lists the newest first, and so do we where a peer does not; of one second, its order decides.
         invoices.sort(key=lambda invoice: invoice.made_at, reverse=True)
         run = takewhile(lambda invoice: not invoice.is_settled, invoices)
@@ -288,18 +311,19 @@ class StripeGateway:
             if not key:
                 raise PaymentsDisabled("No Stripe key is set")
             self._livemode = _mode_of(key)
-            self._client = stripe.StripeClient(
-                key,
-                stripe_version=API_VERSION,
-                http_client=stripe.RequestsClient(timeout=_TIMEOUT_S),
-                max_network_retries=_RETRIES,
-                base_addresses={"api": self._api_base} if self._api_base else None,
-            )
+            with _stripe_errors():
+                self._client = stripe.StripeClient(
+                    key,
+                    stripe_version=API_VERSION,
+                    http_client=stripe.RequestsClient(timeout=_TIMEOUT_S),
+                    max_network_retries=_RETRIES,
+                    base_addresses={"api": self._api_base} if self._api_base else None,
+                )
         return self._client
 
 
-class _Missing(Exception):
-    """Stripe has no such object."""
+class _Missing(PaymentsUnavailable):
+    """Stripe has no such object; where nobody expects that, it was removed while we read, which is to be repeated."""
 
 
 @contextmanager
@@ -308,16 +332,33 @@ def _stripe_errors() -> Iterator[None]:
 
     try:
         yield
-    except stripe.InvalidRequestError as exc:
-        if exc.http_status == 404 or exc.code == "resource_missing":
-            raise _Missing from exc
-        raise
-    except (stripe.RateLimitError, stripe.APIConnectionError) as exc:
-        raise PaymentsUnavailable("Stripe did not answer; try again") from exc
-    except (stripe.AuthenticationError, stripe.PermissionError) as exc:
-        raise PaymentsUnavailable("Stripe refuses the key") from exc
-    except stripe.APIError as exc:
-        raise PaymentsUnavailable("Stripe failed; try again") from exc
+    except stripe.StripeError as exc:
+        raise _public(exc) from exc
+
+
+def _public(exc: StripeError) -> Upstream:
+    """Find an exception of the library in the table above."""
+    import stripe
+
+    status = exc.http_status or 0
+    if isinstance(exc, stripe.InvalidRequestError) and (status == 404 or exc.code == "resource_missing"):
+        return _Missing("Stripe's objects changed; try again")
+    if isinstance(exc, stripe.RateLimitError) or status == 429:
+        return PaymentsUnavailable("Stripe is busy; try again")
+    if isinstance(exc, stripe.APIConnectionError | stripe.APIError) or status == 409 or status >= 500:
+        return PaymentsUnavailable("Stripe did not answer; try again")
+    logger.error("stripe.refused", cause=type(exc).__name__, stripe_code=exc.code, status=status)
+    count("UnhandledError")
+    if isinstance(exc, stripe.AuthenticationError | stripe.PermissionError):
+        return PaymentsUnavailable("Stripe refuses the key", repeatable=False)
+    return PaymentsRefused("Stripe refuses the request")
+
+
+def _readable(kind: type[_V], raw: dict[str, Any]) -> _V:
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as exc:
+        raise PaymentsUnreadable("Stripe answered what cannot be read") from exc
 
 
 def _mode_of(key: str) -> bool:
@@ -339,9 +380,12 @@ def _text(metadata: object, name: str) -> str:
 
 def _moment(seconds: int) -> datetime:
     try:
-        return datetime.fromtimestamp(seconds, UTC)
+        moment = datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError) as exc:
         raise PaymentsUnreadable("Stripe names a time that no calendar has") from exc
+    if moment.year > _LAST_YEAR:
+        raise PaymentsUnreadable("Stripe names a time at the end of the calendar")
+    return moment
 
 
 def _optional(seconds: int | None) -> datetime | None:
