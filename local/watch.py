@@ -3,9 +3,10 @@
     python -m local.watch .local/state/watch.json
 
 Functions read their code from the work tree (`infra.local_artifacts`), so nothing is deployed: instances that hold the
-old code are ended, and the next call starts one that reads the new. A file that Python cannot read ends nothing: the
-old code goes on until the mistake is mended. What templates are made of is only named: `make dev` deploys it. Each of
-this is one line of the program's log, `.local/logs/watch.log`.
+old code are ended after the calls that they carry out (local/ministack/launch.py), and the next call starts one that
+reads the new. A file that Python cannot read ends nothing: the old code goes on until the mistake is mended. What
+templates are made of is only named: `make dev` deploys it. Each of this is one line of the program's log,
+`.local/logs/watch.log`.
 
 Times of files are compared every half second, 800 files in 5 ms: system notifications would be a dependency for each
 system, and are not sent for all file systems.
@@ -144,7 +145,7 @@ class Watch:
             for function, package in self._watched.functions.items()
             if everything or package in packages
         }
-        # The engine waits for the end of each instance.
+        # The engine waits for the end of each idle instance.
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             list(pool.map(self._end_instances, functions))
         if self._watched.stream_host and (everything or self._watched.stream_package in packages):

@@ -1,6 +1,7 @@
 """Runs the embedded engine (MiniStack) in its own virtual environment, so that only this machine reaches it.
 
-Four things differ from its own launcher; each is checked by tests/integration/local/test_loopback.py:
+Five things differ from its own launcher; tests/integration/local/test_loopback.py checks the first four of them, and
+test_watch.py the last:
 
 * Whatever listens, listens on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
 * A device without a certificate does not get through the TLS handshake, as with AWS: the engine would let it in.
@@ -14,12 +15,14 @@ Four things differ from its own launcher; each is checked by tests/integration/l
 import argparse
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+import threading
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
 from ministack.app import app
+from ministack.core import lambda_runtime
 from ministack.services import iot
 
 Scope = MutableMapping[str, Any]
@@ -52,6 +55,30 @@ def require_certificates() -> None:
         return context
 
     iot._mtls_build_ssl_context = required  # noqa: SLF001
+
+
+def let_calls_finish() -> None:
+    """Have instances end after the call that they carry out, as in AWS; the engine would end them under it.
+
+    They get no further call, and the next one finds a new instance. The wait is at most the function's own time limit,
+    at which the engine ends the call.
+    """
+    kill = lambda_runtime.kill_workers
+
+    def end(worker: Any) -> None:
+        with worker._lock:  # noqa: SLF001 -- the engine holds it from an instance's start to the end of its call
+            kill([worker])
+
+    def end_all(workers: Iterable[Any]) -> None:
+        idle = []
+        for worker in workers:
+            if worker is not None and worker._lock.locked():  # noqa: SLF001
+                threading.Thread(target=end, args=(worker,), daemon=True).start()
+            else:
+                idle.append(worker)
+        kill(idle)
+
+    lambda_runtime.kill_workers = end_all
 
 
 def is_foreign(scope: Scope) -> bool:
@@ -104,6 +131,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     port = parser.parse_args().port
     require_certificates()
+    let_calls_finish()
     config = uvicorn.Config(
         for_this_machine,
         host=_LOOPBACK,

@@ -7,8 +7,10 @@ import json
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import boto3
@@ -18,6 +20,7 @@ from local.engine import Engine
 from local.places import ROOT, Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import until
+from local.watch import Watch, Watched
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -106,3 +109,36 @@ def test_what_is_saved_answers_and_a_mistake_does_not(
         answers("three, newest")
     finally:
         processes.stop(["watch"])
+
+
+@pytest.mark.fault("F-23c")
+def test_calls_under_way_finish_while_code_is_saved(engine: Engine, client: LambdaClient, root: Path) -> None:
+    """Callers who call without a pause see the old answer or the new one, and no failure."""
+    slow = "import time\nfrom karma import answer\n\n\ndef handler(event, context):\n    time.sleep(0.2)\n"
+    handler = root / "functions/api/handler.py"
+    handler.write_text(slow + "    return 'text 0'\n")
+    port = int(engine.endpoint_url.rpartition(":")[2])
+    said: list[str] = []
+    watch = Watch(Watched(root, port, {NAME: "api"}, 0), said.append)
+    seen: list[object] = []
+    over = Event()
+
+    def call() -> None:
+        while not over.is_set():
+            answer = client.invoke(FunctionName=NAME)
+            seen.append(answer.get("FunctionError") or json.load(answer["Payload"]))
+
+    with ThreadPoolExecutor(max_workers=3) as callers:
+        calls = [callers.submit(call) for _ in range(3)]
+        try:
+            for number in range(3):
+                text = f"text {number}"
+                handler.write_text(f"{slow}    return {text!r}\n")
+                watch.look()
+                until(lambda text=text: text in seen, deadline_s=45, what=f"the answer {text!r}")  # type: ignore[misc]
+        finally:
+            over.set()
+        for each in calls:
+            each.result()
+    assert set(seen) == {"text 0", "text 1", "text 2"}
+    assert len(said) >= 2
