@@ -87,7 +87,9 @@ def is_foreign(scope: Scope) -> bool:
     Browsers say which page asks in `Origin`, else in `Sec-Fetch-Site`; other programs send neither. The name is looked
     at because a site may have its own name lead here (DNS rebinding): its pages then count as of the same origin.
     """
-    headers = {name.lower(): value.decode("latin-1").lower() for name, value in scope.get("headers", ())}
+    headers: dict[bytes, str] = {
+        name.lower(): value.decode("latin-1").lower() for name, value in scope.get("headers", ())
+    }
     if urlsplit(f"//{headers.get(b'host', '')}").hostname in _NAMES or not _is_browser(headers):
         origin = headers.get(b"origin")
         if origin is not None:
