@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -298,6 +299,9 @@ class MemoryAttachments:
 
     def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
         return self.kept.get((user_id, attachment_id))
+
+    def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
+        return f"https://files.example.com/attachments/{user_id}/{attachment_id}?type={quote(media_type, safe='')}"
 
     def remove_all(self, user_id: UserId, *, limit: int) -> int:
         found = [key for key in self.kept if key[0] == user_id][:limit]

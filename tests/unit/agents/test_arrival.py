@@ -6,12 +6,14 @@ from typing import Any
 import orjson
 import pytest
 
-from karma.agents.arrival import MAX_NEW_MEDIA, Arrivals
+from karma.agents.arrival import MAX_NEW_MEDIA, Admitted, Arrivals
 from karma.agents.attachments import INLINE_CHARS, MAX_BYTES, MAX_RESULT_BYTES, Library
 from karma.agents.domain import Message
 from karma.agents.media import UnreadableMedia, of_stored
+from karma.agents.messages import MAX_MESSAGE_BYTES, Sent
+from karma.agents.opening import shown
 from karma.agents.ports import Fetched
-from karma.agents.requests import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, Sent, parse_run_input
+from karma.agents.requests import MAX_BODY_BYTES, parse_run_input
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
 from tests.fakes.agents import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
@@ -28,6 +30,7 @@ class World:
     files: MemoryDeviceFiles = field(default_factory=MemoryDeviceFiles)
     web: ScriptedFetch = field(default_factory=ScriptedFetch)
     thread: list[Message] = field(default_factory=list)
+    answer: Admitted | None = None
 
     @property
     def library(self) -> Library:
@@ -35,8 +38,9 @@ class World:
 
     def send(self, *messages: dict[str, Any], user_id: UserId = USER) -> list[Any]:
         """Admit a request's messages, and store those that are new."""
-        sent = parse_run_input(orjson.dumps({"messages": list(messages)})).sent
-        admitted = Arrivals(self.library).admit(user_id, self.thread, sent)
+        asked = parse_run_input(orjson.dumps({"messages": list(messages)}))
+        self.answer = Arrivals(self.library).admit(user_id, self.thread, asked.sent, asked.unread)
+        admitted = self.answer.sent
         known = [message.id for message in self.thread]
         self.thread += [each.message for each in admitted if each.message.id not in known]
         return [each.message for each in admitted]
@@ -122,7 +126,7 @@ def test_limits_hold_for_what_is_new_alone() -> None:
     held.append(Message(id="u9", role="user", content=[media(b64(b"<svg/>"))]))
     sent = [Sent(i, message) for i, message in enumerate(held)]
 
-    assert Arrivals(World().library).admit(USER, held, sent) == tuple(sent)
+    assert Arrivals(World().library).admit(USER, held, sent).sent == tuple(sent)
     refusals = World(thread=held).refusals({"id": "u0", "role": "user", "content": long + "edited"})
     assert list(refusals) == ["messages.0.content"]
     (imported,) = World().send({"id": "a1", "role": "assistant", "content": "y" * 300_000})
@@ -247,3 +251,94 @@ def test_media_are_loaded_from_the_newest_on_as_far_as_a_request_holds_them() ->
     assert kinds == ["text"] * 2 + ["image"] * 4
     with pytest.raises(UnreadableMedia):
         of_stored({"type": "image", "source": {"type": "file", "value": "attachments/x"}})
+
+
+@pytest.mark.fault("F-02e")
+@pytest.mark.parametrize("first", ["data", "url", "large"])
+def test_another_medium_under_the_same_id_is_another_message(first: str) -> None:
+    world, other = World(), "https://example.com/other"
+    world.web.pages = {"https://example.com/a": Fetched(png(), ""), other: Fetched(png(3, 3), "")}
+    sent = {
+        "data": media(b64(png())),
+        "url": media("https://example.com/a", how="url"),
+        "large": media(b64(LARGE)),
+    }[first]
+    (held,) = world.send(user(sent))
+
+    (again,) = world.send(user(sent))
+    (edited,) = world.send(user(media(other, how="url")))
+
+    assert again.content == held.content
+    assert of_stored(edited.content[0]).data == b64(png(3, 3))
+    assert world.web.asked.count(other) == 1
+
+
+@pytest.mark.fault("F-02e")
+def test_the_same_media_without_an_id_or_under_a_new_one_are_not_fetched_again() -> None:
+    world = World()
+    world.web.pages["https://example.com/a"] = Fetched(png(), "")
+    part = media("https://example.com/a", how="url")
+    (held,) = world.send(user(part))
+    world.web.pages.clear()
+
+    (nameless,) = world.send({"role": "user", "content": [part]})
+    (renamed,) = world.send(user(part, message_id="u9"))
+
+    assert nameless.content == renamed.content == held.content
+
+
+@pytest.mark.fault("F-04b")
+@pytest.mark.parametrize("member", ["data", "url", "id"])
+def test_a_binary_part_of_older_protocols_is_read_as_the_one_that_came_after_it(member: str) -> None:
+    world = World()
+    world.web.pages["https://example.com/a"] = Fetched(png(), "")
+    world.files.files[USER, "d1", "f1"] = png()
+    value = {"data": b64(png()), "url": "https://example.com/a", "id": "devices/d1/files/f1"}[member]
+
+    (message,) = world.send(user({"type": "binary", "mimeType": "image/png", "filename": "a.png", member: value}))
+
+    (shown,) = world.library.show(USER, [message])
+    part: Any = shown.content[0]
+    assert (part["type"], of_stored(part).data) == ("image", b64(png()))
+    refusals = world.refusals(user({"type": "binary", "mimeType": "audio/wav", "data": b64(b"RIFF")}, message_id="u2"))
+    assert refusals["messages.0.content.0.source"].startswith("is audio")
+    assert list(world.refusals(user({"type": "binary", "mimeType": "image/png"}, message_id="u3"))) == [
+        "messages.0.content.0.source"
+    ]
+
+
+@pytest.mark.fault("F-03c")
+@pytest.mark.parametrize("speaks", [(0, 0), (1, 0)])
+def test_a_link_to_an_attachment_is_the_attachment_for_its_owner_alone(speaks: tuple[int, int]) -> None:
+    world = World()
+    (held,) = world.send(user(media(b64(LARGE))))
+    assert world.answer is not None
+    assert world.answer.is_lighter
+    (linked,) = world.library.linked(USER, [held])
+    part: Any = shown(linked, speaks)["content"]
+    link = part[0]["source"]["value"]
+    assert part[0]["source"] == {"type": "url", "mimeType": "image/png", "value": link}
+
+    for url in (link, link.partition("?")[0], link + "&X-Amz-Date=20200101T000000Z"):
+        (again,) = world.send(user(media(url, how="url")))
+        assert again.content == held.content
+        assert world.answer is not None
+        assert not world.answer.is_lighter
+    (copied,) = world.send(user(media(link, how="url"), message_id="u2"))
+    assert copied.content == held.content
+    assert world.web.asked == []
+    world.thread.clear()
+    with pytest.raises(ValidationFailed):
+        world.send(user(media(link, how="url")), user_id=OTHER)
+    assert world.web.asked == [link]
+
+
+@pytest.mark.fault("F-03c")
+def test_a_file_that_an_older_client_holds_in_words_is_the_file() -> None:
+    world = World()
+    world.files.files[USER, "d1", "f1"] = pdf()
+    (held,) = world.send(user(media("devices/d1/files/f1", "document", "file", None)))
+
+    (again,) = world.send({"id": "u1", "role": "user", "content": shown(held, (0, 0))["content"]})
+
+    assert again.content == held.content

@@ -105,3 +105,17 @@ def test_a_png_with_one_wrong_byte_anywhere_is_refused() -> None:
     for at in range(len(raw)):
         with pytest.raises(UnreadableMedia):
             of_bytes("image", raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], "image/png")
+
+
+@pytest.mark.fault("F-01f")
+@pytest.mark.parametrize(
+    "media_type",
+    ["", "text/plain", "video/mp2t", "application/octet-stream", "application/sql", "application/x-sh", "x"],
+)
+def test_text_is_a_document_whatever_its_type_is_called(media_type: str) -> None:
+    medium = of_bytes("document", "const ä = 1;\n".encode(), media_type)
+
+    assert (medium.media_type, medium.text()) == ("text/plain", "const ä = 1;\n")
+    for binary in (b"a\0b", b"\xff\xfe"):
+        with pytest.raises(UnreadableMedia):
+            of_bytes("document", binary, media_type)

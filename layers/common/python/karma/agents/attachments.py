@@ -7,9 +7,13 @@ A part of a message names its medium by a source. As clients send it, and as it 
 | `data`: base64 or a `data:` URL | `data` up to `INLINE_CHARS`; else the store has the bytes and a `file` names them |
 | `url`: https, or a `data:` URL | fetched at once, then as `data`: a URL may be gone by the next turn |
 | `file`: `devices/<device>/files/<file>` | the same name; the file stays the device's and is read for each run |
-| `file`: `attachments/<id>` | the same name; an id that this store gave |
+| `file`: `attachments/<id>`, or a `url` that was given for it | the same name; an id that this store gave |
 
-Each is checked by its bytes before anything is stored. What cannot be read when a run needs it (a file that was
+A client that resends its conversation would send each medium with every message, until no body holds them. It is given
+`url` sources in their place (`Library.linked`), which its screen can show, and which are known when they come back,
+also after they have expired.
+
+Each medium is checked by its bytes before anything is stored. What cannot be read when a run needs it (a file that was
 deleted) is shown to the model as a text that says so.
 """
 
@@ -18,7 +22,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
@@ -29,8 +33,8 @@ from karma.agents.ports import Attachments, DeviceFiles, Fetch, NotFetched
 from karma.core.errors import InvalidTransition, NotFound, PayloadTooLarge
 from karma.core.ids import UserId
 
-INLINE_CHARS = 48 * 1024
-"""Of base64 that stays within its message."""
+INLINE_CHARS = 8 * 1024
+"""Of base64 that stays within its message, in the store and in each request of its client."""
 MAX_RESULT_BYTES = 64 * 1024
 """Of a tool's result; a larger one would crowd everything else out of the model's window."""
 MAX_BYTES = MAX_MEDIA_CHARS * 3 // 4
@@ -39,6 +43,9 @@ _LOADED_CHARS = 20 * 1024 * 1024
 
 _FILE = re.compile(r"devices/([^/]{1,64})/files/([^/]{1,64})")
 _ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
+_LINK = re.compile(r"https?://[^?#]*/attachments/([^/?#]+)/([0-9a-f]{64})(?:\?[^#]*)?")
+_FETCHED = "url_sha256"
+"""Member of a stored part whose medium was fetched: which URL that was."""
 SOURCES = "base64 data, an https: URL, or a file named devices/<device id>/files/<file id>"
 
 
@@ -68,12 +75,30 @@ class Library:
             except NotFetched as exc:
                 raise UnreadableMedia(str(exc)) from exc
             medium = of_bytes(kind, fetched.data, media_type or fetched.media_type)
+            return {"type": kind, "source": self._kept(user_id, medium), _FETCHED: _digest(value)}
         elif how == "file":
             medium = of_bytes(kind, self._read(user_id, value), media_type)
             return {"type": kind, "source": {"type": "file", "value": value, "mimeType": medium.media_type}}
         else:
             raise UnreadableMedia(f"must be {SOURCES}")
         return {"type": kind, "source": self._kept(user_id, medium)}
+
+    def linked(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
+        """Put URLs that are good for some hours where messages name attachments, for a screen to show them."""
+
+        def link(part: Json) -> Json:
+            source = part.get("source")
+            found = _ATTACHMENT.fullmatch(str(source.get("value"))) if isinstance(source, Mapping) else None
+            if found is None or not isinstance(source, Mapping) or source.get("type") != "file":
+                return part
+            media_type = str(source.get("mimeType") or "")
+            url = self._store.url(user_id, found[1], media_type)
+            return {"type": part["type"], "source": {"type": "url", "value": url, "mimeType": media_type}}
+
+        return [
+            message if isinstance(message.content, str) else replace(message, content=tuple(map(link, message.content)))
+            for message in messages
+        ]
 
     def shorten(self, user_id: UserId, text: str, *, most_bytes: int = MAX_RESULT_BYTES) -> str:
         """Keep a long result of a tool whole; returns its beginning, and says so. A short one stays as it is."""
@@ -153,6 +178,50 @@ def names_media(messages: Sequence[Message]) -> bool:
     return any(not isinstance(m.content, str) and any(map(_is_named, m.content)) for m in messages)
 
 
+def named(user_id: UserId, message: Message) -> Message:
+    """Put the names of a user's attachments where a message has the URLs that `Library.linked` gave for them."""
+    if isinstance(message.content, str):
+        return message
+    return replace(message, content=tuple(_named(user_id, part) for part in message.content))
+
+
+def _named(user_id: UserId, part: Json) -> Json:
+    source = part.get("source")
+    if not isinstance(source, Mapping) or source.get("type") != "url":
+        return part
+    found = _LINK.fullmatch(str(source.get("value")))
+    if found is None or found[1] != user_id:
+        return part
+    return {**part, "source": {**source, "type": "file", "value": f"attachments/{found[2]}"}}
+
+
+def in_words(part: Json) -> Json:
+    """Say in words which file a part names, for clients whose protocol has no `file` sources."""
+    source = part.get("source")
+    if isinstance(source, Mapping) and source.get("type") == "file":
+        return {"type": "text", "text": f"[{part['type']} {source.get('value')}]"}
+    return part
+
+
+def is_same_content(stored: str | Sequence[Json], given: str | Sequence[Json]) -> bool:
+    """Compare a client's copy of a user's message with ours, whose media may be held in another way."""
+    ours, theirs = list(_parts(stored)), list(_parts(given))
+    return len(ours) == len(theirs) and all(map(_is_same_part, ours, theirs))
+
+
+def _parts(content: str | Sequence[Json]) -> Iterator[Json]:
+    if isinstance(content, str):
+        yield {"type": "text", "text": content}
+    else:
+        yield from content
+
+
+def _is_same_part(stored: Json, given: Json) -> bool:
+    if given["type"] == "text":
+        return in_words(stored) == given
+    return is_same_medium(stored, given)
+
+
 def is_same_medium(stored: Json, given: Json) -> bool:
     """Tell whether a part that a client sends again is the one that was stored, whichever way each names its medium."""
     if stored.get("type") != given.get("type"):
@@ -162,7 +231,7 @@ def is_same_medium(stored: Json, given: Json) -> bool:
         return False
     value = str(theirs.get("value"))
     if theirs.get("type") == "url" and value[:5].lower() != "data:":
-        return True  # what it named was fetched when it was new
+        return stored.get(_FETCHED) == _digest(value)  # what it names may have changed: it is not fetched again
     if ours.get("value") == value:
         return True
     if theirs.get("type") == "file":
@@ -175,6 +244,10 @@ def is_same_medium(stored: Json, given: Json) -> bool:
     except ValueError:
         return False
     return ours.get("value") == f"attachments/{digest}"
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def _is_named(part: Json) -> bool:

@@ -18,12 +18,13 @@ new to the server, and are passed over otherwise: nothing that was sent is passe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from karma.agents.domain import Json, Message, Thread
-from karma.agents.requests import Sent
+from karma.agents.attachments import is_same_content
+from karma.agents.domain import Message, Thread
+from karma.agents.messages import Sent
 from karma.core.errors import ValidationFailed
 from karma.core.ids import short_id
 
@@ -48,15 +49,20 @@ class Merged(NamedTuple):
     """Whether the client has the conversation as it is here; else it has to be told."""
 
 
-def merge(thread: Thread, sent: Sequence[Sent]) -> Merged:
+def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()) -> Merged:
     """Find the branch that the client's messages go, and what they add to it.
+
+    Args:
+        thread: what is stored.
+        sent: the client's messages.
+        passed_over: which others it sent.
 
     Raises:
         ValidationFailed: the message that asks for an answer is empty.
     """
     written = [each for each in sent if not _is_blank(each.message) or _is_held(thread, each.message)]
     _require_words(sent, written)
-    walk = _Walk(thread)
+    walk = _Walk(thread, passed_over)
     for each in sent:
         if each not in written and each.message.role == "user":
             walk.pass_over(each, "is empty")
@@ -107,7 +113,7 @@ def _in_words(result: Message, name: str) -> Message:
 class _Walk:
     """The conversation so far, as positions of the tree and, behind those, as messages that are new."""
 
-    def __init__(self, thread: Thread) -> None:
+    def __init__(self, thread: Thread, passed_over: Sequence[Note]) -> None:
         self._thread = thread
         self._children: dict[int, list[int]] = {}
         self._by_id: dict[str, list[int]] = {}
@@ -121,7 +127,7 @@ class _Walk:
         self._new: list[Message] = []
         self._held: list[Sent] = []
         """Results, until it is known whether the conversation goes on behind them as it is stored."""
-        self._notes: list[Note] = []
+        self._notes = list(passed_over)
         self._is_import = False
 
     @property
@@ -307,7 +313,7 @@ def _not_held(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
 def _is_same_user(stored: Message, given: Message) -> bool:
     if stored.role != "user" or (given.id and stored.id != given.id):
         return False
-    return (bool(given.id) and _is_blank(given)) or _is_same_content(stored.content, given.content)
+    return (bool(given.id) and _is_blank(given)) or is_same_content(stored.content, given.content)
 
 
 def _is_same_answer(stored: Message, given: Message, calls: Sequence[str]) -> bool:
@@ -321,26 +327,7 @@ def _is_same_answer(stored: Message, given: Message, calls: Sequence[str]) -> bo
 
 
 def _is_copy(stored: Message, given: Message) -> bool:
-    return stored.role == given.role and _is_same_content(stored.content, given.content)
-
-
-def _is_same_content(stored: str | Sequence[Json], given: str | Sequence[Json]) -> bool:
-    """Compare a client's copy of a user's message with ours, whose media may be held in another way."""
-    ours, theirs = _parts(stored), _parts(given)
-    return len(ours) == len(theirs) and all(map(_is_same_part, ours, theirs))
-
-
-def _is_same_part(stored: Json, given: Json) -> bool:
-    if stored["type"] == "text" or stored["type"] != given["type"]:
-        return stored == given
-    ours, theirs = stored.get("source"), given.get("source")
-    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
-        return True
-    return ours.get("type") != theirs.get("type") or ours.get("value") == theirs.get("value")
-
-
-def _parts(content: str | Sequence[Json]) -> Sequence[Json]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return stored.role == given.role and is_same_content(stored.content, given.content)
 
 
 def _is_blank(message: Message) -> bool:

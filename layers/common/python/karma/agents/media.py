@@ -30,6 +30,7 @@ _PDF = "application/pdf"
 _TEXT = "text/plain"
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
 _TEXT_TYPES = re.compile(r"text/.+|application/(?:json|xml|x?yaml|x-yaml|toml|csv|x-ndjson|javascript)")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _PAGE = re.compile(rb"/Type\s*/Page(?![a-zA-Z])")
 
 
@@ -82,7 +83,7 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "") 
     Args:
         kind: the part's type: image, document, audio or video.
         raw: the bytes.
-        media_type: what the client calls them; decides only whether text is a document.
+        media_type: what the client calls them; decides only which reason a refusal gives.
         encoded: the bytes in base64, where that is known.
 
     Raises:
@@ -102,7 +103,7 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "") 
         _check_pdf(raw)
         return Medium("document", _PDF, encoded or base64.b64encode(raw).decode())
     plain = media_type.partition(";")[0].strip().lower()
-    if kind == "document" and plain != _PDF and (not plain or _TEXT_TYPES.fullmatch(plain)):
+    if kind == "document" and plain != _PDF and (not plain or _TEXT_TYPES.fullmatch(plain) or _is_text(raw)):
         _check_text(raw)
         return Medium("document", _TEXT, encoded or base64.b64encode(raw).decode())
     named = f" (it is called {plain[:64]})" if plain else ""
@@ -278,6 +279,14 @@ def _check_pdf(raw: bytes) -> None:
     pages = len(_PAGE.findall(raw))
     if pages > MAX_PDF_PAGES:
         raise UnreadableMedia(f"is a PDF of {pages} pages; at most {MAX_PDF_PAGES} are taken")
+
+
+def _is_text(raw: bytes) -> bool:
+    """Tell whether bytes are text, whatever they are called: names of types are guessed from the ends of file names."""
+    try:
+        return _CONTROL.search(raw.decode("utf-8-sig")) is None
+    except UnicodeDecodeError:
+        return False
 
 
 def _check_text(raw: bytes) -> None:

@@ -11,17 +11,23 @@ cut off before `id: 1` sends its request again, and is answered by another snaps
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from karma.agents import events
+from karma.agents.attachments import in_words
 from karma.agents.branches import Merged, Note
 from karma.agents.domain import Json, Message
 from karma.agents.events import Version, frame, frames
-from karma.agents.requests import Aside, RunInput
+from karma.agents.messages import Aside
+from karma.agents.requests import RunInput
 
 MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
 """Clients read frames of up to 10 MB; a longer conversation is named instead of shown."""
+
+
+Link = Callable[[Sequence[Message]], Sequence[Message]]
+"""Puts URLs where messages name attachments."""
 
 
 class Opening(NamedTuple):
@@ -44,21 +50,30 @@ class Opening(NamedTuple):
         return frame(self.started) + snapshot + frames(self.rest, n=1)
 
 
-def opening(asked: RunInput, merged: Merged, state: object) -> Opening:
+def opening(
+    asked: RunInput,
+    merged: Merged,
+    state: object,
+    *,
+    link: Link,
+    is_lighter: bool = False,
+) -> Opening:
     """Make the first events of a run.
 
     Args:
         asked: the request.
         merged: what it makes of its thread.
         state: what the client shall hold as its state.
+        link: puts URLs where messages name attachments.
+        is_lighter: whether the client sends too much as long as it is not shown what is stored.
     """
     started = events.run_started(
         thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id, speaks=asked.speaks
     )
     notes = [Note("body", warning) for warning in asked.warnings] + list(merged.notes)
     snapshot = b""
-    if not merged.is_shown or (merged.conversation and merged.conversation[-1].role == "assistant"):
-        snapshot = snapshot_of(merged.conversation, asked)
+    if is_lighter or not merged.is_shown or (merged.conversation and merged.conversation[-1].role == "assistant"):
+        snapshot = snapshot_of(link(merged.conversation), asked)
         if len(snapshot) > MAX_SNAPSHOT_BYTES:
             snapshot = b""
             notes.append(Note("messages", "are another branch of the conversation, which is too long to be shown"))
@@ -106,16 +121,14 @@ def shown(message: Message, speaks: Version) -> Json:
 
 
 def _content(message: Message, speaks: Version) -> object:
-    if isinstance(message.content, str) or speaks >= (1, 0):
+    if isinstance(message.content, str):
         return message.content
-    parts = [_older_part(part) for part in message.content]
+    content = [
+        {"type": part["type"], **{n: part[n] for n in ("text", "source") if n in part}} for part in message.content
+    ]
+    if speaks >= (1, 0):
+        return content
+    parts = [in_words(part) for part in content]
     if message.role == "tool":  # of text alone until 1.0
         return "\n".join(str(part.get("text", f"[{part['type']}]")) for part in parts)
     return parts
-
-
-def _older_part(part: Json) -> Json:
-    source = part.get("source")
-    if isinstance(source, dict) and source.get("type") == "file":
-        return {"type": "text", "text": f"[{part['type']} {source.get('value')}]"}
-    return part

@@ -258,6 +258,13 @@ class Attachments(Protocol):
         """Return what was kept; None when there is none of this user's."""
         ...
 
+    def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
+        """Return an address at which anybody who is given it can read what was kept, for some hours.
+
+        Its path ends with `attachments/<user>/<id>`.
+        """
+        ...
+
 
 class DeviceFiles(Protocol):
     """Files of a user's devices: karma.files.reading."""

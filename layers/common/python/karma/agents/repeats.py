@@ -17,7 +17,7 @@ from datetime import datetime
 from karma.agents.branches import merge
 from karma.agents.domain import Run, RunStatus, ThreadKey
 from karma.agents.events import frame, frames, parse
-from karma.agents.opening import snapshot_of
+from karma.agents.opening import Link, snapshot_of
 from karma.agents.ports import RunStore, Sink
 from karma.agents.requests import RunInput
 from karma.core.clock import Clock
@@ -35,7 +35,7 @@ def is_repeat(run: Run, asked: RunInput) -> bool:
 
 
 def redeliver(
-    run: Run, asked: RunInput, *, store: RunStore, clock: Clock, until: datetime
+    run: Run, asked: RunInput, *, store: RunStore, link: Link, clock: Clock, until: datetime
 ) -> Callable[[Sink], asyncio.Task[None]]:
     """Return what starts to deliver a run's answer once more; its task raises nothing."""
 
@@ -45,7 +45,7 @@ def redeliver(
             if run.status is RunStatus.RUNNING:
                 await _follow(run, sink, store=store, clock=clock, until=until)
             else:
-                sink.write(await asyncio.to_thread(_answer, run, asked, store))
+                sink.write(await asyncio.to_thread(_answer, run, asked, store, link))
         except AppError as exc:
             # The stream ends without its last event: its client asks once more.
             logger.warning("run.not_redelivered", run_id=run.key.run_id, code=exc.code)
@@ -66,7 +66,7 @@ async def _follow(run: Run, sink: Sink, *, store: RunStore, clock: Clock, until:
         await asyncio.sleep(0 if segments else pause_s)
 
 
-def _answer(run: Run, asked: RunInput, store: RunStore) -> bytes:
+def _answer(run: Run, asked: RunInput, store: RunStore, link: Link) -> bytes:
     key = ThreadKey(run.key.user_id, run.thread_id)
     thread = store.thread(key)
     if 0 <= run.last_message < thread.next_message:
@@ -79,5 +79,5 @@ def _answer(run: Run, asked: RunInput, store: RunStore) -> bytes:
     tail = store.tail(run.key)
     end = [tail.events[-1]] if tail is not None else []
     n = tail.n if tail is not None else first.n
-    shown = [started, snapshot_of(conversation, asked), *state]
+    shown = [started, snapshot_of(link(conversation), asked), *state]
     return b"".join(map(frame, shown)) + frames(end, n=n)

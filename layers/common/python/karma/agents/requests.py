@@ -11,31 +11,24 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 import orjson
 
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
-from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
+from karma.agents.domain import Message, is_readable_id
 from karma.agents.events import BEFORE_1_0, Version
+from karma.agents.messages import MAX_TEXT_CHARS, OF_A_MESSAGE, Aside, MessageReader, Sent, Unread, problem
 from karma.agents.ports import ToolSpec
 from karma.agents.stored import dump_messages
 from karma.agents.tool_schemas import problems_of
 from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
-from karma.core.ids import RunId, ThreadId, new_id, short_id
+from karma.core.ids import RunId, ThreadId, new_id
 
 MAX_BODY_BYTES = 5_500 * 1024
 """Lambda takes 6 MB as the JSON of its event, in which quotes are escaped and headers have their place."""
 MAX_STATE_BYTES = 128 * 1024
-MAX_MESSAGE_BYTES = 256 * 1024
-"""Of the text of a new message; see karma.agents.arrival."""
-MAX_HELD_CHARS = 3_000_000
-"""Of any text of a message: the server holds none that is longer, so that this refuses no history."""
-MAX_TYPE_CHARS = 256
-MAX_TEXT_CHARS = 256 * 1024
-"""Of instructions, context, errors, descriptions of tools."""
 MAX_VERSION_CHARS = 64
 MAX_TOOLS = 128
 _MAJOR = "1"
@@ -56,12 +49,9 @@ _KNOWN = frozenset(
         "resume",
     }
 )
-_ROLES = frozenset({"user", "assistant", "tool", "system", "developer", "activity", "reasoning"})
-_KEPT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
 _LISTS = frozenset({"messages", "tools", "context", "resume"})
 """Members that are lists of objects, whose members may each have all levels."""
 _MAX_TOLD = 20
-_PARTS = frozenset({"text", "image", "audio", "video", "document"})
 
 
 class ContextEntry(NamedTuple):
@@ -69,23 +59,6 @@ class ContextEntry(NamedTuple):
 
     description: str
     value: str
-
-
-class Sent(NamedTuple):
-    """A message of a user, an assistant or a tool as the client sent it."""
-
-    at: int
-    """Its index in `messages`."""
-    message: Message
-    """With the id "" where the client has none."""
-
-
-class Aside(NamedTuple):
-    """A message that is shown to the model as the application's wish, and is not part of the conversation."""
-
-    at: int
-    shown: Json
-    """The message as the client holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +76,8 @@ class RunInput:
     """The client's version of the protocol."""
     sent: tuple[Sent, ...]
     """Messages of users, assistants and tools."""
+    unread: tuple[Unread, ...]
+    """Of the history: what asks now is refused instead."""
     asides: tuple[Aside, ...]
     """`system` and `developer` messages."""
     tools: tuple[ToolSpec, ...]
@@ -136,18 +111,26 @@ def parse_json(body: bytes) -> object:
         InvalidRequest: INVALID_JSON.
         ValidationFailed: naming each member that is nested too deeply.
     """
+    value, deep = _parse(body)
+    _refuse_deep(deep)
+    return value
+
+
+def _refuse_deep(names: Sequence[str]) -> None:
+    if names:
+        details = [problem(name, freeform.TOO_DEEP) for name in names[:_MAX_TOLD]]
+        raise ValidationFailed("Request validation failed", details=details)
+
+
+def _parse(body: bytes) -> tuple[object, list[str]]:
+    """Read JSON; returns the members that are nested too deeply beside it."""
     try:
         value = freeform.loads(body, levels=None, replace_surrogates=True)
     except freeform.NotJson:
         raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
     except freeform.TooDeep as exc:
         raise ValidationFailed.of(exc.member or "body", freeform.TOO_DEEP) from None
-    if freeform.may_be_deep(body):
-        deep = list(islice(_too_deep(value), _MAX_TOLD))
-        if deep:
-            details = [{"field": name, "message": freeform.TOO_DEEP, "type": "value_error"} for name in deep]
-            raise ValidationFailed("Request validation failed", details=details)
-    return value
+    return value, list(_too_deep(value)) if freeform.may_be_deep(body) else []
 
 
 def parse_run_input(body: bytes) -> RunInput:
@@ -157,10 +140,11 @@ def parse_run_input(body: bytes) -> RunInput:
         InvalidRequest: not JSON.
         ValidationFailed: one entry a wrong field.
     """
-    value = parse_json(body)
+    value, deep = _parse(body)
+    _refuse_deep([name for name in deep if not OF_A_MESSAGE.match(name)])
     if not isinstance(value, dict):
         raise ValidationFailed.of("body", "must be an object")
-    reader = _Reader(value)
+    reader = _Reader(value, deep)
     result = reader.read()
     if reader.errors:
         raise ValidationFailed("Request validation failed", details=reader.errors)
@@ -180,6 +164,8 @@ def check_size(length: int) -> None:
 @dataclass
 class _Reader:
     body: Mapping[str, object]
+    deep: Sequence[str] = ()
+    """Names of members that are nested too deeply."""
     errors: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -192,7 +178,8 @@ class _Reader:
         thread_id = given_thread or new_id()
         run_id = self._id("runId") or new_id()
         state = self._state()
-        sent, asides = self._messages()
+        messages = MessageReader(self.errors, self.deep)
+        sent, unread, asides = messages.read(self._list("messages"))
         tools = self._tools()
         context = self._context()
         if self._list("resume"):
@@ -205,6 +192,7 @@ class _Reader:
             state=state,
             speaks=speaks,
             sent=sent,
+            unread=unread,
             asides=asides,
             tools=tools,
             context=context,
@@ -213,7 +201,7 @@ class _Reader:
         )
 
     def wrong(self, name: str, message: str) -> None:
-        self.errors.append({"field": name, "message": message, "type": "value_error"})
+        self.errors.append(problem(name, message))
 
     def _version(self) -> Version:
         version = self.body.get("protocolVersion")
@@ -272,131 +260,6 @@ class _Reader:
             self.wrong(name, "must be a list")
             return ()
         return value
-
-    def _messages(self) -> tuple[tuple[Sent, ...], tuple[Aside, ...]]:
-        sent: list[Sent] = []
-        asides: list[Aside] = []
-        ids: dict[str, int] = {}
-        for i, raw in enumerate(self._list("messages")):
-            at = f"messages.{i}"
-            if not isinstance(raw, dict):
-                self.wrong(at, "must be an object")
-                continue
-            role = raw.get("role")
-            if not isinstance(role, str) or role not in _ROLES:
-                self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
-                continue
-            message_id = raw.get("id")
-            if isinstance(message_id, str) and message_id and ids.setdefault(message_id, i) != i:
-                self.wrong(f"{at}.id", f"is the id of messages.{ids[message_id]}, too")
-                continue
-            if role in {"system", "developer"}:
-                text = self._text(raw.get("content"), f"{at}.content")
-                asides.append(Aside(i, {"id": message_id or short_id(), "role": role, "content": text}))
-            elif role in _KEPT_ROLES:
-                message = self._message(raw, role=_KEPT_ROLES[role], at=at)
-                if message is not None:
-                    sent.append(Sent(i, message))
-        return tuple(sent), tuple(asides)
-
-    def _message(self, raw: Mapping[str, object], *, role: Role, at: str) -> Message | None:
-        before = len(self.errors)
-        message_id, content = raw.get("id"), raw.get("content")
-        if content is None and role == "user" and message_id:
-            content = ""  # what the server holds by id need not be sent again
-        content = self._content(content, at=at, role=role)
-        if message_id is None or message_id == "":
-            message_id = ""
-        else:
-            self._is_id(f"{at}.id", message_id)
-        tool_call_id = raw.get("toolCallId")
-        if role == "tool":
-            self._is_id(f"{at}.toolCallId", tool_call_id)
-        calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
-        error = raw.get("error")
-        if error is not None:
-            error = self._held_text(error, f"{at}.error")
-        if len(self.errors) > before:
-            return None
-        if error and content in ("", ()):
-            content = str(error)
-        return Message(
-            id=str(message_id),
-            role=role,
-            content=content,
-            tool_calls=calls,
-            tool_call_id=str(tool_call_id) if role == "tool" else "",
-            failed=bool(error),
-        )
-
-    def _held_text(self, value: object, name: str) -> str:
-        if isinstance(value, str) and len(value) <= MAX_HELD_CHARS:
-            return value
-        self.wrong(name, f"must be a string of at most {MAX_HELD_CHARS} characters")
-        return ""
-
-    def _content(self, value: object, *, at: str, role: Role) -> str | tuple[Json, ...]:
-        if value is None and role == "assistant":
-            return ""
-        if isinstance(value, str):
-            return self._held_text(value, f"{at}.content")
-        if role == "assistant" or not isinstance(value, list):
-            self.wrong(f"{at}.content", "must be a string" if role == "assistant" else "must be a string or a list")
-            return ""
-        parts: list[Json] = []
-        for i, part in enumerate(value):
-            name = f"{at}.content.{i}"
-            if not isinstance(part, dict):
-                self.wrong(name, "must be an object")
-            elif not isinstance(part.get("type"), str) or part["type"] not in _PARTS:
-                self.wrong(f"{name}.type", f"must be one of {', '.join(sorted(_PARTS))}")
-            elif part["type"] == "text":
-                parts.append({"type": "text", "text": self._held_text(part.get("text"), f"{name}.text")})
-            elif self._is_source(part.get("source"), at=name):
-                parts.append({"type": part["type"], "source": part["source"]})
-        return tuple(parts)
-
-    def _is_source(self, source: object, *, at: str) -> bool:
-        if not isinstance(source, dict):
-            self.wrong(f"{at}.source", "must be {type: data|url|file, value, mimeType?}")
-            return False
-        kind, media_type = source.get("type"), source.get("mimeType")
-        wrong = {
-            "type": kind not in ("data", "url", "file"),
-            "value": not isinstance(source.get("value"), str),
-            "mimeType": not isinstance(media_type, str | None)
-            or len(media_type or "") > MAX_TYPE_CHARS
-            or (kind == "data" and not media_type),
-        }
-        for name in [name for name, is_wrong in wrong.items() if is_wrong]:
-            self.wrong(f"{at}.source.{name}", "must be data, url or file" if name == "type" else "must be a string")
-        return not any(wrong.values())
-
-    def _tool_calls(self, value: object, *, at: str) -> tuple[ToolCall, ...]:
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self.wrong(f"{at}.toolCalls", "must be a list")
-            return ()
-        calls: list[ToolCall] = []
-        for i, call in enumerate(value):
-            here = f"{at}.toolCalls.{i}"
-            if not isinstance(call, dict):
-                self.wrong(here, "must be {id, type, function: {name, arguments}}")
-                continue
-            function = call.get("function")
-            if not isinstance(function, dict):
-                self.wrong(f"{here}.function", "must be {name, arguments}")
-                continue
-            texts = {"id": call.get("id")}
-            texts |= {f"function.{name}": function.get(name) for name in ("name", "arguments")}
-            read = [text for text in texts.values() if isinstance(text, str)]
-            if len(read) == len(texts) and max(map(len, read)) <= MAX_HELD_CHARS:
-                calls.append(ToolCall(*read))
-                continue
-            for name, text in texts.items():
-                self._held_text(text, f"{here}.{name}")
-        return tuple(calls)
 
     def _tools(self) -> tuple[ToolSpec, ...]:
         raw_tools = self._list("tools")

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import orjson
 
-from karma.agents.arrival import Arrivals
+from karma.agents.arrival import Admitted, Arrivals
 from karma.agents.attachments import Library
 from karma.agents.branches import Merged, has_moved_on, late_results, merge
 from karma.agents.catalogue.domain import Agent
@@ -134,7 +135,7 @@ class RunService:
             asyncio.to_thread(self._allowances.of, caller.user_id),
         )
         admit = self._arrivals.admit
-        admitted = replace(asked, sent=await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent))
+        admitted = await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent, asked.unread)
         # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
         # the message finds nothing.
         await asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK)
@@ -142,12 +143,13 @@ class RunService:
         # Only an object has room for who is asking; any other state is the application's alone.
         state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
         writer = new_id()
+        link = partial(self._library.linked, caller.user_id)
         toolbox = self._toolbox(agent, choice, caller)
         limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
         for attempt in range(_ATTEMPTS):
-            merged = self._merge(thread, admitted)
+            merged = self._merge(thread, asked, admitted)
             plan = self._plan(asked, merged, thread, agent=agent, choice=choice, toolbox=toolbox, deadline=deadline)
-            first = opening(asked, merged, state)
+            first = opening(asked, merged, state, link=link, is_lighter=admitted.is_lighter)
             now = self._clock.now()
             run = Run(
                 key=key,
@@ -182,7 +184,9 @@ class RunService:
                 if before is None or not is_repeat(before, asked):
                     raise
                 until = self._latest_end(deadline)
-                return StartedRun(key, redeliver(before, asked, store=self._store, clock=self._clock, until=until))
+                return StartedRun(
+                    key, redeliver(before, asked, store=self._store, link=link, clock=self._clock, until=until)
+                )
             except (ThreadChanged, StorageThrottled):
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -274,8 +278,8 @@ class RunService:
         self._model.prepare()
         return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
-    def _merge(self, thread: Thread, asked: RunInput) -> Merged:
-        merged = merge(thread, asked.sent)
+    def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:
+        merged = merge(thread, admitted.sent, admitted.notes)
         for note in merged.notes:
             logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
         if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:

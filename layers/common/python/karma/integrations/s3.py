@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -31,6 +32,8 @@ _ABSENT: Final = frozenset({"NoSuchKey", "404"})
 _CHUNK_BYTES: Final = 1024 * 1024
 _KEYS_A_CALL: Final = 1000
 """S3's limit on one list, and on one DeleteObjects."""
+LINK_TIME: Final = timedelta(hours=12)
+"""How long a URL of an attachment is good; it ends earlier with the session of the role that signed it."""
 
 
 class FileStorageThrottled(Upstream):
@@ -178,10 +181,12 @@ class S3Files:
         return remove_below(self._bucket, _key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
 
     def _signed(self, operation: str, params: dict[str, Any]) -> str:
-        with _errors():
-            return aws.client("s3").generate_presigned_url(
-                operation, Params=params, ExpiresIn=int(URL_TIME.total_seconds())
-            )
+        return _signed(operation, params, URL_TIME)
+
+
+def _signed(operation: str, params: dict[str, Any], lasting: timedelta) -> str:
+    with _errors():
+        return aws.client("s3").generate_presigned_url(operation, Params=params, ExpiresIn=int(lasting.total_seconds()))
 
 
 def remove_below(bucket: str, prefix: str, *, limit: int) -> int:
@@ -237,6 +242,11 @@ class S3Attachments:
                 return found["Body"].read()
         except ObjectGone:
             return None
+
+    def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
+        """Sign a GET of what was kept, with the type that it was checked to have."""
+        params = {"Bucket": self._bucket, "Key": _attachment_key(user_id, attachment_id)}
+        return _signed("get_object", params | {"ResponseContentType": media_type}, LINK_TIME)
 
     def remove_all(self, user_id: UserId, *, limit: int) -> int:
         """Remove up to `limit` of a user's; fewer than that were removed when nothing is left."""
