@@ -11,15 +11,8 @@ from typing import Any, Protocol
 
 from karma.agents.catalogue.domain import MAX_NAME_CHARS
 from karma.agents.media import MAX_MEDIA_CHARS
-from karma.agents.requests import (
-    MAX_BODY_BYTES,
-    MAX_HELD_CHARS,
-    MAX_MESSAGE_BYTES,
-    MAX_TEXT_CHARS,
-    MAX_TOOLS,
-    MAX_TYPE_CHARS,
-    MAX_VERSION_CHARS,
-)
+from karma.agents.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TYPE_CHARS
+from karma.agents.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS
 from karma.core.health import VERSION
 from karma.core.http import phrase, style_of
 
@@ -295,6 +288,17 @@ _SCHEMAS: Schema = {
                 ["type", "source"],
                 {"type": {"enum": ["image", "audio", "video", "document"]}, "source": {"$ref": _REF + "Source"}},
             ),
+            _object(
+                ["type"],
+                {
+                    "type": {"const": "binary"},
+                    "mimeType": {"type": "string", "maxLength": MAX_TYPE_CHARS},
+                    "data": {"type": "string", "maxLength": MAX_MEDIA_CHARS},
+                    "url": {"type": "string"},
+                    "id": {"type": "string", "description": "`devices/<device id>/files/<file id>`"},
+                },
+                description="Of protocols before 1.0: `data`, `url` or `id` is needed, the first of them counts",
+            ),
         ]
     },
     "Source": _object(
@@ -304,7 +308,8 @@ _SCHEMAS: Schema = {
             "value": {
                 "type": "string",
                 "maxLength": MAX_MEDIA_CHARS,
-                "description": "Base64 or a `data:` URL; an https: URL; `devices/<device id>/files/<file id>`",
+                "description": "Base64 or a `data:` URL; an https: URL; `devices/<device id>/files/<file id>`; for "
+                "what a conversation holds also the URL that a snapshot gave, or `attachments/<id>`",
             },
             "mimeType": _either(
                 {"type": "string", "maxLength": MAX_TYPE_CHARS},

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import orjson
 import pytest
 
@@ -146,3 +148,8 @@ def test_the_bucket_and_its_stand_in_keep_attachments_alike(stack: Any, kind: st
     assert kept == [hashlib.sha256(data).hexdigest() for data in (b"a", b"b", b"a", b"")]
     assert [store.read(one, each) for each in kept] == [b"a", b"b", b"a", b""]
     assert (store.read(other, kept[1]), store.read(one, "0" * 64)) == (None, None)
+    url = store.url(one, kept[0], "text/plain")
+    assert urlsplit(url).path.endswith(f"/attachments/{one}/{kept[0]}")
+    if kind == "s3":
+        answer = httpx.get(url, trust_env=False)
+        assert (answer.content, answer.headers["content-type"]) == (b"a", "text/plain")
