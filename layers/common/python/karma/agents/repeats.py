@@ -1,7 +1,8 @@
 """A request that is sent once more, because its response was lost: it gets the answer that there is, and no second run.
 
 The same run id with the same messages on the same thread is the same request. While its run goes on it gets the log of
-it from the beginning, as it is written; when the run has ended, the conversation with its answer as one snapshot:
+it from the beginning, as it is written, or is told that its process was lost; when the run has ended, the conversation
+with its answer as one snapshot:
 
     RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT, RUN_FINISHED or RUN_ERROR
 
@@ -20,6 +21,7 @@ from karma.agents.events import frame, frames, parse
 from karma.agents.opening import Link, snapshot_of
 from karma.agents.ports import RunStore, Sink
 from karma.agents.requests import RunInput
+from karma.agents.watchdog import Inspector
 from karma.core.clock import Clock
 from karma.core.errors import AppError
 from karma.core.observability import count, logger
@@ -55,6 +57,7 @@ def redeliver(
 
 async def _follow(run: Run, sink: Sink, *, store: RunStore, clock: Clock, until: datetime) -> None:
     after, pause_s = 0, _POLL_S
+    inspector = Inspector(store, clock)
     while clock.now() < until and not sink.is_lost:
         segments = await asyncio.to_thread(store.segments, run.key, after=after, limit=_PAGE)
         for segment in segments:
@@ -62,6 +65,9 @@ async def _follow(run: Run, sink: Sink, *, store: RunStore, clock: Clock, until:
             sink.write(frames(segment.events, n=after))
             if segment.terminal:
                 return
+        if not segments:
+            # A run whose process died writes no more; once its lease is over it is ended here, and the end is read.
+            await asyncio.to_thread(inspector.look, run.key)
         pause_s = _POLL_S if segments else min(_MAX_POLL_S, pause_s * 1.5)
         await asyncio.sleep(0 if segments else pause_s)
 
