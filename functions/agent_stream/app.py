@@ -204,7 +204,7 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
     media_type = request.header(b"content-type").partition(";")[0].strip().lower()
     if media_type != "application/json" or request.header(b"content-encoding"):
         raise UnsupportedMediaType("The body must be application/json, not encoded")
-    asked = parse_run_input(await request.body())
+    asked = await asyncio.to_thread(parse_run_input, await request.body())
     async with _counted(caller, until=request.deadline):
         started = await deps.run_service().start(caller, asked, deadline=request.deadline)
         writer = SseWriter(send, done=wants_done(request.header(b"accept")))

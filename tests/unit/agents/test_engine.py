@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,19 @@ from blockbuster import blockbuster_ctx
 
 from karma.agents.attachments import MAX_RESULT_BYTES, Library
 from karma.agents.catalogue.domain import SYSTEM_PROMPT, AgentSpec
-from karma.agents.domain import OwnershipLost, RunErrorCode, RunKey, RunStatus, ThreadBusy, ThreadKey, Usage
+from karma.agents.domain import (
+    Message,
+    OwnershipLost,
+    Run,
+    RunErrorCode,
+    RunKey,
+    RunStatus,
+    Thread,
+    ThreadBusy,
+    ThreadChanged,
+    ThreadKey,
+    Usage,
+)
 from karma.agents.engine import Limits
 from karma.agents.ports import ModelFailed, StopReason, TextDelta
 from karma.agents.requests import RunInput, parse_run_input
@@ -924,6 +936,49 @@ class TestOneRunAThread:
         dead = world.store.run(RunKey(caller().user_id, RunId("r1")))
         assert dead is not None
         assert dead.error_code == "OWNER_LOST"
+
+    @pytest.mark.fault("F-25d")
+    def test_who_always_comes_second_is_told_who_was_first(self) -> None:
+        class Overtaken(MemoryRunStore):
+            """Another run begins and ends between each reading of a thread and the write after it; the last goes on."""
+
+            begun = 0
+
+            def start(self, run: Run, *, thread: Thread, **_: Any) -> None:
+                self.begun += 1
+                active = RunId("first") if self.begun == 3 else None
+                self.threads[thread.key] = replace(thread, version=self.begun, active_run_id=active)
+                raise ThreadChanged
+
+        world = World(store=Overtaken())
+
+        with pytest.raises(ThreadBusy) as busy:
+            asyncio.run(world.service.start(caller(), asked(user("b"))))
+
+        assert busy.value.details == {"run_id": "first"}
+        assert busy.value.headers["Retry-After"] == "5"
+
+    @pytest.mark.fault("F-25a")
+    def test_a_conversation_is_read_beside_the_event_loop(self) -> None:
+        readers: set[int] = set()
+
+        class Watched(tuple[Message, ...]):
+            __slots__ = ()
+
+            def __iter__(self) -> Iterator[Message]:
+                readers.add(threading.get_ident())
+                return super().__iter__()
+
+        class Store(MemoryRunStore):
+            def thread(self, key: ThreadKey) -> Thread:
+                said = Watched([Message(id="m1", role="user", content="a")])
+                return Thread(key=key, messages=said, next_message=1, version=1)
+
+        with pytest.raises(ThreadChanged):
+            asyncio.run(World(store=Store()).service.start(caller(), asked(user("b"))))
+
+        assert readers
+        assert threading.get_ident() not in readers
 
     def test_a_run_id_is_used_once(self) -> None:
         world = World([*text("ok"), *ended()])

@@ -21,6 +21,7 @@ from karma.agents.branches import Note
 from karma.agents.domain import Json, Message
 from karma.agents.media import TAKEN, UnreadableMedia
 from karma.agents.messages import MAX_MESSAGE_BYTES, Sent, Unread, asking
+from karma.agents.tree import Shape, shape_of, shapes_of
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
 
@@ -59,8 +60,11 @@ class Arrivals:
                 messages that ask now.
         """
         held: dict[str, list[Message]] = {}
+        alike: dict[Shape, list[Message]] = {}
         for message in stored:
             held.setdefault(message.id, []).append(message)
+            for shape in shapes_of(message.content) if message.role == "user" else ():
+                alike.setdefault(shape, []).append(message)
         admission = _Admission(self._library, user_id)
         newest = asking([(each.at, each.message.role) for each in sent])
         admitted: list[Sent] = []
@@ -68,7 +72,7 @@ class Arrivals:
         is_lighter = False
         for each in reversed(sent):  # the newest first: nothing is fetched for a request that is refused
             given = named(user_id, each.message)
-            ours = _ours(given, stored, held)
+            ours = _ours(given, alike, held)
             message, errors = admission.check(given, each.at) if ours is None else (_as_stored(given, ours), [])
             if not errors:
                 admitted.append(each._replace(message=message))
@@ -94,14 +98,17 @@ def _passed_over(at: int, errors: Sequence[Mapping[str, str]]) -> Note:
     return Note(name, f"was not taken: {'; '.join(reasons)}"[:_REASON_CHARS])
 
 
-def _ours(given: Message, stored: Sequence[Message], held: Mapping[str, Sequence[Message]]) -> Message | None:
+def _ours(
+    given: Message, alike: Mapping[Shape, Sequence[Message]], held: Mapping[str, Sequence[Message]]
+) -> Message | None:
     """Find the stored message that a client's is its copy of."""
     if given.id in held:
         return next((message for message in held[given.id] if is_held(message, given)), None)
     if given.role != "user" or isinstance(given.content, str) or not given.content:
         return None
     # Clients without ids, and those that make them anew, send the same media each time.
-    return next((m for m in reversed(stored) if m.role == "user" and is_same_content(m.content, given.content)), None)
+    same = alike.get(shape_of(given.content), ())
+    return next((message for message in reversed(same) if is_same_content(message.content, given.content)), None)
 
 
 def _as_stored(given: Message, stored: Message) -> Message:

@@ -24,6 +24,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import orjson
 
@@ -239,11 +240,16 @@ def is_same_medium(stored: Json, given: Json) -> bool:
     data = value.partition(",")[2] if value[:5].lower() == "data:" else value
     if ours.get("type") == "data":
         return ours.get("value") == data
+    return ours.get("value") == f"attachments/{_digest_of_base64(data)}"
+
+
+@lru_cache(maxsize=32)
+def _digest_of_base64(data: str) -> str:
+    """Return the id that the store gives what this encodes; one medium is compared with each of a thread."""
     try:
-        digest = hashlib.sha256(base64.b64decode(data, validate=True)).hexdigest()
+        return hashlib.sha256(base64.b64decode(data, validate=True)).hexdigest()
     except ValueError:
-        return False
-    return ours.get("value") == f"attachments/{digest}"
+        return ""
 
 
 def _digest(url: str) -> str:

@@ -18,13 +18,14 @@ new to the server, and are passed over otherwise: nothing that was sent is passe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from karma.agents.attachments import is_same_content
 from karma.agents.domain import Message, Thread
 from karma.agents.messages import Sent
+from karma.agents.tree import Tree, is_blank, is_unseen, shape_of, shapes_of
 from karma.core.errors import ValidationFailed
 from karma.core.ids import short_id
 
@@ -60,11 +61,15 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
     Raises:
         ValidationFailed: the message that asks for an answer is empty.
     """
-    written = [each for each in sent if not _is_blank(each.message) or _is_held(thread, each.message)]
-    _require_words(sent, written)
-    walk = _Walk(thread, passed_over)
+    held = {message.id for message in thread.messages}
+    written: list[Sent] = []
+    empty: list[Sent] = []
     for each in sent:
-        if each not in written and each.message.role == "user":
+        (empty if is_blank(each.message) and each.message.id not in held else written).append(each)
+    _require_words(sent, empty)
+    walk = _Walk(thread, passed_over)
+    for each in empty:
+        if each.message.role == "user":
             walk.pass_over(each, "is empty")
     if _is_whole(thread, written):
         walk.follow(written)
@@ -115,16 +120,16 @@ class _Walk:
 
     def __init__(self, thread: Thread, passed_over: Sequence[Note]) -> None:
         self._thread = thread
-        self._children: dict[int, list[int]] = {}
-        self._by_id: dict[str, list[int]] = {}
-        self._by_call: dict[str, list[int]] = {}
-        for position, message in enumerate(thread.messages):
-            self._children.setdefault(thread.parent(position), []).append(position)
-            self._by_id.setdefault(message.id, []).append(position)
-            for call in message.tool_calls:
-                self._by_call.setdefault(call.id, []).append(position)
+        self._tree = Tree(thread)
         self._way: list[int] = []
         self._new: list[Message] = []
+        self._answer: Message | None = None
+        """The last message of the assistant, and the ids of its calls."""
+        self._answer_calls: frozenset[str] = frozenset()
+        self._results: dict[str, Message | None] = {}
+        """By the id of each call of the conversation: what answers it; None as long as nothing does."""
+        self._missed: set[object] = set()
+        """What was looked for in vain from here."""
         self._held: list[Sent] = []
         """Results, until it is known whether the conversation goes on behind them as it is stored."""
         self._notes = list(passed_over)
@@ -138,11 +143,11 @@ class _Walk:
         self._notes.append(Note(f"messages.{sent.at}", reason))
 
     def go_to_latest(self) -> None:
-        self._way = self._thread.way_to(self._thread.latest)
+        self._go(self._thread.latest)
 
     def follow(self, sent: Sequence[Sent]) -> None:
         """Go the way of a whole conversation."""
-        self._is_import = all(each.message.id and each.message.id not in self._by_id for each in sent)
+        self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
         self._is_import |= not self._thread.messages
         for each in sent:
             {"user": self._user, "assistant": self._assistant, "tool": self._hold}[each.message.role](each)
@@ -156,22 +161,19 @@ class _Walk:
             self._result(sent)
 
     def result(self, sent: Sequence[Sent]) -> Merged:
-        stored = [self._thread.messages[position] for position in self._way]
+        stored = [self._tree.message(position) for position in self._way]
         conversation = (*stored, *self._new)
         ids = {each.message.id for each in sent}
-        nameless = [each.message for each in sent if not each.message.id]
-        lacks = any(
-            message.id not in ids and not _is_unseen(message) and not any(_is_copy(message, each) for each in nameless)
-            for message in stored
-        )
+        copies = _Copies(each.message for each in sent if not each.message.id)
+        lacks = any(message.id not in ids and not is_unseen(message) and not copies.have(message) for message in stored)
         notes = sorted(self._notes, key=lambda note: int(note.field.rpartition(".")[2]))
         return Merged(conversation, self._here, tuple(self._new), tuple(notes), not (notes or lacks))
 
     def _user(self, sent: Sent) -> None:
-        position = self._find(lambda message: _is_same_user(message, sent.message))
+        position = self._same_user(sent.message)
         if position is None:
             self._release()
-            position = self._find(lambda message: _is_same_user(message, sent.message))
+            position = self._same_user(sent.message)
         if position is None:
             self._append(sent.message)
         else:
@@ -187,20 +189,23 @@ class _Walk:
 
     def _assistant(self, sent: Sent) -> None:
         message = sent.message
-        calls = [call.id for call in message.tool_calls]
+        calls = frozenset(call.id for call in message.tool_calls)
         if self._has_answer(message, calls):
             return  # another part of an answer that is there: some clients keep text and calls apart
-        position = self._find(lambda stored: _is_same_answer(stored, message, calls))
+        position = self._same_answer(message, calls)
         if position is None and not message.id:
-            position = self._next_answer()
+            # Without ids, the place is what a client and the store have in common.
+            position = self._find("any answer")
         if position is not None:
-            stored = self._thread.messages[position]
+            stored = self._tree.message(position)
             if message.content and message.content != stored.content:
                 self.pass_over(sent, "differs from the answer that was given, which stands")
             self._go(position)
-        elif copies := self._by_id.get(message.id) or self._by_call.get(calls[0] if calls else ""):
+        elif copies := self._tree.by_id.get(message.id) or self._tree.by_call.get(
+            message.tool_calls[0].id if calls else ""
+        ):
             self._release()
-            self._new.append(self._thread.messages[copies[-1]])
+            self._enter_new(self._tree.message(copies[-1]))
         elif self._is_import:
             self._release()
             self._append(message)
@@ -209,86 +214,121 @@ class _Walk:
 
     def _result(self, sent: Sent) -> None:
         message = sent.message
-        asked = self._asked(message.tool_call_id)
-        if asked is None and not self._new:
-            asked = self._reach(message.tool_call_id)
-        if asked is None:
+        call_id = message.tool_call_id
+        if call_id not in self._results and not self._reach(call_id):
             self.pass_over(sent, "answers no call of this conversation")
             return
-        answered = next((each for each in asked if each.tool_call_id == message.tool_call_id), None)
-        if answered is not None:
-            if (answered.content, answered.failed) != (message.content, message.failed):
-                self.pass_over(sent, "differs from the result that is there, which stands")
-            return
-        position = self._find(lambda stored: stored.role == "tool" and stored.tool_call_id == message.tool_call_id)
+        answered = self._results[call_id]
+        position = None if answered is not None else self._find(("result", call_id))
+        stored = answered if position is None else self._tree.message(position)
+        if stored is not None and (stored.content, stored.failed) != (message.content, message.failed):
+            self.pass_over(sent, "differs from the result that is there, which stands")
         if position is not None:
-            stored = self._thread.messages[position]
-            if (stored.content, stored.failed) != (message.content, message.failed):
-                self.pass_over(sent, "differs from the result that is there, which stands")
             self._go(position)
+        elif answered is not None:
+            return
         elif self._new and (copy := self._stored_result(message)) is not None:
-            self._new.append(copy)
+            self._enter_new(copy)
         else:
             self._append(message)
 
-    def _asked(self, call_id: str) -> list[Message] | None:
-        """Return what follows the last message of the conversation that makes this call; None when none does."""
-        conversation = [*(self._thread.messages[position] for position in self._way), *self._new]
-        for i in range(len(conversation) - 1, -1, -1):
-            if any(call.id == call_id for call in conversation[i].tool_calls):
-                return [each for each in conversation[i + 1 :] if each.role == "tool"]
-        return None
-
-    def _reach(self, call_id: str) -> list[Message] | None:
+    def _reach(self, call_id: str) -> bool:
         """Go on to the message that makes this call, where a client answers a call that it did not send again."""
-        for position in reversed(self._by_call.get(call_id, [])):
-            way = self._thread.way_to(position)
-            if way[: len(self._way)] == self._way:
-                self._way = way
-                return []
-        return None
+        if self._new or ("reach", call_id) in self._missed:
+            return False
+        for position in reversed(self._tree.by_call.get(call_id, [])):
+            if self._tree.is_behind(position, self._here):
+                self._go(position)
+                return True
+        self._missed.add(("reach", call_id))
+        return False
 
     def _stored_result(self, message: Message) -> Message | None:
-        found = self._by_id.get(message.id, [])
-        return next(
-            (m for m in (self._thread.messages[p] for p in found) if m.tool_call_id == message.tool_call_id), None
-        )
+        found = map(self._tree.message, self._tree.by_id.get(message.id, []))
+        return next((m for m in found if m.tool_call_id == message.tool_call_id), None)
 
-    def _has_answer(self, message: Message, calls: Sequence[str]) -> bool:
-        conversation = [*(self._thread.messages[position] for position in self._way), *self._new]
-        answers = [each for each in conversation if each.role == "assistant"]
-        if not answers:
+    def _has_answer(self, message: Message, calls: frozenset[str]) -> bool:
+        last = self._answer
+        if last is None:
             return False
-        last = answers[-1]
         if message.id and message.id == last.id:
             return True
-        is_part = bool(calls) and set(calls) <= {call.id for call in last.tool_calls}
-        return is_part and message.content in ("", last.content) and message.id != last.id
+        is_part = bool(calls) and calls <= self._answer_calls
+        return is_part and message.content in ("", last.content)
 
-    def _next_answer(self) -> int | None:
-        """Find the answer that stands here: without ids, the place is what a client and the store have in common."""
-        return self._find(lambda stored: stored.role == "assistant" and not _is_unseen(stored))
+    def _same_user(self, given: Message) -> int | None:
+        """Find the user's message of this id with these words; without an id, or without words, the other is enough."""
+        if not given.id:
+            return self._find(
+                ("words", shape_of(given.content)), lambda stored: is_same_content(stored.content, given.content)
+            )
+        return self._find(
+            ("user", given.id), lambda stored: is_blank(given) or is_same_content(stored.content, given.content)
+        )
 
-    def _find(self, is_meant: Callable[[Message], bool]) -> int | None:
-        """Find the nearest message that may come next, the latest of several; what is not seen may be left out."""
-        for layer in self._layers():
-            found = [position for position in layer if is_meant(self._thread.messages[position])]
-            if found:
-                return found[-1]
-        return None
+    def _same_answer(self, given: Message, calls: frozenset[str]) -> int | None:
+        """Find the answer of this id, or with these calls; without either, the one with this text."""
+        found = [self._find(("answer", given.id))] if given.id else []
+        if calls:
+            found.append(self._with_calls(calls))
+        elif not given.id:
+            found.append(self._find(("said", given.content)))
+        return self._tree.nearest_of(found)
 
-    def _layers(self) -> Iterator[list[int]]:
-        layer = [] if self._new else [self._here]
-        while layer:
-            children = sorted(child for position in layer for child in self._children.get(position, ()))
-            yield children
-            layer = [child for child in children if _is_unseen(self._thread.messages[child])]
+    def _with_calls(self, calls: frozenset[str]) -> int | None:
+        if calls in self._missed:
+            return None
+        rarest = min(calls, key=lambda call_id: self._tree.count(self._here, ("call", call_id)))
+        found = self._find(("call", rarest), lambda stored: calls <= {call.id for call in stored.tool_calls})
+        if found is None:
+            self._missed.add(calls)
+        return found
+
+    def _find(self, name: Hashable, is_meant: Callable[[Message], bool] | None = None) -> int | None:
+        return None if self._new else self._tree.nearest(self._here, name, is_meant)
 
     def _go(self, position: int) -> None:
-        self._way = self._thread.way_to(position)
+        for each in self._tree.way(self._here, position):
+            self._way.append(each)
+            self._enter(self._tree.message(each))
+        self._missed.clear()
 
     def _append(self, message: Message) -> None:
-        self._new.append(message if message.id else replace(message, id=short_id()))
+        self._enter_new(message if message.id else replace(message, id=short_id()))
+
+    def _enter_new(self, message: Message) -> None:
+        self._new.append(message)
+        self._enter(message)
+
+    def _enter(self, message: Message) -> None:
+        """Note what later messages refer to; a call that is made again waits for its result again."""
+        if message.role == "assistant":
+            self._answer = message
+            self._answer_calls = frozenset(call.id for call in message.tool_calls)
+        elif message.role == "tool" and self._results.get(message.tool_call_id, message) is None:
+            self._results[message.tool_call_id] = message
+        for call in message.tool_calls:
+            self._results[call.id] = None
+
+
+class _Copies:
+    """Messages that a client holds without ids: of those with the same texts only as many as differ in their media."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._by_shape: dict[object, list[Message]] = {}
+        for message in messages:
+            shape = shape_of(message.content)
+            same = self._by_shape.setdefault((message.role, shape), [])
+            if not same or any(isinstance(part, tuple) for part in shape):
+                same.append(message)
+
+    def have(self, stored: Message) -> bool:
+        """Tell whether one of them is a copy of a stored message."""
+        return any(
+            is_same_content(stored.content, each.content)
+            for shape in shapes_of(stored.content)
+            for each in self._by_shape.get((stored.role, shape), ())
+        )
 
 
 def _is_whole(thread: Thread, sent: Sequence[Sent]) -> bool:
@@ -310,43 +350,6 @@ def _not_held(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
     )
 
 
-def _is_same_user(stored: Message, given: Message) -> bool:
-    if stored.role != "user" or (given.id and stored.id != given.id):
-        return False
-    return (bool(given.id) and _is_blank(given)) or is_same_content(stored.content, given.content)
-
-
-def _is_same_answer(stored: Message, given: Message, calls: Sequence[str]) -> bool:
-    if stored.role != "assistant":
-        return False
-    if given.id and stored.id == given.id:
-        return True
-    if calls:
-        return set(calls) <= {call.id for call in stored.tool_calls}
-    return not given.id and stored.content == given.content
-
-
-def _is_copy(stored: Message, given: Message) -> bool:
-    return stored.role == given.role and is_same_content(stored.content, given.content)
-
-
-def _is_blank(message: Message) -> bool:
-    if message.role == "tool" or message.tool_calls:
-        return False
-    if isinstance(message.content, str):
-        return not message.content.strip()
-    return all(part["type"] == "text" and not str(part.get("text", "")).strip() for part in message.content)
-
-
-def _is_held(thread: Thread, message: Message) -> bool:
-    return bool(message.id) and any(stored.id == message.id for stored in thread.messages)
-
-
-def _is_unseen(message: Message) -> bool:
-    return message.role == "tool" or (message.role == "assistant" and _is_blank(replace(message, tool_calls=())))
-
-
-def _require_words(sent: Sequence[Sent], written: Sequence[Sent]) -> None:
-    last = sent[-1] if sent else None
-    if last is not None and last.message.role == "user" and last not in written:
-        raise ValidationFailed.of(f"messages.{last.at}.content", "must not be empty")
+def _require_words(sent: Sequence[Sent], empty: Sequence[Sent]) -> None:
+    if empty and empty[-1] is sent[-1] and sent[-1].message.role == "user":
+        raise ValidationFailed.of(f"messages.{sent[-1].at}.content", "must not be empty")

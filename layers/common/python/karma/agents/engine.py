@@ -184,7 +184,7 @@ class RunEngine:
         if plan.pending:
             await self._finish(pending=[call.id for call in plan.pending])
             return
-        messages = repair(plan.messages)
+        messages = await asyncio.to_thread(repair, plan.messages)
         if not messages or messages[-1].role == "assistant":
             await self._finish()
             return
@@ -202,7 +202,7 @@ class RunEngine:
         """Call the model once and send what it says while it says it."""
         message_id = short_id()
         turn = _Turn(message_id=message_id, text=events.text_deltas(message_id))
-        request = model_request(self._plan, self._toolbox, self._limits)
+        request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
         await self._budget.admit(request)
         log, write = self._log, self._sink.write
         async for batch in self._model.stream(request):

@@ -17,6 +17,8 @@ from karma.core.ids import short_id
 
 MAX_MESSAGE_BYTES = 256 * 1024
 """Of the text of a new message; see karma.agents.arrival."""
+MAX_MESSAGES = 10_000
+"""Of one request; who holds a longer conversation sends what is new of it."""
 MAX_HELD_CHARS = 3_000_000
 """Of any text of a message: the server holds none that is longer, so that this refuses no history."""
 MAX_TYPE_CHARS = 256
@@ -90,6 +92,9 @@ class MessageReader:
 
     def read(self, given: Sequence[object]) -> tuple[tuple[Sent, ...], tuple[Unread, ...], tuple[Aside, ...]]:
         """Read `messages`: those of the conversation, those that cannot be read, and the application's own."""
+        if len(given) > MAX_MESSAGES:
+            self.wrong("messages", f"must be at most {MAX_MESSAGES}; of a longer conversation send what is new")
+            return (), (), ()
         sent: list[Sent] = []
         unread: list[Unread] = []
         asides: list[Aside] = []
@@ -112,7 +117,7 @@ class MessageReader:
                     asides.append(one)
             problems = self.errors[before:]
             # What an application says before the conversation is sent with each request, and is its own to mend.
-            is_preface = roles[i] in _ASIDE_ROLES and not any(at < i for at, _ in said)
+            is_preface = roles[i] in _ASIDE_ROLES and (not said or i < said[0][0])
             if problems and said and i not in newest and not is_preface:
                 del self.errors[before:]
                 is_named = all(problem["field"] != f"messages.{i}.id" for problem in problems)

@@ -45,7 +45,7 @@ class _Turn:
 def repair(messages: Iterable[Message]) -> list[Message]:
     """Return the conversation as a model takes it; [] when it holds nothing to say."""
     seen: dict[str, Message] = {}
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     turns: list[Message | _Turn] = []
     waiting: dict[str, list[tuple[_Turn, int]]] = {}
     early: dict[str, Message] = {}
@@ -119,7 +119,7 @@ def _calls(message: Message) -> list[ToolCall]:
     return list(found.values())
 
 
-def _renamed(message: Message, calls: Sequence[ToolCall], taken: set[str]) -> Message:
+def _renamed(message: Message, calls: Sequence[ToolCall], taken: dict[str, int]) -> Message:
     """Give the calls ids of their own; those that are fine and new keep theirs."""
     given = {call.id: call._replace(id=_own_id(call.id, taken)) for call in calls}
     if not message.tool_calls and not message.blocks:
@@ -128,13 +128,15 @@ def _renamed(message: Message, calls: Sequence[ToolCall], taken: set[str]) -> Me
     return replace(message, tool_calls=tuple(given.values()), blocks=blocks)
 
 
-def _own_id(call_id: str, taken: set[str]) -> str:
-    own, n = call_id, 0
+def _own_id(call_id: str, taken: dict[str, int]) -> str:
+    """Return an id that is not `taken`, where each has the number of the next one that is derived from it."""
+    own, n = call_id, taken.get(call_id, 0)
     while own in taken or not _CALL_ID.fullmatch(own):
         # Derived from the old one, so that the same history gives the same request and meets the model's cache.
         own = f"call_{hashlib.sha256(f'{call_id}#{n}'.encode('utf-8', 'replace')).hexdigest()[:24]}"
         n += 1
-    taken.add(own)
+    taken[call_id] = n
+    taken.setdefault(own, 0)
     return own
 
 

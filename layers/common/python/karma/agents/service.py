@@ -47,6 +47,7 @@ from karma.billing.allowances import Allowances
 from karma.configuration.current import RunChoice
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.errors import (
+    AppError,
     InvalidRequest,
     NotFound,
     PayloadTooLarge,
@@ -147,9 +148,11 @@ class RunService:
         toolbox = self._toolbox(agent, choice, caller)
         limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
         for attempt in range(_ATTEMPTS):
-            merged = self._merge(thread, asked, admitted)
-            plan = self._plan(asked, merged, thread, agent=agent, choice=choice, toolbox=toolbox, deadline=deadline)
-            first = opening(asked, merged, state, link=link, is_lighter=admitted.is_lighter)
+            merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
+            plan = await asyncio.to_thread(
+                self._plan, asked, merged, thread, agent=agent, choice=choice, toolbox=toolbox, deadline=deadline
+            )
+            first = await asyncio.to_thread(opening, asked, merged, state, link=link, is_lighter=admitted.is_lighter)
             now = self._clock.now()
             run = Run(
                 key=key,
@@ -168,7 +171,8 @@ class RunService:
                     raise RunExists(f"Run {asked.run_id} exists already")
                 if thread.active_run_id is not None:
                     await self._free(thread, asked)
-                reservations = first_reservations(allowance, model_request(plan, toolbox, limits))
+                request = await asyncio.to_thread(model_request, plan, toolbox, limits)
+                reservations = first_reservations(allowance, request)
                 await asyncio.to_thread(
                     self._store.start,
                     run,
@@ -187,9 +191,9 @@ class RunService:
                 return StartedRun(
                     key, redeliver(before, asked, store=self._store, link=link, clock=self._clock, until=until)
                 )
-            except (ThreadChanged, StorageThrottled):
+            except (ThreadChanged, StorageThrottled) as exc:
                 if attempt == _ATTEMPTS - 1:
-                    raise
+                    raise await self._told(exc, thread_key) from exc
                 await asyncio.sleep(_PAUSE_S * 2**attempt)
                 thread = await asyncio.to_thread(self._store.thread, thread_key)
 
@@ -303,6 +307,14 @@ class RunService:
             if wish is Wish.NEXT or not await self._ends(key):
                 raise ThreadBusy(run_id)
         raise ThreadChanged
+
+    async def _told(self, met: AppError, key: ThreadKey) -> AppError:
+        """Name the run that the thread has by now, where others were faster with it each time."""
+        if isinstance(met, ThreadChanged):
+            active = (await asyncio.to_thread(self._store.thread, key)).active_run_id
+            if active is not None:
+                return ThreadBusy(active)
+        return met
 
     async def _ends(self, key: RunKey) -> bool:
         """Wait for a run that was asked to end."""
