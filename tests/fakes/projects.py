@@ -13,7 +13,7 @@ from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.parent import AccountGone
 from karma.mail.domain import Mail
-from karma.projects.domain import Invitation, InvitationDeclined, Membership, Project, ProjectChanged, ProjectRole
+from karma.projects.domain import Invitation, InvitationDeclined, Membership, Part, Project, ProjectChanged, ProjectRole
 from karma.projects.ports import MemberChange, Read, Rows
 from tests.fakes.usage import MemoryUsage
 
@@ -25,6 +25,7 @@ class MemoryProjects:
     accounts: set[UserId] = field(default_factory=set)
     stored: dict[ProjectId, Project] = field(default_factory=dict)
     members: dict[tuple[ProjectId, UserId], Membership] = field(default_factory=dict)
+    left: dict[tuple[ProjectId, UserId], datetime] = field(default_factory=dict)
     asked: dict[tuple[ProjectId, str], Invitation] = field(default_factory=dict)
     mails: list[Mail] = field(default_factory=list)
     requests: dict[tuple[UserId, str], tuple[ProjectId, datetime]] = field(default_factory=dict)
@@ -82,6 +83,9 @@ class MemoryProjects:
             self._require_account(subject.user_id)
         if before is None and key in self.members:
             raise AlreadyExists("The account is a member already")
+        invited_at = change.invitation.invited_at if change.invitation else change.at
+        if before is None and key in self.left and self.left[key] > invited_at:
+            raise ProjectChanged("changed")
         if before is not None and (key not in self.members or self.members[key].version != before.version):
             raise ProjectChanged("changed")
         self._require_invitation(change)
@@ -94,15 +98,29 @@ class MemoryProjects:
             self.stored[project.id] = replace(
                 stored, owners=change.owners, updated_at=change.at, version=stored.version + 1
             )
+        for invitee in change.closed:
+            self.asked.pop((project.id, invitee), None)
         if after is None:
             self._end(key)
+            self.left[key] = change.at
         else:
             self.members[key] = after
+            self.left.pop(key, None)
         self.held[subject.user_id] += owns - owned
         self.audit += change.entries
 
+    def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
+        keys = [(each, user_id) for each in project_ids]
+        return {key[0]: Part(member=self.members.get(key), left_at=self.left.get(key)) for key in keys}
+
     def invite(
-        self, invitation: Invitation, *, actor: Membership, entries: Sequence[AuditEntry], mails: Sequence[Mail]
+        self,
+        invitation: Invitation,
+        *,
+        actor: Membership,
+        known: tuple[UserId, Membership | None] | None,
+        entries: Sequence[AuditEntry],
+        mails: Sequence[Mail],
     ) -> None:
         self._before_write()
         stored = self.stored.get(invitation.project_id)
@@ -112,6 +130,10 @@ class MemoryProjects:
         self._require_account(actor.user_id)
         if invitation.user_id is not None:
             self._require_account(invitation.user_id)
+        if known is not None:
+            member = self.members.get((invitation.project_id, known[0]))
+            if (member.version if member else None) != (known[1].version if known[1] else None):
+                raise ProjectChanged("changed")
         key = (invitation.project_id, invitation.invitee)
         earlier = self.asked.get(key)
         if earlier is not None and earlier.declined and invitation.invited_at < earlier.expires_at:
@@ -154,6 +176,8 @@ class MemoryProjects:
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
         for asked in [key for key in self.asked if key[0] == project_id]:
             del self.asked[asked]
+        for gone in [key for key in self.left if key[0] == project_id]:
+            del self.left[gone]
         mine = [key for key in self.members if key[0] == project_id]
         for key in mine[:most]:
             self._end(key)
@@ -234,7 +258,7 @@ class MemoryProjects:
         now = self.asked.get((change.project.id, invitation.invitee))
         if now is None or not now.is_open(change.at):
             raise ProjectChanged("changed")
-        if (now.role, now.invited_by) != (invitation.role, invitation.invited_by):
+        if replace(now, expires_at=invitation.expires_at) != invitation:
             raise ProjectChanged("changed")
 
     def _require_role(self, actor: Membership) -> None:

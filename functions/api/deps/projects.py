@@ -40,7 +40,7 @@ def members() -> MemberService:
     """Show, change and remove members of projects."""
     from karma.projects.members import MemberService
 
-    return MemberService(repository(), clock())
+    return MemberService(repository(), identity.users(), clock())
 
 
 @cache

@@ -146,7 +146,8 @@ async def invite(
 
     They become a member when they accept. Owners offer any role, ownership to members too; administrators of the
     project ask members and viewers. Asking again asks anew; who declined is not asked again until the 14 days are over
-    (409 INVITATION_DECLINED). An address may be anybody's, or nobody's yet: the answer does not say.
+    (409 INVITATION_DECLINED). An address may be anybody's, or nobody's yet: the answer says only whether a member of
+    the project has verified it (409 ALREADY_EXISTS).
     """
     return await _invite(request, project_id, body, caller, source)
 

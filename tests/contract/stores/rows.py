@@ -550,7 +550,7 @@ class Rows(file_rows.FileRows):
     @cached_property
     def invitation(self) -> Invitation:
         made = self.new_invitation()
-        self.projects.invite(made, actor=self.project[1], entries=[], mails=[])
+        self.projects.invite(made, actor=self.project[1], known=None, entries=[], mails=[])
         return made
 
     def joining(self) -> MemberChange:

@@ -412,8 +412,9 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "ProjectRepository.made_by": _made(lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, "t")),
     "ProjectRepository.invite": _made(
         lambda r: (r.project, r.new_invitation()),
-        lambda r, n: r.projects.invite(n[1], actor=n[0][1], entries=[r.entry], mails=[]),
+        lambda r, n: r.projects.invite(n[1], actor=n[0][1], known=(n[1].user_id, None), entries=[r.entry], mails=[]),
     ),
+    "ProjectRepository.parts": _made(lambda r: r.invitation, lambda r, n: r.projects.parts(r.ada.id, [n.project_id])),
     "ProjectRepository.invitations": _made(
         lambda r: r.invitation, lambda r, n: r.projects.invitations(n.project_id, n.invitee)
     ),

@@ -22,6 +22,7 @@ from karma.projects.domain import (
     Invitation,
     InvitationDeclined,
     Membership,
+    Part,
     Project,
     ProjectChanged,
     ProjectRole,
@@ -63,6 +64,8 @@ class Kept:
         *,
         owners: tuple[UserId, ...] = (),
         invitation: Invitation | None = None,
+        closed: tuple[str, ...] = (),
+        at: datetime = LATER,
     ) -> None:
         entry = AuditEntry(user_id=actor.user_id, event=AuditEvent.PROJECT_ROLE_CHANGED, at=LATER, actor_id=None)
         change = MemberChange(
@@ -71,9 +74,10 @@ class Kept:
             before=before,
             after=after,
             owners=owners or project.owners,
-            at=LATER,
+            at=at,
             entries=[entry],
             invitation=invitation,
+            closed=closed,
         )
         self.store.change_member(change)
 
@@ -471,8 +475,51 @@ class TestAnInvitation:
             expires_at=NOW + INVITATION_TTL,
         )
         invitation = replace(invitation, **changes)
-        kept.store.invite(invitation, actor=owner, entries=[], mails=[])
+        kept.store.invite(invitation, actor=owner, known=None, entries=[], mails=[])
         return invitation
+
+    @pytest.mark.fault("F-20d")
+    def test_ends_with_what_is_decided_about_the_person_later(self, kept: Kept) -> None:
+        ada, ida, eve = kept.person(), kept.person(), kept.person()
+        project = kept.project(ada)
+        owner, by_email = kept.member(project, ada), self.ask(kept, project, role=ADMIN)
+        asked = {user_id: self.ask(kept, project, user_id, role=OWNER) for user_id in (ida, eve)}
+        member = membership(project, ida, VIEWER)
+        reached = (ida, by_email.invitee)
+        kept.apply(project, owner, None, member, invitation=asked[ida], closed=reached)
+        assert kept.store.invitations_of(project.id) == [asked[eve]]
+        assert kept.store.parts(ida, [project.id]) == {project.id: Part(member=member)}
+        self.ask(kept, project, ida, role=OWNER)
+        changed = replace(member, role=MEMBER, version=2, changed_at=LATER)
+        kept.apply(project, owner, member, changed, closed=reached)
+        assert kept.store.parts(ida, [project.id]) == {project.id: Part(member=changed)}
+        by_email = self.ask(kept, project)
+        kept.apply(project, owner, changed, None, closed=reached)
+        assert kept.store.invitations_of(project.id) == [asked[eve]]
+        nowhere = ProjectId(new_id())
+        assert kept.store.parts(ida, [project.id, nowhere]) == {project.id: Part(left_at=LATER), nowhere: Part()}
+        before, after = (self.ask(kept, project, ida, invited_at=at) for at in (NOW, LATER))
+        with pytest.raises(ProjectChanged):
+            kept.apply(project, owner, None, member, invitation=before)
+        kept.apply(project, owner, None, member, invitation=after)
+        assert kept.store.parts(ida, [project.id]) == {project.id: Part(member=member)}
+
+    @pytest.mark.fault("F-20d")
+    def test_is_made_only_to_who_is_what_they_were(self, kept: Kept) -> None:
+        ada, ida = kept.person(), kept.person()
+        project = kept.project(ada)
+        owner, invitation = kept.member(project, ada), self.ask(kept, project, ida)
+        member = kept.join(project, ida)
+        for known in (None, replace(member, version=7)):
+            with pytest.raises(ProjectChanged):
+                kept.store.invite(invitation, actor=owner, known=(ida, known), entries=[], mails=[])
+        kept.store.invite(invitation, actor=owner, known=(ida, member), entries=[], mails=[])
+        kept.apply(project, owner, member, None)
+        with pytest.raises(ProjectChanged):
+            kept.store.invite(invitation, actor=owner, known=(ida, member), entries=[], mails=[])
+        kept.store.begin_delete(kept.current(project), actor=owner, at=LATER)
+        assert kept.store.finish_delete(project.id, most=10)
+        assert kept.store.parts(ida, [project.id]) == {project.id: Part()}
 
     def test_is_found_by_who_is_asked_and_by_the_project(self, kept: Kept) -> None:
         ada, ida = kept.person(), kept.person()
@@ -535,10 +582,10 @@ class TestAnInvitation:
             self.ask(kept, project, UserId(new_id()))
         invitation = self.ask(kept, project, ida)
         with pytest.raises(ProjectChanged):
-            kept.store.invite(invitation, actor=membership(project, eve, ADMIN), entries=[], mails=[])
+            kept.store.invite(invitation, actor=membership(project, eve, ADMIN), known=None, entries=[], mails=[])
         owner = kept.member(project, ada)
         kept.store.begin_delete(kept.current(project), actor=owner, at=LATER)
         with pytest.raises(ProjectChanged):
-            kept.store.invite(invitation, actor=owner, entries=[], mails=[])
+            kept.store.invite(invitation, actor=owner, known=None, entries=[], mails=[])
         kept.store.finish_delete(project.id, most=10)
         assert kept.store.invitations_of(project.id) == []

@@ -191,7 +191,7 @@ class World:
             on_change=lambda _: None,
         )
         projects = self.projects = ProjectRepository(tables["work"])
-        self.members = MemberService(projects, CLOCK)
+        self.members = MemberService(projects, UserRepository(), CLOCK)
         self.host = open_account(tables["identity"])
         made = ProjectService(projects, CLOCK).create(self.host, NewProject(name="Greenhouse"))
         self.project_id = made.project.id

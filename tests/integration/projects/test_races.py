@@ -20,6 +20,7 @@ from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
 from karma.identity.parent import AccountGone
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import HoldingsItem, UserItem, holdings_key, user_key
+from karma.identity.repository.users import UserRepository
 from karma.projects.domain import Project, ProjectRole
 from karma.projects.invitations import InvitationService
 from karma.projects.members import MemberService
@@ -40,7 +41,7 @@ class Services:
         open_account(self.identity)
         self.store = ProjectRepository(stack.tables["work"])
         self.projects = ProjectService(self.store, SystemClock())
-        self.members = MemberService(self.store, SystemClock())
+        self.members = MemberService(self.store, UserRepository(), SystemClock())
         self.deletions = DeletionRepository()
 
     def person(self) -> UserId:

@@ -29,7 +29,7 @@ from karma.projects.domain import (
 from karma.projects.service import PageQuery
 from tests.unit.projects.test_service import ADMIN, HOME, MEMBER, OWNER, VIEWER, World
 
-pytestmark = pytest.mark.fault("F-20c")
+pytestmark = [pytest.mark.fault("F-20c"), pytest.mark.fault("F-20d")]
 
 
 @pytest.fixture
@@ -252,48 +252,171 @@ class TestLeaving:
             leave(world, world.ada)
 
 
+@pytest.mark.parametrize("ways", [("id", "address"), ("address", "id")])
+@pytest.mark.parametrize("ends", ["removed", "leaves", "another role"])
+def test_who_comes_back_comes_back_by_what_was_decided_last(world: World, ways: tuple[str, str], ends: str) -> None:
+    ida = world.person()
+    for way, role in zip(ways, (ADMIN, VIEWER), strict=True):
+        if way == "id":
+            world.ask(ida, role)
+        else:
+            by_email(world, world.identities.users[ida].email, role)
+        world.clock.pass_(seconds=1)
+    assert len(world.invitations.received(ida)) == 2
+    assert world.accept(ida).role is VIEWER
+    assert world.invitations.list(world.ada, world.project_id) == []
+    world.ask(ida, OWNER)
+    world.clock.pass_(seconds=1)
+    match ends:
+        case "removed":
+            world.remove(ida)
+        case "leaves":
+            leave(world, ida)
+        case _:
+            world.give(ida, MEMBER)
+    assert (world.invitations.received(ida), world.invitations.list(world.ada, world.project_id)) == ([], [])
+    if ends == "another role":
+        assert world.accept(ida).role is MEMBER
+        return
+    with pytest.raises(NotFound):
+        world.accept(ida)
+    assert world.role_of(ida) is None
+
+
+def test_a_member_is_not_asked_by_address_for_what_they_are(world: World) -> None:
+    ida = world.person(MEMBER)
+    email = world.identities.users[ida].email
+    for role in (ADMIN, MEMBER, VIEWER):
+        with pytest.raises(AlreadyExists):
+            by_email(world, email, role)
+    assert world.invitations.list(world.ada, world.project_id) == []
+    by_email(world, email, OWNER)
+    assert world.accept(ida).role is OWNER
+
+
+def test_an_address_that_is_proven_after_a_removal_opens_no_way_back(world: World) -> None:
+    ida = world.person(email="ida@example.com", verified=False)
+    by_email(world, "ida@example.com", ADMIN)
+    world.clock.pass_(seconds=1)
+    world.add(ida, VIEWER)
+    world.remove(ida)
+    world.identities.users[ida] = replace(world.identities.users[ida], email_verified=True)
+    assert world.invitations.received(ida) == []
+    for act in (world.accept, lambda user_id: decline(world, user_id)):
+        with pytest.raises(NotFound):
+            act(ida)
+    by_email(world, "ida@example.com", MEMBER)
+    assert world.accept(ida).role is MEMBER
+
+
+@pytest.mark.parametrize("first", ["id", "address"])
+def test_a_no_holds_by_whichever_way_they_are_asked_again(world: World, first: str) -> None:
+    ida = world.person()
+    email = world.identities.users[ida].email
+    if first == "id":
+        world.ask(ida)
+    else:
+        by_email(world, email)
+    decline(world, ida)
+    by_email(world, email)
+    with pytest.raises(InvitationDeclined):
+        world.ask(ida)
+    assert world.invitations.received(ida) == []
+
+
+def test_who_joins_while_they_are_asked_is_a_member_and_not_asked(world: World) -> None:
+    ida = world.person()
+    email = world.identities.users[ida].email
+    world.ask(ida, VIEWER)
+    world.store.meanwhile.append(lambda: world.accept(ida))
+    with pytest.raises(AlreadyExists):
+        by_email(world, email, ADMIN)
+    assert world.invitations.list(world.ada, world.project_id) == []
+
+
+class Model:
+    """What was offered to whom since the last decision about them; nothing else can make anybody a member."""
+
+    def __init__(self) -> None:
+        self.offers: dict[tuple[UserId, str], ProjectRole] = {}
+
+    def decide(self, person: UserId) -> None:
+        self.offers = {key: role for key, role in self.offers.items() if key[0] != person}
+
+    def of(self, person: UserId, world: World) -> set[ProjectRole]:
+        ways = {"id", "address"} if world.identities.users[person].email_verified else {"id"}
+        return {role for (whom, way), role in self.offers.items() if whom == person and way in ways}
+
+
 ACTS = st.tuples(
-    st.sampled_from(["ask", "ask by address", "accept", "decline", "withdraw", "give", "remove", "leave", "wait"]),
+    st.sampled_from(
+        ["ask", "ask", "ask by address", "ask by address", "accept", "accept", "decline", "withdraw", "give"]
+        + 2 * ["remove"]
+        + ["leave", "prove", "wait", "wait long"]
+    ),
     st.integers(0, 3),
     st.integers(0, 3),
     st.sampled_from(ProjectRole),
 )
 
 
+def carry_out(world: World, model: Model, act: str, actor: UserId, other: UserId, role: ProjectRole) -> None:
+    """Let somebody do something, and note what it offers to whom."""
+    match act:
+        case "ask":
+            world.ask(other, role, by=actor)
+            model.offers[other, "id"] = role
+        case "ask by address":
+            by_email(world, world.identities.users[other].email, role, by=actor)
+            model.offers[other, "address"] = role
+        case "accept":
+            world.accept(actor)
+        case "decline":
+            decline(world, actor)
+        case "withdraw":
+            world.invitations.withdraw(actor, world.project_id, other)
+            model.offers.pop((other, "id"), None)
+        case "give":
+            world.members.change_role(actor, world.project_id, other, role, source=HOME)
+        case "remove":
+            world.remove(other, by=actor)
+        case "leave":
+            leave(world, actor)
+        case "prove":
+            world.identities.users[actor] = replace(world.identities.users[actor], email_verified=True)
+        case _:
+            world.clock.pass_(days=5 if act == "wait" else 15)
+
+
 @given(acts=st.lists(ACTS, max_size=25))
-def test_whatever_happens_members_and_owners_said_yes(acts: list[tuple[str, int, int, ProjectRole]]) -> None:
-    """Four people do what they like; each who becomes a member or an owner does so by an act of their own."""
-    world = World()
-    people = [world.ada, *(world.person() for _ in range(3))]
+def test_whatever_happens_members_and_owners_said_yes_to_what_was_offered_last(
+    acts: list[tuple[str, int, int, ProjectRole]],
+) -> None:
+    """Four people do what they like; each who becomes something does so by an act of their own, on a valid offer."""
+    world, model = World(), Model()
+    people = [world.ada, *(world.person(verified=number > 1) for number in range(3))]
     world.invitations._buckets = type(world.buckets)()
     for act, who, whom, role in acts:
-        actor, other = people[who], people[whom]
-        before = {user: world.role_of(user) for user in people}
+        before = {user: world.store.members.get((world.project_id, user)) for user in people}
+        offered = {user: model.of(user, world) for user in people}
+        world.clock.pass_(seconds=1)
         with contextlib.suppress(AppError):
-            match act:
-                case "ask":
-                    world.ask(other, role, by=actor)
-                case "ask by address":
-                    by_email(world, world.identities.users[other].email, role, by=actor)
-                case "accept":
-                    world.accept(actor)
-                case "decline":
-                    decline(world, actor)
-                case "withdraw":
-                    world.invitations.withdraw(actor, world.project_id, other)
-                case "give":
-                    world.members.change_role(actor, world.project_id, other, role, source=HOME)
-                case "remove":
-                    world.remove(other, by=actor)
-                case "leave":
-                    leave(world, actor)
-                case "wait":
-                    world.clock.pass_(days=5)
+            carry_out(world, model, act, people[who], people[whom], role)
         for user in people:
-            now = world.role_of(user)
-            if now is not None and (before[user] is None or (now is OWNER and before[user] is not OWNER)):
-                assert (act, user) == ("accept", actor)
-        owners = world.owners()
-        assert owners
-        assert {user for user in people if world.role_of(user) is OWNER} == {*owners}
-        assert {user: world.store.held[user] for user in people} == {user: int(user in owners) for user in people}
+            was, now = before[user], world.store.members.get((world.project_id, user))
+            if now is not None and (was is None or (now.role is OWNER and was.role is not OWNER)):
+                assert (act, user) == ("accept", people[who])
+                assert now.role in offered[user]
+            if was != now:
+                model.decide(user)
+            shown = {each.invitation.role for each in world.invitations.received(user)}
+            assert shown <= model.of(user, world)
+            assert now is None or shown <= {OWNER}
+        check_owners(world, people)
+
+
+def check_owners(world: World, people: list[UserId]) -> None:
+    owners = world.owners()
+    assert owners
+    assert {user for user in people if world.role_of(user) is OWNER} == {*owners}
+    assert {user: world.store.held[user] for user in people} == {user: int(user in owners) for user in people}

@@ -57,7 +57,7 @@ class World:
         self.store = MemoryProjects()
         self.identities = MemoryIdentities()
         self.projects = ProjectService(self.store, self.clock)
-        self.members = MemberService(self.store, self.clock)
+        self.members = MemberService(self.store, self.identities, self.clock)
         self.outbox = MemoryOutbox()
         self.buckets = LocalBuckets()
         self.invitations = InvitationService(

@@ -5,6 +5,8 @@ Project   active | paused | completed | archived     status: from any to any, as
 
 Invitation pending -> (accepted: gone, a membership in its place) | declined | (withdrawn: gone)
            after `INVITATION_TTL` it is over, whatever became of it; a declined one stays until then, so that "no" holds
+           it is void for a person whose part in the project was decided since it was made: they joined, got another
+           role, left or were removed. What was decided last holds, whatever was offered before
 
 A project has one owner or more. The one of longest standing is its `owner_id`, whom its usage is billed to. Nobody
 becomes a member, or an owner, but by accepting an invitation.
@@ -125,11 +127,37 @@ class Membership:
     """When the person said yes to this role; None: before anybody was asked."""
     seat_of: UserId | None = None
     """In whose plan the person has a seat by this membership; None: in nobody's, such as the owner who pays."""
+    changed_at: datetime | None = None
+    """When it was changed last; None: not since the person joined."""
     version: int
 
     def has_consented(self, project: Project) -> bool:
         """Tell whether the person chose to be here: they accepted, or made the project."""
         return self.accepted_at is not None or self.joined_at == project.created_at
+
+    @property
+    def decided_at(self) -> datetime:
+        """When it became what it is."""
+        return self.changed_at or self.joined_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a person has to do with a project by now."""
+
+    member: Membership | None = None
+    left_at: datetime | None = None
+    """When a membership ended, by the member or by somebody else; kept for as long as an invitation of before lasts."""
+
+    def is_open(self, invitation: Invitation, now: datetime) -> bool:
+        """Tell whether the person can accept an invitation to them, and has something to gain by it.
+
+        What was decided about the person after it was made voids it, by whichever address or id it reaches them.
+        """
+        since = self.member.decided_at if self.member else self.left_at
+        if not invitation.is_open(now) or (since is not None and invitation.invited_at < since):
+            return False
+        return self.member is None or offers_more(self.member, invitation.role)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +181,17 @@ class Invitation:
         return self.user_id or emails.digest(self.email or "")
 
     def is_open(self, now: datetime) -> bool:
-        """Tell whether it can be accepted."""
+        """Tell whether it waits for an answer."""
         return not self.declined and now < self.expires_at
+
+    def is_refused(self, now: datetime) -> bool:
+        """Tell whether it was declined, and that still holds."""
+        return self.declined and now < self.expires_at
+
+
+def offers_more(member: Membership, role: ProjectRole) -> bool:
+    """Tell whether an invitation offers a member what takes consent: ownership."""
+    return role is ProjectRole.OWNER and member.role is not ProjectRole.OWNER
 
 
 def owners_after(project: Project, user_id: UserId, role: ProjectRole | None) -> tuple[UserId, ...]:

@@ -2,13 +2,15 @@
 
 Nobody becomes a member, or an owner, unless they say yes: whoever manages members asks, and the membership is written
 in the transaction in which the invitation is used up. An invitation by address is to whoever has proven the address,
-now or later; whether anybody has is looked up for those alone who hold it, and the inviter is not told.
+now or later; whether anybody has is looked up for those alone who hold it, and the inviter is told only when a member
+of the project has. Joining, another role, leaving and removal end every invitation to the person that was made before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from karma.billing.allowances import Metric
 from karma.billing.seats import Seats
@@ -20,7 +22,6 @@ from karma.core.ratelimit import Buckets
 from karma.core.repeat import repeat
 from karma.identity import emails
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
-from karma.identity.domain import User
 from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
 from karma.identity.parent import AccountGone
 from karma.mail.domain import Mail, MailKind
@@ -31,15 +32,17 @@ from karma.projects.domain import (
     Invitation,
     InvitationDeclined,
     Membership,
+    Part,
     Project,
     ProjectChanged,
     ProjectRole,
     TooManyInvitations,
+    offers_more,
     owners_after,
     require_room_for_owner,
 )
 from karma.projects.gate import Entry, Gate, missing
-from karma.projects.members import entries_of
+from karma.projects.members import entries_of, proven_email, reached_by
 from karma.projects.permissions import ProjectPermission, allows, needed_to_manage
 from karma.projects.ports import Accounts, MemberChange, ProjectStore
 
@@ -91,27 +94,23 @@ class InvitationService:
         """
 
         def once() -> Invitation:
-            others = (UserId(invitee_id),) if is_id(invitee_id) else ()
-            entry = self._enter(user_id, project_id, role, *others)
-            if not others:
+            entry = self._enter(user_id, project_id, role)
+            if not is_id(invitee_id):
                 raise AccountGone
-            member = entry.others.get(UserId(invitee_id))
-            if member is not None and not _offers_more(member, role):
-                raise AlreadyExists("The account is a member already")
-            if member is None:
-                self._require_seat(entry, UserId(invitee_id))
-            return self._ask(entry, role, invited=UserId(invitee_id), email=None, source=source)
+            invited = UserId(invitee_id)
+            return self._ask(entry, role, invited=invited, email=None, known=invited, source=source)
 
         return repeat(once, on=(ProjectChanged,))
 
     def invite_by_email(
         self, user_id: UserId, project_id: str, email: str, role: ProjectRole, *, source: Source
     ) -> None:
-        """Ask whoever proves an address; the caller is told nothing that depends on whose it is.
+        """Ask whoever proves an address; the caller is told nothing of whose it is, unless a member has proven it.
 
         Raises:
             ValidationFailed: not an address.
             QuotaExceeded: no seat is free, whether the person has one or not.
+            AlreadyExists: a member of the project has proven it, and ownership is not what is offered.
             NotFound, Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
         """
         address = emails.normalise(email)
@@ -122,14 +121,14 @@ class InvitationService:
             owner = self._accounts.find_by_email(address)
             proven = owner.id if owner is not None and owner.email_verified else None
             try:
-                self._ask(entry, role, invited=None, email=address, known_as=proven, source=source)
+                self._ask(entry, role, invited=None, email=address, known=proven, source=source)
             except InvitationDeclined:
                 logger.info("project.not_asked_again", project_id=project_id)
 
         repeat(once, on=(ProjectChanged,))
 
-    def _enter(self, user_id: UserId, project_id: str, role: ProjectRole, *others: UserId) -> Entry:
-        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS, *others)
+    def _enter(self, user_id: UserId, project_id: str, role: ProjectRole) -> Entry:
+        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
         entry.require(needed_to_manage(role))
         if role is ProjectRole.OWNER:
             require_room_for_owner(entry.project)
@@ -152,11 +151,18 @@ class InvitationService:
         *,
         invited: UserId | None,
         email: str | None,
-        known_as: UserId | None = None,
+        known: UserId | None,
         source: Source,
     ) -> Invitation:
-        """Store an invitation; `known_as` is the account that has proven the address that is asked."""
+        """Store an invitation; `known` is the account that is asked, by its id or by the address that it has proven."""
         now, actor = self._clock.now(), entry.member
+        member = self._store.parts(known, [entry.project.id])[entry.project.id].member if known else None
+        if member is not None and not offers_more(member, role):
+            raise AlreadyExists("The account is a member already")
+        if known is not None:
+            self._require_no_refusal(entry.project, known, now)
+        if invited is not None and member is None:
+            self._require_seat(entry, invited)
         invitation = Invitation(
             project_id=entry.project.id,
             user_id=invited,
@@ -172,21 +178,27 @@ class InvitationService:
         decision = self._buckets.take(INVITATIONS, actor.user_id, now=now)
         if not decision.allowed:
             raise refused(decision)
-        told = invited or known_as
         entries = [_entry(AuditEvent.PROJECT_MEMBER_INVITED, actor.user_id, actor.user_id, invitation, source)]
         mails: list[Mail] = []
         if self._buckets.take(MAIL_INVITATION, invitation.invitee, now=now).allowed:
             mails.append(Mail(kind=MailKind.PROJECT_INVITATION, user_id=invited, to=email, created_at=now))
-            if told is not None:
+            if known is not None:
                 received = AuditEvent.PROJECT_INVITATION_RECEIVED
-                entries.append(_entry(received, told, actor.user_id, invitation, NOWHERE))
+                entries.append(_entry(received, known, actor.user_id, invitation, NOWHERE))
         else:  # they were told often enough; the invitation stands in their list all the same
             count("MailDropped", limit=MAIL_INVITATION.name)
-        self._store.invite(invitation, actor=actor, entries=entries, mails=mails)
+        asked = (known, member) if known else None
+        self._store.invite(invitation, actor=actor, known=asked, entries=entries, mails=mails)
         self._post_office.dispatch(mails)
         count("ProjectMemberInvited")
         logger.info("project.member_invited", project_id=invitation.project_id, role=role.value)
         return invitation
+
+    def _require_no_refusal(self, project: Project, user_id: UserId, now: datetime) -> None:
+        """Refuse to ask somebody who said no, also when they were asked in another way: by address, or by id."""
+        asked = self._store.invitations(project.id, *reached_by(self._accounts, user_id))
+        if any(each.is_refused(now) for each in asked):
+            raise InvitationDeclined("They declined; ask again when that invitation is over")
 
     def list(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
         """List a project's invitations that are not over, for those who manage its members.
@@ -218,9 +230,12 @@ class InvitationService:
     def received(self, user_id: UserId) -> Sequence[Received]:
         """List the open invitations to an account, and to its address once that is proven; newest first."""
         now = self._clock.now()
-        found = self._store.invitations_to(user_id, _proven_email(self._accounts.read_user(user_id)))
-        asked = sorted((each for each in found if each.is_open(now)), key=lambda each: each.invited_at, reverse=True)
-        projects = self._store.projects([each.project_id for each in asked]) if asked else {}
+        found = self._store.invitations_to(user_id, proven_email(self._accounts.read_user(user_id)))
+        waiting = sorted((each for each in found if each.is_open(now)), key=_when_asked, reverse=True)
+        ids = list(dict.fromkeys(each.project_id for each in waiting))
+        parts = self._store.parts(user_id, ids) if ids else {}
+        asked = [each for each in waiting if parts[each.project_id].is_open(each, now)]
+        projects = self._store.projects(list(dict.fromkeys(each.project_id for each in asked))) if asked else {}
         return [
             Received(invitation=each, project=projects[each.project_id])
             for each in asked
@@ -230,7 +245,8 @@ class InvitationService:
     def accept(self, user_id: UserId, project_id: str, *, source: Source) -> Membership:
         """Become what an invitation offers; a repeat returns the membership.
 
-        What is offered must still be the inviter's to give when it is accepted.
+        What is offered must still be the inviter's to give when it is accepted. Of several the one made last counts,
+        and with it the others end, as all do that were made before the person last joined, left or was removed.
 
         Raises:
             NotFound: there is no open invitation to the caller.
@@ -240,22 +256,21 @@ class InvitationService:
         """
 
         def once() -> Membership:
-            found = self._open_invitations(user_id, project_id)
+            found, part = self._open_invitations(user_id, project_id)
             inviters = dict.fromkeys(each.invited_by for each in found)
             project, members = self._store.read(ProjectId(project_id), user_id, *inviters)
-            before = members.get(user_id)
+            before = part.member
             if project is None or project.deleting:
                 raise _no_invitation()
             for invitation in found:
                 inviter = members.get(invitation.invited_by)
-                offered = inviter is not None and allows(inviter.role, needed_to_manage(invitation.role))
-                if inviter is not None and offered and (before is None or _offers_more(before, invitation.role)):
+                if inviter is not None and allows(inviter.role, needed_to_manage(invitation.role)):
                     return self._join(project, inviter, before, invitation, user_id, source)
             if before is not None:
                 return before
             raise _no_invitation()
 
-        return repeat(once, on=(ProjectChanged,))
+        return repeat(once, on=(ProjectChanged, AlreadyExists))
 
     def _join(
         self,
@@ -277,7 +292,7 @@ class InvitationService:
             version=1,
         )
         if before is not None:
-            after = replace(before, role=role, accepted_at=now, version=before.version + 1)
+            after = replace(before, role=role, accepted_at=now, changed_at=now, version=before.version + 1)
         event = AuditEvent.PROJECT_MEMBER_ADDED if before is None else AuditEvent.PROJECT_ROLE_CHANGED
         entries = entries_of(event, after, inviter, source, now, actor_id=user_id, details={"role": role.value})
         try:
@@ -291,6 +306,7 @@ class InvitationService:
                     at=now,
                     entries=entries,
                     invitation=invitation,
+                    closed=reached_by(self._accounts, user_id),
                     seat=self._seats.reserve(project.owner_id) if before is None else None,
                 )
             )
@@ -307,32 +323,31 @@ class InvitationService:
             NotFound: there is no invitation to the caller that is not over.
         """
         now = self._clock.now()
-        found = self._addressed(user_id, project_id)
-        if not any(now < each.expires_at for each in found):
+        found, part = self._addressed(user_id, project_id)
+        waiting = [each for each in found if part.is_open(each, now)]
+        if not waiting and not any(each.is_refused(now) for each in found):
             raise _no_invitation()
-        for each in found:
-            if each.is_open(now):
-                event = AuditEvent.PROJECT_INVITATION_DECLINED
-                self._store.decline(each, at=now, entry=_entry(event, user_id, user_id, each, source))
+        for each in waiting:
+            event = AuditEvent.PROJECT_INVITATION_DECLINED
+            self._store.decline(each, at=now, entry=_entry(event, user_id, user_id, each, source))
 
-    def _addressed(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
+    def _addressed(self, user_id: UserId, project_id: str) -> tuple[Sequence[Invitation], Part]:
         if not is_id(project_id):
             raise missing(project_id)
-        email = _proven_email(self._accounts.read_user(user_id))
-        return self._store.invitations(ProjectId(project_id), user_id, *([emails.digest(email)] if email else []))
+        project = ProjectId(project_id)
+        found = self._store.invitations(project, *reached_by(self._accounts, user_id))
+        return found, self._store.parts(user_id, [project])[project]
 
-    def _open_invitations(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
+    def _open_invitations(self, user_id: UserId, project_id: str) -> tuple[Sequence[Invitation], Part]:
+        """Return what the caller can accept, the last first, and what they are in the project."""
+        found, part = self._addressed(user_id, project_id)
         now = self._clock.now()
-        return [each for each in self._addressed(user_id, project_id) if each.is_open(now)]
+        waiting = [each for each in found if part.is_open(each, now)]
+        return sorted(waiting, key=_when_asked, reverse=True), part
 
 
-def _offers_more(member: Membership, role: ProjectRole) -> bool:
-    """Tell whether an invitation offers a member what takes consent: ownership."""
-    return role is ProjectRole.OWNER and member.role is not ProjectRole.OWNER
-
-
-def _proven_email(user: User | None) -> str | None:
-    return user.email if user is not None and user.email_verified else None
+def _when_asked(invitation: Invitation) -> datetime:
+    return invitation.invited_at
 
 
 def _is_invitee(text: str) -> bool:

@@ -8,6 +8,7 @@
 | membership | PROJECT#<id> | MEMBER#<user> | USER#<user> | PROJECT#<id> |
 | invitation to an account | PROJECT#<id> | INVITE#<user> | USER#<user> | INVITE#<id> |
 | invitation to an address | PROJECT#<id> | INVITE#<sha256> | INVITED#<sha256> | INVITE#<id> |
+| when somebody left | PROJECT#<id> | LEFT#<user> | USER#<user> | LEFT#<id> |
 | who invited, to find it by | USER#<user> | INVITED#<project>#<invitee> | - | - |
 | what an Idempotency-Key made | USER#<user> | REQUEST#<token> | - | - |
 
@@ -25,7 +26,7 @@ from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import ProjectId, UserId
-from karma.projects.domain import Invitation, Membership, Project, ProjectRole, ProjectStatus
+from karma.projects.domain import Invitation, Membership, Part, Project, ProjectRole, ProjectStatus
 
 _PROJECT: Final = "PROJECT"
 PROJECT_PREFIX: Final = "PROJECT#"
@@ -36,6 +37,7 @@ MOVING: Final = "PROJECTS#MOVING"
 """Partition of gsi1 with the projects whose seats are moving to another plan, by when that began."""
 INVITE_PREFIX: Final = "INVITE#"
 INVITED_PREFIX: Final = "INVITED#"
+LEFT_PREFIX: Final = "LEFT#"
 
 
 class ProjectsItem(Item):
@@ -68,7 +70,15 @@ class MemberItem(ProjectsItem, discriminator="project_member"):
     user_id = UnicodeAttribute()
     role = UnicodeAttribute()
     accepted_at = UnicodeAttribute(null=True)
+    changed_at = UnicodeAttribute(null=True)
     seat_of = UnicodeAttribute(null=True)
+
+
+class LeftItem(ProjectsItem, discriminator="project_left"):
+    """When a membership ended, until no invitation of before can be accepted any more."""
+
+    user_id = UnicodeAttribute()
+    left_at = UnicodeAttribute()
 
 
 class InvitationItem(ProjectsItem, discriminator="project_invitation"):
@@ -100,6 +110,11 @@ def project_key(project_id: ProjectId) -> Key:
 def member_key(project_id: ProjectId, user_id: UserId) -> Key:
     """Key of a membership."""
     return Key(f"{PROJECT_PREFIX}{project_id}", f"{MEMBER_PREFIX}{user_id}")
+
+
+def left_key(project_id: ProjectId, user_id: UserId) -> Key:
+    """Key of the moment at which a membership ended."""
+    return Key(f"{PROJECT_PREFIX}{project_id}", f"{LEFT_PREFIX}{user_id}")
 
 
 def invitation_key(project_id: ProjectId, invitee: str) -> Key:
@@ -174,6 +189,7 @@ def member_item(member: Membership) -> MemberItem:
         user_id=member.user_id,
         role=member.role.value,
         accepted_at=iso(member.accepted_at) if member.accepted_at else None,
+        changed_at=iso(member.changed_at) if member.changed_at else None,
         seat_of=member.seat_of,
         created_at=joined,
         updated_at=joined,
@@ -191,7 +207,16 @@ def member_of(item: MemberItem) -> Membership:
         joined_at=parse_iso(item.created_at or ""),
         accepted_at=parse_iso(item.accepted_at) if item.accepted_at else None,
         seat_of=UserId(item.seat_of) if item.seat_of else None,
+        changed_at=parse_iso(item.changed_at) if item.changed_at else None,
         version=int(item.version),
+    )
+
+
+def part_of(member: ProjectsItem | None, left: ProjectsItem | None) -> Part:
+    """Return what a person has to do with a project, of the two items that tell it."""
+    return Part(
+        member=member_of(member) if isinstance(member, MemberItem) else None,
+        left_at=parse_iso(left.left_at) if isinstance(left, LeftItem) else None,
     )
 
 

@@ -12,11 +12,13 @@ from karma.core.errors import NotFound
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.identity import emails
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
+from karma.identity.domain import User
 from karma.projects.domain import ConsentNeeded, Membership, ProjectChanged, ProjectRole, owners_after
 from karma.projects.gate import Entry, Gate
 from karma.projects.permissions import ProjectPermission, needed_to_manage
-from karma.projects.ports import MemberChange, ProjectStore
+from karma.projects.ports import Accounts, MemberChange, ProjectStore
 from karma.projects.service import (
     MAX_OFFSET_ROWS,
     PageQuery,
@@ -41,9 +43,10 @@ class MemberPage:
 class MemberService:
     """What members do with memberships."""
 
-    def __init__(self, store: ProjectStore, clock: Clock) -> None:
+    def __init__(self, store: ProjectStore, accounts: Accounts, clock: Clock) -> None:
         self._store = store
         self._gate = Gate(store)
+        self._accounts = accounts
         self._clock = clock
 
     def list(self, user_id: UserId, project_id: str, query: PageQuery) -> MemberPage:
@@ -78,7 +81,7 @@ class MemberService:
         version: int | None = None,
         source: Source,
     ) -> Membership:
-        """Give a member another role; the one that it has writes nothing.
+        """Give a member another role; the one that it has writes nothing. Open invitations to the member end with it.
 
         Raises:
             NotFound: the caller or the other is no member.
@@ -96,7 +99,7 @@ class MemberService:
             if role is ProjectRole.OWNER:
                 raise ConsentNeeded("Ownership takes the member's consent: invite them to be an owner")
             now = self._clock.now()
-            after = replace(before, role=role, version=before.version + 1)
+            after = replace(before, role=role, changed_at=now, version=before.version + 1)
             owners, seat = owners_after(entry.project, before.user_id, role), None
             if before.user_id == entry.project.owner_id:
                 # Who stops paying needs a seat.
@@ -114,6 +117,7 @@ class MemberService:
                     entries=entries_of(
                         AuditEvent.PROJECT_ROLE_CHANGED, entry.member, before, source, now, details=named
                     ),
+                    closed=reached_by(self._accounts, before.user_id),
                 )
             )
             settle_seats(self._store, entry.project, owners)
@@ -125,7 +129,7 @@ class MemberService:
     def remove(
         self, user_id: UserId, project_id: str, member_id: str, *, version: int | None = None, source: Source
     ) -> None:
-        """End a membership; everybody may end their own.
+        """End a membership, and every open invitation to the person; everybody may end their own.
 
         Raises:
             NotFound: the caller or the other is no member.
@@ -158,6 +162,7 @@ class MemberService:
                         now,
                         details={"role": before.role.value},
                     ),
+                    closed=reached_by(self._accounts, before.user_id),
                 )
             )
             settle_seats(self._store, entry.project, owners)
@@ -202,6 +207,17 @@ def _member(entry: Entry, member_id: str) -> Membership:
     if found is None:
         raise NotFound(f"Member {member_id[:64]} not found")
     return found
+
+
+def reached_by(accounts: Accounts, user_id: UserId) -> tuple[str, ...]:
+    """Name an account as invitations do: by its id, and by the digest of its address once that is proven."""
+    email = proven_email(accounts.read_user(user_id))
+    return (user_id, *([emails.digest(email)] if email else []))
+
+
+def proven_email(user: User | None) -> str | None:
+    """Return an account's address if it has proven that it reads the mail sent there."""
+    return user.email if user is not None and user.email_verified else None
 
 
 def entries_of(

@@ -12,7 +12,7 @@ from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import User
 from karma.mail.domain import Mail
-from karma.projects.domain import Invitation, Membership, Project
+from karma.projects.domain import Invitation, Membership, Part, Project
 
 
 class Accounts(Protocol):
@@ -60,6 +60,8 @@ class MemberChange:
     """Which is accepted by this, and goes."""
     seat: Reservation | None = None
     """Of a seat in the plan of `after.seat_of`, for who joins, or stops paying; not used if they have one."""
+    closed: Sequence[str] = ()
+    """Whom other invitations name that end with this: the member's id, the digest of the address they have proven."""
 
 
 class ProjectStore(Protocol):
@@ -94,22 +96,39 @@ class ProjectStore(Protocol):
     def change_member(self, change: MemberChange) -> None:
         """Store, change or remove a membership, and take or give back its seat; owners' accounts are held by projects.
 
+        When one ends, the moment is kept (`parts`) for as long as invitations of before last; it goes when the person
+        joins again.
+
         Raises:
-            ProjectChanged: the project, the member, the actor's role or the invitation is not as it was read.
+            ProjectChanged: the project, the member, the actor's role or the invitation is not as it was read, or the
+                person has left since they were invited.
             AlreadyExists: there is a membership already.
             QuotaExceeded: no seat is free in the plan of the owner who pays, and the person has none there.
             AccountGone: the actor's account is deleted, or that of somebody who would become a member or an owner.
         """
         ...
 
+    def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
+        """Read what a person has to do with each of some projects; consistently."""
+        ...
+
     def invite(
-        self, invitation: Invitation, *, actor: Membership, entries: Sequence[AuditEntry], mails: Sequence[Mail]
+        self,
+        invitation: Invitation,
+        *,
+        actor: Membership,
+        known: tuple[UserId, Membership | None] | None,
+        entries: Sequence[AuditEntry],
+        mails: Sequence[Mail],
     ) -> None:
         """Store an invitation with what tells of it, in the place of an earlier one to the same person.
 
+        `known` is who is asked, where that is known by id or by a proven address, and their membership as it was read.
+
         Raises:
             InvitationDeclined: the earlier one was declined, and is not over.
-            ProjectChanged: the project is deleted, or the actor's role is not as it was read.
+            ProjectChanged: the project is deleted, the actor's role or the membership of whom is asked is not as it
+                was read.
             AccountGone: the actor's account is deleted, or that of whom it names.
         """
         ...

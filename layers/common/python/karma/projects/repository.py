@@ -12,7 +12,7 @@ from karma.billing import usage
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.items import Key, bind
 from karma.core.dynamo.partitions import empty, pages
 from karma.core.dynamo.requests import note_request, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -28,10 +28,12 @@ from karma.identity.trail import record_in
 from karma.mail import outbox
 from karma.mail.domain import Mail
 from karma.projects.domain import (
+    INVITATION_TTL,
     MAX_INVITATIONS,
     Invitation,
     InvitationDeclined,
     Membership,
+    Part,
     Project,
     ProjectChanged,
     ProjectRole,
@@ -40,11 +42,13 @@ from karma.projects.items import (
     DELETING,
     INVITE_PREFIX,
     INVITED_PREFIX,
+    LEFT_PREFIX,
     MEMBER_PREFIX,
     MOVING,
     PROJECT_PREFIX,
     InvitationItem,
     InvitedItem,
+    LeftItem,
     MemberItem,
     ProjectItem,
     ProjectRequestItem,
@@ -54,10 +58,12 @@ from karma.projects.items import (
     invitation_key,
     invitation_of,
     invited_key,
+    left_key,
     member_item,
     member_key,
     member_of,
     moving_of,
+    part_of,
     project_item,
     project_key,
     project_of,
@@ -150,6 +156,18 @@ class ProjectRepository:
         item = get(ProjectRequestItem, request_key(user_pk(user_id), request_token), consistent=True)
         return ProjectId(item.made_id) if item else None
 
+    def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
+        """See ProjectStore; one BatchGet for fifty projects."""
+        found: dict[Key, ProjectsItem] = {}
+        for at in range(0, len(project_ids), _BATCH // 2):
+            some = project_ids[at : at + _BATCH // 2]
+            keys = [key(each, user_id) for each in some for key in (member_key, left_key)]
+            found |= batch_get(ProjectsItem, keys, consistent=True)
+        return {
+            each: part_of(found.get(member_key(each, user_id)), found.get(left_key(each, user_id)))
+            for each in project_ids
+        }
+
     def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
         """See ProjectStore; one BatchGet."""
         keys = [invitation_key(project_id, each) for each in invitees]
@@ -216,7 +234,7 @@ class ProjectRepository:
         tx.commit()
 
     def change_member(self, change: MemberChange) -> None:
-        """See ProjectStore; one read of a seat, one transaction of 5 to 12 items."""
+        """See ProjectStore; one read of a seat, one transaction of 6 to 15 items."""
         project, actor, before, after = change.project, change.actor, change.before, change.after
         subject = before or after
         assert subject is not None  # noqa: S101  a wiring error, not an input
@@ -235,12 +253,15 @@ class ProjectRepository:
         if before is None:
             assert after is not None  # noqa: S101
             tx.put(member_item(after), on_fail=AlreadyExists("The account is a member already"))
+            _come(tx, change, subject.user_id)
         elif after is None:
             tx.delete(MemberItem(*key), MemberItem.version == before.version, on_fail=changed())
+            _go(tx, project.id, subject.user_id, at=change.at)
         else:
             accepted = [MemberItem.accepted_at.set(iso(after.accepted_at))] if after.accepted_at else []
             seated = [MemberItem.seat_of.set(after.seat_of)] if change.seat is not None and after.seat_of else []
             actions = [MemberItem.role.set(after.role.value), *accepted, *seated]
+            actions += [MemberItem.changed_at.set(iso(after.changed_at))] if after.changed_at else []
             actions.append(MemberItem.updated_at.set(iso(change.at)))
             tx.update(MemberItem(*key), actions, MemberItem.version == before.version, on_fail=changed())
         require_account_in(tx, actor.user_id)
@@ -254,6 +275,9 @@ class ProjectRepository:
             give_seats_back(tx, [subject])
         if change.invitation is not None:
             _use_up(tx, change.invitation, at=change.at)
+        for invitee in change.closed:
+            if change.invitation is None or invitee != change.invitation.invitee:
+                tx.delete(InvitationItem(*invitation_key(project.id, invitee)))
         for entry in change.entries:
             record_in(tx, entry)
         tx.commit()
@@ -261,9 +285,15 @@ class ProjectRepository:
     # Inviting
 
     def invite(
-        self, invitation: Invitation, *, actor: Membership, entries: Sequence[AuditEntry], mails: Sequence[Mail]
+        self,
+        invitation: Invitation,
+        *,
+        actor: Membership,
+        known: tuple[UserId, Membership | None] | None,
+        entries: Sequence[AuditEntry],
+        mails: Sequence[Mail],
     ) -> None:
-        """See ProjectStore; one transaction of 5 items, and those that tell of it."""
+        """See ProjectStore; one transaction of 5 or 6 items, and those that tell of it."""
         tx, at, item = Transaction(), iso(invitation.invited_at), InvitationItem
         invitee, project_id = invitation.invitee, invitation.project_id
         tx.check(ProjectItem, project_key(project_id), there(), on_fail=changed())
@@ -271,6 +301,10 @@ class ProjectRepository:
         require_account_in(tx, actor.user_id)
         if invitation.user_id is not None:
             require_account_in(tx, invitation.user_id)
+        if known is not None:
+            user_id, member = known
+            as_read = MemberItem.version == member.version if member else MemberItem.pk.does_not_exist()
+            tx.check(MemberItem, member_key(project_id, user_id), as_read, on_fail=changed())
         ends = deletion(invitation.expires_at)
         partition = user_pk(invitation.user_id) if invitation.user_id else address_pk(invitee)
         tx.upsert(
@@ -351,6 +385,11 @@ class ProjectRepository:
             for each in invitations:
                 self.withdraw(each)
         removed = 0
+        for keys in pages(ProjectsItem, project_key(project_id).pk, prefix=LEFT_PREFIX):
+            tx = Transaction()
+            for key in keys:
+                tx.delete(LeftItem(*key))
+            tx.commit()
         while members := self.of_project(project_id, limit=_MEMBERS_A_TRANSACTION, after=None).members:
             if removed >= most:
                 return False
@@ -446,10 +485,35 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
         require_account_in(tx, user_id)
 
 
+def _come(tx: Transaction, change: MemberChange, user_id: UserId) -> None:
+    """Forget that a new member was one before, unless that ended after they were invited."""
+    item = LeftItem(*left_key(change.project.id, user_id))
+    invited_at = change.invitation.invited_at if change.invitation else change.at
+    tx.delete(item, LeftItem.pk.does_not_exist() | (LeftItem.left_at <= iso(invited_at)), on_fail=changed())
+
+
+def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *, at: datetime) -> None:
+    """Keep when somebody left, for as long as an invitation of before could be accepted."""
+    stamp, item = iso(at), LeftItem
+    tx.upsert(
+        item(*left_key(project_id, user_id)),
+        [
+            item.user_id.set(user_id),
+            item.left_at.set(stamp),
+            item.created_at.set(stamp),
+            item.updated_at.set(stamp),
+            item.expires_at.set(deletion(at + INVITATION_TTL)),
+            item.gsi1pk.set(user_pk(user_id)),
+            item.gsi1sk.set(f"{LEFT_PREFIX}{project_id}"),
+        ],
+    )
+
+
 def _use_up(tx: Transaction, invitation: Invitation, *, at: datetime) -> None:
     """Remove an invitation with the transaction that does what it offers, if it is as it was read."""
     item = InvitationItem(*invitation_key(invitation.project_id, invitation.invitee))
     as_read = (InvitationItem.role == invitation.role.value) & (InvitationItem.invited_by == invitation.invited_by)
+    as_read &= InvitationItem.invited_at == iso(invitation.invited_at)
     tx.delete(item, as_read & _open(at), on_fail=changed())
     tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
 
