@@ -155,3 +155,21 @@ def test_the_page_names_each_topic(name: str) -> None:
         source = read_topic(topic)
         assert source is not None
         assert (source.kind, source.thing) == (name, "EOS-1")
+
+
+def examples() -> list[tuple[str, str]]:
+    """Every payload that the page shows, and of which topic it is."""
+    page = (DOCS / "mqtt.md").read_text()
+    shown = [line.split(None, 1) for line in page.splitlines() if line.startswith("    ") and line.endswith("}")]
+    found = [("telemetry", " ".join(each)) if each[0].startswith("{") else (each[0], each[1]) for each in shown]
+    return [(name, text.replace("01a1fd64-…", new_id())) for name, text in found]
+
+
+@pytest.mark.fault("F-14b")
+def test_the_page_s_examples_are_what_they_say() -> None:
+    shown = examples()
+    assert {name for name, _ in shown} | {"ready"} == {*READERS, "request"}
+    for name, text in shown:
+        assert accepts(name, json.loads(text)), text
+        if name in READERS:
+            READERS[name](text.encode())

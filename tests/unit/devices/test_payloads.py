@@ -69,7 +69,8 @@ def test_nothing_but_unreadable_is_ever_raised(payload: bytes) -> None:
         (read_response, {"id": "x", "status": "succeeded", "ts": 1}),
         (read_response, {"id": new_id(), "status": "cancelled", "ts": 1}),
         (read_response, {"id": new_id(), "status": "succeeded", "ts": 1, "result": []}),
-        (read_response, {"id": new_id(), "status": "failed", "ts": 1, "error": "x"}),
+        (read_response, {"id": new_id(), "status": "failed", "ts": 1, "error": ["x"]}),
+        (read_response, {"id": new_id(), "status": "failed", "ts": "now", "error": "x"}),
         (read_response, {"id": new_id(), "status": "succeeded", "ts": 1, "result": {"x": "y" * 33_000}}),
         (read_presence, {"eventType": "connected"}),
     ],
@@ -87,6 +88,9 @@ def test_good_payloads_of_later_firmware_are_read() -> None:
     assert read_event(b'{"boot":"b","ts":1,"kind":"door.opened"}').condition is None
     answer = read_response(json.dumps({"id": new_id(), "status": "failed", "error": {"code": "X"}, "ts": 1}).encode())
     assert answer.error == {"code": "X"}
+    assert read_response(json.dumps({"id": new_id(), "status": "failed", "error": "jammed"}).encode()).error == {
+        "message": "jammed"
+    }
     assert read_presence(b'{"eventType":"connect_failed","clientId":"x"}') is None
 
 

@@ -1,5 +1,8 @@
 """Taking what devices send. Delivered at least once, in any order; every step may be repeated.
 
+The messages of a batch are taken in the order in which the broker had them. Between batches the first that is recorded
+stands: an end that somebody has seen, and after which the next serial command went out, is not taken back.
+
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
@@ -38,6 +41,7 @@ from karma.devices.payloads import (
     read_presence,
     read_ready,
     read_response,
+    said_ms,
 )
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
@@ -76,6 +80,12 @@ class _Heard:
     told_by: list[str] = field(default_factory=list)
     ready_by: list[str] = field(default_factory=list)
     nudged_by: list[str] = field(default_factory=list)
+
+
+def _when(message: Message) -> tuple[int, int]:
+    """Order a batch, which the queue shuffles, as the broker had it; answers of one millisecond as the device says."""
+    is_answer = message.topic.endswith("/response") and len(message.payload) <= MAX_ANSWER_BYTES
+    return message.received_ms, said_ms(message.payload) if is_answer else 0
 
 
 class _Rejected(Exception):
@@ -123,7 +133,7 @@ class IngestService:
                 logger.exception("ingest.failed")
                 failed.update(dict.fromkeys(ids))
 
-        for message in messages:
+        for message in sorted(messages, key=_when):
             attempt([message.id], lambda message=message: self._take_one(message, heard, rejected))  # type: ignore[misc]
         for device in heard.values():
             attempt(device.told_by, lambda device=device: self._tell(device))  # type: ignore[misc]

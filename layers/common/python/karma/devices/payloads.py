@@ -4,7 +4,7 @@ telemetry  {"boot", "seq", "samples": [{"ts": ms, "m": {metric: number}}]}   <= 
 heartbeat  {"boot", "seq", "ts", "ip"?, "firmware_version"?}
 event      {"boot", "seq", "ts", "kind", "data"?}     kind `status`, data {"status": "ok"|"error"|"updating"}
 ready      {"boot", "ts"}
-response   {"id", "status", "result"?, "error"?, "ts"}
+response   {"id", "status", "result"?, "error"?, "ts"?}     error: an object, or a text, kept as {"message": text}
 presence   AWS IoT lifecycle event: https://docs.aws.amazon.com/iot/latest/developerguide/life-cycle-events.html
 
 Unknown fields are ignored: devices of a later firmware may send more. JSON as C, Go or Python write it where they have
@@ -163,14 +163,25 @@ def read_response(payload: bytes) -> Answer:
         raise Unreadable("WRONG_VALUE", "id")
     if not isinstance(status, str) or status not in _ANSWER_NAMES:
         raise Unreadable("WRONG_VALUE", "status")
-    read_integer(body, "ts", MAX_TS_MS)
+    if body.get("ts") is not None:
+        read_integer(body, "ts", MAX_TS_MS)
     result, error = body.get("result"), body.get("error")
+    if isinstance(error, str):
+        error = {"message": error}
     for name, said in (("result", result), ("error", error)):
         if said is not None and not isinstance(said, dict):
             raise Unreadable("WRONG_SHAPE", name)
         if freeform.is_deeper(said):
             raise Unreadable("TOO_DEEP", name)
     return Answer(CommandId(command_id), CommandStatus(status), result, error, refused)
+
+
+def said_ms(payload: bytes) -> int:
+    """Return the device's own time of an answer; 0 where it says none that can be read."""
+    try:
+        return read_integer(read_object(payload), "ts", MAX_TS_MS)
+    except Unreadable:
+        return 0
 
 
 def read_presence(payload: bytes) -> Lifecycle | None:
