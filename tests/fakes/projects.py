@@ -26,6 +26,7 @@ class MemoryProjects:
     stored: dict[ProjectId, Project] = field(default_factory=dict)
     members: dict[tuple[ProjectId, UserId], Membership] = field(default_factory=dict)
     left: dict[tuple[ProjectId, UserId], datetime] = field(default_factory=dict)
+    refused: dict[tuple[ProjectId, UserId], datetime] = field(default_factory=dict)
     asked: dict[tuple[ProjectId, str], Invitation] = field(default_factory=dict)
     mails: list[Mail] = field(default_factory=list)
     requests: dict[tuple[UserId, str], tuple[ProjectId, datetime]] = field(default_factory=dict)
@@ -105,13 +106,18 @@ class MemoryProjects:
             self.left[key] = change.at
         else:
             self.members[key] = after
-            self.left.pop(key, None)
+            if before is None:
+                self.left.pop(key, None)
+                self.refused.pop(key, None)
         self.held[subject.user_id] += owns - owned
         self.audit += change.entries
 
     def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
         keys = [(each, user_id) for each in project_ids]
-        return {key[0]: Part(member=self.members.get(key), left_at=self.left.get(key)) for key in keys}
+        return {
+            key[0]: Part(member=self.members.get(key), left_at=self.left.get(key), refused_until=self.refused.get(key))
+            for key in keys
+        }
 
     def invite(
         self,
@@ -155,11 +161,13 @@ class MemoryProjects:
             if each.user_id == user_id or (email is not None and each.email == email)
         ]
 
-    def decline(self, invitation: Invitation, *, at: datetime, entry: AuditEntry) -> None:
+    def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
         key = (invitation.project_id, invitation.invitee)
         stored = self.asked.get(key)
         if stored is not None and stored.is_open(at):
             self.asked[key] = replace(stored, declined=True)
+            self.left[invitation.project_id, by] = at
+            self.refused[invitation.project_id, by] = invitation.expires_at
             self.audit.append(entry)
 
     def withdraw(self, invitation: Invitation) -> None:
@@ -178,6 +186,7 @@ class MemoryProjects:
             del self.asked[asked]
         for gone in [key for key in self.left if key[0] == project_id]:
             del self.left[gone]
+            self.refused.pop(gone, None)
         mine = [key for key in self.members if key[0] == project_id]
         for key in mine[:most]:
             self._end(key)

@@ -425,7 +425,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: r.invitation, lambda r, n: r.projects.invitations_to(n.user_id or r.ada.id, "ada@example.com")
     ),
     "ProjectRepository.decline": _made(
-        lambda r: r.invitation, lambda r, n: r.projects.decline(n, at=NOW, entry=r.entry)
+        lambda r: r.invitation, lambda r, n: r.projects.decline(n, by=r.ada.id, at=NOW, entry=r.entry)
     ),
     "ProjectRepository.withdraw": _made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
     "ProjectRepository.create": _made(

@@ -552,9 +552,11 @@ class TestAnInvitation:
         invitation = self.ask(kept, project, ida)
         entry = AuditEntry(user_id=ida, event=AuditEvent.PROJECT_INVITATION_DECLINED, at=LATER, actor_id=ida)
         for _ in range(2):
-            kept.store.decline(invitation, at=LATER, entry=entry)
+            kept.store.decline(invitation, by=ida, at=LATER, entry=entry)
         assert kept.store.invitations(project.id, ida) == [replace(invitation, declined=True)]
         assert kept.store.invitations_to(ida, None) == [replace(invitation, declined=True)]
+        said = Part(left_at=LATER, refused_until=invitation.expires_at)
+        assert kept.store.parts(ida, [project.id]) == {project.id: said}
         with pytest.raises(InvitationDeclined):
             self.ask(kept, project, ida, invited_at=invitation.expires_at - timedelta(seconds=1))
         with pytest.raises(ProjectChanged):

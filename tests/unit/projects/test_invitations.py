@@ -41,6 +41,11 @@ def by_email(world: World, email: str, role: ProjectRole = MEMBER, *, by: UserId
     world.invitations.invite_by_email(by or world.ada, world.project_id, email, role, source=HOME)
 
 
+def rename(world: World, user_id: UserId, email: str) -> None:
+    """Let somebody prove another address, in the place of the one that they had."""
+    world.identities.users[user_id] = replace(world.identities.users[user_id], email=email)
+
+
 def decline(world: World, user_id: UserId) -> None:
     world.invitations.decline(user_id, world.project_id, source=HOME)
 
@@ -309,19 +314,50 @@ def test_an_address_that_is_proven_after_a_removal_opens_no_way_back(world: Worl
     assert world.accept(ida).role is MEMBER
 
 
+@pytest.mark.fault("F-20e")
+@pytest.mark.parametrize("meanwhile", ["nothing", "withdrawal", "another address", "both"])
 @pytest.mark.parametrize("first", ["id", "address"])
-def test_a_no_holds_by_whichever_way_they_are_asked_again(world: World, first: str) -> None:
-    ida = world.person()
-    email = world.identities.users[ida].email
+def test_a_no_holds_by_whichever_way_they_are_asked_again(world: World, first: str, meanwhile: str) -> None:
+    """For the rest of the two weeks, however often, and for the person: whatever becomes of the invitation."""
+    ida = world.person(email="ida@example.com")
     if first == "id":
         world.ask(ida)
     else:
-        by_email(world, email)
+        by_email(world, "ida@example.com")
     decline(world, ida)
-    by_email(world, email)
-    with pytest.raises(InvitationDeclined):
-        world.ask(ida)
+    told = len(world.store.mails)
+    for _ in range(3):
+        if meanwhile in ("withdrawal", "both"):
+            for each in world.invitations.list(world.ada, world.project_id):
+                world.invitations.withdraw(world.ada, world.project_id, each.invitee)
+        if meanwhile in ("another address", "both"):
+            rename(world, ida, "other@example.com")
+        email = world.identities.users[ida].email
+        for spelling in (email, email.upper(), f" {email.title()} "):
+            by_email(world, spelling)
+        with pytest.raises(InvitationDeclined):
+            world.ask(ida, OWNER)
     assert world.invitations.received(ida) == []
+    assert len(world.store.mails) == told
+    with pytest.raises(NotFound):
+        world.accept(ida)
+    world.clock.at += INVITATION_TTL
+    by_email(world, world.identities.users[ida].email)
+    assert world.accept(ida).role is MEMBER
+
+
+@pytest.mark.fault("F-20e")
+def test_a_no_holds_for_an_address_that_is_proven_after_it(world: World) -> None:
+    """Nobody knows whose the address is when it is asked, so the invitation is made, and is none for who declined."""
+    ida = world.person(email="ida@example.com", verified=False)
+    world.ask(ida)
+    decline(world, ida)
+    world.clock.pass_(seconds=1)
+    by_email(world, "ida@example.com")
+    world.identities.users[ida] = replace(world.identities.users[ida], email_verified=True)
+    assert world.invitations.received(ida) == []
+    with pytest.raises(NotFound):
+        world.accept(ida)
 
 
 def test_who_joins_while_they_are_asked_is_a_member_and_not_asked(world: World) -> None:

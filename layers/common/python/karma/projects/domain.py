@@ -147,7 +147,14 @@ class Part:
 
     member: Membership | None = None
     left_at: datetime | None = None
-    """When a membership ended, by the member or by somebody else; kept for as long as an invitation of before lasts."""
+    """When a membership ended, by the member or by somebody else, or the person declined; kept for as long as an
+    invitation of before lasts."""
+    refused_until: datetime | None = None
+    """Until when the person is not asked again, by whichever address or id, because they declined."""
+
+    def is_refused(self, now: datetime) -> bool:
+        """Tell whether the person said no, and that still holds."""
+        return self.refused_until is not None and now < self.refused_until
 
     def is_open(self, invitation: Invitation, now: datetime) -> bool:
         """Tell whether the person can accept an invitation to them, and has something to gain by it.
@@ -155,7 +162,7 @@ class Part:
         What was decided about the person after it was made voids it, by whichever address or id it reaches them.
         """
         since = self.member.decided_at if self.member else self.left_at
-        if not invitation.is_open(now) or (since is not None and invitation.invited_at < since):
+        if self.is_refused(now) or not invitation.is_open(now) or (since is not None and invitation.invited_at < since):
             return False
         return self.member is None or offers_more(self.member, invitation.role)
 
@@ -183,10 +190,6 @@ class Invitation:
     def is_open(self, now: datetime) -> bool:
         """Tell whether it waits for an answer."""
         return not self.declined and now < self.expires_at
-
-    def is_refused(self, now: datetime) -> bool:
-        """Tell whether it was declined, and that still holds."""
-        return self.declined and now < self.expires_at
 
 
 def offers_more(member: Membership, role: ProjectRole) -> bool:

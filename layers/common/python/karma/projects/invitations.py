@@ -156,11 +156,12 @@ class InvitationService:
     ) -> Invitation:
         """Store an invitation; `known` is the account that is asked, by its id or by the address that it has proven."""
         now, actor = self._clock.now(), entry.member
-        member = self._store.parts(known, [entry.project.id])[entry.project.id].member if known else None
+        part = self._store.parts(known, [entry.project.id])[entry.project.id] if known else Part()
+        member = part.member
         if member is not None and not offers_more(member, role):
             raise AlreadyExists("The account is a member already")
-        if known is not None:
-            self._require_no_refusal(entry.project, known, now)
+        if part.is_refused(now):
+            raise InvitationDeclined("They declined; ask again when that invitation is over")
         if invited is not None and member is None:
             self._require_seat(entry, invited)
         invitation = Invitation(
@@ -193,12 +194,6 @@ class InvitationService:
         count("ProjectMemberInvited")
         logger.info("project.member_invited", project_id=invitation.project_id, role=role.value)
         return invitation
-
-    def _require_no_refusal(self, project: Project, user_id: UserId, now: datetime) -> None:
-        """Refuse to ask somebody who said no, also when they were asked in another way: by address, or by id."""
-        asked = self._store.invitations(project.id, *reached_by(self._accounts, user_id))
-        if any(each.is_refused(now) for each in asked):
-            raise InvitationDeclined("They declined; ask again when that invitation is over")
 
     def list(self, user_id: UserId, project_id: str) -> Sequence[Invitation]:
         """List a project's invitations that are not over, for those who manage its members.
@@ -325,11 +320,11 @@ class InvitationService:
         now = self._clock.now()
         found, part = self._addressed(user_id, project_id)
         waiting = [each for each in found if part.is_open(each, now)]
-        if not waiting and not any(each.is_refused(now) for each in found):
+        if not waiting and not part.is_refused(now):
             raise _no_invitation()
         for each in waiting:
             event = AuditEvent.PROJECT_INVITATION_DECLINED
-            self._store.decline(each, at=now, entry=_entry(event, user_id, user_id, each, source))
+            self._store.decline(each, by=user_id, at=now, entry=_entry(event, user_id, user_id, each, source))
 
     def _addressed(self, user_id: UserId, project_id: str) -> tuple[Sequence[Invitation], Part]:
         if not is_id(project_id):

@@ -8,7 +8,7 @@
 | membership | PROJECT#<id> | MEMBER#<user> | USER#<user> | PROJECT#<id> |
 | invitation to an account | PROJECT#<id> | INVITE#<user> | USER#<user> | INVITE#<id> |
 | invitation to an address | PROJECT#<id> | INVITE#<sha256> | INVITED#<sha256> | INVITE#<id> |
-| when somebody left | PROJECT#<id> | LEFT#<user> | USER#<user> | LEFT#<id> |
+| when somebody left or declined | PROJECT#<id> | LEFT#<user> | USER#<user> | LEFT#<id> |
 | who invited, to find it by | USER#<user> | INVITED#<project>#<invitee> | - | - |
 | what an Idempotency-Key made | USER#<user> | REQUEST#<token> | - | - |
 
@@ -75,10 +75,11 @@ class MemberItem(ProjectsItem, discriminator="project_member"):
 
 
 class LeftItem(ProjectsItem, discriminator="project_left"):
-    """When a membership ended, until no invitation of before can be accepted any more."""
+    """When a membership ended or somebody declined, until no invitation of before can be accepted any more."""
 
     user_id = UnicodeAttribute()
     left_at = UnicodeAttribute()
+    refused_until = UnicodeAttribute(null=True)
 
 
 class InvitationItem(ProjectsItem, discriminator="project_invitation"):
@@ -217,6 +218,7 @@ def part_of(member: ProjectsItem | None, left: ProjectsItem | None) -> Part:
     return Part(
         member=member_of(member) if isinstance(member, MemberItem) else None,
         left_at=parse_iso(left.left_at) if isinstance(left, LeftItem) else None,
+        refused_until=parse_iso(left.refused_until) if isinstance(left, LeftItem) and left.refused_until else None,
     )
 
 

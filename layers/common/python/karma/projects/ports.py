@@ -145,8 +145,11 @@ class ProjectStore(Protocol):
         """List up to 100 invitations to an account and to an address, over or not; eventually consistent."""
         ...
 
-    def decline(self, invitation: Invitation, *, at: datetime, entry: AuditEntry) -> None:
-        """Note that an open invitation is declined; one that is not open stays as it is."""
+    def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
+        """Note that an open invitation is declined, and by whom; one that is not open stays as it is.
+
+        The note of the person outlives the invitation, should that be withdrawn.
+        """
         ...
 
     def withdraw(self, invitation: Invitation) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from karma.billing import usage
 from karma.core.clock import iso
@@ -338,11 +339,13 @@ class ProjectRepository:
             outbox.write(tx, mail)
         tx.commit()
 
-    def decline(self, invitation: Invitation, *, at: datetime, entry: AuditEntry) -> None:
-        """See ProjectStore; one transaction of 2 items."""
+    def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
+        """See ProjectStore; one transaction of 3 items."""
         tx, item = Transaction(), InvitationItem
         key = invitation_key(invitation.project_id, invitation.invitee)
         tx.update(item(*key), [item.declined_at.set(iso(at)), item.updated_at.set(iso(at))], _open(at))
+        refused_until = LeftItem.refused_until.set(iso(invitation.expires_at))
+        _go(tx, invitation.project_id, by, refused_until, at=at)
         record_in(tx, entry)
         try:
             tx.commit()
@@ -492,8 +495,8 @@ def _come(tx: Transaction, change: MemberChange, user_id: UserId) -> None:
     tx.delete(item, LeftItem.pk.does_not_exist() | (LeftItem.left_at <= iso(invited_at)), on_fail=changed())
 
 
-def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *, at: datetime) -> None:
-    """Keep when somebody left, for as long as an invitation of before could be accepted."""
+def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *more: Action, at: datetime) -> None:
+    """Keep when somebody left or declined, for as long as an invitation of before could be accepted."""
     stamp, item = iso(at), LeftItem
     tx.upsert(
         item(*left_key(project_id, user_id)),
@@ -505,6 +508,7 @@ def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *, at: datetime
             item.expires_at.set(deletion(at + INVITATION_TTL)),
             item.gsi1pk.set(user_pk(user_id)),
             item.gsi1sk.set(f"{LEFT_PREFIX}{project_id}"),
+            *more,
         ],
     )
 
