@@ -3,12 +3,15 @@
 import base64
 import random
 import re
+import struct
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.agents.media import MAX_MEDIA_CHARS, UnreadableMedia, of_base64, of_bytes
+from karma.agents.media import MAX_MEDIA_CHARS, UnreadableMedia, of_base64, of_bytes, trust
 from local.messages_api.media import image_problem, pdf_problem
 from tests.support.media import IMAGES, b64, gif, jpeg, pdf, png, webp
 
@@ -119,3 +122,102 @@ def test_text_is_a_document_whatever_its_type_is_called(media_type: str) -> None
     for binary in (b"a\0b", b"\xff\xfe"):
         with pytest.raises(UnreadableMedia):
             of_bytes("document", binary, media_type)
+
+
+def chunked(width: int, height: int, pixels: bytes, *, interlace: int = 0, pieces: int = 1, more: bytes = b"") -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packed = zlib.compress(pixels, 9)
+    size = -(-len(packed) // pieces)
+    data = b"".join(chunk(b"IDAT", packed[at : at + size]) for at in range(0, len(packed), size))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlace)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.fault("F-25b")
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.binary(min_size=1, max_size=8), st.booleans())
+def test_the_pixels_of_a_png_are_as_many_as_its_header_announces(
+    width: int, height: int, pieces: int, salt: bytes, is_interlaced: bool
+) -> None:
+    passes = [(0, 0, 1, 1)]
+    if is_interlaced:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    sides = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+    size = sum(rows * (1 + 3 * columns) for columns, rows in sides if columns)
+    pixels = (salt * size)[:size]
+
+    def make(data: bytes) -> bytes:
+        return chunked(width, height, data, interlace=int(is_interlaced), pieces=pieces)
+
+    assert of_bytes("image", make(pixels)).media_type == "image/png"
+    for wrong in (pixels + b"\0", pixels[:-1], pixels + bytes(10_000)):
+        with pytest.raises(UnreadableMedia, match="broken image/png"):
+            of_bytes("image", make(wrong))
+
+
+@pytest.mark.fault("F-25b")
+@pytest.mark.parametrize("kind", ["pixels", "zTXt", "iTXt", "iCCP"])
+def test_nothing_is_inflated_beyond_what_is_announced(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inflated = 0
+
+    class Counting:
+        def __init__(self) -> None:
+            self._stream = decompressobj()
+
+        def decompress(self, data: bytes, most: int = 0) -> bytes:
+            nonlocal inflated
+            out = self._stream.decompress(data, most)
+            inflated += len(out)
+            return out
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._stream, name)
+
+    decompressobj = zlib.decompressobj
+    bomb = bytes(2_000_000)
+    hidden = b"a\0\0" + zlib.compress(bomb)
+    more = struct.pack(">I", len(hidden)) + kind.encode() + hidden
+    more += struct.pack(">I", zlib.crc32(kind.encode() + hidden))
+    raw = chunked(1, 1, bomb) if kind == "pixels" else chunked(1, 1, bytes(4), more=more)
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+
+    if kind == "pixels":
+        with pytest.raises(UnreadableMedia):
+            of_bytes("image", raw)
+    else:
+        of_bytes("image", raw)
+
+    assert inflated <= 5
+
+
+@pytest.mark.fault("F-25b")
+def test_an_image_is_inflated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = random.Random(7).randbytes(31 * 94)
+    raw, kept = chunked(31, 31, pixels[: 31 * 94]), chunked(31, 31, pixels[: 31 * 94], pieces=3)
+    of_bytes("image", raw)
+    trust(kept)
+
+    class Idle:
+        def decompress(self, *_: object) -> bytes:
+            raise AssertionError("inflated again")
+
+    monkeypatch.setattr(zlib, "decompressobj", Idle)
+
+    for known in (raw, kept):
+        assert of_bytes("image", known).media_type == "image/png"
+
+
+@pytest.mark.fault("F-25b")
+@pytest.mark.parametrize("head", [";", "a;", ";base64", "base64;x="])
+def test_a_long_head_of_a_data_url_is_not_read(head: str) -> None:
+    """Peak of memory: a pattern with groups would keep a step for each repetition."""
+    value = "data:" + head * (1_000_000 // len(head)) + ",AAAA"
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableMedia):
+            of_base64("image", value, "image/png")
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()

@@ -29,7 +29,7 @@ from functools import lru_cache
 import orjson
 
 from karma.agents.domain import Json, Message
-from karma.agents.media import MAX_MEDIA_CHARS, Medium, UnreadableMedia, of_base64, of_bytes
+from karma.agents.media import MAX_MEDIA_CHARS, Medium, UnreadableMedia, of_base64, of_bytes, trust
 from karma.agents.ports import Attachments, DeviceFiles, Fetch, NotFetched
 from karma.core.errors import InvalidTransition, NotFound, PayloadTooLarge
 from karma.core.ids import UserId
@@ -140,7 +140,10 @@ class Library:
         assert isinstance(source, Mapping)  # noqa: S101  by _is_named
         value = str(source.get("value"))
         try:
-            medium = of_bytes(str(part["type"]), self._read(user_id, value), str(source.get("mimeType") or ""))
+            raw = self._read(user_id, value)
+            if _ATTACHMENT.fullmatch(value):
+                trust(raw)
+            medium = of_bytes(str(part["type"]), raw, str(source.get("mimeType") or ""))
         except UnreadableMedia as exc:
             return _said(f"The attachment {value[:200]} cannot be shown: it {exc}.")
         return {"type": part["type"], "source": _data(medium)}

@@ -4,14 +4,16 @@ The Messages API takes PNG, JPEG, GIF and WebP images, PDF documents and plain t
 refuse the whole conversation. So everything is checked twice: before it is stored, and again when it is sent, since the
 store may hold what an older release let in.
 
-Structure is checked to the end (a truncated file has no end); colours are not decoded. A PDF is checked by its header,
-its end, and that it is not encrypted; its pages are counted only where they are not compressed.
+Structure is checked to the end (a truncated file has no end); colours are not decoded. The pixels of a PNG alone are
+inflated, no further than its header announces, and not again where the image is known by its hash. A PDF is checked by
+its header, its end, and that it is not encrypted; its pages are counted only where they are not compressed.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 import struct
 import zlib
@@ -26,9 +28,15 @@ MAX_SIDE_PX = 8000
 MAX_PDF_PAGES = 100
 TAKEN = "PNG, JPEG, GIF and WebP images, PDF and plain text documents"
 
+_PIECE_BYTES = 16 * 1024
+_INFLATED_BYTES = 256 * 1024
+_MAX_CHECKED = 1024
+_MAX_HEAD_CHARS = 1024
+"""Of a `data:` URL before its data."""
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of each pass of an interlaced PNG: its first column and row, and the steps between them."""
 _PDF = "application/pdf"
 _TEXT = "text/plain"
-_DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
 _TEXT_TYPES = re.compile(r"text/.+|application/(?:json|xml|x?yaml|x-yaml|toml|csv|x-ndjson|javascript)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _PAGE = re.compile(rb"/Type\s*/Page(?![a-zA-Z])")
@@ -63,11 +71,13 @@ def of_base64(kind: str, value: str, media_type: str) -> Medium:
     Raises:
         UnreadableMedia: it is not base64, or `of_bytes` refuses it.
     """
-    found = _DATA_URL.match(value)
-    if found is not None:
-        if not found[2].lower().endswith(";base64"):
+    if len(value) > MAX_MEDIA_CHARS + _MAX_HEAD_CHARS:
+        raise UnreadableMedia(f"must be at most {MAX_MEDIA_CHARS} characters of base64")
+    if value[:5].lower() == "data:":
+        head, comma, _ = value[:_MAX_HEAD_CHARS].partition(",")
+        if not comma or not head.lower().endswith(";base64"):
             raise UnreadableMedia("must be a data: URL in base64")
-        value, media_type = value[found.end() :], found[1] or media_type
+        value, media_type = value[len(head) + 1 :], head[5:].partition(";")[0] or media_type
     if len(value) > MAX_MEDIA_CHARS:
         raise UnreadableMedia(f"must be at most {MAX_MEDIA_CHARS} characters of base64")
     try:
@@ -140,10 +150,11 @@ def _broken(media_type: str) -> UnreadableMedia:
 
 def _png(raw: bytes) -> tuple[int, int]:
     """Walk the chunks to IEND; each has a checksum, and the pixels must inflate to as many bytes as the header says."""
-    at, left = 8, -1
-    kinds: list[bytes] = []
+    at = 8
+    kinds: set[bytes] = set()
     width = height = 0
-    pixels = zlib.decompressobj()
+    pixels: _Pixels | None = None
+    is_checked = raw in _CHECKED
     while True:
         (size,), kind = struct.unpack_from(">I", raw, at), raw[at + 4 : at + 8]
         data = raw[at + 8 : at + 8 + size]
@@ -157,28 +168,86 @@ def _png(raw: bytes) -> tuple[int, int]:
                 raise _broken("image/png")
             if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
                 return width, height
-            left = height * (1 + (width * depth * channels + 7) // 8)
-        elif kind == b"IDAT":
-            left -= _inflated(pixels, data)
-        kinds.append(kind)
+            pixels = _Pixels(_size_of_pixels(width, height, depth * channels, is_interlaced=bool(interlace)))
+        elif kind == b"IDAT" and pixels is not None and not is_checked:
+            pixels.take(data)
+        kinds.add(kind)
         at += 12 + size
         if kind == b"IEND":
             break
-    if b"IDAT" not in kinds or left > 0 or not pixels.eof:
+    if b"IDAT" not in kinds or pixels is None or not (is_checked or pixels.are_whole):
         raise _broken("image/png")
+    _CHECKED.add(raw)
     return width, height
 
 
-def _inflated(pixels: zlib._Decompress, data: bytes) -> int:
-    """Count what a piece of the pixels inflates to, 256 KB at a time."""
-    total = 0
-    try:
-        while data and not pixels.eof:
-            total += len(pixels.decompress(data, 256 * 1024))
-            data = pixels.unconsumed_tail
-    except zlib.error:
-        raise _broken("image/png") from None
-    return total
+def _size_of_pixels(width: int, height: int, bits: int, *, is_interlaced: bool) -> int:
+    """Return how many bytes the pixels inflate to; interlaced they come as seven images, each of rows of its own."""
+    passes = _ADAM7 if is_interlaced else ((0, 0, 1, 1),)
+    size = 0
+    for left, top, across, down in passes:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + (columns * bits + 7) // 8)
+    return size
+
+
+class _Pixels:
+    """Inflates the pixels of an image to as many bytes as its header announces, and not further."""
+
+    def __init__(self, announced: int) -> None:
+        self._left = announced
+        self._stream = zlib.decompressobj()
+
+    def take(self, data: bytes) -> None:
+        """Inflate one chunk: in pieces, so that what zlib did not get to is never copied as a whole.
+
+        Raises:
+            UnreadableMedia: it is damaged, or there is more than was announced.
+        """
+        for at in range(0, len(data), _PIECE_BYTES):
+            piece = data[at : at + _PIECE_BYTES]
+            is_more = True
+            while is_more and not self._stream.eof:
+                most = min(self._left + 1, _INFLATED_BYTES)  # one byte too many shows that there are more
+                try:
+                    inflated = len(self._stream.decompress(piece, most))
+                except zlib.error:
+                    raise _broken("image/png") from None
+                self._left -= inflated
+                if self._left < 0:
+                    raise _broken("image/png")
+                piece = self._stream.unconsumed_tail
+                is_more = bool(piece) or inflated == most  # zlib may hold back what did not fit
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether exactly what was announced was there."""
+        return self._stream.eof and not self._left
+
+
+class _Checked:
+    """Images whose pixels were inflated by this process and were whole, the latest ones, by the hash of their bytes."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[bytes, None] = {}
+
+    def __contains__(self, raw: bytes) -> bool:
+        return hashlib.sha256(raw).digest() in self._hashes
+
+    def add(self, raw: bytes) -> None:
+        """Remember one, and forget the oldest where there are many."""
+        self._hashes[hashlib.sha256(raw).digest()] = None
+        for oldest in list(self._hashes)[:-_MAX_CHECKED]:
+            self._hashes.pop(oldest, None)
+
+
+_CHECKED = _Checked()
+
+
+def trust(raw: bytes) -> None:
+    """Take an image for checked: it was before it was kept under its hash."""
+    _CHECKED.add(raw)
 
 
 def _jpeg(raw: bytes) -> tuple[int, int]:

@@ -436,6 +436,9 @@ class _Attachments:
             for part in reversed([] if isinstance(message.content, str) else message.content):
                 if part.get("type") == "text":
                     continue
+                if images > _MAX_IMAGES or chars > _MAX_CHARS:
+                    blocks[id(part)] = _text("[An earlier attachment was here.]")
+                    continue
                 try:
                     medium = of_stored(part)
                 except UnreadableMedia as exc:
