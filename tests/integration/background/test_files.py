@@ -144,7 +144,7 @@ class TestVerifying:
         report = CrashTest(
             entry="background.files:lambda_handler",
             aws=stack.aws,
-            tables=[stack.tables["devices"]],
+            tables=[stack.tables["devices"], stack.tables["billing"]],
             seed=seed,
             normalise=plain,
             ignore=IGNORED,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.api.conftest import Api
+from tests.integration.api.test_crash import reopen_if_open
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.files import Files, put_device, unbalanced_bytes
 
@@ -52,11 +53,16 @@ def crash(
             kept = {key for key in current[0].objects() if current[0].device_id in key}
             return len(kept), int(found["ApproximateNumberOfMessages"]) > 0, unbalanced_bytes(stack)
 
+        def redeliver(event: Any) -> Any:
+            reopen_if_open(stack)
+            return event
+
         return CrashTest(
             entry="api.handler:lambda_handler",
             aws=stack.aws,
-            tables=[stack.tables["devices"]],
+            tables=[stack.tables["devices"], stack.tables["billing"]],
             seed=seed_with(prepare),
+            redeliver=redeliver,
             normalise=of_files,
             ignore=IGNORED,
             other_state=objects_and_messages,
