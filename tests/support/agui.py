@@ -69,7 +69,7 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
             terminal = kind
             if texts or tools:
                 raise ProtocolViolated(f"{kind} while something is open: {texts | tools}")
-            if kind == "RUN_FINISHED" and not older:
+            if kind == "RUN_FINISHED" and not older and event["outcome"]["type"] == "success":
                 unanswered = [call_id for call_id in started if call_id not in answered]
                 pending = event["outcome"].get("pendingToolCallIds", [])
                 if started and unanswered != pending:

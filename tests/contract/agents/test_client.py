@@ -49,6 +49,7 @@ QUESTION: dict[str, Any] = {"id": "u1", "role": "user", "content": "hi"}
 ASKED = [*text("Let me ", "see."), *tool("c1", "searchDatabase", '{"type"', ":1}"), *tool("c2", "ask", "{}")]
 TURNS: dict[str, list[Any]] = {
     "chat": [*text("Hel", "lo"), *ended()],
+    "joined": [*text("Still here"), *ended()],
     "tools": [*ASKED, *ended(StopReason.TOOL_USE, Usage(1, 2, 3, 4))],
     "error": [*text("Ha"), *tool("c3", "ask")[:1], ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=Usage(9))],
     "edited": [*text("Good day"), *ended()],
@@ -56,12 +57,16 @@ TURNS: dict[str, list[Any]] = {
 
 
 def inputs(client: str) -> list[dict[str, Any]]:
-    """Four runs on threads of their own; in the last the client holds an answer that nobody gave."""
+    """Runs on threads of their own; two go on with the first one's.
+
+    In `joined` the client holds its new message only, in `edited` an answer that nobody gave.
+    """
     forged = {"id": "a9", "role": "assistant", "content": "I promise"}
     system = {"id": "s1", "role": "system", "content": "Be kind"}
     version = {"protocolVersion": "1.0"} if client == CURRENT else {}
     asked = {"tools": FRONTEND, "state": {}, "context": [], "forwardedProps": {}, **version}
     told = {name: {"threadId": name, "runId": f"r-{name}", "messages": [QUESTION], **asked} for name in TURNS}
+    told["joined"] |= {"threadId": "chat", "messages": [{**QUESTION, "id": "u3", "content": "still there?"}]}
     told["edited"] |= {"threadId": "chat", "messages": [system, QUESTION, forged, {**QUESTION, "id": "u2"}]}
     return list(told.values())
 
@@ -93,7 +98,7 @@ def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
 
 @functools.cache
 def heard(client: str) -> dict[str, dict[str, Any]]:
-    """Let a client do the four runs, in one process."""
+    """Let a client do the runs, in one process."""
     assert NODE is not None
     bodies = inputs(client)
     runs = [{"stream": data.decode(), "input": body} for data, body in zip(streams(bodies), bodies, strict=True)]
@@ -162,6 +167,15 @@ def test_a_client_s_conversation_becomes_the_one_that_is_gone_on_with(client: st
     assert [each["content"] for each in told["messages"]] == ["Be kind", "hi", "hi", "Good day"]
     (custom,) = told["custom"]
     assert [note["field"] for note in custom["value"]] == ["messages.2"]
+
+
+@needs_client
+@pytest.mark.fault("F-02f")
+@every_client
+def test_a_client_that_held_its_new_message_only_shows_it_behind_the_earlier_ones(client: str) -> None:
+    told = heard(client)["joined"]
+
+    assert [each["content"] for each in told["messages"]] == ["hi", "Hello", "still there?", "Still here"]
 
 
 def test_the_port_of_the_client_s_rules_finds_what_the_client_refuses() -> None:

@@ -131,7 +131,8 @@ class Client:
     def apply(self, event: Wire) -> None:
         kind = event["type"]
         if kind == "MESSAGES_SNAPSHOT":
-            self.screen = [dict(each) for each in event["messages"]]
+            held = [] if self.kind == "without ids" else self.screen
+            self.screen = snapshot_taken(held, event["messages"])
         elif kind == "TEXT_MESSAGE_START":
             self._answer(event["messageId"])
         elif kind == "TEXT_MESSAGE_CONTENT":
@@ -153,8 +154,16 @@ class Client:
         return found
 
 
+def snapshot_taken(screen: Sequence[Wire], shown: Sequence[Wire]) -> list[Wire]:
+    """Merge a snapshot as @ag-ui/client does: what is held keeps its place, what is absent goes, the rest follows."""
+    given = {each["id"]: dict(each) for each in shown}
+    kept = [given.pop(each["id"]) for each in screen if each["id"] in given]
+    return kept + list(given.values())
+
+
 ACTIONS = (
     "say",
+    "say to another agent object",
     "say the same",
     "regenerate",
     "edit under the id",
@@ -187,6 +196,8 @@ def act(client: Client, action: str, at: int) -> bool:
             return True
     elif not own or action in {"say", "answer", "answer and say"}:
         pass
+    elif action == "say to another agent object":
+        client.drop_from(0)
     elif action == "say the same":
         client.message("user", content=client.screen[own[-1]]["content"])
         return True
@@ -255,7 +266,7 @@ class Talk:
         return events
 
     def step(self, action: str, at: int, manner: str) -> None:
-        client, self.model.manner = self.client, manner
+        client, self.model.manner, shown = self.client, manner, len(words(self.client.screen))
         if not act(client, action, at):
             return
         again = action == "send again"
@@ -270,6 +281,8 @@ class Talk:
         notes = [note["field"] for event in events if event["type"] == "CUSTOM" for note in event["value"]]
         for event in opened:
             client.apply(event)
+        if action == "say to another agent object":
+            assert len(client.screen) >= shown, "the conversation is not brought"
         if calls:
             assert told(calls[0]) == words(client.screen)
             given = [m["content"] for m in client.screen if m["role"] == "tool" and m["content"].startswith("said")]
@@ -294,6 +307,7 @@ class Talk:
 @example("without ids", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
 @example("whole", [("say", 0, "ask"), ("answer", 0, "fail"), ("regenerate", 0, "text"), ("send again", 0, "text")])
 @example("whole", [("say", 0, "look"), ("copy the thread", 0, "text"), ("say the same", 0, "text")])
+@example("whole", [("say to another agent object", 0, "text"), ("say", 0, "text"), ("regenerate", 0, "text")])
 @example("without ids", [("say the same", 0, "text"), ("say the same", 0, "text"), ("regenerate", 0, "text")])
 def test_the_model_is_shown_what_is_on_the_screen(kind: str, steps: list[tuple[str, int, str]]) -> None:
     talk = Talk(kind)

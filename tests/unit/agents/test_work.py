@@ -136,7 +136,7 @@ def test_twice_the_messages_are_twice_the_work(
 
         def all_of_it() -> None:
             has_moved_on(held, sent)
-            merged = merge(held, sent)
+            merged = merge(held, sent, own=())
             repair(late_results(merged.conversation))
 
         return lines(all_of_it)

@@ -11,20 +11,23 @@ goes in the tree, as far as it is there, is where the run begins, and the rest i
 
 The store is the truth about answers, calls and their results: of those the client's copy is only a reference, by id,
 by the id of a call, or by place where a client has no ids. What has no text to see (calls and results of our own tools)
-need not be sent again. Users' words are the client's. Results of calls are taken wherever they come; one that comes
-when the conversation has gone on stands at its end. Answers that we never gave are taken with a conversation that is
-new to the server, and are passed over otherwise: nothing that was sent is passed over without a note.
+need not be sent again; a call of ours whose run broke off before its result is answered by a word that says so: turns
+are whole. Users' words are the client's. Results of calls are taken wherever they come; one that comes when the
+conversation has gone on stands at its end. Answers that we never gave are taken with a conversation that is new to the
+server, and are passed over otherwise: nothing that was sent is passed over without a note.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from karma.agents.attachments import is_same_content
-from karma.agents.domain import Message, Thread
+from karma.agents.domain import Message, Thread, ToolCall
+from karma.agents.history import stopped
 from karma.agents.messages import Sent
+from karma.agents.order import in_stored_order, place_of
 from karma.agents.tree import Tree, is_blank, is_unseen, shape_of, shapes_of
 from karma.core.errors import ValidationFailed
 from karma.core.ids import short_id
@@ -50,13 +53,14 @@ class Merged(NamedTuple):
     """Whether the client has the conversation as it is here; else it has to be told."""
 
 
-def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()) -> Merged:
+def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = (), *, own: Collection[str]) -> Merged:
     """Find the branch that the client's messages go, and what they add to it.
 
     Args:
         thread: what is stored.
         sent: the client's messages.
         passed_over: which others it sent.
+        own: names of the tools whose results are the server's.
 
     Raises:
         ValidationFailed: the message that asks for an answer is empty.
@@ -67,12 +71,12 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
     for each in sent:
         (empty if is_blank(each.message) and each.message.id not in held else written).append(each)
     _require_words(sent, empty)
-    walk = _Walk(thread, passed_over)
+    walk = _Walk(thread, passed_over, own)
     for each in empty:
         if each.message.role == "user":
             walk.pass_over(each, "is empty")
     if _is_whole(thread, written):
-        walk.follow(written)
+        walk.follow(in_stored_order(thread, written))
     else:
         walk.go_to_latest()
         for each in _not_held(thread, written):
@@ -118,8 +122,9 @@ def _in_words(result: Message, name: str) -> Message:
 class _Walk:
     """The conversation so far, as positions of the tree and, behind those, as messages that are new."""
 
-    def __init__(self, thread: Thread, passed_over: Sequence[Note]) -> None:
+    def __init__(self, thread: Thread, passed_over: Sequence[Note], own: Collection[str]) -> None:
         self._thread = thread
+        self._own = own
         self._tree = Tree(thread)
         self._way: list[int] = []
         self._new: list[Message] = []
@@ -128,6 +133,11 @@ class _Walk:
         self._answer_calls: frozenset[str] = frozenset()
         self._results: dict[str, Message | None] = {}
         """By the id of each call of the conversation: what answers it; None as long as nothing does."""
+        self._own_calls: set[str] = set()
+        self._open: dict[str, ToolCall] = {}
+        """Calls of our own tools in the last turn that have no result yet."""
+        self._is_completed = False
+        """Results stand in the conversation that the client did not send."""
         self._missed: set[object] = set()
         """What was looked for in vain from here."""
         self._held: list[Sent] = []
@@ -149,6 +159,7 @@ class _Walk:
         """Go the way of a whole conversation."""
         self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
         self._is_import |= not self._thread.messages
+        self._go(place_of(self._thread, sent))
         for each in sent:
             {"user": self._user, "assistant": self._assistant, "tool": self._hold}[each.message.role](each)
         self._release()
@@ -160,14 +171,32 @@ class _Walk:
         elif sent.message.role == "tool":
             self._result(sent)
 
+    def _complete(self) -> None:
+        """Give each call of ours of the last turn its result: the stored one, else a word that there is none."""
+        for call in [] if self._is_import else list(self._open.values()):
+            if call.id not in self._open:
+                continue
+            self._is_completed = True
+            position = self._find(("result", call.id))
+            if position is not None:
+                self._go(position)
+            elif self._new and (found := self._tree.by_result.get(call.id)):
+                self._enter_new(self._tree.message(found[-1]))
+            else:
+                self._enter_new(stopped(call))
+
     def result(self, sent: Sequence[Sent]) -> Merged:
+        self._complete()
         stored = [self._tree.message(position) for position in self._way]
         conversation = (*stored, *self._new)
         ids = {each.message.id for each in sent}
         copies = _Copies(each.message for each in sent if not each.message.id)
         lacks = any(message.id not in ids and not is_unseen(message) and not copies.have(message) for message in stored)
+        at = {message.id: i for i, message in enumerate(conversation) if message.role != "tool"}
+        places = [at[each.message.id] for each in sent if each.message.id in at]
+        differs = self._notes or lacks or self._is_completed or places != sorted(places)
         notes = sorted(self._notes, key=lambda note: int(note.field.rpartition(".")[2]))
-        return Merged(conversation, self._here, tuple(self._new), tuple(notes), not (notes or lacks))
+        return Merged(conversation, self._here, tuple(self._new), tuple(notes), not differs)
 
     def _user(self, sent: Sent) -> None:
         position = self._same_user(sent.message)
@@ -205,6 +234,7 @@ class _Walk:
             message.tool_calls[0].id if calls else ""
         ):
             self._release()
+            self._complete()
             self._enter_new(self._tree.message(copies[-1]))
         elif self._is_import:
             self._release()
@@ -229,6 +259,8 @@ class _Walk:
             return
         elif self._new and (copy := self._stored_result(message)) is not None:
             self._enter_new(copy)
+        elif call_id in self._own_calls and not self._is_import:
+            self.pass_over(sent, "answers a call of a tool of the server, which gives its results itself")
         else:
             self._append(message)
 
@@ -294,6 +326,8 @@ class _Walk:
         self._missed.clear()
 
     def _append(self, message: Message) -> None:
+        if message.role == "user":
+            self._complete()
         self._enter_new(message if message.id else replace(message, id=short_id()))
 
     def _enter_new(self, message: Message) -> None:
@@ -305,10 +339,15 @@ class _Walk:
         if message.role == "assistant":
             self._answer = message
             self._answer_calls = frozenset(call.id for call in message.tool_calls)
-        elif message.role == "tool" and self._results.get(message.tool_call_id, message) is None:
+            self._open = {call.id: call for call in message.tool_calls if call.name in self._own}
+            self._own_calls.update(self._open)
+        elif message.role == "user":
+            self._open = {}
+        elif self._results.get(message.tool_call_id, message) is None:
             self._results[message.tool_call_id] = message
         for call in message.tool_calls:
             self._results[call.id] = None
+        self._open.pop(message.tool_call_id, None)
 
 
 class _Copies:

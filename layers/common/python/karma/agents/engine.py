@@ -32,6 +32,7 @@ from karma.agents.domain import (
     Usage,
 )
 from karma.agents.events import CURRENT, DeltaPrefix, Event, Version
+from karma.agents.history import STOPPED
 from karma.agents.log import RunLog
 from karma.agents.ports import (
     Model,
@@ -144,6 +145,10 @@ class RunEngine:
         self._turns = 0
         self._is_stopped = False
         self._began_at = plan.last
+        self._said_at = -1
+        """Position of the last message that called tools of ours."""
+        self._own: dict[ToolCall, asyncio.Task[ToolOutcome] | None] = {}
+        """Its calls of ours in their order, as their results are stored behind it; None is not begun yet."""
         self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
 
     async def run(self) -> None:
@@ -284,43 +289,59 @@ class RunEngine:
         )
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
         closing = [*self._end_text(turn), *turn.held]
-        if stop is StopReason.PAUSED:
+        if stop is StopReason.PAUSED and not turn.calls:
             await self._log.commit(closing, history=self._keep(kept))
             return True
         if not turn.calls:
             result: dict[str, object] | None = {"stopReason": "max_tokens"} if stop is StopReason.MAX_TOKENS else None
             await self._finish(keep=kept, result=result)
             return False
-        await self._log.commit(closing, history=self._keep(kept))
-        return await self._call_tools(turn.calls)
+        return await self._call_tools(turn.calls, closing, self._keep(kept))
 
-    async def _call_tools(self, calls: Sequence[ToolCall]) -> bool:
-        """Execute the calls of our own tools; those of the client's are left pending and end the run.
+    async def _call_tools(self, calls: Sequence[ToolCall], closing: Sequence[Event], said: History | None) -> bool:
+        """Keep a turn and execute its calls of our own tools; those of the client's are left pending and end the run.
 
         A call whose arguments cannot be read is nobody's: it is answered as failed, so that the model mends it.
         """
         pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
         own = [call for call in calls if call.id not in pending]
-        outcomes = await asyncio.gather(*(self._toolbox.call(call, run_id=self._plan.run_id) for call in own))
-        found = [(short_id(), call, outcome) for call, outcome in zip(own, outcomes, strict=True)]
+        # Noted before the turn is kept: from then on each of these calls gets a result, however the run ends.
+        self._said_at, self._own = self._plan.last, dict.fromkeys(own)
+        await self._log.commit(closing, history=said)
+        tasks = [asyncio.ensure_future(self._toolbox.call(call, run_id=self._plan.run_id)) for call in own]
+        self._own = dict(zip(own, tasks, strict=True))
+        found = list(zip(own, await asyncio.gather(*tasks), strict=True))
         for at in range(0, len(found), _RESULTS_A_COMMIT):
-            results = found[at : at + _RESULTS_A_COMMIT]
-            kept = tuple(_result_message(message_id, call, outcome) for message_id, call, outcome in results)
-            sent = [
-                events.tool_result(
-                    message_id=message_id,
-                    tool_call_id=call.id,
-                    content=outcome.content,
-                    failed=outcome.failed,
-                    speaks=self._plan.speaks,
-                )
-                for message_id, call, outcome in results
-            ]
-            await self._log.commit(sent, history=self._keep(kept))
+            kept = [_result_message(call, outcome) for call, outcome in found[at : at + _RESULTS_A_COMMIT]]
+            await self._log.commit(self._sent(kept), history=self._keep(kept))
         if pending:
             await self._finish(pending=pending)
             return False
         return True
+
+    def _sent(self, results: Sequence[Message]) -> list[Event]:
+        return [
+            events.tool_result(
+                message_id=each.id,
+                tool_call_id=each.tool_call_id,
+                content=str(each.content),
+                failed=each.failed,
+                speaks=self._plan.speaks,
+            )
+            for each in results
+        ]
+
+    def _missing_results(self) -> History | None:
+        """Answer the calls of ours that a run leaves open when it is ended: by their outcomes, or that it was ended."""
+        stored = self._log.last_message
+        if stored is None or stored < self._said_at:
+            return None  # the turn was not kept
+        left = list(self._own.items())[stored - self._said_at :]
+        results = [
+            _result_message(call, _outcome_of(task if at < _RESULTS_A_COMMIT else None))
+            for at, (call, task) in enumerate(left)
+        ]
+        return History(self._plan.thread, stored + 1, tuple(results), stored) if results else None
 
     def _is_frontend(self, call: ToolCall) -> bool:
         return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
@@ -365,6 +386,11 @@ class RunEngine:
         count("RunFinished")
 
     async def _fail(self, code: RunErrorCode) -> None:
+        await self._log.settle()  # what is stored is known when no write is under way
+        if self._log.has_ended:
+            return  # the write of its end was under way, and went through
+        missing = self._missing_results()
+        results = missing.messages if missing else ()
         usage = self._wire_usage()
         told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": [usage] if usage else ()}
         status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
@@ -374,7 +400,8 @@ class RunEngine:
         else:
             terminal = events.run_error(**told, speaks=self._plan.speaks)
         try:
-            await self._log.finish(terminal, self._end(status, code=code))
+            how = self._end(status, code=code, results=len(results))
+            await self._log.finish(terminal, how, before=self._sent(results), history=missing)
             count("RunFailed", code=code.value)
         except (OwnershipLost, Upstream):
             # The watchdog ends the log; the client is told what is known here.
@@ -391,11 +418,13 @@ class RunEngine:
     def _wire_usage(self) -> dict[str, object] | None:
         return self._usage.wire(provider=self._model.provider, model=self._plan.model)
 
-    def _end(self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = ()) -> RunEnd:
+    def _end(
+        self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = (), results: int = 0
+    ) -> RunEnd:
         if status is RunStatus.FINISHED:
             last = self._plan.last  # stored with the end itself
         else:
-            last = self._began_at if self._log.last_message is None else self._log.last_message
+            last = self._began_at if self._log.last_message is None else self._log.last_message + results
         return RunEnd(
             status=status,
             at=self._clock.now(),
@@ -428,5 +457,11 @@ def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequenc
     return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
 
 
-def _result_message(message_id: str, call: ToolCall, outcome: ToolOutcome) -> Message:
-    return Message(id=message_id, role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)
+def _outcome_of(task: asyncio.Task[ToolOutcome] | None) -> ToolOutcome:
+    if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+        return ToolOutcome(STOPPED, failed=True)
+    return task.result()
+
+
+def _result_message(call: ToolCall, outcome: ToolOutcome) -> Message:
+    return Message(id=short_id(), role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)

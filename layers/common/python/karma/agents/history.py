@@ -10,6 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from karma.agents.domain import Message, ToolCall
 from karma.agents.requests import ContextEntry
+from karma.core.ids import short_id
+
+STOPPED = '{"error":"The run ended before this call had a result. It may have taken effect or not."}'
+"""The result of a call of one of our own tools whose run was ended while it was under way."""
 
 
 def pending_calls(messages: Iterable[Message]) -> dict[str, ToolCall]:
@@ -27,6 +31,11 @@ def awaited_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
     """Calls of the last model turn that still lack a result; those of earlier turns were passed over."""
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
     return tuple(pending_calls(messages[last:]).values())
+
+
+def stopped(call: ToolCall) -> Message:
+    """Answer a call of our own whose run ended without its result, so that the turn is whole."""
+    return Message(id=short_id(), role="tool", content=STOPPED, tool_call_id=call.id, failed=True)
 
 
 def application_text(instructions: Sequence[str], context: Sequence[ContextEntry]) -> str:

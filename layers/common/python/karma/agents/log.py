@@ -61,6 +61,8 @@ class RunLog:
         self._open = OpenItems()
         self.last_message: int | None = None
         """Position of the last message that was committed; None where none was."""
+        self.has_ended = False
+        """Whether the terminal event is committed."""
         self._waiting = _Waiting()
         self._sent = 0
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -128,12 +130,18 @@ class RunLog:
         """
         await asyncio.shield(self._spawn(self._commit(lambda: events, history, None)))
 
-    async def finish(self, terminal: Event, how: RunEnd, *, history: History | None = None) -> None:
-        """Close what is open, end the run and send the terminal event. Raises as `commit` does.
+    async def finish(
+        self, terminal: Event, how: RunEnd, *, before: Sequence[Event] = (), history: History | None = None
+    ) -> None:
+        """Close what is open, end the run and send the terminal event, and others `before` it. Raises as `commit` does.
 
         Also tried when an earlier commit failed for a reason that says nothing about this one (a bug, a limit).
         """
-        await asyncio.shield(self._spawn(self._commit(lambda: [*self._open.closing(), terminal], history, how)))
+
+        def last() -> list[Event]:
+            return [*self._open.closing(), *before, terminal]
+
+        await asyncio.shield(self._spawn(self._commit(last, history, how)))
         self.close()
 
     def give_up(self, terminal: Event) -> None:
@@ -229,6 +237,7 @@ class RunLog:
                     raise
                 await asyncio.sleep(pause_s)
         self._head = segment.n
+        self.has_ended = how is not None
         if history is not None:
             self.last_message = history.n + len(history.messages) - 1
         self._renew_timer.cancel()

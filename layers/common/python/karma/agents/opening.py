@@ -1,7 +1,8 @@
 """What a run's stream begins with, so that its client has the conversation as the model is shown it.
 
     RUN_STARTED
-    MESSAGES_SNAPSHOT            where the client's copy of the conversation is not the one that is gone on with
+    MESSAGES_SNAPSHOT            where the client's messages are not the conversation that the answer belongs to; two,
+                                 where clients could not bring one into order (order.py)
     CUSTOM karma.input_ignored   where something that the client sent was passed over, by field and reason
     STATE_SNAPSHOT               with `id: 1`: who has it, has all of these
 
@@ -20,6 +21,7 @@ from karma.agents.branches import Merged, Note
 from karma.agents.domain import Json, Message
 from karma.agents.events import Version, frame, frames
 from karma.agents.messages import Aside
+from karma.agents.order import shown_in_steps
 from karma.agents.requests import RunInput
 
 MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
@@ -34,8 +36,8 @@ class Opening(NamedTuple):
     """The first events of one run."""
 
     started: bytes
-    snapshot: bytes
-    """b"" where the client needs none."""
+    snapshots: tuple[bytes, ...]
+    """None where the client needs none."""
     rest: tuple[bytes, ...]
 
     @property
@@ -46,8 +48,7 @@ class Opening(NamedTuple):
     @property
     def data(self) -> bytes:
         """The frames for the client."""
-        snapshot = frame(self.snapshot) if self.snapshot else b""
-        return frame(self.started) + snapshot + frames(self.rest, n=1)
+        return b"".join(map(frame, (self.started, *self.snapshots))) + frames(self.rest, n=1)
 
 
 def opening(
@@ -71,22 +72,29 @@ def opening(
         thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id, speaks=asked.speaks
     )
     notes = [Note("body", warning) for warning in asked.warnings] + list(merged.notes)
-    snapshot = b""
+    snapshots: tuple[bytes, ...] = ()
     if is_lighter or not merged.is_shown or (merged.conversation and merged.conversation[-1].role == "assistant"):
-        snapshot = snapshot_of(link(merged.conversation), asked)
-        if len(snapshot) > MAX_SNAPSHOT_BYTES:
-            snapshot = b""
+        snapshots = snapshots_of(link(merged.conversation), asked)
+        if len(snapshots[-1]) > MAX_SNAPSHOT_BYTES:
+            snapshots = ()
             notes.append(Note("messages", "are another branch of the conversation, which is too long to be shown"))
     rest = [events.state_snapshot(state).data]
     if notes:
         rest.insert(0, events.input_ignored([note._asdict() for note in notes]).data)
-    return Opening(started.data, snapshot, tuple(rest))
+    return Opening(started.data, snapshots, tuple(rest))
 
 
-def snapshot_of(conversation: Sequence[Message], asked: RunInput) -> bytes:
-    """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions where it holds them."""
+def snapshots_of(conversation: Sequence[Message], asked: RunInput) -> tuple[bytes, ...]:
+    """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions where it holds them.
+
+    The last one shows all; one before it where the client would keep messages in a wrong place.
+    """
     places = {each.message.id: each.at for each in asked.sent if each.message.id}
-    return events.messages_snapshot(list(_placed(conversation, places, asked.asides, asked.speaks))).data
+    messages = list(_placed(conversation, places, asked.asides, asked.speaks))
+    held = sorted([*places.items(), *((str(each.shown["id"]), each.at) for each in asked.asides)], key=lambda it: it[1])
+    first = shown_in_steps([message_id for message_id, _ in held], [str(each["id"]) for each in messages])
+    steps = [messages[:first]] if first < len(messages) else []
+    return tuple(events.messages_snapshot(each).data for each in (*steps, messages))
 
 
 def _placed(

@@ -12,13 +12,13 @@ Another request with a run id that was used is refused (RunExists).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from karma.agents.branches import merge
 from karma.agents.domain import Run, RunStatus, ThreadKey
 from karma.agents.events import frame, frames, parse
-from karma.agents.opening import Link, snapshot_of
+from karma.agents.opening import Link, snapshots_of
 from karma.agents.ports import RunStore, Sink
 from karma.agents.requests import RunInput
 from karma.agents.watchdog import Inspector
@@ -37,7 +37,14 @@ def is_repeat(run: Run, asked: RunInput) -> bool:
 
 
 def redeliver(
-    run: Run, asked: RunInput, *, store: RunStore, link: Link, clock: Clock, until: datetime
+    run: Run,
+    asked: RunInput,
+    *,
+    store: RunStore,
+    link: Link,
+    clock: Clock,
+    until: datetime,
+    own: Collection[str],
 ) -> Callable[[Sink], asyncio.Task[None]]:
     """Return what starts to deliver a run's answer once more; its task raises nothing."""
 
@@ -47,7 +54,7 @@ def redeliver(
             if run.status is RunStatus.RUNNING:
                 await _follow(run, sink, store=store, clock=clock, until=until)
             else:
-                sink.write(await asyncio.to_thread(_answer, run, asked, store, link))
+                sink.write(await asyncio.to_thread(_answer, run, asked, store, link, own))
         except AppError as exc:
             # The stream ends without its last event: its client asks once more.
             logger.warning("run.not_redelivered", run_id=run.key.run_id, code=exc.code)
@@ -72,18 +79,18 @@ async def _follow(run: Run, sink: Sink, *, store: RunStore, clock: Clock, until:
         await asyncio.sleep(0 if segments else pause_s)
 
 
-def _answer(run: Run, asked: RunInput, store: RunStore, link: Link) -> bytes:
+def _answer(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> bytes:
     key = ThreadKey(run.key.user_id, run.thread_id)
     thread = store.thread(key)
     if 0 <= run.last_message < thread.next_message:
         conversation = [thread.messages[position] for position in thread.way_to(run.last_message)]
     else:
-        conversation = list(merge(thread, asked.sent).conversation)
+        conversation = list(merge(thread, asked.sent, own=own).conversation)
     (first,) = store.segments(run.key, after=0, limit=1)
     started, *rest = first.events
     state = [data for data in rest if parse(data).type == "STATE_SNAPSHOT"]
     tail = store.tail(run.key)
     end = [tail.events[-1]] if tail is not None else []
     n = tail.n if tail is not None else first.n
-    shown = [started, snapshot_of(link(conversation), asked), *state]
+    shown = [started, *snapshots_of(link(conversation), asked), *state]
     return b"".join(map(frame, shown)) + frames(end, n=n)

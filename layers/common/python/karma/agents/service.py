@@ -102,6 +102,7 @@ class RunService:
         self._watchdog = watchdog
         self._model = model
         self._tools = tools
+        self._own = frozenset(tool.name for tool in tools)
         self._library = library
         self._arrivals = Arrivals(library)
         self._allowances = allowances
@@ -150,7 +151,7 @@ class RunService:
         for attempt in range(_ATTEMPTS):
             merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
             plan = await asyncio.to_thread(
-                self._plan, asked, merged, thread, agent=agent, choice=choice, toolbox=toolbox, deadline=deadline
+                self._plan, asked, merged, thread, agent=agent, choice=choice, deadline=deadline
             )
             first = await asyncio.to_thread(opening, asked, merged, state, link=link, is_lighter=admitted.is_lighter)
             now = self._clock.now()
@@ -188,9 +189,10 @@ class RunService:
                 if before is None or not is_repeat(before, asked):
                     raise
                 until = self._latest_end(deadline)
-                return StartedRun(
-                    key, redeliver(before, asked, store=self._store, link=link, clock=self._clock, until=until)
+                again = redeliver(
+                    before, asked, store=self._store, link=link, clock=self._clock, until=until, own=self._own
                 )
+                return StartedRun(key, again)
             except (ThreadChanged, StorageThrottled) as exc:
                 if attempt == _ATTEMPTS - 1:
                     raise await self._told(exc, thread_key) from exc
@@ -239,7 +241,6 @@ class RunService:
         *,
         agent: Agent,
         choice: RunChoice,
-        toolbox: Toolbox,
         deadline: datetime | None,
     ) -> Plan:
         messages = list(late_results(merged.conversation))
@@ -256,7 +257,7 @@ class RunService:
             last=thread.latest + len(merged.new) if merged.new else merged.after,
             speaks=asked.speaks,
             frontend_tools=asked.tools,
-            pending=() if asks_anew else [call for call in awaited_calls(messages) if not toolbox.has(call.name)],
+            pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self._own],
             deadline=self._latest_end(deadline),
         )
 
@@ -265,11 +266,10 @@ class RunService:
         return min(latest, deadline) if deadline else latest
 
     def _refuse_own_names(self, asked: RunInput) -> None:
-        own = {tool.name for tool in self._tools}
         wrong = [
             {"field": f"tools.{i}.name", "message": f"is the name of a tool of the server: {tool.name}"}
             for i, tool in enumerate(asked.tools)
-            if tool.name in own
+            if tool.name in self._own
         ]
         if wrong:
             raise ValidationFailed(
@@ -283,7 +283,7 @@ class RunService:
         return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
     def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:
-        merged = merge(thread, admitted.sent, admitted.notes)
+        merged = merge(thread, admitted.sent, admitted.notes, own=self._own)
         for note in merged.notes:
             logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
         if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:

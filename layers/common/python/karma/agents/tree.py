@@ -30,6 +30,8 @@ class Tree:
         """Depth and negative position of the messages that may come next behind a seen one, by what names them."""
         self.by_id: dict[str, list[int]] = {}
         self.by_call: dict[str, list[int]] = {}
+        self.by_result: dict[str, list[int]] = {}
+        """Results by the id of their call."""
         for position, message in enumerate(thread.messages):
             parent = thread.parent(position)
             self._depths.append(self._depth(parent) + 1)
@@ -38,6 +40,8 @@ class Tree:
             self.by_id.setdefault(message.id, []).append(position)
             for call in message.tool_calls:
                 self.by_call.setdefault(call.id, []).append(position)
+            if message.role == "tool":
+                self.by_result.setdefault(message.tool_call_id, []).append(position)
             for name in _names(message, is_seen=self._is_seen[position]):
                 named = self._next.setdefault((self._regions[position], name), [])
                 named.append((self._depths[position], -position))
