@@ -6,7 +6,7 @@ the body before it knows who calls.
 | body | answer |
 | --- | --- |
 | over 1 MB | 413 |
-| not application/json | 415 |
+| not application/json, or of a charset that is not UTF-8's | 415 |
 | not JSON: NaN, invalid UTF-8, lone surrogates | 400 INVALID_JSON |
 | JSON of another shape, or with a member that is nested too deeply (karma.core.freeform) | 422, one entry a field |
 """
@@ -14,6 +14,7 @@ the body before it knows who calls.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -26,6 +27,9 @@ from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 
 MAX_BODY_BYTES = 1024 * 1024
+_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^\s;"']+)""", re.IGNORECASE)
+_CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
+_REPLACED = "\ufffd".encode()
 
 
 class JsonBody:
@@ -43,8 +47,8 @@ class JsonBody:
             ValidationFailed, RequestValidationError: likewise.
         """
         headers = request.headers
-        announced = headers.get("content-length", "")
-        if announced.isdecimal() and len(announced) < 20 and int(announced) > MAX_BODY_BYTES:
+        announced = _announced(headers.get("content-length", ""))
+        if announced is not None and announced > MAX_BODY_BYTES:
             raise _too_large()
         raw = await request.body()
         if len(raw) > MAX_BODY_BYTES:
@@ -53,6 +57,7 @@ class JsonBody:
             return None
         if raw and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMediaType("The body must be application/json")
+        _require_utf8(raw, headers.get("content-type", ""), announced)
         try:
             # How deep its free-form fields are, the model says, by name.
             found = freeform.loads(raw or b"{}", levels=None)
@@ -85,6 +90,25 @@ def with_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     parameters.append(inspect.Parameter("body", inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
     endpoint.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return endpoint
+
+
+def _announced(length: str) -> int | None:
+    return int(length) if length.isdecimal() and length.isascii() and len(length) < 20 else None
+
+
+def _require_utf8(raw: bytes, content_type: str, announced: int | None) -> None:
+    """Refuse text of another encoding, before half of its characters are stored as U+FFFD.
+
+    API Gateway hands JSON on as text and puts U+FFFD for what is not UTF-8: three bytes in the place of one to three.
+    So a body whose length is not the announced one was altered; only four-byte characters without their last byte
+    keep it. A sender's own U+FFFD changes nothing.
+    """
+    declared = _CHARSET.search(content_type)
+    charset = declared[1] if declared else ""
+    if raw and charset and charset.lower() not in _CHARSETS:
+        raise UnsupportedMediaType(f"The body must be in UTF-8, not in the charset {charset[:40]}")
+    if _REPLACED in raw and announced is not None and announced != len(raw):
+        raise InvalidRequest("The body is not in UTF-8", code="INVALID_JSON")
 
 
 def _too_large() -> PayloadTooLarge:

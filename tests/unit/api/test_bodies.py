@@ -1,0 +1,75 @@
+"""Bodies in another encoding than UTF-8 are refused, also when API Gateway has put U+FFFD in them before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+from fastapi import Request
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from api.bodies import JsonBody
+from karma.core.errors import InvalidRequest, UnsupportedMediaType
+
+
+class Titled(BaseModel):
+    title: str
+
+
+def read(sent: bytes, *, content_type: str = "application/json", as_gateway: bool = True, length: str = "") -> str:
+    """Read a body as the function gets it: API Gateway hands JSON on as text, a function URL as bytes."""
+    got = sent.decode(errors="replace").encode() if as_gateway else sent
+    headers = {"content-type": content_type, "content-length": length or str(len(sent))}
+    scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": got}
+
+    found = asyncio.run(JsonBody(Titled, optional=False)(Request(scope, receive)))
+    assert isinstance(found, Titled)
+    return found.title
+
+
+@pytest.mark.fault("F-24d")
+@given(st.text(min_size=1, max_size=20), st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16", "shift_jis"]))
+def test_a_text_is_read_as_it_was_sent_or_refused(title: str, encoding: str) -> None:
+    try:
+        sent = json.dumps({"title": title}, ensure_ascii=False).encode(encoding)
+    except UnicodeEncodeError:
+        return
+    for as_gateway in (True, False):
+        try:
+            sent.decode()
+        except UnicodeDecodeError:
+            with pytest.raises(InvalidRequest) as refusal:
+                read(sent, as_gateway=as_gateway)
+            assert refusal.value.code == "INVALID_JSON"
+            continue
+        if b"\0" not in sent:
+            assert read(sent, as_gateway=as_gateway) == json.loads(sent)["title"]
+
+
+@pytest.mark.fault("F-24d")
+@pytest.mark.parametrize("charset", ["latin-1", "ISO-8859-1", '"windows-1252"', "utf-16", "x" * 5_000])
+def test_another_charset_is_named(charset: str) -> None:
+    """Also where its bytes happen to be UTF-8: they would be read as another text."""
+    with pytest.raises(UnsupportedMediaType) as refusal:
+        read(b'{"title": "a"}', content_type=f"application/json; charset={charset}")
+    assert charset.strip('"')[:40] in str(refusal.value)
+    assert len(str(refusal.value)) < 120
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"', "us-ascii"])
+def test_utf_8_may_be_declared(charset: str) -> None:
+    assert read(b'{"title": "a"}', content_type=f"application/json;charset={charset}") == "a"
+
+
+@pytest.mark.parametrize("length", ["", "x", "9" * 30, "\u00b2"])
+def test_a_replacement_character_of_the_senders_own_is_taken(length: str) -> None:
+    """Also where no length was announced that could be compared."""
+    assert read('{"title": "\ufffd"}'.encode(), length=length) == "\ufffd"
