@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from karma.agents.domain import Json, Message, Role, ToolCall, is_readable_id
 from karma.core import freeform
+from karma.core.errors import MAX_FOUND
 from karma.core.ids import short_id
 
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -30,6 +31,8 @@ _ASIDE_ROLES = frozenset({"system", "developer"})
 _UNKEPT_ROLES = frozenset({"activity", "reasoning"})
 _ROLES = _ASIDE_ROLES | _UNKEPT_ROLES | set(_KEPT_ROLES)
 _PARTS = frozenset({"text", "image", "audio", "video", "document"})
+_MAX_OF_ONE = 10
+"""Problems that are told of a message that is left out."""
 
 OF_A_MESSAGE = re.compile(r"messages\.(\d+)(\.|$)")
 """Names of members that belong to one message."""
@@ -121,7 +124,7 @@ class MessageReader:
             if problems and said and i not in newest and not is_preface:
                 del self.errors[before:]
                 is_named = all(problem["field"] != f"messages.{i}.id" for problem in problems)
-                unread.append(Unread(i, _readable_id(raw) if is_named else "", roles[i], tuple(problems)))
+                unread.append(Unread(i, _readable_id(raw) if is_named else "", roles[i], tuple(problems[:_MAX_OF_ONE])))
         return tuple(sent), tuple(unread), tuple(asides)
 
     def _one(self, raw: Mapping[str, object], i: int, ids: dict[str, int]) -> Sent | Aside | None:
@@ -243,7 +246,8 @@ class MessageReader:
 
     def wrong(self, name: str, message: str) -> None:
         """Note an error."""
-        self.errors.append(problem(name, message))
+        if len(self.errors) < MAX_FOUND:
+            self.errors.append(problem(name, message))
 
     def _is_id(self, name: str, value: object) -> bool:
         if isinstance(value, str) and is_readable_id(value):

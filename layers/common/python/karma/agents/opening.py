@@ -23,6 +23,7 @@ from karma.agents.events import Version, frame, frames
 from karma.agents.messages import Aside
 from karma.agents.order import shown_in_steps
 from karma.agents.requests import RunInput
+from karma.core.errors import MAX_TOLD, how_many_more
 
 MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
 """Clients read frames of up to 10 MB; a longer conversation is named instead of shown."""
@@ -77,8 +78,10 @@ def opening(
         snapshots = snapshots_of(link(merged.conversation), asked)
         if len(snapshots[-1]) > MAX_SNAPSHOT_BYTES:
             snapshots = ()
-            notes.append(Note("messages", "are another branch of the conversation, which is too long to be shown"))
+            notes.insert(0, Note("messages", "are another branch of the conversation, which is too long to be shown"))
     rest = [events.state_snapshot(state).data]
+    if more := how_many_more(len(notes)):
+        notes[MAX_TOLD:] = [Note("body", f"and {more} were passed over")]
     if notes:
         rest.insert(0, events.input_ignored([note._asdict() for note in notes]).data)
     return Opening(started.data, snapshots, tuple(rest))

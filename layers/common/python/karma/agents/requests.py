@@ -23,7 +23,7 @@ from karma.agents.ports import ToolSpec
 from karma.agents.stored import dump_messages
 from karma.agents.tool_schemas import problems_of
 from karma.core import freeform
-from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
+from karma.core.errors import MAX_FOUND, InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id
 
 MAX_BODY_BYTES = 5_500 * 1024
@@ -170,9 +170,10 @@ class _Reader:
     warnings: list[str] = field(default_factory=list)
 
     def read(self) -> RunInput:
-        for name in self.body:
-            if name not in _KNOWN:
-                self.warnings.append(f"unknown member {name[:64]!r}")
+        unknown = [name for name in self.body if name not in _KNOWN]
+        self.warnings += [f"unknown member {name[:64]!r}" for name in unknown[:_MAX_TOLD]]
+        if len(unknown) > _MAX_TOLD:
+            self.warnings.append(f"{len(unknown) - _MAX_TOLD} more unknown members")
         speaks = self._version()
         given_thread = self._id("threadId")
         thread_id = given_thread or new_id()
@@ -201,7 +202,8 @@ class _Reader:
         )
 
     def wrong(self, name: str, message: str) -> None:
-        self.errors.append(problem(name, message))
+        if len(self.errors) < MAX_FOUND:
+            self.errors.append(problem(name, message))
 
     def _version(self) -> Version:
         version = self.body.get("protocolVersion")

@@ -64,6 +64,7 @@ MAX_OFFSET_ROWS = 1_000
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
+_LOGGED_NOTES = 20
 _END_POLL_S = 0.25
 _END_POLLS = 16
 """A run hears once a second that it shall end."""
@@ -284,7 +285,7 @@ class RunService:
 
     def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:
         merged = merge(thread, admitted.sent, admitted.notes, own=self._own)
-        for note in merged.notes:
+        for note in merged.notes[:_LOGGED_NOTES]:
             logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
         if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:
             raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")

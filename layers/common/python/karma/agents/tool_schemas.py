@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
 from typing import NamedTuple
+
+from karma.core.errors import MAX_FOUND
 
 _UNIONS = ("oneOf", "anyOf", "allOf")
 _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
@@ -38,7 +41,7 @@ def problems_of(schema: Mapping[str, object]) -> list[Problem]:
             for name in properties
             if not _PROPERTY.fullmatch(name)
         ]
-    return [*found, *_schema(schema, "")]
+    return list(islice(chain(found, _schema(schema, "")), MAX_FOUND))
 
 
 def _schema(value: object, at: str) -> Iterator[Problem]:

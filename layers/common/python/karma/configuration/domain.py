@@ -50,6 +50,9 @@ class ChangeType(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
+_IN_MESSAGE = 10
+
+
 class InvalidConfiguration(InvalidRequest):
     """A configuration breaks the rules of its type; the message says which."""
 
@@ -57,7 +60,7 @@ class InvalidConfiguration(InvalidRequest):
 
     def __init__(self, wrong: Sequence[tuple[str, str]]) -> None:
         """`wrong` are fields with what is wrong of each."""
-        told = "; ".join(f"{field}: {message}" for field, message in wrong)
+        told = "; ".join(f"{field[:64]}: {message[:200]}" for field, message in wrong[:_IN_MESSAGE])
         details = [{"field": field, "message": message, "type": "value_error"} for field, message in wrong]
         super().__init__(f"Invalid configuration: {told}", details=details)
 

@@ -15,6 +15,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+MAX_TOLD = 100
+"""Entries that an answer tells of what is wrong, or was passed over; it must not grow with what was sent."""
+MAX_FOUND = 10_000
+"""Entries that a reader looks for: behind these it stops."""
+_FIELD_CHARS = 256
+_MESSAGE_CHARS = 1024
+
+
+def how_many_more(found: int) -> str:
+    """Say how many entries of those that were found are not told, "" when all are."""
+    if found <= MAX_TOLD:
+        return ""
+    return f"{'at least ' if found >= MAX_FOUND else ''}{found - MAX_TOLD} more"
+
+
+def _told(entries: Sequence[object]) -> list[object]:
+    told = [_short(each) for each in entries[:MAX_TOLD]]
+    if more := how_many_more(len(entries)):
+        told.append({"field": "", "message": f"and {more}", "type": "too_many"})
+    return told
+
+
+def _short(entry: object) -> object:
+    if not isinstance(entry, Mapping):
+        return entry
+    limits = {"field": _FIELD_CHARS, "message": _MESSAGE_CHARS}
+    return {name: value[: limits[name]] if name in limits else value for name, value in entry.items()}
+
 
 class AppError(Exception):
     """An expected failure with a status of its own.
@@ -33,7 +61,7 @@ class AppError(Exception):
         self.message = message
         if code is not None:
             self.code = code
-        self.details = details
+        self.details = _told(details) if isinstance(details, list) else details
         self.headers: dict[str, str] = {}
 
 
@@ -45,7 +73,7 @@ class InvalidRequest(AppError):
 
 
 class ValidationFailed(AppError):
-    """A readable request has wrong fields; `details` is a list of `{field, message, type}`."""
+    """A readable request has wrong fields; `details` is a list of `{field, message, type}`, the first `MAX_TOLD`."""
 
     status = 422
     code = "VALIDATION_ERROR"
