@@ -8,7 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -51,6 +51,8 @@ def client(engine: Engine, root: Path) -> Iterator[LambdaClient]:
     session = boto3.session.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=engine.region)
     trusted = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}
     with closing(session.client("iam", endpoint_url=engine.endpoint_url)) as iam:
+        with suppress(iam.exceptions.NoSuchEntityException):
+            iam.delete_role(RoleName=NAME)  # of the test before
         document = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
         role = iam.create_role(RoleName=NAME, AssumeRolePolicyDocument=document)["Role"]["Arn"]
     made: LambdaClient = session.client("lambda", endpoint_url=engine.endpoint_url)
