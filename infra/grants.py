@@ -11,6 +11,7 @@ Resources are written as `kind/name`:
     stream/<name>           its DynamoDB stream      queue/<name>         an SQS queue of ours
     bucket/<name>           a bucket                 objects/<name>       see `OBJECT_PREFIXES`
     secret/<name>           a Secrets Manager secret iot/<what>           see `IOT_RESOURCES`
+    websocket/connections   connections of our WebSocket API, to be closed
     ses/sender              the domain of our mail   ses/configuration    the set of rules it is sent under
     any/<what>              actions that AWS offers no resource for
 """
@@ -64,6 +65,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/billing", (GET, BATCH_GET, PUT, UPDATE, DELETE)),
         Grant("index/billing", (QUERY,)),
         Grant("table/realtime", (PUT,)),
+        Grant("index/realtime", (QUERY,)),
+        Grant("websocket/connections", ("execute-api:ManageConnections",)),
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
         Grant("queue/deletions", SEND),
         Grant("queue/files", SEND),
@@ -195,6 +198,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
 }
 
+WEBSOCKETS_ONLY = frozenset({"websocket/connections"})
+"""Of stages that have a WebSocket API."""
 EDGE_ONLY = frozenset({"secret/origin"})
 """Resources that exist only in stages with CloudFront; their grants are left out elsewhere."""
 
@@ -214,6 +219,7 @@ OBJECT_PREFIXES: dict[str, str] = {
 WILDCARDS: dict[str, str] = {
     "objects/files": "objects are made at run time, one a file; the pattern holds device files and nothing else",
     "objects/attachments": "as objects/files; the pattern holds what conversations refer to and nothing else",
+    "websocket/connections": "connection ids are minted by API Gateway; the pattern closes connections of our API only",
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
     "any/iot-attachments": "AWS IoT defines no resource type for ties between things and certificates, nor for lists",

@@ -9,7 +9,7 @@ from constructs import Construct
 from infra.catalog import FunctionName
 from infra.config import StageSettings
 from infra.constructs.waivers import waive
-from infra.grants import EDGE_ONLY, GRANTS, IOT_RESOURCES, WILDCARDS, Grant
+from infra.grants import EDGE_ONLY, GRANTS, IOT_RESOURCES, WEBSOCKETS_ONLY, WILDCARDS, Grant
 
 TRACING = Grant("any/tracing", ("xray:PutTraceSegments", "xray:PutTelemetryRecords"))
 LOGS = Grant("own/logs", ("logs:CreateLogStream", "logs:PutLogEvents"))
@@ -17,7 +17,8 @@ LOGS = Grant("own/logs", ("logs:CreateLogStream", "logs:PutLogEvents"))
 
 def grants_of(name: FunctionName, settings: StageSettings) -> tuple[Grant, ...]:
     """Lines that hold for a function in a stage, with the two that every function has."""
-    listed = tuple(grant for grant in GRANTS[name] if settings.edge or grant.resource not in EDGE_ONLY)
+    left_out = (frozenset() if settings.edge else EDGE_ONLY) | (frozenset() if settings.websockets else WEBSOCKETS_ONLY)
+    listed = tuple(grant for grant in GRANTS[name] if grant.resource not in left_out)
     return (*listed, LOGS, *((TRACING,) if settings.tracing else ()))
 
 
@@ -85,6 +86,9 @@ def _findings(stack: Stack, resource: str, arns: Mapping[str, str]) -> list[str]
     if kind == "objects":
         bucket, objects = stack.resolve(arns[resource])["Fn::Join"][1]
         return [f"Resource::{bucket['Fn::ImportValue']}/{objects}"]
+    if kind == "websocket":
+        parts = stack.resolve(arns[resource])["Fn::Join"][1]
+        return ["Resource::" + "".join(part if isinstance(part, str) else f"<{part['Ref']}>" for part in parts)]
     if kind == "iot":
         head = "arn:<AWS::Partition>:iot:<AWS::Region>:<AWS::AccountId>:"
         return [f"Resource::{head}{tail}" for tail in IOT_RESOURCES[resource]]

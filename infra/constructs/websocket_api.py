@@ -1,6 +1,6 @@
 """WebSocket API: every route goes to the realtime function, whose answer to a message goes back to its sender."""
 
-from aws_cdk import Aws
+from aws_cdk import Aws, Stack
 from aws_cdk import aws_apigateway as account_settings
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_iam as iam
@@ -70,6 +70,10 @@ class FunctionWebsocketApi(Construct):
         if settings.access_logs:
             stage.add_resource_dependency(self._log_permission())
         self.api_id = api.ref
+        self.connections_arn = Stack.of(self).format_arn(
+            service="execute-api", resource=api.ref, resource_name=f"{STAGE_NAME}/DELETE/@connections/*"
+        )
+        """What closes a connection is asked on."""
         self.url = f"wss://{api.ref}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE_NAME}"
 
     def _log_permission(self) -> account_settings.CfnAccount:

@@ -57,6 +57,7 @@ class AppStack(StageStack):
                 self, "Websocket", settings=settings, target=realtime.target, engine_id=ids.websocket if ids else None
             )
             values["WEBSOCKET_URL"] = settings.overrides.websocket_url or self.websocket.url
+            arns["websocket/connections"] = self.websocket.connections_arn
         self.functions = {name: realtime if name is FunctionName.REALTIME else build(name) for name in FunctionName}
 
         self.api = FunctionHttpApi(

@@ -49,6 +49,9 @@ class MemoryRealtime:
     def get_connection(self, connection_id: str) -> Connection | None:
         return self.connections.get(connection_id)
 
+    def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]:
+        return [each for each in self.connections.values() if each.user_id == user_id][:limit]
+
     def is_open(self, connection: Connection, *, now: datetime) -> bool:
         try:
             self._require(connection)

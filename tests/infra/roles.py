@@ -126,9 +126,17 @@ class Role:
                 return _arn("ses", f"configuration-set/{self.environment['MAIL_CONFIGURATION_SET']}")
             case "thing" | "cert" | "topic":
                 return _arn("iot", resource)
+            case "websocket":
+                return self._connection()
             case _ if resource == ANY:
                 return ANY
         raise AssertionError(f"no rule makes an ARN of {resource}")
+
+    def _connection(self) -> str:
+        """A connection of the WebSocket API that the variable names, "" in a stage that has none."""
+        host, _, stage = self.environment["WEBSOCKET_URL"].removeprefix("wss://").partition("/")
+        api = host.partition(".")[0]
+        return _arn("execute-api", f"{api}/{stage}/DELETE/@connections/c1=") if ".execute-api." in host else ""
 
     def statements(self) -> Iterator[tuple[str, list[str], str]]:
         """Sid, actions and pattern, a statement once for each of its resources."""

@@ -146,6 +146,8 @@ def test_each_call_is_asked_about_as_awss_reference_says(need: Need) -> None:
     kind, _, name = need.resource.partition("/")
     if kind == "ses":
         kind = {"sender": "identity", "configuration": "configuration-set"}[name]
+    if kind == "websocket":
+        kind = "execute-api-general"
     assert kind in known if known else need.resource == ANY
 
 

@@ -18,6 +18,7 @@ from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 
 if TYPE_CHECKING:
+    from karma.core.ids import UserId
     from karma.identity.accounts import AccountService
     from karma.identity.administration import AdministrationService
     from karma.identity.api_keys import ApiKeyService
@@ -45,6 +46,14 @@ def authenticator() -> Authenticator:
         newer_key_ring=newer_key_ring,
         clock=clock(),
     )
+
+
+def _session_ended(user_id: UserId) -> None:
+    """Let what ended act at once: in this process, and on open WebSockets."""
+    from api.deps import realtime
+
+    authenticator().forget(user_id)
+    realtime.close_ended(user_id)
 
 
 @cache
@@ -79,7 +88,7 @@ def password_changes() -> PasswordService:
         post_office=mail.post_office(),
         buckets=DynamoBuckets(settings().identity_table),
         clock=clock(),
-        on_change=authenticator().forget,
+        on_change=_session_ended,
     )
 
 
@@ -100,7 +109,7 @@ def sessions() -> SessionService:
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,
         clock=clock(),
-        on_change=authenticator().forget,
+        on_change=_session_ended,
     )
 
 
@@ -168,7 +177,7 @@ def api_keys() -> ApiKeyService:
         buckets=DynamoBuckets(settings().identity_table),
         post_office=mail.post_office(),
         clock=clock(),
-        on_change=authenticator().forget,
+        on_change=_session_ended,
     )
 
 
@@ -187,7 +196,7 @@ def account_deletion() -> AccountDeletion:
         buckets=DynamoBuckets(settings().identity_table),
         queue=SqsQueue(settings().deletions_queue_url),
         clock=clock(),
-        on_change=authenticator().forget,
+        on_change=_session_ended,
     )
 
 
@@ -199,7 +208,7 @@ def administration() -> AdministrationService:
 
     users()
     return AdministrationService(
-        accounts=DirectoryRepository(), registration=accounts(), clock=clock(), on_change=authenticator().forget
+        accounts=DirectoryRepository(), registration=accounts(), clock=clock(), on_change=_session_ended
     )
 
 

@@ -6,8 +6,10 @@ from functools import cache
 
 from api.deps.process import clock, settings
 from karma.core.dynamo.items import bind
+from karma.core.ids import UserId
+from karma.integrations.sockets import Sockets
 from karma.realtime.repository import RealtimeItem, RealtimeRepository
-from karma.realtime.service import TicketService
+from karma.realtime.service import SocketCloser, TicketService
 
 
 @cache
@@ -15,3 +17,15 @@ def tickets() -> TicketService:
     """Give out tickets for the WebSocket."""
     bind(RealtimeItem, settings().realtime_table)
     return TicketService(store=RealtimeRepository(), clock=clock(), url=settings().websocket_url)
+
+
+def close_ended(user_id: UserId) -> None:
+    """Close the WebSockets of a user's sessions and API keys that are over, where the stage has WebSockets."""
+    if settings().websocket_url:
+        _closer().close_ended(user_id)
+
+
+@cache
+def _closer() -> SocketCloser:
+    bind(RealtimeItem, settings().realtime_table)
+    return SocketCloser(store=RealtimeRepository(), sockets=Sockets(settings().websocket_url), clock=clock())

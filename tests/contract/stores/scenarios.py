@@ -566,6 +566,9 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: (r.admitted, r.new_connection), lambda r, n: r.realtime.connect(n[0], n[1])
     ),
     "RealtimeRepository.get_connection": _made(lambda r: r.connection, lambda r, c: r.realtime.get_connection(c.id)),
+    "RealtimeRepository.connections_of": _made(
+        lambda r: r.connection, lambda r, c: r.realtime.connections_of(c.user_id, limit=10)
+    ),
     "RealtimeRepository.is_open": _made(lambda r: r.connection, lambda r, c: r.realtime.is_open(c, now=NOW)),
     "RealtimeRepository.channels": _made(lambda r: r.connection, lambda r, c: r.realtime.channels(c.id)),
     "RealtimeRepository.subscribe": _made(

@@ -45,6 +45,8 @@ class TestTheWebSocket:
     def test_remembers_who_is_connected(self, tickets: Tickets, connection: Connection) -> None:
         assert tickets.get_connection("c1=") == connection
         assert tickets.get_connection("c2=") is None
+        assert tickets.connections_of(LISTENER, limit=10) == [connection]
+        assert tickets.connections_of(UserId(new_id()), limit=10) == []
         assert tickets.get_ticket("unknown") is None
 
     def test_remembers_what_is_listened_to(self, tickets: Tickets, connection: Connection) -> None:

@@ -7,6 +7,7 @@ Resources have the names of the variables that tell the function of them, which 
     object/files/<key>                   from FILES_BUCKET        ses/sender            from MAIL_SENDER
     thing/{thing}  cert/{cert}           of the account's IoT     ses/configuration     from MAIL_CONFIGURATION_SET
     topic/<topic>, the device as {thing}                          *                     AWS knows no resource
+    websocket/connections                of our WebSocket API
 
 In keys, ids are written as {id} and digests as {sha256}.
 
@@ -151,6 +152,7 @@ def _fixed(resource: str) -> Callable[[Told, Params], str]:
 
 
 _THING, _CERT, _NONE = _fixed("thing/{thing}"), _fixed("cert/{cert}"), _fixed(ANY)
+_SOCKETS = _fixed("websocket/connections")
 
 
 def _policy_target(_: Told, params: Params) -> str:
@@ -205,6 +207,7 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("iot", "ListCertificates"): _on("iot:ListCertificates", _NONE),
     ("iot", "DescribeEndpoint"): _on("iot:DescribeEndpoint", _NONE),
     ("iot-data", "Publish"): _on("iot:Publish", _topic),
+    ("apigatewaymanagementapi", "DeleteConnection"): _on("execute-api:ManageConnections", _SOCKETS),
 }
 """By botocore's names of service and operation; with `:404` what is asked besides when nothing is found."""
 

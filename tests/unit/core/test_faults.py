@@ -29,6 +29,7 @@ from karma.integrations import iot
 from karma.integrations.iot import Certificate, IotPublisher, IotRegistry
 from karma.integrations.s3 import S3Files
 from karma.integrations.ses import SesSender
+from karma.integrations.sockets import Sockets
 from karma.integrations.sqs import SqsQueue
 from karma.mail.domain import Letter
 from tests.support.aws_faults import RAISED, made, passes
@@ -112,6 +113,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "IotRegistry.unused_certificates": lambda: IotRegistry(policy_name="p").unused_certificates(
         older_than_s=1, now_s=1, limit=1
     ),
+    "Sockets.close": lambda: Sockets("wss://127.0.0.1/live").close("c1="),
     "iot.data_host": iot.data_host,
 }
 """Every call of AWS: `<adapter>.<function>`."""
@@ -129,6 +131,7 @@ ADAPTERS: tuple[type | ModuleType, ...] = (
     IotRegistry,
     S3Files,
     SesSender,
+    Sockets,
     SqsQueue,
 )
 

@@ -8,9 +8,10 @@ import pytest
 from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.domain import Caller, Credential, Role
+from karma.integrations.sockets import SocketsUnavailable
 from karma.realtime.domain import MAX_CHANNELS
 from karma.realtime.messages import answer, parse
-from karma.realtime.service import ConnectionService, RealtimeUnavailable, TicketService
+from karma.realtime.service import ConnectionService, RealtimeUnavailable, SocketCloser, TicketService
 from tests.fakes.identity import MovableClock
 from tests.fakes.realtime import MemoryRealtime
 
@@ -182,3 +183,77 @@ class TestASessionThatEnds:
         world.connections.connect("c2", ticket)
         world.store.over.add(world.caller.credential.session_id or world.caller.credential.api_key_id)
         world.connections.require_open("c2")
+
+
+class FakeSockets:
+    """API Gateway, which remembers what it has closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+        self.failure: Exception | None = None
+
+    def close(self, connection_id: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.closed.append(connection_id)
+
+
+@pytest.mark.fault("F-21c")
+class TestSocketsOfSessionsThatAreOver:
+    @pytest.fixture
+    def sockets(self, monkeypatch: pytest.MonkeyPatch) -> FakeSockets:
+        monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Karma")
+        return FakeSockets()
+
+    @pytest.fixture
+    def closer(self, world: World, sockets: FakeSockets) -> SocketCloser:
+        for connection_id, shown in (
+            ("laptop", {"session_id": "s1"}),
+            ("phone", {"session_id": "s2"}),
+            ("script", {"api_key_id": ApiKeyId("k1")}),
+        ):
+            credential = Credential(user_id=world.caller.user_id, began_at=world.clock.now(), **shown)
+            world.caller = replace(world.caller, credential=credential)
+            world.connections.connect(connection_id, world.ticket())
+        return SocketCloser(store=world.store, sockets=sockets, clock=world.clock)
+
+    @pytest.mark.parametrize(
+        ("over", "closed"),
+        [((), []), (("s1",), ["laptop"]), (("k1",), ["script"]), (("s1", "s2"), ["laptop", "phone"])],
+    )
+    def test_those_alone_are_closed(
+        self, world: World, closer: SocketCloser, sockets: FakeSockets, over: tuple[str, ...], closed: list[str]
+    ) -> None:
+        world.store.over.update(over)
+        closer.close_ended(world.caller.user_id)
+        assert sockets.closed == closed
+
+    def test_all_are_closed_when_the_account_is_gone(
+        self, world: World, closer: SocketCloser, sockets: FakeSockets
+    ) -> None:
+        world.store.gone.add(world.caller.user_id)
+        closer.close_ended(world.caller.user_id)
+        assert sockets.closed == ["laptop", "phone", "script"]
+
+    def test_another_account_is_left_alone(self, world: World, closer: SocketCloser, sockets: FakeSockets) -> None:
+        world.store.over.add("s1")
+        closer.close_ended(UserId(new_id()))
+        assert sockets.closed == []
+
+    @pytest.mark.parametrize("failure", [SocketsUnavailable("down"), RuntimeError("a bug")])
+    def test_a_failure_to_close_fails_nothing_else(
+        self, world: World, closer: SocketCloser, sockets: FakeSockets, failure: Exception
+    ) -> None:
+        world.store.over.add("s1")
+        sockets.failure = failure
+        closer.close_ended(world.caller.user_id)
+        assert sockets.closed == []
+
+    def test_no_more_are_looked_at_than_a_log_out_may_wait_for(
+        self, world: World, closer: SocketCloser, sockets: FakeSockets
+    ) -> None:
+        connection = world.store.connections["laptop"]
+        world.store.connections = {f"c{n}": replace(connection, id=f"c{n}") for n in range(60)}
+        world.store.over.add("s1")
+        closer.close_ended(world.caller.user_id)
+        assert len(sockets.closed) == 50

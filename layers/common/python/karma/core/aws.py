@@ -35,7 +35,9 @@ _S3 = _CONFIG.merge(
         response_checksum_validation="when_required",
     )
 )
-_CONFIGS = {"dynamodb": _DYNAMODB, "s3": _S3}
+# Asked after the work is done, while its caller waits: one try, and what is missed is found out with the next message.
+_SOCKETS = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1, "mode": "standard"})
+_CONFIGS = {"dynamodb": _DYNAMODB, "s3": _S3, "apigatewaymanagementapi": _SOCKETS}
 
 _session: botocore.session.Session | None = None
 _clients: dict[tuple[str, str], Any] = {}
@@ -56,6 +58,8 @@ def client(service: Literal["s3"], *, endpoint_url: str = "") -> S3Client: ...
 def client(service: Literal["sesv2"], *, endpoint_url: str = "") -> SESV2Client: ...
 @overload
 def client(service: Literal["iot-data"], *, endpoint_url: str = "") -> IoTDataPlaneClient: ...
+@overload
+def client(service: Literal["apigatewaymanagementapi"], *, endpoint_url: str = "") -> Any: ...
 def client(service: str, *, endpoint_url: str = "") -> Any:
     """Return the process's client of a service; region and credentials come from the environment.
 

@@ -85,7 +85,7 @@ class SessionService:
             dummy_hash: verified for unknown addresses, so that they take as long as known ones.
             key_ring: returns the keys that sign access tokens.
             clock: tells the time.
-            on_change: told whose sessions are over (Authenticator.forget).
+            on_change: told whose sessions are over.
         """
         self._accounts = accounts
         self._sessions = sessions
@@ -218,6 +218,7 @@ class SessionService:
     ) -> None:
         entry = _entry(token.user_id, event, source, now, actor_id=actor_id, session_id=token.session_id)
         self._sessions.end_session(token.session_id, now=now, entry=entry)
+        self._on_change(token.user_id)
 
     def _find(self, email: str) -> User | None:
         try:

@@ -164,12 +164,18 @@ class RealtimeRepository:
         item = get(ConnectionItem, connection_key(connection_id), consistent=True)
         if item is None:
             return None
-        return Connection(
-            id=connection_id,
-            user_id=UserId(item.user_id),
-            credential=_credential(item),
-            connected_at=parse_iso(item.created_at or ""),
+        return _connection(item)
+
+    def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]:
+        """List a user's connections; one that was made within the last second may be missing."""
+        page = query(
+            RealtimeItem,
+            _user_pk(user_id),
+            RealtimeItem.gsi1sk.startswith(_CONNECTION),
+            limit=limit,
+            index=RealtimeItem.gsi1,
         )
+        return [_connection(item) for item in page.items if isinstance(item, ConnectionItem)]
 
     def is_open(self, connection: Connection, *, now: datetime) -> bool:
         """Tell whether the session that opened a connection is not over, strongly consistent; nothing is written."""
@@ -284,6 +290,15 @@ def _credential(item: TicketItem | ConnectionItem) -> Credential | None:
         session_id=item.session_id,
         api_key_id=ApiKeyId(item.api_key_id) if item.api_key_id else None,
         began_at=parse_iso(item.session_began_at),
+    )
+
+
+def _connection(item: ConnectionItem) -> Connection:
+    return Connection(
+        id=item.pk.removeprefix(_CONNECTION),
+        user_id=UserId(item.user_id),
+        credential=_credential(item),
+        connected_at=parse_iso(item.created_at or ""),
     )
 
 

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from karma.core.clock import Clock
+from karma.core.clock import Clock, monotonic
 from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated, Upstream
+from karma.core.ids import UserId
+from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, TICKET_TTL, Channel, Connection, Ticket
 
 _MAX_TICKET_CHARS = 128
+_MAX_CLOSED = 50
+"""Connections of one account that are looked at when a session of it ends."""
+_CLOSING_S = 3.0
+"""Whoever logs out waits no longer for it."""
 
 
 class Tickets(Protocol):
@@ -23,11 +29,18 @@ class Tickets(Protocol):
     def get_ticket(self, ticket_hash: str) -> Ticket | None: ...  # noqa: D102
     def connect(self, ticket: Ticket, connection: Connection) -> bool: ...  # noqa: D102
     def get_connection(self, connection_id: str) -> Connection | None: ...  # noqa: D102
+    def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]: ...  # noqa: D102
     def is_open(self, connection: Connection, *, now: datetime) -> bool: ...  # noqa: D102
     def channels(self, connection_id: str) -> list[Channel]: ...  # noqa: D102
     def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None: ...  # noqa: D102
     def unsubscribe(self, connection_id: str, channel: Channel) -> None: ...  # noqa: D102
     def disconnect(self, connection_id: str) -> None: ...  # noqa: D102
+
+
+class Sockets(Protocol):
+    """karma.integrations.sockets.Sockets."""
+
+    def close(self, connection_id: str) -> None: ...  # noqa: D102
 
 
 class RealtimeUnavailable(Upstream):
@@ -83,7 +96,8 @@ class ConnectionService:
 
     A connection is worth as much as the session, or API key, that opened it: with each message it is looked at whether
     that is over (logged out, ended with all others, of another password, of an account that is disabled or deleted). It
-    then loses all that it listens to. One that sends nothing is closed by API Gateway after ten minutes.
+    then loses all that it listens to. `SocketCloser` closes it before that; for one that it has missed and that
+    sends nothing, API Gateway does after ten minutes.
     """
 
     def __init__(self, *, store: Tickets, clock: Clock) -> None:
@@ -159,6 +173,38 @@ class ConnectionService:
             self._store.disconnect(connection_id)
             raise Unauthenticated("The session is over; log in again and connect with a new ticket")
         return found
+
+
+class SocketCloser:
+    """Closes the connections of sessions and API keys that are over, from our side."""
+
+    def __init__(self, *, store: Tickets, sockets: Sockets, clock: Clock) -> None:
+        self._store = store
+        self._sockets = sockets
+        self._clock = clock
+
+    def close_ended(self, user_id: UserId) -> None:
+        """Close a user's connections whose session, or key, is over; called when one of them has ended.
+
+        Never fails, for what ended is over already: a connection that is left learns of it with its next message.
+        """
+        try:
+            self._close_ended(user_id)
+        except Upstream as exc:
+            logger.warning("realtime.left_open", user_id=user_id, code=exc.code)
+            count("SocketsLeftOpen")
+        except Exception:  # noqa: BLE001  a bug here must not undo the answer to a log-out
+            logger.exception("realtime.left_open", user_id=user_id)
+            count("UnhandledError")
+
+    def _close_ended(self, user_id: UserId) -> None:
+        until = monotonic() + _CLOSING_S
+        for connection in self._store.connections_of(user_id, limit=_MAX_CLOSED):
+            if monotonic() > until:
+                raise RealtimeUnavailable("Closing connections takes too long")
+            if not self._store.is_open(connection, now=self._clock.now()):
+                # API Gateway then sends `$disconnect`, which removes what is stored of it.
+                self._sockets.close(connection.id)
 
 
 def _channel(connection: Connection, name: str) -> Channel:
