@@ -856,10 +856,9 @@ class TestOneRunAThread:
         "then",
         [
             [user("a", "u1"), {"id": "half", "role": "assistant", "content": "Hel"}, user("b", "u2")],
-            [user("a", "u1")],
             [user("changed", "u1")],
         ],
-        ids=["goes on", "asks anew", "edits"],
+        ids=["goes on", "edits"],
     )
     def test_a_client_that_stopped_goes_on(
         self, then: list[dict[str, Any]], version: str | None, monkeypatch: pytest.MonkeyPatch
@@ -888,6 +887,39 @@ class TestOneRunAThread:
         assert answer.events[-1]["outcome"] == {"type": "success"}
         words = [message["content"] for message in then if message["role"] == "user"]
         assert [m.content for m in world.model.requests[1].messages] == words
+
+    @pytest.mark.fault("F-02g")
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_the_same_messages_under_another_run_id_are_answered_once_while_their_run_goes_on(
+        self, *, at_once: bool
+    ) -> None:
+        go_on = asyncio.Event()
+        world = World([*text("Hel"), go_on.wait, *ended()], [*text("anew"), *ended()])
+
+        async def go() -> tuple[KeptFrames, KeptFrames]:
+            frames = KeptFrames(), KeptFrames()
+
+            async def click(n: int) -> asyncio.Task[None]:
+                started = await world.service.start(caller(), asked(user("move it", "u1"), run=f"r{n}"))
+                return started.execute(frames[n])
+
+            if at_once:
+                tasks = await asyncio.gather(click(0), click(1))
+            else:
+                tasks = [await click(0), await click(1)]
+            go_on.set()
+            await asyncio.gather(*tasks)
+            return frames
+
+        one, other = asyncio.run(go())
+
+        assert len(world.model.requests) == 1
+        assert one.events == other.events
+        assert one.events[-1]["outcome"] == {"type": "success"}
+        assert world.thread().next_message == 2
+
+        world.run(asked(user("move it", "u1"), run="r2"))
+        assert [m.content for m in world.model.requests[1].messages] == ["move it"]
 
     @pytest.mark.fault("F-06c")
     @pytest.mark.parametrize("is_lost", [True, False])

@@ -6,7 +6,8 @@ with its answer as one snapshot:
 
     RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT, RUN_FINISHED or RUN_ERROR
 
-Another request with a run id that was used is refused (RunExists).
+Another request with a run id that was used is refused (RunExists). The same messages under another run id are the same
+request while their run goes on: a second click, or a retry. When it has ended, they ask for another answer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _PAGE = 50
 
 
 def is_repeat(run: Run, asked: RunInput) -> bool:
-    """Tell whether a request is the one that began this run."""
+    """Tell whether a request asks what the one asked that began this run."""
     return run.thread_id == asked.thread_id and bool(run.asked_hash) and run.asked_hash == asked.digest
 
 

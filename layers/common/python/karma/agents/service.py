@@ -35,7 +35,7 @@ from karma.agents.engine import Limits, Plan, RunEngine, model_request
 from karma.agents.events import CURRENT
 from karma.agents.history import application_text, awaited_calls
 from karma.agents.log import RunLog
-from karma.agents.opening import MAX_SNAPSHOT_BYTES, opening, shown
+from karma.agents.opening import MAX_SNAPSHOT_BYTES, Link, opening, shown
 from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Spending, Watchdog
 from karma.agents.repeats import is_repeat, redeliver
 from karma.agents.requests import RunInput
@@ -171,6 +171,8 @@ class RunService:
             try:
                 if thread.active_run_id == asked.run_id:
                     raise RunExists(f"Run {asked.run_id} exists already")
+                if (twin := await self._twin(thread, asked)) is not None:
+                    return self._repeat(twin, asked, link, deadline)
                 if thread.active_run_id is not None:
                     await self._free(thread, asked)
                 request = await asyncio.to_thread(model_request, plan, toolbox, limits)
@@ -189,11 +191,7 @@ class RunService:
                 before = await asyncio.to_thread(self._store.run, key)
                 if before is None or not is_repeat(before, asked):
                     raise
-                until = self._latest_end(deadline)
-                again = redeliver(
-                    before, asked, store=self._store, link=link, clock=self._clock, until=until, own=self._own
-                )
-                return StartedRun(key, again)
+                return self._repeat(before, asked, link, deadline)
             except (ThreadChanged, StorageThrottled) as exc:
                 if attempt == _ATTEMPTS - 1:
                     raise await self._told(exc, thread_key) from exc
@@ -290,6 +288,24 @@ class RunService:
         if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:
             raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
         return merged
+
+    def _repeat(self, run: Run, asked: RunInput, link: Link, deadline: datetime | None) -> StartedRun:
+        until = self._latest_end(deadline)
+        again = redeliver(run, asked, store=self._store, link=link, clock=self._clock, until=until, own=self._own)
+        return StartedRun(run.key, again)
+
+    async def _twin(self, thread: Thread, asked: RunInput) -> Run | None:
+        """Return the thread's active run where it answers these very messages and its process is alive.
+
+        A second click, or the retry of a request that seemed lost: to do its work again would move the device twice.
+        """
+        if thread.active_run_id is None:
+            return None
+        key = RunKey(thread.key.user_id, thread.active_run_id)
+        run = await asyncio.to_thread(self._store.run, key)
+        if run is None or not is_repeat(run, asked):
+            return None
+        return run if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None else None
 
     async def _free(self, thread: Thread, asked: RunInput) -> None:
         """End the thread's active run if its process is dead, or have it ended if its client does not wait for it.
