@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from karma.agents.domain import RunErrorCode, Usage
+from karma.agents.domain import RunErrorCode, ThreadKey, Usage
 from karma.agents.engine import Limits
 from karma.agents.ports import (
     ModelEvent,
@@ -32,6 +32,7 @@ from karma.agents.ports import (
 from karma.agents.requests import parse_run_input
 from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext
+from karma.core.ids import ThreadId
 from tests.fakes.agents import KeptFrames, MemoryRunStore, RememberedWatchdog, SetClock, caller, library
 from tests.fakes.catalogue import catalogue
 from tests.fakes.configuration import as_built
@@ -117,6 +118,8 @@ class Client:
         sent = self.fresh if self.kind == "new only" else self.screen
         self.fresh = []
         keep = [{k: v for k, v in each.items() if k != "id" or self.kind != "without ids"} for each in sent]
+        if self.kind == "ids anew":
+            keep = [{**each, "id": f"{self.runs}-{i}"} for i, each in enumerate(sent)]
         self.before = {"threadId": self.thread, "runId": f"r{self.runs}", "messages": keep, "tools": [ASK]}
         return self.before | {"protocolVersion": "1.0"}
 
@@ -180,7 +183,7 @@ STEPS = st.lists(
     min_size=2,
     max_size=9,
 )
-KINDS = st.sampled_from(["whole", "without ids", "new only"])
+KINDS = st.sampled_from(["whole", "without ids", "new only", "ids anew"])
 
 
 def act(client: Client, action: str, at: int) -> bool:
@@ -240,8 +243,9 @@ class Talk:
     def __init__(self, kind: str) -> None:
         self.client = Client(kind)
         self.model = TalkingModel()
+        self.store = MemoryRunStore()
         self.service = RunService(
-            store=MemoryRunStore(),
+            store=self.store,
             watchdog=RememberedWatchdog(),
             model=self.model,
             agents=catalogue(tools=("look",)),
@@ -302,6 +306,9 @@ class Talk:
 
 @pytest.mark.fault("F-02a", "F-02b", "F-02c", "F-02d")
 @given(KINDS, STEPS)
+@example(
+    "ids anew", [("say", 0, "look"), ("say the same", 0, "ask"), ("answer and say", 0, "text"), ("go back", 0, "text")]
+)
 @example("whole", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
 @example("new only", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
 @example("without ids", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
@@ -314,3 +321,20 @@ def test_the_model_is_shown_what_is_on_the_screen(kind: str, steps: list[tuple[s
     talk.step("say", 0, "text")
     for action, at, manner in steps:
         talk.step(action, at, manner)
+
+
+@pytest.mark.fault("F-02h")
+@given(steps=st.lists(st.sampled_from(["say", "say the same"]), min_size=2, max_size=6), is_told=st.booleans())
+def test_a_thread_grows_by_what_is_new_where_ids_are_made_anew(steps: list[str], *, is_told: bool) -> None:
+    talk = Talk("ids anew" if is_told else "whole")
+    for turn, action in enumerate(steps):
+        act(talk.client, action, 0)
+        if not is_told:  # its own ids from here on, and no eye for snapshots
+            talk.client.screen = [{**each, "id": f"own-{i}"} for i, each in enumerate(talk.client.screen)]
+        events = talk.run(talk.client.request())
+        assert told(talk.model.requests[-1]) == words(talk.client.screen)
+        for event in events:
+            if is_told or event["type"] != "MESSAGES_SNAPSHOT":
+                talk.client.apply(event)
+        thread = talk.store.thread(ThreadKey(caller().user_id, ThreadId(talk.client.thread)))
+        assert thread.next_message == 2 * (turn + 1)

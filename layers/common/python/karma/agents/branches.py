@@ -158,11 +158,22 @@ class _Walk:
     def follow(self, sent: Sequence[Sent]) -> None:
         """Go the way of a whole conversation."""
         self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
+        is_anew = self._is_import  # every id, on a thread that has messages: this client makes them anew each time
         self._is_import |= not self._thread.messages
         self._go(place_of(self._thread, sent))
-        for each in sent:
-            {"user": self._user, "assistant": self._assistant, "tool": self._hold}[each.message.role](each)
+        answered = max((i for i, each in enumerate(sent) if each.message.role == "assistant"), default=-1)
+        for i, each in enumerate(sent):
+            if each.message.role == "user":
+                self._user(each, known=self._by_place(each.message) if is_anew or i < answered else each.message)
+            elif each.message.role == "assistant":
+                self._assistant(each)
+            else:
+                self._hold(each)
         self._release()
+
+    def _by_place(self, message: Message) -> Message:
+        """Leave out an id that the thread does not know: the message is then known by place and content."""
+        return message if message.id in self._tree.by_id else replace(message, id="")
 
     def add(self, sent: Sent) -> None:
         """Take a message of a client that sends only what is new."""
@@ -198,11 +209,11 @@ class _Walk:
         notes = sorted(self._notes, key=lambda note: int(note.field.rpartition(".")[2]))
         return Merged(conversation, self._here, tuple(self._new), tuple(notes), not differs)
 
-    def _user(self, sent: Sent) -> None:
-        position = self._same_user(sent.message)
+    def _user(self, sent: Sent, *, known: Message) -> None:
+        position = self._same_user(known)
         if position is None:
             self._release()
-            position = self._same_user(sent.message)
+            position = self._same_user(known)
         if position is None:
             self._append(sent.message)
         else:
@@ -222,6 +233,8 @@ class _Walk:
         if self._has_answer(message, calls):
             return  # another part of an answer that is there: some clients keep text and calls apart
         position = self._same_answer(message, calls)
+        if position is None and message.content:
+            position = self._same_answer(self._by_place(message), calls)
         if position is None and not message.id:
             # Without ids, the place is what a client and the store have in common.
             position = self._find("any answer")
