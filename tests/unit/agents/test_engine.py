@@ -903,10 +903,7 @@ class TestOneRunAThread:
                 started = await world.service.start(caller(), asked(user("move it", "u1"), run=f"r{n}"))
                 return started.execute(frames[n])
 
-            if at_once:
-                tasks = await asyncio.gather(click(0), click(1))
-            else:
-                tasks = [await click(0), await click(1)]
+            tasks = list(await asyncio.gather(click(0), click(1))) if at_once else [await click(0), await click(1)]
             go_on.set()
             await asyncio.gather(*tasks)
             return frames
