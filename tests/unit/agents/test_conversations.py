@@ -115,11 +115,11 @@ class Client:
 
     def request(self) -> Wire:
         self.runs += 1
+        if self.kind == "ids anew":
+            self.screen = [{**each, "id": f"{self.runs}-{i}"} for i, each in enumerate(self.screen)]
         sent = self.fresh if self.kind == "new only" else self.screen
         self.fresh = []
         keep = [{k: v for k, v in each.items() if k != "id" or self.kind != "without ids"} for each in sent]
-        if self.kind == "ids anew":
-            keep = [{**each, "id": f"{self.runs}-{i}"} for i, each in enumerate(sent)]
         self.before = {"threadId": self.thread, "runId": f"r{self.runs}", "messages": keep, "tools": [ASK]}
         return self.before | {"protocolVersion": "1.0"}
 
