@@ -20,6 +20,7 @@ from karma.core.errors import (
 )
 from karma.core.http import InternalError
 from karma.core.observability import count, logger
+from karma.core.wording import worded
 
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 
@@ -40,6 +41,6 @@ def _validation(errors: Iterable[Mapping[str, Any]]) -> AppError:
     for error in errors:
         location = [str(part) for part in error["loc"]]
         field = ".".join(location[1:] if len(location) > 1 and location[0] in _PLACES else location)
-        # Neither `input` nor `ctx`: they repeat what the caller sent, passwords included.
-        fields.setdefault(field, {"field": field, "message": error["msg"], "type": error["type"]})
+        # Not `input`: it repeats what the caller sent, passwords included.
+        fields.setdefault(field, {"field": field, "message": worded(error), "type": error["type"]})
     return ValidationFailed("Request validation failed", details=list(fields.values()))

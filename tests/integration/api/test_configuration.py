@@ -135,7 +135,7 @@ class TestPutting:
 
         agio, v1 = admin.call("PUT", f"{AGIO}/gpt4", body), admin.call("PUT", f"{V1}/gpt4", body)
 
-        told = "Invalid configuration: temperature: Input should be less than or equal to 1"
+        told = "Invalid configuration: temperature: must be at most 1"
         assert (agio.status, agio.json["error"]["message"]) == (400, told)
         assert agio.json["error"]["type"] == "InvalidConfiguration"
         assert (v1.status, v1.code, v1.json["error"]["message"]) == (400, "INVALID_CONFIGURATION", told)

@@ -270,7 +270,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "type list": ({"type": []}, "type: must be one of"),
     "another name": ({**MODEL, "name": "gpt5"}, "name: is not the one in the path"),
     "name number": ({**MODEL, "name": 4}, "name: "),
-    "no model": ({"type": "model"}, "model: Field required"),
+    "no model": ({"type": "model"}, "model: is required"),
     "unknown model": ({**MODEL, "model": "gpt-4"}, "model: must be one of claude-test, claude-other"),
     "model object": ({**MODEL, "model": {}}, "model: "),
     "provider": ({**MODEL, "provider": "openai"}, "provider: "),
@@ -287,10 +287,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "NUL": ({**MODEL, "description": "a\0b"}, "description: "),
     "many tags": ({**MODEL, "tags": [str(n) for n in range(11)]}, "tags: "),
     "empty tag": ({**MODEL, "tags": [" "]}, "tags.0: "),
-    "unknown field": ({**MODEL, "api_key": "x"}, "api_key: Extra inputs are not permitted"),
+    "unknown field": ({**MODEL, "api_key": "x"}, "api_key: is not a field of this request"),
     "unknown tool": ({"type": "tool"}, "name: must be one of echo"),
     "unknown agent": ({"type": "agent"}, "name: no agent has it"),
-    "model's field of a tool": ({"type": "tool", "temperature": 1}, "temperature: Extra"),
+    "model's field of a tool": ({"type": "tool", "temperature": 1}, "temperature: is not a field"),
 }
 
 

@@ -55,6 +55,7 @@ def test_agio_failures_have_their_own_shape() -> None:
     assert wrong["error"]["type"] == "ValidationError"
     assert wrong["error"]["message"] == "Request validation failed"
     assert wrong["error"]["details"][0]["field"] == "limit"
+    assert wrong["error"]["path"] == "/api/runs"
     crashed = json.loads(failure(InternalError(), path="/api/runs/x", request_id="r", now_ms=5))
     assert crashed["error"]["type"] == "InternalServerError"
     assert crashed["error"]["message"] == "An unexpected error occurred"

@@ -20,6 +20,7 @@ from karma.configuration.domain import (
     ModelSettings,
 )
 from karma.core.schemas import Body, Number, Whole
+from karma.core.wording import worded
 
 _MAX_TOLD = 5
 """Errors named in one answer."""
@@ -98,8 +99,8 @@ def validated(
     try:
         found = _SCHEMAS[kind].model_validate(whole)
     except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False, include_input=False)[:_MAX_TOLD]
-        raise InvalidConfiguration([(_field(error["loc"]), error["msg"]) for error in errors]) from None
+        errors = exc.errors(include_url=False, include_input=False)[:_MAX_TOLD]
+        raise InvalidConfiguration([(_field(error["loc"]), worded(error)) for error in errors]) from None
     if found.name != name:
         raise InvalidConfiguration([("name", "is not the one in the path")])
     if isinstance(found, ToolSchema) and name not in tools:

@@ -47,8 +47,7 @@ def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> byte
         agio: dict[str, object] = {"type": _agio_type(error), "message": error.message}
         if error.details is not None:
             agio["details"] = error.details
-        if not isinstance(error, ValidationFailed):
-            agio["path"] = path
+        agio["path"] = path
         return render({"error": agio})
     body = {
         "code": error.code,

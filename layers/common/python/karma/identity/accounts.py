@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.observability import count
 from karma.core.ratelimit import Buckets, Limit
@@ -195,7 +195,7 @@ class AccountService:
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             StaleVersion: the account is not at `version`, or was changed at the same moment.
-            ValidationFailed: not an address.
+            ValidationFailed: not an address, or `current_password` is missing.
             RateLimited: too many wrong passwords, or mails to the new address (whoever asked) or of this account.
         """
         caller.require_person()
@@ -208,6 +208,8 @@ class AccountService:
         now = self._clock.now()
         mails: list[Mail] = []
         if email is not None and email != before.email:
+            if before.password_hash is not None and not change.current_password:
+                raise ValidationFailed.of("current_password", "is required")
             confirm_password(
                 before.id,
                 before.password_hash,
