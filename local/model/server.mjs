@@ -1,7 +1,8 @@
 // The offline model: aimock (a server that speaks Anthropic's Messages API) with one scripted answer to whatever is asked.
 //
-// A question about devices is answered by calling searchDatabase, a request to do something to one by controlDevice on what
-// was found, and everything ends in prose that aimock streams in paced pieces. Nothing is hard-coded: tool names and their
+// A message that names a tool of the client calls it, with arguments made from its schema and the message. A question about
+// devices is answered by calling searchDatabase, a request to do something to one by controlDevice on what was found; a call
+// whose run ended before its result is made once more. Everything ends in prose that aimock streams in paced pieces. Nothing is hard-coded: tool names and their
 // parameters come from the request, device ids and results from the tool results in it.
 //
 // usage: node server.mjs PORT [milliseconds between pieces]
@@ -35,6 +36,10 @@ const AXES = [
   [/\bdown(wards?)?\b|下/i, "z", -1],
 ];
 const STEP_MM = 100;
+// How the server words the result of a call that has none.
+const UNANSWERED = /^\{"error": ?"(The run ended before this call had a result|This call was not answered)/;
+// Tools of the server, which are called for what is asked, not by name.
+const SERVER_TOOLS = new Set(["searchDatabase", "controlDevice", "readTelemetry"]);
 
 function text(content) {
   if (typeof content === "string") return content;
@@ -52,6 +57,8 @@ function currentTurn(messages) {
     for (const call of message.tool_calls ?? []) names.set(call.id, call.function.name);
     if (message.role === "tool") results.push({ name: names.get(message.tool_call_id), content: text(message.content) });
   }
+  // A call without an outcome has told nothing: what was asked is done as if it had not been made.
+  while (results.length > 0 && UNANSWERED.test(results.at(-1).content)) results.pop();
   return { question: text(messages[start]?.content), results };
 }
 
@@ -136,6 +143,27 @@ function use(name, values) {
   return { name, arguments: JSON.stringify(values) };
 }
 
+// A tool of the client that the message names, whole and in its own letters.
+function namedTool(question, offered) {
+  const words = new Set(question.match(/[A-Za-z0-9_-]+/g));
+  return [...offered.keys()].find((name) => !SERVER_TOOLS.has(name) && words.has(name));
+}
+
+// Arguments that a tool's schema takes: the message for its first text, else its default, its first choice or the type's zero.
+function argumentsFor(properties, question) {
+  const values = {};
+  let isSaid = false;
+  for (const [name, schema] of Object.entries(properties)) {
+    const plain = { number: 0, integer: 0, boolean: false, array: [], object: {} }[schema.type];
+    if (schema.default !== undefined) values[name] = schema.default;
+    else if (Array.isArray(schema.enum)) values[name] = schema.enum.find((each) => question.includes(each)) ?? schema.enum[0];
+    else if (plain !== undefined) values[name] = plain;
+    else if (!isSaid) [values[name], isSaid] = [question.slice(0, 200), true];
+    else values[name] = "";
+  }
+  return values;
+}
+
 function answer(request) {
   const { question, results } = currentTurn(request.messages);
   const offered = new Map((request.tools ?? []).map((tool) => [tool.function.name, tool.function.parameters?.properties ?? {}]));
@@ -144,6 +172,13 @@ function answer(request) {
   const aboutDevices = DEVICE.test(question) || (command !== undefined && /[A-Za-z]+-[\w-]*\d/.test(question));
 
   if (last === undefined) {
+    const named = namedTool(question, offered);
+    if (named !== undefined) {
+      return {
+        content: `You name ${named}, a tool of your application. I call it now, and wait for its result. `,
+        toolCalls: [use(named, argumentsFor(offered.get(named), question))],
+      };
+    }
     if (aboutDevices && offered.has("searchDatabase")) {
       return {
         content: "I will look that up among your devices first, and then go on from what is there. ",

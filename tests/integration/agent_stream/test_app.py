@@ -68,14 +68,18 @@ def test_done_is_said_to_those_who_ask_for_it(streams: Any) -> None:
 
 
 @pytest.mark.req("R-K-37")
-@pytest.mark.parametrize("body", [{}, {"messages": [], "state": {}, "tools": [], "context": {}}])
-def test_everything_in_the_body_has_a_default(streams: Any, body: dict[str, Any]) -> None:
-    events = events_of(streams.run(streams.agent(body)).data)
+@pytest.mark.parametrize("more", [{}, {"messages": [], "state": {}, "tools": [], "context": {}}])
+def test_everything_in_the_body_has_a_default(streams: Any, more: dict[str, Any]) -> None:
+    streams.model.answer(message(text("Hi")))
+    first = events_of(streams.run(streams.agent({"messages": [{"role": "user", "content": "hi"}]})).data)
+    thread = first[0]["threadId"]
 
+    events = events_of(streams.run(streams.agent({"threadId": thread, **more})).data)
+
+    verify(first)
     verify(events)
-    assert types(events) == ["RUN_STARTED", "STATE_SNAPSHOT", "RUN_FINISHED"]
-    assert events[0]["threadId"]
-    assert events[0]["runId"]
+    assert types(events) == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT", "RUN_FINISHED"]
+    assert (events[0]["threadId"], bool(events[0]["runId"])) == (thread, True)
 
 
 @pytest.mark.req("R-K-41")

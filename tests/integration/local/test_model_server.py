@@ -10,6 +10,8 @@ import anthropic
 import pytest
 from anthropic.types import Message, MessageParam, ToolParam
 
+from karma.agents.history import STOPPED
+from karma.agents.repair import UNANSWERED
 from local import ports
 from local.model_server import ModelServer
 from local.places import Places
@@ -160,3 +162,30 @@ def test_what_the_api_refuses_is_refused_as_the_api_does(model: anthropic.Anthro
 
 def test_the_script_is_where_the_server_looks_for_it() -> None:
     assert (Path(__file__).parents[3] / "local" / "model" / "server.mjs").exists()
+
+
+def test_a_tool_of_the_client_that_is_named_is_called_and_its_result_told(model: anthropic.Anthropic) -> None:
+    properties = {"title": {"type": "string"}, "count": {"type": "integer"}, "colour": {"enum": ["red", "blue"]}}
+    tools = [
+        *TOOLS,
+        ToolParam(name="askUser", description="", input_schema={"type": "object", "properties": properties}),
+    ]
+    asked: MessageParam = {"role": "user", "content": "Please askUser about my devices, in blue"}
+
+    first, _ = ask(model, [asked], tools)
+    last, _ = ask(model, [asked, *answered(first, {"said": "yes"})], tools)
+
+    assert called(first) == [("askUser", {"title": asked["content"], "count": 0, "colour": "blue"})]
+    assert not called(last)
+    assert '{"said": "yes"}' in "".join(block.text for block in last.content if block.type == "text")
+
+
+@pytest.mark.fault("F-06d")
+@pytest.mark.parametrize("unanswered", [STOPPED, UNANSWERED])
+def test_a_call_whose_run_ended_is_made_once_more(model: anthropic.Anthropic, unanswered: str) -> None:
+    asked: MessageParam = {"role": "user", "content": "Which of my devices are online?"}
+    first, _ = ask(model, [asked], TOOLS)
+
+    again, _ = ask(model, [asked, *answered(first, json.loads(unanswered))], TOOLS)
+
+    assert called(again) == called(first) != []

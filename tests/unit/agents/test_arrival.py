@@ -82,6 +82,9 @@ def test_each_part_that_the_model_would_not_take_is_named_with_what_is_taken() -
 
     assert list(refusals) == ["messages.1.content.1.source"]
     assert refusals["messages.1.content.1.source"].startswith("is a broken image/png")
+    other = world.refusals(user(media(b64(b"BM" + bytes(60)), media_type="image/bmp")))
+    told = [*refusals.values(), *other.values()]
+    assert [each.count("PNG, JPEG, GIF and WebP images") for each in told] == [1, 1]
     assert "PNG, JPEG, GIF and WebP images, PDF and plain text documents" in refusals["messages.1.content.1.source"]
 
 

@@ -434,8 +434,27 @@ def test_an_application_s_instructions_are_shown_behind_ours_and_not_kept() -> N
 
 
 @pytest.mark.req("R-K-37")
-def test_a_run_without_messages_ends_at_once() -> None:
-    assert types(World().run(asked())) == ["RUN_STARTED", "STATE_SNAPSHOT", "RUN_FINISHED"]
+def test_a_run_without_messages_shows_the_conversation_that_there_is() -> None:
+    world = World([*text("Hello"), *ended()])
+    world.run(asked(user("hi")))
+
+    events = world.run(asked())
+
+    assert types(events) == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT", "RUN_FINISHED"]
+    assert [each["content"] for each in events[1]["messages"]] == ["hi", "Hello"]
+
+
+@pytest.mark.fault("F-02i")
+@pytest.mark.parametrize("messages", [[], [{"role": "system", "content": "Be kind."}]])
+def test_a_request_that_asks_for_nothing_is_refused_by_name(messages: list[dict[str, Any]]) -> None:
+    world = World()
+    request = asked(*messages)
+
+    with pytest.raises(ValidationFailed) as caught:
+        world.run(request)
+
+    assert [entry["field"] for entry in caught.value.details] == ["messages"]  # type: ignore[union-attr, index]
+    assert (world.stored(request), world.watchdog.armed) == (None, [])
 
 
 @pytest.mark.parametrize("code", [RunErrorCode.MODEL_OVERLOADED, RunErrorCode.MODEL_STREAM_CUT])

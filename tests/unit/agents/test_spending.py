@@ -139,7 +139,7 @@ def test_a_call_that_is_broken_off_counts_as_dear_as_it_may_be() -> None:
 
 def test_a_run_without_a_model_call_costs_nothing() -> None:
     world = free()
-    world.run(asked())
+    world.run(asked({"id": "a1", "role": "assistant", "content": "Nothing to answer."}))
     assert (used(world), used(world, Metric.RUNS)) == (0, 1)
 
 

@@ -196,7 +196,9 @@ class _Admission:
         try:
             return self._library.take(self._user_id, part)
         except UnreadableMedia as exc:
-            errors.append(_wrong(at, f"{exc}. Taken are {TAKEN}, as {SOURCES}"))
+            told = str(exc)
+            # Each refusal says once what would be taken.
+            errors.append(_wrong(at, told if TAKEN in told else f"{told}. Taken are {TAKEN}, as {SOURCES}"))
             return part
 
 

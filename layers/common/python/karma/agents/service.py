@@ -122,6 +122,7 @@ class RunService:
         Raises:
             ValidationFailed: a tool of the client has the name of one of ours, or a new message has a part that the
                 model would not take; nothing was recorded.
+            ValidationFailed: `messages` brings nothing to a thread that has no messages; nothing was recorded.
             NotFound: there is no such agent; nothing was recorded.
             ModelNotConfigured: nothing was recorded.
             ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
@@ -139,6 +140,8 @@ class RunService:
         )
         admit = self._arrivals.admit
         admitted = await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent, asked.unread)
+        if not asked.sent and not thread.messages:
+            raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
         # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
         # the message finds nothing.
         await asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK)
