@@ -345,3 +345,27 @@ def test_a_file_that_an_older_client_holds_in_words_is_the_file() -> None:
     (again,) = world.send({"id": "u1", "role": "user", "content": shown(held, (0, 0))["content"]})
 
     assert again.content == held.content
+
+
+@pytest.mark.fault("F-25e")
+def test_slow_media_of_one_request_have_one_time() -> None:
+    now = 0.0
+
+    class Slow(ScriptedFetch):
+        def fetch(self, url: str, *, max_bytes: int) -> Fetched:
+            nonlocal now
+            now += 9.0
+            return super().fetch(url, max_bytes=max_bytes)
+
+    urls = [f"https://x.example/{i}" for i in range(20)]
+    web = Slow({url: Fetched(png(), "image/png") for url in urls})
+    parts = [{"type": "image", "source": {"type": "url", "value": url}} for url in urls]
+    asked = parse_run_input(orjson.dumps({"messages": [user(*parts)]}))
+    arrivals = Arrivals(Library(MemoryAttachments(), MemoryDeviceFiles(), web), now_s=lambda: now)
+
+    with pytest.raises(ValidationFailed) as refused:
+        arrivals.admit(USER, (), asked.sent)
+
+    details: Any = refused.value.details
+    assert [each["field"] for each in details] == ["messages.0.content.4.source"]
+    assert len(web.asked) == 4

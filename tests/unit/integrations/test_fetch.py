@@ -1,5 +1,6 @@
 """URLs of strangers: nothing but public addresses over https, resolved once, within bounds."""
 
+import ipaddress
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,15 @@ def redirect(place: bytes) -> bytes:
     return page(b"", b"location: " + place, status=b"302 Found")
 
 
+SPECIAL = """
+0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24
+192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4
+240.0.0.0/4 ::/128 ::1/128 ::ffff:0:0/104 64:ff9b::/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:db8::/32
+2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
+"""
+"""IANA's special-purpose registries of both families, multicast, and what was site-local."""
+
+
 @contextmanager
 def refused(why: str) -> Iterator[None]:
     with pytest.raises(NotFetched, match=why):
@@ -97,6 +107,54 @@ def test_no_address_of_an_inner_network_is_public(address: str) -> None:
         web.fetch("https://inner.example/")
 
     assert web.connected == []
+
+
+@pytest.mark.fault("F-25e")
+@pytest.mark.parametrize("block", SPECIAL.split())
+def test_no_address_of_a_special_purpose_is_public(block: str) -> None:
+    network = ipaddress.ip_network(block)
+
+    for at in (0, network.num_addresses // 2, network.num_addresses - 1):
+        assert not is_public(str(network[at]))
+
+
+@pytest.mark.fault("F-25e")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "1.0.0.0",
+        "9.255.255.255",
+        "11.0.0.0",
+        "192.88.98.255",
+        "192.88.100.0",
+        "223.255.255.255",
+        "2001:200::",
+        "2003::",
+        "3ffe::",
+    ],
+)
+def test_what_borders_on_them_is(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.fault("F-25e")
+def test_a_resolver_that_does_not_answer_is_not_waited_for() -> None:
+    is_over = threading.Event()
+
+    def resolve(host: str) -> Sequence[str]:
+        is_over.wait(10)
+        return [PUBLIC]
+
+    def connect(address: str, host: str) -> socket.socket:
+        raise AssertionError("it was too late")
+
+    started = monotonic()
+    try:
+        with refused("was not there within 0.1 s"):
+            Fetcher(resolve=resolve, connect=connect, time_s=0.1).fetch("https://slow.example/", max_bytes=10)
+        assert monotonic() - started < 5
+    finally:
+        is_over.set()
 
 
 @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])

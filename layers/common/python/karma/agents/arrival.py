@@ -12,7 +12,7 @@ day refuse every request of a conversation. So
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,11 +22,14 @@ from karma.agents.domain import Json, Message
 from karma.agents.media import TAKEN, UnreadableMedia
 from karma.agents.messages import MAX_MESSAGE_BYTES, Sent, Unread, asking
 from karma.agents.tree import Shape, shape_of, shapes_of
+from karma.core.clock import monotonic
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
 
 MAX_NEW_MEDIA = 20
 """Of one request; a conversation may have more."""
+MAX_TAKING_S = 30.0
+"""For the new media of one request, which are fetched one after the other; one that was begun is waited for."""
 _LARGER_CHARS = 4 * 1024
 """By how much a client's copy of a message may be larger than ours; a link to an attachment has up to 2,000."""
 _REASON_CHARS = 500
@@ -45,8 +48,9 @@ class Admitted(NamedTuple):
 class Arrivals:
     """Admits the messages of requests."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, *, now_s: Callable[[], float] = monotonic) -> None:
         self._library = library
+        self._now_s = now_s
 
     def admit(
         self, user_id: UserId, stored: Sequence[Message], sent: Sequence[Sent], unread: Sequence[Unread] = ()
@@ -65,7 +69,7 @@ class Arrivals:
             held.setdefault(message.id, []).append(message)
             for shape in shapes_of(message.content) if message.role == "user" else ():
                 alike.setdefault(shape, []).append(message)
-        admission = _Admission(self._library, user_id)
+        admission = _Admission(self._library, user_id, self._now_s)
         newest = asking([(each.at, each.message.role) for each in sent])
         admitted: list[Sent] = []
         notes: list[Note] = []
@@ -141,10 +145,12 @@ def is_held(stored: Message, given: Message) -> bool:
 class _Admission:
     """The new messages of one request."""
 
-    def __init__(self, library: Library, user_id: UserId) -> None:
+    def __init__(self, library: Library, user_id: UserId, now_s: Callable[[], float]) -> None:
         self._library = library
         self._user_id = user_id
         self._media = 0
+        self._now_s = now_s
+        self._until_s = now_s() + MAX_TAKING_S
         self.refusals: list[dict[str, str]] = []
 
     def check(self, message: Message, index: int) -> tuple[Message, list[dict[str, str]]]:
@@ -193,6 +199,9 @@ class _Admission:
             errors.append(_wrong(at, f"is one of more than {MAX_NEW_MEDIA} new attachments"))
         if errors or self.refusals:
             return part  # nothing of this message is stored: nothing more is fetched for it
+        if self._now_s() > self._until_s:
+            errors.append(_wrong(at, f"could not be taken: all before it took longer than {MAX_TAKING_S:g} s"))
+            return part
         try:
             return self._library.take(self._user_id, part)
         except UnreadableMedia as exc:

@@ -22,7 +22,7 @@ from karma.avatars.domain import (
     AvatarStatus,
     NewAvatar,
 )
-from karma.core.schemas import Body, Data, FreeForm, Number, Version, json_of_at_most
+from karma.core.schemas import HTTPS_URL, Body, Data, FreeForm, Number, Version, json_of_at_most
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
 
@@ -47,7 +47,7 @@ JobRole = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ROLE_CHARS, pattern=_LINE)
 ]
 Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
-ImageUrl = Annotated[str, StringConstraints(max_length=MAX_URL_CHARS, pattern=r"^https://[^\x00-\x20\x7f]+$")]
+ImageUrl = Annotated[str, StringConstraints(max_length=MAX_URL_CHARS, pattern=rf"^{HTTPS_URL}$")]
 ModelName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_MODEL_CHARS, pattern=_LINE)
 ]

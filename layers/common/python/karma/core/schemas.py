@@ -22,6 +22,14 @@ def _written_out(value: object) -> object:
     return value
 
 
+HTTPS_URL = (
+    r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?([/?#][A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?"
+)
+"""A host without a user, and characters that RFC 3986 allows: no quote or bracket that would end an attribute of HTML.
+
+Others are written percent-encoded, names of hosts as IDNA writes them.
+"""
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(in_utc)]
 """ISO 8601 with an offset or `Z`, in the years 1 to 9999 of UTC, which it is converted to."""
 Day = Annotated[date, BeforeValidator(_written_out)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data, Moment, Version
+from karma.core.schemas import HTTPS_URL, Body, Data, Moment, Version
 from karma.identity.audit import AuditEvent
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 from karma.identity.oauth.domain import ProviderName
@@ -17,7 +17,7 @@ Name = Annotated[
 ]
 Email = Annotated[str, StringConstraints(min_length=3, max_length=320)]
 Password = Annotated[str, StringConstraints(min_length=MIN_PASSWORD_CHARS, max_length=MAX_PASSWORD_CHARS)]
-Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=r"^(https://[^\x00-\x20\x7f]+)?$")]
+Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=rf"^({HTTPS_URL})?$")]
 OpaqueToken = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 Scopes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=50)]

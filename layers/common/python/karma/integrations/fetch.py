@@ -5,7 +5,8 @@ that a name cannot point elsewhere the moment after. Redirects are followed by t
 sent but a plain GET: no cookie, no credential, no header of ours. Bytes and time are bounded.
 
 Not public are private and shared (CGNAT) networks, loopback, link-local addresses with the metadata services among
-them, multicast and reserved ones, also when an IPv6 address carries them inside (IPv4-mapped, 6to4, Teredo, NAT64).
+them, multicast and reserved ones, also when an IPv6 address carries them inside (IPv4-mapped). Addresses that lead
+through a translator or a tunnel (NAT64, 6to4, Teredo) are never public.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from karma.agents.ports import Fetched, NotFetched
+from karma.core.clock import monotonic
 
 PORT = 443
 MAX_REDIRECTS = 3
@@ -29,7 +32,39 @@ TIME_S = 10.0
 _CONNECT_S = 5.0
 _CHUNK_BYTES = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""What IANA gives out of IPv6 for the internet; all else is of another use, or of none yet."""
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        # IANA's special-purpose registries, and multicast. Blocks are closed as a whole: no server of the web is in
+        # the few addresses of them that are reachable.
+        [
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.31.196.0/24",
+            "192.52.193.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "192.175.48.0/24",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/3",
+            "2001::/23",
+            "2001:db8::/32",
+            "2002::/16",
+            "2620:4f:8000::/48",
+            "3fff::/20",
+        ],
+    )
+)
 
 Resolve = Callable[[str], Sequence[str]]
 Connect = Callable[[str, str], socket.socket]
@@ -43,18 +78,14 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):
-        inside = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
-        if found in _NAT64:
-            inside.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
-        if any(each is not None and not _is_global(each) for each in inside):
-            return False
         if found.ipv4_mapped is not None:
-            return True
+            return _is_global(found.ipv4_mapped)
+        return found in _UNICAST and _is_global(found)
     return _is_global(found)
 
 
 def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+    return not any(address in network for network in _SPECIAL)
 
 
 def resolve(host: str) -> Sequence[str]:
@@ -76,7 +107,8 @@ def connect(address: str, host: str) -> socket.socket:
 class _Alarm:
     """Cuts the connection of the moment off when the time is up: a server that sends byte by byte meets no timeout."""
 
-    def __init__(self) -> None:
+    def __init__(self, until: float) -> None:
+        self.until = until
         self.has_rung = False
         self._watched: socket.socket | None = None
 
@@ -95,6 +127,29 @@ class _Alarm:
                 socket.socket.shutdown(self._watched, socket.SHUT_RDWR)
 
 
+def _within(alarm: _Alarm, resolve: Callable[[], Sequence[str]]) -> Sequence[str]:
+    """Resolve in a thread of its own, since a resolver cannot be cut off: it is left alone when the time is up.
+
+    Raises:
+        TimeoutError: it is.
+        OSError: as `resolve` does.
+    """
+    found: Future[Sequence[str]] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(resolve())
+        except BaseException as exc:  # noqa: BLE001 - told to who waits
+            found.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True, name="resolve").start()
+    wait([found], timeout=max(0.0, alarm.until - monotonic()))
+    if not found.done():
+        alarm.ring()
+        raise TimeoutError
+    return found.result()
+
+
 class Fetcher:
     """Fetches https: URLs."""
 
@@ -109,7 +164,7 @@ class Fetcher:
         Raises:
             NotFetched: says why, and nothing about our network.
         """
-        alarm = _Alarm()
+        alarm = _Alarm(monotonic() + self._time_s)
         timer = threading.Timer(self._time_s, alarm.ring)
         timer.daemon = True
         timer.start()
@@ -133,7 +188,7 @@ class Fetcher:
     def _get(self, url: SplitResult, *, max_bytes: int, alarm: _Alarm) -> Fetched | str:
         """Ask once; returns the place that a redirect names, or what there is."""
         host = str(url.hostname).rstrip(".").encode("idna").decode("ascii")
-        addresses = list(self._resolve(host))
+        addresses = list(_within(alarm, lambda: self._resolve(host)))
         if not addresses or not all(map(is_public, addresses)):
             raise NotFetched("is not at a public address")
         with self._connection(addresses[0], host, alarm) as connection, ExitStack() as closing:
