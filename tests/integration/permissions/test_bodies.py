@@ -28,6 +28,8 @@ NARROWER = {
     "create_device.csr",
     "sign_parts.checksums.1",
     "add_member.email",
+    "invite.email",
+    "link_customer.user_id",
     "begin_link.redirect",
     *(f"{operation}.{field}" for operation in _AGENTS for field in ("model", "tools.0")),
 }
@@ -48,6 +50,9 @@ NOT_SHOWN = {
     "delete_me.current_password": 403,
     "begin_link.current_password": 403,
     "add_member.user_id": 404,
+    "invite.user_id": 404,
+    "link_customer.from_user_id": 200,
+    "create_api_key.current_password": 403,
     "run_agent_v1.forwardedProps.agent_id": 404,
     "put_config.config": 400,
     "agio_put_config.config": 400,
@@ -66,6 +71,14 @@ SAME = {"POST /api/agent", "PUT /api/agents/{agent_id}"}
 
 OF_FILES = {"change_file.name", "change_file.path"}
 """The world's file is a directory, which keeps its name: 409."""
+
+
+_OLD_PART = r"\.(data|id|url|mimeType)$"
+"""Fields of a part in which clients before protocol 1.0 send a medium."""
+
+
+def _is_of_medium(field: str) -> bool:
+    return ".source." in field or re.search(r"content\.0" + _OLD_PART, field) is not None
 
 
 class Sent:
@@ -110,9 +123,9 @@ class Sent:
         inside = re.match(r"messages\.0\.(content|toolCalls)\b", field)
         if what == "too long" and inside:
             field = inside[0]  # it is measured as a whole
-        source = re.match(r"(.*\.source)\.", field)
-        if source:
-            field = source[1]  # a medium is judged as a whole
+        source = re.match(r"(.*\.source)\.", field) or re.match(r"(messages\.0\.content\.0)" + _OLD_PART, field)
+        if source:  # a medium is judged as a whole, one of an older client as what it is read as
+            field = source[1] if source[1].endswith(".source") else f"{source[1]}.source"
         if answer.status != 422 or not (_names(answer, field) or (source and _names(answer, field.rpartition(".")[0]))):
             self._complain(what, field, answer)
 
@@ -124,7 +137,7 @@ class Sent:
             self._complain("lone surrogate", text.field, answer)
 
     def _is_taken(self, each: Text, text: str) -> bool:
-        return each.admits(text) and self._known(each) not in NARROWER and ".source." not in each.field
+        return each.admits(text) and self._known(each) not in NARROWER and not _is_of_medium(each.field)
 
     def _taken(self, name: str, text: str) -> None:
         """Send a text in all fields that take it, but those of objects in lists."""
@@ -151,7 +164,10 @@ class Sent:
     def _inside_lists(self, text: str) -> None:
         for each in self._shapes.texts(self._schema, self._seed()):
             if ".0." in each.field and self._is_taken(each, text):
-                answer = self._fresh(each.build(text))
+                body = each.build(text)
+                if not _asks(body):
+                    continue
+                answer = self._fresh(body)
                 if answer.status >= 300:
                     self._complain("everything unusual", each.field, answer)
 
@@ -236,6 +252,12 @@ class Sent:
 
     def _complain(self, what: str, field: str, answer: Answered) -> None:
         self.wrong.append(f"{self._target.name}: {field or 'the body'}: {what}: {answer.status} {answer.text[:300]}")
+
+
+def _asks(body: Any) -> bool:
+    """Tell whether a conversation, if the body is one, has a message of the user: a new thread needs one."""
+    messages = body.get("messages") if isinstance(body, dict) else None
+    return messages is None or any(message.get("role") == "user" for message in messages)
 
 
 def _names(answer: Answered, field: str) -> bool:

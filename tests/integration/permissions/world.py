@@ -558,6 +558,7 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "POST /api/v1/auth/login": _log_in,
     "POST /api/v1/auth/refresh": _refresh,
     "POST /api/v1/auth/logout": _refresh,
+    "POST /api/v1/auth/logout-all": lambda *_: {"api_keys": False},
     "POST /api/v1/auth/oauth/exchange": _login_code,
     "POST /api/v1/auth/oauth/{provider}/link": lambda *_: {"current_password": PASSWORD},
     "POST /api/v1/auth/verify-email": lambda world, owner: {"token": _one_time(world, owner, Purpose.VERIFY_EMAIL)},
@@ -595,8 +596,8 @@ BODIES: dict[str, Callable[[World, str], Any]] = {
     "PATCH /api/v1/tasks/{task_id}/subtasks/{subtask_id}": lambda *_: {"status": "in_progress"},
     "POST /api/v1/avatars": _new_avatar,
     "PATCH /api/v1/avatars/{avatar_id}": lambda *_: {"name": "Moss"},
-    "POST /api/agent": lambda *_: {},
-    "POST /api/v1/agent": lambda *_: {},
+    "POST /api/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
+    "POST /api/v1/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
 }
 """The smallest body that a route accepts."""
 
