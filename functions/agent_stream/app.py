@@ -102,7 +102,7 @@ class _Request:
         """
         unknown = unknown_parameters(self.query, known)
         if unknown:
-            details = [{"field": name, "message": message, "type": "extra_forbidden"} for name, message in unknown]
+            details = [{"field": name, "message": message, "type": "unknown_parameter"} for name, message in unknown]
             raise ValidationFailed("Request validation failed", details=details)
 
     async def body(self) -> bytes:

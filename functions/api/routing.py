@@ -159,7 +159,7 @@ class Arguments:
                     errors.append({"type": "missing", "loc": (place, field.alias), "msg": "Field required"})
         if self._known is not None and request.scope["query_string"]:
             errors += [
-                {"type": "extra_forbidden", "loc": ("query", name), "msg": message}
+                {"type": "unknown_parameter", "loc": ("query", name), "msg": message}
                 for name, message in unknown_parameters(request.query_params, self._known)
             ]
         for name, read in self._body:
