@@ -14,8 +14,10 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.core.clock import monotonic
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
+from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry, AuditEvent
 from tests.fakes.billing import MemoryBilling
 from tests.support.accounts import open_account
@@ -226,6 +228,12 @@ class TestSubscriptions:
         assert not stores.subscriptions.save(ALICE, None, seen=seen, at=NOW + MINUTE)
         after = stores.subscriptions.row(ALICE)
         assert after == Row(None, seen.version + 1, seen.created_at)
+
+    def test_a_deleted_account_leaves_no_row(self, stores: Stores) -> None:
+        assert self.save(stores, ALICE, event="evt_1")
+        purge = Purge(user_id=ALICE, ends_at=monotonic() + 60, settled=True)
+        assert stores.subscriptions.purge(purge)
+        assert stores.subscriptions.row(ALICE).subscription is None
 
     def test_an_unknown_event_closes_nothing(self, stores: Stores) -> None:
         assert not stores.subscriptions.save(ALICE, None, seen=Row(), event_id="evt_404", at=NOW)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from karma.billing.usage import bind_usage
 from karma.core.clock import iso, monotonic
 from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
@@ -129,6 +130,8 @@ def kept(store: Store) -> Kept:
         return Kept(memory, person, memory.accounts.discard, lambda user_id: memory.held[user_id])
     database = store.database
     identity = database.tables["identity"]
+    # Members take seats in the plan of whoever pays.
+    bind_usage(database.tables["billing"])
 
     def close(user_id: UserId) -> None:
         key = {"pk": {"S": f"USER#{user_id}"}, "sk": {"S": "PROFILE"}}
@@ -258,6 +261,24 @@ class TestAMembership:
         kept.apply(shared, mine, mine, None, owners=(ida,))
         assert kept.store.read(project.id, ada, ida).members == {ida: owner}
         assert (kept.current(project).owner_id, kept.held(ada), kept.held(ida)) == (ida, 0, 1)
+
+    @pytest.mark.fault("F-19a")
+    def test_takes_its_seats_along_when_another_account_pays(self, kept: Kept) -> None:
+        ada, ida, bob = kept.person(), kept.person(), kept.person()
+        project = kept.project(ada)
+        kept.join(project, ida, OWNER)
+        kept.join(project, bob)
+        mine = kept.member(project, ada)
+        kept.apply(kept.current(project), mine, mine, None, owners=(ida,))
+        due = LATER + timedelta(minutes=1)
+        assert list(kept.store.unmoved(before=due, limit=5)) == [project.id]
+        assert list(kept.store.unmoved(before=LATER, limit=5)) == []
+        while not kept.store.move_seats(project.id, most=1):
+            assert list(kept.store.unmoved(before=due, limit=5)) == [project.id]
+        assert list(kept.store.unmoved(before=due, limit=5)) == []
+        assert kept.member(project, bob).seat_of == ida
+        assert kept.member(project, ida).seat_of is None
+        assert kept.store.move_seats(project.id, most=1), "a repeat finds nothing to do"
 
     def test_is_not_written_on_what_is_stale(self, kept: Kept) -> None:
         ada, ida = kept.person(), kept.person()

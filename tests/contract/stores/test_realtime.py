@@ -49,6 +49,9 @@ class TestTheWebSocket:
         assert tickets.connections_of(UserId(new_id()), limit=10) == []
         assert tickets.get_ticket("unknown") is None
 
+    def test_is_open_while_its_account_is_there(self, tickets: Tickets, connection: Connection) -> None:
+        assert tickets.is_open(connection, now=NOW)
+
     def test_remembers_what_is_listened_to(self, tickets: Tickets, connection: Connection) -> None:
         channels = [Channel(owner=connection.user_id, kind="device", object_id=new_id()) for _ in range(3)]
         for channel in channels:

@@ -32,6 +32,7 @@ class Stores(NamedTuple):
     repository: MemoryUsage | UsageRepository
     reserve: Callable[[Iterable[Reservation]], None]
     adjust: Callable[[Iterable[Adjustment]], None]
+    take_seat: Callable[[Reservation, UserId], None]
 
     def used(self, user_id: UserId, metric: Metric = Metric.DEVICES, at: datetime = NOW) -> int:
         return next(each.used for each in self.repository.read(allowance(user_id, at=at)) if each.metric is metric)
@@ -41,7 +42,7 @@ class Stores(NamedTuple):
 def stores(store: Store) -> Stores:
     if store.in_memory:
         memory = MemoryUsage()
-        return Stores(memory, memory.reserve, memory.adjust)
+        return Stores(memory, memory.reserve, memory.adjust, memory.take_seat)
 
     def reserve(reservations: Iterable[Reservation]) -> None:
         tx = Transaction()
@@ -53,7 +54,12 @@ def stores(store: Store) -> Stores:
         usage.adjust(tx, adjustments)
         tx.commit()
 
-    return Stores(UsageRepository(store.database.tables["billing"]), reserve, adjust)
+    def take_seat(reservation: Reservation, member_id: UserId) -> None:
+        tx = Transaction()
+        usage.take_seat(tx, reservation, member_id, on_fail=StorageThrottled("others were quicker"))
+        tx.commit()
+
+    return Stores(UsageRepository(store.database.tables["billing"]), reserve, adjust, take_seat)
 
 
 @pytest.fixture
@@ -82,6 +88,17 @@ def test_what_is_given_back_can_be_taken_again(stores: Stores, ada: UserId) -> N
     stores.adjust([given_back(ada, Metric.DEVICES)])
     stores.reserve([limited(ada)])
     assert stores.used(ada) == 3
+
+
+def test_a_person_takes_one_seat_however_many_projects_they_are_in(stores: Stores, ada: UserId) -> None:
+    eve, ida = UserId(new_id()), UserId(new_id())
+    assert not stores.repository.has_seat(ada, eve)
+    for _ in range(2):
+        stores.take_seat(limited(ada, Metric.SEATS), eve)
+    assert (stores.repository.has_seat(ada, eve), stores.used(ada, Metric.SEATS)) == (True, 1)
+    with pytest.raises(QuotaExceeded):
+        stores.take_seat(limited(ada, Metric.SEATS), ida)
+    assert not stores.repository.has_seat(ada, ida)
 
 
 def test_several_metrics_are_taken_all_or_none(stores: Stores, ada: UserId) -> None:
