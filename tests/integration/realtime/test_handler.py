@@ -126,7 +126,7 @@ class TestMessages:
         [
             ("nonsense", "INVALID_JSON"),
             ('{"action": NaN}', "INVALID_JSON"),
-            ("[" * 4000, "INVALID_JSON"),
+            ("[" * 4000, "INVALID_MESSAGE"),
             ("x" * 130_000, "INVALID_MESSAGE"),
             ({"action": "fly"}, "INVALID_MESSAGE"),
             ({"action": "subscribe", "channel": "run:1"}, "NOT_FOUND"),

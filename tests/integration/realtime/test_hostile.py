@@ -41,7 +41,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "nul": ("\x00", "INVALID_JSON"),
     "byte order mark": ('\ufeff{"action": "ping"}', "INVALID_JSON"),
     "number of 4,000 digits": ('{"id": ' + "9" * 4000 + "}", "INVALID_JSON"),
-    "nested deeply": ("[" * 2000 + "]" * 2000, "INVALID_JSON"),
+    "nested deeply": ("[" * 2000 + "]" * 2000, "INVALID_MESSAGE"),
     "128 KB": ("x" * 131_072, "INVALID_MESSAGE"),
     "10 MB": ('"' + "x" * 10_000_000 + '"', "INVALID_MESSAGE"),
     "null": ("null", "INVALID_MESSAGE"),

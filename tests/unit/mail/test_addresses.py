@@ -38,6 +38,8 @@ def mailed_domain(address: str) -> str:
 @example("ΒΌΛΟΣ.example")
 @example("βόλος.example")
 @example("FAẞ.example")
+@example("\u13a0.example")
+@example("EXAMPLE")
 def test_the_domain_mailed_is_the_a_label_of_the_domain_stored(domain: str) -> None:
     """Read back, what is mailed is what is stored: so two domains that are stored never share a mailbox."""
     address = stored(domain)
@@ -51,6 +53,7 @@ def test_the_domain_mailed_is_the_a_label_of_the_domain_stored(domain: str) -> N
 @given(domain=DOMAINS)
 @example("straße.example")
 @example("STRASSE.example")
+@example("\uab70.example")
 def test_an_address_has_one_spelling_and_its_a_label_is_the_same_address(domain: str) -> None:
     address = stored(domain)
     assume(address)

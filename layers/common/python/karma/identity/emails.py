@@ -18,9 +18,12 @@ def normalise(email: str) -> str:
     from email_validator import EmailNotValidError, validate_email  # local: only logins need it
 
     try:
-        found = validate_email(email.strip(), check_deliverability=False).normalized.lower()
+        read = validate_email(email.strip(), check_deliverability=False)
     except EmailNotValidError as exc:
         raise ValidationFailed.of("email", str(exc)) from None
+    # The domain comes as IDNA maps it, which is in lower case but for scripts whose small letters it maps to capitals.
+    domain = read.domain.lower() if read.domain.isascii() else read.domain
+    found = f"{read.local_part.lower()}@{domain}"
     if len(found) > MAX_CHARS:
         raise ValidationFailed.of("email", f"has more than {MAX_CHARS} characters")
     return found
