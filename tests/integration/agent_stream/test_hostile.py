@@ -14,6 +14,7 @@ from karma.identity.keys import KeyRing
 from tests.support.asgi import exchange
 
 MB = 1024 * 1024
+from tests.support.model_server import message, text
 
 
 def deep(levels: int) -> bytes:
@@ -167,6 +168,12 @@ def test_hostile_positions(streams: Any, after: str) -> None:
 
 
 def test_unknown_members_do_not_stop_a_run(streams: Any) -> None:
-    body = {"unknown": {"x": 1}, "resume": [{"interruptId": "i", "status": "resolved"}], "protocolVersion": "1.9"}
+    streams.model.answer(message(text("Hi")))
+    body = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "unknown": {"x": 1},
+        "resume": [{"interruptId": "i", "status": "resolved"}],
+        "protocolVersion": "1.9",
+    }
 
     assert streams.run(streams.agent(body)).status == 200
