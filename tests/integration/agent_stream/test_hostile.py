@@ -12,9 +12,9 @@ from karma.core.ids import new_id
 from karma.identity import tokens
 from karma.identity.keys import KeyRing
 from tests.support.asgi import exchange
+from tests.support.model_server import message, text
 
 MB = 1024 * 1024
-from tests.support.model_server import message, text
 
 
 def deep(levels: int) -> bytes:
