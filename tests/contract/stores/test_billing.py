@@ -10,6 +10,7 @@ import pytest
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, Pause, projection
 from karma.billing.ports import Arrivals, CustomerLink, Customers, Inbox, Row, Subscriptions
+from karma.billing.purge import Forgetting
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED, InboxRepository
@@ -35,6 +36,7 @@ class Stores(NamedTuple):
     inbox: Inbox
     subscriptions: Subscriptions
     customers: Customers
+    forgetting: Forgetting
 
     def arrive(self, event_id: str = "evt_1", *, due: datetime = NOW) -> Stored:
         return self.arrivals.store(arrival(event_id), received_at=NOW, due_at=due)
@@ -58,11 +60,12 @@ def arrival(event_id: str = "evt_1", *, text: str = "x", customer: str = "cus_1"
 def stores(store: Store) -> Stores:
     if store.in_memory:
         memory = MemoryBilling()
-        return Stores(memory, memory, memory, memory)
+        return Stores(memory, memory, memory, memory, memory)
     for user_id in (ALICE, BOB):
         open_account(store.database.tables["identity"], user_id)
     table = store.database.tables["billing"]
-    return Stores(ArrivalStore(table), InboxRepository(table), SubscriptionRepository(table), CustomerRepository(table))
+    rows = SubscriptionRepository(table)
+    return Stores(ArrivalStore(table), InboxRepository(table), rows, CustomerRepository(table), rows)
 
 
 class TestInbox:
@@ -232,7 +235,7 @@ class TestSubscriptions:
     def test_a_deleted_account_leaves_no_row(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
         purge = Purge(user_id=ALICE, ends_at=monotonic() + 60, settled=True)
-        assert stores.subscriptions.purge(purge)
+        assert stores.forgetting.purge(purge)
         assert stores.subscriptions.row(ALICE).subscription is None
 
     def test_an_unknown_event_closes_nothing(self, stores: Stores) -> None:
