@@ -43,6 +43,8 @@ class Capability(StrEnum):
     """Functions are run, and reach what listens on this machine's loopback."""
     STATE = "state"
     """Data outlive a restart."""
+    LOCAL_STAGE = "local-stage"
+    """The environment of `make dev` runs on it, with its programs, commands and limits of functions."""
     ACCOUNTS = "accounts"
     """Each 12-digit access key has an account of its own, which holds nothing at first."""
 

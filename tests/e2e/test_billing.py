@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from local.conversation import sell
 from local.deployment import Deployment
 
 from .conftest import User
 
 
+@pytest.mark.needs("local-stage")  # whose command links the customer
 def test_a_sale_at_the_stripe_peer_changes_the_plan(
     user: User, deployment: Deployment, eventually: Callable[..., Any]
 ) -> None:
@@ -23,6 +26,7 @@ def test_a_sale_at_the_stripe_peer_changes_the_plan(
     assert (found["plan"], found["status"]) == ("pro", "active")
 
 
+@pytest.mark.needs("local-stage")
 def test_a_cancellation_at_the_stripe_peer_ends_the_plan(
     user: User, deployment: Deployment, eventually: Callable[..., Any]
 ) -> None:

@@ -12,6 +12,7 @@ from local.waiting import http_status
 
 @pytest.mark.req("R-M-34", "R-A-45", "R-A-46")
 @pytest.mark.fault("F-23a")
+@pytest.mark.needs("local-stage")
 def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deployment) -> None:
     running = deployment.processes.running()
     assert set(running) == {"engine", "front", "model", "stream", "stripe"}
@@ -34,6 +35,7 @@ def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deploymen
 
 
 @pytest.mark.fault("F-23a")
+@pytest.mark.needs("local-stage")
 def test_sweeps_do_not_pile_up(deployment: Deployment) -> None:
     sweeps = deployment.outputs["FunctionBackgroundSweeps"]
     reserved = deployment.adapter.client("lambda").get_function_concurrency(FunctionName=sweeps)
