@@ -73,7 +73,7 @@ class FunctionWebsocketApi(Construct):
         self.connections_arn = Stack.of(self).format_arn(
             service="execute-api", resource=api.ref, resource_name=f"{STAGE_NAME}/DELETE/@connections/*"
         )
-        """What closes a connection is asked on."""
+        """Resource whose DELETE closes a connection: the API asks for it when a session ends."""
         self.url = f"wss://{api.ref}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE_NAME}"
 
     def _log_permission(self) -> account_settings.CfnAccount:

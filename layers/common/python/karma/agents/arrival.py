@@ -40,7 +40,7 @@ class Admitted(NamedTuple):
 
     sent: tuple[Sent, ...]
     notes: tuple[Note, ...]
-    """What was passed over."""
+    """Names each part of the request that was passed over, and why."""
     is_lighter: bool
     """Whether a client that was told ours would send much less from then on."""
 
