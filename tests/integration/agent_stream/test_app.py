@@ -138,11 +138,10 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     device = world.create()
     world.connect(device)
     clock.pass_time(hours=-1)
-    late = world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60)
-    clock.pass_time(hours=1)
     world.publisher.fails = True
+    late = world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60)
     for serial in (False, True):
-        world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60, serial_order=serial)
+        world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=3660, serial_order=serial)
     streams.stack.use(
         "agent_stream", MODEL_BASE_URL=streams.model.url, MODEL_ID="claude-haiku-5-5", IOT_DATA_ENDPOINT=""
     )
