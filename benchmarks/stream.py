@@ -24,6 +24,8 @@ import psutil
 from benchmarks.report import Row
 from benchmarks.world import ROOT, World
 from karma.core.ids import new_id
+from local.processes import running
+from local.waiting import until
 
 _STAMP = re.compile(rb'"delta":"(\d{19}) abc"')
 
@@ -48,20 +50,15 @@ def served(world: World) -> Iterator[tuple[int, psutil.Process]]:
     """Run the app under uvicorn and uvloop; yields its port and process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "agent_stream.app:app", "--fd", str(listener.fileno()),
-             "--loop", "uvloop", "--no-access-log", "--log-level", "warning"],
-            cwd=ROOT, env=world.environment(replayed=True), pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            yield port, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        command = [sys.executable, "-m", "uvicorn", "agent_stream.app:app", "--fd", str(listener.fileno()),
+                   "--loop", "uvloop", "--no-access-log", "--log-level", "warning"]  # fmt: skip
+        env = world.environment(replayed=True)
+        with running(command, cwd=ROOT, env=env, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL) as process:
+            yield port, until(lambda: _only_child(process.pid), deadline_s=10, what="start of uvicorn")
+
+
+def _only_child(supervisor: int) -> psutil.Process | None:
+    return next(iter(psutil.Process(supervisor).children()), None)
 
 
 async def run(port: int, token: str, *, deltas: int, pace_ms: int = 0) -> Taken:

@@ -15,9 +15,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -86,29 +87,21 @@ class Processes:
             The supervisor's pid, which is the program's for everybody here.
         """
         self.stop([program.name])
-        watched, lifeline = os.pipe()
-        try:
-            with self.log(program.name).open("ab") as log:
-                child = subprocess.Popen(
-                    [sys.executable, "-I", str(_SUPERVISOR), str(watched), *program.command],
-                    cwd=program.cwd,
-                    env={**program.env, _ENVIRONMENT: str(self._places.base)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=(watched,),
-                )
-        except BaseException:
-            os.close(lifeline)
-            raise
-        finally:
-            os.close(watched)
-        _children[child.pid] = _Child(child, lifeline)
-        self._started.add(child.pid)
-        started = psutil.Process(child.pid).create_time()
-        self._pid_file(program.name).write_text(json.dumps({"pid": child.pid, "started": started}))
-        return child.pid
+        with self.log(program.name).open("ab") as log:
+            child = _supervised(
+                program.command,
+                cwd=program.cwd,
+                env={**program.env, _ENVIRONMENT: str(self._places.base)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        pid = child.process.pid
+        _children[pid] = child
+        self._started.add(pid)
+        started = psutil.Process(pid).create_time()
+        self._pid_file(program.name).write_text(json.dumps({"pid": pid, "started": started}))
+        return pid
 
     def release(self) -> None:
         """Let everything that was started here outlive this process."""
@@ -229,6 +222,47 @@ class Processes:
             return ""
         lines = log.read_text(errors="replace").splitlines()[-12:]
         return f" Its log {log} ends with:\n  " + "\n  ".join(lines)
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], *, grace_s: float = 10, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program for the time of a block, and not beyond this process's own end, however it comes.
+
+    Args:
+        command: program and arguments.
+        grace_s: how long it may take to end on SIGTERM; afterwards it has the supervisor's 20 s, then it is killed.
+        options: `subprocess.Popen`'s.
+
+    Yields:
+        The supervisor's process; the program is its only child.
+    """
+    child = _supervised(command, **options)
+    try:
+        yield child.process
+    finally:
+        child.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(grace_s)
+        child.let_go()
+        child.process.wait()
+
+
+def _supervised(command: Sequence[str], *, pass_fds: Sequence[int] = (), **options: Any) -> _Child:
+    """Start a program below a supervisor in a session of its own."""
+    watched, lifeline = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(_SUPERVISOR), str(watched), *command],
+            start_new_session=True,
+            pass_fds=(watched, *pass_fds),
+            **options,
+        )
+    except BaseException:
+        os.close(lifeline)
+        raise
+    finally:
+        os.close(watched)
+    return _Child(process, lifeline)
 
 
 def _reap(pid: int) -> None:

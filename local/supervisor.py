@@ -30,7 +30,9 @@ def main() -> int:
     lifeline, command = int(sys.argv[1]), sys.argv[2:]
     if _LINUX:
         _prctl(_SET_CHILD_SUBREAPER, 1)
-    program = subprocess.Popen(command, preexec_fn=_end_with_supervisor)  # noqa: PLW1509 -- no thread runs yet
+    os.set_inheritable(lifeline, False)
+    # Whatever else its starter handed on is for the program.
+    program = subprocess.Popen(command, preexec_fn=_end_with_supervisor, close_fds=False)  # noqa: PLW1509 -- no thread runs yet
 
     def forward(number: int, _: object) -> None:
         program.send_signal(number)

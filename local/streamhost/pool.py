@@ -68,12 +68,14 @@ class WorkerPool:
             await worker.run(invocation)
         finally:
             del self._busy[worker]
-            if worker in self._old:
-                self._old.discard(worker)
-                await worker.stop()
-            elif not worker.dead:
-                self._idle.append(worker)
+            await self._take_back(worker)
             self._returned.set()
+
+    async def _take_back(self, worker: Worker) -> None:
+        if worker in self._old:
+            await worker.stop()
+        elif not worker.dead:
+            self._idle.append(worker)
 
     async def _wait_for_one_that_has_answered(self) -> None:
         """Spare a client that calls again at once a second process: its first one is about to ask for work."""
@@ -86,10 +88,10 @@ class WorkerPool:
             logger.debug("a worker is still busy behind its answer")
 
     async def renew(self) -> None:
-        """End every worker, since its code has changed; one at work ends behind its answer."""
-        self._old |= self._busy.keys()
+        """End every worker, since its code has changed; one at work, or about to be, ends behind its answer."""
         idle = tuple(self._idle)
         self._idle.clear()
+        self._old = self._workers.difference(idle)
         await asyncio.gather(*(worker.stop() for worker in idle))
 
     async def close(self) -> None:
@@ -113,16 +115,17 @@ class WorkerPool:
 
     def _forget(self, worker: Worker) -> None:
         self._workers.discard(worker)
+        self._old.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         # One that never came up would fail again at once: the next request tries instead.
-        if worker.was_ready and not self._closing and len(self._workers) < self._prewarm:
+        if (worker.was_ready or worker.was_stopped) and not self._closing and len(self._workers) < self._prewarm:
             task = asyncio.create_task(self._replace())
             self._replacing.add(task)
             task.add_done_callback(self._replacing.discard)
 
     async def _replace(self) -> None:
         try:
-            self._idle.append(await self._spawn())
+            await self._take_back(await self._spawn())
         except OSError:
             logger.exception("a worker could not be replaced")

@@ -59,6 +59,8 @@ class Worker:
         self._current: Invocation | None = None
         self._idle = asyncio.Event()
         self.was_ready = False
+        self.was_stopped = False
+        """Its end was asked for, so that it says nothing of whether the next one would come up."""
         self.dead = False
 
     async def start(self) -> None:
@@ -102,6 +104,7 @@ class Worker:
 
     async def stop(self) -> None:
         """End the process, gently and then not, and its Runtime API."""
+        self.was_stopped = True
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             try:

@@ -10,7 +10,6 @@ import json
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from local.places import of_repository
+from local.processes import running as program_running
 
 API_KEY = "sk_test_localstripe"
 _START_S = 20
@@ -96,25 +96,17 @@ def running(*, secret: str) -> Iterator[StripePeer]:
     receiver = ThreadingHTTPServer(("127.0.0.1", 0), _receiver(peer))
     thread = threading.Thread(target=receiver.serve_forever, daemon=True)
     thread.start()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [program, "--port", str(port), "--from-scratch"], stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
+    command = [str(program), "--port", str(port), "--from-scratch"]
+    try:
+        with program_running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             _await(peer, process)
             hook = {"url": f"http://127.0.0.1:{receiver.server_address[1]}/", "secret": secret, "events": None}
             peer.call("/_config/webhooks/karma", hook)
             yield peer
-        finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            receiver.shutdown()
-            receiver.server_close()
-            thread.join(5)
+    finally:
+        receiver.shutdown()
+        receiver.server_close()
+        thread.join(5)
 
 
 def _program() -> Path:

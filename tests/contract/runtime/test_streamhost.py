@@ -17,7 +17,10 @@ import httpx
 import psutil
 import pytest
 
+from local.processes import running
 from local.streamhost.host import WORKER_LIMIT
+from local.streamhost.pool import WorkerPool
+from local.streamhost.worker import FunctionSpec
 from local.waiting import until
 from tests.contract.runtime.hosting import DEADLINE_S, FIXTURES, ROOT, eventually, hosting_app, read_until_cut
 from tests.fixtures.runtime.apps import DELTAS
@@ -207,6 +210,22 @@ def test_what_is_not_http_is_refused(tmp_path: Path, sent: bytes) -> None:
     assert asyncio.run(scenario()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
+@pytest.mark.fault("F-23c")
+def test_workers_that_are_still_starting_are_replaced_when_code_changes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        pool = WorkerPool(
+            FunctionSpec(ROOT / "functions" / "agent_stream", log_file=tmp_path / "log"), prewarm=2, limit=2
+        )
+        await pool.start()
+        try:
+            await pool.renew()
+            await eventually(lambda: pool.size == 2)
+        finally:
+            await pool.close()
+
+    asyncio.run(scenario())
+
+
 def test_the_command_serves_and_takes_its_workers_with_it(tmp_path: Path) -> None:
     environment_file = tmp_path / "environment.json"
     environment_file.write_text(json.dumps({"KARMA_TEST": base64.b64encode(b"x").decode()}))
@@ -216,29 +235,31 @@ def test_the_command_serves_and_takes_its_workers_with_it(tmp_path: Path) -> Non
         *("--python-path", "layers/common/python", "--python-path", str(ROOT), "--log-file", str(tmp_path / "log")),
         *("--allow-origin", "https://app.example.com", "--allow-origin", "http://localhost:*"),
     ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as host:
-        assert host.stdout is not None
-        url = json.loads(host.stdout.readline())["url"]
+    with running(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as supervisor:
+        assert supervisor.stdout is not None
+        with supervisor.stdout as said:
+            url = json.loads(said.readline())["url"]
+        (host,) = psutil.Process(supervisor.pid).children()
         origin = {"origin": "https://app.example.com"}
         with httpx.Client(base_url=url, trust_env=False, timeout=DEADLINE_S) as client:
             answered = client.get("/", headers=origin)
             preflight = client.options("/", headers={**origin, "access-control-request-method": "POST"})
             elsewhere = client.get("/", headers={"origin": "https://other.example.com"})
             developed = client.get("/", headers={"origin": "http://localhost:4321"})
-            before = {worker.pid for worker in psutil.Process(host.pid).children(recursive=True)}
+            before = {worker.pid for worker in host.children(recursive=True)}
             host.send_signal(signal.SIGHUP)
             until(
                 lambda: (
-                    len(children := psutil.Process(host.pid).children(recursive=True)) == 2
+                    len(children := host.children(recursive=True)) == 2
                     and before.isdisjoint(worker.pid for worker in children)
                 ),
                 deadline_s=DEADLINE_S,
                 what="new workers, which read changed code",
             )
             assert client.get("/", headers=origin).status_code == 201
-        workers = psutil.Process(host.pid).children(recursive=True)
+        workers = host.children(recursive=True)
         host.send_signal(signal.SIGTERM)
-        assert host.wait(DEADLINE_S) == 0
+        assert supervisor.wait(DEADLINE_S) == 0
 
     assert answered.status_code == 201
     assert answered.headers["access-control-allow-origin"] == "https://app.example.com"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from local.model_server import front_command
+from local.processes import running
 from tests.fakes.agents import events_of, types
 from tests.support.agui import verify
 
@@ -28,13 +29,8 @@ def aimock() -> Iterator[str]:
     assert NODE is not None
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [*front_command(NODE, port), "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    try:
+    command = [*front_command(NODE, port), "1"]
+    with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
         end = time.monotonic() + 30
         while True:
             try:
@@ -45,9 +41,6 @@ def aimock() -> Iterator[str]:
                 assert time.monotonic() < end, "aimock did not start"
                 time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_a_conversation_with_a_tool_loop(streams: Any, aimock: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from local.errors import NotReady
 from local.places import ROOT, Places
-from local.processes import Processes, Program, clean_environment
+from local.processes import Processes, Program, clean_environment, running
 from local.waiting import until
 
 SLEEPER = "import time\ntime.sleep(600)"
@@ -138,6 +139,58 @@ class TestAStarterThatIsKilled:
         finally:
             stranger.kill()
             stranger.wait()
+
+
+BLOCK = """
+import sys, time
+from local.processes import running
+with running([sys.executable, "-c", sys.argv[1]]):
+    time.sleep(600)
+"""
+
+
+@pytest.mark.fault("F-23a")
+class TestAProgramOfABlock:
+    def test_ends_with_the_block_and_takes_what_it_started_along(self) -> None:
+        with running([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            with process.stdout as said:
+                child = int(said.readline())
+            assert alive(child)
+        assert process.returncode is not None
+        assert not alive(child)
+
+    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+    def test_ends_with_whoever_is_killed_in_it(self, end: signal.Signals) -> None:
+        command = [sys.executable, "-c", BLOCK, PARENT]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as starter:
+            assert starter.stdout is not None
+            child = int(starter.stdout.readline())
+            starter.send_signal(end)
+        until(lambda: not alive(child), deadline_s=20, what="the end of the program's child")
+
+
+UNSUPERVISED = {
+    "benchmarks/cold.py": "ends with the connection to its Runtime API",
+    "benchmarks/world.py": "ends with its standard input",
+    "local/messages_api/front.py": "a supervised program's own",
+    "tests/engines/localstack/host/karma_localstack/process.py": "a supervised program's own",
+    "tests/support/crash_processes.py": "ends with its standard input",
+    "tests/support/oauth/providers.py": "ends with its standard input",
+    "tests/unit/local/test_processes.py": "what is tried here",
+}
+
+
+@pytest.mark.fault("F-23a")
+def test_nothing_runs_in_the_background_that_a_kill_would_leave_behind() -> None:
+    places = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("local/**/*.py")]
+    own = ROOT / "local"
+    found = {
+        str(path.relative_to(ROOT))
+        for path in places
+        if path not in {own / "processes.py", own / "supervisor.py"} and "Popen(" in path.read_text()
+    }
+    assert found == UNSUPERVISED.keys()
 
 
 class TestReadiness:
