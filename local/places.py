@@ -85,10 +85,11 @@ class Places:
         return self.base / "logs"
 
     def make(self) -> None:
-        """Create the folders; the one with secrets is the owner's alone."""
-        for folder in (self.base, self.state, self.run, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.secrets.mkdir(mode=0o700, exist_ok=True)
+        """Create the folders, for this user alone: templates, logs and the engine's state hold secrets as well."""
+        self.base.mkdir(parents=True, exist_ok=True)
+        self.base.chmod(0o700)
+        for folder in (self.state, self.run, self.logs, self.secrets):
+            folder.mkdir(exist_ok=True)
 
 
 def of_repository() -> Places:

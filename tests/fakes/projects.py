@@ -13,7 +13,8 @@ from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.parent import AccountGone
 from karma.mail.domain import Mail
-from karma.projects.domain import Invitation, InvitationDeclined, Membership, Part, Project, ProjectChanged, ProjectRole
+from karma.projects.domain import Invitation, Membership, Part, Project, ProjectChanged, ProjectRole
+from karma.projects.permissions import managed_by
 from karma.projects.ports import MemberChange, Read, Rows
 from tests.fakes.usage import MemoryUsage
 
@@ -142,8 +143,9 @@ class MemoryProjects:
                 raise ProjectChanged("changed")
         key = (invitation.project_id, invitation.invitee)
         earlier = self.asked.get(key)
-        if earlier is not None and earlier.declined and invitation.invited_at < earlier.expires_at:
-            raise InvitationDeclined("They declined; ask again when that invitation is over")
+        stands = earlier is not None and invitation.invited_at < earlier.expires_at
+        if earlier is not None and stands and (earlier.declined or earlier.role not in managed_by(actor.role)):
+            raise ProjectChanged("changed")
         self.asked[key] = invitation
         self.audit += entries
         self.mails += mails

@@ -21,7 +21,6 @@ from karma.identity.repository.items import HoldingsItem, holdings_key
 from karma.projects.domain import (
     INVITATION_TTL,
     Invitation,
-    InvitationDeclined,
     Membership,
     Part,
     Project,
@@ -578,7 +577,7 @@ class TestAnInvitation:
         assert kept.store.invitations_to(ida, None) == [replace(invitation, declined=True)]
         said = Part(left_at=LATER, refused_until=invitation.expires_at)
         assert kept.store.parts(ida, [project.id]) == {project.id: said}
-        with pytest.raises(InvitationDeclined):
+        with pytest.raises(ProjectChanged):
             self.ask(kept, project, ida, invited_at=invitation.expires_at - timedelta(seconds=1))
         with pytest.raises(ProjectChanged):
             kept.apply(
@@ -597,6 +596,22 @@ class TestAnInvitation:
         for _ in range(2):
             kept.store.withdraw(again)
         assert kept.store.invitations_of(project.id) == []
+
+    @pytest.mark.fault("F-20f")
+    def test_is_not_replaced_by_who_could_not_have_made_it(self, kept: Kept) -> None:
+        ada, eve, ida = kept.person(), kept.person(), kept.person()
+        project = kept.project(ada)
+        kept.apply(project, kept.member(project, ada), None, membership(project, eve, ADMIN))
+        admin = kept.member(project, eve)
+        offered = self.ask(kept, project, ida, role=OWNER)
+        lesser = replace(offered, role=VIEWER, invited_by=eve, invited_at=LATER)
+        with pytest.raises(ProjectChanged):
+            kept.store.invite(lesser, actor=admin, known=(ida, None), entries=[], mails=[])
+        assert kept.store.invitations(project.id, ida) == [offered]
+        over = offered.expires_at
+        after = replace(lesser, invited_at=over, expires_at=over + INVITATION_TTL)
+        kept.store.invite(after, actor=admin, known=(ida, None), entries=[], mails=[])
+        assert kept.store.invitations(project.id, ida) == [after]
 
     def test_is_made_for_accounts_and_by_members_that_are_there(self, kept: Kept) -> None:
         ada, ida, eve = kept.person(), kept.person(), kept.person()

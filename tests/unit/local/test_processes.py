@@ -37,6 +37,14 @@ def start(places: Places, name: str, script: str) -> tuple[Processes, int]:
     return processes, processes.start(Program(name, [sys.executable, "-c", script], clean_environment(), places.base))
 
 
+def test_what_an_environment_keeps_is_its_users_alone(tmp_path: Path) -> None:
+    made_before = tmp_path / "local"
+    made_before.mkdir(mode=0o755)
+    for base in (made_before, tmp_path / "another" / "local"):
+        Places(base=base).make()
+        assert base.stat().st_mode & 0o777 == 0o700
+
+
 class TestStop:
     def test_another_command_finds_and_ends_it(self, places: Places) -> None:
         _, pid = start(places, "sleeper", SLEEPER)

@@ -95,6 +95,19 @@ class TestWhoIsAsked:
         world.add(ida)
         assert world.role_of(ida) is MEMBER
 
+    @pytest.mark.fault("F-20f")
+    @pytest.mark.parametrize("offered", list(ProjectRole))
+    @pytest.mark.parametrize("lesser", list(ProjectRole))
+    def test_keeps_an_offer_that_the_second_to_ask_could_not_have_made(
+        self, world: World, offered: ProjectRole, lesser: ProjectRole
+    ) -> None:
+        ida, admin = world.person(), world.person(ADMIN)
+        world.ask(ida, offered)
+        may_replace = {offered, lesser} <= {MEMBER, VIEWER}
+        with contextlib.nullcontext() if may_replace else pytest.raises(Forbidden):
+            world.ask(ida, lesser, by=admin)
+        assert world.accept(ida).role is (lesser if may_replace else offered)
+
     def test_has_two_weeks(self, world: World) -> None:
         ida, eve = world.person(), world.person()
         world.ask(ida)

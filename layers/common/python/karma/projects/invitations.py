@@ -86,7 +86,7 @@ class InvitationService:
 
         Raises:
             NotFound: the caller is no member; there is no such account.
-            Forbidden: the caller may not add members of this role.
+            Forbidden: the caller may not add members of this role, or of the one that an open invitation offers them.
             AlreadyExists: it is a member, and ownership is not what is offered.
             InvitationDeclined, TooManyInvitations, TooManyOwners: see there.
             QuotaExceeded: no seat is free in the plan of the owner who pays, and the person has none there.
@@ -161,7 +161,7 @@ class InvitationService:
         if member is not None and not offers_more(member, role):
             raise AlreadyExists("The account is a member already")
         if part.is_refused(now):
-            raise InvitationDeclined("They declined; ask again when that invitation is over")
+            raise _declined()
         if invited is not None and member is None:
             self._require_seat(entry, invited)
         invitation = Invitation(
@@ -173,8 +173,13 @@ class InvitationService:
             invited_at=now,
             expires_at=now + INVITATION_TTL,
         )
-        pending = [each for each in self._store.invitations_of(entry.project.id) if each.is_open(now)]
-        if len(pending) >= MAX_INVITATIONS and invitation.invitee not in {each.invitee for each in pending}:
+        standing = {e.invitee: e for e in self._store.invitations_of(entry.project.id) if now < e.expires_at}
+        earlier = standing.get(invitation.invitee)
+        if earlier is not None:
+            if earlier.declined:
+                raise _declined()
+            entry.require(needed_to_manage(earlier.role))
+        elif sum(each.is_open(now) for each in standing.values()) >= MAX_INVITATIONS:
             raise TooManyInvitations(f"A project has at most {MAX_INVITATIONS} open invitations")
         decision = self._buckets.take(INVITATIONS, actor.user_id, now=now)
         if not decision.allowed:
@@ -347,6 +352,10 @@ def _when_asked(invitation: Invitation) -> datetime:
 
 def _is_invitee(text: str) -> bool:
     return is_id(text) or (len(text) == 64 and all(each in "0123456789abcdef" for each in text))
+
+
+def _declined() -> InvitationDeclined:
+    return InvitationDeclined("They declined; ask again when that invitation is over")
 
 
 def _no_seat() -> QuotaExceeded:

@@ -44,6 +44,11 @@ def allows(role: ProjectRole, permission: ProjectPermission) -> bool:
     return role in ROLES_OF[permission]
 
 
+def managed_by(role: ProjectRole) -> frozenset[ProjectRole]:
+    """Return the roles that somebody of a role may give and take."""
+    return frozenset(other for other in ProjectRole if allows(role, needed_to_manage(other)))
+
+
 def needed_to_manage(role: ProjectRole) -> ProjectPermission:
     """Return what adding or removing somebody of a role takes."""
     below_admin = role in {ProjectRole.MEMBER, ProjectRole.VIEWER}

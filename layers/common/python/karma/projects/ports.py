@@ -126,9 +126,8 @@ class ProjectStore(Protocol):
         `known` is who is asked, where that is known by id or by a proven address, and their membership as it was read.
 
         Raises:
-            InvitationDeclined: the earlier one was declined, and is not over.
             ProjectChanged: the project is deleted, the actor's role or the membership of whom is asked is not as it
-                was read.
+                was read; or the earlier one is not over, and was declined or offers a role that the actor may not give.
             AccountGone: the actor's account is deleted, or that of whom it names.
         """
         ...

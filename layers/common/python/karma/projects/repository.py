@@ -32,7 +32,6 @@ from karma.projects.domain import (
     INVITATION_TTL,
     MAX_INVITATIONS,
     Invitation,
-    InvitationDeclined,
     Membership,
     Part,
     Project,
@@ -71,6 +70,7 @@ from karma.projects.items import (
     tombstone_of,
     user_pk,
 )
+from karma.projects.permissions import managed_by
 from karma.projects.ports import MemberChange, Read, Rows
 from karma.projects.seat_repository import changed, end_memberships, give_seats_back, move_seat, same_owners, there
 
@@ -325,8 +325,10 @@ class ProjectRepository:
                 item.gsi1pk.set(partition),
                 item.gsi1sk.set(f"{INVITE_PREFIX}{project_id}"),
             ],
-            item.declined_at.does_not_exist() | (item.valid_until <= at),
-            on_fail=InvitationDeclined("They declined; ask again when that invitation is over"),
+            item.pk.does_not_exist()
+            | (item.valid_until <= at)
+            | (item.declined_at.does_not_exist() & item.role.is_in(*sorted(managed_by(actor.role)))),
+            on_fail=changed(),
         )
         by = InvitedItem
         tx.upsert(
