@@ -86,11 +86,13 @@ class FakeCommands:
         return replace(command, **self.answer)
 
 
-def call(name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, **arguments: Any) -> ToolOutcome:
+def call(
+    name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, run: str = "run-1", **arguments: Any
+) -> ToolOutcome:
     services = DeviceServices(FakeDevices(), commands or FakeCommands())
     toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role), shorten=str)
     asked = ToolCall("call-1", name, orjson.dumps(arguments).decode())
-    return asyncio.run(toolbox.call(asked, run_id=RunId("run-1")))
+    return asyncio.run(toolbox.call(asked, run_id=RunId(run)))
 
 
 @pytest.mark.req("R-K-41")
@@ -127,6 +129,17 @@ def test_a_command_s_answer_comes_back() -> None:
             "idempotency_key": "agent:run-1 call-1",
         }
     ]
+
+
+@pytest.mark.fault("F-07a")
+def test_a_call_of_another_run_is_another_command_though_it_has_the_same_id() -> None:
+    commands = FakeCommands()
+
+    for run in ("run-1", "run-2", "run-2"):
+        call("controlDevice", commands, run=run, device_id="EOS-1", command="move")
+
+    one, other, again = (sent["idempotency_key"] for sent in commands.sent)
+    assert one != other == again
 
 
 @pytest.mark.req("R-K-43")

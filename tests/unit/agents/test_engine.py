@@ -290,6 +290,7 @@ def test_a_tool_that_nobody_declared_fails_by_name() -> None:
     assert orjson.loads(result["content"]) == {"error": "Unknown tool: nonsense"}
 
 
+@pytest.mark.fault("F-02b")
 def test_a_frontend_tool_is_left_pending_and_its_answer_continues_the_conversation() -> None:
     world = World([*tool("c1", "askUser", "{}"), *ended(StopReason.TOOL_USE)], [*text("Thanks."), *ended()])
     question = user("hi")
@@ -356,8 +357,8 @@ def test_a_blank_answer_does_not_stand_in_the_way_of_the_next_message() -> None:
     assert [m.content for m in world.model.requests[1].messages] == ["hi", "hello?"]
 
 
-@pytest.mark.fault("F-01c")
-@pytest.mark.parametrize("arguments", ['{"a":', "[]", "null", "7"])
+@pytest.mark.fault("F-01c", "F-08a")
+@pytest.mark.parametrize("arguments", ['{"a":', "[]", "null", "7", '{"a":' + "[" * 65 + "]" * 65 + "}"])
 def test_a_frontend_call_whose_arguments_cannot_be_read_is_answered_as_failed(arguments: str) -> None:
     world = World(
         [*tool("c1", "askUser", arguments), *tool("c2", "askUser", "{}"), *ended(StopReason.TOOL_USE)],
@@ -395,6 +396,7 @@ def test_a_user_who_goes_on_instead_of_answering_is_heard() -> None:
     assert shown == [("user", False), ("assistant", False), ("tool", True), ("user", False)]
 
 
+@pytest.mark.fault("F-02b")
 def test_the_stored_answers_win_over_the_clients_copy() -> None:
     world = World([*text("One."), *ended()], [*text("Two."), *ended()])
     given = world.run(asked(user("first", "u1")))[2]["messageId"]
@@ -413,6 +415,22 @@ def test_the_stored_answers_win_over_the_clients_copy() -> None:
     assert types(events)[:4] == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "CUSTOM", "STATE_SNAPSHOT"]
     assert [each["content"] for each in events[1]["messages"]] == ["first", "One.", "second"]
     assert [note["field"] for note in events[2]["value"]] == ["messages.1", "messages.2", "messages.3"]
+
+
+@pytest.mark.fault("F-02c")
+@pytest.mark.parametrize("kind", ["what is new", "its user's words", "the whole"])
+def test_the_same_words_from_a_client_without_ids_are_said_again(kind: str) -> None:
+    more, answers = {"role": "user", "content": "more"}, ["One.", "Two.", "Three."]
+    world = World(*([*text(answer), *ended()] for answer in answers))
+    said: list[dict[str, Any]] = []
+
+    for answer in answers:
+        said.append(more)
+        world.run(asked(*(said if kind != "what is new" else [more])))
+        if kind == "the whole":
+            said.append({"role": "assistant", "content": answer})
+
+    assert [m.content for m in world.model.requests[2].messages] == ["more", "One.", "more", "Two.", "more"]
 
 
 def test_an_application_s_instructions_are_shown_behind_ours_and_not_kept() -> None:
@@ -1219,7 +1237,6 @@ class TestTheClientsTools:
         assert world.watchdog.armed == []
 
 
-@pytest.mark.fault("F-07b")
 @pytest.mark.parametrize("state", [[1, 2], "text", 7, True, {"page": 1}])
 def test_a_state_may_be_any_json(state: object) -> None:
     events = World([*text("Hi."), *ended()]).run(asked(user("hi"), state=state))

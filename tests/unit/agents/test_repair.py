@@ -128,7 +128,6 @@ def test_ids_that_a_gateway_uses_again_become_ones_of_their_own_and_keep_their_r
     assert repaired == repair(history)  # the same each time, for the model's cache
 
 
-@pytest.mark.fault("F-01b")
 def test_a_conversation_in_order_is_sent_as_it_is() -> None:
     blocks = (
         {"type": "thinking", "thinking": "hm", "signature": "sig"},

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from karma.agents.domain import ToolCall
-from karma.agents.tools import Tool, Toolbox, ToolContext, ToolFailed, ToolOutcome
+from karma.agents.tools import Tool, Toolbox, ToolContext, ToolFailed, ToolOutcome, described
+from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import RunId
 from tests.fakes.agents import caller
 
@@ -19,6 +20,11 @@ from tests.fakes.agents import caller
 @dataclass(frozen=True)
 class Nothing:
     pass
+
+
+@dataclass(frozen=True)
+class Anything:
+    value: dict[str, object] = described("Anything")  # noqa: RUF009  a field()
 
 
 def outcome_of(result: object) -> ToolOutcome:
@@ -68,3 +74,39 @@ def test_a_failure_is_told_in_readable_text(error: Exception) -> None:
 
 def test_a_time_is_shown_as_text() -> None:
     assert outcome_of({"at": datetime(2026, 1, 1, tzinfo=UTC)}) == ('{"at":"2026-01-01T00:00:00+00:00"}', False)
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 250])
+def test_what_a_tool_finds_has_at_most_64_levels(levels: int) -> None:
+    content, failed = outcome_of(nested(levels))
+
+    found = {"error": "give found what is nested deeper than 64 levels"} if failed else nested(levels)
+    assert failed == (levels > MAX_LEVELS)
+    assert orjson.loads(content) == found
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 1_000, 2_000])
+def test_an_argument_has_at_most_64_levels(levels: int) -> None:
+    given: list[object] = []
+
+    async def run(asked: Anything, context: ToolContext) -> object:
+        given.append(asked.value)
+        return None
+
+    tool = Tool(
+        name="take",
+        description="",
+        parameters=Anything,
+        permission="device:read",
+        idempotent=True,
+        timeout_s=5,
+        run=run,
+    )
+    call = ToolCall("c1", "take", '{"value":{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}}")
+    content, failed = asyncio.run(Toolbox([tool], caller(), shorten=str).call(call, run_id=RunId("r1")))
+
+    assert (failed, len(given)) == ((False, 1) if levels <= MAX_LEVELS else (True, 0))
+    if failed:
+        assert orjson.loads(content) == {"error": "value: nested deeper than 64 levels"}

@@ -97,7 +97,7 @@ def test_a_batch_ends_alike_in_whatever_order_it_comes(said: list[CommandStatus]
     assert len(ends) == 1
 
 
-@pytest.mark.fault("F-11c")
+@pytest.mark.fault("F-11a")
 def test_what_another_batch_recorded_stays_and_what_was_earlier_is_told() -> None:
     scene = Scene()
     first, second = (scene.answer(n, status, at_ms=n, ts=n) for n, status in enumerate((S.SUCCEEDED, S.FAILED)))
