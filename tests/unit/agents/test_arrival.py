@@ -112,7 +112,8 @@ def test_media_that_the_server_holds_are_not_needed_again() -> None:
 @pytest.mark.fault("F-03a")
 def test_five_megabytes_of_images_that_a_client_sends_again_are_accepted() -> None:
     world = World()
-    history = [user(media(b64(png() + b"\0" * 700_000 + bytes([n]))), message_id=f"u{n}") for n in range(6)]
+    photos = [media(b64(png() + b"\0" * 175_000 + bytes([n]))) for n in range(MAX_NEW_MEDIA + 4)]
+    history = [user(*photos[n : n + 4], message_id=f"u{n}") for n in range(0, len(photos), 4)]
     for message in history:
         world.send(message)
 

@@ -93,7 +93,7 @@ def test_the_next_message_goes_through_whatever_the_one_before_was_refused_for(
             assert not any(BAD[b].items() <= each.items() for b in BAD for each in talk.client.screen)
 
 
-@pytest.mark.fault("F-01e")
+@pytest.mark.fault("F-01e", "F-07b")
 def test_two_messages_of_one_id_are_refused_once() -> None:
     talk = Talk("whole")
     apply(talk, say(talk, "hello"), snapshots=True)

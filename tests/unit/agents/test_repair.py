@@ -7,12 +7,14 @@ seed that repeats it.
 import random
 from typing import Any
 
+import orjson
 import pytest
 
 from karma.agents.domain import Message, ToolCall
 from karma.agents.ports import ModelRequest, ToolSpec
 from karma.agents.repair import GREETED, UNANSWERED, repair
 from karma.agents.stored import dump_messages, load_messages
+from karma.core.freeform import MAX_LEVELS
 from karma.integrations.anthropic import GO_ON, AnthropicModel, to_messages
 from local.messages_api.rules import refusal
 from tests.support.histories import random_history
@@ -146,6 +148,18 @@ def test_a_conversation_in_order_is_sent_as_it_is() -> None:
     assert three["content"] == [{"type": "tool_result", "tool_use_id": "c", "content": "found"}]
     assert refusal(body_of(history)) is None
     assert len(one["content"]) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 1_000, 2_000])
+def test_an_argument_of_more_than_64_levels_is_shown_as_the_text_that_it_was(levels: int) -> None:
+    text = '{"a":' + "[" * levels + "]" * levels + "}"
+
+    body = body_of([user(), assistant("", ToolCall("c", "find", text)), result("c")])
+
+    (call,) = [block for message in body["messages"] for block in message["content"] if block["type"] == "tool_use"]
+    assert call["input"] == ({"unreadable": text} if levels > MAX_LEVELS else orjson.loads(text))
+    assert orjson.dumps(body)
 
 
 @pytest.mark.fault("F-01a")

@@ -91,9 +91,8 @@ def test_a_query_parameter_that_is_not_declared_is_named(query: str) -> None:
 
 @pytest.mark.fault("F-10b")
 def test_of_many_unknown_parameters_a_few_are_named() -> None:
-    found = refused("needed=&" + "&".join(f"{'x' * 100}{n:0100}=1" for n in range(50)) + "&" + "y=&" * 50)
-    assert 1 <= len(found) <= 20
-    assert all(len(name) <= 64 for _, _, name in found)
+    found = refused("needed=&" + "y=&" * 50 + "&".join(f"{n}{'x' * 200}=1" for n in range(50)))
+    assert [name for _, _, name in found] == ["y", *(f"{n}{'x' * 64}"[:64] for n in range(19))]
 
 
 def test_a_query_that_somebody_else_writes_may_have_more() -> None:

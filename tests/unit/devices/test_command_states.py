@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karma.core.errors import ValidationFailed
+from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
@@ -212,3 +214,16 @@ def test_a_queue_that_takes_no_wake_up_holds_no_command_back() -> None:
     for _ in range(60):
         scene.pass_second()
     assert len(scene.publisher.sent) == 2, "the sweep of the minute leaves the call"
+
+
+@pytest.mark.fault("F-08a")
+def test_parameters_of_more_than_64_levels_are_refused_before_anything_is_asked() -> None:
+    params: dict[str, Any] = {}
+    for _ in range(MAX_LEVELS):
+        params = {"a": params}
+
+    with pytest.raises(ValidationFailed) as refused:
+        Scene().service.send(USER, DEVICE, "move", params)
+
+    (wrong,) = cast("list[dict[str, str]]", refused.value.details)
+    assert (wrong["field"], wrong["message"]) == ("params", "nested deeper than 64 levels")
