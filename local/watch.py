@@ -15,6 +15,7 @@ system, and are not sent for all file systems.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import signal
@@ -100,6 +101,12 @@ def mistakes(paths: Iterable[Path]) -> list[str]:
     return found
 
 
+def forget_bytecode(source: Path) -> None:
+    """Remove what Python keeps of a source: it takes a file of the same size, saved within a second, for the same."""
+    for kept in (source.parent / "__pycache__").glob(f"{glob.escape(source.stem)}.*.pyc"):
+        kept.unlink(missing_ok=True)
+
+
 class Watch:
     """Compares the work tree with what functions were started from."""
 
@@ -133,10 +140,13 @@ class Watch:
         if wrong:
             self._say(f"the old code goes on: {'; '.join(wrong)}")
         elif self._unread:
-            self._renew(sorted(path.relative_to(self._watched.root).as_posix() for path in self._unread))
+            self._renew(sorted(self._unread))
             self._unread.clear()
 
-    def _renew(self, names: list[str]) -> None:
+    def _renew(self, paths: list[Path]) -> None:
+        names = [path.relative_to(self._watched.root).as_posix() for path in paths]
+        for path in paths:
+            forget_bytecode(path)
         packages = {name.split("/")[1] for name in names if name.startswith("functions/")}
         everything = any(name.startswith(f"{_COMMON}/") for name in names)
         began = time.monotonic()
