@@ -17,7 +17,7 @@ from sdk.clients.generate import ROOT, TOOLS
 from .conftest import User
 
 LIMIT_S = 900
-EXAMPLES = 5
+EXAMPLES = int(os.environ.get("EXAMPLES", "2"))
 """Random requests an operation, beside those that the shapes call for."""
 MAKE_ADMIN = """
 import sys

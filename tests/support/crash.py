@@ -11,16 +11,21 @@
         report = test.run()
         assert report.points >= 4
 
-For n = 1, 2, ... and both sides of the call: the tables are emptied, `seed` writes the start and returns the event, a
-process gets the event and is ended by `os._exit` just before its n-th request leaves, or just after its n-th answer
-came; then a clean process gets the same event. The final tables must equal those of a run without a crash. The loop
-ends when the handler finishes before it reaches call n.
+For n = 1, 2, ...: the tables are emptied, `seed` writes the start and returns the event, a process gets the event and
+is ended by `os._exit` just after its n-th answer came; then a clean process gets the same event. The final tables must
+equal those of a run without a crash. The loop ends when the handler finishes before it reaches call n.
+
+A death after one answer and one before the next request leave the same behind, unless something else than AWS was asked
+in between or requests run side by side. So of the deaths before a request one is tried, chosen anew each time, which a
+failure names; all of them are where others are asked, and with CRASHES=all.
 
 What a process is, and what an entry, says `crash_processes`.
 """
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -62,6 +67,7 @@ class CrashTest:
         other_state: Callable[[], Any] = lambda: None,
         accept: Callable[[Any], bool] = lambda _response: True,
         max_calls: int = 60,
+        asks_others: bool = False,
     ) -> None:
         """Describe the test.
 
@@ -76,6 +82,7 @@ class CrashTest:
             other_state: what else must be equal (messages of a queue, things of IoT); read after each end.
             accept: tells whether the answer to a clean delivery is a success (SQS: no batchItemFailures).
             max_calls: fails when the handler makes more requests than this.
+            asks_others: it asks somebody else than AWS as well, so that all deaths before a request are tried.
         """
         self._entry = entry
         self._aws = aws
@@ -87,6 +94,7 @@ class CrashTest:
         self._other_state = other_state
         self._accept = accept
         self._max_calls = max_calls
+        self._asks_others = asks_others
 
     def run(self) -> CrashReport:
         """Crash everywhere; raises AssertionError at the first final state that differs."""
@@ -97,27 +105,37 @@ class CrashTest:
             self._assert_finished(clean, "without a crash", processes)
             expected = self._state()
             report.calls = clean.calls
-            sides: tuple[Side, ...] = ("before", "after")
-            for side in sides:
-                for n in range(1, self._max_calls + 2):
-                    assert n <= self._max_calls, f"{self._entry} still dies at call {n}"
-                    self._empty()
-                    event = self._seed()
-                    first = processes.run(event, die=(side, n))
-                    if not first.crashed:
-                        self._assert_finished(first, f"that had fewer than {n} calls", processes)
-                        break
-                    where = f"{side} {first.calls[-1]} (#{n})"
-                    second = processes.run(self._redeliver(event))
-                    self._assert_finished(second, f"after a crash {where}", processes)
-                    found = self._state()
-                    assert found == expected, (
-                        f"crash {where}: redelivery ended in another state: {found!r} instead of {expected!r}"
-                    )
-                    report.points += 1
-                    report.at.append(where)
+            for n in range(1, self._max_calls + 2):
+                assert n <= self._max_calls, f"{self._entry} still dies at call {n}"
+                if not self._die(processes, "after", n, expected, report):
+                    break
+            for n in self._befores(len(clean.calls)):
+                self._die(processes, "before", n, expected, report)
         assert report.points, f"{self._entry} makes no AWS call: nothing was tested"
         return report
+
+    def _befores(self, calls: int) -> list[int]:
+        every = range(1, calls + 1)
+        if self._asks_others or os.environ.get("CRASHES") == "all":
+            return list(every)
+        return random.sample(every, k=min(calls, 1))
+
+    def _die(self, processes: Processes, side: Side, n: int, expected: Any, report: CrashReport) -> bool:
+        """Try one death; False when the handler made fewer than `n` calls."""
+        self._empty()
+        event = self._seed()
+        first = processes.run(event, die=(side, n))
+        if not first.crashed:
+            self._assert_finished(first, f"that had fewer than {n} calls", processes)
+            return False
+        where = f"{side} {first.calls[-1]} (#{n})"
+        second = processes.run(self._redeliver(event))
+        self._assert_finished(second, f"after a crash {where}", processes)
+        found = self._state()
+        assert found == expected, f"crash {where}: redelivery ended in another state: {found!r} instead of {expected!r}"
+        report.points += 1
+        report.at.append(where)
+        return True
 
     def _assert_finished(self, outcome: Outcome, what: str, processes: Processes) -> None:
         if outcome.error:

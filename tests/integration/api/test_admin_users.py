@@ -232,7 +232,7 @@ class TestACrash:
             other_state=self.told(stack),
             accept=lambda answer: answer["statusCode"] == 200,
         ).run()
-        assert report.points >= 4
+        assert len(report.calls) >= 2
 
     def test_leaves_a_key_revoked_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
         def seed() -> dict[str, Any]:
@@ -252,4 +252,4 @@ class TestACrash:
             other_state=self.told(stack),
             accept=lambda answer: answer["statusCode"] in {204, 404},
         ).run()
-        assert report.points >= 4
+        assert len(report.calls) >= 2

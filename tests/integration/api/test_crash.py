@@ -49,7 +49,7 @@ def test_registering_again_after_a_crash_leaves_one_account(
         normalise=steady,
         accept=lambda answer: answer["statusCode"] in FIRST_AND_LAST,
     ).run()
-    assert report.points >= 2
+    assert len(report.calls) >= 1
 
 
 def test_logging_in_again_after_a_crash_leaves_the_account(
@@ -69,7 +69,7 @@ def test_logging_in_again_after_a_crash_leaves_the_account(
         normalise=steady,
         accept=lambda answer: answer["statusCode"] == 200,
     ).run()
-    assert report.points >= 6
+    assert len(report.calls) >= 3
 
 
 def test_making_an_api_key_again_after_a_crash_makes_one(
@@ -94,7 +94,7 @@ def test_making_an_api_key_again_after_a_crash_makes_one(
         normalise=steady,
         accept=lambda answer: answer["statusCode"] in FIRST_AND_LAST,
     ).run()
-    assert report.points >= 8
+    assert len(report.calls) >= 4
 
 
 def reopen_if_open(stack: Any) -> None:
@@ -193,7 +193,7 @@ def test_logging_out_again_after_a_crash_ends_the_session(
         other_state=kinds,
         accept=lambda answer: answer["statusCode"] == 204,
     ).run()
-    assert report.points >= 4
+    assert len(report.calls) >= 2
 
 
 def test_a_ticket_asked_for_again_after_a_crash_opens_one_connection(

@@ -117,10 +117,10 @@ def test_a_change_of_password_is_done_or_not(crash: Any, stack: Any, api: Api, h
     body = {"current_password": PASSWORD, "password": NEW}
     path = "/api/v1/auth/change-password"
     report = crash(lambda: logged_in(stack, api, http_event, "POST", path, body), 200, 401)
-    assert report.points >= 6
+    assert len(report.calls) >= 3
 
 
 def test_a_change_of_address_asks_once_more_at_most(crash: Any, stack: Any, api: Api, http_event: Event) -> None:
     body = {"name": "Ada Lovelace", "email": "new@example.com", "current_password": PASSWORD}
     report = crash(lambda: logged_in(stack, api, http_event, "PATCH", "/api/v1/users/me", body), 200)
-    assert report.points >= 6
+    assert len(report.calls) >= 3

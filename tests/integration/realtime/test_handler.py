@@ -150,21 +150,18 @@ class TestMessages:
 class TestACrash:
     def crash(self, socket: Socket, seed: Callable[[], Any]) -> int:
         stack = socket.stack
-        return (
-            CrashTest(
-                entry=ENTRY,
-                aws=stack.aws,
-                tables=[stack.tables["realtime"]],
-                seed=seed,
-                normalise=_steady,
-                accept=lambda answer: answer["statusCode"] == 200,
-            )
-            .run()
-            .points
-        )
+        report = CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables["realtime"]],
+            seed=seed,
+            normalise=_steady,
+            accept=lambda answer: answer["statusCode"] == 200,
+        ).run()
+        return len(report.calls)
 
     def test_while_connecting(self, socket: Socket) -> None:
-        assert self.crash(socket, lambda: socket.event("$connect", ticket=socket.ticket())) >= 4
+        assert self.crash(socket, lambda: socket.event("$connect", ticket=socket.ticket())) >= 2
 
     def test_while_subscribing(self, socket: Socket) -> None:
         body = json.dumps({"action": "subscribe", "channel": f"device:{new_id()}"})
@@ -173,7 +170,7 @@ class TestACrash:
             socket.connect(socket.ticket())
             return socket.event("$default", body=body)
 
-        assert self.crash(socket, seed) >= 4
+        assert self.crash(socket, seed) >= 2
 
     def test_while_disconnecting(self, socket: Socket) -> None:
         channels = [f"device:{new_id()}" for _ in range(2)]
@@ -184,7 +181,7 @@ class TestACrash:
                 socket.ask({"action": "subscribe", "channel": channel})
             return socket.event("$disconnect")
 
-        assert self.crash(socket, seed) >= 8
+        assert self.crash(socket, seed) >= 4
 
 
 def _steady(item: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tests.support.crash import CrashTest
 ENTRIES = Path(__file__).parents[2] / "fixtures" / "crash" / "entries.py"
 
 
-def _crash_test(stack: Any, function: str) -> CrashTest:
+def _crash_test(stack: Any, function: str, *, asks_others: bool = False) -> CrashTest:
     table = stack.tables["devices"]
     return CrashTest(
         entry=f"{ENTRIES}:{function}",
@@ -18,6 +18,7 @@ def _crash_test(stack: Any, function: str) -> CrashTest:
         tables=[table],
         seed=lambda: {"table": table, "pk": "TEST#1"},
         accept=lambda response: bool(response["ok"]),
+        asks_others=asks_others,
     )
 
 
@@ -25,15 +26,22 @@ def test_dies_before_and_after_each_call_and_passes_a_repeatable_handler(stack: 
     stack.use("router")
     report = _crash_test(stack, "stores_twice").run()
     assert report.calls == ("dynamodb.PutItem", "dynamodb.PutItem")
-    assert report.at == [
-        "before dynamodb.PutItem (#1)",
-        "before dynamodb.PutItem (#2)",
-        "after dynamodb.PutItem (#1)",
-        "after dynamodb.PutItem (#2)",
-    ]
+    assert report.at[:2] == ["after dynamodb.PutItem (#1)", "after dynamodb.PutItem (#2)"]
+    assert len(report.at) == 3
+    assert report.at[2] in {"before dynamodb.PutItem (#1)", "before dynamodb.PutItem (#2)"}
+
+
+def test_dies_before_each_call_where_others_are_asked_and_on_request(
+    stack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.use("router")
+    everywhere = [f"{side} dynamodb.PutItem (#{n})" for side in ("after", "before") for n in (1, 2)]
+    assert _crash_test(stack, "stores_twice", asks_others=True).run().at == everywhere
+    monkeypatch.setenv("CRASHES", "all")
+    assert _crash_test(stack, "stores_twice").run().at == everywhere
 
 
 def test_finds_a_handler_that_counts_twice(stack: Any) -> None:
     stack.use("router")
-    with pytest.raises(AssertionError, match=r"before dynamodb.PutItem \(#2\): .* another state"):
+    with pytest.raises(AssertionError, match=r"after dynamodb.UpdateItem \(#1\): .* another state"):
         _crash_test(stack, "counts_then_stores").run()

@@ -28,6 +28,7 @@ class TestACrash:
             return {name: found[name] for name in names}
 
         report = CrashTest(
+            asks_others=True,
             entry="api.handler:lambda_handler",
             aws=stack.aws,
             tables=[stack.tables["identity"]],
@@ -55,6 +56,7 @@ class TestACrash:
             return linked and found["login_code"] <= found["provider_guard"] <= found["user"] <= 1
 
         CrashTest(
+            asks_others=True,
             entry="api.handler:lambda_handler",
             aws=stack.aws,
             tables=[stack.tables["identity"]],
@@ -79,6 +81,7 @@ class TestACrash:
             return found["session"] == found["refresh_token"] == found["session.started"] <= 1
 
         CrashTest(
+            asks_others=True,
             entry="api.handler:lambda_handler",
             aws=stack.aws,
             tables=[stack.tables["identity"]],

@@ -141,6 +141,7 @@ class TestALink:
             return {name: found[name] for name in ("user", "provider_guard", "provider_identity", "provider.linked")}
 
         CrashTest(
+            asks_others=True,
             entry="api.handler:lambda_handler",
             aws=stack.aws,
             tables=[stack.tables["identity"]],
