@@ -47,6 +47,11 @@ function text(content) {
   return "";
 }
 
+// At most so much of a text; not half of its last character.
+function beginning(text, most) {
+  return text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
+}
+
 // What the user asked last, and the tool calls and results since then.
 function currentTurn(messages) {
   let start = messages.length - 1;
@@ -158,7 +163,7 @@ function argumentsFor(properties, question) {
     if (schema.default !== undefined) values[name] = schema.default;
     else if (Array.isArray(schema.enum)) values[name] = schema.enum.find((each) => question.includes(each)) ?? schema.enum[0];
     else if (plain !== undefined) values[name] = plain;
-    else if (!isSaid) [values[name], isSaid] = [question.slice(0, 200), true];
+    else if (!isSaid) [values[name], isSaid] = [beginning(question, 200), true];
     else values[name] = "";
   }
   return values;
@@ -189,7 +194,7 @@ function answer(request) {
       return { content: "I cannot search here, since no search tool was offered to me. Ask me anything else and I will gladly answer." };
     }
     return {
-      content: `You said: "${question.slice(0, 200)}". I am the offline model of the local environment: I stream this answer in small pieces, and I can find your devices and control them. Ask me which devices are online, or tell me to move one.`,
+      content: `You said: "${beginning(question, 200)}". I am the offline model of the local environment: I stream this answer in small pieces, and I can find your devices and control them. Ask me which devices are online, or tell me to move one.`,
     };
   }
 
@@ -216,11 +221,11 @@ function answer(request) {
     const outcome = parsed(last.content);
     const failed = outcome === null || outcome.success === false || outcome.error;
     return failed
-      ? { content: `The device did not carry out the command. This is what came back from it: ${last.content.slice(0, 300)}` }
-      : { content: `Done. The device carried out the command and reported back: ${JSON.stringify(outcome.result ?? outcome).slice(0, 300)}. Is there anything else that it should do?` };
+      ? { content: `The device did not carry out the command. This is what came back from it: ${beginning(last.content, 300)}` }
+      : { content: `Done. The device carried out the command and reported back: ${beginning(JSON.stringify(outcome.result ?? outcome), 300)}. Is there anything else that it should do?` };
   }
 
-  return { content: `The tool ${last.name ?? "that I called"} has answered, and this is what it said: ${last.content.slice(0, 300)}. That is all I need.` };
+  return { content: `The tool ${last.name ?? "that I called"} has answered, and this is what it said: ${beginning(last.content, 300)}. That is all I need.` };
 }
 
 const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200 });

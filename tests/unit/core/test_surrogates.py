@@ -1,6 +1,7 @@
 """Half a character in JSON becomes U+FFFD; whole ones, and everything else, stay as they are."""
 
 import json
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -60,3 +61,50 @@ def test_only_halves_are_replaced(written: bytes, read: str) -> None:
 def test_what_is_no_json_is_still_refused(broken: bytes) -> None:
     with pytest.raises(orjson.JSONDecodeError):
         surrogates.loads(broken)
+
+
+def halves(text: str) -> str:
+    """Write a text as UTF-16 has it: each character beyond 16 bits as two halves."""
+    return "".join(map(chr, memoryview(text.encode("utf-16", "surrogatepass")[2:]).cast("H")))
+
+
+def cut(text: str, data: st.DataObject) -> list[str]:
+    """Cut a text into pieces anywhere, also within a character."""
+    units = halves(text)
+    places = data.draw(st.lists(st.integers(0, len(units)), max_size=6).map(sorted))
+    return [units[a:b] for a, b in pairwise([0, *places, len(units)])]
+
+
+@pytest.mark.fault("F-03d")
+@given(ANY_TEXT, st.data())
+def test_a_text_that_was_cut_anywhere_is_whole_again(text: str, data: st.DataObject) -> None:
+    joiner = surrogates.Joiner()
+
+    told = [joiner.add(piece) for piece in cut(text, data)] + [joiner.end()]
+
+    assert "".join(told) == mended(as_joined(text))
+    "".join(told).encode()
+    assert all(each == surrogates.whole(each) for each in told), "no piece holds half a character"
+
+
+def as_joined(text: str) -> str:
+    """Return the text with halves that stand beside each other as one character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+@pytest.mark.fault("F-03d")
+@given(st.recursive(ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=8))
+def test_pieces_are_read_with_their_halves(value: object) -> None:
+    written = json.dumps(value).encode()
+
+    read = surrogates.loads_in_pieces(written)
+
+    assert read == json.loads(written)
+    orjson.dumps(surrogates.whole(read))
+
+
+@pytest.mark.fault("F-03d")
+@pytest.mark.parametrize("broken", [b"", b'"\\ud800', b"{", b'[NaN,"\\ud800"]', b'"\xed\xa0\x80"', b'"\\ud8"'])
+def test_pieces_that_are_no_json_are_refused(broken: bytes) -> None:
+    with pytest.raises(orjson.JSONDecodeError):
+        surrogates.loads_in_pieces(broken)

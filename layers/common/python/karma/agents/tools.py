@@ -25,7 +25,7 @@ import orjson
 from karma.agents.attachments import MAX_RESULT_BYTES
 from karma.agents.domain import ToolCall
 from karma.agents.ports import ToolSpec
-from karma.core import freeform
+from karma.core import freeform, surrogates
 from karma.core.errors import AppError
 from karma.core.ids import RunId
 from karma.core.observability import count, logger
@@ -216,5 +216,4 @@ def _plain(hint: object) -> type:
 
 def _failure(message: str) -> ToolOutcome:
     # Messages quote what devices and models wrote: half of a surrogate pair must not end the run.
-    readable = message.encode(errors="replace").decode()
-    return ToolOutcome(orjson.dumps({"error": readable}).decode(), failed=True)
+    return ToolOutcome(orjson.dumps({"error": surrogates.whole(message)}).decode(), failed=True)

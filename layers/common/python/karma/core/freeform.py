@@ -48,20 +48,30 @@ class TooDeep(ValueError):
         self.member = member
 
 
-def loads(text: bytes | str, *, levels: int | None = MAX_LEVELS, replace_surrogates: bool = False) -> Any:
+def loads(
+    text: bytes | str,
+    *,
+    levels: int | None = MAX_LEVELS,
+    replace_surrogates: bool = False,
+    keep_surrogates: bool = False,
+) -> Any:
     """Read JSON.
 
     Args:
         text: what came in.
         levels: how many the value may have; None leaves it to the caller to check the free-form parts of it.
         replace_surrogates: whether a lone surrogate is read as U+FFFD (karma.core.surrogates), and not refused.
+        keep_surrogates: whether it stays, for a `surrogates.Joiner`: the text holds pieces of longer ones.
 
     Raises:
         NotJson: it is none.
         TooDeep: it has more levels, or more than can be read.
     """
     try:
-        value = surrogates.loads(text) if replace_surrogates else orjson.loads(text)
+        if keep_surrogates:
+            value = surrogates.loads_in_pieces(text)
+        else:
+            value = surrogates.loads(text) if replace_surrogates else orjson.loads(text)
     except orjson.JSONDecodeError:
         raw = text if isinstance(text, bytes) else text.encode(errors="replace")
         member = _member_deeper_than(_READABLE_LEVELS, raw)
@@ -111,7 +121,7 @@ def render(value: object) -> bytes:
 def _writable(value: object, levels: int) -> object:
     """Copy a value into one that orjson writes; what orjson knows beyond JSON (dates, dataclasses) stays."""
     if isinstance(value, str):
-        return value.encode(errors="replace").decode() if not value.isascii() else value
+        return surrogates.whole(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         try:
             return float(value)

@@ -2,10 +2,14 @@ r"""JSON with lone surrogates, as programs write it that cut texts between the t
 
 `"\ud83d"` without its other half is valid by JSON's grammar and no text in UTF-8: orjson refuses it, as storage and
 other APIs do. Who resends a conversation cannot mend it, so each is read as U+FFFD, the replacement character.
+
+A half in one piece of a text is lone only if the next piece does not begin with the other: such pieces are read with
+`loads_in_pieces` and joined by a `Joiner`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -30,6 +34,64 @@ def loads(data: bytes | str) -> Any:
         if mended == raw:
             raise
         return orjson.loads(mended)
+
+
+def loads_in_pieces(data: bytes | str) -> Any:
+    """Read JSON as orjson does, but keep lone surrogates: their other halves may be in the JSON that comes next.
+
+    What is not joined by a `Joiner` is to go through `whole`.
+
+    Raises:
+        orjson.JSONDecodeError: it is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        mended = replace_lone(raw)
+        if mended == raw:
+            raise
+        orjson.loads(mended)  # Python's own parser takes more than JSON
+        return json.loads(raw)
+
+
+def whole(value: Any) -> Any:
+    """Replace lone surrogates in a text, or in all texts of a value as JSON has them; two halves become one again."""
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, dict):
+        return {_whole(name): whole(inner) for name, inner in value.items()}
+    return [whole(inner) for inner in value] if isinstance(value, list) else value
+
+
+class Joiner:
+    """Makes the pieces of one text whole: a first half at the end of a piece waits for the next one."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Take the next piece; return what is complete with it, which may be nothing."""
+        if self._half and piece:
+            piece, self._half = self._half + piece, ""
+        if piece and "\ud800" <= piece[-1] <= "\udbff":
+            piece, self._half = piece[:-1], piece[-1]
+        return _whole(piece)
+
+    def end(self) -> str:
+        """End the text; return U+FFFD for a half that still waits, else nothing."""
+        rest, self._half = self._half, ""
+        return _whole(rest)
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def replace_lone(data: bytes) -> bytes:

@@ -19,6 +19,8 @@ import math
 import re
 from typing import Any, Final
 
+from karma.core import surrogates
+
 _STRING_OR_WORD: Final = re.compile(
     rb'"(?:[^"\\]|\\.)*+"?'
     rb"|(?<![\w.+-])(?:[-+]?(?:(nan(?:\(\w{0,32}\))?)|inf(?:inity)?)|([-+]?1\.#(?:IND|[QS]NAN))\d{0,8}|[-+]?1\.#INF\d{0,8})(?![\w.+-])",
@@ -60,7 +62,7 @@ def _mended(value: Any, place: str, wrong: list[str]) -> Any:
         wrong.append(place)
         return None
     if isinstance(value, str):
-        text = _text(value)
+        text = surrogates.whole(value)
         if text is not value:
             wrong.append(place)
         return text
@@ -70,21 +72,12 @@ def _mended(value: Any, place: str, wrong: list[str]) -> Any:
         members: dict[str, Any] = {}
         for name, each in value.items():
             inner = f"{place}[{json.dumps(name[:_NAME_CHARS])}]"[:_PLACE_CHARS]
-            known = _text(name)
+            known = surrogates.whole(name)
             if known is not name:
                 wrong.append(inner)
             members[known] = _mended(each, inner, wrong)
         return members
     return value
-
-
-def _text(given: str) -> str:
-    """Replace halves of characters; a text without any is returned as it is."""
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        return given.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return given
 
 
 def _as_python_writes_it(found: re.Match[bytes]) -> bytes:

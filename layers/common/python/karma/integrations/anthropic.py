@@ -36,7 +36,7 @@ from karma.agents.ports import (
 )
 from karma.agents.repair import arguments_of, tool_use
 from karma.agents.texts import GrowingText
-from karma.core import aws, freeform, secrets
+from karma.core import aws, freeform, secrets, surrogates
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 from karma.integrations.context_window import is_too_long
@@ -266,11 +266,26 @@ def _code_of(status: int, error_type: object, body: object) -> RunErrorCode:
 class _Open:
     """A content block that has begun and not ended."""
 
-    __slots__ = ("block", "text")
+    __slots__ = ("_joiner", "block", "signature", "text")
 
     def __init__(self, block: dict[str, Any]) -> None:
         self.block = block
         self.text = GrowingText()
+        """Of its deltas."""
+        self.signature = ""
+        self._joiner = surrogates.Joiner()
+
+    def add(self, piece: str) -> str:
+        """Take the next piece of its text; return what is whole: deltas may be cut within a character."""
+        text = self._joiner.add(piece)
+        self.text.add(text)
+        return text
+
+    def end(self) -> str:
+        """Return what remains of its text."""
+        rest = self._joiner.end()
+        self.text.add(rest)
+        return rest
 
 
 class _Turn:
@@ -314,7 +329,7 @@ class _Turn:
             if at < 0:
                 continue
             try:
-                self._take(freeform.loads(block[at + 5 :], replace_surrogates=True), out)
+                self._take(freeform.loads(block[at + 5 :], keep_surrogates=True), out)
             except (ValueError, KeyError, TypeError, AttributeError) as exc:
                 raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
@@ -344,43 +359,46 @@ class _Turn:
             raise ModelFailed(_code_of(200, event["error"].get("type"), event), usage=self.usage)
 
     def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
-        self._open[index] = _Open(block)
-        if block["type"] == "tool_use":
-            out.append(ToolBegun(block["id"], block["name"]))
-        elif block["type"] == "text" and block.get("text"):
-            self._open[index].text.add(block["text"])
-            out.append(TextDelta(block["text"]))
+        kind = block["type"]
+        begun = block.pop(kind, "") if kind in {"text", "thinking"} else ""
+        opened = self._open[index] = _Open(surrogates.whole(block))
+        if kind == "tool_use":
+            out.append(ToolBegun(opened.block["id"], opened.block["name"]))
+        elif begun:
+            self._say(opened, opened.add(begun), out)
 
     def _delta(self, index: int, delta: dict[str, Any], out: list[ModelEvent]) -> None:
         opened = self._open[index]
         kind = delta["type"]
         if kind == "text_delta":
-            text = delta["text"]
-            opened.text.add(text)
-            out.append(TextDelta(text))
+            self._say(opened, opened.add(delta["text"]), out)
         elif kind == "input_json_delta":
-            text = delta["partial_json"]
-            if text:
-                opened.text.add(text)
-                if opened.block["type"] == "tool_use":
-                    out.append(ToolArguments(opened.block["id"], text))
+            self._say(opened, opened.add(delta["partial_json"]), out)
         elif kind == "thinking_delta":
-            opened.text.add(delta["thinking"])
+            opened.add(delta["thinking"])
         elif kind == "signature_delta":
-            opened.block["signature"] = opened.block.get("signature", "") + delta["signature"]
+            opened.signature += delta["signature"]
+
+    def _say(self, opened: _Open, text: str, out: list[ModelEvent]) -> None:
+        kind = opened.block["type"]
+        if text and kind == "text":
+            out.append(TextDelta(text))
+        elif text and kind == "tool_use":
+            out.append(ToolArguments(opened.block["id"], text))
 
     def _end(self, index: int, out: list[ModelEvent]) -> None:
         opened = self._open.pop(index)
+        self._say(opened, opened.end(), out)
         block, text = opened.block, str(opened.text)
         kind = block["type"]
-        if kind == "text":
-            block["text"] = text
-        elif kind == "thinking":
-            block["thinking"] = block.get("thinking", "") + text
+        if kind in {"text", "thinking"}:
+            block[kind] = text
         elif kind.endswith("tool_use"):
             block["input"] = arguments_of(text)
             if kind == "tool_use":
                 out.append(ToolEnded(block["id"], text))
+        if opened.signature:
+            block["signature"] = block.get("signature", "") + surrogates.whole(opened.signature)
         self._blocks[index] = block
 
     def _count(self, usage: dict[str, Any] | None) -> None:
