@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import new_id
 from karma.devices.payloads import (
     Unreadable,
@@ -78,6 +79,30 @@ def test_nothing_but_unreadable_is_ever_raised(payload: bytes) -> None:
 def test_other_bad_payloads(read: Any, body: Any) -> None:
     with pytest.raises(Unreadable):
         read(json.dumps(body).encode())
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize(
+    ("read", "body", "field"),
+    [
+        (read_event, {"boot": "b", "ts": 1, "kind": "x"}, "data"),
+        (read_response, {"id": new_id(), "status": "succeeded"}, "result"),
+        (read_response, {"id": new_id(), "status": "failed"}, "error"),
+    ],
+)
+@pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 200])
+def test_a_value_of_more_than_64_levels_is_named(read: Any, body: Any, field: str, levels: int) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        deep = {"a": deep}
+    payload = json.dumps({**body, field: deep}).encode()
+
+    if levels <= MAX_LEVELS:
+        read(payload)
+        return
+    with pytest.raises(Unreadable) as refused:
+        read(payload)
+    assert (refused.value.reason, refused.value.field) == ("TOO_DEEP", field)
 
 
 def test_good_payloads_of_later_firmware_are_read() -> None:
