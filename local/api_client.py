@@ -82,6 +82,15 @@ def stream_agent(
         if response.status_code != 200:
             response.read()
             raise ApiRefused("POST", "/api/agent", response)
-        for line in response.iter_lines():
+        for line in lines_of(response):
             if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))
+
+
+def lines_of(response: httpx.Response) -> Iterator[str]:
+    """Yield the lines of an event stream. `iter_lines` ends them also at U+2028 and its like, within a JSON text."""
+    rest = b""
+    for chunk in response.iter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode()

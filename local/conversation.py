@@ -195,7 +195,7 @@ def commands_in(device_log: Path) -> list[dict[str, Any]]:
     """Return the commands that the device carried out, oldest first, as its log has them."""
     if not device_log.exists():
         return []
-    lines = [json.loads(line) for line in device_log.read_text().splitlines() if line.endswith("}")]
+    lines = [json.loads(line) for line in device_log.read_text().split("\n") if line.endswith("}")]
     return [line for line in lines if line["event"] == "command"]
 
 

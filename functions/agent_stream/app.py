@@ -217,7 +217,7 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
 
 async def _events(request: _Request, caller: Caller, values: PathValues, send: Send) -> int:
     run_id = RunId(values["run_id"])
-    after = _whole("after", request.query.get("after") or request.header(b"last-event-id"), default=0, high=_MAX_AFTER)
+    after = _after(request)
     reader = deps.run_reader()
     if wants_page(request.header(b"accept")):
         limit = _whole("limit", request.query.get("limit", ""), default=_LIMIT, low=1, high=_MAX_LIMIT)
@@ -344,6 +344,16 @@ def _require_method(request: _Request, *methods: str) -> None:
         error = MethodNotAllowed(f"{request.path[:200]} allows {', '.join(methods)}")
         error.headers["Allow"] = ", ".join(methods)
         raise error
+
+
+def _after(request: _Request) -> int:
+    """Return the last segment that the client has.
+
+    The header counts where both are given: clients that reconnect by themselves ask for the same URL again, with the id
+    of what has come since.
+    """
+    asked = _whole("after", request.query.get("after", ""), default=0, high=_MAX_AFTER)
+    return _whole("Last-Event-ID", request.header(b"last-event-id"), default=asked, high=_MAX_AFTER)
 
 
 def _whole(name: str, text: str, *, default: int, low: int = 0, high: int) -> int:

@@ -130,7 +130,7 @@ def _attach(path: str) -> Schema:
         ),
         "parameters": [
             _parameter("run_id", "path", {"type": "string"}, _RUN, "The run"),
-            _parameter("after", "query", whole, 0, "The last segment that is known"),
+            _parameter("after", "query", whole, 0, "The last segment that is known; `Last-Event-ID` goes before it"),
             _parameter(
                 "limit",
                 "query",
@@ -138,7 +138,7 @@ def _attach(path: str) -> Schema:
                 100,
                 "Segments of a page",
             ),
-            _parameter("Last-Event-ID", "header", whole, 0, "The same as `after`, which goes before it"),
+            _parameter("Last-Event-ID", "header", whole, 0, "The last id that came, which goes before `after`"),
         ],
         "responses": {
             "200": {

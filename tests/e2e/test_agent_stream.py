@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from local.api_client import ApiRefused, stream_agent
+from local.api_client import ApiRefused, lines_of, stream_agent
 from local.conversation import run_input
 from local.deployment import Deployment
 
@@ -26,7 +26,7 @@ def model_spread_s(model_url: str, message: str) -> float:
     body = {"model": "any", "max_tokens": 500, "stream": True, "messages": [{"role": "user", "content": message}]}
     times = []
     with httpx.stream("POST", f"{model_url}/v1/messages", json=body, timeout=30) as response:
-        for line in response.iter_lines():
+        for line in lines_of(response):
             if line.startswith("data: ") and '"text_delta"' in line:
                 times.append(time.monotonic())
     return times[-1] - times[0]

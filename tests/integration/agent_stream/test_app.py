@@ -320,14 +320,28 @@ class TestReattaching:
             # The frame that carries `id: n` is the last one of segment n.
             assert seen + events_of(whole.data)[len(seen) : len(seen) + 1] + again == events_of(whole.data)
 
-    def test_last_event_id_is_understood(self, streams: Any) -> None:
+    @pytest.mark.fault("F-06e")
+    def test_a_client_that_asks_for_the_same_url_again_gets_what_comes_after_its_last_id(self, streams: Any) -> None:
         streams.model.answer(message(text("Hi")))
         body = hello()
         streams.run(streams.agent(body))
+        path = f"/api/v1/runs/{body['runId']}/events"
 
-        rest = streams.run(streams.make("GET", f"/api/v1/runs/{body['runId']}/events", headers={"last-event-id": "1"}))
+        def replayed(query: str, last: str | None, accept: str = "text/event-stream") -> Any:
+            headers = {"accept": accept} | ({"last-event-id": last} if last is not None else {})
+            return streams.run(streams.make("GET", path, query=query, headers=headers))
 
-        assert types(events_of(rest.data))[0] == "TEXT_MESSAGE_START"
+        after = {n: replayed(f"after={n}", None).data for n in range(3)}
+        assert types(events_of(after[1]))[0] == "TEXT_MESSAGE_START"
+        assert len(set(after.values())) == 3
+        for query in ("", "after=", "after=0", "after=1", "after=2"):
+            for n, expected in after.items():
+                assert replayed(query, str(n)).data == expected, (query, n)
+            assert replayed(query, "").data == after[int(query[6:] or 0)], query
+        page = replayed("after=0", "1", "application/json").json["data"]
+        assert next(each["n"] for each in page["segments"]) == 2
+        for query, last, field in (("after=0", "x", "Last-Event-ID"), ("after=x", "1", "after")):
+            assert [each["field"] for each in replayed(query, last).json["error"]["details"]] == [field]
 
     def test_a_live_run_is_followed_to_its_end(self, streams: Any) -> None:
         hold = threading.Event()

@@ -28,6 +28,8 @@ SINCE: Mapping[str, Mapping[str, Version]] = {
 """Which version brought a field. Clients of 0.0.54 to 0.0.59 refuse a whole run for `outcome.pendingToolCallIds`, and
 their users' hosts for others: what a client's version does not have is left out for it."""
 
+_LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\u0085\u2028\u2029")
+
 _dumps = orjson.dumps
 
 
@@ -207,7 +209,14 @@ def open_after(log: Iterable[bytes]) -> OpenItems:
 
 
 def frame(data: bytes) -> bytes:
-    """Make one server-sent event: LF only, as the protocol demands."""
+    """Make one server-sent event: LF only, as the protocol demands.
+
+    Nothing in it ends a line but its own: U+0085, U+2028 and U+2029, at which Python's `splitlines` and the clients
+    made with it end one too, are escaped. orjson escapes the others (U+000B, U+000C, U+001C to U+001E).
+    """
+    if not data.isascii():
+        for char, escape in _LINE_ENDS:
+            data = data.replace(char, escape)
     return b"data: " + data + b"\n\n"
 
 
