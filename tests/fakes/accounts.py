@@ -40,7 +40,12 @@ class MemoryAccounts(MemoryIdentities):
         self._require(before)
         self._tell([entry], mails)
         return self._change(
-            before.id, name=after.name, avatar=after.avatar, locale=after.locale, updated_at=after.updated_at
+            before.id,
+            name=after.name,
+            avatar=after.avatar,
+            locale=after.locale,
+            moving_to=after.moving_to,
+            updated_at=after.updated_at,
         )
 
     def change_password(
@@ -59,7 +64,7 @@ class MemoryAccounts(MemoryIdentities):
 
     def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool:
         user = self.users.get(token.user_id)
-        if self.one_time[token.hash].used or user is None or user.email != token.email:
+        if self.one_time[token.hash].used or user is None or user.disabled_at or user.email != token.email:
             return False
         self._spend(token, [entry], [])
         self._change(user.id, email_verified=True, updated_at=now)
@@ -69,7 +74,7 @@ class MemoryAccounts(MemoryIdentities):
         self, token: OneTimeToken, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
     ) -> bool:
         user = self.users.get(token.user_id)
-        if self.one_time[token.hash].used or user is None or user.email != token.email or _overtaken(token, user):
+        if self.one_time[token.hash].used or user is None or user.email != token.email or _over(token, user):
             return False
         self._spend(token, [entry], mails)
         ended = {"sessions_from": now, "api_keys_from": now}
@@ -82,12 +87,12 @@ class MemoryAccounts(MemoryIdentities):
         user = self.users.get(token.user_id)
         if token.email == old_email or self.one_time[token.hash].used:
             return False
-        if user is None or user.email != old_email or _overtaken(token, user):
+        if user is None or user.email != old_email or user.moving_to != token.email or _over(token, user):
             return False
         if self.find_by_email(token.email):
             raise AlreadyExists("email is already registered")
         self._spend(token, [entry], mails)
-        self._change(user.id, email=token.email, email_verified=True, updated_at=now)
+        self._change(user.id, email=token.email, email_verified=True, moving_to=None, updated_at=now)
         return True
 
     def _require(self, seen: User) -> None:
@@ -105,8 +110,8 @@ class MemoryAccounts(MemoryIdentities):
             self.outbox.add(mail)
 
 
-def _overtaken(token: OneTimeToken, user: User) -> bool:
-    return user.sessions_from is not None and user.sessions_from > token.asked_at
+def _over(token: OneTimeToken, user: User) -> bool:
+    return user.disabled_at is not None or (user.sessions_from is not None and user.sessions_from > token.asked_at)
 
 
 PASSWORD = "correct horse"

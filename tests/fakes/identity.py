@@ -17,6 +17,7 @@ from karma.identity.logins import LoginPlace
 from karma.identity.parent import AccountGone
 from karma.identity.repository.items import user_position
 from karma.identity.repository.names import fold
+from karma.identity.spelling import spelled
 from karma.mail.domain import Mail
 
 RING = KeyRing(
@@ -44,14 +45,14 @@ class CountingPasswords:
     verified: list[str] = field(default_factory=list)
 
     def hash(self, password: str) -> str:
-        return f"now:{password}"
+        return f"now:{spelled(password)}"
 
     def verify(self, password_hash: str, password: str) -> bool:
         self.verified.append(password_hash)
-        return password_hash.partition(":")[2] == password
+        return password_hash.partition(":")[2] in {spelled(password), password}
 
-    def outdated(self, password_hash: str) -> bool:
-        return not password_hash.startswith("now:")
+    def outdated(self, password_hash: str, password: str) -> bool:
+        return password_hash != self.hash(password)
 
 
 @dataclass

@@ -73,6 +73,7 @@ def _saved(r: Rows) -> Call:
 
 def _moved(r: Rows) -> Call:
     token, entry, mail = r.kept(Purpose.CHANGE_EMAIL, f"new-{r.id}@example.com"), r.entry, r.mail
+    r.users.save_profile(r.ada, replace(r.ada, moving_to=token.email), entry=r.entry, mails=[])
     return lambda: r.tokens.move_email(token, old_email=r.ada.email, now=NOW, entry=entry, mails=[mail])
 
 

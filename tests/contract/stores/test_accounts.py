@@ -15,9 +15,9 @@ from karma.identity import emails, one_time
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.domain import Locale, Role, User
 from karma.identity.one_time import OneTimeToken, Purpose
+from karma.identity.repository.directory import DirectoryRepository
 from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.users import UserRepository
 from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
 from karma.mail.repository import OutboxRepository
 from tests.fakes.accounts import MemoryAccounts
@@ -28,8 +28,8 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 
 
-class DynamoAccounts(UserRepository, OneTimeRepository):
-    """Both, as the store in memory is, with the outbox that they write to."""
+class DynamoAccounts(DirectoryRepository, OneTimeRepository):
+    """All of them, as the store in memory is, with the outbox that they write to."""
 
     def __init__(self, table: str) -> None:
         bind(IdentityItem, table)
@@ -82,6 +82,11 @@ def token(accounts: Accounts, user: User, purpose: Purpose, **more: Any) -> OneT
     made = replace(made, **more)
     accounts.create_token(made, now=NOW)
     return made
+
+
+def awaiting(accounts: Accounts, user: User, address: str | None) -> User:
+    """Have the account wait for the link to an address, or for none."""
+    return accounts.save_profile(user, replace(user, moving_to=address), entry=entry(user), mails=[])
 
 
 def entry(user: User) -> AuditEntry:
@@ -183,21 +188,63 @@ class TestTokens:
 
     def test_move_an_account_to_their_address(self, accounts: Accounts, ada: User) -> None:
         made = token(accounts, ada, Purpose.CHANGE_EMAIL, email="new@example.com")
+        ada = awaiting(accounts, ada, "new@example.com")
         move = {"old_email": ada.email, "now": LATER, "entry": entry(ada), "mails": []}
         assert accounts.move_email(made, **move)  # type: ignore[arg-type]
         assert not accounts.move_email(made, **{**move, "old_email": "new@example.com"})  # type: ignore[arg-type]
         assert accounts.find_by_email("ada@example.com") is None
         moved = accounts.find_by_email("new@example.com")
-        assert moved == replace(ada, email="new@example.com", email_verified=True, updated_at=LATER)
+        assert moved == replace(ada, email="new@example.com", email_verified=True, moving_to=None, updated_at=LATER)
 
     def test_move_no_account_to_an_address_that_is_taken(self, accounts: Accounts, ada: User) -> None:
         made = token(accounts, ada, Purpose.CHANGE_EMAIL, email="eve@example.com")
         accounts.create_user(replace(ada, id=UserId(new_id()), email="eve@example.com"))
+        ada = awaiting(accounts, ada, "eve@example.com")
         with pytest.raises(AlreadyExists):
             accounts.move_email(made, old_email=ada.email, now=LATER, entry=entry(ada), mails=[])
         assert stored(accounts, ada) == ada
 
     def test_that_were_asked_for_before_the_sessions_ended_move_nothing(self, accounts: Accounts, ada: User) -> None:
         made = token(accounts, ada, Purpose.CHANGE_EMAIL, email="thief@example.com")
+        ada = awaiting(accounts, ada, "thief@example.com")
         accounts.change_password(ada, "second", now=LATER, entry=entry(ada), mails=[])
         assert not accounts.move_email(made, old_email=ada.email, now=LATER, entry=entry(ada), mails=[])
+
+    @pytest.mark.fault("F-21d")
+    @pytest.mark.parametrize("named_since", [["right@example.com"], ["right@example.com", None], [None], []])
+    def test_move_an_account_to_the_address_alone_that_it_waits_for(
+        self, accounts: Accounts, ada: User, named_since: list[str | None]
+    ) -> None:
+        made = token(accounts, ada, Purpose.CHANGE_EMAIL, email="typo@example.com")
+        if named_since:  # with none it was made before accounts remembered where they move
+            ada = awaiting(accounts, ada, "typo@example.com")
+        for address in named_since:
+            ada = awaiting(accounts, ada, address)
+        assert not accounts.move_email(made, old_email=ada.email, now=LATER, entry=entry(ada), mails=[])
+        assert stored(accounts, ada) == ada
+        assert accounts.find_token(made.hash) == made, "nothing was spent"
+
+    @pytest.mark.fault("F-21d")
+    def test_move_an_account_once_whatever_it_waits_for_then(self, accounts: Accounts, ada: User) -> None:
+        older, newer = (token(accounts, ada, Purpose.CHANGE_EMAIL, email=f"{name}@example.com") for name in "ab")
+        ada = awaiting(accounts, ada, "b@example.com")
+        assert accounts.move_email(newer, old_email=ada.email, now=LATER, entry=entry(ada), mails=[])
+        moved = stored(accounts, ada)
+        assert not accounts.move_email(older, old_email=moved.email, now=LATER, entry=entry(ada), mails=[])
+        assert stored(accounts, ada) == moved
+
+    @pytest.mark.fault("F-21d")
+    @pytest.mark.parametrize("purpose", Purpose)
+    def test_do_nothing_for_an_account_that_is_disabled(self, accounts: Accounts, ada: User, purpose: Purpose) -> None:
+        ada = awaiting(accounts, ada, "new@example.com")
+        email = "new@example.com" if purpose is Purpose.CHANGE_EMAIL else ada.email
+        made = token(accounts, ada, purpose, email=email)
+        disabled = accounts.change_account(ada, replace(ada, disabled_at=NOW), actor_id=None, entries=[])
+        at: dict[str, Any] = {"now": LATER, "entry": entry(ada)}
+        done = {
+            Purpose.VERIFY_EMAIL: lambda: accounts.verify_email(made, **at),
+            Purpose.RESET_PASSWORD: lambda: accounts.reset_password(made, "second", mails=[], **at),
+            Purpose.CHANGE_EMAIL: lambda: accounts.move_email(made, old_email=ada.email, mails=[], **at),
+        }[purpose]()
+        assert not done
+        assert stored(accounts, ada) == disabled

@@ -196,6 +196,26 @@ class TestANewAddress:
         assert api.register("ada@example.com")["email"] == "ada@example.com", "the old address is free"
         assert "Your e-mail address was changed" in [mail.subject for mail in post.deliver()]
 
+    @pytest.mark.fault("F-21d")
+    def test_is_to_the_one_named_last(self, api: Api, post: Post) -> None:
+        api.register("ada@example.com")
+        ada = bearer(api, "ada@example.com")
+        links = {}
+        for address in ("typo@example.com", "right@example.com"):
+            body = {"email": address, "current_password": PASSWORD}
+            assert ada.call("PATCH", f"{V1}/users/me", body).status == 200
+            links[address] = post.token_for(address)
+        assert code(api, "/auth/verify-email", {"token": links["typo@example.com"]}) == (410, "GONE")
+        assert code(api, "/auth/verify-email", {"token": links["right@example.com"]}) == (204, "")
+        assert code(api, "/auth/verify-email", {"token": links["typo@example.com"]}) == (410, "GONE")
+        assert ada.call("GET", f"{V1}/users/me").data["user"]["email"] == "right@example.com"
+        body = {"email": "typo@example.com", "current_password": PASSWORD}
+        assert ada.call("PATCH", f"{V1}/users/me", body).status == 200
+        newest = post.token_for("typo@example.com")
+        assert newest not in links.values()
+        assert ada.call("PATCH", f"{V1}/users/me", {"email": "right@example.com"}).status == 200
+        assert code(api, "/auth/verify-email", {"token": newest}) == (410, "GONE")
+
     def test_that_is_taken_looks_free(self, api: Api, post: Post, stored: Callable[[str], list[Any]]) -> None:
         api.register("ada@example.com")
         api.register("eve@example.com")

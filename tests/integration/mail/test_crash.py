@@ -94,7 +94,7 @@ def test_a_token_is_spent_with_what_it_allows(
     now = datetime.now(UTC)
 
     def seed() -> dict[str, Any]:
-        user = account(stack)
+        user = account(stack, moving_to="new@example.com")
         email = "new@example.com" if purpose is Purpose.CHANGE_EMAIL else user.email
         _, token = one_time.issue(purpose, user_id=user.id, email=email, asked_at=now, now=now)
         text = "a token that is the same each time"

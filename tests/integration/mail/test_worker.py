@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +39,7 @@ def account(stack: Any, **changes: Any) -> User:
         created_at=now,
         updated_at=now,
     )
+    user = replace(user, **changes)
     UserRepository().create_user(user)
     return user
 
@@ -65,7 +67,7 @@ class TestACrash:
             before.clear()
             before.update(each.to for each in post.mailbox())
             outbox = OutboxRepository(stack.tables["identity"])
-            mail = mail_of(account(stack), kind, to=to if kind is MailKind.CONFIRM_NEW_EMAIL else None)
+            mail = mail_of(account(stack, moving_to=to), kind, to=to if kind is MailKind.CONFIRM_NEW_EMAIL else None)
             outbox.add(mail)
             return sqs_event([mail.id])
 

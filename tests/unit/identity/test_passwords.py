@@ -16,14 +16,14 @@ class TestHashes:
         assert first != second
         assert passwords.verify(first, "correct horse")
         assert not passwords.verify(first, "correct house")
-        assert not passwords.outdated(first)
+        assert not passwords.outdated(first, "correct horse")
 
     @pytest.mark.req("R-K-34")
     def test_bcrypt_hashes_of_imported_accounts_verify_and_are_outdated(self) -> None:
         old = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(4)).decode()
         assert passwords.verify(old, "correct horse")
         assert not passwords.verify(old, "correct house")
-        assert passwords.outdated(old)
+        assert passwords.outdated(old, "correct horse")
 
     def test_a_long_password_verifies_as_bcrypt_cut_it(self) -> None:
         old = bcrypt.hashpw(b"p" * 72, bcrypt.gensalt(4)).decode()
@@ -34,9 +34,9 @@ class TestHashes:
         assert not passwords.verify(broken, "correct horse")
 
     def test_other_parameters_are_outdated(self) -> None:
-        assert passwords.outdated("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA")
+        assert passwords.outdated("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA", "")
 
     def test_the_dummy_costs_what_a_real_hash_costs_and_matches_nothing(self) -> None:
-        assert not passwords.outdated(DUMMY_HASH)
+        assert not passwords.outdated(DUMMY_HASH, "password")
         assert not passwords.verify(DUMMY_HASH, "")
         assert not passwords.verify(DUMMY_HASH, "password")

@@ -250,6 +250,16 @@ class TestTheExchange:
         answer = api.call("POST", EXCHANGE, body, content_type="application/json")
         assert answer.status == status, answer.text
 
+    @pytest.mark.fault("F-21d")
+    def test_begins_no_session_once_all_were_ended(self, visitor: Callable[..., Visitor], api: Api) -> None:
+        token = visitor().log_in()["access_token"]
+        someone = visitor()
+        code = someone.callback(someone.come_back()).told["code"]
+        assert api.call("POST", "/api/v1/auth/logout-all", authorization=f"Bearer {token}").status == 204
+        answer = api.call("POST", EXCHANGE, {"code": code})
+        assert (answer.status, answer.code) == (400, "INVALID_CODE")
+        assert visitor().log_in()["access_token"]
+
     def test_knows_no_account_that_is_gone(
         self, visitor: Callable[..., Visitor], api: Api, stack: Any, stored: Callable[[str], list[Any]]
     ) -> None:

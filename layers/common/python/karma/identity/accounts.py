@@ -190,7 +190,8 @@ class AccountService:
     def change_profile(self, caller: Caller, change: ProfileChange, *, source: Source) -> User:
         """Change the caller's profile, and have a link sent to a new address if one is given.
 
-        An address of another account's is answered like any other: its owner is told by mail, the caller is not.
+        An address of another account's is answered like any other: its owner is told by mail, the caller is not. Only
+        links to the address that was named last move the account; naming its own again ends them all.
 
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
@@ -207,6 +208,9 @@ class AccountService:
             raise StaleVersion("The account was changed since it was read")
         now = self._clock.now()
         mails: list[Mail] = []
+        moving_to = before.moving_to
+        if email is not None:
+            moving_to = None if email == before.email else email
         if email is not None and email != before.email:
             if before.password_hash is not None and not change.current_password:
                 raise ValidationFailed.of("current_password", "is required")
@@ -230,6 +234,7 @@ class AccountService:
             name=before.name if change.name is None else change.name,
             avatar=before.avatar if change.avatar is None else change.avatar or None,
             locale=change.locale or before.locale,
+            moving_to=moving_to,
             updated_at=now,
         )
         entry = _entry(before.id, AuditEvent.PROFILE_CHANGED, now, source)

@@ -15,6 +15,7 @@ from karma.identity.accounts import AccountService
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.directory import AccountFilter, AccountPage
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Caller, Role, User
+from karma.identity.spelling import spelled
 
 
 class ManagedAccounts(Protocol):
@@ -115,7 +116,7 @@ class AdministrationService:
         """
         user = self._accounts.find_by_email(emails.normalise(email))
         if user is None:
-            if not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
+            if not MIN_PASSWORD_CHARS <= len(spelled(password)) <= MAX_PASSWORD_CHARS:
                 raise ValidationFailed.of("password", f"has {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
             return self._registration.register(
                 email=email, password=password, name=name, role=Role.ADMIN, email_verified=True

@@ -45,7 +45,8 @@ class Correspondence:
             return None
         match mail.kind:
             case MailKind.VERIFY_EMAIL:
-                return None if user.email_verified else self._with_link(mail, user, Purpose.VERIFY_EMAIL, now=now)
+                needless = user.email_verified or user.disabled_at is not None
+                return None if needless else self._with_link(mail, user, Purpose.VERIFY_EMAIL, now=now)
             case MailKind.RESET_PASSWORD:
                 return None if user.disabled_at else self._with_link(mail, user, Purpose.RESET_PASSWORD, now=now)
             case MailKind.CONFIRM_NEW_EMAIL:
@@ -72,7 +73,7 @@ class Correspondence:
         return self._with_link(replace(mail, kind=MailKind.ALREADY_REGISTERED), owner, Purpose.RESET_PASSWORD, now=now)
 
     def _to_new_address(self, mail: Mail, user: User, *, now: datetime) -> Addressed | None:
-        if mail.to is None or mail.to == user.email:
+        if mail.to is None or mail.to == user.email or mail.to != user.moving_to or user.disabled_at is not None:
             return None
         owner = self._people.find_by_email(mail.to)
         if owner is not None:

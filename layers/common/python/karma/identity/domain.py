@@ -59,6 +59,8 @@ class User:
     """Sessions and access tokens that began before are over."""
     api_keys_from: datetime | None = None
     """API keys that were made before are over."""
+    moving_to: str | None = None
+    """Address that was named last and waits for its link: a link to any other does not move the account."""
     version: int = field(default=0, compare=False)
     """Of the stored item; 0 before it is stored."""
     created_at: datetime

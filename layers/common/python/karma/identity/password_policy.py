@@ -13,6 +13,7 @@ from typing import Final
 
 from karma.core.errors import ValidationFailed
 from karma.identity.domain import MIN_PASSWORD_CHARS
+from karma.identity.spelling import spelled
 
 PRODUCT: Final = "karma cloud"
 _LEAST_SCORE: Final = 2
@@ -32,6 +33,7 @@ def require_acceptable(password: str, *, of: Iterable[str]) -> None:
     Raises:
         ValidationFailed: naming `password`, and why.
     """
+    password = spelled(password)
     words = sorted({word for text in (*of, PRODUCT) for word in _words(text)}, key=len, reverse=True)
     folded = rest = _folded(password)
     for word in words:

@@ -5,18 +5,32 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StringConstraints
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from karma.core.schemas import HTTPS_URL, Body, Data, Moment, Version
 from karma.identity.audit import AuditEvent
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 from karma.identity.oauth.domain import ProviderName
+from karma.identity.spelling import MAX_SPELLED_CHARS, spelled
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 Email = Annotated[str, StringConstraints(min_length=3, max_length=320)]
-Password = Annotated[str, StringConstraints(min_length=MIN_PASSWORD_CHARS, max_length=MAX_PASSWORD_CHARS)]
+
+
+def _measured(password: str) -> str:
+    """Count the characters of a new password in its one spelling: how a keyboard composes letters decides nothing."""
+    if not MIN_PASSWORD_CHARS <= len(spelled(password)) <= MAX_PASSWORD_CHARS:
+        raise ValueError(f"has {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters, each counted as composed (NFC)")
+    return password
+
+
+Password = Annotated[
+    str, StringConstraints(min_length=MIN_PASSWORD_CHARS, max_length=MAX_SPELLED_CHARS), AfterValidator(_measured)
+]
+GivenPassword = Annotated[str, StringConstraints(max_length=MAX_SPELLED_CHARS)]
+"""A password to be compared, in any spelling."""
 Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=rf"^({HTTPS_URL})?$")]
 OpaqueToken = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -54,7 +68,7 @@ class ResetPassword(OneTime):
 class ChangePassword(Body):
     """The password as it is and as it shall be."""
 
-    current_password: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PASSWORD_CHARS)]
+    current_password: Annotated[GivenPassword, StringConstraints(min_length=1)]
     password: Password
 
 
@@ -67,7 +81,7 @@ class PatchProfile(Body):
     locale: Locale | None = None
     email: Email | None = None
     """Needs `current_password`; takes effect when the new address is confirmed."""
-    current_password: Annotated[str, StringConstraints(max_length=MAX_PASSWORD_CHARS)] = ""
+    current_password: GivenPassword = ""
     version: Version | None = None
     """Of the account that was read; `If-Match` goes before it."""
 
@@ -76,7 +90,7 @@ class LogIn(Body):
     """Address and password."""
 
     email: Annotated[str, StringConstraints(min_length=1, max_length=320)]
-    password: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    password: Annotated[GivenPassword, StringConstraints(min_length=1)]
 
 
 class TradeLoginCode(Body):
@@ -88,9 +102,7 @@ class TradeLoginCode(Body):
 class BeginLink(Body):
     """Begins to link a provider to the account."""
 
-    current_password: Annotated[str, StringConstraints(max_length=128)] | None = Field(
-        default=None, examples=["correct horse battery"]
-    )
+    current_password: GivenPassword | None = Field(default=None, examples=["correct horse battery"])
     """Asked of accounts that have a password; others need a login of this session within ten minutes."""
     redirect: Annotated[str, StringConstraints(max_length=2000)] | None = None
     """Page of a frontend, without a fragment, where it ends; by default the front page."""
@@ -131,7 +143,7 @@ class CreateApiKey(Body):
     """Permission names; `*` is everything that the owner may do."""
     expires_at: Moment | None = None
     """By default 90 days from now; at most 366."""
-    current_password: Annotated[str, StringConstraints(max_length=MAX_PASSWORD_CHARS)] | None = None
+    current_password: GivenPassword | None = None
     """Needed unless the caller logged in within the last ten minutes."""
 
 
@@ -145,9 +157,7 @@ class LogOutEverywhere(Body):
 class DeleteAccount(Body):
     """Confirms that an account shall be deleted."""
 
-    current_password: Annotated[str, StringConstraints(max_length=128)] | None = Field(
-        default=None, examples=["correct horse battery"]
-    )
+    current_password: GivenPassword | None = Field(default=None, examples=["correct horse battery"])
     """Asked of accounts that have a password; others need a login of this session within ten minutes."""
 
 

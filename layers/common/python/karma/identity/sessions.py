@@ -118,7 +118,7 @@ class SessionService:
         if user.disabled_at is not None:
             raise _disabled()
         now = self._clock.now()
-        if self._passwords.outdated(known_hash):
+        if self._passwords.outdated(known_hash, password):
             self._accounts.rehash(user, self._passwords.hash(password), now=now)
         return user, self.start(user, method="password", source=source, now=now)
 

@@ -143,6 +143,11 @@ class LoginCode:
     provider: ProviderName
     expires_at: datetime
 
+    @property
+    def begun_at(self) -> datetime:
+        """When the provider said who came back."""
+        return self.expires_at - LOGIN_CODE_TTL
+
 
 def digest(secret: str) -> str:
     """SHA-256 as stored; texts that are no Unicode have one too."""

@@ -171,14 +171,17 @@ class OAuthService:
         """Trade a login code for a session.
 
         Raises:
-            InvalidCode: unknown, used or expired.
+            InvalidCode: unknown, used or expired, or of a login from before all sessions were ended.
             Forbidden: the account was disabled or deleted meanwhile.
         """
         now = self._clock.now()
         found = self._flows.take_login_code(digest(code), now=now)
+        invalid = InvalidCode("The code is unknown, was used, or is too old: begin again")
         if found is None:
-            raise InvalidCode("The code is unknown, was used, or is too old: begin again")
+            raise invalid
         user = _in_use(self._accounts.read_user(found.user_id))
+        if user.sessions_from is not None and found.begun_at < user.sessions_from:
+            raise invalid
         return user, self._sessions.start(user, method=found.provider.value, source=source, now=now)
 
     def _provider(self, name: str) -> tuple[ProviderName, Provider]:

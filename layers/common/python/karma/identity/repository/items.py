@@ -81,6 +81,8 @@ class UserItem(IdentityItem, discriminator="user"):
     """Sessions and access tokens that began before are over."""
     api_keys_from = UnicodeAttribute(null=True)
     """API keys that were made before are over."""
+    moving_to = UnicodeAttribute(null=True)
+    """The one address that a link may still move the account to."""
 
 
 class NameItem(IdentityItem, discriminator="user_name"):

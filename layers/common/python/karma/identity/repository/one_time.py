@@ -75,12 +75,15 @@ class OneTimeRepository:
         )
 
     def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool:
-        """Note that the account's address is its own; False when the token is used or the account has another one."""
+        """Note that the account's address is its own.
+
+        False when the token is used, the account has another address or is disabled.
+        """
         tx = _spend(token, now)
         tx.update(
             UserItem(*user_key(token.user_id)),
             [UserItem.email_verified.set(True), UserItem.updated_at.set(iso(now))],
-            UserItem.email == token.email,
+            (UserItem.email == token.email) & _in_use(),
         )
         audit.append(tx, entry)
         return _done(tx)
@@ -90,8 +93,8 @@ class OneTimeRepository:
     ) -> bool:
         """Set a password, end every session and API key, and take the address as verified.
 
-        False when the token is used, the account has another address, or all its sessions ended since it was asked
-        for: of two tokens the one used first is the last.
+        False when the token is used, the account has another address or is disabled, or all its sessions ended since
+        it was asked for: of two tokens the one used first is the last.
         """
         tx = _spend(token, now)
         tx.update(
@@ -103,7 +106,7 @@ class OneTimeRepository:
                 UserItem.api_keys_from.set(iso(now)),
                 UserItem.updated_at.set(iso(now)),
             ],
-            (UserItem.email == token.email) & _not_overtaken(token),
+            (UserItem.email == token.email) & _not_overtaken(token) & _in_use(),
         )
         audit.append(tx, entry)
         for mail in mails:
@@ -115,8 +118,8 @@ class OneTimeRepository:
     ) -> bool:
         """Give the account the token's address, verified, and free the old one.
 
-        False when the token is used, the account left `old_email` or has moved already by another token, or all its
-        sessions ended since it was asked for.
+        False when the token is used, the account does not wait for its address (another was named since, or its own
+        again, or it has moved), left `old_email` or is disabled, or all its sessions ended since it was asked for.
 
         Raises:
             AlreadyExists: another account has taken the address meanwhile.
@@ -129,8 +132,13 @@ class OneTimeRepository:
         tx.put(guard, on_fail=AlreadyExists("email is already registered"))
         tx.update(
             UserItem(*user_key(token.user_id)),
-            [UserItem.email.set(token.email), UserItem.email_verified.set(True), UserItem.updated_at.set(iso(now))],
-            (UserItem.email == old_email) & _not_overtaken(token),
+            [
+                UserItem.email.set(token.email),
+                UserItem.email_verified.set(True),
+                UserItem.moving_to.remove(),
+                UserItem.updated_at.set(iso(now)),
+            ],
+            (UserItem.email == old_email) & (UserItem.moving_to == token.email) & _not_overtaken(token) & _in_use(),
         )
         audit.append(tx, entry)
         for mail in mails:
@@ -151,6 +159,11 @@ def _spend(token: OneTimeToken, now: datetime) -> Transaction:
 def _not_overtaken(token: OneTimeToken) -> Condition:
     condition: Condition = UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= iso(token.asked_at))
     return condition
+
+
+def _in_use() -> Condition:
+    """Ask that the account is not disabled: whoever it was disabled for may have its links."""
+    return UserItem.disabled_at.does_not_exist()
 
 
 def _done(tx: Transaction) -> bool:

@@ -84,7 +84,7 @@ class UserRepository:
             return
 
     def save_profile(self, before: User, after: User, *, entry: AuditEntry, mails: Sequence[Mail]) -> User:
-        """Store name, avatar and locale as they are after a change, with what is to be told about it.
+        """Store name, avatar, locale and awaited address as they are after a change, with what is to be told about it.
 
         Raises:
             StaleVersion: the account is not as it was before, or is gone.
@@ -96,6 +96,7 @@ class UserRepository:
                 UserItem.name.set(after.name),
                 UserItem.avatar.set(after.avatar) if after.avatar else UserItem.avatar.remove(),
                 UserItem.locale.set(after.locale.value),
+                UserItem.moving_to.set(after.moving_to) if after.moving_to else UserItem.moving_to.remove(),
                 UserItem.updated_at.set(iso(after.updated_at)),
             ],
             locked=True,
@@ -154,6 +155,7 @@ def _item(user: User) -> UserItem:
         disabled_at=iso(user.disabled_at) if user.disabled_at else None,
         sessions_from=iso(user.sessions_from) if user.sessions_from else None,
         api_keys_from=iso(user.api_keys_from) if user.api_keys_from else None,
+        moving_to=user.moving_to,
         gsi1pk=user_list(user.role.value, disabled=user.disabled_at is not None),
         gsi1sk=user_position(user.id, user.created_at),
         created_at=iso(user.created_at),
@@ -175,6 +177,7 @@ def user_of(item: UserItem) -> User:
         disabled_at=parse_iso(item.disabled_at) if item.disabled_at else None,
         sessions_from=parse_iso(item.sessions_from) if item.sessions_from else None,
         api_keys_from=parse_iso(item.api_keys_from) if item.api_keys_from else None,
+        moving_to=item.moving_to,
         version=int(item.version),
         created_at=parse_iso(item.created_at),
         updated_at=parse_iso(item.updated_at),
