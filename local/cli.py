@@ -5,7 +5,7 @@
     karma chat [MESSAGE]           talk to the agent as the demo user
     karma mail [N]                 print the last mails of the local environment
     karma admin create EMAIL       make an administrator; the password is asked for
-    karma inbox list               list stored Stripe events: --status unhandled, unlinked, handled, ignored, dismissed
+    karma inbox list               list events: --status unhandled, unlinked, unnamed, handled, ignored, dismissed
     karma inbox show EVENT_ID      show one with the ids it names
     karma inbox replay EVENT_ID    handle it once more
     karma inbox dismiss EVENT_ID   close it: --reason WORDS

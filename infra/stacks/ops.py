@@ -35,6 +35,12 @@ BAD_FACTS = (
         "SES takes no mail for many addresses: a robot registers them, or our sender",
     ),
     ("WebhookRejected", FunctionName.BILLING_WEBHOOK, 10, "webhooks fail verification: a rolled secret, or a forger"),
+    (
+        "BillingUnnamedPrice",
+        FunctionName.INBOX,
+        1,
+        "somebody pays for a price that names no plan, and has nothing of it: GET /billing/inbox?status=unnamed",
+    ),
 )
 
 

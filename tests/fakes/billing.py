@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 import orjson
 
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription, read_hint, together
-from karma.billing.ports import CustomerLink, Due, InboxPage, Look, Row
+from karma.billing.naming import NOTHING, Paid, look_at
+from karma.billing.ports import CustomerLink, Due, InboxPage, Look, Payers, Row
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED
 from karma.core.clock import iso
 from karma.core.errors import Upstream
@@ -53,6 +55,7 @@ class MemoryBilling:
     """Accounts that are deleted."""
     notices: list[Notice] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
+    page_size: int = 100
 
     # Arrivals and inbox
 
@@ -104,20 +107,20 @@ class MemoryBilling:
         self._close(event, at=at, note=note, state=EventState.UNLINKED)
         return True
 
-    def unlinked_of(self, customer_id: str) -> list[str]:
-        found = (event for event in self.events.values() if event.state is EventState.UNLINKED)
+    def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
+        found = (event for event in self.events.values() if event.state is state)
         return [event.id for event in found if read_hint(event).customer_id == customer_id]
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
         event = self.events.get(event_id)
-        if event is None or event.state not in {EventState.UNHANDLED, EventState.UNLINKED}:
+        if event is None or event.state not in {EventState.UNHANDLED, EventState.UNLINKED, EventState.UNNAMED}:
             return False
         self._close(event, at=at, note=note, state=EventState.DISMISSED)
         self.audit += [entry] if entry else []
         return True
 
     def _close(self, event: InboxEvent, *, at: datetime, note: str, state: EventState) -> None:
-        keep = KEEP_UNLINKED if state is EventState.UNLINKED else KEEP
+        keep = KEEP_UNLINKED if state in {EventState.UNLINKED, EventState.UNNAMED} else KEEP
         self.events[event.id] = replace(
             event, handled_at=at, note=note, last_error="", state=state, expires_at=(at + keep).replace(microsecond=0)
         )
@@ -160,7 +163,7 @@ class MemoryBilling:
         of_state = [event for event in self.events.values() if event.state is state]
         if state is EventState.UNHANDLED:
             listed = sorted(of_state, key=lambda each: (self.due_at[each.id], each.id))
-        elif state is EventState.UNLINKED:
+        elif state in {EventState.UNLINKED, EventState.UNNAMED}:
             listed = sorted(of_state, key=lambda each: (read_hint(each).customer_id, each.handled_at, each.id))
         else:
             listed = sorted(of_state, key=lambda each: (each.handled_at, each.id), reverse=True)
@@ -190,6 +193,9 @@ class MemoryBilling:
         notice: Notice | None = None,
         shown: Collection[str] = (),
         livemode: bool = False,
+        paid: Paid = NOTHING,
+        names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        waits_of: str = "",
     ) -> bool:
         self._require(user_id)
         event = self.events.get(event_id)
@@ -197,22 +203,34 @@ class MemoryBilling:
             return False
         if event_id and (event is None or event.handled_at is not None):
             return False
-        links = [self.customers.get(customer_id) for customer_id in shown]
+        links = [self.customers.get(customer_id) for customer_id in {*shown, *names}]
         if any(link is None or link.user_id != user_id for link in links):
             return False
-        for customer_id in shown:
+        for customer_id in {*shown, *names}:
             link = self.customers[customer_id]
-            self.customers[customer_id] = link._replace(livemode=livemode, version=link.version + 1)
-        self._write(user_id, subscription, seen, at=at, look_at=subscription.look_at(at) if subscription else None)
+            self.customers[customer_id] = link._replace(
+                livemode=livemode if customer_id in shown else link.livemode,
+                names=dict(names.get(customer_id, link.names)),
+                version=link.version + 1,
+            )
+        self._write(user_id, subscription, seen, at=at, look_at=look_at(subscription, paid, at), paid=paid)
         self.notices += [notice] if notice else []
         if event_id:
-            self.mark_handled(event_id, at=at, note=note, user_id=user_id)
+            state = EventState.UNNAMED if waits_of else EventState.HANDLED
+            self.mark_handled(event_id, at=at, note=note, state=state, user_id=user_id)
         return True
 
     def _write(
-        self, user_id: UserId, row: Subscription | None, seen: Row, *, at: datetime, look_at: datetime | None
+        self,
+        user_id: UserId,
+        row: Subscription | None,
+        seen: Row,
+        *,
+        at: datetime,
+        look_at: datetime | None,
+        paid: Paid = NOTHING,
     ) -> None:
-        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at))
+        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at), paid)
         self.looks.pop(user_id, None)
         if look_at is not None:
             self.looks[user_id] = look_at
@@ -228,6 +246,22 @@ class MemoryBilling:
         row = self.rows[look.user_id]
         self.rows[look.user_id] = row._replace(version=row.version + 1)
         self.looks[look.user_id] = until
+        return True
+
+    def payers_of(self, object_id: str, *, but_at: datetime, start: dict[str, str] | None) -> Payers:
+        listed = sorted((f"{iso(when)}#{user_id}", user_id) for user_id, when in self.looks.items())
+        left = [each for each in listed if start is None or each[0] > start["sk"]]
+        shown = left[: self.page_size]
+        found = [user_id for _, user_id in shown if object_id in self.rows[user_id].paid.ids]
+        last = {"sk": shown[-1][0]} if len(left) > self.page_size else None
+        return Payers([user_id for user_id in found if self.looks[user_id] != but_at], last)
+
+    def hasten_look(self, user_id: UserId, *, at: datetime) -> bool:
+        if user_id not in self.looks:
+            return False
+        row = self.rows[user_id]
+        self.rows[user_id] = row._replace(version=row.version + 1)
+        self.looks[user_id] = at
         return True
 
     def purge(self, purge: Purge) -> bool:
@@ -266,9 +300,11 @@ class MemoryBilling:
             held = row.subscription.all if row.subscription else ()
             left = together([each for each in held if each.stripe_customer_id != customer_id])
             self._write(seen.user_id, left, row, at=at, look_at=at)
-        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, (seen.version if seen else 0) + 1)
+        names = seen.names if seen else {}
+        version = (seen.version if seen else 0) + 1
+        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, version, names)
         row = self.row(user_id)
-        self._write(user_id, row.subscription, row, at=at, look_at=at)
+        self._write(user_id, row.subscription, row, at=at, look_at=at, paid=row.paid)
         self.audit += entries
         return True
 

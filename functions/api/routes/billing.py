@@ -64,7 +64,8 @@ async def list_inbox(
     """List Stripe's events of one status.
 
     `unhandled` ones wait to be handled, by the time of their next attempt; `unlinked` ones wait until an administrator
-    links their customer, by customer. `handled`, `ignored` and `dismissed` ones are closed, the newest first, and kept
+    links their customer, and `unnamed` ones until what their customer pays for is named (the note says which price, and
+    how), by customer. `handled`, `ignored` and `dismissed` ones are closed, the newest first, and kept
     for 60 days.
     """
     scope = f"billing-inbox:{status}:{caller.user_id}"
@@ -88,7 +89,7 @@ async def get_inbox_event(event_id: str, caller: Annotated[Caller, permit("billi
 async def dismiss_event(
     event_id: str, body: DismissEvent, caller: Annotated[Caller, permit("billing:admin")], source: RequestSource
 ) -> Response:
-    """Close an event that is unhandled or unlinked, with a reason; a repeat changes nothing."""
+    """Close an event that is unhandled, unlinked or unnamed, with a reason; a repeat changes nothing."""
     event = billing.inbox().dismiss(event_id, reason=body.reason, actor_id=caller.user_id, source=source)
     return ok({"event": event_view(event)})
 

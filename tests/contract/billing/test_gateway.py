@@ -68,6 +68,9 @@ def test_every_page_and_every_status_is_read(stripe: StripeServer, gateway: Any)
         ([{"product": "prod_ours"}], PlanName.PRO),
         ([{"product": "prod_ours", "metadata": {"karma_plan": "team"}}], PlanName.TEAM),
         ([{"product": "prod_gone"}], None),
+        ([{"product": "prod_ours", "metadata": {"karma_plan": "none"}}], None),
+        ([{"lookup_key": "karma_pro_month", "metadata": {"karma_plan": "none"}}], None),
+        ([{"product": {"id": "prod_whole", "metadata": {"karma_plan": "team"}}}], PlanName.TEAM),
         ([{"nickname": "Karma Team", "id": "price_team"}], None),
         ([{"metadata": {"plan": "team"}}], None),
         ([], None),
@@ -81,6 +84,9 @@ def test_a_plan_is_what_the_price_or_its_product_says(
     stripe.subscription(items=[{**item} for item in items], metadata={"karma_plan": "enterprise", "plan": "team"})
     [subscription] = found(gateway())
     assert plan_of(subscription) is plan
+    shown = [each.get("product", "prod_other") for each in items if each.get("quantity") != 0]
+    named = [each["id"] if isinstance(each, dict) else each for each in shown]
+    assert [price.product_id for price in subscription.prices] == named
     assert len([each for each in stripe.requests if "/products/" in each]) <= 1
 
 

@@ -524,8 +524,8 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "InboxRepository.mark_unlinked": _made(
         lambda r: r.event, lambda r, event: r.inbox.mark_unlinked(event, f"cus_of_nobody_{r.id}", at=LATER, note="")
     ),
-    "InboxRepository.unlinked_of": _made(
-        lambda r: r.unlinked, lambda r, _: r.inbox.unlinked_of(f"cus_of_nobody_{r.id}")
+    "InboxRepository.waiting_of": _made(
+        lambda r: r.unlinked, lambda r, _: r.inbox.waiting_of(f"cus_of_nobody_{r.id}", EventState.UNLINKED)
     ),
     "InboxRepository.dismiss": _made(
         lambda r: (r.unlinked, r.entry), lambda r, n: r.inbox.dismiss(n[0], at=LATER, note="", entry=n[1])
@@ -538,6 +538,12 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "SubscriptionRepository.postpone_look": _made(
         lambda r: (r.customer, r.subscriptions.due_looks(LATER, limit=5)[0]),
         lambda r, n: r.subscriptions.postpone_look(n[1], until=LATER),
+    ),
+    "SubscriptionRepository.payers_of": _made(
+        lambda r: r.customer, lambda r, _: r.subscriptions.payers_of("price_1", but_at=NOW, start=None)
+    ),
+    "SubscriptionRepository.hasten_look": _made(
+        lambda r: r.customer, lambda r, _: r.subscriptions.hasten_look(r.ada.id, at=LATER)
     ),
     "CustomerRepository.link_of": _made(lambda r: r.customer, lambda r, link: r.customers.link_of(link.customer_id)),
     "CustomerRepository.links_of": _made(lambda r: r.customer, lambda r, _: r.customers.links_of(r.ada.id)),

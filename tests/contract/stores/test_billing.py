@@ -9,6 +9,7 @@ import pytest
 
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, Pause, projection
+from karma.billing.naming import Paid
 from karma.billing.ports import Arrivals, CustomerLink, Customers, Inbox, Row, Subscriptions
 from karma.billing.purge import Forgetting
 from karma.billing.repository.arrivals import ArrivalStore
@@ -161,12 +162,16 @@ class TestInbox:
             assert stores.inbox.mark_unlinked(name, "cus_1", at=NOW, note="who")
         assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
         assert not stores.inbox.mark_unlinked("evt_404", "cus_1", at=NOW, note="who")
-        assert sorted(stores.inbox.unlinked_of("cus_1")) == ["evt_1", "evt_2"]
-        assert stores.inbox.unlinked_of("cus_2") == stores.inbox.unlinked_of("cus") == []
+        assert sorted(stores.inbox.waiting_of("cus_1", EventState.UNLINKED)) == ["evt_1", "evt_2"]
+        assert (
+            stores.inbox.waiting_of("cus_2", EventState.UNLINKED)
+            == stores.inbox.waiting_of("cus", EventState.UNLINKED)
+            == []
+        )
         [first, _] = stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events
         assert (first.note, first.expires_at) == ("who", NOW + KEEP_UNLINKED)
         assert stores.inbox.reopen("evt_1", at=NOW, due_at=NOW)
-        assert stores.inbox.unlinked_of("cus_1") == ["evt_2"]
+        assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == ["evt_2"]
 
     @pytest.mark.fault("F-16a")
     def test_an_event_of_a_linked_customer_is_not_unlinked(self, stores: Stores) -> None:
@@ -259,6 +264,62 @@ class TestSubscriptions:
         assert stores.subscriptions.due_looks(at + MINUTE, limit=5) == []
         assert stores.subscriptions.save(ALICE, None, seen=stores.subscriptions.row(ALICE), at=at)
         assert stores.subscriptions.due_looks(at + 9 * MINUTE, limit=5) == []
+
+    @pytest.mark.fault("F-15d")
+    def test_an_event_waits_for_the_name_of_what_is_paid_for(self, stores: Stores) -> None:
+        assert stores.link()
+        stores.arrive()
+        seen = stores.subscriptions.row(ALICE)
+        paid = Paid(ids=("price_1", "prod_1"), unnamed=("price_1",), unnamed_since=NOW)
+        names = {"cus_1": {"price_2": "pro"}}
+        assert stores.subscriptions.save(
+            ALICE, None, seen=seen, at=NOW, event_id="evt_1", note="name", paid=paid, names=names, waits_of="cus_1"
+        )
+        assert stores.subscriptions.row(ALICE) == Row(None, seen.version + 1, seen.created_at, paid)
+        assert stores.inbox.waiting_of("cus_1", EventState.UNNAMED) == ["evt_1"]
+        assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == []
+        [event] = stores.inbox.page(EventState.UNNAMED, limit=5, start=None).events
+        assert (event.note, event.handled_at, event.expires_at) == ("name", NOW, NOW + KEEP_UNLINKED)
+        [look] = stores.subscriptions.due_looks(NOW + 6 * MINUTE, limit=5)
+        assert look.user_id == ALICE
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert link.names == names["cus_1"]
+        assert stores.link(BOB, seen=link)
+        moved = stores.customers.link_of("cus_1")
+        assert moved is not None
+        assert moved.names == names["cus_1"]
+        assert stores.inbox.dismiss("evt_1", at=NOW, note="a test", entry=None)
+        assert not stores.subscriptions.save(
+            ALICE, None, seen=stores.subscriptions.row(ALICE), at=NOW, names={"cus_1": {}}
+        )
+        assert stores.subscriptions.save(BOB, None, seen=stores.subscriptions.row(BOB), at=NOW, names={"cus_1": {}})
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert link.names == {}
+
+    @pytest.mark.fault("F-15d")
+    def test_who_pays_for_a_price_is_found_and_looked_at_once(self, stores: Stores) -> None:
+        for user, ids in ((ALICE, ("price_1", "prod_1")), (BOB, ("price_2", "prod_1"))):
+            assert stores.subscriptions.save(user, None, seen=Row(), at=NOW, paid=Paid(ids=ids))
+
+        def payers(object_id: str) -> list[UserId]:
+            page = stores.subscriptions.payers_of(object_id, but_at=NOW, start=None)
+            assert page.last is None
+            return page.user_ids
+
+        assert payers("price_1") == [ALICE]
+        assert sorted(payers("prod_1")) == [ALICE, BOB]
+        assert payers("prod") == payers("price_3") == []
+        version = stores.subscriptions.row(ALICE).version
+        for _ in range(2):
+            assert stores.subscriptions.hasten_look(ALICE, at=NOW)
+        assert stores.subscriptions.row(ALICE).version == version + 2
+        assert payers("prod_1") == [BOB]
+        assert [look.user_id for look in stores.subscriptions.due_looks(NOW + MINUTE, limit=5)] == [ALICE]
+        assert stores.subscriptions.save(BOB, None, seen=stores.subscriptions.row(BOB), at=NOW)
+        assert not stores.subscriptions.hasten_look(BOB, at=NOW)
+        assert stores.subscriptions.payers_of("prod_1", but_at=NOW + MINUTE, start=None).user_ids == [ALICE]
 
 
 class TestCustomers:

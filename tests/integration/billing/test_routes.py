@@ -10,7 +10,7 @@ from boto3.dynamodb.types import TypeDeserializer
 
 from karma.billing.allowances import Metric
 from karma.billing.arrival import Arrival
-from karma.billing.domain import project
+from karma.billing.domain import EventState, project
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalStore
@@ -148,7 +148,7 @@ def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, logi
     assert (status, body["data"]) == (202, {"event_id": "evt_2", "queued": True})
     assert api("POST", "/billing/inbox/evt_9/replay", token=admin_token)[0] == 404
     assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_2"]
-    assert inbox.unlinked_of("cus_1") == []
+    assert inbox.waiting_of("cus_1", EventState.UNLINKED) == []
 
 
 @pytest.mark.fault("F-18a")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from karma.billing.customers import refresh_message
+from karma.billing.domain import EventState
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId
@@ -129,7 +130,7 @@ def test_a_customer_whom_nobody_linked_waits_for_it(
     assert billing.subscription(user) is None
     assert billing.open_events() == []
     inbox = InboxRepository(billing.stack.tables["billing"])
-    unlinked = inbox.unlinked_of(customer.id)
+    unlinked = inbox.waiting_of(customer.id, EventState.UNLINKED)
     assert {each.id for each in peer.posted if each.type == "customer.subscription.created"} <= {*unlinked}
     link(billing, customer.id, user)
     assert billing.work([refresh_message(UserId(user))]) == []
@@ -137,7 +138,7 @@ def test_a_customer_whom_nobody_linked_waits_for_it(
     assert row is not None
     assert (row["plan"], row["status"]) == ("pro", "active")
     assert billing.work(unlinked) == []
-    assert inbox.unlinked_of(customer.id) == []
+    assert inbox.waiting_of(customer.id, EventState.UNLINKED) == []
 
 
 def test_a_stripe_that_is_down_fails_only_its_own_messages(

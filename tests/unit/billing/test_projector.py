@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from karma.billing.arrival import Arrival
 from karma.billing.customers import CustomerDesk, CustomerLinked, Lookout, user_of_message
 from karma.billing.domain import LATE_NEWS, EventState, Subscription, SubscriptionStatus, projection
-from karma.billing.plans import PlanName
+from karma.billing.plans import NOT_OURS, PlanName
 from karma.billing.projector import EventProjector, SubscriptionBusy
 from karma.billing.purge import BillingPurge, PaymentsOfOtherMode
 from karma.core.errors import Upstream, ValidationFailed
@@ -153,7 +153,7 @@ def test_cancelling_one_of_two_leaves_the_others_plan(heard_of: str) -> None:
 @pytest.mark.fault("F-15b")
 def test_another_product_of_the_same_stripe_account_gives_nothing() -> None:
     world = World()
-    world.sell(prices=(FOREIGN,))
+    world.sell(prices=(replace(FOREIGN, metadata_plan=NOT_OURS),))
     assert world.hear() == "no subscription"
     assert world.store.row(ALICE).subscription is None
 
@@ -266,7 +266,8 @@ def test_any_history_ends_in_what_stripe_shows(changes: list[dict[str, Any]], da
             take()
     world.stripe.on_fetch = world.stripe.after_read = lambda: None
     waiting.append(world.arrive())
-    while waiting:
+    while waiting or world.store.due_at:
+        waiting += [event_id for event_id in world.store.due_at if event_id not in waiting]
         take()
     assert world.store.row(ALICE).subscription == projection(world.stripe.subscriptions.values(), user_id=ALICE)
     assert not world.store.due_at

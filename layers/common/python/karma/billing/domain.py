@@ -32,7 +32,7 @@ from enum import StrEnum
 
 import orjson
 
-from karma.billing.plans import PlanName, PriceHints, plan_named_by, rank
+from karma.billing.plans import METADATA_KEY, PlanName, PriceHints, decision_of, plan_named_by, rank
 from karma.core.ids import UserId
 
 RETRIES = timedelta(days=14)
@@ -284,6 +284,8 @@ class EventState(StrEnum):
     """It waits for the worker, or for its next attempt."""
     UNLINKED = "unlinked"
     """Its customer buys something of ours, and no account is known for it: an administrator links it."""
+    UNNAMED = "unnamed"
+    """Its customer pays for a price that names no plan: it is opened again once an operator has named the price."""
     HANDLED = "handled"
     IGNORED = "ignored"
     """Not our business; the note says why."""
@@ -318,17 +320,22 @@ class Hint:
     account: str = ""
     """The connected account that it happened in, "" for our own."""
     livemode: bool = False
+    names: str = ""
+    """The price or product that was just named."""
     concerns_us: bool = False
     """It may have changed what a customer has."""
 
 
 _CONCERNED = ("customer.", "checkout.session.", "invoice.")
+_NAMING = frozenset({"product.updated", "price.updated", "plan.updated"})
+"""One that is new was bought by nobody yet; a sale tells of it."""
 
 
 def hint_of(event_type: str, event: Mapping[str, object]) -> Hint:
     """Read what an event is about; never fails, whatever it holds.
 
-    Stripe: customer.created, .updated, .deleted, customer.subscription.*, checkout.session.*, invoice.*
+    Stripe: customer.created, .updated, .deleted, customer.subscription.*, checkout.session.*, invoice.*,
+    and product.updated, price.updated, plan.updated, where these say what the product or price sells.
     """
     obj = _mapping(_mapping(event.get("data")).get("object"))
     object_id, customer_id = _id(obj.get("id")), _id(obj.get("customer"))
@@ -338,14 +345,29 @@ def hint_of(event_type: str, event: Mapping[str, object]) -> Hint:
         subscription_id = object_id
     elif event_type in {"customer.created", "customer.updated", "customer.deleted"}:
         customer_id = object_id
+    names = object_id if event_type in _NAMING and _is_named(event) else ""
     return Hint(
         object_id=object_id,
+        names=names,
         customer_id=customer_id,
         subscription_id=subscription_id,
         account=_id(event.get("account")) or _id(event.get("context")),
         livemode=event.get("livemode") is True,
-        concerns_us=bool(customer_id) and event_type.startswith(_CONCERNED),
+        concerns_us=bool(names) or (bool(customer_id) and event_type.startswith(_CONCERNED)),
     )
+
+
+def _is_named(event: Mapping[str, object]) -> bool:
+    """Tell whether a changed price or product says what it sells, and may not have said it before."""
+    data = _mapping(event.get("data"))
+    obj, before = _mapping(data.get("object")), data.get("previous_attributes")
+    if isinstance(before, dict) and not before.keys() & {"metadata", "lookup_key"}:
+        return False
+    said, key = _mapping(obj.get("metadata")).get(METADATA_KEY), obj.get("lookup_key")
+    hints = PriceHints(
+        metadata_plan=said if isinstance(said, str) else "", lookup_key=key if isinstance(key, str) else ""
+    )
+    return bool(decision_of(hints))
 
 
 def read_hint(event: InboxEvent) -> Hint:

@@ -117,7 +117,9 @@ def plan_at(name: PlanName, moment: datetime) -> Plan:
 
 
 METADATA_KEY = "karma_plan"
-"""Of a price, or of its product: names the plan that is sold, spelled as `PlanName` spells it."""
+"""Of a price, or of its product: names the plan that is sold, spelled as `PlanName` spells it, or is `NOT_OURS`."""
+NOT_OURS = "none"
+"""Said of a price that sells something else than our plans, whatever its lookup key is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,7 @@ class PriceHints:
     """The parts of a price (on Stripe's older interface: a plan) that say what it sells; names for people do not."""
 
     price_id: str = ""
+    product_id: str = ""
     lookup_key: str = ""
     metadata_plan: str = ""
     """`karma_plan` in the metadata of the price, else of its product."""
@@ -135,8 +138,10 @@ def plan_named_by(hints: PriceHints) -> PlanName | None:
 
     Both are matched exactly. None: it sells something that is not ours, which gives nothing.
     """
-    if hints.metadata_plan in _SOLD:
+    if hints.metadata_plan in SOLD:
         return PlanName(hints.metadata_plan)
+    if hints.metadata_plan == NOT_OURS:
+        return None
     for catalog in reversed(CATALOGS):
         for plan in catalog.plans:
             if any(price.lookup_key == hints.lookup_key for price in plan.prices):
@@ -144,9 +149,18 @@ def plan_named_by(hints: PriceHints) -> PlanName | None:
     return None
 
 
+def decision_of(hints: PriceHints) -> str:
+    """Return what a price says that it sells: a plan's name, `NOT_OURS`, or "" when it says nothing that we know."""
+    named = plan_named_by(hints)
+    if named is not None:
+        return named.value
+    return NOT_OURS if hints.metadata_plan == NOT_OURS else ""
+
+
 def rank(name: PlanName) -> int:
     """Order plans by size; the table of plans is written in that order."""
     return list(PlanName).index(name)
 
 
-_SOLD = {name.value for name in PlanName} - {PlanName.FREE.value}
+SOLD = frozenset({name.value for name in PlanName} - {PlanName.FREE.value})
+"""What `METADATA_KEY` may name."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription
+from karma.billing.naming import NOTHING, Paid
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.notices.domain import Notice
@@ -53,6 +55,7 @@ class Row(NamedTuple):
     subscription: Subscription | None = None
     version: int = 0
     created_at: str = ""
+    paid: Paid = NOTHING
 
 
 class CustomerLink(NamedTuple):
@@ -64,6 +67,15 @@ class CustomerLink(NamedTuple):
     livemode: bool | None
     """The mode in which the customer exists; None until Stripe has shown it."""
     version: int
+    names: Mapping[str, str] = MappingProxyType({})
+    """What each price that the customer pays for was last decided to sell; naming.py."""
+
+
+class Payers(NamedTuple):
+    """A page of those who pay for something; `last` is where the next one starts."""
+
+    user_ids: list[UserId]
+    last: dict[str, str] | None
 
 
 class Look(NamedTuple):
@@ -100,12 +112,12 @@ class Inbox(Protocol):
         """Close an event until its customer is linked; False when it was closed already, or the customer is linked."""
         ...
 
-    def unlinked_of(self, customer_id: str) -> list[str]:
-        """List a customer's unlinked events, up to 100, eventually consistent."""
+    def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
+        """List a customer's unlinked or unnamed events, up to 100, eventually consistent."""
         ...
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
-        """Close an event that is unhandled or unlinked, and say so in the audit log; False when it is neither."""
+        """Close an event that waits, for the worker or an operator, and tell the audit log; False when it does not."""
         ...
 
     def forget(self, event_id: str) -> None:
@@ -129,7 +141,7 @@ class Inbox(Protocol):
         ...
 
     def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
-        """List events of a state: unhandled ones by due time, unlinked ones by customer, others newest first."""
+        """List events of a state: unhandled by due time, unlinked and unnamed by customer, others newest first."""
         ...
 
 
@@ -152,6 +164,9 @@ class Subscriptions(Protocol):
         notice: Notice | None = None,
         shown: Collection[str] = (),
         livemode: bool = False,
+        paid: Paid = NOTHING,
+        names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        waits_of: str = "",
     ) -> bool:
         """Write the row on the version seen, the end of an event, and a notice, all or nothing.
 
@@ -165,6 +180,9 @@ class Subscriptions(Protocol):
             notice: what the user is told.
             shown: customers whose mode was not known, and that Stripe has shown in `livemode`.
             livemode: their mode.
+            paid: what the user pays for.
+            names: by customer, what is to be remembered of its prices; left out where nothing changed.
+            waits_of: the customer whose event waits as unnamed; "": it is handled.
 
         Returns:
             False: the row or the event changed since; nothing was written.
@@ -180,6 +198,17 @@ class Subscriptions(Protocol):
 
     def postpone_look(self, look: Look, *, until: datetime) -> bool:
         """Move the time of a look; False when somebody has looked, or moved it, since it was listed."""
+        ...
+
+    def payers_of(self, object_id: str, *, but_at: datetime, start: dict[str, str] | None) -> Payers:
+        """List those who pay for a price or product, 100 rows a page, eventually consistent.
+
+        Those whose look is at `but_at` to the millisecond are left out: they were hastened before.
+        """
+        ...
+
+    def hasten_look(self, user_id: UserId, *, at: datetime) -> bool:
+        """Have Stripe asked about a user now, whoever is at it; False when there is nothing more to ask."""
         ...
 
 

@@ -10,6 +10,7 @@ shows. An event of an account that is deleted is deleted as well.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from karma.billing.domain import (
     RETRIES,
@@ -22,10 +23,10 @@ from karma.billing.domain import (
     plan_of,
     projection,
     read_hint,
-    status_of,
 )
+from karma.billing.naming import advice, names_in, paid_for, remembering, unnamed_in
 from karma.billing.plans import PlanName
-from karma.billing.ports import Customers, Inbox, Payments, Subscriptions
+from karma.billing.ports import CustomerLink, Customers, Inbox, Payments, Row, Subscriptions
 from karma.billing.purge import stop_charging
 from karma.core.clock import Clock
 from karma.core.errors import Conflict
@@ -41,6 +42,21 @@ class SubscriptionBusy(Conflict):
     """Others changed the row in every round; the event stays open and is tried again."""
 
     code = "SUBSCRIPTION_BUSY"
+
+
+class _Shown(NamedTuple):
+    """What Stripe shows of a user's customers."""
+
+    found: list[StripeSubscription]
+    """As remembered."""
+    kept: list[Subscription]
+    """As the row holds them: their customers cannot be asked about."""
+    modes: list[str]
+    """Customers whose mode was not known, and that Stripe has shown."""
+    names: dict[str, dict[str, str]]
+    """By customer, what is remembered of its prices from now on, where it changed."""
+    unseen: bool
+    """A customer is of the other mode."""
 
 
 class EventProjector:
@@ -88,6 +104,8 @@ class EventProjector:
             return self._ignore(
                 event, f"it happened in {'live' if hint.livemode else 'test'} mode, our key is not of it"
             )
+        if hint.names:
+            return self._look_at_payers(event, hint)
         return self._follow(event, hint)
 
     def refresh(self, user_id: UserId) -> str:
@@ -102,7 +120,7 @@ class EventProjector:
             except AccountGone:
                 return "the account was deleted"
             if note is not None:
-                self._open_linked(user_id)
+                self._open_again(self._customers.links_of(user_id), EventState.UNLINKED)
                 return note
         raise SubscriptionBusy("The subscription keeps changing; try again")
 
@@ -112,7 +130,7 @@ class EventProjector:
             if link is None:
                 note = self._without_link(event, hint)
             elif link.user_id is None:
-                return self._drop(event, hint.customer_id)
+                return self._drop(event, link)
             else:
                 try:
                     note = self._project(link.user_id, event=event, customer_id=hint.customer_id)
@@ -132,25 +150,22 @@ class EventProjector:
         `customer_id` is the event's, whose mode is therefore known to be the key's.
         """
         row = self._subscriptions.row(user_id)
-        found: list[StripeSubscription] = []
-        kept: list[Subscription] = []
-        shown: list[str] = []
         links = self._customers.links_of(user_id)
         if customer_id and customer_id not in {link.customer_id for link in links}:
             return None  # it was linked to somebody else since
-        for link in links:
-            mode = self._payments.livemode if link.customer_id == customer_id else link.livemode
-            answer = self._payments.subscriptions_of(link.customer_id, livemode=mode)
-            if answer is None:
-                held = row.subscription.all if row.subscription else ()
-                kept += [each for each in held if each.stripe_customer_id == link.customer_id]
-                continue
-            found += answer
-            shown += [link.customer_id] if link.livemode is None else []
-        _tell_unknown_prices(found)
-        subscription = projection(found, user_id=user_id, retries=self._retries, kept=kept)
+        shown = self._ask(links, row, customer_id)
         now = self._clock.now()
+        paid = paid_for(shown.found, before=row.paid, at=now, unseen=shown.unseen)
+        waiting = {each.customer_id for each in shown.found if unnamed_in(each)}
+        if paid.unnamed:
+            count("BillingUnnamedPrice")
+            logger.warning("billing.price_unnamed", prices=list(paid.unnamed), since=str(paid.unnamed_since))
+        if row.paid.unnamed or event is None:
+            # Before the row forgets that they wait: what dies in between opens them once more.
+            self._open_again([link for link in links if link.customer_id not in waiting], EventState.UNNAMED)
+        subscription = projection(shown.found, user_id=user_id, retries=self._retries, kept=shown.kept)
         note = f"{subscription.plan} {subscription.stripe_status}" if subscription else "no subscription"
+        note += f"; {advice(paid.unnamed)}" if paid.unnamed else ""
         saved = self._subscriptions.save(
             user_id,
             subscription,
@@ -159,10 +174,30 @@ class EventProjector:
             event_id=event.id if event else "",
             note=note,
             notice=_notice(user_id, row.subscription, subscription, at=now),
-            shown=shown,
+            shown=shown.modes,
             livemode=self._payments.livemode,
+            paid=paid,
+            names=shown.names,
+            waits_of=customer_id if customer_id in waiting else "",
         )
         return note if saved else None
+
+    def _ask(self, links: list[CustomerLink], row: Row, customer_id: str) -> _Shown:
+        shown = _Shown([], [], [], {}, unseen=False)
+        for link in links:
+            mode = self._payments.livemode if link.customer_id == customer_id else link.livemode
+            answer = self._payments.subscriptions_of(link.customer_id, livemode=mode)
+            if answer is None:
+                held = row.subscription.all if row.subscription else ()
+                shown.kept.extend(each for each in held if each.stripe_customer_id == link.customer_id)
+                shown = shown._replace(unseen=shown.unseen or mode is not None)
+                continue
+            found = remembering(answer, link.names)
+            shown.found.extend(found)
+            shown.modes.extend([link.customer_id] if link.livemode is None else [])
+            if (names := names_in(found)) != link.names:
+                shown.names[link.customer_id] = names
+        return shown
 
     def _without_link(self, event: InboxEvent, hint: Hint) -> str | None:
         found = self._payments.subscriptions_of(hint.customer_id, livemode=hint.livemode) or []
@@ -174,15 +209,33 @@ class EventProjector:
         count("BillingUnlinked")
         return note
 
-    def _open_linked(self, user_id: UserId) -> None:
+    def _look_at_payers(self, event: InboxEvent, hint: Hint) -> str:
+        """Make due the look at everybody who pays for what was named; a repeat goes on where this one died.
+
+        Also where it is due already: who is being looked at may have asked Stripe before the name was there, and must
+        not save that.
+        """
+        at, told = event.received_at, 0
+        start: dict[str, str] | None = None
+        while True:
+            page = self._subscriptions.payers_of(hint.names, but_at=at, start=start)
+            told += sum(self._subscriptions.hasten_look(user_id, at=at) for user_id in page.user_ids)
+            start = page.last
+            if start is None:
+                break
+        note = f"{told} accounts that pay for it are looked at"
+        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note)
+        return note
+
+    def _open_again(self, links: list[CustomerLink], state: EventState) -> None:
         now = self._clock.now()
-        for link in self._customers.links_of(user_id):
-            for event_id in self._inbox.unlinked_of(link.customer_id):
+        for link in links:
+            for event_id in self._inbox.waiting_of(link.customer_id, state):
                 self._inbox.reopen(event_id, at=now, due_at=now)
 
-    def _drop(self, event: InboxEvent, customer_id: str) -> str:
+    def _drop(self, event: InboxEvent, link: CustomerLink) -> str:
         # What was bought before the account was deleted and heard of after it: nobody else would end it.
-        stop_charging(self._payments, customer_id, livemode=self._payments.livemode)
+        stop_charging(self._payments, link._replace(livemode=self._payments.livemode))
         return self._forget(event)
 
     def _forget(self, event: InboxEvent) -> str:
@@ -193,13 +246,6 @@ class EventProjector:
     def _ignore(self, event: InboxEvent, note: str) -> str:
         self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, state=EventState.IGNORED)
         return note
-
-
-def _tell_unknown_prices(found: list[StripeSubscription]) -> None:
-    for each in found:
-        if plan_of(each) is None and status_of(each.status) is not SubscriptionStatus.CANCELED:
-            count("BillingUnknownPrice")
-            logger.info("billing.price_unknown", prices=[price.price_id for price in each.prices])
 
 
 def _notice(user_id: UserId, before: Subscription | None, after: Subscription | None, *, at: datetime) -> Notice | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from karma.billing.domain import SubscriptionStatus, plan_of, status_of
-from karma.billing.ports import Customers, Payments
+from karma.billing.naming import remembering
+from karma.billing.ports import CustomerLink, Customers, Payments
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
@@ -28,26 +29,28 @@ class Forgetting(Protocol):
         ...
 
 
-def stop_charging(payments: Payments, customer_id: str, *, livemode: bool | None) -> None:
+def stop_charging(payments: Payments, link: CustomerLink) -> None:
     """End what a customer pays us for, and delete the customer unless it pays somebody else.
 
-    One Stripe account may sell more than our plans: those subscriptions are not ours to end.
+    One Stripe account may sell more than our plans: those subscriptions are not ours to end. A price that was ours when
+    it was bought is ours to end, whatever became of its name.
 
     Raises:
         PaymentsUnavailable, PaymentsDisabled: Stripe may charge still.
         PaymentsOfOtherMode: likewise, and our key cannot change it.
     """
-    found = payments.subscriptions_of(customer_id, livemode=livemode)
-    if found is None:
-        if livemode is None:
+    answer = payments.subscriptions_of(link.customer_id, livemode=link.livemode)
+    if answer is None:
+        if link.livemode is None:
             return  # Stripe never showed such a customer
         raise PaymentsOfOtherMode("The customer is of the mode that the Stripe key is not of")
+    found = remembering(answer, link.names)
     live = [each for each in found if status_of(each.status) is not SubscriptionStatus.CANCELED]
     for each in live:
         if plan_of(each) is not None:
             payments.cancel(each.id)
     if all(plan_of(each) is not None for each in live):
-        payments.delete_customer(customer_id)
+        payments.delete_customer(link.customer_id)
 
 
 class BillingPurge:
@@ -75,13 +78,13 @@ class BillingPurge:
         for link in self._customers.links_of(purge.user_id):
             if purge.over():
                 return False
-            self._end(link.customer_id, purge.user_id, livemode=link.livemode)
+            self._end(link, purge.user_id)
         return self._subscriptions.purge(purge)
 
-    def _end(self, customer_id: str, user_id: UserId, *, livemode: bool | None) -> None:
-        if self._customers.begin_ending(customer_id, user_id, at=self._clock.now()):
-            stop_charging(self._payments, customer_id, livemode=livemode)
-            self._customers.end(customer_id, user_id, at=self._clock.now())
+    def _end(self, link: CustomerLink, user_id: UserId) -> None:
+        if self._customers.begin_ending(link.customer_id, user_id, at=self._clock.now()):
+            stop_charging(self._payments, link)
+            self._customers.end(link.customer_id, user_id, at=self._clock.now())
 
 
 class UsagePurge:

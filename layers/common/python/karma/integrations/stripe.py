@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from karma.billing.domain import Pause, StripeSubscription
-from karma.billing.plans import METADATA_KEY, PriceHints, plan_named_by
+from karma.billing.plans import METADATA_KEY, PriceHints, decision_of
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 
@@ -261,11 +261,14 @@ class StripeGateway:
         )
 
     def _hints(self, price: _Price, products: dict[str, str]) -> PriceHints:
-        """Read what a price says; its product is fetched only when the price itself names no plan."""
+        """Read what a price says; its product is fetched only when the price itself does not say."""
         hints = PriceHints(
-            price_id=price.id, lookup_key=price.lookup_key or "", metadata_plan=_text(price.metadata, METADATA_KEY)
+            price_id=price.id,
+            product_id=_text(price.product, "id") if isinstance(price.product, dict) else price.product or "",
+            lookup_key=price.lookup_key or "",
+            metadata_plan=_text(price.metadata, METADATA_KEY),
         )
-        if plan_named_by(hints) is not None or not price.product:
+        if decision_of(hints) or not price.product:
             return hints
         if isinstance(price.product, dict):
             return replace(hints, metadata_plan=_text(price.product.get("metadata"), METADATA_KEY))

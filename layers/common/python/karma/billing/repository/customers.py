@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+import orjson
+
 from karma.billing.domain import together
 from karma.billing.ports import CustomerLink
 from karma.billing.repository.inbox import KEEP
@@ -19,7 +21,7 @@ from karma.billing.repository.keys import (
     subscription_key,
     user_pk,
 )
-from karma.billing.repository.rows import item_of, subscription_of
+from karma.billing.repository.rows import item_of, names_text, subscription_of
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -73,6 +75,7 @@ class CustomerRepository:
         """
         now, key, own = iso(at), customer_key(customer_id), own_customer_key(user_id, customer_id)
         item = CustomerItem(key.pk, key.sk, user_id=user_id, livemode=livemode, created_at=now, updated_at=now)
+        item.names = names_text(seen.names) if seen else None
         tx = Transaction()
         require_account_in(tx, user_id)
         if seen is not None:
@@ -150,4 +153,5 @@ def _get(customer_id: str) -> CustomerItem | None:
 
 def _link(item: CustomerItem) -> CustomerLink:
     owner = UserId(item.user_id) if item.user_id else None
-    return CustomerLink(customer_id_of(item.pk), owner, item.livemode, int(item.version))
+    names = orjson.loads(item.names) if item.names else {}
+    return CustomerLink(customer_id_of(item.pk), owner, item.livemode, int(item.version), names)

@@ -35,8 +35,10 @@ from karma.identity.trail import record_in
 KEEP = timedelta(days=60)
 """How long a closed event stays; Stripe repeats for three days and lists its own for thirty."""
 KEEP_UNLINKED = timedelta(days=400)
-"""How long an unlinked one stays: a customer that nobody linked renews within it, and is heard of again."""
+"""How long an unlinked or unnamed one stays: a customer that nobody linked renews within it, and is heard of again."""
 _PAGE = 100
+_WAITING = (EventState.UNLINKED.value, EventState.UNNAMED.value)
+"""Closed until an operator has done something."""
 
 
 class InboxRepository:
@@ -79,11 +81,11 @@ class InboxRepository:
         tx.update(blank_event(event_id), actions, open_condition())
         return _committed(tx)
 
-    def unlinked_of(self, customer_id: str) -> list[str]:
-        """List a customer's unlinked events, up to 100, eventually consistent."""
+    def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
+        """List a customer's unlinked or unnamed events, up to 100, eventually consistent."""
         page = query(
             BillingItem,
-            inbox_partition(EventState.UNLINKED),
+            inbox_partition(state),
             BillingItem.gsi1sk.startswith(f"{customer_id}#"),
             limit=_PAGE,
             index=BillingItem.gsi1,
@@ -91,11 +93,11 @@ class InboxRepository:
         return [event_id_of(item.pk) for item in page.items]
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
-        """Close an event that is unhandled or unlinked, and say so in the audit log; False when it is neither."""
+        """Close an event that waits, for the worker or an operator, and tell the audit log; False when it does not."""
         tx = Transaction()
         actions = _closing(at=at, note=note, state=EventState.DISMISSED, keep=KEEP)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
-        waits: Condition = open_condition() | (EventItem.state == EventState.UNLINKED.value)
+        waits: Condition = open_condition() | EventItem.state.is_in(*_WAITING)
         tx.update(blank_event(event_id), actions, waits)
         if entry is not None:
             record_in(tx, entry)
@@ -161,13 +163,13 @@ class InboxRepository:
         return True
 
     def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
-        """List events of a state: unhandled ones by due time, unlinked ones by customer, others newest first."""
+        """List events of a state: unhandled by due time, unlinked and unnamed by customer, others newest first."""
         page = query(
             EventItem,
             inbox_partition(state),
             limit=limit,
             start=start,
-            forward=state in {EventState.UNHANDLED, EventState.UNLINKED},
+            forward=state is EventState.UNHANDLED or state.value in _WAITING,
             index=BillingItem.gsi1,
         )
         return InboxPage([_event(item) for item in page.items], page.last)
@@ -180,15 +182,27 @@ def open_condition() -> Condition:
 
 
 def close_in(
-    tx: Transaction, event_id: str, *, at: datetime, note: str, state: EventState, user_id: UserId | None
+    tx: Transaction,
+    event_id: str,
+    *,
+    at: datetime,
+    note: str,
+    state: EventState,
+    user_id: UserId | None,
+    waits_of: str = "",
 ) -> None:
-    """Have a transaction close an event; what was about a user is noted with the user."""
-    actions = _closing(at=at, note=note, state=state, keep=KEEP)
-    actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
+    """Have a transaction close an event; what was about a user is noted with the user.
+
+    `waits_of`: the customer whose price is to be named before the event is over.
+    """
+    keep = KEEP_UNLINKED if waits_of else KEEP
+    actions = _closing(at=at, note=note, state=EventState.UNNAMED if waits_of else state, keep=keep)
+    sort_key = unlinked_sort_key(waits_of, at, event_id) if waits_of else inbox_sort_key(at, event_id)
+    actions.append(EventItem.gsi1sk.set(sort_key))
     tx.update(blank_event(event_id), actions, open_condition())
     if user_id is not None:
         own = own_event_key(user_id, event_id)
-        tx.upsert(OwnEventItem(own.pk, own.sk), [OwnEventItem.expires_at.set(int((at + KEEP).timestamp()))])
+        tx.upsert(OwnEventItem(own.pk, own.sk), [OwnEventItem.expires_at.set(int((at + keep).timestamp()))])
 
 
 def _closing(*, at: datetime, note: str, state: EventState, keep: timedelta) -> list[Action]:

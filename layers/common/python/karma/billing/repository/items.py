@@ -54,6 +54,8 @@ class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
     stripe_customer_id = UnicodeAttribute(null=True)
     stripe_created = UnicodeAttribute(null=True)
     price_id = UnicodeAttribute(null=True)
+    paid = UnicodeAttribute(null=True)
+    """JSON: prices and products that are paid for, those that are unnamed, and since when."""
     others = UnicodeAttribute(null=True)
     """JSON: a list of objects with the attributes above, from `plan` on."""
 
@@ -63,6 +65,8 @@ class CustomerItem(BillingItem, discriminator="customer_link"):
 
     user_id = UnicodeAttribute(null=True)
     livemode = BooleanAttribute(null=True)
+    names = UnicodeAttribute(null=True)
+    """JSON: what each price that the customer pays for was last decided to sell."""
     ending_of = UnicodeAttribute(null=True)
     """The account that is being deleted, until Stripe has stopped charging for it."""
 

@@ -8,7 +8,7 @@ USER#<user id>                         USAGE#<metric>      how much of a limit i
 CUSTOMER#<Stripe customer id>          USER                the link: whose customer it is; nobody's after a deletion
 
 gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>            what the sweep sends again when due
-gsi1  INBOX#UNLINKED                   <customer id>#<closed, ISO>#<event id>
+gsi1  INBOX#UNLINKED, #UNNAMED         <customer id>#<closed, ISO>#<event id>
 gsi1  INBOX#HANDLED, #IGNORED, #DISMISSED   <closed, ISO>#<event id>
 gsi1  SUBSCRIPTIONS                    <due, ISO>#<user id>             when to ask Stripe though no event came
 """
@@ -85,7 +85,7 @@ def inbox_sort_key(moment: datetime, event_id: str) -> str:
 
 
 def unlinked_sort_key(customer_id: str, moment: datetime, event_id: str) -> str:
-    """Sort key in gsi1 of an event whose customer is linked to nobody."""
+    """Sort key in gsi1 of an event that waits for a customer's link, or for the name of what it pays for."""
     return f"{customer_id}#{inbox_sort_key(moment, event_id)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 
 from karma.billing.domain import Pause, Subscription, SubscriptionStatus
+from karma.billing.naming import NOTHING, Paid
 from karma.billing.plans import PlanName
 from karma.billing.repository.items import SubscriptionItem
 from karma.billing.repository.keys import LOOKS, look_sort_key, subscription_key
@@ -27,12 +29,16 @@ def item_of(
     created_at: str,
     updated_at: str,
     look_at: datetime | None,
+    paid: Paid = NOTHING,
 ) -> SubscriptionItem:
     """Make the item of a row; it is in gsi1 while Stripe is to be asked about it some day."""
     key = subscription_key(user_id)
     item = SubscriptionItem(key.pk, key.sk, user_id=user_id, created_at=created_at, updated_at=updated_at)
     if look_at is not None:
         item.gsi1pk, item.gsi1sk = LOOKS, look_sort_key(look_at, user_id)
+    if paid != NOTHING:
+        since = iso(paid.unnamed_since) if paid.unnamed_since else None
+        item.paid = orjson.dumps({"ids": paid.ids, "unnamed": paid.unnamed, "unnamed_since": since}).decode()
     if subscription is not None:
         for name, value in _attributes(subscription).items():
             setattr(item, name, value)
@@ -50,6 +56,22 @@ def subscription_of(item: SubscriptionItem) -> Subscription | None:
     return replace(
         _subscription(user_id, item.attribute_values), others=tuple(_subscription(user_id, each) for each in others)
     )
+
+
+def paid_of(item: SubscriptionItem) -> Paid:
+    """Read what a row's user pays for."""
+    if not item.paid:
+        return NOTHING
+    held = orjson.loads(item.paid)
+    since = held["unnamed_since"]
+    return Paid(
+        ids=tuple(held["ids"]), unnamed=tuple(held["unnamed"]), unnamed_since=parse_iso(since) if since else None
+    )
+
+
+def names_text(names: Mapping[str, str]) -> str | None:
+    """Write what is remembered of a customer's prices; None: nothing."""
+    return orjson.dumps(dict(names), option=orjson.OPT_SORT_KEYS).decode() if names else None
 
 
 def _attributes(row: Subscription) -> dict[str, Any]:

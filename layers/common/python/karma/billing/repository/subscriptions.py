@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 from karma.billing.domain import EventState, Subscription
-from karma.billing.ports import Look, Row
+from karma.billing.naming import NOTHING, Paid, look_at
+from karma.billing.ports import Look, Payers, Row
 from karma.billing.repository.inbox import close_in
 from karma.billing.repository.items import BillingItem, CustomerItem, SubscriptionItem
 from karma.billing.repository.keys import (
@@ -18,7 +20,7 @@ from karma.billing.repository.keys import (
     subscription_key,
     user_pk,
 )
-from karma.billing.repository.rows import item_of, subscription_of
+from karma.billing.repository.rows import item_of, names_text, paid_of, subscription_of
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -30,6 +32,10 @@ from karma.core.ids import UserId
 from karma.core.purge import Purge
 from karma.identity.parent import require_account_in, tell_in
 from karma.notices.domain import Notice
+
+_PAGE = 100
+_BEFORE_ALL = "0"
+"""Sorts before every moment."""
 
 
 class SubscriptionRepository:
@@ -43,7 +49,7 @@ class SubscriptionRepository:
         item = get(SubscriptionItem, Key(*subscription_key(user_id)), consistent=True)
         if item is None:
             return Row()
-        return Row(subscription_of(item), int(item.version), item.created_at or "")
+        return Row(subscription_of(item), int(item.version), item.created_at or "", paid_of(item))
 
     def save(
         self,
@@ -57,6 +63,9 @@ class SubscriptionRepository:
         notice: Notice | None = None,
         shown: Collection[str] = (),
         livemode: bool = False,
+        paid: Paid = NOTHING,
+        names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        waits_of: str = "",
     ) -> bool:
         """Write the row on the version seen, the end of an event, and a notice, all or nothing; see ports.py.
 
@@ -66,19 +75,29 @@ class SubscriptionRepository:
             AccountGone: the user.
         """
         now = iso(at)
-        look_at = subscription.look_at(at) if subscription else None
-        item = item_of(user_id, subscription, created_at=seen.created_at or now, updated_at=now, look_at=look_at)
+        item = item_of(
+            user_id,
+            subscription,
+            created_at=seen.created_at or now,
+            updated_at=now,
+            look_at=look_at(subscription, paid, at),
+            paid=paid,
+        )
         if seen.version:
             item.version = seen.version
         tx = Transaction()
         require_account_in(tx, user_id)
         tx.put(item)
-        for customer_id in shown:
+        for customer_id in sorted({*shown, *names}):
             link = customer_key(customer_id)
-            mode = [CustomerItem.livemode.set(livemode)]
-            tx.update(CustomerItem(link.pk, link.sk), mode, CustomerItem.user_id == user_id)
+            learned = [CustomerItem.livemode.set(livemode)] if customer_id in shown else []
+            if customer_id in names:
+                text = names_text(names[customer_id])
+                learned.append(CustomerItem.names.set(text) if text else CustomerItem.names.remove())
+            tx.update(CustomerItem(link.pk, link.sk), learned, CustomerItem.user_id == user_id)
         if event_id:
-            close_in(tx, event_id, at=at, note=note, state=EventState.HANDLED, user_id=user_id)
+            state = EventState.HANDLED
+            close_in(tx, event_id, at=at, note=note, state=state, user_id=user_id, waits_of=waits_of)
         if notice is not None:
             tell_in(tx, notice)
         try:
@@ -104,6 +123,37 @@ class SubscriptionRepository:
         moved = [SubscriptionItem.gsi1sk.set(look_sort_key(until, look.user_id))]
         try:
             update(SubscriptionItem(key.pk, key.sk), moved, SubscriptionItem.gsi1sk == look.due)
+        except ConditionFailed:
+            return False
+        return True
+
+    def payers_of(self, object_id: str, *, but_at: datetime, start: dict[str, str] | None) -> Payers:
+        """List those who pay for a price or product, 100 rows a page, eventually consistent.
+
+        Those whose look is at `but_at` to the millisecond are left out: they were hastened before.
+        """
+
+        def payer(item: SubscriptionItem) -> UserId | None:
+            user_id = UserId(item.user_id)
+            concerned = object_id in paid_of(item).ids and item.gsi1sk != look_sort_key(but_at, user_id)
+            return user_id if concerned else None
+
+        page = query_work(
+            SubscriptionItem,
+            LOOKS,
+            SubscriptionItem.gsi1sk > _BEFORE_ALL,
+            payer,
+            limit=_PAGE,
+            start=start,
+        )
+        return Payers(page.items, page.last)
+
+    def hasten_look(self, user_id: UserId, *, at: datetime) -> bool:
+        """Have Stripe asked about a user now, whoever is at it; False when there is nothing more to ask."""
+        key = subscription_key(user_id)
+        hastened = [SubscriptionItem.gsi1sk.set(look_sort_key(at, user_id))]
+        try:
+            update(SubscriptionItem(key.pk, key.sk), hastened, SubscriptionItem.gsi1pk == LOOKS)
         except ConditionFailed:
             return False
         return True
