@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from agent_stream import deps
-from agent_stream.sse import SseWriter, wants_done, wants_page
+from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.agents.domain import Segment
 from karma.agents.events import frames, position
 from karma.agents.requests import check_size, parse_run_input
@@ -39,7 +39,7 @@ from karma.core.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from karma.core.http import InternalError, failure, success, unknown_parameters
+from karma.core.http import InternalError, failure, repeated_parameters, require_plain, success, unknown_parameters
 from karma.core.ids import RunId, new_id
 from karma.core.observability import count, log_request, logger
 from karma.core.ratelimit import Decision
@@ -91,18 +91,28 @@ class _Request:
 
     @cached_property
     def query(self) -> Mapping[str, str]:
-        """The query's parameters; of several values of one name the last."""
-        return dict(parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        """The query's parameters."""
+        return dict(self._pairs)
+
+    @cached_property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
     def require_known(self, known: Collection[str]) -> None:
-        """Refuse query parameters that a route does not have.
+        """Refuse query parameters that a route does not have, or that are given twice.
 
         Raises:
             ValidationFailed: naming each.
         """
-        unknown = unknown_parameters(self.query, known)
-        if unknown:
-            details = [{"field": name, "message": message, "type": "unknown_parameter"} for name, message in unknown]
+        names = [name for name, _ in self._pairs]
+        wrong = {
+            "repeated_parameter": repeated_parameters(names, known),
+            "unknown_parameter": unknown_parameters(names, known),
+        }
+        details = [
+            {"field": name, "message": message, "type": kind} for kind, each in wrong.items() for name, message in each
+        ]
+        if details:
             raise ValidationFailed("Request validation failed", details=details)
 
     async def body(self) -> bytes:
@@ -131,8 +141,9 @@ class _Request:
 class _Response:
     """Sends, and knows how far the response has come."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, bodyless: bool = False) -> None:
         self._send = send
+        self._bodyless = bodyless
         self.status = 0
         """0: nothing was sent, every answer is still possible."""
         self.is_complete = False
@@ -147,6 +158,8 @@ class _Response:
                 message = {**message, "headers": [*message["headers"], *told]}
         else:
             self.is_complete = not message.get("more_body", False)
+            if self._bodyless:
+                message = {**message, "body": b""}
         await self._send(message)
 
 
@@ -159,7 +172,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError(f"{scope['type']} is not served")
     started = monotonic()
     request = _Request(scope, receive)
-    response = _Response(send)
+    response = _Response(send, bodyless=request.method == "HEAD")
     status = 500
     try:
         status = await _route(request, response)
@@ -193,7 +206,7 @@ async def _route(request: _Request, response: _Response) -> int:
     for route in ROUTES:
         values = route.match(request.path)
         if values is not None:
-            _require_method(request, route.method)
+            _require_method(request, *route.methods)
             caller = await _admit(request, route, response)
             request.require_known(route.query)
             return await route.serve(request, caller, values, response)
@@ -202,8 +215,9 @@ async def _route(request: _Request, response: _Response) -> int:
 
 async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> int:
     media_type = request.header(b"content-type").partition(";")[0].strip().lower()
-    if media_type != "application/json" or request.header(b"content-encoding"):
-        raise UnsupportedMediaType("The body must be application/json, not encoded")
+    if media_type != "application/json":
+        raise UnsupportedMediaType("The body must be application/json")
+    require_plain(request.header(b"content-encoding"))
     asked = await asyncio.to_thread(parse_run_input, await request.body())
     async with _counted(caller, until=request.deadline):
         started = await deps.run_service().start(caller, asked, deadline=request.deadline)
@@ -230,6 +244,10 @@ async def _events(request: _Request, caller: Caller, values: PathValues, send: S
         body = success(data, now_ms=epoch_ms(deps.clock().now()))
         return await _answer(send, 200, body, [(b"vary", b"accept"), (b"x-request-id", request.id.encode())])
     await asyncio.to_thread(reader.get, caller.user_id, run_id)
+    if request.method == "HEAD":
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body"})
+        return 200
     writer = SseWriter(send, done=wants_done(request.header(b"accept")))
     seconds = FOLLOW_S
     if request.deadline is not None:
@@ -394,6 +412,11 @@ class Route:
     serve: Callable[[_Request, Caller, PathValues, Send], Awaitable[int]]
     query: frozenset[str] = frozenset()
     """The query parameters that it takes; others are refused."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All that it answers: HEAD where it answers GET."""
+        return (self.method, "HEAD") if self.method == "GET" else (self.method,)
 
     def match(self, path: str) -> PathValues | None:
         """Return what stands at the names, None when the path is another."""

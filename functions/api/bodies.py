@@ -6,8 +6,8 @@ the body before it knows who calls.
 | body | answer |
 | --- | --- |
 | over 1 MB | 413 |
-| not application/json, or of a charset that is not UTF-8's | 415 |
-| not JSON: NaN, invalid UTF-8, lone surrogates | 400 INVALID_JSON |
+| not application/json, of a charset that is not UTF-8's, or with a Content-Encoding | 415 |
+| not JSON: NaN, invalid UTF-8, lone surrogates; a byte order mark is passed over | 400 INVALID_JSON |
 | JSON of another shape, or with a member that is nested too deeply (karma.core.freeform) | 422, one entry a field |
 """
 
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from karma.core.http import require_plain
 
 MAX_BODY_BYTES = 1024 * 1024
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^\s;"']+)""", re.IGNORECASE)
@@ -57,6 +58,8 @@ class JsonBody:
             return None
         if raw and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMediaType("The body must be application/json")
+        if raw:
+            require_plain(headers.get("content-encoding", ""))
         _require_utf8(raw, headers.get("content-type", ""), announced)
         try:
             # How deep its free-form fields are, the model says, by name.

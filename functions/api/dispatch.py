@@ -20,7 +20,10 @@ _LONGEST = 4
 
 
 class Dispatch:
-    """ASGI app over a fixed list of routes; fixed paths win over those with parameters."""
+    """ASGI app over a fixed list of routes; fixed paths win over those with parameters.
+
+    Whatever answers GET answers HEAD (RFC 9110): the route does all that it does for GET, api.edge leaves the body out.
+    """
 
     def __init__(self, routes: Iterable[BaseRoute], *, admit: Callable[[Scope, str], None]) -> None:
         """`admit` is asked before a route serves, with the name of the route's limit; it raises what refuses."""
@@ -48,8 +51,9 @@ class Dispatch:
             match = route.path_regex.match(path)
             if match is None:
                 continue
-            if method not in (route.methods or ()):
-                allowed |= route.methods or set()
+            methods = _methods(route)
+            if method not in methods:
+                allowed |= methods
                 continue
             converted = {name: route.param_convertors[name].convert(text) for name, text in match.groupdict().items()}
             scope["route"], scope["endpoint"], scope["path_params"] = route, route.endpoint, converted
@@ -70,6 +74,11 @@ class Dispatch:
         segments = tuple(path.split("/"))
         for length in range(_LONGEST, 0, -1):
             yield from self._with_parameters.get(segments[:length], ())
+
+
+def _methods(route: Route) -> set[str]:
+    methods = route.methods or set()
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def _group(path: str) -> tuple[str, ...]:

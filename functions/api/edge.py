@@ -51,6 +51,7 @@ class Edge:
         request_id = scope[REQUEST_ID] = _request_id(scope)
         path: str = scope["path"]
         chosen = presenters.style.set(style_of(path))
+        is_head = scope["method"] == "HEAD"
         status = 0
 
         async def answer(message: Message) -> None:
@@ -63,6 +64,8 @@ class Edge:
                     (b"x-request-id", request_id.encode()),
                     (b"x-process-time", b"%.6f" % (monotonic() - started)),
                 ]
+            elif is_head:
+                message["body"] = b""
             await send(message)
 
         logger.append_keys(request_id=request_id)

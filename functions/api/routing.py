@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.bodies import JsonBody, with_body
-from karma.core.http import unknown_parameters
+from karma.core.http import repeated_parameters, unknown_parameters
 from karma.core.imports import absent
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
@@ -67,7 +67,7 @@ class Route(routing.Route):
         if not iscoroutinefunction(endpoint):
             raise TypeError(f"{path}: routes are coroutines, a thread for each request costs more than the request")
         super().__init__(path, endpoint, methods=list(methods))
-        self.methods = set(methods)  # without the HEAD that Starlette adds
+        self.methods = set(methods)  # api.dispatch answers HEAD by GET; the description has GET alone
         self.app = self._serve
         self.limit = limit
         self.takes_any_query = takes_any_query
@@ -101,8 +101,8 @@ class Arguments:
     validate the values here as well. Dependencies are awaited in order, before any parameter is looked at; they take
     the request alone. The body is read last, so that what is wrong with it is told together with the rest.
 
-    A parameter has one value: the last of its name in the query. A query parameter that the function does not declare
-    is refused: a filter whose name is misspelt would otherwise list everything.
+    A query parameter has one value: one that stands in the query twice is refused, and so is one that the function does
+    not declare. A filter whose name is misspelt would otherwise list everything.
     """
 
     def __init__(self, dependant: Dependant, *, takes_any_query: bool = False) -> None:
@@ -124,7 +124,8 @@ class Arguments:
             "query": dependant.query_params,
             "header": dependant.header_params,
         }
-        self._known = None if takes_any_query else frozenset(field.alias for field in dependant.query_params)
+        self._known = frozenset(field.alias for field in dependant.query_params)
+        self._takes_any_query = takes_any_query
         self._defaults = {
             field.name: field.default
             for fields in self._fields.values()
@@ -136,8 +137,8 @@ class Arguments:
         """Return the arguments for one request.
 
         Raises:
-            RequestValidationError: naming every value that is missing or not valid, and query parameters that the
-                route does not have.
+            RequestValidationError: naming every value that is missing or not valid, and query parameters that are
+                repeated or that the route does not have.
             AppError: of a dependency, or of a body that cannot be read.
         """
         values: dict[str, Any] = dict(self._defaults)
@@ -157,11 +158,10 @@ class Arguments:
                     errors += wrong
                 elif field.name not in self._defaults:
                     errors.append({"type": "missing", "loc": (place, field.alias), "msg": "Field required"})
-        if self._known is not None and request.scope["query_string"]:
-            errors += [
-                {"type": "unknown_parameter", "loc": ("query", name), "msg": message}
-                for name, message in unknown_parameters(request.query_params, self._known)
-            ]
+        if request.scope["query_string"]:
+            wrong_names = list(self._wrong_names([name for name, _ in request.query_params.multi_items()]))
+            named = {each["loc"] for each in wrong_names}
+            errors = [*(each for each in errors if each["loc"] not in named), *wrong_names]
         for name, read in self._body:
             try:
                 values[name] = await read(request)
@@ -170,6 +170,13 @@ class Arguments:
         if errors:
             raise RequestValidationError(errors)
         return values
+
+    def _wrong_names(self, given: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for name, message in repeated_parameters(given, self._known):
+            yield {"type": "repeated_parameter", "loc": ("query", name), "msg": message}
+        if not self._takes_any_query:
+            for name, message in unknown_parameters(given, self._known):
+                yield {"type": "unknown_parameter", "loc": ("query", name), "msg": message}
 
 
 class Router:

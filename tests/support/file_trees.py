@@ -19,7 +19,7 @@ from karma.files.domain import ROOT, DeviceFile, FileStatus, child_of, split_pat
 from karma.files.ports import Devices
 from karma.files.repository.files import FileRepository
 from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest
-from karma.files.service import FileService
+from karma.files.service import FileQuery, FileService
 from karma.files.sweeps import FileSweep
 from karma.files.uploads import NewFile, UploadService
 from karma.files.verification import Verifier
@@ -97,6 +97,14 @@ class Workshop:
         except AppError as exc:
             return exc
         return None
+
+    def listing(self, path: str) -> str | set[str]:
+        """Return the names that listing a directory shows, or the code of what refuses."""
+        try:
+            page = self._service.list(self.owner_id, self.device_id, FileQuery(path=path, limit=100))
+        except AppError as exc:
+            return exc.code
+        return {entry.name for entry in page.files}
 
     def empty(self) -> None:
         """Delete every entry that has a name, the lowest first: nothing refuses."""
@@ -217,6 +225,14 @@ class Tree:
         """Do what the operation should; return the code of the error that it should end in."""
         act: Callable[[Operation], str | None] = getattr(self, f"_{operation.kind}")
         return act(operation)
+
+    def listing(self, path: str) -> str | set[str]:
+        """Foretell what listing a directory shows, or the code of what refuses."""
+        state = self.states.get(path, "directory" if path == ROOT else "")
+        if state != "directory":
+            return "NOT_A_DIRECTORY" if state else "NOT_FOUND"
+        below = {split_path(each): state for each, state in self.states.items()}
+        return {name for (above, name), state in below.items() if above == path and state in ("ready", "directory")}
 
     def _make(self, operation: Operation) -> str | None:
         return self._put(operation.path, "directory")

@@ -73,7 +73,7 @@ async def complete_file(device_id: str, file_id: str, caller: Writer) -> Respons
     return ok({"file": files.uploads().complete(caller.user_id, device_id, file_id).to_json()}, 202)
 
 
-@router.get("/devices/{device_id}/files", responses=answers(FileListData, errors=(400, 404)))
+@router.get("/devices/{device_id}/files", responses=answers(FileListData, errors=(400, 404, 409)))
 async def list_files(
     device_id: str,
     caller: Reader,
@@ -83,7 +83,7 @@ async def list_files(
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
 ) -> Response:
-    """List a device's files and directories, newest first; with `path` one directory's, by name.
+    """List a device's files and directories, newest first; with `path` one directory's, by name (404: there is none).
 
     Totals count up to 1,000. Filters look at 1,000 entries a page, so that one may hold fewer than `limit`.
     """

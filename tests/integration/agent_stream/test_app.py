@@ -343,6 +343,19 @@ class TestReattaching:
         for query, last, field in (("after=0", "x", "Last-Event-ID"), ("after=x", "1", "after")):
             assert [each["field"] for each in replayed(query, last).json["error"]["details"]] == [field]
 
+    @pytest.mark.fault("F-10d")
+    @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+    def test_head_tells_what_a_log_would_come_as_and_opens_no_stream(self, streams: Any, accept: str) -> None:
+        streams.model.answer(message(text("Hi")))
+        body = hello()
+        streams.run(streams.agent(body))
+        path = f"/api/v1/runs/{body['runId']}/events"
+
+        answer = streams.run(streams.make("HEAD", path, headers={"accept": accept}))
+
+        assert (answer.status, answer.answer_headers["content-type"], answer.data) == (200, accept, b"")
+        assert streams.run(streams.make("HEAD", "/api/v1/agent")).status == 405
+
     def test_a_live_run_is_followed_to_its_end(self, streams: Any) -> None:
         hold = threading.Event()
         streams.model.answer(message(text("Hel", "lo")), hold=hold)

@@ -151,6 +151,19 @@ def test_hostile_requests(streams: Any, method: str, path: str, headers: dict[st
     assert streams.items() == []
 
 
+@pytest.mark.fault("F-24f")
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity"])
+def test_an_encoded_body_is_refused_by_its_header(streams: Any, encoding: str) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = streams.run(streams.make("POST", "/api/v1/agent", body="\ufeff{}".encode(), headers=headers))
+
+    if encoding == "identity":
+        assert (answer.status, answer.json["error"]["details"][0]["field"]) == (422, "messages")
+    else:
+        assert (answer.status, answer.answer_headers["accept-encoding"]) == (415, "identity")
+        assert f"Content-Encoding is {encoding}" in answer.json["error"]["message"]
+
+
 def test_more_than_one_transaction_holds_is_refused_by_its_bytes(streams: Any) -> None:
     said = [{"id": f"u{i}", "role": "user", "content": "\u4e2d" * 80_000} for i in range(18)]
     body = orjson.dumps({"threadId": "t1", "messages": said})

@@ -119,7 +119,7 @@ class TestErrors:
     def test_of_the_method_name_all_that_are_allowed(self, api: Api) -> None:
         answer = api.call("PUT", "/api/v1/api-keys")
         assert (answer.status, answer.code) == (405, "METHOD_NOT_ALLOWED")
-        assert answer.headers["allow"] == "GET, POST"
+        assert answer.headers["allow"] == "GET, HEAD, POST"
 
     @pytest.mark.req("R-M-41", "R-M-38")
     def test_that_nobody_expected_say_nothing_and_are_logged(

@@ -71,7 +71,8 @@ CASES: dict[str, Hostile] = {
     "invalid utf-8": Hostile(400, "INVALID_JSON", body=b'{"email": "\xff\xfe"}'),
     "utf-16": Hostile(400, "INVALID_JSON", body=good().encode("utf-16")),
     "lone surrogate": Hostile(400, "INVALID_JSON", body='{"name": "\\ud800"}'),
-    "byte order mark": Hostile(400, "INVALID_JSON", body=b"\xef\xbb\xbf" + good().encode()),
+    "two byte order marks": Hostile(400, "INVALID_JSON", body=b"\xef\xbb\xbf" * 2 + good().encode()),
+    "a byte order mark alone": Hostile(400, "INVALID_JSON", body=b"\xef\xbb\xbf"),
     "two values": Hostile(400, "INVALID_JSON", body="{}{}"),
     # Bodies of another type or size
     "form": Hostile(

@@ -285,6 +285,18 @@ class TestListing:
         assert data["total"] == 2
         assert files.listed(f"limit=1&cursor={data['next_cursor']}") == [first]
 
+    @pytest.mark.fault("F-13d")
+    def test_of_what_is_no_directory_says_so(self, files: Files) -> None:
+        files.ready(name="a.txt", path="/docs")
+        files.call("POST", "/directories", {"path": "/", "name": "empty"})
+        assert files.listed("path=/empty") == []
+        for path in ("/nope", "/docs/nope", "/docs/a.txt/b", "/Docs"):
+            answer = files.call("GET", query=f"path={path}")
+            assert (answer.status, answer.code) == (404, "NOT_FOUND")
+            assert path in answer.text
+        answer = files.call("GET", query="path=/docs/a.txt")
+        assert (answer.status, answer.code) == (409, "NOT_A_DIRECTORY")
+
     def test_refuses_a_path_that_climbs_and_a_cursor_of_another_list(self, files: Files) -> None:
         for name in ("a", "b"):
             files.ready(name=name)

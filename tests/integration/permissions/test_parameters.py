@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -58,6 +59,35 @@ def test_a_query_parameter_that_an_operation_does_not_have_is_named(world: World
         assert set(unknown) <= told.keys(), (target.name, told)
         taken = ", ".join(sorted(names)) or "none"
         assert {told[name] for name in unknown} == {f"unknown query parameter; this route takes: {taken}"}, target.name
+
+
+@pytest.mark.fault("F-10c")
+@pytest.mark.parametrize("function", list(DOCUMENTS))
+def test_a_query_parameter_that_is_given_twice_is_named(world: World, function: str) -> None:
+    world.become(function)
+    for target, parameters in operations(function):
+        names = [each["name"] for each in parameters]
+        if not names:
+            continue
+        body: object = None if target.method == "GET" else {}
+        query = urlencode([(name, value) for name in names for value in ("1", "2")])
+        told = refused(world.ask(target, query=query, headers=caller(world, target), body=body))
+        assert {name for name, said in told.items() if "more than once" in said} == set(names), (target.name, told)
+
+
+@pytest.mark.fault("F-10d")
+@pytest.mark.parametrize("function", list(DOCUMENTS))
+def test_head_is_answered_as_get_is(world: World, function: str) -> None:
+    world.become(function)
+    readable = [target for target, _ in operations(function) if target.method == "GET"]
+    pages = [Target(function, "GET", path, None) for path in ("/", "/docs", "/redoc", "/openapi.json")]
+    for target in readable + (pages if function == "api" else pages[-1:]):
+        for headers in ({}, caller(world, target)):
+            whole = world.ask(target, query="", headers=headers)
+            answer = world.ask(replace(target, method="HEAD"), query="", headers=headers)
+            assert (answer.status, answer.content_type) == (whole.status, whole.content_type), target.name
+            assert whole.text or whole.status == 303, target.name
+            assert answer.text == "", target.name
 
 
 TIMES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import MutableMapping
 from typing import Any
@@ -21,10 +22,18 @@ class Titled(BaseModel):
     title: str
 
 
-def read(sent: bytes, *, content_type: str = "application/json", as_gateway: bool = True, length: str = "") -> str:
+def read(
+    sent: bytes,
+    *,
+    content_type: str = "application/json",
+    encoding: str = "",
+    as_gateway: bool = True,
+    length: str = "",
+) -> str:
     """Read a body as the function gets it: API Gateway hands JSON on as text, a function URL as bytes."""
     got = sent.decode(errors="replace").encode() if as_gateway else sent
     headers = {"content-type": content_type, "content-length": length or str(len(sent))}
+    headers |= {"content-encoding": encoding} if encoding else {}
     scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
 
     async def receive() -> MutableMapping[str, Any]:
@@ -67,6 +76,24 @@ def test_another_charset_is_named(charset: str) -> None:
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"', "us-ascii"])
 def test_utf_8_may_be_declared(charset: str) -> None:
     assert read(b'{"title": "a"}', content_type=f"application/json;charset={charset}") == "a"
+
+
+@pytest.mark.fault("F-24f")
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "zstd", "identity, gzip", "x" * 5_000])
+@pytest.mark.parametrize("sent", [b'{"title": "a"}', gzip.compress(b'{"title": "a"}')])
+def test_an_encoding_is_named(encoding: str, sent: bytes) -> None:
+    with pytest.raises(UnsupportedMediaType) as refusal:
+        read(sent, encoding=encoding, as_gateway=False)
+    assert f"Content-Encoding is {encoding[:40]}" in str(refusal.value)
+    assert len(str(refusal.value)) < 120
+    assert refusal.value.headers == {"Accept-Encoding": "identity"}
+
+
+@pytest.mark.fault("F-24f")
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+@pytest.mark.parametrize("as_gateway", [True, False])
+def test_a_body_as_it_is_may_say_so_and_may_begin_with_a_byte_order_mark(encoding: str, as_gateway: bool) -> None:
+    assert read('\ufeff{"title": "a"}'.encode(), encoding=encoding, as_gateway=as_gateway) == "a"
 
 
 @pytest.mark.parametrize("length", ["", "x", "9" * 30, "\u00b2"])

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from api.dispatch import Dispatch
 from api.edge import caller_address
+from api.routing import Route as OwnRoute
 from karma.core.errors import MethodNotAllowed, NotFound
 
 
@@ -65,6 +66,24 @@ def test_allow_names_the_methods_of_every_route_with_the_path(dispatch: Dispatch
     with pytest.raises(MethodNotAllowed) as caught:
         ask(dispatch, "PUT", "/api/v1/things/search")
     assert caught.value.headers == {"Allow": "DELETE, GET, HEAD, POST"}
+
+
+@pytest.mark.fault("F-10d")
+def test_head_finds_what_get_finds() -> None:
+    async def endpoint() -> Response:
+        return PlainTextResponse("found")
+
+    dispatch = Dispatch(
+        [OwnRoute(path, endpoint, methods=[method]) for path, method in (("/a", "GET"), ("/a", "PUT"), ("/b", "POST"))],
+        admit=lambda _scope, _limit: None,
+    )
+    assert ask(dispatch, "HEAD", "/a") == ask(dispatch, "GET", "/a") == "found"
+    for path, allowed in (("/a", "GET, HEAD, PUT"), ("/b", "POST")):
+        with pytest.raises(MethodNotAllowed) as caught:
+            ask(dispatch, "DELETE", path)
+        assert caught.value.headers == {"Allow": allowed}
+    with pytest.raises(MethodNotAllowed):
+        ask(dispatch, "HEAD", "/b")
 
 
 @pytest.mark.parametrize("path", ["", "/", "/api/v1/things/", "/api/v1/things/1/parts", "//", "/api/v1/things/a/b/c/d"])

@@ -61,7 +61,7 @@ def refused(query: str = "", **given: str) -> list[tuple[Any, ...]]:
 
 
 def test_arguments_come_from_path_query_header_and_dependencies() -> None:
-    answer = ask("needed=a+b&limit=3&limit=5&from=x", if_match='"4"', authorization="ada")
+    answer = ask("needed=a+b&limit=5&from=x", if_match='"4"', authorization="ada")
     assert answer == 'GET 7 ada a b 5 x "4"'
 
 
@@ -89,6 +89,18 @@ def test_a_query_parameter_that_is_not_declared_is_named(query: str) -> None:
     ]
 
 
+@pytest.mark.fault("F-10c")
+@pytest.mark.parametrize(
+    "query", ["needed=a&needed=a", "needed=&limit=1&limit=2", "needed=&from=x&needed=&from=", "limit=x&limit"]
+)
+def test_a_query_parameter_that_is_given_twice_is_named(query: str) -> None:
+    names = [each.partition("=")[0] for each in query.split("&")]
+    found = refused(query)
+    assert {name for kind, _, name in found if kind == "repeated_parameter"} == {
+        name for name in names if names.count(name) > 1
+    }
+
+
 @pytest.mark.fault("F-10b")
 def test_of_many_unknown_parameters_a_few_are_named() -> None:
     found = refused("needed=&" + "y=&" * 50 + "&".join(f"{n}{'x' * 200}=1" for n in range(50)))
@@ -99,6 +111,8 @@ def test_a_query_that_somebody_else_writes_may_have_more() -> None:
     arguments = Route("/{thing}", listing, methods=["GET"], takes_any_query=True).arguments
     scope = {"type": "http", "path_params": {"thing": "7"}, "query_string": b"needed=&iss=x", "headers": []}
     assert asyncio.run(arguments.of(Request(scope)))["needed"] == ""
+    with pytest.raises(RequestValidationError):
+        asyncio.run(arguments.of(Request({**scope, "query_string": b"needed=a&iss=x&iss=y&needed=b"})))
 
 
 def test_dependencies_come_first() -> None:

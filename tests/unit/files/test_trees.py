@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from karma.core.errors import Conflict, NotFound
 from karma.core.ids import DeviceId, UserId, new_id
-from karma.files.domain import DirectoryNotEmpty, child_of
+from karma.files.domain import ROOT, DirectoryNotEmpty, child_of
 from tests.fakes.files import MemoryDevices, MemoryFiles
 from tests.support.file_trees import (
     KINDS,
@@ -48,7 +48,7 @@ def check(files: MemoryFiles) -> None:
     )
 
 
-@pytest.mark.fault("F-13a", "F-13b", "F-19a")
+@pytest.mark.fault("F-13a", "F-13b", "F-13d", "F-19a")
 @given(st.lists(OPERATIONS, max_size=25))
 def test_one_after_the_other_does_what_a_plain_tree_foretells(operations: list[Operation]) -> None:
     tried, files = workshop()
@@ -67,6 +67,8 @@ def test_one_after_the_other_does_what_a_plain_tree_foretells(operations: list[O
             inside = {entry.id for entry in named if entry.path == operation.path}
             assert isinstance(refused.details, dict)
             assert refused.details["id"] in inside
+    for path in {ROOT, *(each for operation in operations for each in (operation.path, operation.target))}:
+        assert tried.listing(path) == tree.listing(path), path
 
 
 @pytest.mark.fault("F-13a", "F-13b", "F-19a")

@@ -32,6 +32,7 @@ _READABLE_LEVELS: Final = 1024
 _SHOWN_LEVELS: Final = 200
 """Of a whole answer, in which a value of 64 levels may stand; orjson writes up to 254."""
 _NAME_CHARS: Final = 64
+_BOM = "\ufeff".encode()
 _CONTAINERS = (dict, list, tuple)
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
@@ -67,6 +68,8 @@ def loads(
         NotJson: it is none.
         TooDeep: it has more levels, or more than can be read.
     """
+    # Programs of Windows write it before UTF-8; RFC 8259 lets readers pass over it.
+    text = text.removeprefix(_BOM) if isinstance(text, bytes) else text.removeprefix("\ufeff")
     try:
         if keep_surrogates:
             value = surrogates.loads_in_pieces(text)

@@ -5,11 +5,12 @@ Framework-free: functions/api and functions/agent_stream both present with it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from typing import Literal
 
-from karma.core.errors import AppError, ValidationFailed
+from karma.core.errors import AppError, UnsupportedMediaType, ValidationFailed
 from karma.core.freeform import render
 
 Style = Literal["envelope", "agio"]
@@ -70,6 +71,31 @@ def unknown_parameters(given: Iterable[str], known: Collection[str]) -> list[tup
     return [(name, f"unknown query parameter; this route takes: {taken}") for name in names[:_NAMES]]
 
 
+def repeated_parameters(given: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
+    """Name the query parameters of a route that stand in a query more than once, each with what to say of it.
+
+    Each has one value: to take one of several and drop the others would filter by something else than was asked for.
+    """
+    return [
+        (name, "given more than once; a query parameter has one value")
+        for name, times in Counter(given).items()
+        if times > 1 and name in known
+    ]
+
+
+def require_plain(content_encoding: str) -> None:
+    """Refuse a body whose bytes are not those of its type.
+
+    Raises:
+        UnsupportedMediaType: naming the header; `Accept-Encoding` says what is taken, as RFC 9110 has it.
+    """
+    if content_encoding.strip().lower() in {"", "identity"}:
+        return
+    error = UnsupportedMediaType(f"The body must not be encoded, but Content-Encoding is {content_encoding[:40]}")
+    error.headers["Accept-Encoding"] = "identity"
+    raise error
+
+
 _NAMES = 20
 _NAME_CHARS = 64
 
@@ -87,4 +113,14 @@ def _agio_type(error: AppError) -> str:
     return "InternalServerError" if isinstance(error, InternalError) else type(error).__name__
 
 
-__all__ = ["InternalError", "Style", "failure", "phrase", "style_of", "success", "unknown_parameters"]
+__all__ = [
+    "InternalError",
+    "Style",
+    "failure",
+    "phrase",
+    "repeated_parameters",
+    "require_plain",
+    "style_of",
+    "success",
+    "unknown_parameters",
+]

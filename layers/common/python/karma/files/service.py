@@ -8,10 +8,10 @@ from typing import Any
 
 from karma.core.clock import Clock, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import Conflict, InvalidTransition, NotFound, StaleVersion, Upstream
-from karma.core.ids import FileId, UserId
+from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, NotFound, StaleVersion, Upstream
+from karma.core.ids import DeviceId, FileId, UserId
 from karma.core.observability import count, logger
-from karma.files.domain import DeviceFile, DirectoryNotEmpty, FileStatus, child_of
+from karma.files.domain import DeviceFile, DirectoryNotEmpty, FileStatus, child_of, directories_above
 from karma.files.entries import TRIES, Entries, directory
 from karma.files.media import BINARY
 from karma.files.ports import Devices, ObjectStore
@@ -76,7 +76,8 @@ class FileService:
         look at 1,000 entries a page.
 
         Raises:
-            NotFound: no such device of this owner.
+            NotFound: no such device of this owner, or no such directory of the device.
+            Conflict: NOT_A_DIRECTORY, the path is a file's.
         """
         owned = self._devices.require(user_id, device_id)
         filtered = query.type is not None or query.category is not None
@@ -86,6 +87,8 @@ class FileService:
             rows = self._files.newest(owned, limit=wanted, after=after.id if after is not None else None)
         else:
             rows = self._files.in_directory(owned, query.path, limit=wanted, after=after)
+            if not rows.files and after is None:
+                self._require_directory(owned, query.path)
         matches = [file for file in rows.files if query.matches(file)]
         shown = matches[: query.limit]
         if query.after is not None:
@@ -102,6 +105,16 @@ class FileService:
             total_capped=capped,
             next_position=_position(last, total=total, capped=capped) if last is not None else None,
         )
+
+    def _require_directory(self, device_id: DeviceId, path: str) -> None:
+        above = directories_above(path)
+        try:
+            # Read consistently, unlike the rows: a directory that was made a moment ago is there.
+            is_missing = self._files.missing(device_id, above[-1:])
+        except AlreadyExists as exc:
+            raise Conflict(f"{path} is a file, not a directory", code=exc.code) from None
+        if is_missing:
+            raise NotFound(f"Directory {path} not found")
 
     def download_url(self, user_id: UserId, device_id: str, file_id: str) -> str:
         """Sign a URL that downloads the file as an attachment for 15 minutes.
