@@ -70,9 +70,12 @@ class MemoryCommands:
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
         answered_ms: int = 0,
+        only_from: CommandStatus | None = None,
     ) -> bool:
         found = self.get(device_id, command_id)
         if found is None or found.status not in sources_of(to) or (answered_ms and found.expires_ms <= answered_ms):
+            return False
+        if only_from is not None and found.status is not only_from:
             return False
         times = {CommandStatus.SENT: "sent_ms", CommandStatus.ACKNOWLEDGED: "acknowledged_ms"}
         changes: dict[str, Any] = {"status": to, times.get(to, "finished_ms"): epoch_ms(at)}

@@ -279,9 +279,14 @@ async def get_command(
 
 
 @router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(CommandData, errors=(404, 409)))
-async def cancel_command(device_id: str, command_id: str, caller: Controller) -> Response:
-    """Cancel a command that has not been sent yet."""
-    return ok(_command_data(devices.commands().cancel(caller.user_id, device_id, command_id)))
+async def cancel_command(
+    device_id: str,
+    command_id: str,
+    caller: Controller,
+    force: Annotated[bool, Query(description="Also one that was sent: the device may still carry it out")] = False,
+) -> Response:
+    """Cancel a command that has not been sent yet, or with `force` give up one that was."""
+    return ok(_command_data(devices.commands().cancel(caller.user_id, device_id, command_id, force=force)))
 
 
 def _device(view: DeviceView) -> Response:

@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from karma_device.errors import CommandFailed, InvalidParams
 from karma_device.link import IncomingRequest
 from karma_device.messages import (
-    MAX_RESULT_BYTES,
     Answer,
     Command,
     CommandStatus,
@@ -17,9 +17,9 @@ from karma_device.messages import (
     RequestInvalid,
     Topics,
     encode_answer,
-    encode_json,
     parse_request,
 )
+from karma_device.results import sendable
 from karma_device.store import CommandState, StateStore
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ class CommandRunner:
     def receive(self, request: IncomingRequest) -> bool:
         """Take one request from the network; True when the broker may forget it.
 
-        Unreadable, foreign and expired requests are logged and forgotten: there is nobody who could be answered.
+        Unreadable and foreign requests are logged and forgotten: there is nobody who could be answered. An expired one
+        is rejected, for it may be this device's clock that is wrong, and only the answer tells its owner so.
         """
         try:
             command = parse_request(request.payload)
@@ -138,9 +139,6 @@ class CommandRunner:
         if request.response_topic not in (None, self._topics.response):
             log.warning("command.foreign_response_topic: %s wants its answer at %s", command.id, request.response_topic)
             return True
-        if command.expires_at <= self._clock_ms():
-            log.info("command.expired: %s, %s", command.name, command.id)
-            return True
         correlation = command.id.encode() if request.correlation is None else request.correlation
         known = self._store.accept(command, correlation)
         if known is not None:
@@ -149,6 +147,9 @@ class CommandRunner:
                 self._send(Reply(command.id, known.answer, correlation, final=True))
             else:
                 self._acknowledge(command, correlation)
+        elif (expired := self._expired(command)) is not None:
+            # Remembered, so that a redelivery does not run it once the clock is right.
+            self._finish(command, correlation, expired)
         elif command.name not in self._handlers:
             answer = Answer.refused(CommandStatus.REJECTED, "UNKNOWN_COMMAND", f"no command {command.name!r} here")
             self._finish(command, correlation, answer)
@@ -160,6 +161,14 @@ class CommandRunner:
             if self._open:
                 self._waiting.put((command, correlation))
         return True
+
+    def _expired(self, command: Command) -> Answer | None:
+        now_ms = self._clock_ms()
+        if now_ms < command.expires_at:
+            return None
+        message = f"the command ended at {_time(command.expires_at)}; by this device's clock it was {_time(now_ms)}"
+        log.warning("command.expired: %s, %s: %s", command.name, command.id, message)
+        return Answer.refused(CommandStatus.REJECTED, "EXPIRED", message)
 
     def _acknowledge(self, command: Command, correlation: bytes) -> None:
         payload = encode_answer(command.id, Answer(CommandStatus.ACKNOWLEDGED), ts=self._clock_ms())
@@ -186,8 +195,8 @@ class CommandRunner:
                     self._running.discard(command.id)
 
     def _run(self, command: Command) -> Answer:
-        if command.expires_at <= self._clock_ms():
-            return Answer.refused(CommandStatus.FAILED, "EXPIRED", "the command expired before its turn came")
+        if (expired := self._expired(command)) is not None:
+            return expired
         handler = self._handlers.get(command.name)
         if handler is None:  # accepted by an older release of the device's program
             message = f"no command {command.name!r} here"
@@ -202,25 +211,28 @@ class CommandRunner:
         except (Exception, SystemExit) as exc:
             log.exception("command.crashed: the handler of %s, %s", command.name, command.id)
             return Answer.refused(CommandStatus.FAILED, "HANDLER_CRASHED", f"{type(exc).__name__}: {_text(exc)}")
-        return _succeeded(result)
+        return _succeeded(command, result)
 
 
-def _succeeded(result: object) -> Answer:
+def _succeeded(command: Command, result: object) -> Answer:
+    """Say that the work is done, whatever the handler returned; what cannot be sent of that is marked in its place."""
     if result is None:
         return Answer(CommandStatus.SUCCEEDED)
-    if not isinstance(result, Mapping):
-        message = f"the handler returned {type(result).__name__}, not an object"
-        return Answer.refused(CommandStatus.FAILED, "RESULT_INVALID", message)
-    body = dict(result)
-    try:
-        size = len(encode_json(body))
-    except (TypeError, ValueError, RecursionError):
-        return Answer.refused(CommandStatus.FAILED, "RESULT_INVALID", "the result cannot be written as JSON")
-    if size > MAX_RESULT_BYTES:
-        message = f"the result of {size} bytes exceeds {MAX_RESULT_BYTES}"
-        return Answer.refused(CommandStatus.FAILED, "RESULT_INVALID", message)
+    body, changed = sendable(result)
+    if changed:
+        log.warning("command.result_changed: %s, %s: %s", command.name, command.id, changed)
     return Answer(CommandStatus.SUCCEEDED, result=body)
 
 
+def _time(ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # no time of the calendar
+        return f"{ms} ms"
+
+
 def _text(exc: BaseException) -> str:
-    return str(exc).encode(errors="replace").decode()[:500]
+    try:
+        return str(exc).encode(errors="replace").decode()[:500]
+    except Exception:  # noqa: BLE001  a class of the handler's own that cannot describe itself must not cost the answer
+        return type(exc).__name__

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from karma.devices.payloads import read_response
 from karma_device.commands import CommandRunner, Reply
 from karma_device.link import IncomingRequest
-from karma_device.messages import Command, Json, Topics
+from karma_device.messages import Answer, Command, CommandStatus, Json, Topics, encode_answer
+from karma_device.results import sendable
 from karma_device.store import StateStore
 from karma_device_testing.cloud import wait_until
+
+COMMAND = "01a1fd64-5851-7599-9816-cee19b83f05c"
 
 
 class Bench:
@@ -76,6 +82,7 @@ def test_too_many_waiting_commands_are_rejected_as_busy(bench: Bench) -> None:
     assert bench.bodies("w3")[0]["error"]["code"] == "BUSY"
 
 
+@pytest.mark.fault("F-11f")
 def test_a_command_that_expired_while_waiting_is_not_started(bench: Bench) -> None:
     ran: list[str] = []
     gate = threading.Event()
@@ -91,22 +98,122 @@ def test_a_command_that_expired_while_waiting_is_not_started(bench: Bench) -> No
     bench.receive("late", expires_at=2_000)
     bench.now = 2_000
     gate.set()
-    wait_until(lambda: bench.statuses("late") == ["acknowledged", "failed"])
+    wait_until(lambda: bench.statuses("late") == ["acknowledged", "rejected"])
     assert bench.bodies("late")[1]["error"]["code"] == "EXPIRED"
     assert ran == ["first"]
 
 
-@pytest.mark.parametrize("result", [[1], {"x": float("nan")}, {"x": object()}, {"x": "a" * 200_000}, {"x": "\ud800"}])
-def test_a_result_that_cannot_be_sent_fails(bench: Bench, result: Any) -> None:
-    def go(_command: Command) -> dict[str, Json]:
-        answer: dict[str, Json] = result
-        return answer
+class Unreadable(dict[str, Json]):
+    def items(self) -> Any:
+        raise RuntimeError("gone")
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+IN_ITSELF: dict[str, Any] = {}
+IN_ITSELF |= {"a": IN_ITSELF, "b": [IN_ITSELF]}
+ODDITIES: list[Any] = [
+    object(),
+    *(b"x", {1}, 10**400, -(10**30), float("nan"), "\ud800", "a" * 40_000, IN_ITSELF, Unreadable(), [0] * 30_000),
+]
+
+
+def trees(leaves: st.SearchStrategy[Any], keys: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
+    )
+
+
+names = st.text(max_size=3)
+plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+odd = st.integers(0, len(ODDITIES) - 1).map(lambda number: ODDITIES[number])
+
+
+@pytest.mark.fault("F-11d")
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(names, trees(plain | names, names), max_size=3))
+def test_an_object_of_json_is_sent_as_it_was_returned(result: dict[str, Json]) -> None:
+    assert sendable(result) == (result, "")
+
+
+@pytest.mark.fault("F-11d")
+@settings(max_examples=150, deadline=None)
+@given(trees(plain | odd, names | st.integers() | st.none() | st.tuples(names)))
+def test_whatever_a_handler_returned_the_service_takes_it_as_work_that_was_done(result: Any) -> None:
+    sent, changed = sendable(result)
+    assert changed or isinstance(result, dict)
+    answer = read_response(encode_answer(COMMAND, Answer(CommandStatus.SUCCEEDED, result=sent), ts=1))
+    assert (answer.status, answer.result, answer.refused) == ("succeeded", sent, ())
+
+
+@pytest.mark.fault("F-11d")
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ([1], {"value": [1]}),
+        ("ok", {"value": "ok"}),
+        ({"x": float("nan"), "y": 1}, {"x": None, "y": 1}),
+        ({"x": object(), "y": 1}, {"x": {"not_kept": "NOT_JSON", "type": "object"}, "y": 1}),
+        ({"x": "a" * 40_000}, {"not_kept": "TOO_LARGE", "size": 40_008, "begins": '{"x":"' + "a" * 994}),
+        ({"x": "\ud800"}, {"x": "\ufffd"}),
+        (IN_ITSELF, {"a": {"not_kept": "TOO_DEEP"}, "b": [{"not_kept": "TOO_DEEP"}]}),
+        (Unreadable(), {"not_kept": "NOT_JSON", "type": "Unreadable"}),
+    ],
+)
+def test_work_that_was_done_has_succeeded_and_its_result_says_what_is_missing(
+    bench: Bench, result: Any, said: Any
+) -> None:
+    bench.runner.register("go", lambda _command: result)
+    bench.runner.start()
+    bench.receive("a")
+    wait_until(lambda: bench.statuses("a") == ["acknowledged", "succeeded"])
+    assert bench.bodies("a")[1]["result"] == said
+
+
+def test_an_exception_that_cannot_describe_itself_is_told_by_its_name(bench: Bench) -> None:
+    def go(_command: Command) -> None:
+        raise Speechless
 
     bench.runner.register("go", go)
     bench.runner.start()
     bench.receive("a")
-    wait_until(lambda: len(bench.bodies("a")) == 2)
-    assert bench.bodies("a")[1]["error"]["code"] == "RESULT_INVALID"
+    wait_until(lambda: bench.statuses("a") == ["acknowledged", "failed"])
+    assert bench.bodies("a")[1]["error"]["message"] == "Speechless: Speechless"
+
+
+@pytest.mark.fault("F-11f")
+@pytest.mark.parametrize("ahead_ms", [0, 1, 15_000, 10**15])
+def test_a_clock_that_is_ahead_is_told_and_the_command_not_run_once_it_is_right(bench: Bench, ahead_ms: int) -> None:
+    ran: list[str] = []
+    bench.runner.register("go", lambda command: ran.append(command.id))
+    bench.runner.start()
+    bench.now = 5_000 + ahead_ms
+    bench.receive("a")
+    bench.receive("a")
+    bench.now = 1_000
+    bench.receive("a")
+    bench.receive("b")
+    wait_until(lambda: bench.statuses("b") == ["acknowledged", "succeeded"])
+    assert ran == ["b"]
+    assert bench.statuses("a") == ["rejected"] * 3
+    error = bench.bodies("a")[0]["error"]
+    assert error["code"] == "EXPIRED"
+    assert "1970-01-01T00:00:05.000+00:00" in error["message"], "its end"
+    assert "by this device's clock it was " in error["message"]
+
+
+@pytest.mark.fault("F-11f")
+def test_what_was_done_is_told_again_though_its_time_is_over(bench: Bench) -> None:
+    bench.runner.register("go", lambda _command: None)
+    bench.runner.start()
+    bench.receive("a")
+    wait_until(lambda: bench.statuses("a") == ["acknowledged", "succeeded"])
+    bench.now = 6_000
+    bench.receive("a")
+    assert bench.statuses("a") == ["acknowledged", "succeeded", "succeeded"]
 
 
 def test_a_foreign_response_topic_has_no_effect(bench: Bench) -> None:

@@ -193,7 +193,7 @@ class TestCommands:
             cloud.final(body["id"])
         assert runs == [body["id"]]
 
-    def test_an_expired_command_is_dropped(self, cloud: Cloud, make_device: MakeDevice) -> None:
+    def test_an_expired_command_is_rejected(self, cloud: Cloud, make_device: MakeDevice) -> None:
         device = make_device()
         runs: list[str] = []
 
@@ -207,7 +207,8 @@ class TestCommands:
             later = cloud.command("move")
             cloud.final(later)
         assert runs == [later]
-        assert cloud.answers(expired) == []
+        [answer] = cloud.answers(expired)
+        assert (answer["status"], answer["error"]["code"]) == ("rejected", "EXPIRED")
 
     def test_broken_requests_are_ignored_with_a_log(
         self, cloud: Cloud, make_device: MakeDevice, caplog: pytest.LogCaptureFixture

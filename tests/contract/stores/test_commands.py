@@ -38,6 +38,8 @@ WAYS = [
     (CommandStatus.FAILED,),
     (CommandStatus.REJECTED,),
     (CommandStatus.CANCELLED,),
+    (CommandStatus.SENT, CommandStatus.CANCELLED),
+    (CommandStatus.ACKNOWLEDGED, CommandStatus.CANCELLED),
 ]
 
 
@@ -132,7 +134,8 @@ class TestACommand:
         for before, to in pairwise((CommandStatus.QUEUED, *way)):
             assert to in TRANSITIONS[before]
             assert queue.commands.move(command.device_id, command.id, to, at=LATER, result={"n": 1}, error={"e": 2})
-            assert not queue.commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=LATER)
+            cancelled, queued = CommandStatus.CANCELLED, CommandStatus.QUEUED
+            assert not queue.commands.move(command.device_id, command.id, cancelled, at=LATER, only_from=queued)
             found = queue.commands.get(command.device_id, command.id, consistent=True)
             assert found is not None
             assert (found.status, found.result, found.error) == (to, {"n": 1}, {"e": 2})
@@ -176,11 +179,18 @@ class TestACommand:
             )
             before = queue.found(command)
             answered_ms = chance.choice([0, NOW_MS + 999, NOW_MS + 1000])
+            only_from = chance.choice([None, None, CommandStatus.QUEUED])
             may = to in TRANSITIONS[before.status] and answered_ms < command.expires_ms
             moved = queue.commands.move(
-                command.device_id, command.id, to, at=LATER, result={"n": 1}, answered_ms=answered_ms
+                command.device_id,
+                command.id,
+                to,
+                at=LATER,
+                result={"n": 1},
+                answered_ms=answered_ms,
+                only_from=only_from,
             )
-            assert moved == may
+            assert moved == (may and only_from in (None, before.status))
             after = queue.found(command)
             if command.id in ends:
                 assert after == ends[command.id]

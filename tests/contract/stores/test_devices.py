@@ -233,7 +233,7 @@ class TestADeletion:
 class TestWhatADeviceSays:
     def test_is_merged_whatever_the_order(self, rows: Rows) -> None:
         guard = rows.guard
-        newer = Latest(readings={"t": Reading(2.5, 20)}, last_seen_ms=20, ip="192.0.2.1", heartbeat_ms=20)
+        newer = Latest(readings={"t": Reading(2.5, 20)}, last_seen_ms=20, ip="192.0.2.1", ip_ms=20)
         older = Latest(readings={"t": Reading(9.5, 10), "h": Reading(1, 10)}, last_seen_ms=10)
         assert rows.devices.merge_latest(guard, newer, now=NOW) == newer
         merged = newer.merge(older)

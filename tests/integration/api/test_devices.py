@@ -215,7 +215,8 @@ def test_commands(user: Any) -> None:
     assert (sent["status"], sent["params"], sent["requested_by"]) == ("queued", {"x": 1}, "user")
     assert ada("GET", f"{path}/{sent['id']}?wait_s=0.1")["command"] == sent
     assert ada("GET", path)["commands"] == [sent]
-    assert ada("DELETE", f"{path}/{sent['id']}")["command"]["status"] == "cancelled"
+    for query in ("?force=true", ""):
+        assert ada("DELETE", f"{path}/{sent['id']}{query}")["command"]["status"] == "cancelled"
     for wrong in (
         {},
         {"command": ""},

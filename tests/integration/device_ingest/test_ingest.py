@@ -320,7 +320,7 @@ def test_words_for_no_number_cost_themselves_in_every_message(stack: Any, handle
     for _ in range(2):
         assert handle({"Records": records}) == []
     assert facts(stack)["readings"] == {"n": [1e30, NOW]}
-    assert facts(stack)["heartbeat_ms"] == NOW
+    assert facts(stack)["last_seen_ms"] == NOW
     command = CommandRepository(stack.tables["devices"]).get(DEVICE, COMMANDS[0])
     assert command is not None
     assert (command.status, command.result) == (CommandStatus.SUCCEEDED, {"t": None, "u": 2})

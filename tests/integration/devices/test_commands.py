@@ -225,8 +225,32 @@ def test_only_a_queued_command_can_be_cancelled(world: World) -> None:
     world.connect(made)
     assert world.publisher.sent == []
     sent = world.commands.send(world.user, made.view.device.id, "b")
-    with pytest.raises(InvalidTransition):
+    with pytest.raises(InvalidTransition, match="is sent: the device may have it; `force=true` gives it up"):
         world.commands.cancel(world.user, sent.device_id, sent.id)
+    answer(world, made, sent, "failed")
+    with pytest.raises(InvalidTransition, match="is failed: it is over"):
+        world.commands.cancel(world.user, sent.device_id, sent.id, force=True)
+
+
+@pytest.mark.fault("F-11e")
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_what_was_sent_can_be_given_up_and_its_answer_is_a_late_one(world: World, *, acknowledged: bool) -> None:
+    made = world.create()
+    world.connect(made)
+    first, second = (
+        world.commands.send(world.user, made.view.device.id, name, ttl_s=604_800, serial_order=True) for name in "ab"
+    )
+    if acknowledged:
+        answer(world, made, first, "acknowledged")
+    given_up = world.commands.cancel(world.user, first.device_id, first.id, force=True)
+    assert (given_up.status, given_up.sent_ms, status(world, second)) == (S.CANCELLED, world.clock.ms, S.SENT)
+    ready(world, made)
+    assert world.publisher.ids == [first.id, second.id, second.id], "it is not sent again"
+    answer(world, made, first, "succeeded", result="open")
+    seen = world.commands.cancel(world.user, first.device_id, first.id, force=True)
+    assert (seen.status, seen.result) == (S.CANCELLED, None)
+    assert seen.late_result is not None
+    assert (seen.late_result.status, seen.late_result.result) == (S.SUCCEEDED, {"value": "open"})
 
 
 def test_waiting_looks_ever_less_often_and_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karma.core.errors import ValidationFailed
+from karma.core.errors import InvalidTransition, ValidationFailed
 from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
-from karma.devices.domain import Command, CommandStatus, Device, is_final
+from karma.devices.domain import (
+    Command,
+    CommandStatus,
+    Device,
+    DeviceState,
+    Latest,
+    PresenceEvent,
+    PresenceState,
+    is_final,
+)
 from karma.devices.payloads import Answer
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.sweeps import expire_commands
@@ -69,8 +80,9 @@ class Scene:
         self.repository = cast("CommandRepository", self.store)
         self.wake_ups = FakeWakeUps(self.clock)
         self.dispatcher = Dispatcher(self.repository, self.publisher, self.wake_ups, self.clock)
+        devices = SimpleNamespace(row=lambda *_: command_device, view=lambda *_, **__: connected)
         self.service = CommandService(
-            cast("Any", None), self.repository, self.publisher, self.wake_ups, self.clock, pause=lambda _: None
+            cast("Any", devices), self.repository, self.publisher, self.wake_ups, self.clock, pause=lambda _: None
         )
 
     def send(self, serial: bool, ttl_s: int) -> None:
@@ -95,6 +107,9 @@ class Scene:
         before = len(self.publisher.sent)
         self.end_overdue()
         self.dispatcher.dispatch(DEVICE, again=False)
+        self.note_published(before)
+
+    def note_published(self, before: int) -> None:
         for _, request, _ in self.publisher.sent[before:]:
             command_id = cast("CommandId", request["id"])
             assert self.model[command_id].end is None, "what is over is never published"
@@ -118,6 +133,25 @@ class Scene:
         self.model[command_id].answer(status, result, received_ms)
         if is_final(status):
             self.dispatch()
+
+    def cancel(self, which: int, *, force: bool) -> None:
+        command_id = sorted(self.model)[which % len(self.model)]
+        expected, before = self.model[command_id], len(self.publisher.sent)
+        if expected.expires_ms <= self.clock.ms:
+            expected.end_by_time()
+        if expected.end is not None or (expected.status is not S.QUEUED and not force):
+            over = expected.status is S.CANCELLED
+            with nullcontext() if over else pytest.raises(InvalidTransition):
+                self.service.cancel(USER, DEVICE, command_id, force=force)
+            return
+        frees = expected.serial or expected.status is not S.QUEUED
+        expected.status, expected.end = S.CANCELLED, (S.CANCELLED, None, None)
+        if frees:
+            self.end_overdue()
+        self.service.cancel(USER, DEVICE, command_id, force=force)
+        self.note_published(before)
+        open_ones = [self.model[each] for each in sorted(self.model) if self.model[each].end is None]
+        assert not (frees and open_ones and open_ones[0].status is S.QUEUED), "the next goes at once"
 
     def pass_second(self) -> None:
         self.clock.pass_time(seconds=1)
@@ -145,12 +179,8 @@ class Scene:
         assert [each.id for each in self.store.pending(DEVICE, limit=99)] == open_ones
 
 
-@dataclass
-class _Device:
-    id: DeviceId = DEVICE
-
-
-command_device = _Device()
+command_device = SimpleNamespace(id=DEVICE, user_id=USER, state=DeviceState.ACTIVE)
+connected = SimpleNamespace(presence=PresenceState((PresenceEvent(1, 0, True, "s"),)), latest=Latest())
 results = st.sampled_from([None, {"n": 1}, {"n": 2}])
 answers = st.sampled_from([S.ACKNOWLEDGED, S.SUCCEEDED, S.FAILED, S.REJECTED])
 events = st.one_of(
@@ -158,10 +188,11 @@ events = st.one_of(
     st.tuples(st.just("answer"), st.integers(0, 9), answers, results, st.integers(0, 3)),
     st.tuples(st.just("time"), st.integers(1, 20)),
     st.tuples(st.just("look")),
+    st.tuples(st.just("cancel"), st.integers(0, 9), st.booleans()),
 )
 
 
-@pytest.mark.fault("F-11a")
+@pytest.mark.fault("F-11a", "F-11e")
 @settings(max_examples=150, deadline=None)
 @given(st.lists(events, min_size=2, max_size=25))
 def test_an_end_is_an_end_in_any_order_of_events(given_events: list[tuple[Any, ...]]) -> None:
@@ -175,6 +206,8 @@ def test_an_end_is_an_end_in_any_order_of_events(given_events: list[tuple[Any, .
                 heard.append((which % len(scene.model), status, result, scene.clock.ms - lag_s * 1000))
                 for each in (heard[-1], heard[-1], *heard[-3:]):
                     scene.answer(*each)
+            case ("cancel", which, force):
+                scene.cancel(which, force=force)
             case ("time", seconds):
                 for _ in range(seconds):
                     scene.pass_second()

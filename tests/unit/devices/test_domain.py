@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -58,8 +59,8 @@ def test_every_pair_of_command_states_is_decided() -> None:
     allowed = {(source, target) for source, targets in TRANSITIONS.items() for target in targets}
     expected = {
         *((S.QUEUED, target) for target in (S.SENT, S.EXPIRED, S.CANCELLED, *ANSWERS)),
-        *((S.SENT, target) for target in (S.EXPIRED, *ANSWERS)),
-        *((S.ACKNOWLEDGED, target) for target in (S.SUCCEEDED, S.FAILED, S.REJECTED, S.TIMED_OUT)),
+        *((S.SENT, target) for target in (S.EXPIRED, S.CANCELLED, *ANSWERS)),
+        *((S.ACKNOWLEDGED, target) for target in (S.SUCCEEDED, S.FAILED, S.REJECTED, S.TIMED_OUT, S.CANCELLED)),
     }
     assert allowed == expected
     for source, target in itertools.product(S, S):
@@ -82,8 +83,9 @@ latests = st.builds(
     readings=st.dictionaries(st.sampled_from(["a", "b"]), readings),
     last_seen_ms=st.integers(0, 5),
     ready_ms=st.integers(0, 5),
-    heartbeat_ms=st.integers(0, 3),
+    ip_ms=st.integers(0, 3),
     ip=st.sampled_from([None, "10.0.0.1", "10.0.0.2"]),
+    firmware_ms=st.integers(0, 3),
     firmware_version=st.sampled_from([None, "1", "2"]),
     condition_ms=st.integers(0, 3),
     condition=st.sampled_from(["", "error", "updating"]),
@@ -95,6 +97,20 @@ def test_latest_facts_merge_in_any_order(a: Latest, b: Latest, c: Latest) -> Non
     assert a.merge(b) == b.merge(a)
     assert a.merge(b).merge(c) == a.merge(b.merge(c))
     assert a.merge(a) == a
+
+
+told = st.tuples(st.sampled_from([None, "10.0.0.1", "10.0.0.2"]), st.sampled_from([None, "1", "2"]))
+
+
+@pytest.mark.fault("F-12g")
+@given(st.lists(told, max_size=6).flatmap(lambda beats: st.permutations(list(enumerate(beats, start=1)))))
+def test_a_heartbeat_that_leaves_something_out_takes_nothing_back(beats: list[tuple[int, tuple[Any, Any]]]) -> None:
+    latest = Latest()
+    for at_ms, (ip, firmware_version) in beats:
+        latest = latest.merge(Latest.told(at_ms, ip=ip, firmware_version=firmware_version))
+    in_order = [said for _, said in sorted(beats)]
+    known = [[said[place] for said in in_order if said[place] is not None] for place in (0, 1)]
+    assert [latest.ip, latest.firmware_version] == [said[-1] if said else None for said in known]
 
 
 def test_latest_keeps_a_bounded_number_of_metrics() -> None:

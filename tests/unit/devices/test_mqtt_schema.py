@@ -33,18 +33,23 @@ def accepts(name: str, body: Any) -> bool:
     return bool(validator.is_valid(body))
 
 
-def _telemetry(payload: bytes) -> None:
-    refused = read_telemetry(payload, received_ms=NOW).refused
-    if refused:
-        raise Unreadable(refused[0].reason, refused[0].field)
+def wholly(read: Callable[[bytes], Any]) -> Callable[[bytes], object]:
+    """Make a reader refuse a message of which something is refused."""
+
+    def reader(payload: bytes) -> None:
+        refused = read(payload).refused
+        if refused:
+            raise Unreadable(refused[0].reason, refused[0].field)
+
+    return reader
 
 
 READERS: dict[str, Callable[[bytes], object]] = {
-    "telemetry": _telemetry,
-    "heartbeat": read_heartbeat,
-    "event": read_event,
+    "telemetry": wholly(lambda payload: read_telemetry(payload, received_ms=NOW)),
+    "heartbeat": wholly(read_heartbeat),
+    "event": wholly(read_event),
     "ready": read_ready,
-    "response": read_response,
+    "response": wholly(read_response),
 }
 GOOD: dict[str, dict[str, Any]] = {
     "telemetry": {"boot": "b1", "seq": 0, "samples": [{"ts": NOW, "m": {"temp_c": 41.2, "3v3": 3}}]},

@@ -199,7 +199,7 @@ def test_a_clock_that_was_ahead_does_not_hide_what_comes_after(minutes_ahead: li
     assert latest.readings["t"] == Reading(7, now + 1_000)
 
 
-@pytest.mark.fault("F-12a")
+@pytest.mark.fault("F-12a", "F-12h")
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(

@@ -209,21 +209,35 @@ class CommandService:
             self._pause(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
-    def cancel(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+    def cancel(self, user_id: UserId, device_id: str, command_id: str, *, force: bool = False) -> Command:
         """Cancel a command that has not been published; what waited behind it may go.
+
+        Args:
+            user_id: owner.
+            device_id: the command's device.
+            command_id: which one.
+            force: give up also one that the device has, or may have: it is not sent again and holds nothing back any
+                more, though the device, which is not told, may still carry it out. Its answer is then a late one.
 
         Raises:
             NotFound: as `get`.
-            InvalidTransition: it has been sent, or is over.
+            InvalidTransition: it has been sent and `force` is not set, or it has ended otherwise.
         """
         command = self.get(user_id, device_id, command_id)
-        moved = self._commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=self._clock.now())
-        if moved and command.serial:
+        moved = self._commands.move(
+            command.device_id,
+            command.id,
+            CommandStatus.CANCELLED,
+            at=self._clock.now(),
+            only_from=None if force else CommandStatus.QUEUED,
+        )
+        if moved and (command.serial or command.status is not CommandStatus.QUEUED):
             self._publish_if_connected(self._device(user_id, device_id))
         seen = self.get(user_id, device_id, command_id)
-        if not moved and seen.status is not CommandStatus.CANCELLED:
-            raise InvalidTransition(f"Command {command_id} is {seen.status}; only a queued one can be cancelled")
-        return seen
+        if moved or seen.status is CommandStatus.CANCELLED:
+            return seen
+        way_out = "it is over" if seen.finished else "the device may have it; `force=true` gives it up"
+        raise InvalidTransition(f"Command {command_id} is {seen.status}: {way_out}")
 
     def _device(self, user_id: UserId, ref: str) -> Device:
         device_id: DeviceId | None = DeviceId(ref) if is_id(ref) else None

@@ -3,7 +3,7 @@
 Device   provisioning -> active -> deleting -> (gone)        lifecycle, never shown
          offline | online | error | updating                 status, derived from presence and the device's own word
 Command  queued -> sent -> acknowledged -> succeeded | failed | rejected | timed_out
-         queued | sent -> expired        queued -> cancelled
+         queued | sent -> expired        queued | sent | acknowledged -> cancelled
          A state without an arrow out of it is final: what the device says later is kept beside it, as `late_result`.
 """
 
@@ -92,8 +92,8 @@ _ANSWERS = frozenset({_S.ACKNOWLEDGED, _S.SUCCEEDED, _S.FAILED, _S.REJECTED})
 # A queued command may be answered: the publish precedes the write that says `sent`, and the answer can be quicker.
 TRANSITIONS: Final[Mapping[CommandStatus, frozenset[CommandStatus]]] = {
     _S.QUEUED: _ANSWERS | {_S.SENT, _S.EXPIRED, _S.CANCELLED},
-    _S.SENT: _ANSWERS | {_S.EXPIRED},
-    _S.ACKNOWLEDGED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.TIMED_OUT}),
+    _S.SENT: _ANSWERS | {_S.EXPIRED, _S.CANCELLED},
+    _S.ACKNOWLEDGED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.TIMED_OUT, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.REJECTED: frozenset(),
@@ -157,15 +157,27 @@ class Latest:
     """Broker's time of the last message."""
     ready_ms: int = 0
     """Broker's time of the last `ready`: from then on the device listens for commands."""
-    heartbeat_ms: int = 0
-    """Broker's time of the message that told ip and firmware."""
+    ip_ms: int = 0
+    """Broker's time of the last message that told it: one that leaves it out takes nothing back."""
     ip: str | None = None
+    firmware_ms: int = 0
     firmware_version: str | None = None
     condition_ms: int = 0
     condition: str = ""
     """`error` or `updating`, while the device says so."""
 
     MAX_METRICS = 200
+
+    @classmethod
+    def told(cls, at_ms: int, *, ip: str | None, firmware_version: str | None) -> Latest:
+        """Return what a heartbeat says; None is nothing."""
+        return cls(
+            last_seen_ms=at_ms,
+            ip_ms=at_ms if ip is not None else 0,
+            ip=ip,
+            firmware_ms=at_ms if firmware_version is not None else 0,
+            firmware_version=firmware_version,
+        )
 
     def merge(self, other: Latest) -> Latest:
         """Take the newer of each fact; at equal times the greater value, so that order does not matter."""
@@ -177,15 +189,17 @@ class Latest:
         if len(readings) > self.MAX_METRICS:
             kept = sorted(readings.items(), key=lambda pair: (pair[1].ts, pair[0]))[-self.MAX_METRICS :]
             readings = dict(kept)
-        beat = max(self, other, key=lambda one: (one.heartbeat_ms, one.ip or "", one.firmware_version or ""))
+        placed = max(self, other, key=lambda one: (one.ip_ms, one.ip or ""))
+        flashed = max(self, other, key=lambda one: (one.firmware_ms, one.firmware_version or ""))
         state = max(self, other, key=lambda one: (one.condition_ms, one.condition))
         return Latest(
             readings=readings,
             last_seen_ms=max(self.last_seen_ms, other.last_seen_ms),
             ready_ms=max(self.ready_ms, other.ready_ms),
-            heartbeat_ms=beat.heartbeat_ms,
-            ip=beat.ip,
-            firmware_version=beat.firmware_version,
+            ip_ms=placed.ip_ms,
+            ip=placed.ip,
+            firmware_ms=flashed.firmware_ms,
+            firmware_version=flashed.firmware_version,
             condition_ms=state.condition_ms,
             condition=state.condition,
         )

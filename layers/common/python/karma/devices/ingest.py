@@ -6,6 +6,7 @@ stands: an end that somebody has seen, and after which the next serial command w
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
+member that may be left out and cannot be kept                         named in a dead letter; the rest is taken
 telemetry       one conditional put an hour of samples; newest values into LATEST; what cannot be taken is named in
                 a dead letter
 heartbeat, event, ready        LATEST; heartbeat publishes what is still queued, ready all that was not acknowledged
@@ -33,7 +34,6 @@ from karma.core.observability import count, logger
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
 from karma.devices.payloads import (
-    MAX_ANSWER_BYTES,
     Refused,
     Unreadable,
     read_event,
@@ -84,8 +84,7 @@ class _Heard:
 
 def _when(message: Message) -> tuple[int, int]:
     """Order a batch, which the queue shuffles, as the broker had it; answers of one millisecond as the device says."""
-    is_answer = message.topic.endswith("/response") and len(message.payload) <= MAX_ANSWER_BYTES
-    return message.received_ms, said_ms(message.payload) if is_answer else 0
+    return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
 
 
 class _Rejected(Exception):
@@ -202,8 +201,7 @@ class IngestService:
                 beat = read_heartbeat(message.payload)
                 # Publishes what a failed publish, or an expired serial command, has left in the queue.
                 device.nudged_by.append(message.id)
-                latest = Latest(last_seen_ms=at, heartbeat_ms=at, ip=beat.ip, firmware_version=beat.firmware_version)
-                return latest, beat.refused
+                return Latest.told(at, ip=beat.ip, firmware_version=beat.firmware_version), beat.refused
             case "event":
                 event = read_event(message.payload)
                 if event.condition is None:
@@ -217,8 +215,6 @@ class IngestService:
                 return Latest(last_seen_ms=at), self._take_answer(message, device)
 
     def _take_answer(self, message: Message, device: _Heard) -> Sequence[Refused]:
-        if len(message.payload) > MAX_ANSWER_BYTES:
-            raise Unreadable("TOO_LARGE")
         answer = read_response(message.payload)
         outcome = self._dispatcher.take_answer(device.guard.device_id, answer, received_ms=message.received_ms)
         count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)

@@ -4,11 +4,13 @@ telemetry  {"boot", "seq", "samples": [{"ts": ms, "m": {metric: number}}]}   <= 
 heartbeat  {"boot", "seq", "ts", "ip"?, "firmware_version"?}
 event      {"boot", "seq", "ts", "kind", "data"?}     kind `status`, data {"status": "ok"|"error"|"updating"}
 ready      {"boot", "ts"}
-response   {"id", "status", "result"?, "error"?, "ts"?}     error: an object, or a text, kept as {"message": text}
+response   {"id", "status", "result"?, "error"?, "ts"?}     what is no object is kept as {"value": …}, a text in `error`
+                                                            as {"message": text}
 presence   AWS IoT lifecycle event: https://docs.aws.amazon.com/iot/latest/developerguide/life-cycle-events.html
 
-Unknown fields are ignored: devices of a later firmware may send more. JSON as C, Go or Python write it where they have
-no number, `nan` or `-inf`, is read too (karma.devices.leniency): the bad value costs itself, and is named in `refused`.
+What the members without `?` say takes effect, whatever the others hold: one of those that cannot be kept costs itself,
+and is named in `refused`. Unknown fields are ignored: devices of a later firmware may send more. JSON as C, Go or
+Python write it where they have no number, `nan` or `-inf`, is read too (karma.devices.leniency).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from karma.core import freeform
 from karma.core.ids import CommandId, is_id
 from karma.devices import leniency
@@ -26,6 +30,8 @@ from karma.devices.domain import ANSWERS, CommandStatus, PresenceEvent
 
 MAX_PAYLOAD_BYTES: Final = 128 * 1024
 MAX_ANSWER_BYTES: Final = 32 * 1024
+"""Of `result` and `error` together, as JSON."""
+_BEGINS_CHARS: Final = 1_000
 MAX_TS_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 MAX_SEQ: Final = 9_999_999_999
@@ -59,6 +65,7 @@ class Heartbeat:
     """A sign of life."""
 
     ip: str | None
+    """None when it says nothing that can be kept; so of the next."""
     firmware_version: str | None
     refused: tuple[Refused, ...] = ()
 
@@ -98,19 +105,25 @@ def read_heartbeat(payload: bytes) -> Heartbeat:
     Raises:
         Unreadable: as above.
     """
-    body, refused = read_mended(payload, "ip", "firmware_version")
+    body, mended = read_mended(payload, "ip", "firmware_version")
     read_boot(body)
     read_integer(body, "seq", MAX_SEQ)
     read_integer(body, "ts", MAX_TS_MS)
-    ip, firmware = body.get("ip"), body.get("firmware_version")
-    if ip is not None:
-        try:
-            ip = str(ipaddress.ip_address(ip if isinstance(ip, str) else ""))
-        except ValueError:
-            raise Unreadable("WRONG_VALUE", "ip") from None
-    if firmware is not None and (not isinstance(firmware, str) or not _FIRMWARE.fullmatch(firmware)):
-        raise Unreadable("WRONG_VALUE", "firmware_version")
-    return Heartbeat(ip, firmware, refused)
+    said = {"ip": _address(body.get("ip")), "firmware_version": _firmware(body.get("firmware_version"))}
+    wrong = [name for name, known in said.items() if known is None and body.get(name) is not None]
+    refused = dict.fromkeys((*mended, *(Refused(name, "WRONG_VALUE") for name in wrong)))
+    return Heartbeat(said["ip"], said["firmware_version"], tuple(refused))
+
+
+def _address(said: object) -> str | None:
+    try:
+        return str(ipaddress.ip_address(said)) if isinstance(said, str) else None
+    except ValueError:
+        return None
+
+
+def _firmware(said: object) -> str | None:
+    return said if isinstance(said, str) and _FIRMWARE.fullmatch(said) else None
 
 
 def read_event(payload: bytes) -> Event:
@@ -125,16 +138,16 @@ def read_event(payload: bytes) -> Event:
     kind, data = body.get("kind"), body.get("data")
     if not isinstance(kind, str) or not _KIND.fullmatch(kind):
         raise Unreadable("WRONG_VALUE", "kind")
-    if data is not None and not isinstance(data, dict):
-        raise Unreadable("WRONG_SHAPE", "data")
-    if freeform.is_deeper(data):
-        raise Unreadable("TOO_DEEP", "data")
     condition = None
     if kind == "status":
-        said = (data or {}).get("status")
+        said = data.get("status") if isinstance(data, dict) else None
         if not isinstance(said, str) or said not in _CONDITIONS:
             raise Unreadable("WRONG_VALUE", "data.status")
         condition = _CONDITIONS[said]
+    if data is not None and not isinstance(data, dict):
+        refused += (Refused("data", "WRONG_SHAPE"),)
+    elif freeform.is_deeper(data):
+        refused += (Refused("data", "TOO_DEEP"),)
     return Event(kind, condition, refused)
 
 
@@ -150,30 +163,47 @@ def read_ready(payload: bytes) -> None:
 
 
 def read_response(payload: bytes) -> Answer:
-    """Read a device's answer to a command.
+    """Read a device's answer to a command: the work was done or not, whatever becomes of what it says beside that.
 
     Raises:
         Unreadable: as above.
     """
-    body, refused = read_mended(payload, "result", "error")
-    if len(payload) > MAX_ANSWER_BYTES:
-        raise Unreadable("TOO_LARGE")
+    body, mended = read_mended(payload, "result", "error")
     command_id, status = body.get("id"), body.get("status")
     if not isinstance(command_id, str) or not is_id(command_id):
         raise Unreadable("WRONG_VALUE", "id")
     if not isinstance(status, str) or status not in _ANSWER_NAMES:
         raise Unreadable("WRONG_VALUE", "status")
+    refused = list(mended)
     if body.get("ts") is not None:
-        read_integer(body, "ts", MAX_TS_MS)
+        try:
+            read_integer(body, "ts", MAX_TS_MS)
+        except Unreadable as exc:
+            refused += exc.refused
     result, error = body.get("result"), body.get("error")
-    if isinstance(error, str):
-        error = {"message": error}
-    for name, said in (("result", result), ("error", error)):
-        if said is not None and not isinstance(said, dict):
-            raise Unreadable("WRONG_SHAPE", name)
-        if freeform.is_deeper(said):
-            raise Unreadable("TOO_DEEP", name)
-    return Answer(CommandId(command_id), CommandStatus(status), result, error, refused)
+    said = {
+        "result": result if isinstance(result, dict | None) else {"value": result},
+        "error": error if isinstance(error, dict | None) else {"message" if isinstance(error, str) else "value": error},
+    }
+    for name, value in said.items():
+        if freeform.is_deeper(value):
+            said[name] = {"not_kept": "TOO_DEEP"}
+            refused.append(Refused(name, "TOO_DEEP"))
+    if len(payload) > MAX_ANSWER_BYTES:
+        refused += _shorten(said)
+    return Answer(CommandId(command_id), CommandStatus(status), said["result"], said["error"], tuple(refused))
+
+
+def _shorten(said: dict[str, dict[str, Any] | None]) -> list[Refused]:
+    """Put the beginning of a member in its place, the larger one's first, until both may be kept."""
+    texts = {name: orjson.dumps(value) for name, value in said.items() if value is not None}
+    refused: list[Refused] = []
+    for name in sorted(texts, key=lambda name: len(texts[name]), reverse=True):
+        if sum(map(len, texts.values())) > MAX_ANSWER_BYTES:
+            text = texts.pop(name)
+            said[name] = {"not_kept": "TOO_LARGE", "size": len(text), "begins": text.decode()[:_BEGINS_CHARS]}
+            refused.append(Refused(name, "TOO_LARGE"))
+    return refused
 
 
 def said_ms(payload: bytes) -> int:
@@ -240,7 +270,7 @@ def read_mended(payload: bytes, *members: str) -> tuple[dict[str, Any], tuple[Re
     body = read_object(payload)
     refused: list[Refused] = []
     for member in members:
-        # What is deeper is refused by the reader of the member.
+        # What is deeper is left to the reader of the member, which does not keep it.
         if member in body and not freeform.is_deeper(body[member]):
             body[member], wrong = leniency.mend(body[member])
             refused += [Refused(f"{member}{place}", "WRONG_VALUE") for place in wrong]

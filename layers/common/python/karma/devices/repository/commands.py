@@ -204,15 +204,18 @@ class CommandRepository:
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
         answered_ms: int = 0,
+        only_from: CommandStatus | None = None,
     ) -> bool:
         """Take a command to a state, by the table of transitions; tell whether it moved.
 
         A final state takes it out of the device's queue in the same transaction. False: it is absent, in a state that
-        has no such step (a repeat, a late answer), or `answered_ms`, when the broker had the answer, is not before the
-        command's end.
+        has no such step (a repeat, a late answer) or is not `only_from`, or `answered_ms`, when the broker had the
+        answer, is not before the command's end.
         """
         stamp, now_ms = iso(at), round(at.timestamp() * 1000)
-        sources = sorted(sources_of(to))
+        sources = sorted(sources_of(to) if only_from is None else sources_of(to) & {only_from})
+        if not sources:
+            return False
         actions: list[Action] = [CommandItem.status.set(to), CommandItem.updated_at.set(stamp)]
         if to is CommandStatus.SENT:
             actions.append(CommandItem.sent_ms.set(now_ms))

@@ -500,6 +500,11 @@ def latest_from(item: DevicesItem | None) -> Latest:
         return Latest()
     facts = cast("dict[str, Any]", item.facts)
     readings = {name: Reading(value, ts) for name, (value, ts) in facts.pop("readings", {}).items()}
+    # An earlier release had one time for both.
+    beat_ms = facts.pop("heartbeat_ms", 0)
+    for name, time in (("ip", "ip_ms"), ("firmware_version", "firmware_ms")):
+        if name in facts:
+            facts.setdefault(time, beat_ms)
     return Latest(readings=readings, **facts)
 
 
@@ -515,8 +520,9 @@ def _latest_json(latest: Latest) -> dict[str, Any]:
         "readings": {name: [reading.value, reading.ts] for name, reading in latest.readings.items()},
         "last_seen_ms": latest.last_seen_ms,
         "ready_ms": latest.ready_ms,
-        "heartbeat_ms": latest.heartbeat_ms,
+        "ip_ms": latest.ip_ms,
         "ip": latest.ip,
+        "firmware_ms": latest.firmware_ms,
         "firmware_version": latest.firmware_version,
         "condition_ms": latest.condition_ms,
         "condition": latest.condition,
