@@ -117,11 +117,11 @@ class Link:
 
     @property
     def local_address(self) -> str | None:
-        """Address of this end of the connection."""
+        """Address of this end of the connection, without a zone: that means something on this device only."""
         if self._socket is None:
             return None
         try:
-            return str(self._socket.getsockname()[0])
+            return str(self._socket.getsockname()[0]).partition("%")[0]
         except OSError:
             return None
 

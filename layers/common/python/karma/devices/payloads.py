@@ -116,8 +116,11 @@ def read_heartbeat(payload: bytes) -> Heartbeat:
 
 
 def _address(said: object) -> str | None:
+    # A zone, `fe80::1%eth0`, means something on the device only, and may be any text of any length.
+    if not isinstance(said, str) or "%" in said:
+        return None
     try:
-        return str(ipaddress.ip_address(said)) if isinstance(said, str) else None
+        return str(ipaddress.ip_address(said))
     except ValueError:
         return None
 
