@@ -39,7 +39,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "lone surrogate, escaped": ('{"action": "\\ud800"}', "INVALID_JSON"),
     "lone surrogate": ('{"action": "\ud800"}', "INVALID_JSON"),
     "nul": ("\x00", "INVALID_JSON"),
-    "byte order mark": ('\ufeff{"action": "ping"}', "INVALID_JSON"),
+    "two byte order marks": ('\ufeff\ufeff{"action": "ping"}', "INVALID_JSON"),
     "number of 4,000 digits": ('{"id": ' + "9" * 4000 + "}", "INVALID_JSON"),
     "nested deeply": ("[" * 2000 + "]" * 2000, "INVALID_MESSAGE"),
     "128 KB": ("x" * 131_072, "INVALID_MESSAGE"),
