@@ -69,6 +69,8 @@ class Workshop:
     clock: FakeClock = field(default_factory=FakeClock)
     store: MemoryStore = field(default_factory=MemoryStore)
     ids: dict[str, FileId] = field(default_factory=dict)
+    begun: set[FileId] = field(default_factory=set)
+    """Whatever was made by name, also what another has since taken the path from."""
     remembers: bool = True
     """Whether operations reach for what has had the path when nothing has it."""
 
@@ -121,7 +123,7 @@ class Workshop:
     def made(self) -> set[FileId]:
         """Ids of what was made by name, and of the directories on the way there."""
         listed = self.files.newest(self.device_id, limit=500).files
-        return {*self.ids.values(), *(entry.id for entry in listed)}
+        return {*self.begun, *(entry.id for entry in listed)}
 
     def _at(self, path: str) -> FileId | None:
         return self.files.holder(self.device_id, *split_path(path)) or (self.ids.get(path) if self.remembers else None)
@@ -129,7 +131,7 @@ class Workshop:
     def _make(self, path: str) -> None:
         place = CreateDirectoryRequest(path=path).place()
         made = self._service.make_directory(self.owner_id, self.device_id, path=place[0], name=place[1])
-        self.ids[child_of(made.path, made.name)] = made.id
+        self._note(made)
 
     def _upload(self, path: str) -> None:
         above, name = split_path(path)
@@ -137,7 +139,11 @@ class Workshop:
         made = self._uploads.create(
             self.owner_id, self.device_id, NewFile(**body.model_dump()), allowance=self.allowance
         )
+        self._note(made)
+
+    def _note(self, made: DeviceFile) -> None:
         self.ids[child_of(made.path, made.name)] = made.id
+        self.begun.add(made.id)
 
     def _complete(self, path: str) -> None:
         if (file_id := self._at(path)) is None:

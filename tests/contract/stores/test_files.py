@@ -68,6 +68,7 @@ class TestAnUpload:
         rows.files.accessed(ready, now=LATER)
         assert found(rows, file).accessed_at is not None
 
+    @pytest.mark.fault("F-13b")
     def test_takes_a_name_once(self, rows: FileRows) -> None:
         rows.add(rows.new_file(), rows.new_directory())
         second = rows.new_file()
@@ -249,6 +250,8 @@ class TestADirectory:
         late = rows.new_file(path="/b")
         with pytest.raises(ConditionFailed):
             rows.add(late)
+        with pytest.raises(ConditionFailed):
+            rows.files.publish(replace(rows.verifying, path="/b"), FOUND, now=NOW)
         with pytest.raises(ConditionFailed):
             rows.files.change(rows.ready, replace(rows.ready, path="/b", revision=2), directories=[])
         with pytest.raises(ConditionFailed):

@@ -193,7 +193,10 @@ def test_a_clock_that_was_ahead_does_not_hide_what_comes_after(minutes_ahead: li
     for ahead in minutes_ahead:
         now += 1_000
         body = telemetry(samples=[sample(now + ahead * 60_000, t=5), sample(now - HOUR, old=1)])
-        latest = latest.merge(newest(read(body, at=now)))
+        found = read(body, at=now)
+        is_beyond = ahead * 60 > MAX_FUTURE_S
+        assert found.refused == ((Refused("samples[0].ts", "FUTURE"),) if is_beyond else ())
+        latest = latest.merge(newest(found))
         assert all(reading.ts <= now for reading in latest.readings.values())
     latest = latest.merge(newest(read(telemetry(samples=[sample(now + 1_000, t=7)]), at=now + 1_000)))
     assert latest.readings["t"] == Reading(7, now + 1_000)
