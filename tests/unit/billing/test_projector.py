@@ -428,6 +428,17 @@ class TestModesAndAccounts:
         assert world.delete()
         assert world.stripe.subscriptions["sub_1"].status == "canceled"
 
+    def test_a_mode_that_stripe_has_shown_is_known_from_then_on(self) -> None:
+        """So what goes after that is gone."""
+        world = World(linked=False)
+        world.sell()
+        world.desk.relink("cus_1", ALICE, from_user_id=None, actor_id=ADMIN)
+        world.work()
+        assert [link.livemode for link in world.store.links_of(ALICE)] == [False]
+        world.stripe.subscriptions.clear()
+        world.stripe.customers.discard("cus_1")
+        assert world.projector.refresh(ALICE) == "no subscription"
+
     def test_what_stripe_never_showed_is_not_taken_for_gone(self) -> None:
         world = World(linked=False)
         world.stripe.others.add("cus_1")
