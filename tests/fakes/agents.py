@@ -100,7 +100,7 @@ class MemoryRunStore:
         if run.key.user_id in self.gone:
             raise AccountGone(run.key.user_id)
         if run.key in self.runs_by_key:
-            raise RunExists(f"Run {run.key.run_id} exists already")
+            raise RunExists(run.key.run_id)
         stored = self.threads.get(thread.key, Thread(key=thread.key))
         if stored.version != thread.version or stored.active_run_id is not None:
             raise ThreadChanged

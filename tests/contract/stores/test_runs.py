@@ -58,6 +58,8 @@ def run(run_id: str = "r1", user: UserId = USER, at: datetime = NOW) -> Run:
         model="m",
         created_at=at,
         asked_hash="d1",
+        answers=2,
+        begins_at=3,
     )
 
 

@@ -12,9 +12,11 @@ goes in the tree, as far as it is there, is where the run begins, and the rest i
 The store is the truth about answers, calls and their results: of those the client's copy is only a reference, by id,
 by the id of a call, or by place where a client has no ids. What has no text to see (calls and results of our own tools)
 need not be sent again; a call of ours whose run broke off before its result is answered by a word that says so: turns
-are whole. Users' words are the client's. Results of calls are taken wherever they come; one that comes when the
-conversation has gone on stands at its end. Answers that we never gave are taken with a conversation that is new to the
-server, and are passed over otherwise: nothing that was sent is passed over without a note.
+are whole. A screen that ends within an answer, behind a call or a result, gets the rest of it, which its connection has
+lost; only users' messages are answered anew. Users' words are the client's. Results of calls are taken wherever they
+come; one that comes when the conversation has gone on stands at its end. Answers that we never gave are taken with a
+conversation that is new to the server, and are passed over otherwise: nothing that was sent is passed over without a
+note.
 """
 
 from __future__ import annotations
@@ -170,6 +172,24 @@ class _Walk:
             else:
                 self._hold(each)
         self._release()
+        if sent and sent[-1].message.role != "user":
+            self._complete()
+            self._to_the_end_of_the_answer()
+
+    def _to_the_end_of_the_answer(self) -> None:
+        """Go on behind a call or a result that has something behind it: whose screen ends there has lost the rest.
+
+        It was done once; a model that is asked for it once more would call its tools again.
+        """
+        while not self._new and self._way and self._tree.message(self._here).role != "user":
+            behind = [p for p in self._tree.behind.get(self._here, ()) if self._is_ours(self._tree.message(p))]
+            if not behind:
+                return
+            self._go(behind[-1])
+            self._is_completed = True
+
+    def _is_ours(self, message: Message) -> bool:
+        return message.role == "assistant" or (message.role == "tool" and message.tool_call_id in self._own_calls)
 
     def _by_place(self, message: Message) -> Message:
         """Leave out an id that the thread does not know: the message is then known by place and content."""

@@ -117,6 +117,9 @@ ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
 class RunExists(Conflict):
     """A run id is used once."""
 
+    def __init__(self, run_id: RunId) -> None:
+        super().__init__(f"Run {run_id} exists already and answers another request; take a new runId")
+
 
 class ThreadBusy(Conflict):
     """The thread has an active run; `details.run_id` names it, and `Retry-After` says when to come again."""
@@ -281,6 +284,10 @@ class Run:
     pending_tool_call_ids: tuple[str, ...] = ()
     asked_hash: str = ""
     """Digest of the request that began it: the same one again asks for its answer, not for another run."""
+    answers: int = -1
+    """Position of the message that it answers; -1 where it answers none, and in runs that were stored without it."""
+    begins_at: int = -1
+    """How many messages its thread had when it began, and the position of the first one that it adds."""
     last_message: int = -1
     """Position of the last message of its branch when it ended; -1 where it added none or has not ended."""
     engine_schema: int = ENGINE_SCHEMA

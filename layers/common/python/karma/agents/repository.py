@@ -145,6 +145,8 @@ class RunItem(AgentsItem, discriminator="run"):
     pending_tool_call_ids = UnicodeAttribute(default="[]")
     """JSON list."""
     asked_hash = UnicodeAttribute(default="")
+    answers = NumberAttribute(default=-1)
+    begins_at = NumberAttribute(default=-1)
     last_message = NumberAttribute(default=-1)
     engine_schema = NumberAttribute()
 
@@ -259,7 +261,7 @@ class DynamoRunStore:
         tx = Transaction()
         require_account_in(tx, run.key.user_id)
         now = iso(run.created_at)
-        exists = RunExists(f"Run {run.key.run_id} exists already")
+        exists = RunExists(run.key.run_id)
         tx.put(_run_item(run), on_fail=exists)
         owner = RunOwnerItem(
             run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
@@ -442,6 +444,8 @@ def _run_item(run: Run) -> RunItem:
         agent_version=run.agent_version,
         parent_run_id=run.parent_run_id,
         asked_hash=run.asked_hash,
+        answers=run.answers,
+        begins_at=run.begins_at,
         engine_schema=run.engine_schema,
         created_at=created_at,
         updated_at=created_at,
@@ -465,6 +469,8 @@ def _run(item: RunItem) -> Run:
         cost_micros=_whole(item.cost_micros),
         pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
         asked_hash=item.asked_hash,
+        answers=int(item.answers),
+        begins_at=int(item.begins_at),
         last_message=int(item.last_message),
         engine_schema=int(item.engine_schema),
     )

@@ -167,15 +167,17 @@ class RunService:
                 created_at=now,
                 agent_id=agent.id,
                 agent_version=agent.version,
+                answers=plan.last,
+                begins_at=plan.stored,
                 parent_run_id=asked.parent_run_id,
                 asked_hash=asked.digest,
             )
             segment = Segment(key=key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
             try:
                 if thread.active_run_id == asked.run_id:
-                    raise RunExists(f"Run {asked.run_id} exists already")
-                if (twin := await self._twin(thread, asked)) is not None:
-                    return self._repeat(twin, asked, link, deadline)
+                    raise RunExists(asked.run_id)
+                if (twin := await self._twin(thread, asked, admitted, agent)) is not None:
+                    return self._repeat(twin, asked, admitted, link, deadline)
                 if thread.active_run_id is not None:
                     await self._free(thread, asked)
                 request = await asyncio.to_thread(model_request, plan, toolbox, limits)
@@ -192,9 +194,9 @@ class RunService:
                 break
             except (RunExists, QuotaExceeded):
                 before = await asyncio.to_thread(self._store.run, key)
-                if before is None or not is_repeat(before, asked):
+                if before is None or not await self._is_repeat(before, asked, admitted):
                     raise
-                return self._repeat(before, asked, link, deadline)
+                return self._repeat(before, asked, admitted, link, deadline)
             except (ThreadChanged, StorageThrottled) as exc:
                 if attempt == _ATTEMPTS - 1:
                     raise await self._told(exc, thread_key) from exc
@@ -292,13 +294,28 @@ class RunService:
             raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
         return merged
 
-    def _repeat(self, run: Run, asked: RunInput, link: Link, deadline: datetime | None) -> StartedRun:
-        until = self._latest_end(deadline)
-        again = redeliver(run, asked, store=self._store, link=link, clock=self._clock, until=until, own=self._own)
+    def _repeat(
+        self, run: Run, asked: RunInput, admitted: Admitted, link: Link, deadline: datetime | None
+    ) -> StartedRun:
+        again = redeliver(
+            run,
+            asked,
+            admitted.sent,
+            store=self._store,
+            link=link,
+            clock=self._clock,
+            until=self._latest_end(deadline),
+            own=self._own,
+        )
         return StartedRun(run.key, again)
 
-    async def _twin(self, thread: Thread, asked: RunInput) -> Run | None:
-        """Return the thread's active run where it answers these very messages and its process is alive.
+    async def _is_repeat(self, run: Run, asked: RunInput, admitted: Admitted) -> bool:
+        key = ThreadKey(run.key.user_id, asked.thread_id)
+        thread = await asyncio.to_thread(self._store.thread, key)
+        return await asyncio.to_thread(is_repeat, run, thread, asked, admitted.sent, own=self._own)
+
+    async def _twin(self, thread: Thread, asked: RunInput, admitted: Admitted, agent: Agent) -> Run | None:
+        """Return the thread's active run where it answers these very messages, unless its process was lost.
 
         A second click, or the retry of a request that seemed lost: to do its work again would move the device twice.
         """
@@ -306,9 +323,14 @@ class RunService:
             return None
         key = RunKey(thread.key.user_id, thread.active_run_id)
         run = await asyncio.to_thread(self._store.run, key)
-        if run is None or not is_repeat(run, asked):
+        if run is None or run.agent_id != agent.id:
             return None
-        return run if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None else None
+        if not await asyncio.to_thread(is_repeat, run, thread, asked, admitted.sent, own=self._own):
+            return None
+        if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
+            return run
+        ended = await asyncio.to_thread(self._store.run, key)
+        return ended if ended is not None and ended.status is RunStatus.FINISHED else None
 
     async def _free(self, thread: Thread, asked: RunInput) -> None:
         """End the thread's active run if its process is dead, or have it ended if its client does not wait for it.

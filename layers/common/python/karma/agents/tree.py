@@ -26,6 +26,8 @@ class Tree:
         self._regions: list[int] = []
         """Of each message the nearest one before it that a client sees."""
         self._is_seen: list[bool] = []
+        self.behind: dict[int, list[int]] = {}
+        """Positions of the messages that follow each one directly."""
         self._next: dict[tuple[int, Hashable], list[tuple[int, int]]] = {}
         """Depth and negative position of the messages that may come next behind a seen one, by what names them."""
         self.by_id: dict[str, list[int]] = {}
@@ -34,6 +36,7 @@ class Tree:
         """Results by the id of their call."""
         for position, message in enumerate(thread.messages):
             parent = thread.parent(position)
+            self.behind.setdefault(parent, []).append(position)
             self._depths.append(self._depth(parent) + 1)
             self._regions.append(self._region(parent))
             self._is_seen.append(not is_unseen(message))
