@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -71,8 +71,13 @@ class JsonBody:
         try:
             return self.model.model_validate(found)
         except ValidationError as exc:
-            errors = exc.errors(include_url=False, include_context=False, include_input=False)
-            raise RequestValidationError([{**error, "loc": ("body", *error["loc"])} for error in errors]) from None
+            raise RequestValidationError([_of_body(error) for error in exc.errors(include_url=False)]) from None
+
+
+def _of_body(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Name an error's place in the body, and null where that is what is wrong; without what the caller sent."""
+    kind = "null" if error["input"] is None and error["type"] != "missing" else error["type"]
+    return {"type": kind, "loc": ("body", *error["loc"]), "msg": error["msg"]}
 
 
 def with_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:

@@ -74,9 +74,21 @@ class Shapes:
         yield Case("null for the body", "", None)
         yield from self._members(self._alternatives(schema), lambda value: value, seed, "")
 
+    def nulls(self, schema: Mapping[str, Any], seed: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield the members of a body that may be null, each with the body that has it so."""
+        for each in self._alternatives(schema):
+            for name, inner in each.get("properties", {}).items():
+                if any("null" in _types(kind) for kind in self._alternatives(inner)):
+                    yield name, {**seed, name: None}
+
     def texts(self, schema: Mapping[str, Any], seed: Mapping[str, Any]) -> Iterator[Text]:
         """Yield the fields that may be text, with those of free objects."""
         yield from self._texts(self._alternatives(schema), lambda value: value, "", seed)
+
+    def least(self, schema: Mapping[str, Any]) -> Any:
+        """Return the body with the members that a schema requires and no other."""
+        [found, *_] = self._alternatives(schema)
+        return {name: self.sample(found["properties"][name]) for name in found.get("required", ())}
 
     def sample(self, schema: Mapping[str, Any]) -> Any:
         """Return a value that a schema allows: its example, or the smallest."""

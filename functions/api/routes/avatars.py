@@ -15,7 +15,6 @@ from api.presenters import no_content, ok
 from api.routing import Router
 from karma.avatars.domain import Avatar
 from karma.avatars.schemas import AvatarData, AvatarListData, ChangeAvatarBody, CreateAvatarBody
-from karma.core.errors import ValidationFailed
 from karma.identity.domain import Caller
 
 router = Router("avatars")
@@ -77,9 +76,6 @@ async def get_avatar(avatar_id: str, caller: Reader) -> Response:
 @router.patch("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404, 409)))
 async def change_avatar(avatar_id: str, body: ChangeAvatarBody, caller: Writer, if_match: IfMatch = None) -> Response:
     """Change an avatar; with `version` or If-Match only if nobody else has changed it since."""
-    empty = body.not_null()
-    if empty:
-        raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
     return _avatar(avatars.service().change(caller.user_id, avatar_id, body.changes(), version=version))
 

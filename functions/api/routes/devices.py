@@ -117,9 +117,6 @@ async def change_device(
 ) -> Response:
     """Change name, tags or location; with `version` or If-Match only if nobody else has changed it since."""
     given = body.model_dump(exclude_unset=True, exclude={"version"})
-    empty = [name for name in ("name", "tags") if name in given and given[name] is None]
-    if empty:
-        raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
     return _device(devices.service().change(caller.user_id, device_id, given, version=version))
 

@@ -138,9 +138,6 @@ async def change_file(
 ) -> Response:
     """Rename, move or describe a file; directories can be described only."""
     changes = body.model_dump(exclude_unset=True, exclude={"version"})
-    empty = [name for name, value in changes.items() if value is None]
-    if empty:
-        raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
     return _file(files.service().change(caller.user_id, device_id, file_id, changes, version=version))
 

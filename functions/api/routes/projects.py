@@ -94,9 +94,6 @@ async def change_project(
     With `version` or If-Match only if nobody else has changed it since.
     """
     given = body.model_dump(exclude_unset=True, exclude={"version"})
-    empty = [name for name, value in given.items() if value is None and name != "description"]
-    if empty:
-        raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
     return _project(projects.service().change(caller.user_id, project_id, given, version=version))
 

@@ -13,7 +13,6 @@ from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import no_content, ok
 from api.routing import Router
-from karma.core.errors import ValidationFailed
 from karma.identity.domain import Caller
 from karma.tasks.domain import Task, TaskStatus
 from karma.tasks.schemas import (
@@ -90,9 +89,6 @@ async def get_task(task_id: str, caller: Reader) -> Response:
 async def change_task(task_id: str, body: ChangeTaskBody, caller: Writer, if_match: IfMatch = None) -> Response:
     """Change a task, or give it its next status; when it ends, what is unfinished of its subtasks is cancelled."""
     given = {name: getattr(body, name) for name in body.model_fields_set - {"version"}}
-    empty = sorted(name for name, value in given.items() if value is None)
-    if empty:
-        raise ValidationFailed.of(empty[0], "may be left out, but not be null")
     version = expected_version(if_match, body.version)
     return _task(tasks.service().change(caller.user_id, task_id, given, version=version))
 

@@ -112,6 +112,8 @@ class Sent:
                 if not self._is_taken(each, text):
                     self._refused(name, each.field, each.build(text))
         self._compare()
+        for field, body in self._shapes.nulls(self._schema, seed):
+            self._nulled(field, body)
         for name, text in texts.items():
             self._taken(name, text)
         everything = "".join(TEXTS.values())
@@ -128,6 +130,12 @@ class Sent:
             field = source[1] if source[1].endswith(".source") else f"{source[1]}.source"
         if answer.status != 422 or not (_names(answer, field) or (source and _names(answer, field.rpartition(".")[0]))):
             self._complain(what, field, answer)
+
+    def _nulled(self, field: str, body: object) -> None:
+        """Send a null that the description allows: whatever is answered, it is not that this must not be null."""
+        answer = self._ask(json.dumps(body))
+        if answer.status == 422 and _names(answer, field) and "null" in answer.text:
+            self._complain("null", field, answer)
 
     def _unreadable(self, text: Text) -> None:
         if self._target.function == "agent_stream":
@@ -310,6 +318,7 @@ def every_body(world: World, function: str, document: Mapping[str, Any]) -> tupl
     return wrong, requests, read_back
 
 
+@pytest.mark.fault("F-24f")
 @pytest.mark.req("R-M-41", "R-A-42")
 def test_the_api_refuses_what_is_wrong_by_name_and_keeps_text_as_it_is(world: World) -> None:
     world.become("api")

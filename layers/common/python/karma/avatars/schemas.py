@@ -22,7 +22,7 @@ from karma.avatars.domain import (
     AvatarStatus,
     NewAvatar,
 )
-from karma.core.schemas import HTTPS_URL, Body, Data, FreeForm, Number, Version, json_of_at_most
+from karma.core.schemas import HTTPS_URL, Body, Data, FreeForm, Number, Version, json_of_at_most, left_out
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
 
@@ -101,23 +101,18 @@ class CreateAvatarBody(Body):
 class ChangeAvatarBody(Body):
     """What a creator may change; what is left out stays, null removes what may be absent."""
 
-    name: Name | None = None
-    role: JobRole | None = None
+    name: Name = left_out()
+    role: JobRole = left_out()
     description: Description | None = None
     avatar_url: ImageUrl | None = None
-    skills: Words | None = None
-    status: AvatarStatus | None = None
+    skills: Words = left_out()
+    status: AvatarStatus = left_out()
     base_model: ModelName | None = None
     system_prompt: Prompt | None = None
-    tools: Words | None = None
-    abilities: Abilities | None = None
+    tools: Words = left_out()
+    abilities: Abilities = left_out()
     price: Price | None = None
     version: Version | None = None
-
-    def not_null(self) -> list[str]:
-        """Name the fields that are null and must not be."""
-        always = {"name", "role", "skills", "status", "tools", "abilities"}
-        return sorted(name for name in self.model_fields_set & always if getattr(self, name) is None)
 
     def changes(self) -> Mapping[str, Any]:
         """Return what the body says, in the domain's words."""

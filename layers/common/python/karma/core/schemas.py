@@ -67,6 +67,19 @@ def json_of_at_most(limit: int) -> Any:
     return AfterValidator(check)
 
 
+def left_out() -> Any:
+    """Make the default of a member that may be left out, but not be null.
+
+    The attribute is None then, which its type does not say: whether it was given, `model_fields_set` tells. The
+    description of the API shows neither null nor a default.
+    """
+    return Field(default_factory=_nothing)
+
+
+def _nothing() -> None:
+    return None
+
+
 class Body(BaseModel):
     """A request body; its validator is built when the first such body arrives, not at import."""
 

@@ -41,6 +41,7 @@ _BY_TYPE: Final[Mapping[str, str]] = {
     "set_type": "must be a list",
     "iterable_type": "must be a list",
     "none_required": "must be null",
+    "null": "must not be null",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",

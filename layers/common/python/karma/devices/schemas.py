@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, Data, FreeForm, Number, Version, Whole, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Number, Version, Whole, json_of_at_most, left_out
 from karma.devices.domain import (
     COMMAND_NAME,
     DEFAULT_TTL_S,
@@ -76,8 +76,8 @@ class CreateDeviceRequest(Body):
 class ChangeDeviceRequest(Body):
     """What an owner may change; `location` null removes it."""
 
-    name: Name | None = None
-    tags: Tags | None = None
+    name: Name = left_out()
+    tags: Tags = left_out()
     location: Object | None = None
     version: Version | None = None
 

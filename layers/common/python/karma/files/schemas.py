@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most, left_out
 from karma.files.domain import (
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
@@ -96,12 +96,12 @@ class PartsRequest(Body):
 class ChangeFileRequest(Body):
     """What an owner may change of a listed file."""
 
-    name: Name | None = None
-    path: Path | None = None
-    type: Label | None = None
-    category: Label | None = None
-    metadata: Object | None = None
-    permissions: Object | None = None
+    name: Name = left_out()
+    path: Path = left_out()
+    type: Label = left_out()
+    category: Label = left_out()
+    metadata: Object = left_out()
+    permissions: Object = left_out()
     version: Version | None = None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from karma.core.schemas import Body, Data, Version, Whole
+from karma.core.schemas import Body, Data, Version, Whole, left_out
 from karma.projects.domain import (
     MAX_DESCRIPTION_CHARS,
     MAX_NAME_CHARS,
@@ -36,11 +36,11 @@ class CreateProjectRequest(Body):
 class ChangeProjectRequest(Body):
     """What changes; what is absent stays."""
 
-    name: Name | None = None
+    name: Name = left_out()
     description: Description | None = None
     """null removes it."""
-    status: ProjectStatus | None = None
-    progress: Progress | None = None
+    status: ProjectStatus = left_out()
+    progress: Progress = left_out()
     version: Version | None = None
     """Of the project that was read; `If-Match` goes before it."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most
+from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most, left_out
 from karma.tasks.domain import (
     DEFAULT_PRIORITY,
     MAX_DESCRIPTION_CHARS,
@@ -91,11 +91,11 @@ class CreateTaskBody(Body):
 class ChangeTaskBody(Body):
     """What an owner may change; what is left out stays."""
 
-    title: Title | None = None
-    description: Description | None = None
-    priority: Priority | None = None
-    metadata: TaskMetadata | None = None
-    status: TaskStatus | None = None
+    title: Title = left_out()
+    description: Description = left_out()
+    priority: Priority = left_out()
+    metadata: TaskMetadata = left_out()
+    status: TaskStatus = left_out()
     version: Version | None = None
 
 
