@@ -79,10 +79,11 @@ def test_a_query_parameter_that_is_given_twice_is_named(world: World, function: 
 @pytest.mark.parametrize("function", list(DOCUMENTS))
 def test_head_is_answered_as_get_is(world: World, function: str) -> None:
     world.become(function)
+    nobody: Mapping[str, str] = {}
     readable = [target for target, _ in operations(function) if target.method == "GET"]
     pages = [Target(function, "GET", path, None) for path in ("/", "/docs", "/redoc", "/openapi.json")]
     for target in readable + (pages if function == "api" else pages[-1:]):
-        for headers in ({}, caller(world, target)):
+        for headers in (nobody, caller(world, target)):
             whole = world.ask(target, query="", headers=headers)
             answer = world.ask(replace(target, method="HEAD"), query="", headers=headers)
             assert (answer.status, answer.content_type) == (whole.status, whole.content_type), target.name
