@@ -78,7 +78,7 @@ def test_utf_8_may_be_declared(charset: str) -> None:
     assert read(b'{"title": "a"}', content_type=f"application/json;charset={charset}") == "a"
 
 
-@pytest.mark.fault("F-24f")
+@pytest.mark.fault("F-24g")
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "zstd", "identity, gzip", "x" * 5_000])
 @pytest.mark.parametrize("sent", [b'{"title": "a"}', gzip.compress(b'{"title": "a"}')])
 def test_an_encoding_is_named(encoding: str, sent: bytes) -> None:
@@ -89,7 +89,7 @@ def test_an_encoding_is_named(encoding: str, sent: bytes) -> None:
     assert refusal.value.headers == {"Accept-Encoding": "identity"}
 
 
-@pytest.mark.fault("F-24f")
+@pytest.mark.fault("F-24g")
 @pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
 @pytest.mark.parametrize("as_gateway", [True, False])
 def test_a_body_as_it_is_may_say_so_and_may_begin_with_a_byte_order_mark(encoding: str, as_gateway: bool) -> None:
