@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -76,6 +77,7 @@ class MemoryRunStore:
         self.wished: dict[RunKey, set[Wish]] = defaultdict(set)
         self.gone: set[UserId] = set()
         self.fail = fail
+        self.attachments: dict[tuple[UserId, str], int] = {}
 
     def _meet(self, name: str) -> None:
         failure = self.fail(name)
@@ -94,6 +96,7 @@ class MemoryRunStore:
         segment: Segment,
         messages: tuple[Message, ...],
         after: int | None = None,
+        attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
     ) -> None:
         self._meet("start")
@@ -104,11 +107,17 @@ class MemoryRunStore:
         stored = self.threads.get(thread.key, Thread(key=thread.key))
         if stored.version != thread.version or stored.active_run_id is not None:
             raise ThreadChanged
+        if any((run.key.user_id, name) in self.attachments for name in attachments):
+            raise ThreadChanged
         self.usage.reserve(reservations)
+        self.attachments |= {(run.key.user_id, name): size for name, size in attachments.items()}
         self.runs_by_key[run.key] = run
         self.logs[run.key][segment.n] = segment
         self.threads[thread.key] = replace(stored, active_run_id=run.key.run_id, version=stored.version + 1)
         self._keep(History(thread.key, thread.next_message, messages, after))
+
+    def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
+        return [name for name in attachments if (user_id, name) not in self.attachments]
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
         self._meet("append")

@@ -108,7 +108,9 @@ def _ended_command(r: Rows) -> Command:
 def _started(r: Rows) -> Call:
     run, thread = r.run(), r.thread
     takes = [limited(run.key.user_id, Metric.RUNS)]
-    return lambda: r.runs.start(run, thread=thread, segment=r.segment(), messages=(r.said,), reservations=takes)
+    said, kept = (r.said,), {"a": 1}
+    first = r.segment()
+    return lambda: r.runs.start(run, thread=thread, segment=first, messages=said, attachments=kept, reservations=takes)
 
 
 def _finished(r: Rows) -> Call:
@@ -374,6 +376,7 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "FileRepository.remove_rows": _made(lambda r: r.ready, lambda r, f: r.files.remove_rows(f.device_id, limit=50)),
     "DynamoRunStore.thread": _made(lambda r: r.running, lambda r, _: r.thread),
     "DynamoRunStore.start": _started,
+    "DynamoRunStore.unkept": _made(lambda r: r.running, lambda r, _: r.runs.unkept(r.ada.id, ["a", "b"])),
     "DynamoRunStore.append": _made(lambda r: r.running, lambda r, _: r.runs.append(r.segment(2), history=r.history(1))),
     "DynamoRunStore.finish": _finished,
     "DynamoRunStore.wish": _made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),

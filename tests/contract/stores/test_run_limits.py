@@ -9,15 +9,15 @@ from datetime import timedelta
 
 import pytest
 
-from karma.agents.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadKey
+from karma.agents.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadChanged, ThreadKey
 from karma.agents.ports import RunStore
-from karma.billing.allowances import Metric, Reservation
+from karma.billing.allowances import BYTES_A_GB, Metric, Reservation
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
 from karma.billing.usage import bind_usage
 from karma.core.errors import QuotaExceeded, StorageThrottled
 from karma.core.ids import ThreadId, new_id
-from tests.contract.stores.test_runs import NOW, USER, run, segment, stored_runs
+from tests.contract.stores.test_runs import NOW, OTHER, USER, run, segment, stored_runs
 from tests.fakes.agents import MemoryRunStore
 from tests.fakes.usage import MemoryUsage
 from tests.support.plans import allowance, limited
@@ -144,3 +144,26 @@ def test_random_histories_balance(stores: Stores) -> None:
                 stores.start(mine, (limited(USER, Metric.RUNS), takes))
                 pytest.fail("a refused start passed when it was repeated, or a run began twice")
         assert stores.used == (count, spent)
+
+
+@pytest.mark.fault("F-25g")
+def test_attachments_are_noted_once_for_an_account_and_not_by_a_refused_start(stores: Stores) -> None:
+    def start(of: Run, sizes: dict[str, int], *reservations: Reservation) -> None:
+        thread = stores.runs.thread(ThreadKey(USER, of.thread_id))
+        first = segment(of=of)
+        stores.runs.start(
+            of, thread=thread, segment=first, messages=(), attachments=sizes, reservations=[*reservations, *reserved()]
+        )
+
+    stores.usage.extend(limited(USER, Metric.STORAGE, BYTES_A_GB - 3))
+    with pytest.raises(QuotaExceeded):
+        start(new_run(), {"a": 4}, limited(USER, Metric.STORAGE, 4))
+    assert sorted(stores.runs.unkept(USER, ["a", "b"])) == ["a", "b"]
+    start(new_run(), {"a": 1, "b": 2}, limited(USER, Metric.STORAGE, 3))
+    assert stores.runs.unkept(USER, ["a", "b", "c"]) == ["c"]
+    assert stores.runs.unkept(OTHER, ["a"]) == ["a"]
+    with pytest.raises(ThreadChanged):
+        start(new_run(), {"b": 2, "c": 1}, limited(USER, Metric.STORAGE, 3))
+    assert stores.runs.unkept(USER, ["c"]) == ["c"]
+    found = {each.metric: each.used for each in stores.usage.read(allowance(USER, PlanName.FREE, at=NOW))}
+    assert found[Metric.STORAGE] == BYTES_A_GB

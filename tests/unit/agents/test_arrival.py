@@ -1,15 +1,19 @@
 """What is new of a client's messages is checked and kept; what the server holds always comes back in."""
 
+import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from karma.agents.arrival import MAX_NEW_MEDIA, Admitted, Arrivals
-from karma.agents.attachments import INLINE_CHARS, MAX_BYTES, MAX_RESULT_BYTES, Library
+from karma.agents.attachments import INLINE_CHARS, MAX_BYTES, MAX_RESULT_BYTES, TOO_MANY_PIXELS, Library
 from karma.agents.domain import Message
-from karma.agents.media import UnreadableMedia, of_stored
+from karma.agents.media import UnreadableMedia, _Checked, of_stored
 from karma.agents.messages import MAX_MESSAGE_BYTES, Sent
 from karma.agents.opening import shown
 from karma.agents.ports import Fetched
@@ -40,6 +44,7 @@ class World:
         """Admit a request's messages, and store those that are new."""
         asked = parse_run_input(orjson.dumps({"messages": list(messages)}))
         self.answer = Arrivals(self.library).admit(user_id, self.thread, asked.sent, asked.unread)
+        self.library.keep(user_id, self.answer.kept)
         admitted = self.answer.sent
         known = [message.id for message in self.thread]
         self.thread += [each.message for each in admitted if each.message.id not in known]
@@ -370,3 +375,94 @@ def test_slow_media_of_one_request_have_one_time() -> None:
     details: Any = refused.value.details
     assert [each["field"] for each in details] == ["messages.0.content.4.source"]
     assert len(web.asked) == 4
+
+
+def announced(side: int, seed: int, *, is_whole: bool = True) -> bytes:
+    """A PNG that says it has `side` x `side` pixels of 64 bits, and has one row of them or a broken end."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header, row = struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0), bytes([0, seed]) + bytes(8 * side - 1)
+    pixels = chunk(b"IDAT", zlib.compress(row * side if is_whole else row))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+@dataclass
+class Inflated:
+    """Counts what is inflated."""
+
+    size: int = 0
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        decompressobj = zlib.decompressobj
+
+        class Counting:
+            def __init__(self) -> None:
+                self._stream = decompressobj()
+
+            def decompress(counting, data: bytes, most: int = 0) -> bytes:  # noqa: N805
+                out = counting._stream.decompress(data, most)
+                self.size += len(out)
+                return out
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self._stream, name)
+
+        patch.setattr(zlib, "decompressobj", Counting)
+
+
+SIDE = 40
+EACH = SIDE * (1 + 8 * SIDE)
+
+
+@pytest.mark.fault("F-25b")
+@given(
+    kinds=st.lists(st.sampled_from(["data", "url", "file", "named"]), min_size=1, max_size=8),
+    most=st.integers(0, 8),
+    broken=st.sampled_from(["none", "text", "image", "pixels"]),
+)
+def test_the_pixels_of_one_request_have_a_sum_and_a_broken_part_costs_nothing(
+    kinds: list[str], most: int, broken: str
+) -> None:
+    world, inflated, parts = World(), Inflated(), []
+    for n, kind in enumerate(kinds):
+        raw = announced(SIDE, n, is_whole=broken != "pixels" or n < len(kinds) - 1)
+        if kind == "url":
+            world.web.pages[f"https://example.com/{n}"] = Fetched(raw, "image/png")
+        elif kind == "file":
+            world.files.files[USER, "d1", str(n)] = raw
+        value = {"url": f"https://example.com/{n}", "file": f"devices/d1/files/{n}"}.get(kind, b64(raw))
+        value = f"data:image/png;base64,{value}" if kind == "named" else value
+        parts.append(media(value, how={"named": "url"}.get(kind, kind)))
+    if broken in {"text", "image"}:
+        parts.append(media({"text": "AAAA", "image": b64(png()[:-8])}[broken]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("karma.agents.arrival.MAX_INFLATED_BYTES", most * EACH)
+        patch.setattr("karma.agents.media._CHECKED", _Checked())
+        inflated.watch(patch)
+        if broken == "none" and len(kinds) <= most:
+            world.send(user(*parts))
+            assert inflated.size == len(kinds) * EACH
+            return
+        refusals = world.refusals(user(*parts))
+    if len(kinds) > most or broken in {"text", "image"}:
+        assert inflated.size == 0
+        assert world.web.asked == [] or broken not in {"text", "image"}
+    if broken in {"none", "pixels"} and len(kinds) > most:
+        assert TOO_MANY_PIXELS in next(iter(refusals.values()))
+
+
+@pytest.mark.fault("F-25b")
+def test_the_files_of_devices_that_a_run_shows_have_a_sum_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    names = [f"devices/d1/files/{n}" for n in range(5)]
+    for n in range(5):
+        world.files.files[USER, "d1", str(n)] = announced(SIDE, n)
+    (message,) = world.send(user(*(media(name, how="file") for name in names)))
+    monkeypatch.setattr("karma.agents.attachments.MAX_INFLATED_BYTES", 3 * EACH)
+    monkeypatch.setattr("karma.agents.media._CHECKED", _Checked())
+
+    (shown,) = world.library.show(USER, [message])
+
+    assert [part["type"] for part in shown.content if isinstance(part, dict)] == ["text"] * 2 + ["image"] * 3

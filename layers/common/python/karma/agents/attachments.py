@@ -25,11 +25,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
 
 from karma.agents.domain import Json, Message
-from karma.agents.media import MAX_MEDIA_CHARS, Medium, UnreadableMedia, of_base64, of_bytes, trust
+from karma.agents.media import (
+    MAX_INFLATED_BYTES,
+    MAX_MEDIA_CHARS,
+    Medium,
+    UnreadableMedia,
+    bytes_to_inflate,
+    inflate,
+    of_base64,
+    of_bytes,
+    trust,
+)
 from karma.agents.ports import Attachments, DeviceFiles, Fetch, NotFetched
 from karma.core.errors import InvalidTransition, NotFound, PayloadTooLarge
 from karma.core.ids import UserId
@@ -47,7 +58,18 @@ _ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
 _LINK = re.compile(r"https?://[^?#]*/attachments/([^/?#]+)/([0-9a-f]{64})(?:\?[^#]*)?")
 _FETCHED = "url_sha256"
 """Member of a stored part whose medium was fetched: which URL that was."""
+TOO_MANY_PIXELS = f"brings the pixels of new images to more than {MAX_INFLATED_BYTES} bytes"
 SOURCES = "base64 data, an https: URL, or a file named devices/<device id>/files/<file id>"
+
+
+class Taken(NamedTuple):
+    """A part whose medium was read and has the structure of what it is."""
+
+    part: Json
+    """As it is stored."""
+    raw: bytes
+    kept: Mapping[str, bytes]
+    """What has to be kept for it, by id."""
 
 
 class Library:
@@ -58,8 +80,8 @@ class Library:
         self._files = files
         self._fetch = fetch
 
-    def take(self, user_id: UserId, part: Json) -> Json:
-        """Check a part with a medium and keep the medium; returns the part as it is stored.
+    def take(self, user_id: UserId, part: Json) -> Taken:
+        """Read a part's medium and check its structure. Its pixels are still to be inflated, and nothing is kept yet.
 
         Raises:
             UnreadableMedia: the model could not be shown it; the message says why.
@@ -68,21 +90,28 @@ class Library:
         if not isinstance(source, Mapping):
             raise UnreadableMedia("has no source")
         how, value, media_type = source.get("type"), str(source.get("value")), str(source.get("mimeType") or "")
-        if how == "data" or (how == "url" and value[:5].lower() == "data:"):
-            medium = of_base64(kind, value, media_type)
-        elif how == "url":
+        if is_inline(part):
+            return _taken(kind, of_base64(kind, value, media_type, inflates=False))
+        if how == "url":
             try:
                 fetched = self._fetch.fetch(value, max_bytes=MAX_BYTES)
             except NotFetched as exc:
                 raise UnreadableMedia(str(exc)) from exc
-            medium = of_bytes(kind, fetched.data, media_type or fetched.media_type)
-            return {"type": kind, "source": self._kept(user_id, medium), _FETCHED: _digest(value)}
-        elif how == "file":
-            medium = of_bytes(kind, self._read(user_id, value), media_type)
-            return {"type": kind, "source": {"type": "file", "value": value, "mimeType": medium.media_type}}
-        else:
-            raise UnreadableMedia(f"must be {SOURCES}")
-        return {"type": kind, "source": self._kept(user_id, medium)}
+            medium = of_bytes(kind, fetched.data, media_type or fetched.media_type, inflates=False)
+            return _taken(kind, medium, {_FETCHED: _digest(value)})
+        if how == "file":
+            raw = self._read(user_id, value)
+            if _ATTACHMENT.fullmatch(value):
+                trust(raw)
+            medium = of_bytes(kind, raw, media_type, inflates=False)
+            named = {"type": "file", "value": value, "mimeType": medium.media_type}
+            return Taken({"type": kind, "source": named}, raw, {})
+        raise UnreadableMedia(f"must be {SOURCES}")
+
+    def keep(self, user_id: UserId, kept: Mapping[str, bytes]) -> None:
+        """Keep what `take` and `cut` named, by id. To keep it again changes nothing."""
+        for data in kept.values():
+            self._store.keep(user_id, data)
 
     def linked(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
         """Put URLs that are good for some hours where messages name attachments, for a screen to show them."""
@@ -101,23 +130,15 @@ class Library:
             for message in messages
         ]
 
-    def shorten(self, user_id: UserId, text: str, *, most_bytes: int = MAX_RESULT_BYTES) -> str:
+    def shorten(self, user_id: UserId, text: str) -> str:
         """Keep a long result of a tool whole; returns its beginning, and says so. A short one stays as it is."""
-        data = text.encode("utf-8", "replace")
-        if len(data) <= most_bytes:
-            return text
-        kept = self._store.keep(user_id, data)
-        note = f"The result has {len(data)} bytes. This is its beginning; the whole is kept as attachments/{kept}."
-        beginning = data[:MAX_RESULT_BYTES].decode("utf-8", "ignore")
-        while True:
-            shown = orjson.dumps({"note": note, "beginning": beginning})
-            if len(shown) <= MAX_RESULT_BYTES:
-                return shown.decode()
-            beginning = beginning[: len(beginning) // 2]
+        shown, kept = cut(text, most_bytes=MAX_RESULT_BYTES)
+        self.keep(user_id, kept)
+        return shown
 
     def show(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
         """Put the media where messages only name them: the newest ones, as much as one request holds."""
-        left = _LOADED_CHARS
+        left, pixels = _LOADED_CHARS, MAX_INFLATED_BYTES
         shown: list[Message] = []
         for message in reversed(messages):
             if isinstance(message.content, str) or not any(map(_is_named, message.content)):
@@ -128,14 +149,19 @@ class Library:
                 if not _is_named(part):
                     parts.append(part)
                     continue
-                loaded = self._shown(user_id, part) if left > 0 else _said("An earlier attachment was here.")
+                if left > 0:
+                    loaded, inflated = self._shown(user_id, part, pixels)
+                    pixels -= inflated
+                else:
+                    loaded = _said("An earlier attachment was here.")
                 source = loaded.get("source")
                 left -= len(str(source["value"])) if isinstance(source, Mapping) else 0
                 parts.append(loaded)
             shown.append(replace(message, content=tuple(reversed(parts))))
         return shown[::-1]
 
-    def _shown(self, user_id: UserId, part: Json) -> Json:
+    def _shown(self, user_id: UserId, part: Json, most_pixels: int) -> tuple[Json, int]:
+        """Load one medium; returns the bytes that were inflated for it beside it."""
         source = part["source"]
         assert isinstance(source, Mapping)  # noqa: S101  by _is_named
         value = str(source.get("value"))
@@ -143,10 +169,14 @@ class Library:
             raw = self._read(user_id, value)
             if _ATTACHMENT.fullmatch(value):
                 trust(raw)
-            medium = of_bytes(str(part["type"]), raw, str(source.get("mimeType") or ""))
+            medium = of_bytes(str(part["type"]), raw, str(source.get("mimeType") or ""), inflates=False)
+            size = bytes_to_inflate(raw)
+            if size > most_pixels:
+                raise UnreadableMedia(TOO_MANY_PIXELS)
+            inflate(raw)
         except UnreadableMedia as exc:
-            return _said(f"The attachment {value[:200]} cannot be shown: it {exc}.")
-        return {"type": part["type"], "source": _data(medium)}
+            return _said(f"The attachment {value[:200]} cannot be shown: it {exc}."), 0
+        return {"type": part["type"], "source": _data(medium)}, size
 
     def _read(self, user_id: UserId, name: str) -> bytes:
         attachment, file = _ATTACHMENT.fullmatch(name), _FILE.fullmatch(name)
@@ -166,11 +196,62 @@ class Library:
         except PayloadTooLarge:
             raise UnreadableMedia(f"has more than {MAX_BYTES} bytes") from None
 
-    def _kept(self, user_id: UserId, medium: Medium) -> Json:
-        if len(medium.data) <= INLINE_CHARS:
-            return _data(medium)
-        kept = self._store.keep(user_id, base64.b64decode(medium.data))
-        return {"type": "file", "value": f"attachments/{kept}", "mimeType": medium.media_type}
+
+def is_inline(part: Json) -> bool:
+    """Tell whether a part holds its medium itself, so that nothing has to be read for it."""
+    source = part.get("source")
+    if not isinstance(source, Mapping):
+        return False
+    return source.get("type") == "data" or (
+        source.get("type") == "url" and str(source.get("value"))[:5].lower() == "data:"
+    )
+
+
+def cut(text: str, *, most_bytes: int) -> tuple[str, dict[str, bytes]]:
+    """Shorten a long result of a tool: returns its beginning, which names the whole, and the whole by its id."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= most_bytes:
+        return text, {}
+    kept = attachment_id(data)
+    note = f"The result has {len(data)} bytes. This is its beginning; the whole is kept as attachments/{kept}."
+    beginning = data[:MAX_RESULT_BYTES].decode("utf-8", "ignore")
+    while True:
+        shown = orjson.dumps({"note": note, "beginning": beginning})
+        if len(shown) <= MAX_RESULT_BYTES:
+            return shown.decode(), {kept: data}
+        beginning = beginning[: len(beginning) // 2]
+
+
+def attachment_id(data: bytes) -> str:
+    """Return the id under which a store keeps these bytes: the same bytes of an account are kept once."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def copies_of(stored: Message, given: Message) -> dict[str, bytes]:
+    """Return by id the media that a stored message names and a client's copy of it still holds.
+
+    They are kept again with each answer that is asked for: a process may have died before it had kept them.
+    """
+    if isinstance(stored.content, str) or isinstance(given.content, str):
+        return {}
+    found: dict[str, bytes] = {}
+    for ours, theirs in zip(stored.content, given.content, strict=False):
+        source, copy = ours.get("source"), theirs.get("source")
+        if isinstance(source, Mapping) and isinstance(copy, Mapping) and is_inline(theirs):
+            data = base64.b64decode(str(copy.get("value")).rpartition(",")[2])
+            if source.get("value") == f"attachments/{attachment_id(data)}":
+                found[attachment_id(data)] = data
+    return found
+
+
+def _taken(kind: str, medium: Medium, more: Json | None = None) -> Taken:
+    raw = base64.b64decode(medium.data)
+    part = {"type": kind, **(more or {})}
+    if len(medium.data) <= INLINE_CHARS:
+        return Taken({**part, "source": _data(medium)}, raw, {})
+    kept = attachment_id(raw)
+    source = {"type": "file", "value": f"attachments/{kept}", "mimeType": medium.media_type}
+    return Taken({**part, "source": source}, raw, {kept: raw})
 
 
 def _data(medium: Medium) -> Json:

@@ -96,6 +96,8 @@ class Plan:
     frontend_tools: Sequence[ToolSpec]
     pending: Sequence[ToolCall] = ()
     """Frontend calls that still wait for the client: nothing to do but say so."""
+    is_kept: bool = True
+    """Whether what its messages refer to is kept; else the model would be shown that it is not there."""
     deadline: datetime
 
 
@@ -186,6 +188,8 @@ class RunEngine:
 
     async def _loop(self) -> None:
         plan = self._plan
+        if not plan.is_kept:
+            raise RunFailed(RunErrorCode.STORAGE_UNAVAILABLE)
         if plan.pending:
             await self._finish(pending=[call.id for call in plan.pending])
             return

@@ -5,7 +5,8 @@ refuse the whole conversation. So everything is checked twice: before it is stor
 store may hold what an older release let in.
 
 Structure is checked to the end (a truncated file has no end); colours are not decoded. The pixels of a PNG alone are
-inflated, no further than its header announces, and not again where the image is known by its hash. A PDF is checked by
+inflated, no further than its header announces, and not again where the image is known by its hash; who has several
+images asks first how many bytes that is (`bytes_to_inflate`), so that a sum has a limit, too. A PDF is checked by
 its header, its end, and that it is not encrypted; its pages are counted only where they are not compressed.
 """
 
@@ -17,7 +18,7 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 MAX_MEDIA_CHARS = 5 * 1024 * 1024
@@ -25,12 +26,17 @@ MAX_MEDIA_CHARS = 5 * 1024 * 1024
 MAX_TEXT_BYTES = 1024 * 1024
 """Of a document of plain text."""
 MAX_SIDE_PX = 8000
+MAX_INFLATED_BYTES = 256 * 1024 * 1024
+"""Of the pixels of one request's media together; a PNG of the largest sides with 8 bits a channel is within it."""
 MAX_PDF_PAGES = 100
 TAKEN = "PNG, JPEG, GIF and WebP images, PDF and plain text documents"
 
 _PIECE_BYTES = 16 * 1024
 _INFLATED_BYTES = 256 * 1024
 _MAX_CHECKED = 1024
+_PNG = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Of each colour type of a PNG."""
 _MAX_HEAD_CHARS = 1024
 """Of a `data:` URL before its data."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -65,8 +71,8 @@ class Medium(NamedTuple):
         return {"type": self.kind, "source": {"type": "data", "mimeType": self.media_type, "value": self.data}}
 
 
-def of_base64(kind: str, value: str, media_type: str) -> Medium:
-    """Check a medium that a client sends as text: base64, or a `data:` URL.
+def of_base64(kind: str, value: str, media_type: str, *, inflates: bool = True) -> Medium:
+    """Check a medium that a client sends as text: base64, or a `data:` URL; `inflates` as in `of_bytes`.
 
     Raises:
         UnreadableMedia: it is not base64, or `of_bytes` refuses it.
@@ -84,10 +90,10 @@ def of_base64(kind: str, value: str, media_type: str) -> Medium:
         raw = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         raise UnreadableMedia("must be base64") from None
-    return of_bytes(kind, raw, media_type, encoded=value)
+    return of_bytes(kind, raw, media_type, encoded=value, inflates=inflates)
 
 
-def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "") -> Medium:
+def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "", inflates: bool = True) -> Medium:
     """Check the bytes of a medium; the type they have counts, not the one they are said to have.
 
     Args:
@@ -95,6 +101,7 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "") 
         raw: the bytes.
         media_type: what the client calls them; decides only which reason a refusal gives.
         encoded: the bytes in base64, where that is known.
+        inflates: whether pixels are checked, too; else `inflate` has to be called before anything is made of it.
 
     Raises:
         UnreadableMedia: not one of `TAKEN`, broken, or too large.
@@ -108,6 +115,8 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "") 
     for signature, offset, found, sides in _IMAGES:
         if raw.startswith(signature, offset):
             _check_image(raw, found, sides)
+            if inflates:
+                inflate(raw)
             return Medium("image", found, encoded or base64.b64encode(raw).decode())
     if raw.startswith(b"%PDF-"):
         _check_pdf(raw)
@@ -149,36 +158,59 @@ def _broken(media_type: str) -> UnreadableMedia:
 
 
 def _png(raw: bytes) -> tuple[int, int]:
-    """Walk the chunks to IEND; each has a checksum, and the pixels must inflate to as many bytes as the header says."""
-    at = 8
+    """Walk the chunks to IEND; each has a checksum, and there are pixels among them."""
     kinds: set[bytes] = set()
-    width = height = 0
-    pixels: _Pixels | None = None
-    is_checked = raw in _CHECKED
-    while True:
-        (size,), kind = struct.unpack_from(">I", raw, at), raw[at + 4 : at + 8]
-        data = raw[at + 8 : at + 8 + size]
-        (checksum,) = struct.unpack_from(">I", raw, at + 8 + size)
+    sides = (0, 0)
+    for kind, data, checksum in _chunks(raw):
         if zlib.crc32(kind + data) != checksum or (not kinds and kind != b"IHDR") or (kinds and kind == b"IHDR"):
             raise _broken("image/png")
         if kind == b"IHDR":
             width, height, depth, colour, method, filtering, interlace = struct.unpack(">IIBBBBB", data)
-            channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
-            if not channels or depth not in (1, 2, 4, 8, 16) or method or filtering or interlace > 1:
+            if colour not in _CHANNELS or depth not in (1, 2, 4, 8, 16) or method or filtering or interlace > 1:
                 raise _broken("image/png")
+            sides = (width, height)
             if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
-                return width, height
-            pixels = _Pixels(_size_of_pixels(width, height, depth * channels, is_interlaced=bool(interlace)))
-        elif kind == b"IDAT" and pixels is not None and not is_checked:
-            pixels.take(data)
+                return sides
         kinds.add(kind)
+    if b"IDAT" not in kinds:
+        raise _broken("image/png")
+    return sides
+
+
+def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield the kind, data and checksum of each chunk of a PNG up to IEND."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        (size,), kind = struct.unpack_from(">I", raw, at), raw[at + 4 : at + 8]
+        (checksum,) = struct.unpack_from(">I", raw, at + 8 + size)
+        yield kind, raw[at + 8 : at + 8 + size], checksum
         at += 12 + size
-        if kind == b"IEND":
-            break
-    if b"IDAT" not in kinds or pixels is None or not (is_checked or pixels.are_whole):
+
+
+def bytes_to_inflate(raw: bytes) -> int:
+    """Return how many bytes `inflate` makes of a medium whose structure was checked; 0 where it has nothing to do."""
+    if not raw.startswith(_PNG) or raw in _CHECKED:
+        return 0
+    width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", raw, 16)
+    return _size_of_pixels(width, height, depth * _CHANNELS[colour], is_interlaced=bool(interlace))
+
+
+def inflate(raw: bytes) -> None:
+    """Check that the pixels of a PNG are as many as its header announces; its structure was checked.
+
+    Raises:
+        UnreadableMedia: there are more or fewer, or they are damaged.
+    """
+    size = bytes_to_inflate(raw)
+    if not size:
+        return
+    pixels = _Pixels(size)
+    for kind, data, _ in _chunks(raw):
+        if kind == b"IDAT":
+            pixels.take(data)
+    if not pixels.are_whole:
         raise _broken("image/png")
     _CHECKED.add(raw)
-    return width, height
 
 
 def _size_of_pixels(width: int, height: int, bits: int, *, is_interlaced: bool) -> int:
@@ -332,7 +364,7 @@ def _webp_sides(kind: bytes, data: bytes) -> tuple[int, int]:
 
 
 _IMAGES: tuple[tuple[bytes, int, str, Callable[[bytes], tuple[int, int]]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", 0, "image/png", _png),
+    (_PNG, 0, "image/png", _png),
     (b"\xff\xd8\xff", 0, "image/jpeg", _jpeg),
     (b"GIF87a", 0, "image/gif", _gif),
     (b"GIF89a", 0, "image/gif", _gif),

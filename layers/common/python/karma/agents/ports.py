@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from karma.agents.domain import (
@@ -187,19 +188,23 @@ class RunStore(Protocol):
         segment: Segment,
         messages: tuple[Message, ...],
         after: int | None = None,
+        attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
     ) -> None:
         """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
 
         The messages follow the one at position `after`, else the thread's latest. What the run reserves of its
-        owner's plan is taken with it.
+        owner's plan is taken with it, and the attachments that are new in its account are noted, sizes by id.
 
         Raises:
             RunExists: the id was used before, whatever is left of the plan.
             QuotaExceeded: the plan has no room for it.
-            ThreadChanged: `thread` is not the stored one any more.
+            ThreadChanged: `thread` is not the stored one any more, or one of the attachments is noted already.
             AccountGone: the user is deleted.
         """
+
+    def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
+        """Tell which of these attachments no run of the account has noted, consistently."""
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
         """Write the next segment, with messages in the same transaction; a repeat by the same writer succeeds.

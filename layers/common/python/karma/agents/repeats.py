@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from karma.agents.arrival import recognise
 from karma.agents.attachments import is_same_content
 from karma.agents.branches import merge
 from karma.agents.domain import Run, RunStatus, Thread, ThreadKey
@@ -94,7 +95,6 @@ def _as_it_began(run: Run, thread: Thread) -> Thread | None:
 def redeliver(
     run: Run,
     asked: RunInput,
-    sent: Sequence[Sent],
     *,
     store: RunStore,
     link: Link,
@@ -108,10 +108,10 @@ def redeliver(
         count("RunRepeated")
         try:
             if run.status is RunStatus.RUNNING:
-                snapshots = await asyncio.to_thread(_question, run, asked, sent, store, link, own)
+                snapshots = await asyncio.to_thread(_question, run, asked, store, link, own)
                 await _follow(run, sink, snapshots, store=store, clock=clock, until=until)
             else:
-                sink.write(await asyncio.to_thread(_answer, run, asked, sent, store, link, own))
+                sink.write(await asyncio.to_thread(_answer, run, asked, store, link, own))
         except AppError as exc:
             # The stream ends without its last event: its client asks once more.
             logger.warning("run.not_redelivered", run_id=run.key.run_id, code=exc.code)
@@ -119,13 +119,12 @@ def redeliver(
     return lambda sink: asyncio.get_running_loop().create_task(deliver(sink), name=f"repeat {run.key.run_id}")
 
 
-def _question(
-    run: Run, asked: RunInput, sent: Sequence[Sent], store: RunStore, link: Link, own: Collection[str]
-) -> tuple[bytes, ...]:
+def _question(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> tuple[bytes, ...]:
     """Show the conversation up to what a run answers, where the client's screen is another one."""
     began = _as_it_began(run, store.thread(ThreadKey(run.key.user_id, run.thread_id)))
     if began is None:
         return ()
+    sent = recognise(run.key.user_id, began.messages, asked.sent, asked.unread)
     merged = merge(began, sent, own=own)
     if merged.is_shown and not merged.new:
         return ()
@@ -156,15 +155,15 @@ async def _follow(
         await asyncio.sleep(0 if segments else pause_s)
 
 
-def _answer(
-    run: Run, asked: RunInput, sent: Sequence[Sent], store: RunStore, link: Link, own: Collection[str]
-) -> bytes:
+def _answer(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> bytes:
     key = ThreadKey(run.key.user_id, run.thread_id)
     thread = store.thread(key)
     if 0 <= run.last_message < thread.next_message:
         conversation = [thread.messages[position] for position in thread.way_to(run.last_message)]
     else:
-        conversation = list(merge(thread, sent, own=own).conversation)
+        conversation = list(
+            merge(thread, recognise(key.user_id, thread.messages, asked.sent, asked.unread), own=own).conversation
+        )
     (first,) = store.segments(run.key, after=0, limit=1)
     started, *rest = first.events
     state = [data for data in rest if parse(data).type == "STATE_SNAPSHOT"]

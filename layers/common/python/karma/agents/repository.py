@@ -10,6 +10,7 @@
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
 | their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
+| attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
 
 Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
 guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
@@ -18,8 +19,9 @@ guessing or reusing an id. The counter is written in the transaction that starts
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import orjson
 from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
@@ -57,6 +59,7 @@ _SEGMENT = "SEG#"
 _MESSAGES = "MSG#"
 _CONTROL = "CONTROL#"
 _LISTED = "RUN#"
+_ATTACHMENT = "ATTACHMENT#"
 _MESSAGES_SK_CHARS = len(_MESSAGES) + 8
 PART_BYTES = 350_000
 """An item holds at most 400 KB; keys and attributes need some of it."""
@@ -191,6 +194,12 @@ class MessagesItem(AgentsItem, discriminator="messages"):
     """Number of the items that hold the list together."""
 
 
+class AttachmentItem(AgentsItem, discriminator="attachment"):
+    """An attachment whose bytes are taken of the account's storage; it goes with the account."""
+
+    size = NumberAttribute()
+
+
 class RunCounterItem(AgentsItem, discriminator="run_counter"):
     """Number of a user's runs."""
 
@@ -255,6 +264,7 @@ class DynamoRunStore:
         segment: Segment,
         messages: tuple[Message, ...],
         after: int | None = None,
+        attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
     ) -> None:
         """See RunStore; one transaction."""
@@ -289,10 +299,18 @@ class DynamoRunStore:
         history = History(thread.key, thread.next_message, messages, after)
         for each in _messages_items(history, now):
             tx.put(each, on_fail=changed)
+        for name, size in attachments.items():
+            note = AttachmentItem(user_pk(run.key.user_id), f"{_ATTACHMENT}{name}", size=size, created_at=now)
+            tx.put(note, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
         usage.reserve(tx, reservations)
         tx.commit()
+
+    def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
+        """See RunStore; one Get each."""
+        keys = {name: Key(user_pk(user_id), f"{_ATTACHMENT}{name}") for name in attachments}
+        return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
         """See RunStore; one put, or one transaction with messages."""

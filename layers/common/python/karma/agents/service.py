@@ -10,7 +10,7 @@ from functools import partial
 
 import orjson
 
-from karma.agents.arrival import Admitted, Arrivals
+from karma.agents.arrival import Admitted, Arrivals, recognise
 from karma.agents.attachments import Library
 from karma.agents.branches import Merged, has_moved_on, late_results, merge
 from karma.agents.catalogue.domain import Agent
@@ -43,7 +43,7 @@ from karma.agents.spending import Budget, first_reservations
 from karma.agents.stored import dump_messages
 from karma.agents.tools import Tool, Toolbox
 from karma.agents.watchdog import FIRST_LOOK, Inspector
-from karma.billing.allowances import Allowances
+from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
 from karma.configuration.current import RunChoice
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.errors import (
@@ -53,6 +53,7 @@ from karma.core.errors import (
     PayloadTooLarge,
     QuotaExceeded,
     StorageThrottled,
+    Upstream,
     ValidationFailed,
 )
 from karma.core.ids import AgentId, RunId, UserId, new_id
@@ -128,23 +129,18 @@ class RunService:
             ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
             RunExists, ThreadBusy: the run id was used, or the thread has an active run.
             PayloadTooLarge: more new messages than one transaction holds.
-            QuotaExceeded: the caller's plan has no room for another run, or for what its first model call may cost;
-                nothing was recorded.
+            QuotaExceeded: the caller's plan has no room for another run, for what its first model call may cost, or for
+                its attachments; nothing was recorded.
         """
         self._refuse_own_names(asked)
         key = RunKey(caller.user_id, asked.run_id)
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
-        (agent, choice, thread), allowance = await asyncio.gather(
+        (agent, choice, thread), allowance, before = await asyncio.gather(
             asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
             asyncio.to_thread(self._allowances.of, caller.user_id),
+            asyncio.to_thread(self._store.run, key),
         )
-        admit = self._arrivals.admit
-        admitted = await asyncio.to_thread(admit, caller.user_id, thread.messages, asked.sent, asked.unread)
-        if not asked.sent and not thread.messages:
-            raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
-        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
-        # the message finds nothing.
-        await asyncio.to_thread(self._watchdog.arm, key, delay=FIRST_LOOK)
+        admitted: Admitted | None = None
         user = {"id": caller.user_id, "name": caller.name, "avatar": caller.avatar}
         # Only an object has room for who is asking; any other state is the application's alone.
         state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
@@ -153,50 +149,45 @@ class RunService:
         toolbox = self._toolbox(agent, choice, caller)
         limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
         for attempt in range(_ATTEMPTS):
-            merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
-            plan = await asyncio.to_thread(
-                self._plan, asked, merged, thread, agent=agent, choice=choice, deadline=deadline
-            )
-            first = await asyncio.to_thread(opening, asked, merged, state, link=link, is_lighter=admitted.is_lighter)
-            now = self._clock.now()
-            run = Run(
-                key=key,
-                thread_id=asked.thread_id,
-                status=RunStatus.RUNNING,
-                model=choice.model,
-                created_at=now,
-                agent_id=agent.id,
-                agent_version=agent.version,
-                answers=plan.last,
-                begins_at=plan.stored,
-                parent_run_id=asked.parent_run_id,
-                asked_hash=asked.digest,
-            )
-            segment = Segment(key=key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
             try:
-                if thread.active_run_id == asked.run_id:
-                    raise RunExists(asked.run_id)
-                if (twin := await self._twin(thread, asked, admitted, agent)) is not None:
-                    return self._repeat(twin, asked, admitted, link, deadline)
-                if thread.active_run_id is not None:
-                    await self._free(thread, asked)
+                if (again := await self._again(thread, asked, agent, before)) is not None:
+                    return self._repeat(again, asked, link, deadline)
+                if admitted is None:
+                    admitted = await self._admitted(thread, asked)
+                merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
+                plan = await asyncio.to_thread(
+                    self._plan, asked, merged, thread, agent=agent, choice=choice, deadline=deadline
+                )
+                first = await asyncio.to_thread(
+                    opening, asked, merged, state, link=link, is_lighter=admitted.is_lighter
+                )
+                await self._free(thread, asked)
                 request = await asyncio.to_thread(model_request, plan, toolbox, limits)
                 reservations = first_reservations(allowance, request)
-                await asyncio.to_thread(
-                    self._store.start,
-                    run,
-                    thread=thread,
-                    segment=segment,
-                    messages=merged.new,
-                    after=merged.after,
-                    reservations=reservations,
+                now = self._clock.now()
+                run = Run(
+                    key=key,
+                    thread_id=asked.thread_id,
+                    status=RunStatus.RUNNING,
+                    model=choice.model,
+                    created_at=now,
+                    agent_id=agent.id,
+                    agent_version=agent.version,
+                    answers=plan.last,
+                    begins_at=plan.stored,
+                    parent_run_id=asked.parent_run_id,
+                    asked_hash=asked.digest,
                 )
+                segment = Segment(key=key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
+                await self._record(run, segment, thread, merged, admitted, allowance, reservations)
+                plan.is_kept = await self._is_kept(caller.user_id, admitted)
                 break
             except (RunExists, QuotaExceeded):
-                before = await asyncio.to_thread(self._store.run, key)
-                if before is None or not await self._is_repeat(before, asked, admitted):
+                before = before or await asyncio.to_thread(self._store.run, key)
+                thread = await asyncio.to_thread(self._store.thread, thread_key)
+                if before is None or (again := await self._again(thread, asked, agent, before)) is None:
                     raise
-                return self._repeat(before, asked, admitted, link, deadline)
+                return self._repeat(again, asked, link, deadline)
             except (ThreadChanged, StorageThrottled) as exc:
                 if attempt == _ATTEMPTS - 1:
                     raise await self._told(exc, thread_key) from exc
@@ -294,13 +285,54 @@ class RunService:
             raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
         return merged
 
-    def _repeat(
-        self, run: Run, asked: RunInput, admitted: Admitted, link: Link, deadline: datetime | None
-    ) -> StartedRun:
+    async def _admitted(self, thread: Thread, asked: RunInput) -> Admitted:
+        admit = self._arrivals.admit
+        admitted = await asyncio.to_thread(admit, thread.key.user_id, thread.messages, asked.sent, asked.unread)
+        if not asked.sent and not thread.messages:
+            raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
+        return admitted
+
+    async def _record(
+        self,
+        run: Run,
+        segment: Segment,
+        thread: Thread,
+        merged: Merged,
+        admitted: Admitted,
+        allowance: Allowance,
+        reservations: Sequence[Reservation],
+    ) -> None:
+        """Store a run, all or nothing; what its messages refer to takes room of its owner's storage once."""
+        new = await asyncio.to_thread(self._store.unkept, run.key.user_id, list(admitted.kept))
+        sizes = {name: len(admitted.kept[name]) for name in new}
+        room = [allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
+        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
+        # the message finds nothing.
+        await asyncio.to_thread(self._watchdog.arm, run.key, delay=FIRST_LOOK)
+        await asyncio.to_thread(
+            self._store.start,
+            run,
+            thread=thread,
+            segment=segment,
+            messages=merged.new,
+            after=merged.after,
+            attachments=sizes,
+            reservations=[*room, *reservations],
+        )
+
+    async def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
+        """Keep what a run's messages refer to, once it is stored: of a run that was refused nothing stays."""
+        try:
+            await asyncio.to_thread(self._library.keep, user_id, admitted.kept)
+        except Upstream as exc:
+            logger.error("run.attachments_not_kept", code=exc.code)
+            return False
+        return True
+
+    def _repeat(self, run: Run, asked: RunInput, link: Link, deadline: datetime | None) -> StartedRun:
         again = redeliver(
             run,
             asked,
-            admitted.sent,
             store=self._store,
             link=link,
             clock=self._clock,
@@ -309,27 +341,32 @@ class RunService:
         )
         return StartedRun(run.key, again)
 
-    async def _is_repeat(self, run: Run, asked: RunInput, admitted: Admitted) -> bool:
-        key = ThreadKey(run.key.user_id, asked.thread_id)
-        thread = await asyncio.to_thread(self._store.thread, key)
-        return await asyncio.to_thread(is_repeat, run, thread, asked, admitted.sent, own=self._own)
-
-    async def _twin(self, thread: Thread, asked: RunInput, admitted: Admitted, agent: Agent) -> Run | None:
-        """Return the thread's active run where it answers these very messages, unless its process was lost.
+    async def _again(self, thread: Thread, asked: RunInput, agent: Agent, before: Run | None) -> Run | None:
+        """Return the run that answers this very request: the one of its id, or the thread's active one.
 
         A second click, or the retry of a request that seemed lost: to do its work again would move the device twice.
+
+        Raises:
+            RunExists: the run of its id answers another request.
+            ThreadBusy: the active run does, and its client waits for it.
         """
-        if thread.active_run_id is None:
+        user_id = thread.key.user_id
+        run = before
+        if run is None and thread.active_run_id is not None:
+            run = await asyncio.to_thread(self._store.run, RunKey(user_id, thread.active_run_id))
+        if run is None:
             return None
-        key = RunKey(thread.key.user_id, thread.active_run_id)
-        run = await asyncio.to_thread(self._store.run, key)
-        if run is None or run.agent_id != agent.id:
+        sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)
+        is_same = before is not None or run.agent_id == agent.id
+        if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self._own):
+            if before is not None:
+                raise RunExists(asked.run_id)
+            if not has_moved_on(thread, asked.sent):
+                await self._free(thread, asked)
             return None
-        if not await asyncio.to_thread(is_repeat, run, thread, asked, admitted.sent, own=self._own):
-            return None
-        if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
+        if before is not None or await asyncio.to_thread(Inspector(self._store, self._clock).look, run.key) is not None:
             return run
-        ended = await asyncio.to_thread(self._store.run, key)
+        ended = await asyncio.to_thread(self._store.run, run.key)
         return ended if ended is not None and ended.status is RunStatus.FINISHED else None
 
     async def _free(self, thread: Thread, asked: RunInput) -> None:

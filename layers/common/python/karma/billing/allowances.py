@@ -39,7 +39,7 @@ class Metric(StrEnum):
     SEATS = "seats"
     """Distinct people other than the account's own in the projects that it pays for; the account's own needs none."""
     STORAGE = "storage"
-    """Bytes of device files, those still being uploaded included."""
+    """Bytes of device files, those still being uploaded included, and of attachments of conversations."""
     RUNS = "runs_per_month"
     MODEL_SPEND = "model_spend_per_month"
     """Micro-dollars, what running runs may still spend included."""
