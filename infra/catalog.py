@@ -116,6 +116,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "MQTT_HOST",
                 "MQTT_PORT",
                 "MQTT_CA_PEM",
+                "BASIC_INGEST_RULE",
                 "IOT_DATA_ENDPOINT",
                 "WEBSOCKET_URL",
                 "ORIGIN_SECRET_ARN",

@@ -181,6 +181,11 @@ class StageSettings:
         """First part of every IoT rule's name; rule names know no hyphens."""
         return f"karma_{self.stage}"
 
+    @property
+    def basic_ingest_rule(self) -> str:
+        """The rule to which devices may publish their telemetry directly."""
+        return f"{self.rule_prefix}_data"
+
 
 LOCAL_ASSET_BUCKET = "karma-local-assets"
 DEFAULT_SENDER = "Karma <no-reply@example.com>"

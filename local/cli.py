@@ -77,10 +77,16 @@ def dev(arguments: argparse.Namespace) -> int:
         raise LocalError(str(missing)) from None
     began = time.monotonic()
     if _is_up(places) and not arguments.restart:
-        print("It is up already; `make dev-down` stops it.")
-        _print_renewals(places)
-        _print_addresses(Outputs.read(places.outputs))
-        return 0
+        try:
+            running = _outputs(places)
+        except LocalError:
+            print("What is up was started by another version of this code; it is stopped first.")
+            stop_everything(Processes(places))
+        else:
+            print("It is up already; `make dev-down` stops it.")
+            _print_renewals(places)
+            _print_addresses(running)
+            return 0
     # Written again when everything answers: until then nobody may take this environment for a running one.
     places.outputs.unlink(missing_ok=True)
     deployment = _deployment(places, progress)
@@ -249,6 +255,7 @@ def _print_addresses(outputs: Outputs) -> None:
         "API": f"{outputs.api_url}/docs",
         "agent stream": f"{outputs.stream_url}/api/agent",
         "WebSocket": outputs.websocket_url,
+        "Stripe": f"{outputs.stripe.base_url}  (key {outputs.stripe.api_key})",
         "Stripe webhook": outputs.billing_webhook_url,
         "MQTT": f"{outputs.mqtt_host}:{outputs.mqtt_port}  (CA {outputs.mqtt_ca})",
         "AWS engine": outputs.endpoint_url,

@@ -15,18 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import httpx
 import uvicorn
 
+from local.guard import Guarded, Kind, Receive, Scope, Send
 from local.origins import KNOWN_ORIGIN, is_loopback
 from local.upstream import Upstream
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _AT_ONCE = 2
 _KNOWN_ORIGIN = KNOWN_ORIGIN.encode()
@@ -149,8 +145,10 @@ def main() -> None:
     parser.add_argument("--host", default="")
     parser.add_argument("--also", nargs=3, action="append", default=[], metavar=("PATH", "UPSTREAM_URL", "HOST"))
     given = parser.parse_args()
+    front = Front(Upstream(given.upstream, given.host), {path: Upstream(url, host) for path, url, host in given.also})
     uvicorn.run(
-        Front(Upstream(given.upstream, given.host), {path: Upstream(url, host) for path, url, host in given.also}),
+        # Visits: a login at GitHub or Google leads back here.
+        Guarded(front, Kind.VISIT),
         host="127.0.0.1",
         port=given.port,
         log_level="warning",

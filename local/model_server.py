@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from local.errors import PrerequisiteMissing
+from local.guard import CONTROL_HEADER
 from local.places import Places
 from local.processes import Processes, Program, clean_environment, python
 from local.waiting import http_status
@@ -59,7 +60,8 @@ class ModelServer:
 
     def journal(self) -> list[dict[str, Any]]:
         """Return the requests it has answered, oldest first."""
-        with urllib.request.urlopen(f"{self.url}/__aimock/journal", timeout=10) as response:  # noqa: S310 -- loopback
+        asked = urllib.request.Request(f"{self.url}/__aimock/journal", headers={CONTROL_HEADER: "1"})  # noqa: S310 -- loopback
+        with urllib.request.urlopen(asked, timeout=10) as response:  # noqa: S310
             entries = json.load(response)
         return entries if isinstance(entries, list) else []
 

@@ -25,8 +25,10 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Stripe:
-    """How the webhook is signed."""
+    """The Stripe peer, to which one sells, and how it signs webhooks."""
 
+    base_url: str
+    api_key: str
     webhook_secret: str
 
 

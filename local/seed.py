@@ -14,6 +14,7 @@ from local.errors import LocalError
 from local.mailbox import delivered
 from local.outputs import Demo, Model, Outputs, Stripe, write_private
 from local.processes import Program, clean_environment, python
+from local.stripe_peer import API_KEY as STRIPE_KEY
 from local.waiting import until
 
 EMAIL = "demo@example.com"
@@ -124,7 +125,7 @@ def outputs_of(deployment: Deployment, demo: Demo) -> Outputs:
         tables=deployment.tables,
         bucket=deployment.outputs["BucketName"],
         demo=demo,
-        stripe=Stripe(webhook_secret=deployment.webhook_secret),
+        stripe=Stripe(base_url=deployment.stripe.url, api_key=STRIPE_KEY, webhook_secret=deployment.webhook_secret),
         model=Model(base_url=deployment.model.url if deployment.model else ""),
     )
 

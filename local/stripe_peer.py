@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from local.errors import LocalError, PrerequisiteMissing
+from local.guard import CONTROL_HEADER
 from local.places import Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import http_status
@@ -72,7 +73,7 @@ class StripePeer:
             self.url + path,
             data=body.encode() if body else None,
             method=method,
-            headers={"Content-Type": content_type, "Authorization": f"Bearer {API_KEY}"},
+            headers={"Content-Type": content_type, "Authorization": f"Bearer {API_KEY}", CONTROL_HEADER: "1"},
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310

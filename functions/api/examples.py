@@ -123,6 +123,7 @@ FIELDS: Mapping[str, Any] = {
     "ca_pem": _PEM,
     "mqtt_host": "mqtt.example.com",
     "mqtt_port": 8883,
+    "basic_ingest_rule": "karma_prod_data",
     "metric": "temp_c",
     "from": "2026-03-01T00:00:00Z",
     "to": "2026-03-02T00:00:00Z",

@@ -30,6 +30,8 @@ class Settings(FunctionSettings):
     mqtt_host: str = ""
     mqtt_port: int = 8883
     mqtt_ca_pem: str = ""
+    basic_ingest_rule: str = ""
+    """Told to devices, which may publish telemetry to it."""
     iot_data_endpoint: str = ""
     websocket_url: str = ""
     """Complete `wss://` URL; empty: the ticket route answers 503."""

@@ -27,7 +27,7 @@ class DevicePolicy(Construct):
         def arn(tail: str) -> str:
             return stack.format_arn(service="iot", resource=tail)
 
-        basic_ingest = f"topic/$aws/rules/{settings.rule_prefix}_data/dt/karma/{THING}/telemetry"
+        basic_ingest = f"topic/$aws/rules/{settings.basic_ingest_rule}/dt/karma/{THING}/telemetry"
         published = [f"topic/dt/karma/{THING}/{kind}" for kind in ("telemetry", "heartbeat", "event")]
         published += [f"topic/cmd/karma/{THING}/{kind}" for kind in ("ready", "response")]
         self.policy = iot.CfnPolicy(

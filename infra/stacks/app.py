@@ -231,6 +231,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "MQTT_HOST": given.mqtt_host,
         "MQTT_PORT": str(given.mqtt_port),
         "MQTT_CA_PEM": given.mqtt_ca_pem,
+        "BASIC_INGEST_RULE": settings.basic_ingest_rule,
         "IOT_DATA_ENDPOINT": given.iot_data_endpoint,
         "MODEL_BASE_URL": given.model_base_url,
         "MODEL_ID": given.model_id,

@@ -2,7 +2,8 @@
 
 aimock answers anything that is shaped like a conversation. This program starts it on a port of its own, checks each
 `POST /v1/messages` against `rules.refusal`, and passes on what holds, bytes as they come, so that answers still stream.
-Everything else (health, the journal of requests, faults that tests ask for) is passed on as it is.
+Health is passed on as it is, and so is the rest (the journal of requests, faults that tests ask for) for programs that
+say that they mean it (`local.guard.Kind.CONTROL`).
 
     python -m local.messages_api.front PORT NODE SCRIPT [arguments of the script after its port]
 
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,12 +25,17 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
+from local.guard import Kind, refuse
 from local.messages_api.rules import refusal
 
 _HOST = "127.0.0.1"
 _TIMEOUT_S = 600.0
 _CHUNK_BYTES = 64 * 1024
+_OPEN = frozenset({"/health", "/v1/messages"})
+"""What a client of the Messages API calls; the rest steers the model, or shows what it was asked."""
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host"})
+_CREDENTIALS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "xi-api-key"})
+"""By which aimock knows its caller: this program alone."""
 
 
 def error_body(message: str, *, error_type: str = "invalid_request_error") -> bytes:
@@ -48,14 +56,21 @@ def refused(body: bytes) -> bytes | None:
 class _Front(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, port: int, behind: int) -> None:
+    def __init__(self, port: int, behind: int, key: str) -> None:
         super().__init__((_HOST, port), _Handler)
         self.behind = behind
+        self.key = key
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Front
     protocol_version = "HTTP/1.1"
+
+    def parse_request(self) -> bool:
+        """Read the head; what `local.guard` refuses goes no further."""
+        if not super().parse_request():
+            return False
+        return not refuse(self, Kind.CALL if self.path.partition("?")[0] in _OPEN else Kind.CONTROL)
 
     def do_GET(self) -> None:
         self._pass_on(b"")
@@ -84,7 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self, body: bytes) -> None:
         upstream = http.client.HTTPConnection(_HOST, self.server.behind, timeout=_TIMEOUT_S)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
+        replaced = _HOP_BY_HOP | _CREDENTIALS
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in replaced}
+        headers["x-api-key"] = self.server.key
         self.close_connection = True
         try:
             upstream.request(self.command, self.path, body or None, headers)
@@ -95,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.send_response(answer.status)
             for name, value in answer.getheaders():
-                if name.lower() not in _HOP_BY_HOP:
+                # No page asks a model, and aimock would let all of them.
+                if name.lower() not in _HOP_BY_HOP and not name.lower().startswith("access-control-"):
                     self.send_header(name, value)
             self.send_header("connection", "close")
             self.end_headers()
@@ -117,8 +135,10 @@ def main(arguments: Sequence[str]) -> None:
     port, (node, script, *more) = int(arguments[0]), arguments[1:]
     with socket.create_server((_HOST, 0)) as free:
         behind = free.getsockname()[1]
-    model = subprocess.Popen([node, script, str(behind), *more])
-    server = _Front(port, behind)
+    # aimock listens too, on a port that anybody may guess.
+    key = secrets.token_urlsafe(24)
+    model = subprocess.Popen([node, script, str(behind), *more], env={**os.environ, "AIMOCK_API_KEYS": key})
+    server = _Front(port, behind, key)
 
     def stop(_: int, __: FrameType | None) -> None:
         model.terminate()

@@ -1,13 +1,15 @@
 """Runs the embedded engine (MiniStack) in its own virtual environment, so that only this machine reaches it.
 
-Five things differ from its own launcher; tests/integration/local/test_loopback.py checks the first four of them, and
-test_watch.py the last:
+Six things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py check
+the first four, test_watch.py the fifth, tests/integration/integrations/test_iot.py the last:
 
 * Whatever listens, listens on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
 * A device without a certificate does not get through the TLS handshake, as with AWS: the engine would let it in.
-* A web page of another site reaches nothing. The engine lets any page call it and believes any signature, so that a
-  page in the browser of whoever runs this could deploy code of its own.
+* A web page of another site reaches nothing (`local.guard`). The engine lets any page call it and believes any
+  signature, so that a page in the browser of whoever runs this could deploy code of its own.
 * MQTT over WebSocket is refused. It carries no certificate, and the engine does not check signatures in its place.
+* Instances of functions end after the call that they carry out.
+* A message that Python's parser gives up on is acknowledged and passed on.
 
     python -P launch.py PORT
 """
@@ -15,23 +17,25 @@ test_watch.py the last:
 import argparse
 import asyncio
 import ssl
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from ministack.app import app
 from ministack.core import lambda_runtime
 from ministack.services import iot
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+# Of this project only the guard: its other packages are not the engine's.
+sys.path.append(str(Path(__file__).parents[2]))
+from local import guard
+
+sys.path.pop()
 
 _LOOPBACK = "127.0.0.1"
-_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Of this machine, as pages and calls name it."""
 _POLICY_VIOLATION = 1008
 
 
@@ -81,39 +85,34 @@ def let_calls_finish() -> None:
     lambda_runtime.kill_workers = end_all
 
 
-def is_foreign(scope: Scope) -> bool:
-    """Tell whether a browser sends this for a page that this machine does not serve, or under a name not its own.
+def guard_runtime_apis() -> None:
+    """Have the engine's other HTTP servers, from which functions fetch their calls, refuse what `local.guard` does."""
+    parse = BaseHTTPRequestHandler.parse_request
 
-    Browsers say which page asks in `Origin`, else in `Sec-Fetch-Site`; other programs send neither. The name is looked
-    at because a site may have its own name lead here (DNS rebinding): its pages then count as of the same origin.
+    def parse_request(handler: BaseHTTPRequestHandler) -> bool:
+        return parse(handler) and not guard.refuse(handler)
+
+    setattr(BaseHTTPRequestHandler, "parse_request", parse_request)  # noqa: B010 -- a method
+
+
+def take_any_message() -> None:
+    """Have rules take a message that Python's parser gives up on (depth, digits) as they take one that is not JSON.
+
+    The engine would drop the device's connection without an acknowledgement, and again each time that it sends it anew.
     """
-    headers: dict[bytes, str] = {
-        name.lower(): value.decode("latin-1").lower() for name, value in scope.get("headers", ())
-    }
-    if urlsplit(f"//{headers.get(b'host', '')}").hostname in _NAMES or not _is_browser(headers):
-        origin = headers.get(b"origin")
-        if origin is not None:
-            return urlsplit(origin).hostname not in _NAMES
-        return headers.get(b"sec-fetch-site", "none") == "cross-site"
-    return True
+    read = iot._rule_message  # noqa: SLF001
+
+    def message(payload: bytes) -> Any:
+        try:
+            return read(payload)
+        except (RecursionError, ValueError):
+            return payload.decode()
+
+    iot._rule_message = message  # noqa: SLF001
 
 
-def _is_browser(headers: dict[bytes, str]) -> bool:
-    return b"origin" in headers or b"sec-fetch-site" in headers
-
-
-async def for_this_machine(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve the engine's application, except to pages of other sites and to WebSockets that are to carry MQTT."""
-    if scope["type"] == "http" and is_foreign(scope):
-        body = b'{"message": "this environment takes calls of web pages that this machine serves, and of programs"}'
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 403, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        return
-    if scope["type"] == "websocket" and is_foreign(scope):
-        await receive()
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-        return
+async def without_mqtt(scope: guard.Scope, receive: guard.Receive, send: guard.Send) -> None:
+    """Serve the engine's application, except to WebSockets that are to carry MQTT."""
     offered = [
         protocol.strip().lower()
         for name, value in scope.get("headers", ())
@@ -134,8 +133,10 @@ def main() -> None:
     port = parser.parse_args().port
     require_certificates()
     let_calls_finish()
+    guard_runtime_apis()
+    take_any_message()
     config = uvicorn.Config(
-        for_this_machine,
+        guard.Guarded(without_mqtt),
         host=_LOOPBACK,
         port=port,
         # A quarter less CPU for each call than with Hypercorn, the engine's own server.

@@ -52,19 +52,23 @@ function beginning(text, most) {
   return text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
 }
 
-// What the user asked last, and the tool calls and results since then.
+// What the user asked last, and the tool calls and results since then; apart from these, results of calls that were made
+// before: they come together with the message, and aimock puts them behind it.
 function currentTurn(messages) {
   let start = messages.length - 1;
   while (start > 0 && messages[start].role !== "user") start -= 1;
-  const names = new Map();
-  const results = [];
-  for (const message of messages.slice(start + 1)) {
-    for (const call of message.tool_calls ?? []) names.set(call.id, call.function.name);
-    if (message.role === "tool") results.push({ name: names.get(message.tool_call_id), content: text(message.content) });
+  const calls = new Map();
+  const [results, earlier] = [[], []];
+  for (const [at, message] of messages.entries()) {
+    for (const call of message.tool_calls ?? []) calls.set(call.id, { name: call.function.name, at });
+    if (message.role !== "tool" || at < start) continue;
+    const call = calls.get(message.tool_call_id);
+    const isEarlier = call !== undefined && call.at < start;
+    (isEarlier ? earlier : results).push({ name: call?.name, content: text(message.content) });
   }
   // A call without an outcome has told nothing: what was asked is done as if it had not been made.
   while (results.length > 0 && UNANSWERED.test(results.at(-1).content)) results.pop();
-  return { question: text(messages[start]?.content), results };
+  return { question: text(messages[start]?.content), results, earlier };
 }
 
 function parsed(content) {
@@ -169,8 +173,16 @@ function argumentsFor(properties, question) {
   return values;
 }
 
+// What a tool of the client said is told, and the message that came with it answered.
 function answer(request) {
-  const { question, results } = currentTurn(request.messages);
+  const turn = currentTurn(request.messages);
+  const told = turn.earlier.filter(({ name, content }) => !SERVER_TOOLS.has(name) && !UNANSWERED.test(content));
+  const prefix = told.map(({ name, content }) => `The tool ${name} has answered, and this is what it said: ${beginning(content, 300)}. `);
+  const response = answerTo(turn, request);
+  return { ...response, content: prefix.join("") + response.content };
+}
+
+function answerTo({ question, results }, request) {
   const offered = new Map((request.tools ?? []).map((tool) => [tool.function.name, tool.function.parameters?.properties ?? {}]));
   const last = results.at(-1);
   const command = commandIn(question);
@@ -228,7 +240,7 @@ function answer(request) {
   return { content: `The tool ${last.name ?? "that I called"} has answered, and this is what it said: ${beginning(last.content, 300)}. That is all I need.` };
 }
 
-const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200 });
+const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200, auth: { apiKeys: [process.env.AIMOCK_API_KEYS] } });
 mock.on({ predicate: () => true }, (request) => {
   const response = answer(request);
   // Roughly four characters a token, as billing code needs numbers above zero.

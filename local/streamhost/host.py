@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from infra.constructs.cors import REQUEST_HEADERS, RESPONSE_HEADERS
+from local import guard
 from local.origins import is_allowed
 from local.streamhost.events import function_url_event
 from local.streamhost.http1 import (
@@ -131,6 +132,13 @@ class StreamHost:
         writer: asyncio.StreamWriter,
         response: ClientResponse,
     ) -> None:
+        if why := guard.refusal(
+            request.headers, method=request.method, kind=guard.Kind.VISIT, origins=self._config.allow_origins
+        ):
+            response.keep_alive = False
+            await response.answer(403, [_JSON], guard.body(why))
+            await _linger(reader, writer)
+            return
         cors = self._cors(request)
         body = BodyReader(reader, request)
         if "100-continue" in request.header("expect").lower() and body.declared_length <= REQUEST_LIMIT:

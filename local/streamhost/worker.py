@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from local import guard
 from local.streamhost.http1 import HEAD_LIMIT, BadRequest, BodyReader, RequestHead, read_head, response_head
 from local.streamhost.invocation import BUFFERED_LIMIT, AnswerTooLarge, Invocation
 
@@ -147,6 +148,9 @@ class Worker:
             writer.close()
 
     async def _handle(self, request: RequestHead, body: BodyReader) -> bytes:
+        if why := guard.refusal(request.headers, method=request.method):
+            await body.discard()
+            return _json_reply(403, {"errorType": "Forbidden", "errorMessage": why})
         path = request.target.removeprefix(_ROOT)
         if (request.method, path) == ("GET", "/invocation/next"):
             return await self._next()

@@ -1,15 +1,26 @@
 """Runs localstripe, a program of its own in a virtual environment of its own, with two of its constants replaced.
 
 It keeps its data in /tmp/localstripe.pickle and listens on every interface; here each environment has its own file,
-given as the first argument, and nobody listens beyond loopback. The rest of the arguments are localstripe's.
+given as the first argument, and nobody listens beyond loopback. The rest of the arguments are localstripe's. It answers
+any web page, and lets anybody decide where events go; here `local.guard` does.
 """
 
 import builtins
+import importlib
 import runpy
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
+# Of this project only the guard.
+sys.path.append(str(Path(__file__).parents[2]))
+from local import guard
+
+sys.path.pop()
+
+_OPEN = ("/v1/", "/js.stripe.com/")
+"""What clients of Stripe call; the rest steers the program."""
 _FIXED = "/tmp/localstripe.pickle"  # noqa: S108 -- localstripe's own constant
 _store = sys.argv.pop(1)
 _open = builtins.open
@@ -26,6 +37,16 @@ class _LoopbackSocket(socket.socket):
         _bind(self, ("::ffff:127.0.0.1", address[1]) if address[0] == "::" else address)
 
 
+async def _guard(request: Any, handler: Any) -> Any:
+    kind = guard.Kind.CALL if request.path.startswith(_OPEN) else guard.Kind.CONTROL
+    why = guard.refusal(request.headers.items(), method=request.method, kind=kind)
+    if why:
+        return web.Response(status=403, body=guard.body(why), content_type="application/json")
+    return await handler(request)
+
+
 setattr(builtins, "open", _open_store)  # noqa: B010 -- the type of open is overloaded, a plain assignment does not check
 setattr(socket, "socket", _LoopbackSocket)  # noqa: B010
+web: Any = importlib.import_module("aiohttp.web")
+importlib.import_module("localstripe.server").app.middlewares.insert(0, web.middleware(_guard))
 runpy.run_module("localstripe", run_name="__main__")

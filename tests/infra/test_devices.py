@@ -52,7 +52,19 @@ def test_the_device_policy_is_bound_to_the_things_own_topics(aws: Synthesized) -
             assert "*" not in text, action
     published = json.dumps(by_action["iot:Publish"])
     assert "/request" not in published, "a device sends no requests"
-    assert f"$aws/rules/karma_{aws.settings.stage}_data/dt/karma/" in published
+    assert f"$aws/rules/{aws.settings.basic_ingest_rule}/dt/karma/" in published
+
+
+@pytest.mark.fault("F-14b")
+def test_the_rule_that_devices_are_told_is_one_that_takes_their_telemetry(aws: Synthesized) -> None:
+    told = {
+        name
+        for function in aws.of_type("AWS::Lambda::Function").values()
+        if (name := function["Properties"].get("Environment", {}).get("Variables", {}).get("BASIC_INGEST_RULE"))
+    }
+    rules = {rule["Properties"]["RuleName"]: rule for rule in aws.of_type("AWS::IoT::TopicRule").values()}
+    (name,) = told
+    assert "'dt/karma/+/+'" in rules[name]["Properties"]["TopicRulePayload"]["Sql"]
 
 
 def test_queues_are_encrypted_tls_only_and_never_lose_a_message(aws: Synthesized) -> None:

@@ -81,6 +81,7 @@ class Stack:
             "FILES_BUCKET": self.bucket,
             "MQTT_HOST": broker.host if broker else "",
             "MQTT_PORT": str(broker.port) if broker else "",
+            "BASIC_INGEST_RULE": "karma_test_data",
             "MQTT_CA_PEM": broker.ca_path.read_text() if broker else "",
             "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
         }[variable]
@@ -130,6 +131,7 @@ FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
         "MQTT_HOST",
         "MQTT_PORT",
         "MQTT_CA_PEM",
+        "BASIC_INGEST_RULE",
         "IOT_DATA_ENDPOINT",
         "WEBSOCKET_URL",
         "ORIGIN_SECRET_ARN",

@@ -38,6 +38,7 @@ def service() -> DeviceService:
         mqtt_host=given.mqtt_host,
         mqtt_port=given.mqtt_port,
         ca_pem=given.mqtt_ca_pem,
+        basic_ingest_rule=given.basic_ingest_rule,
     )
     return DeviceService(repository(), registry, clock())
 

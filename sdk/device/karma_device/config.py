@@ -28,7 +28,7 @@ class DeviceConfig:
     port: int = 8883
     """8883, or 443 (AWS IoT tells MQTT from HTTPS there by ALPN)."""
     basic_ingest_rule: str | None = None
-    """Send telemetry straight to this IoT rule, without the broker's messaging charge."""
+    """Send telemetry straight to this IoT rule, without the broker's messaging charge; the credentials name it."""
     state_dir: str | Path = "~/.karma-device"
     """Where the state file lives; on storage that survives a restart. `~` is the home of who runs the process."""
     boot_id: str | None = None

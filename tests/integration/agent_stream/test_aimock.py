@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from local.guard import CONTROL_HEADER
 from local.model_server import front_command
 from local.processes import running
 from tests.fakes.agents import events_of, types
@@ -57,7 +58,8 @@ def test_a_conversation_with_a_tool_loop(streams: Any, aimock: str) -> None:
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
     assert json.loads(result["content"]) == {"results": []}
     assert seen.count("TEXT_MESSAGE_CONTENT") >= 2
-    with urllib.request.urlopen(f"{aimock}/__aimock/journal", timeout=10) as answer:
+    journal = urllib.request.Request(f"{aimock}/__aimock/journal", headers={CONTROL_HEADER: "1"})
+    with urllib.request.urlopen(journal, timeout=10) as answer:
         asked = [entry["body"] for entry in json.load(answer)]
     assert len(asked) == 2
     assert all(each["stream"] for each in asked)

@@ -81,6 +81,7 @@ def test_the_life_of_a_device(stack: Any, user: Any) -> None:
     assert credentials["thing_name"] == device["serial_number"]
     assert credentials["private_key"].startswith("-----BEGIN RSA PRIVATE KEY-----")
     assert credentials["mqtt_port"] == stack.engine.mqtt_port
+    assert credentials["basic_ingest_rule"] == "karma_test_data"
     iot = stack.aws("iot")
     [principal] = iot.list_thing_principals(thingName=device["serial_number"])["principals"]
     assert principal.endswith(credentials["certificate_id"])

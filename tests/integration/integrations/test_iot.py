@@ -13,6 +13,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from infra.catalog import IOT_SELECT, IOT_SQL_VERSION
 from karma.core.clock import from_epoch_ms
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.ids import new_id
@@ -25,12 +26,15 @@ POLICY = "karma-device"
 THING = "EOS-1"
 
 
+def policy(statement: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
 @pytest.fixture
 def registry(stack: Any) -> IotRegistry:
     stack.use("api")
     allow = {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}
-    document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
-    stack.aws("iot").create_policy(policyName=POLICY, policyDocument=document)
+    stack.aws("iot").create_policy(policyName=POLICY, policyDocument=policy(allow))
     return IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com")
 
 
@@ -94,18 +98,24 @@ def test_no_answer_is_an_upstream_failure(stack: Any) -> None:
         IotPublisher(endpoint_url="http://127.0.0.1:9").publish_command(THING, {}, command_id="c", expires_in_s=1)
 
 
-def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
+def connected(stack: Any, registry: IotRegistry, folder: Path) -> mqtt.Client:
+    """Return a client with the certificate of a new thing; it connects when it is told to."""
     registry.create_thing(THING, device_id="d")
     certificate = registry.create_certificate()
     registry.attach_certificate(THING, certificate)
-    (tmp_path / "cert.pem").write_text(certificate.pem)
-    (tmp_path / "key.pem").write_text(certificate.private_key or "")
+    (folder / "cert.pem").write_text(certificate.pem)
+    (folder / "key.pem").write_text(certificate.private_key or "")
     context = ssl.create_default_context(cafile=str(stack.engine.ca_path))
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    heard: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
-    subscribed: queue.Queue[Any] = queue.Queue()
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=THING, protocol=mqtt.MQTTv5)
     client.tls_set_context(context)
+    return client
+
+
+def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
+    heard: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
+    subscribed: queue.Queue[Any] = queue.Queue()
+    client = connected(stack, registry, tmp_path)
     client.on_message = lambda _client, _data, message: heard.put(message)
     client.on_subscribe = lambda *given: subscribed.put(given[3])
 
@@ -131,3 +141,31 @@ def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registr
     assert found["ResponseTopic"] == response_topic(THING)
     assert bytes.fromhex(found["CorrelationData"]).decode() == command_id
     assert 25 <= found["MessageExpiryInterval"] <= 30
+
+
+@pytest.mark.fault("F-14c")
+def test_a_message_that_no_parser_takes_is_acknowledged(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
+    deep = b'{"a":' * 15_000 + b"1" + b"}" * 15_000
+    messages = [deep, b"[" * 60_000, b"\xff\x00", b"no JSON", b"", b'"\\ud800"', b"NaN", b"1" * 5_000]
+    sent = stack.queues["ingest"]
+    trust = {"Effect": "Allow", "Principal": {"Service": "iot.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    send = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "*"}
+    iam = stack.aws("iam")
+    role = iam.create_role(RoleName="any-message", AssumeRolePolicyDocument=policy(trust))["Role"]["Arn"]
+    iam.put_role_policy(RoleName="any-message", PolicyName="send", PolicyDocument=policy(send))
+    action = {"sqs": {"queueUrl": sent, "roleArn": role, "useBase64": False}}
+    sql = IOT_SELECT.format("dt/karma/+/+")
+    rule = {"sql": sql, "awsIotSqlVersion": IOT_SQL_VERSION, "actions": [action]}
+    stack.aws("iot").create_topic_rule(ruleName="any_message", topicRulePayload=rule)
+    client = connected(stack, registry, tmp_path)
+    client.connect(stack.engine.mqtt_host, stack.engine.mqtt_port)
+    client.loop_start()
+    try:
+        for message in messages:
+            published = client.publish(f"dt/karma/{THING}/telemetry", message, qos=1)
+            published.wait_for_publish(20)
+            assert published.is_published(), message[:20]
+    finally:
+        client.disconnect()
+        client.loop_stop()
+        stack.aws("iot").delete_topic_rule(ruleName="any_message")

@@ -47,7 +47,7 @@ def running(engine: Any, account: str, aws: Any, tmp_path: Path, monkeypatch: py
         tables={},
         bucket="",
         demo=demo,
-        stripe=Stripe(webhook_secret=""),
+        stripe=Stripe(base_url="", api_key="", webhook_secret=""),
         model=Model(base_url=""),
     ).write(places.outputs)
 

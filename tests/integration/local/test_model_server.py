@@ -13,6 +13,7 @@ from anthropic.types import Message, MessageParam, ToolParam
 from karma.agents.history import STOPPED
 from karma.agents.repair import UNANSWERED
 from local import ports
+from local.guard import CONTROL_HEADER
 from local.model_server import ModelServer
 from local.places import Places
 from local.processes import Processes
@@ -44,6 +45,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anthropic.Anthro
             yield client
     finally:
         processes.stop(["model"])
+
+
+def journal(model: anthropic.Anthropic) -> list[Any]:
+    return model.get("/__aimock/journal", cast_to=list[Any], options={"headers": {CONTROL_HEADER: "1"}})
 
 
 def ask(model: anthropic.Anthropic, messages: list[MessageParam], tools: list[ToolParam]) -> tuple[Message, int]:
@@ -143,7 +148,7 @@ def test_tools_of_an_earlier_turn_do_not_count(model: anthropic.Anthropic) -> No
 
 @pytest.mark.fault("F-01d")
 def test_what_the_api_refuses_is_refused_as_the_api_does(model: anthropic.Anthropic) -> None:
-    before = len(model.get("/__aimock/journal", cast_to=list[Any]))
+    before = len(journal(model))
     image: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/heic", "data": "QUJD"}}
     refused: list[list[MessageParam]] = [
         [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "hi"}],
@@ -157,7 +162,7 @@ def test_what_the_api_refuses_is_refused_as_the_api_does(model: anthropic.Anthro
         assert caught.value.type == "invalid_request_error"
 
     ask(model, [{"role": "user", "content": "hi"}], [])
-    assert len(model.get("/__aimock/journal", cast_to=list[Any])) == before + 1
+    assert len(journal(model)) == before + 1
 
 
 def test_the_script_is_where_the_server_looks_for_it() -> None:
@@ -189,3 +194,31 @@ def test_a_call_whose_run_ended_is_made_once_more(model: anthropic.Anthropic, un
     again, _ = ask(model, [asked, *answered(first, json.loads(unanswered))], TOOLS)
 
     assert called(again) == called(first) != []
+
+
+@pytest.mark.fault("F-01g")
+@pytest.mark.parametrize(
+    ("said", "calls", "words"),
+    [
+        ("and say hello", [], 'You said: "and say hello"'),
+        ("Which of my devices are online?", ["searchDatabase"], "look that up"),
+        ("now askUser again", ["askUser"], "You name askUser"),
+    ],
+)
+def test_a_message_that_comes_with_a_tools_result_is_answered_too(
+    model: anthropic.Anthropic, said: str, calls: list[str], words: str
+) -> None:
+    schema = {"type": "object", "properties": {"question": {"type": "string"}}}
+    tools = [*TOOLS, ToolParam(name="askUser", description="", input_schema=schema)]
+    asked: MessageParam = {"role": "user", "content": "Please askUser"}
+    first, _ = ask(model, [asked], tools)
+    called_it, reply = answered(first, {"said": "yes"})
+    blocks: Any = [*reply["content"], {"type": "text", "text": said}]
+    together: MessageParam = {"role": "user", "content": blocks}
+
+    answer, _ = ask(model, [asked, called_it, together], tools)
+
+    text = "".join(block.text for block in answer.content if block.type == "text")
+    assert '{"said": "yes"}' in text
+    assert words in text
+    assert [name for name, _ in called(answer)] == calls

@@ -42,7 +42,7 @@ def outputs(tmp_path: Path) -> Outputs:
         tables={"devices": "d"},
         bucket="b",
         demo=Demo(email="demo@example.com", password="p", user_id="u", device_id="d", serial="s", api_key="k"),
-        stripe=Stripe(webhook_secret="whsec_x"),
+        stripe=Stripe(base_url="http://127.0.0.1:5", api_key="sk_test_x", webhook_secret="whsec_x"),
         model=Model(base_url="http://127.0.0.1:4"),
     )
 
@@ -53,6 +53,7 @@ def test_it_has_exactly_the_documented_fields(outputs: Outputs, tmp_path: Path) 
     written = json.loads(path.read_text())
     assert {name: type(value) for name, value in written.items()} == EXPECTED
     assert set(written["demo"]) == {"email", "password", "user_id", "device_id", "serial", "api_key"}
+    assert set(written["stripe"]) == {"base_url", "api_key", "webhook_secret"}
 
 
 def test_it_reads_back_and_only_its_owner_may_read_it(outputs: Outputs, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ class CredentialsOut(Data):
     ca_pem: str
     mqtt_host: str
     mqtt_port: int
+    basic_ingest_rule: str = Field(description="Telemetry may go to `$aws/rules/<this>/` and its topic: docs/mqtt.md")
 
 
 class CreatedDeviceData(Data):

@@ -70,6 +70,7 @@ class Created:
             "ca_pem": self.endpoint.ca_pem,
             "mqtt_host": self.endpoint.host,
             "mqtt_port": self.endpoint.port,
+            "basic_ingest_rule": self.endpoint.basic_ingest_rule,
         }
         if self.certificate.private_key is None:
             del credentials["private_key"]

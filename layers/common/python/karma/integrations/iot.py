@@ -135,17 +135,28 @@ class Endpoint:
     host: str
     port: int
     ca_pem: str
+    basic_ingest_rule: str = ""
+    """The rule to which telemetry may go without the broker's charge."""
 
 
 class IotRegistry:
     """Things, their certificates and the one policy. Each step may be repeated."""
 
-    def __init__(self, *, policy_name: str, mqtt_host: str = "", mqtt_port: int = 8883, ca_pem: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        policy_name: str,
+        mqtt_host: str = "",
+        mqtt_port: int = 8883,
+        ca_pem: str = "",
+        basic_ingest_rule: str = "",
+    ) -> None:
         """Nothing is asked of AWS here; empty host or CA are looked up when first needed."""
         self._policy_name = policy_name
         self._mqtt_host = mqtt_host
         self._mqtt_port = mqtt_port
         self._ca_pem = ca_pem
+        self._basic_ingest_rule = basic_ingest_rule
 
     def endpoint(self) -> Endpoint:
         """Return where devices connect.
@@ -153,7 +164,8 @@ class IotRegistry:
         Raises:
             DeviceServiceThrottled, DeviceServiceUnavailable: see module.
         """
-        return Endpoint(self._mqtt_host or data_host(), self._mqtt_port, self._ca_pem or amazon_root_ca())
+        host, ca_pem = self._mqtt_host or data_host(), self._ca_pem or amazon_root_ca()
+        return Endpoint(host, self._mqtt_port, ca_pem, self._basic_ingest_rule)
 
     def create_thing(self, thing: str, *, device_id: str) -> None:
         """Create the thing, or take the one of that name: the name is ours by the guard."""
