@@ -90,7 +90,9 @@ class Front:
         body = await _read(receive)
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         upstream = self._also.get(scope["path"], self._upstream)
-        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        kept = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        # Judged here already, and less strictly than the engine would: a login elsewhere leads back to the API.
+        headers = [(name, value) for name, value in kept if name != b"sec-fetch-site"]
         origin = next((value for name, value in headers if name == b"origin"), b"")
         if is_loopback(origin.decode("latin-1")):
             headers = [(name, _KNOWN_ORIGIN if name == b"origin" else value) for name, value in headers]
