@@ -208,7 +208,7 @@ def test_a_call_whose_run_ended_is_made_once_more(model: anthropic.Anthropic, un
 def test_a_message_that_comes_with_a_tools_result_is_answered_too(
     model: anthropic.Anthropic, said: str, calls: list[str], words: str
 ) -> None:
-    schema = {"type": "object", "properties": {"question": {"type": "string"}}}
+    schema: dict[str, object] = {"type": "object", "properties": {"question": {"type": "string"}}}
     tools = [*TOOLS, ToolParam(name="askUser", description="", input_schema=schema)]
     asked: MessageParam = {"role": "user", "content": "Please askUser"}
     first, _ = ask(model, [asked], tools)

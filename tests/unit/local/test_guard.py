@@ -44,12 +44,19 @@ def test_names_that_only_look_like_it(host: str) -> None:
     assert not is_page_of_this_machine(f"http://{host}")
 
 
-@given(name=NAMES, site=SITES | st.none(), kind=st.sampled_from(Kind), method=st.sampled_from(["GET", "POST"]))
+@given(
+    name=NAMES,
+    site=SITES | st.none(),
+    page=st.sampled_from(["http://localhost", None]),
+    kind=st.sampled_from(Kind),
+    method=st.sampled_from(["GET", "POST"]),
+)
 def test_a_name_that_may_be_rebound_is_refused_whatever_else_is_said(
-    name: str, site: str | None, kind: Kind, method: str
+    name: str, site: str | None, page: str | None, kind: Kind, method: str
 ) -> None:
     host = f"{name}.example"
-    headers = [("Host", host), (CONTROL_HEADER, "1"), ("Origin", "http://localhost")]
+    headers = [("Host", host), (CONTROL_HEADER, "1")]
+    headers += [] if page is None else [("Origin", page)]
     headers += [] if site is None else [("Sec-Fetch-Site", site)]
     assert host in refusal(headers, method=method, kind=kind)
     # Nor does a second header make up for it.
