@@ -2,12 +2,14 @@
 
 Message: `{"boot": str, "seq": int, "samples": [{"ts": ms, "m": {"temp_c": 41.2}}]}`. Its bytes are fixed when it is
 sealed, so that a repeat of the same (boot, seq) is always the same message. The service refuses a bad
-sample or metric and takes the rest, so each is checked here too, where its author can still be told.
+sample or metric and takes the rest; so does `sift`, where the device's author can still be told. The program chooses a
+name, so a wrong one is an error; a sensor says the value, so a wrong one costs its metric only.
 """
 
 import json
 import math
 import re
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,11 +69,36 @@ def encode_sample(metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int
         raise SampleInvalid(f"ts is Unix time in ms, not {ts!r}")
     if not 1 <= len(metrics) <= MAX_METRICS:
         raise SampleInvalid(f"a sample has 1 to {MAX_METRICS} metrics, not {len(metrics)}")
-    values = {_name(name): _value(name, value) for name, value in metrics.items()}
+    values, bad = sift(metrics)
+    if bad:
+        raise SampleInvalid("; ".join(bad.values()))
     encoded = json.dumps({"ts": ts, "m": values}, separators=(",", ":")).encode()
     if len(encoded) > max_bytes:
         raise SampleInvalid(f"a sample of {len(encoded)} bytes exceeds {max_bytes}")
     return Sample(ts=ts, encoded=encoded)
+
+
+def sift(metrics: Mapping[str, MetricValue]) -> tuple[dict[str, float | int], dict[str, str]]:
+    """Part the values that the service stores from those that it cannot, each of these with what is wrong with it.
+
+    Names come out as the service keeps them (Unicode NFC). Of a metric that is there in two spellings the last counts.
+
+    Raises:
+        SampleInvalid: A name that no metric can have, or more than 64 metrics.
+    """
+    if len(metrics) > MAX_METRICS:
+        raise SampleInvalid(f"a sample has 1 to {MAX_METRICS} metrics, not {len(metrics)}")
+    good: dict[str, float | int] = {}
+    bad: dict[str, str] = {}
+    for given, value in metrics.items():
+        name = _name(given)
+        if wrong := _what_is_wrong(value):
+            bad[name] = f"metric {name} {wrong}"
+            continue
+        if name in good:
+            bad[name] = f"metric {name} is there in two spellings; the last counts"
+        good[name] = int(value) if isinstance(value, bool) else value
+    return good, bad
 
 
 def _is_milliseconds(value: object) -> bool:
@@ -83,19 +110,38 @@ def _name(name: object) -> str:
         raise SampleInvalid(
             f"metric name {name!r} is not 1 to {MAX_NAME_CHARS} characters without control characters and blank ends"
         )
-    return name
+    return unicodedata.normalize("NFC", name)
 
 
-def _value(name: str, value: object) -> float | int:
-    if isinstance(value, bool):
-        return int(value)
+def _what_is_wrong(value: object) -> str:
     if not isinstance(value, int | float):
-        raise SampleInvalid(f"metric {name} is {type(value).__name__}; a number or bool is expected")
+        return f"is {type(value).__name__}; a number or bool is expected"
     if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER:
-        raise SampleInvalid(f"metric {name} is beyond 2**53 and would lose digits")
+        return "is beyond 2**53 and would lose digits"
     if not math.isfinite(value) or abs(value) > _MAX_MAGNITUDE:
-        raise SampleInvalid(f"metric {name} is {value}; a finite number up to {_MAX_MAGNITUDE:g} is expected")
-    return value
+        return f"is {value}; a finite number up to {_MAX_MAGNITUDE:g} is expected"
+    return ""
+
+
+class Sieve:
+    """Drops what `sift` finds bad, counts it, and tells of a metric when that begins. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._dropping: set[str] = set()
+        self.dropped = 0
+
+    def take(self, metrics: Mapping[str, MetricValue]) -> tuple[dict[str, float | int], list[str]]:
+        """Return the good values, and what is wrong with those whose metric was good before.
+
+        Raises:
+            SampleInvalid: As `sift`.
+        """
+        good, bad = sift(metrics)
+        fresh = [wrong for name, wrong in bad.items() if name not in self._dropping]
+        self._dropping -= good.keys() - bad.keys()
+        self._dropping |= bad.keys()
+        self.dropped += len(bad)
+        return good, fresh
 
 
 class Batcher:

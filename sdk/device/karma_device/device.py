@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from karma_device.backoff import Backoff
-from karma_device.batching import Batcher, MetricValue, TelemetryBuffer, encode_sample
+from karma_device.batching import Batcher, MetricValue, Sieve, TelemetryBuffer, encode_sample
 from karma_device.commands import CommandRunner, Handler, Reply
 from karma_device.config import DeviceConfig
 from karma_device.errors import SampleInvalid
@@ -81,7 +81,7 @@ class Device:
             workers=config.command_workers,
             max_waiting=config.max_waiting_commands,
         )
-        self._lock = threading.Lock()  # guards batcher and buffer
+        self._lock = threading.Lock()  # guards sieve, batcher and buffer
         self._batcher = Batcher(
             boot=self.boot,
             target_bytes=max(1, config.batch_max_bytes - len(self._topics.telemetry.encode())),
@@ -89,6 +89,7 @@ class Device:
             max_age_s=config.batch_max_age_s,
         )
         self._buffer = TelemetryBuffer(max_bytes=config.buffer_max_bytes)
+        self._sieve = Sieve()
         self._replies: deque[Reply] = deque()
         self._inflight: dict[int, _InFlight] = {}
         self._wake = threading.Event()
@@ -125,6 +126,7 @@ class Device:
                 buffered_bytes=self._buffer.size_bytes,
                 dropped_batches=self._buffer.dropped_batches,
                 dropped_samples=self._buffer.dropped_samples,
+                dropped_metrics=self._sieve.dropped,
                 last_failure=self._last_failure,
             )
 
@@ -211,15 +213,25 @@ class Device:
     def record(self, metrics: Mapping[str, MetricValue], ts: int | None = None) -> None:
         """Take one telemetry sample; it is sent with the next message.
 
+        A value that is no finite number, as of a sensor that has none just now, costs its metric: that is logged when it
+        begins and counted in `stats.dropped_metrics`. The others go; where none is left, nothing is sent.
+
         Args:
             metrics: Finite numbers or bools by name.
             ts: Unix time in ms; None means now. Up to 29 days ago: the service keeps raw telemetry for 30.
 
         Raises:
-            SampleInvalid: See `encode_sample`; also a `ts` too long ago or in the future.
+            SampleInvalid: A name that no metric can have, more than 64 metrics, or a `ts` that is no time in ms, too
+                long ago or in the future.
         """
         now_ms = self._clock_ms()
-        sample = encode_sample(metrics, now_ms if ts is None else ts, max_bytes=self._batcher.max_sample_bytes)
+        with self._lock:
+            good, fresh = self._sieve.take(metrics)
+        if fresh:
+            log.warning("telemetry.metric_dropped: %s", "; ".join(fresh))
+        if not good:
+            return
+        sample = encode_sample(good, now_ms if ts is None else ts, max_bytes=self._batcher.max_sample_bytes)
         if not now_ms - _MAX_AGE_MS <= sample.ts <= now_ms + _MAX_AHEAD_MS:
             raise SampleInvalid(f"ts {sample.ts} is more than 29 days ago or 5 minutes ahead of this device's clock")
         with self._lock:

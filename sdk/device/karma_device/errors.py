@@ -1,7 +1,7 @@
 """What can go wrong, as the caller sees it.
 
 DeviceError
-├─ SampleInvalid      record() was given something that no telemetry message can carry
+├─ SampleInvalid      record() was given a name or a time that no telemetry message can carry
 ├─ CredentialsInvalid a certificate or key cannot be read, or does not belong to the other
 ├─ StateFileBusy      another process already runs this device
 ├─ InvalidParams      raised by a handler: the command is answered `rejected`
@@ -14,7 +14,7 @@ class DeviceError(Exception):
 
 
 class SampleInvalid(DeviceError, ValueError):
-    """A sample has a bad metric name, a value JSON cannot carry, or exceeds the size of one message."""
+    """A sample has a bad metric name or time, too many metrics, or exceeds the size of one message."""
 
 
 class StateFileBusy(DeviceError):

@@ -16,6 +16,8 @@ class DeviceStats:
     dropped_batches: int
     """Telemetry messages given up: the buffer was full, or the broker refused them for good."""
     dropped_samples: int
+    dropped_metrics: int
+    """Values that `record` did not take, since they are no finite numbers; the rest of their samples went."""
     last_failure: str | None
     """Why the last connection that failed could not be made, or ended; None while none has failed."""
 

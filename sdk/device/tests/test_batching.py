@@ -13,6 +13,7 @@ from karma_device.batching import (
     Batch,
     Batcher,
     MetricValue,
+    Sieve,
     TelemetryBuffer,
     encode_sample,
 )
@@ -123,6 +124,36 @@ class TestEncodeSample:
     def test_what_json_cannot_carry_is_refused(self, metrics: Any, ts: Any) -> None:
         with pytest.raises(SampleInvalid):
             encode_sample(metrics, ts)
+
+
+BAD_VALUES: list[Any] = [math.nan, math.inf, -math.inf, 1e301, 2**53 + 1, None, "n/a", [1], {}, b"1", 1j]
+
+
+@pytest.mark.fault("F-12j")
+class TestSieve:
+    @given(st.lists(st.dictionaries(NAMES, VALUES | st.sampled_from(BAD_VALUES), max_size=6), max_size=6))
+    def test_a_bad_value_costs_its_metric_is_counted_and_told_once(self, samples: list[dict[str, Any]]) -> None:
+        sieve, count, failing = Sieve(), 0, set[str]()
+        for metrics in samples:
+            bad = {name for name, value in metrics.items() if any(value is each for each in BAD_VALUES)}
+            good, fresh = sieve.take(metrics)
+            assert good == {name: value for name, value in metrics.items() if name not in bad}
+            assert len(fresh) == len(bad - failing)
+            count += len(bad)
+            failing = (failing - good.keys()) | bad
+            assert sieve.dropped == count
+
+    @pytest.mark.parametrize("name", ["", " a", "a\n", "x" * 65, "\ud800", 1, None])
+    def test_a_name_that_no_metric_can_have_is_an_error_of_the_program(self, name: Any) -> None:
+        with pytest.raises(SampleInvalid, match="metric name"):
+            Sieve().take({"good": 1, name: 1})
+
+    def test_of_two_spellings_the_last_counts_and_the_other_is_told(self) -> None:
+        sieve = Sieve()
+        good, [told] = sieve.take({"e\u0301": 1, "\u00e9": 2})
+        assert good == {"\u00e9": 2}
+        assert "two spellings" in told
+        assert sieve.dropped == 1
 
 
 class TestTelemetryBuffer:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import socket
 import threading
 import time
@@ -45,6 +46,23 @@ class TestTelemetry:
                 ],
             }
         ]
+
+    @pytest.mark.fault("F-12j")
+    def test_a_sensor_without_a_value_costs_its_metric_only(
+        self, cloud: Cloud, make_device: MakeDevice, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        now = time.time_ns() // 1_000_000
+        with make_device() as device:
+            for place in range(3):
+                device.record({"temp_c": 41.2, "bad": math.nan}, ts=now + place)
+            device.record({"bad": math.nan}, ts=now + 3)
+            device.record({}, ts=now + 4)
+            device.flush()
+            wait_until(lambda: cloud.on("telemetry"))
+        [message] = cloud.on("telemetry")
+        assert message.body["samples"] == [{"ts": now + place, "m": {"temp_c": 41.2}} for place in range(3)]
+        assert device.stats.dropped_metrics == 4
+        assert sum("telemetry.metric_dropped: metric bad is nan" in each for each in caplog.messages) == 1
 
     @pytest.mark.parametrize("offset_ms", [-30 * 24 * 3_600_000, 6 * 60_000])
     def test_a_sample_that_would_spoil_its_message_is_refused(self, make_device: MakeDevice, offset_ms: int) -> None:

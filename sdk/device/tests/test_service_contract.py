@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from karma.devices.payloads import MAX_ANSWER_BYTES, read_response
 from karma.devices.samples import metric_name, read_telemetry
-from karma_device.batching import MAX_METRICS, Batcher, MetricValue, encode_sample
+from karma_device.batching import MAX_METRICS, Batcher, MetricValue, encode_sample, sift
 from karma_device.errors import SampleInvalid
 from karma_device.messages import MAX_RESULT_BYTES, Answer, CommandStatus, encode_answer
 
@@ -36,7 +36,7 @@ COMMAND_ID = "019a0000-0000-7000-8000-000000000001"
 def test_the_service_reads_every_batch(samples: list[tuple[dict[str, MetricValue], int]]) -> None:
     batcher = Batcher(boot=uuid.uuid4().hex, target_bytes=2**20, max_samples=100, max_age_s=1.0)
     for metrics, ts in samples:
-        batcher.add(encode_sample(metrics, ts), now=0.0)
+        batcher.add(encode_sample(sift(metrics)[0], ts), now=0.0)
     batch = batcher.seal(7)
     assert batch is not None
     read = read_telemetry(batch.payload, received_ms=NOW_MS)
@@ -44,8 +44,7 @@ def test_the_service_reads_every_batch(samples: list[tuple[dict[str, MetricValue
     assert {each.seq for each in read.batches} == {7}
     expected = sorted(samples, key=lambda pair: pair[1])
     assert [each for part in read.batches for each in json.loads(part.samples_json)] == [
-        [ts, {unicodedata.normalize("NFC", k): _number(v) for k, v in reversed(metrics.items())}]
-        for metrics, ts in expected
+        [ts, {unicodedata.normalize("NFC", k): _number(v) for k, v in metrics.items()}] for metrics, ts in expected
     ]
 
 

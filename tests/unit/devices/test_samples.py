@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from typing import Any
 
 import orjson
@@ -184,6 +185,47 @@ def test_one_name_written_in_two_ways_is_one_metric() -> None:
     composed, decomposed = "temp\u00e9", "tempe\u0301"
     assert metric_name(decomposed) == composed
     assert stored(read(telemetry(samples=[sample(**{decomposed: 1})]))) == [[NOW, {composed: 1}]]
+
+
+@pytest.mark.fault("F-12i")
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["\u00e9", "e\u0301", "a\u00e9", "ae\u0301", "\u1e69", "s\u0323\u0307", "s\u0307\u0323", "t"]
+            ),
+            st.integers(0, 9) | st.none(),
+        ),
+        min_size=1,
+        max_size=8,
+        unique_by=lambda each: each[0],
+    )
+)
+def test_a_metric_that_is_spelled_twice_is_named_and_the_last_value_counts(given_values: list[tuple[str, Any]]) -> None:
+    """As for a member that JSON itself repeats: none is left out without a word."""
+    last: dict[str, tuple[str, int]] = {}
+    named: list[tuple[str, str]] = []
+    for spelled, value in given_values:
+        name = unicodedata.normalize("NFC", spelled)
+        if value is None:
+            named.append((spelled, "WRONG_VALUE"))
+            continue
+        if name in last:
+            named.append((last[name][0], "REPEATED"))
+        last[name] = spelled, value
+    body = telemetry(samples=[sample(**dict(given_values)), sample(t=0)])
+    found = read(body)
+    expected = {name: value for name, (_, value) in last.items()}
+    assert stored(found) == ([[NOW, expected]] if expected else []) + [[NOW, {"t": 0}]]
+    assert sorted(found.refused) == sorted(
+        Refused(f"samples[0].m[{json.dumps(spelled)}]", reason) for spelled, reason in named
+    )
+
+
+@pytest.mark.fault("F-12i")
+def test_a_member_that_json_repeats_counts_as_the_last() -> None:
+    body = f'{{"boot": "b", "seq": 1, "samples": [{{"ts": {NOW}, "m": {{"t": 1, "t": 2}}}}]}}'.encode()
+    assert stored(read_telemetry(body, received_ms=NOW)) == [[NOW, {"t": 2}]]
 
 
 @pytest.mark.fault("F-12c")

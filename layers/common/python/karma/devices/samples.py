@@ -1,7 +1,9 @@
 """Telemetry as devices send it, taken sample by sample and metric by metric.
 
 What cannot be taken costs itself: a value that is no finite number its metric, a sample without a time itself. The
-reasons are WRONG_SHAPE, WRONG_VALUE, WRONG_NAME and TOO_DEEP, which do not depend on when the message came, and:
+reasons are WRONG_SHAPE, WRONG_VALUE, WRONG_NAME, TOO_DEEP and REPEATED (an earlier spelling of a metric that the same
+sample has again: the last counts, as for a member that JSON itself repeats, which no reader shows). These do not depend
+on when the message came. The others do:
 
 TOO_OLD   the sample's hour ended before the time for which raw telemetry is kept
 FUTURE    the sample's time is further ahead of ours than the clock's tolerance
@@ -152,6 +154,7 @@ def _read_sample(place: int, given: Any, refused: list[Refused]) -> _Sample | No
 
 def _read_metrics(place: int, values: dict[str, Any], refused: list[Refused]) -> dict[str, float]:
     kept: dict[str, float] = {}
+    spelled: dict[str, str] = {}
     for given, value in values.items():
         name = metric_name(given)
         reason = ""
@@ -162,12 +165,18 @@ def _read_metrics(place: int, values: dict[str, Any], refused: list[Refused]) ->
         elif (type(value) is not float and type(value) is not int) or not -MAX_MAGNITUDE <= value <= MAX_MAGNITUDE:
             reason = "WRONG_VALUE"
         if name is None or reason:
-            refused.append(Refused(f"samples[{place}].m[{json.dumps(given[:_NAMED_CHARS])}]", reason))
+            refused.append(Refused(_member(place, given), reason))
             continue
-        kept.setdefault(name, value)
+        if name in spelled:
+            refused.append(Refused(_member(place, spelled[name]), "REPEATED"))
+        kept[name], spelled[name] = value, given
         if name == given and len(_known_metrics) < _MAX_KNOWN_METRICS:
             _known_metrics.add(name)
     return kept
+
+
+def _member(place: int, given: str) -> str:
+    return f"samples[{place}].m[{json.dumps(given[:_NAMED_CHARS])}]"
 
 
 def _batch(boot: str, seq: int, readable: list[_Sample], taken: list[_Sample], received_ms: int) -> Batch:
