@@ -213,7 +213,7 @@ class Device:
     def record(self, metrics: Mapping[str, MetricValue], ts: int | None = None) -> None:
         """Take one telemetry sample; it is sent with the next message.
 
-        A value that is no finite number, as of a sensor that has none just now, costs its metric: that is logged when it
+        A value that is no finite number, as of a sensor without one, costs its metric: that is logged when it
         begins and counted in `stats.dropped_metrics`. The others go; where none is left, nothing is sent.
 
         Args:
