@@ -402,6 +402,7 @@ ANSWERS: Mapping[str, Any] = {
 """Of operations whose answer has no schema, by their ids."""
 
 PARAMETERS: Mapping[str, Any] = {
+    "cancel_command.force": True,
     "get_run.messages": True,
     "list_inbox.status": "unhandled",
     "end_oauth.code": "4f1c2d3e4a5b6c7d8e9f",
