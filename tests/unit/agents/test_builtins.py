@@ -1,6 +1,7 @@
 """The device tools over fakes of the device services."""
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ import orjson
 import pytest
 
 from karma.agents.builtins import DeviceServices, DeviceTools
-from karma.agents.domain import ToolCall
+from karma.agents.domain import Message, ToolCall
 from karma.agents.tools import Toolbox, ToolOutcome, schema_of
 from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, RunId, UserId
@@ -81,6 +82,12 @@ class FakeCommands:
             issued_ms=0,
             expires_ms=60_000,
         )
+
+    def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+        made = self.send(user_id, device_id, "move", {})
+        if command_id != made.id:
+            raise NotFound(f"Command {command_id} not found")
+        return replace(made, **self.answer)
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
         return replace(command, **self.answer)
@@ -167,7 +174,57 @@ def test_what_the_device_did_not_do_is_a_failure(answer: dict[str, Any], error: 
     outcome = call("controlDevice", FakeCommands(**answer), device_id="d1", command="move")
 
     assert outcome.failed
-    assert orjson.loads(outcome.content) == {"error": error}
+    assert orjson.loads(outcome.content) == {
+        "error": error,
+        "device_id": "d1",
+        "command_id": "c",
+        "status": answer["status"],
+    }
+
+
+@pytest.mark.fault("F-06f")
+def test_a_call_that_was_cut_off_leaves_its_command_and_the_model_is_told_what_became_of_it() -> None:
+    waits, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeCommands):
+        def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
+            waits.set()
+            go_on.wait(5)
+            return command
+
+    commands = Slow(status=CommandStatus.ACKNOWLEDGED)
+    tools = DeviceTools(lambda: DeviceServices(FakeDevices(), commands)).tools()
+    toolbox = Toolbox(tools, caller(), shorten=str)
+    asked = ToolCall("call-1", "controlDevice", '{"device_id":"EOS-1","command":"move"}')
+
+    async def go() -> list[list[Any]]:
+        known: dict[str, object] = {}
+        calling = asyncio.ensure_future(toolbox.call(asked, run_id=RunId("run-1"), known=known))
+        await asyncio.to_thread(waits.wait, 5)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        go_on.set()
+        assert {**known, "status": ""} == {"device_id": "d1", "command_id": "c", "status": ""}
+        turn = Message(id="a", role="assistant", tool_calls=(asked,))
+        kept = [
+            orjson.dumps({"error": "cut off", **known, "status": "queued", **more}).decode()
+            for more in ({}, {"command_id": "x"}, {"command_id": 7})
+        ] + ["[]", "no JSON"]
+        told = []
+        for status in (CommandStatus.QUEUED, CommandStatus.SUCCEEDED):
+            commands.answer["status"] = status
+            results = [
+                Message(id=str(i), role="tool", tool_call_id="call-1", content=each, failed=True)
+                for i, each in enumerate(kept)
+            ]
+            told.append([m.content for m in await toolbox.refreshed([turn, *results[-1:], *results[:-1]])][1:])
+        assert told[0] == [kept[-1], *kept[:-1]]
+        return told
+
+    told = asyncio.run(go())[1]
+
+    assert orjson.loads(told[1])["by_now"] == {"status": "succeeded", "result": {"at": 7}}
+    assert all("by_now" not in each for i, each in enumerate(told) if i != 1)
 
 
 def test_readings_are_read() -> None:

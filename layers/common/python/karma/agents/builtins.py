@@ -13,6 +13,7 @@ from karma.core.ids import UserId
 
 if TYPE_CHECKING:
     from karma.devices.domain import Command, DeviceView
+    from karma.identity.domain import Caller
 
 COMMAND_WAIT_S = 15.0
 COMMAND_TTL_S = 60
@@ -47,6 +48,10 @@ class Commands(Protocol):
         idempotency_key: str,
     ) -> Command:
         """Queue a command and publish it."""
+        ...
+
+    def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+        """Return one command as it is."""
         ...
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
@@ -117,6 +122,7 @@ class DeviceTools:
                 idempotent=False,
                 timeout_s=self._command_wait_s + 10,
                 run=self.control_device,
+                look_again=self.command_by_now,
             ),
             Tool(
                 name="readTelemetry",
@@ -163,7 +169,11 @@ class DeviceTools:
                 # The same call never moves the device twice, whoever repeats it; a call of another run does.
                 idempotency_key=f"agent:{context.run_id} {context.call_id}",
             )
-            return commands.wait(user_id, sent, timeout_s=self._command_wait_s)
+            # From here on it may take effect, whatever becomes of this call.
+            context.known.update(device_id=sent.device_id, command_id=sent.id, status=sent.status)
+            seen = commands.wait(user_id, sent, timeout_s=self._command_wait_s)
+            context.known["status"] = seen.status
+            return seen
 
         command = await self._in_thread(send_and_wait)
         if command.status == "succeeded":
@@ -177,6 +187,17 @@ class DeviceTools:
             f"Device {asked.device_id} has not answered within {self._command_wait_s:g} s; the command is "
             f"{command.status} and may still be carried out"
         )
+
+    async def command_by_now(self, known: Mapping[str, object], caller: Caller) -> object:
+        """Tell what became of a command that had not ended when its call did; None where it had, or is unknown."""
+        device_id, command_id, status = (known.get(name) for name in ("device_id", "command_id", "status"))
+        if not isinstance(device_id, str) or not isinstance(command_id, str):
+            return None
+        seen = await self._in_thread(lambda: self._services().commands.get(caller.user_id, device_id, command_id))
+        if seen.status == status:
+            return None
+        more = {"result": seen.result} if seen.result is not None else {"error": seen.error} if seen.error else {}
+        return {"status": seen.status, **more}
 
     async def read_telemetry(self, asked: ReadTelemetry, context: ToolContext) -> object:
         """Read what a device said last.

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from karma.agents import events
 from karma.agents.attachments import Library, names_media
 from karma.agents.domain import (
@@ -151,6 +153,8 @@ class RunEngine:
         """Position of the last message that called tools of ours."""
         self._own: dict[ToolCall, asyncio.Task[ToolOutcome] | None] = {}
         """Its calls of ours in their order, as their results are stored behind it; None is not begun yet."""
+        self._known: dict[str, dict[str, object]] = {}
+        """By the id of a call: what its tool knows of its effect."""
         self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
 
     async def run(self) -> None:
@@ -197,6 +201,7 @@ class RunEngine:
         if not messages or messages[-1].role == "assistant":
             await self._finish()
             return
+        plan.messages = await self._toolbox.refreshed(plan.messages)
         if names_media(plan.messages):
             user_id = plan.thread.user_id
             plan.messages = await asyncio.to_thread(self._library.show, user_id, plan.messages)
@@ -312,7 +317,11 @@ class RunEngine:
         # Noted before the turn is kept: from then on each of these calls gets a result, however the run ends.
         self._said_at, self._own = self._plan.last, dict.fromkeys(own)
         await self._log.commit(closing, history=said)
-        tasks = [asyncio.ensure_future(self._toolbox.call(call, run_id=self._plan.run_id)) for call in own]
+        run_id = self._plan.run_id
+        self._known = {call.id: {} for call in own}
+        tasks = [
+            asyncio.ensure_future(self._toolbox.call(call, run_id=run_id, known=self._known[call.id])) for call in own
+        ]
         self._own = dict(zip(own, tasks, strict=True))
         found = list(zip(own, await asyncio.gather(*tasks), strict=True))
         for at in range(0, len(found), _RESULTS_A_COMMIT):
@@ -342,7 +351,7 @@ class RunEngine:
             return None  # the turn was not kept
         left = list(self._own.items())[stored - self._said_at :]
         results = [
-            _result_message(call, _outcome_of(task if at < _RESULTS_A_COMMIT else None))
+            _result_message(call, _outcome_of(task if at < _RESULTS_A_COMMIT else None, self._known.get(call.id, {})))
             for at, (call, task) in enumerate(left)
         ]
         return History(self._plan.thread, stored + 1, tuple(results), stored) if results else None
@@ -461,9 +470,9 @@ def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequenc
     return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
 
 
-def _outcome_of(task: asyncio.Task[ToolOutcome] | None) -> ToolOutcome:
+def _outcome_of(task: asyncio.Task[ToolOutcome] | None, known: Json) -> ToolOutcome:
     if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-        return ToolOutcome(STOPPED, failed=True)
+        return ToolOutcome(orjson.dumps({**orjson.loads(STOPPED), **known}).decode() if known else STOPPED, failed=True)
     return task.result()
 
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import orjson
 
 from karma.agents.attachments import MAX_RESULT_BYTES
-from karma.agents.domain import ToolCall
+from karma.agents.domain import Message, ToolCall
 from karma.agents.ports import ToolSpec
 from karma.core import freeform, surrogates
 from karma.core.errors import AppError
@@ -32,6 +33,10 @@ from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 
 _TYPES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+
+_REFRESHED = 4
+"""Failed results of a conversation, the latest ones, that are looked at again when a run begins."""
+_REFRESH_S = 3.0
 
 
 class ToolFailed(Exception):
@@ -56,6 +61,8 @@ class ToolContext(NamedTuple):
     run_id: RunId
     call_id: str
     """Named by the model's provider: unique in its run only, since gateways begin anew with each conversation."""
+    known: dict[str, object]
+    """What the tool knows of its effect so far; told with each failure, and where the call is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,8 @@ class Tool:
     timeout_s: float
     run: Callable[[Any, ToolContext], Awaitable[object]]
     """Gets an instance of `parameters`; returns what orjson renders; raises ToolFailed or AppError."""
+    look_again: Callable[[Mapping[str, object], Caller], Awaitable[object]] | None = None
+    """Gets what was `known` when a call failed or was cut off; returns what is known by now, None for nothing new."""
 
 
 def described(text: str, *, default: object = MISSING, **schema: object) -> Any:
@@ -97,8 +106,31 @@ class Toolbox:
         """List the tools as a model is told about them."""
         return [ToolSpec(tool.name, tool.description, schema_of(tool.parameters)) for tool in self._tools.values()]
 
-    async def call(self, call: ToolCall, *, run_id: RunId) -> ToolOutcome:
-        """Execute one call of a run. Failures, also a tool's own bugs, are outcomes; only cancellation raises."""
+    async def refreshed(self, messages: Sequence[Message]) -> list[Message]:
+        """Add to the latest failed results what is known by now of the effects of their calls."""
+        names = {call.id: call.name for message in messages for call in message.tool_calls}
+        shown = list(messages)
+        failed = [i for i, message in enumerate(shown) if message.role == "tool" and message.failed]
+        for i in failed[-_REFRESHED:]:
+            tool = self._tools.get(names.get(shown[i].tool_call_id, ""))
+            if tool is None or tool.look_again is None:
+                continue
+            try:
+                known = freeform.loads(str(shown[i].content), levels=None)
+                async with asyncio.timeout(_REFRESH_S):
+                    by_now = await tool.look_again(known, self._caller) if isinstance(known, dict) else None
+            except (ValueError, TimeoutError, AppError):
+                continue  # it stays as it was told
+            if by_now is not None:
+                shown[i] = replace(shown[i], content=orjson.dumps({**known, "by_now": by_now}).decode())
+        return shown
+
+    async def call(self, call: ToolCall, *, run_id: RunId, known: dict[str, object] | None = None) -> ToolOutcome:
+        """Execute one call of a run. Failures, also a tool's own bugs, are outcomes; only cancellation raises.
+
+        What the tool gets to know of its effect goes into `known`, for who cuts it off.
+        """
+        known = {} if known is None else known
         tool = self._tools.get(call.name)
         if tool is None:
             return _failure(
@@ -107,16 +139,16 @@ class Toolbox:
         try:
             arguments = parse_arguments(tool.parameters, call.arguments)
             async with asyncio.timeout(tool.timeout_s):
-                value = await tool.run(arguments, ToolContext(self._caller, run_id, call.id))
+                value = await tool.run(arguments, ToolContext(self._caller, run_id, call.id, known))
         except ToolFailed as exc:
-            return _failure(str(exc))
+            return _failure(str(exc), known)
         except AppError as exc:
-            return _failure(exc.message)
+            return _failure(exc.message, known)
         except TimeoutError:
-            return _failure(f"{tool.name} did not finish within {tool.timeout_s:g} s")
+            return _failure(f"{tool.name} did not finish within {tool.timeout_s:g} s", known)
         except Exception:  # noqa: BLE001 - the edge of a tool: a broken one must not end the run
             logger.exception("tool.broken", tool=tool.name)
-            return _failure(f"{tool.name} failed unexpectedly")
+            return _failure(f"{tool.name} failed unexpectedly", known)
         count("ToolCalled", tool=tool.name)
         try:
             content = orjson.dumps(value)
@@ -214,6 +246,6 @@ def _plain(hint: object) -> type:
     return plain
 
 
-def _failure(message: str) -> ToolOutcome:
+def _failure(message: str, known: Mapping[str, object] = MappingProxyType({})) -> ToolOutcome:
     # Messages quote what devices and models wrote: half of a surrogate pair must not end the run.
-    return ToolOutcome(orjson.dumps({"error": surrogates.whole(message)}).decode(), failed=True)
+    return ToolOutcome(orjson.dumps({"error": surrogates.whole(message), **known}).decode(), failed=True)
