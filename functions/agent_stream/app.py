@@ -231,10 +231,13 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
 
 async def _events(request: _Request, caller: Caller, values: PathValues, send: Send) -> int:
     run_id = RunId(values["run_id"])
-    after = _after(request)
     reader = deps.run_reader()
-    if wants_page(request.header(b"accept")):
-        limit = _whole("limit", request.query.get("limit", ""), default=_LIMIT, low=1, high=_MAX_LIMIT)
+    paged = wants_page(request.header(b"accept"))
+    if paged:
+        ValidationFailed.together(lambda: _after(request), lambda: _page_size(request))
+    after = _after(request)
+    if paged:
+        limit = _page_size(request)
 
         def page() -> list[Segment]:
             reader.get(caller.user_id, run_id)
@@ -337,7 +340,7 @@ async def _admit(request: _Request, route: Route, response: _Response) -> Caller
     def admit() -> tuple[Caller, Decision]:
         caller = _authenticate(request)
         if not caller.may(route.permission):
-            raise Forbidden("Insufficient permissions")
+            raise Forbidden.lacking(route.permission)
         return caller, deps.throttle().admit(route.limit, user_id=caller.user_id)
 
     caller, decision = await asyncio.to_thread(admit)
@@ -370,11 +373,20 @@ def _after(request: _Request) -> int:
     The header counts where both are given: clients that reconnect by themselves ask for the same URL again, with the id
     of what has come since.
     """
-    asked = _whole("after", request.query.get("after", ""), default=0, high=_MAX_AFTER)
-    return _whole("Last-Event-ID", request.header(b"last-event-id"), default=asked, high=_MAX_AFTER)
+    given = request.query.get("after", ""), request.header(b"last-event-id")
+
+    def asked() -> int:
+        return _whole("after", given[0], default=0, high=_MAX_AFTER)
+
+    ValidationFailed.together(asked, lambda: _whole("Last-Event-ID", given[1], high=_MAX_AFTER))
+    return _whole("Last-Event-ID", given[1], default=asked(), high=_MAX_AFTER)
 
 
-def _whole(name: str, text: str, *, default: int, low: int = 0, high: int) -> int:
+def _page_size(request: _Request) -> int:
+    return _whole("limit", request.query.get("limit", ""), default=_LIMIT, low=1, high=_MAX_LIMIT)
+
+
+def _whole(name: str, text: str, *, default: int = 0, low: int = 0, high: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):

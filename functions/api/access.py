@@ -73,7 +73,7 @@ class Permit:
         request.scope[USER_ID] = caller.user_id
         logger.append_keys(user_id=caller.user_id)
         if self.permission and not caller.may(self.permission):
-            raise Forbidden("Insufficient permissions")
+            raise Forbidden.lacking(self.permission)
         limit = request.scope["route"].limit
         if not throttle().is_counted_by_network(limit):
             _tell(request.scope, throttle().admit(limit, user_id=caller.user_id))

@@ -111,7 +111,7 @@ class MemoryIdentities:
     ) -> User:
         actor = self.users.get(actor_id) if actor_id else None
         if actor_id and (actor is None or actor.role is not Role.ADMIN or actor.disabled_at):
-            raise Forbidden("Insufficient permissions")
+            raise Forbidden.lacking("user:admin")
         stored = self.users.get(after.id)
         if stored is None or stored.version != before.version:
             raise StaleVersion("changed meanwhile")

@@ -15,6 +15,7 @@ from api.presenters import no_content, ok
 from api.routing import Router
 from karma.avatars.domain import Avatar
 from karma.avatars.schemas import AvatarData, AvatarListData, ChangeAvatarBody, CreateAvatarBody
+from karma.core.paging import shown
 from karma.identity.domain import Caller
 
 router = Router("avatars")
@@ -58,11 +59,12 @@ async def list_avatars(
         after=place.after_id,
         newest_first=order == "desc",
     )
+    kept, written = shown(found.avatars, summary_view)
     data = {
-        "avatars": [summary_view(avatar) for avatar in found.avatars],
+        "avatars": written,
         "total": found.total,
         "total_capped": False,
-        **place.told({"id": found.next_after}),
+        **place.told({"id": found.next_after if len(kept) == len(found.avatars) else kept[-1].id}),
     }
     return ok(data)
 

@@ -24,6 +24,7 @@ from karma.configuration.schemas import (
     ConfigView,
     RollbackBody,
 )
+from karma.core.paging import shown
 from karma.identity.domain import Caller
 
 if TYPE_CHECKING:
@@ -109,12 +110,14 @@ async def list_config_history(
     page = configuration.service().history(
         component_name, limit=limit, below=position(cursor, scope, of=int).get("below")
     )
+    kept, written = shown(page.changes, change_view)
+    below = page.next_below if len(kept) == len(page.changes) else kept[-1].version
     data = {
         "component_name": component_name,
-        "history": [change_view(change) for change in page.changes],
+        "history": written,
         "total": page.total,
         "limit": limit,
-        "next_cursor": next_cursor({"below": page.next_below}, scope),
+        "next_cursor": next_cursor({"below": below}, scope),
     }
     return ok(data)
 
@@ -123,15 +126,17 @@ async def list_config_history(
 async def list_config_history_by_number(
     component_name: str, _: Reader, limit: Limit = DEFAULT_SIZE, offset: Annotated[int, Query(ge=0, le=MAX_VERSION)] = 0
 ) -> Response:
-    """List the changes of a component as the Agio API does, newest first."""
+    """List the changes of a component as the Agio API does, newest first; the next offset is `offset + limit`."""
     from karma.configuration.service import change_view
 
     page = configuration.service().history(component_name, limit=limit, offset=offset)
+    kept, written = shown(page.changes, change_view)
     data = {
         "component_name": component_name,
-        "history": [change_view(change) for change in page.changes],
+        "history": written,
         "total": page.total,
-        "limit": limit,
+        # So that whoever adds it to the offset misses nothing.
+        "limit": limit if len(kept) == len(page.changes) else len(kept),
         "offset": offset,
     }
     return bare(data)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
+from pydantic import AfterValidator
 from starlette.responses import Response
 
 from api.access import permit, waiting
@@ -16,7 +17,8 @@ from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, ne
 from api.presenters import no_content, ok
 from api.routing import Router
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.errors import NotFound, ValidationFailed
+from karma.core.errors import NotFound
+from karma.core.paging import shown
 from karma.devices.domain import Command, DeviceModel, DeviceStatus, DeviceView, latest_json
 from karma.devices.samples import MAX_METRIC_CHARS, metric_name
 from karma.devices.schemas import (
@@ -44,6 +46,32 @@ Writer = Annotated[Caller, permit("device:write")]
 Controller = Annotated[Caller, permit("device:control")]
 
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        found = int(text) if _MILLISECONDS.fullmatch(text) else epoch_ms(parse_iso(text.replace(" ", "+")))
+        from_epoch_ms(found)
+    except (ValueError, OverflowError):
+        raise ValueError("ISO 8601 with an offset, or milliseconds since 1970") from None
+    return found
+
+
+def _metric(text: str) -> str:
+    if text != text.strip(" "):
+        raise ValueError("must not begin or end with a blank")
+    name = metric_name(text) if text else ""
+    if name is None:
+        raise ValueError("must not have control characters, line ends or half characters")
+    return name
+
+
+def _readable(text: str) -> str:
+    _milliseconds(text)
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_readable)]
 
 
 @router.post("/devices", status_code=201, responses=answers(CreatedDeviceData, status=201, errors=(402, 409, 503)))
@@ -93,11 +121,13 @@ async def list_devices(
         model=model,
     )
     found = devices.service().list(caller.user_id, query)
+    kept, written = shown(found.devices, DeviceView.to_json)
+    more = found.next_position if len(kept) == len(found.devices) else query.position_of(kept[-1])
     data: dict[str, Any] = {
-        "devices": [view.to_json() for view in found.devices],
+        "devices": written,
         "total": found.total,
         "total_capped": found.total_capped,
-        **place.told(found.next_position),
+        **place.told(more),
     }
     return ok(data)
 
@@ -147,9 +177,9 @@ async def latest_values(device_id: str, caller: Reader) -> Response:
 async def read_telemetry(
     device_id: str,
     caller: Reader,
-    metric: Annotated[str, Query(max_length=MAX_METRIC_CHARS)] = "",
-    from_: Annotated[str | None, Query(alias="from", max_length=40)] = None,
-    to: Annotated[str | None, Query(max_length=40)] = None,
+    metric: Annotated[str, AfterValidator(_metric), Query(max_length=MAX_METRIC_CHARS)] = "",
+    from_: Annotated[Moment | None, Query(alias="from", max_length=40)] = None,
+    to: Annotated[Moment | None, Query(max_length=40)] = None,
     resolution: Resolution = Resolution.AUTO,
     limit: Annotated[int, Query(ge=1, le=MAX_POINTS)] = DEFAULT_POINTS,
     cursor: Cursor | None = None,
@@ -161,13 +191,10 @@ async def read_telemetry(
     and days, and are `partial` when only a part of one is in the range or over. Without `metric` points name their own.
     """
     scope = f"telemetry:{caller.user_id}:{device_id}:{metric}:{resolution}:{from_ or ''}:{to or ''}"
-    name = metric_name(metric) if metric else ""
-    if name is None:
-        raise ValidationFailed.of("metric", f"1 to {MAX_METRIC_CHARS} characters, no control characters")
     query = TelemetryQuery(
-        metric=name,
-        from_ms=_moment("from", from_),
-        to_ms=_moment("to", to),
+        metric=metric,
+        from_ms=_milliseconds(from_) if from_ is not None else None,
+        to_ms=_milliseconds(to) if to is not None else None,
         resolution=resolution,
         limit=limit,
         after=position(cursor, scope) or None,
@@ -253,11 +280,13 @@ async def list_commands(
     scope = f"commands:{caller.user_id}:{device_id}"
     after = str(position(cursor, scope).get("id", ""))
     found, more = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
+    kept, written = shown(found, Command.to_json)
+    goes_on = more or len(kept) < len(found)
     return ok(
         {
-            "commands": [command.to_json() for command in found],
+            "commands": written,
             "limit": limit,
-            "next_cursor": next_cursor({"id": found[-1].id if more else None}, scope),
+            "next_cursor": next_cursor({"id": kept[-1].id if goes_on else None}, scope),
         }
     )
 
@@ -292,14 +321,3 @@ def _device(view: DeviceView) -> Response:
 
 def _command_data(command: Command) -> dict[str, Any]:
     return {"command": command.to_json()}
-
-
-def _moment(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        found = int(text) if _MILLISECONDS.fullmatch(text) else epoch_ms(parse_iso(text.replace(" ", "+")))
-        from_epoch_ms(found)
-    except (ValueError, OverflowError):
-        raise ValidationFailed.of(name, "ISO 8601 with an offset, or milliseconds since 1970") from None
-    return found

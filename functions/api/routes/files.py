@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query, Request
+from pydantic import AfterValidator
 from starlette.responses import Response
 
 from api.access import permit
@@ -13,7 +14,6 @@ from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import no_content, ok
 from api.routing import Router
-from karma.core.errors import ValidationFailed
 from karma.files.domain import DeviceFile, clean_path
 from karma.files.schemas import (
     ChangeFileRequest,
@@ -77,7 +77,7 @@ async def complete_file(device_id: str, file_id: str, caller: Writer) -> Respons
 async def list_files(
     device_id: str,
     caller: Reader,
-    path: Annotated[str | None, Query(max_length=4096)] = None,
+    path: Annotated[Annotated[str, AfterValidator(clean_path)] | None, Query(max_length=4096)] = None,
     type: Annotated[str | None, Query(max_length=50)] = None,  # noqa: A002  its name in the query
     category: Annotated[str | None, Query(max_length=50)] = None,
     limit: Limit = DEFAULT_SIZE,
@@ -87,11 +87,10 @@ async def list_files(
 
     Totals count up to 1,000. Filters look at 1,000 entries a page, so that one may hold fewer than `limit`.
     """
-    directory = _directory(path)
-    scope = f"files:{caller.user_id}:{device_id}:{type or ''}:{category or ''}:{directory or ''}"
+    scope = f"files:{caller.user_id}:{device_id}:{type or ''}:{category or ''}:{path or ''}"
     query = FileQuery(
         limit=limit,
-        path=directory,
+        path=path,
         type=type,
         category=category,
         after=position(cursor, scope) or None,
@@ -161,12 +160,3 @@ async def download_file(device_id: str, file_id: str, caller: Reader) -> Respons
 
 def _file(file: DeviceFile) -> Response:
     return ok({"file": file.to_json()}, headers=etag(file.revision))
-
-
-def _directory(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return clean_path(path)
-    except ValueError as exc:
-        raise ValidationFailed.of("path", str(exc)) from exc

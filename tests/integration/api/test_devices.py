@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from karma.core import paging
 from karma.core.ids import UserId, new_id
 from tests.support.crash import CrashTest
 from tests.support.devices import World
@@ -327,3 +328,49 @@ def test_few_requests_of_an_account_wait_at_once(user: Callable[[], Client]) -> 
     access.waiting().close(open_elsewhere[0])
     for _ in range(2):  # what ends gives its place back
         ada("GET", f"{ada_waits}?wait_s=0.1")
+
+
+WRONG_QUERIES = {
+    "metric": {"%20x": "blank", "a%0Ab": "control characters"},
+    "from": {"yesterday": "ISO 8601", "2026-13-01T00:00:00Z": "ISO 8601"},
+    "to": {"9999999999999999": "ISO 8601", "x": "ISO 8601"},
+    "limit": {"0": "1"},
+    "resolution": {"week": "raw"},
+}
+"""By parameter of the telemetry's route: values, and what is said of each."""
+
+
+@pytest.mark.fault("F-24h")
+def test_all_that_is_wrong_is_told_at_once_each_with_its_own_rule(user: Any) -> None:
+    ada = user()
+    device = ada("POST", "/devices", body(), status=201)["device"]
+    for turn in range(2):
+        chosen = {name: [*values.items()][turn % len(values)] for name, values in WRONG_QUERIES.items()}
+        query = "&".join(f"{name}={value}" for name, (value, _) in chosen.items())
+        told = ada("GET", f"/devices/{device['id']}/telemetry?{query}", status=422)["details"]
+        assert {each["field"] for each in told} == set(chosen)
+        assert all(chosen[each["field"]][1] in each["message"] for each in told), told
+
+
+@pytest.mark.fault("F-24i")
+def test_pages_that_end_by_bytes_lose_and_repeat_nothing(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = user()
+    made = [ada("POST", "/devices", body(name=name), status=201)["device"] for name in ("b", "A", "a")]
+    path = f"/devices/{made[0]['id']}/commands"
+    sent = [ada("POST", path, {"command": "move", "params": {"n": n}}, status=201)["command"]["id"] for n in range(4)]
+    ids = sorted(each["id"] for each in made)
+    orders = ("sort=created_at", "sort=name&order=asc", "sort=status", "model=EOS-3A&order=asc")
+    lists = [(path, "commands", sorted(sent)), *((f"/devices?{order}", "devices", ids) for order in orders)]
+    for most in (1, 1_500):
+        monkeypatch.setattr(paging, "MAX_PAGE_BYTES", most)
+        for where, name, expected in lists:
+            found: list[str] = []
+            cursor = ""
+            while True:
+                page = ada("GET", f"{where}{'&' if '?' in where else '?'}limit=100{cursor}")
+                assert page[name]
+                found += [each["id"] for each in page[name]]
+                if page["next_cursor"] is None:
+                    break
+                cursor = f"&cursor={page['next_cursor']}"
+            assert sorted(found) == expected, where

@@ -120,6 +120,30 @@ def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.M
         assert partial == [True, *[False] * (len(partial) - 2), now % size != 0]
 
 
+@pytest.mark.fault("F-24i")
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+def test_an_hour_of_more_metrics_than_a_page_has_points_is_shown_on_several(world: World, limit: int) -> None:
+    made = world.create()
+    now = world.clock.ms
+    hour = now - now % HOUR - 2 * HOUR
+    names = [f"m{n}" for n in range(5)]
+    samples = [{"ts": hour + offset, "m": dict.fromkeys(names, 1)} for offset in (10, HOUR + 10)]
+    world.tell(world.message(made, "telemetry", {"boot": "b", "seq": 1, "samples": samples}))
+    found: list[tuple[str, str]] = []
+    after = None
+    while True:
+        query = TelemetryQuery(resolution=Resolution.HOUR, from_ms=hour + 5, to_ms=now + 1, limit=limit, after=after)
+        page = world.reader.points(world.user, made.view.device.id, query)
+        assert len(page.points) <= limit
+        found += [(point["ts"], point["metric"]) for point in page.points]
+        after = page.next_position
+        if after is None:
+            break
+    times = sorted({ts for ts, _ in found})
+    assert found == [(ts, name) for ts in times for name in names]
+    assert len(times) == 2
+
+
 def test_ranges_are_bounded(world: World) -> None:
     made = world.create()
     now = world.clock.ms

@@ -88,6 +88,10 @@ class Asked:
             status, message = UNKNOWN[column]
             if answer.status != status or _message(answer.text) != message:
                 self._complain(target, f"{column}: not {status} {message!r} but {answer.text[:300]}")
+        if column == "key without" and answer.status == 403:
+            missing = (json.loads(answer.text)["error"].get("details") or {}).get("permission")
+            if missing != target.permission:
+                self._complain(target, f"{column}: names {missing!r} as missing")
         if answer.status < 300 and target.method != "GET":
             self.world.start_over()
         return str(answer.status)

@@ -1,10 +1,13 @@
 """An answer does not grow with what was wrong about a request, and the stream not with what was passed over."""
 
+from functools import partial
 from typing import Any
 
 import orjson
 import pytest
 from fastapi.exceptions import RequestValidationError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api.errors import as_app_error
 from karma.agents.branches import merge
@@ -96,3 +99,22 @@ def test_unknown_members_are_dropped_and_named_up_to_a_limit() -> None:
     told = first_events(parse_run_input(orjson.dumps({**unknown, "messages": [{"role": "user", "content": "b"}]})))
 
     assert [len(told), told[-1]["reason"]] == [21, "19980 more unknown members"]
+
+
+@pytest.mark.fault("F-24h")
+@given(st.lists(st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), max_size=5))
+def test_what_several_judges_found_is_told_together(found: list[list[str]]) -> None:
+    def judge(fields: list[str]) -> None:
+        if fields:
+            details: list[object] = [{"field": field, "message": "is wrong", "type": "value_error"} for field in fields]
+            raise ValidationFailed("Request validation failed", details=details)
+
+    judges = [partial(judge, fields) for fields in found]
+    everything = [field for fields in found for field in fields]
+    if not everything:
+        ValidationFailed.together(*judges)
+        return
+    with pytest.raises(ValidationFailed) as refused:
+        ValidationFailed.together(*judges)
+    told: Any = refused.value.details
+    assert [each["field"] for each in told] == everything

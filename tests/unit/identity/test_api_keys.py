@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.confirmation import ProofMissing
 from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, Caller, Role, User, WrongPassword
+from karma.identity.permissions import ROLES_OF
 from karma.mail.domain import MailKind
 from tests.fakes.accounts import caller_of
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
@@ -119,10 +121,24 @@ class TestApiKeys:
 
     def test_cannot_exceed_their_maker(self, world: World) -> None:
         viewer = replace(world.caller(world.ada), role=Role.VIEWER)
-        with pytest.raises(Forbidden, match="Insufficient permissions"):
+        with pytest.raises(Forbidden, match="Insufficient permissions") as refused:
             world.api_keys.create_api_key(
                 viewer, name="ci", scopes=frozenset({"device:control"}), expires_at=None, source=SOURCE
             )
+        assert isinstance(refused.value.details, Mapping)
+        assert refused.value.details["permission"] == "device:control"
+
+    @pytest.mark.fault("F-24h")
+    def test_of_unknown_scopes_are_refused_with_all_that_there_are(self, world: World) -> None:
+        asked = frozenset({"nonsense", "other", "device:read"})
+        with pytest.raises(ValidationFailed) as refused:
+            world.api_keys.create_api_key(
+                world.caller(world.ada), name="ci", scopes=asked, expires_at=None, source=SOURCE
+            )
+        assert isinstance(refused.value.details, list)
+        [told] = refused.value.details
+        assert all(repr(scope) in told["message"] for scope in asked - {"device:read"})
+        assert all(permission in told["message"] for permission in ROLES_OF)
 
     @pytest.mark.parametrize(("scope", "hours", "field"), [("device:fly", 1, "scopes"), ("*", 0, "expires_at")])
     def test_that_make_no_sense_are_refused(self, world: World, scope: str, hours: int, field: str) -> None:

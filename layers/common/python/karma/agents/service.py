@@ -58,6 +58,7 @@ from karma.core.errors import (
 )
 from karma.core.ids import AgentId, RunId, UserId, new_id
 from karma.core.observability import count, logger
+from karma.core.paging import fitting
 from karma.identity.domain import Caller
 
 MAX_OFFSET_ROWS = 1_000
@@ -476,13 +477,13 @@ class RunReader:
         return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
 
     def first_segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
-        """Read segments above `after`; where a run that has ended has none, its last one with the terminal event alone.
+        """Read segments above `after`, as many as fit into an answer; at the end of a run its terminal event once more.
 
         Who comes back at the end of a log is told at once that it is the end.
         """
         found = self.segments(user_id, run_id, after=after, limit=limit)
         if found or not after:
-            return found
+            return fitting(found, lambda segment: sum(len(data) + 1 for data in segment.events))
         tail = self._store.tail(RunKey(user_id, run_id))
         return [replace(tail, events=tail.events[-1:])] if tail is not None and tail.terminal else []
 

@@ -99,10 +99,7 @@ class CustomerDesk:
             CustomerLinked: somebody else has it, or the account that had it was deleted.
             AccountGone: there is no such user.
         """
-        if not is_object_id(customer_id):
-            raise ValidationFailed.of("customer_id", "is not the id of a customer")
-        if not is_id(user_id):
-            raise ValidationFailed.of("user_id", "is not an id")
+        ValidationFailed.together(lambda: _require_customer_id(customer_id), lambda: _require_user_id(user_id))
         for _ in range(_ROUNDS):
             seen = self._customers.link_of(customer_id)
             if seen is not None and seen.user_id == user_id:
@@ -179,3 +176,13 @@ def _entries(
         )
         for event, whose in told
     ]
+
+
+def _require_customer_id(text: str) -> None:
+    if not is_object_id(text):
+        raise ValidationFailed.of("customer_id", "is not the id of a customer")
+
+
+def _require_user_id(text: str) -> None:
+    if not is_id(text):
+        raise ValidationFailed.of("user_id", "is not an id")

@@ -12,7 +12,7 @@ AppError(code, status, retryable)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 MAX_TOLD = 100
@@ -83,6 +83,22 @@ class ValidationFailed(AppError):
         """Name one field and its limit."""
         return cls("Request validation failed", details=[{"field": field, "message": message, "type": "value_error"}])
 
+    @classmethod
+    def together(cls, *judges: Callable[[], object]) -> None:
+        """Ask several judges of one request, and tell what all of them found.
+
+        Raises:
+            ValidationFailed: with the entries of each judge that raised one.
+        """
+        found: list[object] = []
+        for judge in judges:
+            try:
+                judge()
+            except ValidationFailed as exc:
+                found += exc.details or []
+        if found:
+            raise cls("Request validation failed", details=found)
+
 
 class Unauthenticated(AppError):
     """Nobody, or nobody that can be believed."""
@@ -96,6 +112,12 @@ class Forbidden(AppError):
 
     status = 403
     code = "FORBIDDEN"
+
+    @classmethod
+    def lacking(cls, permission: str, *, where: str = "", described_in: str = "docs/permissions.md") -> Forbidden:
+        """Name the permission that the caller's role, or their key's scopes, do not have."""
+        details = {"permission": permission, "described_in": described_in}
+        return cls(f"Insufficient permissions{where}", details=details)
 
 
 class NotFound(AppError):

@@ -251,10 +251,22 @@ class CommandService:
 
 
 def _validate(command: str, params: Mapping[str, Any], ttl_s: int) -> None:
+    ValidationFailed.together(
+        lambda: _validate_name(command), lambda: _validate_ttl(ttl_s), lambda: _validate_params(params)
+    )
+
+
+def _validate_name(command: str) -> None:
     if not COMMAND_NAME.fullmatch(command):
         raise ValidationFailed.of("command", "a letter, then up to 63 letters, digits or _.:-")
+
+
+def _validate_ttl(ttl_s: int) -> None:
     if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
         raise ValidationFailed.of("ttl_s", f"{MIN_TTL_S} to {MAX_TTL_S} seconds")
+
+
+def _validate_params(params: Mapping[str, Any]) -> None:
     if freeform.is_deeper(params):
         raise ValidationFailed.of("params", freeform.TOO_DEEP)
     try:

@@ -94,6 +94,17 @@ class DeviceQuery:
         """Whether rows are dropped after reading."""
         return self.status is not None or self.model is not None
 
+    @property
+    def in_order(self) -> bool:
+        """Whether an index has the asked order."""
+        return self.sort in ("created_at", "name") and not self.filtered
+
+    def position_of(self, view: DeviceView) -> Mapping[str, object]:
+        """Return the position behind a device, with which the next page's `after` goes on."""
+        if self.in_order:
+            return {"id": view.device.id, "name": view.device.name}
+        return {"id": view.device.id, "key": _sort_key(self.sort)(view)[0]}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePage:
@@ -163,7 +174,7 @@ class DeviceService:
             raise InvalidRequest(
                 f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor`", code="INVALID_PAGE"
             )
-        if query.sort in ("created_at", "name") and not query.filtered:
+        if query.in_order:
             return self._page_in_order(user_id, query)
         return self._page_in_memory(user_id, query)
 
@@ -183,7 +194,7 @@ class DeviceService:
         return DevicePage(
             devices=tuple(shown),
             total=total,
-            next_position=_position(shown[-1]) if rows.more and shown else None,
+            next_position=query.position_of(shown[-1]) if rows.more and shown else None,
         )
 
     def _page_in_memory(self, user_id: UserId, query: DeviceQuery) -> DevicePage:
@@ -204,7 +215,7 @@ class DeviceService:
             devices=tuple(shown),
             total=total,
             total_capped=rows.more,
-            next_position={"id": shown[-1].device.id, "key": key(shown[-1])[0]} if more and shown else None,
+            next_position=query.position_of(shown[-1]) if more and shown else None,
         )
 
     def search(self, user_id: UserId, query: str, *, limit: int) -> tuple[DeviceView, ...]:
@@ -385,10 +396,6 @@ def _provisioning(user_id: UserId, new: NewDevice, *, now: str) -> Device:
 
 def _request_hash(new: NewDevice, csr: str) -> str:
     return hashlib.sha256(orjson.dumps([new, csr], option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _position(view: DeviceView) -> dict[str, object]:
-    return {"id": view.device.id, "name": view.device.name}
 
 
 def _matches(view: DeviceView, query: DeviceQuery) -> bool:

@@ -143,22 +143,35 @@ class TelemetryReader:
         size_ms: int,
         whole: tuple[int, int],
     ) -> tuple[list[dict[str, Any]], Mapping[str, object] | None]:
-        start = _position(query.after or {}, "ts", from_ms)
-        points: list[dict[str, Any]] = []
+        after = query.after or {}
+        # Of the bucket in which the page before ended: that many of its points were shown already.
+        start, skip = _position(after, "ts", from_ms), _position(after, "n", 0)
+        made: list[tuple[int, dict[str, Any]]] = []
         current: dict[str, list[float]] = {}
         bucket = -1
 
-        def closed() -> list[dict[str, Any]]:
+        def close() -> None:
             partial = not whole[0] <= bucket <= bucket + size_ms <= whole[1]
-            return _bucket_points(bucket, current, query.metric, partial=partial)
+            points = _bucket_points(bucket, current, query.metric, partial=partial)
+            made.extend((bucket, point) for point in points)
+
+        def page(following: int | None) -> tuple[list[dict[str, Any]], Mapping[str, object] | None]:
+            # A bucket of more metrics than a page has points is shown on several.
+            shown = made[skip : skip + query.limit]
+            points = [point for _, point in shown]
+            if len(made) > skip + query.limit:
+                last = shown[-1][0]
+                seen = sum(1 for each, _ in made[: skip + query.limit] if each == last)
+                return points, {"ts": max(last, start), "n": seen}
+            return points, None if following is None else {"ts": max(following, start)}
 
         for read, (ts, name, value) in enumerate(self._in_order(device_id, query.metric, start, to_ms)):
             here = ts - ts % size_ms
             if here != bucket:
-                points += closed()
+                close()
                 current, bucket = {}, here
-                if read >= MAX_SAMPLES_READ or len(points) >= query.limit:
-                    return points, {"ts": max(here, start)}
+                if read >= MAX_SAMPLES_READ or len(made) >= skip + query.limit:
+                    return page(here)
             sums = current.get(name)
             if sums is None:
                 current[name] = [1, value, value, value]
@@ -167,7 +180,8 @@ class TelemetryReader:
                 sums[1] = min(sums[1], value)
                 sums[2] = max(sums[2], value)
                 sums[3] += value
-        return points + closed(), None
+        close()
+        return page(None)
 
     def _in_order(self, device_id: DeviceId, metric: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, str, float]]:
         """Yield samples by time, then metric. Batches overlap: a sample is safe once a batch begins after it."""

@@ -143,10 +143,7 @@ class UploadService:
             ValidationFailed: no such part; checksums for some parts only.
         """
         file = self._uploading(user_id, device_id, file_id)
-        if max(numbers) > file.part_count:
-            raise ValidationFailed.of("part_numbers", f"this file has parts 1 to {file.part_count}")
-        if checksums and checksums.keys() != set(numbers):
-            raise ValidationFailed.of("checksums", "one for each of part_numbers, or none")
+        ValidationFailed.together(lambda: _require_parts(file, numbers), lambda: _require_all(checksums, numbers))
         file = self._begun(file, checksums=bool(checksums))
         if file.part_checksums != bool(checksums):
             said = "with" if file.part_checksums else "without"
@@ -239,3 +236,13 @@ def _incomplete(file: DeviceFile, wrong: Sequence[int]) -> Conflict:
     return Conflict(
         f"File {file.id} has parts that have not arrived", code="UPLOAD_INCOMPLETE", details={"missing_parts": missing}
     )
+
+
+def _require_parts(file: DeviceFile, numbers: Sequence[int]) -> None:
+    if max(numbers) > file.part_count:
+        raise ValidationFailed.of("part_numbers", f"this file has parts 1 to {file.part_count}")
+
+
+def _require_all(checksums: Mapping[int, str], numbers: Sequence[int]) -> None:
+    if checksums and checksums.keys() != set(numbers):
+        raise ValidationFailed.of("checksums", "one for each of part_numbers, or none")

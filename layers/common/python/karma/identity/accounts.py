@@ -109,8 +109,9 @@ class AccountService:
             ValidationFailed: not an address that mail is sent to, or a password that is easy to guess.
         """
         now, address = self._clock.now(), emails.normalise(email)
-        emails.require_mailable(address)
-        require_acceptable(password, of=(name, address))
+        ValidationFailed.together(
+            lambda: emails.require_mailable(address), lambda: require_acceptable(password, of=(name, address))
+        )
         user = self._new(address, password, name, Role.USER, False, locale, now)
         address_hash = emails.digest(address)
         mails: list[Mail] = []

@@ -110,11 +110,13 @@ class ApiKeyService:
         owner.require_verified()
         now = self._clock.now()
         ends_at = _end(expires_at, now)
+        if unknown := sorted(scope for scope in scopes if not permissions.is_scope(scope)):
+            known = ", ".join((permissions.EVERYTHING, *permissions.ROLES_OF))
+            told = ", ".join(map(repr, unknown))[:256]
+            raise ValidationFailed.of("scopes", f"no permission is called {told}; there are {known}")
         for scope in scopes:
-            if not permissions.is_scope(scope):
-                raise ValidationFailed.of("scopes", f"{scope!r} is not a permission")
             if scope != permissions.EVERYTHING and not caller.may(scope):
-                raise Forbidden("Insufficient permissions")
+                raise Forbidden.lacking(permissions.canonical(scope))
         confirm_presence(
             caller,
             password_hash=owner.password_hash,

@@ -131,7 +131,7 @@ class AuditReader:
             ValidationFailed: not an id, or both of them.
         """
         if (day is not None or user_id not in {None, caller.user_id}) and not caller.may("user:admin"):
-            raise Forbidden("Insufficient permissions")
+            raise Forbidden.lacking("user:admin")
         now = self._clock.now()
         if day is not None:
             if user_id is not None:

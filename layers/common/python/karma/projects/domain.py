@@ -211,7 +211,10 @@ def owners_after(project: Project, user_id: UserId, role: ProjectRole | None) ->
         return (*project.owners, user_id)
     rest = tuple(owner for owner in project.owners if owner != user_id)
     if not rest:
-        raise LastOwnerStays("The last owner stays: make another member an owner first, or delete the project")
+        raise LastOwnerStays(
+            "The last owner stays: invite a member, or somebody else, to own the project (POST"
+            " /projects/{id}/invitations with role owner) and go once they have accepted, or delete the project"
+        )
     return rest
 
 

@@ -27,7 +27,7 @@ class Entry:
             Forbidden: the role does not have it.
         """
         if not allows(self.member.role, permission):
-            raise Forbidden("Insufficient permissions in this project")
+            raise Forbidden.lacking(permission.value, where=" in this project", described_in="docs/api.md")
 
 
 class Gate:

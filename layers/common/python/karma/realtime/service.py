@@ -212,7 +212,7 @@ def _channel(connection: Connection, name: str) -> Channel:
     if channel is None:
         raise NotFound("Channels are user:<id> and device:<id>")
     if channel.kind == "user" and channel.object_id != connection.user_id:
-        raise Forbidden("Insufficient permissions")
+        raise Forbidden("The channel user:<id> is open to that account only")
     return channel
 
 

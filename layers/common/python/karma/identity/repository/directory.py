@@ -90,7 +90,7 @@ class DirectoryRepository(UserRepository):
                 UserItem,
                 user_key(actor_id),
                 (UserItem.role == Role.ADMIN.value) & UserItem.disabled_at.does_not_exist(),
-                on_fail=Forbidden("Insufficient permissions"),
+                on_fail=Forbidden.lacking("user:admin"),
             )
         disabled = after.disabled_at is not None
         tx.update(
