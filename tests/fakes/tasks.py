@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
 from karma.identity.parent import AccountGone
-from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus
+from karma.tasks import domain
+from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask
 
 
@@ -44,6 +45,10 @@ class MemoryTaskStore:
             earlier = self.requests.get((task.user_id, request_token))
             if earlier is not None and task.created_at < earlier[1] + timedelta(days=1):
                 raise AlreadyExists("This request made a task before")
+        held = sum(1 + each.subtask_count for each in self.tasks.values() if each.user_id == task.user_id)
+        if held + 1 + len(subtasks) > domain.MAX_ENTRIES:
+            raise TooManyTasks
+        if request_token:
             self.requests[task.user_id, request_token] = (task.id, task.created_at)
         self.tasks[task.id] = task
         self.parts[task.id] = {each.id: each for each in subtasks}

@@ -16,7 +16,8 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.parent import AccountGone
-from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus
+from karma.tasks import domain
+from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask, TaskStore
 from karma.tasks.repository import DynamoTaskStore
 from tests.fakes.tasks import MemoryTaskStore
@@ -310,3 +311,30 @@ class TestTheEndOfAnAccount:
         with pytest.raises(AccountGone):
             dynamo.create(task(user=UserId(new_id())), [], request_token="t")
         assert self.kinds(database) == Counter()
+
+
+@pytest.mark.fault("F-26d")
+def test_an_account_has_so_many_tasks_and_subtasks_and_deleting_makes_room(
+    task_store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "MAX_ENTRIES", 5)
+
+    def create(number: int, of: int, user: UserId = USER) -> Task:
+        made = task(number, of=of, user=user)
+        task_store.create(made, parts(made), request_token=f"t{number}")
+        return made
+
+    first = create(1, 2)
+    for of in (2, 3):
+        with pytest.raises(TooManyTasks):
+            create(2, of)
+    create(2, 1)
+    with pytest.raises(TooManyTasks):
+        create(3, 0)
+    with pytest.raises(AlreadyExists):  # a repeat is told so, also when nothing fits any more
+        task_store.create(task(7), [], request_token="t2")
+    create(4, 4, OTHER)
+    task_store.begin_delete(first, at=NOW)
+    create(5, 2)
+    with pytest.raises(TooManyTasks):
+        create(6, 0)

@@ -17,6 +17,8 @@ MAX_TASK_METADATA_BYTES: Final = 8_192
 MAX_SUBTASK_METADATA_BYTES: Final = 4_096
 MAX_SUBTASKS: Final = 90
 """They are written with their task in one transaction, which has 100 items at the most."""
+MAX_ENTRIES: Final = 20_000
+"""Tasks and subtasks that an account may have, whatever its plan: those that are over count until they are deleted."""
 MAX_TOOLS: Final = 20
 MAX_TOOL_CHARS: Final = 64
 MAX_REF_CHARS: Final = 64
@@ -59,6 +61,18 @@ class DependenciesUnfinished(InvalidTransition):
     """A subtask starts when all that it depends on is completed; `details.subtasks` are those that are not."""
 
     code = "DEPENDENCIES_UNFINISHED"
+
+
+class TooManyTasks(Conflict):
+    """The account has as many tasks and subtasks as an account may have."""
+
+    code = "TOO_MANY_TASKS"
+
+    def __init__(self) -> None:
+        """Say how room is made."""
+        super().__init__(
+            f"An account has at most {MAX_ENTRIES} tasks and subtasks; delete some, for example those that are over"
+        )
 
 
 class TaskChanged(StaleVersion):

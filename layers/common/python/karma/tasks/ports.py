@@ -38,6 +38,7 @@ class TaskStore(Protocol):
         Raises:
             AlreadyExists: this token made a task within 24 hours before.
             AccountGone: its owner is deleted.
+            TooManyTasks: the owner would have more than `MAX_ENTRIES` tasks and subtasks.
         """
 
     def replace(self, old: Task, new: Task, *, ended: Sequence[Subtask] = ()) -> None:

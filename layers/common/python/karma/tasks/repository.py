@@ -33,7 +33,8 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
 from karma.core.purge import Purge
 from karma.identity.parent import require_account_in
-from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus
+from karma.tasks import domain
+from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask
 
 SWEEP_PARTITION: Final = "SWEEP#TASKS"
@@ -125,6 +126,8 @@ class TaskCounterItem(TasksItem, discriminator="task_counter"):
     """Number of a person's tasks."""
 
     value = NumberAttribute(default=0)
+    entries = NumberAttribute(default=0)
+    """Tasks and subtasks together; absent before the first that was counted so."""
 
 
 class TaskRequestItem(RequestAttributes, TasksItem, discriminator="task_request"):
@@ -221,7 +224,14 @@ class DynamoTaskStore:
         tx.put(_task_item(task))
         for each in subtasks:
             tx.put(_subtask_item(each))
-        _count(tx, task.user_id, 1)
+        entries = TaskCounterItem.entries
+        added = 1 + len(subtasks)
+        tx.upsert(
+            TaskCounterItem(*counter_key(task.user_id)),
+            [TaskCounterItem.value.add(1), entries.add(added)],
+            entries.does_not_exist() | (entries <= domain.MAX_ENTRIES - added),
+            on_fail=TooManyTasks(),
+        )
         tx.commit()
 
     def replace(self, old: Task, new: Task, *, ended: Sequence[Subtask] = ()) -> None:
@@ -274,7 +284,8 @@ class DynamoTaskStore:
             gsi1sk=f"{now}#{task.id}",
         )
         tx.put(tombstone, on_fail=_changed(task))
-        _count(tx, task.user_id, -1)
+        removed = [TaskCounterItem.value.add(-1), TaskCounterItem.entries.add(-1 - task.subtask_count)]
+        tx.upsert(TaskCounterItem(*counter_key(task.user_id)), removed)
         tx.commit()
 
     def remove(self, gone: GoneTask) -> None:
@@ -316,10 +327,6 @@ def _open() -> Condition:
     status = TaskItem.status
     condition: Condition = (status == TaskStatus.PENDING.value) | (status == TaskStatus.IN_PROGRESS.value)
     return condition
-
-
-def _count(tx: Transaction, user_id: UserId, change: int) -> None:
-    tx.upsert(TaskCounterItem(*counter_key(user_id)), [TaskCounterItem.value.add(change)])
 
 
 def _changed(task: Task) -> TaskChanged:

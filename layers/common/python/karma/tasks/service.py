@@ -138,6 +138,7 @@ class TaskService:
             ValidationFailed: the subtasks' dependencies name none of them, or form a cycle.
             Gone: what the first one made was deleted meanwhile.
             AccountGone: the owner is deleted.
+            TooManyTasks: the owner has as many as an account may have.
         """
         wrong = wrong_dependencies(new.subtasks)
         if wrong:
