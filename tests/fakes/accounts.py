@@ -36,7 +36,10 @@ class MemoryAccounts(MemoryIdentities):
     def find_by_email_hash(self, email_hash: str) -> User | None:
         return next((user for user in self.users.values() if emails.digest(user.email) == email_hash), None)
 
-    def save_profile(self, before: User, after: User, *, entry: AuditEntry, mails: Sequence[Mail]) -> User:
+    def save_profile(
+        self, before: User, after: User, *, by: Credential | None = None, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> User:
+        self.require_session(by)
         self._require(before)
         self._tell([entry], mails)
         return self._change(
@@ -49,8 +52,16 @@ class MemoryAccounts(MemoryIdentities):
         )
 
     def change_password(
-        self, user: User, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+        self,
+        user: User,
+        password_hash: str,
+        *,
+        by: Credential | None = None,
+        now: datetime,
+        entry: AuditEntry,
+        mails: Sequence[Mail],
     ) -> User:
+        self.require_session(by)
         self._require(user)
         self._tell([entry], mails)
         return self._change(user.id, password_hash=password_hash, sessions_from=now, updated_at=now)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion, Unauthenticated
+from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.directory import AccountFilter, AccountPage
-from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, User
+from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, SessionOver, User
 from karma.identity.keys import KeyRing
 from karma.identity.logins import LoginPlace
 from karma.identity.parent import AccountGone
@@ -69,6 +69,8 @@ class MemoryIdentities:
     networks: dict[LoginPlace, datetime] = field(default_factory=dict)
     """Where sessions began, and until when that counts."""
     keys: dict[ApiKeyId, ApiKey] = field(default_factory=dict)
+    made: dict[UserId, int] = field(default_factory=dict)
+    """How many keys each account has made."""
     requests: dict[str, ApiKeyId] = field(default_factory=dict)
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
@@ -107,10 +109,19 @@ class MemoryIdentities:
         )
 
     def change_account(
-        self, before: User, after: User, *, actor_id: UserId | None, entries: Sequence[AuditEntry]
+        self,
+        before: User,
+        after: User,
+        *,
+        actor_id: UserId | None,
+        by: Credential | None = None,
+        entries: Sequence[AuditEntry],
     ) -> User:
+        self.require_session(by)
         actor = self.users.get(actor_id) if actor_id else None
         if actor_id and (actor is None or actor.role is not Role.ADMIN or actor.disabled_at):
+            raise Forbidden.lacking("user:admin")
+        if by and actor and actor.sessions_from and actor.sessions_from > by.began_at:
             raise Forbidden.lacking("user:admin")
         stored = self.users.get(after.id)
         if stored is None or stored.version != before.version:
@@ -169,7 +180,11 @@ class MemoryIdentities:
             self.sessions[session_id] = True
             self.audit.append(entry)
 
-    def end_all_sessions(self, *, now: datetime, entry: AuditEntry, api_keys: bool) -> None:
+    def end_all_sessions(
+        self, *, by: Credential | None = None, now: datetime, entry: AuditEntry, api_keys: bool
+    ) -> None:
+        if by is not None:
+            self.require_credential(by, now=now)
         ended = {"api_keys_from": now} if api_keys else {}
         self._change(entry.user_id, sessions_from=now, updated_at=now, **ended)
         self.audit.append(entry)
@@ -178,9 +193,14 @@ class MemoryIdentities:
         if user_id in self.gone:
             raise AccountGone(user_id)
 
+    def require_session(self, credential: Credential | None) -> None:
+        """As karma.identity.parent.require_session_in does."""
+        if credential is not None and credential.session_id and self.sessions.get(credential.session_id, True):
+            raise SessionOver
+
     def require_credential(self, credential: Credential, *, now: datetime) -> None:
         """As karma.identity.parent.require_credential_in does."""
-        over = Unauthenticated("The session is over; log in again")
+        over = SessionOver()
         user = self.users.get(credential.user_id)
         if user is None or user.disabled_at is not None:
             raise over
@@ -199,6 +219,8 @@ class MemoryIdentities:
         *,
         made_with: Credential | None = None,
         request_token: str | None,
+        seen: int | None = None,
+        going: Sequence[ApiKey] = (),
         entry: AuditEntry,
         mails: Sequence[Mail] = (),
     ) -> None:
@@ -206,10 +228,15 @@ class MemoryIdentities:
             self.require(key.user_id)
         else:
             self.require_credential(made_with, now=key.created_at)
+        if request_token is not None and request_token in self.requests:
+            raise AlreadyCreated("made before", details={"id": self.requests[request_token]})
+        if seen is not None and seen != self.made.get(key.user_id, 0):
+            raise StaleVersion("Another key was made at the same moment; try again")
         if request_token is not None:
-            if request_token in self.requests:
-                raise AlreadyCreated("made before", details={"id": self.requests[request_token]})
             self.requests[request_token] = key.id
+        self.made[key.user_id] = self.made.get(key.user_id, 0) + 1
+        for old in going:
+            self.keys.pop(old.id, None)
         self.keys[key.id] = key
         self.audit.append(entry)
         self.mails += mails
@@ -218,15 +245,20 @@ class MemoryIdentities:
         self.reads += 1
         return next((key for key in self.keys.values() if key.hash == key_hash and key.revoked_at is None), None)
 
-    def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]:
+    def keys_made(self, user_id: UserId) -> int:
+        return self.made.get(user_id, 0)
+
+    def list_api_keys(self, user_id: UserId) -> Sequence[ApiKey]:
         own = [key for key in self.keys.values() if key.user_id == user_id]
-        return sorted(own, key=lambda key: key.id, reverse=True)[:limit]
+        return sorted(own, key=lambda key: key.id, reverse=True)
 
     def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None:
         key = self.keys.get(key_id)
         return key if key and key.user_id == user_id else None
 
-    def revoke_api_key(self, key: ApiKey, *, now: datetime, entry: AuditEntry) -> bool:
+    def revoke_api_key(self, key: ApiKey, *, by: Credential | None = None, now: datetime, entry: AuditEntry) -> bool:
+        if by is not None:
+            self.require_credential(by, now=now)
         stored = self.keys.get(key.id)
         if stored is None or stored.revoked_at is not None:
             return False

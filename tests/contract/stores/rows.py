@@ -58,7 +58,7 @@ from karma.files.repository.files import FileRepository
 from karma.identity import one_time
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import Leaving
-from karma.identity.domain import ApiKey, RefreshToken, Role, User
+from karma.identity.domain import ApiKey, Credential, RefreshToken, Role, User
 from karma.identity.logins import LoginPlace
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 from karma.identity.one_time import OneTimeToken, Purpose
@@ -277,6 +277,17 @@ class Rows(file_rows.FileRows):
         token = self.refresh()
         assert self.sessions.start_session(token, place=self.place, now=NOW, entry=self.entry)
         return token
+
+    @cached_property
+    def shown(self) -> Credential:
+        """Of a session of Ada's that goes on."""
+        return Credential(user_id=self.ada.id, session_id=self.session.session_id, began_at=NOW)
+
+    @cached_property
+    def shown_by_root(self) -> Credential:
+        token = replace(self.refresh("r1"), user_id=self.root.id, session_id=f"r-{self.id}")
+        assert self.sessions.start_session(token, place=self.place, now=NOW, entry=self.entry)
+        return Credential(user_id=self.root.id, session_id=token.session_id, began_at=NOW)
 
     def api_key(self) -> ApiKey:
         key_id = ApiKeyId(new_id())

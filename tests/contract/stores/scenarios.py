@@ -61,14 +61,14 @@ def _renamed(r: Rows) -> Call:
 
 
 def _begun(r: Rows) -> Call:
-    leaving, entry = r.leaving, r.entry
-    return lambda: r.deletions.begin(leaving, entry=entry, due_at=NOW)
+    by, leaving, entry = r.shown, r.leaving, r.entry
+    return lambda: r.deletions.begin(leaving, by=by, entry=entry, due_at=NOW)
 
 
 def _saved(r: Rows) -> Call:
-    before, entry, mail = r.ada, r.entry, r.mail
+    before, by, entry, mail = r.ada, r.shown, r.entry, r.mail
     after = replace(before, name="Ada Lovelace", updated_at=LATER)
-    return lambda: r.users.save_profile(before, after, entry=entry, mails=[mail])
+    return lambda: r.users.save_profile(before, after, by=by, entry=entry, mails=[mail])
 
 
 def _moved(r: Rows) -> Call:
@@ -78,9 +78,9 @@ def _moved(r: Rows) -> Call:
 
 
 def _changed_account(r: Rows) -> Call:
-    before, root, entry = r.ada, r.root, r.entry
+    before, root, by, entry = r.ada, r.root, r.shown_by_root, r.entry
     after = replace(before, role=Role.VIEWER, updated_at=LATER)
-    return lambda: r.directory.change_account(before, after, actor_id=root.id, entries=[entry])
+    return lambda: r.directory.change_account(before, after, actor_id=root.id, by=by, entries=[entry])
 
 
 def _saved_row(r: Rows, link: CustomerLink) -> bool:
@@ -149,8 +149,8 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "UserRepository.rehash": _made(lambda r: r.ada, lambda r, ada: r.users.rehash(ada, "second", now=NOW)),
     "UserRepository.save_profile": _saved,
     "UserRepository.change_password": _made(
-        lambda r: (r.ada, r.entry, r.mail),
-        lambda r, n: r.users.change_password(n[0], "second", now=LATER, entry=n[1], mails=[n[2]]),
+        lambda r: (r.ada, r.entry, r.mail, r.shown),
+        lambda r, n: r.users.change_password(n[0], "second", by=n[3], now=LATER, entry=n[1], mails=[n[2]]),
     ),
     "DirectoryRepository.list_users": _made(
         lambda r: r.ada, lambda r, _: r.directory.list_users(AccountFilter(role=Role.USER), limit=5, below=None)
@@ -178,16 +178,20 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: (r.session, r.entry), lambda r, n: r.sessions.end_session(n[0].session_id, now=LATER, entry=n[1])
     ),
     "SessionRepository.end_all_sessions": _made(
-        lambda r: r.entry, lambda r, entry: r.sessions.end_all_sessions(now=LATER, entry=entry, api_keys=True)
+        lambda r: (r.entry, r.shown),
+        lambda r, n: r.sessions.end_all_sessions(by=n[1], now=LATER, entry=n[0], api_keys=True),
     ),
     "ApiKeyRepository.create_api_key": _made(
-        lambda r: (r.api_key(), r.entry), lambda r, n: r.keys.create_api_key(n[0], request_token="r", entry=n[1])
+        lambda r: (r.api_key(), r.entry, r.shown),
+        lambda r, n: r.keys.create_api_key(n[0], made_with=n[2], request_token="r", seen=0, entry=n[1]),
     ),
     "ApiKeyRepository.find_api_key": _made(lambda r: r.key, lambda r, key: r.keys.find_api_key(key.hash)),
-    "ApiKeyRepository.list_api_keys": _made(lambda r: r.key, lambda r, _: r.keys.list_api_keys(r.ada.id, limit=5)),
+    "ApiKeyRepository.list_api_keys": _made(lambda r: r.key, lambda r, _: r.keys.list_api_keys(r.ada.id)),
+    "ApiKeyRepository.keys_made": _made(lambda r: r.key, lambda r, _: r.keys.keys_made(r.ada.id)),
     "ApiKeyRepository.get_api_key": _made(lambda r: r.key, lambda r, key: r.keys.get_api_key(r.ada.id, key.id)),
     "ApiKeyRepository.revoke_api_key": _made(
-        lambda r: (r.key, r.entry), lambda r, n: r.keys.revoke_api_key(n[0], now=LATER, entry=n[1])
+        lambda r: (r.key, r.entry, r.shown),
+        lambda r, n: r.keys.revoke_api_key(n[0], by=n[2], now=LATER, entry=n[1]),
     ),
     "ApiKeyRepository.note_use": _made(lambda r: r.key, lambda r, key: r.keys.note_use(key, now=NOW, unless_after=NOW)),
     "ApiKeyRepository.last_uses": _made(lambda r: r.key, lambda r, key: r.keys.last_uses([key])),
@@ -203,7 +207,10 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r, n: r.tokens.reset_password(n[0], "second", now=LATER, entry=n[1], mails=[n[2]]),
     ),
     "OneTimeRepository.move_email": _moved,
-    "OAuthRepository.create_flow": _made(lambda r: r.flow, lambda r, flow: r.oauth.create_flow(flow, now=NOW)),
+    "OAuthRepository.create_flow": _made(
+        lambda r: replace(r.flow, link_to=r.ada.id, begun_by=r.shown),
+        lambda r, flow: r.oauth.create_flow(flow, now=NOW),
+    ),
     "OAuthRepository.take_flow": _made(
         lambda r: r.begun,
         lambda r, flow: r.oauth.take_flow(
@@ -214,11 +221,13 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: r.profile, lambda r, profile: r.oauth.find_identity(profile.provider, profile.subject_hash)
     ),
     "OAuthRepository.link": _made(
-        lambda r: (r.ada, r.profile, r.entry), lambda r, n: r.oauth.link(n[0], n[1], now=NOW, entry=n[2])
+        lambda r: (r.ada, r.profile, r.entry, r.shown),
+        lambda r, n: r.oauth.link(n[0], n[1], by=n[3], now=NOW, entry=n[2]),
     ),
     "OAuthRepository.links": _made(lambda r: r.linked, lambda r, _: r.oauth.links(r.ada.id)),
     "OAuthRepository.unlink": _made(
-        lambda r: (r.linked, r.entry), lambda r, n: r.oauth.unlink(r.ada, n[0], entry=n[1])
+        lambda r: (r.linked, r.entry, r.shown),
+        lambda r, n: r.oauth.unlink(r.ada, n[0], by=n[2], entry=n[1]),
     ),
     "OAuthRepository.create_login_code": _made(
         lambda r: r.code, lambda r, code: r.oauth.create_login_code(code, now=NOW)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from karma.core.dynamo.items import bind
-from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, Unauthenticated
+from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, StaleVersion, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.domain import NOBODY, ApiKey, Credential, RefreshToken, Role, User
@@ -200,10 +200,36 @@ class TestApiKeys:
             identities.create_api_key(key, request_token=None, entry=entry_of(key))
         assert identities.find_api_key(older.hash) == older
         assert identities.get_api_key(ada.id, newer.id) == newer
-        assert list(identities.list_api_keys(ada.id, limit=10)) == sorted(
-            [older, newer], key=lambda key: key.id, reverse=True
-        )
-        assert len(identities.list_api_keys(ada.id, limit=1)) == 1
+        assert list(identities.list_api_keys(ada.id)) == sorted([older, newer], key=lambda key: key.id, reverse=True)
+
+    @pytest.mark.fault("F-21f")
+    def test_are_made_by_who_has_seen_all_that_were_made_before(self, identities: Identities) -> None:
+        ada, eve = user(), user(email="eve@example.com")
+        identities.create_user(ada)
+        identities.create_user(eve)
+        first, second, third, hers = (api_key(each, hash=new_id()) for each in (ada, ada, ada, eve))
+        assert identities.keys_made(ada.id) == 0
+        identities.create_api_key(first, seen=0, request_token=None, entry=entry_of(first))
+        with pytest.raises(StaleVersion):
+            identities.create_api_key(second, seen=0, request_token=None, entry=entry_of(second))
+        assert identities.keys_made(ada.id) == 1
+        identities.create_api_key(hers, seen=0, request_token=None, entry=entry_of(hers))
+        identities.create_api_key(second, seen=1, request_token=None, entry=entry_of(second))
+        identities.create_api_key(third, seen=2, going=[first], request_token=None, entry=entry_of(third))
+        assert {key.id for key in identities.list_api_keys(ada.id)} == {second.id, third.id}
+        assert identities.get_api_key(ada.id, first.id) is identities.find_api_key(first.hash) is None
+
+    @pytest.mark.fault("F-21f")
+    def test_are_listed_to_the_last(self, identities: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
+        from karma.identity.repository import api_keys
+
+        monkeypatch.setattr(api_keys, "_PAGE", 2)
+        ada = user()
+        identities.create_user(ada)
+        made = [api_key(ada, hash=new_id()) for _ in range(5)]
+        for key in made:
+            identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        assert {key.id for key in identities.list_api_keys(ada.id)} == {key.id for key in made}
 
     def test_belong_to_one_person(self, identities: Identities) -> None:
         ada, eve = user(), user()
@@ -211,7 +237,7 @@ class TestApiKeys:
         key = api_key(ada)
         identities.create_api_key(key, request_token=None, entry=entry_of(key))
         assert identities.get_api_key(eve.id, key.id) is None
-        assert list(identities.list_api_keys(eve.id, limit=10)) == []
+        assert list(identities.list_api_keys(eve.id)) == []
 
     def test_are_found_no_more_once_revoked(self, identities: Identities) -> None:
         ada = user()

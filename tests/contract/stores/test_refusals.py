@@ -35,7 +35,7 @@ FOREIGN: dict[str, Any] = (
     }
     | {
         name: {"N": "9999999999999"}
-        for name in ("version", "revision", "expires_at", "project", "avatar", "full_at_ms", "entries")
+        for name in ("version", "revision", "expires_at", "project", "avatar", "full_at_ms", "entries", "made")
     }
     | {"type": {"S": "email_guard"}}
     | {f"place_{each}": {"S": "9999999999999#somebody else's"} for each in range(2)}

@@ -42,7 +42,7 @@ class MemoryDeletions:
     def leaving(self, user_id: UserId) -> Leaving | None:
         return self.accounts.get(user_id)
 
-    def begin(self, leaving: Leaving, *, entry: AuditEntry, due_at: datetime) -> None:
+    def begin(self, leaving: Leaving, *, by: Credential | None = None, entry: AuditEntry, due_at: datetime) -> None:
         del self.accounts[leaving.user_id]
         self.entries.append(entry)
         self.due_at[leaving.user_id] = due_at
@@ -114,7 +114,13 @@ class World:
 
     def account(self, **changes: Any) -> None:
         leaving = Leaving(
-            user_id=USER, email="ada@example.com", role=Role.USER, password_hash="now:secret words", version=3
+            user_id=USER,
+            email="ada@example.com",
+            role=Role.USER,
+            password_hash="now:secret words",
+            disabled_at=None,
+            sessions_from=None,
+            version=3,
         )
         self.deletions.accounts[USER] = replace(leaving, **changes)
 

@@ -15,8 +15,8 @@ from karma.core.ratelimit import Buckets, Limit
 from karma.identity import emails, one_time
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.authentication import Users
-from karma.identity.confirmation import confirm_password
-from karma.identity.domain import Caller, Locale, ProfileChange, Role, User
+from karma.identity.confirmation import confirm_password, require_going_on
+from karma.identity.domain import Caller, Credential, Locale, ProfileChange, Role, User
 from karma.identity.limits import MAIL_CHANGE, MAIL_VERIFY, refused
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.password_policy import require_acceptable
@@ -33,7 +33,7 @@ class Accounts(Users, Protocol):
     ) -> None: ...
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def save_profile(  # noqa: D102
-        self, before: User, after: User, *, entry: AuditEntry, mails: Sequence[Mail]
+        self, before: User, after: User, *, by: Credential | None, entry: AuditEntry, mails: Sequence[Mail]
     ) -> User: ...
 
 
@@ -197,6 +197,7 @@ class AccountService:
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             StaleVersion: the account is not at `version`, or was changed at the same moment.
+            SessionOver: an address is given, and the caller's session has ended meanwhile.
             ValidationFailed: not an address, or `current_password` is missing.
             RateLimited: too many wrong passwords, or mails to the new address (whoever asked) or of this account.
         """
@@ -210,7 +211,8 @@ class AccountService:
         now = self._clock.now()
         mails: list[Mail] = []
         moving_to = before.moving_to
-        if email is not None:
+        if email is not None:  # another address outlives the session, and so does that none is awaited any more
+            require_going_on(caller, before)
             moving_to = None if email == before.email else email
         if email is not None and email != before.email:
             if before.password_hash is not None and not change.current_password:
@@ -239,7 +241,8 @@ class AccountService:
             updated_at=now,
         )
         entry = _entry(before.id, AuditEvent.PROFILE_CHANGED, now, source)
-        saved = self._accounts.save_profile(before, after, entry=entry, mails=mails)
+        by = caller.credential if email is not None else None
+        saved = self._accounts.save_profile(before, after, by=by, entry=entry, mails=mails)
         self._on_change(saved.id)
         self._post_office.dispatch(mails)
         return saved

@@ -14,7 +14,7 @@ from karma.identity import emails
 from karma.identity.accounts import AccountService
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.directory import AccountFilter, AccountPage
-from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Caller, Role, User
+from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Caller, Credential, Role, User
 from karma.identity.spelling import spelled
 
 
@@ -28,7 +28,13 @@ class ManagedAccounts(Protocol):
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def change_account(  # noqa: D102
-        self, before: User, after: User, *, actor_id: UserId | None, entries: Sequence[AuditEntry]
+        self,
+        before: User,
+        after: User,
+        *,
+        actor_id: UserId | None,
+        by: Credential | None,
+        entries: Sequence[AuditEntry],
     ) -> User: ...
 
 
@@ -93,6 +99,7 @@ class AdministrationService:
 
         Raises:
             Forbidden: it is the actor's own account, or the actor is no administrator any more.
+            SessionOver: the actor's session has ended meanwhile.
             NotFound: there is no such account.
             StaleVersion: it is not at `version`, or was changed at the same moment.
         """
@@ -102,7 +109,7 @@ class AdministrationService:
         if version is not None and version != before.version:
             raise StaleVersion("The account was changed since it was read")
         after = _changed(before, role=role, disabled=disabled, now=self._clock.now())
-        return self._change(before, after, actor_id=actor.user_id, source=source)
+        return self._change(before, after, actor_id=actor.user_id, by=actor.credential, source=source)
 
     def make_admin(self, *, email: str, password: str, name: str) -> User:
         """Create an administrator, or promote the owner of the address (whose password and name stay).
@@ -127,9 +134,11 @@ class AdministrationService:
                 code="EMAIL_NOT_VERIFIED",
             )
         after = _changed(user, role=Role.ADMIN, disabled=None, now=self._clock.now())
-        return self._change(user, after, actor_id=None, source=NOWHERE)
+        return self._change(user, after, actor_id=None, by=None, source=NOWHERE)
 
-    def _change(self, before: User, after: User, *, actor_id: UserId | None, source: Source) -> User:
+    def _change(
+        self, before: User, after: User, *, actor_id: UserId | None, by: Credential | None, source: Source
+    ) -> User:
         def entry(event: AuditEvent, old: str, new: str) -> AuditEntry:
             return AuditEntry(
                 user_id=after.id,
@@ -148,7 +157,7 @@ class AdministrationService:
             entries.append(entry(event, _state(before), _state(after)))
         if not entries:
             return before
-        changed = self._accounts.change_account(before, after, actor_id=actor_id, entries=entries)
+        changed = self._accounts.change_account(before, after, actor_id=actor_id, by=by, entries=entries)
         self._on_change(changed.id)
         return changed
 

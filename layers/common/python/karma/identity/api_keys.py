@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, NotFound, ValidationFailed
+from karma.core.errors import Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import ApiKeyId, UserId, is_id, new_id
 from karma.core.ratelimit import Buckets
 from karma.identity import permissions
@@ -17,12 +17,18 @@ from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, ApiKey, Caller, Credential, User
+from karma.identity.limits import unless_too_many
 from karma.identity.passwords import Passwords
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import PostOffice
 
 MAX_API_KEYS = 100
-"""A person's keys, with those that ended within the last month."""
+"""Of an account, that can be used."""
+MAX_KEPT = 100
+"""Keys of an account that are over and still kept; older ones go as new ones are made."""
+_GOING_AT_ONCE = 10
+"""More than are made at once, so that what was left goes soon; two items each, of the hundred of a transaction."""
+_ATTEMPTS = 5
 _PREFIX_CHARS = len(API_KEY_PREFIX) + 6
 
 
@@ -35,12 +41,17 @@ class ApiKeys(Protocol):
         *,
         made_with: Credential | None,
         request_token: str | None,
+        seen: int | None,
+        going: Sequence[ApiKey],
         entry: AuditEntry,
         mails: Sequence[Mail],
     ) -> None: ...
-    def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]: ...  # noqa: D102
+    def keys_made(self, user_id: UserId) -> int: ...  # noqa: D102
+    def list_api_keys(self, user_id: UserId) -> Sequence[ApiKey]: ...  # noqa: D102
     def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None: ...  # noqa: D102
-    def revoke_api_key(self, key: ApiKey, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def revoke_api_key(  # noqa: D102
+        self, key: ApiKey, *, by: Credential | None, now: datetime, entry: AuditEntry
+    ) -> bool: ...
     def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]: ...  # noqa: D102
 
 
@@ -99,7 +110,8 @@ class ApiKeyService:
 
         Raises:
             AlreadyCreated: a key was made for this token before.
-            Unauthenticated: the caller's session has ended meanwhile.
+            SessionOver: the caller's session has ended meanwhile.
+            StaleVersion: too many keys of the account are made at this moment.
             Forbidden: the caller is a key itself, has not verified an address, gives no fresh proof or a wrong one, or
                 a scope exceeds the caller's rights.
             RateLimited: too many passwords were wrong.
@@ -126,8 +138,6 @@ class ApiKeyService:
             now=now,
             login_suffices=True,
         )
-        if len(self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)) >= MAX_API_KEYS:
-            raise ValidationFailed.of("name", f"an account has at most {MAX_API_KEYS} API keys")
         secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(
             id=ApiKeyId(new_id()),
@@ -140,13 +150,61 @@ class ApiKeyService:
             expires_at=ends_at,
             revoked_at=None,
         )
-        entry = _entry(AuditEvent.API_KEY_CREATED, key, now, source)
-        mails = [Mail(kind=MailKind.API_KEY_CREATED, user_id=key.user_id, created_at=now)]
-        self._api_keys.create_api_key(
-            key, made_with=caller.credential, request_token=request_token, entry=entry, mails=mails
+        self._store(
+            key,
+            keys_from=owner.api_keys_from,
+            made_with=caller.credential,
+            request_token=request_token,
+            source=source,
         )
-        self._post_office.dispatch(mails)
         return NewApiKey(key=key, secret=secret)
+
+    def _store(
+        self,
+        key: ApiKey,
+        *,
+        keys_from: datetime | None,
+        made_with: Credential | None,
+        request_token: str | None,
+        source: Source,
+    ) -> None:
+        """Store a key unless its owner has enough that can be used, however many are made at this moment."""
+        entry = _entry(AuditEvent.API_KEY_CREATED, key, key.created_at, source)
+        mails: list[Mail] | None = None
+        for attempt in range(1, _ATTEMPTS + 1):
+            seen = self._api_keys.keys_made(key.user_id)  # before the keys: one made in between is missed by neither
+            going = self._make_room(key, keys_from)
+            if mails is None:
+                mail = Mail(kind=MailKind.API_KEY_CREATED, user_id=key.user_id, created_at=key.created_at)
+                mails = unless_too_many(mail, key.user_id, buckets=self._buckets, now=key.created_at)
+            try:
+                self._api_keys.create_api_key(
+                    key,
+                    made_with=made_with,
+                    request_token=request_token,
+                    seen=seen,
+                    going=going,
+                    entry=entry,
+                    mails=mails,
+                )
+                break
+            except StaleVersion:
+                if attempt == _ATTEMPTS:
+                    raise
+        self._post_office.dispatch(mails or [])
+
+    def _make_room(self, key: ApiKey, keys_from: datetime | None) -> Sequence[ApiKey]:
+        """Return the keys that are forgotten when one more is made.
+
+        Raises:
+            ValidationFailed: as many as an account has can be used.
+        """
+        kept = self._api_keys.list_api_keys(key.user_id)
+        over = [each for each in kept if not each.usable(key.created_at, keys_from=keys_from)]
+        if len(kept) - len(over) >= MAX_API_KEYS:
+            message = f"an account has at most {MAX_API_KEYS} API keys that can be used: revoke one first"
+            raise ValidationFailed.of("name", message)
+        return over[MAX_KEPT:][-_GOING_AT_ONCE:]
 
     def _owner(self, user_id: UserId) -> User:
         user = self._owners.read_user(user_id)
@@ -155,13 +213,13 @@ class ApiKeyService:
         return user
 
     def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:
-        """List the caller's keys that were not ended by anybody, newest first, with their last uses.
+        """List all of the caller's keys that were not ended by anybody, newest first, with their last uses.
 
         Raises:
             NotFound: the account is gone.
         """
         keys_from = self._owner(caller.user_id).api_keys_from
-        found = self._api_keys.list_api_keys(caller.user_id, limit=MAX_API_KEYS)
+        found = self._api_keys.list_api_keys(caller.user_id)
         listed = [key for key in found if key.usable(key.created_at, keys_from=keys_from)]
         uses = self._api_keys.last_uses(listed) if listed else {}
         return [replace(key, last_used_at=uses.get(key.id)) for key in listed]
@@ -171,6 +229,7 @@ class ApiKeyService:
 
         Raises:
             Forbidden: the caller is a key itself.
+            SessionOver: the caller's session has ended meanwhile.
             NotFound: no such key of the caller.
         """
         caller.require_person()
@@ -180,7 +239,7 @@ class ApiKeyService:
             key is None
             or key.revoked_at is not None
             or not self._api_keys.revoke_api_key(
-                key, now=now, entry=_entry(AuditEvent.API_KEY_REVOKED, key, now, source)
+                key, by=caller.credential, now=now, entry=_entry(AuditEvent.API_KEY_REVOKED, key, now, source)
             )
         ):
             raise NotFound(f"API key {key_id} not found")

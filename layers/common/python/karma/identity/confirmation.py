@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from karma.core.errors import Forbidden, ValidationFailed
 from karma.core.ids import UserId
 from karma.core.ratelimit import Buckets
-from karma.identity.domain import Caller, WrongPassword
+from karma.identity.domain import Caller, User, WrongPassword
 from karma.identity.limits import PASSWORD, refused
 
 if TYPE_CHECKING:  # the cascade of deletions goes without argon2
@@ -39,6 +39,19 @@ def confirm_password(
     if password_hash is None or not passwords.verify(password_hash, given):
         raise WrongPassword
     buckets.give_back(PASSWORD, user_id, now=now)
+
+
+def require_going_on(caller: Caller, account: User) -> None:
+    """Refuse a caller whose session ended with all others of an account that was just read, strongly consistent.
+
+    What is known of a caller may be a minute old, and a log-out is not known at all: what outlives a session asks this,
+    and has as conditions of its write the version that was read and the session (parent.require_session_in).
+
+    Raises:
+        SessionOver: it did.
+    """
+    if caller.credential is not None:
+        caller.credential.require_outlived_by(disabled_at=account.disabled_at, sessions_from=account.sessions_from)
 
 
 class ProofMissing(Forbidden):

@@ -25,7 +25,7 @@ from karma.core.purge import Purge
 from karma.core.ratelimit import Buckets
 from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.confirmation import confirm_presence
-from karma.identity.domain import Caller, Role
+from karma.identity.domain import Caller, Credential, Role
 
 if TYPE_CHECKING:  # the cascade goes without argon2
     from karma.identity.passwords import Passwords
@@ -57,6 +57,8 @@ class Leaving:
     email: str
     role: Role
     password_hash: str | None
+    disabled_at: datetime | None
+    sessions_from: datetime | None
     version: int
 
 
@@ -74,7 +76,9 @@ class Deletions(Protocol):
     """Where accounts become tombstones; see repository/deletions.py for what each promises."""
 
     def leaving(self, user_id: UserId) -> Leaving | None: ...  # noqa: D102
-    def begin(self, leaving: Leaving, *, entry: AuditEntry, due_at: datetime) -> None: ...  # noqa: D102
+    def begin(  # noqa: D102
+        self, leaving: Leaving, *, by: Credential | None, entry: AuditEntry, due_at: datetime
+    ) -> None: ...
     def get(self, user_id: UserId) -> Deletion | None: ...  # noqa: D102
     def due(self, before: datetime, *, limit: int) -> Sequence[Deletion]: ...  # noqa: D102
     def postpone(self, user_id: UserId, *, due_at: datetime, waits_for: str | None) -> bool: ...  # noqa: D102
@@ -134,12 +138,15 @@ class AccountDeletion:
             ValidationFailed: the password is missing.
             AdministratorStays, AccountHolds: see there.
             StaleVersion: the account was changed at the same moment.
+            SessionOver: the caller's session has ended meanwhile.
             NotFound: it is gone.
         """
         caller.require_person()
         leaving = self._deletions.leaving(caller.user_id)
         if leaving is None:
             raise NotFound("User not found")
+        if caller.credential is not None:
+            caller.credential.require_outlived_by(disabled_at=leaving.disabled_at, sessions_from=leaving.sessions_from)
         now = self._clock.now()
         confirm_presence(
             caller,
@@ -158,7 +165,7 @@ class AccountDeletion:
             actor_id=leaving.user_id,
             source=source,
         )
-        self._deletions.begin(leaving, entry=entry, due_at=now + DUE_AFTER)
+        self._deletions.begin(leaving, by=caller.credential, entry=entry, due_at=now + DUE_AFTER)
         self._on_change(leaving.user_id)
         count("AccountDeletionRequested")
         try:

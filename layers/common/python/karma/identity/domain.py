@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from karma.core.errors import Forbidden
+from karma.core.errors import Forbidden, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity import permissions
 
@@ -102,6 +102,13 @@ class WrongPassword(Forbidden):
         super().__init__("The current password is wrong")
 
 
+class SessionOver(Unauthenticated):
+    """The session, or API key, of a request has ended; what is known of a caller may be a minute old."""
+
+    def __init__(self) -> None:
+        super().__init__("The session is over; log in again")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
     """What a caller showed: a token of a session, or an API key. What is made with it may have to end with it."""
@@ -112,6 +119,18 @@ class Credential:
     api_key_id: ApiKeyId | None = None
     began_at: datetime
     """When the session began with a login, or the key was made."""
+
+    def require_outlived_by(self, *, disabled_at: datetime | None, sessions_from: datetime | None) -> None:
+        """Refuse a session that its account, as it was just read, has ended with all others.
+
+        For writes whose condition is the version that was read; whether this session itself was ended is a condition
+        of its own (parent.require_session_in).
+
+        Raises:
+            SessionOver: it has, or the account is disabled.
+        """
+        if disabled_at is not None or (sessions_from is not None and sessions_from > self.began_at):
+            raise SessionOver
 
 
 @dataclass(frozen=True, kw_only=True)

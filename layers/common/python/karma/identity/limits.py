@@ -19,6 +19,7 @@ from karma.core.ids import UserId
 from karma.core.leases import Lease, Pool, PoolIsFull
 from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets, Decision, Limit
+from karma.mail.domain import Mail, MailKind
 
 _MINUTE = timedelta(minutes=1)
 _PLAN_MAX_AGE_S = 300.0
@@ -82,11 +83,30 @@ MAIL_CHANGE = Limit("mail_change", 3, _HOUR)
 """Mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded. The last also
 counts what one account causes. Stored."""
 
+MAIL_PASSWORD = Limit("mail_password", 3, _HOUR)
+MAIL_API_KEY = Limit("mail_api_key", 10, _HOUR)
+"""Mails that tell an account what was done with it, by its id; beyond, notices and the audit log say so. Stored."""
+
 _DAY = timedelta(days=1)
 INVITATIONS = Limit("invitations", 100, _DAY)
 """Invitations to projects, by the account that sends them. Stored."""
 MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
 """How often one account or address is told of invitations, whoever sends them; beyond, they only stand in its list."""
+
+MAIL_LIMITS: Mapping[MailKind, Limit] = {
+    MailKind.VERIFY_EMAIL: MAIL_VERIFY,
+    MailKind.ALREADY_REGISTERED: MAIL_VERIFY,  # in place of the former
+    MailKind.RESET_PASSWORD: MAIL_RESET,
+    MailKind.PASSWORD_CHANGED: MAIL_PASSWORD,
+    MailKind.CONFIRM_NEW_EMAIL: MAIL_CHANGE,
+    MailKind.EMAIL_TAKEN: MAIL_CHANGE,  # in place of the former
+    MailKind.EMAIL_CHANGE_ASKED: MAIL_CHANGE,
+    MailKind.EMAIL_CHANGED: MAIL_CHANGE,  # one at the most for each CONFIRM_NEW_EMAIL, whose link it needs
+    MailKind.API_KEY_CREATED: MAIL_API_KEY,
+    MailKind.PROJECT_INVITATION: INVITATIONS,
+}
+"""What bounds each kind of mail, by account or address: what SES sends in a day is shared by all accounts."""
+
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
 """Streams that one account may have open: each keeps a process of the streaming function, of which there are only so
 many for all accounts (docs/adr/0035). No stream outlives its process's time, 15 minutes."""
@@ -147,6 +167,15 @@ class Throttle:
                 self._plans.clear()
             kept = self._plans[user_id] = (now, self._plan_of(user_id))
         return kept[1]
+
+
+def unless_too_many(mail: Mail, key: str, *, buckets: Buckets, now: datetime) -> list[Mail]:
+    """Return a mail that is to be written, or nothing when `key`, an account or a hash, was sent enough of its kind."""
+    limit = MAIL_LIMITS[mail.kind]
+    if buckets.take(limit, key, now=now).allowed:
+        return [mail]
+    count("MailDropped", limit=limit.name)
+    return []
 
 
 def refused(decision: Decision) -> RateLimited:

@@ -6,9 +6,9 @@ from datetime import datetime
 
 from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import NotFound, Unauthenticated
+from karma.core.errors import NotFound
 from karma.core.ids import UserId
-from karma.identity.domain import Credential
+from karma.identity.domain import Credential, SessionOver
 from karma.identity.repository import parents
 from karma.identity.repository.items import IdentityItem
 from karma.notices import board
@@ -43,7 +43,17 @@ def require_credential_in(tx: Transaction, credential: Credential, *, now: datet
     That is: the account is there and in use, has not ended its sessions (or keys) since this one began, and this one
     itself was not ended. What is known of a caller may be a minute old; what must not outlive its session asks here.
     """
-    parents.require_credential(tx, credential, now=now, on_fail=Unauthenticated("The session is over; log in again"))
+    parents.require_credential(tx, credential, now=now, on_fail=SessionOver())
+
+
+def require_session_in(tx: Transaction, credential: Credential | None, *, now: datetime) -> None:
+    """As `require_credential_in`, for a transaction that writes the account's item under the version it was read at.
+
+    Whether the account lets the session go on is asked of what was read (Credential.require_outlived_by). None asks
+    nothing: it is nobody's session.
+    """
+    if credential is not None:
+        parents.require_session(tx, credential, now=now, on_fail=SessionOver())
 
 
 def tell_in(tx: Transaction, notice: Notice) -> None:

@@ -13,9 +13,9 @@ from karma.core.observability import count
 from karma.core.ratelimit import Buckets
 from karma.identity import emails, one_time
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.confirmation import confirm_password
-from karma.identity.domain import Caller, User
-from karma.identity.limits import MAIL_RESET
+from karma.identity.confirmation import confirm_password, require_going_on
+from karma.identity.domain import Caller, Credential, User
+from karma.identity.limits import MAIL_RESET, unless_too_many
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.password_policy import require_acceptable
 from karma.identity.passwords import Passwords
@@ -28,7 +28,14 @@ class Accounts(Protocol):
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def change_password(  # noqa: D102
-        self, user: User, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+        self,
+        user: User,
+        password_hash: str,
+        *,
+        by: Credential | None,
+        now: datetime,
+        entry: AuditEntry,
+        mails: Sequence[Mail],
     ) -> User: ...
 
 
@@ -99,7 +106,7 @@ class PasswordService:
         entry = AuditEntry(
             user_id=found.user_id, event=AuditEvent.PASSWORD_RESET, at=now, actor_id=found.user_id, source=source
         )
-        mails = _notice(found.user_id, now)
+        mails = self._notice(found.user_id, now)
         password_hash = self._passwords.hash(password)
         if not self._tokens.reset_password(found, password_hash, now=now, entry=entry, mails=mails):
             raise one_time.spent()
@@ -114,11 +121,13 @@ class PasswordService:
             RateLimited: too many were wrong.
             ValidationFailed: the new password is easy to guess.
             StaleVersion: the password was changed at the same moment.
+            SessionOver: the caller's session has ended meanwhile.
         """
         caller.require_person()
         user = self._accounts.read_user(caller.user_id)
         if user is None:
             raise NotFound("User not found")
+        require_going_on(caller, user)
         now = self._clock.now()
         confirm_password(
             user.id, user.password_hash, current_password, passwords=self._passwords, buckets=self._buckets, now=now
@@ -127,13 +136,15 @@ class PasswordService:
         entry = AuditEntry(
             user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source
         )
-        mails = _notice(user.id, now)
+        mails = self._notice(user.id, now)
         password_hash = self._passwords.hash(password)
-        changed = self._accounts.change_password(user, password_hash, now=now, entry=entry, mails=mails)
+        changed = self._accounts.change_password(
+            user, password_hash, by=caller.credential, now=now, entry=entry, mails=mails
+        )
         self._on_change(user.id)
         self._post_office.dispatch(mails)
         return changed
 
-
-def _notice(user_id: UserId, now: datetime) -> list[Mail]:
-    return [Mail(kind=MailKind.PASSWORD_CHANGED, user_id=user_id, created_at=now)]
+    def _notice(self, user_id: UserId, now: datetime) -> list[Mail]:
+        mail = Mail(kind=MailKind.PASSWORD_CHANGED, user_id=user_id, created_at=now)
+        return unless_too_many(mail, user_id, buckets=self._buckets, now=now)

@@ -27,6 +27,7 @@ from karma.identity.domain import (
     REFRESH_GRACE,
     REFRESH_TOKEN_TTL,
     Caller,
+    Credential,
     RefreshToken,
     Tokens,
     User,
@@ -57,7 +58,9 @@ class Sessions(Protocol):
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool: ...  # noqa: D102
     def is_tradable(self, token: RefreshToken) -> bool: ...  # noqa: D102
     def end_session(self, session_id: str, *, now: datetime, entry: AuditEntry) -> None: ...  # noqa: D102
-    def end_all_sessions(self, *, now: datetime, entry: AuditEntry, api_keys: bool) -> None: ...  # noqa: D102
+    def end_all_sessions(  # noqa: D102
+        self, *, by: Credential | None, now: datetime, entry: AuditEntry, api_keys: bool
+    ) -> None: ...
 
 
 class SessionService:
@@ -188,13 +191,16 @@ class SessionService:
 
         Raises:
             Forbidden: an API key asks.
+            SessionOver: keys are to end, and the caller's session has ended meanwhile.
             NotFound: the account is gone.
         """
         caller.require_person()
         now = self._clock.now()
         also = {"api_keys": "ended"} if api_keys else {}
         entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id, **also)
-        self._sessions.end_all_sessions(now=now, entry=entry, api_keys=api_keys)
+        # Sessions are ended by whoever asks, at worst twice; keys outlive sessions, so one that is over ends none.
+        by = caller.credential if api_keys else None
+        self._sessions.end_all_sessions(by=by, now=now, entry=entry, api_keys=api_keys)
         self._on_change(caller.user_id)
 
     def _repeat(

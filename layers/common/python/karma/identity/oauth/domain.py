@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from karma.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, ValidationFailed
 from karma.core.ids import UserId
+from karma.identity.domain import Credential
 
 FLOW_TTL = timedelta(minutes=10)
 """How long a person may take at the provider."""
@@ -100,6 +101,8 @@ class Flow:
     """Page of a frontend of ours."""
     link_to: UserId | None = None
     """Who comes back shall open this account; None: whoever comes back logs in."""
+    begun_by: Credential | None = None
+    """The session that asked for the link, which must not be over when it is made."""
     expires_at: datetime
 
     @property

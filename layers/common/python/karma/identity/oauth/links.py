@@ -9,7 +9,7 @@ from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ratelimit import Buckets
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.confirmation import confirm_presence
+from karma.identity.confirmation import confirm_presence, require_going_on
 from karma.identity.domain import Caller, User
 from karma.identity.oauth.domain import LastLogin, Link, ProviderName
 from karma.identity.oauth.ports import Accounts, Flows
@@ -53,9 +53,11 @@ class LinkService:
             RateLimited: too many passwords were wrong.
             ValidationFailed: the password is missing, or the page is none of ours.
             NotFound: no such provider, or the account is gone.
+            SessionOver: the caller's session has ended meanwhile.
             ProviderNotConfigured, Upstream: the provider cannot be asked.
         """
         user = self._owner(caller)
+        require_going_on(caller, user)
         # A link outlives a reset of the password: who registered somebody else's address must not leave one behind.
         user.require_verified()
         confirm_presence(
@@ -66,7 +68,7 @@ class LinkService:
             buckets=self._buckets,
             now=self._clock.now(),
         )
-        return self._oauth.begin(provider, redirect=redirect, link_to=user.id)
+        return self._oauth.begin(provider, redirect=redirect, link_to=user.id, begun_by=caller.credential)
 
     def ways_in(self, caller: Caller) -> WaysIn:
         """Show what opens the caller's account.
@@ -86,9 +88,11 @@ class LinkService:
             NotFound: it opens nothing, or the account is gone.
             LastLogin: there is neither a password nor another provider.
             StaleVersion: the account was changed at the same moment.
+            SessionOver: the caller's session has ended meanwhile.
         """
         # The account first: a link that is removed between the two reads has changed its version.
         user = self._owner(caller)
+        require_going_on(caller, user)
         links = self._flows.links(user.id)
         going = [link for link in links if link.provider.value == provider]
         if not going:
@@ -103,7 +107,7 @@ class LinkService:
             source=source,
             details={"provider": ProviderName(provider).value},
         )
-        self._flows.unlink(user, going, entry=entry)
+        self._flows.unlink(user, going, by=caller.credential, entry=entry)
 
     def _owner(self, caller: Caller) -> User:
         caller.require_person()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry, Source
-from karma.identity.domain import Tokens, User
+from karma.identity.domain import Credential, Tokens, User
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 
 
@@ -44,9 +44,13 @@ class Flows(Protocol):
         self, state_hash: str, *, provider: ProviderName, browser_hash: str, now: datetime
     ) -> Flow | None: ...
     def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None: ...  # noqa: D102
-    def link(self, user: User, profile: Profile, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def link(  # noqa: D102
+        self, user: User, profile: Profile, *, by: Credential | None, now: datetime, entry: AuditEntry
+    ) -> bool: ...
     def links(self, user_id: UserId) -> Sequence[Link]: ...  # noqa: D102
-    def unlink(self, user: User, links: Sequence[Link], *, entry: AuditEntry) -> None: ...  # noqa: D102
+    def unlink(  # noqa: D102
+        self, user: User, links: Sequence[Link], *, by: Credential | None, entry: AuditEntry
+    ) -> None: ...
     def create_login_code(self, code: LoginCode, *, now: datetime) -> None: ...  # noqa: D102
     def take_login_code(self, code_hash: str, *, now: datetime) -> LoginCode | None: ...  # noqa: D102
 

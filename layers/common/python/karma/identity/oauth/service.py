@@ -11,7 +11,7 @@ from karma.core.errors import AlreadyExists, Forbidden, NotFound, StorageThrottl
 from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.audit import AuditEntry, AuditEvent, Source
-from karma.identity.domain import Tokens, User
+from karma.identity.domain import Credential, SessionOver, Tokens, User
 from karma.identity.oauth.domain import (
     FLOW_TTL,
     LOGIN_CODE_TTL,
@@ -87,14 +87,24 @@ class OAuthService:
             ValidationFailed: the page is none of ours.
             Upstream: the provider does not answer.
         """
-        return self.begin(provider, redirect=redirect, link_to=None)
+        return self.begin(provider, redirect=redirect)
 
-    def begin(self, provider: str, *, redirect: str | None, link_to: UserId | None) -> Begun:
+    def begin(
+        self,
+        provider: str,
+        *,
+        redirect: str | None,
+        link_to: UserId | None = None,
+        begun_by: Credential | None = None,
+    ) -> Begun:
         """Begin a flow; with `link_to` it ends with a link of that account, whose owner has proven to be there.
+
+        The link is not made once the session `begun_by` is over.
 
         Raises:
             NotFound, ProviderNotConfigured, ValidationFailed, Upstream: see `start`.
             AccountGone: the account to be linked is deleted.
+            SessionOver: the session that asks has ended meanwhile.
         """
         name, chosen = self._provider(provider)
         page = checked_redirect(redirect, self._frontend_origins)
@@ -108,6 +118,7 @@ class OAuthService:
             nonce=secrets.token_urlsafe(32),
             redirect=page,
             link_to=link_to,
+            begun_by=begun_by,
             expires_at=now + FLOW_TTL,
         )
         url = chosen.authorization_url(flow, state=state, redirect_uri=self._redirect_uri(name))
@@ -206,18 +217,22 @@ class OAuthService:
 
     def _link_to(self, user_id: UserId, flow: Flow, profile: Profile, source: Source) -> None:
         """Let the person open the account of the flow, and no other."""
+        over = InvalidState("The session in which this was begun is over: begin again")
         for _ in range(_ATTEMPTS):
             user = _in_use(self._accounts.read_user(user_id))
             if user.sessions_from is not None and flow.begun_at < user.sessions_from:
-                raise InvalidState("The session in which this was begun is over: begin again")
+                raise over
             user.require_verified()
             owner = self._flows.find_identity(profile.provider, profile.subject_hash)
             if owner == user.id:
                 return
             if owner is not None:
                 raise IdentityTaken("This identity opens another account: unlink it there first")
-            if self._make_link(user, profile, source):
-                return
+            try:
+                if self._make_link(user, profile, source, by=flow.begun_by):
+                    return
+            except SessionOver:
+                raise over from None
         raise StorageThrottled("The account is being changed by somebody else; try again")
 
     def _linked(self, profile: Profile) -> User | None:
@@ -250,7 +265,7 @@ class OAuthService:
             )
         return user if self._make_link(user, profile, source) else None
 
-    def _make_link(self, user: User, profile: Profile, source: Source) -> bool:
+    def _make_link(self, user: User, profile: Profile, source: Source, *, by: Credential | None = None) -> bool:
         now = self._clock.now()
         entry = AuditEntry(
             user_id=user.id,
@@ -260,7 +275,7 @@ class OAuthService:
             source=source,
             details={"provider": profile.provider.value},
         )
-        return self._flows.link(user, profile, now=now, entry=entry)
+        return self._flows.link(user, profile, by=by, now=now, entry=entry)
 
 
 def _in_use(user: User | None) -> User:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from pynamodb.expressions.condition import Condition
+
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.requests import note_request, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyCreated, Upstream
+from karma.core.errors import AlreadyCreated, StaleVersion, Upstream
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import ApiKey, Credential
@@ -19,15 +21,19 @@ from karma.identity.parent import require_account_in, require_credential_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     ApiKeyItem,
+    ApiKeyTurns,
     IdentityItem,
     RequestGuard,
     api_key_key,
     api_key_lookup,
+    api_key_turns_key,
     deletion,
 )
 from karma.mail import outbox
 from karma.mail.domain import Mail
 
+_PAGE = 200
+"""More than an account has, but for keys of before."""
 _KEEP = timedelta(days=30)
 """How long a key is listed that is over."""
 
@@ -41,16 +47,21 @@ class ApiKeyRepository:
         *,
         made_with: Credential | None = None,
         request_token: str | None,
+        seen: int | None = None,
+        going: Sequence[ApiKey] = (),
         entry: AuditEntry,
         mails: Sequence[Mail] = (),
     ) -> None:
         """Store a key under its owner and under its hash, once a day for each `request_token`, with what tells of it.
 
-        `made_with` is the session that asks for it; None: nobody's, such as an operator's.
+        `made_with` is the session that asks for it; None: nobody's, such as an operator's. `seen` is how many the
+        account had made when its keys were read (`keys_made`), so that of two at one moment the second counts the
+        first; None counts nothing. `going` are keys that are over and forgotten with it.
 
         Raises:
             AlreadyCreated: a key was made for this token; `details.id` names it.
-            Unauthenticated: the session is over.
+            SessionOver: the session is over.
+            StaleVersion: another key was made since.
             AccountGone: the account is deleted.
         """
         tx = Transaction()
@@ -64,6 +75,12 @@ class ApiKeyRepository:
             note_request(tx, RequestGuard(*guard_key), key.id, at=key.created_at, repeated=repeated)
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_item(where, key))
+        turns = ApiKeyTurns(*api_key_turns_key(key.user_id))
+        missed = StaleVersion("Another key was made at the same moment; try again")
+        tx.upsert(turns, [ApiKeyTurns.made.add(1)], _as_seen(seen), on_fail=missed)
+        for old in going:
+            tx.delete(ApiKeyItem(*api_key_key(old.user_id, old.id)))
+            tx.delete(ApiKeyItem(*api_key_lookup(old.hash)))
         audit.append(tx, entry)
         for mail in mails:
             outbox.write(tx, mail)
@@ -79,26 +96,44 @@ class ApiKeyRepository:
         item = get(ApiKeyItem, api_key_lookup(key_hash))
         return _api_key(item) if item else None
 
-    def list_api_keys(self, user_id: UserId, *, limit: int) -> Sequence[ApiKey]:
-        """List a person's keys, newest first, revoked ones included."""
-        page = query(
-            IdentityItem,
-            f"USER#{user_id}",
-            IdentityItem.sk.startswith("APIKEY#"),
-            limit=limit,
-            forward=False,
-            consistent=True,
-        )
-        return [_api_key(item) for item in page.items if isinstance(item, ApiKeyItem)]
+    def keys_made(self, user_id: UserId) -> int:
+        """Tell how many keys an account has made: read before the keys that a write depends on; strongly consistent."""
+        item = get(ApiKeyTurns, api_key_turns_key(user_id), consistent=True)
+        return int(item.made) if item else 0
+
+    def list_api_keys(self, user_id: UserId) -> Sequence[ApiKey]:
+        """List all keys that are kept of a person, newest first, those that are over included."""
+        found: list[ApiKey] = []
+        start: dict[str, str] | None = None
+        while True:
+            page = query(
+                IdentityItem,
+                f"USER#{user_id}",
+                IdentityItem.sk.startswith("APIKEY#"),
+                limit=_PAGE,
+                forward=False,
+                start=start,
+                consistent=True,
+            )
+            found += [_api_key(item) for item in page.items if isinstance(item, ApiKeyItem)]
+            start = page.last
+            if start is None:
+                return found
 
     def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None:
         """Read one key of a person's list."""
         item = get(ApiKeyItem, api_key_key(user_id, key_id), consistent=True)
         return _api_key(item) if item else None
 
-    def revoke_api_key(self, key: ApiKey, *, now: datetime, entry: AuditEntry) -> bool:
-        """Make a key useless: its lookup goes, the list remembers; False when it was revoked or deleted before."""
+    def revoke_api_key(self, key: ApiKey, *, by: Credential | None = None, now: datetime, entry: AuditEntry) -> bool:
+        """Make a key useless: its lookup goes, the list remembers; False when it was revoked or deleted before.
+
+        Raises:
+            SessionOver: the session `by` is over.
+        """
         tx = Transaction()
+        if by is not None:
+            require_credential_in(tx, by, now=now)
         tx.delete(ApiKeyItem(*api_key_lookup(key.hash)))
         tx.update(
             ApiKeyItem(*api_key_key(key.user_id, key.id)),
@@ -135,6 +170,13 @@ class ApiKeyRepository:
         """Tell when keys were used last, eventually consistent; those that never were are left out."""
         found = batch_get(ApiKeyItem, [api_key_lookup(key.hash) for key in keys])
         return {ApiKeyId(item.id): parse_iso(item.last_used_at) for item in found.values() if item.last_used_at}
+
+
+def _as_seen(made: int | None) -> Condition | None:
+    if made is None:
+        return None
+    condition: Condition = ApiKeyTurns.made == made
+    return condition if made else ApiKeyTurns.made.does_not_exist()
 
 
 def _item(where: Key, key: ApiKey) -> ApiKeyItem:

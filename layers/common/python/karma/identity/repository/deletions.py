@@ -15,8 +15,9 @@ from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.deletion import Deletion, Leaving
-from karma.identity.domain import Role
+from karma.identity.domain import Credential, Role
 from karma.identity.holdings import AccountHolds, Holding
+from karma.identity.parent import require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     DELETIONS,
@@ -46,19 +47,23 @@ class DeletionRepository:
             email=item.email,
             role=Role(item.role),
             password_hash=item.password_hash,
+            disabled_at=parse_iso(item.disabled_at) if item.disabled_at else None,
+            sessions_from=parse_iso(item.sessions_from) if item.sessions_from else None,
             version=int(item.version),
         )
 
-    def begin(self, leaving: Leaving, *, entry: AuditEntry, due_at: datetime) -> None:
+    def begin(self, leaving: Leaving, *, by: Credential | None = None, entry: AuditEntry, due_at: datetime) -> None:
         """Put the tombstone in the place of account, address and holdings, all or nothing.
 
         Raises:
+            SessionOver: the session `by` was ended.
             AccountHolds: it has what must not lose its owner.
             StaleVersion: the account is not as it was read.
             NotFound: it is gone.
         """
         user_id = leaving.user_id
         tx = Transaction()
+        require_session_in(tx, by, now=entry.at)
         holds = AccountHolds({})
         tx.delete(
             HoldingsItem(*holdings_key(user_id)),

@@ -13,7 +13,8 @@ from karma.core.errors import Forbidden, StaleVersion
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.directory import MAX_COUNTED, AccountFilter, AccountPage
-from karma.identity.domain import Role, User
+from karma.identity.domain import Credential, Role, User
+from karma.identity.parent import require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     IdentityItem,
@@ -25,6 +26,7 @@ from karma.identity.repository.items import (
     user_list,
 )
 from karma.identity.repository.names import fold
+from karma.identity.repository.parents import account_lets
 from karma.identity.repository.users import UserRepository, user_of
 
 
@@ -72,7 +74,13 @@ class DirectoryRepository(UserRepository):
         )
 
     def change_account(
-        self, before: User, after: User, *, actor_id: UserId | None, entries: Sequence[AuditEntry]
+        self,
+        before: User,
+        after: User,
+        *,
+        actor_id: UserId | None,
+        by: Credential | None = None,
+        entries: Sequence[AuditEntry],
     ) -> User:
         """Write role, state and end of sessions, on the version that was read.
 
@@ -80,16 +88,19 @@ class DirectoryRepository(UserRepository):
         administrators do to each other at the same moment, one of them remains. `actor_id` None is an operator.
 
         Raises:
-            Forbidden: the actor is no administrator any more.
+            Forbidden: the actor is no administrator any more, or has ended all sessions since that of `by` began.
+            SessionOver: the session `by` was ended.
             StaleVersion: the account was changed or deleted since it was read.
         """
         tx = Transaction()
+        require_session_in(tx, by, now=after.updated_at)
         stale = StaleVersion("The account was changed at the same moment; read it again")
         if actor_id is not None:
+            in_use = UserItem.disabled_at.does_not_exist() if by is None else account_lets(by)
             tx.check(
                 UserItem,
                 user_key(actor_id),
-                (UserItem.role == Role.ADMIN.value) & UserItem.disabled_at.does_not_exist(),
+                (UserItem.role == Role.ADMIN.value) & in_use,
                 on_fail=Forbidden.lacking("user:admin"),
             )
         disabled = after.disabled_at is not None

@@ -11,6 +11,7 @@
 | rate limit | LIMIT#<limit>#<hash> | BUCKET (core/dynamo/buckets.py) |
 | API key, as listed | USER#<id> | APIKEY#<key id> |
 | API key, as looked up | APIKEY#<sha256> | KEY |
+| API keys, how many were ever made | USER#<id> | APIKEYS |
 | API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
 | one-time token of a mail | ONETIME#<sha256> | TOKEN |
 | mail | MAIL#<id> | MAIL (karma/mail/repository.py) |
@@ -142,6 +143,12 @@ class ApiKeyItem(IdentityItem, discriminator="api_key"):
     """Of the key as looked up."""
 
 
+class ApiKeyTurns(IdentityItem, discriminator="api_key_turns"):
+    """How many keys an account has made: who makes one has seen all that were made before."""
+
+    made = NumberAttribute(default=0)
+
+
 class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
     """A login at a provider that has begun; `used_at` is set when the browser came back."""
 
@@ -152,6 +159,9 @@ class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
     redirect = UnicodeAttribute()
     link_to = UnicodeAttribute(null=True)
     """The account that shall be linked."""
+    session_id = UnicodeAttribute(null=True)
+    session_began_at = UnicodeAttribute(null=True)
+    """Of the session that asked for it."""
     used_at = UnicodeAttribute(null=True)
     valid_until = UnicodeAttribute()
 
@@ -275,6 +285,11 @@ def one_time_key(token_hash: str) -> Key:
 def api_key_key(user_id: UserId, key_id: ApiKeyId) -> Key:
     """Key of an API key in its owner's list."""
     return Key(f"USER#{user_id}", f"APIKEY#{key_id}")
+
+
+def api_key_turns_key(user_id: UserId) -> Key:
+    """Key of the number of API keys that an account has made."""
+    return Key(f"USER#{user_id}", "APIKEYS")
 
 
 def api_key_lookup(key_hash: str) -> Key:

@@ -12,9 +12,9 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import StaleVersion
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.domain import User
+from karma.identity.domain import Credential, User
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
-from karma.identity.parent import require_account_in
+from karma.identity.parent import require_account_in, require_credential_in, require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     LoginCodeItem,
@@ -30,6 +30,7 @@ from karma.identity.repository.items import (
     provider_identity_key,
     user_key,
 )
+from karma.identity.repository.parents import account_lets
 
 _MAX_LINKS = 40
 """Of one account; all of one provider's are removed in one transaction."""
@@ -43,6 +44,7 @@ class OAuthRepository:
 
         Raises:
             AccountGone: it is to link an account that is deleted.
+            SessionOver: the session that asks for the link is over.
         """
         item = OAuthFlowItem(
             *oauth_flow_key(flow.state_hash),
@@ -62,7 +64,11 @@ class OAuthRepository:
         item.link_to = flow.link_to
         item.gsi1pk, item.gsi1sk = owned_pk(flow.link_to), f"OAUTH#{flow.state_hash}"
         tx = Transaction()
-        require_account_in(tx, flow.link_to)
+        if flow.begun_by is None:
+            require_account_in(tx, flow.link_to)
+        else:
+            item.session_id, item.session_began_at = flow.begun_by.session_id, iso(flow.begun_by.began_at)
+            require_credential_in(tx, flow.begun_by, now=now)
         tx.put(item)
         tx.commit()
 
@@ -87,6 +93,7 @@ class OAuthRepository:
             nonce=item.nonce,
             redirect=item.redirect,
             link_to=UserId(item.link_to) if item.link_to else None,
+            begun_by=_begun_by(item),
             expires_at=parse_iso(item.valid_until),
         )
 
@@ -95,16 +102,24 @@ class OAuthRepository:
         guard = get(ProviderGuard, provider_guard_key(provider.value, subject_hash), consistent=True)
         return UserId(guard.user_id) if guard else None
 
-    def link(self, user: User, profile: Profile, *, now: datetime, entry: AuditEntry) -> bool:
+    def link(
+        self, user: User, profile: Profile, *, by: Credential | None = None, now: datetime, entry: AuditEntry
+    ) -> bool:
         """Make an identity open an account.
 
-        False when it opens one already, or the account was disabled, deleted, or has no longer this verified address.
+        False when it opens one already, or the account was disabled, deleted, has no longer this verified address, or
+        ended all sessions since that of `by` began.
+
+        Raises:
+            SessionOver: the session `by` was ended.
         """
         tx = Transaction()
+        require_session_in(tx, by, now=now)
+        in_use = UserItem.disabled_at.does_not_exist() if by is None else account_lets(by)
         tx.check(
             UserItem,
             user_key(user.id),
-            UserItem.disabled_at.does_not_exist() & (UserItem.email == user.email) & (UserItem.email_verified == True),  # noqa: E712  an expression of DynamoDB's
+            in_use & (UserItem.email == user.email) & (UserItem.email_verified == True),  # noqa: E712  an expression of DynamoDB's
         )
         tx.put(
             ProviderGuard(
@@ -149,14 +164,16 @@ class OAuthRepository:
             for item in page.items
         ]
 
-    def unlink(self, user: User, links: Sequence[Link], *, entry: AuditEntry) -> None:
+    def unlink(self, user: User, links: Sequence[Link], *, by: Credential | None = None, entry: AuditEntry) -> None:
         """Let identities open an account no longer; the account must be as it was read.
 
         Raises:
             StaleVersion: it is not, or is gone, or another request removes one of them.
+            SessionOver: the session `by` was ended.
         """
         stale = StaleVersion("The account was changed at the same moment; read it again")
         tx = Transaction()
+        require_session_in(tx, by, now=entry.at)
         tx.update(
             UserItem(*user_key(user.id), version=user.version),
             [UserItem.updated_at.set(iso(entry.at))],
@@ -211,3 +228,11 @@ class OAuthRepository:
             provider=ProviderName(item.provider),
             expires_at=parse_iso(item.valid_until),
         )
+
+
+def _begun_by(item: OAuthFlowItem) -> Credential | None:
+    if not item.link_to or not item.session_began_at:
+        return None
+    return Credential(
+        user_id=UserId(item.link_to), session_id=item.session_id, began_at=parse_iso(item.session_began_at)
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pynamodb.expressions.condition import Condition
+
 from karma.core.clock import iso
 from karma.core.dynamo.access import get
 from karma.core.dynamo.transaction import Transaction
@@ -31,20 +33,32 @@ def require_account(tx: Transaction, user_id: UserId, *, on_fail: AppError) -> N
 
 def require_credential(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
     """Let a transaction fail unless an account and the session or API key that opened it are in use."""
+    require_session(tx, credential, now=now, on_fail=on_fail)
+    tx.check(UserItem, user_key(credential.user_id), account_lets(credential), on_fail=on_fail)
+
+
+def account_lets(credential: Credential) -> Condition:
+    """Return what must hold of an account's item for a session or API key to be in use."""
     began = iso(credential.began_at)
-    usable = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
+    usable: Condition = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
     if credential.api_key_id is not None:
-        usable &= UserItem.api_keys_from.does_not_exist() | (UserItem.api_keys_from < began)
+        return usable & (UserItem.api_keys_from.does_not_exist() | (UserItem.api_keys_from < began))
+    return usable & (UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= began))
+
+
+def require_session(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
+    """Let a transaction fail unless a session or API key was not ended itself; the account is the caller's to ask.
+
+    For transactions that write the account's item: DynamoDB takes one write of an item.
+    """
+    if credential.api_key_id is not None:
         in_time = ApiKeyItem.valid_until.does_not_exist() | (ApiKeyItem.valid_until > iso(now))
         key_usable = ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist() & in_time
         key = api_key_key(credential.user_id, credential.api_key_id)
         tx.check(ApiKeyItem, key, key_usable, on_fail=on_fail)
-    else:
-        usable &= UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= began)
     if credential.session_id is not None:
         is_open = SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist()
         tx.check(SessionItem, session_key(credential.user_id, credential.session_id), is_open, on_fail=on_fail)
-    tx.check(UserItem, user_key(credential.user_id), usable, on_fail=on_fail)
 
 
 def is_deleted(user_id: UserId, *, at: datetime) -> bool:

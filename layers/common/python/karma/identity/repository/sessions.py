@@ -13,8 +13,9 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.domain import KNOWN_NETWORK_TTL, NOBODY, RefreshToken
+from karma.identity.domain import KNOWN_NETWORK_TTL, NOBODY, Credential, RefreshToken, SessionOver
 from karma.identity.logins import LoginPlace
+from karma.identity.parent import require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     KnownNetworkItem,
@@ -28,6 +29,7 @@ from karma.identity.repository.items import (
     session_key,
     user_key,
 )
+from karma.identity.repository.parents import account_lets
 
 
 class SessionRepository:
@@ -134,13 +136,17 @@ class SessionRepository:
         audit.append(tx, entry)
         _committed(tx)
 
-    def end_all_sessions(self, *, now: datetime, entry: AuditEntry, api_keys: bool) -> None:
+    def end_all_sessions(
+        self, *, by: Credential | None = None, now: datetime, entry: AuditEntry, api_keys: bool
+    ) -> None:
         """End every session of the entry's user that has begun, with its access tokens; API keys if that is asked.
 
         Raises:
             NotFound: the account is gone.
+            SessionOver: the session `by` is over.
         """
         tx = Transaction()
+        require_session_in(tx, by, now=now)
         tx.update(
             UserItem(*user_key(entry.user_id)),
             [
@@ -148,7 +154,8 @@ class SessionRepository:
                 *([UserItem.api_keys_from.set(iso(now))] if api_keys else []),
                 UserItem.updated_at.set(iso(now)),
             ],
-            on_fail=NotFound("User not found"),
+            None if by is None else account_lets(by),
+            on_fail=NotFound("User not found") if by is None else SessionOver(),
         )
         audit.append(tx, entry)
         tx.commit()

@@ -14,7 +14,8 @@ from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.audit import AuditEntry
-from karma.identity.domain import Locale, Role, User
+from karma.identity.domain import Credential, Locale, Role, User
+from karma.identity.parent import require_session_in
 from karma.identity.repository import audit, names
 from karma.identity.repository.items import (
     EmailGuard,
@@ -83,13 +84,19 @@ class UserRepository:
         except ConditionFailed:
             return
 
-    def save_profile(self, before: User, after: User, *, entry: AuditEntry, mails: Sequence[Mail]) -> User:
+    def save_profile(
+        self, before: User, after: User, *, by: Credential | None = None, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> User:
         """Store name, avatar, locale and awaited address as they are after a change, with what is to be told about it.
+
+        `by` is the session that must not be over for it.
 
         Raises:
             StaleVersion: the account is not as it was before, or is gone.
+            SessionOver: the session was ended.
         """
         tx = Transaction()
+        require_session_in(tx, by, now=entry.at)
         tx.update(
             UserItem(*user_key(before.id), version=before.version),
             [
@@ -107,14 +114,23 @@ class UserRepository:
         return _tell(tx, after, entry, mails)
 
     def change_password(
-        self, user: User, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+        self,
+        user: User,
+        password_hash: str,
+        *,
+        by: Credential | None = None,
+        now: datetime,
+        entry: AuditEntry,
+        mails: Sequence[Mail],
     ) -> User:
         """Replace a hash and end every session that has begun, with what is to be told about it.
 
         Raises:
             StaleVersion: the account is not as it was read, or is gone.
+            SessionOver: the session `by` was ended.
         """
         tx = Transaction()
+        require_session_in(tx, by, now=now)
         tx.update(
             UserItem(*user_key(user.id), version=user.version),
             [

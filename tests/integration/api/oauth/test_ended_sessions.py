@@ -1,0 +1,212 @@
+"""What outlives a session is neither made nor removed by one that has ended, in whichever way, however fresh its login.
+
+A process may believe a token for another minute, and learns nothing of a log-out elsewhere: here each end is written
+beside the process that then is asked, as another one would write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from karma.core.ids import UserId
+from karma.identity import one_time
+from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.domain import Role
+from karma.identity.oauth.domain import Profile, ProviderName
+from karma.identity.one_time import Purpose
+from karma.identity.repository.api_keys import ApiKeyRepository
+from karma.identity.repository.directory import DirectoryRepository
+from karma.identity.repository.oauth import OAuthRepository
+from karma.identity.repository.one_time import OneTimeRepository
+from karma.identity.repository.sessions import SessionRepository
+from karma.identity.repository.users import UserRepository
+from tests.integration.api.conftest import PASSWORD, Api
+from tests.integration.api.oauth.conftest import FRONT, Visitor
+from tests.integration.api.oauth.test_links import address, begin, logged_in
+
+CONTEXT = ("/auth", "/users", "/api-keys")
+"""Routes of identity."""
+NOT_ASKED = {
+    "POST /auth/logout": "ends a session",
+    "POST /auth/verify-email/resend": "sends a link to the address that the account has, and takes nothing",
+}
+"""Of those that take a caller: what makes or removes nothing that outlives the session."""
+
+
+@dataclass
+class Person:
+    """Somebody with a session, an API key, a linked provider and what they would do."""
+
+    api: Api
+    user_id: UserId
+    email: str
+    other: str
+    """Another account."""
+
+    def enter(self) -> None:
+        self.api = logged_in(self.api, self.api.log_in(self.email))
+        assert self.api.call("GET", "/api/v1/users/me").status == 200, "known to this process for a minute"
+
+    def entry(self, event: AuditEvent) -> AuditEntry:
+        return AuditEntry(user_id=self.user_id, event=event, at=datetime.now(UTC), actor_id=None)
+
+
+def _key_of(person: Person) -> str:
+    return ApiKeyRepository().list_api_keys(person.user_id)[0].id
+
+
+ACTS: dict[str, Callable[[Person], tuple[str, object]]] = {
+    "POST /api-keys": lambda _: ("/api-keys", {"name": "k", "scopes": ["*"], "current_password": PASSWORD}),
+    "DELETE /api-keys/{key_id}": lambda person: (f"/api-keys/{_key_of(person)}", None),
+    "POST /auth/oauth/{provider}/link": lambda _: ("/auth/oauth/google/link", {"current_password": PASSWORD}),
+    "DELETE /users/me/links/{provider}": lambda _: ("/users/me/links/github", None),
+    "PATCH /users/me": lambda _: ("/users/me", {"email": "new@example.com", "current_password": PASSWORD}),
+    "PATCH /users/{user_id}": lambda person: (f"/users/{person.other}", {"role": "viewer"}),
+    "POST /auth/logout-all": lambda _: ("/auth/logout-all", {"api_keys": True}),
+    "POST /auth/change-password": lambda _: (
+        "/auth/change-password",
+        {"current_password": PASSWORD, "password": PASSWORD},
+    ),
+    "DELETE /users/me": lambda _: ("/users/me", {"current_password": PASSWORD}),
+}
+"""In an order in which all can be done."""
+
+
+def do(name: str, person: Person) -> int:
+    path, body = ACTS[name](person)
+    return person.api.call(name.partition(" ")[0], f"/api/v1{path}", body).status
+
+
+@pytest.fixture
+def person(api: Api) -> Callable[[], Person]:
+    def make() -> Person:
+        user = api.register(verified=True)
+        user_id = UserId(user["id"])
+        made = Person(api, user_id, user["email"], api.register()["id"])
+        made.enter()
+        assert do("POST /api-keys", made) == 201
+        stored, now = UserRepository().read_user(user_id), datetime.now(UTC)
+        assert stored is not None
+        profile = Profile(provider=ProviderName.GITHUB, subject=user_id, email=stored.email, name="Ada")
+        assert OAuthRepository().link(stored, profile, now=now, entry=made.entry(AuditEvent.PROVIDER_LINKED))
+        return made
+
+    return make
+
+
+def _log_out(person: Person, session_id: str, now: datetime) -> None:
+    SessionRepository().end_session(session_id, now=now, entry=person.entry(AuditEvent.LOGGED_OUT))
+
+
+def _log_out_everywhere(person: Person, _: str, now: datetime) -> None:
+    SessionRepository().end_all_sessions(now=now, entry=person.entry(AuditEvent.ALL_SESSIONS_ENDED), api_keys=False)
+
+
+def _reset(person: Person, _: str, now: datetime) -> None:
+    _, token = one_time.issue(Purpose.RESET_PASSWORD, user_id=person.user_id, email=person.email, asked_at=now, now=now)
+    tokens, stored = OneTimeRepository(), UserRepository().read_user(person.user_id)
+    assert stored is not None
+    tokens.create_token(token, now=now)
+    entry = person.entry(AuditEvent.PASSWORD_RESET)
+    assert tokens.reset_password(token, stored.password_hash or "", now=now, entry=entry, mails=[])
+
+
+def _disable(person: Person, _: str, now: datetime) -> None:
+    directory = DirectoryRepository()
+    stored = directory.read_user(person.user_id)
+    assert stored is not None
+    directory.change_account(stored, replace(stored, disabled_at=now), actor_id=None, entries=[])
+
+
+ENDS: dict[str, Callable[[Person, str, datetime], None]] = {
+    "log-out": _log_out,
+    "log-out everywhere": _log_out_everywhere,
+    "reset": _reset,
+    "disabled": _disable,
+}
+
+
+def end(how: str, person: Person, stored: Callable[[str], list[Any]]) -> None:
+    """End the newest session of a person, as another process would."""
+    mine = [
+        item
+        for item in stored("identity")
+        if item.get("type") == {"S": "session"} and item["pk"] == {"S": f"USER#{person.user_id}"}
+    ]
+    newest = max(mine, key=lambda item: str(item["created_at"]["S"]))
+    ENDS[how](person, newest["sk"]["S"].removeprefix("SESSION#"), datetime.now(UTC) + timedelta(seconds=1))
+
+
+def promote(person: Person) -> None:
+    from api.deps import identity
+
+    directory = DirectoryRepository()
+    before = directory.read_user(person.user_id)
+    assert before is not None
+    directory.change_account(before, replace(before, role=Role.ADMIN), actor_id=None, entries=[])
+    identity.authenticator().forget(person.user_id)
+    assert person.api.call("GET", "/api/v1/users").status == 200, "known to this process as an administrator"
+
+
+@pytest.mark.fault("F-21g")
+class TestASessionThatHasEnded:
+    def test_is_asked_about_by_each_route_of_identity_that_takes_a_caller(self, api: Api) -> None:
+        from api.handler import app
+        from api.openapi import permissions
+        from api.routing import Route
+
+        taking = {
+            f"{method} {path}"
+            for route in app.router.routes
+            if isinstance(route, Route) and list(permissions(route.described.dependant))
+            for method in set(route.methods or ()) - {"GET", "HEAD"}
+            if (path := route.path.removeprefix("/api/v1")).startswith(CONTEXT)
+        }
+        assert taking == {*ACTS, *NOT_ASKED}
+
+    @pytest.mark.parametrize("how", list(ENDS))
+    def test_makes_and_removes_nothing_that_outlives_it(
+        self, person: Callable[[], Person], stored: Callable[[str], list[Any]], how: str
+    ) -> None:
+        ada, root = person(), person()
+        promote(root)
+        end(how, ada, stored)
+        end(how, root, stored)
+        before = stored("identity")
+        for name in ACTS:
+            status = do(name, root if name == "PATCH /users/{user_id}" else ada)
+            # That an administrator's sessions have ended with all is one condition with the role.
+            refused = 403 if name == "PATCH /users/{user_id}" and how != "log-out" else 401
+            assert status == refused, name
+        assert stored("identity") == before
+
+    def test_would_have_done_each_of_it(self, person: Callable[[], Person]) -> None:
+        ada, root = person(), person()
+        promote(root)
+        for name in ACTS:
+            who = root if name == "PATCH /users/{user_id}" else ada
+            if who is ada:
+                ada.enter()
+            assert do(name, who) in {200, 201, 202, 204}, name
+
+    @pytest.mark.parametrize("how", list(ENDS))
+    def test_leaves_no_link_behind_that_it_began(
+        self,
+        person: Callable[[], Person],
+        visitor: Callable[..., Visitor],
+        stored: Callable[[str], list[Any]],
+        how: str,
+    ) -> None:
+        ada, someone = person(), visitor()
+        reply = begin(ada.api, someone.provider, {"current_password": PASSWORD, "redirect": f"{FRONT}/"})
+        someone.cookie = reply.cookie.partition(";")[0]
+        given = someone.browser.visit(address(reply))
+        end(how, ada, stored)
+        refusal = (403, "ACCOUNT_DISABLED") if how == "disabled" else (400, "INVALID_STATE")
+        assert someone.callback(given).error == refusal
+        assert len(OAuthRepository().links(ada.user_id)) == 1, "the one from before"
