@@ -42,8 +42,10 @@ def account_lets(credential: Credential) -> Condition:
     began = iso(credential.began_at)
     usable: Condition = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
     if credential.api_key_id is not None:
-        return usable & (UserItem.api_keys_from.does_not_exist() | (UserItem.api_keys_from < began))
-    return usable & (UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= began))
+        usable &= UserItem.api_keys_from.does_not_exist() | (UserItem.api_keys_from < began)
+    else:
+        usable &= UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= began)
+    return usable
 
 
 def require_session(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
