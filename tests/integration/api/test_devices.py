@@ -370,6 +370,7 @@ def test_pages_that_end_by_bytes_lose_and_repeat_nothing(user: Any, monkeypatch:
                 page = ada("GET", f"{where}{'&' if '?' in where else '?'}limit=100{cursor}")
                 assert page[name]
                 found += [each["id"] for each in page[name]]
+                assert len(found) <= len(expected)
                 if page["next_cursor"] is None:
                     break
                 cursor = f"&cursor={page['next_cursor']}"

@@ -136,6 +136,7 @@ def test_an_hour_of_more_metrics_than_a_page_has_points_is_shown_on_several(worl
         page = world.reader.points(world.user, made.view.device.id, query)
         assert len(page.points) <= limit
         found += [(point["ts"], point["metric"]) for point in page.points]
+        assert len(found) <= 2 * len(names)
         after = page.next_position
         if after is None:
             break
