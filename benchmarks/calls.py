@@ -329,7 +329,7 @@ class Rows:
             for _ in range(2 * _LIMIT)
         ]
         for notice in made:
-            board.write(tx, notice, table=self._tables["identity"])
+            board.write(tx, notice)
         tx.commit()
         self._first.notice_id = made[0].id
         self.call(_Step("", "POST", f"/api/v1/notices/{made[0].id}/read"))
@@ -369,11 +369,9 @@ class Rows:
     def _run(self) -> None:
         from karma.agents.catalogue.domain import BUILT_IN_ID
         from karma.agents.domain import Run, RunKey, RunStatus, Segment, Thread, ThreadKey
-        from karma.agents.repository import AgentsItem, DynamoRunStore
-        from karma.core.dynamo.items import bind
+        from karma.agents.repository import DynamoRunStore
         from karma.core.ids import RunId, ThreadId
 
-        bind(AgentsItem, self._tables["agents"])
         now, user_id = datetime.now(UTC), UserId(self._first.user_id)
         run_id, thread_id = RunId(new_id()), ThreadId(new_id())
         self._first.run_id, key = run_id, RunKey(user_id, run_id)
@@ -401,11 +399,11 @@ class Rows:
         from karma.billing.repository.arrivals import ArrivalStore
         from karma.billing.repository.subscriptions import SubscriptionRepository
 
-        now, table = datetime.now(UTC), self._tables["billing"]
+        now = datetime.now(UTC)
         body = json.dumps({"type": "customer.subscription.updated", "data": {"object": {"metadata": "x" * 2000}}})
         for event_id in ("evt_handled", self._first.event_id):
             arrival = Arrival(event_id, "customer.subscription.updated", body)
-            ArrivalStore(table).store(arrival, received_at=now, due_at=now)
+            ArrivalStore().store(arrival, received_at=now, due_at=now)
         subscription = Subscription(
             user_id=UserId(self._first.user_id),
             plan=PlanName.PRO,
@@ -417,7 +415,7 @@ class Rows:
             stripe_customer_id="cus_calls",
             stripe_created=now,
         )
-        SubscriptionRepository(table).save(
+        SubscriptionRepository().save(
             subscription.user_id, subscription, seen=Seen(), event_id="evt_handled", at=now, note="calls"
         )
 

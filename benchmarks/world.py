@@ -208,21 +208,21 @@ def _policy(engine: MiniStack) -> str:
     return "bench-device"
 
 
-def _subscribe(world: World, user_id: UserId) -> None:
+def _subscribe(user_id: UserId) -> None:
     """Put a user on the largest plan: a hundred runs within a minute are over the free one's rate limit."""
     from karma.billing.domain import SubscriptionStatus, free_subscription
     from karma.billing.plans import PlanName
     from karma.billing.ports import Row
     from karma.billing.repository.subscriptions import SubscriptionRepository
 
-    table, now = world.values["BILLING_TABLE"], datetime.now(UTC)
+    now = datetime.now(UTC)
     plan = replace(
         free_subscription(user_id, now),
         plan=PlanName.ENTERPRISE,
         status=SubscriptionStatus.ACTIVE,
         stripe_status="active",
     )
-    SubscriptionRepository(table).save(user_id, plan, seen=Row(), at=now)
+    SubscriptionRepository().save(user_id, plan, seen=Row(), at=now)
 
 
 def _seed(world: World) -> None:
@@ -240,7 +240,7 @@ def _seed(world: World) -> None:
     for number in range(STREAM_USERS):
         who = {"email": f"bench{number}@example.com", "password": "Bench-marks-are-9-fine"}
         user = call("POST", "/auth/register", {**who, "name": f"Bench {number}"})["user"]
-        _subscribe(world, UserId(user["id"]))
+        _subscribe(UserId(user["id"]))
         world.tokens.append(call("POST", "/auth/login", who)["access_token"])
     for number in range(DEVICES):
         serial = f"EOS-BENCH-{number:03d}"

@@ -125,11 +125,8 @@ class Operations:
         """
         self._become("FunctionApi")
         from api.deps import billing
-        from karma.core.dynamo.items import bind
         from karma.core.ids import UserId
-        from karma.identity.repository.items import IdentityItem
 
-        bind(IdentityItem, os.environ["IDENTITY_TABLE"])
         with _translated():
             billing.customers().relink(customer_id, UserId(user_id), from_user_id=from_user_id, actor_id=None)
 
@@ -141,12 +138,10 @@ class Operations:
         """
         self._become("FunctionBackgroundRuns")
         from karma.agents.explain import explain
-        from karma.agents.repository import AgentsItem, DynamoRunStore
+        from karma.agents.repository import DynamoRunStore
         from karma.core.clock import SystemClock
-        from karma.core.dynamo.items import bind
         from karma.core.ids import RunId
 
-        bind(AgentsItem, os.environ["AGENTS_TABLE"])
         with _translated():
             return explain(RunId(run_id), store=DynamoRunStore(), clock=SystemClock())
 
@@ -213,8 +208,13 @@ class Operations:
         return operators_inbox()
 
     def _become(self, function: str) -> None:
+        from karma.core.dynamo.tables import bind_names
+
         found = boto3.client("lambda").get_function_configuration(FunctionName=self._outputs[function])
-        os.environ.update(found.get("Environment", {}).get("Variables", {}))
+        variables: dict[str, str] = found.get("Environment", {}).get("Variables", {})
+        os.environ.update(variables)
+        tables = {name.removesuffix("_TABLE").lower(): name for name in variables if name.endswith("_TABLE")}
+        bind_names({logical: variables[name] for logical, name in tables.items()})
 
 
 def _keys_line(rotation: Rotation) -> str:

@@ -14,21 +14,20 @@ from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.catalogue.service import Catalogue
 from karma.agents.configurable import built_in_components
 from karma.agents.engine import Limits
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.agents.service import RunReader, RunService
 from karma.agents.watchdog import QueueWatchdog
 from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.billing.service import SubscriptionService
-from karma.billing.usage import bind_usage
 from karma.configuration.current import CurrentConfiguration
 from karma.configuration.repository import ConfigurationRepository
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.buckets import DynamoBuckets
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.leases import DynamoLeases
+from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
@@ -36,7 +35,6 @@ from karma.identity.authentication import Authenticator
 from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
 from karma.identity.limits import OPEN_STREAMS, OpenRequests, Throttle
 from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
@@ -49,8 +47,10 @@ if TYPE_CHECKING:
 
 @cache
 def settings() -> Settings:
-    """Read the environment once."""
-    return load(Settings)
+    """Read the environment once, and tell the process which tables it names."""
+    loaded = load(Settings)
+    bind_tables(loaded)
+    return loaded
 
 
 @cache
@@ -62,7 +62,6 @@ def clock() -> Clock:
 @cache
 def authenticator() -> Authenticator:
     """Tell who calls."""
-    bind(IdentityItem, settings().identity_table)
     secret_arn = settings().auth_secret_arn
     return Authenticator(
         users=UserRepository(),
@@ -77,7 +76,7 @@ def authenticator() -> Authenticator:
 def throttle() -> Throttle:
     """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
     return Throttle(
-        stored=DynamoBuckets(settings().identity_table),
+        stored=DynamoBuckets(),
         local=LocalBuckets(),
         clock=clock(),
         plan_of=lambda user_id: subscription_service().plan(user_id).name,
@@ -87,13 +86,13 @@ def throttle() -> Throttle:
 @cache
 def open_streams() -> OpenRequests:
     """Count the streams that each account has open."""
-    return OpenRequests(DynamoLeases(settings().identity_table), clock(), pool=OPEN_STREAMS)
+    return OpenRequests(DynamoLeases(), clock(), pool=OPEN_STREAMS)
 
 
 @cache
 def subscription_service() -> SubscriptionService:
     """Tell who is on which plan."""
-    return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
+    return SubscriptionService(subscriptions=SubscriptionRepository(), clock=clock())
 
 
 @cache
@@ -104,9 +103,7 @@ def allowances() -> Allowances:
 
 @cache
 def run_store() -> DynamoRunStore:
-    """Bind the agents table, and the one where runs reserve what they take of their owner's plan."""
-    bind(AgentsItem, settings().agents_table)
-    bind_usage(settings().billing_table)
+    """Keep runs and their logs."""
     return DynamoRunStore()
 
 
@@ -119,7 +116,7 @@ def model() -> AnthropicModel:
 @cache
 def spending() -> UsageRepository:
     """Extend what runs have reserved."""
-    return UsageRepository(settings().billing_table)
+    return UsageRepository()
 
 
 @cache
@@ -160,8 +157,8 @@ def file_reader() -> FileReader:
     from karma.files.repository.files import FileRepository
     from karma.integrations.s3 import S3Files
 
-    parent = DeviceParent(DeviceRepository(settings().devices_table))
-    entries = Entries(FileRepository(settings().devices_table, parent), parent, clock())
+    parent = DeviceParent(DeviceRepository())
+    entries = Entries(FileRepository(parent), parent, clock())
     return FileReader(entries, S3Files(settings().files_bucket))
 
 
@@ -169,7 +166,7 @@ def file_reader() -> FileReader:
 def configuration() -> CurrentConfiguration:
     """Tell what is configured now."""
     built_in = built_in_components(settings().model_id)
-    return CurrentConfiguration(ConfigurationRepository(settings().agents_table), built_in=built_in)
+    return CurrentConfiguration(ConfigurationRepository(), built_in=built_in)
 
 
 @cache
@@ -188,14 +185,13 @@ def device_services() -> DeviceServices:
     from karma.devices.wake_ups import QueuedWakeUps
     from karma.integrations.iot import IotPublisher, IotRegistry
 
-    table = settings().devices_table
-    devices = DeviceRepository(table)
+    devices = DeviceRepository()
     publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
     return DeviceServices(
         # Agents neither create nor delete devices: the registry is there because the service wants one.
         devices=DeviceService(devices, IotRegistry(policy_name=""), clock()),
         commands=CommandService(
-            devices, CommandRepository(table), publisher, QueuedWakeUps(settings().ingest_queue_url), clock()
+            devices, CommandRepository(), publisher, QueuedWakeUps(settings().ingest_queue_url), clock()
         ),
     )
 

@@ -10,7 +10,7 @@ from fastapi.params import Depends as DependsParam
 from starlette.types import Scope
 
 from api.deps import billing, identity
-from api.deps.process import clock, settings
+from api.deps.process import clock
 from api.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, caller_address
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
@@ -27,7 +27,7 @@ from karma.identity.permissions import canonical
 def throttle() -> Throttle:
     """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
     return Throttle(
-        stored=DynamoBuckets(settings().identity_table),
+        stored=DynamoBuckets(),
         local=LocalBuckets(),
         clock=clock(),
         plan_of=lambda user_id: billing.subscriptions().plan(user_id).name,
@@ -37,7 +37,7 @@ def throttle() -> Throttle:
 @cache
 def waiting() -> OpenRequests:
     """Cap the requests that wait for a device."""
-    return OpenRequests(DynamoLeases(settings().identity_table), clock(), pool=WAITING_REQUESTS)
+    return OpenRequests(DynamoLeases(), clock(), pool=WAITING_REQUESTS)
 
 
 def admit(scope: Scope, limit: str) -> None:

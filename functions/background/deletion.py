@@ -10,7 +10,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from karma.agents.purge import AgentsPurge
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
@@ -18,7 +18,7 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.core import secrets
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId, is_id
 from karma.core.settings import FunctionSettings, load
@@ -30,14 +30,13 @@ from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.identity.deletion import Cascade
 from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.remains import AccountRemains
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.projects.repository import ProjectRepository
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.tasks.repository import DynamoTaskStore
 
 if TYPE_CHECKING:
@@ -66,14 +65,12 @@ class Settings(FunctionSettings):
 
 @cache
 def cascade() -> Cascade:
-    """Bind the tables and put the steps in order, once a process."""
+    """Put the steps in order, once a process."""
     settings = load(Settings)
+    bind_tables(settings)
     clock = SystemClock()
-    bind(IdentityItem, settings.identity_table)
-    bind(AgentsItem, settings.agents_table)
-    bind(RealtimeItem, settings.realtime_table)
-    devices = DeviceRepository(settings.devices_table)
-    files = FileRepository(settings.devices_table, DeviceParent(devices))
+    devices = DeviceRepository()
+    files = FileRepository(DeviceParent(devices))
     payments = StripeGateway(
         api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"), api_base=settings.stripe_api_base
     )
@@ -82,24 +79,24 @@ def cascade() -> Cascade:
             # First what acts by itself: runs, then what would go on costing money.
             AgentsPurge(store=DynamoRunStore(), attachments=S3Attachments(settings.files_bucket), clock=clock),
             BillingPurge(
-                subscriptions=SubscriptionRepository(settings.billing_table),
-                customers=CustomerRepository(settings.billing_table),
+                subscriptions=SubscriptionRepository(),
+                customers=CustomerRepository(),
                 payments=payments,
                 clock=clock,
             ),
             DevicesPurge(
                 devices=devices,
-                leftovers=LeftoverRepository(settings.devices_table, settings.telemetry_table),
+                leftovers=LeftoverRepository(),
                 registry=IotRegistry(policy_name=settings.device_policy_name),
                 clock=clock,
                 others=(FileLeftovers(files, S3Files(settings.files_bucket)),),
             ),
-            DynamoTaskStore(settings.work_table),
-            DynamoAvatarStore(settings.agents_table),
-            ProjectRepository(settings.work_table),
+            DynamoTaskStore(),
+            DynamoAvatarStore(),
+            ProjectRepository(),
             RealtimeRepository(),
             # Behind everything that gives back what it took of the plan.
-            UsagePurge(UsageRepository(settings.billing_table)),
+            UsagePurge(UsageRepository()),
             # Last what tells who it was.
             AccountRemains(),
         ],

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
+from karma.core.dynamo.tables import bind_tables
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.parent import DeviceParent
@@ -35,12 +35,11 @@ class Settings(FunctionSettings):
 
 @cache
 def verifier() -> Verifier:
-    """Bind the tables and name the bucket, once a process."""
+    """Build what the function needs, once a process."""
     settings = load(Settings)
-    # What is rejected gives its bytes back.
-    bind_usage(settings.billing_table)
-    devices = DeviceParent(DeviceRepository(settings.devices_table))
-    files = FileRepository(settings.devices_table, devices)
+    bind_tables(settings)
+    devices = DeviceParent(DeviceRepository())
+    files = FileRepository(devices)
     return Verifier(files, S3Files(settings.files_bucket), SystemClock())
 
 

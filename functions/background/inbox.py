@@ -16,10 +16,10 @@ from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core import secrets
 from karma.core.clock import SystemClock
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
-from karma.identity import parent
 from karma.integrations.stripe import StripeGateway
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class Services:
 def wiring() -> Services:
     """Build the services of this function."""
     settings = load(Settings)
-    parent.bind_accounts(settings.identity_table)
-    inbox = InboxRepository(settings.billing_table)
+    bind_tables(settings)
+    inbox = InboxRepository()
     return Services(
         inbox=inbox,
         projector=EventProjector(
             inbox=inbox,
-            subscriptions=SubscriptionRepository(settings.billing_table),
-            customers=CustomerRepository(settings.billing_table),
+            subscriptions=SubscriptionRepository(),
+            customers=CustomerRepository(),
             payments=StripeGateway(
                 api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"),
                 api_base=settings.stripe_api_base,

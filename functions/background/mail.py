@@ -7,13 +7,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
 from karma.core.ids import is_id
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
 from karma.identity.correspondence import Correspondence
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.one_time import OneTimeRepository
 from karma.identity.repository.users import UserRepository
 from karma.integrations.ses import SesSender
@@ -40,9 +39,9 @@ class Settings(FunctionSettings):
 def courier() -> Courier:
     """Build the service of this function."""
     settings = load(Settings)
-    bind(IdentityItem, settings.identity_table)
+    bind_tables(settings)
     return Courier(
-        outbox=OutboxRepository(settings.identity_table),
+        outbox=OutboxRepository(),
         recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
         sender=SesSender(sender=settings.mail_sender, configuration_set=settings.mail_configuration_set),
         clock=SystemClock(),

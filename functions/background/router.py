@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.counting import DeviceCounting, RowChange, is_active
-from karma.identity import parent
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -32,8 +32,8 @@ class Settings(FunctionSettings):
 def counting() -> DeviceCounting:
     """Build the use case once a process."""
     settings = load(Settings)
-    parent.bind_accounts(settings.identity_table)
-    return DeviceCounting(settings.devices_table)
+    bind_tables(settings)
+    return DeviceCounting()
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001

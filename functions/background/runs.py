@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.agents.watchdog import QueueWatchdog, attend, read_message
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
 
@@ -31,9 +31,9 @@ class Settings(FunctionSettings):
 
 @cache
 def services() -> tuple[DynamoRunStore, QueueWatchdog]:
-    """Bind the table and name the queue, once a process."""
+    """Build what the function needs, once a process."""
     settings = load(Settings)
-    bind(AgentsItem, settings.agents_table)
+    bind_tables(settings)
     return DynamoRunStore(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
 
 

@@ -10,9 +10,8 @@ from karma.billing.customers import Lookout
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.service import InboxKeeper
-from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import ValidationFailed
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
@@ -26,7 +25,6 @@ from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
 from karma.identity.deletion import requeue_due
 from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.items import IdentityItem
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.mail.repository import OutboxRepository
@@ -61,8 +59,10 @@ class Settings(FunctionSettings):
 
 @cache
 def settings() -> Settings:
-    """Read the environment once."""
-    return load(Settings)
+    """Read the environment once, and tell the process which tables it names."""
+    loaded = load(Settings)
+    bind_tables(loaded)
+    return loaded
 
 
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
@@ -76,6 +76,7 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
     sweep = event.get("sweep") if isinstance(event, dict) else None
     if not isinstance(sweep, str) or sweep not in _SWEEPS:
         raise ValidationFailed.of("sweep", f"must be one of {', '.join(_SWEEPS)}")
+    settings()
     changed = _SWEEPS[sweep]()
     if changed:
         logger.info("sweep.done", sweep=sweep, changed=changed, request_id=context.aws_request_id)
@@ -83,30 +84,27 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
 
 
 def _inbox() -> int:
-    inbox = InboxRepository(settings().billing_table)
+    inbox = InboxRepository()
     return InboxKeeper(inbox=inbox, queue=SqsQueue(settings().inbox_queue_url), clock=SystemClock()).requeue_due()
 
 
 def _subscriptions() -> int:
-    rows, queue = SubscriptionRepository(settings().billing_table), SqsQueue(settings().inbox_queue_url)
+    rows, queue = SubscriptionRepository(), SqsQueue(settings().inbox_queue_url)
     return Lookout(subscriptions=rows, queue=queue, clock=SystemClock()).send_due()
 
 
 def _mail() -> int:
-    outbox = OutboxRepository(settings().identity_table)
+    outbox = OutboxRepository()
     return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=SystemClock()).requeue_due()
 
 
 def _commands() -> int:
-    commands, wake_ups = CommandRepository(settings().devices_table), QueuedWakeUps(settings().ingest_queue_url)
+    commands, wake_ups = CommandRepository(), QueuedWakeUps(settings().ingest_queue_url)
     return expire_commands(commands, wake_ups, SystemClock())
 
 
 def _orphans() -> int:
     return sweep_orphans(
-        devices_table=settings().devices_table,
-        telemetry_table=settings().telemetry_table,
-        billing_table=settings().billing_table,
         policy_name=settings().device_policy_name,
         others=(FileLeftovers(_file_repository(), S3Files(settings().files_bucket)),),
     )
@@ -118,25 +116,20 @@ def _files() -> int:
 
 
 def _file_repository() -> FileRepository:
-    table = settings().devices_table
-    # What is given up gives its bytes back.
-    bind_usage(settings().billing_table)
-    return FileRepository(table, DeviceParent(DeviceRepository(table)))
+    return FileRepository(DeviceParent(DeviceRepository()))
 
 
 def _deletions() -> int:
-    bind(IdentityItem, settings().identity_table)
     return requeue_due(DeletionRepository(), SqsQueue(settings().deletions_queue_url), SystemClock())
 
 
 def _tasks() -> int:
-    return finish_deletions_of_tasks(DynamoTaskStore(settings().work_table), SystemClock())
+    return finish_deletions_of_tasks(DynamoTaskStore(), SystemClock())
 
 
 def _projects() -> int:
     # Those who were members give their seats back, those of a project that another plan pays for take them there.
-    bind_usage(settings().billing_table)
-    store, clock = ProjectRepository(settings().work_table), SystemClock()
+    store, clock = ProjectRepository(), SystemClock()
     return finish_deletions_of_projects(store, clock) + finish_moves_of_seats(store, clock)
 
 

@@ -15,6 +15,7 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.service import MAX_BODY, InboxService
 from karma.core import aws, secrets
 from karma.core.clock import SystemClock, epoch_ms
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError, InvalidRequest, MethodNotAllowed, PayloadTooLarge
 from karma.core.http import InternalError, failure
 from karma.core.observability import count, logger
@@ -42,6 +43,7 @@ class Settings(FunctionSettings):
 def wiring() -> InboxService:
     """Build the one service of this function, and the clients that its first event needs."""
     settings = load(Settings)
+    bind_tables(settings)
     for service in ("dynamodb", "sqs", "secretsmanager"):
         aws.client(service)
 
@@ -51,7 +53,7 @@ def wiring() -> InboxService:
 
     return InboxService(
         secrets=signing_secrets,
-        arrivals=ArrivalStore(settings.billing_table),
+        arrivals=ArrivalStore(),
         queue=SqsQueue(settings.inbox_queue_url),
         clock=_clock,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from karma.core.clock import SystemClock
+from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
@@ -46,13 +47,14 @@ class Settings(FunctionSettings):
 def service() -> IngestService:
     """Build the use case once a process."""
     settings = load(Settings)
+    bind_tables(settings)
     clock = SystemClock()
-    commands = CommandRepository(settings.devices_table)
+    commands = CommandRepository()
     publisher = IotPublisher(endpoint_url=settings.iot_data_endpoint)
     return IngestService(
-        devices=DeviceRepository(settings.devices_table),
-        telemetry=TelemetryRepository(settings.telemetry_table),
-        dead_letters=DeadLetterRepository(settings.devices_table),
+        devices=DeviceRepository(),
+        telemetry=TelemetryRepository(),
+        dead_letters=DeadLetterRepository(),
         dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(settings.ingest_queue_url), clock),
         clock=clock,
     )

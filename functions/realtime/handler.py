@@ -11,13 +11,12 @@ from typing import Any
 import orjson
 
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
 from karma.core.observability import logger
 from karma.core.settings import load
-from karma.identity import parent
 from karma.realtime.messages import Request, answer, error_message, parse
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService
 from realtime.settings import Settings
 
@@ -26,8 +25,7 @@ from realtime.settings import Settings
 def wiring() -> ConnectionService:
     """Build what the function needs, once a process."""
     settings = load(Settings)
-    bind(RealtimeItem, settings.realtime_table)
-    parent.bind_accounts(settings.identity_table)
+    bind_tables(settings)
     return ConnectionService(store=RealtimeRepository(), clock=SystemClock())
 
 

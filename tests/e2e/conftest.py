@@ -19,13 +19,12 @@ import pytest
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.billing.usage import bind_usage
 from karma.core import aws as karma_aws
 from karma.core.clock import SystemClock
+from karma.core.dynamo.tables import bind_names
 from karma.core.ids import UserId
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import Created, DeviceService
-from karma.identity.parent import bind_accounts
 from karma_device.commands import Handler
 from karma_device.config import DeviceConfig
 from karma_device.device import Device
@@ -201,8 +200,8 @@ def forgotten_event(deployment: Deployment) -> str:
         for variable, value in deployment.engine.client_environment().items():
             patch.setenv(variable, value)
         karma_aws.reset()
-        store = ArrivalStore(deployment.tables["billing"])
-        store.store(arrival, received_at=now - timedelta(minutes=3), due_at=now - timedelta(minutes=1))
+        bind_names(deployment.tables)
+        ArrivalStore().store(arrival, received_at=now - timedelta(minutes=3), due_at=now - timedelta(minutes=1))
         karma_aws.reset()
     return name
 
@@ -213,6 +212,7 @@ def storage(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, value in deployment.engine.client_environment().items():
         monkeypatch.setenv(name, value)
     karma_aws.reset()
+    bind_names(deployment.tables)
     yield deployment
     karma_aws.reset()
 
@@ -220,9 +220,7 @@ def storage(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.fixture
 def device(user: User, storage: Deployment) -> Created:
     """A device that never connects: its row is the API's own, its certificate nobody's."""
-    bind_accounts(storage.tables["identity"])
-    bind_usage(storage.tables["billing"])
-    devices = DeviceService(DeviceRepository(storage.tables["devices"]), FakeRegistry(), SystemClock())
+    devices = DeviceService(DeviceRepository(), FakeRegistry(), SystemClock())
     return devices.create(UserId(user.id), new_device(), allowance=allowance(UserId(user.id)))
 
 

@@ -50,7 +50,7 @@ class TestQueues:
 
 @pytest.mark.late
 def test_an_event_whose_message_was_lost_is_handled_by_a_sweep(storage: Deployment, forgotten_event: str) -> None:
-    inbox = InboxRepository(storage.tables["billing"])
+    inbox = InboxRepository()
 
     def handled() -> datetime | None:
         event = inbox.get(forgotten_event)

@@ -22,6 +22,7 @@ from botocore.config import Config
 
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
 from karma.core import aws as karma_aws
+from karma.core.dynamo.tables import bind_names
 from local.engine import Engine
 from tests.support import clients, on_demand, passwords
 from tests.support.storage_stacks import Storage, synthesized
@@ -245,7 +246,9 @@ def storage() -> Storage:
 
 @pytest.fixture
 def tables(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
-    return on_demand.tables(aws("dynamodb"), storage.tables, "test-")
+    owed = on_demand.tables(aws("dynamodb"), storage.tables, "test-")
+    bind_names(owed)
+    return owed
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ from datetime import UTC, datetime
 
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, put, update
-from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
-from karma.identity.repository.items import EmailGuard, IdentityItem, UserItem, email_key, user_key
+from karma.identity.repository.items import EmailGuard, UserItem, email_key, user_key
 
 
-def open_account(table: str, user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
+def open_account(user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
     """Store an account, of an id of the test's own when one is given; one that is there stays as it is."""
-    bind(IdentityItem, table)
     is_new = not user_id
     user_id = UserId(user_id or new_id())
     if is_new or get(UserItem, user_key(user_id), consistent=True) is None:
@@ -34,5 +32,5 @@ def open_account(table: str, user_id: str = "", *, email: str = "", password_has
 
 
 def prove_address(user_id: str) -> None:
-    """Take an account's address as verified, without its mail; the identity table is bound."""
+    """Take an account's address as verified, without its mail."""
     update(UserItem(*user_key(UserId(user_id))), [UserItem.email_verified.set(True)])

@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from karma.billing.usage import bind_usage
 from karma.core.ids import UserId, new_id
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
@@ -51,14 +50,12 @@ class World:
     pauses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        open_account(self.stack.tables["identity"], self.user)
-        bind_usage(self.stack.tables["billing"])
+        open_account(self.user)
         self.wake_ups = FakeWakeUps(self.clock)
-        table = self.stack.tables["devices"]
-        self.repository = DeviceRepository(table)
-        self.command_repository = CommandRepository(table)
-        self.telemetry = TelemetryRepository(self.stack.tables["telemetry"])
-        self.dead_letters = DeadLetterRepository(table)
+        self.repository = DeviceRepository()
+        self.command_repository = CommandRepository()
+        self.telemetry = TelemetryRepository()
+        self.dead_letters = DeadLetterRepository()
         self.devices = DeviceService(self.repository, self.registry, self.clock)
         self.commands = CommandService(
             self.repository,

@@ -31,11 +31,11 @@ def allowances(plan: PlanName = PlanName.ENTERPRISE, *, clock: Clock | None = No
     return Allowances(plan_of=plan_of, clock=own)
 
 
-def subscribe(billing_table: str, user_id: str, plan: PlanName = PlanName.ENTERPRISE) -> None:
+def subscribe(user_id: str, plan: PlanName = PlanName.ENTERPRISE) -> None:
     """Let somebody who has an account have a plan from now on, as if they had bought it."""
     free, now = free_subscription(UserId(user_id), datetime.now(UTC)), datetime.now(UTC)
     bought = replace(free, plan=plan, status=SubscriptionStatus.ACTIVE, stripe_status="active")
-    rows = SubscriptionRepository(billing_table)
+    rows = SubscriptionRepository()
     assert rows.save(UserId(user_id), bought, seen=rows.row(UserId(user_id)), at=now)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
 from karma.billing.seats import Seats
@@ -25,13 +23,12 @@ def invitations(
     store: ProjectRepository,
     clock: Clock,
     *,
-    tables: Mapping[str, str],
     queue: MemoryQueue | None = None,
     plan: PlanName = PlanName.ENTERPRISE,
 ) -> InvitationService:
-    """Make the service over the tables of an engine; it counts nobody's invitations of before, all have one plan."""
-    seats = Seats(allowances(plan, clock=clock), UsageRepository(tables["billing"]))
-    office = PostOffice(outbox=OutboxRepository(tables["identity"]), queue=queue or MemoryQueue(), clock=clock)
+    """Make the service over an engine; it counts nobody's invitations of before, all have one plan."""
+    seats = Seats(allowances(plan, clock=clock), UsageRepository())
+    office = PostOffice(outbox=OutboxRepository(), queue=queue or MemoryQueue(), clock=clock)
     buckets = LocalBuckets()
     return InvitationService(store, UserRepository(), seats=seats, post_office=office, buckets=buckets, clock=clock)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from api.deps import configuration
 from api.deps.process import clock, settings
-from karma.core.dynamo.items import bind
 
 if TYPE_CHECKING:
     from karma.agents.catalogue.service import Catalogue
@@ -21,9 +20,7 @@ def catalogue() -> Catalogue:
     from karma.agents.catalogue.domain import MODELS
     from karma.agents.catalogue.repository import DynamoAgentStore
     from karma.agents.catalogue.service import Catalogue
-    from karma.agents.repository import AgentsItem
 
-    bind(AgentsItem, settings().agents_table)
     tools = [tool.name for tool in declared_tools()]
     return Catalogue(
         DynamoAgentStore(),
@@ -37,8 +34,7 @@ def catalogue() -> Catalogue:
 @cache
 def runs() -> RunReader:
     """Show runs and their logs."""
-    from karma.agents.repository import AgentsItem, DynamoRunStore
+    from karma.agents.repository import DynamoRunStore
     from karma.agents.service import RunReader
 
-    bind(AgentsItem, settings().agents_table)
     return RunReader(DynamoRunStore())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps.process import clock, settings
+from api.deps.process import clock
 
 if TYPE_CHECKING:
     from karma.avatars.service import AvatarService
@@ -17,4 +17,4 @@ def service() -> AvatarService:
     from karma.avatars.repository import DynamoAvatarStore
     from karma.avatars.service import AvatarService
 
-    return AvatarService(DynamoAvatarStore(settings().agents_table), clock())
+    return AvatarService(DynamoAvatarStore(), clock())

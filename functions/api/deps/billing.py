@@ -20,7 +20,7 @@ def subscriptions() -> SubscriptionService:
     from karma.billing.repository.subscriptions import SubscriptionRepository
     from karma.billing.service import SubscriptionService
 
-    return SubscriptionService(subscriptions=SubscriptionRepository(settings().billing_table), clock=clock())
+    return SubscriptionService(subscriptions=SubscriptionRepository(), clock=clock())
 
 
 @cache
@@ -36,7 +36,7 @@ def usage() -> UsageRepository:
     """Show what accounts have taken of their plans."""
     from karma.billing.repository.usage import UsageRepository
 
-    return UsageRepository(settings().billing_table)
+    return UsageRepository()
 
 
 @cache
@@ -46,9 +46,7 @@ def inbox() -> InboxKeeper:
     from karma.billing.service import InboxKeeper
     from karma.integrations.sqs import SqsQueue
 
-    return InboxKeeper(
-        inbox=InboxRepository(settings().billing_table), queue=SqsQueue(settings().inbox_queue_url), clock=clock()
-    )
+    return InboxKeeper(inbox=InboxRepository(), queue=SqsQueue(settings().inbox_queue_url), clock=clock())
 
 
 @cache
@@ -59,7 +57,7 @@ def customers() -> CustomerDesk:
     from karma.integrations.sqs import SqsQueue
 
     return CustomerDesk(
-        customers=CustomerRepository(settings().billing_table),
+        customers=CustomerRepository(),
         queue=SqsQueue(settings().inbox_queue_url),
         clock=clock(),
     )

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @cache
 def components() -> ConfigurationRepository:
-    """Bind the agents table, where components stand as well."""
+    """Keep components."""
     from karma.configuration.repository import ConfigurationRepository
 
-    return ConfigurationRepository(settings().agents_table)
+    return ConfigurationRepository()
 
 
 @cache

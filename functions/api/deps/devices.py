@@ -17,22 +17,19 @@ if TYPE_CHECKING:
 
 @cache
 def repository() -> DeviceRepository:
-    """Bind the devices table."""
+    """Keep devices."""
     from karma.devices.repository.devices import DeviceRepository
 
-    return DeviceRepository(settings().devices_table)
+    return DeviceRepository()
 
 
 @cache
 def service() -> DeviceService:
     """Create, show, change and delete devices."""
-    from karma.billing.usage import bind_usage
     from karma.devices.service import DeviceService
     from karma.integrations.iot import IotRegistry
 
     given = settings()
-    # Devices take and give back a place in their owner's plan.
-    bind_usage(given.billing_table)
     registry = IotRegistry(
         policy_name=given.device_policy_name,
         mqtt_host=given.mqtt_host,
@@ -51,7 +48,7 @@ def commands() -> CommandService:
     from karma.devices.wake_ups import QueuedWakeUps
     from karma.integrations.iot import IotPublisher
 
-    commands = CommandRepository(settings().devices_table)
+    commands = CommandRepository()
     publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
     wake_ups = QueuedWakeUps(settings().ingest_queue_url)
     return CommandService(repository(), commands, publisher, wake_ups, clock())
@@ -63,7 +60,7 @@ def telemetry() -> TelemetryReader:
     from karma.devices.repository.telemetry import TelemetryRepository
     from karma.devices.telemetry import TelemetryReader
 
-    return TelemetryReader(repository(), TelemetryRepository(settings().telemetry_table), clock())
+    return TelemetryReader(repository(), TelemetryRepository(), clock())
 
 
 @cache
@@ -71,4 +68,4 @@ def dead_letters() -> DeadLetterRepository:
     """Read what devices sent and nobody could take."""
     from karma.devices.repository.dead_letters import DeadLetterRepository
 
-    return DeadLetterRepository(settings().devices_table)
+    return DeadLetterRepository()

@@ -34,12 +34,10 @@ def device_parent() -> DeviceParent:
 
 @cache
 def repository() -> FileRepository:
-    """Bind the devices table, where files stand as well, and the billing table, where they take room."""
-    from karma.billing.usage import bind_usage
+    """Keep files of devices."""
     from karma.files.repository.files import FileRepository
 
-    bind_usage(settings().billing_table)
-    return FileRepository(settings().devices_table, device_parent())
+    return FileRepository(device_parent())
 
 
 @cache

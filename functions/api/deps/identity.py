@@ -10,11 +10,9 @@ from api.deps import mail
 from api.deps.process import clock, key_ring, newer_key_ring, settings
 from karma.core import secrets
 from karma.core.dynamo.buckets import DynamoBuckets
-from karma.core.dynamo.items import bind
 from karma.identity.audit import AuditReader
 from karma.identity.authentication import Authenticator
 from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 
 if TYPE_CHECKING:
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
 
 @cache
 def users() -> UserRepository:
-    """Bind the identity table."""
-    bind(IdentityItem, settings().identity_table)
+    """Keep accounts."""
     return UserRepository()
 
 
@@ -68,7 +65,7 @@ def accounts() -> AccountService:
         tokens=OneTimeRepository(),
         passwords=Argon2Passwords(),
         post_office=mail.post_office(),
-        buckets=DynamoBuckets(settings().identity_table),
+        buckets=DynamoBuckets(),
         clock=clock(),
         on_change=authenticator().forget,
     )
@@ -86,7 +83,7 @@ def password_changes() -> PasswordService:
         tokens=OneTimeRepository(),
         passwords=Argon2Passwords(),
         post_office=mail.post_office(),
-        buckets=DynamoBuckets(settings().identity_table),
+        buckets=DynamoBuckets(),
         clock=clock(),
         on_change=_session_ended,
     )
@@ -104,7 +101,7 @@ def sessions() -> SessionService:
     return SessionService(
         accounts=users(),
         sessions=stored,
-        guard=LoginGuard(buckets=DynamoBuckets(settings().identity_table), networks=stored, clock=clock()),
+        guard=LoginGuard(buckets=DynamoBuckets(), networks=stored, clock=clock()),
         passwords=Argon2Passwords(),
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,
@@ -159,7 +156,7 @@ def links() -> LinkService:
         flows=OAuthRepository(),
         accounts=users(),
         passwords=Argon2Passwords(),
-        buckets=DynamoBuckets(settings().identity_table),
+        buckets=DynamoBuckets(),
         clock=clock(),
     )
 
@@ -174,7 +171,7 @@ def api_keys() -> ApiKeyService:
         api_keys=ApiKeyRepository(),
         owners=users(),
         passwords=Argon2Passwords(),
-        buckets=DynamoBuckets(settings().identity_table),
+        buckets=DynamoBuckets(),
         post_office=mail.post_office(),
         clock=clock(),
         on_change=_session_ended,
@@ -189,11 +186,10 @@ def account_deletion() -> AccountDeletion:
     from karma.identity.repository.deletions import DeletionRepository
     from karma.integrations.sqs import SqsQueue
 
-    users()
     return AccountDeletion(
         deletions=DeletionRepository(),
         passwords=Argon2Passwords(),
-        buckets=DynamoBuckets(settings().identity_table),
+        buckets=DynamoBuckets(),
         queue=SqsQueue(settings().deletions_queue_url),
         clock=clock(),
         on_change=_session_ended,
@@ -206,7 +202,6 @@ def administration() -> AdministrationService:
     from karma.identity.administration import AdministrationService
     from karma.identity.repository.directory import DirectoryRepository
 
-    users()
     return AdministrationService(
         accounts=DirectoryRepository(), registration=accounts(), clock=clock(), on_change=_session_ended
     )
@@ -217,5 +212,4 @@ def audit() -> AuditReader:
     """Show the audit log."""
     from karma.identity.repository.audit import AuditRepository
 
-    users()
     return AuditReader(log=AuditRepository(), clock=clock())

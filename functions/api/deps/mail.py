@@ -18,5 +18,5 @@ def post_office() -> PostOffice:
     from karma.mail.repository import OutboxRepository
     from karma.mail.service import PostOffice
 
-    outbox = OutboxRepository(settings().identity_table)
+    outbox = OutboxRepository()
     return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=clock())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps.process import clock, settings
+from api.deps.process import clock
 
 if TYPE_CHECKING:
     from karma.notices.service import NoticeService
@@ -17,4 +17,4 @@ def service() -> NoticeService:
     from karma.notices.repository import NoticeRepository
     from karma.notices.service import NoticeService
 
-    return NoticeService(NoticeRepository(settings().identity_table), clock())
+    return NoticeService(NoticeRepository(), clock())

@@ -12,14 +12,17 @@ from api.settings import Settings
 from karma.core import secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.cursors import CursorSigner
+from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import load
 from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
 
 
 @cache
 def settings() -> Settings:
-    """Read the environment once."""
-    return load(Settings)
+    """Read the environment once, and tell the process which tables it names."""
+    loaded = load(Settings)
+    bind_tables(loaded)
+    return loaded
 
 
 @cache

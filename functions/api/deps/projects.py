@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from api.deps import billing, identity, mail
-from api.deps.process import clock, settings
+from api.deps.process import clock
 from karma.core.dynamo.buckets import DynamoBuckets
 
 if TYPE_CHECKING:
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 
 @cache
 def repository() -> ProjectRepository:
-    """Bind the work table, that of the accounts, which a project holds, and that of plans, whose seats members take."""
-    from karma.billing.usage import bind_usage
+    """Keep projects, their members and invitations."""
     from karma.projects.repository import ProjectRepository
 
-    identity.users()
-    bind_usage(settings().billing_table)
-    return ProjectRepository(settings().work_table)
+    return ProjectRepository()
 
 
 @cache
@@ -53,8 +50,8 @@ def invitations() -> InvitationService:
     return InvitationService(
         repository(),
         identity.users(),
-        seats=Seats(billing.allowances(), UsageRepository(settings().billing_table)),
+        seats=Seats(billing.allowances(), UsageRepository()),
         post_office=mail.post_office(),
-        buckets=DynamoBuckets(settings().identity_table),
+        buckets=DynamoBuckets(),
         clock=clock(),
     )

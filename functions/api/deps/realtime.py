@@ -5,17 +5,15 @@ from __future__ import annotations
 from functools import cache
 
 from api.deps.process import clock, settings
-from karma.core.dynamo.items import bind
 from karma.core.ids import UserId
 from karma.integrations.sockets import Sockets
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import SocketCloser, TicketService
 
 
 @cache
 def tickets() -> TicketService:
     """Give out tickets for the WebSocket."""
-    bind(RealtimeItem, settings().realtime_table)
     return TicketService(store=RealtimeRepository(), clock=clock(), url=settings().websocket_url)
 
 
@@ -27,5 +25,4 @@ def close_ended(user_id: UserId) -> None:
 
 @cache
 def _closer() -> SocketCloser:
-    bind(RealtimeItem, settings().realtime_table)
     return SocketCloser(store=RealtimeRepository(), sockets=Sockets(settings().websocket_url), clock=clock())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps.process import clock, settings
+from api.deps.process import clock
 
 if TYPE_CHECKING:
     from karma.tasks.service import TaskService
@@ -17,4 +17,4 @@ def service() -> TaskService:
     from karma.tasks.repository import DynamoTaskStore
     from karma.tasks.service import TaskService
 
-    return TaskService(DynamoTaskStore(settings().work_table), clock())
+    return TaskService(DynamoTaskStore(), clock())

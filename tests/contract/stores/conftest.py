@@ -13,6 +13,7 @@ from botocore.config import Config
 from benchmarks.dynamodb_local import DynamoDbLocalMissing, dynamodb_local
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
+from karma.core.dynamo.tables import bind_names
 from local.engine import REGION
 from local.processes import no_proxy
 from tests.contract.stores.fakes import FAKES
@@ -131,7 +132,9 @@ def _opened(
     client = clients.client("dynamodb", _CONFIG, url)
 
     calls.engine = engine
-    yield Database(engine, on_demand.tables(client, storage.tables, f"test-{account}-"), client)
+    owed = on_demand.tables(client, storage.tables, f"test-{account}-")
+    bind_names(owed)
+    yield Database(engine, owed, client)
     on_demand.forget()
     calls.engine = None
 
@@ -139,4 +142,4 @@ def _opened(
 @pytest.fixture
 def rows(database: Database) -> Rows:
     """A person of the test's own, and everything that may hang on an account."""
-    return Rows(database)
+    return Rows()

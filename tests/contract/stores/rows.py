@@ -10,7 +10,7 @@ from typing import Any
 from karma.agents.catalogue.domain import Agent, AgentSpec
 from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.domain import History, Message, Run, RunEnd, RunKey, RunStatus, Segment, Thread, ThreadKey
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.avatars.domain import Avatar
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.arrival import Arrival
@@ -21,12 +21,10 @@ from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
-from karma.billing.usage import bind_usage
 from karma.configuration.domain import Change, Component, ComponentType
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.clock import epoch_ms, iso, monotonic
 from karma.core.dynamo.buckets import DynamoBuckets
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.leases import DynamoLeases
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import (
@@ -66,7 +64,6 @@ from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.audit import AuditRepository
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.oauth import OAuthRepository
 from karma.identity.repository.one_time import OneTimeRepository
 from karma.identity.repository.remains import AccountRemains
@@ -81,7 +78,7 @@ from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Projec
 from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
 from karma.realtime.domain import Channel, Connection, Ticket
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore
@@ -94,7 +91,6 @@ from tests.contract.stores.test_projects import new_project as a_project
 from tests.contract.stores.test_tasks import parts
 from tests.contract.stores.test_tasks import task as a_task
 from tests.support.plans import limited, reserved
-from tests.support.stores import Database
 from tests.unit.billing.test_domain import stripe_subscription
 
 NOW, LATER = file_rows.NOW, file_rows.LATER
@@ -106,11 +102,8 @@ TWO_PLACES = Pool("two", 2, DAY)
 class Rows(file_rows.FileRows):
     """One person with everything that hangs on an account; each is made when it is first asked for."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self) -> None:
         self.id = new_id()
-        self._tables = database.tables
-        identity = self._tables["identity"]
-        bind(IdentityItem, identity)
         self.users = UserRepository()
         self.directory = DirectoryRepository()
         self.sessions = SessionRepository()
@@ -120,98 +113,39 @@ class Rows(file_rows.FileRows):
         self.audit = AuditRepository()
         self.deletions = DeletionRepository()
         self.remains = AccountRemains()
-        self.outbox = OutboxRepository(identity)
-        self.buckets = DynamoBuckets(identity)
-        self.leases = DynamoLeases(identity)
-
-    # The other tables are made when they are first needed: making all of them took half of the suite's time.
-
-    @cached_property
-    def devices(self) -> DeviceRepository:
-        # Devices take a place in their owner's plan.
-        bind_usage(self._tables["billing"])
-        return DeviceRepository(self._tables["devices"])
-
-    @cached_property
-    def commands(self) -> CommandRepository:
-        return CommandRepository(self._tables["devices"])
-
-    @cached_property
-    def letters(self) -> DeadLetterRepository:
-        return DeadLetterRepository(self._tables["devices"])
+        self.outbox = OutboxRepository()
+        self.buckets = DynamoBuckets()
+        self.leases = DynamoLeases()
+        self.devices = DeviceRepository()
+        self.commands = CommandRepository()
+        self.letters = DeadLetterRepository()
+        self.telemetry = TelemetryRepository()
+        self.leftovers = LeftoverRepository(retention_s=0)
+        self.runs = DynamoRunStore()
+        self.agents = DynamoAgentStore()
+        self.projects = ProjectRepository()
+        self.tasks = DynamoTaskStore()
+        self.avatars = DynamoAvatarStore()
+        self.configuration = ConfigurationRepository()
+        self.notices = NoticeRepository()
+        self.arrivals = ArrivalStore()
+        self.inbox = InboxRepository()
+        self.subscriptions = SubscriptionRepository()
+        self.realtime = RealtimeRepository()
 
     @cached_property
     def files(self) -> FileRepository:
-        return FileRepository(self._tables["devices"], DeviceParent(self.devices))
-
-    @cached_property
-    def telemetry(self) -> TelemetryRepository:
-        return TelemetryRepository(self._tables["telemetry"])
-
-    @cached_property
-    def leftovers(self) -> LeftoverRepository:
-        return LeftoverRepository(self._tables["devices"], self._tables["telemetry"], retention_s=0)
-
-    @cached_property
-    def runs(self) -> DynamoRunStore:
-        bind(AgentsItem, self._tables["agents"])
-        # Runs take what they may spend of their owner's plan.
-        bind_usage(self._tables["billing"])
-        return DynamoRunStore()
-
-    @cached_property
-    def agents(self) -> DynamoAgentStore:
-        bind(AgentsItem, self._tables["agents"])
-        return DynamoAgentStore()
-
-    @cached_property
-    def projects(self) -> ProjectRepository:
-        # Members take seats in the owner's plan.
-        bind_usage(self._tables["billing"])
-        return ProjectRepository(self._tables["work"])
-
-    @cached_property
-    def tasks(self) -> DynamoTaskStore:
-        return DynamoTaskStore(self._tables["work"])
-
-    @cached_property
-    def avatars(self) -> DynamoAvatarStore:
-        return DynamoAvatarStore(self._tables["agents"])
-
-    @cached_property
-    def configuration(self) -> ConfigurationRepository:
-        return ConfigurationRepository(self._tables["agents"])
-
-    @cached_property
-    def notices(self) -> NoticeRepository:
-        return NoticeRepository(self._tables["identity"])
-
-    @cached_property
-    def arrivals(self) -> ArrivalStore:
-        return ArrivalStore(self._tables["billing"])
-
-    @cached_property
-    def inbox(self) -> InboxRepository:
-        return InboxRepository(self._tables["billing"])
+        return FileRepository(DeviceParent(self.devices))
 
     @cached_property
     def usage(self) -> UsageRepository:
-        return UsageRepository(self._tables["billing"])
+        return UsageRepository()
 
     @property
     def taken(self) -> Purge:
         """The purge of somebody who has taken something of a plan."""
         self.usage.extend(limited(self.ada.id))
         return self.purge()
-
-    @cached_property
-    def subscriptions(self) -> SubscriptionRepository:
-        return SubscriptionRepository(self._tables["billing"])
-
-    @cached_property
-    def realtime(self) -> RealtimeRepository:
-        bind(RealtimeItem, self._tables["realtime"])
-        return RealtimeRepository()
 
     # Identity
 
@@ -627,7 +561,7 @@ class Rows(file_rows.FileRows):
     @cached_property
     def notice(self) -> Notice:
         tx = Transaction()
-        board.write(tx, a_notice(1, user=self.ada.id), table=self._tables["identity"])
+        board.write(tx, a_notice(1, user=self.ada.id))
         tx.commit()
         return a_notice(1, user=self.ada.id)
 
@@ -660,7 +594,7 @@ class Rows(file_rows.FileRows):
 
     @property
     def customers(self) -> CustomerRepository:
-        return CustomerRepository(self._tables["billing"])
+        return CustomerRepository()
 
     @cached_property
     def customer(self) -> CustomerLink:

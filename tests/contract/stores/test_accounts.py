@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity import emails, one_time
@@ -16,7 +15,6 @@ from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.domain import Locale, Role, User
 from karma.identity.one_time import OneTimeToken, Purpose
 from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.one_time import OneTimeRepository
 from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
 from karma.mail.repository import OutboxRepository
@@ -32,8 +30,7 @@ class DynamoAccounts(DirectoryRepository, OneTimeRepository):
     """All of them, as the store in memory is, with the outbox that they write to."""
 
     def __init__(self, table: str) -> None:
-        bind(IdentityItem, table)
-        self.outbox = OutboxRepository(table)
+        self.outbox = OutboxRepository()
 
 
 Accounts = MemoryAccounts | DynamoAccounts

@@ -8,12 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
 from karma.identity.repository.audit import AuditRepository, append, append_once_a_minute
-from karma.identity.repository.items import IdentityItem
 from tests.support.stores import Database
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -22,7 +20,6 @@ ADA, EVE = UserId(new_id()), UserId(new_id())
 
 @pytest.fixture
 def log(database: Database) -> AuditRepository:
-    bind(IdentityItem, database.tables["identity"])
     return AuditRepository()
 
 

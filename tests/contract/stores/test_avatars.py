@@ -39,8 +39,8 @@ def dynamo(database: Database) -> DynamoAvatarStore:
 
 def stored(database: Database) -> DynamoAvatarStore:
     for user in (USER, OTHER):
-        open_account(database.tables["identity"], user)
-    return DynamoAvatarStore(database.tables["agents"])
+        open_account(user)
+    return DynamoAvatarStore()
 
 
 def avatar(number: int = 1, *, user: UserId = USER, **more: Any) -> Avatar:

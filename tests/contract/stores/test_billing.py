@@ -63,10 +63,9 @@ def stores(store: Store) -> Stores:
         memory = MemoryBilling()
         return Stores(memory, memory, memory, memory, memory)
     for user_id in (ALICE, BOB):
-        open_account(store.database.tables["identity"], user_id)
-    table = store.database.tables["billing"]
-    rows = SubscriptionRepository(table)
-    return Stores(ArrivalStore(table), InboxRepository(table), rows, CustomerRepository(table), rows)
+        open_account(user_id)
+    rows = SubscriptionRepository()
+    return Stores(ArrivalStore(), InboxRepository(), rows, CustomerRepository(), rows)
 
 
 class TestInbox:
@@ -391,9 +390,8 @@ class TestCustomers:
 
 
 def test_a_large_event_is_packed(database: Database) -> None:
-    table = database.tables["billing"]
     large = arrival(text="é" * 400_000)
-    store, inbox = ArrivalStore(table), InboxRepository(table)
+    store, inbox = ArrivalStore(), InboxRepository()
     assert store.store(large, received_at=NOW, due_at=NOW) is Stored.NEW
     assert store.store(large, received_at=NOW, due_at=NOW) is Stored.WAITING
     assert store.store(arrival(), received_at=NOW, due_at=NOW) is Stored.CONFLICT
@@ -405,4 +403,4 @@ def test_a_large_event_is_packed(database: Database) -> None:
 def test_an_event_that_cannot_be_packed_is_refused(database: Database) -> None:
     noise = random.Random(1).randbytes(450_000).hex()
     with pytest.raises(PayloadTooLarge):
-        ArrivalStore(database.tables["billing"]).store(arrival(text=noise), received_at=NOW, due_at=NOW)
+        ArrivalStore().store(arrival(text=noise), received_at=NOW, due_at=NOW)

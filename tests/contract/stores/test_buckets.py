@@ -23,7 +23,7 @@ ONE = Limit("one", 1, timedelta(seconds=5))
 
 @pytest.fixture
 def buckets(store: Store) -> Buckets:
-    return LocalBuckets() if store.in_memory else DynamoBuckets(store.database.tables["identity"])
+    return LocalBuckets() if store.in_memory else DynamoBuckets()
 
 
 class TestABucket:
@@ -76,7 +76,7 @@ class TestABucket:
 class TestInDynamoDB:
     @pytest.mark.parametrize("ahead", [0, 4])
     def test_fifty_requests_at_once_are_ten_that_pass(self, database: Database, ahead: int) -> None:
-        shared = DynamoBuckets(database.tables["identity"])
+        shared = DynamoBuckets()
         for _ in range(ahead):
             shared.take(TEN, "k", now=NOW)
         barrier = Barrier(50)
@@ -89,7 +89,7 @@ class TestInDynamoDB:
             assert sum(pool.map(ask, range(50))) == 10 - ahead
 
     def test_an_item_says_when_it_may_go_and_not_whose_it_is(self, database: Database) -> None:
-        DynamoBuckets(database.tables["identity"]).take(TEN, "ada@example.com", now=NOW)
+        DynamoBuckets().take(TEN, "ada@example.com", now=NOW)
         [item] = database.items("identity")
         assert item["pk"]["S"].startswith("LIMIT#ten#")
         assert (item["type"]["S"], item["sk"]["S"]) == ("bucket", "BUCKET")
@@ -99,8 +99,7 @@ class TestInDynamoDB:
     def test_a_database_that_does_not_answer_decides_nothing(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        table = database.tables["identity"]
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
         aws.reset()
         with pytest.raises(StorageUnavailable):
-            DynamoBuckets(table).take(TEN, "k", now=NOW)
+            DynamoBuckets().take(TEN, "k", now=NOW)

@@ -9,8 +9,6 @@ import pytest
 from karma.agents.catalogue.domain import Agent, AgentChanged, AgentSpec, summary
 from karma.agents.catalogue.ports import AgentStore, NameHolder
 from karma.agents.catalogue.repository import DynamoAgentStore
-from karma.agents.repository import AgentsItem
-from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
 from tests.fakes.catalogue import MemoryAgentStore
@@ -23,7 +21,6 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 def agents(store: Store) -> AgentStore:
     if store.in_memory:
         return MemoryAgentStore()
-    bind(AgentsItem, store.database.tables["agents"])
     return DynamoAgentStore()
 
 
@@ -163,7 +160,6 @@ def test_a_deleted_agent_leaves_its_name_and_no_row(agents: AgentStore) -> None:
 
 
 def test_nothing_but_the_counter_is_left_of_a_deleted_agent(database: Database) -> None:
-    bind(AgentsItem, database.tables["agents"])
     dynamo = DynamoAgentStore()
     old = agent(tags=tuple(f"t{n}" for n in range(10)))
     dynamo.create(old, request_token="t")

@@ -47,7 +47,7 @@ class Queue:
     """A device and its commands, in memory or in DynamoDB."""
 
     def __init__(self, store: Store) -> None:
-        self.rows = None if store.in_memory else Rows(store.database)
+        self.rows = None if store.in_memory else Rows()
         self._memory = MemoryCommands()
         self._numbers = itertools.count()
         self.device = self.rows.device if self.rows is not None else _device()

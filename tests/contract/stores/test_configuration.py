@@ -31,7 +31,7 @@ MODEL = Component(
 
 @pytest.fixture
 def components(store: Store) -> ComponentStore:
-    return MemoryComponentStore() if store.in_memory else ConfigurationRepository(store.database.tables["agents"])
+    return MemoryComponentStore() if store.in_memory else ConfigurationRepository()
 
 
 def change(version: int, new: Component | None, old: Component | None = None, name: str = "", **more: Any) -> Change:
@@ -102,7 +102,7 @@ def test_histories_are_apart_and_begin_with_the_newest(components: ComponentStor
 
 
 def test_a_change_and_what_stands_after_it_are_two_items(database: Database) -> None:
-    store = ConfigurationRepository(database.tables["agents"])
+    store = ConfigurationRepository()
     store.append(change(1, TOOL))
     items = database.items("agents")
     assert sorted((item["pk"]["S"], item["sk"]["S"]) for item in items) == [

@@ -16,7 +16,7 @@ from karma.core.clock import monotonic
 from karma.core.dynamo.access import batch_get, delete, get, put, query, update, upsert
 from karma.core.dynamo.counters import CounterAttributes, counter_key, fold
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled, StorageUnavailable
@@ -29,7 +29,7 @@ from tests.support.wire import Params, Wire, error, on
 
 class ShelfItem(Item):
     class Meta(TableMeta):
-        table_name = "shelf"
+        logical = "devices"
 
 
 class BookItem(ShelfItem, discriminator="book"):
@@ -45,9 +45,7 @@ class ShelfCounter(CounterAttributes, ShelfItem, discriminator="counter"):
     pass
 
 
-@pytest.fixture(autouse=True)
-def bound(database: Database) -> None:
-    bind(ShelfItem, database.tables["devices"])
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def book(number: int, title: str = "t") -> BookItem:

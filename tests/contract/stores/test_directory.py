@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from karma.core.dynamo.items import bind
 from karma.core.errors import Forbidden, StaleVersion, StorageThrottled
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import AuditEntry, AuditEvent, AuditQuery
@@ -17,7 +16,6 @@ from karma.identity.directory import AccountFilter, AccountPage
 from karma.identity.domain import Role, User
 from karma.identity.repository.audit import AuditRepository
 from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.items import IdentityItem
 from tests.contract.stores.test_identity import LATER, NOW, user
 from tests.fakes.identity import MemoryIdentities
 from tests.support.stores import Database, Store
@@ -30,13 +28,11 @@ Directory = MemoryIdentities | DirectoryRepository
 def directory(store: Store) -> Directory:
     if store.in_memory:
         return MemoryIdentities()
-    bind(IdentityItem, store.database.tables["identity"])
     return DirectoryRepository()
 
 
 @pytest.fixture
 def stored(database: Database) -> DirectoryRepository:
-    bind(IdentityItem, database.tables["identity"])
     return DirectoryRepository()
 
 

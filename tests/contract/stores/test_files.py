@@ -27,7 +27,7 @@ DAY = timedelta(days=1)
 def rows(store: Store) -> FileRows:
     from tests.contract.stores.rows import Rows  # which imports test modules of this folder
 
-    return MemoryFileRows() if store.in_memory else Rows(store.database)
+    return MemoryFileRows() if store.in_memory else Rows()
 
 
 def listed(rows: FileRows, path: str = "/a") -> list[str]:

@@ -55,7 +55,7 @@ class Fakes:
 
 @pytest.fixture
 def stores(store: Store) -> Any:
-    return Fakes() if store.in_memory else Rows(store.database)
+    return Fakes() if store.in_memory else Rows()
 
 
 def test_no_key(stores: Any) -> None:
@@ -125,7 +125,7 @@ def test_no_customer_event_or_subscription(stores: Any) -> None:
 
 
 def test_no_channel_of_a_connection_that_is_not_known(store: Store) -> None:
-    stores = Fakes() if store.in_memory else Rows(store.database)
+    stores = Fakes() if store.in_memory else Rows()
     listener = UserId(new_id()) if isinstance(stores, Fakes) else stores.ada.id
     unknown = Connection(id="c2=", user_id=listener, connected_at=NOW)
     with pytest.raises(NotFound) as caught:

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, StaleVersion, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.domain import NOBODY, ApiKey, Credential, RefreshToken, Role, User
 from karma.identity.logins import LoginPlace
 from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from tests.fakes.identity import MemoryIdentities
@@ -37,7 +35,6 @@ Identities = MemoryIdentities | DynamoIdentities
 def identities(store: Store) -> Identities:
     if store.in_memory:
         return MemoryIdentities()
-    bind(IdentityItem, store.database.tables["identity"])
     return DynamoIdentities()
 
 

@@ -23,7 +23,7 @@ TWO = Pool("two", 2, 15 * MINUTE)
 
 @pytest.fixture
 def leases(database: Database) -> DynamoLeases:
-    return DynamoLeases(database.tables["identity"])
+    return DynamoLeases()
 
 
 class TestAPool:
@@ -64,15 +64,14 @@ class TestAPool:
 
 @pytest.mark.parametrize("left_behind", [0, 4])
 def test_of_thirty_processes_at_once_as_many_get_one_as_there_are(database: Database, left_behind: int) -> None:
-    table = database.tables["identity"]
     for _ in range(left_behind):
-        DynamoLeases(table).take(TEN, "ada", now=NOW, until=NOW + MINUTE)
+        DynamoLeases().take(TEN, "ada", now=NOW, until=NOW + MINUTE)
     barrier = Barrier(30)
 
     def ask(_: int) -> int | None:
         barrier.wait(30)
         try:
-            return DynamoLeases(table).take(TEN, "ada", now=NOW, until=NOW + MINUTE).place
+            return DynamoLeases().take(TEN, "ada", now=NOW, until=NOW + MINUTE).place
         except PoolIsFull:
             return None
 

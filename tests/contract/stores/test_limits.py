@@ -16,12 +16,11 @@ from karma.agents.catalogue.domain import (
 )
 from karma.billing.arrival import Arrival
 from karma.core.dynamo.access import get, put, query, update, upsert
-from karma.core.dynamo.items import Item, TableMeta, bind
+from karma.core.dynamo.items import Item, TableMeta
 from karma.core.dynamo.newest import newest
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import PayloadTooLarge
 from tests.contract.stores.rows import DAY, NOW, Rows
-from tests.support.stores import Database
 from tests.support.wire import Wire, on
 
 ITEM_BYTES = 400 * 1024
@@ -31,16 +30,11 @@ WIDE = "\U0001f4a1"
 
 class BoxTable(Item):
     class Meta(TableMeta):
-        table_name = "boxes"
+        logical = "devices"
 
 
 class BoxItem(BoxTable, discriminator="box"):
     content = BinaryAttribute(legacy_encoding=False)
-
-
-@pytest.fixture
-def boxes(database: Database) -> None:
-    bind(BoxTable, database.tables["devices"])
 
 
 def box(number: int = 0, size: int = 1) -> BoxItem:
@@ -55,7 +49,7 @@ def content_that_fills(total: int) -> int:
     return total - rest - numbers
 
 
-@pytest.mark.usefixtures("boxes")
+@pytest.mark.usefixtures("database")
 class TestAnItem:
     def test_of_400_kb_is_stored(self) -> None:
         put(box(size=content_that_fills(ITEM_BYTES)))
@@ -89,7 +83,7 @@ class TestAnItem:
         assert stored.content == b"x"
 
 
-@pytest.mark.usefixtures("boxes")
+@pytest.mark.usefixtures("database")
 class TestAPage:
     @pytest.fixture
     def eight(self) -> list[str]:
@@ -133,7 +127,7 @@ class TestAPage:
         assert found == eight[::-1]
 
 
-@pytest.mark.usefixtures("boxes")
+@pytest.mark.usefixtures("database")
 class TestATransaction:
     def test_of_a_hundred_items_is_written_whole(self) -> None:
         tx = Transaction()

@@ -39,14 +39,13 @@ def stored(store: Store) -> Stored:
     if store.in_memory:
         memory = MemoryNoticeStore()
         return Stored(memory, memory.add)
-    table = store.database.tables["identity"]
 
     def add(notice: Notice) -> None:
         tx = Transaction()
-        board.write(tx, notice, table=table)
+        board.write(tx, notice)
         tx.commit()
 
-    return Stored(NoticeRepository(table), add)
+    return Stored(NoticeRepository(), add)
 
 
 def notice(n: int, *, user: UserId = ADA, moment: datetime | None = None) -> Notice:
@@ -109,6 +108,6 @@ def test_what_is_not_there_is_not_made_by_reading(stored: Stored) -> None:
 def test_a_notice_is_written_once(database: Database) -> None:
     for attempt in range(2):
         tx = Transaction()
-        board.write(tx, notice(1), table=database.tables["identity"])
+        board.write(tx, notice(1))
         with pytest.raises(ConditionFailed) if attempt else nullcontext():
             tx.commit()

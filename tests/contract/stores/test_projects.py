@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from karma.billing.usage import bind_usage
 from karma.core.clock import iso, monotonic
 from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
@@ -129,8 +128,6 @@ def kept(store: Store) -> Kept:
         return Kept(memory, person, memory.accounts.discard, lambda user_id: memory.held[user_id])
     database = store.database
     identity = database.tables["identity"]
-    # Members take seats in the plan of whoever pays.
-    bind_usage(database.tables["billing"])
 
     def close(user_id: UserId) -> None:
         key = {"pk": {"S": f"USER#{user_id}"}, "sk": {"S": "PROFILE"}}
@@ -140,7 +137,7 @@ def kept(store: Store) -> Kept:
         item = get(HoldingsItem, holdings_key(user_id), consistent=True)
         return int(item.project) if item else 0
 
-    return Kept(ProjectRepository(database.tables["work"]), lambda: open_account(identity), close, held)
+    return Kept(ProjectRepository(), lambda: open_account(), close, held)
 
 
 class TestAProject:
@@ -400,7 +397,7 @@ class TestADeletedProject:
 class TestInDynamo:
     @pytest.fixture
     def work(self, database: Database) -> ProjectRepository:
-        return ProjectRepository(database.tables["work"])
+        return ProjectRepository()
 
     def seed_members(self, database: Database, project_id: str, number: int) -> None:
         """Store memberships as `change_member` does, without their accounts."""
@@ -429,7 +426,7 @@ class TestInDynamo:
             database.client.batch_write_item(RequestItems={database.tables["work"]: requests})
 
     def test_a_go_ends_and_the_next_one_goes_on(self, database: Database, work: ProjectRepository) -> None:
-        ada = open_account(database.tables["identity"])
+        ada = open_account()
         kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
         project = kept.project(ada)
         self.seed_members(database, project.id, 250)
@@ -444,7 +441,7 @@ class TestInDynamo:
     def test_what_is_no_tombstone_keeps_no_sweep_from_those_behind_it(
         self, database: Database, work: ProjectRepository
     ) -> None:
-        ada = open_account(database.tables["identity"])
+        ada = open_account()
         kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
         project = kept.project(ada)
         work.begin_delete(project, actor=kept.member(project, ada), at=NOW)
@@ -464,8 +461,7 @@ class TestInDynamo:
         assert work.unfinished(before=LATER, limit=100) == [project.id]
 
     def test_nothing_of_a_deleted_account_is_left(self, database: Database, work: ProjectRepository) -> None:
-        identity = database.tables["identity"]
-        ada, ida = open_account(identity), open_account(identity)
+        ada, ida = open_account(), open_account()
         kept = Kept(work, lambda: ada, lambda _: None, lambda _: 0)
         project = kept.project(ada)
         kept.join(project, ida)

@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
 from karma.realtime.domain import Channel, Connection, Ticket
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import Tickets
 from tests.fakes.realtime import MemoryRealtime
 from tests.support.accounts import open_account
@@ -25,8 +24,7 @@ LISTENER = UserId(new_id())
 def tickets(store: Store) -> Tickets:
     if store.in_memory:
         return MemoryRealtime()
-    open_account(store.database.tables["identity"], LISTENER)
-    bind(RealtimeItem, store.database.tables["realtime"])
+    open_account(LISTENER)
     return RealtimeRepository()
 
 

@@ -14,7 +14,6 @@ from karma.agents.ports import RunStore
 from karma.billing.allowances import BYTES_A_GB, Metric, Reservation
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
-from karma.billing.usage import bind_usage
 from karma.core.errors import QuotaExceeded, StorageThrottled
 from karma.core.ids import ThreadId, new_id
 from tests.contract.stores.test_runs import NOW, OTHER, USER, run, segment, stored_runs
@@ -54,9 +53,7 @@ def stores(store: Store) -> Stores:
     if store.in_memory:
         memory = MemoryUsage()
         return Stores(MemoryRunStore(usage=memory), memory)
-    table = store.database.tables["billing"]
-    bind_usage(table)
-    return Stores(stored_runs(store.database), UsageRepository(table))
+    return Stores(stored_runs(store.database), UsageRepository())
 
 
 def new_run() -> Run:

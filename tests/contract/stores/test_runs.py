@@ -24,9 +24,8 @@ from karma.agents.domain import (
     Wish,
 )
 from karma.agents.ports import RunStore
-from karma.agents.repository import AgentsItem, DynamoRunStore, messages_sk, run_pk, thread_pk
+from karma.agents.repository import DynamoRunStore, messages_sk, run_pk, thread_pk
 from karma.agents.stored import dump_messages
-from karma.core.dynamo.items import bind
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from tests.fakes.agents import MemoryRunStore
 from tests.support.accounts import open_account
@@ -44,9 +43,8 @@ def runs(store: Store) -> RunStore:
 
 
 def stored_runs(database: Database) -> DynamoRunStore:
-    bind(AgentsItem, database.tables["agents"])
     for user_id in (USER, OTHER):
-        open_account(database.tables["identity"], user_id)
+        open_account(user_id)
     return DynamoRunStore()
 
 

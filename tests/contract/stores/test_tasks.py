@@ -41,8 +41,8 @@ def dynamo(database: Database) -> DynamoTaskStore:
 
 def stored(database: Database) -> DynamoTaskStore:
     for user in (USER, OTHER):
-        open_account(database.tables["identity"], user)
-    return DynamoTaskStore(database.tables["work"])
+        open_account(user)
+    return DynamoTaskStore()
 
 
 def task(number: int = 1, *, user: UserId = USER, of: int = 0, **more: Any) -> Task:

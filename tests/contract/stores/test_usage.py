@@ -59,7 +59,7 @@ def stores(store: Store) -> Stores:
         usage.take_seat(tx, reservation, member_id, on_fail=StorageThrottled("others were quicker"))
         tx.commit()
 
-    return Stores(UsageRepository(store.database.tables["billing"]), reserve, adjust, take_seat)
+    return Stores(UsageRepository(), reserve, adjust, take_seat)
 
 
 @pytest.fixture

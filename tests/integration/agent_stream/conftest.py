@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
-from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
 from karma.identity import tokens
 from karma.identity.domain import Role, User
 from karma.identity.keys import KeyRing
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import Exchange, exchange
@@ -70,7 +68,6 @@ def model_server() -> Iterator[ModelServer]:
 
 
 def add_user(stack: Any, role: Role = Role.USER, name: str = "Ada") -> tuple[UserId, str]:
-    bind(IdentityItem, stack.tables["identity"])
     now = datetime.now(UTC)
     user_id = UserId(new_id())
     UserRepository().create_user(

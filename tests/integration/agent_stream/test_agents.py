@@ -9,12 +9,10 @@ import pytest
 from karma.agents.catalogue.domain import Agent, AgentSpec
 from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.catalogue.service import Catalogue
-from karma.agents.repository import AgentsItem
 from karma.billing.allowances import Metric
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
 from karma.core.ids import new_id
 from tests.fakes.agents import events_of, types
 from tests.support.agui import verify
@@ -32,7 +30,6 @@ SPEC = AgentSpec(
 
 @pytest.fixture
 def agents(streams: Any) -> Catalogue:
-    bind(AgentsItem, streams.stack.tables["agents"])
     tools = ("searchDatabase", "controlDevice", "readTelemetry")
     return Catalogue(DynamoAgentStore(), SystemClock(), models=("claude-haiku-5-5", "claude-sonnet-5-5"), tools=tools)
 
@@ -135,7 +132,7 @@ def test_what_names_no_agent_is_refused_by_its_field(streams: Any, agent: object
 @pytest.mark.fault("F-19a")
 class TestARunThatThePlanHasNoRoomFor:
     def test_is_refused_before_its_stream_begins(self, streams: Any) -> None:
-        usage = UsageRepository(streams.stack.tables["billing"])
+        usage = UsageRepository()
         usage.extend(allowance(streams.user_id, PlanName.FREE, at=datetime.now(UTC)).reserve(Metric.RUNS, 200))
 
         refused = streams.run(streams.make("POST", "/api/v1/agent", body=hello("karma")))
@@ -153,7 +150,7 @@ class TestARunThatThePlanHasNoRoomFor:
         # 10,000 micro-dollars of claude-haiku-5-5; its first call may cost about half of that.
         streams.model.answer(message(call, stop_reason="tool_use", usage={"input_tokens": 60_000}, output_tokens=8_000))
         now = datetime.now(UTC)
-        usage = UsageRepository(streams.stack.tables["billing"])
+        usage = UsageRepository()
         usage.extend(allowance(streams.user_id, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 2_000_000 - 10_500))
 
         events = events_of(streams.run(streams.agent(hello("karma"))).data)

@@ -51,7 +51,6 @@ def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
     """Give a device a file that is ready; returns its name in sources."""
     device_id = DeviceId(World(stack, user=user_id).create().view.device.id)
     file_id, now = FileId(new_id()), iso(SetClock().now())
-    table = stack.tables["devices"]
     made = DeviceFile(
         id=file_id,
         device_id=device_id,
@@ -65,7 +64,7 @@ def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
         created_at=now,
         modified_at=now,
     )
-    files = FileRepository(table, DeviceParent(DeviceRepository(table)))
+    files = FileRepository(DeviceParent(DeviceRepository()))
     files.add(made, reservation=None, directories=(), due=None)
     stack.aws("s3").put_object(Bucket=stack.bucket, Key=f"devices/{device_id}/{file_id}", Body=data)
     return f"devices/{device_id}/files/{file_id}"

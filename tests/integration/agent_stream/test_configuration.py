@@ -24,7 +24,7 @@ def configuration(streams: Any) -> ConfigurationService:
     from agent_stream import deps
 
     return ConfigurationService(
-        ConfigurationRepository(streams.stack.tables["agents"]),
+        ConfigurationRepository(),
         SystemClock(),
         built_in=built_in_components(DEFAULT),
         models=(DEFAULT, OTHER),

@@ -10,17 +10,15 @@ import orjson
 from karma.agents.domain import RunKey
 from karma.agents.engine import Limits
 from karma.agents.ports import StopReason
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.agents.requests import parse_run_input
 from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext, described
 from karma.agents.watchdog import QueueWatchdog, attend
 from karma.billing.repository.usage import UsageRepository
-from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
+from karma.core.dynamo.tables import bind_names
 from karma.core.ids import RunId
-from karma.identity.parent import bind_accounts
 from karma.integrations.sqs import SqsQueue
 from tests.fakes.agents import KeptFrames, ScriptedModel, SetClock, caller, ended, library, text, tool
 from tests.fakes.catalogue import catalogue
@@ -50,9 +48,7 @@ NOTE = Tool(
 
 def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
     """First delivery: the request. Second: the watchdog, an hour later; it finds what the crash left."""
-    bind(AgentsItem, event["table"])
-    bind_accounts(event["accounts"])
-    bind_usage(event["billing"])
+    bind_names(event["tables"])
     store = DynamoRunStore()
     if event["deliver"] == "request":
         model = ScriptedModel(
@@ -68,7 +64,7 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
             tools=[NOTE],
             library=library(),
             allowances=allowances(),
-            spending=UsageRepository(event["billing"]),
+            spending=UsageRepository(),
             clock=SystemClock(),
             limits=Limits(),
         )

@@ -10,10 +10,9 @@ import pytest
 from karma.agents.domain import RunKey, RunStatus, ThreadKey, Usage
 from karma.agents.explain import explain
 from karma.agents.prices import cost
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
-from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId
 from tests.fakes.agents import SetClock, caller
 from tests.support.accounts import open_account
@@ -36,7 +35,7 @@ def empty(stack: Any, table: str) -> None:
 
 def used(stack: Any) -> tuple[int, int]:
     """Runs and micro-dollars that the plan counts."""
-    read = UsageRepository(stack.tables["billing"]).read(allowance(KEY.user_id, at=datetime.now(UTC)))
+    read = UsageRepository().read(allowance(KEY.user_id, at=datetime.now(UTC)))
     found = {each.metric: each.used for each in read}
     return found[Metric.RUNS], found[Metric.MODEL_SPEND]
 
@@ -45,13 +44,10 @@ def used(stack: Any) -> tuple[int, int]:
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: Any, side: Any) -> None:
     stack.use("runs")
-    bind(AgentsItem, stack.tables["agents"])
     store = DynamoRunStore()
-    open_account(stack.tables["identity"], KEY.user_id)
+    open_account(KEY.user_id)
     event = {
-        "table": stack.tables["agents"],
-        "accounts": stack.tables["identity"],
-        "billing": stack.tables["billing"],
+        "tables": {name: stack.tables[name] for name in ("agents", "identity", "billing")},
         "queue": stack.queues["runs"],
         "deliver": "request",
         "body": {"threadId": "t1", "runId": "r1", "messages": [{"id": "u1", "role": "user", "content": "hi"}]},

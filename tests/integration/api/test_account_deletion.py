@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from karma.core.clock import iso
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.identity.deletion import SETTLES_AFTER
 from karma.identity.holdings import Holding, hold
 from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.items import IdentityItem
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
 
@@ -132,7 +130,6 @@ def test_an_api_key_deletes_no_account(person: tuple[Api, UserId, dict[str, Any]
 @pytest.mark.req("R-K-23")
 def test_an_account_that_owns_a_project_is_not_deleted(stack: Any, person: tuple[Api, UserId, dict[str, Any]]) -> None:
     me, user_id, _ = person
-    bind(IdentityItem, stack.tables["identity"])
     tx = Transaction()
     hold(tx, user_id, Holding.PROJECT)
     tx.commit()

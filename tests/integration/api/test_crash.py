@@ -317,8 +317,8 @@ class TestAnAdmin:
             queued()
             now = datetime.now(UTC)
             arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-            ArrivalStore(table).store(arrival, received_at=now, due_at=now)
-            InboxRepository(table).mark_handled("evt_1", at=now, note="")
+            ArrivalStore().store(arrival, received_at=now, due_at=now)
+            InboxRepository().mark_handled("evt_1", at=now, note="")
             return http_event("POST", "/api/v1/billing/inbox/evt_1/replay", headers=headers)
 
         report = CrashTest(

@@ -156,7 +156,7 @@ class TestARouteThatIsLimitedByAccount:
         me = ada.call("GET", "/api/v1/users/me").data["user"]["id"]
         path = "/api/v1/devices/none/commands"
         free = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]
-        subscribe(stack.tables["billing"], me, PlanName.TEAM)
+        subscribe(me, PlanName.TEAM)
         stack.use("api")
         team = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]
         assert (free, team) == ('"command";q=60;w=60', '"command";q=1200;w=60')

@@ -24,7 +24,7 @@ V1 = "/api/v1/projects"
 def person(api: Api, stack: Any) -> Callable[..., tuple[Api, dict[str, Any]]]:
     def make(**more: Any) -> tuple[Api, dict[str, Any]]:
         user = api.register(verified=True, **more)
-        subscribe(stack.tables["billing"], user["id"])
+        subscribe(user["id"])
         return api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"]), user
 
     return make
@@ -235,7 +235,7 @@ class TestMembers:
         owner_id = ada.call("GET", path).data["project"]["owner_id"]
         assert ada.call("POST", f"{path}/invitations", {"user_id": late["id"]}).status == 201
         assert join(ada, path, ida, user).status == 200
-        subscribe(stack.tables["billing"], owner_id, PlanName.FREE)
+        subscribe(owner_id, PlanName.FREE)
         refused = ada.call("POST", f"{path}/invitations", {"email": "nobody@example.com"})
         assert (refused.status, refused.code) == (402, "QUOTA_EXCEEDED")
         wanted = {"limit": "seats", "plan": "free", "allowed": 1, "requested": 1, "resets_at": None}

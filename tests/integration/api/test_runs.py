@@ -7,8 +7,7 @@ import pytest
 
 from karma.agents.catalogue.domain import AgentSpec
 from karma.agents.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import AgentsItem, DynamoRunStore
-from karma.core.dynamo.items import bind
+from karma.agents.repository import DynamoRunStore
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -22,7 +21,6 @@ def owner(api: Any) -> Any:
 
 
 def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
-    bind(AgentsItem, stack.tables["agents"])
     store = DynamoRunStore()
     key = RunKey(user_id, RunId(run_id))
     thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))

@@ -2,16 +2,12 @@
 
 from typing import Any
 
+from karma.core.dynamo.tables import bind_names
 from karma.devices.sweeps import sweep_orphans
 
 
 def sweep(event: dict[str, Any], context: object) -> dict[str, int]:
     """Sweep the tables that the event names."""
-    changed = sweep_orphans(
-        devices_table=event["devices"],
-        telemetry_table=event["telemetry"],
-        billing_table=event["billing"],
-        policy_name="",
-        retention_s=0,
-    )
+    bind_names(event)
+    changed = sweep_orphans(policy_name="", retention_s=0)
     return {"changed": changed}

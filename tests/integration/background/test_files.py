@@ -35,8 +35,7 @@ def files_function(stack: Any) -> None:
 
 
 def repository(stack: Any) -> FileRepository:
-    table = stack.tables["devices"]
-    return FileRepository(table, DeviceParent(DeviceRepository(table)))
+    return FileRepository(DeviceParent(DeviceRepository()))
 
 
 def keys(stack: Any) -> list[str]:
@@ -168,7 +167,7 @@ class TestVerifying:
     def test_a_device_that_is_being_deleted_gets_no_file(self, stack: Any, handle: Any, sqs_event: Any) -> None:
         device_id = put_device(stack, USER)
         file = store_file(stack, device_id)
-        devices = DeviceRepository(stack.tables["devices"])
+        devices = DeviceRepository()
         row = devices.row(USER, device_id)
         assert row is not None
         devices.begin_delete(row, now=datetime.now(UTC))

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from karma.agents.repository import AgentsItem, DynamoRunStore
-from karma.core.dynamo.items import bind
+from karma.agents.repository import DynamoRunStore
 from karma.core.ids import UserId, new_id
 from tests.integration.background.conftest import Items
 from tests.integration.background.test_runs import USER as RUNNER
@@ -156,8 +155,7 @@ class TestRuns:
         assert waiting(stack) == 0
 
     def test_leaves_another_s_run_alone(self, handle: Any, items: Items, sqs_event: Any, stack: Any) -> None:
-        bind(AgentsItem, stack.tables["agents"])
-        open_account(stack.tables["identity"], RUNNER)
+        open_account(RUNNER)
         run = start(DynamoRunStore(), lease=timedelta(seconds=-1))
         before = items()
         assert handle(sqs_event([message(run) | {"user_id": USER}])) == []
@@ -230,7 +228,7 @@ class TestTheRouter:
     @pytest.fixture
     def handle(self, stack: Any, lambda_context: Any) -> Callable[..., list[str]]:
         stack.use("router")
-        open_account(stack.tables["identity"], USER)
+        open_account(USER)
 
         def call(*records: Any) -> list[str]:
             from background.router import lambda_handler

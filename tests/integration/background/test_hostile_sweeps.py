@@ -11,7 +11,6 @@ import pytest
 from infra.catalog import SWEEPS
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.billing.usage import bind_usage
 from karma.core.errors import ValidationFailed
 from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus
@@ -93,7 +92,7 @@ def attributes(pk: str, sk: str, **more: Any) -> dict[str, Any]:
 
 def add_event(stack: Any, name: str) -> None:
     arrival = Arrival(name, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-    ArrivalStore(stack.tables["billing"]).store(arrival, received_at=PAST, due_at=PAST)
+    ArrivalStore().store(arrival, received_at=PAST, due_at=PAST)
 
 
 OPEN = {"gsi1pk": {"S": "INBOX#UNHANDLED"}, "gsi1sk": {"S": "2026-01-01T00:00:00.000Z#evt_0"}}
@@ -159,7 +158,7 @@ def test_overdue_commands_end_beside_what_is_none(sweep: Any, stack: Any, items:
     before = items()
     command = overdue_command(stack)
     sweep({"sweep": "commands"})
-    ended = CommandRepository(stack.tables["devices"]).get(command.device_id, command.id)
+    ended = CommandRepository().get(command.device_id, command.id)
     assert ended is not None
     assert ended.status is CommandStatus.EXPIRED
     assert unchanged(before, items())
@@ -197,9 +196,8 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: An
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
     stack.aws("dynamodb").put_item(TableName=stack.tables["devices"], Item=ORPHANS[name])
     before = items()
-    open_account(stack.tables["identity"], USER)
-    bind_usage(stack.tables["billing"])
-    devices = DeviceRepository(stack.tables["devices"])
+    open_account(USER)
+    devices = DeviceRepository()
     devices.claim(
         provisioning(new_id(), "EOS-half-made"),
         reservation=reserved(USER),
@@ -213,9 +211,8 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: An
 
 
 def overdue_command(stack: Any) -> Command:
-    bind_usage(stack.tables["billing"])
-    devices, commands = DeviceRepository(stack.tables["devices"]), CommandRepository(stack.tables["devices"])
-    open_account(stack.tables["identity"], USER)
+    devices, commands = DeviceRepository(), CommandRepository()
+    open_account(USER)
     device = provisioning(DEVICE, "EOS-late")
     devices.claim(device, reservation=reserved(USER), attempt="a", now=PAST)
     row = devices.activate(device, attempt="a", certificate_id="c", now=PAST)

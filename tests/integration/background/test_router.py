@@ -21,7 +21,7 @@ USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
 
 @pytest.fixture(autouse=True)
 def owner(stack: Any) -> None:
-    open_account(stack.tables["identity"], USER)
+    open_account(USER)
 
 
 def handle(event: dict[str, Any], context: Any) -> list[str]:
@@ -32,7 +32,7 @@ def handle(event: dict[str, Any], context: Any) -> list[str]:
 
 def test_only_active_rows_count_and_repeats_do_not(stack: Any, lambda_context: Any) -> None:
     stack.use("router")
-    devices = DeviceRepository(stack.tables["devices"])
+    devices = DeviceRepository()
     records = EVENT["Records"]
     counts = []
     for record in records:
@@ -49,7 +49,7 @@ def test_a_batch_in_any_cut_gives_the_same_count(stack: Any, lambda_context: Any
     cut = random.Random(7).randint(1, len(EVENT["Records"]) - 1)
     for records in (EVENT["Records"][:cut], EVENT["Records"], EVENT["Records"][cut:]):
         assert handle({"Records": records}, lambda_context) == []
-    assert DeviceRepository(stack.tables["devices"]).count(USER) == 1
+    assert DeviceRepository().count(USER) == 1
 
 
 def test_a_table_that_is_away_brings_the_record_back(stack: Any, lambda_context: Any) -> None:
@@ -83,4 +83,4 @@ def test_a_real_stream_of_the_engine_is_understood(stack: Any, lambda_context: A
     iterator = streams.get_shard_iterator(StreamArn=stream, ShardId=shard, ShardIteratorType="TRIM_HORIZON")
     records = streams.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
     assert handle({"Records": records}, lambda_context) == []
-    assert DeviceRepository(table).count(USER) == 1
+    assert DeviceRepository().count(USER) == 1

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import Run, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.agents.watchdog import QueueWatchdog
-from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
 from tests.support.accounts import open_account
@@ -22,8 +21,7 @@ def store(stack: Any) -> DynamoRunStore:
     import background.runs  # noqa: F401  before use(): it clears what the module keeps
 
     stack.use("runs")
-    bind(AgentsItem, stack.tables["agents"])
-    open_account(stack.tables["identity"], USER)
+    open_account(USER)
     return DynamoRunStore()
 
 

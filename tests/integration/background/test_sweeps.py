@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.billing.usage import bind_usage
 from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
 from karma.devices.repository.commands import CommandRepository
@@ -61,7 +60,7 @@ def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Any) -> 
         past = datetime.now(UTC) - timedelta(minutes=5)
         for name in ("evt_a", "evt_b"):
             arrival = Arrival(name, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-            ArrivalStore(table).store(arrival, received_at=past, due_at=past)
+            ArrivalStore().store(arrival, received_at=past, due_at=past)
         return {"sweep": "inbox"}
 
     def when_due_again(event: dict[str, str]) -> dict[str, str]:
@@ -92,8 +91,7 @@ def test_overdue_commands_are_ended(stack: Any) -> None:
     device_id = new_id()
 
     def seed() -> dict[str, str]:
-        bind_usage(stack.tables["billing"])
-        devices, commands = DeviceRepository(stack.tables["devices"]), CommandRepository(stack.tables["devices"])
+        devices, commands = DeviceRepository(), CommandRepository()
         device = provisioning(device_id, "EOS-late")
         devices.claim(device, reservation=reserved(USER), attempt="a", now=issued)
         row = devices.activate(device, attempt="a", certificate_id="c", now=issued)
@@ -114,12 +112,12 @@ def test_overdue_commands_are_ended(stack: Any) -> None:
         return {"sweep": "commands"}
 
     def expired() -> list[str]:
-        commands = CommandRepository(stack.tables["devices"])
+        commands = CommandRepository()
         found = [commands.get(each.id, name) for each in [provisioning(device_id, "EOS-late")] for name in names]
         return [command.status for command in found if command is not None]
 
     stack.use("sweeps")
-    open_account(stack.tables["identity"], USER)
+    open_account(USER)
     report = crash(
         stack, "devices", seed, ignore=("version", "created_at", "updated_at", "finished_ms"), other_state=expired
     )
@@ -134,7 +132,7 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
     iot.create_policy(policyName=POLICY, policyDocument=document)
     stack.use("sweeps")
-    open_account(stack.tables["identity"], USER)
+    open_account(USER)
     registry = IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem")
     clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
     key = ec.generate_private_key(ec.SECP256R1())  # quicker than keys that the engine makes
@@ -144,8 +142,7 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
 
     def seed() -> dict[str, str]:
         forget_things(stack)
-        bind_usage(stack.tables["billing"])
-        devices = DeviceRepository(stack.tables["devices"])
+        devices = DeviceRepository()
         half_made = provisioning(new_id(), "EOS-half-made")
         devices.claim(half_made, reservation=reserved(USER), attempt="a", now=clock.now())
         registry.create_thing(half_made.serial_number, device_id=half_made.id)

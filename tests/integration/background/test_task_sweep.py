@@ -17,8 +17,8 @@ from tests.support.accounts import open_account
 @pytest.mark.req("R-M-06")
 def test_subtasks_of_a_deletion_that_died_are_removed(stack: Any, lambda_context: object) -> None:
     stack.use("sweeps")
-    user_id = open_account(stack.tables["identity"])
-    store = DynamoTaskStore(stack.tables["work"])
+    user_id = open_account()
+    store = DynamoTaskStore()
     service = TaskService(store, SystemClock())
     new = NewTask(title="t", metadata={}, subtasks=(NewSubtask(title="a", metadata={}),) * 3)
     now = datetime.now(UTC)

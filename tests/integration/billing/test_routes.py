@@ -88,11 +88,10 @@ def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: B
 
     now = datetime.now(UTC)
     billing.stack.use("inbox")
-    table = billing.stack.tables["billing"]
     bought = project(
         stripe_subscription(current_period_start=now, current_period_end=now + timedelta(days=30)), user_id=user
     )
-    assert SubscriptionRepository(table).save(user, bought, seen=Row(), at=now)
+    assert SubscriptionRepository().save(user, bought, seen=Row(), at=now)
     shown = api("GET", "/subscriptions/current", token=token)[1]["data"]["subscription"]
     assert (shown["plan"], shown["status"], shown["entitled_plan"]) == ("team", "active", "team")
     assert shown["current_period_end"].endswith("Z")
@@ -103,7 +102,7 @@ def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: B
 def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login: Any) -> None:
     assert api("GET", "/usage")[0] == 401
     token, user = login("usage@example.com")
-    table = UsageRepository(billing.stack.tables["billing"])
+    table = UsageRepository()
     now = datetime.now(UTC)
     table.extend(limited(user, amount=2))
     table.extend(allowance(user, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 1_234))
@@ -120,9 +119,7 @@ def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login
 
 def arrive(table: str, event_id: str) -> None:
     now = datetime.now(UTC)
-    ArrivalStore(table).store(
-        Arrival(event_id, "invoice.paid", '{"type": "a", "data": {}}'), received_at=now, due_at=now
-    )
+    ArrivalStore().store(Arrival(event_id, "invoice.paid", '{"type": "a", "data": {}}'), received_at=now, due_at=now)
 
 
 def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, login: Any, drain: Any) -> None:
@@ -131,7 +128,7 @@ def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, logi
     table = billing.stack.tables["billing"]
     for number in range(3):
         arrive(table, f"evt_{number}")
-    inbox = InboxRepository(table)
+    inbox = InboxRepository()
     inbox.mark_unlinked("evt_2", "cus_1", at=datetime.now(UTC), note="who")
 
     status, body = api("GET", "/billing/inbox", token=admin_token, query="limit=1")
@@ -155,7 +152,7 @@ def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, logi
 def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billing: Billing, login: Any) -> None:
     token, _ = login("admin@example.com", "admin")
     billing.stack.use("inbox")
-    table, now = billing.stack.tables["billing"], datetime.now(UTC)
+    now = datetime.now(UTC)
     shown = {"id": "in_1", "customer": "cus_1", "parent": {"subscription_details": {"subscription": "sub_1"}}}
     for event_id in ("evt_1", "evt_2", "evt_old"):
         body = {
@@ -165,8 +162,8 @@ def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billin
             "account": "acct_1",
             "data": {"object": shown},
         }
-        ArrivalStore(table).store(Arrival(event_id, "invoice.paid", json.dumps(body)), received_at=now, due_at=now)
-    inbox = InboxRepository(table)
+        ArrivalStore().store(Arrival(event_id, "invoice.paid", json.dumps(body)), received_at=now, due_at=now)
+    inbox = InboxRepository()
     inbox.record_failure("evt_1", error="PAYMENTS_UNAVAILABLE", at=now)
     inbox.mark_handled("evt_2", at=now, note="team active")
     inbox.mark_handled("evt_old", at=now - 2 * KEEP, note="")

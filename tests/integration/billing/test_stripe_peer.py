@@ -13,7 +13,6 @@ from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import SETTLES_AFTER
-from karma.identity.parent import bind_accounts
 from karma.identity.repository.deletions import DeletionRepository
 from tests.integration.billing.conftest import Billing
 from tests.support.accounts import open_account
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.req("R-K-19", "R-K-20", "R-C-29")
 
 @pytest.fixture
 def user(stack: Any) -> str:
-    return open_account(stack.tables["identity"])
+    return open_account()
 
 
 @pytest.fixture
@@ -58,8 +57,7 @@ def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> s
 
 def link(billing: Billing, customer_id: str, user: str) -> None:
     """As our checkout does, before it shows a page."""
-    bind_accounts(billing.stack.tables["identity"])
-    links, at = CustomerRepository(billing.stack.tables["billing"]), datetime.now(UTC)
+    links, at = CustomerRepository(), datetime.now(UTC)
     assert links.link(customer_id, UserId(user), seen=None, at=at, livemode=False)
 
 
@@ -129,7 +127,7 @@ def test_a_customer_whom_nobody_linked_waits_for_it(
     assert billing.drain() == []
     assert billing.subscription(user) is None
     assert billing.open_events() == []
-    inbox = InboxRepository(billing.stack.tables["billing"])
+    inbox = InboxRepository()
     unlinked = inbox.waiting_of(customer.id, EventState.UNLINKED)
     assert {each.id for each in peer.posted if each.type == "customer.subscription.created"} <= {*unlinked}
     link(billing, customer.id, user)
@@ -162,7 +160,6 @@ def test_a_stripe_that_is_down_fails_only_its_own_messages(
 def test_who_deletes_the_account_is_no_customer_any_more(
     peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: Any, lambda_context: Any, heard: bool
 ) -> None:
-    bind_accounts(billing.stack.tables["identity"])
     if heard:
         deliver(billing, peer.posted)
         assert billing.drain() == []

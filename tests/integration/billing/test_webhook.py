@@ -12,7 +12,6 @@ import stripe
 
 from karma.billing.repository.customers import CustomerRepository
 from karma.core.ids import UserId
-from karma.identity.parent import bind_accounts
 from tests.integration.billing.conftest import Billing
 from tests.integration.conftest import WEBHOOK_SECRET
 from tests.support.accounts import open_account
@@ -217,7 +216,7 @@ def test_a_crash_at_any_call_of_the_webhook_is_repaired_by_the_repeat(billing: B
 def test_a_crash_at_any_call_of_the_worker_is_repaired_by_the_redelivery(
     billing: Billing, peer: StripePeer, stripe_client: Any
 ) -> None:
-    user = open_account(billing.stack.tables["identity"])
+    user = open_account()
     customer = stripe_client.v1.customers.create(params={})
     stripe_client.v1.plans.create(
         params={
@@ -247,8 +246,7 @@ def test_a_crash_at_any_call_of_the_worker_is_repaired_by_the_redelivery(
 
     def seed() -> dict[str, Any]:
         take_notices()
-        bind_accounts(billing.stack.tables["identity"])
-        links = CustomerRepository(billing.stack.tables["billing"])
+        links = CustomerRepository()
         if links.link_of(customer.id) is None:
             assert links.link(customer.id, UserId(user), seen=None, at=datetime.now(UTC), livemode=False)
         assert billing.post(posted.body, posted.headers)["statusCode"] == 200

@@ -44,10 +44,10 @@ def captured(name: str) -> dict[str, Any]:
 
 
 def seed_device(stack: Any) -> None:
-    open_account(stack.tables["identity"], USER)
+    open_account(USER)
     # The owner's plan has its row in this table; the function itself has none of it.
-    UsageRepository(stack.tables["billing"])
-    devices = DeviceRepository(stack.tables["devices"])
+    UsageRepository()
+    devices = DeviceRepository()
     now = from_epoch_ms(NOW)
     device = Device(
         id=DEVICE,
@@ -73,8 +73,8 @@ def seed_device(stack: Any) -> None:
 
 
 def seed_commands(stack: Any, *, serial: bool = False, ends: Sequence[datetime] = (FOREVER, FOREVER)) -> None:
-    devices = DeviceRepository(stack.tables["devices"])
-    commands = CommandRepository(stack.tables["devices"])
+    devices = DeviceRepository()
+    commands = CommandRepository()
     row = devices.row(USER, DEVICE)
     assert row is not None
     for command_id, end in zip(COMMANDS, ends, strict=False):
@@ -137,7 +137,7 @@ def test_a_batch_of_telemetry_and_heartbeat(stack: Any, handle: Any) -> None:
 def test_presence_and_ready(stack: Any, handle: Any) -> None:
     seed_device(stack)
     assert handle(captured("presence")) == []
-    view = DeviceRepository(stack.tables["devices"]).view(USER, DEVICE)
+    view = DeviceRepository().view(USER, DEVICE)
     assert view is not None
     assert view.status == "online"
 
@@ -321,10 +321,10 @@ def test_words_for_no_number_cost_themselves_in_every_message(stack: Any, handle
         assert handle({"Records": records}) == []
     assert facts(stack)["readings"] == {"n": [1e30, NOW]}
     assert facts(stack)["last_seen_ms"] == NOW
-    command = CommandRepository(stack.tables["devices"]).get(DEVICE, COMMANDS[0])
+    command = CommandRepository().get(DEVICE, COMMANDS[0])
     assert command is not None
     assert (command.status, command.result) == (CommandStatus.SUCCEEDED, {"t": None, "u": 2})
-    letters, _ = DeadLetterRepository(stack.tables["devices"]).page(DEVICE, limit=9)
+    letters, _ = DeadLetterRepository().page(DEVICE, limit=9)
     named = {(letter.topic, *each) for letter in letters for each in letter.refused}
     fields = ('samples[0].m["a"]', "ip", 'result["t"]')
     assert named == {(topic, field, "WRONG_VALUE") for (topic, _), field in zip(sent, fields, strict=True)}
@@ -346,13 +346,13 @@ def test_what_is_good_in_a_message_is_kept_and_what_is_not_is_named(stack: Any, 
     kept = [each for key, item in snapshot(stack).items() if key.startswith("telemetry") for each in stored(item)]
     assert len(kept) == 98
     assert facts(stack)["readings"]["temp_c"] == [0, NOW]
-    [letter], _ = DeadLetterRepository(stack.tables["devices"]).page(DEVICE, limit=5)
+    [letter], _ = DeadLetterRepository().page(DEVICE, limit=5)
     assert [tuple(each) for each in letter.refused] == [
         ("samples[7].ts", "WRONG_VALUE"),
         ('samples[8].m["temp_c"]', "WRONG_VALUE"),
         ("samples[9].ts", "FUTURE"),
     ]
-    whole = DeadLetterRepository(stack.tables["devices"]).get(DEVICE, letter.id)
+    whole = DeadLetterRepository().get(DEVICE, letter.id)
     assert whole is not None
     assert (whole.payload, whole.taken) == (payload, True)
 
@@ -378,7 +378,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(stack: Any, 
     assert handle(event) == [each["messageId"] for each in event["Records"]]
     stack.use("device_ingest")
     assert handle(event) == []
-    commands = CommandRepository(stack.tables["devices"])
+    commands = CommandRepository()
     sent = [commands.get(DEVICE, command_id) for command_id in COMMANDS[:2]]
     assert {command.status for command in sent if command is not None} == {CommandStatus.SENT}
 
@@ -392,7 +392,7 @@ def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: A
 
     def seed() -> dict[str, Any]:
         seed_device(stack)
-        devices = DeviceRepository(stack.tables["devices"])
+        devices = DeviceRepository()
         guard = devices.guard(THING)
         assert guard is not None
         devices.merge_latest(guard, Latest(ready_ms=NOW), now=now)
@@ -400,7 +400,7 @@ def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: A
         return {"Records": [{"messageId": "w", "body": json.dumps(body)}]}
 
     def states() -> list[str]:
-        commands = CommandRepository(stack.tables["devices"])
+        commands = CommandRepository()
         return [found.status for each in COMMANDS if (found := commands.get(DEVICE, each)) is not None]
 
     report = CrashTest(

@@ -45,7 +45,7 @@ def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
 @pytest.mark.req("R-K-11")
 def test_a_serial_number_is_taken_once_for_everybody(world: World) -> None:
     serial = world.create().view.device.serial_number
-    for user in (world.user, open_account(world.stack.tables["identity"])):
+    for user in (world.user, open_account()):
         with pytest.raises(AlreadyExists):
             world.devices.create(user, new_device(serial_number=serial), allowance=allowance(user))
     assert len(world.registry.certificates) == 1
@@ -85,7 +85,7 @@ def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) ->
     with pytest.raises(ValidationFailed):
         world.devices.create(world.user, new, allowance=allowance(world.user), csr="unreadable")
     world.registry.fail_at = ""
-    other = open_account(world.stack.tables["identity"])
+    other = open_account()
     with pytest.raises(AlreadyExists):
         world.devices.create(other, new, allowance=allowance(other))
     made = world.create(serial_number="EOS-1", name="New")
@@ -121,7 +121,7 @@ def test_absent_and_foreign_devices_are_not_found(world: World) -> None:
 def test_lists_page_in_every_way(world: World) -> None:
     names = ["delta", "Bravo", "alpha", "echo", "Charlie"]
     ids = [world.create(name=name).view.device.id for name in names]
-    other = open_account(world.stack.tables["identity"])
+    other = open_account()
     world.devices.create(
         other,
         new_device(name="foreign"),
@@ -240,9 +240,6 @@ def test_late_telemetry_of_a_deleted_device_is_dropped(world: World) -> None:
 
 def _sweep(world: World) -> None:
     sweep_orphans(
-        devices_table=world.stack.tables["devices"],
-        telemetry_table=world.stack.tables["telemetry"],
-        billing_table=world.stack.tables["billing"],
         policy_name="",
         clock=world.clock,
         registry=world.registry,

@@ -37,12 +37,8 @@ class TestDeletingADevice:
         assert (files.objects(), files.rows()) == ([], {})
 
     def sweep(self, stack: Any) -> None:
-        table = stack.tables["devices"]
-        repository = FileRepository(table, DeviceParent(DeviceRepository(table)))
+        repository = FileRepository(DeviceParent(DeviceRepository()))
         sweep_orphans(
-            devices_table=table,
-            telemetry_table=stack.tables["telemetry"],
-            billing_table=stack.tables["billing"],
             policy_name="karma-device",
             clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),
             registry=FakeRegistry(),

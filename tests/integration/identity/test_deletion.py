@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import Message, Run, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import RunId, ThreadId, UserId, new_id
@@ -27,12 +26,11 @@ from karma.identity.deletion import SETTLES_AFTER, TOMBSTONE_TTL
 from karma.identity.holdings import AccountHolds, Holding, hold, release
 from karma.identity.parent import AccountGone, require_account_in, was_deleted
 from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.items import IdentityItem
 from karma.integrations.iot import IotRegistry
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.domain import Ticket
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
@@ -45,13 +43,12 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @pytest.fixture
 def deletions(stack: Any) -> DeletionRepository:
-    bind(IdentityItem, stack.tables["identity"])
     return DeletionRepository()
 
 
 @pytest.fixture
 def user_id(stack: Any, deletions: DeletionRepository) -> UserId:
-    return open_account(stack.tables["identity"], email="ada@example.com")
+    return open_account(email="ada@example.com")
 
 
 @pytest.fixture
@@ -119,7 +116,7 @@ class TestTheTombstone:
 
     def test_frees_the_address_at_once(self, stack: Any, deletions: DeletionRepository, user_id: UserId) -> None:
         begin(deletions, user_id)
-        again = open_account(stack.tables["identity"], email="ada@example.com")
+        again = open_account(email="ada@example.com")
         begin(deletions, again)
         assert was_deleted(user_id, at=NOW)
         assert was_deleted(again, at=NOW)
@@ -195,10 +192,9 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
     iot.create_policy(policyName="karma-device", policyDocument=document)
 
     def seed() -> dict[str, Any]:
-        open_account(stack.tables["identity"], user_id)
-        bind(RealtimeItem, stack.tables["realtime"])
+        open_account(user_id)
         registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
-        devices = DeviceService(DeviceRepository(stack.tables["devices"]), registry, SystemClock())
+        devices = DeviceService(DeviceRepository(), registry, SystemClock())
         devices.create(user_id, new_device(serial_number="EOS-1"), allowance=allowance(user_id))
         RealtimeRepository().put_ticket(Ticket(hash="t" * 64, user_id=user_id, expires_at=NOW), now=NOW)
         begin(deletions, user_id, at=datetime.now(UTC) - 2 * SETTLES_AFTER)
@@ -239,7 +235,6 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
     world = World(stack, user=user_id, clock=FakeClock(now))
     device = world.create()
     world.tell(world.message(device, "telemetry", world.samples((0, 1.0))))
-    bind(AgentsItem, stack.tables["agents"])
     run, thread = RunKey(user_id, RunId("r1")), ThreadKey(user_id, ThreadId("t1"))
     store = DynamoRunStore()
     store.start(
@@ -267,13 +262,13 @@ def test_a_deleted_member_leaves_their_seat_to_others(
 ) -> None:
     from background.deletion import lambda_handler
 
-    host, clock = open_account(stack.tables["identity"]), SystemClock()
-    open_account(stack.tables["identity"], user_id)
-    projects = ProjectRepository(stack.tables["work"])
-    service = invitations(projects, clock, tables=stack.tables)
+    host, clock = open_account(), SystemClock()
+    open_account(user_id)
+    projects = ProjectRepository()
+    service = invitations(projects, clock)
     for name in ("Greenhouse", "Orchard"):
         join(service, ProjectService(projects, clock).create(host, NewProject(name=name)).project.id, user_id, by=host)
-    usage = UsageRepository(stack.tables["billing"])
+    usage = UsageRepository()
     assert usage.has_seat(host, user_id)
     begin(deletions, user_id, at=datetime.now(UTC) - 2 * SETTLES_AFTER)
 

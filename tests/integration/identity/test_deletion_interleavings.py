@@ -33,7 +33,7 @@ from karma.agents.domain import (
     ThreadKey,
 )
 from karma.agents.purge import AgentsPurge
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.agents.watchdog import Inspector
 from karma.billing.arrival import Arrival
 from karma.billing.projector import EventProjector
@@ -42,10 +42,8 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
 from karma.core.errors import AppError, NotFound, Unauthenticated
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.core.ratelimit import LocalBuckets
@@ -73,7 +71,6 @@ from karma.identity.correspondence import Correspondence
 from karma.identity.deletion import SETTLES_AFTER, AccountDeletion, Cascade
 from karma.identity.domain import Caller, Role
 from karma.identity.logins import LoginGuard
-from karma.identity.parent import bind_accounts
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.one_time import OneTimeRepository
@@ -89,7 +86,7 @@ from karma.projects.domain import ProjectRole
 from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService, TicketService
 from tests.fakes.billing import MemoryQueue, MemoryStripe
 from tests.fakes.devices import FakePublisher, FakeRegistry, FakeWakeUps
@@ -136,28 +133,23 @@ class World:
     stripe: MemoryStripe = field(default_factory=MemoryStripe)
 
     def __post_init__(self) -> None:
-        tables = self.stack.tables
-        bind(AgentsItem, tables["agents"])
-        bind(RealtimeItem, tables["realtime"])
-        bind_accounts(tables["identity"])
         self.registry: Registry = FakeRegistry()
         if self.whole:
             self.registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
-        bind_usage(tables["billing"])
-        self.rows = DeviceRepository(tables["devices"])
+        self.rows = DeviceRepository()
         self.devices = DeviceService(self.rows, self.registry, CLOCK)
-        self.command_rows = CommandRepository(tables["devices"])
+        self.command_rows = CommandRepository()
         self.commands = CommandService(self.rows, self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK)
-        self.telemetry = TelemetryRepository(tables["telemetry"])
-        files = FileRepository(tables["devices"], DeviceParent(self.rows))
+        self.telemetry = TelemetryRepository()
+        files = FileRepository(DeviceParent(self.rows))
         self.bucket = S3Files(self.stack.bucket)
         self.files = FileService(files, self.bucket, DeviceParent(self.rows), CLOCK)
         self.runs = DynamoRunStore()
         self.attachments = S3Attachments(self.stack.bucket)
-        self.inbox = InboxRepository(tables["billing"])
-        self.arrivals = ArrivalStore(tables["billing"])
-        self.subscriptions = SubscriptionRepository(tables["billing"])
-        self.customers = CustomerRepository(tables["billing"])
+        self.inbox = InboxRepository()
+        self.arrivals = ArrivalStore()
+        self.subscriptions = SubscriptionRepository()
+        self.customers = CustomerRepository()
         self.projector = EventProjector(
             inbox=self.inbox,
             subscriptions=self.subscriptions,
@@ -167,7 +159,7 @@ class World:
         )
         self.letters = MailQueue()
         self.courier = Courier(
-            outbox=OutboxRepository(tables["identity"]),
+            outbox=OutboxRepository(),
             recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
             sender=MemorySender(),
             clock=CLOCK,
@@ -178,7 +170,7 @@ class World:
             owners=UserRepository(),
             passwords=self.passwords,
             buckets=LocalBuckets(),
-            post_office=PostOffice(outbox=OutboxRepository(tables["identity"]), queue=self.letters, clock=CLOCK),
+            post_office=PostOffice(outbox=OutboxRepository(), queue=self.letters, clock=CLOCK),
             clock=CLOCK,
             on_change=lambda _: None,
         )
@@ -192,9 +184,9 @@ class World:
             clock=CLOCK,
             on_change=lambda _: None,
         )
-        projects = self.projects = ProjectRepository(tables["work"])
+        projects = self.projects = ProjectRepository()
         self.members = MemberService(projects, UserRepository(), CLOCK)
-        self.host = open_account(tables["identity"])
+        self.host = open_account()
         made = ProjectService(projects, CLOCK).create(self.host, NewProject(name="Greenhouse"))
         self.project_id = made.project.id
         self.tickets = TicketService(store=RealtimeRepository(), clock=CLOCK, url="wss://live.example.com")
@@ -216,7 +208,7 @@ class World:
                 ),
                 DevicesPurge(
                     devices=self.rows,
-                    leftovers=LeftoverRepository(tables["devices"], tables["telemetry"], retention_s=0),
+                    leftovers=LeftoverRepository(retention_s=0),
                     registry=self.registry,
                     clock=CLOCK,
                     others=(FileLeftovers(files, self.bucket),) if self.whole else (),
@@ -235,7 +227,7 @@ class World:
         return IngestService(
             devices=self.rows,
             telemetry=self.telemetry,
-            dead_letters=DeadLetterRepository(self.stack.tables["devices"]),
+            dead_letters=DeadLetterRepository(),
             dispatcher=Dispatcher(self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK),
             clock=CLOCK,
         )
@@ -258,7 +250,7 @@ class Account:
         order = random.Random(seed)
         everything = [self.publish, self.talk, self.pay, self.automate, self.stay, self.count_devices, self.join]
         self.beside = order.sample(everything, k=order.randint(1, 3))
-        self.user_id = open_account(world.stack.tables["identity"], password_hash="now:secret words")
+        self.user_id = open_account(password_hash="now:secret words")
         self.caller = Caller(
             user_id=self.user_id,
             role=Role.USER,
@@ -391,7 +383,7 @@ class Account:
     def count_devices(self) -> None:
         """The router's records of the device's row."""
         key = (f"USER#{self.user_id}", f"DEVICE#{self.device.view.device.id}")
-        counting = DeviceCounting(self.world.stack.tables["devices"])
+        counting = DeviceCounting()
         counting.apply(RowChange(*key, sequence_number="1" * 21, was_active=False, is_active=True))
         counting.apply(RowChange(*key, sequence_number="2" * 21, was_active=True, is_active=False))
 
@@ -399,7 +391,7 @@ class Account:
         """Somebody who owns a project asks the account, which joins it, and gives it another role."""
         world, clean = self.world, suppress(*CLEAN)
         with clean:
-            invited = invitations(world.projects, CLOCK, tables=world.stack.tables, queue=world.letters)
+            invited = invitations(world.projects, CLOCK, queue=world.letters)
             invited.invite(world.host, world.project_id, self.user_id, ProjectRole.MEMBER, source=HOME)
         with clean:
             invited.accept(self.user_id, world.project_id, source=HOME)

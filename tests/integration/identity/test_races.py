@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from karma.core.dynamo.items import bind
 from karma.core.errors import AlreadyExists, AppError, Gone
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
@@ -20,7 +19,6 @@ from karma.identity.accounts import AccountService
 from karma.identity.audit import NOWHERE
 from karma.identity.one_time import Purpose
 from karma.identity.password_changes import PasswordService
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.one_time import OneTimeRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.repository import OutboxRepository
@@ -33,10 +31,9 @@ TRIES = 200
 
 class Services:
     def __init__(self, table: str) -> None:
-        bind(IdentityItem, table)
         self.clock = MovableClock(datetime.now(UTC))
         self.tokens = OneTimeRepository()
-        post_office = PostOffice(outbox=OutboxRepository(table), queue=MemoryQueue(), clock=self.clock)
+        post_office = PostOffice(outbox=OutboxRepository(), queue=MemoryQueue(), clock=self.clock)
         shared: dict[str, Any] = {
             "accounts": UserRepository(),
             "tokens": self.tokens,

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 
 from karma.core.dynamo.buckets import DynamoBuckets
-from karma.core.dynamo.items import bind
 from karma.core.errors import RateLimited, Unauthenticated
 from karma.core.ids import UserId, new_id
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.domain import REFRESH_GRACE, Caller, Role, User
 from karma.identity.logins import LoginGuard
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.identity.sessions import SessionService
@@ -30,7 +28,6 @@ HERE = Source(address="203.0.113.7")
 
 class World:
     def __init__(self, stack: Any) -> None:
-        bind(IdentityItem, stack.tables["identity"])
         self._table = stack.tables["identity"]
         self._client = stack.aws("dynamodb")
         self.clock = MovableClock(at=datetime.now(UTC))
@@ -39,7 +36,7 @@ class World:
         self.service = SessionService(
             accounts=UserRepository(),
             sessions=self.repository,
-            guard=LoginGuard(buckets=DynamoBuckets(self._table), networks=self.repository, clock=self.clock),
+            guard=LoginGuard(buckets=DynamoBuckets(), networks=self.repository, clock=self.clock),
             passwords=CountingPasswords(),
             dummy_hash="now:nobody",
             key_ring=lambda: RING,

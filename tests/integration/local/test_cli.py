@@ -16,10 +16,9 @@ import boto3
 import pytest
 
 from karma.agents.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import AgentsItem, DynamoRunStore
+from karma.agents.repository import DynamoRunStore
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
-from karma.core.dynamo.items import bind
 from karma.core.ids import RunId, ThreadId, new_id
 from local import cli
 from local import places as local_places
@@ -203,7 +202,7 @@ class TestOnAStage:
     def test_a_stored_event_is_enqueued_again(self, deployed: Any, karma: Karma, drain: Any) -> None:
         now = datetime.now(UTC)
         arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-        ArrivalStore(deployed.tables["billing"]).store(arrival, received_at=now, due_at=now + timedelta(hours=1))
+        ArrivalStore().store(arrival, received_at=now, due_at=now + timedelta(hours=1))
         assert karma("inbox", "replay", "evt_1") == (0, "evt_1 is enqueued again\n", "")
         assert [message["Body"] for message in drain(deployed.queues["inbox"], 1)] == ["evt_1"]
         assert karma("inbox", "replay", "evt_2") == (1, "", "error: Event not found\n")
@@ -273,9 +272,8 @@ def _items(stack: Any, table: str) -> list[Mapping[str, Any]]:
 
 
 def record_run(stack: Any, *events: bytes) -> None:
-    bind(AgentsItem, stack.tables["agents"])
     store, now = DynamoRunStore(), datetime.now(UTC)
-    key, thread = RunKey(open_account(stack.tables["identity"]), RunId("r1")), ThreadId("t1")
+    key, thread = RunKey(open_account(), RunId("r1")), ThreadId("t1")
     run = Run(key=key, thread_id=thread, status=RunStatus.RUNNING, model="m", created_at=now)
     first = Segment(key=key, n=1, writer="w", epoch=1, lease_until=now, events=(b'{"type":"RUN_STARTED"}', *events))
     where = ThreadKey(key.user_id, thread)

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from karma.core.dynamo.items import bind
 from karma.core.ids import UserId, new_id
 from karma.identity.domain import Role, User
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.users import UserRepository
 from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
@@ -26,7 +24,6 @@ ENTRY = "background.mail:lambda_handler"
 
 
 def account(stack: Any, **changes: Any) -> User:
-    bind(IdentityItem, stack.tables["identity"])
     now = datetime.now(UTC)
     user = User(
         id=UserId(new_id()),
@@ -66,7 +63,7 @@ class TestACrash:
         def seed() -> dict[str, Any]:
             before.clear()
             before.update(each.to for each in post.mailbox())
-            outbox = OutboxRepository(stack.tables["identity"])
+            outbox = OutboxRepository()
             mail = mail_of(account(stack, moving_to=to), kind, to=to if kind is MailKind.CONFIRM_NEW_EMAIL else None)
             outbox.add(mail)
             return sqs_event([mail.id])
@@ -117,7 +114,7 @@ class TestHostileMessages:
 
     def test_do_not_hold_back_the_others(self, stack: Any, post: Post) -> None:
         mail = mail_of(account(stack), MailKind.VERIFY_EMAIL)
-        OutboxRepository(stack.tables["identity"]).add(mail)
+        OutboxRepository().add(mail)
         assert len(post.handle([*list(BODIES.values())[:4], mail.id])) == 4
         assert [each.to for each in post.mailbox()] == ["ada@example.com"]
 
@@ -125,7 +122,7 @@ class TestHostileMessages:
     def test_about_addresses_that_take_no_mail_end(self, stack: Any, post: Post, email: str) -> None:
         user = account(stack)
         mail = mail_of(user, MailKind.EMAIL_CHANGED, to=email)
-        OutboxRepository(stack.tables["identity"]).add(mail)
+        OutboxRepository().add(mail)
         assert post.handle([mail.id]) == []
         item = items_of(stack)[f"MAIL#{mail.id} MAIL"]
         assert (item["state"], "to" in item, item["gsi1pk"]) == ({"S": "refused"}, False, {"S": f"USER#{user.id}"})
@@ -134,7 +131,7 @@ class TestHostileMessages:
 @pytest.mark.fault("F-20a")
 def test_a_mail_goes_to_the_domain_that_is_stored(stack: Any, post: Post) -> None:
     mail = mail_of(account(stack), MailKind.EMAIL_CHANGED, to="ada@straße.example")
-    OutboxRepository(stack.tables["identity"]).add(mail)
+    OutboxRepository().add(mail)
     assert post.handle([mail.id]) == []
     assert [each.to for each in post.mailbox()] == ["ada@xn--strae-oqa.example"]
 
@@ -144,7 +141,7 @@ class TestTheProvider:
         """Nobody verified the sender here: SES answers MessageRejected."""
         post = Post(stack, lambda_context, sqs_event)
         mail = mail_of(account(stack), MailKind.VERIFY_EMAIL)
-        OutboxRepository(stack.tables["identity"]).add(mail)
+        OutboxRepository().add(mail)
         assert len(post.handle([mail.id])) == 1
         assert items_of(stack)[f"MAIL#{mail.id} MAIL"]["state"] == {"S": "pending"}
         stack.aws("sesv2").create_email_identity(EmailIdentity="example.com")
@@ -153,7 +150,7 @@ class TestTheProvider:
 
     def test_is_given_an_address_in_its_own_alphabet(self, stack: Any, post: Post) -> None:
         mail = mail_of(account(stack), MailKind.EMAIL_CHANGED, to="ada@bücher.example")
-        OutboxRepository(stack.tables["identity"]).add(mail)
+        OutboxRepository().add(mail)
         assert post.handle([mail.id]) == []
         assert [each.to for each in post.mailbox()] == ["ada@xn--bcher-kva.example"]
 
@@ -164,7 +161,7 @@ class TestTheSchedule:
 
         api.register("ada@example.com")
         post.waiting()  # lost
-        outbox = OutboxRepository(stack.tables["identity"])
+        outbox = OutboxRepository()
         late = Mail(
             kind=MailKind.PASSWORD_CHANGED,
             user_id=UserId(new_id()),

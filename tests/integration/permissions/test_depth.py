@@ -129,9 +129,9 @@ def test_every_payload_of_a_device_is_taken_or_a_dead_letter(
     world.become("api")
     owner = bearer(world.person("user").token)
     device_id = world.thing("user", "device_id", {})
-    row = DeviceRepository(world.stack.tables["devices"]).row(world.person("user").id, DeviceId(device_id))
+    row = DeviceRepository().row(world.person("user").id, DeviceId(device_id))
     assert row is not None
-    guard = DeviceRepository(world.stack.tables["devices"]).guard(row.serial_number)
+    guard = DeviceRepository().guard(row.serial_number)
     assert guard is not None
     messages = []
     for levels in DEPTHS:

@@ -23,7 +23,6 @@ from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.core.clock import SystemClock, epoch_ms
-from karma.core.dynamo.items import bind
 from karma.core.ids import ApiKeyId, DeviceId, UserId, new_id
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -38,7 +37,6 @@ from karma.identity.passwords import Argon2Passwords
 from karma.identity.repository.api_keys import ApiKeyRepository
 from karma.identity.repository.audit import append_once_a_minute
 from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.items import IdentityItem
 from karma.identity.repository.oauth import OAuthRepository
 from karma.identity.repository.one_time import OneTimeRepository
 from karma.projects.domain import ProjectRole
@@ -255,7 +253,6 @@ class World:
         return tokens.issue(user_id, ring=KeyRing.parse(self.stack.secret_values["auth"]), now=datetime.now(UTC) - age)
 
     def _make(self, role: Role) -> Person:
-        bind(IdentityItem, self.stack.tables["identity"])
         now = datetime.now(UTC)
         user = User(
             id=UserId(new_id()),
@@ -270,7 +267,7 @@ class World:
         )
         DirectoryRepository().create_user(user)
         # What a plan's limit would refuse is another question.
-        subscribe(self.stack.tables["billing"], user.id)
+        subscribe(user.id)
         return Person(user.id, user.email, self.token(user.id))
 
     @contextmanager
@@ -332,7 +329,7 @@ def _command(world: World, owner: str, ids: Mapping[str, str]) -> str:
 
 
 def _letter(world: World, _: str, ids: Mapping[str, str]) -> str:
-    letters, device_id = DeadLetterRepository(world.stack.tables["devices"]), DeviceId(ids["device_id"])
+    letters, device_id = DeadLetterRepository(), DeviceId(ids["device_id"])
     refused, at_ms = [Refused("boot", "WRONG_VALUE")], epoch_ms(datetime.now(UTC))
     letters.store(device_id, refused=refused, topic="dt/karma/EOS-1/telemetry", payload=b"{}", received_ms=at_ms)
     [letter], _more = letters.page(device_id, limit=1)
@@ -393,13 +390,13 @@ def _event(world: World, _: str, __: Mapping[str, str]) -> str:
     now = datetime.now(UTC)
     event_id = "evt_" + new_id().replace("-", "")
     arrival = Arrival(event_id, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-    ArrivalStore(world.stack.tables["billing"]).store(arrival, received_at=now, due_at=now)
+    ArrivalStore().store(arrival, received_at=now, due_at=now)
     return event_id
 
 
 def _customer(world: World, owner: str, _: Mapping[str, str]) -> str:
     customer_id = "cus_" + new_id().replace("-", "")
-    links = CustomerRepository(world.stack.tables["billing"])
+    links = CustomerRepository()
     assert links.link(customer_id, world.person(owner).id, seen=None, at=datetime.now(UTC))
     return customer_id
 
@@ -433,9 +430,9 @@ def _project_of_somebody(*, accepted: bool) -> Callable[[World, str, Mapping[str
 
     def make(world: World, owner: str, _: Mapping[str, str]) -> str:
         host, person = world.stranger(), world.person(owner)
-        store = ProjectRepository(world.stack.tables["work"])
+        store = ProjectRepository()
         made = ProjectService(store, SystemClock()).create(host.id, NewProject(name="Greenhouse")).project
-        service = invitations(store, SystemClock(), tables=world.stack.tables)
+        service = invitations(store, SystemClock())
         if accepted:
             join(service, made.id, person.id, by=host.id)
         else:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from karma.billing.usage import bind_usage
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.identity.audit import NOWHERE
 from karma.projects.domain import ProjectRole
@@ -40,13 +39,11 @@ class World:
         self.project_id = ProjectId("")
 
     def seed(self) -> None:
-        identity = self.stack.tables["identity"]
         for user_id in (self.ada, self.eve, self.ida, self.bob):
-            open_account(identity, user_id)
-            subscribe(self.stack.tables["billing"], user_id)
-        bind_usage(self.stack.tables["billing"])
-        store = ProjectRepository(self.stack.tables["work"])
-        service = invitations(store, self.clock, tables=self.stack.tables)
+            open_account(user_id)
+            subscribe(user_id)
+        store = ProjectRepository()
+        service = invitations(store, self.clock)
         self.project_id = ProjectService(store, self.clock).create(self.ada, NewProject(name="Greenhouse")).project.id
         join(service, self.project_id, self.eve, ProjectRole.OWNER, by=self.ada)
         service.invite(self.ada, self.project_id, self.bob, ProjectRole.ADMIN, source=NOWHERE)
@@ -166,7 +163,7 @@ def test_while_it_deletes_leaves_nothing_once_it_is_repeated(world: World, die: 
 def test_a_sweep_that_dies_is_finished_by_the_next(stack: Any, world: World) -> None:
     def seed() -> dict[str, str]:
         world.seed()
-        store = ProjectRepository(stack.tables["work"])
+        store = ProjectRepository()
         project, members = store.read(world.project_id, world.ada)
         assert project is not None
         store.begin_delete(project, actor=members[world.ada], at=world.clock.now() - 2 * GRACE)
@@ -190,8 +187,8 @@ def test_a_sweep_that_dies_is_finished_by_the_next(stack: Any, world: World) -> 
 def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Any, world: World) -> None:
     def seed() -> dict[str, str]:
         world.seed()
-        store, ida = ProjectRepository(stack.tables["work"]), world.ida
-        join(invitations(store, world.clock, tables=stack.tables), world.project_id, ida, by=world.ada)
+        store, ida = ProjectRepository(), world.ida
+        join(invitations(store, world.clock), world.project_id, ida, by=world.ada)
         project, members = store.read(world.project_id, world.ada, world.eve)
         assert project is not None
         before, eve = members[world.ada], members[world.eve]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from karma.billing.usage import bind_usage
 from karma.core.clock import SystemClock
 from karma.core.dynamo.access import get
 from karma.core.errors import AppError
@@ -36,16 +35,14 @@ OWNER, MEMBER = ProjectRole.OWNER, ProjectRole.MEMBER
 class Services:
     def __init__(self, stack: Any) -> None:
         self.tables = stack.tables
-        self.identity = stack.tables["identity"]
-        bind_usage(stack.tables["billing"])
-        open_account(self.identity)
-        self.store = ProjectRepository(stack.tables["work"])
+        open_account()
+        self.store = ProjectRepository()
         self.projects = ProjectService(self.store, SystemClock())
         self.members = MemberService(self.store, UserRepository(), SystemClock())
         self.deletions = DeletionRepository()
 
     def person(self) -> UserId:
-        return open_account(self.identity)
+        return open_account()
 
     def project(self, owner: UserId, *others: UserId, role: ProjectRole = OWNER) -> ProjectId:
         project_id = self.projects.create(owner, NewProject(name="Greenhouse")).project.id
@@ -54,7 +51,7 @@ class Services:
         return project_id
 
     def invitations(self) -> InvitationService:
-        return invitations(self.store, SystemClock(), tables=self.tables)
+        return invitations(self.store, SystemClock())
 
     def give(self, by: UserId, project_id: ProjectId, user_id: UserId, role: ProjectRole) -> object:
         if role is OWNER:

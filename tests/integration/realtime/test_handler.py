@@ -35,12 +35,10 @@ class Socket:
 
     def ticket(self) -> str:
         from karma.core.clock import SystemClock
-        from karma.core.dynamo.items import bind
-        from karma.realtime.repository import RealtimeItem, RealtimeRepository
+        from karma.realtime.repository import RealtimeRepository
         from karma.realtime.service import TicketService
 
-        open_account(self.stack.tables["identity"], CALLER.user_id)
-        bind(RealtimeItem, self.stack.tables["realtime"])
+        open_account(CALLER.user_id)
         service = TicketService(store=RealtimeRepository(), clock=SystemClock(), url="wss://live.example.com")
         return service.issue(CALLER).ticket
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from karma.core.clock import SystemClock
-from karma.core.dynamo.items import bind
 from karma.core.ids import new_id
-from karma.realtime.repository import RealtimeItem, RealtimeRepository
+from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import TicketService
 from tests.integration.realtime.test_handler import CALLER, Socket
 from tests.support.accounts import open_account
@@ -93,8 +92,7 @@ def old_ticket(socket: Socket) -> str:
         def now(self) -> Any:
             return super().now() - timedelta(days=1)
 
-    open_account(socket.stack.tables["identity"], CALLER.user_id)
-    bind(RealtimeItem, socket.stack.tables["realtime"])
+    open_account(CALLER.user_id)
     return TicketService(store=RealtimeRepository(), clock=Yesterday(), url="wss://x").issue(CALLER).ticket
 
 

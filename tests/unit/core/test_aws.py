@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from karma.core import aws
-from karma.core.dynamo.items import bind, connection_of
+from karma.core.dynamo.items import connection_of
+from karma.core.dynamo.tables import bind_names
 from karma.core.runtime.snapshot import run_after_restore
 from karma.devices.repository.items import DevicesItem
 
@@ -37,7 +38,7 @@ def client_of_repositories() -> object:
 
 @pytest.mark.req("R-M-27")
 def test_a_restored_clone_shares_no_client_with_its_snapshot() -> None:
-    bind(DevicesItem, "devices-of-the-stage")
+    bind_names({"devices": "devices-of-the-stage"})
     before = client_of_repositories()
     assert before is aws.client("dynamodb")
     run_after_restore()

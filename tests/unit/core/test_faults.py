@@ -19,7 +19,8 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.core import aws, secrets
 from karma.core.dynamo import access
 from karma.core.dynamo.buckets import DynamoBuckets
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.tables import bind_names
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError, StorageUnavailable, Upstream
 from karma.core.ids import DeviceId, FileId
@@ -43,7 +44,7 @@ CERTIFICATE = Certificate("c", "arn:aws:iot:eu-central-1:1:cert/c", "pem", None)
 
 class FaultsItem(Item):
     class Meta(TableMeta):
-        table_name = "faults"
+        logical = "faults"
 
 
 class FaultItem(FaultsItem, discriminator="fault-of-tests"):
@@ -75,9 +76,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "access.count": lambda: access.count(FaultItem, "P", most=10),
     "access.query": lambda: access.query(FaultItem, "P", limit=10),
     "Transaction.commit": committed,
-    "DynamoBuckets.take": lambda: DynamoBuckets("t").take(LIMIT, "k", now=NOW),
-    "DynamoBuckets.give_back": lambda: DynamoBuckets("t").give_back(LIMIT, "k", now=NOW),
-    "ArrivalStore.store": lambda: ArrivalStore("t").store(
+    "DynamoBuckets.take": lambda: DynamoBuckets().take(LIMIT, "k", now=NOW),
+    "DynamoBuckets.give_back": lambda: DynamoBuckets().give_back(LIMIT, "k", now=NOW),
+    "ArrivalStore.store": lambda: ArrivalStore().store(
         Arrival("evt_1", "invoice.paid", "{}"), received_at=NOW, due_at=NOW
     ),
     "secrets.get": lambda: secrets.get("arn"),
@@ -156,8 +157,8 @@ def clients() -> Iterator[None]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        bind_names({name: name for name in ("faults", "identity", "billing")})
         aws.reset()
-        bind(FaultsItem, "faults")
         yield
     aws.reset()
 

@@ -123,9 +123,9 @@ class AgentsItem(Item):
     """Base of this table's items."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "agents"
+        logical = "agents"
 
 
 class RunItem(AgentsItem, discriminator="run"):
@@ -207,7 +207,7 @@ class RunCounterItem(AgentsItem, discriminator="run_counter"):
 
 
 class DynamoRunStore:
-    """RunStore over DynamoDB. The table is bound by the composition root."""
+    """RunStore over DynamoDB."""
 
     def thread(self, key: ThreadKey) -> Thread:
         """See RunStore; one Query a megabyte.

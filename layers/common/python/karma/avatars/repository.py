@@ -19,7 +19,7 @@ from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute
 from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -50,9 +50,9 @@ class AvatarsItem(Item):
     """Base of what avatars keep in the table `agents`."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "agents"
+        logical = "agents"
 
 
 class AvatarItem(AvatarsItem, discriminator="avatar"):
@@ -90,14 +90,10 @@ class AvatarRequestItem(RequestAttributes, AvatarsItem, discriminator="avatar_re
 
 
 class DynamoAvatarStore:
-    """AvatarStore over DynamoDB; the identity table is bound by whoever writes."""
+    """AvatarStore over DynamoDB."""
 
     name = "avatars"
     """Of its step in the deletion of an account."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; no request is made."""
-        bind(AvatarsItem, table_name)
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
         """See AvatarStore; one Get."""

@@ -251,10 +251,10 @@ def operators_inbox() -> InboxKeeper:
     # Local: the webhook imports this module and has no use for PynamoDB.
     from karma.billing.repository.inbox import InboxRepository
     from karma.core.clock import SystemClock
+    from karma.core.dynamo.tables import bind_tables
     from karma.core.settings import load
     from karma.integrations.sqs import SqsQueue
 
     settings = load(ReplaySettings)
-    return InboxKeeper(
-        inbox=InboxRepository(settings.billing_table), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock()
-    )
+    bind_tables(settings)
+    return InboxKeeper(inbox=InboxRepository(), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock())

@@ -6,16 +6,9 @@ from collections.abc import Iterable
 
 from karma.billing.allowances import Adjustment, Reservation
 from karma.billing.repository import usage
-from karma.billing.repository.items import BillingItem
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
-
-
-def bind_usage(table_name: str) -> None:
-    """Name the billing table, in a function that has nothing else to do with it."""
-    bind(BillingItem, table_name)
 
 
 def reserve(tx: Transaction, reservations: Iterable[Reservation]) -> None:

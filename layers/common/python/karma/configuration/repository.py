@@ -27,7 +27,7 @@ from karma.configuration.domain import (
 from karma.configuration.ports import StoredComponent
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, get, query
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 
@@ -56,9 +56,9 @@ class ConfigurationTable(Item):
     """Base of what configuration keeps in the table `agents`."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "agents"
+        logical = "agents"
 
 
 class ComponentItem(ConfigurationTable, discriminator="component"):
@@ -82,9 +82,6 @@ class ChangeItem(ConfigurationTable, discriminator="component_change"):
 
 class ConfigurationRepository:
     """ComponentStore over DynamoDB."""
-
-    def __init__(self, table: str) -> None:
-        bind(ConfigurationTable, table)
 
     def components(self) -> Sequence[StoredComponent]:
         """See ComponentReader; one Query a megabyte."""

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from karma.core.dynamo.counters import fold
-from karma.core.dynamo.items import bind
 from karma.core.ids import UserId
 from karma.devices.domain import DeviceState
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
     DeviceCounter,
-    DevicesItem,
     devices_counter_key,
 )
 from karma.identity.parent import require_account_in
@@ -37,10 +35,6 @@ def is_active(image: Mapping[str, str]) -> bool:
 
 class DeviceCounting:
     """Folds changes of rows into their owner's counter."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; no request is made."""
-        bind(DevicesItem, table_name)
 
     def apply(self, change: RowChange) -> bool:
         """Count one change; tell whether it counted. A repeat, or a change of something else, does not.

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from karma.billing.usage import bind_usage
 from karma.core.clock import Clock, SystemClock, epoch_ms
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
@@ -60,9 +59,6 @@ def expire_commands(commands: CommandRepository, wake_ups: WakeUps, clock: Clock
 
 def sweep_orphans(
     *,
-    devices_table: str,
-    telemetry_table: str,
-    billing_table: str,
     policy_name: str,
     clock: Clock | None = None,
     registry: Registry | None = None,
@@ -78,10 +74,9 @@ def sweep_orphans(
     """
     clock = clock or SystemClock()
     iot = registry or IotRegistry(policy_name=policy_name)
-    bind_usage(billing_table)
-    devices = DeviceRepository(devices_table)
+    devices = DeviceRepository()
     service = DeviceService(devices, iot, clock)
-    leftovers = LeftoverRepository(devices_table, telemetry_table, retention_s=retention_s)
+    leftovers = LeftoverRepository(retention_s=retention_s)
     done = 0
     for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
         try:

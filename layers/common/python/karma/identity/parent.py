@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.identity.domain import Credential, SessionOver
 from karma.identity.repository import parents
-from karma.identity.repository.items import IdentityItem
 from karma.notices import board
 from karma.notices.domain import Notice
 
@@ -22,11 +20,6 @@ class AccountGone(NotFound):
         """`user_id` None: it was deleted, and is not known any more."""
         super().__init__("User not found")
         self.user_id = user_id
-
-
-def bind_accounts(table_name: str) -> None:
-    """Name the table of accounts, in a function that has nothing else to do with it."""
-    bind(IdentityItem, table_name)
 
 
 def require_account_in(tx: Transaction, user_id: UserId) -> None:
@@ -58,7 +51,7 @@ def require_session_in(tx: Transaction, credential: Credential | None, *, now: d
 
 def tell_in(tx: Transaction, notice: Notice) -> None:
     """Tell an account something in the application, if the transaction commits."""
-    board.write(tx, notice, table=IdentityItem.Meta.table_name)
+    board.write(tx, notice)
 
 
 def was_deleted(user_id: UserId, *, at: datetime) -> bool:

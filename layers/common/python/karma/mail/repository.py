@@ -15,7 +15,7 @@ from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import delete, get, put, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.ids import UserId
 from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
 from karma.mail.ports import Due
@@ -29,9 +29,9 @@ class MailTable(Item):
     """Base of what mail keeps in the identity table."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "identity"
+        logical = "identity"
 
 
 class MailItem(MailTable, discriminator="mail"):
@@ -47,9 +47,6 @@ class MailItem(MailTable, discriminator="mail"):
 
 class OutboxRepository:
     """DynamoDB, by way of karma.core.dynamo."""
-
-    def __init__(self, table: str) -> None:
-        bind(MailTable, table)
 
     def add(self, mail: Mail) -> None:
         """Store a mail that nothing else is written with."""

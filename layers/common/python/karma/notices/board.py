@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from karma.core.dynamo.transaction import Transaction
 from karma.notices.domain import Notice
-from karma.notices.repository import bind_notices, item_of
+from karma.notices.repository import item_of
 
 
-def write(tx: Transaction, notice: Notice, *, table: str) -> None:
-    """Store a notice with everything else of a transaction; `table` is the identity table."""
-    bind_notices(table)
+def write(tx: Transaction, notice: Notice) -> None:
+    """Store a notice with everything else of a transaction."""
     tx.put(item_of(notice))

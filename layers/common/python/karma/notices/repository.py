@@ -19,7 +19,7 @@ from pynamodb.attributes import JSONAttribute, UnicodeAttribute
 from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import count, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.ids import UserId, first_id
 from karma.notices.domain import Notice, NoticeType
 
@@ -42,9 +42,9 @@ class NoticeTable(Item):
     """Base of what notices keep in the identity table."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "unbound"
+        logical = "identity"
 
 
 class NoticeItem(NoticeTable, discriminator="notice"):
@@ -55,17 +55,8 @@ class NoticeItem(NoticeTable, discriminator="notice"):
     read_at = UnicodeAttribute(null=True)
 
 
-def bind_notices(table: str) -> None:
-    """Name the identity table."""
-    if NoticeTable.Meta.table_name != table:
-        bind(NoticeTable, table)
-
-
 class NoticeRepository:
     """NoticeStore over DynamoDB."""
-
-    def __init__(self, table: str) -> None:
-        bind_notices(table)
 
     def page(self, user_id: UserId, *, unread: bool, since: datetime, below: str, limit: int) -> Sequence[Notice]:
         """See NoticeStore; one Query, eventually consistent when only unread ones are asked for."""

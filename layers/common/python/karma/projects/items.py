@@ -44,9 +44,9 @@ class ProjectsItem(Item):
     """Base of what projects keep in the table `work`."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "work"
+        logical = "work"
 
 
 class ProjectItem(ProjectsItem, discriminator="project"):

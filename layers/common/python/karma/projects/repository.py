@@ -13,7 +13,7 @@ from karma.billing import usage
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import empty, pages
 from karma.core.dynamo.requests import note_request, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -87,10 +87,6 @@ class ProjectRepository:
 
     name = "projects"
     """Of the step."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; those of accounts and plans are bound by the composition root. No request is made."""
-        bind(ProjectsItem, table_name)
 
     # Reading
 

@@ -38,9 +38,9 @@ class RealtimeItem(Item):
     """Base of everything in the realtime table."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "realtime"
+        logical = "realtime"
 
 
 class TicketItem(RealtimeItem, discriminator="ticket"):

@@ -24,7 +24,7 @@ from pynamodb.expressions.update import Action
 
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, delete, get, query
-from karma.core.dynamo.items import Item, Key, TableMeta, bind
+from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -82,9 +82,9 @@ class TasksItem(Item):
     """Base of what tasks keep in the table `work`."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "work"
+        logical = "work"
 
 
 class TaskItem(TasksItem, discriminator="task"):
@@ -139,10 +139,6 @@ class DynamoTaskStore:
 
     name = "tasks"
     """Of its step in the deletion of an account."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; no request is made."""
-        bind(TasksItem, table_name)
 
     # Reading
 

@@ -94,7 +94,7 @@ class AgentCounterItem(AgentsItem, discriminator="agent_counter"):
 
 
 class DynamoAgentStore:
-    """AgentStore over DynamoDB. The table is bound by the composition root."""
+    """AgentStore over DynamoDB."""
 
     def get(self, agent_id: AgentId) -> Agent | None:
         """See AgentStore; one Get."""

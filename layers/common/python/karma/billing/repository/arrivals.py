@@ -17,6 +17,7 @@ from karma.billing.arrival import Arrival, Stored
 from karma.billing.repository.keys import EVENT_DISCRIMINATOR, UNHANDLED, event_key, inbox_sort_key
 from karma.core import aws
 from karma.core.clock import iso
+from karma.core.dynamo.tables import deployed
 from karma.core.errors import PayloadTooLarge, StorageThrottled, StorageUnavailable
 from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 
@@ -31,9 +32,6 @@ _PACKED_MAX = 380_000
 class ArrivalStore:
     """Stores events once."""
 
-    def __init__(self, table: str) -> None:
-        self._table = table
-
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
         """Put the event unless it is there; tells what was there.
 
@@ -45,7 +43,7 @@ class ArrivalStore:
         received = iso(received_at)
         try:
             aws.client("dynamodb").put_item(
-                TableName=self._table,
+                TableName=deployed("billing"),
                 Item={
                     "pk": {"S": key.pk},
                     "sk": {"S": key.sk},

@@ -25,7 +25,7 @@ from karma.billing.repository.rows import item_of, names_text, subscription_of
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
@@ -36,9 +36,6 @@ from karma.identity.trail import record_in
 
 class CustomerRepository:
     """Links in the billing table."""
-
-    def __init__(self, table: str) -> None:
-        bind(BillingItem, table)
 
     def link_of(self, customer_id: str) -> CustomerLink | None:
         """Read a customer's link, strongly consistent."""

@@ -24,7 +24,7 @@ from karma.billing.repository.keys import (
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
@@ -43,9 +43,6 @@ _WAITING = (EventState.UNLINKED.value, EventState.UNNAMED.value)
 
 class InboxRepository:
     """Events in the billing table."""
-
-    def __init__(self, table: str) -> None:
-        bind(BillingItem, table)
 
     def get(self, event_id: str) -> InboxEvent | None:
         """Read an event, strongly consistent."""

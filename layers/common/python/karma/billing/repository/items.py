@@ -12,9 +12,9 @@ class BillingItem(Item):
     """Base of the billing table's items."""
 
     class Meta(TableMeta):
-        """Bound to the deployed table by the repositories."""
+        """Names the table."""
 
-        table_name = "billing"
+        logical = "billing"
 
     gsi1 = Gsi1()
 

@@ -24,7 +24,7 @@ from karma.billing.repository.rows import item_of, names_text, paid_of, subscrip
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
@@ -40,9 +40,6 @@ _BEFORE_ALL = "0"
 
 class SubscriptionRepository:
     """Subscriptions in the billing table."""
-
-    def __init__(self, table: str) -> None:
-        bind(BillingItem, table)
 
     def row(self, user_id: UserId) -> Row:
         """Read a user's row, strongly consistent."""

@@ -28,7 +28,7 @@ from karma.billing.repository.items import BillingItem
 from karma.billing.repository.keys import BillingKey, user_pk
 from karma.billing.repository.seats import SEAT_PREFIX, SeatItem, seat_key, shared
 from karma.core.dynamo.access import batch_get
-from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
@@ -105,9 +105,6 @@ def give_seats_back(tx: Transaction, seats: Iterable[tuple[UserId, UserId]], *, 
 
 class UsageRepository:
     """Reads what is taken, and extends reservations between transactions."""
-
-    def __init__(self, table: str) -> None:
-        bind(BillingItem, table)
 
     def extend(self, reservation: Reservation) -> None:
         """Take more of a metric: a transaction of one write, so that a repeat by the SDK counts once.

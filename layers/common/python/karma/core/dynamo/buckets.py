@@ -22,6 +22,7 @@ import botocore.exceptions
 from karma.core import aws
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.failures import storage_errors
+from karma.core.dynamo.tables import deployed
 from karma.core.errors import StorageThrottled
 from karma.core.faults import code_of
 from karma.core.ratelimit import Decision, Limit, latest_ms
@@ -47,10 +48,7 @@ _BACK = _Update("SET #full = #full - :interval", "#full > :now", _FULL_AT, {})
 
 
 class DynamoBuckets:
-    """Buckets in one table; the clock is the caller's, so processes whose clocks differ differ by as much."""
-
-    def __init__(self, table: str) -> None:
-        self._table = table
+    """Buckets in the identity table; the clock is the caller's, so processes whose clocks differ differ by as much."""
 
     def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
         """See Buckets.
@@ -90,7 +88,7 @@ class DynamoBuckets:
         with storage_errors():
             try:
                 answer: Any = aws.client("dynamodb").update_item(
-                    TableName=self._table,
+                    TableName=deployed("identity"),
                     Key={"pk": {"S": pk}, "sk": {"S": "BUCKET"}},
                     UpdateExpression=update.expression,
                     ConditionExpression=update.condition,

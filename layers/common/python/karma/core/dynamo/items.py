@@ -1,8 +1,8 @@
-"""What every stored item has, and how a context's items find their table.
+"""Base of every stored item, and how a context's items find their table.
 
-    class DevicesItem(Item):                 # one base a table
+    class DevicesItem(Item):                 # one base a context and table
         class Meta(TableMeta):
-            table_name = "devices"           # replaced by bind(DevicesItem, settings.devices_table)
+            logical = "devices"              # karma.core.dynamo.tables knows the deployed one
 
     class DeviceItem(DevicesItem, discriminator="device"):
         name = UnicodeAttribute()
@@ -13,6 +13,7 @@ requires that none exists, saving a loaded one that nobody has changed it. Discr
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 from pynamodb.attributes import DiscriminatorAttribute, NumberAttribute, UnicodeAttribute, VersionAttribute
@@ -22,6 +23,7 @@ from pynamodb.indexes import AllProjection, GlobalSecondaryIndex
 from pynamodb.models import Model
 
 from karma.core import aws
+from karma.core.dynamo.tables import deployed
 
 
 class Key(NamedTuple):
@@ -34,7 +36,10 @@ class Key(NamedTuple):
 class TableMeta:
     """Settings of PynamoDB that all tables share; time-outs and retries are those of karma.core.aws."""
 
+    logical: ClassVar[str]
+    """Logical name of the table."""
     table_name: ClassVar[str] = "unbound"
+    """Name of the deployed one, where PynamoDB looks for it; `connection_of` sets it."""
 
 
 class Gsi1(GlobalSecondaryIndex[Any]):
@@ -88,36 +93,26 @@ class Item(Model):
         return [cls.type.set(cls), cls.schema.set(cls.schema | 1)]
 
 
-_bound: dict[type[Item], str] = {}
+def connection_of(kind: type[Item]) -> TableConnection:
+    """Return the connection to an item's table, with the process's one client in it.
 
+    PynamoDB would otherwise build a client a table, at 50 ms each, and look the table's keys up by DescribeTable.
 
-def bind(table: type[Item], name: str) -> None:
-    """Point all items of a table's base class at a deployed table.
-
-    Every table shares the process's one DynamoDB client. PynamoDB would otherwise build a client a table, at 50 ms
-    each, and look the table's keys up by DescribeTable.
+    Raises:
+        TableUnbound: the process was not told which table it is.
     """
-    table.Meta.table_name = name
-    table._connection = None  # noqa: SLF001  PynamoDB has no public way to hand it a client
-    connection: TableConnection = table._get_connection()  # noqa: SLF001
-    connection.connection._client = aws.client("dynamodb")  # type: ignore[assignment]  # noqa: SLF001
-    _bound[table] = name
-
-
-def _rebind() -> None:
-    for table, name in list(_bound.items()):
-        # The client is made again at the next operation, not here: a restore hook must stay quick.
-        table.Meta.table_name = name
-        table._connection = None  # noqa: SLF001
-
-
-def connection_of(table: type[Item]) -> TableConnection:
-    """Return the bound connection of a table, with the process's client in it."""
-    connection: TableConnection = table._get_connection()  # noqa: SLF001
+    table = _base_of(kind)
+    meta: Any = table.Meta
+    meta.table_name = deployed(meta.logical)
+    # A new one when the name has changed.
+    connection: TableConnection = table._get_connection()  # noqa: SLF001  PynamoDB has no public way to hand it a client
     client: Any = aws.client("dynamodb")
     if connection.connection._client is not client:  # noqa: SLF001
         connection.connection._client = client  # noqa: SLF001
     return connection
 
 
-aws.on_reset(_rebind)
+@cache
+def _base_of(kind: type[Item]) -> type[Item]:
+    """Return the class that names the table: its connection is the one of all that derive from it."""
+    return next(each for each in kind.__mro__ if "Meta" in vars(each))

@@ -23,6 +23,7 @@ import botocore.exceptions
 from karma.core import aws
 from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.dynamo.failures import storage_errors
+from karma.core.dynamo.tables import deployed
 from karma.core.errors import StorageThrottled
 from karma.core.ids import new_id
 from karma.core.leases import Lease, Pool, PoolIsFull
@@ -32,10 +33,7 @@ _NAMES = {"#type": "type", "#schema": "schema", "#expires": "expires_at"}
 
 
 class DynamoLeases:
-    """Leases in one table; the clock is the caller's, so processes whose clocks differ differ by as much."""
-
-    def __init__(self, table: str) -> None:
-        self._table = table
+    """Leases in the identity table; the clock is the caller's, so processes whose clocks differ differ by as much."""
 
     def take(self, pool: Pool, holder: str, *, now: datetime, until: datetime) -> Lease:
         """Lease a free place of a holder, who may be any text, for no longer than the pool allows.
@@ -91,7 +89,7 @@ class DynamoLeases:
         with storage_errors():
             try:
                 aws.client("dynamodb").update_item(
-                    TableName=self._table,
+                    TableName=deployed("identity"),
                     Key={"pk": {"S": pk}, "sk": {"S": "LEASES"}},
                     UpdateExpression=expression,
                     ConditionExpression=condition,

@@ -12,7 +12,6 @@ from pynamodb.expressions.update import Action
 from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import Conflict, NotFound
@@ -34,7 +33,6 @@ from karma.devices.repository.items import (
     PENDING_PREFIX,
     CommandItem,
     DeviceItem,
-    DevicesItem,
     IdempotencyItem,
     PendingItem,
     children_pk,
@@ -70,10 +68,6 @@ class Pending:
 
 class CommandRepository:
     """Reads and conditional writes of commands in one `devices` table."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; no request is made."""
-        bind(DevicesItem, table_name)
 
     def add(
         self, command: Command, device: Device, *, now: datetime, idempotency: tuple[str, str] | None = None

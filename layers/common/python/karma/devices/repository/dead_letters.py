@@ -12,7 +12,7 @@ from typing import Any, cast
 from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import get, put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, bind
+from karma.core.dynamo.items import Item
 from karma.core.ids import DeviceId
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
@@ -20,7 +20,6 @@ from karma.devices.repository.items import (
     DEAD_PREFIX,
     DeadLetterItem,
     DeadPayloadItem,
-    DevicesItem,
     children_pk,
     dead_letter_key,
     dead_payload_key,
@@ -67,10 +66,6 @@ class DeadLetter:
 
 class DeadLetterRepository:
     """Puts and reads of dead letters in one `devices` table."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; no request is made."""
-        bind(DevicesItem, table_name)
 
     def store(
         self,

@@ -12,7 +12,7 @@ from karma.billing.allowances import Metric, Reservation, given_back
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Key, bind
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import Work, query_work
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
@@ -88,10 +88,6 @@ class Rows(NamedTuple):
 
 class DeviceRepository:
     """Reads and conditional writes of one `devices` table."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; the client is built here, no request is made."""
-        bind(DevicesItem, table_name)
 
     # Reading
 

@@ -152,9 +152,9 @@ class DevicesItem(Item):
     """Base of the items of the `devices` table."""
 
     class Meta(TableMeta):
-        """Replaced by bind."""
+        """Names the table."""
 
-        table_name = "devices"
+        logical = "devices"
 
     gsi1 = Gsi1()
 
@@ -286,9 +286,9 @@ class TelemetryItem(Item):
     """Base of the items of the `telemetry` table."""
 
     class Meta(TableMeta):
-        """Replaced by bind."""
+        """Names the table."""
 
-        table_name = "telemetry"
+        logical = "telemetry"
 
 
 class BatchItem(TelemetryItem, discriminator="telemetry"):

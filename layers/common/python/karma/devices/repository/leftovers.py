@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.access import delete, query
-from karma.core.dynamo.items import Item, bind
+from karma.core.dynamo.items import Item
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.ids import DeviceId, UserId
 from karma.core.purge import Purge
@@ -32,11 +32,9 @@ _PAGE_ITEMS = 100
 class LeftoverRepository:
     """Deletes in both tables."""
 
-    def __init__(self, devices_table: str, telemetry_table: str, *, retention_s: int = RAW_RETENTION_S) -> None:
-        """Bind the tables; no request is made. Telemetry is looked for on each day that `retention_s` reaches."""
+    def __init__(self, *, retention_s: int = RAW_RETENTION_S) -> None:
+        """Telemetry is looked for on each day that `retention_s` reaches."""
         self._retention = timedelta(seconds=retention_s)
-        bind(DevicesItem, devices_table)
-        bind(TelemetryItem, telemetry_table)
 
     def remove(self, gone: Gone, *, now: datetime, limit: int) -> int:
         """Remove up to `limit` items of a deleted device; the tombstone goes last, when nothing else is left.

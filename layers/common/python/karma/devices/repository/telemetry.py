@@ -9,12 +9,10 @@ import orjson
 
 from karma.core.dynamo.access import put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
 from karma.core.ids import DeviceId
 from karma.devices.domain import RAW_RETENTION_S
 from karma.devices.repository.items import (
     BatchItem,
-    TelemetryItem,
     day_of,
     days_between,
     telemetry_pk,
@@ -39,10 +37,6 @@ class StoredBatch(NamedTuple):
 
 class TelemetryRepository:
     """Conditional puts and range reads of one `telemetry` table."""
-
-    def __init__(self, table_name: str) -> None:
-        """Bind the table; no request is made."""
-        bind(TelemetryItem, table_name)
 
     def store(self, device_id: DeviceId, batch: Batch) -> bool:
         """Put a batch once; False when its key holds another body. A repeat of the same body succeeds."""

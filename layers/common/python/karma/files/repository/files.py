@@ -14,7 +14,6 @@ from karma.billing.allowances import Metric, Reservation, given_back
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import bind
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId
@@ -70,9 +69,8 @@ class Place(NamedTuple):
 class FileRepository:
     """Reads and conditional writes of files in one `devices` table."""
 
-    def __init__(self, table_name: str, devices: Devices) -> None:
-        """Bind the table; no request is made. `devices` adds the parent's check to transactions."""
-        bind(FilesItem, table_name)
+    def __init__(self, devices: Devices) -> None:
+        """`devices` adds the parent's check to transactions."""
         self._devices = devices
 
     # Reading

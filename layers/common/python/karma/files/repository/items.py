@@ -70,9 +70,9 @@ class FilesItem(Item):
     """Base of the items of files."""
 
     class Meta(TableMeta):
-        """Replaced by bind."""
+        """Names the table."""
 
-        table_name = "devices"
+        logical = "devices"
 
     gsi1 = Gsi1()
 

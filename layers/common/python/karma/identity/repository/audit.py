@@ -19,7 +19,6 @@ from karma.identity.repository.items import (
     AUDIT_PREFIX,
     AUDIT_SHARDS,
     AuditItem,
-    IdentityItem,
     audit_day,
     audit_key,
     audit_position,
@@ -50,7 +49,7 @@ def append_once_a_minute(entry: AuditEntry) -> None:
 def _announce(tx: Transaction, entry: AuditEntry) -> None:
     notice = notice_of(entry)
     if notice is not None:
-        board.write(tx, notice, table=IdentityItem.Meta.table_name)
+        board.write(tx, notice)
 
 
 _A_DAY = timedelta(days=1)

@@ -61,9 +61,9 @@ class IdentityItem(Item):
     """Base of everything in the identity table."""
 
     class Meta(TableMeta):
-        """Replaced by `bind`."""
+        """Names the table."""
 
-        table_name = "identity"
+        logical = "identity"
 
 
 class UserItem(IdentityItem, discriminator="user"):
