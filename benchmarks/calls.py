@@ -320,8 +320,8 @@ class Rows:
 
     def _notify(self) -> None:
         from karma.core.dynamo.transaction import Transaction
-        from karma.notices import board
         from karma.notices.domain import Notice, NoticeType
+        from karma.notices.transactional import add_notice
 
         now, tx = datetime.now(UTC), Transaction()
         made = [
@@ -329,7 +329,7 @@ class Rows:
             for _ in range(2 * _LIMIT)
         ]
         for notice in made:
-            board.write(tx, notice)
+            add_notice(tx, notice)
         tx.commit()
         self._first.notice_id = made[0].id
         self.call(_Step("", "POST", f"/api/v1/notices/{made[0].id}/read"))

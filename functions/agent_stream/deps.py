@@ -158,7 +158,7 @@ def file_reader() -> FileReader:
     from karma.integrations.s3 import S3Files
 
     parent = DeviceParent(DeviceRepository())
-    entries = Entries(FileRepository(parent), parent, clock())
+    entries = Entries(FileRepository(), parent, clock())
     return FileReader(entries, S3Files(settings().files_bucket))
 
 

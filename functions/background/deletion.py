@@ -22,7 +22,6 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId, is_id
 from karma.core.settings import FunctionSettings, load
-from karma.devices.parent import DeviceParent
 from karma.devices.purge import DevicesPurge
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.leftovers import LeftoverRepository
@@ -70,7 +69,7 @@ def cascade() -> Cascade:
     bind_tables(settings)
     clock = SystemClock()
     devices = DeviceRepository()
-    files = FileRepository(DeviceParent(devices))
+    files = FileRepository()
     payments = StripeGateway(
         api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"), api_base=settings.stripe_api_base
     )

@@ -13,8 +13,6 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
-from karma.devices.parent import DeviceParent
-from karma.devices.repository.devices import DeviceRepository
 from karma.files.repository.files import FileRepository
 from karma.files.verification import Verifier, read_message
 from karma.integrations.s3 import S3Files
@@ -38,8 +36,7 @@ def verifier() -> Verifier:
     """Build what the function needs, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    devices = DeviceParent(DeviceRepository())
-    files = FileRepository(devices)
+    files = FileRepository()
     return Verifier(files, S3Files(settings.files_bucket), SystemClock())
 
 

@@ -15,9 +15,7 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import ValidationFailed
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
-from karma.devices.parent import DeviceParent
 from karma.devices.repository.commands import CommandRepository
-from karma.devices.repository.devices import DeviceRepository
 from karma.devices.sweeps import expire_commands, sweep_orphans
 from karma.devices.wake_ups import QueuedWakeUps
 from karma.files.removal import FileLeftovers
@@ -116,7 +114,7 @@ def _files() -> int:
 
 
 def _file_repository() -> FileRepository:
-    return FileRepository(DeviceParent(DeviceRepository()))
+    return FileRepository()
 
 
 def _deletions() -> int:

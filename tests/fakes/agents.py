@@ -47,7 +47,7 @@ from karma.billing.allowances import Reservation
 from karma.core.errors import NotFound, PayloadTooLarge
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from tests.fakes.usage import MemoryUsage
 
 

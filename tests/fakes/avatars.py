@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from karma.avatars.domain import Avatar, AvatarChanged
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 
 
 @dataclass

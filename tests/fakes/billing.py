@@ -19,7 +19,7 @@ from karma.core.errors import Upstream
 from karma.core.ids import UserId
 from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice
 
 

@@ -12,7 +12,6 @@ from datetime import datetime
 from karma.billing.allowances import Metric, Reservation, given_back
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.files.domain import (
@@ -135,9 +134,6 @@ class MemoryDevices:
         if self.owners.get(owned) != user_id:
             raise NotFound(f"Device {device_id} not found")
         return owned
-
-    def require_in(self, tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
-        raise AssertionError("nothing is written to DynamoDB")
 
 
 class MemoryFiles(FileRepository):

@@ -14,10 +14,10 @@ from karma.identity.directory import AccountFilter, AccountPage
 from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, SessionOver, User
 from karma.identity.keys import KeyRing
 from karma.identity.logins import LoginPlace
-from karma.identity.parent import AccountGone
 from karma.identity.repository.items import user_position
 from karma.identity.repository.names import fold
 from karma.identity.spelling import spelled
+from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 
 RING = KeyRing(
@@ -194,12 +194,12 @@ class MemoryIdentities:
             raise AccountGone(user_id)
 
     def require_session(self, credential: Credential | None) -> None:
-        """As karma.identity.parent.require_session_in does."""
+        """As karma.identity.transactional.require_session does."""
         if credential is not None and credential.session_id and self.sessions.get(credential.session_id, True):
             raise SessionOver
 
     def require_credential(self, credential: Credential, *, now: datetime) -> None:
-        """As karma.identity.parent.require_credential_in does."""
+        """As karma.identity.transactional.require_credential does."""
         over = SessionOver()
         user = self.users.get(credential.user_id)
         if user is None or user.disabled_at is not None:

@@ -11,7 +11,7 @@ from karma.billing.allowances import Metric, granted
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project, ProjectChanged, ProjectRole
 from karma.projects.permissions import managed_by

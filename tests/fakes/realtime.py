@@ -7,7 +7,7 @@ from datetime import datetime
 
 from karma.core.errors import NotFound, Unauthenticated
 from karma.core.ids import UserId
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.realtime.domain import Channel, Connection, Ticket
 
 

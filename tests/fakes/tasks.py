@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask

@@ -104,7 +104,8 @@ def functions() -> dict[str, tuple[ModuleType, Callable[..., Any]]]:
         "karma.identity.repository.audit": None,
         "karma.identity.repository.parents": None,
         "karma.identity.repository.names": ("enter", "rename"),
-        "karma.mail.outbox": None,
+        "karma.devices.transactional": None,
+        "karma.mail.transactional": None,
     }
     found: dict[str, tuple[ModuleType, Callable[..., Any]]] = {}
     for path, chosen in names.items():

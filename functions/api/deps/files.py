@@ -37,7 +37,7 @@ def repository() -> FileRepository:
     """Keep files of devices."""
     from karma.files.repository.files import FileRepository
 
-    return FileRepository(device_parent())
+    return FileRepository()
 
 
 @cache

@@ -44,7 +44,6 @@ from karma.core.leases import Pool
 from karma.core.purge import Purge
 from karma.core.ratelimit import Limit
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
-from karma.devices.parent import DeviceParent
 from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -71,9 +70,9 @@ from karma.identity.repository.sessions import SessionRepository
 from karma.identity.repository.users import UserRepository
 from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
-from karma.notices import board
 from karma.notices.domain import Notice
 from karma.notices.repository import NoticeRepository
+from karma.notices.transactional import add_notice
 from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole
 from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
@@ -135,7 +134,7 @@ class Rows(file_rows.FileRows):
 
     @cached_property
     def files(self) -> FileRepository:
-        return FileRepository(DeviceParent(self.devices))
+        return FileRepository()
 
     @cached_property
     def usage(self) -> UsageRepository:
@@ -561,7 +560,7 @@ class Rows(file_rows.FileRows):
     @cached_property
     def notice(self) -> Notice:
         tx = Transaction()
-        board.write(tx, a_notice(1, user=self.ada.id))
+        add_notice(tx, a_notice(1, user=self.ada.id))
         tx.commit()
         return a_notice(1, user=self.ada.id)
 

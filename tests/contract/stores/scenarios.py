@@ -18,6 +18,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId
 from karma.devices.domain import Command, CommandStatus, LateResult, Latest, PresenceEvent
 from karma.devices.payloads import Refused
+from karma.devices.transactional import require_device
 from karma.files.domain import Digests, Rejection
 from karma.identity import emails
 from karma.identity.audit import AuditQuery
@@ -47,7 +48,7 @@ def _required(r: Rows) -> Call:
 
     def commit() -> None:
         tx = Transaction()
-        r.devices.require_active(tx, r.ada.id, device.id)
+        require_device(tx, r.ada.id, device.id)
         tx.commit()
 
     return commit
@@ -267,9 +268,9 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoLeases.give_back": _made(
         lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER), lambda r, lease: r.leases.give_back(lease)
     ),
+    "devices.transactional.require_device": _required,
     "DeviceRepository.guard": _made(lambda r: r.device, lambda r, d: r.devices.guard(d.serial_number)),
     "DeviceRepository.row": _made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),
-    "DeviceRepository.require_active": _required,
     "DeviceRepository.view": _made(lambda r: r.device, lambda r, d: r.devices.view(d.user_id, d.id)),
     "DeviceRepository.by_age": _made(
         lambda r: r.device, lambda r, d: r.devices.by_age(d.user_id, newest_first=True, limit=5)

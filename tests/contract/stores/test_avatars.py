@@ -17,8 +17,8 @@ from karma.core.ids import AvatarId, UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.holdings import AccountHolds
-from karma.identity.parent import AccountGone
 from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.transactional import AccountGone
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store

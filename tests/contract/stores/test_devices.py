@@ -17,6 +17,7 @@ from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import Device, DeviceModel, DeviceState, DeviceView, Latest, PresenceEvent, Reading
 from karma.devices.repository.devices import Gone
 from karma.devices.repository.devices import Rows as Page
+from karma.devices.transactional import require_device
 from tests.contract.stores.rows import DAY, LATER, NOW, Rows
 
 MINUTE = timedelta(minutes=1)
@@ -212,11 +213,11 @@ class TestADeletion:
     def test_lets_nothing_be_hung_on_the_device(self, rows: Rows) -> None:
         device = rows.device
         tx = Transaction()
-        rows.devices.require_active(tx, device.user_id, device.id)
+        require_device(tx, device.user_id, device.id)
         tx.commit()
         rows.devices.begin_delete(device, now=NOW)
         tx = Transaction()
-        rows.devices.require_active(tx, device.user_id, device.id)
+        require_device(tx, device.user_id, device.id)
         with pytest.raises(NotFound):
             tx.commit()
 

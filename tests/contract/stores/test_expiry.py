@@ -23,9 +23,9 @@ from karma.files.service import FileService
 from karma.identity.audit import NOWHERE, RETENTION, AuditQuery
 from karma.identity.logins import LoginGuard
 from karma.identity.one_time import Purpose
-from karma.identity.parent import was_deleted
 from karma.identity.passwords import Passwords
 from karma.identity.sessions import SessionService
+from karma.identity.transactional import was_deleted
 from karma.mail.domain import MailState
 from karma.notices.service import NoticeService
 from karma.realtime.domain import CONNECTION_TTL

@@ -14,7 +14,7 @@ from karma.core.errors import NotFound
 from karma.core.ids import UserId, new_id
 from karma.identity import one_time
 from karma.identity.one_time import Purpose
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.projects.domain import ProjectRole
 from karma.realtime.domain import Channel, Connection, Ticket
 from tests.contract.stores.rows import LATER, NOW, Rows

@@ -13,9 +13,9 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity.deletion import Deletion
-from karma.identity.holdings import AccountHolds, Holding, hold, release
+from karma.identity.holdings import AccountHolds, Holding
 from karma.identity.oauth.domain import Link, ProviderName
-from karma.identity.parent import AccountGone, require_account_in, was_deleted
+from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted
 from tests.contract.stores.rows import DAY, LATER, NOW, Rows
 from tests.support.stores import Database
 
@@ -98,12 +98,12 @@ class TestADeletion:
         with pytest.raises(NotFound):
             rows.deletions.begin(leaving, entry=rows.entry, due_at=LATER)
         tx = Transaction()
-        require_account_in(tx, ada.id)
+        require_account(tx, ada.id)
         with pytest.raises(AccountGone):
             tx.commit()
 
     def test_waits_until_the_account_holds_nothing(self, rows: Rows) -> None:
-        for change in (hold, hold, release):
+        for change in (add_holding, add_holding, remove_holding):
             tx = Transaction()
             change(tx, rows.ada.id, Holding.PROJECT)
             tx.commit()
@@ -113,7 +113,7 @@ class TestADeletion:
         assert caught.value.details == {"project": 1}
         for refused in (False, True):
             tx = Transaction()
-            release(tx, rows.ada.id, Holding.PROJECT)
+            remove_holding(tx, rows.ada.id, Holding.PROJECT)
             if not refused:
                 tx.commit()
                 continue

@@ -10,10 +10,10 @@ import pytest
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
-from karma.notices import board
 from karma.notices.domain import Notice, NoticeType
 from karma.notices.ports import NoticeStore
 from karma.notices.repository import NoticeRepository
+from karma.notices.transactional import add_notice
 from tests.fakes.notices import MemoryNoticeStore
 from tests.support.stores import Database, Store
 from tests.unit.notices.test_service import id_at
@@ -42,7 +42,7 @@ def stored(store: Store) -> Stored:
 
     def add(notice: Notice) -> None:
         tx = Transaction()
-        board.write(tx, notice)
+        add_notice(tx, notice)
         tx.commit()
 
     return Stored(NoticeRepository(), add)
@@ -108,6 +108,6 @@ def test_what_is_not_there_is_not_made_by_reading(stored: Stored) -> None:
 def test_a_notice_is_written_once(database: Database) -> None:
     for attempt in range(2):
         tx = Transaction()
-        board.write(tx, notice(1))
+        add_notice(tx, notice(1))
         with pytest.raises(ConditionFailed) if attempt else nullcontext():
             tx.commit()

@@ -15,8 +15,8 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.parent import AccountGone
 from karma.identity.repository.items import HoldingsItem, holdings_key
+from karma.identity.transactional import AccountGone
 from karma.projects.domain import (
     INVITATION_TTL,
     Invitation,

@@ -15,7 +15,7 @@ from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId, new_id
 from karma.core.purge import Purge
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask, TaskStore

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from karma.billing import usage
+from karma.billing import transactional as usage
 from karma.billing.allowances import Adjustment, Metric, Reservation, given_back
 from karma.billing.plans import PlanName, plan_at
 from karma.billing.repository.usage import UsageRepository
@@ -46,12 +46,12 @@ def stores(store: Store) -> Stores:
 
     def reserve(reservations: Iterable[Reservation]) -> None:
         tx = Transaction()
-        usage.reserve(tx, reservations)
+        usage.reserve_usage(tx, reservations)
         tx.commit()
 
     def adjust(adjustments: Iterable[Adjustment]) -> None:
         tx = Transaction()
-        usage.adjust(tx, adjustments)
+        usage.adjust_usage(tx, adjustments)
         tx.commit()
 
     def take_seat(reservation: Reservation, member_id: UserId) -> None:

@@ -13,8 +13,6 @@ import pytest
 from karma.agents.ports import Attachments
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
-from karma.devices.parent import DeviceParent
-from karma.devices.repository.devices import DeviceRepository
 from karma.files.domain import DeviceFile, FileStatus
 from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Attachments
@@ -64,7 +62,7 @@ def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
         created_at=now,
         modified_at=now,
     )
-    files = FileRepository(DeviceParent(DeviceRepository()))
+    files = FileRepository()
     files.add(made, reservation=None, directories=(), due=None)
     stack.aws("s3").put_object(Bucket=stack.bucket, Key=f"devices/{device_id}/{file_id}", Body=data)
     return f"devices/{device_id}/files/{file_id}"

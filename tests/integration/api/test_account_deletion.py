@@ -13,8 +13,9 @@ from karma.core.clock import iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.identity.deletion import SETTLES_AFTER
-from karma.identity.holdings import Holding, hold
+from karma.identity.holdings import Holding
 from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.transactional import add_holding
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
 
@@ -131,7 +132,7 @@ def test_an_api_key_deletes_no_account(person: tuple[Api, UserId, dict[str, Any]
 def test_an_account_that_owns_a_project_is_not_deleted(stack: Any, person: tuple[Api, UserId, dict[str, Any]]) -> None:
     me, user_id, _ = person
     tx = Transaction()
-    hold(tx, user_id, Holding.PROJECT)
+    add_holding(tx, user_id, Holding.PROJECT)
     tx.commit()
     answer = me.call("DELETE", PATH, CONFIRMED)
     assert (answer.status, answer.code) == (409, "ACCOUNT_HOLDS")

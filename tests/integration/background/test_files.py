@@ -12,7 +12,6 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.core.clock import epoch_ms, iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
-from karma.devices.parent import DeviceParent
 from karma.devices.repository.devices import DeviceRepository
 from karma.files.domain import DeviceFile, FileStatus
 from karma.files.repository.files import FileRepository
@@ -35,7 +34,7 @@ def files_function(stack: Any) -> None:
 
 
 def repository(stack: Any) -> FileRepository:
-    return FileRepository(DeviceParent(DeviceRepository()))
+    return FileRepository()
 
 
 def keys(stack: Any) -> list[str]:

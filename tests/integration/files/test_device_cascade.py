@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from karma.core.clock import SystemClock
-from karma.devices.parent import DeviceParent
-from karma.devices.repository.devices import DeviceRepository
 from karma.devices.sweeps import sweep_orphans
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
@@ -37,7 +35,7 @@ class TestDeletingADevice:
         assert (files.objects(), files.rows()) == ([], {})
 
     def sweep(self, stack: Any) -> None:
-        repository = FileRepository(DeviceParent(DeviceRepository()))
+        repository = FileRepository()
         sweep_orphans(
             policy_name="karma-device",
             clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),

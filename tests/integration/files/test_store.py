@@ -95,7 +95,7 @@ class TestAStore:
 def test_a_deletion_while_the_store_is_down_is_finished_by_the_sweep(stack: Any) -> None:
     stack.use("files")
     devices = DeviceParent(World(stack).repository)
-    files = FileRepository(devices)
+    files = FileRepository()
     file = store_file(stack, put_device(stack, USER), data=None)
     store = MemoryStore(objects={(file.device_id, file.id): b"hello"}, down=True)
 

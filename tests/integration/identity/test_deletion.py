@@ -23,9 +23,9 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
 from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.deletion import SETTLES_AFTER, TOMBSTONE_TTL
-from karma.identity.holdings import AccountHolds, Holding, hold, release
-from karma.identity.parent import AccountGone, require_account_in, was_deleted
+from karma.identity.holdings import AccountHolds, Holding
 from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted
 from karma.integrations.iot import IotRegistry
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
@@ -84,9 +84,9 @@ class TestTheTombstone:
         assert not was_deleted(UserId(new_id()), at=NOW)
 
     def test_lets_nothing_be_hung_on_the_account(self, deletions: DeletionRepository, user_id: UserId) -> None:
-        committed(lambda tx: require_account_in(tx, user_id))
+        committed(lambda tx: require_account(tx, user_id))
         begin(deletions, user_id)
-        for hang in (require_account_in, lambda tx, user: hold(tx, user, Holding.AVATAR)):
+        for hang in (require_account, lambda tx, user: add_holding(tx, user, Holding.AVATAR)):
             with pytest.raises(AccountGone):
                 committed(lambda tx, hang=hang: hang(tx, user_id))  # type: ignore[misc]
 
@@ -134,8 +134,8 @@ class TestAnAccountThatHoldsSomething:
     def test_is_not_deleted(
         self, deletions: DeletionRepository, user_id: UserId, kind: Holding, kinds: Callable[[], list[str]]
     ) -> None:
-        committed(lambda tx: hold(tx, user_id, kind))
-        committed(lambda tx: hold(tx, user_id, kind))
+        committed(lambda tx: add_holding(tx, user_id, kind))
+        committed(lambda tx: add_holding(tx, user_id, kind))
         before = kinds()
         with pytest.raises(AccountHolds, match=f"2 {kind}s") as refused:
             begin(deletions, user_id)
@@ -144,22 +144,22 @@ class TestAnAccountThatHoldsSomething:
 
     def test_is_told_of_all_it_holds(self, deletions: DeletionRepository, user_id: UserId) -> None:
         for kind in Holding:
-            committed(lambda tx, kind=kind: hold(tx, user_id, kind))  # type: ignore[misc]
+            committed(lambda tx, kind=kind: add_holding(tx, user_id, kind))  # type: ignore[misc]
         with pytest.raises(AccountHolds, match="1 project and 1 avatar"):
             begin(deletions, user_id)
 
     def test_is_deleted_when_it_holds_nothing_any_more(
         self, deletions: DeletionRepository, user_id: UserId, kinds: Callable[[], list[str]]
     ) -> None:
-        committed(lambda tx: hold(tx, user_id, Holding.PROJECT))
-        committed(lambda tx: release(tx, user_id, Holding.PROJECT))
+        committed(lambda tx: add_holding(tx, user_id, Holding.PROJECT))
+        committed(lambda tx: remove_holding(tx, user_id, Holding.PROJECT))
         begin(deletions, user_id)
         assert kinds() == ["account_tombstone", "audit_entry"]
 
     def test_gives_nothing_away_that_it_does_not_hold(self, deletions: DeletionRepository, user_id: UserId) -> None:
-        committed(lambda tx: hold(tx, user_id, Holding.PROJECT))
+        committed(lambda tx: add_holding(tx, user_id, Holding.PROJECT))
         with pytest.raises(ConditionFailed):
-            committed(lambda tx: release(tx, user_id, Holding.AVATAR))
+            committed(lambda tx: remove_holding(tx, user_id, Holding.AVATAR))
 
 
 class TestTheListOfWork:

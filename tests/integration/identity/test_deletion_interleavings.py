@@ -141,7 +141,7 @@ class World:
         self.command_rows = CommandRepository()
         self.commands = CommandService(self.rows, self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK)
         self.telemetry = TelemetryRepository()
-        files = FileRepository(DeviceParent(self.rows))
+        files = FileRepository()
         self.bucket = S3Files(self.stack.bucket)
         self.files = FileService(files, self.bucket, DeviceParent(self.rows), CLOCK)
         self.runs = DynamoRunStore()

@@ -16,10 +16,10 @@ from karma.core.dynamo.access import get
 from karma.core.errors import AppError
 from karma.core.ids import ProjectId, UserId
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
-from karma.identity.parent import AccountGone
 from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.repository.items import HoldingsItem, UserItem, holdings_key, user_key
 from karma.identity.repository.users import UserRepository
+from karma.identity.transactional import AccountGone
 from karma.projects.domain import Project, ProjectRole
 from karma.projects.invitations import InvitationService
 from karma.projects.members import MemberService

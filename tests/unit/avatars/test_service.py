@@ -11,7 +11,7 @@ from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
 from karma.avatars.service import AvatarService, avatar_view
 from karma.core.errors import Gone, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.identity import MovableClock
 

@@ -20,7 +20,7 @@ from karma.core.errors import Upstream, ValidationFailed
 from karma.core.ids import UserId
 from karma.core.purge import Purge
 from karma.identity.audit import AuditEvent
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.notices.domain import NoticeType
 from tests.fakes.billing import MemoryBilling, MemoryQueue, MemoryStripe
 from tests.unit.billing.test_domain import FOREIGN, PRO, STATUSES, TEAM, stripe_subscription

@@ -25,7 +25,7 @@ from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.audit import AuditEvent, Source
 from karma.identity.domain import Role, User
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.projects.domain import (
     MAX_OWNERS,
     ConsentNeeded,

@@ -11,7 +11,7 @@ import pytest
 from karma.core.clock import Clock
 from karma.core.errors import Gone, InvalidTransition, NotFound, StaleVersion, StorageThrottled, StorageUnavailable
 from karma.core.ids import TaskId, UserId, new_id
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.tasks.domain import AlreadyCompleted, DependenciesUnfinished, NewSubtask, NewTask, Task, TaskStatus
 from karma.tasks.ports import GoneTask
 from karma.tasks.service import TaskQuery, TaskService

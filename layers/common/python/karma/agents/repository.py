@@ -44,15 +44,15 @@ from karma.agents.domain import (
 )
 from karma.agents.ports import RunPage
 from karma.agents.stored import dump_messages, load_messages
-from karma.billing import usage
 from karma.billing.allowances import Reservation
+from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
-from karma.identity.parent import require_account_in
+from karma.identity.transactional import require_account
 
 HEAD = "HEAD"
 _SEGMENT = "SEG#"
@@ -269,7 +269,7 @@ class DynamoRunStore:
     ) -> None:
         """See RunStore; one transaction."""
         tx = Transaction()
-        require_account_in(tx, run.key.user_id)
+        require_account(tx, run.key.user_id)
         now = iso(run.created_at)
         exists = RunExists(run.key.run_id)
         tx.put(_run_item(run), on_fail=exists)
@@ -304,7 +304,7 @@ class DynamoRunStore:
             tx.put(note, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
-        usage.reserve(tx, reservations)
+        reserve_usage(tx, reservations)
         tx.commit()
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
@@ -357,7 +357,7 @@ class DynamoRunStore:
             for item in _messages_items(history, now):
                 tx.put(item)
         if how.correction is not None:
-            usage.adjust(tx, [how.correction])
+            adjust_usage(tx, [how.correction])
         try:
             tx.commit()
         except ConditionFailed:

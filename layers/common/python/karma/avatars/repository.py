@@ -26,7 +26,8 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
 from karma.core.purge import Purge
-from karma.identity.holdings import Holding, hold, release
+from karma.identity.holdings import Holding
+from karma.identity.transactional import add_holding, remove_holding
 
 _AVATAR: Final = "AVATAR#"
 
@@ -108,7 +109,7 @@ class DynamoAvatarStore:
     def create(self, avatar: Avatar, *, request_token: str) -> None:
         """See AvatarStore; a check and 3 items, and one for a token."""
         tx = Transaction()
-        hold(tx, avatar.created_by, Holding.AVATAR)
+        add_holding(tx, avatar.created_by, Holding.AVATAR)
         if request_token:
             note_request(
                 tx,
@@ -135,7 +136,7 @@ class DynamoAvatarStore:
         item = AvatarItem(*avatar_key(avatar.created_by, avatar.id))
         item.version = avatar.version
         tx.delete(item, locked=True, on_fail=_changed(avatar))
-        release(tx, avatar.created_by, Holding.AVATAR)
+        remove_holding(tx, avatar.created_by, Holding.AVATAR)
         _count(tx, avatar.created_by, -1)
         tx.commit()
 

@@ -32,7 +32,7 @@ from karma.core.clock import Clock
 from karma.core.errors import Conflict
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice, NoticeType
 
 _ROUNDS = 5

@@ -13,7 +13,7 @@ from karma.devices.repository.items import (
     DeviceCounter,
     devices_counter_key,
 )
-from karma.identity.parent import require_account_in
+from karma.identity.transactional import require_account
 
 _OWNER_PREFIX = "USER#"
 
@@ -52,5 +52,5 @@ class DeviceCounting:
             DeviceCounter(*devices_counter_key(owner)),
             change=difference,
             sequence_number=change.sequence_number,
-            require_parent=lambda tx: require_account_in(tx, owner),
+            require_parent=lambda tx: require_account(tx, owner),
         )

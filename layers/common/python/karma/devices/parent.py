@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.devices.domain import DeviceState
@@ -25,7 +24,3 @@ class DeviceParent:
         if row is None or row.state is not DeviceState.ACTIVE:
             raise NotFound(f"Device {device_id} not found")
         return row.id
-
-    def require_in(self, tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
-        """Let a transaction fail with NotFound unless the device is active when it commits."""
-        self._devices.require_active(tx, user_id, device_id)

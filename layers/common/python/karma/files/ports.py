@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import DeviceId, FileId, UserId
 
 
@@ -103,10 +102,6 @@ class Devices(Protocol):
         Raises:
             NotFound: there is none.
         """
-        ...
-
-    def require_in(self, tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
-        """Let a transaction fail with NotFound unless the device is active when it commits."""
         ...
 
 

@@ -45,7 +45,7 @@ def require_going_on(caller: Caller, account: User) -> None:
     """Refuse a caller whose session ended with all others of an account that was just read, strongly consistent.
 
     What is known of a caller may be a minute old, and a log-out is not known at all: what outlives a session asks this,
-    and has as conditions of its write the version that was read and the session (parent.require_session_in).
+    and has as conditions of its write the version that was read and the session (parent.require_session).
 
     Raises:
         SessionOver: it did.

@@ -1,7 +1,7 @@
 """Deleting an account: a tombstone first, then everything of it, context by context.
 
 request    one transaction: the account's item, its address and what it holds go, a tombstone stands in their place.
-           From here on nothing can be hung on the account (parent.require_account_in), nobody is it any more.
+           From here on nothing can be hung on the account (parent.require_account), nobody is it any more.
 cascade    each context removes what is its own, in goes of bounded time, as often as it takes. What is left is all the
            progress there is: a go that dies is followed by another that finds less.
 settling   the last go comes `SETTLES_AFTER` the request, when nothing that ran at that moment runs any more.

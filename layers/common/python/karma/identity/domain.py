@@ -124,7 +124,7 @@ class Credential:
         """Refuse a session that its account, as it was just read, has ended with all others.
 
         For writes whose condition is the version that was read; whether this session itself was ended is a condition
-        of its own (parent.require_session_in).
+        of its own (parent.require_session).
 
         Raises:
             SessionOver: it has, or the account is disabled.

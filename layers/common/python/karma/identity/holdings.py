@@ -1,7 +1,6 @@
-"""What an account has that must not lose its owner: while there is any of it, the account is not deleted (R-K-23).
+"""Objects that must not lose their owner: while an account has any, it is not deleted (R-K-23).
 
-Whoever stores such an object calls `hold` in the transaction that creates it, and `release` in the one that deletes it
-or gives it to somebody else. The deletion of an account has a condition on the same item.
+They are counted in the transactions that create, delete and give them away (`transactional.add_holding`).
 """
 
 from __future__ import annotations
@@ -9,11 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import Conflict
-from karma.core.ids import UserId
-from karma.identity.parent import require_account_in
-from karma.identity.repository import parents
 
 
 class Holding(StrEnum):
@@ -36,14 +31,3 @@ class AccountHolds(Conflict):
             f"The account still has {named or 'objects'}: delete them, or give them to somebody else",
             details=dict(counts),
         )
-
-
-def hold(tx: Transaction, user_id: UserId, kind: Holding) -> None:
-    """Count one more object in a transaction; it fails with AccountGone when the account is deleted."""
-    require_account_in(tx, user_id)
-    parents.add_holding(tx, user_id, kind.value)
-
-
-def release(tx: Transaction, user_id: UserId, kind: Holding) -> None:
-    """Count one object less in a transaction; it fails with ConditionFailed when none is held."""
-    parents.remove_holding(tx, user_id, kind.value)

@@ -23,7 +23,7 @@ from karma.core.repeat import repeat
 from karma.identity import emails
 from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
-from karma.identity.parent import AccountGone
+from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import PostOffice
 from karma.projects.domain import (

@@ -9,7 +9,7 @@ from typing import Final
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from karma.billing import usage
+from karma.billing.transactional import take_seat
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -23,11 +23,10 @@ from karma.core.ids import ProjectId, UserId
 from karma.core.purge import Purge
 from karma.identity import emails
 from karma.identity.audit import AuditEntry
-from karma.identity.holdings import Holding, hold, release
-from karma.identity.parent import require_account_in
-from karma.identity.trail import record_in
-from karma.mail import outbox
+from karma.identity.holdings import Holding
+from karma.identity.transactional import add_audit_entry, add_holding, remove_holding, require_account
 from karma.mail.domain import Mail
+from karma.mail.transactional import add_mail
 from karma.projects.domain import (
     INVITATION_TTL,
     MAX_INVITATIONS,
@@ -72,7 +71,7 @@ from karma.projects.items import (
 )
 from karma.projects.permissions import managed_by
 from karma.projects.ports import MemberChange, Read, Rows
-from karma.projects.seat_repository import changed, end_memberships, give_seats_back, move_seat, same_owners, there
+from karma.projects.seat_repository import changed, end_memberships, end_seats_of, move_seat, same_owners, there
 
 _BATCH: Final = 100
 """Items of one BatchGetItem."""
@@ -207,7 +206,7 @@ class ProjectRepository:
                 at=project.created_at,
                 repeated=AlreadyExists("This request was carried out before"),
             )
-        hold(tx, owner.user_id, Holding.PROJECT)
+        add_holding(tx, owner.user_id, Holding.PROJECT)
         tx.commit()
 
     def change(self, before: Project, after: Project, *, actor: Membership) -> None:
@@ -227,7 +226,7 @@ class ProjectRepository:
             on_fail=changed(),
         )
         _require_actor(tx, actor)
-        require_account_in(tx, actor.user_id)
+        require_account(tx, actor.user_id)
         tx.commit()
 
     def change_member(self, change: MemberChange) -> None:
@@ -261,22 +260,22 @@ class ProjectRepository:
             actions += [MemberItem.changed_at.set(iso(after.changed_at))] if after.changed_at else []
             actions.append(MemberItem.updated_at.set(iso(change.at)))
             tx.update(MemberItem(*key), actions, MemberItem.version == before.version, on_fail=changed())
-        require_account_in(tx, actor.user_id)
+        require_account(tx, actor.user_id)
         if subject.user_id != actor.user_id:
             # Of one's own membership the version was asked above, and a transaction names an item once.
             _require_actor(tx, actor)
         _keep_accounts(tx, change, subject.user_id)
         if change.seat is not None:
-            usage.take_seat(tx, change.seat, subject.user_id, on_fail=changed())
+            take_seat(tx, change.seat, subject.user_id, on_fail=changed())
         elif after is None:
-            give_seats_back(tx, [subject])
+            end_seats_of(tx, [subject])
         if change.invitation is not None:
             _use_up(tx, change.invitation, at=change.at)
         for invitee in change.closed:
             if change.invitation is None or invitee != change.invitation.invitee:
                 tx.delete(InvitationItem(*invitation_key(project.id, invitee)))
         for entry in change.entries:
-            record_in(tx, entry)
+            add_audit_entry(tx, entry)
         tx.commit()
 
     # Inviting
@@ -295,9 +294,9 @@ class ProjectRepository:
         invitee, project_id = invitation.invitee, invitation.project_id
         tx.check(ProjectItem, project_key(project_id), there(), on_fail=changed())
         _require_actor(tx, actor)
-        require_account_in(tx, actor.user_id)
+        require_account(tx, actor.user_id)
         if invitation.user_id is not None:
-            require_account_in(tx, invitation.user_id)
+            require_account(tx, invitation.user_id)
         if known is not None:
             user_id, member = known
             as_read = MemberItem.version == member.version if member else MemberItem.pk.does_not_exist()
@@ -332,9 +331,9 @@ class ProjectRepository:
             [by.created_at.set(at), by.updated_at.set(at), by.expires_at.set(ends)],
         )
         for entry in entries:
-            record_in(tx, entry)
+            add_audit_entry(tx, entry)
         for mail in mails:
-            outbox.write(tx, mail)
+            add_mail(tx, mail)
         tx.commit()
 
     def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
@@ -344,7 +343,7 @@ class ProjectRepository:
         tx.update(item(*key), [item.declined_at.set(iso(at)), item.updated_at.set(iso(at))], _open(at))
         refused_until = LeftItem.refused_until.set(iso(invitation.expires_at))
         _go(tx, invitation.project_id, by, refused_until, at=at)
-        record_in(tx, entry)
+        add_audit_entry(tx, entry)
         try:
             tx.commit()
         except ConditionFailed:
@@ -375,9 +374,9 @@ class ProjectRepository:
             on_fail=changed(),
         )
         _require_actor(tx, actor)
-        require_account_in(tx, actor.user_id)
+        require_account(tx, actor.user_id)
         for owner in project.owners:
-            release(tx, owner, Holding.PROJECT)
+            remove_holding(tx, owner, Holding.PROJECT)
         tx.commit()
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
@@ -479,11 +478,11 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
     owned = change.before is not None and change.before.role is ProjectRole.OWNER
     owns = change.after is not None and change.after.role is ProjectRole.OWNER
     if owns and not owned:
-        hold(tx, user_id, Holding.PROJECT)
+        add_holding(tx, user_id, Holding.PROJECT)
     elif owned and not owns:
-        release(tx, user_id, Holding.PROJECT)
+        remove_holding(tx, user_id, Holding.PROJECT)
     elif change.before is None:
-        require_account_in(tx, user_id)
+        require_account(tx, user_id)
 
 
 def _come(tx: Transaction, change: MemberChange, user_id: UserId) -> None:

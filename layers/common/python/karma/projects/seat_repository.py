@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pynamodb.expressions.condition import Condition
 
-from karma.billing import usage
 from karma.billing.allowances import Metric, granted
+from karma.billing.transactional import give_seats_back, take_seat
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.projects.domain import Membership, Project, ProjectChanged
@@ -37,17 +37,17 @@ def end_memberships(members: Sequence[Membership]) -> bool:
     for each in members:
         tx.delete(MemberItem(*member_key(each.project_id, each.user_id)), MemberItem.version == each.version)
     try:
-        give_seats_back(tx, members)
+        end_seats_of(tx, members)
         tx.commit()
     except (ConditionFailed, ProjectChanged):
         return False
     return True
 
 
-def give_seats_back(tx: Transaction, members: Sequence[Membership]) -> None:
+def end_seats_of(tx: Transaction, members: Sequence[Membership]) -> None:
     """Let a transaction that ends memberships give their seats back; it fails with ProjectChanged if one changes."""
     seated = [(each.seat_of, each.user_id) for each in members if each.seat_of is not None]
-    usage.give_seats_back(tx, seated, on_fail=changed())
+    give_seats_back(tx, seated, on_fail=changed())
 
 
 def move_seat(project: Project, member: Membership) -> None:
@@ -65,7 +65,7 @@ def move_seat(project: Project, member: Membership) -> None:
         item.version == member.version,
         on_fail=changed(),
     )
-    give_seats_back(tx, [member])
+    end_seats_of(tx, [member])
     if payer is not None:
-        usage.take_seat(tx, granted(payer, Metric.SEATS), member.user_id, on_fail=changed())
+        take_seat(tx, granted(payer, Metric.SEATS), member.user_id, on_fail=changed())
     tx.commit()

@@ -27,7 +27,7 @@ from karma.core.errors import NotFound, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId
 from karma.core.purge import Purge
 from karma.identity.domain import Credential
-from karma.identity.parent import AccountGone, require_account_in, require_credential_in
+from karma.identity.transactional import AccountGone, require_account, require_credential
 from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, Channel, Connection, Ticket
 
 _CONNECTION = "CONN#"
@@ -267,9 +267,9 @@ class RealtimeRepository:
 
 def _require_open(tx: Transaction, user_id: UserId, credential: Credential | None, now: datetime) -> None:
     if credential is None:
-        require_account_in(tx, user_id)
+        require_account(tx, user_id)
     else:
-        require_credential_in(tx, credential, now=now)
+        require_credential(tx, credential, now=now)
 
 
 def _attributes(credential: Credential | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
 from karma.core.purge import Purge
-from karma.identity.parent import require_account_in
+from karma.identity.transactional import require_account
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask
@@ -208,7 +208,7 @@ class DynamoTaskStore:
     def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
         """See TaskStore; a check and 2 items, one for a token, and the subtasks."""
         tx = Transaction()
-        require_account_in(tx, task.user_id)
+        require_account(tx, task.user_id)
         if request_token:
             note_request(
                 tx,

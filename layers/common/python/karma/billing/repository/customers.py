@@ -30,8 +30,7 @@ from karma.core.dynamo.partitions import pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.parent import require_account_in
-from karma.identity.trail import record_in
+from karma.identity.transactional import add_audit_entry, require_account
 
 
 class CustomerRepository:
@@ -74,7 +73,7 @@ class CustomerRepository:
         item = CustomerItem(key.pk, key.sk, user_id=user_id, livemode=livemode, created_at=now, updated_at=now)
         item.names = names_text(seen.names) if seen else None
         tx = Transaction()
-        require_account_in(tx, user_id)
+        require_account(tx, user_id)
         if seen is not None:
             item.version = seen.version
             if seen.user_id is not None and seen.user_id != user_id:
@@ -93,7 +92,7 @@ class CustomerRepository:
             ],
         )
         for entry in entries:
-            record_in(tx, entry)
+            add_audit_entry(tx, entry)
         try:
             tx.commit()
         except ConditionFailed:

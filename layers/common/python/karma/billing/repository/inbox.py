@@ -29,8 +29,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
-from karma.identity.parent import require_account_in
-from karma.identity.trail import record_in
+from karma.identity.transactional import add_audit_entry, require_account
 
 KEEP = timedelta(days=60)
 """How long a closed event stays; Stripe repeats for three days and lists its own for thirty."""
@@ -65,7 +64,7 @@ class InboxRepository:
         """
         tx = Transaction()
         if user_id is not None:
-            require_account_in(tx, user_id)
+            require_account(tx, user_id)
         close_in(tx, event_id, at=at, note=note, state=state, user_id=user_id)
         return _committed(tx)
 
@@ -97,7 +96,7 @@ class InboxRepository:
         waits: Condition = open_condition() | EventItem.state.is_in(*_WAITING)
         tx.update(blank_event(event_id), actions, waits)
         if entry is not None:
-            record_in(tx, entry)
+            add_audit_entry(tx, entry)
         return _committed(tx)
 
     def forget(self, event_id: str) -> None:

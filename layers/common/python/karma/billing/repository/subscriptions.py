@@ -30,8 +30,9 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
 from karma.core.purge import Purge
-from karma.identity.parent import require_account_in, tell_in
+from karma.identity.transactional import require_account
 from karma.notices.domain import Notice
+from karma.notices.transactional import add_notice
 
 _PAGE = 100
 _BEFORE_ALL = "0"
@@ -83,7 +84,7 @@ class SubscriptionRepository:
         if seen.version:
             item.version = seen.version
         tx = Transaction()
-        require_account_in(tx, user_id)
+        require_account(tx, user_id)
         tx.put(item)
         for customer_id in sorted({*shown, *names}):
             link = customer_key(customer_id)
@@ -96,7 +97,7 @@ class SubscriptionRepository:
             state = EventState.HANDLED
             close_in(tx, event_id, at=at, note=note, state=state, user_id=user_id, waits_of=waits_of)
         if notice is not None:
-            tell_in(tx, notice)
+            add_notice(tx, notice)
         try:
             tx.commit()
         except ConditionFailed:

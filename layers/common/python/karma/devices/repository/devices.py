@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from karma.billing import usage
 from karma.billing.allowances import Metric, Reservation, given_back
+from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -47,7 +47,7 @@ from karma.devices.repository.items import (
     presence_key,
     tombstone_key,
 )
-from karma.identity.parent import require_account_in
+from karma.identity.transactional import require_account
 
 _IDEMPOTENCY_S = 24 * 3600
 _ITEMS_A_DEVICE = 3
@@ -100,15 +100,6 @@ class DeviceRepository:
         """Read a device's row in any state: one read."""
         item = get(DeviceItem, device_key(user_id, device_id), consistent=consistent)
         return _device(item) if item is not None else None
-
-    def require_active(self, tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
-        """Let a transaction fail with NotFound unless the device is active when it commits."""
-        tx.check(
-            DeviceItem,
-            device_key(user_id, device_id),
-            DeviceItem.state == DeviceState.ACTIVE,
-            on_fail=NotFound(f"Device {device_id} not found"),
-        )
 
     def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> DeviceView | None:
         """Read an active device with its latest facts and presence: one query of three items."""
@@ -214,7 +205,7 @@ class DeviceRepository:
         """
         stamp = iso(now)
         tx = Transaction()
-        require_account_in(tx, device.user_id)
+        require_account(tx, device.user_id)
         tx.put(_guard_item(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
         tx.put(_device_item(device, attempt=attempt))
         for kind, key in ((LatestItem, latest_key), (PresenceItem, presence_key)):
@@ -236,7 +227,7 @@ class DeviceRepository:
                 IdempotencyItem.pk.does_not_exist() | (IdempotencyItem.expires_at <= int(now.timestamp())),
                 on_fail=AlreadyExists("This Idempotency-Key is in use by another request"),
             )
-        usage.reserve(tx, [reservation])
+        reserve_usage(tx, [reservation])
         tx.commit()
 
     def take_over(self, device: Device, *, attempt: str, now: datetime) -> Device:
@@ -263,7 +254,7 @@ class DeviceRepository:
         item.version = old.version
         guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
         tx = Transaction()
-        require_account_in(tx, device.user_id)
+        require_account(tx, device.user_id)
         tx.put(guard, on_fail=taken)
         tx.put(item, on_fail=taken)
         tx.commit()
@@ -281,7 +272,7 @@ class DeviceRepository:
         guard = GuardItem(*guard_key(device.serial_number))
         mine = (DeviceItem.attempt == attempt) & (DeviceItem.state == DeviceState.PROVISIONING)
         tx = Transaction()
-        require_account_in(tx, device.user_id)
+        require_account(tx, device.user_id)
         tx.update(
             row,
             [
@@ -323,7 +314,7 @@ class DeviceRepository:
         mine = unfinished if attempt is None else unfinished & (DeviceItem.attempt == attempt)
         guard_mine = (GuardItem.device_id == device.id) & (GuardItem.state == DeviceState.PROVISIONING)
         tx = self._remove_items(device, row=mine, guard=guard_mine)
-        usage.adjust(tx, [given_back(device.user_id, Metric.DEVICES)])
+        adjust_usage(tx, [given_back(device.user_id, Metric.DEVICES)])
         tx.commit()
 
     def _remove_items(self, device: Device, *, row: Any, guard: Any) -> Transaction:
@@ -390,7 +381,7 @@ class DeviceRepository:
             ],
             GuardItem.device_id == device.id,
         )
-        usage.adjust(tx, [given_back(device.user_id, Metric.DEVICES)])
+        adjust_usage(tx, [given_back(device.user_id, Metric.DEVICES)])
         tx.commit()
 
     def finish_delete(self, device: Device, *, now: datetime) -> None:

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from pynamodb.expressions.condition import Condition
 
-from karma.billing import usage
 from karma.billing.allowances import Metric, Reservation, given_back
+from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId
+from karma.devices.transactional import require_device
 from karma.files.domain import (
     REJECTED_TIME,
     DeviceFile,
@@ -25,7 +26,6 @@ from karma.files.domain import (
     Rejection,
     sources_of,
 )
-from karma.files.ports import Devices
 from karma.files.repository.items import (
     LISTED_PREFIX,
     NAME_KEY_CHARS,
@@ -68,10 +68,6 @@ class Place(NamedTuple):
 
 class FileRepository:
     """Reads and conditional writes of files in one `devices` table."""
-
-    def __init__(self, devices: Devices) -> None:
-        """`devices` adds the parent's check to transactions."""
-        self._devices = devices
 
     # Reading
 
@@ -168,7 +164,7 @@ class FileRepository:
             ConditionFailed: somebody made or removed one of the directories above it meanwhile.
         """
         tx = Transaction()
-        self._devices.require_in(tx, entry.user_id, entry.device_id)
+        require_device(tx, entry.user_id, entry.device_id)
         names = NameChanges(tx, entry.device_id)
         names.take(entry, on_fail=AlreadyExists(f"{entry.name} exists in {entry.path}"))
         tx.put(listed_item(entry) if due is None else unlisted_item(entry, due=due))
@@ -176,7 +172,7 @@ class FileRepository:
         names.write()
         if reservation is not None:
             # Last: who repeats a request hears that the name is taken, by their own file.
-            usage.reserve(tx, [reservation])
+            reserve_usage(tx, [reservation])
         tx.commit()
 
     def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
@@ -221,7 +217,7 @@ class FileRepository:
         item.sha256, item.md5, item.mime_type = found.sha256, found.md5, found.mime_type
         item.updated_at = iso(now)
         tx = Transaction()
-        self._devices.require_in(tx, file.user_id, file.device_id)
+        require_device(tx, file.user_id, file.device_id)
         require_name(tx, file)
         tx.delete(FileItem(*upload_key(file.device_id, file.id)), _may_become(FileStatus.READY))
         tx.put(item)
@@ -247,7 +243,7 @@ class FileRepository:
         stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
         item = FileItem(*listed_key(file.device_id, file.id))
         tx = Transaction()
-        self._devices.require_in(tx, file.user_id, file.device_id)
+        require_device(tx, file.user_id, file.device_id)
         if (file.path, file.name) != (changed.path, changed.name):
             names = NameChanges(tx, file.device_id)
             names.free(file, on_fail=stale)
@@ -423,7 +419,7 @@ def _give_back(tx: Transaction, files: Iterable[DeviceFile]) -> None:
     for file in files:
         if file.takes_room:
             taken[file.user_id] += file.size
-    usage.adjust(tx, [given_back(user_id, Metric.STORAGE, size) for user_id, size in taken.items()])
+    adjust_usage(tx, [given_back(user_id, Metric.STORAGE, size) for user_id, size in taken.items()])
 
 
 def _free(tx: Transaction, file: DeviceFile) -> None:

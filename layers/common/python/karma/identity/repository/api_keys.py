@@ -17,7 +17,6 @@ from karma.core.errors import AlreadyCreated, StaleVersion, Upstream
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import ApiKey, Credential
-from karma.identity.parent import require_account_in, require_credential_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     ApiKeyItem,
@@ -29,8 +28,9 @@ from karma.identity.repository.items import (
     api_key_turns_key,
     deletion,
 )
-from karma.mail import outbox
+from karma.identity.transactional import require_account, require_credential
 from karma.mail.domain import Mail
+from karma.mail.transactional import add_mail
 
 _PAGE = 200
 """More than an account has, but for keys of before."""
@@ -66,9 +66,9 @@ class ApiKeyRepository:
         """
         tx = Transaction()
         if made_with is None:
-            require_account_in(tx, key.user_id)
+            require_account(tx, key.user_id)
         else:
-            require_credential_in(tx, made_with, now=key.created_at)
+            require_credential(tx, made_with, now=key.created_at)
         guard_key = request_key(f"USER#{key.user_id}", request_token or "")
         if request_token is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")
@@ -83,7 +83,7 @@ class ApiKeyRepository:
             tx.delete(ApiKeyItem(*api_key_lookup(old.hash)))
         audit.append(tx, entry)
         for mail in mails:
-            outbox.write(tx, mail)
+            add_mail(tx, mail)
         try:
             tx.commit()
         except AlreadyCreated as exc:
@@ -133,7 +133,7 @@ class ApiKeyRepository:
         """
         tx = Transaction()
         if by is not None:
-            require_credential_in(tx, by, now=now)
+            require_credential(tx, by, now=now)
         tx.delete(ApiKeyItem(*api_key_lookup(key.hash)))
         tx.update(
             ApiKeyItem(*api_key_key(key.user_id, key.id)),

@@ -23,7 +23,7 @@ from karma.identity.repository.items import (
     audit_key,
     audit_position,
 )
-from karma.notices import board
+from karma.notices.transactional import add_notice
 
 
 def append(tx: Transaction, entry: AuditEntry) -> None:
@@ -49,7 +49,7 @@ def append_once_a_minute(entry: AuditEntry) -> None:
 def _announce(tx: Transaction, entry: AuditEntry) -> None:
     notice = notice_of(entry)
     if notice is not None:
-        board.write(tx, notice)
+        add_notice(tx, notice)
 
 
 _A_DAY = timedelta(days=1)

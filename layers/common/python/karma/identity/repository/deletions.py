@@ -17,7 +17,6 @@ from karma.identity.audit import AuditEntry
 from karma.identity.deletion import Deletion, Leaving
 from karma.identity.domain import Credential, Role
 from karma.identity.holdings import AccountHolds, Holding
-from karma.identity.parent import require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     DELETIONS,
@@ -32,6 +31,7 @@ from karma.identity.repository.items import (
     tombstone_key,
     user_key,
 )
+from karma.identity.transactional import require_session
 
 
 class DeletionRepository:
@@ -63,7 +63,7 @@ class DeletionRepository:
         """
         user_id = leaving.user_id
         tx = Transaction()
-        require_session_in(tx, by, now=entry.at)
+        require_session(tx, by, now=entry.at)
         holds = AccountHolds({})
         tx.delete(
             HoldingsItem(*holdings_key(user_id)),

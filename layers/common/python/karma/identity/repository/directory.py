@@ -14,7 +14,6 @@ from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.directory import MAX_COUNTED, AccountFilter, AccountPage
 from karma.identity.domain import Credential, Role, User
-from karma.identity.parent import require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     IdentityItem,
@@ -28,6 +27,7 @@ from karma.identity.repository.items import (
 from karma.identity.repository.names import fold
 from karma.identity.repository.parents import account_lets
 from karma.identity.repository.users import UserRepository, user_of
+from karma.identity.transactional import require_session
 
 
 class DirectoryRepository(UserRepository):
@@ -93,7 +93,7 @@ class DirectoryRepository(UserRepository):
             StaleVersion: the account was changed or deleted since it was read.
         """
         tx = Transaction()
-        require_session_in(tx, by, now=after.updated_at)
+        require_session(tx, by, now=after.updated_at)
         stale = StaleVersion("The account was changed at the same moment; read it again")
         if actor_id is not None:
             in_use = UserItem.disabled_at.does_not_exist() if by is None else account_lets(by)

@@ -14,7 +14,6 @@ from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import Credential, User
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
-from karma.identity.parent import require_account_in, require_credential_in, require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     LoginCodeItem,
@@ -31,6 +30,7 @@ from karma.identity.repository.items import (
     user_key,
 )
 from karma.identity.repository.parents import account_lets
+from karma.identity.transactional import require_account, require_credential, require_session
 
 _MAX_LINKS = 40
 """Of one account; all of one provider's are removed in one transaction."""
@@ -65,10 +65,10 @@ class OAuthRepository:
         item.gsi1pk, item.gsi1sk = owned_pk(flow.link_to), f"OAUTH#{flow.state_hash}"
         tx = Transaction()
         if flow.begun_by is None:
-            require_account_in(tx, flow.link_to)
+            require_account(tx, flow.link_to)
         else:
             item.session_id, item.session_began_at = flow.begun_by.session_id, iso(flow.begun_by.began_at)
-            require_credential_in(tx, flow.begun_by, now=now)
+            require_credential(tx, flow.begun_by, now=now)
         tx.put(item)
         tx.commit()
 
@@ -114,7 +114,7 @@ class OAuthRepository:
             SessionOver: the session `by` was ended.
         """
         tx = Transaction()
-        require_session_in(tx, by, now=now)
+        require_session(tx, by, now=now)
         in_use = UserItem.disabled_at.does_not_exist() if by is None else account_lets(by)
         tx.check(
             UserItem,
@@ -173,7 +173,7 @@ class OAuthRepository:
         """
         stale = StaleVersion("The account was changed at the same moment; read it again")
         tx = Transaction()
-        require_session_in(tx, by, now=entry.at)
+        require_session(tx, by, now=entry.at)
         tx.update(
             UserItem(*user_key(user.id), version=user.version),
             [UserItem.updated_at.set(iso(entry.at))],
@@ -196,7 +196,7 @@ class OAuthRepository:
             AccountGone: the account is deleted.
         """
         tx = Transaction()
-        require_account_in(tx, code.user_id)
+        require_account(tx, code.user_id)
         tx.put(
             LoginCodeItem(
                 *login_code_key(code.hash),

@@ -15,7 +15,6 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.one_time import OneTimeToken, Purpose
-from karma.identity.parent import require_account_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     EmailGuard,
@@ -27,8 +26,9 @@ from karma.identity.repository.items import (
     owned_pk,
     user_key,
 )
-from karma.mail import outbox
+from karma.identity.transactional import require_account
 from karma.mail.domain import Mail
+from karma.mail.transactional import add_mail
 
 
 class OneTimeRepository:
@@ -41,7 +41,7 @@ class OneTimeRepository:
             AccountGone: the account is deleted.
         """
         tx = Transaction()
-        require_account_in(tx, token.user_id)
+        require_account(tx, token.user_id)
         tx.put(
             OneTimeTokenItem(
                 *one_time_key(token.hash),
@@ -110,7 +110,7 @@ class OneTimeRepository:
         )
         audit.append(tx, entry)
         for mail in mails:
-            outbox.write(tx, mail)
+            add_mail(tx, mail)
         return _done(tx)
 
     def move_email(
@@ -142,7 +142,7 @@ class OneTimeRepository:
         )
         audit.append(tx, entry)
         for mail in mails:
-            outbox.write(tx, mail)
+            add_mail(tx, mail)
         return _done(tx)
 
 

@@ -15,7 +15,6 @@ from karma.core.ids import UserId
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import KNOWN_NETWORK_TTL, NOBODY, Credential, RefreshToken, SessionOver
 from karma.identity.logins import LoginPlace
-from karma.identity.parent import require_session_in
 from karma.identity.repository import audit
 from karma.identity.repository.items import (
     KnownNetworkItem,
@@ -30,6 +29,7 @@ from karma.identity.repository.items import (
     user_key,
 )
 from karma.identity.repository.parents import account_lets
+from karma.identity.transactional import require_session
 
 
 class SessionRepository:
@@ -146,7 +146,7 @@ class SessionRepository:
             SessionOver: the session `by` is over.
         """
         tx = Transaction()
-        require_session_in(tx, by, now=now)
+        require_session(tx, by, now=now)
         tx.update(
             UserItem(*user_key(entry.user_id)),
             [

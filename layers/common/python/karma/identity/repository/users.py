@@ -15,7 +15,6 @@ from karma.core.ids import UserId
 from karma.identity import emails
 from karma.identity.audit import AuditEntry
 from karma.identity.domain import Credential, Locale, Role, User
-from karma.identity.parent import require_session_in
 from karma.identity.repository import audit, names
 from karma.identity.repository.items import (
     EmailGuard,
@@ -26,8 +25,9 @@ from karma.identity.repository.items import (
     user_list,
     user_position,
 )
-from karma.mail import outbox
+from karma.identity.transactional import require_session
 from karma.mail.domain import Mail
+from karma.mail.transactional import add_mail
 
 
 class UserRepository:
@@ -48,7 +48,7 @@ class UserRepository:
         for entry in entries:
             audit.append(tx, entry)
         for mail in mails:
-            outbox.write(tx, mail)
+            add_mail(tx, mail)
         tx.commit()
 
     def get_user(self, user_id: UserId) -> User | None:
@@ -96,7 +96,7 @@ class UserRepository:
             SessionOver: the session was ended.
         """
         tx = Transaction()
-        require_session_in(tx, by, now=entry.at)
+        require_session(tx, by, now=entry.at)
         tx.update(
             UserItem(*user_key(before.id), version=before.version),
             [
@@ -130,7 +130,7 @@ class UserRepository:
             SessionOver: the session `by` was ended.
         """
         tx = Transaction()
-        require_session_in(tx, by, now=now)
+        require_session(tx, by, now=now)
         tx.update(
             UserItem(*user_key(user.id), version=user.version),
             [
@@ -148,7 +148,7 @@ class UserRepository:
 def _tell(tx: Transaction, changed: User, entry: AuditEntry, mails: Sequence[Mail]) -> User:
     audit.append(tx, entry)
     for mail in mails:
-        outbox.write(tx, mail)
+        add_mail(tx, mail)
     tx.commit()
     return replace(changed, version=changed.version + 1)
 

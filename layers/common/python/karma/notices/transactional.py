@@ -1,4 +1,4 @@
-"""What other contexts call to tell an account something with what causes it: both are stored or neither is."""
+"""Notices that are stored in another context's transaction: with what causes them, or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from karma.notices.domain import Notice
 from karma.notices.repository import item_of
 
 
-def write(tx: Transaction, notice: Notice) -> None:
+def add_notice(tx: Transaction, notice: Notice) -> None:
     """Store a notice with everything else of a transaction."""
     tx.put(item_of(notice))

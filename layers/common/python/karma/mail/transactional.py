@@ -1,4 +1,4 @@
-"""What other contexts call to write a mail with what causes it: either both are stored or neither is."""
+"""Mails that are stored in another context's transaction: with what causes them, or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from karma.mail.domain import Mail
 from karma.mail.repository import item_of
 
 
-def write(tx: Transaction, mail: Mail) -> None:
+def add_mail(tx: Transaction, mail: Mail) -> None:
     """Store a mail with everything else of a transaction; PostOffice.dispatch enqueues it afterwards."""
     tx.put(item_of(mail))

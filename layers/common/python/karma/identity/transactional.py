@@ -1,4 +1,4 @@
-"""What other contexts ask of an account before they hang something on it."""
+"""Accounts in another context's transaction: it commits only while they are there, and adds to what is kept of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import datetime
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
+from karma.identity.audit import AuditEntry
 from karma.identity.domain import Credential, SessionOver
-from karma.identity.repository import parents
-from karma.notices import board
-from karma.notices.domain import Notice
+from karma.identity.holdings import Holding
+from karma.identity.repository import audit, parents
 
 
 class AccountGone(NotFound):
@@ -22,7 +22,7 @@ class AccountGone(NotFound):
         self.user_id = user_id
 
 
-def require_account_in(tx: Transaction, user_id: UserId) -> None:
+def require_account(tx: Transaction, user_id: UserId) -> None:
     """Let a transaction fail with AccountGone unless the account is there when it commits.
 
     Costs two write units. Two transactions of one account at the same moment may meet in it (StorageThrottled).
@@ -30,7 +30,7 @@ def require_account_in(tx: Transaction, user_id: UserId) -> None:
     parents.require_account(tx, user_id, on_fail=AccountGone(user_id))
 
 
-def require_credential_in(tx: Transaction, credential: Credential, *, now: datetime) -> None:
+def require_credential(tx: Transaction, credential: Credential, *, now: datetime) -> None:
     """Let a transaction fail with Unauthenticated unless the session or API key is not over when it commits.
 
     That is: the account is there and in use, has not ended its sessions (or keys) since this one began, and this one
@@ -39,8 +39,8 @@ def require_credential_in(tx: Transaction, credential: Credential, *, now: datet
     parents.require_credential(tx, credential, now=now, on_fail=SessionOver())
 
 
-def require_session_in(tx: Transaction, credential: Credential | None, *, now: datetime) -> None:
-    """As `require_credential_in`, for a transaction that writes the account's item under the version it was read at.
+def require_session(tx: Transaction, credential: Credential | None, *, now: datetime) -> None:
+    """As `require_credential`, for a transaction that writes the account's item under the version it was read at.
 
     Whether the account lets the session go on is asked of what was read (Credential.require_outlived_by). None asks
     nothing: it is nobody's session.
@@ -49,9 +49,23 @@ def require_session_in(tx: Transaction, credential: Credential | None, *, now: d
         parents.require_session(tx, credential, now=now, on_fail=SessionOver())
 
 
-def tell_in(tx: Transaction, notice: Notice) -> None:
-    """Tell an account something in the application, if the transaction commits."""
-    board.write(tx, notice)
+def add_audit_entry(tx: Transaction, entry: AuditEntry) -> None:
+    """Add an entry to an account's audit log, and the notice of it where accounts are told of such."""
+    audit.append(tx, entry)
+
+
+def add_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
+    """Count one more object that must not lose its owner; the transaction fails with AccountGone without the account.
+
+    While an account has any, it is not deleted (R-K-23): its deletion has a condition on the same count.
+    """
+    require_account(tx, user_id)
+    parents.add_holding(tx, user_id, kind.value)
+
+
+def remove_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
+    """Count one less, since it was deleted or given away; the transaction fails with ConditionFailed at none."""
+    parents.remove_holding(tx, user_id, kind.value)
 
 
 def was_deleted(user_id: UserId, *, at: datetime) -> bool:

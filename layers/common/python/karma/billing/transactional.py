@@ -1,4 +1,4 @@
-"""What other contexts do about an account's usage, in the transactions that make and end what is theirs."""
+"""Usage of a plan that is taken and given back in another context's transaction, with what takes it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from karma.core.errors import AppError
 from karma.core.ids import UserId
 
 
-def reserve(tx: Transaction, reservations: Iterable[Reservation]) -> None:
+def reserve_usage(tx: Transaction, reservations: Iterable[Reservation]) -> None:
     """Let a transaction take what is reserved; it fails with QuotaExceeded when less is left. Two write units each."""
     usage.reserve(tx, reservations)
 
 
-def adjust(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
+def adjust_usage(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
     """Let a transaction correct what was taken; nothing is written for a difference of 0. Two write units each."""
     usage.adjust(tx, adjustments)
 

@@ -1,0 +1,19 @@
+"""Devices in another context's transaction: it commits only while they are there."""
+
+from __future__ import annotations
+
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
+from karma.core.ids import DeviceId, UserId
+from karma.devices.domain import DeviceState
+from karma.devices.repository.items import DeviceItem, device_key
+
+
+def require_device(tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
+    """Let a transaction fail with NotFound unless the device is active when it commits. Costs two write units."""
+    tx.check(
+        DeviceItem,
+        device_key(user_id, device_id),
+        DeviceItem.state == DeviceState.ACTIVE,
+        on_fail=NotFound(f"Device {device_id} not found"),
+    )
