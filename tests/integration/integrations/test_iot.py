@@ -76,10 +76,9 @@ def test_certificates_that_nobody_heard_of_are_swept(stack: Any, registry: IotRe
     registry.attach_certificate(THING, used)
     made_at = iot.describe_certificate(certificateId=orphan.id)["certificateDescription"]["creationDate"]
     clock = FakeClock(from_epoch_ms(round(made_at.timestamp() * 1000)))
-    tables = {f"{name}_table": stack.tables[name] for name in ("devices", "telemetry", "billing")}
-    assert sweep_orphans(**tables, policy_name=POLICY, clock=clock, registry=registry) == 0
+    assert sweep_orphans(policy_name=POLICY, clock=clock, registry=registry) == 0
     clock.pass_time(minutes=16)
-    assert sweep_orphans(**tables, policy_name=POLICY, clock=clock, registry=registry) == 1
+    assert sweep_orphans(policy_name=POLICY, clock=clock, registry=registry) == 1
     assert [each["certificateId"] for each in iot.list_certificates()["certificates"]] == [used.id]
 
 
