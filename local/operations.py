@@ -203,9 +203,13 @@ class Operations:
 
     def _inbox(self) -> InboxKeeper:
         self._become("FunctionBackgroundSweeps")
-        from karma.billing.service import operators_inbox
+        from karma.billing.repository.inbox import InboxRepository
+        from karma.billing.service import InboxKeeper
+        from karma.core.clock import SystemClock
+        from karma.integrations.sqs import SqsQueue
 
-        return operators_inbox()
+        queue = SqsQueue(os.environ["INBOX_QUEUE_URL"])
+        return InboxKeeper(inbox=InboxRepository(), queue=queue, clock=SystemClock())
 
     def _become(self, function: str) -> None:
         from karma.core.dynamo.tables import bind_names

@@ -191,7 +191,7 @@ def device_services() -> DeviceServices:
         # Agents neither create nor delete devices: the registry is there because the service wants one.
         devices=DeviceService(devices, IotRegistry(policy_name=""), clock()),
         commands=CommandService(
-            devices, CommandRepository(), publisher, QueuedWakeUps(settings().ingest_queue_url), clock()
+            devices, CommandRepository(), publisher, QueuedWakeUps(SqsQueue(settings().ingest_queue_url)), clock()
         ),
     )
 

@@ -23,6 +23,7 @@ from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
 from karma.identity.deletion import requeue_due
 from karma.identity.repository.deletions import DeletionRepository
+from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.mail.repository import OutboxRepository
@@ -97,13 +98,14 @@ def _mail() -> int:
 
 
 def _commands() -> int:
-    commands, wake_ups = CommandRepository(), QueuedWakeUps(settings().ingest_queue_url)
+    commands, wake_ups = CommandRepository(), QueuedWakeUps(SqsQueue(settings().ingest_queue_url))
     return expire_commands(commands, wake_ups, SystemClock())
 
 
 def _orphans() -> int:
     return sweep_orphans(
-        policy_name=settings().device_policy_name,
+        registry=IotRegistry(policy_name=settings().device_policy_name),
+        clock=SystemClock(),
         others=(FileLeftovers(_file_repository(), S3Files(settings().files_bucket)),),
     )
 

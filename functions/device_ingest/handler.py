@@ -28,6 +28,7 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.wake_ups import QueuedWakeUps, WakeUp
 from karma.integrations.iot import IotPublisher
+from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -55,7 +56,7 @@ def service() -> IngestService:
         devices=DeviceRepository(),
         telemetry=TelemetryRepository(),
         dead_letters=DeadLetterRepository(),
-        dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(settings.ingest_queue_url), clock),
+        dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(SqsQueue(settings.ingest_queue_url)), clock),
         clock=clock,
     )
 

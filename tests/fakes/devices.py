@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from karma.core.clock import Clock
 from karma.core.errors import ValidationFailed
 from karma.core.ids import DeviceId, UserId, new_id
+from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.wake_ups import WakeUp
-from karma.integrations.iot import Certificate, DeviceServiceUnavailable, Endpoint
+from karma.integrations.iot import DeviceServiceUnavailable
 from karma.integrations.sqs import QueueUnavailable
 
 

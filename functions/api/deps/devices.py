@@ -47,10 +47,11 @@ def commands() -> CommandService:
     from karma.devices.repository.commands import CommandRepository
     from karma.devices.wake_ups import QueuedWakeUps
     from karma.integrations.iot import IotPublisher
+    from karma.integrations.sqs import SqsQueue
 
     commands = CommandRepository()
     publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
-    wake_ups = QueuedWakeUps(settings().ingest_queue_url)
+    wake_ups = QueuedWakeUps(SqsQueue(settings().ingest_queue_url))
     return CommandService(repository(), commands, publisher, wake_ups, clock())
 
 

@@ -219,12 +219,3 @@ def test_an_admin_links_a_customer_and_moves_it(api: Api, billing: Billing, logi
     assert audit(billing, "billing.customer_unlinked") == [{"customer_id": "cus_1"}]
     sent = [message["Body"] for message in drain(billing.stack.queues["inbox"], 4)]
     assert sorted(sent) == sorted([f"refresh:{ada}", f"refresh:{ada}", f"refresh:{ada}", f"refresh:{bob}"])
-
-
-def test_the_command_line_replays_with_the_environments_table(billing: Billing, drain: Any) -> None:
-    billing.stack.use("sweeps")
-    from karma.billing.service import operators_inbox
-
-    arrive(billing.stack.tables["billing"], "evt_1")
-    operators_inbox().replay("evt_1")
-    assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_1"]

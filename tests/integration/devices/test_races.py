@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from karma.core.errors import Conflict
+from karma.devices.credentials import Certificate
 from karma.devices.domain import Latest, PresenceEvent, Reading
 from karma.devices.service import DeviceService
-from karma.integrations.iot import Certificate
 from tests.fakes.devices import FakeRegistry
 from tests.support.devices import World, new_device
 from tests.support.plans import allowance

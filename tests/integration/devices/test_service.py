@@ -240,7 +240,6 @@ def test_late_telemetry_of_a_deleted_device_is_dropped(world: World) -> None:
 
 def _sweep(world: World) -> None:
     sweep_orphans(
-        policy_name="",
         clock=world.clock,
         registry=world.registry,
     )

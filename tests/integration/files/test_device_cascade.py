@@ -37,7 +37,6 @@ class TestDeletingADevice:
     def sweep(self, stack: Any) -> None:
         repository = FileRepository()
         sweep_orphans(
-            policy_name="karma-device",
             clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),
             registry=FakeRegistry(),
             others=(FileLeftovers(repository, S3Files(stack.bucket)),),

@@ -19,7 +19,8 @@ from karma.core.errors import Upstream, ValidationFailed
 from karma.core.ids import new_id
 from karma.devices.ports import CommandPublisher, Registry
 from karma.devices.sweeps import sweep_orphans
-from karma.integrations.iot import IotPublisher, IotRegistry, data_host, request_topic, response_topic
+from karma.devices.topics import request_topic, response_topic
+from karma.integrations.iot import IotPublisher, IotRegistry, data_host
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
 
 POLICY = "karma-device"
@@ -76,9 +77,9 @@ def test_certificates_that_nobody_heard_of_are_swept(stack: Any, registry: IotRe
     registry.attach_certificate(THING, used)
     made_at = iot.describe_certificate(certificateId=orphan.id)["certificateDescription"]["creationDate"]
     clock = FakeClock(from_epoch_ms(round(made_at.timestamp() * 1000)))
-    assert sweep_orphans(policy_name=POLICY, clock=clock, registry=registry) == 0
+    assert sweep_orphans(clock=clock, registry=registry) == 0
     clock.pass_time(minutes=16)
-    assert sweep_orphans(policy_name=POLICY, clock=clock, registry=registry) == 1
+    assert sweep_orphans(clock=clock, registry=registry) == 1
     assert [each["certificateId"] for each in iot.list_certificates()["certificates"]] == [used.id]
 
 

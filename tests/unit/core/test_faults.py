@@ -25,9 +25,10 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError, StorageUnavailable, Upstream
 from karma.core.ids import DeviceId, FileId
 from karma.core.ratelimit import Limit
+from karma.devices.credentials import Certificate
 from karma.files.ports import StoredPart
 from karma.integrations import iot
-from karma.integrations.iot import Certificate, IotPublisher, IotRegistry
+from karma.integrations.iot import IotPublisher, IotRegistry
 from karma.integrations.s3 import S3Files
 from karma.integrations.ses import SesSender
 from karma.integrations.sockets import Sockets

@@ -18,7 +18,7 @@ from karma.devices.domain import CommandStatus
 from karma.devices.payloads import Unreadable, read_event, read_heartbeat, read_ready, read_response
 from karma.devices.repository.commands import Pending
 from karma.devices.samples import read_telemetry
-from karma.integrations.iot import read_topic, request_topic
+from karma.devices.topics import read_topic, request_topic
 from karma_device.messages import parse_request
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 
-from karma.integrations.iot import Source, amazon_root_ca, read_topic, request_topic, response_topic
+from karma.devices.topics import Source, read_topic, request_topic, response_topic
+from karma.integrations.iot import amazon_root_ca
 
 
 @pytest.mark.parametrize(

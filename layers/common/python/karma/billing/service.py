@@ -5,7 +5,6 @@ What Stripe's events change is computed in projector.py, in the worker only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +13,6 @@ from karma.billing.signature import SignatureMismatch, verify
 from karma.core.clock import Clock
 from karma.core.errors import Conflict, NotFound, PayloadTooLarge, Upstream
 from karma.core.observability import count, logger
-from karma.core.settings import FunctionSettings
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -236,25 +234,3 @@ class SubscriptionService:
     def now(self) -> datetime:
         """Return the moment that answers are given for."""
         return self._clock.now()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplaySettings(FunctionSettings):
-    """What an operator's `karma inbox replay` needs."""
-
-    billing_table: str
-    inbox_queue_url: str
-
-
-def operators_inbox() -> InboxKeeper:
-    """Build the inbox of the environment's table and queue (CLI: `karma inbox`)."""
-    # Local: the webhook imports this module and has no use for PynamoDB.
-    from karma.billing.repository.inbox import InboxRepository
-    from karma.core.clock import SystemClock
-    from karma.core.dynamo.tables import bind_tables
-    from karma.core.settings import load
-    from karma.integrations.sqs import SqsQueue
-
-    settings = load(ReplaySettings)
-    bind_tables(settings)
-    return InboxKeeper(inbox=InboxRepository(), queue=SqsQueue(settings.inbox_queue_url), clock=SystemClock())

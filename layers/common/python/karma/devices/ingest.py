@@ -47,8 +47,8 @@ from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import read_telemetry
+from karma.devices.topics import read_topic
 from karma.devices.wake_ups import WakeUp
-from karma.integrations.iot import read_topic
 
 GUARD_MAX_AGE_S: Final = 30.0
 """How long a process may believe what it has read of a thing; a deleted device's data is swept only after that."""

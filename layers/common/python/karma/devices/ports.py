@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from karma.core.ids import DeviceId, UserId
-from karma.integrations.iot import Certificate, Endpoint
+from karma.devices.credentials import Certificate, Endpoint
 
 
 class Registry(Protocol):
@@ -61,6 +61,18 @@ class WakeUps(Protocol):
 
         Raises:
             Upstream: not known to be left.
+        """
+        ...
+
+
+class DelayedQueue(Protocol):
+    """Delivers a text later; integrations.sqs.SqsQueue is the real one."""
+
+    def send(self, body: str, *, delay_s: int = 0) -> None:
+        """Enqueue one body.
+
+        Raises:
+            Upstream: not known to be enqueued.
         """
         ...
 

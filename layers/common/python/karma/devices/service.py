@@ -15,6 +15,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidRequest, NotFound, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
     SERIAL,
     Device,
@@ -28,7 +29,6 @@ from karma.devices.domain import (
 from karma.devices.ports import Registry
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.search import SearchWords
-from karma.integrations.iot import Certificate, Endpoint
 
 MAX_OFFSET_ROWS = 1_000
 """Pages by number, filters and sorting in memory look at this many rows of an owner at the most."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from karma.core.clock import Clock, SystemClock, epoch_ms
+from karma.core.clock import Clock, epoch_ms
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
@@ -22,7 +22,6 @@ from karma.devices.repository.devices import DeviceRepository, Guard
 from karma.devices.repository.items import EXPIRY_SHARDS
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.service import DeviceService
-from karma.integrations.iot import IotRegistry
 
 COMMANDS_A_SHARD: Final = 50
 DEVICES_A_SWEEP: Final = 20
@@ -59,9 +58,8 @@ def expire_commands(commands: CommandRepository, wake_ups: WakeUps, clock: Clock
 
 def sweep_orphans(
     *,
-    policy_name: str,
-    clock: Clock | None = None,
-    registry: Registry | None = None,
+    registry: Registry,
+    clock: Clock,
     others: Sequence[Leftovers] = (),
     retention_s: int = RAW_RETENTION_S,
 ) -> int:
@@ -72,23 +70,21 @@ def sweep_orphans(
     Returns:
         How many devices and certificates were dealt with. One that fails is logged, counted and left for next time.
     """
-    clock = clock or SystemClock()
-    iot = registry or IotRegistry(policy_name=policy_name)
     devices = DeviceRepository()
-    service = DeviceService(devices, iot, clock)
+    service = DeviceService(devices, registry, clock)
     leftovers = LeftoverRepository(retention_s=retention_s)
     done = 0
     for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
         try:
             if isinstance(orphan, Guard):
-                _finish(orphan, devices, service, iot)
+                _finish(orphan, devices, service, registry)
             elif all(other.remove(orphan.device_id, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
                 leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
             done += 1
         except (Upstream, ConditionFailed) as exc:
             logger.warning("sweep.device_left", cause=type(exc).__name__)
             count("DeviceSweepFailed")
-    return done + _remove_unused_certificates(iot, clock)
+    return done + _remove_unused_certificates(registry, clock)
 
 
 def _finish(guard: Guard, devices: DeviceRepository, service: DeviceService, iot: Registry) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from karma.core.ids import DeviceId, UserId
-from karma.integrations.sqs import SqsQueue
+from karma.devices.ports import DelayedQueue
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class WakeUp:
 class QueuedWakeUps:
     """Leaves calls in the ingest queue; only IoT's rules and our own functions may write there."""
 
-    def __init__(self, queue_url: str) -> None:
-        self._queue = SqsQueue(queue_url)
+    def __init__(self, queue: DelayedQueue) -> None:
+        self._queue = queue
 
     def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
         """Leave a call for `delay_s` seconds from now.

@@ -1,11 +1,6 @@
-"""AWS IoT Core: things, certificates, publishing, and the layout of our MQTT topics.
+"""AWS IoT Core: things, certificates, and publishing. A thing is named as its device's serial number.
 
-dt/karma/<thing>/{telemetry,heartbeat,event}      device -> cloud; also under $aws/rules/<rule>/ (Basic Ingest)
-cmd/karma/<thing>/{ready,response}                device -> cloud
-cmd/karma/<thing>/request                         cloud -> device
-$aws/events/presence/{connected,disconnected}/<client id>
-
-thing name = client id = serial number. Errors of AWS become:
+Errors of AWS become:
 Upstream
 ├─ DeviceServiceThrottled 503     asked to slow down
 └─ DeviceServiceUnavailable 503   no answer, or an internal error there
@@ -16,20 +11,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
 from karma.core import aws
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.faults import AWS_FAULTS, code_of, upstream_of
+from karma.devices.credentials import Certificate, Endpoint
+from karma.devices.topics import request_topic, response_topic
 
 AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
-TOPIC_KINDS: Final = frozenset({"telemetry", "heartbeat", "event", "ready", "response", "presence"})
 
-_DATA_KINDS = frozenset({"telemetry", "heartbeat", "event"})
-_COMMAND_KINDS = frozenset({"ready", "response"})
 _GONE = frozenset({"ResourceNotFoundException"})
 
 
@@ -47,38 +40,6 @@ class DeviceServiceUnavailable(Upstream):
     status = 503
     code = "DEVICE_SERVICE_UNAVAILABLE"
     retry_after_s = 1
-
-
-class Source(NamedTuple):
-    """What a topic says: kind of message, and the thing it is from."""
-
-    kind: str
-    thing: str
-
-
-def read_topic(topic: str) -> Source | None:
-    """Read the topic of a message that a rule forwarded; None when it is not one of ours."""
-    levels = topic.split("/")
-    if levels[:2] == ["$aws", "rules"]:
-        levels = levels[3:]
-    match levels:
-        case ["dt", "karma", thing, kind] if kind in _DATA_KINDS and thing:
-            return Source(kind, thing)
-        case ["cmd", "karma", thing, kind] if kind in _COMMAND_KINDS and thing:
-            return Source(kind, thing)
-        case ["$aws", "events", "presence", _, thing] if thing:
-            return Source("presence", thing)
-    return None
-
-
-def request_topic(thing: str) -> str:
-    """Where a device hears commands."""
-    return f"cmd/karma/{thing}/request"
-
-
-def response_topic(thing: str) -> str:
-    """Where a device answers them."""
-    return f"cmd/karma/{thing}/response"
 
 
 class IotPublisher:
@@ -112,31 +73,6 @@ class IotPublisher:
                 # 0 would mean that it never expires.
                 messageExpiry=max(1, expires_in_s),
             )
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A device certificate; the private key exists here and in the answer to its owner, nowhere else."""
-
-    id: str
-    arn: str
-    pem: str
-    private_key: str | None
-
-    def __repr__(self) -> str:
-        """Show no key."""
-        return f"Certificate({self.id!r})"
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where devices connect, and which authority signed the broker's certificate."""
-
-    host: str
-    port: int
-    ca_pem: str
-    basic_ingest_rule: str = ""
-    """The rule to which telemetry may go without the broker's charge."""
 
 
 class IotRegistry:

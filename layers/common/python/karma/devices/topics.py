@@ -1,0 +1,48 @@
+"""Layout of the MQTT topics.
+
+dt/karma/<thing>/{telemetry,heartbeat,event}      device -> cloud; also under $aws/rules/<rule>/ (Basic Ingest)
+cmd/karma/<thing>/{ready,response}                device -> cloud
+cmd/karma/<thing>/request                         cloud -> device
+$aws/events/presence/{connected,disconnected}/<client id>
+
+The thing's name, the client's id and the device's serial number are one. infra/constructs/iot_ingest.py forwards them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_DATA_KINDS = frozenset({"telemetry", "heartbeat", "event"})
+_COMMAND_KINDS = frozenset({"ready", "response"})
+
+
+class Source(NamedTuple):
+    """What a topic says: kind of message, and the thing it is from."""
+
+    kind: str
+    thing: str
+
+
+def read_topic(topic: str) -> Source | None:
+    """Read the topic of a message that a rule forwarded; None when it is not one of ours."""
+    levels = topic.split("/")
+    if levels[:2] == ["$aws", "rules"]:
+        levels = levels[3:]
+    match levels:
+        case ["dt", "karma", thing, kind] if kind in _DATA_KINDS and thing:
+            return Source(kind, thing)
+        case ["cmd", "karma", thing, kind] if kind in _COMMAND_KINDS and thing:
+            return Source(kind, thing)
+        case ["$aws", "events", "presence", _, thing] if thing:
+            return Source("presence", thing)
+    return None
+
+
+def request_topic(thing: str) -> str:
+    """Where a device hears commands."""
+    return f"cmd/karma/{thing}/request"
+
+
+def response_topic(thing: str) -> str:
+    """Where a device answers them."""
+    return f"cmd/karma/{thing}/response"
