@@ -172,6 +172,7 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool) ->
 @example("whole", 12, 1.0, False)
 @example("whole", STEPS, 0.6, False)
 @example("ids anew", 9, 0.5, False)
+@example("ids anew", STEPS, 0.9, False)
 def test_a_part_of_a_run_that_is_sent_again_is_nothing_new(
     kind: str,
     held_at: int,

@@ -168,7 +168,7 @@ class _Walk:
             if each.message.role == "user":
                 self._user(each, known=self._by_place(each.message) if is_anew or i < answered else each.message)
             elif each.message.role == "assistant":
-                self._assistant(each)
+                self._assistant(each, is_last=i == len(sent) - 1)
             else:
                 self._hold(each)
         self._release()
@@ -247,7 +247,7 @@ class _Walk:
         for each in held:
             self._result(each)
 
-    def _assistant(self, sent: Sent) -> None:
+    def _assistant(self, sent: Sent, *, is_last: bool) -> None:
         message = sent.message
         calls = frozenset(call.id for call in message.tool_calls)
         if self._has_answer(message, calls):
@@ -258,7 +258,10 @@ class _Walk:
         if position is None and not message.id:
             # Without ids, the place is what a client and the store have in common.
             position = self._find("any answer")
-        if position is not None:
+        if position is None and is_last and (position := self._begun_answer(message, calls)) is not None:
+            self._is_completed = True
+            self._go(position)
+        elif position is not None:
             stored = self._tree.message(position)
             if message.content and message.content != stored.content:
                 self.pass_over(sent, "differs from the answer that was given, which stands")
@@ -339,6 +342,16 @@ class _Walk:
         elif not given.id:
             found.append(self._find(("said", given.content)))
         return self._tree.nearest_of(found)
+
+    def _begun_answer(self, given: Message, calls: frozenset[str]) -> int | None:
+        """Find the answer that begins with this text: who lost its stream has that part, under an id of its own."""
+
+        def begins(stored: Message) -> bool:
+            whole, part = stored.content, given.content
+            same = isinstance(whole, str) and isinstance(part, str) and whole.startswith(part)
+            return same and calls <= {call.id for call in stored.tool_calls}
+
+        return self._find("any answer", begins) if given.content else None
 
     def _with_calls(self, calls: frozenset[str]) -> int | None:
         if calls in self._missed:
