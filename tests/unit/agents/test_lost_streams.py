@@ -143,8 +143,9 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool) ->
     is_over = running.done()
 
     again = {**client.request(), "runId": first["runId"] if same_run else new_id(), "protocolVersion": "1.0"}
-    if is_over and not same_run and len(client.screen) == before:
-        return  # the question alone, when it has been answered, asks for another answer
+    told = [m for m in client.screen[before:] if m.get("content") or m.get("toolCalls")]
+    if is_over and not same_run and not told:
+        return  # the question alone, or with an empty answer, asks for another answer when it has been answered
     repeated, heard = await world.start(again)
     world.go_on.set()
     await asyncio.gather(running, heard)
