@@ -1,0 +1,1 @@
+"""The HTTP API: reads requests, asks a context, renders its answer. `deps` builds what routes need."""

@@ -1,0 +1,1 @@
+"""Workers of queues, streams and schedules: Stripe's inbox, runs, files, mail, deletions, counters, sweeps."""

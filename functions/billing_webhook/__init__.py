@@ -1,0 +1,1 @@
+"""Stripe's webhook: verifies, stores, enqueues, and answers 200."""

@@ -1,0 +1,1 @@
+"""What devices publish, from the queue into which the rules of IoT Core put it."""

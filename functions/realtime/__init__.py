@@ -1,0 +1,1 @@
+"""The WebSocket: connections, subscriptions, and answers to messages."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.map import PAGE, Circle, Room, drawn, levels, page
+
 ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
@@ -175,12 +177,37 @@ def test_integrations_know_a_context_by_its_ports_and_pure_modules_only() -> Non
     assert offenders(sources(LAYER / "karma/integrations"), allowed) == []
 
 
-def test_package_files_are_empty() -> None:
+def test_package_files_hold_a_docstring_at_most() -> None:
     """No barrels: an import of one module never loads its neighbours."""
     filled = [
-        str(p.relative_to(ROOT)) for p in sources(LAYER, FUNCTIONS) if p.name == "__init__.py" and p.read_text().strip()
+        str(path.relative_to(ROOT))
+        for path in sources(LAYER, FUNCTIONS)
+        if path.name == "__init__.py"
+        and not all(
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            for node in ast.parse(path.read_text()).body
+        )
     ]
     assert filled == []
+
+
+@pytest.mark.parametrize("room", drawn().rooms.values(), ids=lambda room: room.name)
+def test_each_room_says_what_it_is_for_and_who_is_who(room: Room) -> None:
+    assert room.paragraph.partition("\n")[0].endswith("."), f"{room.folder}/__init__.py"
+
+
+def test_no_room_needs_another_that_needs_it() -> None:
+    found = drawn()
+    assert levels(found.arrows, found.rooms)[-1] == ["karma.core"]
+
+
+def test_a_circle_is_named() -> None:
+    with pytest.raises(Circle, match="a -> b -> a"):
+        levels({"a": {"b": 1}, "b": {"a": 1}, "c": {}}, "abc")
+
+
+def test_the_map_is_current() -> None:
+    assert PAGE.read_text() == page(), "run `make map`"
 
 
 def test_only_the_settings_read_the_environment() -> None:
