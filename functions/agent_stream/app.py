@@ -28,8 +28,8 @@ from agent_stream import deps
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.agents.domain import Segment
 from karma.agents.events import frames, position
+from karma.agents.reading import events_view
 from karma.agents.requests import check_size, parse_run_input
-from karma.agents.service import events_view
 from karma.core.clock import epoch_ms, from_epoch_ms, monotonic
 from karma.core.errors import (
     AppError,

@@ -14,8 +14,9 @@ from karma.agents.catalogue.repository import DynamoAgentStore
 from karma.agents.catalogue.service import Catalogue
 from karma.agents.configurable import built_in_components
 from karma.agents.engine import Limits
+from karma.agents.reading import RunReader
 from karma.agents.repository import DynamoRunStore
-from karma.agents.service import RunReader, RunService
+from karma.agents.service import RunService
 from karma.agents.watchdog import QueueWatchdog
 from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository

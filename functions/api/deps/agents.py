@@ -10,7 +10,7 @@ from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.agents.catalogue.service import Catalogue
-    from karma.agents.service import RunReader
+    from karma.agents.reading import RunReader
 
 
 @cache
@@ -34,7 +34,7 @@ def catalogue() -> Catalogue:
 @cache
 def runs() -> RunReader:
     """Show runs and their logs."""
+    from karma.agents.reading import RunReader
     from karma.agents.repository import DynamoRunStore
-    from karma.agents.service import RunReader
 
     return RunReader(DynamoRunStore())

@@ -20,8 +20,9 @@ from karma.agents.domain import OwnershipLost, RunKey, ThreadKey, Wish
 from karma.agents.engine import Limits
 from karma.agents.history import STOPPED
 from karma.agents.ports import StopReason
+from karma.agents.reading import RunReader
 from karma.agents.requests import RunInput, parse_run_input
-from karma.agents.service import RunReader, RunService
+from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext, described
 from karma.core.errors import StorageUnavailable
 from karma.core.ids import RunId, ThreadId

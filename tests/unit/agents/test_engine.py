@@ -28,8 +28,9 @@ from karma.agents.domain import (
 )
 from karma.agents.engine import Limits
 from karma.agents.ports import ModelFailed, StopReason, TextDelta
+from karma.agents.reading import RunReader
 from karma.agents.requests import RunInput, parse_run_input
-from karma.agents.service import RunReader, RunService
+from karma.agents.service import RunService
 from karma.agents.tools import Tool, ToolContext, ToolFailed, described
 from karma.billing.allowances import Allowances
 from karma.billing.plans import PlanName, plan_at

@@ -1,4 +1,4 @@
-"""Starting runs, and reading them."""
+"""Starting runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
-import orjson
-
 from karma.agents.arrival import Admitted, Arrivals, recognise
 from karma.agents.attachments import Library
 from karma.agents.branches import Merged, has_moved_on, late_results, merge
@@ -18,7 +16,6 @@ from karma.agents.catalogue.service import Catalogue
 from karma.agents.domain import (
     LEASE,
     MAX_ADDED_BYTES,
-    Json,
     Run,
     RunExists,
     RunKey,
@@ -29,14 +26,12 @@ from karma.agents.domain import (
     ThreadChanged,
     ThreadKey,
     Wish,
-    is_readable_id,
 )
 from karma.agents.engine import Limits, Plan, RunEngine, model_request
-from karma.agents.events import CURRENT
 from karma.agents.history import application_text, awaited_calls
 from karma.agents.log import RunLog
-from karma.agents.opening import MAX_SNAPSHOT_BYTES, Link, opening, shown
-from karma.agents.ports import Configured, Model, RunPage, RunStore, Sink, Spending, Watchdog
+from karma.agents.opening import Link, opening
+from karma.agents.ports import Configured, Model, RunStore, Sink, Spending, Watchdog
 from karma.agents.repeats import is_repeat, redeliver
 from karma.agents.requests import RunInput
 from karma.agents.spending import Budget, first_reservations
@@ -45,24 +40,18 @@ from karma.agents.tools import Tool, Toolbox
 from karma.agents.watchdog import FIRST_LOOK, Inspector
 from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
 from karma.configuration.current import RunChoice
-from karma.core.clock import Clock, epoch_ms, iso
+from karma.core.clock import Clock
 from karma.core.errors import (
     AppError,
-    InvalidRequest,
-    NotFound,
     PayloadTooLarge,
     QuotaExceeded,
     StorageThrottled,
     Upstream,
     ValidationFailed,
 )
-from karma.core.ids import AgentId, RunId, UserId, new_id
+from karma.core.ids import UserId, new_id
 from karma.core.observability import count, logger
-from karma.core.paging import fitting
 from karma.identity.domain import Caller
-
-MAX_OFFSET_ROWS = 1_000
-"""How deep pages by number go; cursors have no end."""
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
@@ -79,6 +68,63 @@ class StartedRun:
     key: RunKey
     execute: Callable[[Sink], asyncio.Task[None]]
     """Begin to execute; the task ends when the run has ended, and raises nothing."""
+
+
+@dataclass(kw_only=True)
+class _Asking:
+    """A request on its way to a run, with what was read for it."""
+
+    caller: Caller
+    asked: RunInput
+    deadline: datetime | None
+    agent: Agent
+    choice: RunChoice
+    allowance: Allowance
+    thread: Thread
+    """As it was read last."""
+    before: Run | None
+    """The run that has the requested id already."""
+    admitted: Admitted | None = None
+    """Its messages, once they were looked at."""
+
+    @property
+    def key(self) -> RunKey:
+        return RunKey(self.caller.user_id, self.asked.run_id)
+
+    @property
+    def state(self) -> object:
+        """The application's state; only an object has room for who is asking, any other is the application's alone."""
+        user = {"id": self.caller.user_id, "name": self.caller.name, "avatar": self.caller.avatar}
+        return {**self.asked.state, "user": user} if isinstance(self.asked.state, dict) else self.asked.state
+
+    def run(self, plan: Plan, *, at: datetime) -> Run:
+        return Run(
+            key=self.key,
+            thread_id=self.asked.thread_id,
+            status=RunStatus.RUNNING,
+            model=self.choice.model,
+            created_at=at,
+            agent_id=self.agent.id,
+            agent_version=self.agent.version,
+            answers=plan.last,
+            begins_at=plan.stored,
+            parent_run_id=self.asked.parent_run_id,
+            asked_hash=self.asked.digest,
+        )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What the execution of a stored run begins with."""
+
+    plan: Plan
+    first: bytes
+    """Its first events, as they are sent."""
+    toolbox: Toolbox
+    limits: Limits
+    reserved: Reservation
+    """For what the first call of the model may cost."""
+    writer: str
 
 
 class RunService:
@@ -134,93 +180,98 @@ class RunService:
                 its attachments; nothing was recorded.
         """
         self._refuse_own_names(asked)
-        key = RunKey(caller.user_id, asked.run_id)
+        asking = await self._read(caller, asked, deadline)
+        attempt = 0
+        while True:
+            try:
+                if (again := await self._again(asking)) is not None:
+                    return self._repeat(again, asking)
+                recorded = await self._record(asking)
+                return StartedRun(asking.key, partial(self._execute, asking, recorded))
+            except (RunExists, QuotaExceeded):
+                asking.before = asking.before or await asyncio.to_thread(self._store.run, asking.key)
+                asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
+                if asking.before is None or (again := await self._again(asking)) is None:
+                    raise
+                return self._repeat(again, asking)
+            except (ThreadChanged, StorageThrottled) as exc:
+                attempt += 1
+                if attempt == _ATTEMPTS:
+                    raise await self._told(exc, asking.thread.key) from exc
+                await asyncio.sleep(_PAUSE_S * 2 ** (attempt - 1))
+                asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
+
+    async def _read(self, caller: Caller, asked: RunInput, deadline: datetime | None) -> _Asking:
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
         (agent, choice, thread), allowance, before = await asyncio.gather(
             asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
             asyncio.to_thread(self._allowances.of, caller.user_id),
-            asyncio.to_thread(self._store.run, key),
+            asyncio.to_thread(self._store.run, RunKey(caller.user_id, asked.run_id)),
         )
-        admitted: Admitted | None = None
-        user = {"id": caller.user_id, "name": caller.name, "avatar": caller.avatar}
-        # Only an object has room for who is asking; any other state is the application's alone.
-        state = {**asked.state, "user": user} if isinstance(asked.state, dict) else asked.state
-        writer = new_id()
-        link = partial(self._library.linked, caller.user_id)
-        toolbox = self._toolbox(agent, choice, caller)
-        limits = replace(self._limits, max_tokens=choice.max_tokens or self._limits.max_tokens)
-        for attempt in range(_ATTEMPTS):
-            try:
-                if (again := await self._again(thread, asked, agent, before)) is not None:
-                    return self._repeat(again, asked, link, deadline)
-                if admitted is None:
-                    admitted = await self._admitted(thread, asked)
-                merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
-                plan = await asyncio.to_thread(
-                    self._plan, asked, merged, thread, agent=agent, choice=choice, deadline=deadline
-                )
-                first = await asyncio.to_thread(
-                    opening, asked, merged, state, link=link, is_lighter=admitted.is_lighter
-                )
-                await self._free(thread, asked)
-                request = await asyncio.to_thread(model_request, plan, toolbox, limits)
-                reservations = first_reservations(allowance, request)
-                now = self._clock.now()
-                run = Run(
-                    key=key,
-                    thread_id=asked.thread_id,
-                    status=RunStatus.RUNNING,
-                    model=choice.model,
-                    created_at=now,
-                    agent_id=agent.id,
-                    agent_version=agent.version,
-                    answers=plan.last,
-                    begins_at=plan.stored,
-                    parent_run_id=asked.parent_run_id,
-                    asked_hash=asked.digest,
-                )
-                segment = Segment(key=key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
-                await self._record(run, segment, thread, merged, admitted, allowance, reservations)
-                plan.is_kept = await self._is_kept(caller.user_id, admitted)
-                break
-            except (RunExists, QuotaExceeded):
-                before = before or await asyncio.to_thread(self._store.run, key)
-                thread = await asyncio.to_thread(self._store.thread, thread_key)
-                if before is None or (again := await self._again(thread, asked, agent, before)) is None:
-                    raise
-                return self._repeat(again, asked, link, deadline)
-            except (ThreadChanged, StorageThrottled) as exc:
-                if attempt == _ATTEMPTS - 1:
-                    raise await self._told(exc, thread_key) from exc
-                await asyncio.sleep(_PAUSE_S * 2**attempt)
-                thread = await asyncio.to_thread(self._store.thread, thread_key)
+        return _Asking(
+            caller=caller,
+            asked=asked,
+            deadline=deadline,
+            agent=agent,
+            choice=choice,
+            allowance=allowance,
+            thread=thread,
+            before=before,
+        )
 
-        def execute(sink: Sink) -> asyncio.Task[None]:
-            log = RunLog(self._store, sink, self._clock, key=key, thread=thread_key, head=1, writer=writer, epoch=1)
-            sink.write(first.data)
-            self._model.preload()
-            engine = RunEngine(
-                plan,
-                log=log,
-                sink=sink,
-                model=self._model,
-                toolbox=toolbox,
-                library=self._library,
-                limits=limits,
-                clock=self._clock,
-                budget=Budget(
-                    reservations[-1], allowances=self._allowances, spending=self._spending, clock=self._clock
-                ),
-            )
-            return asyncio.get_running_loop().create_task(run_it(engine), name=f"run {key.run_id}")
+    async def _record(self, asking: _Asking) -> _Recorded:
+        """Plan a run and store it with its first events, all or nothing."""
+        asked, thread = asking.asked, asking.thread
+        if asking.admitted is None:
+            asking.admitted = await self._admitted(thread, asked)
+        admitted = asking.admitted
+        merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
+        plan = await asyncio.to_thread(self._plan, asking, merged)
+        first = await asyncio.to_thread(
+            opening, asked, merged, asking.state, link=self._link(asking), is_lighter=admitted.is_lighter
+        )
+        await self._free(thread, asked)
+        toolbox = self._toolbox(asking.agent, asking.choice, asking.caller)
+        limits = replace(self._limits, max_tokens=asking.choice.max_tokens or self._limits.max_tokens)
+        request = await asyncio.to_thread(model_request, plan, toolbox, limits)
+        reservations = first_reservations(asking.allowance, request)
+        now, writer = self._clock.now(), new_id()
+        run = asking.run(plan, at=now)
+        segment = Segment(key=run.key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
+        await self._store_run(run, segment, thread, merged, admitted, asking.allowance, reservations)
+        plan.is_kept = await self._is_kept(run.key.user_id, admitted)
+        return _Recorded(plan, first.data, toolbox, limits, reservations[-1], writer)
 
-        async def run_it(engine: RunEngine) -> None:
+    def _execute(self, asking: _Asking, recorded: _Recorded, sink: Sink) -> asyncio.Task[None]:
+        """Begin to execute a run that was recorded: write its first events, then let the engine go on."""
+        key, clock = asking.key, self._clock
+        log = RunLog(
+            self._store, sink, clock, key=key, thread=asking.thread.key, head=1, writer=recorded.writer, epoch=1
+        )
+        sink.write(recorded.first)
+        self._model.preload()
+        engine = RunEngine(
+            recorded.plan,
+            log=log,
+            sink=sink,
+            model=self._model,
+            toolbox=recorded.toolbox,
+            library=self._library,
+            limits=recorded.limits,
+            clock=clock,
+            budget=Budget(recorded.reserved, allowances=self._allowances, spending=self._spending, clock=clock),
+        )
+
+        async def run_it() -> None:
             # Told from here, when the first event is on its way.
             count("RunStarted")
-            logger.info("run.started", run_id=key.run_id, warnings=len(asked.warnings))
+            logger.info("run.started", run_id=key.run_id, warnings=len(asking.asked.warnings))
             await engine.run()
 
-        return StartedRun(key, execute)
+        return asyncio.get_running_loop().create_task(run_it(), name=f"run {key.run_id}")
+
+    def _link(self, asking: _Asking) -> Link:
+        return partial(self._library.linked, asking.caller.user_id)
 
     def _toolbox(self, agent: Agent, choice: RunChoice, caller: Caller) -> Toolbox:
         def shorten(text: str) -> str:
@@ -229,23 +280,15 @@ class RunService:
         allowed = set(agent.spec.tools) - choice.disabled_tools
         return Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
 
-    def _plan(
-        self,
-        asked: RunInput,
-        merged: Merged,
-        thread: Thread,
-        *,
-        agent: Agent,
-        choice: RunChoice,
-        deadline: datetime | None,
-    ) -> Plan:
+    def _plan(self, asking: _Asking, merged: Merged) -> Plan:
+        asked, agent, thread = asking.asked, asking.agent, asking.thread
         messages = list(late_results(merged.conversation))
         asks_anew = bool(messages) and messages[-1].role == "user"
         application = application_text(asked.instructions, asked.context)
         return Plan(
             run_id=asked.run_id,
             thread=thread.key,
-            model=choice.model,
+            model=asking.choice.model,
             max_turns=agent.spec.max_steps,
             system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
             messages=messages,
@@ -254,7 +297,7 @@ class RunService:
             speaks=asked.speaks,
             frontend_tools=asked.tools,
             pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self._own],
-            deadline=self._latest_end(deadline),
+            deadline=self._latest_end(asking.deadline),
         )
 
     def _latest_end(self, deadline: datetime | None) -> datetime:
@@ -293,7 +336,7 @@ class RunService:
             raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
         return admitted
 
-    async def _record(
+    async def _store_run(
         self,
         run: Run,
         segment: Segment,
@@ -330,19 +373,19 @@ class RunService:
             return False
         return True
 
-    def _repeat(self, run: Run, asked: RunInput, link: Link, deadline: datetime | None) -> StartedRun:
+    def _repeat(self, run: Run, asking: _Asking) -> StartedRun:
         again = redeliver(
             run,
-            asked,
+            asking.asked,
             store=self._store,
-            link=link,
+            link=self._link(asking),
             clock=self._clock,
-            until=self._latest_end(deadline),
+            until=self._latest_end(asking.deadline),
             own=self._own,
         )
         return StartedRun(run.key, again)
 
-    async def _again(self, thread: Thread, asked: RunInput, agent: Agent, before: Run | None) -> Run | None:
+    async def _again(self, asking: _Asking) -> Run | None:
         """Return the run that answers this very request: the one of its id, or the thread's active one.
 
         A second click, or the retry of a request that seemed lost: to do its work again would move the device twice.
@@ -351,6 +394,7 @@ class RunService:
             RunExists: the run of its id answers another request.
             ThreadBusy: the active run does, and its client waits for it.
         """
+        asked, thread, before = asking.asked, asking.thread, asking.before
         user_id = thread.key.user_id
         run = before
         if run is None and thread.active_run_id is not None:
@@ -358,7 +402,7 @@ class RunService:
         if run is None:
             return None
         sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)
-        is_same = before is not None or run.agent_id == agent.id
+        is_same = before is not None or run.agent_id == asking.agent.id
         if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self._own):
             if before is not None:
                 raise RunExists(asked.run_id)
@@ -404,139 +448,3 @@ class RunService:
             if tail is None or tail.terminal:
                 return True
         return False
-
-
-class RunReader:
-    """Reads runs of their owner."""
-
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
-
-    def get(self, user_id: UserId, run_id: RunId) -> Run:
-        """Read one run.
-
-        Raises:
-            NotFound: none of this user's.
-        """
-        run = self._store.run(RunKey(user_id, run_id)) if is_readable_id(run_id) else None
-        if run is None:
-            raise NotFound(f"Run '{run_id[:128]}' not found")
-        return run
-
-    def messages(self, run: Run) -> list[Json] | None:
-        """Read the conversation of a run's branch, also of one that nobody goes on with.
-
-        Returns None where the run has none yet, and where it is larger than an answer may be.
-        """
-        if run.last_message < 0:
-            return None
-        thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
-        found = [shown(thread.messages[position], CURRENT) for position in thread.way_to(run.last_message)]
-        return found if len(orjson.dumps(found)) <= MAX_SNAPSHOT_BYTES else None
-
-    def page(
-        self,
-        user_id: UserId,
-        *,
-        limit: int,
-        start: dict[str, str] | None = None,
-        agent_id: AgentId | None = None,
-    ) -> RunPage:
-        """List runs, newest first; with an agent only its."""
-        return self._store.runs(user_id, limit=limit, start=start, agent_id=agent_id)
-
-    def numbered(self, user_id: UserId, *, offset: int, limit: int, agent_id: AgentId | None = None) -> list[Run]:
-        """List runs from a position on, newest first; what stands before it is read and paid for too.
-
-        Raises:
-            InvalidRequest: INVALID_PAGE, beyond `MAX_OFFSET_ROWS`.
-        """
-        wanted = offset + limit
-        if wanted > MAX_OFFSET_ROWS:
-            raise InvalidRequest(
-                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor` of /api/v1/runs",
-                code="INVALID_PAGE",
-            )
-        found: list[Run] = []
-        start: dict[str, str] | None = None
-        while True:
-            page = self._store.runs(user_id, limit=wanted - len(found), start=start, agent_id=agent_id)
-            found += page.runs
-            start = page.last
-            if start is None or len(found) >= wanted:
-                return found[offset:]
-
-    def count(self, user_id: UserId, *, agent_id: AgentId | None = None) -> int:
-        """Count runs; those of an agent no further than `MAX_OFFSET_ROWS`."""
-        if agent_id is None:
-            return self._store.count(user_id)
-        return self._store.count_of_agent(user_id, agent_id, most=MAX_OFFSET_ROWS)
-
-    def segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
-        """Read segments of a run above `after`; at most 1 MB."""
-        return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
-
-    def first_segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
-        """Read segments above `after`, as many as fit into an answer; at the end of a run its terminal event once more.
-
-        Who comes back at the end of a log is told at once that it is the end.
-        """
-        found = self.segments(user_id, run_id, after=after, limit=limit)
-        if found or not after:
-            return fitting(found, lambda segment: sum(len(data) + 1 for data in segment.events))
-        tail = self._store.tail(RunKey(user_id, run_id))
-        return [replace(tail, events=tail.events[-1:])] if tail is not None and tail.terminal else []
-
-
-def events_view(segments: Sequence[Segment], *, after: int) -> dict[str, object]:
-    """Shape a page of a run's log for `GET /runs/{id}/events`; events are JSON already and are not parsed again."""
-    return {
-        "segments": [
-            {"n": segment.n, "events": [orjson.Fragment(data) for data in segment.events]} for segment in segments
-        ],
-        "next_after": segments[-1].n if segments else after,
-        "finished": bool(segments) and segments[-1].terminal,
-    }
-
-
-def run_view(run: Run) -> dict[str, object]:
-    """Shape a run for `GET /runs`."""
-    return {
-        "id": run.key.run_id,
-        "thread_id": run.thread_id,
-        "parent_run_id": run.parent_run_id or None,
-        "status": run.status.value,
-        "agent_id": run.agent_id,
-        "agent_version": run.agent_version,
-        "model": run.model,
-        "error_code": run.error_code or None,
-        "turns": run.turns,
-        "usage": run.usage,
-        "cost_micros": run.cost_micros,
-        "pending_tool_call_ids": list(run.pending_tool_call_ids),
-        "created_at": iso(run.created_at),
-        "finished_at": iso(run.finished_at) if run.finished_at else None,
-        "duration_ms": epoch_ms(run.finished_at) - epoch_ms(run.created_at) if run.finished_at else None,
-    }
-
-
-def agio_run_view(run: Run) -> dict[str, object]:
-    """Shape a run for Agio's list.
-
-    Its texts are in its log (`/api/v1/runs/{id}/events`): those are null.
-    """
-    usage = run.usage or {}
-    lasted = run.finished_at - run.created_at if run.finished_at else None
-    return {
-        "id": run.key.run_id,
-        "agent_id": run.agent_id,
-        "user_id": run.key.user_id,
-        "status": "completed" if run.status is RunStatus.FINISHED else run.status.value,
-        "input_query": None,
-        "response_content": None,
-        "metrics": {
-            "total_tokens": usage.get("totalTokens"),
-            "duration": lasted.total_seconds() if lasted is not None else None,
-        },
-        "created_at": iso(run.created_at),
-    }
