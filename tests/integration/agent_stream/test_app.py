@@ -241,6 +241,21 @@ class TestPages:
         streams.run(streams.agent(body))
         return f"/api/v1/runs/{body['runId']}/events"
 
+    @pytest.mark.fault("F-24i")
+    def test_a_page_ends_by_bytes(self, streams: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        json_only = {"accept": "application/json"}
+        whole = streams.run(streams.make("GET", path, headers=json_only)).json["data"]["segments"]
+        assert len(whole) > 1
+        monkeypatch.setattr("karma.core.paging.MAX_PAGE_BYTES", 1)
+
+        seen: list[Any] = []
+        for after in range(len(whole)):
+            page = streams.run(streams.make("GET", path, query=f"after={after}", headers=json_only)).json["data"]
+            assert [page["next_after"], page["finished"]] == [after + 1, after + 1 == len(whole)]
+            seen += page["segments"]
+
+        assert seen == whole
+
     @pytest.mark.fault("F-06a")
     def test_a_log_is_read_by_pages(self, streams: Any, path: str) -> None:
         json_only = {"accept": "application/json"}
@@ -345,7 +360,7 @@ class TestReattaching:
 
     @pytest.mark.fault("F-10d")
     @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
-    def test_head_tells_what_a_log_would_come_as_and_opens_no_stream(self, streams: Any, accept: str) -> None:
+    def test_head_tells_what_a_log_would_come_as(self, streams: Any, accept: str) -> None:
         streams.model.answer(message(text("Hi")))
         body = hello()
         streams.run(streams.agent(body))

@@ -64,6 +64,15 @@ def test_attached_streams_count_and_pages_do_not(streams: Streams) -> None:
     assert streams.run(streams.make("GET", events, headers={"accept": "application/json"})).status == 200
 
 
+@pytest.mark.fault("F-10d")
+def test_head_takes_no_place(streams: Streams) -> None:
+    streams.model.answer(message(text("Hi")))
+    run = body()
+    streams.run(streams.agent(run))
+    leave_free(streams, 0)
+    assert streams.run(streams.make("HEAD", f"/api/v1/runs/{run['runId']}/events")).status == 200
+
+
 def test_a_run_that_is_refused_takes_no_place(streams: Streams) -> None:
     streams.model.answer(message(text("Hi")))
     run = body()

@@ -188,6 +188,23 @@ def test_the_list_goes_by_page_offset_and_cursor(ada: Api, other: Api) -> None:
     assert other.call("GET", AVATARS, query=f"cursor={page['next_cursor']}").code == "INVALID_CURSOR"
 
 
+@pytest.mark.fault("F-24i")
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_that_ends_by_bytes_loses_and_repeats_nothing(
+    ada: Api, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [create(ada, name=f"a{n}")["id"] for n in range(3)]
+    monkeypatch.setattr("karma.core.paging.MAX_PAGE_BYTES", 1)
+    found: list[str] = []
+    cursor = ""
+    for _ in made:
+        page = ada.call("GET", AVATARS, query=f"order={order}{cursor}").data
+        found += [avatar["id"] for avatar in page["avatars"]]
+        cursor = f"&cursor={page['next_cursor']}"
+    assert found == (made if order == "asc" else made[::-1])
+    assert page["next_cursor"] is None
+
+
 def test_what_is_missing_or_another_s_is_not_found(ada: Api, other: Api) -> None:
     theirs = create(other)
     for avatar_id in (new_id(), theirs["id"], "x", "a%23b"):

@@ -260,6 +260,24 @@ class TestTheHistory:
         assert ada.call("GET", f"{V1}/gpt4/history", query=cursor[1:]).code == "INVALID_CURSOR"
         assert admin.call("GET", f"{V1}/gpt5/history", query=cursor[1:]).code == "INVALID_CURSOR"
 
+    @pytest.mark.fault("F-24i")
+    def test_goes_on_where_a_page_ended_by_bytes(self, admin: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        for n in range(1, 4):
+            put(admin, "gpt4", {**MODEL, "max_tokens": n})
+        monkeypatch.setattr("karma.core.paging.MAX_PAGE_BYTES", 1)
+        by_cursor: list[int] = []
+        by_offset: list[int] = []
+        cursor, offset = "", 0
+        for _ in range(3):
+            page = admin.call("GET", f"{V1}/gpt4/history", query=cursor).data
+            by_cursor += [each["version"] for each in page["history"]]
+            cursor = f"cursor={page['next_cursor']}"
+            numbered = admin.call("GET", f"{AGIO}/gpt4/history", query=f"offset={offset}").json
+            by_offset += [each["version"] for each in numbered["history"]]
+            offset += numbered["limit"]
+        assert by_cursor == by_offset == [3, 2, 1]
+        assert page["next_cursor"] is None
+
 
 class TestRollingBack:
     def test_makes_a_component_what_it_was(self, admin: Api) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import orjson
@@ -1049,6 +1050,41 @@ class TestOneRunAThread:
 
         assert readers
         assert threading.get_ident() not in readers
+
+    @pytest.mark.fault("F-25a")
+    @pytest.mark.parametrize(
+        "reader",
+        [
+            "service.merge",
+            "service.opening",
+            "service.model_request",
+            "service.recognise",
+            "service.is_repeat",
+            "engine.repair",
+            "engine.model_request",
+            "repeats.snapshots_of",
+        ],
+    )
+    def test_each_reader_of_a_conversation_is_called_beside_the_event_loop(
+        self, reader: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place, name = reader.split(".")
+        module = import_module(f"karma.agents.{place}")
+        read = getattr(module, name)
+        callers: set[int] = set()
+
+        def watched(*args: Any, **more: Any) -> Any:
+            callers.add(threading.get_ident())
+            return read(*args, **more)
+
+        monkeypatch.setattr(module, name, watched)
+        calls = [*tool("c1", "echo", '{"word":"yes"}'), *ended(StopReason.TOOL_USE)]
+        world = World(calls, [*text("ok"), *ended()])
+        for _ in range(2):  # begun, and its answer asked for once more
+            asyncio.run(world.go(asked(user("a", "u1"), run="r1")))
+
+        assert callers
+        assert threading.get_ident() not in callers
 
     def test_a_run_id_is_used_once(self) -> None:
         world = World([*text("ok"), *ended()])

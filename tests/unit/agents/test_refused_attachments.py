@@ -68,7 +68,8 @@ def test_a_refused_request_keeps_nothing(why: str) -> None:
     before, armed = used(world), list(world.watchdog.armed)
     message = photo(PHOTO)
     if how.get("broken"):
-        message["content"].append({"type": "image", "source": {"type": "data", "value": "AAAA"}})
+        source = {"type": "data", "value": "AAAA", "mimeType": "image/png"}
+        message["content"].append({"type": "image", "source": source})
 
     with pytest.raises(error):
         asyncio.run(world.go(asked(message, run=how.get("run", "r2"))))

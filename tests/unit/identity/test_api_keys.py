@@ -119,6 +119,7 @@ class TestApiKeys:
         world.api_keys.create_api_key(caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE)
         assert len(world.api_keys.list_api_keys(caller)) == 1
 
+    @pytest.mark.fault("F-24h")
     def test_cannot_exceed_their_maker(self, world: World) -> None:
         viewer = replace(world.caller(world.ada), role=Role.VIEWER)
         with pytest.raises(Forbidden, match="Insufficient permissions") as refused:
