@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,7 +46,9 @@ def steady(item: dict[str, Any]) -> dict[str, Any] | None:
 
 @pytest.fixture
 def crash(stack: Any, api: Api) -> Callable[..., CrashReport]:
-    def run(seed: Callable[[], dict[str, Any]], *accepted: int, mails_once: bool = False) -> CrashReport:
+    def run(
+        seed: Callable[[], dict[str, Any]], *accepted: int, mails_once: bool = False, count_alike: bool = True
+    ) -> CrashReport:
         """`mails_once`: a repeat may write a mail again, so it is compared whether there is one."""
 
         def compared(item: dict[str, Any]) -> dict[str, Any] | None:
@@ -63,6 +66,7 @@ def crash(stack: Any, api: Api) -> Callable[..., CrashReport]:
             normalise=compared,
             other_state=is_mailed if mails_once else lambda: None,
             accept=lambda answer: answer["statusCode"] in accepted,
+            count_alike=count_alike,
         ).run()
 
     return run
@@ -76,7 +80,7 @@ def test_a_registration_leaves_one_account_and_its_mail(crash: Any, http_event: 
 
 def test_a_forgotten_password_leaves_a_mail(crash: Any, http_event: Event) -> None:
     event = http_event("POST", "/api/v1/auth/forgot-password", body={"email": "ada@example.com"})
-    report = crash(lambda: event, 202)
+    report = crash(lambda: event, 202, count_alike=False)
     assert "sqs.SendMessage" in report.calls
 
 
@@ -116,11 +120,12 @@ def test_a_change_of_password_is_done_or_not(crash: Any, stack: Any, api: Api, h
     """Who repeats it is told that the old session, or the old password, is over."""
     body = {"current_password": PASSWORD, "password": NEW}
     path = "/api/v1/auth/change-password"
-    report = crash(lambda: logged_in(stack, api, http_event, "POST", path, body), 200, 401)
+    report = crash(lambda: logged_in(stack, api, http_event, "POST", path, body), 200, 401, count_alike=False)
     assert len(report.calls) >= 3
 
 
 def test_a_change_of_address_asks_once_more_at_most(crash: Any, stack: Any, api: Api, http_event: Event) -> None:
     body = {"name": "Ada Lovelace", "email": "new@example.com", "current_password": PASSWORD}
-    report = crash(lambda: logged_in(stack, api, http_event, "PATCH", "/api/v1/users/me", body), 200)
+    event = partial(logged_in, stack, api, http_event, "PATCH", "/api/v1/users/me", body)
+    report = crash(event, 200, count_alike=False)
     assert len(report.calls) >= 3

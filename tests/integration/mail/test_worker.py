@@ -80,6 +80,7 @@ class TestACrash:
             normalise=steady,
             other_state=sent,
             accept=lambda answer: answer == {"batchItemFailures": []},
+            count_alike=False,  # a token whose mail was not sent stays behind, unknown to anybody
         ).run()
         assert "sesv2.SendEmail" in report.calls
         assert len(report.calls) >= 3
