@@ -60,8 +60,21 @@ def test_python_tasks_share_one_trade() -> None:
     api = RotatingApi()
 
     async def ask() -> list[int]:
-        session = Session("a0", "r0")
-        async with httpx.AsyncClient(base_url=URL, auth=session, transport=httpx.MockTransport(api)) as client:
+        session, refused = Session("a0", "r0"), asyncio.Barrier(4)
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            given = api(request)
+            # Without a wait each task would be through before the next one begins.
+            if given.status_code == 401:
+                await refused.wait()
+            else:
+                await asyncio.sleep(0)
+            return given
+
+        async with (
+            asyncio.timeout(10),
+            httpx.AsyncClient(base_url=URL, auth=session, transport=httpx.MockTransport(answer)) as client,
+        ):
             return [each.status_code for each in await asyncio.gather(*(client.get("/api/v1/devices") for _ in "abcd"))]
 
     assert asyncio.run(ask()) == [200] * 4

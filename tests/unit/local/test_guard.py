@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from local.guard import CONTROL_HEADER, Kind, is_loopback_host, is_page_of_this_machine, refusal
 
-pytestmark = pytest.mark.fault("F-26b")
+pytestmark = pytest.mark.fault("F-26b", "F-26c")
 OWN = ["localhost", "LOCALHOST", "localhost.", "a.b.localhost", "127.0.0.1", "127.8.0.1", "[::1]"]
 LOOKALIKES = [
     *("localhost.example", "127.0.0.1.example", "xlocalhost", "localhost@evil.example", "localhost,evil.example"),

@@ -177,6 +177,19 @@ class TestAProgramOfABlock:
             starter.send_signal(end)
         until(lambda: not alive(child), deadline_s=20, what="the end of the program's child")
 
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a program of its parent's end")
+    def test_ends_with_its_supervisor(self) -> None:
+        with running([sys.executable, "-c", SLEEPER]) as supervisor:
+            children = psutil.Process(supervisor.pid).children
+            program = until(lambda: next(iter(children()), None), deadline_s=20, what="the program")
+            until(lambda: "-I" not in program.cmdline(), deadline_s=20, what="the program's own command")
+            supervisor.kill()
+            try:
+                until(lambda: not alive(program.pid), deadline_s=20, what="the end of a killed supervisor's program")
+            finally:
+                if alive(program.pid):
+                    program.kill()
+
 
 UNSUPERVISED = {
     "benchmarks/cold.py": "ends with the connection to its Runtime API",
@@ -201,11 +214,39 @@ def test_nothing_runs_in_the_background_that_a_kill_would_leave_behind() -> None
     assert found == UNSUPERVISED.keys()
 
 
+class Clock:
+    """Time that passes only where somebody waits."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
 class TestReadiness:
     def test_one_that_ends_early_shows_the_end_of_its_log(self, places: Places) -> None:
         processes, _ = start(places, "broken", "raise SystemExit('no such table')")
         with pytest.raises(NotReady, match="no such table"):
             processes.wait_ready("broken", "never", lambda: False, deadline_s=20)
+
+    @pytest.mark.fault("F-23a")
+    def test_one_whose_answers_are_slow_gets_more_time(self, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+        processes, _ = start(places, "slow", SLEEPER)
+        clock, said = Clock(), list[str]()
+
+        def ready() -> bool:
+            clock.sleep(0.5)
+            return bool(said)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("local.waiting.time", clock)
+            processes.wait_ready("slow", "its port", ready, deadline_s=0.6, say=said.append)
+        assert said == ["waiting for its port, up to 3 s: this machine is busy, one answer took 0.5 s"]
+        processes.stop(["slow"])
 
     def test_one_that_stays_silent_is_given_up_at_the_deadline(self, places: Places) -> None:
         processes, _ = start(places, "silent", SLEEPER)
