@@ -305,6 +305,15 @@ class TestPages:
 
         assert answer.answer_headers["content-type"] == "text/event-stream"
 
+    @pytest.mark.fault("F-24h")
+    def test_all_that_is_wrong_with_a_page_is_told_at_once(self, streams: Any) -> None:
+        headers = {"accept": "application/json", "last-event-id": "x"}
+        request = streams.make("GET", "/api/v1/runs/x/events", query="after=x&limit=0", headers=headers)
+
+        details = streams.run(request).json["error"]["details"]
+
+        assert [each["field"] for each in details] == ["after", "Last-Event-ID", "limit"]
+
     @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after=-1"])
     def test_hostile_pages(self, streams: Any, query: str) -> None:
         request = streams.make("GET", "/api/v1/runs/x/events", query=query, headers={"accept": "application/json"})
