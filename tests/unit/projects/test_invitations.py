@@ -29,8 +29,6 @@ from karma.projects.domain import (
 from karma.projects.service import PageQuery
 from tests.unit.projects.test_service import ADMIN, HOME, MEMBER, OWNER, VIEWER, World
 
-pytestmark = [pytest.mark.fault("F-20c"), pytest.mark.fault("F-20d")]
-
 
 @pytest.fixture
 def world() -> World:
@@ -54,6 +52,7 @@ def leave(world: World, user_id: UserId, *, may_hand_over: bool = True) -> None:
     world.members.leave(user_id, world.project_id, may_hand_over=may_hand_over, source=HOME)
 
 
+@pytest.mark.fault("F-20c")
 class TestWhoIsAsked:
     @pytest.mark.parametrize("role", [ADMIN, MEMBER, VIEWER, OWNER])
     def test_is_no_member_until_they_accept(self, world: World, role: ProjectRole) -> None:
@@ -168,6 +167,7 @@ class TestAnAddress:
         world.accept(ida)
         assert world.role_of(ida) is VIEWER
 
+    @pytest.mark.fault("F-20c")
     def test_is_nobody_s_until_it_is_proven(self, world: World) -> None:
         squatter = world.person(email="ida@example.com", verified=False)
         by_email(world, "ida@example.com")
@@ -231,6 +231,7 @@ class TestSpam:
             by_email(world, "a3@example.com")
 
 
+@pytest.mark.fault("F-20c")
 class TestLeaving:
     @pytest.mark.parametrize("role", ProjectRole)
     @pytest.mark.parametrize("may_hand_over", [False, True])
@@ -270,6 +271,7 @@ class TestLeaving:
             leave(world, world.ada)
 
 
+@pytest.mark.fault("F-20d")
 @pytest.mark.parametrize("ways", [("id", "address"), ("address", "id")])
 @pytest.mark.parametrize("ends", ["removed", "leaves", "another role"])
 def test_who_comes_back_comes_back_by_what_was_decided_last(world: World, ways: tuple[str, str], ends: str) -> None:
@@ -312,6 +314,7 @@ def test_a_member_is_not_asked_by_address_for_what_they_are(world: World) -> Non
     assert world.accept(ida).role is OWNER
 
 
+@pytest.mark.fault("F-20d")
 def test_an_address_that_is_proven_after_a_removal_opens_no_way_back(world: World) -> None:
     ida = world.person(email="ida@example.com", verified=False)
     by_email(world, "ida@example.com", ADMIN)
@@ -373,6 +376,7 @@ def test_a_no_holds_for_an_address_that_is_proven_after_it(world: World) -> None
         world.accept(ida)
 
 
+@pytest.mark.fault("F-20d")
 def test_who_joins_while_they_are_asked_is_a_member_and_not_asked(world: World) -> None:
     ida = world.person()
     email = world.identities.users[ida].email
@@ -437,6 +441,7 @@ def carry_out(world: World, model: Model, act: str, actor: UserId, other: UserId
             world.clock.pass_(days=5 if act == "wait" else 15)
 
 
+@pytest.mark.fault("F-20c")
 @given(acts=st.lists(ACTS, max_size=25))
 def test_whatever_happens_members_and_owners_said_yes_to_what_was_offered_last(
     acts: list[tuple[str, int, int, ProjectRole]],
