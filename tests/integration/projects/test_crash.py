@@ -121,7 +121,6 @@ def test_while_it_creates_leaves_one_project(die: Callable[..., CrashReport]) ->
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
 
-@pytest.mark.fault("F-20c")
 def test_while_it_asks_somebody_leaves_one_invitation(die: Callable[..., CrashReport]) -> None:
     # What tells of it may be told twice: the repeat of a request that died asks again.
     report = die("POST", "/{project}/invitations", "ida", accept={201}, told_once=False)
