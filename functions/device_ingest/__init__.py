@@ -1,1 +1,1 @@
-"""What devices publish, from the queue into which the rules of IoT Core put it."""
+"""Messages of devices, from the queue into which the rules of IoT Core put them: checked, stored, answered."""

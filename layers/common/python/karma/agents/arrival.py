@@ -58,7 +58,7 @@ class Admitted(NamedTuple):
     is_lighter: bool
     """Whether a client that was told ours would send much less from then on."""
     kept: Mapping[str, bytes]
-    """What these messages refer to, by id: to be kept when they are stored."""
+    """Contents that these messages refer to, by id: they are kept once the messages are stored."""
 
 
 class Arrivals:
@@ -206,7 +206,7 @@ class _New:
     taken: dict[int, Taken] = field(default_factory=dict)
     """Media by the index of their part."""
     texts: dict[int, str] = field(default_factory=dict)
-    """What stands in the place of texts that are too long; of a content that is a text at -1."""
+    """Texts that stand in the place of too long ones, by the part's place; -1 where the content itself is a text."""
     kept: dict[str, bytes] = field(default_factory=dict)
 
     @property

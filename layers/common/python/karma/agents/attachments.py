@@ -69,7 +69,7 @@ class Taken(NamedTuple):
     """As it is stored."""
     raw: bytes
     kept: Mapping[str, bytes]
-    """What has to be kept for it, by id."""
+    """Contents that have to be kept for it, by id."""
 
 
 class Library:

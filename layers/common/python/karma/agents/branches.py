@@ -141,7 +141,7 @@ class _Walk:
         self._is_completed = False
         """Results stand in the conversation that the client did not send."""
         self._missed: set[object] = set()
-        """What was looked for in vain from here."""
+        """Names that were looked for in vain from here, so that they are not looked for again."""
         self._held: list[Sent] = []
         """Results, until it is known whether the conversation goes on behind them as it is stored."""
         self._notes = list(passed_over)

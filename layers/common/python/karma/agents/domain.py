@@ -287,7 +287,7 @@ class Run:
     answers: int = -1
     """Position of the message that it answers; -1 where it answers none, and in runs that were stored without it."""
     begins_at: int = -1
-    """How many messages its thread had when it began, and the position of the first one that it adds."""
+    """Number of messages that its thread had when it began: the position of the first one that it adds."""
     last_message: int = -1
     """Position of the last message of its branch when it ended; -1 where it added none or has not ended."""
     engine_schema: int = ENGINE_SCHEMA

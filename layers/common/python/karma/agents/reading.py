@@ -17,7 +17,7 @@ from karma.core.ids import AgentId, RunId, UserId
 from karma.core.paging import fitting
 
 MAX_OFFSET_ROWS = 1_000
-"""How deep pages by number go; cursors have no end."""
+"""Rows that pages by number reach at the most; cursors have no end."""
 
 
 class RunReader:

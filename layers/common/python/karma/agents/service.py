@@ -115,7 +115,7 @@ class _Asking:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What the execution of a stored run begins with."""
+    """A run that was stored, with all that its execution needs."""
 
     plan: Plan
     first: bytes

@@ -26,14 +26,7 @@ def loads(data: bytes | str) -> Any:
     Raises:
         orjson.JSONDecodeError: it is not JSON.
     """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
-        mended = replace_lone(raw)
-        if mended == raw:
-            raise
-        return orjson.loads(mended)
+    return _loads(data, keeps_halves=False)
 
 
 def loads_in_pieces(data: bytes | str) -> Any:
@@ -44,6 +37,10 @@ def loads_in_pieces(data: bytes | str) -> Any:
     Raises:
         orjson.JSONDecodeError: it is not JSON.
     """
+    return _loads(data, keeps_halves=True)
+
+
+def _loads(data: bytes | str, *, keeps_halves: bool) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -51,8 +48,8 @@ def loads_in_pieces(data: bytes | str) -> Any:
         mended = replace_lone(raw)
         if mended == raw:
             raise
-        orjson.loads(mended)  # Python's own parser takes more than JSON
-        return json.loads(raw)
+        replaced = orjson.loads(mended)  # in either case: Python's own parser takes more than JSON
+        return json.loads(raw) if keeps_halves else replaced
 
 
 def whole(value: Any) -> Any:
