@@ -33,7 +33,7 @@ from benchmarks.dynamodb_local import dynamodb_local
 from benchmarks.meter import Meter
 from benchmarks.report import Row
 from benchmarks.world import INDEXED, Context, World, http_event, seeded, table_shape
-from karma.agents.catalogue.domain import MODELS
+from karma.agents.domain import MODELS
 from karma.core import aws
 from karma.core.clock import epoch_ms
 from karma.core.ids import UserId, new_id
@@ -367,10 +367,11 @@ class Rows:
                 raise RuntimeError("ingest refused messages")
 
     def _run(self) -> None:
-        from karma.agents.catalogue.domain import BUILT_IN_ID
-        from karma.agents.domain import Run, RunKey, RunStatus, Segment, Thread, ThreadKey
-        from karma.agents.repository import DynamoRunStore
+        from karma.agents.domain import BUILT_IN_ID
+        from karma.conversations.domain import Thread, ThreadKey
         from karma.core.ids import RunId, ThreadId
+        from karma.runs.domain import Run, RunKey, RunStatus, Segment
+        from karma.runs.repository import DynamoRunStore
 
         now, user_id = datetime.now(UTC), UserId(self._first.user_id)
         run_id, thread_id = RunId(new_id()), ThreadId(new_id())

@@ -137,10 +137,10 @@ class Operations:
             LocalError: there is no such run.
         """
         self._become("FunctionBackgroundRuns")
-        from karma.agents.explain import explain
-        from karma.agents.repository import DynamoRunStore
         from karma.core.clock import SystemClock
         from karma.core.ids import RunId
+        from karma.runs.explain import explain
+        from karma.runs.repository import DynamoRunStore
 
         with _translated():
             return explain(RunId(run_id), store=DynamoRunStore(), clock=SystemClock())

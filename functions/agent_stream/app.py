@@ -26,10 +26,6 @@ import orjson
 
 from agent_stream import deps
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
-from karma.agents.domain import Segment
-from karma.agents.events import frames, position
-from karma.agents.reading import events_view
-from karma.agents.requests import check_size, parse_run_input
 from karma.core.clock import epoch_ms, from_epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
@@ -46,6 +42,10 @@ from karma.core.ratelimit import Decision
 from karma.core.runtime.snapshot import before_snapshot
 from karma.identity.domain import Caller
 from karma.identity.limits import RULES
+from karma.runs.domain import Segment
+from karma.runs.events import frames, position
+from karma.runs.reading import events_view
+from karma.runs.requests import check_size, parse_run_input
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

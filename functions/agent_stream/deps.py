@@ -7,23 +7,17 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from agent_stream.settings import Settings
-from karma.agents.attachments import Library
-from karma.agents.builtins import DeviceServices, DeviceTools
-from karma.agents.catalogue.domain import MODELS
-from karma.agents.catalogue.repository import DynamoAgentStore
-from karma.agents.catalogue.service import Catalogue
 from karma.agents.configurable import built_in_components
-from karma.agents.engine import Limits
-from karma.agents.reading import RunReader
-from karma.agents.repository import DynamoRunStore
-from karma.agents.service import RunService
-from karma.agents.watchdog import QueueWatchdog
+from karma.agents.domain import MODELS
+from karma.agents.repository import DynamoAgentStore
+from karma.agents.service import Catalogue
 from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.billing.service import SubscriptionService
 from karma.configuration.current import CurrentConfiguration
 from karma.configuration.repository import ConfigurationRepository
+from karma.conversations.attachments import Library
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.buckets import DynamoBuckets
@@ -41,6 +35,12 @@ from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
 from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
+from karma.runs.engine import Limits
+from karma.runs.reading import RunReader
+from karma.runs.repository import DynamoRunStore
+from karma.runs.service import RunService
+from karma.runs.watchdog import QueueWatchdog
+from karma.tools.device_tools import DeviceServices, DeviceTools
 
 if TYPE_CHECKING:
     from karma.files.reading import FileReader

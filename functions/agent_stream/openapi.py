@@ -1,6 +1,6 @@
 """The OpenAPI document of the stream URL, made by hand from the routes: loaded when somebody asks for it.
 
-Bodies are read by karma.agents.requests, whose limits stand here; tests/integration/permissions/test_bodies.py sends
+Bodies are read by karma.runs.requests, whose limits stand here; tests/integration/permissions/test_bodies.py sends
 what this document calls wrong, and expects it to be refused by name.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from karma.agents.catalogue.domain import MAX_NAME_CHARS
-from karma.agents.media import MAX_MEDIA_CHARS
-from karma.agents.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TYPE_CHARS
-from karma.agents.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS
+from karma.agents.domain import MAX_NAME_CHARS
+from karma.conversations.media import MAX_MEDIA_CHARS
+from karma.conversations.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TYPE_CHARS
 from karma.core.health import VERSION
 from karma.core.http import phrase, style_of
+from karma.runs.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS
 
 Schema = dict[str, Any]
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from karma.agents.purge import AgentsPurge
-from karma.agents.repository import DynamoRunStore
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
@@ -36,6 +34,8 @@ from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.projects.repository import ProjectRepository
 from karma.realtime.repository import RealtimeRepository
+from karma.runs.purge import RunsPurge
+from karma.runs.repository import DynamoRunStore
 from karma.tasks.repository import DynamoTaskStore
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def cascade() -> Cascade:
     return Cascade(
         [
             # First what acts by itself: runs, then what would go on costing money.
-            AgentsPurge(store=DynamoRunStore(), attachments=S3Attachments(settings.files_bucket), clock=clock),
+            RunsPurge(store=DynamoRunStore(), attachments=S3Attachments(settings.files_bucket), clock=clock),
             BillingPurge(
                 subscriptions=SubscriptionRepository(),
                 customers=CustomerRepository(),

@@ -1,4 +1,4 @@
-"""Consumer of the runs queue: looks after runs whose process may be gone. See karma/agents/watchdog.py."""
+"""Consumer of the runs queue: looks after runs whose process may be gone. See karma/runs/watchdog.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from karma.agents.repository import DynamoRunStore
-from karma.agents.watchdog import QueueWatchdog, attend, read_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
+from karma.runs.repository import DynamoRunStore
+from karma.runs.watchdog import QueueWatchdog, attend, read_message
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse

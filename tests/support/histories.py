@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from karma.agents.domain import Message, ToolCall
+from karma.conversations.domain import Message, ToolCall
 from tests.support.media import IMAGES, b64, gif, jpeg, pdf, png, webp
 
 _TEXTS = ("hi", "", " ", "\n\n", "\t", "\u00a0", "\u200b", "é", "what now?", "a\x00b", "🤖", "x" * 300)

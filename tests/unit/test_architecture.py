@@ -13,10 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
 
-CONTEXTS = {
-    "identity", "mail", "notices", "devices", "files", "projects", "agents", "tasks", "avatars", "configuration",
-    "billing", "realtime",
-}  # fmt: skip
+CONTEXTS = {path.parent.name for path in LAYER.glob("karma/*/__init__.py")} - {"core", "integrations"}
 
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root

@@ -9,17 +9,17 @@ from api.deps import configuration
 from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
-    from karma.agents.catalogue.service import Catalogue
-    from karma.agents.reading import RunReader
+    from karma.agents.service import Catalogue
+    from karma.runs.reading import RunReader
 
 
 @cache
 def catalogue() -> Catalogue:
     """Show and change the agents that runs execute."""
-    from karma.agents.builtins import declared_tools
-    from karma.agents.catalogue.domain import MODELS
-    from karma.agents.catalogue.repository import DynamoAgentStore
-    from karma.agents.catalogue.service import Catalogue
+    from karma.agents.domain import MODELS
+    from karma.agents.repository import DynamoAgentStore
+    from karma.agents.service import Catalogue
+    from karma.tools.device_tools import declared_tools
 
     tools = [tool.name for tool in declared_tools()]
     return Catalogue(
@@ -34,7 +34,7 @@ def catalogue() -> Catalogue:
 @cache
 def runs() -> RunReader:
     """Show runs and their logs."""
-    from karma.agents.reading import RunReader
-    from karma.agents.repository import DynamoRunStore
+    from karma.runs.reading import RunReader
+    from karma.runs.repository import DynamoRunStore
 
     return RunReader(DynamoRunStore())

@@ -35,7 +35,7 @@ def built_in() -> Mapping[str, ConfiguredComponent]:
 @cache
 def service() -> ConfigurationService:
     """Show and change models, agents and tools."""
-    from karma.agents.catalogue.domain import MODELS
+    from karma.agents.domain import MODELS
     from karma.configuration.service import ConfigurationService
 
     return ConfigurationService(

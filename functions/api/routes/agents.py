@@ -13,15 +13,8 @@ from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import bare, no_content, ok, style
 from api.routing import Router
-from karma.agents.catalogue.domain import MAX_TAG_CHARS, Agent
-from karma.agents.catalogue.schemas import (
-    AgentBody,
-    AgentData,
-    AgentListData,
-    AgentView,
-    AgioAgentPage,
-    ReplaceAgentBody,
-)
+from karma.agents.domain import MAX_TAG_CHARS, Agent
+from karma.agents.schemas import AgentBody, AgentData, AgentListData, AgentView, AgioAgentPage, ReplaceAgentBody
 from karma.identity.domain import Caller
 
 router = Router("agents")
@@ -44,7 +37,7 @@ async def list_agents(
     cursor: Cursor | None = None,
 ) -> Response:
     """List the catalogue, newest first behind the built-in agent: by page, by offset, or by the last `next_cursor`."""
-    from karma.agents.catalogue.service import summary_view
+    from karma.agents.service import summary_view
 
     place = Place.of(
         f"agents:{caller.user_id}:{tag}", page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor
@@ -62,7 +55,7 @@ async def list_agents(
 @agio.get("/agents", responses=answers(AgioAgentPage, errors=(400,), bare=True))
 async def list_agents_by_number(_: Reader, tag: Tag = "", limit: Limit = 20, offset: Offset = 0) -> Response:
     """List the catalogue as the Agio API does."""
-    from karma.agents.catalogue.service import summary_view
+    from karma.agents.service import summary_view
 
     found = agents.catalogue().list(limit=limit, offset=offset, tag=tag)
     items = [summary_view(agent) for agent in found.agents]
@@ -130,7 +123,7 @@ def _agent(agent: Agent) -> Response:
 
 
 def _data(agent: Agent) -> dict[str, object]:
-    from karma.agents.catalogue.service import agent_view
+    from karma.agents.service import agent_view
 
     view = agent_view(agent)
     return view if style.get() == "agio" else {"agent": view}

@@ -11,10 +11,10 @@ from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, next_cursor, position
 from api.presenters import bare, ok
 from api.routing import Router
-from karma.agents.catalogue.domain import MAX_NAME_CHARS
-from karma.agents.schemas import AgioRunPage, CapabilitiesData, RunData, RunEventsData, RunListData
+from karma.agents.domain import MAX_NAME_CHARS
 from karma.core.ids import AgentId, RunId
 from karma.identity.domain import Caller
+from karma.runs.schemas import AgioRunPage, CapabilitiesData, RunData, RunEventsData, RunListData
 
 router = Router("runs")
 agio = Router("runs", prefix="/api")
@@ -28,7 +28,7 @@ _MAX_AFTER = 10**8 - 1
 @router.get("/agent/capabilities", responses=answers(CapabilitiesData))
 async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) -> Response:
     """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
-    from karma.agents.capabilities import capabilities  # local: it loads the tools' declarations
+    from karma.runs.capabilities import capabilities  # local: it loads the tools' declarations
 
     return ok(capabilities(caller, without=configuration.current().disabled_tools()))
 
@@ -41,7 +41,7 @@ async def list_runs(
     cursor: Cursor | None = None,
 ) -> Response:
     """List the caller's runs, newest first; with `agent_id`, an agent's id or name, only its."""
-    from karma.agents.reading import MAX_OFFSET_ROWS, run_view
+    from karma.runs.reading import MAX_OFFSET_ROWS, run_view
 
     reader, agent, user_id = agents.runs(), _agent(agent_id), caller.user_id
     scope = f"runs:{user_id}:{agent}" if agent else f"runs:{user_id}"
@@ -66,7 +66,7 @@ async def list_runs_by_number(
     offset: Offset = 0,
 ) -> Response:
     """List the caller's runs as the Agio API does, newest first; `agent_id` is an agent's id or name."""
-    from karma.agents.reading import agio_run_view
+    from karma.runs.reading import agio_run_view
 
     reader, agent = agents.runs(), _agent(agent_id)
     found = reader.numbered(caller.user_id, offset=offset, limit=limit, agent_id=agent)
@@ -79,7 +79,7 @@ async def list_runs_by_number(
 @router.get("/runs/{run_id}", responses=answers(RunData, errors=(404,)))
 async def get_run(run_id: str, caller: Reader, messages: bool = False) -> Response:
     """Show one run; with `messages` also the conversation of its branch, to its last answer."""
-    from karma.agents.reading import run_view
+    from karma.runs.reading import run_view
 
     reader = agents.runs()
     run = reader.get(caller.user_id, RunId(run_id))
@@ -97,7 +97,7 @@ async def run_events(
 
     At or after the end of a run that has ended: its terminal event once more, and `finished` is true.
     """
-    from karma.agents.reading import events_view
+    from karma.runs.reading import events_view
 
     reader = agents.runs()
     reader.get(caller.user_id, RunId(run_id))

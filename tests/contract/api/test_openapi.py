@@ -10,7 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from agent_stream.app import ROUTES
 from agent_stream.openapi import EVENTS
-from karma.agents import events
+from karma.runs import events
 from tests.support import contract
 
 pytestmark = pytest.mark.req("R-M-21")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from karma.agents.catalogue.repository import DynamoAgentStore
-from karma.agents.repository import DynamoRunStore
+from karma.agents.repository import DynamoAgentStore
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
@@ -26,12 +25,12 @@ from karma.mail.repository import OutboxRepository
 from karma.notices.repository import NoticeRepository
 from karma.projects.repository import ProjectRepository
 from karma.realtime.repository import RealtimeRepository
+from karma.runs.repository import DynamoRunStore
 from karma.tasks.repository import DynamoTaskStore
 from tests.fakes.accounts import MemoryAccounts
-from tests.fakes.agents import MemoryRunStore
+from tests.fakes.agents import MemoryAgentStore
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
-from tests.fakes.catalogue import MemoryAgentStore
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.configuration import MemoryComponentStore
 from tests.fakes.files import MemoryFiles
@@ -40,6 +39,7 @@ from tests.fakes.mail import MemoryOutbox
 from tests.fakes.notices import MemoryNoticeStore
 from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
+from tests.fakes.runs import MemoryRunStore
 from tests.fakes.tasks import MemoryTaskStore
 from tests.fakes.usage import MemoryUsage
 

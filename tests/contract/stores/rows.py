@@ -7,10 +7,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from karma.agents.catalogue.domain import Agent, AgentSpec
-from karma.agents.catalogue.repository import DynamoAgentStore
-from karma.agents.domain import History, Message, Run, RunEnd, RunKey, RunStatus, Segment, Thread, ThreadKey
-from karma.agents.repository import DynamoRunStore
+from karma.agents.domain import Agent, AgentSpec
+from karma.agents.repository import DynamoAgentStore
 from karma.avatars.domain import Avatar
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.arrival import Arrival
@@ -23,6 +21,7 @@ from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.configuration.domain import Change, Component, ComponentType
 from karma.configuration.repository import ConfigurationRepository
+from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.clock import epoch_ms, iso, monotonic
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
@@ -78,6 +77,8 @@ from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
 from karma.realtime.domain import Channel, Connection, Ticket
 from karma.realtime.repository import RealtimeRepository
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
+from karma.runs.repository import DynamoRunStore
 from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore

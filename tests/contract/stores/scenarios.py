@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from karma.agents.domain import RunEnd, RunStatus, Wish
 from karma.billing.allowances import Metric
 from karma.billing.domain import EventState
 from karma.billing.ports import CustomerLink
@@ -26,6 +25,7 @@ from karma.identity.directory import AccountFilter
 from karma.identity.domain import Role
 from karma.identity.one_time import Purpose
 from karma.mail.domain import MailState
+from karma.runs.domain import RunEnd, RunStatus, Wish
 from karma.tasks.domain import TaskStatus
 from tests.contract.stores.rows import DAY, LATER, NOW, TEN, TWO_PLACES, Rows
 from tests.support.plans import allowance, limited

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from karma.agents.catalogue.domain import Agent, AgentChanged, AgentSpec, summary
-from karma.agents.catalogue.ports import AgentStore, NameHolder
-from karma.agents.catalogue.repository import DynamoAgentStore
+from karma.agents.domain import Agent, AgentChanged, AgentSpec, summary
+from karma.agents.ports import AgentStore, NameHolder
+from karma.agents.repository import DynamoAgentStore
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
-from tests.fakes.catalogue import MemoryAgentStore
+from tests.fakes.agents import MemoryAgentStore
 from tests.support.stores import Database, Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

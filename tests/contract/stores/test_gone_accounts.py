@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from karma.agents.domain import Thread, ThreadKey
 from karma.billing.arrival import Arrival
 from karma.billing.domain import project
 from karma.billing.ports import Row
+from karma.conversations.domain import Thread, ThreadKey
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, new_id
 from karma.identity import one_time
@@ -24,11 +24,11 @@ from tests.contract.stores.test_projects import membership, new_project
 from tests.contract.stores.test_runs import run, segment
 from tests.contract.stores.test_tasks import task
 from tests.fakes.accounts import MemoryAccounts
-from tests.fakes.agents import MemoryRunStore
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
+from tests.fakes.runs import MemoryRunStore
 from tests.fakes.tasks import MemoryTaskStore
 from tests.support.stores import Store
 from tests.unit.billing.test_domain import stripe_subscription

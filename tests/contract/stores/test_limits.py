@@ -7,13 +7,7 @@ from dataclasses import replace
 import pytest
 from pynamodb.attributes import BinaryAttribute
 
-from karma.agents.catalogue.domain import (
-    MAX_DESCRIPTION_CHARS,
-    MAX_NAME_CHARS,
-    MAX_PROMPT_CHARS,
-    MAX_TAG_CHARS,
-    MAX_TAGS,
-)
+from karma.agents.domain import MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS, MAX_PROMPT_CHARS, MAX_TAG_CHARS, MAX_TAGS
 from karma.billing.arrival import Arrival
 from karma.core.dynamo.access import get, put, query, update, upsert
 from karma.core.dynamo.items import Item, TableMeta

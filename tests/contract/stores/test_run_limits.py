@@ -9,15 +9,16 @@ from datetime import timedelta
 
 import pytest
 
-from karma.agents.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadChanged, ThreadKey
-from karma.agents.ports import RunStore
 from karma.billing.allowances import BYTES_A_GB, Metric, Reservation
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
+from karma.conversations.domain import ThreadKey
 from karma.core.errors import QuotaExceeded, StorageThrottled
 from karma.core.ids import ThreadId, new_id
+from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadChanged
+from karma.runs.ports import RunStore
 from tests.contract.stores.test_runs import NOW, OTHER, USER, run, segment, stored_runs
-from tests.fakes.agents import MemoryRunStore
+from tests.fakes.runs import MemoryRunStore
 from tests.fakes.usage import MemoryUsage
 from tests.support.plans import allowance, limited
 from tests.support.stores import Store

@@ -6,28 +6,13 @@ from typing import Any
 
 import pytest
 
-from karma.agents.domain import (
-    MAX_ADDED_BYTES,
-    History,
-    Message,
-    OwnershipLost,
-    Run,
-    RunEnd,
-    RunExists,
-    RunKey,
-    RunStatus,
-    Segment,
-    Thread,
-    ThreadChanged,
-    ThreadKey,
-    ToolCall,
-    Wish,
-)
-from karma.agents.ports import RunStore
-from karma.agents.repository import DynamoRunStore, messages_sk, run_pk, thread_pk
-from karma.agents.stored import dump_messages
+from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread, ThreadKey, ToolCall
+from karma.conversations.stored import dump_messages
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
-from tests.fakes.agents import MemoryRunStore
+from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.runs.ports import RunStore
+from karma.runs.repository import DynamoRunStore, messages_sk, run_pk, thread_pk
+from tests.fakes.runs import MemoryRunStore
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from karma.agents.catalogue.domain import Agent, AgentSpec
-from karma.agents.catalogue.repository import DynamoAgentStore
-from karma.agents.catalogue.service import Catalogue
+from karma.agents.domain import Agent, AgentSpec
+from karma.agents.repository import DynamoAgentStore
+from karma.agents.service import Catalogue
 from karma.billing.allowances import Metric
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
 from karma.core.ids import new_id
-from tests.fakes.agents import events_of, types
+from tests.fakes.runs import events_of, types
 from tests.support.agui import verify
 from tests.support.model_server import message, text, tool_use
 from tests.support.plans import allowance

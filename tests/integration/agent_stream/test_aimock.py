@@ -15,7 +15,7 @@ import pytest
 from local.guard import CONTROL_HEADER
 from local.model_server import front_command
 from local.processes import running
-from tests.fakes.agents import events_of, types
+from tests.fakes.runs import events_of, types
 from tests.support.agui import verify
 
 ROOT = Path(__file__).resolve().parents[3]

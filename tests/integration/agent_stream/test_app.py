@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from karma.agents.builtins import DeviceTools
 from karma.core.ids import new_id
 from karma.identity.domain import Role
-from tests.fakes.agents import events_of, types
+from karma.tools.device_tools import DeviceTools
 from tests.fakes.devices import FakeClock
+from tests.fakes.runs import events_of, types
 from tests.support.agui import verify
 from tests.support.devices import World
 from tests.support.model_server import message, text, tool_use

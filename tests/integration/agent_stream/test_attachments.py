@@ -10,13 +10,13 @@ import httpx
 import orjson
 import pytest
 
-from karma.agents.ports import Attachments
+from karma.conversations.ports import Attachments
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.files.domain import DeviceFile, FileStatus
 from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Attachments
-from tests.fakes.agents import MemoryAttachments, SetClock, events_of
+from tests.fakes.runs import MemoryAttachments, SetClock, events_of
 from tests.support.devices import World
 from tests.support.media import b64, pdf, png
 from tests.support.model_server import message, text, tool_use

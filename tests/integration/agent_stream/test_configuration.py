@@ -11,7 +11,7 @@ from karma.configuration.repository import ConfigurationRepository
 from karma.configuration.service import ConfigurationService
 from karma.core.clock import SystemClock
 from karma.core.ids import UserId, new_id
-from tests.fakes.agents import events_of, types
+from tests.fakes.runs import events_of, types
 from tests.support.model_server import message, text
 
 DEFAULT = "claude-haiku-5-5"

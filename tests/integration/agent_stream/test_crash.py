@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from agent_stream import deps
-from karma.agents.domain import RunKey, RunStatus, ThreadKey
-from karma.agents.repository import run_pk, segment_sk
+from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId
 from karma.devices.domain import CommandStatus
-from tests.fakes.agents import events_of
+from karma.runs.domain import RunKey, RunStatus
+from karma.runs.repository import run_pk, segment_sk
 from tests.fakes.devices import FakeClock
+from tests.fakes.runs import events_of
 from tests.support.agui import verify
 from tests.support.crash_processes import Processes
 from tests.support.devices import World

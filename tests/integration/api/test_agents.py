@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from karma.agents.catalogue.domain import MODELS, AgentSpec
+from karma.agents.domain import MODELS, AgentSpec
 from karma.core.errors import AlreadyExists
 from tests.integration.api.conftest import Api
 from tests.integration.api.test_idempotency import reopen

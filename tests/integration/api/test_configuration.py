@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from karma.agents.catalogue.domain import MODELS
+from karma.agents.domain import MODELS
 from karma.core.ids import UserId
 from tests.integration.api.conftest import Api
 from tests.integration.api.test_agents import TOOLS, add_person

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from karma.agents.catalogue.domain import MODELS
+from karma.agents.domain import MODELS
 from tests.integration.api.conftest import Api
 from tests.integration.api.test_agents import add_person
 from tests.integration.api.test_configuration import V1, put

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from karma.agents.catalogue.domain import AgentSpec
-from karma.agents.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import DynamoRunStore
+from karma.agents.domain import AgentSpec
+from karma.conversations.domain import ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
+from karma.runs.repository import DynamoRunStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from karma.agents.repository import DynamoRunStore
 from karma.core.ids import UserId, new_id
+from karma.runs.repository import DynamoRunStore
 from tests.integration.background.conftest import Items
 from tests.integration.background.test_runs import USER as RUNNER
 from tests.integration.background.test_runs import message, start

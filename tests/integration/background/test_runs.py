@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from karma.agents.domain import Run, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import DynamoRunStore
-from karma.agents.watchdog import QueueWatchdog
+from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
+from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.repository import DynamoRunStore
+from karma.runs.watchdog import QueueWatchdog
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from karma.agents.domain import Message, Run, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import DynamoRunStore
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
+from karma.conversations.domain import Message, ThreadKey
 from karma.core.clock import SystemClock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
@@ -31,6 +30,8 @@ from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.domain import Ticket
 from karma.realtime.repository import RealtimeRepository
+from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.repository import DynamoRunStore
 from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest

@@ -21,20 +21,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from karma.agents.domain import (
-    History,
-    Message,
-    OwnershipLost,
-    Run,
-    RunEnd,
-    RunKey,
-    RunStatus,
-    Segment,
-    ThreadKey,
-)
-from karma.agents.purge import AgentsPurge
-from karma.agents.repository import DynamoRunStore
-from karma.agents.watchdog import Inspector
 from karma.billing.arrival import Arrival
 from karma.billing.projector import EventProjector
 from karma.billing.purge import BillingPurge
@@ -42,6 +28,7 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.conversations.domain import History, Message, ThreadKey
 from karma.core.clock import SystemClock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AppError, NotFound, Unauthenticated
@@ -88,6 +75,10 @@ from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService, TicketService
+from karma.runs.domain import OwnershipLost, Run, RunEnd, RunKey, RunStatus, Segment
+from karma.runs.purge import RunsPurge
+from karma.runs.repository import DynamoRunStore
+from karma.runs.watchdog import Inspector
 from tests.fakes.billing import MemoryQueue, MemoryStripe
 from tests.fakes.devices import FakePublisher, FakeRegistry, FakeWakeUps
 from tests.fakes.identity import RING, CountingPasswords
@@ -202,7 +193,7 @@ class World:
         # As functions/background/deletion.py, but for Stripe, and for samples of today alone.
         self.cascade = Cascade(
             [
-                AgentsPurge(store=self.runs, attachments=self.attachments, clock=CLOCK),
+                RunsPurge(store=self.runs, attachments=self.attachments, clock=CLOCK),
                 BillingPurge(
                     subscriptions=self.subscriptions, customers=self.customers, payments=self.stripe, clock=CLOCK
                 ),

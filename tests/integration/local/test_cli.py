@@ -15,11 +15,12 @@ from typing import Any
 import boto3
 import pytest
 
-from karma.agents.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadKey
-from karma.agents.repository import DynamoRunStore
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
+from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId, new_id
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
+from karma.runs.repository import DynamoRunStore
 from local import cli
 from local import places as local_places
 from local.places import Places

@@ -10,8 +10,8 @@ import anthropic
 import pytest
 from anthropic.types import Message, MessageParam, ToolParam
 
-from karma.agents.history import STOPPED
-from karma.agents.repair import UNANSWERED
+from karma.conversations.history import STOPPED
+from karma.conversations.repair import UNANSWERED
 from local import ports
 from local.guard import CONTROL_HEADER
 from local.model_server import ModelServer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from karma.agents import events
+from karma.runs import events
 from local.api_client import lines_of
 
 pytestmark = pytest.mark.fault("F-05b")

@@ -18,8 +18,8 @@ from karma.configuration.domain import (
 from karma.configuration.service import ConfigurationService, component_view
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId
-from tests.fakes.agents import SetClock
 from tests.fakes.configuration import MemoryComponentStore, built_in
+from tests.fakes.runs import SetClock
 
 ADMIN = UserId("admin")
 MODEL = {"type": "model", "model": "claude-test"}

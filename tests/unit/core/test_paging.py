@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.agents.log import SEGMENT_BYTES
-from karma.agents.opening import MAX_SNAPSHOT_BYTES
 from karma.avatars import domain as avatars
 from karma.core.freeform import render
 from karma.core.paging import MAX_PAGE_BYTES, fitting, shown
@@ -24,6 +22,8 @@ from karma.devices.telemetry import MAX_POINTS
 from karma.files import domain as files
 from karma.identity.api_keys import MAX_API_KEYS
 from karma.projects import domain as projects
+from karma.runs.log import SEGMENT_BYTES
+from karma.runs.opening import MAX_SNAPSHOT_BYTES
 from karma.tasks import domain as tasks
 
 pytestmark = pytest.mark.fault("F-24i")

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import as_app_error
-from karma.agents.branches import merge
-from karma.agents.domain import Thread, ThreadKey
-from karma.agents.opening import opening
-from karma.agents.requests import RunInput, parse_run_input
 from karma.configuration.domain import InvalidConfiguration
+from karma.conversations.branches import merge
+from karma.conversations.domain import Thread, ThreadKey
 from karma.core.errors import MAX_TOLD, AppError, ValidationFailed
 from karma.core.http import failure
 from karma.core.ids import ThreadId, UserId
+from karma.runs.opening import opening
+from karma.runs.requests import RunInput, parse_run_input
 
 pytestmark = pytest.mark.fault("F-25c")
 

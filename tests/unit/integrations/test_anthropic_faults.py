@@ -14,22 +14,22 @@ import anthropic
 import httpx2
 import pytest
 
-from karma.agents.domain import RunErrorCode
-from karma.agents.ports import ModelFailed, ModelRequest
 from karma.integrations import anthropic as adapter
 from karma.integrations.anthropic import AnthropicModel
+from karma.models.domain import ModelErrorCode
+from karma.models.ports import ModelFailed, ModelRequest
 
 pytestmark = pytest.mark.fault("F-09a")
 
 REQUEST = httpx2.Request("POST", "https://127.0.0.1/v1/messages")
 BY_STATUS = {
-    400: RunErrorCode.MODEL_REJECTED,
-    408: RunErrorCode.MODEL_TIMEOUT,
-    413: RunErrorCode.CONTEXT_WINDOW_EXCEEDED,
-    422: RunErrorCode.MODEL_REJECTED,
-    429: RunErrorCode.MODEL_RATE_LIMITED,
-    504: RunErrorCode.MODEL_TIMEOUT,
-    529: RunErrorCode.MODEL_OVERLOADED,
+    400: ModelErrorCode.MODEL_REJECTED,
+    408: ModelErrorCode.MODEL_TIMEOUT,
+    413: ModelErrorCode.CONTEXT_WINDOW_EXCEEDED,
+    422: ModelErrorCode.MODEL_REJECTED,
+    429: ModelErrorCode.MODEL_RATE_LIMITED,
+    504: ModelErrorCode.MODEL_TIMEOUT,
+    529: ModelErrorCode.MODEL_OVERLOADED,
 }
 """All other statuses: MODEL_UNAVAILABLE."""
 OURS = {"UnsupportedProtocol", "InvalidURL"}
@@ -41,13 +41,13 @@ def classes_of(module: ModuleType) -> list[Any]:
     return [each for each in found if each.__module__.startswith(module.__name__.partition(".")[0])]
 
 
-def made(kind: Any) -> Iterator[tuple[Exception, RunErrorCode]]:
+def made(kind: Any) -> Iterator[tuple[Exception, ModelErrorCode]]:
     """Make what a class can say, with the code that its run ends with."""
     if issubclass(kind, anthropic.APIStatusError):
         own = getattr(kind, "status_code", None)
         for status in [own] if own else [*range(401, 432), 499, *range(500, 530)]:
             response = httpx2.Response(status, request=REQUEST)
-            yield kind("m", response=response, body=None), BY_STATUS.get(status, RunErrorCode.MODEL_UNAVAILABLE)
+            yield kind("m", response=response, body=None), BY_STATUS.get(status, ModelErrorCode.MODEL_UNAVAILABLE)
         return
     known = {"message": "m", "request": REQUEST, "response": httpx2.Response(200, request=REQUEST), "body": None}
     own_init = next(each for each in kind.__mro__ if "__init__" in vars(each))
@@ -58,11 +58,11 @@ def made(kind: Any) -> Iterator[tuple[Exception, RunErrorCode]]:
         if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
     }
     if issubclass(kind, anthropic.APITimeoutError | httpx2.TimeoutException):
-        code = RunErrorCode.MODEL_TIMEOUT
+        code = ModelErrorCode.MODEL_TIMEOUT
     elif issubclass(kind, anthropic.AnthropicError) or kind.__name__ in OURS:
-        code = RunErrorCode.MODEL_UNAVAILABLE
+        code = ModelErrorCode.MODEL_UNAVAILABLE
     else:
-        code = RunErrorCode.MODEL_STREAM_CUT
+        code = ModelErrorCode.MODEL_STREAM_CUT
     yield kind(**needed), code
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from karma.agents.ports import Fetched, NotFetched
+from karma.conversations.ports import Fetched, NotFetched
 from karma.core.clock import monotonic
 from karma.integrations.fetch import MAX_REDIRECTS, Fetcher, is_public
 

@@ -9,8 +9,8 @@ from karma.core.errors import NotFound
 from karma.core.ids import UserId, first_id, is_id, new_id
 from karma.notices.domain import KEEP, MAX_COUNTED, Notice, NoticeType
 from karma.notices.service import NoticeService, notice_view
-from tests.fakes.agents import SetClock
 from tests.fakes.notices import MemoryNoticeStore
+from tests.fakes.runs import SetClock
 
 ADA, BOB = UserId("ada"), UserId("bob")
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -1,126 +1,60 @@
-"""Runs, their logs and threads in the table `agents`.
+"""The agent catalogue in the table `agents`; access patterns are in docs/adr/0010-agent-catalogue.md.
 
-| item | pk | sk | index gsi1 |
-|---|---|---|---|
-| run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
-| segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
-| why its owner should end it | RUN#<user>#<run> | CONTROL#<wish> | |
-| whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
-| thread | THREAD#<user>#<thread> | HEAD | |
-| messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
-| their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
-| number of a user's runs | USER#<user> | COUNTER#runs | |
-| attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
+| item | pk | sk |
+|---|---|---|
+| agent | AGENT#<id> | HEAD |
+| whose a name is | AGENTNAME#<name, folded> | HEAD |
+| what lists show of it | AGENTS | AGENT#<id> |
+| the same, for each of its tags | AGENTS#TAG#<tag> | AGENT#<id> |
+| number of agents | AGENTS | COUNTER#agents |
 
-Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
-guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
+Ids sort by time, so a list read backwards begins with the newest. All items of an agent are written in one transaction,
+under the version lock of the first.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
-from types import MappingProxyType
+from collections.abc import Mapping
+from typing import Any, Final
 
-import orjson
-from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
-from pynamodb.expressions.update import Action
+from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
-from karma.agents.domain import (
-    History,
-    Message,
-    OwnershipLost,
-    Run,
-    RunEnd,
-    RunExists,
-    RunKey,
-    RunStatus,
-    Segment,
-    Thread,
-    ThreadChanged,
-    ThreadKey,
-    Wish,
-)
-from karma.agents.ports import RunPage
-from karma.agents.stored import dump_messages, load_messages
-from karma.billing.allowances import Reservation
-from karma.billing.transactional import adjust_usage, reserve_usage
-from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import batch_get, count, get, put, query
-from karma.core.dynamo.failures import ConditionFailed
+from karma.agents.domain import Agent, AgentChanged, AgentSpec, AgentSummary, folded
+from karma.agents.ports import NameHolder
+from karma.core.clock import iso, parse_iso
+from karma.core.dynamo.access import count, get, query
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
-from karma.core.ids import AgentId, RunId, ThreadId, UserId
-from karma.identity.transactional import require_account
+from karma.core.errors import AlreadyExists
+from karma.core.ids import AgentId
 
-HEAD = "HEAD"
-_SEGMENT = "SEG#"
-_MESSAGES = "MSG#"
-_CONTROL = "CONTROL#"
-_LISTED = "RUN#"
-_ATTACHMENT = "ATTACHMENT#"
-_MESSAGES_SK_CHARS = len(_MESSAGES) + 8
-PART_BYTES = 350_000
-"""An item holds at most 400 KB; keys and attributes need some of it."""
-
-_READS = 3
-_REREAD_PAUSE_S = 0.05
+HEAD: Final = "HEAD"
+CATALOGUE_PK: Final = "AGENTS"
+_ROW: Final = "AGENT#"
 
 
-def run_pk(key: RunKey) -> str:
-    """Partition of a run and its log."""
-    return f"RUN#{key.user_id}#{key.run_id}"
+def agent_key(agent_id: AgentId) -> Key:
+    """Key of an agent."""
+    return Key(f"{_ROW}{agent_id}", HEAD)
 
 
-def parse_run_pk(pk: str) -> RunKey:
-    """Inverse of `run_pk`; user ids hold no `#`."""
-    _, user_id, run_id = pk.split("#", 2)
-    return RunKey(UserId(user_id), RunId(run_id))
+def name_key(name: str) -> Key:
+    """Key of the guard that makes a name unique."""
+    return Key(f"AGENTNAME#{folded(name)}", HEAD)
 
 
-def segment_sk(n: int) -> str:
-    """Sort key of a segment; sorts by number."""
-    return f"{_SEGMENT}{n:08d}"
+def list_pk(tag: str) -> str:
+    """Partition of the agents with a tag; of all agents for ""."""
+    return f"{CATALOGUE_PK}#TAG#{tag}" if tag else CATALOGUE_PK
 
 
-def parse_segment_sk(sk: str) -> int:
-    """Inverse of `segment_sk`."""
-    return int(sk.removeprefix(_SEGMENT))
-
-
-def thread_pk(key: ThreadKey) -> str:
-    """Partition of a thread and its messages."""
-    return f"THREAD#{key.user_id}#{key.thread_id}"
-
-
-def messages_sk(n: int, *, part: int = 0) -> str:
-    """Sort key of the messages from position n on, or of a further part of them, which sorts behind."""
-    return f"{_MESSAGES}{n:08d}#{part:04d}" if part else f"{_MESSAGES}{n:08d}"
-
-
-def run_id_pk(run_id: RunId) -> str:
-    """Partition that tells whose runs have this id."""
-    return f"RUNID#{run_id}"
-
-
-def parse_run_id_pk(pk: str) -> RunId:
-    """Inverse of `run_id_pk`."""
-    return RunId(pk.removeprefix("RUNID#"))
-
-
-def user_pk(user_id: UserId) -> str:
-    """Partition of a user's list, in the index, and of its counter, in the table."""
-    return f"USER#{user_id}"
-
-
-def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
-    """Partition of the index with a user's runs of one agent."""
-    return f"{user_pk(user_id)}#AGENT#{agent_id}"
+def row_key(agent_id: str, tag: str) -> Key:
+    """Key of an agent's row in the list of a tag, or of all agents for ""."""
+    return Key(list_pk(tag), f"{_ROW}{agent_id}")
 
 
 class AgentsItem(Item):
-    """Base of this table's items."""
+    """Base of the catalogue's items."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -128,420 +62,217 @@ class AgentsItem(Item):
         logical = "agents"
 
 
-class RunItem(AgentsItem, discriminator="run"):
-    """A run without its events."""
+class _Described:
+    """What every item that shows an agent has."""
 
-    user_id = UnicodeAttribute()
-    run_id = UnicodeAttribute()
-    thread_id = UnicodeAttribute()
-    status = UnicodeAttribute()
+    agent_id = UnicodeAttribute()
+    name = UnicodeAttribute()
+    description = UnicodeAttribute()
     model = UnicodeAttribute()
-    agent_id = UnicodeAttribute(null=True)
-    agent_version = NumberAttribute(null=True)
-    parent_run_id = UnicodeAttribute(default="")
-    finished_at = UnicodeAttribute(null=True)
-    error_code = UnicodeAttribute(default="")
-    turns = NumberAttribute(default=0)
-    usage = UnicodeAttribute(null=True)
-    """JSON of an AG-UI TokenUsage."""
-    cost_micros = NumberAttribute(null=True)
-    pending_tool_call_ids = UnicodeAttribute(default="[]")
-    """JSON list."""
-    asked_hash = UnicodeAttribute(default="")
-    answers = NumberAttribute(default=-1)
-    begins_at = NumberAttribute(default=-1)
-    last_message = NumberAttribute(default=-1)
-    engine_schema = NumberAttribute()
+    tools = JSONAttribute()
+    tags = JSONAttribute()
 
 
-class RunOwnerItem(AgentsItem, discriminator="run_owner"):
-    """Leads from a run id to its user, and in the index from an agent to its runs."""
+class AgentItem(_Described, AgentsItem, discriminator="agent"):
+    """An agent."""
 
-    user_id = UnicodeAttribute()
-
-
-class SegmentItem(AgentsItem, discriminator="segment"):
-    """A piece of a run's log."""
-
-    writer = UnicodeAttribute()
-    epoch = NumberAttribute()
-    lease_until_ms = NumberAttribute()
-    events = BinaryAttribute(legacy_encoding=False, null=True)
-    """JSON lines."""
-    terminal = BooleanAttribute(default=False)
+    system_prompt = UnicodeAttribute()
+    memory = UnicodeAttribute(null=True)
+    knowledge = UnicodeAttribute(null=True)
+    max_steps = NumberAttribute()
+    temperature = NumberAttribute()
 
 
-class ControlItem(AgentsItem, discriminator="run_control"):
-    """A wish that a run's owner reads beside its work."""
+class AgentRowItem(_Described, AgentsItem, discriminator="agent_row"):
+    """An agent in a list."""
+
+    agent_version = NumberAttribute()
 
 
-class ThreadItem(AgentsItem, discriminator="thread"):
-    """Head of a thread."""
+class AgentNameItem(AgentsItem, discriminator="agent_name"):
+    """Leads from a name to its agent."""
 
-    user_id = UnicodeAttribute()
-    thread_id = UnicodeAttribute()
-    active_run_id = UnicodeAttribute(null=True)
-
-
-class MessagesItem(AgentsItem, discriminator="messages"):
-    """Messages that were added together, or a part of them."""
-
-    messages = BinaryAttribute(legacy_encoding=False)
-    """JSON list, cut anywhere when it has several parts."""
-    after = NumberAttribute(null=True)
-    """Position of the message that the first one follows; absent where it is the one before it."""
-    parts = NumberAttribute(default=1)
-    """Number of the items that hold the list together."""
+    agent_id = UnicodeAttribute()
+    request_token = UnicodeAttribute(default="")
 
 
-class AttachmentItem(AgentsItem, discriminator="attachment"):
-    """An attachment whose bytes are taken of the account's storage; it goes with the account."""
-
-    size = NumberAttribute()
-
-
-class RunCounterItem(AgentsItem, discriminator="run_counter"):
-    """Number of a user's runs."""
+class AgentCounterItem(AgentsItem, discriminator="agent_counter"):
+    """Number of stored agents."""
 
     value = NumberAttribute(default=0)
 
 
-class DynamoRunStore:
-    """RunStore over DynamoDB."""
+class DynamoAgentStore:
+    """AgentStore over DynamoDB."""
 
-    def thread(self, key: ThreadKey) -> Thread:
-        """See RunStore; one Query a megabyte.
+    def get(self, agent_id: AgentId) -> Agent | None:
+        """See AgentStore; one Get."""
+        item = get(AgentItem, agent_key(agent_id), consistent=True)
+        return _agent(item) if item else None
 
-        Raises:
-            ThreadChanged: it is being written, and each of three reads met half of a write.
-        """
-        for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
-            head, messages, forks = self._read_thread(key)
-            if messages is not None:
-                return Thread(
-                    key=key,
-                    messages=tuple(messages),
-                    next_message=len(messages),
-                    forks=forks,
-                    version=int(head.version) if head else 0,
-                    active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
-                )
-            if pause_s is not None:
-                time.sleep(pause_s)
-        raise ThreadChanged
+    def holder(self, name: str) -> NameHolder | None:
+        """See AgentStore; one Get."""
+        item = get(AgentNameItem, name_key(name), consistent=True)
+        return NameHolder(AgentId(item.agent_id), item.request_token) if item else None
 
-    def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None, dict[int, int]]:
-        """Read a thread's items; its messages are None when some part of a list is not there (yet)."""
-        head: ThreadItem | None = None
-        lists: dict[str, list[MessagesItem]] = {}
-        start = None
-        while True:
-            page = query(AgentsItem, thread_pk(key), limit=1000, start=start, consistent=True)
-            for item in page.items:
-                if isinstance(item, ThreadItem):
-                    head = item
-                elif isinstance(item, MessagesItem):
-                    lists.setdefault(item.sk[:_MESSAGES_SK_CHARS], []).append(item)
+    def create(self, agent: Agent, *, request_token: str) -> None:
+        """See AgentStore; one transaction of 4 items and one a tag."""
+        tx = Transaction()
+        tx.put(_item(agent))
+        _take_name(tx, agent, request_token=request_token)
+        for tag in ("", *agent.spec.tags):
+            tx.put(_row(agent, tag))
+        _count(tx, 1)
+        tx.commit()
+
+    def replace(self, old: Agent, new: Agent) -> None:
+        """See AgentStore; one transaction of 2 items, one a tag, and two more for another name."""
+        tx = Transaction()
+        item = _item(new)
+        item.version = old.version
+        tx.put(item, on_fail=_changed(old))
+        if name_key(old.spec.name) != name_key(new.spec.name):
+            _free_name(tx, old)
+            _take_name(tx, new, request_token="")
+        before, after = {"", *old.spec.tags}, {"", *new.spec.tags}
+        shown = _shown(new)
+        for tag in sorted(before & after):
+            row = AgentRowItem(*row_key(new.id, tag))
+            tx.update(row, [getattr(AgentRowItem, name).set(value) for name, value in shown.items()])
+        for tag in sorted(after - before):
+            tx.put(_row(new, tag))
+        for tag in sorted(before - after):
+            tx.delete(AgentRowItem(*row_key(new.id, tag)))
+        tx.commit()
+
+    def delete(self, agent: Agent) -> None:
+        """See AgentStore; one transaction of 4 items and one a tag."""
+        tx = Transaction()
+        item = AgentItem(*agent_key(agent.id))
+        item.version = agent.version
+        tx.delete(item, locked=True, on_fail=_changed(agent))
+        _free_name(tx, agent)
+        for tag in ("", *agent.spec.tags):
+            tx.delete(AgentRowItem(*row_key(agent.id, tag)))
+        _count(tx, -1)
+        tx.commit()
+
+    def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
+        """See AgentStore; one Query a megabyte, eventually consistent."""
+        found: list[AgentSummary] = []
+        start: dict[str, str] | None = row_key(after, tag)._asdict() if after else None
+        while len(found) < limit:
+            page = query(
+                AgentsItem,
+                list_pk(tag),
+                AgentsItem.sk.startswith(_ROW),
+                limit=limit - len(found),
+                forward=False,
+                start=start,
+            )
+            found += [_summary(item) for item in page.items if isinstance(item, AgentRowItem)]
             start = page.last
             if start is None:
                 break
-        messages: list[Message] = []
-        forks: dict[int, int] = {}
-        for parts in lists.values():
-            # A Query reads beside a transaction item by item.
-            if any(int(part.parts) != len(parts) for part in parts):
-                return head, None, forks
-            if parts[0].after is not None:
-                forks[len(messages)] = int(parts[0].after)
-            messages.extend(load_messages(b"".join(part.messages for part in parts)))
-        return head, messages, forks
+        return found
 
-    def start(
-        self,
-        run: Run,
-        *,
-        thread: Thread,
-        segment: Segment,
-        messages: tuple[Message, ...],
-        after: int | None = None,
-        attachments: Mapping[str, int] = MappingProxyType({}),
-        reservations: Sequence[Reservation] = (),
-    ) -> None:
-        """See RunStore; one transaction."""
-        tx = Transaction()
-        require_account(tx, run.key.user_id)
-        now = iso(run.created_at)
-        exists = RunExists(run.key.run_id)
-        tx.put(_run_item(run), on_fail=exists)
-        owner = RunOwnerItem(
-            run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
-        )
-        if run.agent_id is not None:
-            owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), _list_sk(run)
-        tx.put(owner, on_fail=exists)
-        tx.put(_segment_item(segment), on_fail=exists)
-        changed = ThreadChanged()
-        item = ThreadItem(
-            thread_pk(thread.key),
-            HEAD,
-            user_id=thread.key.user_id,
-            thread_id=thread.key.thread_id,
-            active_run_id=run.key.run_id,
-            created_at=now,
-            updated_at=now,
-        )
-        if thread.version:
-            item.version = thread.version
-            actions = [ThreadItem.active_run_id.set(run.key.run_id), ThreadItem.updated_at.set(now)]
-            tx.update(item, actions, ThreadItem.active_run_id.does_not_exist(), locked=True, on_fail=changed)
-        else:
-            tx.put(item, on_fail=changed)
-        history = History(thread.key, thread.next_message, messages, after)
-        for each in _messages_items(history, now):
-            tx.put(each, on_fail=changed)
-        for name, size in attachments.items():
-            note = AttachmentItem(user_pk(run.key.user_id), f"{_ATTACHMENT}{name}", size=size, created_at=now)
-            tx.put(note, on_fail=changed)
-        tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
-        # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
-        reserve_usage(tx, reservations)
-        tx.commit()
-
-    def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
-        """See RunStore; one Get each."""
-        keys = {name: Key(user_pk(user_id), f"{_ATTACHMENT}{name}") for name in attachments}
-        return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
-
-    def append(self, segment: Segment, *, history: History | None = None) -> None:
-        """See RunStore; one put, or one transaction with messages."""
-        try:
-            if history is None:
-                put(_segment_item(segment))
-                return
-            tx = Transaction()
-            tx.put(_segment_item(segment))
-            for item in _messages_items(history, iso(segment.lease_until)):
-                tx.put(item)
-            tx.commit()
-        except ConditionFailed:
-            self._require_mine(segment)
-
-    def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
-        """See RunStore; one transaction."""
-        now = iso(how.at)
-        tx = Transaction()
-        tx.put(_segment_item(segment))
-        run = RunItem(run_pk(segment.key), HEAD)
-        actions: list[Action] = [
-            RunItem.status.set(how.status.value),
-            RunItem.finished_at.set(now),
-            RunItem.updated_at.set(now),
-            RunItem.error_code.set(how.error_code),
-            RunItem.turns.set(how.turns),
-            RunItem.pending_tool_call_ids.set(_json(list(how.pending_tool_call_ids))),
-        ]
-        if how.last_message >= 0:
-            actions.append(RunItem.last_message.set(how.last_message))
-        if how.usage is not None:
-            actions.append(RunItem.usage.set(_json(how.usage)))
-        if how.cost_micros is not None:
-            actions.append(RunItem.cost_micros.set(how.cost_micros))
-        tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
-        head = ThreadItem(thread_pk(thread), HEAD)
-        tx.update(
-            head,
-            [ThreadItem.active_run_id.remove(), ThreadItem.updated_at.set(now)],
-            ThreadItem.active_run_id == segment.key.run_id,
-        )
-        if history is not None:
-            for item in _messages_items(history, now):
-                tx.put(item)
-        if how.correction is not None:
-            adjust_usage(tx, [how.correction])
-        try:
-            tx.commit()
-        except ConditionFailed:
-            self._require_mine(segment)
-
-    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
-        """See RunStore; one put."""
-        try:
-            put(ControlItem(run_pk(key), f"{_CONTROL}{wish.value}", created_at=iso(at)))
-        except ConditionFailed:
-            return  # it is there
-
-    def wishes(self, key: RunKey) -> frozenset[Wish]:
-        """See RunStore; one Query."""
-        page = query(AgentsItem, run_pk(key), AgentsItem.sk.startswith(_CONTROL), limit=len(Wish))
-        return frozenset(Wish(item.sk.removeprefix(_CONTROL)) for item in page.items)
-
-    def tail(self, key: RunKey) -> Segment | None:
-        """See RunStore; one Query."""
-        page = query(
-            AgentsItem,
-            run_pk(key),
-            AgentsItem.sk.startswith(_SEGMENT),
-            limit=1,
-            forward=False,
-            consistent=True,
-        )
-        return next((_segment(item) for item in page.items if isinstance(item, SegmentItem)), None)
-
-    def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
-        """See RunStore; one Query."""
-        page = query(AgentsItem, run_pk(key), AgentsItem.sk > segment_sk(after), limit=limit, consistent=True)
-        return [_segment(item) for item in page.items if isinstance(item, SegmentItem)]
-
-    def run(self, key: RunKey) -> Run | None:
-        """See RunStore; one Get."""
-        item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
-        return _run(item) if item else None
-
-    def runs(
-        self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
-    ) -> RunPage:
-        """See RunStore; one Query of the index, and for an agent's runs one BatchGet a hundred of them."""
-        page = query(
-            AgentsItem,
-            user_pk(user_id) if agent_id is None else agent_runs_pk(user_id, agent_id),
-            AgentsItem.gsi1sk.startswith(_LISTED),
-            limit=limit,
-            forward=False,
-            start=start,
-            index=AgentsItem.gsi1,
-        )
-        if agent_id is None:
-            return RunPage([_run(item) for item in page.items if isinstance(item, RunItem)], page.last)
-        keys = [
-            Key(run_pk(RunKey(user_id, parse_run_id_pk(item.pk))), HEAD)
-            for item in page.items
-            if isinstance(item, RunOwnerItem)
-        ]
-        found = batch_get(RunItem, keys)
-        return RunPage([_run(found[key]) for key in keys if key in found], page.last)
-
-    def count(self, user_id: UserId) -> int:
-        """See RunStore; one Get."""
-        item = get(RunCounterItem, Key(user_pk(user_id), "COUNTER#runs"))
+    def count(self, *, tag: str, most: int) -> int:
+        """See AgentStore; one Get, or with a tag one Query."""
+        if tag:
+            return count(AgentsItem, list_pk(tag), AgentsItem.sk.startswith(_ROW), most=most)
+        item = get(AgentCounterItem, Key(CATALOGUE_PK, "COUNTER#agents"))
         return int(item.value) if item else 0
 
-    def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
-        """See RunStore; one Query of the index."""
-        listed = AgentsItem.gsi1sk.startswith(_LISTED)
-        return count(AgentsItem, agent_runs_pk(user_id, agent_id), listed, most=most, index=AgentsItem.gsi1)
 
-    def owners(self, run_id: RunId) -> list[UserId]:
-        """See RunStore; one Query."""
-        page = query(AgentsItem, run_id_pk(run_id), limit=100)
-        return [UserId(item.user_id) for item in page.items if isinstance(item, RunOwnerItem)]
-
-    def _require_mine(self, segment: Segment) -> None:
-        # A write whose answer was lost is sent again by the SDK, and then meets itself.
-        found = get(SegmentItem, Key(run_pk(segment.key), segment_sk(segment.n)), consistent=True)
-        if found is None or found.writer != segment.writer or bool(found.terminal) != segment.terminal:
-            raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
+def _take_name(tx: Transaction, agent: Agent, *, request_token: str) -> None:
+    guard = AgentNameItem(
+        *name_key(agent.spec.name),
+        agent_id=agent.id,
+        request_token=request_token,
+        created_at=iso(agent.updated_at),
+        updated_at=iso(agent.updated_at),
+    )
+    tx.put(guard, on_fail=AlreadyExists("name: another agent has it"))
 
 
-def _list_sk(run: Run) -> str:
-    return f"{_LISTED}{iso(run.created_at)}#{run.key.run_id}"
+def _free_name(tx: Transaction, agent: Agent) -> None:
+    guard = AgentNameItem(*name_key(agent.spec.name))
+    tx.delete(guard, AgentNameItem.agent_id == agent.id, on_fail=_changed(agent))
 
 
-def _run_item(run: Run) -> RunItem:
-    created_at = iso(run.created_at)
-    return RunItem(
-        run_pk(run.key),
-        HEAD,
-        gsi1pk=user_pk(run.key.user_id),
-        gsi1sk=_list_sk(run),
-        user_id=run.key.user_id,
-        run_id=run.key.run_id,
-        thread_id=run.thread_id,
-        status=run.status.value,
-        model=run.model,
-        agent_id=run.agent_id,
-        agent_version=run.agent_version,
-        parent_run_id=run.parent_run_id,
-        asked_hash=run.asked_hash,
-        answers=run.answers,
-        begins_at=run.begins_at,
-        engine_schema=run.engine_schema,
-        created_at=created_at,
-        updated_at=created_at,
+def _count(tx: Transaction, change: int) -> None:
+    tx.upsert(AgentCounterItem(CATALOGUE_PK, "COUNTER#agents"), [AgentCounterItem.value.add(change)])
+
+
+def _changed(agent: Agent) -> AgentChanged:
+    return AgentChanged(f"Agent {agent.id} was changed by another request; read it again")
+
+
+def _described(agent: Agent) -> Mapping[str, Any]:
+    spec = agent.spec
+    return {
+        "agent_id": agent.id,
+        "name": spec.name,
+        "description": spec.description,
+        "model": spec.model,
+        "tools": list(spec.tools),
+        "tags": list(spec.tags),
+        "created_at": iso(agent.created_at),
+        "updated_at": iso(agent.updated_at),
+    }
+
+
+def _shown(agent: Agent) -> Mapping[str, Any]:
+    return {**_described(agent), "agent_version": agent.version}
+
+
+def _row(agent: Agent, tag: str) -> AgentRowItem:
+    return AgentRowItem(*row_key(agent.id, tag), **_shown(agent))
+
+
+def _item(agent: Agent) -> AgentItem:
+    spec = agent.spec
+    return AgentItem(
+        *agent_key(agent.id),
+        **_described(agent),
+        system_prompt=spec.system_prompt,
+        memory=spec.memory,
+        knowledge=spec.knowledge,
+        max_steps=spec.max_steps,
+        temperature=spec.temperature,
     )
 
 
-def _run(item: RunItem) -> Run:
-    return Run(
-        key=RunKey(UserId(item.user_id), RunId(item.run_id)),
-        thread_id=ThreadId(item.thread_id),
-        status=RunStatus(item.status),
+def _agent(item: AgentItem) -> Agent:
+    return Agent(
+        id=AgentId(item.agent_id),
+        spec=AgentSpec(
+            name=item.name,
+            model=item.model,
+            system_prompt=item.system_prompt,
+            description=item.description,
+            tools=tuple(item.tools),
+            tags=tuple(item.tags),
+            memory=item.memory,
+            knowledge=item.knowledge,
+            max_steps=int(item.max_steps),
+            temperature=float(item.temperature),
+        ),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.version),
+    )
+
+
+def _summary(item: AgentRowItem) -> AgentSummary:
+    return AgentSummary(
+        id=AgentId(item.agent_id),
+        name=item.name,
+        description=item.description,
         model=item.model,
-        created_at=_when(item.created_at),
-        agent_id=AgentId(item.agent_id) if item.agent_id else None,
-        agent_version=int(item.agent_version) if item.agent_version else None,
-        parent_run_id=item.parent_run_id,
-        finished_at=_when(item.finished_at) if item.finished_at else None,
-        error_code=item.error_code,
-        turns=int(item.turns),
-        usage=orjson.loads(item.usage) if item.usage else None,
-        cost_micros=_whole(item.cost_micros),
-        pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
-        asked_hash=item.asked_hash,
-        answers=int(item.answers),
-        begins_at=int(item.begins_at),
-        last_message=int(item.last_message),
-        engine_schema=int(item.engine_schema),
+        tools=tuple(item.tools),
+        tags=tuple(item.tags),
+        created_at=parse_iso(item.created_at or ""),
+        updated_at=parse_iso(item.updated_at or ""),
+        version=int(item.agent_version),
     )
-
-
-def _segment_item(segment: Segment) -> SegmentItem:
-    return SegmentItem(
-        run_pk(segment.key),
-        segment_sk(segment.n),
-        writer=segment.writer,
-        epoch=segment.epoch,
-        lease_until_ms=epoch_ms(segment.lease_until),
-        events=b"\n".join(segment.events) or None,
-        terminal=segment.terminal,
-    )
-
-
-def _segment(item: SegmentItem) -> Segment:
-    return Segment(
-        key=parse_run_pk(item.pk),
-        n=parse_segment_sk(item.sk),
-        writer=item.writer,
-        epoch=int(item.epoch),
-        lease_until=from_epoch_ms(int(item.lease_until_ms)),
-        events=tuple(item.events.split(b"\n")) if item.events else (),
-        terminal=bool(item.terminal),
-    )
-
-
-def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
-    """Write messages as one list in as few items as hold it; their number is known to each."""
-    if not history.messages:
-        return
-    body = dump_messages(history.messages)
-    pieces = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
-    for part, piece in enumerate(pieces):
-        yield MessagesItem(
-            thread_pk(history.thread),
-            messages_sk(history.n, part=part),
-            messages=piece,
-            after=history.fork,
-            parts=len(pieces),
-            created_at=now,
-        )
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
-def _when(text: str | None) -> datetime:
-    return parse_iso(text or "")
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)

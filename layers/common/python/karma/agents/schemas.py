@@ -1,123 +1,140 @@
-"""What the run routes answer, for the OpenAPI document."""
+"""Bodies and answers of the agent routes."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
-from karma.agents.domain import RunStatus
-from karma.core.schemas import Data
+from pydantic import AfterValidator, Field, StringConstraints
+
+from karma.agents.domain import (
+    DEFAULT_STEPS,
+    DEFAULT_TEMPERATURE,
+    MAX_DESCRIPTION_CHARS,
+    MAX_NAME_CHARS,
+    MAX_PROMPT_CHARS,
+    MAX_STEPS,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    MAX_TOOLS,
+    AgentSpec,
+)
+from karma.core.schemas import Body, Data, Number, Version, Whole
+
+_LINE = r"^[^\x00-\x1f\x7f]*$"
+_NOT_BLANK = r"\S"
 
 
-class RunUsage(Data):
-    """Tokens of a run, in AG-UI's accounting."""
-
-    provider: str
-    model: str
-    inputTokens: int | None = None  # noqa: N815  AG-UI's name
-    outputTokens: int | None = None  # noqa: N815
-    totalTokens: int | None = None  # noqa: N815
-    cachedInputTokens: int | None = None  # noqa: N815
-    cacheWriteInputTokens: int | None = None  # noqa: N815
+def _distinct(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
-class RunView(Data):
-    """One run."""
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=_LINE)]
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TAG_CHARS, pattern=_LINE)]
+
+
+class AgentConfigBody(Body):
+    """How an agent's runs go."""
+
+    max_steps: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] = DEFAULT_STEPS
+    """Model calls a run."""
+    temperature: Annotated[Number, Field(ge=0, le=1)] = DEFAULT_TEMPERATURE
+    """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
+
+
+class AgentBody(Body):
+    """An agent as an admin describes it: `POST /agents`."""
+
+    name: Name
+    description: Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)] = ""
+    model: Name
+    """One of the models that the engine runs, or a configured name of one; a wrong one is answered with the list."""
+    system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARS, pattern=_NOT_BLANK)]
+    tools: Annotated[list[Name], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)] = Field(default_factory=list)
+    """Names of built-in tools; without any, the agent only talks."""
+    tags: Annotated[list[Tag], Field(max_length=MAX_TAGS), AfterValidator(_distinct)] = Field(default_factory=list)
+    memory: Name | None = None
+    knowledge: Name | None = None
+    config: AgentConfigBody = Field(default_factory=AgentConfigBody)
+
+    def spec(self) -> AgentSpec:
+        """Return what the body says."""
+        return AgentSpec(
+            name=self.name,
+            model=self.model,
+            system_prompt=self.system_prompt,
+            description=self.description,
+            tools=tuple(self.tools),
+            tags=tuple(self.tags),
+            memory=self.memory,
+            knowledge=self.knowledge,
+            max_steps=self.config.max_steps,
+            temperature=self.config.temperature,
+        )
+
+
+class ReplaceAgentBody(AgentBody):
+    """`PUT /agents/{id}`: what is left out gets its default, as in a new agent."""
+
+    version: Version | None = None
+    """The version that was read; another one stored answers 409 STALE_VERSION."""
+
+
+class AgentSummaryView(Data):
+    """An agent in a list."""
 
     id: str
-    thread_id: str
-    parent_run_id: str | None
-    status: RunStatus
-    agent_id: str | None
-    """Null in runs from before there were agents."""
-    agent_version: int | None
+    name: str
+    description: str
     model: str
-    error_code: str | None
-    turns: int
-    usage: RunUsage | None
-    cost_micros: int | None
-    """What its model calls count for in the plan, in micro-dollars. Null until the run ended, and where it is not
-    known: then what was reserved for it stays counted."""
-    pending_tool_call_ids: list[str]
+    tools: list[str]
+    tags: list[str]
+    built_in: bool
+    """Made of code: it cannot be changed."""
     created_at: str
-    finished_at: str | None
-    duration_ms: int | None
+    updated_at: str
+    version: int
 
 
-class RunData(Data):
-    """`GET /runs/{id}`."""
+class AgentConfigView(Data):
+    """How an agent's runs go."""
 
-    run: RunView
-    messages: list[dict[str, object]] | None
-    """With `?messages=true` the conversation of the run's branch, as AG-UI messages; null where it is not asked for,
-    not known yet, or larger than 4 MB."""
+    max_steps: int
+    temperature: float
 
 
-class RunListData(Data):
-    """`GET /runs`, newest first."""
+class AgentView(AgentSummaryView):
+    """One agent."""
 
-    runs: list[RunView]
+    system_prompt: str
+    memory: str | None
+    knowledge: str | None
+    config: AgentConfigView
+
+
+class AgentData(Data):
+    """`GET /agents/{id}`."""
+
+    agent: AgentView
+
+
+class AgentListData(Data):
+    """`GET /agents`: the built-in one, then the others from the newest on; `page` and `page_size` when asked for."""
+
+    agents: list[AgentSummaryView]
     total: int
     total_capped: bool
-    """Whether `total` stopped counting at 1,000, as it does for an agent."""
+    """Whether `total` stopped counting at 1,000, as it does for a tag."""
     limit: int
     next_cursor: str | None
+    page: int | None = None
+    page_size: int | None = None
 
 
-class AgioRunMetrics(Data):
-    """Figures of a run in Agio's list."""
-
-    total_tokens: int | None
-    duration: float | None
-    """Seconds."""
-
-
-class AgioRun(Data):
-    """A run as Agio lists it."""
-
-    id: str
-    agent_id: str | None
-    user_id: str
-    status: Literal["running", "completed", "cancelled", "failed"]
-    input_query: str | None
-    response_content: str | None
-    metrics: AgioRunMetrics
-    created_at: str
-
-
-class AgioRunPage(Data):
-    """`GET /api/runs`: Agio's paged model."""
+class AgioAgentPage(Data):
+    """`GET /api/agents`: Agio's paged model."""
 
     total: int
-    items: list[AgioRun]
+    items: list[AgentSummaryView]
     limit: int
     offset: int
     has_more: bool
-
-
-class LoggedSegment(Data):
-    """A committed piece of a run's log."""
-
-    n: int
-    """Position: `?after=n` gives what follows it."""
-    events: list[dict[str, object]]
-    """AG-UI events."""
-
-
-class RunEventsData(Data):
-    """`GET /runs/{id}/events`."""
-
-    segments: list[LoggedSegment]
-    next_after: int
-    """Where to read on; more may come unless `finished`."""
-    finished: bool
-
-
-class CapabilitiesData(Data):
-    """AG-UI's AgentCapabilities."""
-
-    identity: dict[str, object]
-    transport: dict[str, object]
-    tools: dict[str, object]
-    state: dict[str, object]
-    multimodal: dict[str, object]
-    execution: dict[str, object]

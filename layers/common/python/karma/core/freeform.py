@@ -5,10 +5,10 @@ every list that holds it, so no value is deeper than `MAX_LEVELS`, whoever sends
 
 | from | too deep a value is |
 | --- | --- |
-| a request body | 422 that names the field (`api.bodies`, `karma.core.schemas`, `karma.agents.requests`) |
+| a request body | 422 that names the field (`api.bodies`, `karma.core.schemas`, `karma.runs.requests`) |
 | a device | itself: a marker in its place, the owner's dead letter TOO_DEEP (`karma.devices.payloads`) |
 | Stripe's webhook | 400 INVALID_EVENT (`karma.billing.arrival`) |
-| a model's tool call | the call's failure, told to the model (`karma.agents.tools`) |
+| a model's tool call | the call's failure, told to the model (`karma.tools.toolbox`) |
 | a tool of ours | likewise |
 
 A number or a text has no level, `{}` and `[]` have one, `{"a": []}` has two.

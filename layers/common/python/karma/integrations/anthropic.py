@@ -20,9 +20,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from karma.agents.domain import Json, Message, ModelNotConfigured, RunErrorCode, Usage
-from karma.agents.media import Medium, UnreadableMedia, of_stored
-from karma.agents.ports import (
+from karma.conversations.domain import Json, Message
+from karma.conversations.media import Medium, UnreadableMedia, of_stored
+from karma.conversations.repair import arguments_of, tool_use
+from karma.core import aws, freeform, secrets, surrogates
+from karma.core.errors import Upstream
+from karma.core.observability import count, logger
+from karma.core.texts import GrowingText
+from karma.integrations.context_window import is_too_long
+from karma.models.domain import ModelErrorCode, ModelNotConfigured, Usage
+from karma.models.ports import (
     ModelEvent,
     ModelFailed,
     ModelRequest,
@@ -34,12 +41,6 @@ from karma.agents.ports import (
     ToolSpec,
     TurnEnded,
 )
-from karma.agents.repair import arguments_of, tool_use
-from karma.agents.texts import GrowingText
-from karma.core import aws, freeform, secrets, surrogates
-from karma.core.errors import Upstream
-from karma.core.observability import count, logger
-from karma.integrations.context_window import is_too_long
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -67,23 +68,23 @@ _STOPS: Mapping[str, StopReason] = {
     "model_context_window_exceeded": StopReason.CONTEXT_FULL,
 }
 
-_ERROR_TYPES: Mapping[str, RunErrorCode] = {
-    "overloaded_error": RunErrorCode.MODEL_OVERLOADED,
-    "rate_limit_error": RunErrorCode.MODEL_RATE_LIMITED,
-    "timeout_error": RunErrorCode.MODEL_TIMEOUT,
-    "api_error": RunErrorCode.MODEL_UNAVAILABLE,
-    "invalid_request_error": RunErrorCode.MODEL_REJECTED,
-    "request_too_large": RunErrorCode.CONTEXT_WINDOW_EXCEEDED,
+_ERROR_TYPES: Mapping[str, ModelErrorCode] = {
+    "overloaded_error": ModelErrorCode.MODEL_OVERLOADED,
+    "rate_limit_error": ModelErrorCode.MODEL_RATE_LIMITED,
+    "timeout_error": ModelErrorCode.MODEL_TIMEOUT,
+    "api_error": ModelErrorCode.MODEL_UNAVAILABLE,
+    "invalid_request_error": ModelErrorCode.MODEL_REJECTED,
+    "request_too_large": ModelErrorCode.CONTEXT_WINDOW_EXCEEDED,
 }
 
-_STATUSES: Mapping[int, RunErrorCode] = {
-    400: RunErrorCode.MODEL_REJECTED,
-    408: RunErrorCode.MODEL_TIMEOUT,
-    413: RunErrorCode.CONTEXT_WINDOW_EXCEEDED,
-    422: RunErrorCode.MODEL_REJECTED,
-    429: RunErrorCode.MODEL_RATE_LIMITED,
-    504: RunErrorCode.MODEL_TIMEOUT,
-    529: RunErrorCode.MODEL_OVERLOADED,
+_STATUSES: Mapping[int, ModelErrorCode] = {
+    400: ModelErrorCode.MODEL_REJECTED,
+    408: ModelErrorCode.MODEL_TIMEOUT,
+    413: ModelErrorCode.CONTEXT_WINDOW_EXCEEDED,
+    422: ModelErrorCode.MODEL_REJECTED,
+    429: ModelErrorCode.MODEL_RATE_LIMITED,
+    504: ModelErrorCode.MODEL_TIMEOUT,
+    529: ModelErrorCode.MODEL_OVERLOADED,
 }
 
 _OURS = frozenset({401, 402, 403, 404})
@@ -159,7 +160,7 @@ class AnthropicModel:
                 raise
             raise ModelFailed(code, usage=turn.usage) from exc
         if not turn.is_complete:
-            raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=turn.usage)
+            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.usage)
 
     async def _ready(self) -> AsyncAnthropic:
         if self._client is None:
@@ -225,15 +226,15 @@ def load_sdk() -> None:
             gc.enable()
 
 
-def _meaning_of(exc: Exception) -> RunErrorCode | None:
+def _meaning_of(exc: Exception) -> ModelErrorCode | None:
     """Say what ends the run for all that the SDK and its transport raise; None for anything else."""
     import anthropic
     import httpx2
 
     if isinstance(exc, anthropic.APITimeoutError | httpx2.TimeoutException):
-        return RunErrorCode.MODEL_TIMEOUT
+        return ModelErrorCode.MODEL_TIMEOUT
     if isinstance(exc, anthropic.APIConnectionError):
-        return RunErrorCode.MODEL_UNAVAILABLE
+        return ModelErrorCode.MODEL_UNAVAILABLE
     if isinstance(exc, anthropic.APIStatusError):
         code = _code_of(exc.status_code, exc.type, exc.body)
         if exc.status_code in _OURS:
@@ -241,9 +242,9 @@ def _meaning_of(exc: Exception) -> RunErrorCode | None:
         return code
     if isinstance(exc, httpx2.UnsupportedProtocol | httpx2.InvalidURL | anthropic.AnthropicError):
         _report(exc)
-        return RunErrorCode.MODEL_UNAVAILABLE
+        return ModelErrorCode.MODEL_UNAVAILABLE
     if isinstance(exc, httpx2.HTTPError | httpx2.StreamError | httpx2.CookieConflict):
-        return RunErrorCode.MODEL_STREAM_CUT
+        return ModelErrorCode.MODEL_STREAM_CUT
     return None
 
 
@@ -252,15 +253,15 @@ def _report(exc: Exception) -> None:
     count("UnhandledError")
 
 
-def _code_of(status: int, error_type: object, body: object) -> RunErrorCode:
+def _code_of(status: int, error_type: object, body: object) -> ModelErrorCode:
     if is_too_long(status, body):
-        return RunErrorCode.CONTEXT_WINDOW_EXCEEDED
+        return ModelErrorCode.CONTEXT_WINDOW_EXCEEDED
     if isinstance(error_type, str) and error_type in _ERROR_TYPES:
         return _ERROR_TYPES[error_type]
     if status in _STATUSES:
         return _STATUSES[status]
     # Anything else of ours (key, billing, permission) is not the caller's business; the log has the cause.
-    return RunErrorCode.MODEL_UNAVAILABLE
+    return ModelErrorCode.MODEL_UNAVAILABLE
 
 
 class _Open:
@@ -331,7 +332,7 @@ class _Turn:
             try:
                 self._take(freeform.loads(block[at + 5 :], keep_surrogates=True), out)
             except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
+                raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
 
     def _take(self, event: dict[str, Any], out: list[ModelEvent]) -> None:
@@ -351,7 +352,7 @@ class _Turn:
         elif kind == "message_stop":
             if self._open:
                 # A call cut short is not a call, and a text cut short is not what the model said.
-                raise ModelFailed(RunErrorCode.MODEL_STREAM_CUT, usage=self.usage)
+                raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage)
             self.is_complete = True
             blocks = [self._blocks[index] for index in sorted(self._blocks)]
             out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
@@ -414,7 +415,7 @@ def _tool(tool: ToolSpec) -> dict[str, object]:
 
 
 def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, object]]:
-    """Shape a conversation for the API, as karma.agents.repair leaves it.
+    """Shape a conversation for the API, as karma.conversations.repair leaves it.
 
     Turns alternate and the last is the user's; tool results stand first in the turn that follows their calls. An
     assistant turn is replayed as it came; its thinking is bound to the model that thought it, and is left out for

@@ -21,7 +21,7 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from karma.agents.ports import Fetched, NotFetched
+from karma.conversations.ports import Fetched, NotFetched
 from karma.core.clock import monotonic
 
 PORT = 443

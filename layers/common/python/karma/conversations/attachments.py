@@ -1,0 +1,349 @@
+"""What a conversation refers to instead of holding it: media and long results of tools.
+
+A part of a message names its medium by a source. As clients send it, and as it is kept:
+
+| sent | kept |
+|---|---|
+| `data`: base64 or a `data:` URL | `data` up to `INLINE_CHARS`; else the store has the bytes and a `file` names them |
+| `url`: https, or a `data:` URL | fetched at once, then as `data`: a URL may be gone by the next turn |
+| `file`: `devices/<device>/files/<file>` | the same name; the file stays the device's and is read for each run |
+| `file`: `attachments/<id>`, or a `url` that was given for it | the same name; an id that this store gave |
+
+A client that resends its conversation would send each medium with every message, until no body holds them. It is given
+`url` sources in their place (`Library.linked`), which its screen can show, and which are known when they come back,
+also after they have expired.
+
+Each medium is checked by its bytes before anything is stored. What cannot be read when a run needs it (a file that was
+deleted) is shown to the model as a text that says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import orjson
+
+from karma.conversations.domain import Json, Message
+from karma.conversations.media import (
+    MAX_INFLATED_BYTES,
+    MAX_MEDIA_CHARS,
+    Medium,
+    UnreadableMedia,
+    bytes_to_inflate,
+    inflate,
+    of_base64,
+    of_bytes,
+    trust,
+)
+from karma.conversations.ports import Attachments, DeviceFiles, Fetch, NotFetched
+from karma.core.errors import InvalidTransition, NotFound, PayloadTooLarge
+from karma.core.ids import UserId
+
+INLINE_CHARS = 8 * 1024
+"""Of base64 that stays within its message, in the store and in each request of its client."""
+MAX_RESULT_BYTES = 64 * 1024
+"""Of a tool's result; a larger one would crowd everything else out of the model's window."""
+MAX_BYTES = MAX_MEDIA_CHARS * 3 // 4
+_LOADED_CHARS = 20 * 1024 * 1024
+"""Of media that are read for one request of the model, the newest first."""
+
+_FILE = re.compile(r"devices/([^/]{1,64})/files/([^/]{1,64})")
+_ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
+_LINK = re.compile(r"https?://[^?#]*/attachments/([^/?#]+)/([0-9a-f]{64})(?:\?[^#]*)?")
+_FETCHED = "url_sha256"
+"""Member of a stored part whose medium was fetched: which URL that was."""
+TOO_MANY_PIXELS = f"brings the pixels of new images to more than {MAX_INFLATED_BYTES} bytes"
+SOURCES = "base64 data, an https: URL, or a file named devices/<device id>/files/<file id>"
+
+
+class Taken(NamedTuple):
+    """A part whose medium was read and has the structure of what it is."""
+
+    part: Json
+    """As it is stored."""
+    raw: bytes
+    kept: Mapping[str, bytes]
+    """Contents that have to be kept for it, by id."""
+
+
+class Library:
+    """Takes and shows what conversations refer to. All calls may block."""
+
+    def __init__(self, store: Attachments, files: DeviceFiles, fetch: Fetch) -> None:
+        self._store = store
+        self._files = files
+        self._fetch = fetch
+
+    def take(self, user_id: UserId, part: Json) -> Taken:
+        """Read a part's medium and check its structure. Its pixels are still to be inflated, and nothing is kept yet.
+
+        Raises:
+            UnreadableMedia: the model could not be shown it; the message says why.
+        """
+        source, kind = part.get("source"), str(part.get("type"))
+        if not isinstance(source, Mapping):
+            raise UnreadableMedia("has no source")
+        how, value, media_type = source.get("type"), str(source.get("value")), str(source.get("mimeType") or "")
+        if is_inline(part):
+            return _taken(kind, of_base64(kind, value, media_type, inflates=False))
+        if how == "url":
+            try:
+                fetched = self._fetch.fetch(value, max_bytes=MAX_BYTES)
+            except NotFetched as exc:
+                raise UnreadableMedia(str(exc)) from exc
+            medium = of_bytes(kind, fetched.data, media_type or fetched.media_type, inflates=False)
+            return _taken(kind, medium, {_FETCHED: _digest(value)})
+        if how == "file":
+            raw = self._read(user_id, value)
+            if _ATTACHMENT.fullmatch(value):
+                trust(raw)
+            medium = of_bytes(kind, raw, media_type, inflates=False)
+            named = {"type": "file", "value": value, "mimeType": medium.media_type}
+            return Taken({"type": kind, "source": named}, raw, {})
+        raise UnreadableMedia(f"must be {SOURCES}")
+
+    def keep(self, user_id: UserId, kept: Mapping[str, bytes]) -> None:
+        """Keep what `take` and `cut` named, by id. To keep it again changes nothing."""
+        for data in kept.values():
+            self._store.keep(user_id, data)
+
+    def linked(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
+        """Put URLs that are good for some hours where messages name attachments, for a screen to show them."""
+
+        def link(part: Json) -> Json:
+            source = part.get("source")
+            found = _ATTACHMENT.fullmatch(str(source.get("value"))) if isinstance(source, Mapping) else None
+            if found is None or not isinstance(source, Mapping) or source.get("type") != "file":
+                return part
+            media_type = str(source.get("mimeType") or "")
+            url = self._store.url(user_id, found[1], media_type)
+            return {"type": part["type"], "source": {"type": "url", "value": url, "mimeType": media_type}}
+
+        return [
+            message if isinstance(message.content, str) else replace(message, content=tuple(map(link, message.content)))
+            for message in messages
+        ]
+
+    def shorten(self, user_id: UserId, text: str) -> str:
+        """Keep a long result of a tool whole; returns its beginning, and says so. A short one stays as it is."""
+        shown, kept = cut(text, most_bytes=MAX_RESULT_BYTES)
+        self.keep(user_id, kept)
+        return shown
+
+    def show(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
+        """Put the media where messages only name them: the newest ones, as much as one request holds."""
+        left, pixels = _LOADED_CHARS, MAX_INFLATED_BYTES
+        shown: list[Message] = []
+        for message in reversed(messages):
+            if isinstance(message.content, str) or not any(map(_is_named, message.content)):
+                shown.append(message)
+                continue
+            parts: list[Json] = []
+            for part in reversed(message.content):
+                if not _is_named(part):
+                    parts.append(part)
+                    continue
+                if left > 0:
+                    loaded, inflated = self._shown(user_id, part, pixels)
+                    pixels -= inflated
+                else:
+                    loaded = _said("An earlier attachment was here.")
+                source = loaded.get("source")
+                left -= len(str(source["value"])) if isinstance(source, Mapping) else 0
+                parts.append(loaded)
+            shown.append(replace(message, content=tuple(reversed(parts))))
+        return shown[::-1]
+
+    def _shown(self, user_id: UserId, part: Json, most_pixels: int) -> tuple[Json, int]:
+        """Load one medium; returns the bytes that were inflated for it beside it."""
+        source = part["source"]
+        assert isinstance(source, Mapping)  # noqa: S101  by _is_named
+        value = str(source.get("value"))
+        try:
+            raw = self._read(user_id, value)
+            if _ATTACHMENT.fullmatch(value):
+                trust(raw)
+            medium = of_bytes(str(part["type"]), raw, str(source.get("mimeType") or ""), inflates=False)
+            size = bytes_to_inflate(raw)
+            if size > most_pixels:
+                raise UnreadableMedia(TOO_MANY_PIXELS)
+            inflate(raw)
+        except UnreadableMedia as exc:
+            return _said(f"The attachment {value[:200]} cannot be shown: it {exc}."), 0
+        return {"type": part["type"], "source": _data(medium)}, size
+
+    def _read(self, user_id: UserId, name: str) -> bytes:
+        attachment, file = _ATTACHMENT.fullmatch(name), _FILE.fullmatch(name)
+        if attachment is not None:
+            data = self._store.read(user_id, attachment[1])
+            if data is None:
+                raise UnreadableMedia("is not there")
+            return data
+        if file is None:
+            raise UnreadableMedia("must name a file as devices/<device id>/files/<file id>")
+        try:
+            return self._files.read(user_id, file[1], file[2], max_bytes=MAX_BYTES)
+        except NotFound:
+            raise UnreadableMedia("is not there") from None
+        except InvalidTransition:
+            raise UnreadableMedia("is a directory, or not uploaded yet") from None
+        except PayloadTooLarge:
+            raise UnreadableMedia(f"has more than {MAX_BYTES} bytes") from None
+
+
+def is_inline(part: Json) -> bool:
+    """Tell whether a part holds its medium itself, so that nothing has to be read for it."""
+    source = part.get("source")
+    if not isinstance(source, Mapping):
+        return False
+    return source.get("type") == "data" or (
+        source.get("type") == "url" and str(source.get("value"))[:5].lower() == "data:"
+    )
+
+
+def cut(text: str, *, most_bytes: int) -> tuple[str, dict[str, bytes]]:
+    """Shorten a long result of a tool: returns its beginning, which names the whole, and the whole by its id."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= most_bytes:
+        return text, {}
+    kept = attachment_id(data)
+    note = f"The result has {len(data)} bytes. This is its beginning; the whole is kept as attachments/{kept}."
+    beginning = data[:MAX_RESULT_BYTES].decode("utf-8", "ignore")
+    while True:
+        shown = orjson.dumps({"note": note, "beginning": beginning})
+        if len(shown) <= MAX_RESULT_BYTES:
+            return shown.decode(), {kept: data}
+        beginning = beginning[: len(beginning) // 2]
+
+
+def attachment_id(data: bytes) -> str:
+    """Return the id under which a store keeps these bytes: the same bytes of an account are kept once."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def copies_of(stored: Message, given: Message) -> dict[str, bytes]:
+    """Return by id the media that a stored message names and a client's copy of it still holds.
+
+    They are kept again with each answer that is asked for: a process may have died before it had kept them.
+    """
+    if isinstance(stored.content, str) or isinstance(given.content, str):
+        return {}
+    found: dict[str, bytes] = {}
+    for ours, theirs in zip(stored.content, given.content, strict=False):
+        source, copy = ours.get("source"), theirs.get("source")
+        if isinstance(source, Mapping) and isinstance(copy, Mapping) and is_inline(theirs):
+            data = base64.b64decode(str(copy.get("value")).rpartition(",")[2])
+            if source.get("value") == f"attachments/{attachment_id(data)}":
+                found[attachment_id(data)] = data
+    return found
+
+
+def _taken(kind: str, medium: Medium, more: Json | None = None) -> Taken:
+    raw = base64.b64decode(medium.data)
+    part = {"type": kind, **(more or {})}
+    if len(medium.data) <= INLINE_CHARS:
+        return Taken({**part, "source": _data(medium)}, raw, {})
+    kept = attachment_id(raw)
+    source = {"type": "file", "value": f"attachments/{kept}", "mimeType": medium.media_type}
+    return Taken({**part, "source": source}, raw, {kept: raw})
+
+
+def _data(medium: Medium) -> Json:
+    return {"type": "data", "mimeType": medium.media_type, "value": medium.data}
+
+
+def names_media(messages: Sequence[Message]) -> bool:
+    """Tell whether there is anything to load for these messages."""
+    return any(not isinstance(m.content, str) and any(map(_is_named, m.content)) for m in messages)
+
+
+def named(user_id: UserId, message: Message) -> Message:
+    """Put the names of a user's attachments where a message has the URLs that `Library.linked` gave for them."""
+    if isinstance(message.content, str):
+        return message
+    return replace(message, content=tuple(_named(user_id, part) for part in message.content))
+
+
+def _named(user_id: UserId, part: Json) -> Json:
+    source = part.get("source")
+    if not isinstance(source, Mapping) or source.get("type") != "url":
+        return part
+    found = _LINK.fullmatch(str(source.get("value")))
+    if found is None or found[1] != user_id:
+        return part
+    return {**part, "source": {**source, "type": "file", "value": f"attachments/{found[2]}"}}
+
+
+def in_words(part: Json) -> Json:
+    """Say in words which file a part names, for clients whose protocol has no `file` sources."""
+    source = part.get("source")
+    if isinstance(source, Mapping) and source.get("type") == "file":
+        return {"type": "text", "text": f"[{part['type']} {source.get('value')}]"}
+    return part
+
+
+def is_same_content(stored: str | Sequence[Json], given: str | Sequence[Json]) -> bool:
+    """Compare a client's copy of a user's message with ours, whose media may be held in another way."""
+    ours, theirs = list(_parts(stored)), list(_parts(given))
+    return len(ours) == len(theirs) and all(map(_is_same_part, ours, theirs))
+
+
+def _parts(content: str | Sequence[Json]) -> Iterator[Json]:
+    if isinstance(content, str):
+        yield {"type": "text", "text": content}
+    else:
+        yield from content
+
+
+def _is_same_part(stored: Json, given: Json) -> bool:
+    if given["type"] == "text":
+        return in_words(stored) == given
+    return is_same_medium(stored, given)
+
+
+def is_same_medium(stored: Json, given: Json) -> bool:
+    """Tell whether a part that a client sends again is the one that was stored, whichever way each names its medium."""
+    if stored.get("type") != given.get("type"):
+        return False
+    ours, theirs = stored.get("source"), given.get("source")
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return False
+    value = str(theirs.get("value"))
+    if theirs.get("type") == "url" and value[:5].lower() != "data:":
+        return stored.get(_FETCHED) == _digest(value)  # what it names may have changed: it is not fetched again
+    if ours.get("value") == value:
+        return True
+    if theirs.get("type") == "file":
+        return False
+    data = value.partition(",")[2] if value[:5].lower() == "data:" else value
+    if ours.get("type") == "data":
+        return ours.get("value") == data
+    return ours.get("value") == f"attachments/{_digest_of_base64(data)}"
+
+
+@lru_cache(maxsize=32)
+def _digest_of_base64(data: str) -> str:
+    """Return the id that the store gives what this encodes; one medium is compared with each of a thread."""
+    try:
+        return hashlib.sha256(base64.b64decode(data, validate=True)).hexdigest()
+    except ValueError:
+        return ""
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _is_named(part: Json) -> bool:
+    source = part.get("source")
+    return isinstance(source, Mapping) and source.get("type") == "file"
+
+
+def _said(text: str) -> Json:
+    return {"type": "text", "text": f"[{text}]"}

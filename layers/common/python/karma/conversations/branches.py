@@ -1,0 +1,440 @@
+"""Where a client's history and the stored thread meet: what is added, after which message, and what is passed over.
+
+A thread is a tree of messages that only grows. A client sends the conversation as its user sees it; the way that it
+goes in the tree, as far as it is there, is where the run begins, and the rest is added behind it:
+
+    stored u1 a1 u2 a2, sent u1 a1 u2 a2 u3   u3 follows a2          the conversation goes on
+                        sent u1 a1 u2         nothing is added       the answer to u2 is asked for anew, beside a2
+                        sent u1 a1 u2* (edited, or another)          u2* follows a1, beside u2
+                        sent u1 a1            nothing to answer      the client is shown u1 a1
+                        sent u3 alone         u3 follows a2          who sends only what is new is understood, too
+
+The store is the truth about answers, calls and their results: of those the client's copy is only a reference, by id,
+by the id of a call, or by place where a client has no ids. What has no text to see (calls and results of our own tools)
+need not be sent again; a call of ours whose run broke off before its result is answered by a word that says so: turns
+are whole. A screen that ends within an answer, behind a call or a result, gets the rest of it, which its connection has
+lost; only users' messages are answered anew. Users' words are the client's. Results of calls are taken wherever they
+come; one that comes when the conversation has gone on stands at its end. Answers that we never gave are taken with a
+conversation that is new to the server, and are passed over otherwise: nothing that was sent is passed over without a
+note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from karma.conversations.attachments import is_same_content
+from karma.conversations.domain import Message, Thread, ToolCall
+from karma.conversations.history import stopped
+from karma.conversations.messages import Sent
+from karma.conversations.order import in_stored_order, place_of
+from karma.conversations.tree import Tree, is_blank, is_unseen, shape_of, shapes_of
+from karma.core.errors import ValidationFailed
+from karma.core.ids import short_id
+
+
+class Note(NamedTuple):
+    """Something that the client sent and that was passed over."""
+
+    field: str
+    reason: str
+
+
+class Merged(NamedTuple):
+    """What a request makes of a thread."""
+
+    conversation: tuple[Message, ...]
+    """The branch, with what is new."""
+    after: int
+    """Position of the message that comes before what is new; -1 is the root."""
+    new: tuple[Message, ...]
+    notes: tuple[Note, ...]
+    is_shown: bool
+    """Whether the client has the conversation as it is here; else it has to be told."""
+
+
+def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = (), *, own: Collection[str]) -> Merged:
+    """Find the branch that the client's messages go, and what they add to it.
+
+    Args:
+        thread: what is stored.
+        sent: the client's messages.
+        passed_over: which others it sent.
+        own: names of the tools whose results are the server's.
+
+    Raises:
+        ValidationFailed: the message that asks for an answer is empty.
+    """
+    held = {message.id for message in thread.messages}
+    written: list[Sent] = []
+    empty: list[Sent] = []
+    for each in sent:
+        (empty if is_blank(each.message) and each.message.id not in held else written).append(each)
+    _require_words(sent, empty)
+    walk = _Walk(thread, passed_over, own)
+    for each in empty:
+        if each.message.role == "user":
+            walk.pass_over(each, "is empty")
+    if _is_whole(thread, written):
+        walk.follow(in_stored_order(thread, written))
+    else:
+        walk.go_to_latest()
+        for each in _not_held(thread, written):
+            walk.add(each)
+    return walk.result(written)
+
+
+def has_moved_on(thread: Thread, sent: Sequence[Sent]) -> bool:
+    """Tell whether a client sends the message that is being answered, so that it does not wait for that answer.
+
+    Nobody tells when a client leaves. But who has that message is the client that asked, or one that was shown its
+    conversation: to send it again, with more behind it, changed or for another answer, gives up the one on its way.
+    """
+    way = [thread.messages[position] for position in thread.way_to(thread.latest)]
+    answered = next((message.id for message in reversed(way) if message.role == "user"), "")
+    return bool(answered) and any(each.message.id == answered for each in sent)
+
+
+def late_results(messages: Sequence[Message]) -> Iterator[Message]:
+    """Say in words what a call gave whose result came late: models take a result right behind its call only."""
+    names: dict[str, str] = {}
+    waiting: set[str] = set()
+    for message in messages:
+        if message.role != "tool":
+            waiting = {call.id for call in message.tool_calls}
+            names |= {call.id: call.name for call in message.tool_calls}
+        elif message.tool_call_id not in waiting:
+            yield _in_words(message, names.get(message.tool_call_id, ""))
+            continue
+        else:
+            waiting.discard(message.tool_call_id)
+        yield message
+
+
+def _in_words(result: Message, name: str) -> Message:
+    outcome = "failed" if result.failed else "gave its result"
+    text = f"The call {result.tool_call_id} of {name or 'a tool'}, open until now, {outcome}:"
+    if isinstance(result.content, str):
+        return Message(id=result.id, role="user", content=f"{text}\n{result.content}")
+    return Message(id=result.id, role="user", content=({"type": "text", "text": text}, *result.content))
+
+
+class _Walk:
+    """The conversation so far, as positions of the tree and, behind those, as messages that are new."""
+
+    def __init__(self, thread: Thread, passed_over: Sequence[Note], own: Collection[str]) -> None:
+        self._thread = thread
+        self._own = own
+        self._tree = Tree(thread)
+        self._way: list[int] = []
+        self._new: list[Message] = []
+        self._answer: Message | None = None
+        """The last message of the assistant, and the ids of its calls."""
+        self._answer_calls: frozenset[str] = frozenset()
+        self._results: dict[str, Message | None] = {}
+        """By the id of each call of the conversation: what answers it; None as long as nothing does."""
+        self._own_calls: set[str] = set()
+        self._open: dict[str, ToolCall] = {}
+        """Calls of our own tools in the last turn that have no result yet."""
+        self._is_completed = False
+        """Results stand in the conversation that the client did not send."""
+        self._missed: set[object] = set()
+        """Names that were looked for in vain from here, so that they are not looked for again."""
+        self._held: list[Sent] = []
+        """Results, until it is known whether the conversation goes on behind them as it is stored."""
+        self._notes = list(passed_over)
+        self._is_import = False
+
+    @property
+    def _here(self) -> int:
+        return self._way[-1] if self._way else -1
+
+    def pass_over(self, sent: Sent, reason: str) -> None:
+        self._notes.append(Note(f"messages.{sent.at}", reason))
+
+    def go_to_latest(self) -> None:
+        self._go(self._thread.latest)
+
+    def follow(self, sent: Sequence[Sent]) -> None:
+        """Go the way of a whole conversation."""
+        self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
+        is_anew = self._is_import  # every id, on a thread that has messages: this client makes them anew each time
+        self._is_import |= not self._thread.messages
+        self._go(place_of(self._thread, sent))
+        answered = max((i for i, each in enumerate(sent) if each.message.role == "assistant"), default=-1)
+        for i, each in enumerate(sent):
+            if each.message.role == "user":
+                self._user(each, known=self._by_place(each.message) if is_anew or i < answered else each.message)
+            elif each.message.role == "assistant":
+                self._assistant(each, is_last=i == len(sent) - 1)
+            else:
+                self._hold(each)
+        self._release()
+        if sent and sent[-1].message.role != "user":
+            self._complete()
+            self._to_the_end_of_the_answer()
+
+    def _to_the_end_of_the_answer(self) -> None:
+        """Go on behind a call or a result that has something behind it: whose screen ends there has lost the rest.
+
+        It was done once; a model that is asked for it once more would call its tools again.
+        """
+        while not self._new and self._way and self._tree.message(self._here).role != "user":
+            behind = [p for p in self._tree.behind.get(self._here, ()) if self._is_ours(self._tree.message(p))]
+            if not behind:
+                return
+            self._go(behind[-1])
+            self._is_completed = True
+
+    def _is_ours(self, message: Message) -> bool:
+        return message.role == "assistant" or (message.role == "tool" and message.tool_call_id in self._own_calls)
+
+    def _by_place(self, message: Message) -> Message:
+        """Leave out an id that the thread does not know: the message is then known by place and content."""
+        return message if message.id in self._tree.by_id else replace(message, id="")
+
+    def add(self, sent: Sent) -> None:
+        """Take a message of a client that sends only what is new."""
+        if sent.message.role == "user":
+            self._append(sent.message)
+        elif sent.message.role == "tool":
+            self._result(sent)
+
+    def _complete(self) -> None:
+        """Give each call of ours of the last turn its result: the stored one, else a word that there is none."""
+        for call in [] if self._is_import else list(self._open.values()):
+            if call.id not in self._open:
+                continue
+            self._is_completed = True
+            position = self._find(("result", call.id))
+            if position is not None:
+                self._go(position)
+            elif self._new and (found := self._tree.by_result.get(call.id)):
+                self._enter_new(self._tree.message(found[-1]))
+            else:
+                self._enter_new(stopped(call))
+
+    def result(self, sent: Sequence[Sent]) -> Merged:
+        self._complete()
+        stored = [self._tree.message(position) for position in self._way]
+        conversation = (*stored, *self._new)
+        ids = {each.message.id for each in sent}
+        copies = _Copies(each.message for each in sent if not each.message.id)
+        lacks = any(message.id not in ids and not is_unseen(message) and not copies.have(message) for message in stored)
+        at = {message.id: i for i, message in enumerate(conversation) if message.role != "tool"}
+        places = [at[each.message.id] for each in sent if each.message.id in at]
+        differs = self._notes or lacks or self._is_completed or places != sorted(places)
+        notes = sorted(self._notes, key=lambda note: int(note.field.rpartition(".")[2]))
+        return Merged(conversation, self._here, tuple(self._new), tuple(notes), not differs)
+
+    def _user(self, sent: Sent, *, known: Message) -> None:
+        position = self._same_user(known)
+        if position is None:
+            self._release()
+            position = self._same_user(known)
+        if position is None:
+            self._append(sent.message)
+        else:
+            self._go(position)
+
+    def _hold(self, sent: Sent) -> None:
+        self._held.append(sent)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for each in held:
+            self._result(each)
+
+    def _assistant(self, sent: Sent, *, is_last: bool) -> None:
+        message = sent.message
+        calls = frozenset(call.id for call in message.tool_calls)
+        if self._has_answer(message, calls):
+            return  # another part of an answer that is there: some clients keep text and calls apart
+        position = self._same_answer(message, calls)
+        if position is None and message.content:
+            position = self._same_answer(self._by_place(message), calls)
+        if position is None and not message.id:
+            # Without ids, the place is what a client and the store have in common.
+            position = self._find("any answer")
+        if position is None and is_last and (position := self._begun_answer(message, calls)) is not None:
+            self._is_completed = True
+            self._go(position)
+        elif position is not None:
+            stored = self._tree.message(position)
+            if message.content and message.content != stored.content:
+                self.pass_over(sent, "differs from the answer that was given, which stands")
+            self._go(position)
+        elif copies := self._tree.by_id.get(message.id) or self._tree.by_call.get(
+            message.tool_calls[0].id if calls else ""
+        ):
+            self._release()
+            self._complete()
+            self._enter_new(self._tree.message(copies[-1]))
+        elif self._is_import:
+            self._release()
+            self._append(message)
+        else:
+            self.pass_over(sent, "is no answer that was given in this conversation")
+
+    def _result(self, sent: Sent) -> None:
+        message = sent.message
+        call_id = message.tool_call_id
+        if call_id not in self._results and not self._reach(call_id):
+            self.pass_over(sent, "answers no call of this conversation")
+            return
+        answered = self._results[call_id]
+        position = None if answered is not None else self._find(("result", call_id))
+        stored = answered if position is None else self._tree.message(position)
+        if stored is not None and (stored.content, stored.failed) != (message.content, message.failed):
+            self.pass_over(sent, "differs from the result that is there, which stands")
+        if position is not None:
+            self._go(position)
+        elif answered is not None:
+            return
+        elif self._new and (copy := self._stored_result(message)) is not None:
+            self._enter_new(copy)
+        elif call_id in self._own_calls and not self._is_import:
+            self.pass_over(sent, "answers a call of a tool of the server, which gives its results itself")
+        else:
+            self._append(message)
+
+    def _reach(self, call_id: str) -> bool:
+        """Go on to the message that makes this call, where a client answers a call that it did not send again."""
+        if self._new or ("reach", call_id) in self._missed:
+            return False
+        for position in reversed(self._tree.by_call.get(call_id, [])):
+            if self._tree.is_behind(position, self._here):
+                self._go(position)
+                return True
+        self._missed.add(("reach", call_id))
+        return False
+
+    def _stored_result(self, message: Message) -> Message | None:
+        found = map(self._tree.message, self._tree.by_id.get(message.id, []))
+        return next((m for m in found if m.tool_call_id == message.tool_call_id), None)
+
+    def _has_answer(self, message: Message, calls: frozenset[str]) -> bool:
+        last = self._answer
+        if last is None:
+            return False
+        if message.id and message.id == last.id:
+            return True
+        is_part = bool(calls) and calls <= self._answer_calls
+        return is_part and message.content in ("", last.content)
+
+    def _same_user(self, given: Message) -> int | None:
+        """Find the user's message of this id with these words; without an id, or without words, the other is enough."""
+        if not given.id:
+            return self._find(
+                ("words", shape_of(given.content)), lambda stored: is_same_content(stored.content, given.content)
+            )
+        return self._find(
+            ("user", given.id), lambda stored: is_blank(given) or is_same_content(stored.content, given.content)
+        )
+
+    def _same_answer(self, given: Message, calls: frozenset[str]) -> int | None:
+        """Find the answer of this id, or with these calls; without either, the one with this text."""
+        found = [self._find(("answer", given.id))] if given.id else []
+        if calls:
+            found.append(self._with_calls(calls))
+        elif not given.id:
+            found.append(self._find(("said", given.content)))
+        return self._tree.nearest_of(found)
+
+    def _begun_answer(self, given: Message, calls: frozenset[str]) -> int | None:
+        """Find the answer that begins with this text: who lost its stream has that part, under an id of its own."""
+
+        def begins(stored: Message) -> bool:
+            whole, part = stored.content, given.content
+            same = isinstance(whole, str) and isinstance(part, str) and whole.startswith(part)
+            return same and calls <= {call.id for call in stored.tool_calls}
+
+        return self._find("any answer", begins) if given.content else None
+
+    def _with_calls(self, calls: frozenset[str]) -> int | None:
+        if calls in self._missed:
+            return None
+        rarest = min(calls, key=lambda call_id: self._tree.count(self._here, ("call", call_id)))
+        found = self._find(("call", rarest), lambda stored: calls <= {call.id for call in stored.tool_calls})
+        if found is None:
+            self._missed.add(calls)
+        return found
+
+    def _find(self, name: Hashable, is_meant: Callable[[Message], bool] | None = None) -> int | None:
+        return None if self._new else self._tree.nearest(self._here, name, is_meant)
+
+    def _go(self, position: int) -> None:
+        for each in self._tree.way(self._here, position):
+            self._way.append(each)
+            self._enter(self._tree.message(each))
+        self._missed.clear()
+
+    def _append(self, message: Message) -> None:
+        if message.role == "user":
+            self._complete()
+        self._enter_new(message if message.id else replace(message, id=short_id()))
+
+    def _enter_new(self, message: Message) -> None:
+        self._new.append(message)
+        self._enter(message)
+
+    def _enter(self, message: Message) -> None:
+        """Note what later messages refer to; a call that is made again waits for its result again."""
+        if message.role == "assistant":
+            self._answer = message
+            self._answer_calls = frozenset(call.id for call in message.tool_calls)
+            self._open = {call.id: call for call in message.tool_calls if call.name in self._own}
+            self._own_calls.update(self._open)
+        elif message.role == "user":
+            self._open = {}
+        elif self._results.get(message.tool_call_id, message) is None:
+            self._results[message.tool_call_id] = message
+        for call in message.tool_calls:
+            self._results[call.id] = None
+        self._open.pop(message.tool_call_id, None)
+
+
+class _Copies:
+    """Messages that a client holds without ids: of those with the same texts only as many as differ in their media."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._by_shape: dict[object, list[Message]] = {}
+        for message in messages:
+            shape = shape_of(message.content)
+            same = self._by_shape.setdefault((message.role, shape), [])
+            if not same or any(isinstance(part, tuple) for part in shape):
+                same.append(message)
+
+    def have(self, stored: Message) -> bool:
+        """Tell whether one of them is a copy of a stored message."""
+        return any(
+            is_same_content(stored.content, each.content)
+            for shape in shapes_of(stored.content)
+            for each in self._by_shape.get((stored.role, shape), ())
+        )
+
+
+def _is_whole(thread: Thread, sent: Sequence[Sent]) -> bool:
+    """Tell whether the client sends the conversation as it sees it, or only what is new to a thread that it names."""
+    if not thread.messages or any(each.message.role == "assistant" for each in sent):
+        return True
+    ids = {message.id for message in thread.messages}
+    return any(each.message.id in ids for each in sent)
+
+
+def _not_held(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
+    """Leave out what a client without ids repeats of its user's words; the same words alone are said once more."""
+    if any(each.message.id for each in sent):
+        return sent
+    held = [thread.messages[p].content for p in thread.way_to(thread.latest) if thread.messages[p].role == "user"]
+    given = [each.message.content for each in sent if each.message.role == "user"]
+    return (
+        sent[len(held) :] if len(given) > len(held) and given[: len(held)] == held and len(given) == len(sent) else sent
+    )
+
+
+def _require_words(sent: Sequence[Sent], empty: Sequence[Sent]) -> None:
+    if empty and empty[-1] is sent[-1] and sent[-1].message.role == "user":
+        raise ValidationFailed.of(f"messages.{sent[-1].at}.content", "must not be empty")

@@ -1,0 +1,285 @@
+"""The messages of a request read from JSON: strict about what asks now, lenient about what stands before it.
+
+A client resends its whole history, and cannot take back a message of it that was refused. So what is wrong with the
+newest message refuses the request, and what is wrong with an earlier one only leaves that one out (`Unread`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from karma.conversations.domain import Json, Message, Role, ToolCall, is_readable_id
+from karma.core import freeform
+from karma.core.errors import MAX_FOUND
+from karma.core.ids import short_id
+
+MAX_MESSAGE_BYTES = 256 * 1024
+"""Of the text of a new message; see karma.conversations.arrival."""
+MAX_MESSAGES = 10_000
+"""Of one request; who holds a longer conversation sends what is new of it."""
+MAX_HELD_CHARS = 3_000_000
+"""Of any text of a message: the server holds none that is longer, so that this refuses no history."""
+MAX_TYPE_CHARS = 256
+MAX_TEXT_CHARS = 256 * 1024
+"""Of instructions, context, errors, descriptions of tools."""
+
+_KEPT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
+_ASIDE_ROLES = frozenset({"system", "developer"})
+_UNKEPT_ROLES = frozenset({"activity", "reasoning"})
+_ROLES = _ASIDE_ROLES | _UNKEPT_ROLES | set(_KEPT_ROLES)
+_PARTS = frozenset({"text", "image", "audio", "video", "document"})
+_MAX_OF_ONE = 10
+"""Problems that are told of a message that is left out."""
+
+OF_A_MESSAGE = re.compile(r"messages\.(\d+)(\.|$)")
+"""Names of members that belong to one message."""
+
+
+class Sent(NamedTuple):
+    """A message of a user, an assistant or a tool as the client sent it."""
+
+    at: int
+    """Its index in `messages`."""
+    message: Message
+    """With the id "" where the client has none."""
+
+
+class Unread(NamedTuple):
+    """A message that cannot be read, behind which others stand."""
+
+    at: int
+    id: str
+    """"" where it has no readable one."""
+    role: str
+    problems: tuple[Mapping[str, str], ...]
+
+
+class Aside(NamedTuple):
+    """A message that is shown to the model as the application's wish, and is not part of the conversation."""
+
+    at: int
+    shown: Json
+    """The message as the client holds it."""
+
+
+def asking(messages: Sequence[tuple[int, str]]) -> frozenset[int]:
+    """Tell which messages, given by place and role, ask now: the last one, and of results at the end all.
+
+    Whatever stands before them a client cannot take back: it is history, also where the server has never held it.
+    """
+    newest: set[int] = set()
+    for at, role in reversed(messages):
+        if newest and role != "tool":
+            break
+        newest.add(at)
+        if role != "tool":
+            break
+    return frozenset(newest)
+
+
+def problem(name: str, message: str) -> dict[str, str]:
+    """Shape one entry of a 422's details."""
+    return {"field": name, "message": message, "type": "value_error"}
+
+
+@dataclass
+class MessageReader:
+    """Reads the messages of one request; what refuses it goes to `errors`."""
+
+    errors: list[dict[str, str]]
+    deep: Sequence[str]
+    """Names of members that are nested too deeply."""
+
+    def read(self, given: Sequence[object]) -> tuple[tuple[Sent, ...], tuple[Unread, ...], tuple[Aside, ...]]:
+        """Read `messages`: those of the conversation, those that cannot be read, and the application's own."""
+        if len(given) > MAX_MESSAGES:
+            self.wrong("messages", f"must be at most {MAX_MESSAGES}; of a longer conversation send what is new")
+            return (), (), ()
+        sent: list[Sent] = []
+        unread: list[Unread] = []
+        asides: list[Aside] = []
+        ids: dict[str, int] = {}
+        roles = [_role(raw) for raw in given]
+        said = [(i, role) for i, role in enumerate(roles) if role not in _ASIDE_ROLES and role not in _UNKEPT_ROLES]
+        newest = asking(said)
+        too_deep = {int(found[1]): name for name in self.deep if (found := OF_A_MESSAGE.match(name))}
+        for i, raw in enumerate(given):
+            before = len(self.errors)
+            if i in too_deep:
+                self.wrong(too_deep[i], freeform.TOO_DEEP)
+            elif not isinstance(raw, dict):
+                self.wrong(f"messages.{i}", "must be an object")
+            else:
+                one = self._one(raw, i, ids)
+                if isinstance(one, Sent):
+                    sent.append(one)
+                elif isinstance(one, Aside):
+                    asides.append(one)
+            problems = self.errors[before:]
+            # What an application says before the conversation is sent with each request, and is its own to mend.
+            is_preface = roles[i] in _ASIDE_ROLES and (not said or i < said[0][0])
+            if problems and said and i not in newest and not is_preface:
+                del self.errors[before:]
+                is_named = all(problem["field"] != f"messages.{i}.id" for problem in problems)
+                unread.append(Unread(i, _readable_id(raw) if is_named else "", roles[i], tuple(problems[:_MAX_OF_ONE])))
+        return tuple(sent), tuple(unread), tuple(asides)
+
+    def _one(self, raw: Mapping[str, object], i: int, ids: dict[str, int]) -> Sent | Aside | None:
+        at, role, message_id = f"messages.{i}", raw.get("role"), raw.get("id")
+        if not isinstance(role, str) or role not in _ROLES:
+            self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
+        elif isinstance(message_id, str) and message_id and ids.setdefault(message_id, i) != i:
+            self.wrong(f"{at}.id", f"is the id of messages.{ids[message_id]}, too")
+        elif role in _ASIDE_ROLES:
+            before = len(self.errors)
+            text = self._text(raw.get("content"), f"{at}.content")
+            if len(self.errors) == before:
+                return Aside(i, {"id": message_id or short_id(), "role": role, "content": text})
+        elif role in _KEPT_ROLES:
+            message = self._message(raw, role=_KEPT_ROLES[role], at=at)
+            return None if message is None else Sent(i, message)
+        return None
+
+    def _message(self, raw: Mapping[str, object], *, role: Role, at: str) -> Message | None:
+        before = len(self.errors)
+        message_id, content = raw.get("id"), raw.get("content")
+        if content is None and role == "user" and message_id:
+            content = ""  # what the server holds by id need not be sent again
+        content = self._content(content, at=at, role=role)
+        if message_id is None or message_id == "":
+            message_id = ""
+        else:
+            self._is_id(f"{at}.id", message_id)
+        tool_call_id = raw.get("toolCallId")
+        if role == "tool":
+            self._is_id(f"{at}.toolCallId", tool_call_id)
+        calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
+        error = raw.get("error")
+        if error is not None:
+            error = self._held_text(error, f"{at}.error")
+        if len(self.errors) > before:
+            return None
+        if error and content in ("", ()):
+            content = str(error)
+        return Message(
+            id=str(message_id),
+            role=role,
+            content=content,
+            tool_calls=calls,
+            tool_call_id=str(tool_call_id) if role == "tool" else "",
+            failed=bool(error),
+        )
+
+    def _held_text(self, value: object, name: str) -> str:
+        if isinstance(value, str) and len(value) <= MAX_HELD_CHARS:
+            return value
+        self.wrong(name, f"must be a string of at most {MAX_HELD_CHARS} characters")
+        return ""
+
+    def _content(self, value: object, *, at: str, role: Role) -> str | tuple[Json, ...]:
+        if value is None and role == "assistant":
+            return ""
+        if isinstance(value, str):
+            return self._held_text(value, f"{at}.content")
+        if role == "assistant" or not isinstance(value, list):
+            self.wrong(f"{at}.content", "must be a string" if role == "assistant" else "must be a string or a list")
+            return ""
+        parts: list[Json] = []
+        for i, given in enumerate(value):
+            name = f"{at}.content.{i}"
+            if not isinstance(given, dict):
+                self.wrong(name, "must be an object")
+                continue
+            part = _current(given)
+            if not isinstance(part.get("type"), str) or part["type"] not in _PARTS:
+                self.wrong(f"{name}.type", f"must be one of {', '.join(sorted(_PARTS))}")
+            elif part["type"] == "text":
+                parts.append({"type": "text", "text": self._held_text(part.get("text"), f"{name}.text")})
+            elif self._is_source(part.get("source"), at=name):
+                parts.append({"type": part["type"], "source": part["source"]})
+        return tuple(parts)
+
+    def _is_source(self, source: object, *, at: str) -> bool:
+        if not isinstance(source, dict):
+            self.wrong(f"{at}.source", "must be {type: data|url|file, value, mimeType?}")
+            return False
+        kind, media_type = source.get("type"), source.get("mimeType")
+        wrong = {
+            "type": kind not in ("data", "url", "file"),
+            "value": not isinstance(source.get("value"), str),
+            "mimeType": not isinstance(media_type, str | None)
+            or len(media_type or "") > MAX_TYPE_CHARS
+            or (kind == "data" and not media_type),
+        }
+        for name in [name for name, is_wrong in wrong.items() if is_wrong]:
+            self.wrong(f"{at}.source.{name}", "must be data, url or file" if name == "type" else "must be a string")
+        return not any(wrong.values())
+
+    def _tool_calls(self, value: object, *, at: str) -> tuple[ToolCall, ...]:
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            self.wrong(f"{at}.toolCalls", "must be a list")
+            return ()
+        calls: list[ToolCall] = []
+        for i, call in enumerate(value):
+            here = f"{at}.toolCalls.{i}"
+            if not isinstance(call, dict):
+                self.wrong(here, "must be {id, type, function: {name, arguments}}")
+                continue
+            function = call.get("function")
+            if not isinstance(function, dict):
+                self.wrong(f"{here}.function", "must be {name, arguments}")
+                continue
+            texts = {"id": call.get("id")}
+            texts |= {f"function.{name}": function.get(name) for name in ("name", "arguments")}
+            read = [text for text in texts.values() if isinstance(text, str)]
+            if len(read) == len(texts) and max(map(len, read)) <= MAX_HELD_CHARS:
+                calls.append(ToolCall(*read))
+                continue
+            for name, text in texts.items():
+                self._held_text(text, f"{here}.{name}")
+        return tuple(calls)
+
+    def wrong(self, name: str, message: str) -> None:
+        """Note an error."""
+        if len(self.errors) < MAX_FOUND:
+            self.errors.append(problem(name, message))
+
+    def _is_id(self, name: str, value: object) -> bool:
+        if isinstance(value, str) and is_readable_id(value):
+            return True
+        self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
+        return False
+
+    def _text(self, value: object, name: str) -> str:
+        if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS:
+            return value
+        self.wrong(name, f"must be a string of at most {MAX_TEXT_CHARS} characters")
+        return ""
+
+
+def _current(part: Json) -> Json:
+    """Read a `binary` part, which protocols before 1.0 have, as the one that came after it."""
+    if part.get("type") != "binary":
+        return part
+    media_type = part.get("mimeType")
+    group = media_type.partition("/")[0].lower() if isinstance(media_type, str) else ""
+    kind = group if group in ("image", "audio", "video") else "document"
+    for member, how in (("data", "data"), ("url", "url"), ("id", "file")):
+        if part.get(member) is not None:
+            return {"type": kind, "source": {"type": how, "value": part[member], "mimeType": media_type}}
+    return {"type": kind}
+
+
+def _role(raw: object) -> str:
+    role = raw.get("role") if isinstance(raw, dict) else None
+    return role if isinstance(role, str) else ""
+
+
+def _readable_id(raw: object) -> str:
+    value = raw.get("id") if isinstance(raw, dict) else None
+    return value if isinstance(value, str) and is_readable_id(value) else ""

@@ -1,0 +1,59 @@
+"""Messages as they are written down: JSON, each text once.
+
+A thread's history grows by whole turns, each in one transaction; `domain.MAX_ADDED_BYTES` is measured on this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from karma.conversations.domain import Json, Message, ToolCall
+
+
+def dump_messages(messages: Sequence[Message]) -> bytes:
+    """Write messages as a JSON list."""
+    return orjson.dumps([_json(message) for message in messages])
+
+
+def load_messages(data: bytes) -> list[Message]:
+    """Read what `dump_messages` wrote."""
+    return [_message(each) for each in orjson.loads(data)]
+
+
+def _json(message: Message) -> dict[str, Any]:
+    """Shape a message; what is empty, or said by the blocks, is left out."""
+    data: dict[str, Any] = {"id": message.id, "role": message.role}
+    if not message.blocks or message.content != _text(message.blocks):
+        data["content"] = message.content
+    if message.tool_calls:
+        data["tool_calls"] = [list(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        data["tool_call_id"] = message.tool_call_id
+    if message.failed:
+        data["failed"] = True
+    if message.blocks:
+        data["blocks"] = list(message.blocks)
+    if message.model:
+        data["model"] = message.model
+    return data
+
+
+def _message(data: dict[str, Any]) -> Message:
+    blocks = tuple(data.get("blocks", ()))
+    return Message(
+        id=data["id"],
+        role=data["role"],
+        content=data["content"] if "content" in data else _text(blocks),
+        tool_calls=tuple(ToolCall(*call) for call in data.get("tool_calls", ())),
+        tool_call_id=data.get("tool_call_id", ""),
+        failed=data.get("failed", False),
+        blocks=blocks,
+        model=data.get("model", ""),
+    )
+
+
+def _text(blocks: Sequence[Json]) -> str:
+    return "".join(str(block.get("text", "")) for block in blocks if block.get("type") == "text")

@@ -1,0 +1,70 @@
+"""What a call of a model costs and how it fails, whoever provides it. Frozen; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from karma.core.errors import Upstream
+
+
+class ModelNotConfigured(Upstream):
+    """The deployment has no key for its model."""
+
+    status = 503
+    code = "MODEL_NOT_CONFIGURED"
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens in the protocol's accounting: input includes cache reads and writes. None is unknown, not zero."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            _sum(self.input_tokens, other.input_tokens),
+            _sum(self.output_tokens, other.output_tokens),
+            _sum(self.cached_input_tokens, other.cached_input_tokens),
+            _sum(self.cache_write_input_tokens, other.cache_write_input_tokens),
+        )
+
+    def wire(self, *, provider: str, model: str) -> dict[str, object] | None:
+        """Shape it as an AG-UI TokenUsage; None when nothing is known."""
+        known: dict[str, object] = {
+            name: value
+            for name, value in (
+                ("inputTokens", self.input_tokens),
+                ("outputTokens", self.output_tokens),
+                ("cachedInputTokens", self.cached_input_tokens),
+                ("cacheWriteInputTokens", self.cache_write_input_tokens),
+            )
+            if value is not None
+        }
+        if not known:
+            return None
+        if self.input_tokens is not None and self.output_tokens is not None:
+            known["totalTokens"] = self.input_tokens + self.output_tokens
+        return {"provider": provider, "model": model, **known}
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+class ModelErrorCode(StrEnum):
+    """Why a call of a model failed; a run that fails of it has the same code in its RUN_ERROR."""
+
+    MODEL_OVERLOADED = "MODEL_OVERLOADED"
+    MODEL_RATE_LIMITED = "MODEL_RATE_LIMITED"
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    MODEL_TIMEOUT = "MODEL_TIMEOUT"
+    MODEL_STREAM_CUT = "MODEL_STREAM_CUT"
+    MODEL_REJECTED = "MODEL_REJECTED"
+    CONTEXT_WINDOW_EXCEEDED = "CONTEXT_WINDOW_EXCEEDED"

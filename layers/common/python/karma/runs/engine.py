@@ -1,0 +1,468 @@
+"""The turn loop of one run: model, tools, model, ... until there is nothing left to answer.
+
+What a client sees, and in which order, is decided here; what is durable when, in log.py. The history gains a message
+only when a turn is complete, in the transaction that logs it: a run that breaks leaves no half message behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from karma.conversations.attachments import Library, names_media
+from karma.conversations.domain import MAX_ADDED_BYTES, History, Json, Message, ThreadKey, ToolCall
+from karma.conversations.history import STOPPED
+from karma.conversations.repair import repair
+from karma.conversations.stored import dump_messages
+from karma.core.clock import Clock
+from karma.core.errors import Upstream
+from karma.core.ids import RunId, short_id
+from karma.core.observability import count, logger
+from karma.core.texts import GrowingText
+from karma.models.domain import ModelErrorCode, Usage
+from karma.models.ports import (
+    Model,
+    ModelFailed,
+    ModelRequest,
+    StopReason,
+    TextDelta,
+    ToolArguments,
+    ToolBegun,
+    ToolEnded,
+    ToolSpec,
+    TurnEnded,
+)
+from karma.runs import events
+from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, RunEnd, RunErrorCode, RunFailed, RunStatus
+from karma.runs.events import CURRENT, DeltaPrefix, Event, Version
+from karma.runs.log import RunLog
+from karma.runs.ports import Sink
+from karma.runs.spending import Budget
+from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
+
+_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_RESULTS_A_COMMIT = 16
+"""Results of at most 64 KB each (twice that when escaped once more) that go into one transaction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Budgets of a run."""
+
+    max_tokens: int = 8192
+    """Output tokens a call."""
+    run_timeout_s: float = 600.0
+    """Wall time of a run where the platform sets no earlier end."""
+    reserve_s: float = 10.0
+    """Kept before the end to close the run properly."""
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What one run starts from."""
+
+    run_id: RunId
+    thread: ThreadKey
+    model: str
+    max_turns: int
+    """Model calls."""
+    system: Sequence[str]
+    messages: list[Message]
+    """The thread with what the client added; grows with the run."""
+    stored: int
+    """How many messages the thread holds in the store, in all its branches."""
+    last: int = -1
+    """Position of the last message of this branch; -1 for none."""
+    speaks: Version = CURRENT
+    """The client's version of the protocol."""
+    frontend_tools: Sequence[ToolSpec]
+    pending: Sequence[ToolCall] = ()
+    """Frontend calls that still wait for the client: nothing to do but say so."""
+    is_kept: bool = True
+    """Whether what its messages refer to is kept; else the model would be shown that it is not there."""
+    deadline: datetime
+
+
+@dataclass
+class _Turn:
+    """One call of the model as it streams."""
+
+    message_id: str
+    text: DeltaPrefix
+    args: dict[str, DeltaPrefix] = field(default_factory=dict)
+    """By the provider's id of a call; its prefix names ours."""
+    said: GrowingText = field(default_factory=GrowingText)
+    args_chars: int = 0
+    calls: list[ToolCall] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    held: list[Event] = field(default_factory=list)
+    """Ends of tool calls, committed together with what follows them."""
+    ended: TurnEnded | None = None
+
+
+class RunEngine:
+    """Executes one started run to its end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        log: RunLog,
+        sink: Sink,
+        model: Model,
+        toolbox: Toolbox,
+        library: Library,
+        limits: Limits,
+        clock: Clock,
+        budget: Budget,
+    ) -> None:
+        self._plan = plan
+        self._budget = budget
+        self._log = log
+        self._sink = sink
+        self._model = model
+        self._toolbox = toolbox
+        self._library = library
+        self._limits = limits
+        self._clock = clock
+        self._usage = Usage()
+        self._turns = 0
+        self._is_stopped = False
+        self._began_at = plan.last
+        self._said_at = -1
+        """Position of the last message that called tools of ours."""
+        self._own: dict[ToolCall, asyncio.Task[ToolOutcome] | None] = {}
+        """Its calls of ours in their order, as their results are stored behind it; None is not begun yet."""
+        self._known: dict[str, dict[str, object]] = {}
+        """By the id of a call: what its tool knows of its effect."""
+        self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
+
+    async def run(self) -> None:
+        """Run to the terminal event. Never raises for what a run may meet; a bug ends the run with INTERNAL."""
+        remaining_s = (self._plan.deadline - self._clock.now()).total_seconds() - self._limits.reserve_s
+        try:
+            async with asyncio.timeout(max(0.0, remaining_s)) as limit:
+                self._log.listen(lambda: self._stop(limit))
+                await self._loop()
+        except TimeoutError:
+            await self._fail(RunErrorCode.CANCELLED if self._is_stopped else RunErrorCode.DEADLINE_EXCEEDED)
+        except RunFailed as exc:
+            await self._fail(exc.code)
+        except ModelFailed as exc:
+            self._usage += exc.usage
+            self._budget.failed(exc.usage)
+            logger.warning("run.model_failed", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
+            await self._fail(RunErrorCode(exc.code))
+        except OwnershipLost:
+            self._abandon(RunErrorCode.OWNER_LOST)
+        except Upstream as exc:
+            logger.error("run.storage_failed", run_id=self._plan.run_id, code=exc.code)
+            await self._fail(RunErrorCode.STORAGE_UNAVAILABLE)
+        except Exception:  # noqa: BLE001 - the edge of a run: its client must be told, and the thread freed
+            logger.exception("run.broken", run_id=self._plan.run_id)
+            await self._fail(RunErrorCode.INTERNAL)
+        finally:
+            self._log.close()
+            await self._log.settle()
+
+    def _stop(self, limit: asyncio.Timeout) -> None:
+        with suppress(RuntimeError):  # it is ending already
+            limit.reschedule(0)
+            self._is_stopped = True
+
+    async def _loop(self) -> None:
+        plan = self._plan
+        if not plan.is_kept:
+            raise RunFailed(RunErrorCode.STORAGE_UNAVAILABLE)
+        if plan.pending:
+            await self._finish(pending=[call.id for call in plan.pending])
+            return
+        messages = await asyncio.to_thread(repair, plan.messages)
+        if not messages or messages[-1].role == "assistant":
+            await self._finish()
+            return
+        plan.messages = await self._toolbox.refreshed(plan.messages)
+        if names_media(plan.messages):
+            user_id = plan.thread.user_id
+            plan.messages = await asyncio.to_thread(self._library.show, user_id, plan.messages)
+        while self._turns < self._plan.max_turns:
+            self._turns += 1
+            turn = await self._ask()
+            if not await self._go_on(turn):
+                return
+        raise RunFailed(RunErrorCode.MAX_TURNS)
+
+    async def _ask(self) -> _Turn:
+        """Call the model once and send what it says while it says it."""
+        message_id = short_id()
+        turn = _Turn(message_id=message_id, text=events.text_deltas(message_id))
+        request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
+        await self._budget.admit(request)
+        log, write = self._log, self._sink.write
+        async for batch in self._model.stream(request):
+            frames: list[bytes] = []
+            for event in batch:
+                if type(event) is TextDelta:
+                    if not log.has_open_text(message_id):
+                        if turn.held:
+                            await self._release(turn)
+                        frames.append(log.soft(events.text_start(message_id)))
+                    turn.said.add(event.text)
+                    frames.append(log.delta(turn.text, event.text))
+                elif type(event) is ToolArguments:
+                    turn.args_chars += len(event.delta)
+                    frames.append(log.delta(turn.args[event.id], event.delta))
+                else:
+                    if frames:
+                        write(b"".join(frames))
+                        frames = []
+                    await self._structure(turn, event)
+            if frames:
+                write(b"".join(frames))
+            if turn.said.size + turn.args_chars > MAX_ADDED_BYTES:
+                # It could not be kept: the model is stopped rather than paid to go on.
+                raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
+        if turn.ended is None:
+            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT)
+        self._usage += turn.ended.usage
+        self._budget.ended(turn.ended.usage)
+        return turn
+
+    async def _structure(self, turn: _Turn, event: object) -> None:
+        if isinstance(event, ToolBegun):
+            call_id = self._own_call_id(event.id)
+            begin = events.tool_start(tool_call_id=call_id, name=event.name, parent_message_id=turn.message_id)
+            turn.args[event.id] = events.args_deltas(call_id)
+            turn.names[event.id] = event.name
+            held, turn.held = turn.held, []
+            await self._log.commit([*self._end_text(turn), *held, begin])
+        elif isinstance(event, ToolEnded):
+            call_id = turn.args[event.call_id].ref
+            turn.held.append(events.tool_end(call_id))
+            turn.calls.append(ToolCall(call_id, turn.names[event.call_id], event.arguments))
+        elif isinstance(event, TurnEnded):
+            turn.ended = event
+
+    def _own_call_id(self, given: str) -> str:
+        """Return the provider's id of a call, or another where a client would take the call for an earlier one.
+
+        Providers name calls anew in each conversation, some gateways in each answer; clients append to what has the id.
+        """
+        call_id = given if _CALL_ID.fullmatch(given) and given not in self._call_ids else f"call_{short_id()}"
+        self._call_ids.add(call_id)
+        return call_id
+
+    async def _release(self, turn: _Turn) -> None:
+        held, turn.held = turn.held, []
+        await self._log.commit(held)
+
+    async def _go_on(self, turn: _Turn) -> bool:
+        """Settle a complete turn; tell whether the model must be asked again."""
+        if turn.ended is None:
+            return False
+        stop = turn.ended.stop
+        if stop is StopReason.REFUSED:
+            # A refused turn is not kept: the model would refuse again as long as it sees it.
+            raise RunFailed(RunErrorCode.MODEL_REFUSED)
+        if stop is StopReason.CONTEXT_FULL:
+            raise RunFailed(RunErrorCode.CONTEXT_WINDOW_EXCEEDED)
+        if stop is StopReason.MAX_TOKENS and turn.calls:
+            raise RunFailed(RunErrorCode.MAX_TOKENS)
+        said = Message(
+            id=turn.message_id,
+            role="assistant",
+            content=str(turn.said),
+            tool_calls=tuple(turn.calls),
+            blocks=_with_call_ids(turn.ended.blocks, turn.calls),
+            model=self._plan.model,
+        )
+        kept = (said,) if said.blocks or said.content or said.tool_calls else ()
+        closing = [*self._end_text(turn), *turn.held]
+        if stop is StopReason.PAUSED and not turn.calls:
+            await self._log.commit(closing, history=self._keep(kept))
+            return True
+        if not turn.calls:
+            result: dict[str, object] | None = {"stopReason": "max_tokens"} if stop is StopReason.MAX_TOKENS else None
+            await self._finish(keep=kept, result=result)
+            return False
+        return await self._call_tools(turn.calls, closing, self._keep(kept))
+
+    async def _call_tools(self, calls: Sequence[ToolCall], closing: Sequence[Event], said: History | None) -> bool:
+        """Keep a turn and execute its calls of our own tools; those of the client's are left pending and end the run.
+
+        A call whose arguments cannot be read is nobody's: it is answered as failed, so that the model mends it.
+        """
+        pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
+        own = [call for call in calls if call.id not in pending]
+        # Noted before the turn is kept: from then on each of these calls gets a result, however the run ends.
+        self._said_at, self._own = self._plan.last, dict.fromkeys(own)
+        await self._log.commit(closing, history=said)
+        run_id = self._plan.run_id
+        self._known = {call.id: {} for call in own}
+        tasks = [
+            asyncio.ensure_future(self._toolbox.call(call, run_id=run_id, known=self._known[call.id])) for call in own
+        ]
+        self._own = dict(zip(own, tasks, strict=True))
+        found = list(zip(own, await asyncio.gather(*tasks), strict=True))
+        for at in range(0, len(found), _RESULTS_A_COMMIT):
+            kept = [_result_message(call, outcome) for call, outcome in found[at : at + _RESULTS_A_COMMIT]]
+            await self._log.commit(self._sent(kept), history=self._keep(kept))
+        if pending:
+            await self._finish(pending=pending)
+            return False
+        return True
+
+    def _sent(self, results: Sequence[Message]) -> list[Event]:
+        return [
+            events.tool_result(
+                message_id=each.id,
+                tool_call_id=each.tool_call_id,
+                content=str(each.content),
+                failed=each.failed,
+                speaks=self._plan.speaks,
+            )
+            for each in results
+        ]
+
+    def _missing_results(self) -> History | None:
+        """Answer the calls of ours that a run leaves open when it is ended: by their outcomes, or that it was ended."""
+        stored = self._log.last_message
+        if stored is None or stored < self._said_at:
+            return None  # the turn was not kept
+        left = list(self._own.items())[stored - self._said_at :]
+        results = [
+            _result_message(call, _outcome_of(task if at < _RESULTS_A_COMMIT else None, self._known.get(call.id, {})))
+            for at, (call, task) in enumerate(left)
+        ]
+        return History(self._plan.thread, stored + 1, tuple(results), stored) if results else None
+
+    def _is_frontend(self, call: ToolCall) -> bool:
+        return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
+
+    def _end_text(self, turn: _Turn) -> list[Event]:
+        return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
+
+    def _keep(self, messages: Sequence[Message]) -> History | None:
+        """Add messages to the conversation, and name the write that stores them.
+
+        Raises:
+            RunFailed: they are more than one write takes; nothing of them is kept.
+        """
+        if not messages:
+            return None
+        if len(dump_messages(messages)) > MAX_ADDED_BYTES:
+            raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
+        history = History(self._plan.thread, self._plan.stored, tuple(messages), self._plan.last)
+        self._plan.messages.extend(messages)
+        self._plan.stored += len(messages)
+        self._plan.last = self._plan.stored - 1
+        return history
+
+    async def _finish(
+        self,
+        *,
+        keep: Sequence[Message] = (),
+        pending: Sequence[str] = (),
+        result: dict[str, object] | None = None,
+    ) -> None:
+        usage = self._wire_usage()
+        terminal = events.run_finished(
+            thread_id=self._plan.thread.thread_id,
+            run_id=self._plan.run_id,
+            pending_tool_call_ids=pending,
+            usage=[usage] if usage else (),
+            result=result,
+            speaks=self._plan.speaks,
+        )
+        history = self._keep(keep)
+        await self._log.finish(terminal, self._end(RunStatus.FINISHED, pending=pending), history=history)
+        count("RunFinished")
+
+    async def _fail(self, code: RunErrorCode) -> None:
+        await self._log.settle()  # what is stored is known when no write is under way
+        if self._log.has_ended:
+            return  # the write of its end was under way, and went through
+        missing = self._missing_results()
+        results = missing.messages if missing else ()
+        usage = self._wire_usage()
+        told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": [usage] if usage else ()}
+        status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
+        if status is RunStatus.CANCELLED:
+            thread_id, run_id = self._plan.thread.thread_id, self._plan.run_id
+            terminal = events.run_cancelled(thread_id=thread_id, run_id=run_id, **told, speaks=self._plan.speaks)
+        else:
+            terminal = events.run_error(**told, speaks=self._plan.speaks)
+        try:
+            how = self._end(status, code=code, results=len(results))
+            await self._log.finish(terminal, how, before=self._sent(results), history=missing)
+            count("RunFailed", code=code.value)
+        except (OwnershipLost, Upstream):
+            # The watchdog ends the log; the client is told what is known here.
+            self._abandon(code)
+        except Exception:  # noqa: BLE001 - the edge of a run, as in run()
+            logger.exception("run.broken", run_id=self._plan.run_id)
+            self._abandon(code)
+
+    def _abandon(self, code: RunErrorCode) -> None:
+        logger.error("run.abandoned", run_id=self._plan.run_id, code=code.value)
+        count("RunAbandoned")
+        self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
+
+    def _wire_usage(self) -> dict[str, object] | None:
+        return self._usage.wire(provider=self._model.provider, model=self._plan.model)
+
+    def _end(
+        self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = (), results: int = 0
+    ) -> RunEnd:
+        if status is RunStatus.FINISHED:
+            last = self._plan.last  # stored with the end itself
+        else:
+            last = self._began_at if self._log.last_message is None else self._log.last_message + results
+        return RunEnd(
+            status=status,
+            at=self._clock.now(),
+            error_code=code.value if code else "",
+            turns=self._turns,
+            usage=self._wire_usage(),
+            cost_micros=self._budget.spent,
+            correction=self._budget.correction(),
+            pending_tool_call_ids=tuple(pending),
+            last_message=last,
+        )
+
+
+def model_request(plan: Plan, toolbox: Toolbox, limits: Limits) -> ModelRequest:
+    """Return the next call of a run's model."""
+    own = toolbox.specs()
+    names = {tool.name for tool in own}
+    return ModelRequest(
+        model=plan.model,
+        system=plan.system,
+        messages=repair(plan.messages),
+        tools=[*own, *(tool for tool in plan.frontend_tools if tool.name not in names)],
+        max_tokens=limits.max_tokens,
+    )
+
+
+def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:
+    """Write the ids of calls, in order, into the blocks that ask for them."""
+    ids = iter(call.id for call in calls)
+    return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
+
+
+def _outcome_of(task: asyncio.Task[ToolOutcome] | None, known: Json) -> ToolOutcome:
+    if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+        return ToolOutcome(orjson.dumps({**orjson.loads(STOPPED), **known}).decode() if known else STOPPED, failed=True)
+    return task.result()
+
+
+def _result_message(call: ToolCall, outcome: ToolOutcome) -> Message:
+    return Message(id=short_id(), role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)

@@ -1,0 +1,64 @@
+"""What happened to a run, from its id alone: for operators, printed by `karma run explain <id>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import orjson
+
+from karma.core.clock import Clock, iso
+from karma.core.errors import NotFound
+from karma.core.ids import RunId
+from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.ports import RunStore
+from karma.runs.watchdog import read_log
+
+_SHOWN_CHARS = 100
+
+
+def explain(run_id: RunId, *, store: RunStore, clock: Clock) -> str:
+    """Tell the story of every run with this id (one, unless clients of several users chose the same).
+
+    Conversation texts are shown by length only.
+
+    Raises:
+        NotFound: no run has this id.
+    """
+    keys = [RunKey(owner, run_id) for owner in store.owners(run_id)]
+    runs = [run for run in map(store.run, keys) if run is not None]
+    if not runs:
+        raise NotFound(f"Run '{run_id}' not found")
+    return "\n\n".join("\n".join(_story(run, read_log(store, run.key), clock)) for run in runs)
+
+
+def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
+    yield f"run {run.key.run_id} of user {run.key.user_id} on thread {run.thread_id}"
+    ended = f", ended {iso(run.finished_at)}" if run.finished_at else ""
+    yield f"{run.status}{' ' + run.error_code if run.error_code else ''}: began {iso(run.created_at)}{ended}"
+    agent = f"agent {run.agent_id} of version {run.agent_version}, " if run.agent_id else ""
+    usage = orjson.dumps(run.usage).decode() if run.usage else "unknown"
+    yield f"{agent}model {run.model}, {run.turns} turns, usage {usage}"
+    if run.pending_tool_call_ids:
+        yield f"waits for the client's tools: {', '.join(run.pending_tool_call_ids)}"
+    if run.status is RunStatus.RUNNING and log:
+        state = "expired: the watchdog will end it" if log[-1].is_expired(clock.now()) else "valid"
+        yield f"lease until {iso(log[-1].lease_until)} ({state})"
+    writer = ""
+    for segment in log:
+        owner = f"  owner {segment.epoch} ({segment.writer})" if segment.writer != writer else ""
+        writer = segment.writer
+        yield f"segment {segment.n}, lease until {iso(segment.lease_until)}{owner}"
+        yield from (f"    {_line(orjson.loads(data))}" for data in segment.events)
+
+
+def _line(event: dict[str, object]) -> str:
+    kind = str(event["type"])
+    if "delta" in event:
+        return f"{kind} {event.get('messageId') or event.get('toolCallId')} +{len(str(event['delta']))} characters"
+    if kind == "TOOL_CALL_RESULT":
+        failed = " FAILED" if event.get("metadata") else ""
+        return f"{kind} {event['toolCallId']}{failed} {str(event['content'])[:_SHOWN_CHARS]}"
+    if kind == "STATE_SNAPSHOT":
+        return kind
+    rest = {name: value for name, value in event.items() if name != "type"}
+    return f"{kind} {orjson.dumps(rest).decode()[: 3 * _SHOWN_CHARS]}"

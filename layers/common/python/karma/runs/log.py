@@ -1,0 +1,336 @@
+"""The log of a run while it executes: what was sent is committed, in order, by one writer.
+
+- Structural events are committed, then sent.
+- Deltas, and the start and end of text, are sent at once and committed at most a second later.
+- `id: n` goes out only when what the client has is exactly the segments up to n.
+- The lease is renewed by each segment, by an empty one when the run is silent.
+- Once a second it is read whether somebody wants the run to end: others never write to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+
+from karma.conversations.domain import History, ThreadKey
+from karma.core.clock import Clock
+from karma.core.errors import Upstream
+from karma.runs.domain import LEASE, OwnershipLost, RunEnd, RunKey, Segment, Wish
+from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, position
+from karma.runs.ports import RunStore, Sink
+
+SEGMENT_BYTES = 16_000
+"""A segment holds up to this much, or one event that is larger."""
+
+FLUSH_AFTER_S = 0.8
+_FLUSH_BYTES = 12_000
+_DELTA_CHARS = 2_500
+"""A character takes up to six bytes in JSON, so a delta always fits into a segment."""
+_RENEW_AFTER_S = LEASE.total_seconds() / 3
+_LISTEN_EVERY_S = 1.0
+_RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+_FATAL = (OwnershipLost, Upstream)
+"""Behind these nothing may be written any more."""
+
+
+class RunLog:
+    """Appends to one run's log from segment `head` on, and writes the frames of what it appends to the sink."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        sink: Sink,
+        clock: Clock,
+        *,
+        key: RunKey,
+        thread: ThreadKey,
+        head: int,
+        writer: str,
+        epoch: int,
+    ) -> None:
+        self._store = store
+        self._sink = sink
+        self._clock = clock
+        self._key = key
+        self._thread = thread
+        self._head = head
+        self._writer = writer
+        self._epoch = epoch
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._open = OpenItems()
+        self.last_message: int | None = None
+        """Position of the last message that was committed; None where none was."""
+        self.has_ended = False
+        """Whether the terminal event is committed."""
+        self._waiting = _Waiting()
+        self._sent = 0
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushing = False
+        self._background: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None
+        self._closed = False
+        self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
+        self._listen_timer: asyncio.TimerHandle | None = None
+
+    def listen(self, stop: Callable[[], None]) -> None:
+        """Call `stop` once when the run's client has moved on, or has left and somebody else wants the thread."""
+        self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(stop)))
+
+    async def _heed(self, stop: Callable[[], None]) -> None:
+        try:
+            wishes = await asyncio.to_thread(self._store.wishes, self._key)
+        except Upstream:
+            wishes = frozenset()  # asked again in a second
+        if self._closed:
+            return
+        if Wish.MOVED_ON in wishes or (Wish.NEXT in wishes and self._sink.is_lost):
+            stop()
+        else:
+            self.listen(stop)
+
+    def delta(self, prefix: DeltaPrefix, text: str) -> bytes:
+        """Take a delta into the log and return its frame; the caller sends it at once.
+
+        Raises:
+            Exception: what a commit in the background failed with, OwnershipLost and Upstream among others.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._sent += 1
+        if self._waiting.add_delta(prefix, text) > _FLUSH_BYTES:
+            self._flush()
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
+        return frame(encode_delta(prefix, text))
+
+    def soft(self, event: Event) -> bytes:
+        """Like `delta`, for the start and end of text."""
+        if self._failure is not None:
+            raise self._failure
+        self._sent += 1
+        self._open.follow(event)
+        self._waiting.add(event.data)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
+        return frame(event.data)
+
+    def has_open_text(self, message_id: str) -> bool:
+        """Tell whether this message was begun and not ended."""
+        return self._open.has_text(message_id)
+
+    async def commit(self, events: Sequence[Event] = (), *, history: History | None = None) -> None:
+        """Commit what waits and then these events, with messages in the same transaction; then send the events.
+
+        Completes even when the caller is cancelled: a segment's fate is never left open.
+
+        Raises:
+            OwnershipLost: the run is another process's.
+            Upstream: the database could not be reached.
+        """
+        await asyncio.shield(self._spawn(self._commit(lambda: events, history, None)))
+
+    async def finish(
+        self, terminal: Event, how: RunEnd, *, before: Sequence[Event] = (), history: History | None = None
+    ) -> None:
+        """Close what is open, end the run and send the terminal event, and others `before` it. Raises as `commit` does.
+
+        Also tried when an earlier commit failed for a reason that says nothing about this one (a bug, a limit).
+        """
+
+        def last() -> list[Event]:
+            return [*self._open.closing(), *before, terminal]
+
+        await asyncio.shield(self._spawn(self._commit(last, history, how)))
+        self.close()
+
+    def give_up(self, terminal: Event) -> None:
+        """Tell the client alone that this process cannot go on; the log is ended by who owns it."""
+        self._sink.write(b"".join(frame(event.data) for event in [*self._open.closing(), terminal]))
+        self.close()
+
+    def close(self) -> None:
+        """Stop the timers."""
+        self._closed = True
+        self._renew_timer.cancel()
+        for timer in (self._flush_timer, self._listen_timer):
+            if timer is not None:
+                timer.cancel()
+
+    async def settle(self) -> None:
+        """Wait for commits under way; their failures were told to the run or came too late to matter."""
+        while self._background:
+            await asyncio.wait(self._background)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._settled)
+        return task
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, Exception) and not isinstance(self._failure, _FATAL):
+            # Also a failure that nobody waited for: the run meets it at its next step.
+            self._failure = failure
+
+    async def _commit(
+        self,
+        make_events: Callable[[], Sequence[Event]],
+        history: History | None,
+        how: RunEnd | None,
+        *,
+        only_waiting: bool = False,
+    ) -> None:
+        async with self._lock:
+            if self._failure is not None and (how is None or isinstance(self._failure, _FATAL)):
+                raise self._failure
+            self._stop_flush_timer()
+            waiting = self._waiting.take()
+            if only_waiting and not waiting:
+                return  # another commit took the text along
+            events = make_events()
+            batches = _batches([*waiting, *(event.data for event in events)])
+            written = 0
+            try:
+                for i, batch in enumerate(batches):
+                    last = i == len(batches) - 1
+                    await self._append(batch, history if last else None, how if last else None)
+                    written += len(batch)
+            except _FATAL as exc:
+                # Here and not in _settled: who waits for the lock may run before that.
+                self._failure = exc
+                raise
+            finally:
+                # The client has what waited: if it could not be written now, what ends the log still writes it.
+                self._waiting.put_back(waiting[written:])
+            for event in events:
+                self._open.follow(event)
+            if events:
+                self._sink.write(frames((event.data for event in events), n=self._head))
+
+    async def _append(self, batch: tuple[bytes, ...], history: History | None, how: RunEnd | None) -> None:
+        segment = Segment(
+            key=self._key,
+            n=self._head + 1,
+            writer=self._writer,
+            epoch=self._epoch,
+            lease_until=self._lease_until(),
+            events=batch,
+            terminal=how is not None,
+        )
+
+        def write() -> None:
+            if how is None:
+                self._store.append(segment, history=history)
+            else:
+                self._store.finish(segment, how, thread=self._thread, history=history)
+
+        for pause_s in (*_RETRY_PAUSES_S, None):
+            try:
+                await asyncio.to_thread(write)
+                break
+            except Upstream as exc:
+                # The writer token makes a repeat safe, whatever became of this try.
+                if pause_s is None or not exc.retryable:
+                    raise
+                await asyncio.sleep(pause_s)
+        self._head = segment.n
+        self.has_ended = how is not None
+        if history is not None:
+            self.last_message = history.n + len(history.messages) - 1
+        self._renew_timer.cancel()
+        if how is None and not self._closed:
+            self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
+
+    def _lease_until(self) -> datetime:
+        return self._clock.now() + LEASE
+
+    def _renew(self) -> None:
+        self._spawn(self._in_background(only_waiting=False))
+
+    def _flush(self) -> None:
+        self._stop_flush_timer()
+        if not self._flushing:
+            self._flushing = True
+            self._spawn(self._flush_in_background())
+
+    async def _flush_in_background(self) -> None:
+        try:
+            await self._in_background(only_waiting=True)
+        finally:
+            self._flushing = False
+        if self._waiting.size and self._flush_timer is None and not self._closed:
+            # Sent while the flush was on its way, and nothing may follow that would set the timer.
+            self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
+
+    async def _in_background(self, *, only_waiting: bool) -> None:
+        if self._closed or self._failure is not None:
+            return
+        sent, head = self._sent, self._head
+        await self._commit(list, None, None, only_waiting=only_waiting)
+        if self._sent == sent and self._head != head:
+            self._sink.write(position(self._head))
+
+    def _stop_flush_timer(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+
+
+class _Waiting:
+    """Events sent and not committed; neighbouring deltas of one message become one event."""
+
+    def __init__(self) -> None:
+        self._events: list[bytes] = []
+        self._prefix: DeltaPrefix | None = None
+        self._parts: list[str] = []
+        self.size = 0
+
+    def add_delta(self, prefix: DeltaPrefix, text: str) -> int:
+        if prefix is not self._prefix:
+            self._seal()
+            self._prefix = prefix
+        self._parts.append(text)
+        self.size += len(text)
+        return self.size
+
+    def add(self, data: bytes) -> None:
+        self._seal()
+        self._events.append(data)
+        self.size += len(data)
+
+    def take(self) -> list[bytes]:
+        self._seal()
+        taken, self._events, self.size = self._events, [], 0
+        return taken
+
+    def put_back(self, events: Sequence[bytes]) -> None:
+        """Take events again that were taken and not written, before all others."""
+        self._events[:0] = events
+        self.size += sum(map(len, events))
+
+    def _seal(self) -> None:
+        if self._prefix is not None and self._parts:
+            text = "".join(self._parts)
+            for at in range(0, len(text), _DELTA_CHARS):
+                self._events.append(encode_delta(self._prefix, text[at : at + _DELTA_CHARS]))
+        self._prefix = None
+        self._parts = []
+
+
+def _batches(events: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+    """Split events into segments; at least one, which may be empty."""
+    batches: list[tuple[bytes, ...]] = []
+    batch: list[bytes] = []
+    size = 0
+    for data in events:
+        if batch and size + len(data) + 1 > SEGMENT_BYTES:
+            batches.append(tuple(batch))
+            batch, size = [], 0
+        batch.append(data)
+        size += len(data) + 1
+    batches.append(tuple(batch))
+    return batches

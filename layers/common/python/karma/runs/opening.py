@@ -1,0 +1,145 @@
+"""What a run's stream begins with, so that its client has the conversation as the model is shown it.
+
+    RUN_STARTED
+    MESSAGES_SNAPSHOT            where the client's messages are not the conversation that the answer belongs to; two,
+                                 where clients could not bring one into order (order.py)
+    CUSTOM karma.input_ignored   where something that the client sent was passed over, by field and reason
+    STATE_SNAPSHOT               with `id: 1`: who has it, has all of these
+
+The snapshot is not part of the log: the thread holds what it says, in a branch that never changes. A client that was
+cut off before `id: 1` sends its request again, and is answered by another snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from karma.conversations.attachments import in_words
+from karma.conversations.branches import Merged, Note
+from karma.conversations.domain import Json, Message
+from karma.conversations.messages import Aside
+from karma.conversations.order import shown_in_steps
+from karma.core.errors import MAX_TOLD, how_many_more
+from karma.runs import events
+from karma.runs.events import Version, frame, frames
+from karma.runs.requests import RunInput
+
+MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
+"""Clients read frames of up to 10 MB; a longer conversation is named instead of shown."""
+
+
+Link = Callable[[Sequence[Message]], Sequence[Message]]
+"""Puts URLs where messages name attachments."""
+
+
+class Opening(NamedTuple):
+    """The first events of one run."""
+
+    started: bytes
+    snapshots: tuple[bytes, ...]
+    """None where the client needs none."""
+    rest: tuple[bytes, ...]
+
+    @property
+    def log(self) -> tuple[bytes, ...]:
+        """The events of the log's first segment."""
+        return (self.started, *self.rest)
+
+    @property
+    def data(self) -> bytes:
+        """The frames for the client."""
+        return b"".join(map(frame, (self.started, *self.snapshots))) + frames(self.rest, n=1)
+
+
+def opening(
+    asked: RunInput,
+    merged: Merged,
+    state: object,
+    *,
+    link: Link,
+    is_lighter: bool = False,
+) -> Opening:
+    """Make the first events of a run.
+
+    Args:
+        asked: the request.
+        merged: what it makes of its thread.
+        state: what the client shall hold as its state.
+        link: puts URLs where messages name attachments.
+        is_lighter: whether the client sends too much as long as it is not shown what is stored.
+    """
+    started = events.run_started(
+        thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id, speaks=asked.speaks
+    )
+    notes = [Note("body", warning) for warning in asked.warnings] + list(merged.notes)
+    snapshots: tuple[bytes, ...] = ()
+    if is_lighter or not merged.is_shown or (merged.conversation and merged.conversation[-1].role == "assistant"):
+        snapshots = snapshots_of(link(merged.conversation), asked)
+        if len(snapshots[-1]) > MAX_SNAPSHOT_BYTES:
+            snapshots = ()
+            notes.insert(0, Note("messages", "are another branch of the conversation, which is too long to be shown"))
+    rest = [events.state_snapshot(state).data]
+    if more := how_many_more(len(notes)):
+        notes[MAX_TOLD:] = [Note("body", f"and {more} were passed over")]
+    if notes:
+        rest.insert(0, events.input_ignored([note._asdict() for note in notes]).data)
+    return Opening(started.data, snapshots, tuple(rest))
+
+
+def snapshots_of(conversation: Sequence[Message], asked: RunInput) -> tuple[bytes, ...]:
+    """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions where it holds them.
+
+    The last one shows all; one before it where the client would keep messages in a wrong place.
+    """
+    places = {each.message.id: each.at for each in asked.sent if each.message.id}
+    messages = list(_placed(conversation, places, asked.asides, asked.speaks))
+    held = sorted([*places.items(), *((str(each.shown["id"]), each.at) for each in asked.asides)], key=lambda it: it[1])
+    first = shown_in_steps([message_id for message_id, _ in held], [str(each["id"]) for each in messages])
+    steps = [messages[:first]] if first < len(messages) else []
+    return tuple(events.messages_snapshot(each).data for each in (*steps, messages))
+
+
+def _placed(
+    conversation: Iterable[Message], places: dict[str, int], asides: Sequence[Aside], speaks: Version
+) -> Iterable[Json]:
+    waiting = list(asides)
+    for message in conversation:
+        at = places.get(message.id, -1)
+        while waiting and waiting[0].at < at:
+            yield waiting.pop(0).shown
+        yield shown(message, speaks)
+    yield from (aside.shown for aside in waiting)
+
+
+def shown(message: Message, speaks: Version) -> Json:
+    """Shape a message as a client of this version holds it."""
+    body: dict[str, object] = {"id": message.id, "role": message.role}
+    if message.role != "assistant":
+        body["content"] = _content(message, speaks)
+    elif message.content:
+        body["content"] = message.content
+    if message.tool_calls:
+        body["toolCalls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        body["toolCallId"] = message.tool_call_id
+        if message.failed and isinstance(message.content, str) and message.content:
+            body["error"] = message.content
+    return body
+
+
+def _content(message: Message, speaks: Version) -> object:
+    if isinstance(message.content, str):
+        return message.content
+    content = [
+        {"type": part["type"], **{n: part[n] for n in ("text", "source") if n in part}} for part in message.content
+    ]
+    if speaks >= (1, 0):
+        return content
+    parts = [in_words(part) for part in content]
+    if message.role == "tool":  # of text alone until 1.0
+        return "\n".join(str(part.get("text", f"[{part['type']}]")) for part in parts)
+    return parts

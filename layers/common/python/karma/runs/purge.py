@@ -1,0 +1,127 @@
+"""The runs and threads of an account that is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Protocol
+
+from karma.conversations.domain import ThreadKey
+from karma.core.clock import Clock
+from karma.core.dynamo.items import Key
+from karma.core.dynamo.partitions import delete_keys, empty
+from karma.core.ids import UserId, new_id
+from karma.core.observability import logger
+from karma.core.purge import Purge
+from karma.runs import events
+from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
+from karma.runs.repository import HEAD, DynamoRunStore, RunsItem, run_id_pk, run_pk, segment_sk, thread_pk, user_pk
+
+WRITER_LIFE = timedelta(minutes=16)
+"""How long after a run's end a process may be left that has not heard of it: Lambda gives one 15 minutes."""
+_PAGE = 100
+_TRIES = 5
+
+
+class KeptAttachments(Protocol):
+    """What conversations refer to; integrations.s3.S3Attachments is the real one."""
+
+    def remove_all(self, user_id: UserId, *, limit: int) -> int:
+        """Remove up to `limit` of a user's; fewer than that were removed when nothing is left."""
+        ...
+
+
+class RunsPurge:
+    """Runs are ended, then their logs, threads and rows go.
+
+    Until the account has settled a run that was just over keeps its row and its last segment: that one keeps a writer
+    out that does not know it yet, since a segment is put on condition that there is none of its number.
+    """
+
+    name = "runs"
+
+    def __init__(self, *, store: DynamoRunStore, attachments: KeptAttachments, clock: Clock) -> None:
+        self._store = store
+        self._attachments = attachments
+        self._clock = clock
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove what is left of an account's runs; True when nothing is, but for what keeps writers out."""
+        # All are ended before the first goes: their tools work on what other steps remove.
+        return (
+            self._each(purge, self._end)
+            and self._each(purge, self._remove)
+            and self._remove_attachments(purge)
+            and self._remove_counters(purge)
+        )
+
+    def _each(self, purge: Purge, step: Callable[[Run, Purge], bool]) -> bool:
+        start: dict[str, str] | None = None
+        done = True
+        while True:
+            page = self._store.runs(purge.user_id, limit=_PAGE, start=start)
+            for run in page.runs:
+                if purge.over():
+                    return False
+                done = step(run, purge) and done
+            start = page.last
+            if start is None:
+                return done
+
+    def _end(self, listed: Run, _: Purge) -> bool:
+        """End a run that is not over; False when its owner was quicker each time, and has it still."""
+        if listed.status is not RunStatus.RUNNING:
+            return True
+        for _attempt in range(_TRIES):
+            run, tail = self._store.run(listed.key), self._store.tail(listed.key)
+            if run is None or tail is None or run.status is not RunStatus.RUNNING:
+                return True  # the index is behind
+            try:
+                self._take_over(run, tail)
+            except OwnershipLost:
+                continue
+            logger.info("run.ended_with_account", run_id=run.key.run_id)
+            return True
+        return False
+
+    def _take_over(self, run: Run, tail: Segment) -> None:
+        code = RunErrorCode.OWNER_LOST
+        now = self._clock.now()
+        last = Segment(
+            key=run.key,
+            n=tail.n + 1,
+            writer=new_id(),
+            epoch=tail.epoch + 1,
+            lease_until=now,
+            events=(events.run_error(message=ERROR_MESSAGES[code], code=code).data,),
+            terminal=True,
+        )
+        how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
+        self._store.finish(last, how, thread=ThreadKey(run.key.user_id, run.thread_id))
+
+    def _remove(self, run: Run, purge: Purge) -> bool:
+        now = self._clock.now()
+        over_for_long = run.finished_at is not None and now - run.finished_at >= WRITER_LIFE
+        tail = None if purge.settled or over_for_long else self._store.tail(run.key)
+        keep = {HEAD, segment_sk(tail.n)} if tail else {HEAD}
+        removed = empty(RunsItem, thread_pk(ThreadKey(run.key.user_id, run.thread_id)), purge) and empty(
+            RunsItem, run_pk(run.key), purge, keep=keep
+        )
+        if not removed:
+            return False
+        keys = [Key(run_id_pk(run.key.run_id), user_pk(run.key.user_id))]
+        if tail is None:
+            # Last: what is left of a run is found by its row.
+            keys.append(Key(run_pk(run.key), HEAD))
+        delete_keys(RunsItem, keys)
+        return True
+
+    def _remove_attachments(self, purge: Purge) -> bool:
+        """Remove what the conversations referred to; runs are over by now, and keep nothing more."""
+        while not purge.over():
+            if self._attachments.remove_all(purge.user_id, limit=_PAGE) < _PAGE:
+                return True
+        return False
+
+    def _remove_counters(self, purge: Purge) -> bool:
+        return empty(RunsItem, user_pk(purge.user_id), purge)

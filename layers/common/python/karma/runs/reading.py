@@ -1,0 +1,157 @@
+"""Reading runs: for their owners, as the API and the event stream show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import orjson
+
+from karma.conversations.domain import Json, ThreadKey, is_readable_id
+from karma.core.clock import epoch_ms, iso
+from karma.core.errors import InvalidRequest, NotFound
+from karma.core.ids import AgentId, RunId, UserId
+from karma.core.paging import fitting
+from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.events import CURRENT
+from karma.runs.opening import MAX_SNAPSHOT_BYTES, shown
+from karma.runs.ports import RunPage, RunStore
+
+MAX_OFFSET_ROWS = 1_000
+"""Rows that pages by number reach at the most; cursors have no end."""
+
+
+class RunReader:
+    """Reads runs of their owner."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+
+    def get(self, user_id: UserId, run_id: RunId) -> Run:
+        """Read one run.
+
+        Raises:
+            NotFound: none of this user's.
+        """
+        run = self._store.run(RunKey(user_id, run_id)) if is_readable_id(run_id) else None
+        if run is None:
+            raise NotFound(f"Run '{run_id[:128]}' not found")
+        return run
+
+    def messages(self, run: Run) -> list[Json] | None:
+        """Read the conversation of a run's branch, also of one that nobody goes on with.
+
+        Returns None where the run has none yet, and where it is larger than an answer may be.
+        """
+        if run.last_message < 0:
+            return None
+        thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
+        found = [shown(thread.messages[position], CURRENT) for position in thread.way_to(run.last_message)]
+        return found if len(orjson.dumps(found)) <= MAX_SNAPSHOT_BYTES else None
+
+    def page(
+        self,
+        user_id: UserId,
+        *,
+        limit: int,
+        start: dict[str, str] | None = None,
+        agent_id: AgentId | None = None,
+    ) -> RunPage:
+        """List runs, newest first; with an agent only its."""
+        return self._store.runs(user_id, limit=limit, start=start, agent_id=agent_id)
+
+    def numbered(self, user_id: UserId, *, offset: int, limit: int, agent_id: AgentId | None = None) -> list[Run]:
+        """List runs from a position on, newest first; what stands before it is read and paid for too.
+
+        Raises:
+            InvalidRequest: INVALID_PAGE, beyond `MAX_OFFSET_ROWS`.
+        """
+        wanted = offset + limit
+        if wanted > MAX_OFFSET_ROWS:
+            raise InvalidRequest(
+                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor` of /api/v1/runs",
+                code="INVALID_PAGE",
+            )
+        found: list[Run] = []
+        start: dict[str, str] | None = None
+        while True:
+            page = self._store.runs(user_id, limit=wanted - len(found), start=start, agent_id=agent_id)
+            found += page.runs
+            start = page.last
+            if start is None or len(found) >= wanted:
+                return found[offset:]
+
+    def count(self, user_id: UserId, *, agent_id: AgentId | None = None) -> int:
+        """Count runs; those of an agent no further than `MAX_OFFSET_ROWS`."""
+        if agent_id is None:
+            return self._store.count(user_id)
+        return self._store.count_of_agent(user_id, agent_id, most=MAX_OFFSET_ROWS)
+
+    def segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
+        """Read segments of a run above `after`; at most 1 MB."""
+        return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
+
+    def first_segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
+        """Read segments above `after`, as many as fit into an answer; at the end of a run its terminal event once more.
+
+        Who comes back at the end of a log is told at once that it is the end.
+        """
+        found = self.segments(user_id, run_id, after=after, limit=limit)
+        if found or not after:
+            return fitting(found, lambda segment: sum(len(data) + 1 for data in segment.events))
+        tail = self._store.tail(RunKey(user_id, run_id))
+        return [replace(tail, events=tail.events[-1:])] if tail is not None and tail.terminal else []
+
+
+def events_view(segments: Sequence[Segment], *, after: int) -> dict[str, object]:
+    """Shape a page of a run's log for `GET /runs/{id}/events`; events are JSON already and are not parsed again."""
+    return {
+        "segments": [
+            {"n": segment.n, "events": [orjson.Fragment(data) for data in segment.events]} for segment in segments
+        ],
+        "next_after": segments[-1].n if segments else after,
+        "finished": bool(segments) and segments[-1].terminal,
+    }
+
+
+def run_view(run: Run) -> dict[str, object]:
+    """Shape a run for `GET /runs`."""
+    return {
+        "id": run.key.run_id,
+        "thread_id": run.thread_id,
+        "parent_run_id": run.parent_run_id or None,
+        "status": run.status.value,
+        "agent_id": run.agent_id,
+        "agent_version": run.agent_version,
+        "model": run.model,
+        "error_code": run.error_code or None,
+        "turns": run.turns,
+        "usage": run.usage,
+        "cost_micros": run.cost_micros,
+        "pending_tool_call_ids": list(run.pending_tool_call_ids),
+        "created_at": iso(run.created_at),
+        "finished_at": iso(run.finished_at) if run.finished_at else None,
+        "duration_ms": epoch_ms(run.finished_at) - epoch_ms(run.created_at) if run.finished_at else None,
+    }
+
+
+def agio_run_view(run: Run) -> dict[str, object]:
+    """Shape a run for Agio's list.
+
+    Its texts are in its log (`/api/v1/runs/{id}/events`): those are null.
+    """
+    usage = run.usage or {}
+    lasted = run.finished_at - run.created_at if run.finished_at else None
+    return {
+        "id": run.key.run_id,
+        "agent_id": run.agent_id,
+        "user_id": run.key.user_id,
+        "status": "completed" if run.status is RunStatus.FINISHED else run.status.value,
+        "input_query": None,
+        "response_content": None,
+        "metrics": {
+            "total_tokens": usage.get("totalTokens"),
+            "duration": lasted.total_seconds() if lasted is not None else None,
+        },
+        "created_at": iso(run.created_at),
+    }

@@ -1,0 +1,175 @@
+"""A request that is sent once more, because its response was lost: it gets the answer that there is, and no second run.
+
+The same run id with the same messages on the same thread is the same request. While its run goes on it gets the log of
+it from the beginning, as it is written, or is told that its process was lost; when the run has ended, the conversation
+with its answer as one snapshot:
+
+    RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT, RUN_FINISHED or RUN_ERROR
+
+Another request with a run id that was used is refused (RunExists). The same messages under another run id are the same
+request while their run goes on: a second click, or a retry. When it has ended, they ask for another answer.
+
+Clients keep what they were sent before their connection broke, and send it behind the message that it answers. That is
+nothing new: such a request is the same one, and MESSAGES_SNAPSHOT takes the pieces off its screen before the log
+brings them whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from karma.conversations.arrival import recognise
+from karma.conversations.attachments import is_same_content
+from karma.conversations.branches import merge
+from karma.conversations.domain import Thread, ThreadKey
+from karma.conversations.messages import Sent
+from karma.core.clock import Clock
+from karma.core.errors import AppError, ValidationFailed
+from karma.core.observability import count, logger
+from karma.runs.domain import Run, RunStatus
+from karma.runs.events import frame, frames, parse
+from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, snapshots_of
+from karma.runs.ports import RunStore, Sink
+from karma.runs.requests import RunInput
+from karma.runs.watchdog import Inspector
+
+_POLL_S = 0.25
+_MAX_POLL_S = 1.0
+_PAGE = 50
+
+
+def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
+    """Tell whether a request asks what the one asked that began this run.
+
+    Args:
+        run: the run.
+        thread: its thread, read after the request had come.
+        asked: the request.
+        sent: its messages, those that the thread holds with the thread's content.
+        own: names of the tools whose results are the server's.
+    """
+    if run.thread_id != asked.thread_id:
+        return False
+    return (bool(run.asked_hash) and run.asked_hash == asked.digest) or _adds_nothing(run, thread, sent, own)
+
+
+def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collection[str]) -> bool:
+    """Tell whether messages end with what a run answers and, behind it, with nothing but what this run gave.
+
+    Answers and results of our own tools are ours, whatever a client holds of them; what else it may bring are words
+    and results of its own tools.
+    """
+    began = _as_it_began(run, thread)
+    if began is None or not sent:
+        return False
+    if len(sent) == 1 and sent[0].message.role == "user":
+        asked = began.messages[run.answers]  # the words alone, from a client that makes ids anew
+        return asked.role == "user" and is_same_content(asked.content, sent[0].message.content)
+    try:
+        merged = merge(began, sent, own=own)
+    except ValidationFailed:
+        return False
+    size = thread.next_message if run.status is RunStatus.RUNNING else run.last_message + 1
+    given = thread.messages[run.begins_at : size]
+    ours = {call.id for message in given for call in message.tool_calls if call.name in own}
+    ours |= {message.tool_call_id for message in given if message.role == "tool"}
+    known = ours | {call.id for message in began.messages for call in message.tool_calls}
+    return (
+        merged.after == run.answers
+        and all(m.role == "assistant" or (m.role == "tool" and m.tool_call_id in ours) for m in merged.new)
+        and all(each.message.tool_call_id in known for each in sent if each.message.role == "tool")
+    )
+
+
+def _as_it_began(run: Run, thread: Thread) -> Thread | None:
+    """Return a thread without what a run, its latest one or an earlier one, and all later ones added to it."""
+    if not 0 <= run.answers < run.begins_at <= thread.next_message:
+        return None
+    size = run.begins_at
+    forks = {position: after for position, after in thread.forks.items() if position < size}
+    return replace(thread, messages=thread.messages[:size], next_message=size, forks=forks)
+
+
+def redeliver(
+    run: Run,
+    asked: RunInput,
+    *,
+    store: RunStore,
+    link: Link,
+    clock: Clock,
+    until: datetime,
+    own: Collection[str],
+) -> Callable[[Sink], asyncio.Task[None]]:
+    """Return what starts to deliver a run's answer once more; its task raises nothing."""
+
+    async def deliver(sink: Sink) -> None:
+        count("RunRepeated")
+        try:
+            if run.status is RunStatus.RUNNING:
+                snapshots = await asyncio.to_thread(_question, run, asked, store, link, own)
+                await _follow(run, sink, snapshots, store=store, clock=clock, until=until)
+            else:
+                sink.write(await asyncio.to_thread(_answer, run, asked, store, link, own))
+        except AppError as exc:
+            # The stream ends without its last event: its client asks once more.
+            logger.warning("run.not_redelivered", run_id=run.key.run_id, code=exc.code)
+
+    return lambda sink: asyncio.get_running_loop().create_task(deliver(sink), name=f"repeat {run.key.run_id}")
+
+
+def _question(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> tuple[bytes, ...]:
+    """Show the conversation up to what a run answers, where the client's screen is another one."""
+    began = _as_it_began(run, store.thread(ThreadKey(run.key.user_id, run.thread_id)))
+    if began is None:
+        return ()
+    sent = recognise(run.key.user_id, began.messages, asked.sent, asked.unread)
+    merged = merge(began, sent, own=own)
+    if merged.is_shown and not merged.new:
+        return ()
+    snapshots = snapshots_of(link([began.messages[position] for position in began.way_to(run.answers)]), asked)
+    return snapshots if len(snapshots[-1]) <= MAX_SNAPSHOT_BYTES else ()
+
+
+async def _follow(
+    run: Run, sink: Sink, snapshots: Sequence[bytes], *, store: RunStore, clock: Clock, until: datetime
+) -> None:
+    after, pause_s = 0, _POLL_S
+    inspector = Inspector(store, clock)
+    while clock.now() < until and not sink.is_lost:
+        segments = await asyncio.to_thread(store.segments, run.key, after=after, limit=_PAGE)
+        for segment in segments:
+            after = segment.n
+            if after == 1:
+                started, *rest = segment.events
+                sink.write(b"".join(map(frame, (started, *snapshots))) + frames(rest, n=after))
+            else:
+                sink.write(frames(segment.events, n=after))
+            if segment.terminal:
+                return
+        if not segments:
+            # A run whose process died writes no more; once its lease is over it is ended here, and the end is read.
+            await asyncio.to_thread(inspector.look, run.key)
+        pause_s = _POLL_S if segments else min(_MAX_POLL_S, pause_s * 1.5)
+        await asyncio.sleep(0 if segments else pause_s)
+
+
+def _answer(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> bytes:
+    key = ThreadKey(run.key.user_id, run.thread_id)
+    thread = store.thread(key)
+    if 0 <= run.last_message < thread.next_message:
+        conversation = [thread.messages[position] for position in thread.way_to(run.last_message)]
+    else:
+        conversation = list(
+            merge(thread, recognise(key.user_id, thread.messages, asked.sent, asked.unread), own=own).conversation
+        )
+    (first,) = store.segments(run.key, after=0, limit=1)
+    started, *rest = first.events
+    state = [data for data in rest if parse(data).type == "STATE_SNAPSHOT"]
+    tail = store.tail(run.key)
+    end = [tail.events[-1]] if tail is not None else []
+    n = tail.n if tail is not None else first.n
+    shown = [started, *snapshots_of(link(conversation), asked), *state]
+    return b"".join(map(frame, shown)) + frames(end, n=n)

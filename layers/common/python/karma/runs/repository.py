@@ -1,0 +1,534 @@
+"""Runs, their logs and threads in the table `agents`.
+
+| item | pk | sk | index gsi1 |
+|---|---|---|---|
+| run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
+| segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
+| why its owner should end it | RUN#<user>#<run> | CONTROL#<wish> | |
+| whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
+| thread | THREAD#<user>#<thread> | HEAD | |
+| messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
+| their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
+| number of a user's runs | USER#<user> | COUNTER#runs | |
+| attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
+
+Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
+guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+
+import orjson
+from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.expressions.update import Action
+
+from karma.billing.allowances import Reservation
+from karma.billing.transactional import adjust_usage, reserve_usage
+from karma.conversations.domain import History, Message, Thread, ThreadKey
+from karma.conversations.stored import dump_messages, load_messages
+from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.core.dynamo.access import batch_get, count, get, put, query
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.identity.transactional import require_account
+from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.runs.ports import RunPage
+
+HEAD = "HEAD"
+_SEGMENT = "SEG#"
+_MESSAGES = "MSG#"
+_CONTROL = "CONTROL#"
+_LISTED = "RUN#"
+_ATTACHMENT = "ATTACHMENT#"
+_MESSAGES_SK_CHARS = len(_MESSAGES) + 8
+PART_BYTES = 350_000
+"""An item holds at most 400 KB; keys and attributes need some of it."""
+
+_READS = 3
+_REREAD_PAUSE_S = 0.05
+
+
+def run_pk(key: RunKey) -> str:
+    """Partition of a run and its log."""
+    return f"RUN#{key.user_id}#{key.run_id}"
+
+
+def parse_run_pk(pk: str) -> RunKey:
+    """Inverse of `run_pk`; user ids hold no `#`."""
+    _, user_id, run_id = pk.split("#", 2)
+    return RunKey(UserId(user_id), RunId(run_id))
+
+
+def segment_sk(n: int) -> str:
+    """Sort key of a segment; sorts by number."""
+    return f"{_SEGMENT}{n:08d}"
+
+
+def parse_segment_sk(sk: str) -> int:
+    """Inverse of `segment_sk`."""
+    return int(sk.removeprefix(_SEGMENT))
+
+
+def thread_pk(key: ThreadKey) -> str:
+    """Partition of a thread and its messages."""
+    return f"THREAD#{key.user_id}#{key.thread_id}"
+
+
+def messages_sk(n: int, *, part: int = 0) -> str:
+    """Sort key of the messages from position n on, or of a further part of them, which sorts behind."""
+    return f"{_MESSAGES}{n:08d}#{part:04d}" if part else f"{_MESSAGES}{n:08d}"
+
+
+def run_id_pk(run_id: RunId) -> str:
+    """Partition that tells whose runs have this id."""
+    return f"RUNID#{run_id}"
+
+
+def parse_run_id_pk(pk: str) -> RunId:
+    """Inverse of `run_id_pk`."""
+    return RunId(pk.removeprefix("RUNID#"))
+
+
+def user_pk(user_id: UserId) -> str:
+    """Partition of a user's list, in the index, and of its counter, in the table."""
+    return f"USER#{user_id}"
+
+
+def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
+    """Partition of the index with a user's runs of one agent."""
+    return f"{user_pk(user_id)}#AGENT#{agent_id}"
+
+
+class RunsItem(Item):
+    """Base of the items of runs and threads."""
+
+    class Meta(TableMeta):
+        """Names the table."""
+
+        logical = "agents"
+
+
+class RunItem(RunsItem, discriminator="run"):
+    """A run without its events."""
+
+    user_id = UnicodeAttribute()
+    run_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    status = UnicodeAttribute()
+    model = UnicodeAttribute()
+    agent_id = UnicodeAttribute(null=True)
+    agent_version = NumberAttribute(null=True)
+    parent_run_id = UnicodeAttribute(default="")
+    finished_at = UnicodeAttribute(null=True)
+    error_code = UnicodeAttribute(default="")
+    turns = NumberAttribute(default=0)
+    usage = UnicodeAttribute(null=True)
+    """JSON of an AG-UI TokenUsage."""
+    cost_micros = NumberAttribute(null=True)
+    pending_tool_call_ids = UnicodeAttribute(default="[]")
+    """JSON list."""
+    asked_hash = UnicodeAttribute(default="")
+    answers = NumberAttribute(default=-1)
+    begins_at = NumberAttribute(default=-1)
+    last_message = NumberAttribute(default=-1)
+    engine_schema = NumberAttribute()
+
+
+class RunOwnerItem(RunsItem, discriminator="run_owner"):
+    """Leads from a run id to its user, and in the index from an agent to its runs."""
+
+    user_id = UnicodeAttribute()
+
+
+class SegmentItem(RunsItem, discriminator="segment"):
+    """A piece of a run's log."""
+
+    writer = UnicodeAttribute()
+    epoch = NumberAttribute()
+    lease_until_ms = NumberAttribute()
+    events = BinaryAttribute(legacy_encoding=False, null=True)
+    """JSON lines."""
+    terminal = BooleanAttribute(default=False)
+
+
+class ControlItem(RunsItem, discriminator="run_control"):
+    """A wish that a run's owner reads beside its work."""
+
+
+class ThreadItem(RunsItem, discriminator="thread"):
+    """Head of a thread."""
+
+    user_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    active_run_id = UnicodeAttribute(null=True)
+
+
+class MessagesItem(RunsItem, discriminator="messages"):
+    """Messages that were added together, or a part of them."""
+
+    messages = BinaryAttribute(legacy_encoding=False)
+    """JSON list, cut anywhere when it has several parts."""
+    after = NumberAttribute(null=True)
+    """Position of the message that the first one follows; absent where it is the one before it."""
+    parts = NumberAttribute(default=1)
+    """Number of the items that hold the list together."""
+
+
+class AttachmentItem(RunsItem, discriminator="attachment"):
+    """An attachment whose bytes are taken of the account's storage; it goes with the account."""
+
+    size = NumberAttribute()
+
+
+class RunCounterItem(RunsItem, discriminator="run_counter"):
+    """Number of a user's runs."""
+
+    value = NumberAttribute(default=0)
+
+
+class DynamoRunStore:
+    """RunStore over DynamoDB."""
+
+    def thread(self, key: ThreadKey) -> Thread:
+        """See RunStore; one Query a megabyte.
+
+        Raises:
+            ThreadChanged: it is being written, and each of three reads met half of a write.
+        """
+        for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
+            head, messages, forks = self._read_thread(key)
+            if messages is not None:
+                return Thread(
+                    key=key,
+                    messages=tuple(messages),
+                    next_message=len(messages),
+                    forks=forks,
+                    version=int(head.version) if head else 0,
+                    active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
+                )
+            if pause_s is not None:
+                time.sleep(pause_s)
+        raise ThreadChanged
+
+    def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None, dict[int, int]]:
+        """Read a thread's items; its messages are None when some part of a list is not there (yet)."""
+        head: ThreadItem | None = None
+        lists: dict[str, list[MessagesItem]] = {}
+        start = None
+        while True:
+            page = query(RunsItem, thread_pk(key), limit=1000, start=start, consistent=True)
+            for item in page.items:
+                if isinstance(item, ThreadItem):
+                    head = item
+                elif isinstance(item, MessagesItem):
+                    lists.setdefault(item.sk[:_MESSAGES_SK_CHARS], []).append(item)
+            start = page.last
+            if start is None:
+                break
+        messages: list[Message] = []
+        forks: dict[int, int] = {}
+        for parts in lists.values():
+            # A Query reads beside a transaction item by item.
+            if any(int(part.parts) != len(parts) for part in parts):
+                return head, None, forks
+            if parts[0].after is not None:
+                forks[len(messages)] = int(parts[0].after)
+            messages.extend(load_messages(b"".join(part.messages for part in parts)))
+        return head, messages, forks
+
+    def start(
+        self,
+        run: Run,
+        *,
+        thread: Thread,
+        segment: Segment,
+        messages: tuple[Message, ...],
+        after: int | None = None,
+        attachments: Mapping[str, int] = MappingProxyType({}),
+        reservations: Sequence[Reservation] = (),
+    ) -> None:
+        """See RunStore; one transaction."""
+        tx = Transaction()
+        require_account(tx, run.key.user_id)
+        now = iso(run.created_at)
+        exists = RunExists(run.key.run_id)
+        tx.put(_run_item(run), on_fail=exists)
+        owner = RunOwnerItem(
+            run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
+        )
+        if run.agent_id is not None:
+            owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), _list_sk(run)
+        tx.put(owner, on_fail=exists)
+        tx.put(_segment_item(segment), on_fail=exists)
+        changed = ThreadChanged()
+        item = ThreadItem(
+            thread_pk(thread.key),
+            HEAD,
+            user_id=thread.key.user_id,
+            thread_id=thread.key.thread_id,
+            active_run_id=run.key.run_id,
+            created_at=now,
+            updated_at=now,
+        )
+        if thread.version:
+            item.version = thread.version
+            actions = [ThreadItem.active_run_id.set(run.key.run_id), ThreadItem.updated_at.set(now)]
+            tx.update(item, actions, ThreadItem.active_run_id.does_not_exist(), locked=True, on_fail=changed)
+        else:
+            tx.put(item, on_fail=changed)
+        history = History(thread.key, thread.next_message, messages, after)
+        for each in _messages_items(history, now):
+            tx.put(each, on_fail=changed)
+        for name, size in attachments.items():
+            note = AttachmentItem(user_pk(run.key.user_id), f"{_ATTACHMENT}{name}", size=size, created_at=now)
+            tx.put(note, on_fail=changed)
+        tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
+        # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
+        reserve_usage(tx, reservations)
+        tx.commit()
+
+    def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
+        """See RunStore; one Get each."""
+        keys = {name: Key(user_pk(user_id), f"{_ATTACHMENT}{name}") for name in attachments}
+        return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
+
+    def append(self, segment: Segment, *, history: History | None = None) -> None:
+        """See RunStore; one put, or one transaction with messages."""
+        try:
+            if history is None:
+                put(_segment_item(segment))
+                return
+            tx = Transaction()
+            tx.put(_segment_item(segment))
+            for item in _messages_items(history, iso(segment.lease_until)):
+                tx.put(item)
+            tx.commit()
+        except ConditionFailed:
+            self._require_mine(segment)
+
+    def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
+        """See RunStore; one transaction."""
+        now = iso(how.at)
+        tx = Transaction()
+        tx.put(_segment_item(segment))
+        run = RunItem(run_pk(segment.key), HEAD)
+        actions: list[Action] = [
+            RunItem.status.set(how.status.value),
+            RunItem.finished_at.set(now),
+            RunItem.updated_at.set(now),
+            RunItem.error_code.set(how.error_code),
+            RunItem.turns.set(how.turns),
+            RunItem.pending_tool_call_ids.set(_json(list(how.pending_tool_call_ids))),
+        ]
+        if how.last_message >= 0:
+            actions.append(RunItem.last_message.set(how.last_message))
+        if how.usage is not None:
+            actions.append(RunItem.usage.set(_json(how.usage)))
+        if how.cost_micros is not None:
+            actions.append(RunItem.cost_micros.set(how.cost_micros))
+        tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
+        head = ThreadItem(thread_pk(thread), HEAD)
+        tx.update(
+            head,
+            [ThreadItem.active_run_id.remove(), ThreadItem.updated_at.set(now)],
+            ThreadItem.active_run_id == segment.key.run_id,
+        )
+        if history is not None:
+            for item in _messages_items(history, now):
+                tx.put(item)
+        if how.correction is not None:
+            adjust_usage(tx, [how.correction])
+        try:
+            tx.commit()
+        except ConditionFailed:
+            self._require_mine(segment)
+
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
+        """See RunStore; one put."""
+        try:
+            put(ControlItem(run_pk(key), f"{_CONTROL}{wish.value}", created_at=iso(at)))
+        except ConditionFailed:
+            return  # it is there
+
+    def wishes(self, key: RunKey) -> frozenset[Wish]:
+        """See RunStore; one Query."""
+        page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(_CONTROL), limit=len(Wish))
+        return frozenset(Wish(item.sk.removeprefix(_CONTROL)) for item in page.items)
+
+    def tail(self, key: RunKey) -> Segment | None:
+        """See RunStore; one Query."""
+        page = query(
+            RunsItem,
+            run_pk(key),
+            RunsItem.sk.startswith(_SEGMENT),
+            limit=1,
+            forward=False,
+            consistent=True,
+        )
+        return next((_segment(item) for item in page.items if isinstance(item, SegmentItem)), None)
+
+    def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
+        """See RunStore; one Query."""
+        page = query(RunsItem, run_pk(key), RunsItem.sk > segment_sk(after), limit=limit, consistent=True)
+        return [_segment(item) for item in page.items if isinstance(item, SegmentItem)]
+
+    def run(self, key: RunKey) -> Run | None:
+        """See RunStore; one Get."""
+        item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
+        return _run(item) if item else None
+
+    def runs(
+        self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
+    ) -> RunPage:
+        """See RunStore; one Query of the index, and for an agent's runs one BatchGet a hundred of them."""
+        page = query(
+            RunsItem,
+            user_pk(user_id) if agent_id is None else agent_runs_pk(user_id, agent_id),
+            RunsItem.gsi1sk.startswith(_LISTED),
+            limit=limit,
+            forward=False,
+            start=start,
+            index=RunsItem.gsi1,
+        )
+        if agent_id is None:
+            return RunPage([_run(item) for item in page.items if isinstance(item, RunItem)], page.last)
+        keys = [
+            Key(run_pk(RunKey(user_id, parse_run_id_pk(item.pk))), HEAD)
+            for item in page.items
+            if isinstance(item, RunOwnerItem)
+        ]
+        found = batch_get(RunItem, keys)
+        return RunPage([_run(found[key]) for key in keys if key in found], page.last)
+
+    def count(self, user_id: UserId) -> int:
+        """See RunStore; one Get."""
+        item = get(RunCounterItem, Key(user_pk(user_id), "COUNTER#runs"))
+        return int(item.value) if item else 0
+
+    def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
+        """See RunStore; one Query of the index."""
+        listed = RunsItem.gsi1sk.startswith(_LISTED)
+        return count(RunsItem, agent_runs_pk(user_id, agent_id), listed, most=most, index=RunsItem.gsi1)
+
+    def owners(self, run_id: RunId) -> list[UserId]:
+        """See RunStore; one Query."""
+        page = query(RunsItem, run_id_pk(run_id), limit=100)
+        return [UserId(item.user_id) for item in page.items if isinstance(item, RunOwnerItem)]
+
+    def _require_mine(self, segment: Segment) -> None:
+        # A write whose answer was lost is sent again by the SDK, and then meets itself.
+        found = get(SegmentItem, Key(run_pk(segment.key), segment_sk(segment.n)), consistent=True)
+        if found is None or found.writer != segment.writer or bool(found.terminal) != segment.terminal:
+            raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
+
+
+def _list_sk(run: Run) -> str:
+    return f"{_LISTED}{iso(run.created_at)}#{run.key.run_id}"
+
+
+def _run_item(run: Run) -> RunItem:
+    created_at = iso(run.created_at)
+    return RunItem(
+        run_pk(run.key),
+        HEAD,
+        gsi1pk=user_pk(run.key.user_id),
+        gsi1sk=_list_sk(run),
+        user_id=run.key.user_id,
+        run_id=run.key.run_id,
+        thread_id=run.thread_id,
+        status=run.status.value,
+        model=run.model,
+        agent_id=run.agent_id,
+        agent_version=run.agent_version,
+        parent_run_id=run.parent_run_id,
+        asked_hash=run.asked_hash,
+        answers=run.answers,
+        begins_at=run.begins_at,
+        engine_schema=run.engine_schema,
+        created_at=created_at,
+        updated_at=created_at,
+    )
+
+
+def _run(item: RunItem) -> Run:
+    return Run(
+        key=RunKey(UserId(item.user_id), RunId(item.run_id)),
+        thread_id=ThreadId(item.thread_id),
+        status=RunStatus(item.status),
+        model=item.model,
+        created_at=_when(item.created_at),
+        agent_id=AgentId(item.agent_id) if item.agent_id else None,
+        agent_version=int(item.agent_version) if item.agent_version else None,
+        parent_run_id=item.parent_run_id,
+        finished_at=_when(item.finished_at) if item.finished_at else None,
+        error_code=item.error_code,
+        turns=int(item.turns),
+        usage=orjson.loads(item.usage) if item.usage else None,
+        cost_micros=_whole(item.cost_micros),
+        pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
+        asked_hash=item.asked_hash,
+        answers=int(item.answers),
+        begins_at=int(item.begins_at),
+        last_message=int(item.last_message),
+        engine_schema=int(item.engine_schema),
+    )
+
+
+def _segment_item(segment: Segment) -> SegmentItem:
+    return SegmentItem(
+        run_pk(segment.key),
+        segment_sk(segment.n),
+        writer=segment.writer,
+        epoch=segment.epoch,
+        lease_until_ms=epoch_ms(segment.lease_until),
+        events=b"\n".join(segment.events) or None,
+        terminal=segment.terminal,
+    )
+
+
+def _segment(item: SegmentItem) -> Segment:
+    return Segment(
+        key=parse_run_pk(item.pk),
+        n=parse_segment_sk(item.sk),
+        writer=item.writer,
+        epoch=int(item.epoch),
+        lease_until=from_epoch_ms(int(item.lease_until_ms)),
+        events=tuple(item.events.split(b"\n")) if item.events else (),
+        terminal=bool(item.terminal),
+    )
+
+
+def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
+    """Write messages as one list in as few items as hold it; their number is known to each."""
+    if not history.messages:
+        return
+    body = dump_messages(history.messages)
+    pieces = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
+    for part, piece in enumerate(pieces):
+        yield MessagesItem(
+            thread_pk(history.thread),
+            messages_sk(history.n, part=part),
+            messages=piece,
+            after=history.fork,
+            parts=len(pieces),
+            created_at=now,
+        )
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _when(text: str | None) -> datetime:
+    return parse_iso(text or "")
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)

@@ -1,0 +1,439 @@
+"""Starting runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from karma.agents.domain import Agent
+from karma.agents.service import Catalogue
+from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
+from karma.configuration.current import RunChoice
+from karma.conversations.arrival import Admitted, Arrivals, recognise
+from karma.conversations.attachments import Library
+from karma.conversations.branches import Merged, has_moved_on, late_results, merge
+from karma.conversations.domain import MAX_ADDED_BYTES, Thread, ThreadKey
+from karma.conversations.history import awaited_calls
+from karma.conversations.stored import dump_messages
+from karma.core.clock import Clock
+from karma.core.errors import (
+    AppError,
+    PayloadTooLarge,
+    QuotaExceeded,
+    StorageThrottled,
+    Upstream,
+    ValidationFailed,
+)
+from karma.core.ids import UserId, new_id
+from karma.core.observability import count, logger
+from karma.identity.domain import Caller
+from karma.models.ports import Model
+from karma.runs.domain import LEASE, Run, RunExists, RunKey, RunStatus, Segment, ThreadBusy, ThreadChanged, Wish
+from karma.runs.engine import Limits, Plan, RunEngine, model_request
+from karma.runs.log import RunLog
+from karma.runs.opening import Link, opening
+from karma.runs.ports import Configured, RunStore, Sink, Spending, Watchdog
+from karma.runs.repeats import is_repeat, redeliver
+from karma.runs.requests import RunInput, application_text
+from karma.runs.spending import Budget, first_reservations
+from karma.runs.watchdog import FIRST_LOOK, Inspector
+from karma.tools.toolbox import Tool, Toolbox
+
+_ATTEMPTS = 3
+_PAUSE_S = 0.05
+_LOGGED_NOTES = 20
+_END_POLL_S = 0.25
+_END_POLLS = 16
+"""A run hears once a second that it shall end."""
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run whose first segment is committed, or one that was before and is asked for once more."""
+
+    key: RunKey
+    execute: Callable[[Sink], asyncio.Task[None]]
+    """Begin to execute; the task ends when the run has ended, and raises nothing."""
+
+
+@dataclass(kw_only=True)
+class _Asking:
+    """A request on its way to a run, with what was read for it."""
+
+    caller: Caller
+    asked: RunInput
+    deadline: datetime | None
+    agent: Agent
+    choice: RunChoice
+    allowance: Allowance
+    thread: Thread
+    """As it was read last."""
+    before: Run | None
+    """The run that has the requested id already."""
+    admitted: Admitted | None = None
+    """Its messages, once they were looked at."""
+
+    @property
+    def key(self) -> RunKey:
+        return RunKey(self.caller.user_id, self.asked.run_id)
+
+    @property
+    def state(self) -> object:
+        """The application's state; only an object has room for who is asking, any other is the application's alone."""
+        user = {"id": self.caller.user_id, "name": self.caller.name, "avatar": self.caller.avatar}
+        return {**self.asked.state, "user": user} if isinstance(self.asked.state, dict) else self.asked.state
+
+    def run(self, plan: Plan, *, at: datetime) -> Run:
+        return Run(
+            key=self.key,
+            thread_id=self.asked.thread_id,
+            status=RunStatus.RUNNING,
+            model=self.choice.model,
+            created_at=at,
+            agent_id=self.agent.id,
+            agent_version=self.agent.version,
+            answers=plan.last,
+            begins_at=plan.stored,
+            parent_run_id=self.asked.parent_run_id,
+            asked_hash=self.asked.digest,
+        )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A run that was stored, with all that its execution needs."""
+
+    plan: Plan
+    first: bytes
+    """Its first events, as they are sent."""
+    toolbox: Toolbox
+    limits: Limits
+    reserved: Reservation
+    """For what the first call of the model may cost."""
+    writer: str
+
+
+class RunService:
+    """Starts runs for callers."""
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        watchdog: Watchdog,
+        model: Model,
+        agents: Catalogue,
+        configuration: Configured,
+        tools: Sequence[Tool],
+        library: Library,
+        allowances: Allowances,
+        spending: Spending,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._configuration = configuration
+        self._watchdog = watchdog
+        self._model = model
+        self._tools = tools
+        self._own = frozenset(tool.name for tool in tools)
+        self._library = library
+        self._arrivals = Arrivals(library)
+        self._allowances = allowances
+        self._spending = spending
+        self._clock = clock
+        self._limits = limits
+
+    async def start(self, caller: Caller, asked: RunInput, *, deadline: datetime | None = None) -> StartedRun:
+        """Record a run and make it its thread's active one.
+
+        Args:
+            caller: whose run it is, and whose rights its tools have.
+            asked: what was asked for.
+            deadline: when the platform stops this process; None where it does not.
+
+        Raises:
+            ValidationFailed: a tool of the client has the name of one of ours, or a new message has a part that the
+                model would not take; nothing was recorded.
+            ValidationFailed: `messages` brings nothing to a thread that has no messages; nothing was recorded.
+            NotFound: there is no such agent; nothing was recorded.
+            ModelNotConfigured: nothing was recorded.
+            ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
+            RunExists, ThreadBusy: the run id was used, or the thread has an active run.
+            PayloadTooLarge: more new messages than one transaction holds.
+            QuotaExceeded: the caller's plan has no room for another run, for what its first model call may cost, or for
+                its attachments; nothing was recorded.
+        """
+        self._refuse_own_names(asked)
+        asking = await self._read(caller, asked, deadline)
+        attempt = 0
+        while True:
+            try:
+                if (again := await self._again(asking)) is not None:
+                    return self._repeat(again, asking)
+                recorded = await self._record(asking)
+                return StartedRun(asking.key, partial(self._execute, asking, recorded))
+            except (RunExists, QuotaExceeded):
+                asking.before = asking.before or await asyncio.to_thread(self._store.run, asking.key)
+                asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
+                if asking.before is None or (again := await self._again(asking)) is None:
+                    raise
+                return self._repeat(again, asking)
+            except (ThreadChanged, StorageThrottled) as exc:
+                attempt += 1
+                if attempt == _ATTEMPTS:
+                    raise await self._told(exc, asking.thread.key) from exc
+                await asyncio.sleep(_PAUSE_S * 2 ** (attempt - 1))
+                asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
+
+    async def _read(self, caller: Caller, asked: RunInput, deadline: datetime | None) -> _Asking:
+        thread_key = ThreadKey(caller.user_id, asked.thread_id)
+        (agent, choice, thread), allowance, before = await asyncio.gather(
+            asyncio.to_thread(self._prepare, asked.agent, thread_key, is_new=asked.opens_thread),
+            asyncio.to_thread(self._allowances.of, caller.user_id),
+            asyncio.to_thread(self._store.run, RunKey(caller.user_id, asked.run_id)),
+        )
+        return _Asking(
+            caller=caller,
+            asked=asked,
+            deadline=deadline,
+            agent=agent,
+            choice=choice,
+            allowance=allowance,
+            thread=thread,
+            before=before,
+        )
+
+    async def _record(self, asking: _Asking) -> _Recorded:
+        """Plan a run and store it with its first events, all or nothing."""
+        asked, thread = asking.asked, asking.thread
+        if asking.admitted is None:
+            asking.admitted = await self._admitted(thread, asked)
+        admitted = asking.admitted
+        merged = await asyncio.to_thread(self._merge, thread, asked, admitted)
+        plan = await asyncio.to_thread(self._plan, asking, merged)
+        first = await asyncio.to_thread(
+            opening, asked, merged, asking.state, link=self._link(asking), is_lighter=admitted.is_lighter
+        )
+        await self._free(thread, asked)
+        toolbox = self._toolbox(asking.agent, asking.choice, asking.caller)
+        limits = replace(self._limits, max_tokens=asking.choice.max_tokens or self._limits.max_tokens)
+        request = await asyncio.to_thread(model_request, plan, toolbox, limits)
+        reservations = first_reservations(asking.allowance, request)
+        now, writer = self._clock.now(), new_id()
+        run = asking.run(plan, at=now)
+        segment = Segment(key=run.key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
+        await self._store_run(run, segment, thread, merged, admitted, asking.allowance, reservations)
+        plan.is_kept = await self._is_kept(run.key.user_id, admitted)
+        return _Recorded(plan, first.data, toolbox, limits, reservations[-1], writer)
+
+    def _execute(self, asking: _Asking, recorded: _Recorded, sink: Sink) -> asyncio.Task[None]:
+        """Begin to execute a run that was recorded: write its first events, then let the engine go on."""
+        key, clock = asking.key, self._clock
+        log = RunLog(
+            self._store, sink, clock, key=key, thread=asking.thread.key, head=1, writer=recorded.writer, epoch=1
+        )
+        sink.write(recorded.first)
+        self._model.preload()
+        engine = RunEngine(
+            recorded.plan,
+            log=log,
+            sink=sink,
+            model=self._model,
+            toolbox=recorded.toolbox,
+            library=self._library,
+            limits=recorded.limits,
+            clock=clock,
+            budget=Budget(recorded.reserved, allowances=self._allowances, spending=self._spending, clock=clock),
+        )
+
+        async def run_it() -> None:
+            # Told from here, when the first event is on its way.
+            count("RunStarted")
+            logger.info("run.started", run_id=key.run_id, warnings=len(asking.asked.warnings))
+            await engine.run()
+
+        return asyncio.get_running_loop().create_task(run_it(), name=f"run {key.run_id}")
+
+    def _link(self, asking: _Asking) -> Link:
+        return partial(self._library.linked, asking.caller.user_id)
+
+    def _toolbox(self, agent: Agent, choice: RunChoice, caller: Caller) -> Toolbox:
+        def shorten(text: str) -> str:
+            return self._library.shorten(caller.user_id, text)
+
+        allowed = set(agent.spec.tools) - choice.disabled_tools
+        return Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
+
+    def _plan(self, asking: _Asking, merged: Merged) -> Plan:
+        asked, agent, thread = asking.asked, asking.agent, asking.thread
+        messages = list(late_results(merged.conversation))
+        asks_anew = bool(messages) and messages[-1].role == "user"
+        application = application_text(asked.instructions, asked.context)
+        return Plan(
+            run_id=asked.run_id,
+            thread=thread.key,
+            model=asking.choice.model,
+            max_turns=agent.spec.max_steps,
+            system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
+            messages=messages,
+            stored=thread.next_message + len(merged.new),
+            last=thread.latest + len(merged.new) if merged.new else merged.after,
+            speaks=asked.speaks,
+            frontend_tools=asked.tools,
+            pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self._own],
+            deadline=self._latest_end(asking.deadline),
+        )
+
+    def _latest_end(self, deadline: datetime | None) -> datetime:
+        latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
+        return min(latest, deadline) if deadline else latest
+
+    def _refuse_own_names(self, asked: RunInput) -> None:
+        wrong = [
+            {"field": f"tools.{i}.name", "message": f"is the name of a tool of the server: {tool.name}"}
+            for i, tool in enumerate(asked.tools)
+            if tool.name in self._own
+        ]
+        if wrong:
+            raise ValidationFailed(
+                "Request validation failed", details=[{**each, "type": "value_error"} for each in wrong]
+            )
+
+    def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
+        found = self._agents.find(agent)
+        choice = self._configuration.for_run(agent=found.spec.name, model=found.spec.model)
+        self._model.prepare()
+        return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
+
+    def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:
+        merged = merge(thread, admitted.sent, admitted.notes, own=self._own)
+        for note in merged.notes[:_LOGGED_NOTES]:
+            logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
+        if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:
+            raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
+        return merged
+
+    async def _admitted(self, thread: Thread, asked: RunInput) -> Admitted:
+        admit = self._arrivals.admit
+        admitted = await asyncio.to_thread(admit, thread.key.user_id, thread.messages, asked.sent, asked.unread)
+        if not asked.sent and not thread.messages:
+            raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
+        return admitted
+
+    async def _store_run(
+        self,
+        run: Run,
+        segment: Segment,
+        thread: Thread,
+        merged: Merged,
+        admitted: Admitted,
+        allowance: Allowance,
+        reservations: Sequence[Reservation],
+    ) -> None:
+        """Store a run, all or nothing; what its messages refer to takes room of its owner's storage once."""
+        new = await asyncio.to_thread(self._store.unkept, run.key.user_id, list(admitted.kept))
+        sizes = {name: len(admitted.kept[name]) for name in new}
+        room = [allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
+        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
+        # the message finds nothing.
+        await asyncio.to_thread(self._watchdog.arm, run.key, delay=FIRST_LOOK)
+        await asyncio.to_thread(
+            self._store.start,
+            run,
+            thread=thread,
+            segment=segment,
+            messages=merged.new,
+            after=merged.after,
+            attachments=sizes,
+            reservations=[*room, *reservations],
+        )
+
+    async def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
+        """Keep what a run's messages refer to, once it is stored: of a run that was refused nothing stays."""
+        try:
+            await asyncio.to_thread(self._library.keep, user_id, admitted.kept)
+        except Upstream as exc:
+            logger.error("run.attachments_not_kept", code=exc.code)
+            return False
+        return True
+
+    def _repeat(self, run: Run, asking: _Asking) -> StartedRun:
+        again = redeliver(
+            run,
+            asking.asked,
+            store=self._store,
+            link=self._link(asking),
+            clock=self._clock,
+            until=self._latest_end(asking.deadline),
+            own=self._own,
+        )
+        return StartedRun(run.key, again)
+
+    async def _again(self, asking: _Asking) -> Run | None:
+        """Return the run that answers this very request: the one of its id, or the thread's active one.
+
+        A second click, or the retry of a request that seemed lost: to do its work again would move the device twice.
+
+        Raises:
+            RunExists: the run of its id answers another request.
+            ThreadBusy: the active run does, and its client waits for it.
+        """
+        asked, thread, before = asking.asked, asking.thread, asking.before
+        user_id = thread.key.user_id
+        run = before
+        if run is None and thread.active_run_id is not None:
+            run = await asyncio.to_thread(self._store.run, RunKey(user_id, thread.active_run_id))
+        if run is None:
+            return None
+        sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)
+        is_same = before is not None or run.agent_id == asking.agent.id
+        if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self._own):
+            if before is not None:
+                raise RunExists(asked.run_id)
+            if not has_moved_on(thread, asked.sent):
+                await self._free(thread, asked)
+            return None
+        if before is not None or await asyncio.to_thread(Inspector(self._store, self._clock).look, run.key) is not None:
+            return run
+        ended = await asyncio.to_thread(self._store.run, run.key)
+        return ended if ended is not None and ended.status is RunStatus.FINISHED else None
+
+    async def _free(self, thread: Thread, asked: RunInput) -> None:
+        """End the thread's active run if its process is dead, or have it ended if its client does not wait for it.
+
+        Raises:
+            ThreadBusy: it is alive.
+            ThreadChanged: it was ended; read the thread again.
+        """
+        run_id = thread.active_run_id
+        if run_id is None:
+            return
+        key = RunKey(thread.key.user_id, run_id)
+        if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
+            wish = Wish.MOVED_ON if has_moved_on(thread, asked.sent) else Wish.NEXT
+            await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
+            if wish is Wish.NEXT or not await self._ends(key):
+                raise ThreadBusy(run_id)
+        raise ThreadChanged
+
+    async def _told(self, met: AppError, key: ThreadKey) -> AppError:
+        """Name the run that the thread has by now, where others were faster with it each time."""
+        if isinstance(met, ThreadChanged):
+            active = (await asyncio.to_thread(self._store.thread, key)).active_run_id
+            if active is not None:
+                return ThreadBusy(active)
+        return met
+
+    async def _ends(self, key: RunKey) -> bool:
+        """Wait for a run that was asked to end."""
+        for _ in range(_END_POLLS):
+            await asyncio.sleep(_END_POLL_S)
+            tail = await asyncio.to_thread(self._store.tail, key)
+            if tail is None or tail.terminal:
+                return True
+        return False

@@ -1,0 +1,105 @@
+"""What one run may spend on its model: reserved before each call, corrected when the run ends (docs/adr/0034)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from karma.billing.allowances import Adjustment, Allowance, Allowances, Metric, Reservation
+from karma.core.clock import Clock
+from karma.core.errors import QuotaExceeded
+from karma.models.domain import Usage
+from karma.models.ports import ModelRequest
+from karma.models.prices import cost, estimate
+from karma.runs.domain import RunErrorCode, RunFailed
+from karma.runs.ports import Spending
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call that is under way."""
+
+    request: ModelRequest
+    at: datetime
+    bound: int
+    """Micro-dollars that it may cost."""
+
+
+def first_reservations(allowance: Allowance, request: ModelRequest) -> tuple[Reservation, Reservation]:
+    """Return what a run takes when it starts: itself, and what its first call may cost.
+
+    Raises:
+        QuotaExceeded: one of them is more than the whole plan allows.
+    """
+    return allowance.reserve(Metric.RUNS), allowance.reserve(Metric.MODEL_SPEND, estimate(request, allowance.at))
+
+
+class Budget:
+    """Counts what a run has spent against what it has reserved, in micro-dollars."""
+
+    def __init__(self, reservation: Reservation, *, allowances: Allowances, spending: Spending, clock: Clock) -> None:
+        """Begin with what the run's start reserved of its owner's model spend."""
+        self._first = reservation
+        self._reserved = reservation.amount
+        self._allowances = allowances
+        self._spending = spending
+        self._clock = clock
+        self._spent = 0
+        self._call: _Call | None = None
+
+    async def admit(self, request: ModelRequest) -> None:
+        """Make sure that a call fits what is reserved, before it is made; reserve more where it does not.
+
+        Raises:
+            RunFailed: QUOTA_EXCEEDED, the plan has no room for it.
+            Upstream: the database could not be reached.
+        """
+        now = self._clock.now()
+        bound = estimate(request, now)
+        missing = self._spent + bound - self._reserved
+        if missing > 0:
+            # Waited for also when the run is stopped meanwhile: its end must know what was reserved.
+            extending = asyncio.create_task(asyncio.to_thread(self._extend, missing))
+            try:
+                await asyncio.shield(extending)
+            except QuotaExceeded:
+                raise RunFailed(RunErrorCode.QUOTA_EXCEEDED) from None
+            finally:
+                await asyncio.wait([extending])
+        self._call = _Call(request, now, bound)
+
+    def _extend(self, amount: int) -> None:
+        # The plan as it is now, the month as it was when the run began: there all of it is corrected.
+        allowance = replace(self._allowances.of(self._first.user_id), at=_month_of(self._first))
+        self._spending.extend(allowance.reserve(Metric.MODEL_SPEND, amount))
+        self._reserved += amount
+
+    def ended(self, usage: Usage) -> None:
+        """Take what a complete call has used."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._spent += cost(usage, call.request.model, call.at)
+
+    def failed(self, usage: Usage) -> None:
+        """Take what a failed call is known to have used.
+
+        One that failed before its answer began costs nothing; an answer that broke off counts as long as it may be.
+        """
+        if self._call is not None and usage.input_tokens is not None and usage.output_tokens is None:
+            usage = replace(usage, output_tokens=self._call.request.max_tokens)
+        self.ended(usage)
+
+    @property
+    def spent(self) -> int:
+        """What all calls cost; one that was broken off from here counts as dear as it may be, its usage is unknown."""
+        return self._spent + (self._call.bound if self._call is not None else 0)
+
+    def correction(self) -> Adjustment:
+        """Return what the run's end changes of what is reserved."""
+        return self._first.adjusted(self.spent - self._reserved)
+
+
+def _month_of(reservation: Reservation) -> datetime:
+    """Return a moment in the month that a reservation is counted in."""
+    return datetime.fromisoformat(f"{reservation.period}-01T00:00:00+00:00")

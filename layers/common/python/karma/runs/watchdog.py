@@ -1,0 +1,144 @@
+"""Who looks after a run whose process is gone.
+
+Before a run takes its lease, a message about it is sent with a delay; the consumer looks at the log when it arrives:
+
+    no log             the run never started                          -> nothing
+    terminal segment   it ended                                       -> nothing
+    lease valid        it is alive                                    -> look again when the lease may have ended
+    lease expired      its process is dead                            -> end it: OWNER(epoch+1), RUN_ERROR OWNER_LOST
+
+Ending it frees the thread and gives clients that reattach a terminal event. Messages may come late, twice or never more
+than once: the log decides, by one conditional write. Continuing the run instead of ending it is not done yet.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import orjson
+
+from karma.conversations.domain import ThreadKey
+from karma.core.clock import Clock
+from karma.core.errors import ValidationFailed
+from karma.core.ids import RunId, UserId, new_id
+from karma.core.observability import count, logger
+from karma.runs import events
+from karma.runs.domain import (
+    ENGINE_SCHEMA,
+    ERROR_MESSAGES,
+    LEASE,
+    OwnershipLost,
+    RunEnd,
+    RunErrorCode,
+    RunKey,
+    RunStatus,
+    Segment,
+)
+from karma.runs.ports import RunStore, Watchdog
+
+FIRST_LOOK = LEASE + timedelta(seconds=15)
+_MARGIN = timedelta(seconds=5)
+_MAX_DELAY_S = 900
+"""SQS delays a message by at most this."""
+
+
+class DelayQueue(Protocol):
+    """karma.integrations.sqs.SqsQueue, as far as it is used here."""
+
+    def send(self, body: str, *, delay_s: int) -> None:
+        """Enqueue a body that becomes visible after the delay."""
+        ...
+
+
+class QueueWatchdog:
+    """Arms by a delayed message in the runs queue."""
+
+    def __init__(self, queue: DelayQueue) -> None:
+        self._queue = queue
+
+    def arm(self, key: RunKey, *, delay: timedelta) -> None:
+        """See ports.Watchdog."""
+        body = orjson.dumps({"user_id": key.user_id, "run_id": key.run_id}).decode()
+        seconds = min(_MAX_DELAY_S, max(0, round(delay.total_seconds())))
+        self._queue.send(body, delay_s=seconds)
+
+
+def read_message(body: str) -> RunKey:
+    """Read what `QueueWatchdog.arm` sent.
+
+    Raises:
+        ValidationFailed: it is not such a message.
+    """
+    try:
+        data = orjson.loads(body)
+        user_id, run_id = data["user_id"], data["run_id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise ValidationFailed.of("body", "is not a watchdog message") from None
+    if not (isinstance(user_id, str) and isinstance(run_id, str)):
+        raise ValidationFailed.of("body", "is not a watchdog message")
+    return RunKey(UserId(user_id), RunId(run_id))
+
+
+class Inspector:
+    """Looks at runs and ends the lost ones."""
+
+    def __init__(self, store: RunStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def look(self, key: RunKey) -> timedelta | None:
+        """Look at one run; return after which delay to look again, None when it needs no more looking after."""
+        tail = self._store.tail(key)
+        if tail is None or tail.terminal:
+            return None
+        now = self._clock.now()
+        if not tail.is_expired(now):
+            return tail.lease_until - now + _MARGIN
+        try:
+            self._end(tail, now)
+        except OwnershipLost:
+            # Its owner, or another inspector, was quicker.
+            return LEASE + _MARGIN
+        return None
+
+    def _end(self, tail: Segment, now: datetime) -> None:
+        run = self._store.run(tail.key)
+        if run is None or run.engine_schema > ENGINE_SCHEMA:
+            logger.error("run.unreadable", run_id=tail.key.run_id)
+            return
+        code = RunErrorCode.OWNER_LOST
+        # The closing events need the whole log; it is read only here, for a dead run.
+        log = [data for segment in read_log(self._store, tail.key) for data in segment.events]
+        closing = [event.data for event in events.open_after(log).closing()]
+        terminal = events.run_error(message=ERROR_MESSAGES[code], code=code)
+        last = Segment(
+            key=tail.key,
+            n=tail.n + 1,
+            writer=new_id(),
+            epoch=tail.epoch + 1,
+            lease_until=now,
+            events=(*closing, terminal.data),
+            terminal=True,
+        )
+        how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
+        self._store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id))
+        logger.warning("run.ended_by_watchdog", run_id=tail.key.run_id, epoch=last.epoch)
+        count("RunOwnerLost")
+
+
+def attend(store: RunStore, clock: Clock, watchdog: Watchdog, key: RunKey) -> None:
+    """Look at a run and have it looked at again where needed."""
+    again_in = Inspector(store, clock).look(key)
+    if again_in is not None:
+        watchdog.arm(key, delay=again_in)
+
+
+def read_log(store: RunStore, key: RunKey, *, after: int = 0) -> list[Segment]:
+    """Read all segments above `after`."""
+    segments: list[Segment] = []
+    while True:
+        page = store.segments(key, after=segments[-1].n if segments else after, limit=200)
+        if not page:
+            return segments
+        segments.extend(page)

@@ -1,0 +1,231 @@
+"""Karma's own tools: finding, reading and controlling the caller's devices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from karma.core.ids import UserId
+from karma.tools.toolbox import Tool, ToolContext, ToolFailed, described
+
+if TYPE_CHECKING:
+    from karma.devices.domain import Command, DeviceView
+    from karma.identity.domain import Caller
+
+COMMAND_WAIT_S = 15.0
+COMMAND_TTL_S = 60
+_THREADS = 16
+_T = TypeVar("_T")
+
+
+class Devices(Protocol):
+    """What is used of karma.devices.service.DeviceService; calls block."""
+
+    def search(self, user_id: UserId, query: str, *, limit: int) -> Sequence[DeviceView]:
+        """Find by words."""
+        ...
+
+    def find_by_ref(self, user_id: UserId, ref: str) -> DeviceView:
+        """Find by id or serial number."""
+        ...
+
+
+class Commands(Protocol):
+    """What is used of karma.devices.commands.CommandService; calls block."""
+
+    def send(
+        self,
+        user_id: UserId,
+        device_ref: str,
+        command: str,
+        params: Mapping[str, Any],
+        *,
+        ttl_s: int,
+        requested_by: str,
+        idempotency_key: str,
+    ) -> Command:
+        """Queue a command and publish it."""
+        ...
+
+    def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+        """Return one command as it is."""
+        ...
+
+    def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
+        """Wait until it is over, or for `timeout_s`."""
+        ...
+
+
+class DeviceServices(NamedTuple):
+    """The services behind the tools."""
+
+    devices: Devices
+    commands: Commands
+
+
+@dataclass(frozen=True)
+class SearchDatabase:
+    """Arguments of searchDatabase."""
+
+    query: str = described("Words to look for; status and model words filter, as in 'online devices'", maxLength=200)
+    type: str = described("What to search: device", default="device")
+    limit: int = described("At most this many results", default=10, minimum=1, maximum=50)
+
+
+@dataclass(frozen=True)
+class ControlDevice:
+    """Arguments of controlDevice."""
+
+    device_id: str = described("Id or serial number of the device", maxLength=64)
+    command: str = described("Name of the command, as in 'move'", maxLength=64)
+    params: dict[str, object] | None = described("The command's parameters", default=None)  # noqa: RUF009  a field()
+
+
+@dataclass(frozen=True)
+class ReadTelemetry:
+    """Arguments of readTelemetry."""
+
+    device_id: str = described("Id or serial number of the device", maxLength=64)
+
+
+class DeviceTools:
+    """The tools over the services of karma.devices, which are built and imported at the first call."""
+
+    def __init__(self, services: Callable[[], DeviceServices], *, command_wait_s: float = COMMAND_WAIT_S) -> None:
+        self._services = services
+        self._command_wait_s = command_wait_s
+        # Their own threads: a wait for a device must never keep a run's log from being written.
+        self._threads: ThreadPoolExecutor | None = None
+
+    def tools(self) -> list[Tool]:
+        """Declare the tools."""
+        return [
+            Tool(
+                name="searchDatabase",
+                description="Find the user's devices by name, serial number, tag, model or status. Gives id, name, "
+                "serial number, status, location and the latest readings.",
+                parameters=SearchDatabase,
+                permission="device:read",
+                idempotent=True,
+                timeout_s=15,
+                run=self.search_database,
+            ),
+            Tool(
+                name="controlDevice",
+                description="Send a command to one device and wait for its answer. Search for the device first unless "
+                "its id or serial number is known.",
+                parameters=ControlDevice,
+                permission="device:control",
+                idempotent=False,
+                timeout_s=self._command_wait_s + 10,
+                run=self.control_device,
+                look_again=self.command_by_now,
+            ),
+            Tool(
+                name="readTelemetry",
+                description="Read a device's status and the newest value of each of its metrics, with their times.",
+                parameters=ReadTelemetry,
+                permission="device:read",
+                idempotent=True,
+                timeout_s=15,
+                run=self.read_telemetry,
+            ),
+        ]
+
+    async def search_database(self, asked: SearchDatabase, context: ToolContext) -> object:
+        """Search what is the caller's.
+
+        Raises:
+            ToolFailed: `Unknown type: ...`.
+        """
+        if asked.type != "device":
+            raise ToolFailed(f"Unknown type: {asked.type}")
+        found = await self._in_thread(
+            lambda: self._services().devices.search(context.caller.user_id, asked.query, limit=asked.limit)
+        )
+        return {"results": [_shown(view) for view in found]}
+
+    async def control_device(self, asked: ControlDevice, context: ToolContext) -> object:
+        """Send a command and wait for the device's answer.
+
+        Raises:
+            NotFound: `Device ... not found`.
+            ToolFailed: the device refused, failed, or did not answer in time.
+        """
+        user_id = context.caller.user_id
+
+        def send_and_wait() -> Command:
+            commands = self._services().commands
+            sent = commands.send(
+                user_id,
+                asked.device_id,
+                asked.command,
+                asked.params or {},
+                ttl_s=COMMAND_TTL_S,
+                requested_by="agent",
+                # The same call never moves the device twice, whoever repeats it; a call of another run does.
+                idempotency_key=f"agent:{context.run_id} {context.call_id}",
+            )
+            # From here on it may take effect, whatever becomes of this call.
+            context.known.update(device_id=sent.device_id, command_id=sent.id, status=sent.status)
+            seen = commands.wait(user_id, sent, timeout_s=self._command_wait_s)
+            context.known["status"] = seen.status
+            return seen
+
+        command = await self._in_thread(send_and_wait)
+        if command.status == "succeeded":
+            result = {"success": True, "device_id": asked.device_id, "command": asked.command}
+            return {**result, "result": command.result if command.result is not None else {}}
+        if command.error is not None:
+            raise ToolFailed(f"Device {asked.device_id} answered {command.status}: {command.error.get('message', '')}")
+        if command.finished:
+            raise ToolFailed(f"Command {asked.command} on device {asked.device_id}: {command.status}")
+        raise ToolFailed(
+            f"Device {asked.device_id} has not answered within {self._command_wait_s:g} s; the command is "
+            f"{command.status} and may still be carried out"
+        )
+
+    async def command_by_now(self, known: Mapping[str, object], caller: Caller) -> object:
+        """Tell what became of a command that had not ended when its call did; None where it had, or is unknown."""
+        device_id, command_id, status = (known.get(name) for name in ("device_id", "command_id", "status"))
+        if not isinstance(device_id, str) or not isinstance(command_id, str):
+            return None
+        seen = await self._in_thread(lambda: self._services().commands.get(caller.user_id, device_id, command_id))
+        if seen.status == status:
+            return None
+        more = {"result": seen.result} if seen.result is not None else {"error": seen.error} if seen.error else {}
+        return {"status": seen.status, **more}
+
+    async def read_telemetry(self, asked: ReadTelemetry, context: ToolContext) -> object:
+        """Read what a device said last.
+
+        Raises:
+            NotFound: `Device ... not found`.
+        """
+        view = await self._in_thread(
+            lambda: self._services().devices.find_by_ref(context.caller.user_id, asked.device_id)
+        )
+        return _shown(view)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tool")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def declared_tools() -> list[Tool]:
+    """List every tool, to be described and not called."""
+    return DeviceTools(_undialled).tools()
+
+
+def _undialled() -> DeviceServices:
+    raise RuntimeError("tools are described here, not called")
+
+
+def _shown(view: DeviceView) -> dict[str, object]:
+    device = view.to_json()
+    names = ("id", "name", "model", "serial_number", "status", "location", "tags", "last_heartbeat", "latest")
+    return {name: device[name] for name in names}

@@ -1,0 +1,200 @@
+"""A client that lost its stream sends what it holds once more: nothing is done twice, and it ends with all of it.
+
+The run that is lost has several turns with calls that have an effect. It is held at each of its steps; the client has
+got any part of the events until there, applied as @ag-ui/client applies them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from karma.core.ids import new_id
+from karma.models.ports import StopReason
+from karma.runs.domain import RunExists
+from karma.runs.engine import Limits
+from karma.runs.requests import parse_run_input
+from karma.runs.service import RunService
+from karma.tools.toolbox import Tool, ToolContext
+from tests.fakes.agents import catalogue
+from tests.fakes.configuration import as_built
+from tests.fakes.runs import (
+    KeptFrames,
+    MemoryRunStore,
+    RememberedWatchdog,
+    ScriptedModel,
+    SetClock,
+    caller,
+    ended,
+    library,
+    text,
+    tool,
+)
+from tests.support.agui import verify
+from tests.support.plans import allowances
+from tests.unit.runs.test_conversations import Client, Nothing, Wire
+
+pytestmark = pytest.mark.fault("F-02d", "F-02g", "F-02j")
+
+STEPS = 34
+"""More than the run has, so that the last ones hold nothing up: the client comes back when it has ended."""
+KINDS = st.sampled_from(["whole", "ids anew", "without ids"])
+
+
+class World:
+    """One run of three turns, held at a step, and the effects of its calls."""
+
+    def __init__(self, held_at: int) -> None:
+        self.held_at = held_at
+        self.steps = 0
+        self.effects: list[str] = []
+        self.is_held = asyncio.Event()
+        self.go_on = asyncio.Event()
+        store = MemoryRunStore()
+        self.model = ScriptedModel(
+            self._steps([*text("Good ", "morning."), *ended()]),
+            self._steps([*text("I ", "look."), *tool("c1", "move", "{", "}"), *ended(StopReason.TOOL_USE)]),
+            self._steps(
+                [*tool("c2", "move", "{}"), *tool("c3", "move", "{", "}"), *text("Both."), *ended(StopReason.TOOL_USE)]
+            ),
+            self._steps([*text("It ", "moved."), *ended()]),
+        )
+        self.service = RunService(
+            store=store,
+            watchdog=RememberedWatchdog(),
+            model=self.model,
+            agents=catalogue(tools=("move",)),
+            configuration=as_built(),
+            tools=[
+                Tool(
+                    name="move",
+                    description="",
+                    parameters=Nothing,
+                    permission="device:read",
+                    idempotent=False,
+                    timeout_s=60,
+                    run=self._move,
+                )
+            ],
+            library=library(),
+            allowances=allowances(),
+            spending=store.usage,
+            clock=SetClock(),
+            limits=Limits(),
+        )
+
+    def _steps(self, steps: Sequence[Any]) -> list[Any]:
+        return [each for step in steps for each in (step, self._step)]
+
+    async def _step(self) -> None:
+        self.steps += 1
+        if self.steps == self.held_at:
+            self.is_held.set()
+            await self.go_on.wait()
+
+    async def _move(self, asked: Nothing, context: ToolContext) -> object:
+        self.effects.append(context.call_id)
+        await self._step()
+        return {"moved": context.call_id}
+
+    async def start(self, body: Wire) -> tuple[KeptFrames, asyncio.Task[None]]:
+        frames = KeptFrames()
+        started = await self.service.start(caller(), parse_run_input(orjson.dumps(body)))
+        return frames, started.execute(frames)
+
+    async def whole(self, body: Wire) -> list[Wire]:
+        frames, running = await self.start(body)
+        await running
+        verify(frames.events)
+        return frames.events
+
+
+def seen(screen: Sequence[Wire]) -> list[tuple[str, str, list[str]]]:
+    """A screen without ids of messages, which some clients make themselves."""
+    return [(m["role"], m.get("content", ""), [call["id"] for call in m.get("toolCalls", ())]) for m in screen]
+
+
+def receive(client: Client, events: Sequence[Wire]) -> None:
+    for event in events:
+        client.apply(event)
+
+
+async def lose(client: Client, held_at: int, share: float, *, same_run: bool) -> None:
+    world = World(held_at)
+    client.message("user", content="hello")
+    receive(client, await world.whole({**client.request(), "protocolVersion": "1.0"}))
+    client.message("user", content="move it")
+    first = {**client.request(), "protocolVersion": "1.0"}
+    frames, running = await world.start(first)
+    held = asyncio.ensure_future(world.is_held.wait())
+    await asyncio.wait([held, running], return_when=asyncio.FIRST_COMPLETED)
+    held.cancel()
+    got = frames.events
+    before = len(client.screen)
+    opened = next(i for i, event in enumerate(got, 1) if event["type"] == "STATE_SNAPSHOT")  # in one write
+    cut = round(share * len(got))
+    receive(client, got[: cut if cut >= opened else 0])
+    is_over = running.done()
+
+    again = {**client.request(), "runId": first["runId"] if same_run else new_id(), "protocolVersion": "1.0"}
+    told = [m for m in client.screen[before:] if m.get("content") or m.get("toolCalls")]
+    if is_over and not same_run and not told:
+        return  # the question alone, or with an empty answer, asks for another answer when it has been answered
+    repeated, heard = await world.start(again)
+    world.go_on.set()
+    await asyncio.gather(running, heard)
+
+    verify(repeated.events)
+    receive(client, repeated.events)
+    assert world.effects == ["c1", "c2", "c3"]
+    assert len(world.model.requests) == 4
+    assert seen(client.screen)[-6:] == [
+        ("assistant", "I look.", ["c1"]),
+        ("tool", '{"moved":"c1"}', []),
+        ("assistant", "Both.", ["c2", "c3"]),
+        ("tool", '{"moved":"c2"}', []),
+        ("tool", '{"moved":"c3"}', []),
+        ("assistant", "It moved.", []),
+    ]
+    assert [each for each in seen(client.screen) if each[0] == "user"] == [
+        ("user", "hello", []),
+        ("user", "move it", []),
+    ]
+
+
+@settings(max_examples=50)
+@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans())
+@example("whole", 12, 1.0, False)
+@example("whole", STEPS, 0.6, False)
+@example("ids anew", 9, 0.5, False)
+@example("ids anew", STEPS, 0.9, False)
+def test_a_part_of_a_run_that_is_sent_again_is_nothing_new(
+    kind: str,
+    held_at: int,
+    share: float,
+    same_run: bool,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("karma.runs.repeats._POLL_S", 0.001)
+        patch.setattr("karma.runs.repeats._MAX_POLL_S", 0.001)
+        asyncio.run(lose(Client(kind), held_at, share, same_run=same_run))
+
+
+@pytest.mark.parametrize("kind", ["whole", "ids anew", "without ids"])
+def test_another_question_under_a_used_run_id_is_told_to_take_a_new_one(kind: str) -> None:
+    async def go() -> None:
+        world, client = World(STEPS), Client(kind)
+        client.message("user", content="hello")
+        first = {**client.request(), "protocolVersion": "1.0"}
+        receive(client, await world.whole(first))
+        client.message("user", content="move it")
+        with pytest.raises(RunExists, match="take a new runId"):
+            await world.start({**client.request(), "runId": first["runId"]})
+
+    asyncio.run(go())

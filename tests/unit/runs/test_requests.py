@@ -1,0 +1,115 @@
+"""RunAgentInput: lenient about what is absent or unknown. What is wrong is in the hostile tests of the function."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from karma.core.errors import ValidationFailed
+from karma.core.freeform import MAX_LEVELS
+from karma.runs.requests import ContextEntry, parse_json, parse_run_input
+
+
+def read(**body: Any) -> Any:
+    return parse_run_input(orjson.dumps(body))
+
+
+@pytest.mark.req("R-K-37")
+def test_everything_has_a_default_and_ids_are_made() -> None:
+    one, two = read(), read()
+
+    assert (one.messages, one.state, one.tools, one.context) == ((), {}, (), ())
+    assert one.thread_id != two.thread_id
+    assert one.run_id != two.run_id
+
+
+@pytest.mark.req("R-K-37")
+def test_an_empty_object_is_read_as_no_context() -> None:
+    assert read(context={}).context == ()
+    assert read(context=[{"description": "a", "value": "b"}]).context == (ContextEntry("a", "b"),)
+
+
+def test_nulls_of_optional_members_are_accepted() -> None:
+    asked = read(state=None, tools=None, context=None, parentRunId=None, forwardedProps=None, protocolVersion=None)
+
+    assert asked.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "warning"),
+    [
+        ({"surprise": 1}, "unknown member 'surprise'"),
+        ({"protocolVersion": "1.7"}, None),
+        ({"protocolVersion": "soon"}, "protocolVersion is not readable"),
+        ({"resume": [{"interruptId": "x", "status": "resolved"}]}, "resume names no open interrupt"),
+    ],
+)
+def test_what_is_unknown_is_noted_and_passed_over(body: dict[str, Any], warning: str | None) -> None:
+    assert read(**body).warnings == ((warning,) if warning else ())
+
+
+def test_each_role_goes_where_it_belongs() -> None:
+    asked = read(
+        messages=[
+            {"id": "1", "role": "system", "content": "be a pirate"},
+            {"id": "2", "role": "developer", "content": "and kind"},
+            {"id": "3", "role": "user", "content": [{"type": "text", "text": "hi", "id": "p"}]},
+            {
+                "id": "4",
+                "role": "assistant",
+                "toolCalls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            {"id": "5", "role": "tool", "toolCallId": "c", "content": "", "error": "denied"},
+            {"id": "6", "role": "activity", "activityType": "x", "content": {}},
+            {"id": "7", "role": "reasoning", "content": "hm"},
+        ]
+    )
+
+    assert asked.instructions == ("be a pirate", "and kind")
+    assert [message.role for message in asked.messages] == ["user", "assistant", "tool"]
+    assert asked.messages[0].content == ({"type": "text", "text": "hi"},)
+    assert asked.messages[1].tool_calls == (("c", "f", "{}"),)
+    assert (asked.messages[2].failed, asked.messages[2].content) == (True, "denied")
+
+
+def test_every_wrong_field_is_named() -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        read(threadId=7, state="x" * 200_000, messages=[{"role": "user"}], tools=[{"name": ""}])
+
+    assert [entry["field"] for entry in caught.value.details] == [  # type: ignore[union-attr, index]
+        "threadId",
+        "state",
+        "messages.0.content",
+        "tools.0.name",
+    ]
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [1, 63, 64, 65, 250, 254, 255, 1000, 1024, 2000])
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("state", '{"state": {"a": %s}}'),
+        ("forwardedProps", '{"forwardedProps": {"a": %s}}'),
+        ("tools.0.parameters", '{"tools": [{"name": "f", "parameters": {"a": %s}}]}'),
+        ("messages.0.content", '{"messages": [{"role": "activity", "content": {"a": %s}}]}'),
+        ("context.0.value", '{"context": [{"description": "d", "value": {"a": %s}}]}'),
+        ("resume.0.payload", '{"resume": [{"payload": {"a": %s}}]}'),
+        ("memory", '{"memory": {"a": %s}}'),
+    ],
+)
+def test_a_free_form_value_has_at_most_64_levels(levels: int, field: str, body: str) -> None:
+    text = (body % ("[" * (levels - 1) + "]" * (levels - 1) if levels > 1 else "0")).encode()
+    if levels <= MAX_LEVELS:
+        assert parse_json(text)
+        return
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(text)
+    ((named, message),) = [(entry["field"], entry["message"]) for entry in caught.value.details]  # type: ignore[union-attr, index]
+    assert named in (field, field.partition(".")[0])
+    assert named == field or levels > 1000
+    assert message == "nested deeper than 64 levels"
+
+
+def test_many_brackets_are_not_deep() -> None:
+    assert parse_json(b"[" + b"[],[]," * 100 + b"[]]")

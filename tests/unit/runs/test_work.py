@@ -1,0 +1,177 @@
+"""What a request costs grows as its size does, whoever wrote it: twice as many messages, twice the work.
+
+Work is counted in lines that are executed, which no busy machine changes: of a conversation of `n` parts and of one of
+`2 n`. What compares each with each would quadruple.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import CodeType
+from typing import Any
+
+import orjson
+import pytest
+
+from karma.conversations.branches import has_moved_on, late_results, merge
+from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
+from karma.conversations.messages import MAX_MESSAGES, Sent
+from karma.conversations.repair import repair
+from karma.core.errors import AppError, ValidationFailed
+from karma.core.ids import ThreadId, UserId
+from karma.runs.requests import parse_run_input
+
+pytestmark = pytest.mark.fault("F-25a")
+
+N = 64
+MOST = 2.2
+"""Times the work for twice as many: what is linear stays below, and of what is not even a small share shows."""
+
+BRANCH = "branch"
+"""Id of a message that begins its conversation anew."""
+
+
+def said(
+    role: str, at: int, *, content: str = "", calls: Sequence[str] = (), call: str = "", name: str = ""
+) -> Message:
+    asked = tuple(ToolCall(each, "look", "{}") for each in calls)
+    return Message(id=name, role=role, content=content, tool_calls=asked, tool_call_id=call)  # type: ignore[arg-type]
+
+
+def calls_then_results(n: int) -> list[Message]:
+    return [
+        *(said("assistant", i, calls=[f"c{i}"]) for i in range(n)),
+        *(said("tool", i, call=f"c{i}", content="r") for i in range(n)),
+        said("user", 0, content="x"),
+    ]
+
+
+def one_call_id(n: int) -> list[Message]:
+    return [*(said("assistant", i, calls=["c"], name=f"a{i}") for i in range(n)), said("user", 0, content="x")]
+
+
+def two_call_ids_in_turn(n: int) -> list[Message]:
+    return [*(said("assistant", i, calls=["cd"[i % 2]]) for i in range(n)), said("user", 0, content="x")]
+
+
+def pairs_of_calls(n: int) -> list[Message]:
+    return [
+        *(said("assistant", i, calls=["c", f"x{i}"] if i % 2 else ["d", f"x{i}"]) for i in range(n)),
+        *(said("assistant", i, calls=["c", "d"], content=f"t{i}") for i in range(n)),
+    ]
+
+
+def the_same_words(n: int) -> list[Message]:
+    return [said(("user", "assistant")[i % 2], i, content="ok") for i in range(2 * n)]
+
+
+def other_words(n: int) -> list[Message]:
+    return [said(("user", "assistant")[i % 2], i, content=f"w{i}") for i in range(2 * n)]
+
+
+def blank_words(n: int) -> list[Message]:
+    return [*(said("user", i, content=" ", name=f"u{i}") for i in range(n)), said("user", 0, content="x")]
+
+
+def results_of_no_call(n: int) -> list[Message]:
+    return [*(said("tool", i, call="c", content="r", name=f"r{i}") for i in range(n)), said("user", 0, content="x")]
+
+
+def unknown_answers(n: int) -> list[Message]:
+    return [*(said("assistant", i, content=f"t{i}", name=f"z{i}") for i in range(n)), said("user", 0, content="x")]
+
+
+def known_calls_with_unknown_ones(n: int) -> list[Message]:
+    return [*(said("assistant", i, calls=[f"y{i}", "c"]) for i in range(n)), said("user", 0, content="x")]
+
+
+def calls_on_another_branch(n: int) -> list[Message]:
+    return [*(said("assistant", i, calls=["c"]) for i in range(n)), said("user", 0, content="x", name=BRANCH)]
+
+
+HISTORIES = [
+    calls_then_results,
+    one_call_id,
+    two_call_ids_in_turn,
+    pairs_of_calls,
+    the_same_words,
+    other_words,
+    blank_words,
+    results_of_no_call,
+    unknown_answers,
+    known_calls_with_unknown_ones,
+    calls_on_another_branch,
+]
+
+
+def thread(messages: Sequence[Message]) -> Thread:
+    kept = tuple(replace(each, id=each.id or f"m{i}") for i, each in enumerate(messages))
+    key = ThreadKey(UserId("u"), ThreadId("t"))
+    forks = {i: -1 for i, each in enumerate(kept) if each.id == BRANCH}
+    return Thread(key=key, messages=kept, next_message=len(kept), version=1, forks=forks)
+
+
+def lines(work: Callable[[], object]) -> int:
+    """Count the lines of our own code that are executed, each step of a comprehension and of a generator too."""
+    counted, here = 0, threading.get_ident()
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined, unused-ignore]  # newer than the oldest Python of ours
+    tool = next(i for i in range(6) if monitoring.get_tool(i) is None)
+
+    def count(code: CodeType, line: int) -> object:
+        nonlocal counted
+        if "/karma/" not in code.co_filename:
+            return monitoring.DISABLE
+        counted += threading.get_ident() == here
+        return None
+
+    monitoring.use_tool_id(tool, "work")
+    monitoring.register_callback(tool, monitoring.events.LINE, count)
+    monitoring.set_events(tool, monitoring.events.LINE)
+    try:
+        with suppress(AppError):
+            work()
+    finally:
+        monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+        monitoring.free_tool_id(tool)
+    return counted
+
+
+@pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="Python counts lines for us from 3.12 on")
+@pytest.mark.parametrize("stored", HISTORIES)
+@pytest.mark.parametrize("given", HISTORIES)
+def test_twice_the_messages_are_twice_the_work(
+    stored: Callable[[int], list[Message]], given: Callable[[int], list[Message]]
+) -> None:
+    def work(n: int) -> int:
+        held = thread(stored(n))
+        sent = [Sent(i, message) for i, message in enumerate(given(n))]
+
+        def all_of_it() -> None:
+            has_moved_on(held, sent)
+            merged = merge(held, sent, own=())
+            repair(late_results(merged.conversation))
+
+        return lines(all_of_it)
+
+    assert work(2 * N) < MOST * work(N)
+
+
+def test_no_more_messages_than_a_limit_are_read() -> None:
+    def body(n: int) -> bytes:
+        return orjson.dumps({"messages": [{"role": "user", "content": "x"}] * n})
+
+    assert len(parse_run_input(body(MAX_MESSAGES)).sent) == MAX_MESSAGES
+    with pytest.raises(ValidationFailed) as refused:
+        parse_run_input(body(MAX_MESSAGES + 1))
+
+    assert refused.value.details == [
+        {
+            "field": "messages",
+            "message": f"must be at most {MAX_MESSAGES}; of a longer conversation send what is new",
+            "type": "value_error",
+        }
+    ]

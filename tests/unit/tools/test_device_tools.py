@@ -1,0 +1,256 @@
+"""The device tools over fakes of the device services."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from karma.conversations.domain import Message, ToolCall
+from karma.core.errors import NotFound
+from karma.core.ids import CommandId, DeviceId, RunId, UserId
+from karma.devices.domain import (
+    Command,
+    CommandStatus,
+    Device,
+    DeviceModel,
+    DeviceState,
+    DeviceView,
+    Latest,
+    PresenceState,
+)
+from karma.identity.domain import Role
+from karma.tools.device_tools import DeviceServices, DeviceTools
+from karma.tools.toolbox import Toolbox, ToolOutcome, schema_of
+from tests.fakes.runs import caller
+
+ARM = DeviceView(
+    device=Device(
+        id=DeviceId("d1"),
+        user_id=caller().user_id,
+        name="Arm",
+        model=DeviceModel.EOS_3A,
+        mac="00:00:00:00:00:01",
+        serial_number="EOS-1",
+        state=DeviceState.ACTIVE,
+        ip=None,
+        firmware_version=None,
+        capabilities={"secret_hint": 1},
+        hardware={},
+        network={"password": "x"},
+        location=None,
+        tags=(),
+        version=1,
+        created_at="2026-11-21T12:00:00.000Z",
+        updated_at="2026-11-21T12:00:00.000Z",
+    ),
+    latest=Latest(),
+    presence=PresenceState(),
+)
+
+
+class FakeDevices:
+    def search(self, user_id: UserId, query: str, *, limit: int) -> list[DeviceView]:
+        return [ARM][:limit] if user_id == caller().user_id and "arm" in query else []
+
+    def find_by_ref(self, user_id: UserId, ref: str) -> DeviceView:
+        if ref not in {"d1", "EOS-1"}:
+            raise NotFound(f"Device {ref} not found")
+        return ARM
+
+
+class FakeCommands:
+    def __init__(self, **answer: Any) -> None:
+        self.answer = {"status": CommandStatus.SUCCEEDED, "result": {"at": 7}, **answer}
+        self.sent: list[dict[str, Any]] = []
+
+    def send(self, user_id: UserId, device_ref: str, command: str, params: Mapping[str, Any], **more: Any) -> Command:
+        device = FakeDevices().find_by_ref(user_id, device_ref).device
+        self.sent.append({"command": command, "params": params, **more})
+        return Command(
+            id=CommandId("c"),
+            device_id=device.id,
+            user_id=user_id,
+            serial_number=device.serial_number,
+            command=command,
+            params=params,
+            status=CommandStatus.QUEUED,
+            serial=False,
+            issued_ms=0,
+            expires_ms=60_000,
+        )
+
+    def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
+        made = self.send(user_id, device_id, "move", {})
+        if command_id != made.id:
+            raise NotFound(f"Command {command_id} not found")
+        return replace(made, **self.answer)
+
+    def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
+        return replace(command, **self.answer)
+
+
+def call(
+    name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, run: str = "run-1", **arguments: Any
+) -> ToolOutcome:
+    services = DeviceServices(FakeDevices(), commands or FakeCommands())
+    toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role), shorten=str)
+    asked = ToolCall("call-1", name, orjson.dumps(arguments).decode())
+    return asyncio.run(toolbox.call(asked, run_id=RunId(run)))
+
+
+@pytest.mark.req("R-K-41")
+def test_search_gives_what_a_user_may_see_of_devices() -> None:
+    (found,) = orjson.loads(call("searchDatabase", query="arm").content)["results"]
+
+    assert (found["id"], found["name"], found["serial_number"]) == ("d1", "Arm", "EOS-1")
+    assert "network" not in found
+
+
+@pytest.mark.req("R-K-41")
+def test_an_unknown_type_fails_in_the_specs_words() -> None:
+    assert call("searchDatabase", query="arm", type="planet") == ToolOutcome('{"error":"Unknown type: planet"}', True)
+
+
+@pytest.mark.req("R-K-42")
+def test_a_command_s_answer_comes_back() -> None:
+    commands = FakeCommands()
+
+    outcome = call("controlDevice", commands, device_id="EOS-1", command="move", params={"x": 1})
+
+    assert orjson.loads(outcome.content) == {
+        "success": True,
+        "device_id": "EOS-1",
+        "command": "move",
+        "result": {"at": 7},
+    }
+    assert commands.sent == [
+        {
+            "command": "move",
+            "params": {"x": 1},
+            "ttl_s": 60,
+            "requested_by": "agent",
+            "idempotency_key": "agent:run-1 call-1",
+        }
+    ]
+
+
+@pytest.mark.fault("F-07a")
+def test_a_call_of_another_run_is_another_command_though_it_has_the_same_id() -> None:
+    commands = FakeCommands()
+
+    for run in ("run-1", "run-2", "run-2"):
+        call("controlDevice", commands, run=run, device_id="EOS-1", command="move")
+
+    one, other, again = (sent["idempotency_key"] for sent in commands.sent)
+    assert one != other == again
+
+
+@pytest.mark.req("R-K-43")
+def test_an_unknown_device_is_not_found() -> None:
+    outcome = call("controlDevice", device_id="d9", command="move")
+
+    assert outcome == ToolOutcome('{"error":"Device d9 not found"}', True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (
+            {"status": CommandStatus.REJECTED, "error": {"code": "X", "message": "door open"}},
+            "Device d1 answered rejected: door open",
+        ),
+        ({"status": CommandStatus.EXPIRED}, "Command move on device d1: expired"),
+        (
+            {"status": CommandStatus.SENT},
+            "Device d1 has not answered within 15 s; the command is sent and may still be carried out",
+        ),
+    ],
+)
+def test_what_the_device_did_not_do_is_a_failure(answer: dict[str, Any], error: str) -> None:
+    outcome = call("controlDevice", FakeCommands(**answer), device_id="d1", command="move")
+
+    assert outcome.failed
+    assert orjson.loads(outcome.content) == {
+        "error": error,
+        "device_id": "d1",
+        "command_id": "c",
+        "status": answer["status"],
+    }
+
+
+@pytest.mark.fault("F-06f")
+def test_a_call_that_was_cut_off_leaves_its_command_and_the_model_is_told_what_became_of_it() -> None:
+    waits, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeCommands):
+        def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
+            waits.set()
+            go_on.wait(5)
+            return command
+
+    commands = Slow(status=CommandStatus.ACKNOWLEDGED)
+    tools = DeviceTools(lambda: DeviceServices(FakeDevices(), commands)).tools()
+    toolbox = Toolbox(tools, caller(), shorten=str)
+    asked = ToolCall("call-1", "controlDevice", '{"device_id":"EOS-1","command":"move"}')
+
+    async def go() -> list[list[Any]]:
+        known: dict[str, object] = {}
+        calling = asyncio.ensure_future(toolbox.call(asked, run_id=RunId("run-1"), known=known))
+        await asyncio.to_thread(waits.wait, 5)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        go_on.set()
+        assert {**known, "status": ""} == {"device_id": "d1", "command_id": "c", "status": ""}
+        turn = Message(id="a", role="assistant", tool_calls=(asked,))
+        kept = [
+            orjson.dumps({"error": "cut off", **known, "status": "queued", **more}).decode()
+            for more in ({}, {"command_id": "x"}, {"command_id": 7})
+        ] + ["[]", "no JSON"]
+        told = []
+        for status in (CommandStatus.QUEUED, CommandStatus.SUCCEEDED):
+            commands.answer["status"] = status
+            results = [
+                Message(id=str(i), role="tool", tool_call_id="call-1", content=each, failed=True)
+                for i, each in enumerate(kept)
+            ]
+            told.append([m.content for m in await toolbox.refreshed([turn, *results[-1:], *results[:-1]])][1:])
+        assert told[0] == [kept[-1], *kept[:-1]]
+        return told
+
+    told = asyncio.run(go())[1]
+
+    assert orjson.loads(told[1])["by_now"] == {"status": "succeeded", "result": {"at": 7}}
+    assert all("by_now" not in each for i, each in enumerate(told) if i != 1)
+
+
+def test_readings_are_read() -> None:
+    assert orjson.loads(call("readTelemetry", device_id="d1").content)["latest"] == {}
+
+
+def test_a_viewer_may_search_but_not_control() -> None:
+    assert not call("searchDatabase", role=Role.VIEWER, query="arm").failed
+    assert call("controlDevice", role=Role.VIEWER, device_id="d1", command="move").failed
+
+
+def test_models_are_told_each_parameter() -> None:
+    tools = {tool.name: schema_of(tool.parameters) for tool in DeviceTools(lambda: pytest.fail("not called")).tools()}
+
+    assert tools["controlDevice"] == {
+        "type": "object",
+        "properties": {
+            "device_id": {
+                "type": "string",
+                "description": "Id or serial number of the device",
+                "maxLength": 64,
+            },
+            "command": {"type": "string", "description": "Name of the command, as in 'move'", "maxLength": 64},
+            "params": {"type": "object", "description": "The command's parameters"},
+        },
+        "required": ["device_id", "command"],
+        "additionalProperties": False,
+    }
+    assert tools["searchDatabase"]["required"] == ["query"]

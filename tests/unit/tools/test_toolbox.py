@@ -1,0 +1,112 @@
+"""What a tool gives back, whatever it is, is told to the model; it never ends the run."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from karma.conversations.domain import ToolCall
+from karma.core.freeform import MAX_LEVELS
+from karma.core.ids import RunId
+from karma.tools.toolbox import Tool, Toolbox, ToolContext, ToolFailed, ToolOutcome, described
+from tests.fakes.runs import caller
+
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+@dataclass(frozen=True)
+class Anything:
+    value: dict[str, object] = described("Anything")  # noqa: RUF009  a field()
+
+
+def outcome_of(result: object) -> ToolOutcome:
+    async def run(asked: Nothing, context: ToolContext) -> object:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    tool = Tool(
+        name="give", description="", parameters=Nothing, permission="device:read", idempotent=True, timeout_s=5, run=run
+    )
+    return asyncio.run(Toolbox([tool], caller(), shorten=str).call(ToolCall("c1", "give", "{}"), run_id=RunId("r1")))
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["self"] = CYCLE
+
+
+@pytest.mark.fault("F-07c")
+@pytest.mark.parametrize(
+    "result",
+    [object(), {1, 2}, b"bytes", "\ud800", {"k": "\udfff"}, 2**70, {1: "a"}, 1j, nested(300), nested(5_000), CYCLE],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_result_that_cannot_be_rendered_fails_the_tool(result: object) -> None:
+    content, failed = outcome_of(result)
+
+    assert failed
+    assert orjson.loads(content) == {"error": "give was carried out, but its result cannot be shown"}
+
+
+@pytest.mark.fault("F-07c")
+@pytest.mark.parametrize("error", [ToolFailed("half \ud83d a face"), TypeError("\ud800"), RecursionError()])
+def test_a_failure_is_told_in_readable_text(error: Exception) -> None:
+    content, failed = outcome_of(error)
+
+    assert failed
+    assert orjson.loads(content)["error"] in {"half \ufffd a face", "give failed unexpectedly"}
+
+
+def test_a_time_is_shown_as_text() -> None:
+    assert outcome_of({"at": datetime(2026, 1, 1, tzinfo=UTC)}) == ('{"at":"2026-01-01T00:00:00+00:00"}', False)
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 250])
+def test_what_a_tool_finds_has_at_most_64_levels(levels: int) -> None:
+    content, failed = outcome_of(nested(levels))
+
+    found = {"error": "give found what is nested deeper than 64 levels"} if failed else nested(levels)
+    assert failed == (levels > MAX_LEVELS)
+    assert orjson.loads(content) == found
+
+
+@pytest.mark.fault("F-08a")
+@pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 1_000, 2_000])
+def test_an_argument_has_at_most_64_levels(levels: int) -> None:
+    given: list[object] = []
+
+    async def run(asked: Anything, context: ToolContext) -> object:
+        given.append(asked.value)
+        return None
+
+    tool = Tool(
+        name="take",
+        description="",
+        parameters=Anything,
+        permission="device:read",
+        idempotent=True,
+        timeout_s=5,
+        run=run,
+    )
+    call = ToolCall("c1", "take", '{"value":{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}}")
+    content, failed = asyncio.run(Toolbox([tool], caller(), shorten=str).call(call, run_id=RunId("r1")))
+
+    assert (failed, len(given)) == ((False, 1) if levels <= MAX_LEVELS else (True, 0))
+    if failed:
+        assert orjson.loads(content) == {"error": "value: nested deeper than 64 levels"}
