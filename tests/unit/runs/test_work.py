@@ -33,6 +33,8 @@ MOST = 2.2
 
 BRANCH = "branch"
 """Id of a message that begins its conversation anew."""
+BESIDE = "beside"
+"""Id of each answer that is given at the beginning, beside the others."""
 
 
 def said(
@@ -93,6 +95,39 @@ def calls_on_another_branch(n: int) -> list[Message]:
     return [*(said("assistant", i, calls=["c"]) for i in range(n)), said("user", 0, content="x", name=BRANCH)]
 
 
+def calls_in_turn_of_known_answers(n: int) -> list[Message]:
+    return [said("assistant", i, calls=["cd"[i % 2], f"x{i}"], name=f"a{i}") for i in range(n)]
+
+
+def calls_at_once_of_known_answers(n: int) -> list[Message]:
+    known = (said("assistant", i, calls=["c", "d"], name=f"a{i}") for i in range(n))
+    return [*known, said("user", 0, content="x")]
+
+
+def one_call_beside_a_branch(n: int) -> list[Message]:
+    return [*(said("assistant", i, calls=["c"]) for i in range(n)), *many_calls_of_a_branch(n)]
+
+
+def many_calls_of_a_branch(n: int) -> list[Message]:
+    asking = [said("user", 0, content="x", name=BRANCH), said("assistant", 0, calls=[f"x{i}" for i in range(n)])]
+    return [*asking, *(said("tool", i, call=f"x{i}", content="r") for i in range(n))]
+
+
+def results_of_a_branch_and_of_the_call_beside_it(n: int) -> list[Message]:
+    asking, results = many_calls_of_a_branch(n)[:2], many_calls_of_a_branch(n)[2:]
+    return [*asking, *(each for result in results for each in (result, said("tool", 0, call="c", content="r")))]
+
+
+def the_same_call_many_times_beside_each_other(n: int) -> list[Message]:
+    pairs = [(said("assistant", i, calls=["c"], name=BESIDE), said("tool", i, call="c")) for i in range(n)]
+    return [*(each for pair in pairs for each in pair), said("assistant", n, calls=["c"], name=BESIDE)]
+
+
+def results_of_one_of_the_same_calls(n: int) -> list[Message]:
+    results = (said("tool", i, call="c", content="r") for i in range(n))
+    return [said("assistant", 0, calls=["c"], name=BESIDE), *results]
+
+
 HISTORIES = [
     calls_then_results,
     one_call_id,
@@ -105,13 +140,19 @@ HISTORIES = [
     unknown_answers,
     known_calls_with_unknown_ones,
     calls_on_another_branch,
+    calls_in_turn_of_known_answers,
+    calls_at_once_of_known_answers,
+    one_call_beside_a_branch,
+    results_of_a_branch_and_of_the_call_beside_it,
+    the_same_call_many_times_beside_each_other,
+    results_of_one_of_the_same_calls,
 ]
 
 
 def thread(messages: Sequence[Message]) -> Thread:
     kept = tuple(replace(each, id=each.id or f"m{i}") for i, each in enumerate(messages))
     key = ThreadKey(UserId("u"), ThreadId("t"))
-    forks = {i: -1 for i, each in enumerate(kept) if each.id == BRANCH}
+    forks = {i: -1 for i, each in enumerate(kept) if each.id in (BRANCH, BESIDE)}
     return Thread(key=key, messages=kept, next_message=len(kept), version=1, forks=forks)
 
 
@@ -143,8 +184,9 @@ def lines(work: Callable[[], object]) -> int:
 @pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="Python counts lines for us from 3.12 on")
 @pytest.mark.parametrize("stored", HISTORIES)
 @pytest.mark.parametrize("given", HISTORIES)
+@pytest.mark.parametrize("own", [(), ("look",)])
 def test_twice_the_messages_are_twice_the_work(
-    stored: Callable[[int], list[Message]], given: Callable[[int], list[Message]]
+    stored: Callable[[int], list[Message]], given: Callable[[int], list[Message]], own: tuple[str, ...]
 ) -> None:
     def work(n: int) -> int:
         held = thread(stored(n))
@@ -152,7 +194,7 @@ def test_twice_the_messages_are_twice_the_work(
 
         def all_of_it() -> None:
             has_moved_on(held, sent)
-            merged = merge(held, sent, own=())
+            merged = merge(held, sent, own=own)
             repair(late_results(merged.conversation))
 
         return lines(all_of_it)

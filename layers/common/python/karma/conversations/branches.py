@@ -140,8 +140,8 @@ class _Walk:
         """Calls of our own tools in the last turn that have no result yet."""
         self._is_completed = False
         """Results stand in the conversation that the client did not send."""
-        self._missed: set[object] = set()
-        """Names that were looked for in vain from here, so that they are not looked for again."""
+        self._unreached: set[str] = set()
+        """Calls that were looked for in vain: nothing is behind a later place that was not behind an earlier one."""
         self._held: list[Sent] = []
         """Results, until it is known whether the conversation goes on behind them as it is stored."""
         self._notes = list(passed_over)
@@ -302,13 +302,13 @@ class _Walk:
 
     def _reach(self, call_id: str) -> bool:
         """Go on to the message that makes this call, where a client answers a call that it did not send again."""
-        if self._new or ("reach", call_id) in self._missed:
+        if self._new or call_id in self._unreached:
             return False
         for position in reversed(self._tree.by_call.get(call_id, [])):
             if self._tree.is_behind(position, self._here):
                 self._go(position)
                 return True
-        self._missed.add(("reach", call_id))
+        self._unreached.add(call_id)
         return False
 
     def _stored_result(self, message: Message) -> Message | None:
@@ -338,7 +338,7 @@ class _Walk:
         """Find the answer of this id, or with these calls; without either, the one with this text."""
         found = [self._find(("answer", given.id))] if given.id else []
         if calls:
-            found.append(self._with_calls(calls))
+            found.append(self._with_calls(calls, instead_of=self._tree.nearest_of(found)))
         elif not given.id:
             found.append(self._find(("said", given.content)))
         return self._tree.nearest_of(found)
@@ -353,14 +353,17 @@ class _Walk:
 
         return self._find("any answer", begins) if given.content else None
 
-    def _with_calls(self, calls: frozenset[str]) -> int | None:
-        if calls in self._missed:
+    def _with_calls(self, calls: frozenset[str], *, instead_of: int | None) -> int | None:
+        """Find the answer with these calls, where it comes no later than one that is there in any case."""
+        if self._new:
             return None
         rarest = min(calls, key=lambda call_id: self._tree.count(self._here, ("call", call_id)))
-        found = self._find(("call", rarest), lambda stored: calls <= {call.id for call in stored.tool_calls})
-        if found is None:
-            self._missed.add(calls)
-        return found
+        return self._tree.nearest(
+            self._here,
+            ("call", rarest),
+            lambda stored: calls <= {call.id for call in stored.tool_calls},
+            within=None if instead_of is None else self._tree.depth(instead_of),
+        )
 
     def _find(self, name: Hashable, is_meant: Callable[[Message], bool] | None = None) -> int | None:
         return None if self._new else self._tree.nearest(self._here, name, is_meant)
@@ -369,7 +372,6 @@ class _Walk:
         for each in self._tree.way(self._here, position):
             self._way.append(each)
             self._enter(self._tree.message(each))
-        self._missed.clear()
 
     def _append(self, message: Message) -> None:
         if message.role == "user":
@@ -397,15 +399,12 @@ class _Walk:
 
 
 class _Copies:
-    """Messages that a client holds without ids: of those with the same texts only as many as differ in their media."""
+    """Messages that a client holds without ids, by what each has in common with its copies."""
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._by_shape: dict[object, list[Message]] = {}
         for message in messages:
-            shape = shape_of(message.content)
-            same = self._by_shape.setdefault((message.role, shape), [])
-            if not same or any(isinstance(part, tuple) for part in shape):
-                same.append(message)
+            self._by_shape.setdefault((message.role, shape_of(message.content)), []).append(message)
 
     def have(self, stored: Message) -> bool:
         """Tell whether one of them is a copy of a stored message."""

@@ -37,7 +37,7 @@ class Tree:
         for position, message in enumerate(thread.messages):
             parent = thread.parent(position)
             self.behind.setdefault(parent, []).append(position)
-            self._depths.append(self._depth(parent) + 1)
+            self._depths.append(self.depth(parent) + 1)
             self._regions.append(self._region(parent))
             self._is_seen.append(not is_unseen(message))
             self.by_id.setdefault(message.id, []).append(position)
@@ -50,6 +50,8 @@ class Tree:
                 named.append((self._depths[position], -position))
         for named in self._next.values():
             named.sort()
+        self._passed: dict[tuple[int, Hashable], int] = {}
+        """How many of these were looked at and are not behind where the walk was, so that they never will be again."""
         self._entered, self._left = _spans(thread)
 
     def message(self, position: int) -> Message:
@@ -72,25 +74,44 @@ class Tree:
         """Count the messages of this name in the surroundings that `nearest` searches."""
         return len(self._next.get((self._region(here), name), ()))
 
-    def nearest(self, here: int, name: Hashable, is_meant: Callable[[Message], bool] | None = None) -> int | None:
+    def depth(self, position: int) -> int:
+        """Count the messages before one; of the root there is one less than none."""
+        return self._depths[position] if position >= 0 else -1
+
+    def nearest(
+        self, here: int, name: Hashable, is_meant: Callable[[Message], bool] | None = None, *, within: int | None = None
+    ) -> int | None:
         """Find the nearest message of this name that may come next, the latest of several.
 
-        What a client does not see may stand between.
+        What a client does not see may stand between. A walk asks from one place, then from others behind it: what it
+        has passed once it does not look at again.
+
+        Args:
+            here: where the walk is.
+            name: what the message is found by.
+            is_meant: which messages of the name are looked for; None: all.
+            within: the depth behind which none is looked for; None: there is no such depth.
         """
-        named = self._next.get((self._region(here), name), [])
-        for i in range(bisect_left(named, (self._depth(here) + 1, -len(self._depths))), len(named)):
-            position = -named[i][1]
-            if self.is_behind(position, here) and (is_meant is None or is_meant(self.message(position))):
+        place = (self._region(here), name)
+        named = self._next.get(place, [])
+        first = max(bisect_left(named, (self.depth(here) + 1, -len(self._depths))), self._passed.get(place, 0))
+        is_passed = True
+        for i in range(first, len(named)):
+            depth, position = named[i][0], -named[i][1]
+            if within is not None and depth > within:
+                return None
+            is_behind = self.is_behind(position, here)
+            if is_behind and (is_meant is None or is_meant(self.message(position))):
                 return position
+            is_passed = is_passed and not is_behind
+            if is_passed:
+                self._passed[place] = i + 1
         return None
 
     def nearest_of(self, found: Sequence[int | None]) -> int | None:
         """Choose the nearest of what was found, the latest of several."""
         there = [position for position in found if position is not None]
         return min(there, key=lambda position: (self._depths[position], -position), default=None)
-
-    def _depth(self, position: int) -> int:
-        return self._depths[position] if position >= 0 else -1
 
     def _region(self, position: int) -> int:
         return position if position < 0 or self._is_seen[position] else self._regions[position]

@@ -1,0 +1,61 @@
+"""A walk finds what comes next as who looks at every message does, though it looks at none in vain twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
+from karma.conversations.tree import Tree, is_unseen
+from karma.core.ids import ThreadId, UserId
+
+
+@st.composite
+def threads(draw: st.DrawFn) -> Thread:
+    size = draw(st.integers(1, 12))
+    told = draw(st.lists(st.sampled_from(["", "", "ok"]), min_size=size, max_size=size))
+    asked = draw(st.lists(st.sets(st.sampled_from("cd"), min_size=1), min_size=size, max_size=size))
+    forks = {at: draw(st.integers(-1, at - 1)) for at in draw(st.sets(st.integers(0, size - 1)))}
+    messages = tuple(
+        Message(id=f"m{at}", role="assistant", content=text, tool_calls=tuple(ToolCall(c, "look", "{}") for c in calls))
+        for at, (text, calls) in enumerate(zip(told, asked, strict=True))
+    )
+    key = ThreadKey(UserId("u"), ThreadId("t"))
+    return Thread(key=key, messages=messages, next_message=size, version=1, forks=forks)
+
+
+def looked_for(
+    thread: Thread, here: int, is_meant: Callable[[Message], bool], *, within: int | None = None
+) -> int | None:
+    """Look at every message behind a place; what a client sees ends the way to what is behind it."""
+    found = []
+    for position in range(len(thread.messages)):
+        way = thread.way_to(position)
+        if here >= 0 and here not in way[:-1]:
+            continue
+        between = way[way.index(here) + 1 : -1] if here >= 0 else way[:-1]
+        is_near = all(is_unseen(thread.messages[each]) for each in between) and (
+            within is None or len(way) - 1 <= within
+        )
+        if is_near and is_meant(thread.messages[position]):
+            found.append((len(way), -position))
+    return -min(found)[1] if found else None
+
+
+@given(threads(), st.data())
+def test_a_walk_finds_the_nearest_whatever_it_looked_for_before(thread: Thread, data: st.DataObject) -> None:
+    tree = Tree(thread)
+    for here in [-1, *thread.way_to(data.draw(st.integers(0, len(thread.messages) - 1)))]:
+        for call in data.draw(st.lists(st.sampled_from("cd"), max_size=3)):
+            within = data.draw(st.none() | st.integers(0, 12))
+            both = data.draw(st.booleans())
+
+            def is_meant(message: Message, call: str = call, *, both: bool = both) -> bool:
+                calls = {each.id for each in message.tool_calls}
+                return call in calls and (len(calls) == 2 or not both)
+
+            found = tree.nearest(here, ("call", call), is_meant if both else None, within=within)
+
+            assert found == looked_for(thread, here, is_meant, within=within), (here, call, both, within)
