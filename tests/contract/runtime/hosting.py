@@ -62,8 +62,11 @@ async def read_until_cut(response: httpx.Response) -> bytes:
     raise AssertionError(f"the response ended properly after {received!r}")
 
 
-async def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until the condition holds, looking again at each turn of the loop's clock."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
-            await asyncio.sleep(0.01)
+async def eventually(condition: Callable[[], Any], what: str) -> None:
+    """Wait until the condition holds, looking again at each turn of the loop's clock; else fail by naming it."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {DEADLINE_S:.0f} s") from None

@@ -100,7 +100,7 @@ def test_an_answer_is_read_to_its_end_after_the_client_has_left(tmp_path: Path) 
         async with hosting_app("controlled", tmp_path / "log", max_workers=1) as (host, client):
             async with client.stream("GET", "/", params={"marker": str(marker), "then": "work"}) as response:
                 await anext(response.aiter_raw())
-            await eventually(lambda: marker.exists() and marker.read_text())
+            await eventually(lambda: marker.exists() and marker.read_text(), "the app works on to its end")
             again = await until_not_throttled(client, {"marker": str(marker), "then": "work"})
             assert again.text.endswith("data: last\n\n")
             assert host.workers == 1
@@ -148,7 +148,7 @@ def test_a_failure_in_mid_stream_cuts_the_connection_and_the_next_call_is_served
         async with hosting_app("controlled", tmp_path / "log") as (host, client):
             async with client.stream("GET", "/", params={"marker": str(marker), "then": then}) as response:
                 received = await read_until_cut(response)
-            await eventually(lambda: host.workers == 1)
+            await eventually(lambda: host.workers == 1, "one worker in the place of the one that ended")
             after = await client.get("/", params={"marker": str(marker), "then": "wait"})
             return received, after.status_code
 
@@ -181,7 +181,7 @@ def test_an_invocation_over_its_time_is_ended(tmp_path: Path) -> None:
             async with client.stream("GET", "/", params=params) as response:
                 with pytest.raises(httpx.RemoteProtocolError):
                     await response.aread()
-            await eventually(lambda: host.workers == 1)
+            await eventually(lambda: host.workers == 1, "one worker in the place of the one that ended")
             return (await client.get("/", params={"marker": str(FIXTURES), "then": "wait"})).status_code
 
     assert asyncio.run(scenario()) == 200
@@ -219,7 +219,7 @@ def test_workers_that_are_still_starting_are_replaced_when_code_changes(tmp_path
         await pool.start()
         try:
             await pool.renew()
-            await eventually(lambda: pool.size == 2)
+            await eventually(lambda: pool.size == 2, "two workers with the new code")
         finally:
             await pool.close()
 

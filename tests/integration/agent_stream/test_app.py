@@ -12,6 +12,7 @@ import pytest
 
 from karma.core.ids import new_id
 from karma.identity.domain import Role
+from karma.runs.requests import RunInput, parse_run_input
 from karma.tools.device_tools import DeviceTools
 from tests.fakes.devices import FakeClock
 from tests.fakes.runs import events_of, types
@@ -438,6 +439,30 @@ class TestReattaching:
         assert answer.json["error"]["code"] == "NOT_FOUND"
 
 
+@pytest.mark.fault("F-25a")
+def test_a_request_is_read_beside_the_event_loop(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops: list[bool] = []
+
+    def watched(body: bytes) -> RunInput:
+        loops.append(is_in_a_loop())
+        return parse_run_input(body)
+
+    monkeypatch.setattr("agent_stream.app.parse_run_input", watched)
+    streams.model.answer(message(text("Hello.")))
+
+    streams.run(streams.agent(hello()))
+
+    assert loops == [False], "a body of megabytes that is read on the event loop holds up every stream of the process"
+
+
+def is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.fault("F-06c")
 def test_a_client_that_stopped_goes_on_with_its_next_message(streams: Any) -> None:
     hold = threading.Event()
@@ -452,13 +477,18 @@ def test_a_client_that_stopped_goes_on_with_its_next_message(streams: Any) -> No
 
         serving = asyncio.create_task(first.run(app))
         await asyncio.wait_for(first.arrived.wait(), 10)
-        await asyncio.wait_for(second.run(app), 20)
-        hold.set()
+        try:
+            await asyncio.wait_for(second.run(app), 20)
+        except TimeoutError:
+            pytest.fail("the next message waits for the run that its client has stopped")
+        finally:
+            hold.set()
         await asyncio.wait_for(serving, 10)
 
     streams.serve(stop_and_go_on())
 
-    assert events_of(first.data)[-1]["outcome"] == {"type": "cancelled"}
+    assert second.status == 200, f"the thread is still kept busy: {second.status} {second.data!r}"
+    assert events_of(first.data)[-1].get("outcome") == {"type": "cancelled"}
     events = events_of(second.data)
     verify(events)
     assert "".join(event.get("delta", "") for event in events) == "Better so."
@@ -495,8 +525,8 @@ def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: 
     assert [second.status, second.json["error"]["code"]] == [409, "CONFLICT"]
     assert [bare.status, bare.json["error"]["type"]] == [409, "ThreadBusy"]
     for busy in (second, bare):
-        assert busy.json["error"]["details"] == {"run_id": body["runId"]}
-        assert int(busy.answer_headers["retry-after"]) > 0
+        assert busy.json["error"].get("details") == {"run_id": body["runId"]}, "who keeps the thread busy is not said"
+        assert int(busy.answer_headers.get("retry-after", 0)) > 0, "when to come again is not said"
     assert [third.status, third.json["error"]["code"]] == [409, "CONFLICT"]
 
 

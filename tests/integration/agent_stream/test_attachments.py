@@ -127,10 +127,10 @@ def test_a_long_result_is_kept_whole_and_the_next_message_works(streams: Any) ->
     assert events[-1]["type"] == "RUN_FINISHED"
     assert streams.model.refused == []
     (shown,) = streams.model.requests[1]["messages"][-1]["content"]
-    assert "This is its beginning" in shown["content"]
+    assert "This is its beginning" in shown["content"], f"the model is not told so: {shown['content'][-300:]!r}"
     key = f"attachments/{streams.user_id}/{hashlib.sha256(whole.encode()).hexdigest()}"
     stored = streams.stack.aws("s3").get_object(Bucket=streams.stack.bucket, Key=key)["Body"].read()
-    assert stored.decode() == whole
+    assert stored.decode() == whole, "something else than the whole result is kept"
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])

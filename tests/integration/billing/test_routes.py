@@ -201,6 +201,13 @@ def audit(billing: Billing, event: str) -> list[Any]:
     return [json.loads(item["details"]) for item in found if item["type"] == "audit_entry" and item["event"] == event]
 
 
+@pytest.mark.fault("F-24h")
+def test_a_customer_and_an_account_are_judged_together(api: Api, login: Any) -> None:
+    token, _ = login("admin@example.com", "admin")
+    _, refused = api("PUT", "/billing/customers/cus%231/link", token=token, body={"user_id": "nobody"})
+    assert [each["field"] for each in refused["error"]["details"]] == ["customer_id", "user_id"]
+
+
 @pytest.mark.fault("F-16a")
 def test_an_admin_links_a_customer_and_moves_it(api: Api, billing: Billing, login: Any, drain: Any) -> None:
     token, _ = login("admin@example.com", "admin")

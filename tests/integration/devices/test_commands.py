@@ -303,6 +303,15 @@ def test_refusals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         world.commands.send(world.user, device_id, "a")
 
 
+@pytest.mark.fault("F-24h")
+def test_all_that_is_wrong_is_told_at_once(world: World) -> None:
+    device_id = world.create().view.device.id
+    with pytest.raises(ValidationFailed) as refused:
+        world.commands.send(world.user, device_id, "a b", {"x": "y" * 17_000}, ttl_s=0)
+    told: Any = refused.value.details
+    assert [each["field"] for each in told] == ["command", "ttl_s", "params"]
+
+
 def test_lists_page(world: World) -> None:
     made = world.create()
     ids = []

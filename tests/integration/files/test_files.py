@@ -154,6 +154,13 @@ class TestUploading:
         mixed = {"part_numbers": [2], "checksums": {"2": sha256_base64(b"x")}}
         assert files.call("POST", f"/{file_id}/parts", mixed).status == 422
 
+    @pytest.mark.fault("F-24h")
+    def test_parts_and_checksums_are_judged_together(self, files: Files) -> None:
+        file_id = files.begin(b"x" * (PART_BYTES + 1))
+        body = {"part_numbers": [1, 3], "checksums": {"1": sha256_base64(b"")}}
+        told = files.call("POST", f"/{file_id}/parts", body).json["error"]["details"]
+        assert [each["field"] for each in told] == ["part_numbers", "checksums"]
+
 
 BAD_BODIES: dict[str, dict[str, Any]] = {
     "climbing path": {"path": "/a/../b"},

@@ -160,13 +160,15 @@ def test_a_long_result_of_a_frontend_tool_is_kept_whole_and_its_beginning_shown(
     (message,) = world.send(result)
     (again,) = world.send(result)
 
+    assert len(str(message.content).encode()) <= MAX_RESULT_BYTES, "the model is shown more than the beginning"
     shown = orjson.loads(str(message.content))
     assert long.startswith(shown["beginning"])
     assert f"The result has {len(long.encode())} bytes" in shown["note"]
+    assert len(world.store.kept) == 1, "the whole result is not kept once"
     ((owner, kept),) = world.store.kept
-    assert (owner, world.store.kept[owner, kept].decode()) == (USER, long)
+    assert owner == USER
+    assert world.store.kept[owner, kept].decode() == long, "something else than the whole result is kept"
     assert f"attachments/{kept}" in shown["note"]
-    assert len(str(message.content).encode()) <= MAX_RESULT_BYTES
     assert again.content == message.content
 
 

@@ -328,3 +328,10 @@ class TestSignUp:
     def test_refuses_an_address_that_no_mail_reaches(self, world: AccountWorld, email: str) -> None:
         with pytest.raises(ValidationFailed):
             self.sign_up(world, email)
+
+    @pytest.mark.fault("F-24h")
+    def test_tells_of_address_and_password_at_once(self, world: AccountWorld) -> None:
+        with pytest.raises(ValidationFailed) as refused:
+            self.sign_up(world, "ä@example.com", "password1234")
+        told: Any = refused.value.details
+        assert [each["field"] for each in told] == ["email", "password"]

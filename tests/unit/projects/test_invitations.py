@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from karma.core.errors import AlreadyExists, AppError, Forbidden, NotFound, RateLimited, ValidationFailed
@@ -441,7 +441,20 @@ def carry_out(world: World, model: Model, act: str, actor: UserId, other: UserId
             world.clock.pass_(days=5 if act == "wait" else 15)
 
 
+OFFERED_BEFORE_A_REMOVAL = [
+    ("ask by address", 0, 1, ADMIN),
+    ("ask", 0, 1, VIEWER),
+    ("accept", 1, 0, VIEWER),
+    ("remove", 0, 1, VIEWER),
+    ("prove", 1, 0, VIEWER),
+    ("accept", 1, 0, VIEWER),
+]
+MADE_AN_OWNER = [("ask", 0, 1, MEMBER), ("accept", 1, 0, MEMBER), ("give", 0, 1, OWNER)]
+
+
 @pytest.mark.fault("F-20c")
+@example(acts=OFFERED_BEFORE_A_REMOVAL)
+@example(acts=MADE_AN_OWNER)
 @given(acts=st.lists(ACTS, max_size=25))
 def test_whatever_happens_members_and_owners_said_yes_to_what_was_offered_last(
     acts: list[tuple[str, int, int, ProjectRole]],

@@ -329,11 +329,12 @@ def test_a_long_result_is_kept_whole_and_the_model_is_shown_its_beginning() -> N
     again = world.run(asked(user("still there?")))
 
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    assert len(world.attachments.kept) == 1, "the whole result is not kept once"
     ((_, kept),) = world.attachments.kept
     (shown,) = [str(m.content) for m in world.model.requests[1].messages if m.role == "tool"]
     assert shown == result["content"]
+    assert len(shown.encode()) <= MAX_RESULT_BYTES, "the model is shown more than the beginning"
     assert f"the whole is kept as attachments/{kept}" in orjson.loads(shown)["note"]
-    assert len(shown.encode()) <= MAX_RESULT_BYTES
     assert word in world.attachments.kept[caller().user_id, kept].decode()
     assert again[-1]["type"] == "RUN_FINISHED"
 
