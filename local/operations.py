@@ -24,7 +24,7 @@ from local.places import ROOT, Places
 
 if TYPE_CHECKING:
     from karma.billing.service import InboxKeeper
-    from karma.identity.rotation import Rotation
+    from karma.identity.sessions.rotation import Rotation
 
 _STACKS = ("data", "app")
 _IMPORT_ROOTS = (ROOT / "layers" / "common" / "python", ROOT / "functions")
@@ -170,7 +170,7 @@ class Operations:
         """Tell which keys sign and are accepted, and what comes next; no key is in the text."""
         self._become("FunctionApi")
         from karma.core import secrets
-        from karma.identity.rotation import rotation_of
+        from karma.identity.sessions.rotation import rotation_of
 
         return _keys_line(rotation_of(secrets.read(os.environ["AUTH_SECRET_ARN"])[0]))
 
@@ -183,7 +183,7 @@ class Operations:
         self._become("FunctionApi")
         from karma.core import secrets
         from karma.core.clock import SystemClock
-        from karma.identity.rotation import NotDue, advance, rotation_of
+        from karma.identity.sessions.rotation import NotDue, advance, rotation_of
 
         arn = os.environ["AUTH_SECRET_ARN"]
         secret, version = secrets.read(arn)

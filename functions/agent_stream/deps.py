@@ -26,11 +26,11 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
-from karma.identity.authentication import Authenticator
-from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.limits import OPEN_STREAMS, OpenRequests, Throttle
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.sessions.authentication import Authenticator
+from karma.identity.sessions.keys import NEWER_MAX_AGE_S, KeyRing
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
 from karma.integrations.s3 import S3Attachments

@@ -12,12 +12,12 @@ from starlette.types import Scope
 from api.deps import billing, identity
 from api.deps.process import clock
 from api.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, caller_address
+from karma.audit.domain import Source
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
 from karma.core.errors import Forbidden
 from karma.core.observability import logger
 from karma.core.ratelimit import Decision, LocalBuckets, network_of
-from karma.identity.audit import Source
 from karma.identity.domain import Caller
 from karma.identity.limits import RULES, WAITING_REQUESTS, OpenRequests, Throttle
 from karma.identity.permissions import canonical

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from karma.audit.domain import AuditEntry
 from karma.core.clock import iso
-from karma.identity.audit import AuditEntry
 from karma.identity.domain import ApiKey, Tokens, User
 
 

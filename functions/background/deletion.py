@@ -25,9 +25,9 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
-from karma.identity.deletion import Cascade
-from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.remains import AccountRemains
+from karma.identity.accounts.deletion import Cascade
+from karma.identity.accounts.repository.deletions import DeletionRepository
+from karma.identity.accounts.repository.remains import AccountRemains
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue

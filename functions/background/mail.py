@@ -12,9 +12,9 @@ from karma.core.errors import AppError
 from karma.core.ids import is_id
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
-from karma.identity.correspondence import Correspondence
-from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.accounts.correspondence import Correspondence
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.accounts.repository.users import UserRepository
 from karma.integrations.ses import SesSender
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import Courier

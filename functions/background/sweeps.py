@@ -21,8 +21,8 @@ from karma.devices.wake_ups import QueuedWakeUps
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
-from karma.identity.deletion import requeue_due
-from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.accounts.deletion import requeue_due
+from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue

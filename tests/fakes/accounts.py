@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from karma.audit.domain import NOWHERE, AuditEntry
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
-from karma.identity import emails
-from karma.identity.accounts import AccountService
-from karma.identity.audit import NOWHERE, AuditEntry
-from karma.identity.correspondence import Correspondence
+from karma.identity.accounts import emails
+from karma.identity.accounts.correspondence import Correspondence
+from karma.identity.accounts.one_time import OneTimeToken
+from karma.identity.accounts.service import AccountService
 from karma.identity.domain import Caller, Credential, User
-from karma.identity.one_time import OneTimeToken
-from karma.identity.password_changes import PasswordService
+from karma.identity.passwords.changes import PasswordService
 from karma.mail.domain import Letter, Mail
 from karma.mail.service import Courier, PostOffice
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock

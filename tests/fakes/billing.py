@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import orjson
 
+from karma.audit.domain import AuditEntry
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription, read_hint, together
 from karma.billing.naming import NOTHING, Paid, look_at
@@ -18,7 +19,6 @@ from karma.core.clock import iso
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
 from karma.core.purge import Purge
-from karma.identity.audit import AuditEntry
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice
 

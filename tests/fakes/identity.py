@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion
 from karma.core.ids import ApiKeyId, UserId
-from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.directory import AccountFilter, AccountPage
+from karma.identity.accounts.directory import AccountFilter, AccountPage
+from karma.identity.accounts.repository.names import fold
 from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, SessionOver, User
-from karma.identity.keys import KeyRing
-from karma.identity.logins import LoginPlace
-from karma.identity.repository.items import user_position
-from karma.identity.repository.names import fold
-from karma.identity.spelling import spelled
+from karma.identity.items import user_position
+from karma.identity.passwords.spelling import spelled
+from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.logins import LoginPlace
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, put, update
 from karma.core.ids import UserId, new_id
-from karma.identity.repository.items import EmailGuard, UserItem, email_key, user_key
+from karma.identity.items import EmailGuard, UserItem, email_key, user_key
 
 
 def open_account(user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:

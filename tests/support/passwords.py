@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from argon2 import PasswordHasher, Type
 
-from karma.identity.passwords import Argon2Passwords
+from karma.identity.passwords.hashes import Argon2Passwords
 
 
 def make_cheap(patch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from karma.audit.domain import NOWHERE
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
 from karma.billing.seats import Seats
 from karma.core.clock import Clock
 from karma.core.ids import ProjectId, UserId
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.audit import NOWHERE
-from karma.identity.repository.users import UserRepository
+from karma.identity.accounts.repository.users import UserRepository
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import PostOffice
 from karma.projects.domain import Membership, ProjectRole

@@ -101,9 +101,9 @@ def functions() -> dict[str, tuple[ModuleType, Callable[..., Any]]]:
         "karma.core.dynamo.newest": None,
         "karma.core.dynamo.partitions": None,
         "karma.core.dynamo.work": None,
-        "karma.identity.repository.audit": None,
-        "karma.identity.repository.parents": None,
-        "karma.identity.repository.names": ("enter", "rename"),
+        "karma.audit.repository": None,
+        "karma.identity.accounts.repository.parents": None,
+        "karma.identity.accounts.repository.names": ("enter", "rename"),
         "karma.devices.transactional": None,
         "karma.mail.transactional": None,
     }

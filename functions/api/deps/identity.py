@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from api.deps import mail
 from api.deps.process import clock, key_ring, newer_key_ring, settings
+from karma.audit.service import AuditReader
 from karma.core import secrets
 from karma.core.dynamo.buckets import DynamoBuckets
-from karma.identity.audit import AuditReader
-from karma.identity.authentication import Authenticator
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
+from karma.identity.sessions.authentication import Authenticator
 
 if TYPE_CHECKING:
     from karma.core.ids import UserId
-    from karma.identity.accounts import AccountService
-    from karma.identity.administration import AdministrationService
-    from karma.identity.api_keys import ApiKeyService
-    from karma.identity.deletion import AccountDeletion
+    from karma.identity.accounts.administration import AdministrationService
+    from karma.identity.accounts.deletion import AccountDeletion
+    from karma.identity.accounts.service import AccountService
+    from karma.identity.api_keys.service import ApiKeyService
     from karma.identity.oauth.links import LinkService
     from karma.identity.oauth.service import OAuthService
-    from karma.identity.password_changes import PasswordService
-    from karma.identity.sessions import SessionService
+    from karma.identity.passwords.changes import PasswordService
+    from karma.identity.sessions.service import SessionService
 
 
 @cache
@@ -56,9 +56,9 @@ def _session_ended(user_id: UserId) -> None:
 @cache
 def accounts() -> AccountService:
     """Make and show accounts."""
-    from karma.identity.accounts import AccountService
-    from karma.identity.passwords import Argon2Passwords
-    from karma.identity.repository.one_time import OneTimeRepository
+    from karma.identity.accounts.repository.one_time import OneTimeRepository
+    from karma.identity.accounts.service import AccountService
+    from karma.identity.passwords.hashes import Argon2Passwords
 
     return AccountService(
         accounts=users(),
@@ -74,9 +74,9 @@ def accounts() -> AccountService:
 @cache
 def password_changes() -> PasswordService:
     """Reset and change passwords."""
-    from karma.identity.password_changes import PasswordService
-    from karma.identity.passwords import Argon2Passwords
-    from karma.identity.repository.one_time import OneTimeRepository
+    from karma.identity.accounts.repository.one_time import OneTimeRepository
+    from karma.identity.passwords.changes import PasswordService
+    from karma.identity.passwords.hashes import Argon2Passwords
 
     return PasswordService(
         accounts=users(),
@@ -92,10 +92,10 @@ def password_changes() -> PasswordService:
 @cache
 def sessions() -> SessionService:
     """Begin, continue and end sessions."""
-    from karma.identity.logins import LoginGuard
-    from karma.identity.passwords import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
-    from karma.identity.repository.sessions import SessionRepository
-    from karma.identity.sessions import SessionService
+    from karma.identity.passwords.hashes import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
+    from karma.identity.sessions.logins import LoginGuard
+    from karma.identity.sessions.repository import SessionRepository
+    from karma.identity.sessions.service import SessionService
 
     stored = SessionRepository()
     return SessionService(
@@ -114,8 +114,8 @@ def sessions() -> SessionService:
 def oauth() -> OAuthService:
     """Log people in through GitHub and Google."""
     from karma.identity.oauth.domain import ProviderName
+    from karma.identity.oauth.repository import OAuthRepository
     from karma.identity.oauth.service import OAuthService
-    from karma.identity.repository.oauth import OAuthRepository
     from karma.integrations.oauth.client import credentials_from
     from karma.integrations.oauth.github import GitHub
     from karma.integrations.oauth.google import Google
@@ -148,8 +148,8 @@ def oauth() -> OAuthService:
 def links() -> LinkService:
     """Link GitHub and Google to accounts whose owners are logged in."""
     from karma.identity.oauth.links import LinkService
-    from karma.identity.passwords import Argon2Passwords
-    from karma.identity.repository.oauth import OAuthRepository
+    from karma.identity.oauth.repository import OAuthRepository
+    from karma.identity.passwords.hashes import Argon2Passwords
 
     return LinkService(
         oauth=oauth(),
@@ -164,8 +164,8 @@ def links() -> LinkService:
 @cache
 def api_keys() -> ApiKeyService:
     """Make, list and revoke API keys."""
-    from karma.identity.api_keys import ApiKeyService
-    from karma.identity.passwords import Argon2Passwords
+    from karma.identity.api_keys.service import ApiKeyService
+    from karma.identity.passwords.hashes import Argon2Passwords
 
     return ApiKeyService(
         api_keys=ApiKeyRepository(),
@@ -181,9 +181,9 @@ def api_keys() -> ApiKeyService:
 @cache
 def account_deletion() -> AccountDeletion:
     """Delete accounts of those who ask for it."""
-    from karma.identity.deletion import AccountDeletion
-    from karma.identity.passwords import Argon2Passwords
-    from karma.identity.repository.deletions import DeletionRepository
+    from karma.identity.accounts.deletion import AccountDeletion
+    from karma.identity.accounts.repository.deletions import DeletionRepository
+    from karma.identity.passwords.hashes import Argon2Passwords
     from karma.integrations.sqs import SqsQueue
 
     return AccountDeletion(
@@ -199,8 +199,8 @@ def account_deletion() -> AccountDeletion:
 @cache
 def administration() -> AdministrationService:
     """Manage other people's accounts."""
-    from karma.identity.administration import AdministrationService
-    from karma.identity.repository.directory import DirectoryRepository
+    from karma.identity.accounts.administration import AdministrationService
+    from karma.identity.accounts.repository.directory import DirectoryRepository
 
     return AdministrationService(
         accounts=DirectoryRepository(), registration=accounts(), clock=clock(), on_change=_session_ended
@@ -210,6 +210,6 @@ def administration() -> AdministrationService:
 @cache
 def audit() -> AuditReader:
     """Show the audit log."""
-    from karma.identity.repository.audit import AuditRepository
+    from karma.audit.repository import AuditRepository
 
     return AuditReader(log=AuditRepository(), clock=clock())

@@ -14,7 +14,7 @@ from karma.core.clock import Clock, SystemClock
 from karma.core.cursors import CursorSigner
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import load
-from karma.identity.keys import NEWER_MAX_AGE_S, KeyRing
+from karma.identity.sessions.keys import NEWER_MAX_AGE_S, KeyRing
 
 
 @cache

@@ -14,7 +14,7 @@ from api.presenters import ok
 from api.routing import Router
 from api.views import managed_user_view
 from karma.core.errors import ValidationFailed
-from karma.identity.directory import MAX_COUNTED, AccountFilter
+from karma.identity.accounts.directory import MAX_COUNTED, AccountFilter
 from karma.identity.domain import Caller, Role, User
 from karma.identity.schemas import ChangeUser, ManagedUserData, ManagedUserListData
 

@@ -12,10 +12,10 @@ from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
 from api.presenters import ok
 from api.routing import Router
 from api.views import audit_entry_view
+from karma.audit.domain import AuditEvent, AuditQuery
+from karma.audit.schemas import AuditData
 from karma.core.schemas import Day, Moment
-from karma.identity.audit import AuditEvent, AuditQuery
 from karma.identity.domain import Caller
-from karma.identity.schemas import AuditData
 
 router = Router("audit")
 

@@ -13,9 +13,9 @@ from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import no_content, ok
 from api.routing import Router
+from karma.audit.domain import Source
 from karma.core.errors import ValidationFailed
 from karma.identity import permissions
-from karma.identity.audit import Source
 from karma.identity.domain import Caller
 from karma.identity.schemas import AcceptedData
 from karma.projects.domain import invitation_view, member_view, project_view, received_view

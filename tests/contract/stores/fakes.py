@@ -16,11 +16,11 @@ from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.ratelimit import LocalBuckets
 from karma.devices.repository.commands import CommandRepository
 from karma.files.repository.files import FileRepository
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.sessions import SessionRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.accounts.repository.directory import DirectoryRepository
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
+from karma.identity.sessions.repository import SessionRepository
 from karma.mail.repository import OutboxRepository
 from karma.notices.repository import NoticeRepository
 from karma.projects.repository import ProjectRepository

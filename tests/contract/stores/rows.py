@@ -9,6 +9,8 @@ from typing import Any
 
 from karma.agents.domain import Agent, AgentSpec
 from karma.agents.repository import DynamoAgentStore
+from karma.audit.domain import AuditEntry, AuditEvent
+from karma.audit.repository import AuditRepository
 from karma.avatars.domain import Avatar
 from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.arrival import Arrival
@@ -51,22 +53,20 @@ from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import Batch
 from karma.files.repository.files import FileRepository
-from karma.identity import one_time
-from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.deletion import Leaving
+from karma.identity.accounts import one_time
+from karma.identity.accounts.deletion import Leaving
+from karma.identity.accounts.one_time import OneTimeToken, Purpose
+from karma.identity.accounts.repository.deletions import DeletionRepository
+from karma.identity.accounts.repository.directory import DirectoryRepository
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.accounts.repository.remains import AccountRemains
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import ApiKey, Credential, RefreshToken, Role, User
-from karma.identity.logins import LoginPlace
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
-from karma.identity.one_time import OneTimeToken, Purpose
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.audit import AuditRepository
-from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.oauth import OAuthRepository
-from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.remains import AccountRemains
-from karma.identity.repository.sessions import SessionRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.oauth.repository import OAuthRepository
+from karma.identity.sessions.logins import LoginPlace
+from karma.identity.sessions.repository import SessionRepository
 from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
 from karma.notices.domain import Notice

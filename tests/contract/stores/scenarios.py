@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from karma.audit.domain import AuditQuery
 from karma.billing.allowances import Metric
 from karma.billing.domain import EventState
 from karma.billing.ports import CustomerLink
@@ -19,11 +20,10 @@ from karma.devices.domain import Command, CommandStatus, LateResult, Latest, Pre
 from karma.devices.payloads import Refused
 from karma.devices.transactional import require_device
 from karma.files.domain import Digests, Rejection
-from karma.identity import emails
-from karma.identity.audit import AuditQuery
-from karma.identity.directory import AccountFilter
+from karma.identity.accounts import emails
+from karma.identity.accounts.directory import AccountFilter
+from karma.identity.accounts.one_time import Purpose
 from karma.identity.domain import Role
-from karma.identity.one_time import Purpose
 from karma.mail.domain import MailState
 from karma.runs.domain import RunEnd, RunStatus, Wish
 from karma.tasks.domain import TaskStatus

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import UserId, new_id
-from karma.identity import emails, one_time
-from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.accounts import emails, one_time
+from karma.identity.accounts.one_time import OneTimeToken, Purpose
+from karma.identity.accounts.repository.directory import DirectoryRepository
+from karma.identity.accounts.repository.one_time import OneTimeRepository
 from karma.identity.domain import Locale, Role, User
-from karma.identity.one_time import OneTimeToken, Purpose
-from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.one_time import OneTimeRepository
 from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
 from karma.mail.repository import OutboxRepository
 from tests.fakes.accounts import MemoryAccounts

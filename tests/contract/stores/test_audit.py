@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from karma.audit.domain import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
+from karma.audit.repository import AuditRepository
+from karma.audit.transactional import add_audit_entry, note_once_a_minute
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId, new_id
-from karma.identity.audit import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
-from karma.identity.repository.audit import AuditRepository, append, append_once_a_minute
 from tests.support.stores import Database
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -25,7 +26,7 @@ def log(database: Database) -> AuditRepository:
 
 def append_now(entry: AuditEntry) -> None:
     tx = Transaction()
-    append(tx, entry)
+    add_audit_entry(tx, entry)
     tx.commit()
 
 
@@ -67,7 +68,7 @@ class TestAnEntry:
         for seconds in (0, 1, 59, 60):
             for user_id in (ADA, EVE):
                 at = NOON + timedelta(seconds=seconds)
-                append_once_a_minute(AuditEntry(user_id=user_id, event=AuditEvent.LOGIN_FAILED, at=at, actor_id=None))
+                note_once_a_minute(AuditEntry(user_id=user_id, event=AuditEvent.LOGIN_FAILED, at=at, actor_id=None))
         later = NOON + timedelta(minutes=2)
         for user_id in (ADA, EVE):
             kept = log.of_user(user_id, AuditQuery(limit=5), now=later).entries

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus, NewAvatar, made
 from karma.avatars.ports import AvatarStore
 from karma.avatars.repository import DynamoAvatarStore
@@ -15,9 +16,8 @@ from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId, new_id
 from karma.core.purge import Purge
-from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.holdings import AccountHolds
-from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.transactional import AccountGone
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.support.accounts import open_account

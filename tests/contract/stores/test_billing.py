@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, Pause, projection
 from karma.billing.naming import Paid
@@ -20,7 +21,6 @@ from karma.core.clock import monotonic
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
 from karma.core.purge import Purge
-from karma.identity.audit import AuditEntry, AuditEvent
 from tests.fakes.billing import MemoryBilling
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store

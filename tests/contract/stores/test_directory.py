@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent, AuditQuery
+from karma.audit.repository import AuditRepository
 from karma.core.errors import Forbidden, StaleVersion, StorageThrottled
 from karma.core.ids import UserId, new_id
-from karma.identity.audit import AuditEntry, AuditEvent, AuditQuery
-from karma.identity.directory import AccountFilter, AccountPage
+from karma.identity.accounts.directory import AccountFilter, AccountPage
+from karma.identity.accounts.repository.directory import DirectoryRepository
 from karma.identity.domain import Role, User
-from karma.identity.repository.audit import AuditRepository
-from karma.identity.repository.directory import DirectoryRepository
 from tests.contract.stores.test_identity import LATER, NOW, user
 from tests.fakes.identity import MemoryIdentities
 from tests.support.stores import Database, Store

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from karma.audit.domain import NOWHERE, RETENTION, AuditQuery
 from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, Unauthenticated
 from karma.core.ids import UserId
@@ -20,11 +21,10 @@ from karma.devices.telemetry import TelemetryQuery, TelemetryReader
 from karma.files.domain import REJECTED_TIME
 from karma.files.ports import ObjectStore
 from karma.files.service import FileService
-from karma.identity.audit import NOWHERE, RETENTION, AuditQuery
-from karma.identity.logins import LoginGuard
-from karma.identity.one_time import Purpose
-from karma.identity.passwords import Passwords
-from karma.identity.sessions import SessionService
+from karma.identity.accounts.one_time import Purpose
+from karma.identity.passwords.hashes import Passwords
+from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.service import SessionService
 from karma.identity.transactional import was_deleted
 from karma.mail.domain import MailState
 from karma.notices.service import NoticeService

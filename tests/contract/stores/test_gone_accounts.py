@@ -12,8 +12,8 @@ from karma.billing.ports import Row
 from karma.conversations.domain import Thread, ThreadKey
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, new_id
-from karma.identity import one_time
-from karma.identity.one_time import Purpose
+from karma.identity.accounts import one_time
+from karma.identity.accounts.one_time import Purpose
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import ProjectRole
 from karma.realtime.domain import Channel, Connection, Ticket

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, StaleVersion, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
-from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import NOBODY, ApiKey, Credential, RefreshToken, Role, User
-from karma.identity.logins import LoginPlace
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.sessions import SessionRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.sessions.logins import LoginPlace
+from karma.identity.sessions.repository import SessionRepository
 from tests.fakes.identity import MemoryIdentities
 from tests.support.stores import Store
 
@@ -218,7 +218,7 @@ class TestApiKeys:
 
     @pytest.mark.fault("F-21f")
     def test_are_listed_to_the_last(self, identities: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
-        from karma.identity.repository import api_keys
+        from karma.identity.api_keys import repository as api_keys
 
         monkeypatch.setattr(api_keys, "_PAGE", 2)
         ada = user()

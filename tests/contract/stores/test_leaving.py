@@ -12,7 +12,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
-from karma.identity.deletion import Deletion
+from karma.identity.accounts.deletion import Deletion
 from karma.identity.holdings import AccountHolds, Holding
 from karma.identity.oauth.domain import Link, ProviderName
 from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.clock import iso, monotonic
 from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.purge import Purge
-from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.repository.items import HoldingsItem, holdings_key
+from karma.identity.items import HoldingsItem, holdings_key
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import (
     INVITATION_TTL,

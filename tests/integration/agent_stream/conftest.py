@@ -8,10 +8,10 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from karma.core.ids import UserId, new_id
-from karma.identity import tokens
+from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.domain import Role, User
-from karma.identity.keys import KeyRing
-from karma.identity.repository.users import UserRepository
+from karma.identity.sessions import tokens
+from karma.identity.sessions.keys import KeyRing
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import Exchange, exchange
 from tests.support.model_server import ModelServer

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from karma.core.ids import new_id
-from karma.identity import tokens
-from karma.identity.keys import KeyRing
+from karma.identity.sessions import tokens
+from karma.identity.sessions.keys import KeyRing
 from tests.support.asgi import exchange
 from tests.support.model_server import message, text
 

@@ -12,9 +12,9 @@ import pytest
 from karma.core.clock import iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
-from karma.identity.deletion import SETTLES_AFTER
+from karma.identity.accounts.deletion import SETTLES_AFTER
+from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.holdings import Holding
-from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.transactional import add_holding
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest

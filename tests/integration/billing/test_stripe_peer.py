@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.customers import refresh_message
 from karma.billing.domain import EventState
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId
-from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.deletion import SETTLES_AFTER
-from karma.identity.repository.deletions import DeletionRepository
+from karma.identity.accounts.deletion import SETTLES_AFTER
+from karma.identity.accounts.repository.deletions import DeletionRepository
 from tests.integration.billing.conftest import Billing
 from tests.support.accounts import open_account
 from tests.support.stripe_peer import Posted, StripePeer

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.domain import Message, ThreadKey
@@ -20,10 +21,9 @@ from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
-from karma.identity.audit import AuditEntry, AuditEvent
-from karma.identity.deletion import SETTLES_AFTER, TOMBSTONE_TTL
+from karma.identity.accounts.deletion import SETTLES_AFTER, TOMBSTONE_TTL
+from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.holdings import AccountHolds, Holding
-from karma.identity.repository.deletions import DeletionRepository
 from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted
 from karma.integrations.iot import IotRegistry
 from karma.projects.repository import ProjectRepository

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from karma.audit.domain import NOWHERE, Source
 from karma.billing.arrival import Arrival
 from karma.billing.projector import EventProjector
 from karma.billing.purge import BillingPurge
@@ -51,20 +52,19 @@ from karma.devices.service import Created, DeviceService
 from karma.files.removal import FileLeftovers
 from karma.files.repository.files import FileRepository
 from karma.files.service import FileService
-from karma.identity.api_keys import ApiKeyService, NewApiKey
-from karma.identity.audit import NOWHERE, Source
-from karma.identity.authentication import Authenticator
-from karma.identity.correspondence import Correspondence
-from karma.identity.deletion import SETTLES_AFTER, AccountDeletion, Cascade
+from karma.identity.accounts.correspondence import Correspondence
+from karma.identity.accounts.deletion import SETTLES_AFTER, AccountDeletion, Cascade
+from karma.identity.accounts.repository.deletions import DeletionRepository
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.accounts.repository.remains import AccountRemains
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
+from karma.identity.api_keys.service import ApiKeyService, NewApiKey
 from karma.identity.domain import Caller, Role
-from karma.identity.logins import LoginGuard
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.remains import AccountRemains
-from karma.identity.repository.sessions import SessionRepository
-from karma.identity.repository.users import UserRepository
-from karma.identity.sessions import SessionService
+from karma.identity.sessions.authentication import Authenticator
+from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.repository import SessionRepository
+from karma.identity.sessions.service import SessionService
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.mail.repository import OutboxRepository

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import NOWHERE
 from karma.core.errors import AlreadyExists, AppError, Gone
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
-from karma.identity import one_time
-from karma.identity.accounts import AccountService
-from karma.identity.audit import NOWHERE
-from karma.identity.one_time import Purpose
-from karma.identity.password_changes import PasswordService
-from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.accounts import one_time
+from karma.identity.accounts.one_time import Purpose
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.accounts.service import AccountService
+from karma.identity.passwords.changes import PasswordService
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import PostOffice
 from tests.fakes.identity import CountingPasswords, MovableClock

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEvent, Source
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.errors import RateLimited, Unauthenticated
 from karma.core.ids import UserId, new_id
-from karma.identity.audit import AuditEvent, Source
+from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.domain import REFRESH_GRACE, Caller, Role, User
-from karma.identity.logins import LoginGuard
-from karma.identity.repository.sessions import SessionRepository
-from karma.identity.repository.users import UserRepository
-from karma.identity.sessions import SessionService
+from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.repository import SessionRepository
+from karma.identity.sessions.service import SessionService
 from tests.fakes.identity import RING, CountingPasswords, MovableClock
 from tests.support.clients import hooked
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from karma.identity import one_time
-from karma.identity.one_time import Purpose
-from karma.identity.passwords import Argon2Passwords
-from karma.identity.repository.one_time import OneTimeRepository
+from karma.identity.accounts import one_time
+from karma.identity.accounts.one_time import Purpose
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.passwords.hashes import Argon2Passwords
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.mail.conftest import Post
 from tests.integration.mail.test_worker import account

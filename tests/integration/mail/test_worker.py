@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from karma.core.ids import UserId, new_id
+from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.domain import Role, User
-from karma.identity.repository.users import UserRepository
 from karma.mail.domain import Mail, MailKind
 from karma.mail.repository import OutboxRepository
 from tests.integration.api.conftest import Api

@@ -19,6 +19,8 @@ from functools import cache
 from random import SystemRandom
 from typing import Any
 
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
+from karma.audit.transactional import note_once_a_minute
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
@@ -26,19 +28,19 @@ from karma.core.clock import SystemClock, epoch_ms
 from karma.core.ids import ApiKeyId, DeviceId, UserId, new_id
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import DeadLetterRepository
-from karma.identity import one_time, permissions, tokens
-from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
-from karma.identity.authentication import API_KEY_PREFIX, hash_api_key
+from karma.identity import permissions
+from karma.identity.accounts import one_time
+from karma.identity.accounts.one_time import Purpose
+from karma.identity.accounts.repository.directory import DirectoryRepository
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import ApiKey, Role, User
-from karma.identity.keys import KeyRing
 from karma.identity.oauth.domain import Flow, LoginCode, Profile, ProviderName, digest
-from karma.identity.one_time import Purpose
-from karma.identity.passwords import Argon2Passwords
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.audit import append_once_a_minute
-from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.oauth import OAuthRepository
-from karma.identity.repository.one_time import OneTimeRepository
+from karma.identity.oauth.repository import OAuthRepository
+from karma.identity.passwords.hashes import Argon2Passwords
+from karma.identity.sessions import tokens
+from karma.identity.sessions.authentication import API_KEY_PREFIX, hash_api_key
+from karma.identity.sessions.keys import KeyRing
 from karma.projects.domain import ProjectRole
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
@@ -405,7 +407,7 @@ def _notice(world: World, owner: str, _: Mapping[str, str]) -> str:
     entry = AuditEntry(
         user_id=world.person(owner).id, event=AuditEvent.LOGIN_LOCKED, at=datetime.now(UTC), actor_id=None
     )
-    append_once_a_minute(entry)
+    note_once_a_minute(entry)
     return entry.id
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import NOWHERE
 from karma.core.ids import ProjectId, UserId, new_id
-from karma.identity.audit import NOWHERE
 from karma.projects.domain import ProjectRole
 from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
@@ -81,7 +81,7 @@ def world(stack: Any) -> World:
 @pytest.fixture
 def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
     from api.deps import process
-    from karma.identity import tokens
+    from karma.identity.sessions import tokens
 
     def token(user_id: UserId) -> str:
         return tokens.issue(user_id, ring=process.key_ring(), now=process.clock().now())

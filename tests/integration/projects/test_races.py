@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
 from karma.core.clock import SystemClock
 from karma.core.dynamo.access import get
 from karma.core.errors import AppError
 from karma.core.ids import ProjectId, UserId
-from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
-from karma.identity.repository.deletions import DeletionRepository
-from karma.identity.repository.items import HoldingsItem, UserItem, holdings_key, user_key
-from karma.identity.repository.users import UserRepository
+from karma.identity.accounts.repository.deletions import DeletionRepository
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.items import HoldingsItem, UserItem, holdings_key, user_key
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import Project, ProjectRole
 from karma.projects.invitations import InvitationService

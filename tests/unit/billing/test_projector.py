@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karma.audit.domain import AuditEvent
 from karma.billing.arrival import Arrival
 from karma.billing.customers import CustomerDesk, CustomerLinked, Lookout, user_of_message
 from karma.billing.domain import LATE_NEWS, EventState, Subscription, SubscriptionStatus, projection
@@ -19,7 +20,6 @@ from karma.billing.purge import BillingPurge, PaymentsOfOtherMode
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.ids import UserId
 from karma.core.purge import Purge
-from karma.identity.audit import AuditEvent
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import NoticeType
 from tests.fakes.billing import MemoryBilling, MemoryQueue, MemoryStripe

@@ -20,7 +20,7 @@ from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.samples import MAX_METRIC_CHARS
 from karma.devices.telemetry import MAX_POINTS
 from karma.files import domain as files
-from karma.identity.api_keys import MAX_API_KEYS
+from karma.identity.api_keys.service import MAX_API_KEYS
 from karma.projects import domain as projects
 from karma.runs.log import SEGMENT_BYTES
 from karma.runs.opening import MAX_SNAPSHOT_BYTES

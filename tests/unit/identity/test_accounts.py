@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import NOWHERE, AuditEvent, Source
 from karma.core.errors import AlreadyExists, Forbidden, Gone, NotFound, RateLimited, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
-from karma.identity.audit import NOWHERE, AuditEvent, Source
 from karma.identity.domain import Locale, ProfileChange, Role, User
 from karma.mail.domain import MailState
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of, token_in

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from karma.audit.domain import AuditEvent, Source
 from karma.core.errors import Conflict, Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
-from karma.identity.administration import AdministrationService
-from karma.identity.audit import AuditEvent, Source
-from karma.identity.directory import AccountFilter
+from karma.identity.accounts.administration import AdministrationService
+from karma.identity.accounts.directory import AccountFilter
 from karma.identity.domain import Role, User
 from tests.fakes.accounts import AccountWorld, caller_of
 

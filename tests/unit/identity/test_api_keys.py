@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
+from karma.audit.domain import AuditEvent, Source
 from karma.core.errors import AlreadyCreated, Forbidden, NotFound, Unauthenticated, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.api_keys import MAX_API_KEYS, ApiKeyService
-from karma.identity.audit import AuditEvent, Source
+from karma.identity.api_keys.service import MAX_API_KEYS, ApiKeyService
 from karma.identity.confirmation import ProofMissing
 from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, Caller, Role, User, WrongPassword
 from karma.identity.permissions import ROLES_OF

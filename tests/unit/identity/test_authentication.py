@@ -7,10 +7,10 @@ import pytest
 
 from karma.core.errors import Forbidden, NotFound, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId, new_id
-from karma.identity import tokens
-from karma.identity.authentication import Authenticator, hash_api_key
 from karma.identity.domain import ApiKey, Role, User
-from karma.identity.keys import KeyRing
+from karma.identity.sessions import tokens
+from karma.identity.sessions.authentication import Authenticator, hash_api_key
+from karma.identity.sessions.keys import KeyRing
 from tests.fakes.identity import RING, MemoryIdentities, MovableClock
 
 SECRET = "karma_" + "s" * 43

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
 from karma.core.errors import Forbidden, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
-from karma.identity.confirmation import ProofMissing
-from karma.identity.deletion import (
+from karma.identity.accounts.deletion import (
     DUE_AFTER,
     SETTLES_AFTER,
     AccountDeletion,
@@ -23,6 +22,7 @@ from karma.identity.deletion import (
     Leaving,
     requeue_due,
 )
+from karma.identity.confirmation import ProofMissing
 from karma.identity.domain import Caller, Credential, Role, WrongPassword
 from tests.fakes.identity import CountingPasswords, MovableClock
 

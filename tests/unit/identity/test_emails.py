@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from karma.core.errors import ValidationFailed
-from karma.identity import emails
+from karma.identity.accounts import emails
 
 
 @pytest.mark.parametrize(

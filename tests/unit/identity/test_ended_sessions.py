@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from karma.audit.domain import NOWHERE
 from karma.core.errors import AppError
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.api_keys import ApiKeyService
-from karma.identity.audit import NOWHERE
-from karma.identity.authentication import Authenticator
+from karma.identity.api_keys.service import ApiKeyService
 from karma.identity.domain import Caller
-from karma.identity.logins import LoginGuard
-from karma.identity.sessions import SessionService
+from karma.identity.sessions.authentication import Authenticator
+from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import PASSWORD, AccountWorld
 from tests.fakes.identity import RING
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from karma.audit.domain import NOWHERE
 from karma.core.errors import StaleVersion, ValidationFailed
 from karma.core.ids import UserId
-from karma.identity import api_keys as module
-from karma.identity.api_keys import NewApiKey
-from karma.identity.audit import NOWHERE
+from karma.identity.api_keys import service as module
+from karma.identity.api_keys.service import NewApiKey
 from karma.identity.domain import ApiKey, Caller
 from tests.fakes.identity import MemoryIdentities
 from tests.unit.identity.test_ended_sessions import World

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from karma.audit.domain import NOWHERE
 from karma.core.errors import Gone
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.administration import AdministrationService
-from karma.identity.audit import NOWHERE
+from karma.identity.accounts.administration import AdministrationService
 from karma.identity.domain import ProfileChange, Role, User
-from karma.identity.logins import LoginGuard
-from karma.identity.sessions import SessionService
+from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of, token_in
 from tests.fakes.identity import RING
 

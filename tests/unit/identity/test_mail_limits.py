@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from karma.audit.announcements import TOLD
+from karma.audit.domain import NOWHERE, AuditEvent
 from karma.core.errors import AppError
-from karma.identity.announcements import TOLD
-from karma.identity.api_keys import ApiKeyService
-from karma.identity.audit import NOWHERE, AuditEvent
-from karma.identity.correspondence import Correspondence
+from karma.identity.accounts.correspondence import Correspondence
+from karma.identity.api_keys.service import ApiKeyService
 from karma.identity.domain import Locale, ProfileChange
 from karma.identity.limits import MAIL_LIMITS
 from karma.mail.domain import MailKind

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from karma.audit.domain import NOWHERE, AuditEvent
 from karma.core.errors import Forbidden, Gone, NotFound, ValidationFailed
 from karma.core.ids import UserId, new_id
-from karma.identity import emails
-from karma.identity.audit import NOWHERE, AuditEvent
+from karma.identity.accounts import emails
 from karma.mail.domain import Mail, MailKind
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karma.audit.domain import NOWHERE
 from karma.core.errors import ValidationFailed
-from karma.identity.audit import NOWHERE
 from karma.identity.domain import Locale
-from karma.identity.password_policy import require_acceptable
+from karma.identity.passwords.policy import require_acceptable
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of
 
 ADA = ("Ada Lovelace", "ada.lovelace@engines.example")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import bcrypt
 import pytest
 
-from karma.identity.passwords import DUMMY_HASH, Argon2Passwords
+from karma.identity.passwords.hashes import DUMMY_HASH, Argon2Passwords
 
 passwords = Argon2Passwords()
 

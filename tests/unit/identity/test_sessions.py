@@ -5,14 +5,14 @@ from datetime import timedelta
 
 import pytest
 
+from karma.audit.domain import AuditEvent, Source
 from karma.core.errors import Forbidden, RateLimited, StorageThrottled, Unauthenticated
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.audit import AuditEvent, Source
 from karma.identity.domain import REFRESH_GRACE, Role, User
-from karma.identity.keys import KeyRing
-from karma.identity.logins import LoginGuard, LoginPlace
-from karma.identity.sessions import SessionService
+from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.logins import LoginGuard, LoginPlace
+from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import caller_of
 from tests.fakes.identity import RING, CountingPasswords, MemoryIdentities, MovableClock
 

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from karma.audit.domain import NOWHERE
 from karma.core.errors import Unauthenticated, ValidationFailed
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.audit import NOWHERE
 from karma.identity.domain import MAX_PASSWORD_CHARS, ProfileChange, WrongPassword
-from karma.identity.logins import LoginGuard
-from karma.identity.password_policy import require_acceptable
-from karma.identity.passwords import DUMMY_HASH, Argon2Passwords
+from karma.identity.passwords.hashes import DUMMY_HASH, Argon2Passwords
+from karma.identity.passwords.policy import require_acceptable
+from karma.identity.passwords.spelling import MAX_SPELLED_CHARS, spelled
 from karma.identity.schemas import GivenPassword, Password
-from karma.identity.sessions import SessionService
-from karma.identity.spelling import MAX_SPELLED_CHARS, spelled
+from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import AccountWorld, caller_of
 from tests.fakes.identity import RING
 

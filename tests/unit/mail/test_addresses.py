@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from karma.core.errors import ValidationFailed
-from karma.identity import emails
+from karma.identity.accounts import emails
 from karma.mail.addresses import AddressUnmailable, mailable
 
 LETTERS = st.one_of(

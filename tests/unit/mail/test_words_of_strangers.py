@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from karma.core.ids import UserId
-from karma.identity import emails
-from karma.identity.correspondence import Correspondence
+from karma.identity.accounts import emails
+from karma.identity.accounts.correspondence import Correspondence
 from karma.identity.domain import Locale, Role, User
 from karma.mail.domain import Mail, MailKind
 from karma.mail.texts import compose

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from karma.audit.announcements import TOLD, notice_of
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.domain import SubscriptionStatus
 from karma.billing.plans import PlanName
 from karma.core.ids import UserId
-from karma.identity.announcements import TOLD, notice_of
-from karma.identity.audit import AuditEntry, AuditEvent
 from karma.identity.domain import Locale
 from karma.notices.domain import SEVERITIES, Notice, NoticeType
 from karma.notices.texts import compose

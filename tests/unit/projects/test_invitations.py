@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from karma.audit.announcements import notice_of
 from karma.core.errors import AlreadyExists, AppError, Forbidden, NotFound, RateLimited, ValidationFailed
 from karma.core.ids import UserId
-from karma.identity.announcements import notice_of
 from karma.identity.limits import INVITATIONS, MAIL_INVITATION
 from karma.mail.domain import MailKind
 from karma.projects import invitations as module

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEvent, Source
 from karma.billing.allowances import Allowances
 from karma.billing.plans import Plan, PlanName, plan_at
 from karma.billing.seats import Seats
@@ -23,7 +24,6 @@ from karma.core.errors import (
 )
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.audit import AuditEvent, Source
 from karma.identity.domain import Role, User
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import (

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.ids import UserId
-from karma.identity import one_time
-from karma.identity.audit import AuditEntry, AuditEvent
+from karma.identity.accounts import one_time
+from karma.identity.accounts.one_time import Purpose
+from karma.identity.accounts.repository.directory import DirectoryRepository
+from karma.identity.accounts.repository.one_time import OneTimeRepository
+from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import Role
 from karma.identity.oauth.domain import Profile, ProviderName
-from karma.identity.one_time import Purpose
-from karma.identity.repository.api_keys import ApiKeyRepository
-from karma.identity.repository.directory import DirectoryRepository
-from karma.identity.repository.oauth import OAuthRepository
-from karma.identity.repository.one_time import OneTimeRepository
-from karma.identity.repository.sessions import SessionRepository
-from karma.identity.repository.users import UserRepository
+from karma.identity.oauth.repository import OAuthRepository
+from karma.identity.sessions.repository import SessionRepository
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.oauth.conftest import FRONT, Visitor
 from tests.integration.api.oauth.test_links import address, begin, logged_in

@@ -276,7 +276,7 @@ class TestAtTheSameMoment:
         self, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
     ) -> None:
         from api.deps import identity
-        from karma.identity.audit import NOWHERE
+        from karma.audit.domain import NOWHERE
 
         service = identity.oauth()
         came = []

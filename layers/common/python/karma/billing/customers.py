@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.billing.domain import is_object_id
 from karma.billing.ports import CustomerLink, Customers, Queue, Subscriptions
 from karma.core.clock import Clock
 from karma.core.errors import Conflict, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, is_id
 from karma.core.observability import count, logger
-from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
 
 _REFRESH = "refresh:"
 _ROUNDS = 3

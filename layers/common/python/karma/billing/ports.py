@@ -7,11 +7,11 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from karma.audit.domain import AuditEntry
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription
 from karma.billing.naming import NOTHING, Paid
 from karma.core.ids import UserId
-from karma.identity.audit import AuditEntry
 from karma.notices.domain import Notice
 
 

@@ -17,11 +17,11 @@ from karma.core.observability import count, logger
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from karma.audit.domain import Source
     from karma.billing.domain import EventState, InboxEvent, Subscription
     from karma.billing.plans import Catalog, Plan
     from karma.billing.ports import Arrivals, Inbox, InboxPage, Queue, Subscriptions
     from karma.core.ids import UserId
-    from karma.identity.audit import Source
 
 MAX_BODY = 1_000_000
 """Bytes; Stripe's events are a few KB."""
@@ -172,8 +172,8 @@ class InboxKeeper:
             NotFound: no such event.
             EventClosed: it was handled, or ignored.
         """
+        from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
         from karma.billing.domain import EventState
-        from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent
 
         event, now = self.event(event_id), self._clock.now()
         entry = None

@@ -1,4 +1,4 @@
-"""What each context is told when it removes what a deleted account has left (karma/identity/deletion.py)."""
+"""What each context is told when it removes what a deleted account has left (karma/identity/accounts/deletion.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Who somebody is and what they may do: accounts, sessions, API keys, logins by GitHub and Google, the audit log.
+"""Who somebody is and what they may do.
 
-- **User**: an account. **Caller**: whoever sends a request, known by an access token or an API key.
+- **User**: an account (`accounts`), with its addresses, its profile and its deletion. **Password**: see `passwords`.
+- **Caller**: whoever sends a request, known by an access token (`sessions`) or an API key (`api_keys`).
 - **Session**: what a login begins; access tokens are believed for minutes, refresh tokens are used once.
-- **Audit entry**: what was done to an account, kept for its owner. Some entries are told as **notices**.
+- **Provider**: GitHub or Google, through which somebody logs in (`oauth`).
+- **Permission**: what a role, or a key's scope, allows (`permissions`). **Limit**: how often (`limits`).
 - **Cascade**: the deletion of an account, context by context, until nothing can write to it again.
 """

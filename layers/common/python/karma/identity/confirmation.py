@@ -18,7 +18,7 @@ from karma.identity.domain import Caller, User, WrongPassword
 from karma.identity.limits import PASSWORD, refused
 
 if TYPE_CHECKING:  # the cascade of deletions goes without argon2
-    from karma.identity.passwords import Passwords
+    from karma.identity.passwords.hashes import Passwords
 
 RECENT_LOGIN = timedelta(minutes=10)
 """How old the login of the session may be that stands for a proof."""

@@ -71,7 +71,7 @@ LOGIN_NETWORK = Limit("login_network", 5, timedelta(minutes=15))
 LOGIN_ACCOUNT = Limit("login_account", 100, timedelta(hours=1))
 LOGIN_KNOWN = Limit("login_known", 20, timedelta(minutes=15))
 """Wrong passwords for one account: from a network that is new to it, from all of those together, from one that it has
-logged in from (karma.identity.logins). Stored."""
+logged in from (karma.identity.sessions.logins). Stored."""
 
 PASSWORD = Limit("password", 10, timedelta(minutes=15))
 """Wrong passwords in a session that is open, by account (karma.identity.confirmation). Stored."""

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from karma.core.schemas import HTTPS_URL, Body, Data, Moment, Version
-from karma.identity.audit import AuditEvent
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 from karma.identity.oauth.domain import ProviderName
-from karma.identity.spelling import MAX_SPELLED_CHARS, spelled
+from karma.identity.passwords.spelling import MAX_SPELLED_CHARS, spelled
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -273,28 +272,5 @@ class ManagedUserListData(Data):
     total: int
     """Counted up to 1,000."""
     total_capped: bool
-    limit: int
-    next_cursor: str | None
-
-
-class AuditEntryOut(Data):
-    """A security event."""
-
-    id: str
-    user_id: str
-    event: AuditEvent
-    at: datetime
-    actor_id: str | None
-    """Who did it; null: nobody who had proven who they are, or an operator."""
-    address: str | None
-    user_agent: str | None
-    request_id: str | None
-    details: dict[str, str]
-
-
-class AuditData(Data):
-    """Some security events, newest first."""
-
-    entries: list[AuditEntryOut]
     limit: int
     next_cursor: str | None

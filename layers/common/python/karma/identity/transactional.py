@@ -1,4 +1,4 @@
-"""Accounts in another context's transaction: it commits only while they are there, and adds to what is kept of them."""
+"""Accounts in another context's transaction: it commits only while they are there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from datetime import datetime
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
-from karma.identity.audit import AuditEntry
+from karma.identity.accounts.repository import parents
 from karma.identity.domain import Credential, SessionOver
 from karma.identity.holdings import Holding
-from karma.identity.repository import audit, parents
 
 
 class AccountGone(NotFound):
@@ -47,11 +46,6 @@ def require_session(tx: Transaction, credential: Credential | None, *, now: date
     """
     if credential is not None:
         parents.require_session(tx, credential, now=now, on_fail=SessionOver())
-
-
-def add_audit_entry(tx: Transaction, entry: AuditEntry) -> None:
-    """Add an entry to an account's audit log, and the notice of it where accounts are told of such."""
-    audit.append(tx, entry)
 
 
 def add_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 from karma.core.clock import iso
 from karma.core.errors import Conflict, StaleVersion
 from karma.core.ids import ProjectId, UserId
-from karma.identity import emails
+from karma.identity.accounts import emails
 
 MAX_NAME_CHARS: Final = 255
 MAX_DESCRIPTION_CHARS: Final = 5_000

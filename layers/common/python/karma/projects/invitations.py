@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.billing.allowances import Metric
 from karma.billing.seats import Seats
 from karma.core.clock import Clock
@@ -20,8 +21,7 @@ from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets
 from karma.core.repeat import repeat
-from karma.identity import emails
-from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
+from karma.identity.accounts import emails
 from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail, MailKind

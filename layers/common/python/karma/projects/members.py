@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.billing.allowances import Metric, granted
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.identity import emails
-from karma.identity.audit import NOWHERE, AuditEntry, AuditEvent, Source
+from karma.identity.accounts import emails
 from karma.identity.domain import User
 from karma.projects.domain import ConsentNeeded, Membership, ProjectChanged, ProjectRole, owners_after
 from karma.projects.gate import Entry, Gate

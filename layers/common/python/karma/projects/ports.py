@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from karma.audit.domain import AuditEntry
 from karma.billing.allowances import Reservation
 from karma.core.ids import ProjectId, UserId
-from karma.identity.audit import AuditEntry
 from karma.identity.domain import User
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project
 
 
 class Accounts(Protocol):
-    """What is used of karma.identity.repository.users.UserRepository."""
+    """What is used of karma.identity.accounts.repository.users.UserRepository."""
 
     def find_by_email(self, email: str) -> User | None:
         """Find the owner of a normalised address."""

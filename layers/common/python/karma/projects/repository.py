@@ -9,6 +9,8 @@ from typing import Final
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
+from karma.audit.domain import AuditEntry
+from karma.audit.transactional import add_audit_entry
 from karma.billing.transactional import take_seat
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query
@@ -21,10 +23,9 @@ from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.core.purge import Purge
-from karma.identity import emails
-from karma.identity.audit import AuditEntry
+from karma.identity.accounts import emails
 from karma.identity.holdings import Holding
-from karma.identity.transactional import add_audit_entry, add_holding, remove_holding, require_account
+from karma.identity.transactional import add_holding, remove_holding, require_account
 from karma.mail.domain import Mail
 from karma.mail.transactional import add_mail
 from karma.projects.domain import (

@@ -7,6 +7,8 @@ from datetime import datetime
 
 import orjson
 
+from karma.audit.domain import AuditEntry
+from karma.audit.transactional import add_audit_entry
 from karma.billing.domain import together
 from karma.billing.ports import CustomerLink
 from karma.billing.repository.inbox import KEEP
@@ -29,8 +31,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
-from karma.identity.audit import AuditEntry
-from karma.identity.transactional import add_audit_entry, require_account
+from karma.identity.transactional import require_account
 
 
 class CustomerRepository:

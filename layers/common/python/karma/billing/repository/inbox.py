@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
+from karma.audit.domain import AuditEntry
+from karma.audit.transactional import add_audit_entry
 from karma.billing.domain import EventState, InboxEvent
 from karma.billing.ports import Due, InboxPage
 from karma.billing.repository.items import BillingItem, CustomerItem, EventItem, OwnEventItem
@@ -28,8 +30,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
-from karma.identity.audit import AuditEntry
-from karma.identity.transactional import add_audit_entry, require_account
+from karma.identity.transactional import require_account
 
 KEEP = timedelta(days=60)
 """How long a closed event stays; Stripe repeats for three days and lists its own for thirty."""

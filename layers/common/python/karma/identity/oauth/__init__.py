@@ -1,0 +1,1 @@
+"""Logins through GitHub and Google, and the links between their accounts and ours."""

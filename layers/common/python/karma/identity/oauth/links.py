@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from karma.audit.domain import AuditEntry, AuditEvent, Source
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ratelimit import Buckets
-from karma.identity.audit import AuditEntry, AuditEvent, Source
 from karma.identity.confirmation import confirm_presence, require_going_on
 from karma.identity.domain import Caller, User
 from karma.identity.oauth.domain import LastLogin, Link, ProviderName
 from karma.identity.oauth.ports import Accounts, Flows
 from karma.identity.oauth.service import Begun, OAuthService
-from karma.identity.passwords import Passwords
+from karma.identity.passwords.hashes import Passwords
 
 
 class WaysIn(NamedTuple):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from karma.audit.domain import AuditEntry, Source
 from karma.core.ids import UserId
-from karma.identity.audit import AuditEntry, Source
 from karma.identity.domain import Credential, Tokens, User
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 
@@ -63,7 +63,7 @@ class Accounts(Protocol):
 
 
 class Registration(Protocol):
-    """Makes accounts: karma.identity.accounts."""
+    """Makes accounts: karma.identity.accounts.service."""
 
     def register(  # noqa: D102
         self, *, email: str, password: str | None, name: str, email_verified: bool, source: Source
@@ -71,6 +71,6 @@ class Registration(Protocol):
 
 
 class Sessions(Protocol):
-    """Begins sessions: karma.identity.sessions."""
+    """Begins sessions: karma.identity.sessions.service."""
 
     def start(self, user: User, *, method: str, source: Source, now: datetime) -> Tokens: ...  # noqa: D102

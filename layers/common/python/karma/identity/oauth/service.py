@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from karma.audit.domain import AuditEntry, AuditEvent, Source
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, Forbidden, NotFound, StorageThrottled, ValidationFailed
 from karma.core.ids import UserId
-from karma.identity import emails
-from karma.identity.audit import AuditEntry, AuditEvent, Source
+from karma.identity.accounts import emails
 from karma.identity.domain import Credential, SessionOver, Tokens, User
 from karma.identity.oauth.domain import (
     FLOW_TTL,

@@ -1,0 +1,35 @@
+"""Of which events in the audit log an account is told in the application, in the transaction that logs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from karma.audit.domain import AuditEntry, AuditEvent
+from karma.notices.domain import Notice, NoticeType
+
+TOLD: Final[Mapping[AuditEvent, NoticeType]] = {
+    AuditEvent.PASSWORD_CHANGED: NoticeType.PASSWORD_CHANGED,
+    AuditEvent.PASSWORD_RESET: NoticeType.PASSWORD_CHANGED,
+    AuditEvent.EMAIL_CHANGED: NoticeType.EMAIL_CHANGED,
+    AuditEvent.API_KEY_CREATED: NoticeType.API_KEY_CREATED,
+    AuditEvent.ALL_SESSIONS_ENDED: NoticeType.SESSIONS_ENDED,
+    AuditEvent.LOGIN_LOCKED: NoticeType.LOGIN_LOCKED,
+    AuditEvent.REFRESH_REUSED: NoticeType.SESSION_STOLEN,
+    AuditEvent.PROVIDER_LINKED: NoticeType.PROVIDER_LINKED,
+    AuditEvent.ROLE_CHANGED: NoticeType.ROLE_CHANGED,
+    AuditEvent.DISABLED: NoticeType.ACCOUNT_DISABLED,
+    AuditEvent.ENABLED: NoticeType.ACCOUNT_ENABLED,
+    AuditEvent.PROJECT_INVITATION_RECEIVED: NoticeType.PROJECT_INVITATION,
+}
+_WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to", "project_id", "role"})
+"""Of an entry's details, what a notice repeats."""
+
+
+def notice_of(entry: AuditEntry) -> Notice | None:
+    """Make the notice of an entry, under the entry's id; None: its account is told nothing."""
+    told = TOLD.get(entry.event)
+    if told is None:
+        return None
+    data = {name: value for name, value in entry.details.items() if name in _WORDS}
+    return Notice(id=entry.id, user_id=entry.user_id, type=told, created_at=entry.at, data=data)

@@ -1,0 +1,101 @@
+"""Entries of the audit log, and what is asked of it. Frozen; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from karma.core.ids import UserId, new_id
+
+RETENTION = timedelta(days=400)
+"""A year and a month: what auditors ask for."""
+
+
+class AuditEvent(StrEnum):
+    """What happened, as it is listed and filtered."""
+
+    REGISTERED = "user.registered"
+    LOGGED_IN = "session.started"
+    LOGIN_FAILED = "session.refused"
+    LOGIN_LOCKED = "session.locked"
+    REFRESH_REUSED = "session.reuse_detected"
+    LOGGED_OUT = "session.ended"
+    ALL_SESSIONS_ENDED = "session.all_ended"
+    EMAIL_VERIFIED = "user.email_verified"
+    EMAIL_CHANGED = "user.email_changed"
+    PASSWORD_CHANGED = "user.password_changed"  # noqa: S105  a name
+    PASSWORD_RESET = "user.password_reset"  # noqa: S105  a name
+    PROFILE_CHANGED = "user.profile_changed"
+    ROLE_CHANGED = "user.role_changed"
+    DISABLED = "user.disabled"
+    ENABLED = "user.enabled"
+    DELETION_REQUESTED = "user.deletion_requested"
+    PROVIDER_LINKED = "provider.linked"
+    PROVIDER_UNLINKED = "provider.unlinked"
+    API_KEY_CREATED = "api_key.created"
+    API_KEY_REVOKED = "api_key.revoked"
+    PROJECT_MEMBER_INVITED = "project.member_invited"
+    PROJECT_INVITATION_RECEIVED = "project.invitation_received"
+    PROJECT_INVITATION_DECLINED = "project.invitation_declined"
+    PROJECT_MEMBER_ADDED = "project.member_added"
+    PROJECT_ROLE_CHANGED = "project.role_changed"
+    PROJECT_MEMBER_REMOVED = "project.member_removed"
+    BILLING_CUSTOMER_LINKED = "billing.customer_linked"
+    BILLING_CUSTOMER_UNLINKED = "billing.customer_unlinked"
+    BILLING_EVENT_DISMISSED = "billing.event_dismissed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a request came from; the edge makes it, use cases hand it on."""
+
+    address: str | None = None
+    """IP address as the edge believes it."""
+    user_agent: str | None = None
+    request_id: str | None = None
+
+
+NOWHERE = Source()
+"""Nobody's request: a schedule, an operator's command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One line of the log."""
+
+    id: str = field(default_factory=new_id)
+    """UUIDv7: the order of the log."""
+    user_id: UserId
+    """Whose account it is about."""
+    event: AuditEvent
+    at: datetime
+    actor_id: UserId | None
+    """Who did it: the person, an administrator; None: nobody who had proven who they are."""
+    source: Source = NOWHERE
+    details: Mapping[str, str] = field(default_factory=dict)
+    """Short facts, e.g. `{"role": "admin"}`; no secret, no address of a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditQuery:
+    """Which entries, newest first."""
+
+    limit: int
+    below: str | None = None
+    """`below` of the page before."""
+    event: AuditEvent | None = None
+    since: datetime | None = None
+    """Inclusive."""
+    until: datetime | None = None
+    """Exclusive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPage:
+    """Entries, newest first; with an event asked for there may be fewer than `limit` though others follow."""
+
+    entries: Sequence[AuditEntry]
+    below: str | None
+    """Where the next page starts; None at the end."""

@@ -1,0 +1,53 @@
+"""Reading the audit log: one's own, or everybody's for administrators."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Protocol
+
+from karma.audit.domain import AuditPage, AuditQuery
+from karma.audit.ports import AuditLog
+from karma.core.clock import Clock
+from karma.core.errors import Forbidden, ValidationFailed
+from karma.core.ids import UserId, is_id
+
+
+class Reader(Protocol):
+    """Whoever asks; karma.identity.domain.Caller is one."""
+
+    @property
+    def user_id(self) -> UserId:
+        """Their account."""
+        ...
+
+    def may(self, permission: str) -> bool:
+        """Tell whether they have a permission."""
+        ...
+
+
+class AuditReader:
+    """Shows people their own log, and administrators everybody's."""
+
+    def __init__(self, *, log: AuditLog, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+
+    def entries(
+        self, caller: Reader, asked: AuditQuery, *, user_id: str | None = None, day: date | None = None
+    ) -> AuditPage:
+        """Read a page of the caller's log, of `user_id`'s, or of a day (UTC) in all accounts.
+
+        Raises:
+            Forbidden: another's log, or everybody's, and the caller administers no users.
+            ValidationFailed: not an id, or both of them.
+        """
+        if (day is not None or user_id not in {None, caller.user_id}) and not caller.may("user:admin"):
+            raise Forbidden.lacking("user:admin")
+        now = self._clock.now()
+        if day is not None:
+            if user_id is not None:
+                raise ValidationFailed.of("day", "not together with user_id")
+            return self._log.of_day(day, asked, now=now)
+        if user_id is not None and not is_id(user_id):
+            raise ValidationFailed.of("user_id", "is not an id")
+        return self._log.of_user(UserId(user_id or caller.user_id), asked, now=now)

@@ -1,0 +1,92 @@
+"""Whom a mail goes to, and the secret of its link: made when the mail is sent, so that none waits in a queue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+from karma.core.ids import UserId
+from karma.identity.accounts import one_time
+from karma.identity.accounts.one_time import OneTimeToken, Purpose
+from karma.identity.domain import Locale, User
+from karma.mail.domain import Addressed, Mail, MailKind
+
+
+class People(Protocol):
+    """Where accounts are stored; see repository/users.py for what each promises."""
+
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
+    def find_by_email_hash(self, email_hash: str) -> User | None: ...  # noqa: D102
+
+
+class OneTimeTokens(Protocol):
+    """Where tokens are stored; see repository/one_time.py."""
+
+    def create_token(self, token: OneTimeToken, *, now: datetime) -> None: ...  # noqa: D102
+
+
+class Correspondence:
+    """Addresses mails."""
+
+    def __init__(self, *, people: People, tokens: OneTimeTokens) -> None:
+        self._people = people
+        self._tokens = tokens
+
+    def address(self, mail: Mail, *, now: datetime) -> Addressed | None:
+        """Find the recipient as they are now, and make the link's token; None when the mail has no use any more."""
+        if mail.kind is MailKind.PROJECT_INVITATION and mail.to is not None:
+            return self._to_an_address(mail, mail.to)
+        user = self._person(mail)
+        if user is None and mail.kind is MailKind.VERIFY_EMAIL and mail.user_id is not None and mail.address_hash:
+            return self._to_the_owner(mail, mail.address_hash, now=now)
+        if user is None:
+            return None
+        match mail.kind:
+            case MailKind.VERIFY_EMAIL:
+                needless = user.email_verified or user.disabled_at is not None
+                return None if needless else self._with_link(mail, user, Purpose.VERIFY_EMAIL, now=now)
+            case MailKind.RESET_PASSWORD:
+                return None if user.disabled_at else self._with_link(mail, user, Purpose.RESET_PASSWORD, now=now)
+            case MailKind.CONFIRM_NEW_EMAIL:
+                return self._to_new_address(mail, user, now=now)
+            case _:
+                return _addressed(mail.kind, user, to=mail.to or user.email)
+
+    def _person(self, mail: Mail) -> User | None:
+        if mail.user_id is not None:
+            return self._people.read_user(mail.user_id)
+        return self._people.find_by_email_hash(mail.address_hash) if mail.address_hash else None
+
+    def _to_an_address(self, mail: Mail, to: str) -> Addressed:
+        owner = self._people.find_by_email(to)
+        if owner is None:
+            return Addressed(kind=mail.kind, to=to, name=None, locale=Locale.EN.value)
+        return _addressed(mail.kind, owner, to=to)
+
+    def _to_the_owner(self, mail: Mail, address_hash: str, *, now: datetime) -> Addressed | None:
+        """Address whose account made that of a registration impossible; whoever asked for it may be somebody else."""
+        owner = self._people.find_by_email_hash(address_hash)
+        if owner is None or owner.disabled_at is not None:
+            return None
+        return self._with_link(replace(mail, kind=MailKind.ALREADY_REGISTERED), owner, Purpose.RESET_PASSWORD, now=now)
+
+    def _to_new_address(self, mail: Mail, user: User, *, now: datetime) -> Addressed | None:
+        if mail.to is None or mail.to == user.email or mail.to != user.moving_to or user.disabled_at is not None:
+            return None
+        owner = self._people.find_by_email(mail.to)
+        if owner is not None:
+            return _addressed(MailKind.EMAIL_TAKEN, owner, to=owner.email)
+        return self._with_link(mail, user, Purpose.CHANGE_EMAIL, to=mail.to, now=now)
+
+    def _with_link(self, mail: Mail, user: User, purpose: Purpose, *, to: str = "", now: datetime) -> Addressed:
+        email = to or user.email
+        text, token = one_time.issue(purpose, user_id=user.id, email=email, asked_at=mail.created_at, now=now)
+        self._tokens.create_token(token, now=now)
+        return _addressed(mail.kind, user, to=email, token=text)
+
+
+def _addressed(kind: MailKind, user: User, *, to: str, token: str | None = None) -> Addressed:
+    proven = user.email_verified and to == user.email
+    return Addressed(kind=kind, to=to, name=user.name if proven else None, locale=user.locale.value, token=token)

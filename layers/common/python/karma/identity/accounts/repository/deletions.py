@@ -1,0 +1,162 @@
+"""Deleted accounts: the tombstone, which is also the list of work, and what keeps an account from being deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pynamodb.expressions.condition import Condition
+
+from karma.audit.domain import AuditEntry
+from karma.audit.transactional import add_audit_entry
+from karma.core.clock import epoch_ms, iso, parse_iso
+from karma.core.dynamo.access import get, query, update
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound, StaleVersion
+from karma.core.ids import UserId
+from karma.identity.accounts.deletion import Deletion, Leaving
+from karma.identity.domain import Credential, Role
+from karma.identity.holdings import AccountHolds, Holding
+from karma.identity.items import (
+    DELETIONS,
+    AccountTombstone,
+    EmailGuard,
+    HoldingsItem,
+    NameItem,
+    UserItem,
+    email_key,
+    holdings_key,
+    name_key,
+    tombstone_key,
+    user_key,
+)
+from karma.identity.transactional import require_session
+
+
+class DeletionRepository:
+    """DynamoDB, by way of karma.core.dynamo."""
+
+    def leaving(self, user_id: UserId) -> Leaving | None:
+        """Read what a deletion has to know, strongly consistent."""
+        item = get(UserItem, user_key(user_id), consistent=True)
+        if item is None:
+            return None
+        return Leaving(
+            user_id=user_id,
+            email=item.email,
+            role=Role(item.role),
+            password_hash=item.password_hash,
+            disabled_at=parse_iso(item.disabled_at) if item.disabled_at else None,
+            sessions_from=parse_iso(item.sessions_from) if item.sessions_from else None,
+            version=int(item.version),
+        )
+
+    def begin(self, leaving: Leaving, *, by: Credential | None = None, entry: AuditEntry, due_at: datetime) -> None:
+        """Put the tombstone in the place of account, address and holdings, all or nothing.
+
+        Raises:
+            SessionOver: the session `by` was ended.
+            AccountHolds: it has what must not lose its owner.
+            StaleVersion: the account is not as it was read.
+            NotFound: it is gone.
+        """
+        user_id = leaving.user_id
+        tx = Transaction()
+        require_session(tx, by, now=entry.at)
+        holds = AccountHolds({})
+        tx.delete(
+            HoldingsItem(*holdings_key(user_id)),
+            ~(HoldingsItem.project > 0) & ~(HoldingsItem.avatar > 0),
+            on_fail=holds,
+        )
+        stale = StaleVersion("The account was changed at the same moment; try again")
+        tx.delete(UserItem(*user_key(user_id)), UserItem.version == leaving.version, on_fail=stale)
+        tx.delete(NameItem(*name_key(user_id)))
+        guard = EmailGuard(*email_key(leaving.email))
+        tx.delete(guard, EmailGuard.pk.does_not_exist() | (EmailGuard.user_id == user_id), on_fail=stale)
+        add_audit_entry(tx, entry)
+        requested = iso(entry.at)
+        tx.put(
+            AccountTombstone(
+                *tombstone_key(user_id),
+                created_at=requested,
+                updated_at=requested,
+                gsi1pk=DELETIONS,
+                gsi1sk=_due(due_at, user_id),
+            ),
+            on_fail=NotFound("User not found"),
+        )
+        try:
+            tx.commit()
+        except AccountHolds as exc:
+            raise AccountHolds(self._holdings(user_id)) from exc
+        except StaleVersion as exc:
+            if self.leaving(user_id) is None:
+                raise NotFound("User not found") from exc
+            raise
+
+    def get(self, user_id: UserId) -> Deletion | None:
+        """Read the deletion of an account, strongly consistent."""
+        item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
+        return _deletion(item) if item else None
+
+    def due(self, before: datetime, *, limit: int) -> Sequence[Deletion]:
+        """List unfinished deletions that should have gone on, oldest first."""
+        page = query(
+            AccountTombstone,
+            DELETIONS,
+            AccountTombstone.gsi1sk < iso(before),
+            limit=limit,
+            index=AccountTombstone.gsi1,
+        )
+        return [_deletion(item) for item in page.items]
+
+    def postpone(self, user_id: UserId, *, due_at: datetime, waits_for: str | None) -> bool:
+        """Count a go and say when to look again; False when the deletion is finished. None leaves `waits_for`."""
+        actions = [AccountTombstone.attempts.add(1), AccountTombstone.gsi1sk.set(_due(due_at, user_id))]
+        if waits_for is not None:
+            actions.append(AccountTombstone.waits_for.set(waits_for))
+        try:
+            update(AccountTombstone(*tombstone_key(user_id)), actions, _unfinished())
+        except ConditionFailed:
+            return False
+        return True
+
+    def finish(self, user_id: UserId, *, at: datetime, forget_at: datetime) -> None:
+        """Take a deletion off the list; its tombstone stays until `forget_at`. A repeat changes nothing."""
+        actions = [
+            AccountTombstone.finished_at.set(iso(at)),
+            AccountTombstone.updated_at.set(iso(at)),
+            AccountTombstone.expires_at.set(epoch_ms(forget_at) // 1000),
+            AccountTombstone.waits_for.remove(),
+            AccountTombstone.gsi1pk.remove(),
+            AccountTombstone.gsi1sk.remove(),
+        ]
+        try:
+            update(AccountTombstone(*tombstone_key(user_id)), actions, _unfinished())
+        except ConditionFailed:
+            return
+
+    def _holdings(self, user_id: UserId) -> dict[str, int]:
+        item = get(HoldingsItem, holdings_key(user_id), consistent=True)
+        counts = {kind.value: int(getattr(item, kind.value)) for kind in Holding} if item else {}
+        return {kind: number for kind, number in counts.items() if number}
+
+
+def _unfinished() -> Condition:
+    condition: Condition = AccountTombstone.pk.exists() & AccountTombstone.finished_at.does_not_exist()
+    return condition
+
+
+def _due(moment: datetime, user_id: UserId) -> str:
+    return f"{iso(moment)}#{user_id}"
+
+
+def _deletion(item: AccountTombstone) -> Deletion:
+    return Deletion(
+        user_id=UserId(item.pk.removeprefix("USER#")),
+        requested_at=parse_iso(item.created_at),
+        finished_at=parse_iso(item.finished_at) if item.finished_at else None,
+        attempts=int(item.attempts),
+    )

@@ -1,0 +1,82 @@
+"""An account as the parent of other contexts' items, and the count of those that keep it from being deleted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pynamodb.expressions.condition import Condition
+
+from karma.core.clock import iso
+from karma.core.dynamo.access import get
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AppError
+from karma.core.ids import UserId
+from karma.identity.domain import Credential
+from karma.identity.items import (
+    AccountTombstone,
+    ApiKeyItem,
+    HoldingsItem,
+    SessionItem,
+    UserItem,
+    api_key_key,
+    holdings_key,
+    session_key,
+    tombstone_key,
+    user_key,
+)
+
+
+def require_account(tx: Transaction, user_id: UserId, *, on_fail: AppError) -> None:
+    """Let a transaction fail unless the account is there when it commits."""
+    tx.check(UserItem, user_key(user_id), UserItem.pk.exists(), on_fail=on_fail)
+
+
+def require_credential(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
+    """Let a transaction fail unless an account and the session or API key that opened it are in use."""
+    require_session(tx, credential, now=now, on_fail=on_fail)
+    tx.check(UserItem, user_key(credential.user_id), account_lets(credential), on_fail=on_fail)
+
+
+def account_lets(credential: Credential) -> Condition:
+    """Return what must hold of an account's item for a session or API key to be in use."""
+    began = iso(credential.began_at)
+    usable: Condition = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
+    if credential.api_key_id is not None:
+        usable &= UserItem.api_keys_from.does_not_exist() | (UserItem.api_keys_from < began)
+    else:
+        usable &= UserItem.sessions_from.does_not_exist() | (UserItem.sessions_from <= began)
+    return usable
+
+
+def require_session(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
+    """Let a transaction fail unless a session or API key was not ended itself; the account is the caller's to ask.
+
+    For transactions that write the account's item: DynamoDB takes one write of an item.
+    """
+    if credential.api_key_id is not None:
+        in_time = ApiKeyItem.valid_until.does_not_exist() | (ApiKeyItem.valid_until > iso(now))
+        key_usable = ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist() & in_time
+        key = api_key_key(credential.user_id, credential.api_key_id)
+        tx.check(ApiKeyItem, key, key_usable, on_fail=on_fail)
+    if credential.session_id is not None:
+        is_open = SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist()
+        tx.check(SessionItem, session_key(credential.user_id, credential.session_id), is_open, on_fail=on_fail)
+
+
+def is_deleted(user_id: UserId, *, at: datetime) -> bool:
+    """Tell whether a tombstone stands in the account's place; strongly consistent."""
+    item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
+    # Without a time to go while the deletion is not finished.
+    return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()
+
+
+def add_holding(tx: Transaction, user_id: UserId, kind: str) -> None:
+    """Count one more, in an item that is made when there is none."""
+    counted = getattr(HoldingsItem, kind)
+    tx.upsert(HoldingsItem(*holdings_key(user_id)), [counted.add(1)])
+
+
+def remove_holding(tx: Transaction, user_id: UserId, kind: str) -> None:
+    """Count one less; the transaction fails when none is held."""
+    counted = getattr(HoldingsItem, kind)
+    tx.update(HoldingsItem(*holdings_key(user_id)), [counted.add(-1)], counted > 0)

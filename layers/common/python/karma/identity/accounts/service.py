@@ -1,0 +1,277 @@
+"""Accounts: made, verified, shown, changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
+from karma.core.clock import Clock
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion, ValidationFailed
+from karma.core.ids import UserId, new_id
+from karma.core.observability import count
+from karma.core.ratelimit import Buckets, Limit
+from karma.identity.accounts import emails, one_time
+from karma.identity.accounts.one_time import OneTimeToken, Purpose
+from karma.identity.confirmation import confirm_password, require_going_on
+from karma.identity.domain import Caller, Credential, Locale, ProfileChange, Role, User
+from karma.identity.limits import MAIL_CHANGE, MAIL_VERIFY, refused
+from karma.identity.passwords.hashes import Passwords
+from karma.identity.passwords.policy import require_acceptable
+from karma.identity.sessions.authentication import Users
+from karma.mail.domain import Mail, MailKind
+from karma.mail.service import PostOffice
+
+
+class Accounts(Users, Protocol):
+    """Where accounts are stored; see repository/users.py for what each promises."""
+
+    def create_user(  # noqa: D102
+        self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()
+    ) -> None: ...
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def save_profile(  # noqa: D102
+        self, before: User, after: User, *, by: Credential | None, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> User: ...
+
+
+class EmailTokens(Protocol):
+    """Where tokens are stored; see repository/one_time.py for what each promises."""
+
+    def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
+    def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
+    def move_email(  # noqa: D102
+        self, token: OneTimeToken, *, old_email: str, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> bool: ...
+
+
+class AccountService:
+    """What people do with their own accounts."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        tokens: EmailTokens,
+        passwords: Passwords,
+        post_office: PostOffice,
+        buckets: Buckets,
+        clock: Clock,
+        on_change: Callable[[UserId], None],
+    ) -> None:
+        """`buckets` count mails by address; `on_change` is told whose account changed (Authenticator.forget)."""
+        self._accounts = accounts
+        self._tokens = tokens
+        self._passwords = passwords
+        self._post_office = post_office
+        self._buckets = buckets
+        self._clock = clock
+        self._on_change = on_change
+
+    def register(
+        self,
+        *,
+        email: str,
+        password: str | None,
+        name: str,
+        role: Role = Role.USER,
+        email_verified: bool = False,
+        locale: Locale = Locale.EN,
+        source: Source = NOWHERE,
+    ) -> User:
+        """Make an account; an address that is not verified yet is sent a link.
+
+        `password` None: they log in through a provider only.
+
+        Raises:
+            AlreadyExists: the address is taken, however it is written.
+            ValidationFailed: not an address, or a password that is easy to guess.
+        """
+        now, address = self._clock.now(), emails.normalise(email)
+        if password is not None:
+            require_acceptable(password, of=(name, address))
+        user = self._new(address, password, name, role, email_verified, locale, now)
+        entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
+        mails = [] if email_verified else [_verification(user.id, now)]
+        self._accounts.create_user(user, entries=[entry], mails=mails)
+        self._post_office.dispatch(mails)
+        return user
+
+    def sign_up(self, *, email: str, password: str, name: str, locale: Locale, source: Source) -> User:
+        """Make an account for whoever asks, unless the address has one; return what was, or would have been, made.
+
+        The answer and the calls that it takes are the same for a taken address. Its owner alone is told, by mail: whose
+        mail it becomes is decided when it is sent (karma.identity.accounts.correspondence).
+
+        Raises:
+            ValidationFailed: not an address that mail is sent to, or a password that is easy to guess.
+        """
+        now, address = self._clock.now(), emails.normalise(email)
+        ValidationFailed.together(
+            lambda: emails.require_mailable(address), lambda: require_acceptable(password, of=(name, address))
+        )
+        user = self._new(address, password, name, Role.USER, False, locale, now)
+        address_hash = emails.digest(address)
+        mails: list[Mail] = []
+        if self._buckets.take(MAIL_VERIFY, address_hash, now=now).allowed:
+            mails = [Mail(kind=MailKind.VERIFY_EMAIL, user_id=user.id, address_hash=address_hash, created_at=now)]
+        # Written before the account, so that both cases write the same: without an account nobody is sent it.
+        self._post_office.write(mails)
+        entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
+        try:
+            self._accounts.create_user(user, entries=[entry])
+        except AlreadyExists:
+            count("RegistrationRepeated")
+        self._post_office.dispatch(mails)
+        return user
+
+    def _new(
+        self,
+        address: str,
+        password: str | None,
+        name: str,
+        role: Role,
+        email_verified: bool,
+        locale: Locale,
+        now: datetime,
+    ) -> User:
+        return User(
+            id=UserId(new_id()),
+            email=address,
+            name=name,
+            avatar=None,
+            password_hash=None if password is None else self._passwords.hash(password),
+            role=role,
+            locale=locale,
+            email_verified=email_verified,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def get_user(self, user_id: UserId) -> User:
+        """Read an account, as it was a moment ago.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        return _found(self._accounts.get_user(user_id))
+
+    def resend_verification(self, caller: Caller) -> None:
+        """Send the link again; to a verified address nothing is sent.
+
+        Raises:
+            RateLimited: it was asked for too often.
+            NotFound: the account is gone.
+        """
+        now = self._clock.now()
+        self._count_mail(MAIL_VERIFY, emails.digest(self.get_user(caller.user_id).email), now)
+        self._post_office.post(_verification(caller.user_id, now))
+
+    def verify_email(self, *, token: str, source: Source) -> None:
+        """Take the word of a link: the address is the account's own, or becomes so when it was asked to move there.
+
+        Raises:
+            Gone: no such token, or one that was used, has expired or was overtaken.
+            AlreadyExists: another account has taken the new address meanwhile.
+        """
+        now = self._clock.now()
+        found = self._tokens.find_token(one_time.digest(token))
+        if found is None or not found.usable(found.purpose, now) or found.purpose is Purpose.RESET_PASSWORD:
+            raise one_time.spent()
+        if found.purpose is Purpose.CHANGE_EMAIL:
+            self._move_email(found, now=now, source=source)
+        else:
+            entry = _entry(found.user_id, AuditEvent.EMAIL_VERIFIED, now, source)
+            if not self._tokens.verify_email(found, now=now, entry=entry):
+                raise one_time.spent()
+        self._on_change(found.user_id)
+
+    def change_profile(self, caller: Caller, change: ProfileChange, *, source: Source) -> User:
+        """Change the caller's profile, and have a link sent to a new address if one is given.
+
+        An address of another account's is answered like any other: its owner is told by mail, the caller is not. Only
+        links to the address that was named last move the account; naming its own again ends them all.
+
+        Raises:
+            Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
+            StaleVersion: the account is not at `version`, or was changed at the same moment.
+            SessionOver: an address is given, and the caller's session has ended meanwhile.
+            ValidationFailed: not an address, or `current_password` is missing.
+            RateLimited: too many wrong passwords, or mails to the new address (whoever asked) or of this account.
+        """
+        caller.require_person()
+        email = emails.normalise(change.email) if change.email is not None else None
+        if email is not None:
+            emails.require_mailable(email)
+        before = _found(self._accounts.read_user(caller.user_id))
+        if change.version is not None and change.version != before.version:
+            raise StaleVersion("The account was changed since it was read")
+        now = self._clock.now()
+        mails: list[Mail] = []
+        moving_to = before.moving_to
+        if email is not None:  # another address outlives the session, and so does that none is awaited any more
+            require_going_on(caller, before)
+            moving_to = None if email == before.email else email
+        if email is not None and email != before.email:
+            if before.password_hash is not None and not change.current_password:
+                raise ValidationFailed.of("current_password", "is required")
+            confirm_password(
+                before.id,
+                before.password_hash,
+                change.current_password,
+                passwords=self._passwords,
+                buckets=self._buckets,
+                now=now,
+            )
+            # Not by the old address: whoever names that as their new one would keep its owner from moving.
+            for key in (before.id, emails.digest(email)):
+                self._count_mail(MAIL_CHANGE, key, now)
+            mails = [
+                Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=before.id, to=email, created_at=now),
+                Mail(kind=MailKind.EMAIL_CHANGE_ASKED, user_id=before.id, to=before.email, created_at=now),
+            ]
+        after = replace(
+            before,
+            name=before.name if change.name is None else change.name,
+            avatar=before.avatar if change.avatar is None else change.avatar or None,
+            locale=change.locale or before.locale,
+            moving_to=moving_to,
+            updated_at=now,
+        )
+        entry = _entry(before.id, AuditEvent.PROFILE_CHANGED, now, source)
+        by = caller.credential if email is not None else None
+        saved = self._accounts.save_profile(before, after, by=by, entry=entry, mails=mails)
+        self._on_change(saved.id)
+        self._post_office.dispatch(mails)
+        return saved
+
+    def _count_mail(self, limit: Limit, key: str, now: datetime) -> None:
+        decision = self._buckets.take(limit, key, now=now)
+        if not decision.allowed:
+            raise refused(decision)
+
+    def _move_email(self, token: OneTimeToken, *, now: datetime, source: Source) -> None:
+        user = self._accounts.read_user(token.user_id)
+        if user is None:
+            raise one_time.spent()
+        mails = [Mail(kind=MailKind.EMAIL_CHANGED, user_id=user.id, to=user.email, created_at=now)]
+        entry = _entry(user.id, AuditEvent.EMAIL_CHANGED, now, source)
+        if not self._tokens.move_email(token, old_email=user.email, now=now, entry=entry, mails=mails):
+            raise one_time.spent()
+        self._post_office.dispatch(mails)
+
+
+def _found(user: User | None) -> User:
+    if user is None:
+        raise NotFound("User not found")
+    return user
+
+
+def _verification(user_id: UserId, now: datetime) -> Mail:
+    return Mail(kind=MailKind.VERIFY_EMAIL, user_id=user_id, created_at=now)
+
+
+def _entry(user_id: UserId, event: AuditEvent, now: datetime, source: Source) -> AuditEntry:
+    return AuditEntry(user_id=user_id, event=event, at=now, actor_id=user_id, source=source)

@@ -1,0 +1,1 @@
+"""API keys: what people's programs log in with."""

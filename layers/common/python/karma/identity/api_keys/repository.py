@@ -1,0 +1,210 @@
+"""API keys: as their owner lists them, and as they are looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from pynamodb.expressions.condition import Condition
+
+from karma.audit.domain import AuditEntry
+from karma.audit.transactional import add_audit_entry
+from karma.core.clock import iso, parse_iso
+from karma.core.dynamo.access import batch_get, get, query, update
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Key
+from karma.core.dynamo.requests import note_request, request_key
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyCreated, StaleVersion, Upstream
+from karma.core.ids import ApiKeyId, UserId
+from karma.identity.domain import ApiKey, Credential
+from karma.identity.items import (
+    ApiKeyItem,
+    ApiKeyTurns,
+    IdentityItem,
+    RequestGuard,
+    api_key_key,
+    api_key_lookup,
+    api_key_turns_key,
+    deletion,
+)
+from karma.identity.transactional import require_account, require_credential
+from karma.mail.domain import Mail
+from karma.mail.transactional import add_mail
+
+_PAGE = 200
+"""More than an account has, but for keys of before."""
+_KEEP = timedelta(days=30)
+"""How long a key is listed that is over."""
+
+
+class ApiKeyRepository:
+    """DynamoDB, by way of karma.core.dynamo."""
+
+    def create_api_key(
+        self,
+        key: ApiKey,
+        *,
+        made_with: Credential | None = None,
+        request_token: str | None,
+        seen: int | None = None,
+        going: Sequence[ApiKey] = (),
+        entry: AuditEntry,
+        mails: Sequence[Mail] = (),
+    ) -> None:
+        """Store a key under its owner and under its hash, once a day for each `request_token`, with what tells of it.
+
+        `made_with` is the session that asks for it; None: nobody's, such as an operator's. `seen` is how many the
+        account had made when its keys were read (`keys_made`), so that of two at one moment the second counts the
+        first; None counts nothing. `going` are keys that are over and forgotten with it.
+
+        Raises:
+            AlreadyCreated: a key was made for this token; `details.id` names it.
+            SessionOver: the session is over.
+            StaleVersion: another key was made since.
+            AccountGone: the account is deleted.
+        """
+        tx = Transaction()
+        if made_with is None:
+            require_account(tx, key.user_id)
+        else:
+            require_credential(tx, made_with, now=key.created_at)
+        guard_key = request_key(f"USER#{key.user_id}", request_token or "")
+        if request_token is not None:
+            repeated = AlreadyCreated("This request was carried out; its secret was shown once")
+            note_request(tx, RequestGuard(*guard_key), key.id, at=key.created_at, repeated=repeated)
+        for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
+            tx.put(_item(where, key))
+        turns = ApiKeyTurns(*api_key_turns_key(key.user_id))
+        missed = StaleVersion("Another key was made at the same moment; try again")
+        tx.upsert(turns, [ApiKeyTurns.made.add(1)], _as_seen(seen), on_fail=missed)
+        for old in going:
+            tx.delete(ApiKeyItem(*api_key_key(old.user_id, old.id)))
+            tx.delete(ApiKeyItem(*api_key_lookup(old.hash)))
+        add_audit_entry(tx, entry)
+        for mail in mails:
+            add_mail(tx, mail)
+        try:
+            tx.commit()
+        except AlreadyCreated as exc:
+            guard = get(RequestGuard, guard_key, consistent=True)
+            exc.details = {"id": guard.made_id} if guard else None
+            raise
+
+    def find_api_key(self, key_hash: str) -> ApiKey | None:
+        """Find a presented key, eventually consistent."""
+        item = get(ApiKeyItem, api_key_lookup(key_hash))
+        return _api_key(item) if item else None
+
+    def keys_made(self, user_id: UserId) -> int:
+        """Tell how many keys an account has made: read before the keys that a write depends on; strongly consistent."""
+        item = get(ApiKeyTurns, api_key_turns_key(user_id), consistent=True)
+        return int(item.made) if item else 0
+
+    def list_api_keys(self, user_id: UserId) -> Sequence[ApiKey]:
+        """List all keys that are kept of a person, newest first, those that are over included."""
+        found: list[ApiKey] = []
+        start: dict[str, str] | None = None
+        while True:
+            page = query(
+                IdentityItem,
+                f"USER#{user_id}",
+                IdentityItem.sk.startswith("APIKEY#"),
+                limit=_PAGE,
+                forward=False,
+                start=start,
+                consistent=True,
+            )
+            found += [_api_key(item) for item in page.items if isinstance(item, ApiKeyItem)]
+            start = page.last
+            if start is None:
+                return found
+
+    def get_api_key(self, user_id: UserId, key_id: ApiKeyId) -> ApiKey | None:
+        """Read one key of a person's list."""
+        item = get(ApiKeyItem, api_key_key(user_id, key_id), consistent=True)
+        return _api_key(item) if item else None
+
+    def revoke_api_key(self, key: ApiKey, *, by: Credential | None = None, now: datetime, entry: AuditEntry) -> bool:
+        """Make a key useless: its lookup goes, the list remembers; False when it was revoked or deleted before.
+
+        Raises:
+            SessionOver: the session `by` is over.
+        """
+        tx = Transaction()
+        if by is not None:
+            require_credential(tx, by, now=now)
+        tx.delete(ApiKeyItem(*api_key_lookup(key.hash)))
+        tx.update(
+            ApiKeyItem(*api_key_key(key.user_id, key.id)),
+            [
+                ApiKeyItem.revoked_at.set(iso(now)),
+                ApiKeyItem.updated_at.set(iso(now)),
+                ApiKeyItem.expires_at.set(deletion(now + _KEEP)),
+            ],
+            ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist(),
+        )
+        add_audit_entry(tx, entry)
+        try:
+            tx.commit()
+        except ConditionFailed:
+            return False
+        return True
+
+    def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
+        """Remember that a key was used, unless a use after that moment is remembered.
+
+        A key is not refused because this cannot be written.
+        """
+        try:
+            update(
+                ApiKeyItem(*api_key_lookup(key.hash)),
+                [ApiKeyItem.last_used_at.set(iso(now))],
+                ApiKeyItem.pk.exists()
+                & (ApiKeyItem.last_used_at.does_not_exist() | (ApiKeyItem.last_used_at <= iso(unless_after))),
+            )
+        except (ConditionFailed, Upstream):
+            return
+
+    def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]:
+        """Tell when keys were used last, eventually consistent; those that never were are left out."""
+        found = batch_get(ApiKeyItem, [api_key_lookup(key.hash) for key in keys])
+        return {ApiKeyId(item.id): parse_iso(item.last_used_at) for item in found.values() if item.last_used_at}
+
+
+def _as_seen(made: int | None) -> Condition | None:
+    if made is None:
+        return None
+    condition: Condition = ApiKeyTurns.made == made
+    return condition if made else ApiKeyTurns.made.does_not_exist()
+
+
+def _item(where: Key, key: ApiKey) -> ApiKeyItem:
+    return ApiKeyItem(
+        *where,
+        id=key.id,
+        user_id=key.user_id,
+        name=key.name,
+        prefix=key.prefix,
+        hash=key.hash,
+        scopes=sorted(key.scopes),
+        valid_until=iso(key.expires_at) if key.expires_at else None,
+        expires_at=deletion(key.expires_at + _KEEP) if key.expires_at else None,
+        created_at=iso(key.created_at),
+        updated_at=iso(key.created_at),
+    )
+
+
+def _api_key(item: ApiKeyItem) -> ApiKey:
+    return ApiKey(
+        id=ApiKeyId(item.id),
+        user_id=UserId(item.user_id),
+        name=item.name,
+        prefix=item.prefix,
+        hash=item.hash,
+        scopes=frozenset(item.scopes),
+        created_at=parse_iso(item.created_at),
+        expires_at=parse_iso(item.valid_until) if item.valid_until else None,
+        revoked_at=parse_iso(item.revoked_at) if item.revoked_at else None,
+        last_used_at=parse_iso(item.last_used_at) if item.last_used_at else None,
+    )

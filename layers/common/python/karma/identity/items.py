@@ -1,0 +1,321 @@
+"""What the identity table holds. ADR 0004 has the access patterns.
+
+| item | pk | sk |
+| --- | --- | --- |
+| user | USER#<id> | PROFILE |
+| name of a user, to be searched | USER#<id> | NAME |
+| e-mail taken | UNIQUE#EMAIL#<sha256> | GUARD |
+| session | USER#<id> | SESSION#<session id> |
+| refresh token | REFRESH#<sha256> | TOKEN |
+| network of a login | LOGIN#<sha256 of the address> | NETWORK#<sha256> |
+| rate limit | LIMIT#<limit>#<hash> | BUCKET (core/dynamo/buckets.py) |
+| API key, as listed | USER#<id> | APIKEY#<key id> |
+| API key, as looked up | APIKEY#<sha256> | KEY |
+| API keys, how many were ever made | USER#<id> | APIKEYS |
+| API key, made for an Idempotency-Key | USER#<id> | REQUEST#<token> |
+| one-time token of a mail | ONETIME#<sha256> | TOKEN |
+| mail | MAIL#<id> | MAIL (karma/mail/repository.py) |
+| login at a provider that has begun | OAUTH#<sha256 of state> | FLOW |
+| login that a provider ended | LOGINCODE#<sha256> | CODE |
+| identity at a provider taken | IDENTITY#<provider>#<sha256 of subject> | GUARD |
+| identity at a provider, as listed | USER#<id> | IDENTITY#<provider>#<sha256 of subject> |
+| audit entry | USER#<id> | AUDIT#<moment>#<entry id> (karma/audit/repository.py) |
+| notice | USER#<id> | NOTICE#<entry id> (karma/notices/repository.py) |
+| holdings of an account | USER#<id> | HOLDINGS |
+| deleted account | USER#<id> | TOMBSTONE, in gsi1 until nothing else is left |
+| Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
+
+| index gsi1 | gsi1pk | gsi1sk |
+| --- | --- | --- |
+| user | USERS#<role>#<active or disabled> | <moment of creation>#<id> |
+| name of a user | NAMES#<first character> | <name>#<id> |
+| audit entry | AUDIT#<day>#<0 to 3> | <moment>#<entry id> |
+| notice, unread | UNREAD#<id> | NOTICE#<entry id> |
+
+The partition USER#<id> goes with its account. An item of an account that stands elsewhere carries gsi1pk `USER#<id>`,
+by which the deletion finds it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
+
+from karma.core.clock import epoch_ms, iso
+from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.requests import RequestAttributes
+from karma.core.ids import ApiKeyId, UserId
+from karma.identity.accounts import emails
+
+_TTL_SLACK = timedelta(days=1)
+TOMBSTONE = "TOMBSTONE"
+DELETIONS = "DELETIONS"
+"""Partition of gsi1 with the accounts whose deletion is not finished, by when to look at them again."""
+
+
+class IdentityItem(Item):
+    """Base of everything in the identity table."""
+
+    class Meta(TableMeta):
+        """Names the table."""
+
+        logical = "identity"
+
+
+class UserItem(IdentityItem, discriminator="user"):
+    """A person."""
+
+    id = UnicodeAttribute()
+    email = UnicodeAttribute()
+    name = UnicodeAttribute()
+    avatar = UnicodeAttribute(null=True)
+    password_hash = UnicodeAttribute(null=True)
+    role = UnicodeAttribute(default="user")
+    locale = UnicodeAttribute(default="en")
+    email_verified = BooleanAttribute(default=False)
+    disabled_at = UnicodeAttribute(null=True)
+    sessions_from = UnicodeAttribute(null=True)
+    """Sessions and access tokens that began before are over."""
+    api_keys_from = UnicodeAttribute(null=True)
+    """API keys that were made before are over."""
+    moving_to = UnicodeAttribute(null=True)
+    """The one address that a link may still move the account to."""
+
+
+class NameItem(IdentityItem, discriminator="user_name"):
+    """Finds a user by the beginning of the name; repeats what such a search is filtered by."""
+
+    user_id = UnicodeAttribute()
+    role = UnicodeAttribute()
+    disabled = BooleanAttribute()
+
+
+class EmailGuard(IdentityItem, discriminator="email_guard"):
+    """Makes an e-mail address unique, and finds its owner."""
+
+    user_id = UnicodeAttribute()
+
+
+class SessionItem(IdentityItem, discriminator="session"):
+    """A login and the refresh tokens that follow from it; `created_at` is when it began."""
+
+    revoked_at = UnicodeAttribute(null=True)
+
+
+class RefreshTokenItem(IdentityItem, discriminator="refresh_token"):
+    """One link of a session; `used_at` is set when it was traded."""
+
+    user_id = UnicodeAttribute()
+    session_id = UnicodeAttribute()
+    session_started_at = UnicodeAttribute()
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class OneTimeTokenItem(IdentityItem, discriminator="one_time_token"):
+    """What a link in a mail proves; `used_at` is set when it was spent."""
+
+    purpose = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    email = UnicodeAttribute()
+    asked_at = UnicodeAttribute()
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class ApiKeyItem(IdentityItem, discriminator="api_key"):
+    """A key, twice: as listed and as looked up."""
+
+    id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    name = UnicodeAttribute()
+    prefix = UnicodeAttribute()
+    hash = UnicodeAttribute()
+    scopes = JSONAttribute()
+    valid_until = UnicodeAttribute(null=True)
+    revoked_at = UnicodeAttribute(null=True)
+    """Of the key as listed."""
+    last_used_at = UnicodeAttribute(null=True)
+    """Of the key as looked up."""
+
+
+class ApiKeyTurns(IdentityItem, discriminator="api_key_turns"):
+    """How many keys an account has made: who makes one has seen all that were made before."""
+
+    made = NumberAttribute(default=0)
+
+
+class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
+    """A login at a provider that has begun; `used_at` is set when the browser came back."""
+
+    provider = UnicodeAttribute()
+    browser_hash = UnicodeAttribute()
+    code_verifier = UnicodeAttribute()
+    nonce = UnicodeAttribute()
+    redirect = UnicodeAttribute()
+    link_to = UnicodeAttribute(null=True)
+    """The account that shall be linked."""
+    session_id = UnicodeAttribute(null=True)
+    session_began_at = UnicodeAttribute(null=True)
+    """Of the session that asked for it."""
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class LoginCodeItem(IdentityItem, discriminator="login_code"):
+    """A login that a provider ended; `used_at` is set when the frontend traded it for tokens."""
+
+    user_id = UnicodeAttribute()
+    provider = UnicodeAttribute()
+    used_at = UnicodeAttribute(null=True)
+    valid_until = UnicodeAttribute()
+
+
+class ProviderGuard(IdentityItem, discriminator="provider_guard"):
+    """Makes an identity at a provider unique, and finds its owner."""
+
+    user_id = UnicodeAttribute()
+
+
+class ProviderIdentityItem(IdentityItem, discriminator="provider_identity"):
+    """An identity at a provider that opens the account; `created_at` is when it was linked."""
+
+    provider = UnicodeAttribute()
+    subject_hash = UnicodeAttribute()
+
+
+class RequestGuard(RequestAttributes, IdentityItem, discriminator="request_guard"):
+    """What a request with an Idempotency-Key made."""
+
+
+class HoldingsItem(IdentityItem, discriminator="holdings"):
+    """How many objects an account has that must not lose it."""
+
+    project = NumberAttribute(default=0)
+    avatar = NumberAttribute(default=0)
+
+
+class AccountTombstone(IdentityItem, discriminator="account_tombstone"):
+    """A deleted account, without anything personal; `created_at` is when its owner asked for it."""
+
+    attempts = NumberAttribute(default=0)
+    waits_for = UnicodeAttribute(null=True)
+    """What the last go could not finish."""
+    finished_at = UnicodeAttribute(null=True)
+
+
+class KnownNetworkItem(IdentityItem, discriminator="known_network"):
+    """A session of an account began on a network before `valid_until`, which is 30 days after the last one did."""
+
+    valid_until = UnicodeAttribute()
+
+
+def known_network_key(account: str, network: str) -> Key:
+    """Key of a network that an account logged in from; both are hashes."""
+    return Key(f"LOGIN#{account}", f"NETWORK#{network}")
+
+
+def user_key(user_id: UserId) -> Key:
+    """Key of a user."""
+    return Key(f"USER#{user_id}", "PROFILE")
+
+
+def user_list(role: str, *, disabled: bool) -> str:
+    """Partition of the index with all users of a role, in use or disabled."""
+    return f"USERS#{role}#{'disabled' if disabled else 'active'}"
+
+
+def user_position(user_id: UserId, created_at: datetime) -> str:
+    """Place of a user in the list: newest last."""
+    return f"{iso(created_at)}#{user_id}"
+
+
+def name_key(user_id: UserId) -> Key:
+    """Key of the item by which a user's name is found."""
+    return Key(f"USER#{user_id}", "NAME")
+
+
+def name_list(text: str) -> str:
+    """Partition of the index with all names that begin like a folded text."""
+    return f"NAMES#{text[:1]}"
+
+
+def email_key(email: str) -> Key:
+    """Key of the guard of a normalised address; the address itself stays out of keys."""
+    return email_hash_key(emails.digest(email))
+
+
+def email_hash_key(email_hash: str) -> Key:
+    """Key of the guard of an address that is known by its SHA-256 only."""
+    return Key(f"UNIQUE#EMAIL#{email_hash}", "GUARD")
+
+
+def session_key(user_id: UserId, session_id: str) -> Key:
+    """Key of a session."""
+    return Key(f"USER#{user_id}", f"SESSION#{session_id}")
+
+
+def refresh_key(token_hash: str) -> Key:
+    """Key of a refresh token."""
+    return Key(f"REFRESH#{token_hash}", "TOKEN")
+
+
+def one_time_key(token_hash: str) -> Key:
+    """Key of a one-time token."""
+    return Key(f"ONETIME#{token_hash}", "TOKEN")
+
+
+def api_key_key(user_id: UserId, key_id: ApiKeyId) -> Key:
+    """Key of an API key in its owner's list."""
+    return Key(f"USER#{user_id}", f"APIKEY#{key_id}")
+
+
+def api_key_turns_key(user_id: UserId) -> Key:
+    """Key of the number of API keys that an account has made."""
+    return Key(f"USER#{user_id}", "APIKEYS")
+
+
+def api_key_lookup(key_hash: str) -> Key:
+    """Key under which a presented API key is found."""
+    return Key(f"APIKEY#{key_hash}", "KEY")
+
+
+def holdings_key(user_id: UserId) -> Key:
+    """Key of what an account holds."""
+    return Key(f"USER#{user_id}", "HOLDINGS")
+
+
+def tombstone_key(user_id: UserId) -> Key:
+    """Key of what remains of a deleted account."""
+    return Key(f"USER#{user_id}", TOMBSTONE)
+
+
+def owned_pk(user_id: UserId) -> str:
+    """Partition of gsi1 that holds an account's items of other partitions."""
+    return f"USER#{user_id}"
+
+
+def oauth_flow_key(state_hash: str) -> Key:
+    """Key of a login at a provider that has begun."""
+    return Key(f"OAUTH#{state_hash}", "FLOW")
+
+
+def login_code_key(code_hash: str) -> Key:
+    """Key of a login that a provider ended."""
+    return Key(f"LOGINCODE#{code_hash}", "CODE")
+
+
+def provider_guard_key(provider: str, subject_hash: str) -> Key:
+    """Key of the guard of an identity at a provider."""
+    return Key(f"IDENTITY#{provider}#{subject_hash}", "GUARD")
+
+
+def provider_identity_key(user_id: UserId, provider: str, subject_hash: str) -> Key:
+    """Key of an identity in its owner's list."""
+    return Key(f"USER#{user_id}", f"IDENTITY#{provider}#{subject_hash}")
+
+
+def deletion(moment: datetime) -> int:
+    """When DynamoDB may delete what is over at `moment`: epoch seconds, a day later."""
+    return epoch_ms(moment + _TTL_SLACK) // 1000

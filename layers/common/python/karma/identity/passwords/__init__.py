@@ -1,0 +1,1 @@
+"""Passwords: which are taken, how they are hashed, and how one is replaced."""

@@ -1,0 +1,150 @@
+"""Passwords: forgotten, reset by a link, changed by who knows the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from karma.audit.domain import AuditEntry, AuditEvent, Source
+from karma.core.clock import Clock
+from karma.core.errors import NotFound
+from karma.core.ids import UserId
+from karma.core.observability import count
+from karma.core.ratelimit import Buckets
+from karma.identity.accounts import emails, one_time
+from karma.identity.accounts.one_time import OneTimeToken, Purpose
+from karma.identity.confirmation import confirm_password, require_going_on
+from karma.identity.domain import Caller, Credential, User
+from karma.identity.limits import MAIL_RESET, unless_too_many
+from karma.identity.passwords.hashes import Passwords
+from karma.identity.passwords.policy import require_acceptable
+from karma.mail.domain import Mail, MailKind
+from karma.mail.service import PostOffice
+
+
+class Accounts(Protocol):
+    """Where accounts are stored; see repository/users.py for what each promises."""
+
+    def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def change_password(  # noqa: D102
+        self,
+        user: User,
+        password_hash: str,
+        *,
+        by: Credential | None,
+        now: datetime,
+        entry: AuditEntry,
+        mails: Sequence[Mail],
+    ) -> User: ...
+
+
+class ResetTokens(Protocol):
+    """Where tokens are stored; see repository/one_time.py for what each promises."""
+
+    def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
+    def reset_password(  # noqa: D102
+        self, token: OneTimeToken, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
+    ) -> bool: ...
+
+
+class PasswordService:
+    """Changes passwords; each change ends every session that began before it, and tells the owner by mail."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        tokens: ResetTokens,
+        passwords: Passwords,
+        post_office: PostOffice,
+        buckets: Buckets,
+        clock: Clock,
+        on_change: Callable[[UserId], None],
+    ) -> None:
+        """`buckets` count mails and wrong passwords; `on_change` is told whose sessions end (Authenticator.forget)."""
+        self._accounts = accounts
+        self._tokens = tokens
+        self._passwords = passwords
+        self._post_office = post_office
+        self._buckets = buckets
+        self._clock = clock
+        self._on_change = on_change
+
+    def forgot(self, *, email: str) -> None:
+        """Have a reset link sent to the address if it has an account.
+
+        Whether it has is looked up when the mail is sent: here the work is the same for every address. What is asked
+        for too often for one address, with an account or without, is dropped.
+
+        Raises:
+            ValidationFailed: not an address.
+        """
+        address_hash, now = emails.digest(emails.normalise(email)), self._clock.now()
+        if not self._buckets.take(MAIL_RESET, address_hash, now=now).allowed:
+            count("MailDropped", limit=MAIL_RESET.name)
+            return
+        self._post_office.post(
+            Mail(kind=MailKind.RESET_PASSWORD, user_id=None, address_hash=address_hash, created_at=now)
+        )
+
+    def reset(self, *, token: str, password: str, source: Source) -> None:
+        """Set a password by a link; the link proves the address too.
+
+        Raises:
+            Gone: no such token, or one that was used, has expired, or was asked for before the last reset.
+            ValidationFailed: the password is easy to guess; the token stays good.
+        """
+        now = self._clock.now()
+        found = self._tokens.find_token(one_time.digest(token))
+        if found is None or not found.usable(Purpose.RESET_PASSWORD, now):
+            raise one_time.spent()
+        user = self._accounts.read_user(found.user_id)
+        if user is None:
+            raise one_time.spent()
+        require_acceptable(password, of=(user.name, user.email))
+        entry = AuditEntry(
+            user_id=found.user_id, event=AuditEvent.PASSWORD_RESET, at=now, actor_id=found.user_id, source=source
+        )
+        mails = self._notice(found.user_id, now)
+        password_hash = self._passwords.hash(password)
+        if not self._tokens.reset_password(found, password_hash, now=now, entry=entry, mails=mails):
+            raise one_time.spent()
+        self._on_change(found.user_id)
+        self._post_office.dispatch(mails)
+
+    def change(self, caller: Caller, *, current_password: str, password: str, source: Source) -> User:
+        """Replace the caller's password; return the account, for which a session may begin.
+
+        Raises:
+            Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
+            RateLimited: too many were wrong.
+            ValidationFailed: the new password is easy to guess.
+            StaleVersion: the password was changed at the same moment.
+            SessionOver: the caller's session has ended meanwhile.
+        """
+        caller.require_person()
+        user = self._accounts.read_user(caller.user_id)
+        if user is None:
+            raise NotFound("User not found")
+        require_going_on(caller, user)
+        now = self._clock.now()
+        confirm_password(
+            user.id, user.password_hash, current_password, passwords=self._passwords, buckets=self._buckets, now=now
+        )
+        require_acceptable(password, of=(user.name, user.email))
+        entry = AuditEntry(
+            user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source
+        )
+        mails = self._notice(user.id, now)
+        password_hash = self._passwords.hash(password)
+        changed = self._accounts.change_password(
+            user, password_hash, by=caller.credential, now=now, entry=entry, mails=mails
+        )
+        self._on_change(user.id)
+        self._post_office.dispatch(mails)
+        return changed
+
+    def _notice(self, user_id: UserId, now: datetime) -> list[Mail]:
+        mail = Mail(kind=MailKind.PASSWORD_CHANGED, user_id=user_id, created_at=now)
+        return unless_too_many(mail, user_id, buckets=self._buckets, now=now)

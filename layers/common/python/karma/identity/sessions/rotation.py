@@ -1,0 +1,104 @@
+"""Rotating the keys that sign access tokens: three steps, days apart, that nobody notices.
+
+| step | when | because |
+| --- | --- | --- |
+| add: the new key is accepted | no rotation goes on | a process must know a key before it meets its signature |
+| promote: the new key signs | `PUBLISHED` later | processes keep the secret for five minutes |
+| drop: the old keys are refused | `RETIRED` later | access tokens live 30 minutes, idempotency records a day |
+
+The secret says how far it is: `{"current": kid, kid: key, ..., "rotation": {"kid", "added_at", "promoted_at"}}`.
+Cursors of lists have no end: one that is older than the drop gets 400 INVALID_CURSOR, and its list starts again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from karma.core.clock import iso, parse_iso
+from karma.identity.sessions.keys import KeyRing
+
+PUBLISHED = timedelta(minutes=6)
+"""Longer than a process keeps a secret (karma.core.secrets)."""
+RETIRED = timedelta(hours=25)
+"""Longer than anything that a key has signed is asked for, cursors apart."""
+
+_KID = re.compile(r"k([0-9]{1,9})")
+_STATE = "rotation"
+
+
+class Step(StrEnum):
+    """What a rotation does next."""
+
+    ADD = "add"
+    PROMOTE = "promote"
+    DROP = "drop"
+
+
+class NotDue(Exception):
+    """It is too early for the next step."""
+
+    def __init__(self, step: Step, due_at: datetime) -> None:
+        super().__init__(f"{step} is due at {iso(due_at)}")
+        self.step = step
+        self.due_at = due_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """How far the rotation of a secret is."""
+
+    current: str
+    accepted: tuple[str, ...]
+    step: Step
+    due_at: datetime | None
+    """When the next step may be made; None: at any time."""
+
+
+def rotation_of(secret: Mapping[str, object]) -> Rotation:
+    """Read how far a secret is.
+
+    Raises:
+        KeysUnusable: it is no secret of ours.
+    """
+    ring = KeyRing.parse(secret)
+    state = secret.get(_STATE)
+    step, due_at = Step.ADD, None
+    if isinstance(state, dict):
+        if "promoted_at" in state:
+            step, due_at = Step.DROP, parse_iso(state["promoted_at"]) + RETIRED
+        else:
+            step, due_at = Step.PROMOTE, parse_iso(state["added_at"]) + PUBLISHED
+    return Rotation(current=ring.current, accepted=tuple(sorted(ring.keys)), step=step, due_at=due_at)
+
+
+def advance(
+    secret: Mapping[str, object], *, now: datetime, new_key: Callable[[], str], early: bool = False
+) -> dict[str, object]:
+    """Return the secret after the next step; `early` does not wait for it, so requests may fail for minutes.
+
+    Raises:
+        KeysUnusable: it is no secret of ours.
+        NotDue: the step before is too fresh.
+    """
+    rotation = rotation_of(secret)
+    if rotation.due_at is not None and now < rotation.due_at and not early:
+        raise NotDue(rotation.step, rotation.due_at)
+    match rotation.step:
+        case Step.ADD:
+            kid = _next_kid(rotation.accepted)
+            return {**secret, kid: new_key(), _STATE: {"kid": kid, "added_at": iso(now)}}
+        case Step.PROMOTE:
+            state = secret[_STATE]
+            assert isinstance(state, dict)  # noqa: S101  rotation_of has seen it
+            return {**secret, "current": state["kid"], _STATE: {**state, "promoted_at": iso(now)}}
+        case Step.DROP:
+            return {"current": rotation.current, rotation.current: secret[rotation.current]}
+
+
+def _next_kid(kids: tuple[str, ...]) -> str:
+    numbers = [int(found[1]) for kid in kids if (found := _KID.fullmatch(kid))]
+    return f"k{max(numbers, default=0) + 1}"
