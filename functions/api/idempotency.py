@@ -16,13 +16,12 @@ import hmac
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
-from starlette.responses import Response
 
 from api.deps import process
-from api.presenters import ok
+from api.presenters import Answer, ok
 from karma.core import aws
 from karma.core.dynamo.failures import raise_public
 from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
@@ -33,17 +32,19 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TTL_S = 24 * 3600
 _PREFIX = "karma-api"
 
+_Data = TypeVar("_Data")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Generic[_Data]):
     """What a creating request answers; `secret_id` names what it made when `data` holds a one-time secret."""
 
     status: int
-    data: dict[str, Any]
+    data: _Data
     secret_id: str = ""
 
 
-async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome]) -> Response:
+async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome[_Data]]) -> Answer[_Data]:
     """Run `create` at most once for the request's Idempotency-Key, and present its outcome.
 
     Without the header it simply runs. `caller` None is for routes that need no account.
@@ -91,8 +92,8 @@ def _key(request: Request) -> str | None:
 
 
 def _run(
-    path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome]
-) -> tuple[dict[str, Any], Outcome | None]:
+    path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome[_Data]]
+) -> tuple[dict[str, Any], Outcome[_Data] | None]:
     # Local: these import boto3, and most requests carry no key.
     from aws_lambda_powertools.utilities.idempotency import (
         DynamoDBPersistenceLayer,
@@ -124,12 +125,12 @@ def _run(
         hash_function="sha256",
     )
     config.lambda_context = _Deadline()  # type: ignore[assignment]  # all that it reads of a context
-    fresh: list[Outcome] = []
+    fresh: list[Outcome[_Data]] = []
 
     def claimed(*, claim: dict[str, str]) -> dict[str, Any]:  # noqa: ARG001  Powertools reads it
         outcome = create()
         fresh.append(outcome)
-        data = {} if outcome.secret_id else outcome.data
+        data: object = {} if outcome.secret_id else outcome.data
         return {"status": outcome.status, "data": data, "secret_id": outcome.secret_id}
 
     guarded: Callable[..., dict[str, Any]] = idempotent_function(

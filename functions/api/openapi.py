@@ -1,13 +1,15 @@
 """The OpenAPI document: FastAPI's, plus the security, the envelope and the errors that the edge answers.
 
-Response models are only named when routes are made, and built when somebody asks for the document: building them at
-import is most of what FastAPI costs at a cold start.
+What a route answers is its return type, `Answer[TaskData]`; it is looked at when somebody asks for the document, since
+building models at import is most of what FastAPI costs at a cold start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -15,13 +17,11 @@ from fastapi.routing import APIRoute
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.dependencies.models import Dependant
-    from pydantic import BaseModel
-
 from api.bodies import JsonBody
+from api.presenters import Answer, BareAnswer
 from karma.core.http import phrase
 
 _REF = "#/components/schemas/"
-_models: dict[str, type[BaseModel]] = {}
 
 _ERROR = {
     "type": "object",
@@ -68,58 +68,88 @@ _SECURITY = {
 
 
 def answers(
-    model: type[BaseModel] | None = None, *, status: int = 200, errors: Iterable[int] = (), bare: bool = False
+    model: Any = None, *, status: int = 200, errors: Iterable[int] = (), bare: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """Document a route's answers for `responses=`: the data model inside the envelope, and its own error statuses.
+    """Document a route's answers for `responses=`: the status of its success, and its own error statuses.
 
-    401, 403, 422 and 500 are added by themselves where they can happen. `bare` leaves the envelope out.
+    401, 403, 422 and 500 are added by themselves where they can happen; the data are its return type's.
     """
     found: dict[int | str, dict[str, Any]] = {code: _failure(code) for code in errors}
     success: dict[str, Any] = {"description": phrase(status)}
     if model is not None:
-        _models[model.__name__] = model
-        schema: dict[str, Any] = {"$ref": _REF + model.__name__}
-        if not bare:
-            schema = {
-                "type": "object",
-                "required": ["success", "data", "timestamp"],
-                "properties": {"success": {"const": True}, "data": schema, "timestamp": {"type": "integer"}},
-            }
-        success["content"] = {"application/json": {"schema": schema}}
-    found[status] = success
-    return found
+        success["model?"] = (model, not bare)  # to go when each route has its return type
+    return found | {status: success}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
     """Build the document of all routes."""
-    from pydantic.json_schema import models_json_schema
-
     from api import examples  # local: nobody else needs them
 
+    described = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
+    bodies = {body.model for route in described if (body := _body(route.dependant))}
+    answered = {route.unique_id: _told(route) or answered_by(route.endpoint) for route in described}
     found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
     components = found.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    bodies = {body.model for route in app.routes if isinstance(route, APIRoute) and (body := _body(route.dependant))}
-    _, definitions = models_json_schema(
-        [
-            *((model, "serialization") for model in _models.values()),
-            *((model, "validation") for model in bodies),
-        ],
-        ref_template=_REF + "{model}",
-    )
-    schemas.update(definitions.get("$defs", {}))
+    shapes = {shape for each in answered.values() for shape, _ in each}
+    schemas.update(_schemas(shapes, "serialization") | _schemas(bodies, "validation"))
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["Error"] = _ERROR
     schemas["AgioError"] = _AGIO_ERROR
     components["securitySchemes"] = _SECURITY
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.include_in_schema:
-            for method in route.methods or ():
-                _complete(found["paths"][route.path_format][method.lower()], route)
+    for route in described:
+        for method in route.methods or ():
+            operation = found["paths"][route.path_format][method.lower()]
+            _show(operation["responses"], answered[route.unique_id])
+            _complete(operation, route)
     _link(found)
     examples.complete(found)
     return found
+
+
+def _schemas(shapes: Iterable[type], mode: Literal["validation", "serialization"]) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Closed(GenerateJsonSchema):
+        """Says of each shape of an answer that it has no members but its own."""
+
+        def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+            return {**super().typed_dict_schema(schema), "additionalProperties": False}
+
+    adapters: list[tuple[str, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
+        (shape.__name__, mode, TypeAdapter(shape)) for shape in sorted(shapes, key=attrgetter("__name__"))
+    ]
+    _, found = TypeAdapter.json_schemas(adapters, ref_template=_REF + "{model}", schema_generator=Closed)
+    schemas: dict[str, Any] = found.get("$defs", {})
+    return schemas
+
+
+def _told(route: APIRoute) -> list[tuple[type, bool]]:
+    return [each.pop("model?") for _, each in sorted(route.responses.items()) if "model?" in each]
+
+
+def answered_by(endpoint: Callable[..., Any]) -> list[tuple[type, bool]]:
+    """Return the shape of a route's data and whether it stands in the envelope; several where its type is a union."""
+    returned = get_type_hints(endpoint)["return"]
+    each = get_args(returned) if isinstance(returned, UnionType) else (returned,)
+    kinds = [(get_origin(one), *get_args(one)) for one in each if get_origin(one) in {Answer, BareAnswer}]
+    return [(shape, kind is Answer) for kind, shape in kinds]
+
+
+def _show(responses: dict[str, Any], answered: Sequence[tuple[type, bool]]) -> None:
+    """Write the shapes of a route's data into its answers of success, in the order of their statuses."""
+    successes = [response for code, response in sorted(responses.items()) if code < "3"]
+    for response, (shape, enveloped) in zip(successes, answered, strict=False):
+        schema: dict[str, Any] = {"$ref": _REF + shape.__name__}
+        if enveloped:
+            schema = {
+                "type": "object",
+                "required": ["success", "data", "timestamp"],
+                "properties": {"success": {"const": True}, "data": schema, "timestamp": {"type": "integer"}},
+            }
+        response["content"] = {"application/json": {"schema": schema}}
 
 
 _ABOUT = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from fastapi import Query
 
@@ -44,6 +44,15 @@ def position(cursor: str | None, scope: str, *, of: type = object) -> dict[str, 
 def next_cursor(following: Mapping[str, object] | None, scope: str) -> str | None:
     """Sign the position behind a page; None at the end of the list, where it has no value."""
     return cursor_signer().encode(following, scope=scope) if following and any(following.values()) else None
+
+
+class Told(TypedDict):
+    """The fields of a list's answer that say which part of it this is, and how to go on."""
+
+    limit: int
+    next_cursor: str | None
+    page: NotRequired[int]
+    page_size: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class Place:
         """The id in the cursor of a list that goes on behind an id; "" at the beginning."""
         return str(self.after.get("id", ""))
 
-    def told(self, following: Mapping[str, object] | None) -> dict[str, Any]:
+    def told(self, following: Mapping[str, object] | None) -> Told:
         """Return the fields of an answer that say which part it is, and how to go on."""
-        told = {"limit": self.size, "next_cursor": next_cursor(following, self.scope)}
+        told: Told = {"limit": self.size, "next_cursor": next_cursor(following, self.scope)}
         return told if self.page is None else {**told, "page": self.page, "page_size": self.size}

@@ -1,9 +1,16 @@
-"""Answers as bytes: routes return what these make, so FastAPI neither validates nor encodes a second time."""
+"""Answers as bytes: routes return what these make, so FastAPI neither validates nor encodes a second time.
+
+A route's return type says what it answers, and `make lint` that it does; api.openapi reads the same type:
+
+    async def get_task(...) -> Answer[TaskData]:
+        return ok({"task": task_view(task)})
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Generic, TypeVar
 
 from starlette.responses import Response
 
@@ -17,17 +24,28 @@ style: ContextVar[http.Style] = ContextVar("style", default="envelope")
 """Which presenter the request's prefix chose; set by the edge."""
 
 
-def ok(data: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
+_Data = TypeVar("_Data")
+
+
+class Answer(Response, Generic[_Data]):
+    """A response whose data have a shape: in the envelope under /api/v1, bare under /api."""
+
+
+class BareAnswer(Answer[_Data]):
+    """A response that is never in the envelope."""
+
+
+def ok(data: _Data, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Answer[_Data]:
     """Answer with data (what `karma.core.freeform.render` writes): in the envelope under /api/v1, bare under /api."""
     if style.get() == "agio":
         return bare(data, status, headers=headers)
     body = http.success(data, now_ms=epoch_ms(_CLOCK.now()))
-    return Response(body, status_code=status, headers=headers, media_type=_JSON)
+    return Answer(body, status_code=status, headers=headers, media_type=_JSON)
 
 
-def bare(data: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
+def bare(data: _Data, status: int = 200, *, headers: Mapping[str, str] | None = None) -> BareAnswer[_Data]:
     """Answer with data as it is: health, OpenAPI, and everything of Agio's."""
-    return Response(freeform.render(data), status_code=status, headers=headers, media_type=_JSON)
+    return BareAnswer(freeform.render(data), status_code=status, headers=headers, media_type=_JSON)
 
 
 def no_content() -> Response:

@@ -211,6 +211,8 @@ class Router:
         def add(endpoint: _Endpoint) -> _Endpoint:
             # Clients generated from the document call their functions by these names.
             options.setdefault("operation_id", endpoint.__name__)
+            # What it answers stands in its return type, which only the description reads (api.openapi).
+            options.setdefault("response_model", None)
             self.routes.append(Route(self._prefix + path, endpoint, methods=[method], tags=[self._tag], **options))
             return endpoint
 

@@ -11,20 +11,20 @@ from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
 from karma.identity.domain import Caller
-from karma.tasks.domain import Task, TaskStatus
-from karma.tasks.schemas import (
-    ChangeSubtaskBody,
-    ChangeTaskBody,
+from karma.tasks.answers import (
     CreatedTaskData,
-    CreateTaskBody,
     SubtaskData,
     SubtaskListData,
     TaskData,
     TaskListData,
+    subtask_view,
+    task_view,
 )
+from karma.tasks.domain import Task, TaskStatus
+from karma.tasks.schemas import ChangeSubtaskBody, ChangeTaskBody, CreateTaskBody
 
 router = Router("tasks")
 
@@ -32,12 +32,11 @@ Reader = Annotated[Caller, permit("task:read")]
 Writer = Annotated[Caller, permit("task:write")]
 
 
-@router.post("/tasks", status_code=201, responses=answers(CreatedTaskData, status=201, errors=(409, 410)))
-async def create_task(request: Request, body: CreateTaskBody, caller: Writer) -> Response:
+@router.post("/tasks", status_code=201, responses=answers(status=201, errors=(409, 410)))
+async def create_task(request: Request, body: CreateTaskBody, caller: Writer) -> Answer[CreatedTaskData]:
     """Create a task, and with it its subtasks: those that depend on others name them by `ref`."""
-    from karma.tasks.service import subtask_view, task_view
 
-    def create() -> Outcome:
+    def create() -> Outcome[CreatedTaskData]:
         token = request_token(request, caller) or ""
         made = tasks.service().create(caller.user_id, body.new(), request_token=token)
         subtasks = [subtask_view(each) for each in made.subtasks]
@@ -46,7 +45,7 @@ async def create_task(request: Request, body: CreateTaskBody, caller: Writer) ->
     return await once(request, caller, create)
 
 
-@router.get("/tasks", responses=answers(TaskListData, errors=(400,)))
+@router.get("/tasks", responses=answers(errors=(400,)))
 async def list_tasks(
     caller: Reader,
     status: TaskStatus | None = None,
@@ -56,9 +55,9 @@ async def list_tasks(
     offset: Offset | None = None,
     cursor: Cursor | None = None,
     order: Literal["asc", "desc"] = "desc",
-) -> Response:
+) -> Answer[TaskListData]:
     """List the caller's tasks by `created_at`: by page, by offset, or by the `next_cursor` of the page before."""
-    from karma.tasks.service import TaskQuery, task_view
+    from karma.tasks.service import TaskQuery
 
     scope = f"tasks:{caller.user_id}:{order}:{status or ''}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
@@ -70,7 +69,7 @@ async def list_tasks(
         newest_first=order == "desc",
     )
     found = tasks.service().list(caller.user_id, query)
-    data = {
+    data: TaskListData = {
         "tasks": [task_view(task) for task in found.tasks],
         "total": found.total,
         "total_capped": found.total_capped,
@@ -79,14 +78,14 @@ async def list_tasks(
     return ok(data)
 
 
-@router.get("/tasks/{task_id}", responses=answers(TaskData, errors=(404,)))
-async def get_task(task_id: str, caller: Reader) -> Response:
+@router.get("/tasks/{task_id}", responses=answers(errors=(404,)))
+async def get_task(task_id: str, caller: Reader) -> Answer[TaskData]:
     """Show a task with its progress; the ETag is its version."""
     return _task(tasks.service().get(caller.user_id, task_id))
 
 
-@router.patch("/tasks/{task_id}", responses=answers(TaskData, errors=(404, 409)))
-async def change_task(task_id: str, body: ChangeTaskBody, caller: Writer, if_match: IfMatch = None) -> Response:
+@router.patch("/tasks/{task_id}", responses=answers(errors=(404, 409)))
+async def change_task(task_id: str, body: ChangeTaskBody, caller: Writer, if_match: IfMatch = None) -> Answer[TaskData]:
     """Change a task, or give it its next status; when it ends, what is unfinished of its subtasks is cancelled."""
     given = {name: getattr(body, name) for name in body.model_fields_set - {"version"}}
     version = expected_version(if_match, body.version)
@@ -100,34 +99,28 @@ async def delete_task(task_id: str, caller: Writer, if_match: IfMatch = None) ->
     return no_content()
 
 
-@router.post("/tasks/{task_id}/cancel", responses=answers(TaskData, errors=(404, 409)))
-async def cancel_task(task_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
+@router.post("/tasks/{task_id}/cancel", responses=answers(errors=(404, 409)))
+async def cancel_task(task_id: str, caller: Writer, if_match: IfMatch = None) -> Answer[TaskData]:
     """Cancel a task and what is unfinished of its subtasks; a cancelled one stays as it is."""
     return _task(tasks.service().cancel(caller.user_id, task_id, version=expected_version(if_match)))
 
 
-@router.get("/tasks/{task_id}/subtasks", responses=answers(SubtaskListData, errors=(404,)))
-async def list_subtasks(task_id: str, caller: Reader) -> Response:
+@router.get("/tasks/{task_id}/subtasks", responses=answers(errors=(404,)))
+async def list_subtasks(task_id: str, caller: Reader) -> Answer[SubtaskListData]:
     """List all subtasks of a task, in the order in which they were given."""
-    from karma.tasks.service import subtask_view
-
     found = tasks.service().subtasks(caller.user_id, task_id)
     return ok({"subtasks": [subtask_view(each) for each in found], "total": len(found)})
 
 
-@router.patch("/tasks/{task_id}/subtasks/{subtask_id}", responses=answers(SubtaskData, errors=(404, 409)))
+@router.patch("/tasks/{task_id}/subtasks/{subtask_id}", responses=answers(errors=(404, 409)))
 async def change_subtask(
     task_id: str, subtask_id: str, body: ChangeSubtaskBody, caller: Writer, if_match: IfMatch = None
-) -> Response:
+) -> Answer[SubtaskData]:
     """Give a subtask its next status: it starts when all that it depends on is completed, and its task with it."""
-    from karma.tasks.service import subtask_view
-
     version = expected_version(if_match, body.version)
     found = tasks.service().step(caller.user_id, task_id, subtask_id, body.status, version=version)
     return ok({"subtask": subtask_view(found)}, headers=etag(found.version))
 
 
-def _task(task: Task) -> Response:
-    from karma.tasks.service import task_view
-
+def _task(task: Task) -> Answer[TaskData]:
     return ok({"task": task_view(task)}, headers=etag(task.version))

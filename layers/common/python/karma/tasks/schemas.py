@@ -1,12 +1,12 @@
-"""Bodies and answers of the task routes."""
+"""Bodies of the task routes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most, left_out
+from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out
 from karma.tasks.domain import (
     DEFAULT_PRIORITY,
     MAX_DESCRIPTION_CHARS,
@@ -104,79 +104,3 @@ class ChangeSubtaskBody(Body):
 
     status: TaskStatus
     version: Version | None = None
-
-
-class TaskView(Data):
-    """A task."""
-
-    id: str
-    title: str
-    description: str
-    priority: int
-    status: TaskStatus
-    progress: int
-    """Percent of its subtasks that are completed; 100 for a completed task."""
-    subtask_count: int
-    completed_count: int
-    metadata: dict[str, Any]
-    created_at: str
-    updated_at: str
-    version: int
-    """From 1; it goes up with each change of the task or of one of its subtasks."""
-
-
-class SubtaskView(Data):
-    """A subtask."""
-
-    id: str
-    task_id: str
-    ref: str | None
-    title: str
-    description: str
-    status: TaskStatus
-    dependencies: list[str]
-    """Ids of subtasks of the same task."""
-    tools: list[str]
-    metadata: dict[str, Any]
-    created_at: str
-    updated_at: str
-    version: int
-
-
-class TaskData(Data):
-    """One task."""
-
-    task: TaskView
-
-
-class CreatedTaskData(Data):
-    """A new task and its subtasks."""
-
-    task: TaskView
-    subtasks: list[SubtaskView]
-
-
-class TaskListData(Data):
-    """A page of tasks; `page` and `page_size` unless a cursor or an offset was given."""
-
-    tasks: list[TaskView]
-    total: int
-    total_capped: bool
-    """Whether `total` stopped counting at 1,000, as it does for a status."""
-    limit: int
-    next_cursor: str | None
-    page: int | None = None
-    page_size: int | None = None
-
-
-class SubtaskData(Data):
-    """One subtask."""
-
-    subtask: SubtaskView
-
-
-class SubtaskListData(Data):
-    """All subtasks of a task, in the order in which they were given."""
-
-    subtasks: list[SubtaskView]
-    total: int

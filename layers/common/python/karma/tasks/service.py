@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from karma.core.clock import Clock, iso
+from karma.core.clock import Clock
 from karma.core.errors import (
     AlreadyExists,
     Gone,
@@ -296,39 +296,3 @@ class TaskService:
         if version is not None and task.version != version:
             raise StaleVersion(f"Task {task.id} has version {task.version}")
         return task
-
-
-def task_view(task: Task) -> dict[str, object]:
-    """Shape a task."""
-    return {
-        "id": task.id,
-        "title": task.title,
-        "description": task.description,
-        "priority": task.priority,
-        "status": task.status.value,
-        "progress": task.progress,
-        "subtask_count": task.subtask_count,
-        "completed_count": task.completed_count,
-        "metadata": dict(task.metadata),
-        "created_at": iso(task.created_at),
-        "updated_at": iso(task.updated_at),
-        "version": task.version,
-    }
-
-
-def subtask_view(subtask: Subtask) -> dict[str, object]:
-    """Shape a subtask."""
-    return {
-        "id": subtask.id,
-        "task_id": subtask.task_id,
-        "ref": subtask.ref,
-        "title": subtask.title,
-        "description": subtask.description,
-        "status": subtask.status.value,
-        "dependencies": list(subtask.dependencies),
-        "tools": list(subtask.tools),
-        "metadata": dict(subtask.metadata),
-        "created_at": iso(subtask.created_at),
-        "updated_at": iso(subtask.updated_at),
-        "version": subtask.version,
-    }
