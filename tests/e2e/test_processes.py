@@ -25,7 +25,8 @@ def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deploymen
         sockets = [each for process in trees for each in process.net_connections("inet")]
         listening_at = {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
         assert listening_at, name
-        assert all(ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in listening_at), name
+        elsewhere = {ip for ip in listening_at if not ip_address(ip.removeprefix("::ffff:")).is_loopback}
+        assert not elsewhere, f"{name} listens to the neighbourhood"
     assert http_status(f"{deployment.addresses.api_url}/docs") == 200
     assert http_status(f"{deployment.addresses.stream_url}/health") == 200
     assert deployment.addresses.api_url.startswith("http://127.0.0.1:")
@@ -39,4 +40,4 @@ def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deploymen
 def test_sweeps_do_not_pile_up(deployment: Deployment) -> None:
     sweeps = deployment.outputs["FunctionBackgroundSweeps"]
     reserved = deployment.adapter.client("lambda").get_function_concurrency(FunctionName=sweeps)
-    assert 1 <= reserved["ReservedConcurrentExecutions"] <= 9, "as many as there are schedules"
+    assert 1 <= reserved.get("ReservedConcurrentExecutions", 0) <= 9, "as many as there are schedules"
