@@ -42,9 +42,9 @@ from karma.core.ratelimit import Decision
 from karma.core.runtime.snapshot import before_snapshot
 from karma.identity.domain import Caller
 from karma.identity.limits import RULES
+from karma.runs.answers import events_view
 from karma.runs.domain import Segment
 from karma.runs.events import frames, position
-from karma.runs.reading import events_view
 from karma.runs.requests import check_size, parse_run_input
 
 Scope = MutableMapping[str, Any]

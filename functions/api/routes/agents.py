@@ -11,10 +11,11 @@ from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import bare, no_content, ok, style
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
+from karma.agents.answers import AgentData, AgentListData, AgentView, AgioAgentPage, agent_view, summary_view
 from karma.agents.domain import MAX_TAG_CHARS, Agent
-from karma.agents.schemas import AgentBody, AgentData, AgentListData, AgentView, AgioAgentPage, ReplaceAgentBody
+from karma.agents.schemas import AgentBody, ReplaceAgentBody
 from karma.identity.domain import Caller
 
 router = Router("agents")
@@ -26,7 +27,7 @@ Deleter = Annotated[Caller, permit("agent:delete")]
 Tag = Annotated[str, Query(max_length=MAX_TAG_CHARS)]
 
 
-@router.get("/agents", responses=answers(AgentListData, errors=(400,)))
+@router.get("/agents", responses=answers(errors=(400,)))
 async def list_agents(
     caller: Reader,
     tag: Tag = "",
@@ -35,15 +36,13 @@ async def list_agents(
     limit: Limit | None = None,
     offset: Offset | None = None,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[AgentListData]:
     """List the catalogue, newest first behind the built-in agent: by page, by offset, or by the last `next_cursor`."""
-    from karma.agents.service import summary_view
-
     place = Place.of(
         f"agents:{caller.user_id}:{tag}", page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor
     )
     found = agents.catalogue().list(limit=place.size, offset=place.offset, after=place.after_id, tag=tag)
-    data = {
+    data: AgentListData = {
         "agents": [summary_view(agent) for agent in found.agents],
         "total": found.total,
         "total_capped": found.total_capped,
@@ -52,57 +51,69 @@ async def list_agents(
     return ok(data)
 
 
-@agio.get("/agents", responses=answers(AgioAgentPage, errors=(400,), bare=True))
-async def list_agents_by_number(_: Reader, tag: Tag = "", limit: Limit = 20, offset: Offset = 0) -> Response:
+@agio.get("/agents", responses=answers(errors=(400,)))
+async def list_agents_by_number(
+    _: Reader, tag: Tag = "", limit: Limit = 20, offset: Offset = 0
+) -> Answer[AgioAgentPage]:
     """List the catalogue as the Agio API does."""
-    from karma.agents.service import summary_view
-
     found = agents.catalogue().list(limit=limit, offset=offset, tag=tag)
-    items = [summary_view(agent) for agent in found.agents]
-    page = {"total": found.total, "items": items, "limit": limit, "offset": offset}
-    return bare({**page, "has_more": offset + limit < found.total})
+    return ok(
+        {
+            "total": found.total,
+            "items": [summary_view(agent) for agent in found.agents],
+            "limit": limit,
+            "offset": offset,
+            "has_more": offset + limit < found.total,
+        }
+    )
 
 
-@router.post("/agents", status_code=201, responses=answers(AgentData, status=201, errors=(409,)))
-@agio.post(
-    "/agents",
-    status_code=201,
-    operation_id="agio_create_agent",
-    responses=answers(AgentView, status=201, errors=(409,), bare=True),
-)
-async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Response:
+@router.post("/agents", status_code=201, responses=answers(status=201, errors=(409,)))
+async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Answer[AgentData]:
     """Create an agent; only `name`, `model` and `system_prompt` are required."""
 
-    def create() -> Outcome:
-        token = request_token(request, caller) or ""
-        made = agents.catalogue().create(body.spec(), request_token=token)
-        return Outcome(status=201, data=_data(made))
+    def create() -> Outcome[AgentData]:
+        return Outcome(status=201, data={"agent": agent_view(_create(request, body, caller))})
 
     return await once(request, caller, create)
 
 
-@router.get("/agents/{agent_id}", responses=answers(AgentData, errors=(404,)))
-@agio.get("/agents/{agent_id}", operation_id="agio_get_agent", responses=answers(AgentView, errors=(404,), bare=True))
-async def get_agent(agent_id: str, _: Reader) -> Response:
+@agio.post("/agents", status_code=201, responses=answers(status=201, errors=(409,)))
+async def agio_create_agent(request: Request, body: AgentBody, caller: Writer) -> Answer[AgentView]:
+    """Create an agent; only `name`, `model` and `system_prompt` are required."""
+
+    def create() -> Outcome[AgentView]:
+        return Outcome(status=201, data=agent_view(_create(request, body, caller)))
+
+    return await once(request, caller, create)
+
+
+@router.get("/agents/{agent_id}", responses=answers(errors=(404,)))
+async def get_agent(agent_id: str, _: Reader) -> Answer[AgentData]:
     """Show an agent; the ETag is its version."""
-    return _agent(agents.catalogue().get(agent_id))
+    return _enveloped(agents.catalogue().get(agent_id))
 
 
-@router.put("/agents/{agent_id}", responses=answers(AgentData, errors=(403, 404, 409)))
-@agio.put(
-    "/agents/{agent_id}",
-    operation_id="agio_replace_agent",
-    responses=answers(AgentView, errors=(403, 404, 409), bare=True),
-)
+@agio.get("/agents/{agent_id}", responses=answers(errors=(404,)))
+async def agio_get_agent(agent_id: str, _: Reader) -> Answer[AgentView]:
+    """Show an agent; the ETag is its version."""
+    return _bare(agents.catalogue().get(agent_id))
+
+
+@router.put("/agents/{agent_id}", responses=answers(errors=(403, 404, 409)))
 async def replace_agent(
-    agent_id: str,
-    body: ReplaceAgentBody,
-    _: Writer,
-    if_match: IfMatch = None,
-) -> Response:
+    agent_id: str, body: ReplaceAgentBody, _: Writer, if_match: IfMatch = None
+) -> Answer[AgentData]:
     """Replace an agent's configuration; with `version` or If-Match only if nobody else has changed it since."""
-    version = expected_version(if_match, body.version)
-    return _agent(agents.catalogue().replace(agent_id, body.spec(), version=version))
+    return _enveloped(_replace(agent_id, body, if_match))
+
+
+@agio.put("/agents/{agent_id}", responses=answers(errors=(403, 404, 409)))
+async def agio_replace_agent(
+    agent_id: str, body: ReplaceAgentBody, _: Writer, if_match: IfMatch = None
+) -> Answer[AgentView]:
+    """Replace an agent's configuration; with `version` or If-Match only if nobody else has changed it since."""
+    return _bare(_replace(agent_id, body, if_match))
 
 
 @router.delete("/agents/{agent_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
@@ -118,12 +129,17 @@ async def delete_agent(agent_id: str, _: Deleter, if_match: IfMatch = None) -> R
     return no_content()
 
 
-def _agent(agent: Agent) -> Response:
-    return ok(_data(agent), headers=etag(agent.version))
+def _create(request: Request, body: AgentBody, caller: Caller) -> Agent:
+    return agents.catalogue().create(body.spec(), request_token=request_token(request, caller) or "")
 
 
-def _data(agent: Agent) -> dict[str, object]:
-    from karma.agents.service import agent_view
+def _replace(agent_id: str, body: ReplaceAgentBody, if_match: str | None) -> Agent:
+    return agents.catalogue().replace(agent_id, body.spec(), version=expected_version(if_match, body.version))
 
-    view = agent_view(agent)
-    return view if style.get() == "agio" else {"agent": view}
+
+def _enveloped(agent: Agent) -> Answer[AgentData]:
+    return ok({"agent": agent_view(agent)}, headers=etag(agent.version))
+
+
+def _bare(agent: Agent) -> Answer[AgentView]:
+    return ok(agent_view(agent), headers=etag(agent.version))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import Request
 from starlette.responses import Response
@@ -11,10 +11,11 @@ from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
+from karma.avatars.answers import AvatarData, AvatarListData, AvatarSummaryView, avatar_view, summary_view
 from karma.avatars.domain import Avatar
-from karma.avatars.schemas import AvatarData, AvatarListData, ChangeAvatarBody, CreateAvatarBody
+from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
 from karma.core.paging import shown
 from karma.identity.domain import Caller
 
@@ -24,12 +25,11 @@ Reader = Annotated[Caller, permit("avatar:read")]
 Writer = Annotated[Caller, permit("avatar:write")]
 
 
-@router.post("/avatars", status_code=201, responses=answers(AvatarData, status=201, errors=(409, 410)))
-async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer) -> Response:
+@router.post("/avatars", status_code=201, responses=answers(status=201, errors=(409, 410)))
+async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer) -> Answer[AvatarData]:
     """Create an avatar; only `name` and `role` are required."""
-    from karma.avatars.service import avatar_view
 
-    def create() -> Outcome:
+    def create() -> Outcome[AvatarData]:
         token = request_token(request, caller) or ""
         made = avatars.service().create(caller.user_id, body.new(), request_token=token)
         return Outcome(status=201, data={"avatar": avatar_view(made)})
@@ -37,7 +37,7 @@ async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer
     return await once(request, caller, create)
 
 
-@router.get("/avatars", responses=answers(AvatarListData, errors=(400,)))
+@router.get("/avatars", responses=answers(errors=(400,)))
 async def list_avatars(
     caller: Reader,
     page: PageNumber | None = None,
@@ -46,10 +46,8 @@ async def list_avatars(
     offset: Offset | None = None,
     cursor: Cursor | None = None,
     order: Literal["asc", "desc"] = "desc",
-) -> Response:
+) -> Answer[AvatarListData]:
     """List the avatars that the caller made by `created_at`: by page, by offset, or by the last `next_cursor`."""
-    from karma.avatars.service import summary_view
-
     scope = f"avatars:{caller.user_id}:{order}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     found = avatars.service().list(
@@ -60,8 +58,8 @@ async def list_avatars(
         newest_first=order == "desc",
     )
     kept, written = shown(found.avatars, summary_view)
-    data = {
-        "avatars": written,
+    data: AvatarListData = {
+        "avatars": cast("list[AvatarSummaryView]", written),
         "total": found.total,
         "total_capped": False,
         **place.told({"id": found.next_after if len(kept) == len(found.avatars) else kept[-1].id}),
@@ -69,14 +67,16 @@ async def list_avatars(
     return ok(data)
 
 
-@router.get("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404,)))
-async def get_avatar(avatar_id: str, caller: Reader) -> Response:
+@router.get("/avatars/{avatar_id}", responses=answers(errors=(404,)))
+async def get_avatar(avatar_id: str, caller: Reader) -> Answer[AvatarData]:
     """Show an avatar; the ETag is its version."""
     return _avatar(avatars.service().get(caller.user_id, avatar_id))
 
 
-@router.patch("/avatars/{avatar_id}", responses=answers(AvatarData, errors=(404, 409)))
-async def change_avatar(avatar_id: str, body: ChangeAvatarBody, caller: Writer, if_match: IfMatch = None) -> Response:
+@router.patch("/avatars/{avatar_id}", responses=answers(errors=(404, 409)))
+async def change_avatar(
+    avatar_id: str, body: ChangeAvatarBody, caller: Writer, if_match: IfMatch = None
+) -> Answer[AvatarData]:
     """Change an avatar; with `version` or If-Match only if nobody else has changed it since."""
     version = expected_version(if_match, body.version)
     return _avatar(avatars.service().change(caller.user_id, avatar_id, body.changes(), version=version))
@@ -89,7 +89,5 @@ async def delete_avatar(avatar_id: str, caller: Writer, if_match: IfMatch = None
     return no_content()
 
 
-def _avatar(avatar: Avatar) -> Response:
-    from karma.avatars.service import avatar_view
-
+def _avatar(avatar: Avatar) -> Answer[AvatarData]:
     return ok({"avatar": avatar_view(avatar)}, headers=etag(avatar.version))

@@ -3,18 +3,26 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
-from starlette.responses import Response
 
 from api.access import permit
 from api.deps import agents, configuration
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, next_cursor, position
-from api.presenters import bare, ok
+from api.presenters import Answer, ok
 from api.routing import Router
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.core.ids import AgentId, RunId
 from karma.identity.domain import Caller
-from karma.runs.schemas import AgioRunPage, CapabilitiesData, RunData, RunEventsData, RunListData
+from karma.runs.answers import (
+    AgioRunPage,
+    CapabilitiesData,
+    RunData,
+    RunEventsData,
+    RunListData,
+    agio_run_view,
+    events_view,
+    run_view,
+)
 
 router = Router("runs")
 agio = Router("runs", prefix="/api")
@@ -25,30 +33,30 @@ AgentRef = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME_CHARS)]
 _MAX_AFTER = 10**8 - 1
 
 
-@router.get("/agent/capabilities", responses=answers(CapabilitiesData))
-async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) -> Response:
+@router.get("/agent/capabilities", responses=answers())
+async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) -> Answer[CapabilitiesData]:
     """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
     from karma.runs.capabilities import capabilities  # local: it loads the tools' declarations
 
     return ok(capabilities(caller, without=configuration.current().disabled_tools()))
 
 
-@router.get("/runs", responses=answers(RunListData, errors=(400,)))
+@router.get("/runs", responses=answers(errors=(400,)))
 async def list_runs(
     caller: Reader,
     agent_id: AgentRef = None,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[RunListData]:
     """List the caller's runs, newest first; with `agent_id`, an agent's id or name, only its."""
-    from karma.runs.reading import MAX_OFFSET_ROWS, run_view
+    from karma.runs.reading import MAX_OFFSET_ROWS
 
     reader, agent, user_id = agents.runs(), _agent(agent_id), caller.user_id
     scope = f"runs:{user_id}:{agent}" if agent else f"runs:{user_id}"
     page = reader.page(user_id, limit=limit, start=position(cursor, scope, of=str) or None, agent_id=agent)
     whole = cursor is None and page.last is None
     total = len(page.runs) if whole else reader.count(user_id, agent_id=agent)
-    data = {
+    data: RunListData = {
         "runs": [run_view(run) for run in page.runs],
         "total": total,
         "total_capped": agent is not None and total >= MAX_OFFSET_ROWS,
@@ -58,47 +66,47 @@ async def list_runs(
     return ok(data)
 
 
-@agio.get("/runs", responses=answers(AgioRunPage, errors=(400,), bare=True))
+@agio.get("/runs", responses=answers(errors=(400,)))
 async def list_runs_by_number(
     caller: Reader,
     agent_id: AgentRef = None,
     limit: Limit = DEFAULT_SIZE,
     offset: Offset = 0,
-) -> Response:
+) -> Answer[AgioRunPage]:
     """List the caller's runs as the Agio API does, newest first; `agent_id` is an agent's id or name."""
-    from karma.runs.reading import agio_run_view
-
     reader, agent = agents.runs(), _agent(agent_id)
     found = reader.numbered(caller.user_id, offset=offset, limit=limit, agent_id=agent)
     items = [agio_run_view(run) for run in found]
     total = reader.count(caller.user_id, agent_id=agent)
-    page = {"total": total, "items": items, "limit": limit, "offset": offset, "has_more": offset + limit < total}
-    return bare(page)
+    page: AgioRunPage = {
+        "total": total,
+        "items": items,
+        "limit": limit,
+        "offset": offset,
+        "has_more": offset + limit < total,
+    }
+    return ok(page)
 
 
-@router.get("/runs/{run_id}", responses=answers(RunData, errors=(404,)))
-async def get_run(run_id: str, caller: Reader, messages: bool = False) -> Response:
+@router.get("/runs/{run_id}", responses=answers(errors=(404,)))
+async def get_run(run_id: str, caller: Reader, messages: bool = False) -> Answer[RunData]:
     """Show one run; with `messages` also the conversation of its branch, to its last answer."""
-    from karma.runs.reading import run_view
-
     reader = agents.runs()
     run = reader.get(caller.user_id, RunId(run_id))
     return ok({"run": run_view(run), "messages": reader.messages(run) if messages else None})
 
 
-@router.get("/runs/{run_id}/events", responses=answers(RunEventsData, errors=(404,)))
+@router.get("/runs/{run_id}/events", responses=answers(errors=(404,)))
 async def run_events(
     run_id: str,
     caller: Reader,
     after: Annotated[int, Query(ge=0, le=_MAX_AFTER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Response:
+) -> Answer[RunEventsData]:
     """Read a run's log above segment `after`; the stream URL has the same path as server-sent events.
 
     At or after the end of a run that has ended: its terminal event once more, and `finished` is true.
     """
-    from karma.runs.reading import events_view
-
     reader = agents.runs()
     reader.get(caller.user_id, RunId(run_id))
     segments = reader.first_segments(caller.user_id, RunId(run_id), after=after, limit=limit)

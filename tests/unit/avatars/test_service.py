@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from karma.avatars.answers import avatar_view
 from karma.avatars.domain import Avatar, AvatarStatus, NewAvatar
 from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
-from karma.avatars.service import AvatarService, avatar_view
+from karma.avatars.service import AvatarService
 from karma.core.errors import Gone, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity.transactional import AccountGone

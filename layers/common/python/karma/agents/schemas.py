@@ -1,4 +1,4 @@
-"""Bodies and answers of the agent routes."""
+"""Bodies of the agent routes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from karma.agents.domain import (
     MAX_TOOLS,
     AgentSpec,
 )
-from karma.core.schemas import Body, Data, Number, Version, Whole
+from karma.core.schemas import Body, Number, Version, Whole
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
 _NOT_BLANK = r"\S"
@@ -77,64 +77,3 @@ class ReplaceAgentBody(AgentBody):
 
     version: Version | None = None
     """The version that was read; another one stored answers 409 STALE_VERSION."""
-
-
-class AgentSummaryView(Data):
-    """An agent in a list."""
-
-    id: str
-    name: str
-    description: str
-    model: str
-    tools: list[str]
-    tags: list[str]
-    built_in: bool
-    """Made of code: it cannot be changed."""
-    created_at: str
-    updated_at: str
-    version: int
-
-
-class AgentConfigView(Data):
-    """How an agent's runs go."""
-
-    max_steps: int
-    temperature: float
-
-
-class AgentView(AgentSummaryView):
-    """One agent."""
-
-    system_prompt: str
-    memory: str | None
-    knowledge: str | None
-    config: AgentConfigView
-
-
-class AgentData(Data):
-    """`GET /agents/{id}`."""
-
-    agent: AgentView
-
-
-class AgentListData(Data):
-    """`GET /agents`: the built-in one, then the others from the newest on; `page` and `page_size` when asked for."""
-
-    agents: list[AgentSummaryView]
-    total: int
-    total_capped: bool
-    """Whether `total` stopped counting at 1,000, as it does for a tag."""
-    limit: int
-    next_cursor: str | None
-    page: int | None = None
-    page_size: int | None = None
-
-
-class AgioAgentPage(Data):
-    """`GET /api/agents`: Agio's paged model."""
-
-    total: int
-    items: list[AgentSummaryView]
-    limit: int
-    offset: int
-    has_more: bool

@@ -18,7 +18,7 @@ from karma.agents.domain import (
     summary,
 )
 from karma.agents.ports import AgentStore
-from karma.core.clock import Clock, iso
+from karma.core.clock import Clock
 from karma.core.errors import (
     AlreadyExists,
     Forbidden,
@@ -244,31 +244,3 @@ class Catalogue:
 
 def _missing(ref: str) -> NotFound:
     return NotFound(f"Agent '{ref[:_MAX_SHOWN_ID_CHARS]}' not found")
-
-
-def summary_view(agent: AgentSummary) -> dict[str, object]:
-    """Shape an agent for lists."""
-    return {
-        "id": agent.id,
-        "name": agent.name,
-        "description": agent.description,
-        "model": agent.model,
-        "tools": list(agent.tools),
-        "tags": list(agent.tags),
-        "built_in": agent.id == BUILT_IN_ID,
-        "created_at": iso(agent.created_at),
-        "updated_at": iso(agent.updated_at),
-        "version": agent.version,
-    }
-
-
-def agent_view(agent: Agent) -> dict[str, object]:
-    """Shape an agent with all that it is."""
-    spec = agent.spec
-    return {
-        **summary_view(summary(agent)),
-        "system_prompt": spec.system_prompt,
-        "memory": spec.memory,
-        "knowledge": spec.knowledge,
-        "config": {"max_steps": spec.max_steps, "temperature": spec.temperature},
-    }

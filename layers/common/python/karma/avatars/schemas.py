@@ -1,4 +1,4 @@
-"""Bodies and answers of the avatar routes."""
+"""Bodies of the avatar routes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from karma.avatars.domain import (
     AvatarStatus,
     NewAvatar,
 )
-from karma.core.schemas import HTTPS_URL, Body, Data, FreeForm, Number, Version, json_of_at_most, left_out
+from karma.core.schemas import HTTPS_URL, Body, FreeForm, Number, Version, json_of_at_most, left_out
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
 
@@ -121,53 +121,3 @@ class ChangeAvatarBody(Body):
         if "price" in self.model_fields_set:
             given["price_minor"] = None if self.price is None else int(_minor(self.price))
         return given
-
-
-class AvatarSummaryView(Data):
-    """An avatar in a list."""
-
-    id: str
-    created_by: str
-    name: str
-    role: str
-    description: str | None
-    avatar_url: str | None
-    skills: list[str]
-    status: AvatarStatus
-    base_model: str | None
-    tools: list[str]
-    performance: dict[str, Any]
-    abilities: dict[str, Any]
-    earnings: dict[str, Any]
-    is_public: bool
-    price: float | None
-    rating: float | None
-    review_count: int
-    download_count: int
-    created_at: str
-    updated_at: str
-    version: int
-
-
-class AvatarView(AvatarSummaryView):
-    """One avatar."""
-
-    system_prompt: str | None
-
-
-class AvatarData(Data):
-    """One avatar."""
-
-    avatar: AvatarView
-
-
-class AvatarListData(Data):
-    """A page of avatars, without their prompts; `page` and `page_size` unless a cursor or an offset was given."""
-
-    avatars: list[AvatarSummaryView]
-    total: int
-    total_capped: bool
-    limit: int
-    next_cursor: str | None
-    page: int | None = None
-    page_size: int | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from karma.avatars.domain import Avatar, AvatarChanged, NewAvatar, made
 from karma.avatars.ports import AvatarStore
-from karma.core.clock import Clock, iso
+from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, Gone, InvalidRequest, NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import AvatarId, UserId, is_id, new_id
 from karma.core.observability import count, logger
@@ -129,35 +129,3 @@ class AvatarService:
         if version is not None and avatar.version != version:
             raise StaleVersion(f"Avatar {avatar.id} has version {avatar.version}")
         return avatar
-
-
-def summary_view(avatar: Avatar) -> dict[str, object]:
-    """Shape an avatar for lists: all but the prompt."""
-    return {
-        "id": avatar.id,
-        "created_by": avatar.created_by,
-        "name": avatar.name,
-        "role": avatar.role,
-        "description": avatar.description,
-        "avatar_url": avatar.avatar_url,
-        "skills": list(avatar.skills),
-        "status": avatar.status.value,
-        "base_model": avatar.base_model,
-        "tools": list(avatar.tools),
-        "performance": dict(avatar.performance),
-        "abilities": dict(avatar.abilities),
-        "earnings": dict(avatar.earnings),
-        "is_public": avatar.is_public,
-        "price": None if avatar.price_minor is None else avatar.price_minor / 100,
-        "rating": avatar.rating,
-        "review_count": avatar.review_count,
-        "download_count": avatar.download_count,
-        "created_at": iso(avatar.created_at),
-        "updated_at": iso(avatar.updated_at),
-        "version": avatar.version,
-    }
-
-
-def avatar_view(avatar: Avatar) -> dict[str, object]:
-    """Shape an avatar with all that it is."""
-    return {**summary_view(avatar), "system_prompt": avatar.system_prompt}

@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Literal
+
+Interval = Literal["day", "week", "month", "year"]
+"""How often a price is paid."""
 
 
 class PlanName(StrEnum):
@@ -40,7 +44,7 @@ class Price:
     """Stripe's `price.lookup_key`, ours to choose, the same in test and live mode."""
     amount_minor: int
     currency: str
-    interval: str
+    interval: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

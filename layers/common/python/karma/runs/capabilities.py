@@ -6,12 +6,13 @@ from collections.abc import Collection
 
 from karma.agents.domain import BUILT_IN_DESCRIPTION, BUILT_IN_STEPS
 from karma.identity.domain import Caller
+from karma.runs.answers import CapabilitiesData
 from karma.runs.engine import Limits
 from karma.tools.device_tools import declared_tools
 from karma.tools.toolbox import Toolbox
 
 
-def capabilities(caller: Caller, *, without: Collection[str] = ()) -> dict[str, object]:
+def capabilities(caller: Caller, *, without: Collection[str] = ()) -> CapabilitiesData:
     """Describe the agent as this caller meets it, without the tools that are disabled."""
     limits = Limits()
     toolbox = Toolbox([tool for tool in declared_tools() if tool.name not in without], caller, shorten=str)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
 
 from karma.conversations.domain import Json, ThreadKey, is_readable_id
-from karma.core.clock import epoch_ms, iso
 from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import AgentId, RunId, UserId
 from karma.core.paging import fitting
-from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.domain import Run, RunKey, Segment
 from karma.runs.events import CURRENT
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, shown
 from karma.runs.ports import RunPage, RunStore
@@ -101,57 +99,3 @@ class RunReader:
             return fitting(found, lambda segment: sum(len(data) + 1 for data in segment.events))
         tail = self._store.tail(RunKey(user_id, run_id))
         return [replace(tail, events=tail.events[-1:])] if tail is not None and tail.terminal else []
-
-
-def events_view(segments: Sequence[Segment], *, after: int) -> dict[str, object]:
-    """Shape a page of a run's log for `GET /runs/{id}/events`; events are JSON already and are not parsed again."""
-    return {
-        "segments": [
-            {"n": segment.n, "events": [orjson.Fragment(data) for data in segment.events]} for segment in segments
-        ],
-        "next_after": segments[-1].n if segments else after,
-        "finished": bool(segments) and segments[-1].terminal,
-    }
-
-
-def run_view(run: Run) -> dict[str, object]:
-    """Shape a run for `GET /runs`."""
-    return {
-        "id": run.key.run_id,
-        "thread_id": run.thread_id,
-        "parent_run_id": run.parent_run_id or None,
-        "status": run.status.value,
-        "agent_id": run.agent_id,
-        "agent_version": run.agent_version,
-        "model": run.model,
-        "error_code": run.error_code or None,
-        "turns": run.turns,
-        "usage": run.usage,
-        "cost_micros": run.cost_micros,
-        "pending_tool_call_ids": list(run.pending_tool_call_ids),
-        "created_at": iso(run.created_at),
-        "finished_at": iso(run.finished_at) if run.finished_at else None,
-        "duration_ms": epoch_ms(run.finished_at) - epoch_ms(run.created_at) if run.finished_at else None,
-    }
-
-
-def agio_run_view(run: Run) -> dict[str, object]:
-    """Shape a run for Agio's list.
-
-    Its texts are in its log (`/api/v1/runs/{id}/events`): those are null.
-    """
-    usage = run.usage or {}
-    lasted = run.finished_at - run.created_at if run.finished_at else None
-    return {
-        "id": run.key.run_id,
-        "agent_id": run.agent_id,
-        "user_id": run.key.user_id,
-        "status": "completed" if run.status is RunStatus.FINISHED else run.status.value,
-        "input_query": None,
-        "response_content": None,
-        "metrics": {
-            "total_tokens": usage.get("totalTokens"),
-            "duration": lasted.total_seconds() if lasted is not None else None,
-        },
-        "created_at": iso(run.created_at),
-    }

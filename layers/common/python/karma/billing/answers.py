@@ -1,0 +1,255 @@
+"""Answers of the billing routes: each shape, and beside it the function that renders it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypedDict
+
+from karma.billing.allowances import Metric, Usage
+from karma.billing.domain import EventState, InboxEvent, Pause, Subscription, SubscriptionStatus, read_hint
+from karma.billing.plans import Interval, Limits, Plan, PlanName, plan_at
+from karma.billing.ports import CustomerLink
+from karma.core.clock import iso
+
+
+class LimitsView(TypedDict):
+    """What a plan allows; null is unlimited."""
+
+    devices: int | None
+    seats: int | None
+    storage_gb: int | None
+    runs_per_month: int | None
+    model_spend_minor_per_month: int | None
+
+
+def limits_view(limits: Limits) -> LimitsView:
+    """Render limits; null is unlimited."""
+    return {
+        "devices": limits.devices,
+        "seats": limits.seats,
+        "storage_gb": limits.storage_gb,
+        "runs_per_month": limits.runs_per_month,
+        "model_spend_minor_per_month": limits.model_spend_minor_per_month,
+    }
+
+
+class PriceView(TypedDict):
+    """One way to pay for a plan."""
+
+    lookup_key: str
+    amount_minor: int
+    currency: str
+    interval: Interval
+
+
+class PlanView(TypedDict):
+    """A plan on offer."""
+
+    name: PlanName
+    title: str
+    limits: LimitsView
+    prices: list[PriceView]
+
+
+def plan_view(plan: Plan) -> PlanView:
+    """Render a plan."""
+    prices: list[PriceView] = [
+        {
+            "lookup_key": price.lookup_key,
+            "amount_minor": price.amount_minor,
+            "currency": price.currency,
+            "interval": price.interval,
+        }
+        for price in plan.prices
+    ]
+    return {"name": plan.name, "title": plan.title, "limits": limits_view(plan.limits), "prices": prices}
+
+
+class PlanListData(TypedDict):
+    """Every plan on offer now."""
+
+    plans: list[PlanView]
+    total: int
+
+
+class PauseView(TypedDict):
+    """A collection of payments that is paused at Stripe."""
+
+    behavior: str
+    """What becomes of the invoices: keep_as_draft, mark_uncollectible; void, which gives no access meanwhile."""
+    resumes_at: str | None
+
+
+def pause_view(pause: Pause | None) -> PauseView | None:
+    """Render a paused collection."""
+    return None if pause is None else {"behavior": pause.behavior, "resumes_at": _moment(pause.resumes_at)}
+
+
+class SubscriptionView(TypedDict):
+    """A user's subscription; of several the one that gives most."""
+
+    user_id: str
+    plan: PlanName
+    status: SubscriptionStatus
+    entitled_plan: PlanName
+    """The plan whose limits hold now: the largest that gives access, free when none does."""
+    current_period_start: str
+    current_period_end: str
+    cancel_at_period_end: bool
+    """The cancellation that is coming falls on the end of the period."""
+    cancel_at: str | None
+    """When the subscription ends, however the cancellation was asked for; null: it renews."""
+    trial_end: str | None
+    grace_until: str | None
+    """After a failed payment: how long access lasts while Stripe tries again."""
+    pause_collection: PauseView | None
+    stripe_subscription_id: str | None
+    stripe_customer_id: str | None
+    limits: LimitsView
+
+
+def subscription_view(row: Subscription, *, at: datetime) -> SubscriptionView:
+    """Render a subscription and the limits that hold now."""
+    entitled = row.entitled_plan(at)
+    return {
+        "user_id": row.user_id,
+        "plan": row.plan,
+        "status": row.status,
+        "entitled_plan": entitled,
+        "current_period_start": iso(row.current_period_start),
+        "current_period_end": iso(row.current_period_end),
+        "cancel_at_period_end": row.cancel_at_period_end,
+        "cancel_at": _moment(row.cancel_at),
+        "trial_end": _moment(row.trial_end),
+        "grace_until": _moment(row.grace_until),
+        "pause_collection": pause_view(row.pause),
+        "stripe_subscription_id": row.stripe_subscription_id,
+        "stripe_customer_id": row.stripe_customer_id,
+        "limits": limits_view(plan_at(entitled, at).limits),
+    }
+
+
+class CurrentSubscriptionData(TypedDict):
+    """The caller's subscription."""
+
+    subscription: SubscriptionView
+
+
+class UsageView(TypedDict):
+    """How much of one limit of the plan is taken."""
+
+    metric: Metric
+    """Bytes of `storage`, micro-dollars of `model_spend_per_month`; else a number."""
+    used: int
+    """What is reserved counts as used."""
+    allowed: int | None
+    """Null is unlimited."""
+    resets_at: str | None
+    """When the count begins anew; null: it is not counted by month."""
+
+
+def usage_view(usage: Usage) -> UsageView:
+    """Render what is taken of a limit; null is unlimited, or not counted by month."""
+    return {
+        "metric": usage.metric,
+        "used": usage.used,
+        "allowed": usage.allowed,
+        "resets_at": _moment(usage.resets_at),
+    }
+
+
+class UsageData(TypedDict):
+    """What the caller has taken of their plan."""
+
+    usage: list[UsageView]
+
+
+class InboxEventView(TypedDict):
+    """A stored Stripe event, without its body."""
+
+    id: str
+    type: str
+    status: EventState
+    object_id: str | None
+    customer_id: str | None
+    subscription_id: str | None
+    account: str | None
+    """The connected account that it happened in; null: our own."""
+    livemode: bool
+    received_at: str
+    handled_at: str | None
+    """When it was closed, in whatever way."""
+    expires_at: str | None
+    """When it is forgotten; null: not while it waits."""
+    note: str
+    """What it was closed with."""
+    attempts: int
+    last_error: str
+    """Code of the last failed attempt."""
+
+
+def event_view(event: InboxEvent) -> InboxEventView:
+    """Render a stored event with the ids it names; its body stays inside."""
+    hint = read_hint(event)
+    return {
+        "id": event.id,
+        "type": event.type,
+        "status": event.state,
+        "object_id": hint.object_id or None,
+        "customer_id": hint.customer_id or None,
+        "subscription_id": hint.subscription_id or None,
+        "account": hint.account or None,
+        "livemode": hint.livemode,
+        "received_at": iso(event.received_at),
+        "handled_at": _moment(event.handled_at),
+        "expires_at": _moment(event.expires_at),
+        "note": event.note,
+        "attempts": event.attempts,
+        "last_error": event.last_error,
+    }
+
+
+class InboxData(TypedDict):
+    """Stored events of one status."""
+
+    events: list[InboxEventView]
+    limit: int
+    next_cursor: str | None
+
+
+class EventData(TypedDict):
+    """One stored event."""
+
+    event: InboxEventView
+
+
+class CustomerLinkView(TypedDict):
+    """Whom a customer of Stripe pays for."""
+
+    customer_id: str
+    user_id: str | None
+    """Null: the account was deleted."""
+    livemode: bool | None
+    """null: Stripe has not shown the customer yet."""
+
+
+def link_view(link: CustomerLink) -> CustomerLinkView:
+    """Render a link."""
+    return {"customer_id": link.customer_id, "user_id": link.user_id, "livemode": link.livemode}
+
+
+class CustomerLinkData(TypedDict):
+    """A link."""
+
+    link: CustomerLinkView
+
+
+class ReplayData(TypedDict):
+    """What a replay did."""
+
+    event_id: str
+    queued: bool
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else iso(moment)

@@ -1,0 +1,198 @@
+"""Answers of the run routes: each shape, and beside it the function that renders it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NotRequired, TypedDict, cast
+
+import orjson
+
+from karma.core.clock import epoch_ms, iso
+from karma.runs.domain import Run, RunStatus, Segment
+
+
+class RunUsage(TypedDict):
+    """Tokens of a run, in AG-UI's accounting."""
+
+    provider: str
+    model: str
+    inputTokens: NotRequired[int]
+    outputTokens: NotRequired[int]
+    totalTokens: NotRequired[int]
+    cachedInputTokens: NotRequired[int]
+    cacheWriteInputTokens: NotRequired[int]
+
+
+class RunView(TypedDict):
+    """One run."""
+
+    id: str
+    thread_id: str
+    parent_run_id: str | None
+    status: RunStatus
+    agent_id: str | None
+    """Null in runs from before there were agents."""
+    agent_version: int | None
+    model: str
+    error_code: str | None
+    turns: int
+    usage: RunUsage | None
+    cost_micros: int | None
+    """What its model calls count for in the plan, in micro-dollars. Null until the run ended, and where it is not
+    known: then what was reserved for it stays counted."""
+    pending_tool_call_ids: list[str]
+    created_at: str
+    finished_at: str | None
+    duration_ms: int | None
+
+
+def run_view(run: Run) -> RunView:
+    """Shape a run for `GET /runs`."""
+    return {
+        "id": run.key.run_id,
+        "thread_id": run.thread_id,
+        "parent_run_id": run.parent_run_id or None,
+        "status": run.status,
+        "agent_id": run.agent_id,
+        "agent_version": run.agent_version,
+        "model": run.model,
+        "error_code": run.error_code or None,
+        "turns": run.turns,
+        "usage": _usage(run),
+        "cost_micros": run.cost_micros,
+        "pending_tool_call_ids": list(run.pending_tool_call_ids),
+        "created_at": iso(run.created_at),
+        "finished_at": iso(run.finished_at) if run.finished_at else None,
+        "duration_ms": epoch_ms(run.finished_at) - epoch_ms(run.created_at) if run.finished_at else None,
+    }
+
+
+class RunData(TypedDict):
+    """`GET /runs/{id}`."""
+
+    run: RunView
+    messages: list[Mapping[str, object]] | None
+    """With `?messages=true` the conversation of the run's branch, as AG-UI messages; null where it is not asked for,
+    not known yet, or larger than 4 MB."""
+
+
+class RunListData(TypedDict):
+    """`GET /runs`, newest first."""
+
+    runs: list[RunView]
+    total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000, as it does for an agent."""
+    limit: int
+    next_cursor: str | None
+
+
+def _usage(run: Run) -> RunUsage | None:
+    # Stored as karma.models.domain.Usage.wire shapes it, and checked there.
+    return cast("RunUsage | None", run.usage)
+
+
+class AgioRunMetrics(TypedDict):
+    """Figures of a run in Agio's list."""
+
+    total_tokens: int | None
+    duration: float | None
+    """Seconds."""
+
+
+AgioStatus = Literal["running", "completed", "cancelled", "failed"]
+
+
+class AgioRun(TypedDict):
+    """A run as Agio lists it."""
+
+    id: str
+    agent_id: str | None
+    user_id: str
+    status: AgioStatus
+    input_query: str | None
+    response_content: str | None
+    metrics: AgioRunMetrics
+    created_at: str
+
+
+_AGIO_STATUS: Final[Mapping[RunStatus, AgioStatus]] = {
+    RunStatus.RUNNING: "running",
+    RunStatus.FINISHED: "completed",
+    RunStatus.CANCELLED: "cancelled",
+    RunStatus.FAILED: "failed",
+}
+
+
+def agio_run_view(run: Run) -> AgioRun:
+    """Shape a run for Agio's list.
+
+    Its texts are in its log (`/api/v1/runs/{id}/events`): those are null.
+    """
+    usage = _usage(run)
+    lasted = run.finished_at - run.created_at if run.finished_at else None
+    return {
+        "id": run.key.run_id,
+        "agent_id": run.agent_id,
+        "user_id": run.key.user_id,
+        "status": _AGIO_STATUS[run.status],
+        "input_query": None,
+        "response_content": None,
+        "metrics": {
+            "total_tokens": usage.get("totalTokens") if usage else None,
+            "duration": lasted.total_seconds() if lasted is not None else None,
+        },
+        "created_at": iso(run.created_at),
+    }
+
+
+class AgioRunPage(TypedDict):
+    """`GET /api/runs`: Agio's paged model."""
+
+    total: int
+    items: list[AgioRun]
+    limit: int
+    offset: int
+    has_more: bool
+
+
+class LoggedSegment(TypedDict):
+    """A committed piece of a run's log."""
+
+    n: int
+    """Position: `?after=n` gives what follows it."""
+    events: list[dict[str, object]]
+    """AG-UI events."""
+
+
+class RunEventsData(TypedDict):
+    """`GET /runs/{id}/events`."""
+
+    segments: list[LoggedSegment]
+    next_after: int
+    """Where to read on; more may come unless `finished`."""
+    finished: bool
+
+
+def _as_written(segment: Segment) -> list[dict[str, object]]:
+    return cast("list[dict[str, object]]", [orjson.Fragment(data) for data in segment.events])
+
+
+def events_view(segments: Sequence[Segment], *, after: int) -> RunEventsData:
+    """Shape a page of a run's log for `GET /runs/{id}/events`; events are JSON already and are not parsed again."""
+    return {
+        "segments": [{"n": segment.n, "events": _as_written(segment)} for segment in segments],
+        "next_after": segments[-1].n if segments else after,
+        "finished": bool(segments) and segments[-1].terminal,
+    }
+
+
+class CapabilitiesData(TypedDict):
+    """AG-UI's AgentCapabilities."""
+
+    identity: dict[str, object]
+    transport: dict[str, object]
+    tools: dict[str, object]
+    state: dict[str, object]
+    multimodal: dict[str, object]
+    execution: dict[str, object]
