@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
@@ -18,7 +19,15 @@ from mangum.handlers import HTTPGateway
 from mangum.protocols import HTTPCycle
 from mangum.types import ASGI, LambdaConfig, LambdaContext, LambdaEvent, Response, Scope
 
+from karma.core.paging import FUNCTION_BYTES, bytes_as_string, bytes_in_base64
+
 _CONFIG = LambdaConfig(api_gateway_base_path="/", text_mime_types=DEFAULT_TEXT_MIME_TYPES, exclude_headers=[])
+_FITS_ANYHOW = FUNCTION_BYTES // 8
+"""Bytes of a body that fits whatever is in it: no character takes more than six times its bytes."""
+
+
+class AnswerTooLarge(RuntimeError):
+    """Lambda would not take the answer; raised here, so that it fails on every stage and names the route."""
 
 
 class Gateway:
@@ -28,7 +37,11 @@ class Gateway:
         self._app = app
 
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
-        """Serve one event; whatever the app raises becomes a 500."""
+        """Serve one event; whatever the app raises becomes a 500.
+
+        Raises:
+            AnswerTooLarge: a function cannot give the answer.
+        """
         request = HttpApiEvent(event, context, _CONFIG)
         answer: dict[str, Any] = request(Exchange(request.scope, request.body)(self._app))
         return answer
@@ -56,6 +69,26 @@ class HttpApiEvent(HTTPGateway):
             except ValueError:
                 pass
         return text.encode(errors="surrogatepass")
+
+    def __call__(self, response: Response) -> dict[str, Any]:
+        """Make the function's response; a large body is sent in base64 where its quotes would take more bytes.
+
+        Raises:
+            AnswerTooLarge: a function cannot give it.
+        """
+        answer: dict[str, Any] = super().__call__(response)
+        body: bytes = response["body"]
+        if len(body) <= _FITS_ANYHOW:
+            return answer
+        in_base64 = bytes_in_base64(body)
+        size = in_base64 if answer["isBase64Encoded"] else bytes_as_string(body)
+        if size > in_base64:
+            size = in_base64
+            answer.update(body=base64.b64encode(body).decode(), isBase64Encoded=True)
+        size += len(json.dumps({**answer, "body": ""}))
+        if size > FUNCTION_BYTES:
+            raise AnswerTooLarge(f"{self._scope['method']} {self._scope['path']}: {size} bytes of {FUNCTION_BYTES}")
+        return answer
 
 
 class Exchange(HTTPCycle):

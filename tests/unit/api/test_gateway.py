@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from api.gateway import Gateway, complete
+from api.gateway import AnswerTooLarge, Gateway, complete
 
 seen: ContextVar[str] = ContextVar("seen", default="nothing")
 
@@ -107,3 +107,12 @@ class TestAnEvent:
         assert scopes[0]["headers"] == [[b"x-odd", b"?"], [b"cookie", b"a=1; b=2"]]
         assert scopes[0]["query_string"] == b"q=1"
         assert Gateway(app)(event() | {"headers": None}, None)["statusCode"] == 204
+
+    @pytest.mark.fault("F-24j")
+    def test_whose_answer_a_function_may_not_give_fails_and_names_the_route(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x" * 7_000_000})
+
+        with pytest.raises(AnswerTooLarge, match=r"^POST /things: 7000\d\d\d bytes of 6291556$"):
+            Gateway(app)(event("/things"), None)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
+from api.gateway import Gateway
 from karma.avatars import domain as avatars
+from karma.configuration import domain as configuration
 from karma.core.freeform import render
-from karma.core.paging import MAX_PAGE_BYTES, fitting, shown
+from karma.core.paging import FUNCTION_BYTES, MAX_PAGE_BYTES, bytes_as_string, bytes_in_base64, fitting, shown
 from karma.devices import domain as devices
 from karma.devices.payloads import MAX_ANSWER_BYTES
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
@@ -28,8 +32,6 @@ from karma.tasks import domain as tasks
 
 pytestmark = pytest.mark.fault("F-24i")
 
-FUNCTION_BYTES: Final = 6_291_556
-"""What a function answers at the most."""
 ESCAPED, PLAIN = 6, 4
 """Bytes of a character in an answer: `\\u0001` where control characters may stand, UTF-8 where not."""
 AROUND: Final = 1_500
@@ -42,6 +44,7 @@ _AVATAR = (
     + 2 * PLAIN * avatars.MAX_WORDS * avatars.MAX_WORD_CHARS
     + avatars.MAX_ABILITIES_BYTES
 )
+_TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\x01\u2028'), min_size=1, max_size=8)
 SMALL = 20_000
 """Entries of texts of some hundred characters, at most fifty of them."""
 CUT: Final = {
@@ -71,7 +74,12 @@ WHOLE: Final[dict[str, tuple[int, int]]] = {
     "agents": (100, SMALL),
     "api-keys": (MAX_API_KEYS, SMALL),
     "users/me/links": (40, SMALL),
-    "config": (250, SMALL),
+    "config": (
+        250,
+        ESCAPED * configuration.MAX_DESCRIPTION_CHARS
+        + PLAIN * (configuration.MAX_NAME_CHARS + configuration.MAX_TAGS * configuration.MAX_TAG_CHARS)
+        + AROUND,
+    ),
     "users": (100, SMALL),
     "audit": (100, SMALL),
     "notices": (100, SMALL),
@@ -128,8 +136,48 @@ def test_what_is_kept_stands_in_the_answer_as_it_would_alone(items: list[dict[st
     assert orjson.loads(render({"things": written})) == json.loads(render({"things": items}))
 
 
-def test_a_page_of_the_largest_entries_is_no_larger_than_an_answer() -> None:
-    items = ["x" * 80_000] * 100
-    kept, written = shown(items, lambda text: {"text": text})
-    assert 50 < len(kept) < 100
-    assert len(render({"success": True, "data": {"commands": written}})) < FUNCTION_BYTES
+@pytest.mark.fault("F-24j")
+@given(_TEXTS, st.integers(0, 3), st.integers(2_000, 80_000))
+@example('"', 3, 80_000)
+@example("\u2028\x01", 2, 80_000)
+@settings(max_examples=15)
+def test_a_page_of_the_largest_entries_is_an_answer_that_a_function_may_give(text: str, deep: int, size: int) -> None:
+    """Also where entries are JSON within JSON, whose quotes take the more bytes the deeper they are."""
+    entry: Any = {"text": text * (size // len(text.encode()))}
+    for _ in range(deep):
+        entry = {"result": json.dumps(entry, ensure_ascii=False)}
+    kept, written = shown([entry] * 1_000, lambda each: each)
+    body = render({"success": True, "data": {"commands": written, "next_cursor": "x" * 1_000}})
+    assert len(body) > MAX_PAGE_BYTES - len(render(entry)) - 1_000 or len(kept) == 1_000
+    _assert_given_whole(body)
+
+
+@pytest.mark.fault("F-24j")
+@given(_TEXTS)
+@example('\\"')
+@settings(max_examples=5)
+def test_a_conversation_of_the_largest_size_is_an_answer_that_a_function_may_give(text: str) -> None:
+    _assert_given_whole(text.encode() * (MAX_SNAPSHOT_BYTES // len(text.encode())))
+
+
+@pytest.mark.fault("F-24j")
+@given(st.binary(max_size=50) | _TEXTS.map(str.encode))
+def test_the_bytes_of_a_body_as_a_string_are_those_that_it_takes(body: bytes) -> None:
+    text = body.decode(errors="ignore")
+    ends = 3 * (text.count("\u2028") + text.count("\u2029"))
+    assert bytes_as_string(text.encode()) == len(json.dumps(text, ensure_ascii=False).encode()) + ends
+    assert bytes_in_base64(body) == len(json.dumps(base64.b64encode(body).decode()))
+
+
+def _assert_given_whole(body: bytes) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", b"x" * 500)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    http = {"method": "GET", "path": "/", "sourceIp": "203.0.113.7"}
+    answer = Gateway(app)({"version": "2.0", "headers": {}, "requestContext": {"http": http}}, None)
+    given = answer["body"]
+    assert (base64.b64decode(given) if answer["isBase64Encoded"] else given.encode()) == body
+    escaped = 3 * (given.count("\u2028") + given.count("\u2029"))
+    assert len(json.dumps(answer, ensure_ascii=False).encode()) + escaped <= FUNCTION_BYTES
