@@ -305,14 +305,14 @@ MODEL_FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("FileOut.name", "CreateFileRequest.name", "ChangeFileRequest.name"), "boot.log"),
     "FileOut.status": "ready",
     "CreateDirectoryRequest.name": "2026",
-    "CommandOut.id": FIELDS["command_id"],
-    "CommandOut.status": "succeeded",
+    "CommandView.id": FIELDS["command_id"],
+    "CommandView.status": "succeeded",
     "ApiKeyOut.id": FIELDS["key_id"],
     **dict.fromkeys(("ApiKeyOut.name", "CreateApiKey.name"), "build server"),
     "AuditEntryOut.id": "01994b96-7c15-7a4f-8e2b-b0c9d8e7f601",
     "AuditEntryOut.details": {"method": "password"},
     "TelemetryData.points": [{"ts": _BEGAN, "value": 21.5}],
-    "DeadLetterOut.id": "1795250341254-0f1e2d3c4b5a6978",
+    "DeadLetterView.id": "1795250341254-0f1e2d3c4b5a6978",
     **dict.fromkeys((f"{model}.id" for model in ("AgentView", "AgentSummaryView")), _AGENT),
     **dict.fromkeys(
         (f"{model}.name" for model in ("AgentBody", "ReplaceAgentBody", "AgentView", "AgentSummaryView")), "gardener"

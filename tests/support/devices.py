@@ -10,7 +10,7 @@ from typing import Any
 from karma.core.ids import UserId, new_id
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
-from karma.devices.domain import DeviceModel, DeviceView
+from karma.devices.domain import CurrentDevice, DeviceModel
 from karma.devices.ingest import IngestService, Message
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -127,7 +127,7 @@ class World:
         ready = self.message(created, "ready", {"boot": "b1", "ts": self.clock.ms})
         self.tell(self.presence(created, "connected", version), ready)
 
-    def view(self, created: Created) -> DeviceView:
+    def view(self, created: Created) -> CurrentDevice:
         return self.devices.get(self.user, created.view.device.id)
 
     def items(self, table: str = "devices") -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from fastapi import Request
 from starlette.responses import Response
@@ -13,7 +13,7 @@ from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
 from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from karma.avatars.answers import AvatarData, AvatarListData, AvatarSummaryView, avatar_view, summary_view
+from karma.avatars.answers import AvatarData, AvatarListData, avatar_view, summary_view
 from karma.avatars.domain import Avatar
 from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
 from karma.core.paging import shown
@@ -59,7 +59,7 @@ async def list_avatars(
     )
     kept, written = shown(found.avatars, summary_view)
     data: AvatarListData = {
-        "avatars": cast("list[AvatarSummaryView]", written),
+        "avatars": written,
         "total": found.total,
         "total_capped": False,
         **place.told({"id": found.next_after if len(kept) == len(found.avatars) else kept[-1].id}),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Query, Request
 from pydantic import AfterValidator
@@ -14,29 +14,33 @@ from api.idempotency import Outcome, once
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.core.clock import epoch_ms, from_epoch_ms, parse_iso
 from karma.core.errors import NotFound
 from karma.core.paging import shown
-from karma.devices.domain import Command, DeviceModel, DeviceStatus, DeviceView, latest_json
-from karma.devices.samples import MAX_METRIC_CHARS, metric_name
-from karma.devices.schemas import (
-    ChangeDeviceRequest,
+from karma.devices.answers import (
     CommandData,
     CommandListData,
     CreatedDeviceData,
-    CreateDeviceRequest,
     DeadLetterData,
     DeadLetterListData,
     DeviceData,
     DeviceListData,
     LatestData,
-    SendCommandRequest,
     TelemetryData,
+    command_view,
+    credentials_view,
+    dead_letter_view,
+    device_view,
+    latest_data,
+    point_view,
 )
+from karma.devices.domain import CurrentDevice, DeviceModel, DeviceStatus, Resolution
+from karma.devices.samples import MAX_METRIC_CHARS, metric_name
+from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, SendCommandRequest
 from karma.devices.service import DeviceQuery, NewDevice
-from karma.devices.telemetry import DEFAULT_POINTS, MAX_POINTS, Resolution, TelemetryQuery
+from karma.devices.telemetry import DEFAULT_POINTS, MAX_POINTS, TelemetryQuery
 from karma.identity.domain import Caller
 
 router = Router("devices")
@@ -74,13 +78,13 @@ def _readable(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_readable)]
 
 
-@router.post("/devices", status_code=201, responses=answers(CreatedDeviceData, status=201, errors=(402, 409, 503)))
-async def create_device(request: Request, body: CreateDeviceRequest, caller: Writer) -> Response:
+@router.post("/devices", status_code=201, responses=answers(status=201, errors=(402, 409, 503)))
+async def create_device(request: Request, body: CreateDeviceRequest, caller: Writer) -> Answer[CreatedDeviceData]:
     """Create a device; its private key is shown this once, and not at all when the body has a `csr`."""
     fields = body.model_dump(exclude={"csr", "tags"})
     new = NewDevice(**fields, tags=tuple(body.tags))
 
-    def create() -> Outcome:
+    def create() -> Outcome[CreatedDeviceData]:
         made = devices.service().create(
             caller.user_id,
             new,
@@ -88,12 +92,17 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
             csr=body.csr or "",
             idempotency_key=request.headers.get("idempotency-key", ""),
         )
-        return Outcome(status=201, data=made.to_json(), secret_id=made.view.device.id)
+        device = made.view.device
+        data: CreatedDeviceData = {
+            "device": device_view(made.view),
+            "credentials": credentials_view(device.serial_number, made.certificate, made.endpoint),
+        }
+        return Outcome(status=201, data=data, secret_id=device.id)
 
     return await once(request, caller, create)
 
 
-@router.get("/devices", responses=answers(DeviceListData, errors=(400,)))
+@router.get("/devices", responses=answers(errors=(400,)))
 async def list_devices(
     caller: Reader,
     status: DeviceStatus | None = None,
@@ -107,7 +116,7 @@ async def list_devices(
         "created_at", "name", "updated_at", "model", "status", "serial_number", "last_heartbeat"
     ] = "created_at",
     order: Literal["asc", "desc"] = "desc",
-) -> Response:
+) -> Answer[DeviceListData]:
     """List the caller's devices, by page, by offset, or by the `next_cursor` of the page before."""
     scope = f"devices:{caller.user_id}:{sort}:{order}:{status or ''}:{model or ''}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
@@ -121,9 +130,9 @@ async def list_devices(
         model=model,
     )
     found = devices.service().list(caller.user_id, query)
-    kept, written = shown(found.devices, DeviceView.to_json)
+    kept, written = shown(found.devices, device_view)
     more = found.next_position if len(kept) == len(found.devices) else query.position_of(kept[-1])
-    data: dict[str, Any] = {
+    data: DeviceListData = {
         "devices": written,
         "total": found.total,
         "total_capped": found.total_capped,
@@ -132,19 +141,19 @@ async def list_devices(
     return ok(data)
 
 
-@router.get("/devices/{device_id}", responses=answers(DeviceData, errors=(404,)))
-async def get_device(device_id: str, caller: Reader) -> Response:
+@router.get("/devices/{device_id}", responses=answers(errors=(404,)))
+async def get_device(device_id: str, caller: Reader) -> Answer[DeviceData]:
     """Show a device with its status and newest values; the ETag is its version."""
     return _device(devices.service().get(caller.user_id, device_id))
 
 
-@router.patch("/devices/{device_id}", responses=answers(DeviceData, errors=(404, 409)))
+@router.patch("/devices/{device_id}", responses=answers(errors=(404, 409)))
 async def change_device(
     device_id: str,
     body: ChangeDeviceRequest,
     caller: Writer,
     if_match: IfMatch = None,
-) -> Response:
+) -> Answer[DeviceData]:
     """Change name, tags or location; with `version` or If-Match only if nobody else has changed it since."""
     given = body.model_dump(exclude_unset=True, exclude={"version"})
     version = expected_version(if_match, body.version)
@@ -158,22 +167,13 @@ async def delete_device(device_id: str, caller: Writer) -> Response:
     return no_content()
 
 
-@router.get("/devices/{device_id}/latest", responses=answers(LatestData, errors=(404,)))
-async def latest_values(device_id: str, caller: Reader) -> Response:
+@router.get("/devices/{device_id}/latest", responses=answers(errors=(404,)))
+async def latest_values(device_id: str, caller: Reader) -> Answer[LatestData]:
     """Show the newest value of each metric."""
-    view = devices.service().get(caller.user_id, device_id)
-    seen = view.latest.last_seen_ms
-    return ok(
-        {
-            "device_id": view.device.id,
-            "status": view.status,
-            "last_heartbeat": iso(from_epoch_ms(seen)) if seen else None,
-            "latest": latest_json(view.latest),
-        }
-    )
+    return ok(latest_data(devices.service().get(caller.user_id, device_id)))
 
 
-@router.get("/devices/{device_id}/telemetry", responses=answers(TelemetryData, errors=(400, 404)))
+@router.get("/devices/{device_id}/telemetry", responses=answers(errors=(400, 404)))
 async def read_telemetry(
     device_id: str,
     caller: Reader,
@@ -183,7 +183,7 @@ async def read_telemetry(
     resolution: Resolution = Resolution.AUTO,
     limit: Annotated[int, Query(ge=1, le=MAX_POINTS)] = DEFAULT_POINTS,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[TelemetryData]:
     """Read points of [from, to), the last 24 h by default; times are ISO 8601 with an offset, or milliseconds.
 
     `raw` (up to 31 days) and `auto`, which is raw in this release, answer `{ts, value}`; `hour` (7 days) and `day`
@@ -202,7 +202,7 @@ async def read_telemetry(
     found = devices.telemetry().points(caller.user_id, device_id, query)
     return ok(
         {
-            "points": found.points,
+            "points": [point_view(point, named=not metric) for point in found.points],
             "resolution": found.resolution,
             "limit": limit,
             "next_cursor": next_cursor(found.next_position, scope),
@@ -210,10 +210,10 @@ async def read_telemetry(
     )
 
 
-@router.get("/devices/{device_id}/dead-letters", responses=answers(DeadLetterListData, errors=(404,)))
+@router.get("/devices/{device_id}/dead-letters", responses=answers(errors=(404,)))
 async def list_dead_letters(
     device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
-) -> Response:
+) -> Answer[DeadLetterListData]:
     """List the messages of which something could not be taken, newest first, for two weeks; the rest was taken."""
     scope = f"dead-letters:{caller.user_id}:{device_id}"
     view = devices.service().get(caller.user_id, device_id)
@@ -222,38 +222,40 @@ async def list_dead_letters(
     found, more = devices.dead_letters().page(view.device.id, limit=limit, after=after, now_s=now_s)
     return ok(
         {
-            "dead_letters": [letter.to_json() for letter in found],
+            "dead_letters": [dead_letter_view(letter) for letter in found],
             "limit": limit,
             "next_cursor": next_cursor({"id": found[-1].id if more else None}, scope),
         }
     )
 
 
-@router.get("/devices/{device_id}/dead-letters/{letter_id}", responses=answers(DeadLetterData, errors=(404,)))
-async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Response:
+@router.get("/devices/{device_id}/dead-letters/{letter_id}", responses=answers(errors=(404,)))
+async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Answer[DeadLetterData]:
     """Show a message of the device of which something could not be taken, with its whole payload."""
     view = devices.service().get(caller.user_id, device_id)
     letter = devices.dead_letters().get(view.device.id, letter_id, now_s=process.clock().now().timestamp())
     if letter is None:
         raise NotFound(f"Dead letter {letter_id} not found")
-    return ok({"dead_letter": letter.to_json()})
+    return ok({"dead_letter": dead_letter_view(letter)})
 
 
 @router.post(
     "/devices/{device_id}/commands",
     limit="command",
     status_code=201,
-    responses=answers(CommandData, status=201, errors=(404, 409)),
+    responses=answers(status=201, errors=(404, 409)),
 )
-async def send_command(request: Request, device_id: str, body: SendCommandRequest, caller: Controller) -> Response:
+async def send_command(
+    request: Request, device_id: str, body: SendCommandRequest, caller: Controller
+) -> Answer[CommandData]:
     """Send a command; with `wait_s` the answer waits for the device's, and shows the command as it is then."""
 
-    def create() -> Outcome:
+    def create() -> Outcome[CommandData]:
         # Before the command is sent: a request that may not wait sends none.
         with waiting().held(caller.user_id) if body.wait_s else nullcontext():
             return send()
 
-    def send() -> Outcome:
+    def send() -> Outcome[CommandData]:
         service = devices.commands()
         sent = service.send(
             caller.user_id,
@@ -267,20 +269,20 @@ async def send_command(request: Request, device_id: str, body: SendCommandReques
         )
         if body.wait_s:
             sent = service.wait(caller.user_id, sent, timeout_s=body.wait_s)
-        return Outcome(status=201, data=_command_data(sent))
+        return Outcome(status=201, data={"command": command_view(sent)})
 
     return await once(request, caller, create)
 
 
-@router.get("/devices/{device_id}/commands", responses=answers(CommandListData, errors=(404,)))
+@router.get("/devices/{device_id}/commands", responses=answers(errors=(404,)))
 async def list_commands(
     device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
-) -> Response:
+) -> Answer[CommandListData]:
     """List a device's commands, newest first; they are kept for 30 days."""
     scope = f"commands:{caller.user_id}:{device_id}"
     after = str(position(cursor, scope).get("id", ""))
     found, more = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
-    kept, written = shown(found, Command.to_json)
+    kept, written = shown(found, command_view)
     goes_on = more or len(kept) < len(found)
     return ok(
         {
@@ -291,33 +293,30 @@ async def list_commands(
     )
 
 
-@router.get("/devices/{device_id}/commands/{command_id}", responses=answers(CommandData, errors=(404,)))
+@router.get("/devices/{device_id}/commands/{command_id}", responses=answers(errors=(404,)))
 async def get_command(
     device_id: str, command_id: str, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=20)] = 0
-) -> Response:
+) -> Answer[CommandData]:
     """Show a command; with `wait_s` once it is over, or as it is then."""
     service = devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
     if wait_s and not command.finished:
         with waiting().held(caller.user_id):
             command = service.wait(caller.user_id, command, timeout_s=wait_s)
-    return ok(_command_data(command))
+    return ok({"command": command_view(command)})
 
 
-@router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(CommandData, errors=(404, 409)))
+@router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(errors=(404, 409)))
 async def cancel_command(
     device_id: str,
     command_id: str,
     caller: Controller,
     force: Annotated[bool, Query(description="Also one that was sent: the device may still carry it out")] = False,
-) -> Response:
+) -> Answer[CommandData]:
     """Cancel a command that has not been sent yet, or with `force` give up one that was."""
-    return ok(_command_data(devices.commands().cancel(caller.user_id, device_id, command_id, force=force)))
+    command = devices.commands().cancel(caller.user_id, device_id, command_id, force=force)
+    return ok({"command": command_view(command)})
 
 
-def _device(view: DeviceView) -> Response:
-    return ok({"device": view.to_json()}, headers=etag(view.device.version))
-
-
-def _command_data(command: Command) -> dict[str, Any]:
-    return {"command": command.to_json()}
+def _device(current: CurrentDevice) -> Answer[DeviceData]:
+    return ok({"device": device_view(current)}, headers=etag(current.device.version))

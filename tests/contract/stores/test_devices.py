@@ -14,7 +14,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId, new_id
-from karma.devices.domain import Device, DeviceModel, DeviceState, DeviceView, Latest, PresenceEvent, Reading
+from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState, Latest, PresenceEvent, Reading
 from karma.devices.repository.devices import Gone
 from karma.devices.repository.devices import Rows as Page
 from karma.devices.transactional import require_device
@@ -162,7 +162,7 @@ class TestLists:
             rows.devices.by_age(rows.ada.id, newest_first=True, limit=3),
         ):
             [view] = page.views
-            assert isinstance(view, DeviceView)
+            assert isinstance(view, CurrentDevice)
             assert view.latest.last_seen_ms == 5
 
     def test_are_empty_for_others(self, rows: Rows, five: list[str]) -> None:

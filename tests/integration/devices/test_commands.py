@@ -10,6 +10,7 @@ from karma.core.clock import iso
 from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.devices import commands as commands_module
+from karma.devices.answers import command_view
 from karma.devices.domain import Command, CommandStatus
 from karma.devices.service import Created
 from karma.devices.sweeps import expire_commands
@@ -162,7 +163,7 @@ def test_an_answer_that_comes_after_the_end_is_kept_beside_it(world: World, *, s
         answer(world, made, first, "failed", error={"code": "LATER"})
     seen = world.commands.get(world.user, first.device_id, first.id)
     assert (seen.status, seen.result, seen.error) == (S.EXPIRED, None, None)
-    assert seen.to_json()["late_result"] == {
+    assert command_view(seen)["late_result"] == {
         "status": "succeeded",
         "result": {"n": 1},
         "error": None,

@@ -15,6 +15,7 @@ from karma.core.errors import (
     ValidationFailed,
 )
 from karma.core.ids import UserId, new_id
+from karma.devices.answers import credentials_view, device_view
 from karma.devices.domain import DeviceModel, DeviceStatus
 from karma.devices.service import DeviceQuery
 from karma.devices.sweeps import sweep_orphans
@@ -26,20 +27,21 @@ from tests.support.plans import allowance
 @pytest.mark.req("R-K-11", "R-K-13")
 def test_a_new_device_has_the_specified_defaults_and_its_key_is_nowhere(world: World) -> None:
     made = world.create()
-    shown = made.view.to_json()
+    shown = device_view(made.view)
     assert shown["user_id"] == world.user
     assert shown["status"] == "offline"
     assert (shown["capabilities"], shown["hardware"], shown["network"]) == ({}, {}, {})
     assert shown["tags"] == []
     assert shown["location"] is None
-    assert made.to_json()["credentials"]["private_key"] == "private"
+    credentials = credentials_view("EOS-1", made.certificate, made.endpoint)
+    assert credentials["private_key"] == "private"
     assert "private" not in str(world.items())
-    assert world.devices.get(world.user, made.view.device.id).to_json() == shown
+    assert device_view(world.devices.get(world.user, made.view.device.id)) == shown
 
 
 def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
     made = world.devices.create(world.user, new_device(), allowance=allowance(world.user), csr="pem")
-    assert "private_key" not in made.to_json()["credentials"]
+    assert "private_key" not in credentials_view("EOS-1", made.certificate, made.endpoint)
 
 
 @pytest.mark.req("R-K-11")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
@@ -11,8 +10,10 @@ from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import UserId, new_id
 from karma.devices import telemetry as telemetry_module
+from karma.devices.answers import PointView, point_view
+from karma.devices.domain import Resolution
 from karma.devices.service import Created
-from karma.devices.telemetry import Resolution, TelemetryQuery
+from karma.devices.telemetry import TelemetryQuery
 from tests.support.devices import World
 
 HOUR = 3_600_000
@@ -53,7 +54,8 @@ def test_raw_points_come_back_once_and_in_order(world: World) -> None:
         while True:
             query = TelemetryQuery(metric="temp_c", limit=limit, after=after, **how)  # type: ignore[arg-type]
             page = world.reader.points(world.user, device_id, query)
-            found += [(point["ts"], point["value"]) for point in page.points]
+            shown = [point_view(point, named=False) for point in page.points]
+            found += [(point["ts"], point["value"]) for point in shown]
             assert len(page.points) <= limit
             after = page.next_position
             if after is None:
@@ -67,7 +69,7 @@ def test_raw_points_come_back_once_and_in_order(world: World) -> None:
     last_day = [pair for pair, ts in zip(expected, sorted(times), strict=True) if ts > now - 24 * HOUR]
     assert walk(50) == last_day
     both = world.reader.points(world.user, device_id, TelemetryQuery(limit=3))
-    assert [point["metric"] for point in both.points[:2]] == ["hum", "temp_c"]
+    assert [point.metric for point in both.points[:2]] == ["hum", "temp_c"]
 
 
 def test_pages_hold_at_equal_times(world: World) -> None:
@@ -80,7 +82,7 @@ def test_pages_hold_at_equal_times(world: World) -> None:
         page = world.reader.points(
             world.user, made.view.device.id, TelemetryQuery(metric="temp_c", limit=2, after=after)
         )
-        found += [point["value"] for point in page.points]
+        found += [point_view(point, named=False)["value"] for point in page.points]
         after = page.next_position
         if after is None:
             break
@@ -96,14 +98,14 @@ def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.M
     fill(world, made, times)
     monkeypatch.setattr(telemetry_module, "MAX_SAMPLES_READ", 10)  # several pages
     for resolution, size in ((Resolution.HOUR, HOUR), (Resolution.DAY, 24 * HOUR)):
-        found: list[dict[str, Any]] = []
+        found: list[PointView] = []
         after = None
         while True:
             query = TelemetryQuery(
                 metric="temp_c", resolution=resolution, from_ms=min(times), to_ms=now + 1, after=after
             )
             page = world.reader.points(world.user, made.view.device.id, query)
-            found += page.points
+            found += [point_view(point, named=False) for point in page.points]
             after = page.next_position
             if after is None:
                 break
@@ -129,13 +131,13 @@ def test_an_hour_of_more_metrics_than_a_page_has_points_is_shown_on_several(worl
     names = [f"m{n}" for n in range(5)]
     samples = [{"ts": hour + offset, "m": dict.fromkeys(names, 1)} for offset in (10, HOUR + 10)]
     world.tell(world.message(made, "telemetry", {"boot": "b", "seq": 1, "samples": samples}))
-    found: list[tuple[str, str]] = []
+    found: list[tuple[int, str]] = []
     after = None
     while True:
         query = TelemetryQuery(resolution=Resolution.HOUR, from_ms=hour + 5, to_ms=now + 1, limit=limit, after=after)
         page = world.reader.points(world.user, made.view.device.id, query)
         assert len(page.points) <= limit
-        found += [(point["ts"], point["metric"]) for point in page.points]
+        found += [(point.ts, point.metric) for point in page.points]
         assert len(found) <= 2 * len(names)
         after = page.next_position
         if after is None:

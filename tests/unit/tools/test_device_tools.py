@@ -15,10 +15,10 @@ from karma.core.ids import CommandId, DeviceId, RunId, UserId
 from karma.devices.domain import (
     Command,
     CommandStatus,
+    CurrentDevice,
     Device,
     DeviceModel,
     DeviceState,
-    DeviceView,
     Latest,
     PresenceState,
 )
@@ -27,7 +27,7 @@ from karma.tools.device_tools import DeviceServices, DeviceTools
 from karma.tools.toolbox import Toolbox, ToolOutcome, schema_of
 from tests.fakes.runs import caller
 
-ARM = DeviceView(
+ARM = CurrentDevice(
     device=Device(
         id=DeviceId("d1"),
         user_id=caller().user_id,
@@ -53,10 +53,10 @@ ARM = DeviceView(
 
 
 class FakeDevices:
-    def search(self, user_id: UserId, query: str, *, limit: int) -> list[DeviceView]:
+    def search(self, user_id: UserId, query: str, *, limit: int) -> list[CurrentDevice]:
         return [ARM][:limit] if user_id == caller().user_id and "arm" in query else []
 
-    def find_by_ref(self, user_id: UserId, ref: str) -> DeviceView:
+    def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
         if ref not in {"d1", "EOS-1"}:
             raise NotFound(f"Device {ref} not found")
         return ARM

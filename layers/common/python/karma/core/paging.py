@@ -8,13 +8,14 @@ body takes two bytes there, so a body of JSON may double. In base64 it grows by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import orjson
 
 from karma.core.freeform import render
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 FUNCTION_BYTES: Final = 6_291_556
 """Of a function's response at the most, the JSON of status, headers and body."""
@@ -38,11 +39,14 @@ def fitting(items: Iterable[T], size: Callable[[T], int], *, most: int | None = 
     return kept
 
 
-def shown(items: Iterable[T], view: Callable[[T], object]) -> tuple[list[T], list[orjson.Fragment]]:
-    """Return the items that fit, as they are and as they stand in the answer; each is written once."""
+def shown(items: Iterable[T], view: Callable[[T], V]) -> tuple[list[T], list[V]]:
+    """Return the items that fit, as they are and as they stand in the answer.
+
+    The views are written already, so that each is written once: they have their shape for `ok`, not for reading.
+    """
     written = ((item, render(view(item))) for item in items)
     kept = fitting(written, lambda pair: len(pair[1]))
-    return [item for item, _ in kept], [orjson.Fragment(text) for _, text in kept]
+    return [item for item, _ in kept], [cast("V", orjson.Fragment(text)) for _, text in kept]
 
 
 def bytes_as_string(body: bytes) -> int:

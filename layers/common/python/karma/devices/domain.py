@@ -16,7 +16,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from karma.core.clock import from_epoch_ms, iso
 from karma.core.ids import CommandId, DeviceId, UserId
 
 SERIAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -62,6 +61,15 @@ class DeviceStatus(StrEnum):
     OFFLINE = "offline"
     ERROR = "error"
     UPDATING = "updating"
+
+
+class Resolution(StrEnum):
+    """How fine telemetry is read. `auto` is raw in this release."""
+
+    RAW = "raw"
+    HOUR = "hour"
+    DAY = "day"
+    AUTO = "auto"
 
 
 class DeviceState(StrEnum):
@@ -289,7 +297,7 @@ def status_of(presence: PresenceState, latest: Latest) -> DeviceStatus:
 
 
 @dataclass(frozen=True)
-class DeviceView:
+class CurrentDevice:
     """A device with what is known of it now."""
 
     device: Device
@@ -301,38 +309,31 @@ class DeviceView:
         """Derived from presence and the device's own word."""
         return status_of(self.presence, self.latest)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the `device` of the API."""
-        device, latest = self.device, self.latest
-        return {
-            "id": device.id,
-            "user_id": device.user_id,
-            "name": device.name,
-            "model": device.model,
-            "status": self.status,
-            "ip": latest.ip or device.ip,
-            "mac": device.mac,
-            "serial_number": device.serial_number,
-            "firmware_version": latest.firmware_version or device.firmware_version,
-            "last_heartbeat": _time(latest.last_seen_ms),
-            "capabilities": device.capabilities,
-            "hardware": device.hardware,
-            "network": device.network,
-            "location": device.location,
-            "tags": list(device.tags),
-            "latest": latest_json(latest),
-            "created_at": device.created_at,
-            "updated_at": device.updated_at,
-            "version": device.version,
-        }
+
+class Point(NamedTuple):
+    """A metric's value at one moment."""
+
+    ts: int
+    """Milliseconds."""
+    metric: str
+    value: float
 
 
-def latest_json(latest: Latest) -> dict[str, Any]:
-    """Return `{metric: {value, ts}}`."""
-    return {
-        name: {"value": reading.value, "ts": iso(from_epoch_ms(reading.ts))}
-        for name, reading in sorted(latest.readings.items())
-    }
+class Bucket(NamedTuple):
+    """A metric's values in one UTC hour or day."""
+
+    ts: int
+    """Milliseconds of its beginning."""
+    metric: str
+    samples: int
+    least: float
+    greatest: float
+    average: float
+    partial: bool
+    """The range, or what is kept, covers only a part of it, or it is not over yet."""
+
+
+TelemetryPoint = Point | Bucket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,15 +345,6 @@ class LateResult:
     error: Mapping[str, Any] | None
     received_ms: int
     """Broker's time."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the `late_result` of the API."""
-        return {
-            "status": self.status,
-            "result": self.result,
-            "error": self.error,
-            "received_at": _time(self.received_ms),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,27 +387,3 @@ class Command:
         """Tell whether a final answer differs from how the command ended: a repeat of its end says nothing new."""
         said = (answer.status, answer.result, answer.error)
         return self.finished and said != (self.status, self.result, self.error)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the `command` of the API."""
-        return {
-            "id": self.id,
-            "device_id": self.device_id,
-            "command": self.command,
-            "params": self.params,
-            "status": self.status,
-            "serial": self.serial,
-            "requested_by": self.requested_by or None,
-            "result": self.result,
-            "error": self.error,
-            "late_result": self.late_result.to_json() if self.late_result is not None else None,
-            "issued_at": _time(self.issued_ms),
-            "expires_at": _time(self.expires_ms),
-            "sent_at": _time(self.sent_ms),
-            "acknowledged_at": _time(self.acknowledged_ms),
-            "finished_at": _time(self.finished_ms),
-        }
-
-
-def _time(milliseconds: int) -> str | None:
-    return iso(from_epoch_ms(milliseconds)) if milliseconds else None

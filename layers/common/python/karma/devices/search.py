@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from karma.devices.domain import DeviceModel, DeviceStatus, DeviceView
+from karma.devices.domain import CurrentDevice, DeviceModel, DeviceStatus
 
 _NOISE = frozenset(
     {"all", "any", "device", "devices", "eos", "find", "list", "me", "my", "show", "the", "which", "are"}
@@ -29,7 +29,7 @@ class SearchWords:
         rest = tuple(word for word in words if word and word not in _NOISE | statuses | models_words)
         return cls(statuses, models, rest)
 
-    def score(self, view: DeviceView) -> int:
+    def score(self, view: CurrentDevice) -> int:
         """Rate a device, 0 when it does not match; a text that begins with a word beats one that holds it."""
         device = view.device
         if self.statuses and view.status not in self.statuses:

@@ -18,11 +18,11 @@ from karma.core.observability import count, logger
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
     SERIAL,
+    CurrentDevice,
     Device,
     DeviceModel,
     DeviceState,
     DeviceStatus,
-    DeviceView,
     Latest,
     PresenceState,
 )
@@ -56,25 +56,9 @@ class NewDevice:
 class Created:
     """A new device, and the only chance to see its private key."""
 
-    view: DeviceView
+    view: CurrentDevice
     certificate: Certificate
     endpoint: Endpoint
-
-    def to_json(self) -> dict[str, Any]:
-        """Return `data` of the answer to a creation."""
-        credentials = {
-            "thing_name": self.view.device.serial_number,
-            "certificate_id": self.certificate.id,
-            "certificate_pem": self.certificate.pem,
-            "private_key": self.certificate.private_key,
-            "ca_pem": self.endpoint.ca_pem,
-            "mqtt_host": self.endpoint.host,
-            "mqtt_port": self.endpoint.port,
-            "basic_ingest_rule": self.endpoint.basic_ingest_rule,
-        }
-        if self.certificate.private_key is None:
-            del credentials["private_key"]
-        return {"device": self.view.to_json(), "credentials": credentials}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +83,7 @@ class DeviceQuery:
         """Whether an index has the asked order."""
         return self.sort in ("created_at", "name") and not self.filtered
 
-    def position_of(self, view: DeviceView) -> Mapping[str, object]:
+    def position_of(self, view: CurrentDevice) -> Mapping[str, object]:
         """Return the position behind a device, with which the next page's `after` goes on."""
         if self.in_order:
             return {"id": view.device.id, "name": view.device.name}
@@ -110,7 +94,7 @@ class DeviceQuery:
 class DevicePage:
     """A page of devices."""
 
-    devices: tuple[DeviceView, ...]
+    devices: tuple[CurrentDevice, ...]
     total: int
     total_capped: bool = False
     next_position: Mapping[str, object] | None = None
@@ -126,7 +110,7 @@ class DeviceService:
 
     # Reading
 
-    def get(self, user_id: UserId, device_id: str) -> DeviceView:
+    def get(self, user_id: UserId, device_id: str) -> CurrentDevice:
         """Return an active device: one query.
 
         Raises:
@@ -145,7 +129,7 @@ class DeviceService:
         """
         return self.get(user_id, device_id).latest
 
-    def find_by_ref(self, user_id: UserId, ref: str) -> DeviceView:
+    def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
         """Return a device by id or by serial number.
 
         Raises:
@@ -218,7 +202,7 @@ class DeviceService:
             next_position=query.position_of(shown[-1]) if more and shown else None,
         )
 
-    def search(self, user_id: UserId, query: str, *, limit: int) -> tuple[DeviceView, ...]:
+    def search(self, user_id: UserId, query: str, *, limit: int) -> tuple[CurrentDevice, ...]:
         """Find devices by words; status and model words filter ("online devices"), others must occur.
 
         Looks at the newest 1,000 devices. Best matches first: a name that begins with a word beats one that holds it.
@@ -303,7 +287,7 @@ class DeviceService:
                 self._undo(lambda: self._abandon(device, certificate, attempt=attempt), device)
         count("DeviceCreated")
         logger.info("device.created", device_id=active.id)
-        return Created(DeviceView(active, Latest(), PresenceState()), certificate, endpoint)
+        return Created(CurrentDevice(active, Latest(), PresenceState()), certificate, endpoint)
 
     def _abandon(self, device: Device, certificate: Certificate | None, *, attempt: str) -> None:
         self._remove(certificate, device.serial_number)
@@ -327,7 +311,7 @@ class DeviceService:
 
     def change(
         self, user_id: UserId, device_id: str, changes: Mapping[str, Any], *, version: int | None = None
-    ) -> DeviceView:
+    ) -> CurrentDevice:
         """Change name, tags or location.
 
         Raises:
@@ -398,14 +382,14 @@ def _request_hash(new: NewDevice, csr: str) -> str:
     return hashlib.sha256(orjson.dumps([new, csr], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _matches(view: DeviceView, query: DeviceQuery) -> bool:
+def _matches(view: CurrentDevice, query: DeviceQuery) -> bool:
     if query.status is not None and view.status is not query.status:
         return False
     return query.model is None or view.device.model is query.model
 
 
-def _sort_key(field: str) -> Callable[[DeviceView], tuple[Any, str]]:
-    def key(view: DeviceView) -> tuple[Any, str]:
+def _sort_key(field: str) -> Callable[[CurrentDevice], tuple[Any, str]]:
+    def key(view: CurrentDevice) -> tuple[Any, str]:
         device = view.device
         value: Any = {
             "created_at": device.id,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from karma.core.clock import Clock, epoch_ms, from_epoch_ms, iso
+from karma.core.clock import Clock, epoch_ms
 from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import DeviceId, UserId, is_id
-from karma.devices.domain import RAW_RETENTION_S, DeviceState
+from karma.devices.domain import RAW_RETENTION_S, Bucket, DeviceState, Point, Resolution, TelemetryPoint
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 
@@ -22,16 +21,6 @@ MAX_SAMPLES_READ: Final = 200_000
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
-
-
-class Resolution(StrEnum):
-    """How fine. `auto` is raw in this release."""
-
-    RAW = "raw"
-    HOUR = "hour"
-    DAY = "day"
-    AUTO = "auto"
-
 
 KEPT_MS: Final = (RAW_RETENTION_S + 24 * 3600) * 1000
 
@@ -60,7 +49,7 @@ class TelemetryQuery:
 class TelemetryPage:
     """Points in time order."""
 
-    points: tuple[dict[str, Any], ...]
+    points: tuple[TelemetryPoint, ...]
     resolution: Resolution
     from_ms: int
     to_ms: int
@@ -76,9 +65,7 @@ class TelemetryReader:
         self._clock = clock
 
     def points(self, user_id: UserId, device_id: str, query: TelemetryQuery) -> TelemetryPage:
-        """Return points `{ts, value}` or buckets `{ts, count, min, max, avg, partial}`, with `metric` if none is named.
-
-        One query a UTC day and page of 100 batches.
+        """Return raw points, or buckets of an hour or a day. One query a UTC day and page of 100 batches.
 
         Raises:
             NotFound: no such device of this owner.
@@ -100,6 +87,7 @@ class TelemetryReader:
         resolution = Resolution.RAW if query.resolution is Resolution.AUTO else query.resolution
         # What is older is kept no longer, though the database may not have deleted it yet.
         start_ms = max(from_ms, now_ms - KEPT_MS)
+        points: Sequence[TelemetryPoint]
         if resolution is Resolution.RAW:
             points, position = self._raw(row.id, query, start_ms, to_ms)
         else:
@@ -111,25 +99,24 @@ class TelemetryReader:
 
     def _raw(
         self, device_id: DeviceId, query: TelemetryQuery, from_ms: int, to_ms: int
-    ) -> tuple[list[dict[str, Any]], Mapping[str, object] | None]:
+    ) -> tuple[list[Point], Mapping[str, object] | None]:
         after = query.after or {}
         # Points at the same time as the last one shown: that many of them were shown already.
         start, skip = _position(after, "ts", from_ms), _position(after, "n", 0)
-        found: list[tuple[int, str, float]] = []
+        points: list[Point] = []
         more = False
         for ts, name, value in self._in_order(device_id, query.metric, start, to_ms):
             if skip and ts == start:
                 skip -= 1
                 continue
-            if len(found) == query.limit:
+            if len(points) == query.limit:
                 more = True
                 break
-            found.append((ts, name, value))
-        points = [_named({"ts": _time(ts), "value": value}, name, query.metric) for ts, name, value in found]
+            points.append(Point(ts, name, value))
         if not more:
             return points, None
-        last_ts = found[-1][0]
-        shown = sum(1 for ts, _, _ in found if ts == last_ts)
+        last_ts = points[-1].ts
+        shown = sum(1 for point in points if point.ts == last_ts)
         if last_ts == start:
             shown += _position(after, "n", 0)
         return points, {"ts": last_ts, "n": shown}
@@ -142,28 +129,26 @@ class TelemetryReader:
         to_ms: int,
         size_ms: int,
         whole: tuple[int, int],
-    ) -> tuple[list[dict[str, Any]], Mapping[str, object] | None]:
+    ) -> tuple[list[Bucket], Mapping[str, object] | None]:
         after = query.after or {}
         # Of the bucket in which the page before ended: that many of its points were shown already.
         start, skip = _position(after, "ts", from_ms), _position(after, "n", 0)
-        made: list[tuple[int, dict[str, Any]]] = []
+        made: list[Bucket] = []
         current: dict[str, list[float]] = {}
         bucket = -1
 
         def close() -> None:
             partial = not whole[0] <= bucket <= bucket + size_ms <= whole[1]
-            points = _bucket_points(bucket, current, query.metric, partial=partial)
-            made.extend((bucket, point) for point in points)
+            made.extend(_buckets_at(bucket, current, partial=partial))
 
-        def page(following: int | None) -> tuple[list[dict[str, Any]], Mapping[str, object] | None]:
+        def page(following: int | None) -> tuple[list[Bucket], Mapping[str, object] | None]:
             # A bucket of more metrics than a page has points is shown on several.
             shown = made[skip : skip + query.limit]
-            points = [point for _, point in shown]
             if len(made) > skip + query.limit:
-                last = shown[-1][0]
-                seen = sum(1 for each, _ in made[: skip + query.limit] if each == last)
-                return points, {"ts": max(last, start), "n": seen}
-            return points, None if following is None else {"ts": max(following, start)}
+                last = shown[-1].ts
+                seen = sum(1 for each in made[: skip + query.limit] if each.ts == last)
+                return shown, {"ts": max(last, start), "n": seen}
+            return shown, None if following is None else {"ts": max(following, start)}
 
         for read, (ts, name, value) in enumerate(self._in_order(device_id, query.metric, start, to_ms)):
             here = ts - ts % size_ms
@@ -209,29 +194,7 @@ def _position(position: Mapping[str, object], name: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _time(ts_ms: int) -> str:
-    return iso(from_epoch_ms(ts_ms))
-
-
-def _named(point: dict[str, Any], name: str, asked: str) -> dict[str, Any]:
-    return point if asked else {"metric": name, **point}
-
-
-def _bucket_points(
-    bucket_ms: int, sums: Mapping[str, list[float]], asked: str, *, partial: bool
-) -> list[dict[str, Any]]:
-    return [
-        _named(
-            {
-                "ts": _time(bucket_ms),
-                "count": int(count),
-                "min": low,
-                "max": high,
-                "avg": min(max(total / count, low), high),
-                "partial": partial,
-            },
-            name,
-            asked,
-        )
-        for name, (count, low, high, total) in sorted(sums.items())
-    ]
+def _buckets_at(ts: int, sums: Mapping[str, list[float]], *, partial: bool) -> Iterator[Bucket]:
+    for name, (count, low, high, total) in sorted(sums.items()):
+        average = min(max(total / count, low), high)
+        yield Bucket(ts, name, int(count), low, high, average, partial)

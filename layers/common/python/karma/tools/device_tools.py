@@ -12,7 +12,7 @@ from karma.core.ids import UserId
 from karma.tools.toolbox import Tool, ToolContext, ToolFailed, described
 
 if TYPE_CHECKING:
-    from karma.devices.domain import Command, DeviceView
+    from karma.devices.domain import Command, CurrentDevice
     from karma.identity.domain import Caller
 
 COMMAND_WAIT_S = 15.0
@@ -24,11 +24,11 @@ _T = TypeVar("_T")
 class Devices(Protocol):
     """What is used of karma.devices.service.DeviceService; calls block."""
 
-    def search(self, user_id: UserId, query: str, *, limit: int) -> Sequence[DeviceView]:
+    def search(self, user_id: UserId, query: str, *, limit: int) -> Sequence[CurrentDevice]:
         """Find by words."""
         ...
 
-    def find_by_ref(self, user_id: UserId, ref: str) -> DeviceView:
+    def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
         """Find by id or serial number."""
         ...
 
@@ -225,7 +225,9 @@ def _undialled() -> DeviceServices:
     raise RuntimeError("tools are described here, not called")
 
 
-def _shown(view: DeviceView) -> dict[str, object]:
-    device = view.to_json()
+def _shown(current: CurrentDevice) -> dict[str, object]:
+    from karma.devices.answers import device_view
+
+    device: Mapping[str, object] = device_view(current)
     names = ("id", "name", "model", "serial_number", "status", "location", "tags", "last_heartbeat", "latest")
     return {name: device[name] for name in names}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item
@@ -46,22 +44,6 @@ class DeadLetter:
     received_ms: int
     size: int
     payload: bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for the API; the payload in base64, since it may be anything."""
-        return {
-            "id": self.id,
-            "reason": self.refused[0].reason,
-            "field": self.refused[0].field,
-            "refused": [{"field": each.field, "reason": each.reason} for each in self.refused],
-            "refused_count": self.refused_count,
-            "taken": self.taken,
-            "topic": self.topic,
-            "received_at": iso(from_epoch_ms(self.received_ms)),
-            "size": self.size,
-            "payload_base64": base64.b64encode(self.payload).decode(),
-            "truncated": self.size > len(self.payload),
-        }
 
 
 class DeadLetterRepository:

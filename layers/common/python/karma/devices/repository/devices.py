@@ -18,10 +18,10 @@ from karma.core.dynamo.work import Work, query_work
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId
 from karma.devices.domain import (
+    CurrentDevice,
     Device,
     DeviceModel,
     DeviceState,
-    DeviceView,
     Latest,
     PresenceEvent,
     PresenceState,
@@ -82,7 +82,7 @@ class Made(NamedTuple):
 class Rows(NamedTuple):
     """Devices in list order; `more` when others follow the last one."""
 
-    views: list[DeviceView]
+    views: list[CurrentDevice]
     more: bool
 
 
@@ -101,7 +101,7 @@ class DeviceRepository:
         item = get(DeviceItem, device_key(user_id, device_id), consistent=consistent)
         return _device(item) if item is not None else None
 
-    def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> DeviceView | None:
+    def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> CurrentDevice | None:
         """Read an active device with its latest facts and presence: one query of three items."""
         key = device_key(user_id, device_id)
         page = query(
@@ -118,7 +118,7 @@ class DeviceRepository:
         """Read active devices by creation: one query of 3N + 1 items, another only when some are being deleted."""
         pk = owner_pk(user_id)
         start = _start_after(user_id, after, newest_first=newest_first) if after is not None else None
-        views: list[DeviceView] = []
+        views: list[CurrentDevice] = []
         while True:
             wanted = limit - len(views)
             page = query(
@@ -154,11 +154,11 @@ class DeviceRepository:
         devices = [_device(item) for item in page.items[:limit]]
         return Rows(self._with_facts(user_id, devices), len(page.items) > limit)
 
-    def _with_facts(self, user_id: UserId, devices: Sequence[Device]) -> list[DeviceView]:
+    def _with_facts(self, user_id: UserId, devices: Sequence[Device]) -> list[CurrentDevice]:
         keys = [key(user_id, device.id) for device in devices for key in (latest_key, presence_key)]
         found = batch_get(DevicesItem, keys) if keys else {}
         return [
-            DeviceView(
+            CurrentDevice(
                 device,
                 latest_from(found.get(latest_key(user_id, device.id))),
                 presence_from(found.get(presence_key(user_id, device.id))),
@@ -517,7 +517,7 @@ def _latest_json(latest: Latest) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _views(items: Sequence[DevicesItem]) -> list[DeviceView]:
+def _views(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
     """Put each device's items together, in the order in which the devices appear."""
     rows: dict[str, Device] = {}
     facts: dict[str, DevicesItem] = {}
@@ -530,7 +530,9 @@ def _views(items: Sequence[DevicesItem]) -> list[DeviceView]:
         else:
             facts[f"{base}#{part}"] = item
     return [
-        DeviceView(rows[base], latest_from(facts.get(f"{base}#LATEST")), presence_from(facts.get(f"{base}#PRESENCE")))
+        CurrentDevice(
+            rows[base], latest_from(facts.get(f"{base}#LATEST")), presence_from(facts.get(f"{base}#PRESENCE"))
+        )
         for base in order
         if base in rows
     ]

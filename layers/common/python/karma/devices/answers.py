@@ -1,0 +1,351 @@
+"""Answers of the device routes: each shape, and beside it the function that renders it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
+
+from pydantic import Field
+
+from karma.core.clock import from_epoch_ms, iso
+from karma.devices.domain import (
+    Command,
+    CommandStatus,
+    CurrentDevice,
+    DeviceModel,
+    DeviceStatus,
+    LateResult,
+    Latest,
+    Point,
+    Resolution,
+    TelemetryPoint,
+)
+
+if TYPE_CHECKING:
+    from karma.devices.credentials import Certificate, Endpoint
+    from karma.devices.repository.dead_letters import DeadLetter
+
+
+class ReadingView(TypedDict):
+    """The newest value of a metric."""
+
+    value: float
+    ts: str
+
+
+def readings_view(latest: Latest) -> dict[str, ReadingView]:
+    """Shape the newest value of each metric, by its name."""
+    return {
+        name: {"value": reading.value, "ts": iso(from_epoch_ms(reading.ts))}
+        for name, reading in sorted(latest.readings.items())
+    }
+
+
+class DeviceView(TypedDict):
+    """A device."""
+
+    id: str
+    user_id: str
+    name: str
+    model: DeviceModel
+    status: DeviceStatus
+    ip: str | None
+    mac: str
+    serial_number: str
+    firmware_version: str | None
+    last_heartbeat: str | None
+    capabilities: dict[str, Any]
+    hardware: dict[str, Any]
+    network: dict[str, Any]
+    location: dict[str, Any] | None
+    tags: list[str]
+    latest: dict[str, ReadingView]
+    created_at: str
+    updated_at: str
+    version: int
+
+
+def device_view(current: CurrentDevice) -> DeviceView:
+    """Shape a device with what is known of it now."""
+    device, latest = current.device, current.latest
+    return {
+        "id": device.id,
+        "user_id": device.user_id,
+        "name": device.name,
+        "model": device.model,
+        "status": current.status,
+        "ip": latest.ip or device.ip,
+        "mac": device.mac,
+        "serial_number": device.serial_number,
+        "firmware_version": latest.firmware_version or device.firmware_version,
+        "last_heartbeat": _time(latest.last_seen_ms),
+        "capabilities": dict(device.capabilities),
+        "hardware": dict(device.hardware),
+        "network": dict(device.network),
+        "location": _object(device.location),
+        "tags": list(device.tags),
+        "latest": readings_view(latest),
+        "created_at": device.created_at,
+        "updated_at": device.updated_at,
+        "version": device.version,
+    }
+
+
+class CredentialsView(TypedDict):
+    """What the device connects with; shown once."""
+
+    thing_name: str
+    certificate_id: str
+    certificate_pem: str
+    private_key: NotRequired[str]
+    ca_pem: str
+    mqtt_host: str
+    mqtt_port: int
+    basic_ingest_rule: Annotated[
+        str, Field(description="Telemetry may go to `$aws/rules/<this>/` and its topic: docs/mqtt.md")
+    ]
+
+
+def credentials_view(serial_number: str, certificate: Certificate, endpoint: Endpoint) -> CredentialsView:
+    """Shape what a device connects with; without a key when it made its own."""
+    shown: CredentialsView = {
+        "thing_name": serial_number,
+        "certificate_id": certificate.id,
+        "certificate_pem": certificate.pem,
+        "private_key": certificate.private_key or "",
+        "ca_pem": endpoint.ca_pem,
+        "mqtt_host": endpoint.host,
+        "mqtt_port": endpoint.port,
+        "basic_ingest_rule": endpoint.basic_ingest_rule,
+    }
+    if certificate.private_key is None:
+        del shown["private_key"]
+    return shown
+
+
+class CreatedDeviceData(TypedDict):
+    """A new device and its credentials."""
+
+    device: DeviceView
+    credentials: CredentialsView
+
+
+class DeviceData(TypedDict):
+    """One device."""
+
+    device: DeviceView
+
+
+class DeviceListData(TypedDict):
+    """A page of devices; `page` and `page_size` unless a cursor or an offset was given."""
+
+    devices: list[DeviceView]
+    total: int
+    total_capped: bool
+    limit: int
+    next_cursor: str | None
+    page: NotRequired[int]
+    page_size: NotRequired[int]
+
+
+class LatestData(TypedDict):
+    """What a device said last."""
+
+    device_id: str
+    status: DeviceStatus
+    last_heartbeat: str | None
+    latest: dict[str, ReadingView]
+
+
+def latest_data(current: CurrentDevice) -> LatestData:
+    """Shape what a device said last."""
+    return {
+        "device_id": current.device.id,
+        "status": current.status,
+        "last_heartbeat": _time(current.latest.last_seen_ms),
+        "latest": readings_view(current.latest),
+    }
+
+
+class PointView(TypedDict):
+    """A raw point has `value`; a bucket has the others. `metric` when none was asked for.
+
+    A bucket begins at a full UTC hour or day. It is `partial` when the range, or what is kept, covers only a part of
+    it, or when it is not over yet.
+    """
+
+    metric: NotRequired[str]
+    ts: str
+    value: NotRequired[float]
+    count: NotRequired[int]
+    min: NotRequired[float]
+    max: NotRequired[float]
+    avg: NotRequired[float]
+    partial: NotRequired[bool]
+
+
+def point_view(point: TelemetryPoint, *, named: bool) -> PointView:
+    """Shape a point or a bucket, with the name of its metric or without it."""
+    shown: PointView
+    if isinstance(point, Point):
+        shown = {"ts": iso(from_epoch_ms(point.ts)), "value": point.value}
+    else:
+        shown = {
+            "ts": iso(from_epoch_ms(point.ts)),
+            "count": point.samples,
+            "min": point.least,
+            "max": point.greatest,
+            "avg": point.average,
+            "partial": point.partial,
+        }
+    return {"metric": point.metric, **shown} if named else shown
+
+
+class TelemetryData(TypedDict):
+    """Points in time order."""
+
+    points: list[PointView]
+    resolution: Resolution
+    limit: int
+    next_cursor: str | None
+
+
+class LateResultView(TypedDict):
+    """What the device said after the command had ended otherwise; it changes nothing else."""
+
+    status: CommandStatus
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    received_at: str
+
+
+def late_result_view(late: LateResult) -> LateResultView:
+    """Shape what the device said too late."""
+    return {
+        "status": late.status,
+        "result": _object(late.result),
+        "error": _object(late.error),
+        "received_at": iso(from_epoch_ms(late.received_ms)),
+    }
+
+
+class CommandView(TypedDict):
+    """A command."""
+
+    id: str
+    device_id: str
+    command: str
+    params: dict[str, Any]
+    status: CommandStatus
+    serial: bool
+    requested_by: str | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    late_result: LateResultView | None
+    issued_at: str
+    expires_at: str
+    sent_at: str | None
+    acknowledged_at: str | None
+    finished_at: str | None
+
+
+def command_view(command: Command) -> CommandView:
+    """Shape a command."""
+    return {
+        "id": command.id,
+        "device_id": command.device_id,
+        "command": command.command,
+        "params": dict(command.params),
+        "status": command.status,
+        "serial": command.serial,
+        "requested_by": command.requested_by or None,
+        "result": _object(command.result),
+        "error": _object(command.error),
+        "late_result": late_result_view(command.late_result) if command.late_result is not None else None,
+        "issued_at": iso(from_epoch_ms(command.issued_ms)),
+        "expires_at": iso(from_epoch_ms(command.expires_ms)),
+        "sent_at": _time(command.sent_ms),
+        "acknowledged_at": _time(command.acknowledged_ms),
+        "finished_at": _time(command.finished_ms),
+    }
+
+
+class CommandData(TypedDict):
+    """One command."""
+
+    command: CommandView
+
+
+class CommandListData(TypedDict):
+    """A page of commands, newest first."""
+
+    commands: list[CommandView]
+    limit: int
+    next_cursor: str | None
+
+
+class RefusedView(TypedDict):
+    """A part of a message that was not taken."""
+
+    field: str
+    reason: str
+
+
+class DeadLetterView(TypedDict):
+    """A message of the device of which something could not be taken; lists show the first 4 KB of its payload."""
+
+    id: str
+    reason: str
+    """Of the first part that was refused."""
+    field: str
+    """That part, such as `samples[3].m["temp_c"]`; empty for the whole message."""
+    refused: list[RefusedView]
+    """The first 20."""
+    refused_count: int
+    taken: bool
+    """Whether the rest of the message was taken."""
+    topic: str
+    received_at: str
+    size: int
+    payload_base64: str
+    truncated: bool
+
+
+def dead_letter_view(letter: DeadLetter) -> DeadLetterView:
+    """Shape a dead letter; the payload in base64, since it may be anything."""
+    return {
+        "id": letter.id,
+        "reason": letter.refused[0].reason,
+        "field": letter.refused[0].field,
+        "refused": [{"field": each.field, "reason": each.reason} for each in letter.refused],
+        "refused_count": letter.refused_count,
+        "taken": letter.taken,
+        "topic": letter.topic,
+        "received_at": iso(from_epoch_ms(letter.received_ms)),
+        "size": letter.size,
+        "payload_base64": base64.b64encode(letter.payload).decode(),
+        "truncated": letter.size > len(letter.payload),
+    }
+
+
+class DeadLetterData(TypedDict):
+    """One dead letter, with its whole payload."""
+
+    dead_letter: DeadLetterView
+
+
+class DeadLetterListData(TypedDict):
+    """A page of dead letters, newest first."""
+
+    dead_letters: list[DeadLetterView]
+    limit: int
+    next_cursor: str | None
+
+
+def _time(milliseconds: int) -> str | None:
+    return iso(from_epoch_ms(milliseconds)) if milliseconds else None
+
+
+def _object(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return dict(found) if found is not None else None
