@@ -92,7 +92,7 @@ class Operations:
             LocalError: there is no such event.
         """
         inbox = self._inbox()
-        from api.routes.billing import event_view
+        from karma.billing.answers import event_view
 
         with _translated():
             return json.dumps(event_view(inbox.event(event_id)), indent=2)

@@ -35,7 +35,7 @@ from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
 from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
 from karma.runs.repository import DynamoRunStore
 from karma.runs.service import RunService
@@ -136,7 +136,7 @@ def run_service() -> RunService:
         allowances=allowances(),
         spending=spending(),
         clock=clock(),
-        limits=Limits(),
+        limits=RunLimits(),
     )
 
 

@@ -11,7 +11,9 @@ from anthropic.resources.messages import AsyncMessages
 from karma.agents.domain import MODELS
 from karma.conversations.domain import Message, ToolCall
 from karma.integrations import anthropic as anthropic_module
-from karma.integrations.anthropic import AnthropicModel, _Turn, to_messages
+from karma.integrations.anthropic import AnthropicModel
+from karma.integrations.anthropic_messages import to_messages
+from karma.integrations.anthropic_turn import Turn
 from karma.models.domain import ModelErrorCode, ModelNotConfigured, Usage
 from karma.models.ports import (
     ModelEvent,
@@ -149,13 +151,13 @@ def test_the_request_is_what_the_api_of_2026_10_21_takes(server: ModelServer) ->
 
 def test_a_stream_is_read_the_same_however_it_is_cut_into_chunks() -> None:
     whole = b"".join(message(text("Hel", "lo\n\nworld"), tool_use("t", "f", '{"a":1}')))
-    expected = _Turn().feed(whole)
+    expected = Turn().feed(whole)
     for size in (1, 7, 100):
-        turn = _Turn()
+        turn = Turn()
         got = [event for at in range(0, len(whole), size) for event in turn.feed(whole[at : at + size])]
         assert got == expected
         assert turn.is_complete
-    crlf = _Turn()
+    crlf = Turn()
     data = whole.replace(b"\n", b"\r\n")
     assert [event for at in range(0, len(data), 3) for event in crlf.feed(data[at : at + 3])] == expected
 
@@ -167,7 +169,7 @@ def test_a_stream_is_read_the_same_however_it_is_cut_into_chunks() -> None:
 def test_a_block_that_never_ended_is_a_broken_stream(block: Any, stop_reason: str, at: int) -> None:
     chunks = message(*[text("a"), block][at:], block, text("b"), stop_reason=stop_reason)
     ends = [n for n, chunk in enumerate(chunks) if b"content_block_stop" in chunk]
-    turn = _Turn()
+    turn = Turn()
 
     with pytest.raises(ModelFailed) as caught:
         turn.feed(b"".join(chunks[: ends[1 - at]] + chunks[ends[1 - at] + 1 :]))
@@ -178,7 +180,7 @@ def test_a_block_that_never_ended_is_a_broken_stream(block: Any, stop_reason: st
 
 @pytest.mark.fault("F-03a")
 def test_half_a_character_from_the_model_becomes_the_replacement_character() -> None:
-    told = _Turn().feed(
+    told = Turn().feed(
         b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":"a\\ud83d"}}\n\n'
         b'data: {"type":"content_block_stop","index":0}\n\n'
     )

@@ -13,7 +13,7 @@ import pytest
 
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
 from karma.tools.device_tools import DeviceTools
@@ -93,7 +93,7 @@ def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
             allowances=allowances(),
             spending=MemoryUsage(),
             clock=SetClock(),
-            limits=Limits(),
+            limits=RunLimits(),
         )
         made = []
         for body in bodies:

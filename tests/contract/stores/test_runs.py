@@ -10,8 +10,9 @@ from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread
 from karma.conversations.stored import dump_messages
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.runs.items import messages_sk, run_pk, thread_pk
 from karma.runs.ports import RunStore
-from karma.runs.repository import DynamoRunStore, messages_sk, run_pk, thread_pk
+from karma.runs.repository import DynamoRunStore
 from tests.fakes.runs import MemoryRunStore
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store

@@ -21,7 +21,7 @@ from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId
 from karma.devices.domain import CommandStatus
 from karma.runs.domain import RunKey, RunStatus
-from karma.runs.repository import run_pk, segment_sk
+from karma.runs.items import run_pk, segment_sk
 from tests.fakes.devices import FakeClock
 from tests.fakes.runs import events_of
 from tests.support.agui import verify

@@ -14,7 +14,7 @@ from karma.core.ids import RunId
 from karma.integrations.sqs import SqsQueue
 from karma.models.ports import StopReason
 from karma.runs.domain import RunKey
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.repository import DynamoRunStore
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
@@ -66,7 +66,7 @@ def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
             allowances=allowances(),
             spending=UsageRepository(),
             clock=SystemClock(),
-            limits=Limits(),
+            limits=RunLimits(),
         )
         asyncio.run(_serve(service, event["body"]))
         return {}

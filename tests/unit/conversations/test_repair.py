@@ -14,7 +14,8 @@ from karma.conversations.domain import Message, ToolCall
 from karma.conversations.repair import GREETED, UNANSWERED, repair
 from karma.conversations.stored import dump_messages, load_messages
 from karma.core.freeform import MAX_LEVELS
-from karma.integrations.anthropic import GO_ON, AnthropicModel, to_messages
+from karma.integrations.anthropic import AnthropicModel
+from karma.integrations.anthropic_messages import GO_ON, to_messages
 from karma.models.ports import ModelRequest, ToolSpec
 from local.messages_api.rules import refusal
 from tests.support.histories import random_history

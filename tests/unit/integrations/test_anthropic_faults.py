@@ -14,8 +14,8 @@ import anthropic
 import httpx2
 import pytest
 
-from karma.integrations import anthropic as adapter
 from karma.integrations.anthropic import AnthropicModel
+from karma.integrations.anthropic_errors import meaning_of
 from karma.models.domain import ModelErrorCode
 from karma.models.ports import ModelFailed, ModelRequest
 
@@ -135,4 +135,4 @@ def test_every_class_ends_the_run_with_its_code_wherever_it_is_raised(monkeypatc
 
 
 def test_what_we_have_done_wrong_ourselves_stays_a_bug() -> None:
-    assert adapter._meaning_of(KeyError("x")) is None
+    assert meaning_of(KeyError("x")) is None

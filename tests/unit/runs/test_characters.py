@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from karma.conversations.attachments import MAX_RESULT_BYTES, Library
 from karma.core import surrogates
 from karma.core.ids import UserId
-from karma.integrations.anthropic import _Turn
+from karma.integrations.anthropic_turn import Turn
 from karma.models.ports import ModelEvent, ModelRequest
 from tests.fakes.runs import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch, ScriptedModel
 from tests.support import model_server
@@ -42,7 +42,7 @@ class StreamedModel(ScriptedModel):
         self.answers = list(answers)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
-        turn = _Turn()
+        turn = Turn()
         for chunk in self.answers.pop(0):
             yield turn.feed(chunk)
 
@@ -114,8 +114,8 @@ def test_the_beginning_of_a_long_result_ends_with_a_whole_character(before: int,
 
 
 def test_a_half_that_a_failed_stream_leaves_is_not_told() -> None:
-    turn = _Turn()
+    turn = Turn()
 
     told = turn.feed(b"".join(message(model_server.text("Hi \ud83d"))[:4]))
 
-    assert [event.text for event in told] == ["Hi "]  # type: ignore[union-attr]
+    assert [event.text for event in told] == ["Hi "]

@@ -30,7 +30,7 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
 from karma.tools.toolbox import Tool, ToolContext
@@ -256,7 +256,7 @@ class Talk:
             allowances=allowances(),
             spending=MemoryUsage(),
             clock=SetClock(),
-            limits=Limits(),
+            limits=RunLimits(),
         )
 
     def run(self, body: Wire) -> list[Wire]:

@@ -22,7 +22,7 @@ from karma.core.errors import StorageUnavailable
 from karma.core.ids import RunId, ThreadId
 from karma.models.ports import StopReason
 from karma.runs.domain import OwnershipLost, RunKey, Wish
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
 from karma.runs.requests import RunInput, parse_run_input
 from karma.runs.service import RunService
@@ -103,12 +103,14 @@ class End:
 
 
 class World:
-    def __init__(self, end: End, *turns: Any, look: Callable[[Look], Any] | None = None, limits: Limits | None = None):
+    def __init__(
+        self, end: End, *turns: Any, look: Callable[[Look], Any] | None = None, limits: RunLimits | None = None
+    ):
         self.end = end
         end.store.fail = end.meet
         self.model = ScriptedModel(*turns)
         self.clock = SetClock()
-        self.limits = limits or Limits()
+        self.limits = limits or RunLimits()
 
         async def run(asked: Look, context: ToolContext) -> object:
             return await look(asked) if look else {"seen": 1}
@@ -244,7 +246,7 @@ def test_an_end_while_tools_are_called_keeps_what_came_of_them(way: str, then: s
         await asyncio.Event().wait()
         raise AssertionError
 
-    limits = Limits(run_timeout_s=0.03, reserve_s=0) if way == "deadline" else None
+    limits = RunLimits(run_timeout_s=0.03, reserve_s=0) if way == "deadline" else None
     calls = [*text("I look."), *tool("c1", "look", "{}"), *tool("c2", "look", '{"how":"for ever"}')]
     world = World(end, [*calls, *tool("c20", "ask", "{}"), *ended(StopReason.TOOL_USE)], look=look, limits=limits)
 
@@ -253,7 +255,7 @@ def test_an_end_while_tools_are_called_keeps_what_came_of_them(way: str, then: s
     results = {event["toolCallId"]: event["content"] for event in first if event["type"] == "TOOL_CALL_RESULT"}
     assert results == {"c1": '{"seen":1}', "c2": STOPPED}
     assert [each["role"] for each in world.branch("r1")] == ["user", "assistant", "tool", "tool"]
-    world.limits = Limits()
+    world.limits = RunLimits()
     check(world, first, then)
 
 

@@ -24,7 +24,7 @@ from karma.identity.domain import Role
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason, TextDelta
 from karma.runs.domain import OwnershipLost, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
 from karma.runs.requests import RunInput, parse_run_input
 from karma.runs.service import RunService
@@ -98,12 +98,12 @@ def user(content: str, message_id: str = "") -> dict[str, Any]:
 
 
 class World:
-    def __init__(self, *turns: Any, store: MemoryRunStore | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, *turns: Any, store: MemoryRunStore | None = None, limits: RunLimits | None = None) -> None:
         self.store = store or MemoryRunStore()
         self.model = ScriptedModel(*turns)
         self.watchdog = RememberedWatchdog()
         self.clock = SetClock()
-        self.limits = limits or Limits()
+        self.limits = limits or RunLimits()
         self.role = Role.USER
         self.plan = PlanName.ENTERPRISE
         self.agents = catalogue()
@@ -535,7 +535,7 @@ def test_a_loop_of_tools_ends_at_its_limit_of_turns() -> None:
 
 
 def test_a_run_ends_itself_before_its_time_is_over() -> None:
-    world = World([*text("slow"), lambda: asyncio.Event().wait()], limits=Limits(run_timeout_s=0.05, reserve_s=0))
+    world = World([*text("slow"), lambda: asyncio.Event().wait()], limits=RunLimits(run_timeout_s=0.05, reserve_s=0))
 
     events = world.run(asked(user("hi")))
 

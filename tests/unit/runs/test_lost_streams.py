@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from karma.core.ids import new_id
 from karma.models.ports import StopReason
 from karma.runs.domain import RunExists
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
 from karma.tools.toolbox import Tool, ToolContext
@@ -86,7 +86,7 @@ class World:
             allowances=allowances(),
             spending=store.usage,
             clock=SetClock(),
-            limits=Limits(),
+            limits=RunLimits(),
         )
 
     def _steps(self, steps: Sequence[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """What an account may use of its plan, and how that holds when many ask at once (docs/adr/0034).
 
-    Limits        of a plan (plans.py): how much of each metric an account may have, at once or in a calendar month.
+    PlanLimits        of a plan (plans.py): how much of each metric an account may have, at once or in a calendar month.
     usage         one item a metric, for some a month too: how much is taken. It is the truth for refusals, and counts
                   what is reserved as taken.
     Reservation   takes an amount in the transaction that begins the work: both happen or neither. When less is left
@@ -25,7 +25,7 @@ from karma.core.errors import QuotaExceeded
 from karma.core.ids import UserId
 
 if TYPE_CHECKING:
-    from karma.billing.plans import Limits, Plan
+    from karma.billing.plans import Plan, PlanLimits
 
 BYTES_A_GB: Final = 1_000_000_000
 MICROS_A_MINOR: Final = 10_000
@@ -169,7 +169,7 @@ def period_of(metric: Metric, at: datetime) -> str:
     return f"{at:%Y-%m}" if metric in _BY_MONTH else ""
 
 
-def allowed_by(limits: Limits, metric: Metric) -> int | None:
+def allowed_by(limits: PlanLimits, metric: Metric) -> int | None:
     """Return a plan's limit in the metric's own unit; None is unlimited."""
     match metric:
         case Metric.DEVICES:

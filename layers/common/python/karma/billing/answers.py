@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from karma.billing.allowances import Metric, Usage
 from karma.billing.domain import EventState, InboxEvent, Pause, Subscription, SubscriptionStatus, read_hint
-from karma.billing.plans import Interval, Limits, Plan, PlanName, plan_at
+from karma.billing.plans import Interval, Plan, PlanLimits, PlanName, plan_at
 from karma.billing.ports import CustomerLink
 from karma.core.clock import iso
 
@@ -22,7 +22,7 @@ class LimitsView(TypedDict):
     model_spend_minor_per_month: int | None
 
 
-def limits_view(limits: Limits) -> LimitsView:
+def limits_view(limits: PlanLimits) -> LimitsView:
     """Render limits; null is unlimited."""
     return {
         "devices": limits.devices,

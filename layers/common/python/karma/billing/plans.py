@@ -25,7 +25,7 @@ class PlanName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class PlanLimits:
     """What a plan allows; None is unlimited."""
 
     devices: int | None
@@ -53,7 +53,7 @@ class Plan:
 
     name: PlanName
     title: str
-    limits: Limits
+    limits: PlanLimits
     prices: tuple[Price, ...] = ()
     """Empty: not for sale by card (free, or by contract)."""
 
@@ -73,12 +73,14 @@ CATALOGS: tuple[Catalog, ...] = (
             Plan(
                 name=PlanName.FREE,
                 title="Free",
-                limits=Limits(devices=3, seats=1, storage_gb=1, runs_per_month=200, model_spend_minor_per_month=200),
+                limits=PlanLimits(
+                    devices=3, seats=1, storage_gb=1, runs_per_month=200, model_spend_minor_per_month=200
+                ),
             ),
             Plan(
                 name=PlanName.PRO,
                 title="Pro",
-                limits=Limits(
+                limits=PlanLimits(
                     devices=50, seats=3, storage_gb=50, runs_per_month=5_000, model_spend_minor_per_month=2_000
                 ),
                 prices=(
@@ -89,7 +91,7 @@ CATALOGS: tuple[Catalog, ...] = (
             Plan(
                 name=PlanName.TEAM,
                 title="Team",
-                limits=Limits(
+                limits=PlanLimits(
                     devices=500, seats=25, storage_gb=500, runs_per_month=50_000, model_spend_minor_per_month=20_000
                 ),
                 prices=(
@@ -100,7 +102,7 @@ CATALOGS: tuple[Catalog, ...] = (
             Plan(
                 name=PlanName.ENTERPRISE,
                 title="Enterprise",
-                limits=Limits(
+                limits=PlanLimits(
                     devices=None, seats=None, storage_gb=None, runs_per_month=None, model_spend_minor_per_month=None
                 ),
             ),

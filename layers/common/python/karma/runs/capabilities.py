@@ -7,14 +7,14 @@ from collections.abc import Collection
 from karma.agents.domain import BUILT_IN_DESCRIPTION, BUILT_IN_STEPS
 from karma.identity.domain import Caller
 from karma.runs.answers import CapabilitiesData
-from karma.runs.engine import Limits
+from karma.runs.plan import RunLimits
 from karma.tools.device_tools import declared_tools
 from karma.tools.toolbox import Toolbox
 
 
 def capabilities(caller: Caller, *, without: Collection[str] = ()) -> CapabilitiesData:
     """Describe the agent as this caller meets it, without the tools that are disabled."""
-    limits = Limits()
+    limits = RunLimits()
     toolbox = Toolbox([tool for tool in declared_tools() if tool.name not in without], caller, shorten=str)
     items = [
         {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in toolbox.specs()

@@ -11,38 +11,36 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import orjson
 
 from karma.conversations.attachments import Library, names_media
-from karma.conversations.domain import MAX_ADDED_BYTES, History, Json, Message, ThreadKey, ToolCall
+from karma.conversations.domain import MAX_ADDED_BYTES, History, Json, Message, ToolCall
 from karma.conversations.history import STOPPED
 from karma.conversations.repair import repair
 from karma.conversations.stored import dump_messages
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
-from karma.core.ids import RunId, short_id
+from karma.core.ids import short_id
 from karma.core.observability import count, logger
 from karma.core.texts import GrowingText
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import (
     Model,
     ModelFailed,
-    ModelRequest,
     StopReason,
     TextDelta,
     ToolArguments,
     ToolBegun,
     ToolEnded,
-    ToolSpec,
     TurnEnded,
 )
 from karma.runs import events
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, RunEnd, RunErrorCode, RunFailed, RunStatus
-from karma.runs.events import CURRENT, DeltaPrefix, Event, Version
+from karma.runs.events import DeltaPrefix, Event
 from karma.runs.log import RunLog
+from karma.runs.plan import Plan, RunLimits, model_request
 from karma.runs.ports import Sink
 from karma.runs.spending import Budget
 from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
@@ -51,44 +49,6 @@ _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _RESULTS_A_COMMIT = 16
 """Results of at most 64 KB each (twice that when escaped once more) that go into one transaction."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Budgets of a run."""
-
-    max_tokens: int = 8192
-    """Output tokens a call."""
-    run_timeout_s: float = 600.0
-    """Wall time of a run where the platform sets no earlier end."""
-    reserve_s: float = 10.0
-    """Kept before the end to close the run properly."""
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """What one run starts from."""
-
-    run_id: RunId
-    thread: ThreadKey
-    model: str
-    max_turns: int
-    """Model calls."""
-    system: Sequence[str]
-    messages: list[Message]
-    """The thread with what the client added; grows with the run."""
-    stored: int
-    """How many messages the thread holds in the store, in all its branches."""
-    last: int = -1
-    """Position of the last message of this branch; -1 for none."""
-    speaks: Version = CURRENT
-    """The client's version of the protocol."""
-    frontend_tools: Sequence[ToolSpec]
-    pending: Sequence[ToolCall] = ()
-    """Frontend calls that still wait for the client: nothing to do but say so."""
-    is_kept: bool = True
-    """Whether what its messages refer to is kept; else the model would be shown that it is not there."""
-    deadline: datetime
 
 
 @dataclass
@@ -120,7 +80,7 @@ class RunEngine:
         model: Model,
         toolbox: Toolbox,
         library: Library,
-        limits: Limits,
+        limits: RunLimits,
         clock: Clock,
         budget: Budget,
     ) -> None:
@@ -437,19 +397,6 @@ class RunEngine:
             pending_tool_call_ids=tuple(pending),
             last_message=last,
         )
-
-
-def model_request(plan: Plan, toolbox: Toolbox, limits: Limits) -> ModelRequest:
-    """Return the next call of a run's model."""
-    own = toolbox.specs()
-    names = {tool.name for tool in own}
-    return ModelRequest(
-        model=plan.model,
-        system=plan.system,
-        messages=repair(plan.messages),
-        tools=[*own, *(tool for tool in plan.frontend_tools if tool.name not in names)],
-        max_tokens=limits.max_tokens,
-    )
 
 
 def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:

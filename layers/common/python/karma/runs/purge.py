@@ -15,7 +15,8 @@ from karma.core.observability import logger
 from karma.core.purge import Purge
 from karma.runs import events
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
-from karma.runs.repository import HEAD, DynamoRunStore, RunsItem, run_id_pk, run_pk, segment_sk, thread_pk, user_pk
+from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, thread_pk, user_pk
+from karma.runs.repository import DynamoRunStore
 
 WRITER_LIFE = timedelta(minutes=16)
 """How long after a run's end a process may be left that has not heard of it: Lambda gives one 15 minutes."""

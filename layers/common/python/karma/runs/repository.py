@@ -1,20 +1,4 @@
-"""Runs, their logs and threads in the table `agents`.
-
-| item | pk | sk | index gsi1 |
-|---|---|---|---|
-| run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
-| segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
-| why its owner should end it | RUN#<user>#<run> | CONTROL#<wish> | |
-| whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
-| thread | THREAD#<user>#<thread> | HEAD | |
-| messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
-| their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
-| number of a user's runs | USER#<user> | COUNTER#runs | |
-| attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
-
-Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
-guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
-"""
+"""Runs, their logs and threads at rest, in the table `agents`; items.py has the access patterns."""
 
 from __future__ import annotations
 
@@ -24,7 +8,6 @@ from datetime import datetime
 from types import MappingProxyType
 
 import orjson
-from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.update import Action
 
 from karma.billing.allowances import Reservation
@@ -34,163 +17,44 @@ from karma.conversations.stored import dump_messages, load_messages
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
 from karma.identity.transactional import require_account
 from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.runs.items import (
+    ATTACHMENT,
+    CONTROL,
+    HEAD,
+    LISTED,
+    MESSAGES_SK_CHARS,
+    PART_BYTES,
+    SEGMENT,
+    AttachmentItem,
+    ControlItem,
+    MessagesItem,
+    RunCounterItem,
+    RunItem,
+    RunOwnerItem,
+    RunsItem,
+    SegmentItem,
+    ThreadItem,
+    agent_runs_pk,
+    list_sk,
+    messages_sk,
+    parse_run_id_pk,
+    parse_run_pk,
+    parse_segment_sk,
+    run_id_pk,
+    run_pk,
+    segment_sk,
+    thread_pk,
+    user_pk,
+)
 from karma.runs.ports import RunPage
-
-HEAD = "HEAD"
-_SEGMENT = "SEG#"
-_MESSAGES = "MSG#"
-_CONTROL = "CONTROL#"
-_LISTED = "RUN#"
-_ATTACHMENT = "ATTACHMENT#"
-_MESSAGES_SK_CHARS = len(_MESSAGES) + 8
-PART_BYTES = 350_000
-"""An item holds at most 400 KB; keys and attributes need some of it."""
 
 _READS = 3
 _REREAD_PAUSE_S = 0.05
-
-
-def run_pk(key: RunKey) -> str:
-    """Partition of a run and its log."""
-    return f"RUN#{key.user_id}#{key.run_id}"
-
-
-def parse_run_pk(pk: str) -> RunKey:
-    """Inverse of `run_pk`; user ids hold no `#`."""
-    _, user_id, run_id = pk.split("#", 2)
-    return RunKey(UserId(user_id), RunId(run_id))
-
-
-def segment_sk(n: int) -> str:
-    """Sort key of a segment; sorts by number."""
-    return f"{_SEGMENT}{n:08d}"
-
-
-def parse_segment_sk(sk: str) -> int:
-    """Inverse of `segment_sk`."""
-    return int(sk.removeprefix(_SEGMENT))
-
-
-def thread_pk(key: ThreadKey) -> str:
-    """Partition of a thread and its messages."""
-    return f"THREAD#{key.user_id}#{key.thread_id}"
-
-
-def messages_sk(n: int, *, part: int = 0) -> str:
-    """Sort key of the messages from position n on, or of a further part of them, which sorts behind."""
-    return f"{_MESSAGES}{n:08d}#{part:04d}" if part else f"{_MESSAGES}{n:08d}"
-
-
-def run_id_pk(run_id: RunId) -> str:
-    """Partition that tells whose runs have this id."""
-    return f"RUNID#{run_id}"
-
-
-def parse_run_id_pk(pk: str) -> RunId:
-    """Inverse of `run_id_pk`."""
-    return RunId(pk.removeprefix("RUNID#"))
-
-
-def user_pk(user_id: UserId) -> str:
-    """Partition of a user's list, in the index, and of its counter, in the table."""
-    return f"USER#{user_id}"
-
-
-def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
-    """Partition of the index with a user's runs of one agent."""
-    return f"{user_pk(user_id)}#AGENT#{agent_id}"
-
-
-class RunsItem(Item):
-    """Base of the items of runs and threads."""
-
-    class Meta(TableMeta):
-        """Names the table."""
-
-        logical = "agents"
-
-
-class RunItem(RunsItem, discriminator="run"):
-    """A run without its events."""
-
-    user_id = UnicodeAttribute()
-    run_id = UnicodeAttribute()
-    thread_id = UnicodeAttribute()
-    status = UnicodeAttribute()
-    model = UnicodeAttribute()
-    agent_id = UnicodeAttribute(null=True)
-    agent_version = NumberAttribute(null=True)
-    parent_run_id = UnicodeAttribute(default="")
-    finished_at = UnicodeAttribute(null=True)
-    error_code = UnicodeAttribute(default="")
-    turns = NumberAttribute(default=0)
-    usage = UnicodeAttribute(null=True)
-    """JSON of an AG-UI TokenUsage."""
-    cost_micros = NumberAttribute(null=True)
-    pending_tool_call_ids = UnicodeAttribute(default="[]")
-    """JSON list."""
-    asked_hash = UnicodeAttribute(default="")
-    answers = NumberAttribute(default=-1)
-    begins_at = NumberAttribute(default=-1)
-    last_message = NumberAttribute(default=-1)
-    engine_schema = NumberAttribute()
-
-
-class RunOwnerItem(RunsItem, discriminator="run_owner"):
-    """Leads from a run id to its user, and in the index from an agent to its runs."""
-
-    user_id = UnicodeAttribute()
-
-
-class SegmentItem(RunsItem, discriminator="segment"):
-    """A piece of a run's log."""
-
-    writer = UnicodeAttribute()
-    epoch = NumberAttribute()
-    lease_until_ms = NumberAttribute()
-    events = BinaryAttribute(legacy_encoding=False, null=True)
-    """JSON lines."""
-    terminal = BooleanAttribute(default=False)
-
-
-class ControlItem(RunsItem, discriminator="run_control"):
-    """A wish that a run's owner reads beside its work."""
-
-
-class ThreadItem(RunsItem, discriminator="thread"):
-    """Head of a thread."""
-
-    user_id = UnicodeAttribute()
-    thread_id = UnicodeAttribute()
-    active_run_id = UnicodeAttribute(null=True)
-
-
-class MessagesItem(RunsItem, discriminator="messages"):
-    """Messages that were added together, or a part of them."""
-
-    messages = BinaryAttribute(legacy_encoding=False)
-    """JSON list, cut anywhere when it has several parts."""
-    after = NumberAttribute(null=True)
-    """Position of the message that the first one follows; absent where it is the one before it."""
-    parts = NumberAttribute(default=1)
-    """Number of the items that hold the list together."""
-
-
-class AttachmentItem(RunsItem, discriminator="attachment"):
-    """An attachment whose bytes are taken of the account's storage; it goes with the account."""
-
-    size = NumberAttribute()
-
-
-class RunCounterItem(RunsItem, discriminator="run_counter"):
-    """Number of a user's runs."""
-
-    value = NumberAttribute(default=0)
 
 
 class DynamoRunStore:
@@ -228,7 +92,7 @@ class DynamoRunStore:
                 if isinstance(item, ThreadItem):
                     head = item
                 elif isinstance(item, MessagesItem):
-                    lists.setdefault(item.sk[:_MESSAGES_SK_CHARS], []).append(item)
+                    lists.setdefault(item.sk[:MESSAGES_SK_CHARS], []).append(item)
             start = page.last
             if start is None:
                 break
@@ -264,7 +128,7 @@ class DynamoRunStore:
             run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
         )
         if run.agent_id is not None:
-            owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), _list_sk(run)
+            owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), list_sk(run)
         tx.put(owner, on_fail=exists)
         tx.put(_segment_item(segment), on_fail=exists)
         changed = ThreadChanged()
@@ -287,7 +151,7 @@ class DynamoRunStore:
         for each in _messages_items(history, now):
             tx.put(each, on_fail=changed)
         for name, size in attachments.items():
-            note = AttachmentItem(user_pk(run.key.user_id), f"{_ATTACHMENT}{name}", size=size, created_at=now)
+            note = AttachmentItem(user_pk(run.key.user_id), f"{ATTACHMENT}{name}", size=size, created_at=now)
             tx.put(note, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
@@ -296,7 +160,7 @@ class DynamoRunStore:
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
         """See RunStore; one Get each."""
-        keys = {name: Key(user_pk(user_id), f"{_ATTACHMENT}{name}") for name in attachments}
+        keys = {name: Key(user_pk(user_id), f"{ATTACHMENT}{name}") for name in attachments}
         return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
@@ -353,21 +217,21 @@ class DynamoRunStore:
     def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
         """See RunStore; one put."""
         try:
-            put(ControlItem(run_pk(key), f"{_CONTROL}{wish.value}", created_at=iso(at)))
+            put(ControlItem(run_pk(key), f"{CONTROL}{wish.value}", created_at=iso(at)))
         except ConditionFailed:
             return  # it is there
 
     def wishes(self, key: RunKey) -> frozenset[Wish]:
         """See RunStore; one Query."""
-        page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(_CONTROL), limit=len(Wish))
-        return frozenset(Wish(item.sk.removeprefix(_CONTROL)) for item in page.items)
+        page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(CONTROL), limit=len(Wish))
+        return frozenset(Wish(item.sk.removeprefix(CONTROL)) for item in page.items)
 
     def tail(self, key: RunKey) -> Segment | None:
         """See RunStore; one Query."""
         page = query(
             RunsItem,
             run_pk(key),
-            RunsItem.sk.startswith(_SEGMENT),
+            RunsItem.sk.startswith(SEGMENT),
             limit=1,
             forward=False,
             consistent=True,
@@ -391,7 +255,7 @@ class DynamoRunStore:
         page = query(
             RunsItem,
             user_pk(user_id) if agent_id is None else agent_runs_pk(user_id, agent_id),
-            RunsItem.gsi1sk.startswith(_LISTED),
+            RunsItem.gsi1sk.startswith(LISTED),
             limit=limit,
             forward=False,
             start=start,
@@ -414,7 +278,7 @@ class DynamoRunStore:
 
     def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
         """See RunStore; one Query of the index."""
-        listed = RunsItem.gsi1sk.startswith(_LISTED)
+        listed = RunsItem.gsi1sk.startswith(LISTED)
         return count(RunsItem, agent_runs_pk(user_id, agent_id), listed, most=most, index=RunsItem.gsi1)
 
     def owners(self, run_id: RunId) -> list[UserId]:
@@ -429,17 +293,13 @@ class DynamoRunStore:
             raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
 
 
-def _list_sk(run: Run) -> str:
-    return f"{_LISTED}{iso(run.created_at)}#{run.key.run_id}"
-
-
 def _run_item(run: Run) -> RunItem:
     created_at = iso(run.created_at)
     return RunItem(
         run_pk(run.key),
         HEAD,
         gsi1pk=user_pk(run.key.user_id),
-        gsi1sk=_list_sk(run),
+        gsi1sk=list_sk(run),
         user_id=run.key.user_id,
         run_id=run.key.run_id,
         thread_id=run.thread_id,

@@ -32,9 +32,10 @@ from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 from karma.models.ports import Model
 from karma.runs.domain import LEASE, Run, RunExists, RunKey, RunStatus, Segment, ThreadBusy, ThreadChanged, Wish
-from karma.runs.engine import Limits, Plan, RunEngine, model_request
+from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
 from karma.runs.opening import Link, opening
+from karma.runs.plan import Plan, RunLimits, model_request
 from karma.runs.ports import Configured, RunStore, Sink, Spending, Watchdog
 from karma.runs.repeats import is_repeat, redeliver
 from karma.runs.requests import RunInput, application_text
@@ -110,7 +111,7 @@ class _Recorded:
     first: bytes
     """Its first events, as they are sent."""
     toolbox: Toolbox
-    limits: Limits
+    limits: RunLimits
     reserved: Reservation
     """For what the first call of the model may cost."""
     writer: str
@@ -132,7 +133,7 @@ class RunService:
         allowances: Allowances,
         spending: Spending,
         clock: Clock,
-        limits: Limits,
+        limits: RunLimits,
     ) -> None:
         self._store = store
         self._agents = agents

@@ -1,0 +1,178 @@
+"""One turn of the Messages API, put together from the events of its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from karma.conversations.repair import arguments_of
+from karma.core import freeform, surrogates
+from karma.core.texts import GrowingText
+from karma.integrations.anthropic_errors import code_of
+from karma.models.domain import ModelErrorCode, Usage
+from karma.models.ports import (
+    ModelEvent,
+    ModelFailed,
+    StopReason,
+    TextDelta,
+    ToolArguments,
+    ToolBegun,
+    ToolEnded,
+    TurnEnded,
+)
+
+_STOPS: Mapping[str, StopReason] = {
+    "end_turn": StopReason.END,
+    "stop_sequence": StopReason.END,
+    "tool_use": StopReason.TOOL_USE,
+    "max_tokens": StopReason.MAX_TOKENS,
+    "pause_turn": StopReason.PAUSED,
+    "refusal": StopReason.REFUSED,
+    "model_context_window_exceeded": StopReason.CONTEXT_FULL,
+}
+
+
+class _Open:
+    """A content block that has begun and not ended."""
+
+    __slots__ = ("_joiner", "block", "signature", "text")
+
+    def __init__(self, block: dict[str, Any]) -> None:
+        self.block = block
+        self.text = GrowingText()
+        """Of its deltas."""
+        self.signature = ""
+        self._joiner = surrogates.Joiner()
+
+    def add(self, piece: str) -> str:
+        """Take the next piece of its text; return what is whole: deltas may be cut within a character."""
+        text = self._joiner.add(piece)
+        self.text.add(text)
+        return text
+
+    def end(self) -> str:
+        """Return what remains of its text."""
+        rest = self._joiner.end()
+        self.text.add(rest)
+        return rest
+
+
+class Turn:
+    """Parses one stream and keeps the turn's content blocks."""
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self._buffer = b""
+        self._blocks: dict[int, dict[str, Any]] = {}
+        """Those that have ended."""
+        self._open: dict[int, _Open] = {}
+        self._stop = ""
+        self._usage: dict[str, int] = {}
+        self._output_known = False
+
+    @property
+    def usage(self) -> Usage:
+        """What the API has reported so far; output only once it was reported as cumulative."""
+        reads, writes = self._usage.get("cache_read_input_tokens"), self._usage.get("cache_creation_input_tokens")
+        plain = self._usage.get("input_tokens")
+        return Usage(
+            input_tokens=None if plain is None else plain + (reads or 0) + (writes or 0),
+            output_tokens=self._usage.get("output_tokens") if self._output_known else None,
+            cached_input_tokens=reads,
+            cache_write_input_tokens=writes,
+        )
+
+    def feed(self, chunk: bytes) -> list[ModelEvent]:
+        """Take bytes as they arrive; return what became complete.
+
+        Raises:
+            ModelFailed: the API reports an error, or sends what is not its protocol.
+        """
+        buffer = self._buffer + chunk
+        if b"\r" in buffer:
+            buffer = buffer.replace(b"\r\n", b"\n")
+        *complete, self._buffer = buffer.split(b"\n\n")
+        out: list[ModelEvent] = []
+        for block in complete:
+            at = block.find(b"data:")
+            if at < 0:
+                continue
+            try:
+                self._take(freeform.loads(block[at + 5 :], keep_surrogates=True), out)
+            except (ValueError, KeyError, TypeError, AttributeError) as exc:
+                raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
+        return out
+
+    def _take(self, event: dict[str, Any], out: list[ModelEvent]) -> None:
+        kind = event["type"]
+        if kind == "content_block_delta":
+            self._delta(event["index"], event["delta"], out)
+        elif kind == "content_block_start":
+            self._start(event["index"], event["content_block"], out)
+        elif kind == "content_block_stop":
+            self._end(event["index"], out)
+        elif kind == "message_start":
+            self._count(event["message"].get("usage"))
+        elif kind == "message_delta":
+            self._stop = event["delta"].get("stop_reason") or self._stop
+            self._count(event.get("usage"))
+            self._output_known = "output_tokens" in self._usage
+        elif kind == "message_stop":
+            if self._open:
+                # A call cut short is not a call, and a text cut short is not what the model said.
+                raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage)
+            self.is_complete = True
+            blocks = [self._blocks[index] for index in sorted(self._blocks)]
+            out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
+        elif kind == "error":
+            raise ModelFailed(code_of(200, event["error"].get("type"), event), usage=self.usage)
+
+    def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
+        kind = block["type"]
+        begun = block.pop(kind, "") if kind in {"text", "thinking"} else ""
+        opened = self._open[index] = _Open(surrogates.whole(block))
+        if kind == "tool_use":
+            out.append(ToolBegun(opened.block["id"], opened.block["name"]))
+        elif begun:
+            self._say(opened, opened.add(begun), out)
+
+    def _delta(self, index: int, delta: dict[str, Any], out: list[ModelEvent]) -> None:
+        opened = self._open[index]
+        kind = delta["type"]
+        if kind == "text_delta":
+            self._say(opened, opened.add(delta["text"]), out)
+        elif kind == "input_json_delta":
+            self._say(opened, opened.add(delta["partial_json"]), out)
+        elif kind == "thinking_delta":
+            opened.add(delta["thinking"])
+        elif kind == "signature_delta":
+            opened.signature += delta["signature"]
+
+    def _say(self, opened: _Open, text: str, out: list[ModelEvent]) -> None:
+        kind = opened.block["type"]
+        if text and kind == "text":
+            out.append(TextDelta(text))
+        elif text and kind == "tool_use":
+            out.append(ToolArguments(opened.block["id"], text))
+
+    def _end(self, index: int, out: list[ModelEvent]) -> None:
+        opened = self._open.pop(index)
+        self._say(opened, opened.end(), out)
+        block, text = opened.block, str(opened.text)
+        kind = block["type"]
+        if kind in {"text", "thinking"}:
+            block[kind] = text
+        elif kind.endswith("tool_use"):
+            block["input"] = arguments_of(text)
+            if kind == "tool_use":
+                out.append(ToolEnded(block["id"], text))
+        if opened.signature:
+            block["signature"] = block.get("signature", "") + surrogates.whole(opened.signature)
+        self._blocks[index] = block
+
+    def _count(self, usage: dict[str, Any] | None) -> None:
+        # message_delta is cumulative: later numbers replace earlier ones.
+        for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
+            value = (usage or {}).get(name)
+            if isinstance(value, int):
+                self._usage[name] = value

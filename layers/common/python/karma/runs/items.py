@@ -1,0 +1,180 @@
+"""Items of runs, their logs and threads in the table `agents`, and their keys.
+
+| item | pk | sk | index gsi1 |
+|---|---|---|---|
+| run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
+| segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
+| why its owner should end it | RUN#<user>#<run> | CONTROL#<wish> | |
+| whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
+| thread | THREAD#<user>#<thread> | HEAD | |
+| messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
+| their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
+| number of a user's runs | USER#<user> | COUNTER#runs | |
+| attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
+
+Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
+guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
+"""
+
+from __future__ import annotations
+
+from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
+
+from karma.conversations.domain import ThreadKey
+from karma.core.clock import iso
+from karma.core.dynamo.items import Item, TableMeta
+from karma.core.ids import AgentId, RunId, UserId
+from karma.runs.domain import Run, RunKey
+
+HEAD = "HEAD"
+SEGMENT = "SEG#"
+MESSAGES = "MSG#"
+CONTROL = "CONTROL#"
+LISTED = "RUN#"
+ATTACHMENT = "ATTACHMENT#"
+MESSAGES_SK_CHARS = len(MESSAGES) + 8
+PART_BYTES = 350_000
+"""An item holds at most 400 KB; keys and attributes need some of it."""
+
+
+def run_pk(key: RunKey) -> str:
+    """Partition of a run and its log."""
+    return f"RUN#{key.user_id}#{key.run_id}"
+
+
+def parse_run_pk(pk: str) -> RunKey:
+    """Inverse of `run_pk`; user ids hold no `#`."""
+    _, user_id, run_id = pk.split("#", 2)
+    return RunKey(UserId(user_id), RunId(run_id))
+
+
+def segment_sk(n: int) -> str:
+    """Sort key of a segment; sorts by number."""
+    return f"{SEGMENT}{n:08d}"
+
+
+def parse_segment_sk(sk: str) -> int:
+    """Inverse of `segment_sk`."""
+    return int(sk.removeprefix(SEGMENT))
+
+
+def thread_pk(key: ThreadKey) -> str:
+    """Partition of a thread and its messages."""
+    return f"THREAD#{key.user_id}#{key.thread_id}"
+
+
+def messages_sk(n: int, *, part: int = 0) -> str:
+    """Sort key of the messages from position n on, or of a further part of them, which sorts behind."""
+    return f"{MESSAGES}{n:08d}#{part:04d}" if part else f"{MESSAGES}{n:08d}"
+
+
+def run_id_pk(run_id: RunId) -> str:
+    """Partition that tells whose runs have this id."""
+    return f"RUNID#{run_id}"
+
+
+def parse_run_id_pk(pk: str) -> RunId:
+    """Inverse of `run_id_pk`."""
+    return RunId(pk.removeprefix("RUNID#"))
+
+
+def user_pk(user_id: UserId) -> str:
+    """Partition of a user's list, in the index, and of its counter, in the table."""
+    return f"USER#{user_id}"
+
+
+def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
+    """Partition of the index with a user's runs of one agent."""
+    return f"{user_pk(user_id)}#AGENT#{agent_id}"
+
+
+class RunsItem(Item):
+    """Base of the items of runs and threads."""
+
+    class Meta(TableMeta):
+        """Names the table."""
+
+        logical = "agents"
+
+
+class RunItem(RunsItem, discriminator="run"):
+    """A run without its events."""
+
+    user_id = UnicodeAttribute()
+    run_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    status = UnicodeAttribute()
+    model = UnicodeAttribute()
+    agent_id = UnicodeAttribute(null=True)
+    agent_version = NumberAttribute(null=True)
+    parent_run_id = UnicodeAttribute(default="")
+    finished_at = UnicodeAttribute(null=True)
+    error_code = UnicodeAttribute(default="")
+    turns = NumberAttribute(default=0)
+    usage = UnicodeAttribute(null=True)
+    """JSON of an AG-UI TokenUsage."""
+    cost_micros = NumberAttribute(null=True)
+    pending_tool_call_ids = UnicodeAttribute(default="[]")
+    """JSON list."""
+    asked_hash = UnicodeAttribute(default="")
+    answers = NumberAttribute(default=-1)
+    begins_at = NumberAttribute(default=-1)
+    last_message = NumberAttribute(default=-1)
+    engine_schema = NumberAttribute()
+
+
+class RunOwnerItem(RunsItem, discriminator="run_owner"):
+    """Leads from a run id to its user, and in the index from an agent to its runs."""
+
+    user_id = UnicodeAttribute()
+
+
+class SegmentItem(RunsItem, discriminator="segment"):
+    """A piece of a run's log."""
+
+    writer = UnicodeAttribute()
+    epoch = NumberAttribute()
+    lease_until_ms = NumberAttribute()
+    events = BinaryAttribute(legacy_encoding=False, null=True)
+    """JSON lines."""
+    terminal = BooleanAttribute(default=False)
+
+
+class ControlItem(RunsItem, discriminator="run_control"):
+    """A wish that a run's owner reads beside its work."""
+
+
+class ThreadItem(RunsItem, discriminator="thread"):
+    """Head of a thread."""
+
+    user_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    active_run_id = UnicodeAttribute(null=True)
+
+
+class MessagesItem(RunsItem, discriminator="messages"):
+    """Messages that were added together, or a part of them."""
+
+    messages = BinaryAttribute(legacy_encoding=False)
+    """JSON list, cut anywhere when it has several parts."""
+    after = NumberAttribute(null=True)
+    """Position of the message that the first one follows; absent where it is the one before it."""
+    parts = NumberAttribute(default=1)
+    """Number of the items that hold the list together."""
+
+
+class AttachmentItem(RunsItem, discriminator="attachment"):
+    """An attachment whose bytes are taken of the account's storage; it goes with the account."""
+
+    size = NumberAttribute()
+
+
+class RunCounterItem(RunsItem, discriminator="run_counter"):
+    """Number of a user's runs."""
+
+    value = NumberAttribute(default=0)
+
+
+def list_sk(run: Run) -> str:
+    """Sort key of a run in the lists of the index: by the time when it began."""
+    return f"{LISTED}{iso(run.created_at)}#{run.key.run_id}"
