@@ -2,37 +2,33 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from starlette.responses import Response
-
 from api.access import permit
 from api.deps import notices
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import ok
+from api.presenters import Answer, ok
 from api.routing import Router
 from karma.identity.domain import Caller
-from karma.notices.schemas import NoticeData, NoticeListData
+from karma.notices.answers import NoticeData, NoticeListData, notice_view
 
 router = Router("notices")
 
 
-@router.get("/notices", responses=answers(NoticeListData, errors=(400,)))
+@router.get("/notices", responses=answers(errors=(400,)))
 async def list_notices(
     caller: Annotated[Caller, permit("notice:read")],
     unread: bool = False,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[NoticeListData]:
     """List what the caller was told in the last 90 days, newest first; with `unread` what was not read yet.
 
     Texts are in the language of the account.
     """
-    from karma.notices.service import notice_view
-
     scope = f"notices:{caller.user_id}:{unread}"
     below = position(cursor, scope, of=str).get("below", "")
     page = notices.service().page(caller.user_id, unread=unread, below=below, limit=limit)
-    data = {
+    data: NoticeListData = {
         "notices": [notice_view(notice, locale=caller.locale.value) for notice in page.notices],
         "unread_count": page.unread,
         "limit": limit,
@@ -41,10 +37,8 @@ async def list_notices(
     return ok(data)
 
 
-@router.post("/notices/{notice_id}/read", responses=answers(NoticeData, errors=(404,)))
-async def read_notice(notice_id: str, caller: Annotated[Caller, permit("notice:write")]) -> Response:
+@router.post("/notices/{notice_id}/read", responses=answers(errors=(404,)))
+async def read_notice(notice_id: str, caller: Annotated[Caller, permit("notice:write")]) -> Answer[NoticeData]:
     """Note that a notice was read; a repeat changes nothing."""
-    from karma.notices.service import notice_view
-
     found = notices.service().read(caller.user_id, notice_id)
     return ok({"notice": notice_view(found, locale=caller.locale.value)})

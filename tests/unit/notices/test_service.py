@@ -7,8 +7,9 @@ import pytest
 from karma.core.clock import epoch_ms
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, first_id, is_id, new_id
+from karma.notices.answers import notice_view
 from karma.notices.domain import KEEP, MAX_COUNTED, Notice, NoticeType
-from karma.notices.service import NoticeService, notice_view
+from karma.notices.service import NoticeService
 from tests.fakes.notices import MemoryNoticeStore
 from tests.fakes.runs import SetClock
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from karma.core.clock import Clock, iso
+from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, is_id
-from karma.notices.domain import KEEP, MAX_COUNTED, SEVERITIES, Notice
+from karma.notices.domain import KEEP, MAX_COUNTED, Notice
 from karma.notices.ports import NoticeStore
-from karma.notices.texts import compose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +52,3 @@ class NoticeService:
         if found is None or found.expires_at <= now:
             raise NotFound("Notice not found")
         return found
-
-
-def notice_view(notice: Notice, *, locale: str) -> dict[str, object]:
-    """Shape a notice for its reader."""
-    text = compose(notice, locale=locale)
-    return {
-        "id": notice.id,
-        "type": notice.type.value,
-        "severity": SEVERITIES[notice.type].value,
-        "title": text.title,
-        "text": text.text,
-        "data": dict(notice.data),
-        "created_at": iso(notice.created_at),
-        "read_at": iso(notice.read_at) if notice.read_at else None,
-        "expires_at": iso(notice.expires_at),
-    }
