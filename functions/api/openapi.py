@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -133,7 +133,7 @@ def _told(route: APIRoute) -> list[tuple[type, bool]]:
 def answered_by(endpoint: Callable[..., Any]) -> list[tuple[type, bool]]:
     """Return the shape of a route's data and whether it stands in the envelope; several where its type is a union."""
     returned = get_type_hints(endpoint)["return"]
-    each = get_args(returned) if isinstance(returned, UnionType) else (returned,)
+    each = get_args(returned) if get_origin(returned) in {Union, UnionType} else (returned,)
     kinds = [(get_origin(one), *get_args(one)) for one in each if get_origin(one) in {Answer, BareAnswer}]
     return [(shape, kind is Answer) for kind, shape in kinds]
 

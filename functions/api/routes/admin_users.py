@@ -3,27 +3,26 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
-from starlette.responses import Response
 
 from api.access import RequestSource, permit
 from api.deps import identity
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import ok
+from api.presenters import Answer, ok
 from api.routing import Router
-from api.views import managed_user_view
 from karma.core.errors import ValidationFailed
+from karma.identity.accounts.answers import ManagedUserData, ManagedUserListData, managed_user_view
 from karma.identity.accounts.directory import MAX_COUNTED, AccountFilter
+from karma.identity.accounts.schemas import ChangeUser
 from karma.identity.domain import Caller, Role, User
-from karma.identity.schemas import ChangeUser, ManagedUserData, ManagedUserListData
 
 router = Router("users")
 
 Administrator = Annotated[Caller, permit("user:admin")]
 
 
-@router.get("/users", responses=answers(ManagedUserListData, errors=(400,)))
+@router.get("/users", responses=answers(errors=(400,)))
 async def list_users(
     caller: Administrator,
     q: Annotated[str, Query(max_length=320)] = "",
@@ -31,7 +30,7 @@ async def list_users(
     disabled: bool | None = None,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[ManagedUserListData]:
     """List accounts, newest first; with `q` the one with that e-mail address, or those whose names begin so, by name.
 
     A part of an address finds nobody. A search reaches the first 1,000 names.
@@ -52,16 +51,16 @@ async def list_users(
     )
 
 
-@router.get("/users/{user_id}", responses=answers(ManagedUserData, errors=(404,)))
-async def get_user(user_id: str, _: Administrator) -> Response:
+@router.get("/users/{user_id}", responses=answers(errors=(404,)))
+async def get_user(user_id: str, _: Administrator) -> Answer[ManagedUserData]:
     """Show an account; the ETag is its version."""
     return _user(identity.administration().user(user_id))
 
 
-@router.patch("/users/{user_id}", responses=answers(ManagedUserData, errors=(404, 409)))
+@router.patch("/users/{user_id}", responses=answers(errors=(404, 409)))
 async def change_user(
     user_id: str, body: ChangeUser, caller: Administrator, source: RequestSource, if_match: IfMatch = None
-) -> Response:
+) -> Answer[ManagedUserData]:
     """Give another person's account a role, disable or enable it; with `version` or If-Match only if it is unchanged.
 
     Sessions of an account that is disabled end at once, elsewhere within a minute; its API keys do nothing until it
@@ -80,5 +79,5 @@ async def change_user(
     return _user(changed)
 
 
-def _user(user: User) -> Response:
+def _user(user: User) -> Answer[ManagedUserData]:
     return ok({"user": managed_user_view(user)}, headers=etag(user.version))

@@ -9,26 +9,26 @@ from api.access import RequestSource, permit
 from api.deps import identity
 from api.idempotency import Outcome, once, request_token
 from api.openapi import answers
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from api.views import api_key_view
+from karma.identity.api_keys.answers import ApiKeyData, ApiKeyListData, api_key_view
+from karma.identity.api_keys.schemas import CreateApiKey
 from karma.identity.domain import Caller
-from karma.identity.schemas import ApiKeyData, ApiKeyListData, CreateApiKey
 
 router = Router("api keys")
 
 
-@router.post("/api-keys", status_code=201, responses=answers(ApiKeyData, status=201, errors=(403, 409)))
+@router.post("/api-keys", status_code=201, responses=answers(status=201, errors=(403, 409)))
 async def create_api_key(
     request: Request, body: CreateApiKey, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
-) -> Response:
+) -> Answer[ApiKeyData]:
     """Make a key; it is shown this once, and its owner is told by mail. Needs a token: a key makes no keys.
 
     Needs a fresh proof: `current_password`, or a session that began with a login within the last ten minutes (403
     FRESH_PROOF_REQUIRED). Without `expires_at` the key ends after 90 days; at most 366 days are given.
     """
 
-    def create() -> Outcome:
+    def create() -> Outcome[ApiKeyData]:
         made = identity.api_keys().create_api_key(
             caller,
             name=body.name,
@@ -38,14 +38,14 @@ async def create_api_key(
             source=source,
             request_token=request_token(request, caller),
         )
-        data = {"api_key": api_key_view(made.key), "key": made.secret}
+        data: ApiKeyData = {"api_key": api_key_view(made.key), "key": made.secret}
         return Outcome(status=201, data=data, secret_id=made.key.id)
 
     return await once(request, caller, create)
 
 
-@router.get("/api-keys", responses=answers(ApiKeyListData))
-async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> Response:
+@router.get("/api-keys", responses=answers())
+async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> Answer[ApiKeyListData]:
     """List the caller's keys, newest first, without their secrets; `last_used_at` is noted once an hour."""
     found = identity.api_keys().list_api_keys(caller)
     return ok({"api_keys": [api_key_view(key) for key in found], "total": len(found)})

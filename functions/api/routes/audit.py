@@ -3,24 +3,22 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
-from starlette.responses import Response
 
 from api.access import permit
 from api.deps import identity
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import ok
+from api.presenters import Answer, ok
 from api.routing import Router
-from api.views import audit_entry_view
+from karma.audit.answers import AuditEntryListData, audit_entry_view
 from karma.audit.domain import AuditEvent, AuditQuery
-from karma.audit.schemas import AuditData
 from karma.core.schemas import Day, Moment
 from karma.identity.domain import Caller
 
 router = Router("audit")
 
 
-@router.get("/audit", responses=answers(AuditData, errors=(400,)))
+@router.get("/audit", responses=answers(errors=(400,)))
 async def list_audit_entries(
     caller: Annotated[Caller, permit("audit:read")],
     event: AuditEvent | None = None,
@@ -30,7 +28,7 @@ async def list_audit_entries(
     day: Day | None = None,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[AuditEntryListData]:
     """List security events of [from, to), newest first, of the last 400 days: the caller's own.
 
     Administrators also see those of another account (`user_id`), or of a day (UTC) in all accounts (`day`). With

@@ -7,36 +7,28 @@ from api.access import CurrentCaller, RequestSource
 from api.deps import identity, process
 from api.idempotency import Outcome, once
 from api.openapi import answers
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from api.views import tokens_view, user_view
-from karma.identity.schemas import (
-    AcceptedData,
-    ChangePassword,
-    ForgotPassword,
-    LogIn,
-    LoginData,
-    LogOutEverywhere,
-    OneTime,
-    Refresh,
-    Register,
-    ResetPassword,
-    TokensOut,
-    UserData,
-)
+from karma.core.answers import AcceptedData
+from karma.identity.accounts.answers import UserData, user_view
+from karma.identity.accounts.schemas import Register
+from karma.identity.passwords.schemas import ChangePassword, ForgotPassword, ResetPassword
+from karma.identity.schemas import OneTime
+from karma.identity.sessions.answers import LoginData, TokensData, login_data, tokens_data
+from karma.identity.sessions.schemas import LogIn, LogOutEverywhere, Refresh
 
 router = Router("auth")
 
 
-@router.post("/auth/register", limit="auth", status_code=201, responses=answers(UserData, status=201))
-async def register(request: Request, body: Register, source: RequestSource) -> Response:
+@router.post("/auth/register", limit="auth", status_code=201, responses=answers(status=201))
+async def register(request: Request, body: Register, source: RequestSource) -> Answer[UserData]:
     """Make an account, and send the address a link that verifies it.
 
     An address that has an account is answered alike, with an id that is nobody's: its owner alone is told, by mail.
     Passwords that are guessed first, or made of the account's own words, are refused (422).
     """
 
-    def create() -> Outcome:
+    def create() -> Outcome[UserData]:
         user = identity.accounts().sign_up(
             email=body.email, password=body.password, name=body.name, locale=body.locale, source=source
         )
@@ -45,20 +37,20 @@ async def register(request: Request, body: Register, source: RequestSource) -> R
     return await once(request, None, create)
 
 
-@router.post("/auth/login", limit="auth", responses=answers(LoginData, errors=(401,)))
-async def log_in(body: LogIn, source: RequestSource) -> Response:
+@router.post("/auth/login", limit="auth", responses=answers(errors=(401,)))
+async def log_in(body: LogIn, source: RequestSource) -> Answer[LoginData]:
     """Trade address and password for an access token (30 minutes) and a refresh token (30 days)."""
     user, tokens = identity.sessions().log_in(email=body.email, password=body.password, source=source)
-    return ok({**tokens_view(tokens), "user": user_view(user)})
+    return ok(login_data(user, tokens))
 
 
-@router.post("/auth/refresh", limit="auth", responses=answers(TokensOut, errors=(401,)))
-async def refresh(body: Refresh, source: RequestSource) -> Response:
+@router.post("/auth/refresh", limit="auth", responses=answers(errors=(401,)))
+async def refresh(body: Refresh, source: RequestSource) -> Answer[TokensData]:
     """Trade a refresh token for a new pair.
 
     A repeat within 10 seconds gets the same refresh token while that is unused; any later use ends the session.
     """
-    return ok(tokens_view(identity.sessions().refresh(body.refresh_token, source=source)))
+    return ok(tokens_data(identity.sessions().refresh(body.refresh_token, source=source)))
 
 
 @router.post("/auth/logout", status_code=204, responses=answers(status=204, errors=(403,)))
@@ -87,15 +79,15 @@ async def verify_email(body: OneTime, source: RequestSource) -> Response:
     return no_content()
 
 
-@router.post("/auth/verify-email/resend", status_code=202, responses=answers(AcceptedData, status=202))
-async def resend_verification(caller: CurrentCaller) -> Response:
+@router.post("/auth/verify-email/resend", status_code=202, responses=answers(status=202))
+async def resend_verification(caller: CurrentCaller) -> Answer[AcceptedData]:
     """Send the link again; to an address that is verified nothing is sent."""
     identity.accounts().resend_verification(caller)
     return ok({"accepted": True}, 202)
 
 
-@router.post("/auth/forgot-password", limit="auth", status_code=202, responses=answers(AcceptedData, status=202))
-async def forgot_password(body: ForgotPassword) -> Response:
+@router.post("/auth/forgot-password", limit="auth", status_code=202, responses=answers(status=202))
+async def forgot_password(body: ForgotPassword) -> Answer[AcceptedData]:
     """Send a link that sets a new password, if the address has an account; the answer does not say."""
     identity.password_changes().forgot(email=body.email)
     return ok({"accepted": True}, 202)
@@ -108,10 +100,10 @@ async def reset_password(body: ResetPassword, source: RequestSource) -> Response
     return no_content()
 
 
-@router.post("/auth/change-password", responses=answers(TokensOut, errors=(403, 409)))
-async def change_password(body: ChangePassword, caller: CurrentCaller, source: RequestSource) -> Response:
+@router.post("/auth/change-password", responses=answers(errors=(403, 409)))
+async def change_password(body: ChangePassword, caller: CurrentCaller, source: RequestSource) -> Answer[TokensData]:
     """Change the password; every session ends, and the answer has the tokens of a new one. Needs a token, not a key."""
     user = identity.password_changes().change(
         caller, current_password=body.current_password, password=body.password, source=source
     )
-    return ok(tokens_view(identity.sessions().start(user, method="password", source=source, now=process.clock().now())))
+    return ok(tokens_data(identity.sessions().start(user, method="password", source=source, now=process.clock().now())))

@@ -11,11 +11,12 @@ from starlette.responses import Response
 from api.access import CurrentCaller, RequestSource
 from api.deps import identity, process
 from api.openapi import answers
-from api.presenters import ok
+from api.presenters import Answer, ok
 from api.routing import Router
-from api.views import tokens_view, user_view
 from karma.core.errors import AppError
-from karma.identity.schemas import BeginLink, LinkBegunData, LoginData, TradeLoginCode
+from karma.identity.oauth.answers import LinkBegunData
+from karma.identity.oauth.schemas import BeginLink, TradeLoginCode
+from karma.identity.sessions.answers import LoginData, login_data
 
 router = Router("auth")
 
@@ -37,8 +38,8 @@ async def start_oauth(provider: str, redirect: Annotated[str | None, Query(max_l
     return response
 
 
-@router.post("/auth/oauth/{provider}/link", responses=answers(LinkBegunData, errors=(403, 404, 502, 503, 504)))
-async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | None = None) -> Response:
+@router.post("/auth/oauth/{provider}/link", responses=answers(errors=(403, 404, 502, 503, 504)))
+async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | None = None) -> Answer[LinkBegunData]:
     """Begin to link `github` or `google` to the caller's account; the browser then goes to `authorization_url`.
 
     Sent by a browser with its cookies (`credentials: "include"`): only that browser can come back, and it ends at
@@ -47,7 +48,8 @@ async def begin_link(provider: str, caller: CurrentCaller, body: BeginLink | Non
     """
     asked = body or BeginLink()
     begun = identity.links().begin(caller, provider, redirect=asked.redirect, current_password=asked.current_password)
-    response = ok({"authorization_url": begun.url}, headers={"cache-control": "no-store"})
+    data: LinkBegunData = {"authorization_url": begun.url}
+    response = ok(data, headers={"cache-control": "no-store"})
     _set_cookie(response, begun.browser_secret, max_age_s=_COOKIE_AGE_S)
     return response
 
@@ -82,11 +84,11 @@ async def end_oauth(
     return response
 
 
-@router.post("/auth/oauth/exchange", limit="auth", responses=answers(LoginData, errors=(400, 403)))
-async def exchange_login_code(body: TradeLoginCode, source: RequestSource) -> Response:
+@router.post("/auth/oauth/exchange", limit="auth", responses=answers(errors=(400, 403)))
+async def exchange_login_code(body: TradeLoginCode, source: RequestSource) -> Answer[LoginData]:
     """Trade the code that a login through a provider ended with for tokens: once, within a minute."""
     user, tokens = identity.oauth().exchange(body.code, source=source)
-    return ok({**tokens_view(tokens), "user": user_view(user)})
+    return ok(login_data(user, tokens))
 
 
 def _go_to(url: str) -> Response:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Request
 from starlette.responses import Response
@@ -11,27 +11,27 @@ from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
 from karma.audit.domain import Source
+from karma.core.answers import AcceptedData
 from karma.core.errors import ValidationFailed
 from karma.identity import permissions
 from karma.identity.domain import Caller
-from karma.identity.schemas import AcceptedData
-from karma.projects.domain import invitation_view, member_view, project_view, received_view
-from karma.projects.schemas import (
-    ChangeMemberRequest,
-    ChangeProjectRequest,
-    CreateProjectRequest,
+from karma.projects.answers import (
     InvitationData,
     InvitationListData,
-    InviteRequest,
     MemberData,
     MemberListData,
     ProjectData,
     ProjectListData,
     ReceivedInvitationListData,
+    invitation_view,
+    member_view,
+    project_view,
+    received_invitation_view,
 )
+from karma.projects.schemas import ChangeMemberRequest, ChangeProjectRequest, CreateProjectRequest, InviteRequest
 from karma.projects.service import NewProject, PageQuery, Seen
 
 router = Router("projects")
@@ -42,11 +42,11 @@ Answerer = Annotated[Caller, permit("membership:write")]
 """Somebody who decides about their own part in a project, whatever the role of the account."""
 
 
-@router.post("/projects", status_code=201, responses=answers(ProjectData, status=201, errors=(404, 409)))
-async def create_project(request: Request, body: CreateProjectRequest, caller: Writer) -> Response:
+@router.post("/projects", status_code=201, responses=answers(status=201, errors=(404, 409)))
+async def create_project(request: Request, body: CreateProjectRequest, caller: Writer) -> Answer[ProjectData]:
     """Create a project; the caller becomes its owner, and cannot delete the account while being that."""
 
-    def create() -> Outcome:
+    def create() -> Outcome[ProjectData]:
         token = request_token(request, caller) or ""
         new = NewProject(**body.model_dump())
         return Outcome(status=201, data=_data(projects.service().create(caller.user_id, new, request_token=token)))
@@ -54,7 +54,7 @@ async def create_project(request: Request, body: CreateProjectRequest, caller: W
     return await once(request, caller, create)
 
 
-@router.get("/projects", responses=answers(ProjectListData, errors=(400,)))
+@router.get("/projects", responses=answers(errors=(400,)))
 async def list_projects(
     caller: Reader,
     page: PageNumber | None = None,
@@ -64,13 +64,13 @@ async def list_projects(
     cursor: Cursor | None = None,
     sort: Literal["created_at"] = "created_at",
     order: Literal["asc", "desc"] = "desc",
-) -> Response:
+) -> Answer[ProjectListData]:
     """List the projects that the caller is a member of, by page, by offset, or by the last `next_cursor`."""
     scope = f"projects:{caller.user_id}:{sort}:{order}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=order == "desc")
     found = projects.service().list(caller.user_id, query)
-    data = {
+    data: ProjectListData = {
         "projects": [project_view(seen.project, seen.role) for seen in found.projects],
         "total": found.total,
         "total_capped": found.total_capped,
@@ -79,16 +79,16 @@ async def list_projects(
     return ok(data)
 
 
-@router.get("/projects/{project_id}", responses=answers(ProjectData, errors=(404,)))
-async def get_project(project_id: str, caller: Reader) -> Response:
+@router.get("/projects/{project_id}", responses=answers(errors=(404,)))
+async def get_project(project_id: str, caller: Reader) -> Answer[ProjectData]:
     """Show a project to its members; the ETag is its version."""
     return _project(projects.service().get(caller.user_id, project_id))
 
 
-@router.patch("/projects/{project_id}", responses=answers(ProjectData, errors=(403, 404, 409)))
+@router.patch("/projects/{project_id}", responses=answers(errors=(403, 404, 409)))
 async def change_project(
     project_id: str, body: ChangeProjectRequest, caller: Writer, if_match: IfMatch = None
-) -> Response:
+) -> Answer[ProjectData]:
     """Change name, description, status or progress: owners, administrators and members of the project.
 
     With `version` or If-Match only if nobody else has changed it since.
@@ -105,7 +105,7 @@ async def delete_project(project_id: str, caller: Writer, if_match: IfMatch = No
     return no_content()
 
 
-@router.get("/projects/{project_id}/members", responses=answers(MemberListData, errors=(400, 404)))
+@router.get("/projects/{project_id}/members", responses=answers(errors=(400, 404)))
 async def list_members(
     project_id: str,
     caller: Reader,
@@ -114,13 +114,13 @@ async def list_members(
     limit: Limit | None = None,
     offset: Offset | None = None,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[MemberListData]:
     """List a project's members, the oldest account first, by page, by offset, or by the last `next_cursor`."""
     scope = f"members:{caller.user_id}:{project_id}"
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=False)
     found = projects.members().list(caller.user_id, project_id, query)
-    data = {
+    data: MemberListData = {
         "members": [member_view(member) for member in found.members],
         "total": found.total,
         "total_capped": found.total_capped,
@@ -129,16 +129,13 @@ async def list_members(
     return ok(data)
 
 
-_Invited: dict[int | str, Any] = {
-    **answers(InvitationData, status=201, errors=(402, 403, 404, 409)),
-    **answers(AcceptedData, status=202),
-}
+_Invited = answers(status=201, errors=(402, 403, 404, 409)) | answers(status=202)
 
 
 @router.post("/projects/{project_id}/invitations", limit="member", status_code=201, responses=_Invited)
 async def invite(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
-) -> Response:
+) -> Answer[InvitationData] | Answer[AcceptedData]:
     """Ask an account by `user_id` (201), or whoever proves an `email` (202), to join; for 14 days.
 
     They become a member when they accept. Owners offer any role, ownership to members too; administrators of the
@@ -152,30 +149,32 @@ async def invite(
 @router.post("/projects/{project_id}/members", limit="member", status_code=201, responses=_Invited)
 async def add_member(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
-) -> Response:
+) -> Answer[InvitationData] | Answer[AcceptedData]:
     """Ask somebody to become a member: the same as `POST /projects/{project_id}/invitations`."""
     return await _invite(request, project_id, body, caller, source)
 
 
-async def _invite(request: Request, project_id: str, body: InviteRequest, caller: Caller, source: Source) -> Response:
+async def _invite(
+    request: Request, project_id: str, body: InviteRequest, caller: Caller, source: Source
+) -> Answer[InvitationData] | Answer[AcceptedData]:
     if body.email is not None and body.user_id is not None:
         raise ValidationFailed.of("email", "not together with user_id")
     if body.email is None and body.user_id is None:
         raise ValidationFailed.of("user_id", "is required, or email")
 
-    def ask() -> Outcome:
-        service = projects.invitations()
-        if body.email is not None:
-            service.invite_by_email(caller.user_id, project_id, body.email, body.role, source=source)
-            return Outcome(status=202, data={"accepted": True})
-        made = service.invite(caller.user_id, project_id, body.user_id or "", body.role, source=source)
+    def ask_account() -> Outcome[InvitationData]:
+        made = projects.invitations().invite(caller.user_id, project_id, body.user_id or "", body.role, source=source)
         return Outcome(status=201, data={"invitation": invitation_view(made)})
 
-    return await once(request, caller, ask)
+    def ask_address() -> Outcome[AcceptedData]:
+        projects.invitations().invite_by_email(caller.user_id, project_id, body.email or "", body.role, source=source)
+        return Outcome(status=202, data={"accepted": True})
+
+    return await (once(request, caller, ask_account) if body.email is None else once(request, caller, ask_address))
 
 
-@router.get("/projects/{project_id}/invitations", responses=answers(InvitationListData, errors=(403, 404)))
-async def list_invitations(project_id: str, caller: Reader) -> Response:
+@router.get("/projects/{project_id}/invitations", responses=answers(errors=(403, 404)))
+async def list_invitations(project_id: str, caller: Reader) -> Answer[InvitationListData]:
     """List a project's invitations of the last 14 days that nobody has accepted: its owners and administrators."""
     found = projects.invitations().list(caller.user_id, project_id)
     return ok({"invitations": [invitation_view(each) for each in found], "total": len(found)})
@@ -192,18 +191,16 @@ async def withdraw_invitation(project_id: str, invitation_id: str, caller: Write
     return no_content()
 
 
-@router.get("/invitations", responses=answers(ReceivedInvitationListData))
-async def my_invitations(caller: Reader) -> Response:
+@router.get("/invitations", responses=answers())
+async def my_invitations(caller: Reader) -> Answer[ReceivedInvitationListData]:
     """List the open invitations to the caller, and to the caller's address once that is verified; newest first."""
     found = projects.invitations().received(caller.user_id)
-    shown = [received_view(each.invitation, each.project) for each in found]
+    shown = [received_invitation_view(each.invitation, each.project) for each in found]
     return ok({"invitations": shown, "total": len(shown)})
 
 
-@router.post(
-    "/projects/{project_id}/invitations/accept", limit="member", responses=answers(MemberData, errors=(402, 404, 409))
-)
-async def accept_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Response:
+@router.post("/projects/{project_id}/invitations/accept", limit="member", responses=answers(errors=(402, 404, 409)))
+async def accept_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Answer[MemberData]:
     """Become what the caller was invited to be; whoever invited must still be able to. A repeat changes nothing.
 
     It takes a seat in the plan of the project's `owner_id`, unless the caller has one there by another project; when
@@ -239,7 +236,7 @@ async def leave_project(project_id: str, caller: Answerer, source: RequestSource
     return no_content()
 
 
-@router.patch("/projects/{project_id}/members/{user_id}", responses=answers(MemberData, errors=(403, 404, 409)))
+@router.patch("/projects/{project_id}/members/{user_id}", responses=answers(errors=(403, 404, 409)))
 async def change_member(
     project_id: str,
     user_id: str,
@@ -247,7 +244,7 @@ async def change_member(
     caller: Writer,
     source: RequestSource,
     if_match: IfMatch = None,
-) -> Response:
+) -> Answer[MemberData]:
     """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER).
 
     Ownership is not given but offered, by an invitation (409 CONSENT_NEEDED).
@@ -279,9 +276,9 @@ async def remove_member(
     return no_content()
 
 
-def _project(seen: Seen) -> Response:
+def _project(seen: Seen) -> Answer[ProjectData]:
     return ok(_data(seen), headers=etag(seen.project.version))
 
 
-def _data(seen: Seen) -> dict[str, Any]:
+def _data(seen: Seen) -> ProjectData:
     return {"project": project_view(seen.project, seen.role)}

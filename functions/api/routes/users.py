@@ -6,27 +6,27 @@ from api.access import CurrentCaller, RequestSource
 from api.deps import identity
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from api.views import user_view
-from karma.core.clock import iso
+from karma.identity.accounts.answers import DeletionData, UserData, deletion_view, user_view
+from karma.identity.accounts.schemas import DeleteAccount, PatchProfile
 from karma.identity.domain import ProfileChange
-from karma.identity.schemas import DeleteAccount, DeletionData, LinkListData, PatchProfile, UserData
+from karma.identity.oauth.answers import LinkListData, link_view
 
 router = Router("users")
 
 
-@router.get("/users/me", responses=answers(UserData))
-async def me(caller: CurrentCaller) -> Response:
+@router.get("/users/me", responses=answers())
+async def me(caller: CurrentCaller) -> Answer[UserData]:
     """Show the caller's own account."""
     user = identity.accounts().get_user(caller.user_id)
     return ok({"user": user_view(user)}, headers=etag(user.version))
 
 
-@router.patch("/users/me", responses=answers(UserData, errors=(403, 409)))
+@router.patch("/users/me", responses=answers(errors=(403, 409)))
 async def change_me(
     body: PatchProfile, caller: CurrentCaller, source: RequestSource, if_match: IfMatch = None
-) -> Response:
+) -> Answer[UserData]:
     """Change name, avatar or language; a new address is sent a link, and becomes the account's when that is opened.
 
     Needs a token, not a key.
@@ -43,11 +43,11 @@ async def change_me(
     return ok({"user": user_view(user)}, headers=etag(user.version))
 
 
-@router.get("/users/me/links", responses=answers(LinkListData, errors=(403,)))
-async def my_links(caller: CurrentCaller) -> Response:
+@router.get("/users/me/links", responses=answers(errors=(403,)))
+async def my_links(caller: CurrentCaller) -> Answer[LinkListData]:
     """List the providers that open the caller's account. Needs a token, not a key."""
     found = identity.links().ways_in(caller)
-    shown = [{"provider": link.provider.value, "linked_at": iso(link.linked_at)} for link in found.links]
+    shown = [link_view(link) for link in found.links]
     return ok({"links": shown, "total": len(shown), "has_password": found.has_password})
 
 
@@ -61,8 +61,10 @@ async def unlink(provider: str, caller: CurrentCaller, source: RequestSource) ->
     return no_content()
 
 
-@router.delete("/users/me", status_code=202, responses=answers(DeletionData, status=202, errors=(403, 404, 409)))
-async def delete_me(caller: CurrentCaller, source: RequestSource, body: DeleteAccount | None = None) -> Response:
+@router.delete("/users/me", status_code=202, responses=answers(status=202, errors=(403, 404, 409)))
+async def delete_me(
+    caller: CurrentCaller, source: RequestSource, body: DeleteAccount | None = None
+) -> Answer[DeletionData]:
     """Delete the caller's account, at once for everybody; what belongs to it is removed within the hour.
 
     Needs a token, and the current password. Refused while the account owns a project, has created an avatar, or is an
@@ -70,4 +72,4 @@ async def delete_me(caller: CurrentCaller, source: RequestSource, body: DeleteAc
     """
     password = body.current_password if body else None
     deletion = identity.account_deletion().request(caller, current_password=password, source=source)
-    return ok({"deletion": {"user_id": deletion.user_id, "requested_at": iso(deletion.requested_at)}}, 202)
+    return ok({"deletion": deletion_view(deletion)}, 202)

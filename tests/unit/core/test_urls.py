@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
-from karma.identity.schemas import PatchProfile
+from karma.identity.accounts.schemas import PatchProfile
 
 pytestmark = pytest.mark.fault("F-25f")
 

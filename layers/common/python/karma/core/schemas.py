@@ -32,6 +32,8 @@ Others are written percent-encoded, names of hosts as IDNA writes them.
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(in_utc)]
 """ISO 8601 with an offset or `Z`, in the years 1 to 9999 of UTC, which it is converted to."""
+ShownMoment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A moment as answers show it (karma.core.clock.iso)."""
 Day = Annotated[date, BeforeValidator(_written_out)]
 """ISO 8601, `2026-01-31`."""
 Whole = Annotated[int, Field(strict=True)]

@@ -19,7 +19,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from karma.core.clock import iso
 from karma.core.errors import Conflict, StaleVersion
 from karma.core.ids import ProjectId, UserId
 from karma.identity.accounts import emails
@@ -226,57 +225,3 @@ def require_room_for_owner(project: Project) -> None:
     """
     if len(project.owners) >= MAX_OWNERS:
         raise TooManyOwners(f"A project has at most {MAX_OWNERS} owners")
-
-
-def project_view(project: Project, role: ProjectRole) -> dict[str, object]:
-    """Shape a project for a member of that role."""
-    return {
-        "id": project.id,
-        "name": project.name,
-        "description": project.description,
-        "status": project.status.value,
-        "progress": project.progress,
-        "owner_id": project.owner_id,
-        "role": role.value,
-        "created_at": iso(project.created_at),
-        "updated_at": iso(project.updated_at),
-        "version": project.version,
-    }
-
-
-def member_view(member: Membership) -> dict[str, object]:
-    """Shape a membership."""
-    return {
-        "project_id": member.project_id,
-        "user_id": member.user_id,
-        "role": member.role.value,
-        "joined_at": iso(member.joined_at),
-        "version": member.version,
-    }
-
-
-def invitation_view(invitation: Invitation) -> dict[str, object]:
-    """Shape an invitation for those who manage the project's members."""
-    return {
-        "id": invitation.invitee,
-        "project_id": invitation.project_id,
-        "user_id": invitation.user_id,
-        "email": invitation.email,
-        "role": invitation.role.value,
-        "invited_by": invitation.invited_by,
-        "invited_at": iso(invitation.invited_at),
-        "expires_at": iso(invitation.expires_at),
-        "declined": invitation.declined,
-    }
-
-
-def received_view(invitation: Invitation, project: Project) -> dict[str, object]:
-    """Shape an invitation for whoever is asked."""
-    return {
-        "project_id": invitation.project_id,
-        "project_name": project.name,
-        "role": invitation.role.value,
-        "invited_by": invitation.invited_by,
-        "invited_at": iso(invitation.invited_at),
-        "expires_at": iso(invitation.expires_at),
-    }

@@ -1,0 +1,30 @@
+"""Bodies of the routes of sessions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import StrictBool, StringConstraints
+
+from karma.core.schemas import Body
+from karma.identity.schemas import GivenPassword, OpaqueToken
+
+
+class LogIn(Body):
+    """Address and password."""
+
+    email: Annotated[str, StringConstraints(min_length=1, max_length=320)]
+    password: Annotated[GivenPassword, StringConstraints(min_length=1)]
+
+
+class Refresh(Body):
+    """A refresh token, to be traded or ended."""
+
+    refresh_token: OpaqueToken
+
+
+class LogOutEverywhere(Body):
+    """What else ends with the sessions."""
+
+    api_keys: StrictBool = False
+    """Whether every API key ends as well."""

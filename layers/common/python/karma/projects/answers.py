@@ -1,0 +1,175 @@
+"""Answers of the project routes: each shape, and beside it the function that renders it."""
+
+from __future__ import annotations
+
+from typing import Annotated, NotRequired, TypedDict
+
+from pydantic import Field
+
+from karma.core.clock import iso
+from karma.projects.domain import MAX_PROGRESS, Invitation, Membership, Project, ProjectRole, ProjectStatus
+
+
+class ProjectView(TypedDict):
+    """A project, as the caller sees it."""
+
+    id: str
+    name: str
+    description: str | None
+    status: ProjectStatus
+    progress: Annotated[int, Field(ge=0, le=MAX_PROGRESS)]
+    owner_id: str
+    """The owner of longest standing, whom usage is billed to."""
+    role: ProjectRole
+    """The caller's."""
+    created_at: str
+    updated_at: str
+    version: int
+
+
+def project_view(project: Project, role: ProjectRole) -> ProjectView:
+    """Shape a project for a member of that role."""
+    return {
+        "id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "status": project.status,
+        "progress": project.progress,
+        "owner_id": project.owner_id,
+        "role": role,
+        "created_at": iso(project.created_at),
+        "updated_at": iso(project.updated_at),
+        "version": project.version,
+    }
+
+
+class ProjectData(TypedDict):
+    """`GET /projects/{project_id}`."""
+
+    project: ProjectView
+
+
+class ProjectListData(TypedDict):
+    """`GET /projects`; `page` and `page_size` unless a cursor or an offset was given."""
+
+    projects: list[ProjectView]
+    total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000."""
+    limit: int
+    next_cursor: str | None
+    page: NotRequired[int]
+    page_size: NotRequired[int]
+
+
+class MemberView(TypedDict):
+    """A membership."""
+
+    project_id: str
+    user_id: str
+    role: ProjectRole
+    joined_at: str
+    version: int
+
+
+def member_view(member: Membership) -> MemberView:
+    """Shape a membership."""
+    return {
+        "project_id": member.project_id,
+        "user_id": member.user_id,
+        "role": member.role,
+        "joined_at": iso(member.joined_at),
+        "version": member.version,
+    }
+
+
+class MemberData(TypedDict):
+    """`PATCH /projects/{project_id}/members/{user_id}`."""
+
+    member: MemberView
+
+
+class MemberListData(TypedDict):
+    """`GET /projects/{project_id}/members`; `page` and `page_size` unless a cursor or an offset was given."""
+
+    members: list[MemberView]
+    total: int
+    total_capped: bool
+    """Whether `total` stopped counting at 1,000."""
+    limit: int
+    next_cursor: str | None
+    page: NotRequired[int]
+    page_size: NotRequired[int]
+
+
+class InvitationView(TypedDict):
+    """An invitation, as those see it who manage the project's members."""
+
+    id: str
+    """A user id, or the SHA-256 of an address."""
+    project_id: str
+    user_id: str | None
+    email: str | None
+    role: ProjectRole
+    invited_by: str
+    invited_at: str
+    expires_at: str
+    declined: bool
+
+
+def invitation_view(invitation: Invitation) -> InvitationView:
+    """Shape an invitation for those who manage the project's members."""
+    return {
+        "id": invitation.invitee,
+        "project_id": invitation.project_id,
+        "user_id": invitation.user_id,
+        "email": invitation.email,
+        "role": invitation.role,
+        "invited_by": invitation.invited_by,
+        "invited_at": iso(invitation.invited_at),
+        "expires_at": iso(invitation.expires_at),
+        "declined": invitation.declined,
+    }
+
+
+class InvitationData(TypedDict):
+    """`POST /projects/{project_id}/invitations` by `user_id`."""
+
+    invitation: InvitationView
+
+
+class InvitationListData(TypedDict):
+    """`GET /projects/{project_id}/invitations`."""
+
+    invitations: list[InvitationView]
+    total: int
+
+
+class ReceivedInvitationView(TypedDict):
+    """An invitation, as whoever is asked sees it."""
+
+    project_id: str
+    project_name: str
+    role: ProjectRole
+    invited_by: str
+    invited_at: str
+    expires_at: str
+
+
+def received_invitation_view(invitation: Invitation, project: Project) -> ReceivedInvitationView:
+    """Shape an invitation for whoever is asked."""
+    return {
+        "project_id": invitation.project_id,
+        "project_name": project.name,
+        "role": invitation.role,
+        "invited_by": invitation.invited_by,
+        "invited_at": iso(invitation.invited_at),
+        "expires_at": iso(invitation.expires_at),
+    }
+
+
+class ReceivedInvitationListData(TypedDict):
+    """`GET /invitations`."""
+
+    invitations: list[ReceivedInvitationView]
+    total: int
