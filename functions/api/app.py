@@ -6,7 +6,6 @@ import importlib
 from types import ModuleType
 
 from fastapi import FastAPI
-from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from api import openapi
@@ -15,9 +14,10 @@ from api.deps import process
 from api.description import description
 from api.dispatch import Dispatch
 from api.edge import Edge
-from api.presenters import bare
+from api.presenters import BareAnswer, bare
 from api.routing import Route, Router
 from karma.core import secrets
+from karma.core.answers import AboutData
 from karma.core.health import APP, VERSION
 
 ROUTES: tuple[str, ...] = (
@@ -77,7 +77,7 @@ about = Router("about", prefix="")
 
 
 @about.get("/", limit="public")
-async def root() -> Response:
+async def root() -> BareAnswer[AboutData]:
     """Say what this is and where its description is."""
     return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from karma.core.answers import finding_view
 from karma.core.errors import NotFound
 from karma.core.health import Component, Finding, Health, Status, overall
 
@@ -42,8 +43,8 @@ class TestHealth:
         )
         found = health.check_all()
         assert probe.calls == 1
-        assert found["redis"].render()["replaced"] == "dynamodb"
-        assert "replaced" not in found["database"].render()
+        assert finding_view(found["redis"])["replaced"] == "dynamodb"
+        assert "replaced" not in finding_view(found["database"])
 
     def test_a_failing_probe_is_an_answer(self) -> None:
         probe, ticker = Probe(), Ticker()
@@ -56,7 +57,7 @@ class TestHealth:
 
     def test_what_cannot_be_reached_is_not_called_healthy(self) -> None:
         health = Health({"llm": Component(probe=None, note="elsewhere")}, now=Ticker())
-        assert health.check("llm").render() == {"status": "not_checked", "note": "elsewhere"}
+        assert finding_view(health.check("llm")) == {"status": "not_checked", "note": "elsewhere"}
 
     def test_an_unknown_component_is_not_found(self) -> None:
         with pytest.raises(NotFound):

@@ -1,11 +1,79 @@
-"""Answers that are no context's: what several contexts answer alike."""
+"""Answers that are no context's: of the application itself, its health, and what several contexts answer alike."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
+
+from karma.core.health import Finding, Status
 
 
 class AcceptedData(TypedDict):
     """What was asked for is done later, or was not needed."""
 
     accepted: bool
+
+
+class AboutData(TypedDict):
+    """The application, and where it is described."""
+
+    app: str
+    version: str
+    docs: str
+    openapi: str
+
+
+class FindingView(TypedDict):
+    """A component's state."""
+
+    status: Status
+    replaced: NotRequired[str]
+    """What stands in for it, where something does."""
+    note: NotRequired[str]
+    latency_ms: NotRequired[float]
+
+
+def finding_view(finding: Finding) -> FindingView:
+    """Shape a component's state."""
+    found: FindingView = {"status": finding.status}
+    if finding.replaced:
+        found["replaced"] = finding.replaced
+    if finding.note:
+        found["note"] = finding.note
+    if finding.latency_ms is not None:
+        found["latency_ms"] = finding.latency_ms
+    return found
+
+
+class HealthData(TypedDict):
+    """The application, and what each of its requests rests on."""
+
+    status: Status
+    app: str
+    version: str
+    services: dict[str, FindingView]
+
+
+class DetailedHealthData(TypedDict):
+    """The application and all its components."""
+
+    status: Status
+    app: str
+    version: str
+    stage: str
+    timestamp: str
+    components: dict[str, FindingView]
+
+
+class ComponentHealthData(FindingView):
+    """One component."""
+
+    component: str
+
+
+class AgioHealthData(TypedDict):
+    """The application and its components, as the Agio API shows them."""
+
+    status: Status
+    version: str
+    timestamp: str
+    components: dict[str, Status]

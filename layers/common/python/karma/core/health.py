@@ -34,17 +34,6 @@ class Finding:
     note: str = ""
     latency_ms: float | None = None
 
-    def render(self) -> dict[str, object]:
-        """Return what the API shows."""
-        found: dict[str, object] = {"status": self.status}
-        if self.replaced:
-            found["replaced"] = self.replaced
-        if self.note:
-            found["note"] = self.note
-        if self.latency_ms is not None:
-            found["latency_ms"] = self.latency_ms
-        return found
-
 
 Probe = Callable[[], None]
 """Touches a component; raises when it does not answer."""
