@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from karma.billing.arrival import Arrival
 from karma.billing.customers import CustomerDesk, Lookout, user_of_message
 from karma.billing.domain import EventState, hint_of
-from karma.billing.naming import NOTHING, Paid, advice, paid_for
+from karma.billing.naming import NOTHING, Paid, advice, names_kept, paid_for
 from karma.billing.plans import NOT_OURS, PlanName, PriceHints, decision_of
 from karma.billing.projector import EventProjector
 from karma.billing.purge import stop_charging
@@ -281,18 +281,20 @@ _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("name"), st.sampled_from(["price_1", "price_2"]), st.sampled_from(NAMES), st.booleans()),
         st.tuples(st.just("buy"), st.sampled_from(USERS), st.sampled_from(["price_1", "price_2"]), st.booleans()),
-        st.tuples(st.just("end"), st.sampled_from(USERS), st.just(""), st.booleans()),
+        st.tuples(st.sampled_from(["end", "none of it"]), st.sampled_from(USERS), st.just(""), st.booleans()),
     ),
     max_size=8,
 )
 
 
+@pytest.mark.fault("F-15e")
 @settings(max_examples=60)
 @given(_STEPS, st.data())
 def test_any_history_gives_what_a_plain_model_says(steps: list[tuple[Any, ...]], data: st.DataObject) -> None:
-    """Names come, go and move; sales, renewals and ends between them; events doubled, in any order, or half-way dead.
+    """Names come, go and move; sales, switches, renewals, ends and quantities of 0 between them.
 
-    The model: a customer's price is what it says now, else what it said when it was last heard of for this customer.
+    Events are doubled, come in any order, or are half-way dead. The model: a customer's price is what it says now, else
+    what it said when it was last heard of for this customer, whatever the customer paid for meanwhile.
     """
     world = World()
     has: dict[UserId, str] = {}
@@ -302,7 +304,8 @@ def test_any_history_gives_what_a_plain_model_says(steps: list[tuple[Any, ...]],
             waiting = [world.name(subject, value, by_product=told_twice)]
         else:
             price_id = value or has.get(subject) or "price_1"
-            waiting = [world.buy(subject, price_id, status="active" if kind == "buy" else "canceled")]
+            changes: dict[str, Any] = {"end": {"status": "canceled"}, "none of it": {"prices": ()}}.get(kind, {})
+            waiting = [world.buy(subject, price_id, **changes)]
             has[subject] = price_id if kind == "buy" else ""
         waiting += waiting if told_twice else []
         if bool(data.draw(st.booleans(), label="dies")):
@@ -311,7 +314,7 @@ def test_any_history_gives_what_a_plain_model_says(steps: list[tuple[Any, ...]],
         world.sweep()
         for user, price_id in has.items():
             said = decision_of(world.price(price_id)) if price_id else ""
-            known[user] = {price_id: said or known[user].get(price_id, "")} if price_id else known[user]
+            known[user] |= {price_id: said} if said else {}
             expected = known[user].get(price_id, "")
             plan = PlanName(expected) if expected not in {"", NOT_OURS} else PlanName.FREE
             assert world.plan(user) is plan, (user, price_id)
@@ -341,6 +344,59 @@ def _handled_by_a_dying_worker(world: World, event_id: str, *, after: int) -> No
         pass
     finally:
         world.stripe.on_fetch = world.stripe.after_read = lambda: None
+
+
+_TURNS = st.sampled_from(["buy 1", "buy 2", "none of it", "end"])
+_NAMINGS = st.sampled_from(["name 1", "name 1 team", "name 2", "name 2 pro", "name 1 none"])
+
+
+@pytest.mark.fault("F-15e")
+@settings(max_examples=80)
+@given(st.lists(_TURNS | _NAMINGS, min_size=4, max_size=12))
+@example(["buy 1", "name 1", "buy 2", "buy 1"])
+@example(["buy 1", "name 1", "none of it", "buy 1"])
+@example(["buy 1", "name 1", "end", "name 2", "buy 2", "buy 1"])
+@example(["end", "name 1", "buy 1"])
+def test_who_comes_back_to_a_price_has_what_it_was_for_them(steps: list[str]) -> None:
+    """The model: what a price said when Stripe last told of the customer's having it, unless it says something now."""
+    world = World()
+    world.named.update(price_1="team", price_2="pro")
+    known: dict[str, str] = {}
+    price_id, held = "", "price_1"
+    changes: dict[str, dict[str, Any]] = {"end": {"status": "canceled"}, "none of it": {"prices": ()}}
+    for step in steps:
+        kind, _, said = step.partition(" ")
+        if kind == "name":
+            number, _, name = said.partition(" ")
+            world.name(f"price_{number}", name)
+        else:
+            price_id = f"price_{said}" if kind == "buy" else ""
+            world.buy(ALICE, price_id or held, **changes.get(step, {}))
+            held = price_id or held
+        world.sweep()
+        heard_of = held if step == "end" else price_id
+        known[heard_of] = decision_of(world.price(heard_of)) or known.get(heard_of, "") if heard_of else ""
+        now = known.get(price_id, "")
+        assert world.plan(ALICE) is (PlanName(now) if now not in {"", NOT_OURS} else PlanName.FREE)
+        assert bool(world.store.row(ALICE).paid.unnamed) is bool(price_id and not now)
+
+
+@pytest.mark.fault("F-15e")
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["pro", "team"])), max_size=12), st.integers(0, 4))
+def test_as_many_prices_are_remembered_as_there_is_room_for_the_latest_learned_last(
+    bought: list[tuple[int, str]], room: int
+) -> None:
+    names: dict[str, str] = {}
+    order: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("karma.billing.naming.MAX_NAMES", room)
+        for number, name in bought:
+            price_id = f"price_{number}"
+            sold = stripe_subscription(prices=(PriceHints(price_id=price_id, metadata_plan=name),))
+            names = names_kept(names, [sold])
+            order = [each for each in order if each != price_id] + [price_id]
+            assert list(names) == order[-max(room, 1) :]
+            assert names[price_id] == name
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 A price is *decided* when it names a plan, or says `none`: not ours. What a customer's price was last decided to be is
 remembered with the customer's link, and holds while a price says nothing: transferring a lookup key is how Stripe has
-a price raised, and whoever bought the old price goes on paying it for years. An operator ends it by a decision.
+a price raised, and whoever bought the old price goes on paying it for years. It is remembered also while the customer
+pays for something else, and may come back. An operator ends it by a decision.
 
 What is paid for and was never decided is *unnamed*. It gives nothing, and the row knows since when: Stripe is asked
 about it after a few minutes, then ever more rarely, at least once a day.
@@ -22,6 +23,8 @@ _RARELY = timedelta(days=7)
 _PAYING = frozenset({"active", "trialing", "past_due"})
 _OVER = frozenset({"canceled", "incomplete_expired"})
 _SHOWN = 5
+MAX_NAMES = 100
+"""Of a customer's prices whose meaning is remembered; those that are paid for now are, however many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,18 @@ def names_in(sources: Iterable[StripeSubscription]) -> dict[str, str]:
     prices = [price for each in sources for price in each.prices]
     found = {price.price_id: decision_of(price) for price in prices if price.price_id}
     return {price_id: decision for price_id, decision in found.items() if decision}
+
+
+def names_kept(before: Mapping[str, str], sources: Iterable[StripeSubscription]) -> dict[str, str]:
+    """Return what is to be remembered from now on: of prices that are left as well, the latest learned last.
+
+    Args:
+        before: what was remembered.
+        sources: as remembered.
+    """
+    now = names_in(sources)
+    left = [(price_id, name) for price_id, name in before.items() if price_id not in now]
+    return {**dict(left[max(0, len(left) + len(now) - MAX_NAMES) :]), **now}
 
 
 def unnamed_in(source: StripeSubscription) -> frozenset[str]:

@@ -68,7 +68,7 @@ class CustomerLink(NamedTuple):
     """The mode in which the customer exists; None until Stripe has shown it."""
     version: int
     names: Mapping[str, str] = MappingProxyType({})
-    """What each price that the customer pays for was last decided to sell; naming.py."""
+    """What each price that the customer pays or paid for was last decided to sell; naming.py."""
 
 
 class Payers(NamedTuple):

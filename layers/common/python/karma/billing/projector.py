@@ -24,7 +24,7 @@ from karma.billing.domain import (
     projection,
     read_hint,
 )
-from karma.billing.naming import advice, names_in, paid_for, remembering, unnamed_in
+from karma.billing.naming import advice, names_kept, paid_for, remembering, unnamed_in
 from karma.billing.plans import PlanName
 from karma.billing.ports import CustomerLink, Customers, Inbox, Payments, Row, Subscriptions
 from karma.billing.purge import stop_charging
@@ -195,7 +195,7 @@ class EventProjector:
             found = remembering(answer, link.names)
             shown.found.extend(found)
             shown.modes.extend([link.customer_id] if link.livemode is None else [])
-            if (names := names_in(found)) != link.names:
+            if (names := names_kept(link.names, found)) != link.names:
                 shown.names[link.customer_id] = names
         return shown
 

@@ -66,7 +66,7 @@ class CustomerItem(BillingItem, discriminator="customer_link"):
     user_id = UnicodeAttribute(null=True)
     livemode = BooleanAttribute(null=True)
     names = UnicodeAttribute(null=True)
-    """JSON: what each price that the customer pays for was last decided to sell."""
+    """JSON: what each price that the customer pays or paid for was last decided to sell, the latest learned last."""
     ending_of = UnicodeAttribute(null=True)
     """The account that is being deleted, until Stripe has stopped charging for it."""
 

@@ -70,8 +70,8 @@ def paid_of(item: SubscriptionItem) -> Paid:
 
 
 def names_text(names: Mapping[str, str]) -> str | None:
-    """Write what is remembered of a customer's prices; None: nothing."""
-    return orjson.dumps(dict(names), option=orjson.OPT_SORT_KEYS).decode() if names else None
+    """Write what is remembered of a customer's prices, in its order; None: nothing."""
+    return orjson.dumps(dict(names)).decode() if names else None
 
 
 def _attributes(row: Subscription) -> dict[str, Any]:
