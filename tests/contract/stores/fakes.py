@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from karma.agents.repository import DynamoAgentStore
-from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
@@ -29,7 +28,6 @@ from karma.runs.repository import DynamoRunStore
 from karma.tasks.repository import DynamoTaskStore
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.agents import MemoryAgentStore
-from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.configuration import MemoryComponentStore
@@ -42,6 +40,7 @@ from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.runs import MemoryRunStore
 from tests.fakes.tasks import MemoryTaskStore
 from tests.fakes.usage import MemoryUsage
+from tests.support import contexts
 
 FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryIdentities: (UserRepository, SessionRepository, ApiKeyRepository, DirectoryRepository),
@@ -55,9 +54,9 @@ FAKES: Mapping[type, tuple[type, ...]] = {
     MemoryRealtime: (RealtimeRepository,),
     MemoryProjects: (ProjectRepository,),
     MemoryTaskStore: (DynamoTaskStore,),
-    MemoryAvatarStore: (DynamoAvatarStore,),
     MemoryComponentStore: (ConfigurationRepository,),
     MemoryCommands: (CommandRepository,),
     MemoryNoticeStore: (NoticeRepository,),
     LocalBuckets: (DynamoBuckets,),
+    **contexts.fakes(),
 }

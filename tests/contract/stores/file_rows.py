@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +16,7 @@ from karma.files.repository.files import FileRepository
 from tests.fakes.files import MemoryDevices, MemoryFiles
 from tests.fakes.usage import MemoryUsage
 from tests.support.plans import allowance, reserved
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-LATER = NOW + timedelta(minutes=5)
+from tests.support.rows import NOW
 
 
 class FileRows(ABC):

@@ -9,10 +9,7 @@ from typing import Any
 
 from karma.agents.domain import Agent, AgentSpec
 from karma.agents.repository import DynamoAgentStore
-from karma.audit.domain import AuditEntry, AuditEvent
 from karma.audit.repository import AuditRepository
-from karma.avatars.domain import Avatar
-from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.arrival import Arrival
 from karma.billing.domain import project
 from karma.billing.ports import CustomerLink
@@ -24,14 +21,13 @@ from karma.billing.repository.usage import UsageRepository
 from karma.configuration.domain import Change, Component, ComponentType
 from karma.configuration.repository import ConfigurationRepository
 from karma.conversations.domain import History, Message, Thread, ThreadKey
-from karma.core.clock import epoch_ms, iso, monotonic
+from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import (
     AgentId,
     ApiKeyId,
-    AvatarId,
     CommandId,
     DeviceId,
     ProjectId,
@@ -60,9 +56,8 @@ from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.accounts.repository.directory import DirectoryRepository
 from karma.identity.accounts.repository.one_time import OneTimeRepository
 from karma.identity.accounts.repository.remains import AccountRemains
-from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
-from karma.identity.domain import ApiKey, Credential, RefreshToken, Role, User
+from karma.identity.domain import ApiKey, Credential, RefreshToken
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
 from karma.identity.oauth.repository import OAuthRepository
 from karma.identity.sessions.logins import LoginPlace
@@ -82,8 +77,8 @@ from karma.runs.repository import DynamoRunStore
 from karma.tasks.domain import Subtask, Task
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import DynamoTaskStore
+from tests.contexts.avatars import AvatarRows
 from tests.contract.stores import file_rows
-from tests.contract.stores.test_avatars import avatar as an_avatar
 from tests.contract.stores.test_configuration import change as a_change
 from tests.contract.stores.test_notices import notice as a_notice
 from tests.contract.stores.test_projects import membership
@@ -91,20 +86,18 @@ from tests.contract.stores.test_projects import new_project as a_project
 from tests.contract.stores.test_tasks import parts
 from tests.contract.stores.test_tasks import task as a_task
 from tests.support.plans import limited, reserved
+from tests.support.rows import DAY, LATER, NOW
 from tests.unit.billing.test_domain import stripe_subscription
 
-NOW, LATER = file_rows.NOW, file_rows.LATER
-DAY = timedelta(days=1)
 TEN = Limit("ten", 10, timedelta(minutes=1))
 TWO_PLACES = Pool("two", 2, DAY)
 
 
-class Rows(file_rows.FileRows):
+class Rows(AvatarRows, file_rows.FileRows):
     """One person with everything that hangs on an account; each is made when it is first asked for."""
 
     def __init__(self) -> None:
-        self.id = new_id()
-        self.users = UserRepository()
+        super().__init__()
         self.directory = DirectoryRepository()
         self.sessions = SessionRepository()
         self.keys = ApiKeyRepository()
@@ -125,7 +118,6 @@ class Rows(file_rows.FileRows):
         self.agents = DynamoAgentStore()
         self.projects = ProjectRepository()
         self.tasks = DynamoTaskStore()
-        self.avatars = DynamoAvatarStore()
         self.configuration = ConfigurationRepository()
         self.notices = NoticeRepository()
         self.arrivals = ArrivalStore()
@@ -148,40 +140,6 @@ class Rows(file_rows.FileRows):
         return self.purge()
 
     # Identity
-
-    def person(self, **changes: Any) -> User:
-        user_id = UserId(new_id())
-        made = User(
-            id=user_id,
-            email=f"{user_id}@example.com",
-            name="Ada",
-            avatar=None,
-            password_hash="first",
-            role=Role.USER,
-            email_verified=True,
-            created_at=NOW,
-            updated_at=NOW,
-        )
-        return replace(made, **changes)
-
-    def stored(self, **changes: Any) -> User:
-        made = self.person(**changes)
-        self.users.create_user(made)
-        found = self.users.read_user(made.id)
-        assert found is not None
-        return found
-
-    @cached_property
-    def ada(self) -> User:
-        return self.stored()
-
-    @cached_property
-    def root(self) -> User:
-        return self.stored(role=Role.ADMIN)
-
-    @property
-    def entry(self) -> AuditEntry:
-        return AuditEntry(user_id=self.ada.id, event=AuditEvent.LOGGED_IN, at=NOW, actor_id=self.ada.id)
 
     @property
     def mail(self) -> Mail:
@@ -297,9 +255,6 @@ class Rows(file_rows.FileRows):
     def gone(self) -> UserId:
         self.deletions.begin(self.leaving, entry=self.entry, due_at=NOW)
         return self.ada.id
-
-    def purge(self, *, ends_in_s: float = 60) -> Purge:
-        return Purge(user_id=self.ada.id, ends_at=monotonic() + ends_in_s, settled=True)
 
     # Devices
 
@@ -520,7 +475,7 @@ class Rows(file_rows.FileRows):
         self.projects.begin_delete(project, actor=owner, at=NOW)
         return project
 
-    # Tasks and avatars
+    # Tasks
 
     def new_task(self) -> tuple[Task, list[Subtask]]:
         made = replace(a_task(user=self.ada.id, of=2), id=TaskId(new_id()))
@@ -537,15 +492,6 @@ class Rows(file_rows.FileRows):
         task, _ = self.task
         self.tasks.begin_delete(task, at=NOW)
         return GoneTask(self.ada.id, task.id)
-
-    def new_avatar(self) -> Avatar:
-        return replace(an_avatar(user=self.ada.id), id=AvatarId(new_id()))
-
-    @cached_property
-    def avatar(self) -> Avatar:
-        avatar = self.new_avatar()
-        self.avatars.create(avatar, request_token="t")
-        return avatar
 
     # Configuration and notices
 

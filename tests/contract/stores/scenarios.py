@@ -27,8 +27,11 @@ from karma.identity.domain import Role
 from karma.mail.domain import MailState
 from karma.runs.domain import RunEnd, RunStatus, Wish
 from karma.tasks.domain import TaskStatus
-from tests.contract.stores.rows import DAY, LATER, NOW, TEN, TWO_PLACES, Rows
+from tests.contract.stores.rows import TEN, TWO_PLACES, Rows
+from tests.support import contexts
+from tests.support.contexts import Scenarios
 from tests.support.plans import allowance, limited
+from tests.support.rows import DAY, LATER, NOW
 
 Call = Callable[[], object]
 
@@ -136,7 +139,7 @@ def _made(prepare: Callable[[Rows], Any], call: Callable[[Rows, Any], object]) -
     return scenario
 
 
-SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
+_CENTRAL: Mapping[str, Callable[[Rows], Call]] = {
     "UserRepository.create_user": _made(
         lambda r: (r.person(), r.entry, r.mail),
         lambda r, n: r.users.create_user(n[0], entries=[n[1]], mails=[n[2]]),
@@ -486,20 +489,6 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
     "DynamoTaskStore.is_gone": _made(lambda r: r.gone_task, lambda r, gone: r.tasks.is_gone(gone)),
     "DynamoTaskStore.gone": _made(lambda r: r.gone_task, lambda r, _: r.tasks.gone(before=LATER, limit=5)),
     "DynamoTaskStore.purge_account": _made(lambda r: (r.task, r.purge()), lambda r, n: r.tasks.purge_account(n[1])),
-    "DynamoAvatarStore.get": _made(lambda r: r.avatar, lambda r, a: r.avatars.get(a.created_by, a.id)),
-    "DynamoAvatarStore.made_by": _made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, "t")),
-    "DynamoAvatarStore.create": _made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request_token="t")),
-    "DynamoAvatarStore.replace": _made(
-        lambda r: r.avatar, lambda r, a: r.avatars.replace(a, replace(a, name="x", version=2))
-    ),
-    "DynamoAvatarStore.delete": _made(lambda r: r.avatar, lambda r, a: r.avatars.delete(a)),
-    "DynamoAvatarStore.page": _made(
-        lambda r: r.avatar, lambda r, a: r.avatars.page(a.created_by, newest_first=True, after="", limit=5)
-    ),
-    "DynamoAvatarStore.count": _made(lambda r: r.avatar, lambda r, a: r.avatars.count(a.created_by)),
-    "DynamoAvatarStore.purge_account": _made(
-        lambda r: (r.avatar, r.purge()), lambda r, n: r.avatars.purge_account(n[1])
-    ),
     "ConfigurationRepository.components": _made(lambda r: r.changed, lambda r, _: r.configuration.components()),
     "ConfigurationRepository.last_change": _made(lambda r: r.changed, lambda r, c: r.configuration.last_change(c.name)),
     "ConfigurationRepository.change": _made(lambda r: r.changed, lambda r, c: r.configuration.change(c.name, 1)),
@@ -602,4 +591,5 @@ SCENARIOS: Mapping[str, Callable[[Rows], Call]] = {
         lambda r: (r.listening, r.purge()), lambda r, n: r.realtime.purge_account(n[1])
     ),
 }
+SCENARIOS: Mapping[str, Callable[[], Call]] = {**Scenarios[Rows](Rows, _CENTRAL), **contexts.scenarios()}
 """By class and method."""

@@ -25,8 +25,9 @@ from karma.devices.domain import (
 )
 from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
 from karma.devices.repository.items import EXPIRY_SHARDS
-from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+from tests.contract.stores.rows import Rows
 from tests.fakes.commands import MemoryCommands
+from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Store
 
 HOUR_MS = 3_600_000

@@ -18,7 +18,8 @@ from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState
 from karma.devices.repository.devices import Gone
 from karma.devices.repository.devices import Rows as Page
 from karma.devices.transactional import require_device
-from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+from tests.contract.stores.rows import Rows
+from tests.support.rows import DAY, LATER, NOW
 
 MINUTE = timedelta(minutes=1)
 

@@ -30,10 +30,11 @@ from karma.mail.domain import MailState
 from karma.notices.service import NoticeService
 from karma.realtime.domain import CONNECTION_TTL
 from karma.realtime.service import ConnectionService
-from tests.contract.stores.rows import DAY, LATER, NOW, TEN, Rows
+from tests.contract.stores.rows import TEN, Rows
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 from tests.fakes.files import MemoryStore
 from tests.fakes.identity import RING
+from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Database
 
 MOMENT = timedelta(milliseconds=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
@@ -15,12 +14,12 @@ from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersi
 from karma.core.ids import FileId, new_id
 from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
 from karma.files.repository.files import Place
-from tests.contract.stores.file_rows import LATER, NOW, FileRows, MemoryFileRows
+from tests.contract.stores.file_rows import FileRows, MemoryFileRows
 from tests.support.plans import limited
+from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Store
 
 FOUND = Digests(5, "s", "m", "text/plain")
-DAY = timedelta(days=1)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from karma.identity.accounts.one_time import Purpose
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import ProjectRole
 from karma.realtime.domain import Channel, Connection, Ticket
-from tests.contract.stores.rows import LATER, NOW, Rows
+from tests.contract.stores.rows import Rows
 from tests.contract.stores.test_avatars import avatar
 from tests.contract.stores.test_identity import api_key, entry_of, user
 from tests.contract.stores.test_projects import membership, new_project
@@ -30,6 +30,7 @@ from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.runs import MemoryRunStore
 from tests.fakes.tasks import MemoryTaskStore
+from tests.support.rows import LATER, NOW
 from tests.support.stores import Store
 from tests.unit.billing.test_domain import stripe_subscription
 

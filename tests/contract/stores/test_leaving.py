@@ -16,7 +16,8 @@ from karma.identity.accounts.deletion import Deletion
 from karma.identity.holdings import AccountHolds, Holding
 from karma.identity.oauth.domain import Link, ProviderName
 from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted
-from tests.contract.stores.rows import DAY, LATER, NOW, Rows
+from tests.contract.stores.rows import Rows
+from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Database
 
 SECOND = timedelta(seconds=1)

@@ -14,7 +14,8 @@ from karma.core.dynamo.items import Item, TableMeta
 from karma.core.dynamo.newest import newest
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import PayloadTooLarge
-from tests.contract.stores.rows import DAY, NOW, Rows
+from tests.contract.stores.rows import Rows
+from tests.support.rows import DAY, NOW
 from tests.support.wire import Wire, on
 
 ITEM_BYTES = 400 * 1024

@@ -13,7 +13,8 @@ from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.repository.devices import Gone
-from tests.contract.stores.rows import NOW, Rows
+from tests.contract.stores.rows import Rows
+from tests.support.rows import NOW
 
 HOUR_MS = 3_600_000
 NOW_MS = epoch_ms(NOW)

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from karma.core.errors import AppError
-from tests.contract.stores.rows import Rows
 from tests.contract.stores.scenarios import SCENARIOS
 from tests.support.stores import Database, Engine
 from tests.support.wire import Params, Wire, Write, error, on
@@ -110,7 +109,7 @@ def refused(database: Database, name: str, target: tuple[int, int, Write]) -> st
     """Play a call one of whose conditions is false; return what the caller is told."""
     is_put = target[2].kind == "Put"
     for with_foreign in (is_put, not is_put):
-        call = SCENARIOS[name](Rows())
+        call = SCENARIOS[name]()
         meddler = Meddler(database, target, with_foreign)
         with on(Wire(before=meddler.sent, after=meddler.answered)):
             outcome = told(call)
@@ -127,7 +126,7 @@ def _golden() -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("name", SCENARIOS if REWRITE else sorted(_golden()))
 def test_each_condition_refuses_by_itself(database: Database, name: str) -> None:
     wire = Wire()
-    call = SCENARIOS[name](Rows())
+    call = SCENARIOS[name]()
     with on(wire):
         told(call)
     found: dict[str, str] = {}
@@ -147,7 +146,7 @@ def test_the_other_methods_send_no_conditions(database: Database) -> None:
     unknown = set()
     for name in SCENARIOS.keys() - _golden().keys():
         wire = Wire()
-        call = SCENARIOS[name](Rows())
+        call = SCENARIOS[name]()
         with on(wire):
             told(call)
         assert wire.requests
@@ -166,7 +165,7 @@ def test_each_request_may_meet_a_busy_database(database: Database, kind: str) ->
 
 def _meet_busy(database: Database, name: str) -> None:
     wire = Wire()
-    call = SCENARIOS[name](Rows())
+    call = SCENARIOS[name]()
     with on(wire):
         told(call)
     expected = TOLD_OTHERWISE.get(name, "StorageThrottled")
@@ -175,7 +174,7 @@ def _meet_busy(database: Database, name: str) -> None:
     for operation, number in first.items():
         params = wire.requests[number][1]
         for answer in _busy(operation, params):
-            call = SCENARIOS[name](Rows())
+            call = SCENARIOS[name]()
 
             def busy(
                 n: int, _: str, __: Params, number: int = number, answer: dict[str, Any] = answer

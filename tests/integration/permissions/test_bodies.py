@@ -12,8 +12,8 @@ import pytest
 
 from karma.core.ids import new_id
 from karma.identity.permissions import ROLES_OF
-from tests.integration.permissions.world import BODIES, Answered, Target, World, bearer, targets
-from tests.support import contract
+from tests.integration.permissions.world import Answered, Target, World, bearer, targets
+from tests.support import contexts, contract
 from tests.support.bad_bodies import TEXTS, Shapes, Text
 from tests.support.model_server import ModelServer
 
@@ -224,7 +224,7 @@ class Sent:
         return json.loads(answer.text) if answer.status == 200 else None
 
     def _seed(self) -> Any:
-        return BODIES[f"{self._target.method} {self._target.path}"](self._world, self._owner)
+        return contexts.bodies()[f"{self._target.method} {self._target.path}"](self._world, self._owner)
 
     def _fresh(self, body: object) -> Answered:
         """Send what may be taken."""
@@ -307,8 +307,8 @@ def every_body(world: World, function: str, document: Mapping[str, Any]) -> tupl
         operation = document["paths"].get(target.path, {}).get(target.method.lower(), {})
         if target.function != function or "requestBody" not in operation or f"{target.method} {target.path}" in SAME:
             continue
-        if f"{target.method} {target.path}" not in BODIES:
-            wrong.append(f"{target.name}: BODIES in world.py lacks it")
+        if f"{target.method} {target.path}" not in contexts.bodies():
+            wrong.append(f"{target.name}: BODIES in tests/contexts lacks it")
             continue
         sent = Sent(world, target, operation, document)
         sent.everything()

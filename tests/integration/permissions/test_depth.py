@@ -14,8 +14,8 @@ from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import DeviceId
 from karma.devices.repository.devices import DeviceRepository
 from tests.integration.permissions.test_parameters import caller, fields_of, operations, refused
-from tests.integration.permissions.world import BODIES, OBJECTS, Target, World, bearer, targets
-from tests.support import contract
+from tests.integration.permissions.world import Target, World, bearer, targets
+from tests.support import contexts, contract
 
 pytestmark = [pytest.mark.fault("F-08a"), pytest.mark.usefixtures("model")]
 
@@ -51,7 +51,7 @@ def read_everything(world: World) -> list[str]:
     """Read all that can be read of what two people have; return what was answered wrongly."""
     wrong = []
     for target in targets():
-        known = all(name in OBJECTS for name in target.parameters) and "/health" not in target.path
+        known = all(name in contexts.objects() for name in target.parameters) and "/health" not in target.path
         if target.function == "api" and target.method == "GET" and known:
             for owner in ("user", "admin"):
                 answer = world.call(target, owner=owner, headers=bearer(world.person(owner).token))
@@ -66,7 +66,7 @@ def test_every_field_takes_64_levels_and_names_itself_for_more(world: World) -> 
     tried = 0
     for target, field in free_fields():
         for levels in DEPTHS:
-            body = BODIES[f"{target.method} {target.path}"](world, "admin")
+            body = contexts.bodies()[f"{target.method} {target.path}"](world, "admin")
             path = world.path_of(target, owner="admin")
             answer = world.api(target.method, path, {**body, field: nested(levels)}, headers=caller(world, target))
             told = refused(answer) if answer.status == 422 else {}

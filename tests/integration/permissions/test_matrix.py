@@ -10,7 +10,8 @@ import pytest
 
 from karma.core.ids import UserId, new_id
 from karma.identity.permissions import ROLES_OF
-from tests.integration.permissions.world import EVERY_SCOPE, OBJECTS, SHARED, Target, World, bearer, targets
+from tests.integration.permissions.world import EVERY_SCOPE, Target, World, bearer, targets
+from tests.support import contexts
 from tests.support.described import Described
 from tests.support.model_server import ModelServer
 
@@ -65,9 +66,9 @@ class Asked:
         """Each answer, beside what the documents say of it."""
 
     def row(self, target: Target) -> Row:
-        unknown = [name for name in target.parameters if name not in OBJECTS]
+        unknown = [name for name in target.parameters if name not in contexts.objects()]
         if unknown:
-            self._complain(target, f"OBJECTS in world.py lacks {', '.join(unknown)}")
+            self._complain(target, f"OBJECTS in tests/contexts lacks {', '.join(unknown)}")
             return {}
         cells = {column: self._cell(target, column) for column in COLUMNS[1:]}
         return {"permission": named(target.permission), **cells}
@@ -82,7 +83,7 @@ class Asked:
         )
         if answer.status in {400, 422, 429} or answer.status >= 500:
             self._complain(
-                target, f"{column}: {answer.status} decides nothing; BODIES in world.py? {answer.text[:300]}"
+                target, f"{column}: {answer.status} decides nothing; BODIES in tests/contexts? {answer.text[:300]}"
             )
         if column in UNKNOWN and target.permission is not None:
             status, message = UNKNOWN[column]
@@ -188,7 +189,7 @@ class TestTheTable:
     @pytest.mark.req("R-K-25")
     def test_hides_what_is_another_s(self, rows: dict[str, Row], routes: list[Target]) -> None:
         for target in routes:
-            if target.permission and set(target.parameters) - SHARED:
+            if target.permission and set(target.parameters) - contexts.shared():
                 assert rows[target.name]["another user"] in {"403", "404"}, target.name
                 assert rows[target.name]["admin"] in {"404"}, target.name
 

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.integration.permissions.world import BODIES, Answered, Target, World, bearer, targets
-from tests.support import contract
+from tests.integration.permissions.world import Answered, Target, World, bearer, targets
+from tests.support import contexts, contract
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -134,7 +134,7 @@ def test_times_at_the_ends_of_the_calendar_are_read_or_named(world: World) -> No
                 tried += 1
         operation = document["paths"][target.path][target.method.lower()]
         for field in [name for name, inner in fields_of(document, operation).items() if is_time(inner)]:
-            seed = BODIES[f"{target.method} {target.path}"](world, "admin")
+            seed = contexts.bodies()[f"{target.method} {target.path}"](world, "admin")
             for text in [*TIMES, *DAYS]:
                 body = {**seed, field: text}
                 path = world.path_of(target, owner="admin")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from karma.avatars.domain import Avatar
+from karma.avatars.repository import DynamoAvatarStore
+from karma.core.ids import AvatarId, new_id
+from tests.contract.stores.test_avatars import avatar as an_avatar
+from tests.fakes.avatars import MemoryAvatarStore
+from tests.integration.permissions.world import Bodies, Objects, World
+from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.rows import AccountRows
+
+
+class AvatarRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.avatars = DynamoAvatarStore()
+
+    def new_avatar(self) -> Avatar:
+        return replace(an_avatar(user=self.ada.id), id=AvatarId(new_id()))
+
+    @cached_property
+    def avatar(self) -> Avatar:
+        avatar = self.new_avatar()
+        self.avatars.create(avatar, request_token="t")
+        return avatar
+
+
+FAKES: Fakes = {MemoryAvatarStore: (DynamoAvatarStore,)}
+
+SCENARIOS = Scenarios[AvatarRows](
+    AvatarRows,
+    {
+        "DynamoAvatarStore.get": made(lambda r: r.avatar, lambda r, a: r.avatars.get(a.created_by, a.id)),
+        "DynamoAvatarStore.made_by": made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, "t")),
+        "DynamoAvatarStore.create": made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request_token="t")),
+        "DynamoAvatarStore.replace": made(
+            lambda r: r.avatar, lambda r, a: r.avatars.replace(a, replace(a, name="x", version=2))
+        ),
+        "DynamoAvatarStore.delete": made(lambda r: r.avatar, lambda r, a: r.avatars.delete(a)),
+        "DynamoAvatarStore.page": made(
+            lambda r: r.avatar, lambda r, a: r.avatars.page(a.created_by, newest_first=True, after="", limit=5)
+        ),
+        "DynamoAvatarStore.count": made(lambda r: r.avatar, lambda r, a: r.avatars.count(a.created_by)),
+        "DynamoAvatarStore.purge_account": made(
+            lambda r: (r.avatar, r.purge()), lambda r, n: r.avatars.purge_account(n[1])
+        ),
+    },
+)
+
+
+def _avatar(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/avatars", _new_avatar(world, owner))["avatar"]["id"])
+
+
+def _new_avatar(_: World, __: str) -> dict[str, Any]:
+    return {"name": "Fern", "role": "gardener"}
+
+
+OBJECTS: Objects = {"avatar_id": _avatar}
+
+BODIES: Bodies = {
+    "POST /api/v1/avatars": _new_avatar,
+    "PATCH /api/v1/avatars/{avatar_id}": lambda *_: {"name": "Moss"},
+}
