@@ -1,14 +1,15 @@
-"""The FastAPI application: routers of routes/, one edge around them, OpenAPI."""
+"""The FastAPI application: the routers of each module of routes/, one edge around them, OpenAPI."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from types import ModuleType
 
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
-from api import openapi
+from api import openapi, routes
 from api.access import admit
 from api.deps import process
 from api.description import description
@@ -19,28 +20,6 @@ from api.routing import Route, Router
 from karma.core import secrets
 from karma.core.answers import AboutData
 from karma.core.health import APP, VERSION
-
-ROUTES: tuple[str, ...] = (
-    "auth",
-    "oauth",
-    "users",
-    "admin_users",
-    "api_keys",
-    "audit",
-    "notices",
-    "devices",
-    "files",
-    "projects",
-    "agents",
-    "runs",
-    "tasks",
-    "avatars",
-    "configuration",
-    "billing",
-    "health",
-    "realtime",
-)
-"""The modules of `routes/` that the app serves; each has a `router`. Order does not matter."""
 
 
 class Api(FastAPI):
@@ -68,8 +47,8 @@ def build() -> Api:
         title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json", docs_url=None, redoc_url=None
     )
     app.router.routes.extend([*about.routes, *description.routes])
-    for name in ROUTES:
-        _mount(app, importlib.import_module(f"api.routes.{name}"))
+    for found in pkgutil.iter_modules(routes.__path__):
+        _mount(app, importlib.import_module(f"{routes.__name__}.{found.name}"))
     return app
 
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from karma.avatars.repository import DynamoAvatarStore
 from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
-from karma.core import secrets
+from karma.core import purge, secrets
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import ValidationFailed
@@ -32,11 +31,8 @@ from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
-from karma.projects.repository import ProjectRepository
-from karma.realtime.repository import RealtimeRepository
 from karma.runs.purge import RunsPurge
 from karma.runs.repository import DynamoRunStore
-from karma.tasks.repository import DynamoTaskStore
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
@@ -90,10 +86,8 @@ def cascade() -> Cascade:
                 clock=clock,
                 others=(FileLeftovers(files, S3Files(settings.files_bucket)),),
             ),
-            DynamoTaskStore(),
-            DynamoAvatarStore(),
-            ProjectRepository(),
-            RealtimeRepository(),
+            # What is stored and does nothing: the `purge.py` of each context that offers a step.
+            *purge.offered(),
             # Behind everything that gives back what it took of the plan.
             UsagePurge(UsageRepository()),
             # Last what tells who it was.

@@ -30,6 +30,7 @@ from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.conversations.domain import History, Message, ThreadKey
+from karma.core import purge
 from karma.core.clock import SystemClock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AppError, NotFound, Unauthenticated
@@ -204,8 +205,7 @@ class World:
                     clock=CLOCK,
                     others=(FileLeftovers(files, self.bucket),) if self.whole else (),
                 ),
-                projects,
-                RealtimeRepository(),
+                *purge.offered(),
                 AccountRemains(),
             ],
             deletions=DeletionRepository(),

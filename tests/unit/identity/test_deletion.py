@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -7,10 +10,12 @@ from typing import Any
 
 import pytest
 
+import karma
+from background import deletion
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
 from karma.core.errors import Forbidden, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import Purge, Step, offered
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.accounts.deletion import (
     DUE_AFTER,
@@ -274,3 +279,15 @@ class TestTheCascade:
         assert cascade.advance(USER)
         assert cascade.advance(USER)
         assert requested.log == ["a"]
+
+
+def test_everything_that_removes_what_is_left_of_an_account_is_a_step_once() -> None:
+    names = [found.name for found in pkgutil.walk_packages(karma.__path__, "karma.")]
+    modules = [importlib.import_module(name) for name in names if not name.endswith("__main__")]
+    classes = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)} - {Step}
+    removing = {kind for kind in classes if hasattr(kind, "purge_account")}
+    written = removing & {kind for _, kind in inspect.getmembers(deletion, inspect.isclass)}
+    found = [type(step) for step in offered()]
+
+    assert {*found, *written} == removing
+    assert len(found) == len(removing - written), "a step is found, or stands in functions/background/deletion.py"

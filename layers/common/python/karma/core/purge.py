@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from karma.core import contexts
 from karma.core.clock import monotonic
 from karma.core.ids import UserId
 
@@ -21,3 +23,21 @@ class Purge:
     def over(self) -> bool:
         """Tell whether the time of this go is used up."""
         return monotonic() >= self.ends_at
+
+
+class Step(Protocol):
+    """What a context offers the cascade."""
+
+    name: str
+
+    def purge_account(self, purge: Purge) -> bool:
+        """Remove what is left of an account; True when nothing is.
+
+        May be called again at any time, also beside itself.
+        """
+        ...
+
+
+def offered() -> list[Step]:
+    """Make the step of each context whose `purge.py` has a function `purge`: those that need their repository only."""
+    return [module.purge() for module in contexts.modules("purge") if hasattr(module, "purge")]

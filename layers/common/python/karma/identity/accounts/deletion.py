@@ -22,7 +22,7 @@ from karma.core.clock import Clock, monotonic
 from karma.core.errors import Conflict, NotFound, Upstream
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
-from karma.core.purge import Purge
+from karma.core.purge import Purge, Step
 from karma.core.ratelimit import Buckets
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import Caller, Credential, Role
@@ -90,19 +90,6 @@ class Queue(Protocol):
 
     def send(self, body: str, *, delay_s: int = 0) -> None:
         """Enqueue a user id; it becomes visible after the delay."""
-        ...
-
-
-class Step(Protocol):
-    """What a context offers the cascade."""
-
-    name: str
-
-    def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of an account; True when nothing is.
-
-        May be called again at any time, also beside itself.
-        """
         ...
 
 

@@ -1,0 +1,11 @@
+"""The step of avatars in the deletion of an account: functions/background/deletion.py."""
+
+from __future__ import annotations
+
+from karma.avatars.repository import DynamoAvatarStore
+from karma.core.purge import Step
+
+
+def purge() -> Step:
+    """Offer the removal of what is left beside avatars."""
+    return DynamoAvatarStore()

@@ -1,0 +1,11 @@
+"""The step of the live channel in the deletion of an account: functions/background/deletion.py."""
+
+from __future__ import annotations
+
+from karma.core.purge import Step
+from karma.realtime.repository import RealtimeRepository
+
+
+def purge() -> Step:
+    """Offer the removal of tickets, connections and channels."""
+    return RealtimeRepository()

@@ -1,0 +1,11 @@
+"""The step of tasks in the deletion of an account: functions/background/deletion.py."""
+
+from __future__ import annotations
+
+from karma.core.purge import Step
+from karma.tasks.repository import DynamoTaskStore
+
+
+def purge() -> Step:
+    """Offer the removal of tasks and their subtasks."""
+    return DynamoTaskStore()
