@@ -315,13 +315,13 @@ def is_same_medium(stored: Json, given: Json) -> bool:
     if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
         return False
     value = str(theirs.get("value"))
-    if theirs.get("type") == "url" and value[:5].lower() != "data:":
+    is_data = theirs.get("type") == "data" or value[:5].lower() == "data:"
+    if theirs.get("type") == "url" and not is_data:
         return stored.get(_FETCHED) == _digest(value)  # what it names may have changed: it is not fetched again
-    if ours.get("value") == value:
-        return True
-    if theirs.get("type") == "file":
-        return False
+    if not is_data:
+        return ours.get("type") == theirs.get("type") and ours.get("value") == value
     data = value.partition(",")[2] if value[:5].lower() == "data:" else value
+    # By kind: the name of a file is no data, whatever a client calls it.
     if ours.get("type") == "data":
         return ours.get("value") == data
     return ours.get("value") == f"attachments/{_digest_of_base64(data)}"

@@ -1,0 +1,56 @@
+"""A client's copy of a medium is the stored one only if both stand for the same bytes, or for the same file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from itertools import product
+from typing import Any
+
+import pytest
+
+from karma.conversations.attachments import is_same_medium
+
+BYTES = [b"one", b"two"]
+VALUES = [
+    *(base64.b64encode(data).decode() for data in BYTES),
+    *(f"attachments/{hashlib.sha256(data).hexdigest()}" for data in BYTES),
+    "devices/d1/files/f1",
+    "devices/d1/files/f2",
+]
+KINDS = ("data", "file", "url")
+
+
+def part(kind: str, value: str) -> dict[str, Any]:
+    return {"type": "document", "source": {"type": kind, "value": value, "mimeType": "text/plain"}}
+
+
+def meant(kind: str, value: str) -> object:
+    """What a source stands for: bytes, the name of a file, or nothing that can be held."""
+    kept = {f"attachments/{hashlib.sha256(data).hexdigest()}": data for data in BYTES}
+    if kind == "file":
+        return kept.get(value, value)
+    data = value.removeprefix("data:text/plain;base64,")
+    if kind == "url" and data == value:
+        return None
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        return None
+
+
+@pytest.mark.fault("F-01h")
+def test_a_copy_is_what_is_held_only_if_both_stand_for_the_same() -> None:
+    stored = [(kind, value) for kind, value in product(("data", "file"), VALUES) if meant(kind, value) is not None]
+    given = [*product(KINDS, VALUES), *(("url", f"data:text/plain;base64,{value}") for value in VALUES)]
+
+    wrong = [
+        (held, copy)
+        for held, copy in product(stored, given)
+        if is_same_medium(part(*held), part(*copy)) != (meant(*held) == meant(*copy) is not None)
+        # The store keeps what it was given as data by its digest; the name of an attachment is its owner's to use.
+        and (held[0], copy[0]) != ("data", "file")
+    ]
+
+    assert len(stored) * len(given) > 100
+    assert wrong == []
