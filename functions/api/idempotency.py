@@ -5,6 +5,9 @@ body and the answer, unless the answer showed a secret: then a repeat gets 409 A
 The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
 
+An item of DynamoDB holds 400 KB. Of an answer over `MAX_KEPT_BYTES` the record says only that it was given: a repeat
+runs `create` again, which finds what the first one made (`request_token`) and answers with it as it is now.
+
 Where nobody knows who calls, the body is part of what a record is keyed by: two strangers who chose the same key are
 two requests, and neither learns of the other.
 """
@@ -26,11 +29,14 @@ from karma.core import aws
 from karma.core.dynamo.failures import raise_public
 from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
 from karma.core.faults import AWS_FAULTS
+from karma.core.freeform import render
 from karma.identity.domain import Caller
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TTL_S = 24 * 3600
 _PREFIX = "karma-api"
+MAX_KEPT_BYTES = 100_000
+"""Of an answer as JSON. Powertools writes each character beyond ASCII as six to twelve bytes, three times as many."""
 
 _Data = TypeVar("_Data")
 
@@ -68,7 +74,8 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
         raise AlreadyCreated(
             "This request was carried out; its secret was shown once", details={"id": stored["secret_id"]}
         )
-    return ok(stored["data"], stored["status"], headers={"Idempotent-Replayed": "true"})
+    data = create().data if stored.get("again") else stored["data"]
+    return ok(data, stored["status"], headers={"Idempotent-Replayed": "true"})
 
 
 def request_token(request: Request, caller: Caller) -> str | None:
@@ -94,66 +101,37 @@ def _key(request: Request) -> str | None:
 def _run(
     path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome[_Data]]
 ) -> tuple[dict[str, Any], Outcome[_Data] | None]:
-    # Local: these import boto3, and most requests carry no key.
-    from aws_lambda_powertools.utilities.idempotency import (
-        DynamoDBPersistenceLayer,
-        IdempotencyConfig,
-        idempotent_function,
-    )
+    """Carry the request out unless its record says that it was; return what is recorded, and the outcome if it is new.
+
+    Raises:
+        Conflict: see `once`.
+    """
     from aws_lambda_powertools.utilities.idempotency.exceptions import (
         IdempotencyAlreadyInProgressError,
         IdempotencyInconsistentStateError,
-        IdempotencyItemNotFoundError,
         IdempotencyPersistenceLayerError,
         IdempotencyValidationError,
     )
 
-    owner = caller.user_id if caller else "ANYONE"
-    store = DynamoDBPersistenceLayer(
-        table_name=process.settings().identity_table,
-        key_attr="pk",
-        sort_key_attr="sk",
-        static_pk_value=f"IDEMPOTENCY#{owner}",
-        expiry_attr="expires_at",
-        status_attr="state",
-        boto3_client=aws.client("dynamodb"),
-    )
-    config = IdempotencyConfig(
-        event_key_jmespath="[path, key]" if caller else "[path, key, fingerprint]",
-        payload_validation_jmespath="fingerprint",
-        expires_after_seconds=_TTL_S,
-        hash_function="sha256",
-    )
-    config.lambda_context = _Deadline()  # type: ignore[assignment]  # all that it reads of a context
     fresh: list[Outcome[_Data]] = []
 
-    def claimed(*, claim: dict[str, str]) -> dict[str, Any]:  # noqa: ARG001  Powertools reads it
+    def carry_out() -> dict[str, Any]:
         outcome = create()
         fresh.append(outcome)
-        data: object = {} if outcome.secret_id else outcome.data
-        return {"status": outcome.status, "data": data, "secret_id": outcome.secret_id}
+        if outcome.secret_id or len(render(outcome.data)) > MAX_KEPT_BYTES:
+            kept: dict[str, Any] = {"data": {}, "again": not outcome.secret_id}
+        else:
+            kept = {"data": outcome.data, "again": False}
+        return {"status": outcome.status, "secret_id": outcome.secret_id, **kept}
 
-    guarded: Callable[..., dict[str, Any]] = idempotent_function(
-        claimed, data_keyword_argument="claim", persistence_store=store, config=config, key_prefix=_PREFIX
-    )
-    store.configure(config=config, function_name="", key_prefix=_PREFIX)
-
-    def is_recorded(claim: dict[str, str]) -> bool:
-        try:
-            store.get_record(claim)
-        except IdempotencyItemNotFoundError:
-            return False
-        except IdempotencyPersistenceLayerError as exc:
-            raise_public(exc, _cause(exc))
-        return True
-
+    records = _Records(caller, carry_out)
     claims = [{"path": path, "key": key, "fingerprint": fingerprint} for fingerprint in _fingerprints(body)]
     if caller is None:
         # Keyed by the body, a record of before a change of keys stands elsewhere; none is begun there any more.
-        claims = [*(claim for claim in claims[1:] if is_recorded(claim)), claims[0]]
+        claims = [*(claim for claim in claims[1:] if records.has(claim)), claims[0]]
     for claim in claims:
         try:
-            stored = guarded(claim=claim)
+            stored = records.carry_out_once(claim=claim)
         except IdempotencyValidationError:
             continue
         except IdempotencyPersistenceLayerError as exc:
@@ -165,6 +143,58 @@ def _run(
             ) from None
         return stored, fresh[0] if fresh else None
     raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED")
+
+
+class _Records:
+    """The records of a caller's requests, as Powertools keeps them."""
+
+    def __init__(self, caller: Caller | None, carry_out: Callable[[], dict[str, Any]]) -> None:
+        # Local: these import boto3, and most requests carry no key.
+        from aws_lambda_powertools.utilities.idempotency import (
+            DynamoDBPersistenceLayer,
+            IdempotencyConfig,
+            idempotent_function,
+        )
+
+        self._store = DynamoDBPersistenceLayer(
+            table_name=process.settings().identity_table,
+            key_attr="pk",
+            sort_key_attr="sk",
+            static_pk_value=f"IDEMPOTENCY#{caller.user_id if caller else 'ANYONE'}",
+            expiry_attr="expires_at",
+            status_attr="state",
+            boto3_client=aws.client("dynamodb"),
+        )
+        config = IdempotencyConfig(
+            event_key_jmespath="[path, key]" if caller else "[path, key, fingerprint]",
+            payload_validation_jmespath="fingerprint",
+            expires_after_seconds=_TTL_S,
+            hash_function="sha256",
+        )
+        config.lambda_context = _Deadline()  # type: ignore[assignment]  # all that it reads of a context
+
+        def claimed(*, claim: dict[str, str]) -> dict[str, Any]:  # noqa: ARG001  Powertools reads it
+            return carry_out()
+
+        self.carry_out_once: Callable[..., dict[str, Any]] = idempotent_function(
+            claimed, data_keyword_argument="claim", persistence_store=self._store, config=config, key_prefix=_PREFIX
+        )
+        self._store.configure(config=config, function_name="", key_prefix=_PREFIX)
+
+    def has(self, claim: dict[str, str]) -> bool:
+        """Tell whether there is a record of a claim."""
+        from aws_lambda_powertools.utilities.idempotency.exceptions import (
+            IdempotencyItemNotFoundError,
+            IdempotencyPersistenceLayerError,
+        )
+
+        try:
+            self._store.get_record(claim)
+        except IdempotencyItemNotFoundError:
+            return False
+        except IdempotencyPersistenceLayerError as exc:
+            raise_public(exc, _cause(exc))
+        return True
 
 
 def _fingerprints(body: bytes) -> Iterator[str]:

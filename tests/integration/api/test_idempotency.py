@@ -56,6 +56,27 @@ class TestARepeat:
         assert first.data["key"] not in repr(stored("identity"))
         assert ada.call("GET", "/api/v1/api-keys").data["total"] == 1
 
+    @pytest.mark.fault("F-21i")
+    @pytest.mark.parametrize(
+        ("path", "name", "large"),
+        [
+            (
+                "/api/v1/tasks",
+                "task",
+                {"title": "Count", "subtasks": [{"title": "x", "description": "草" * 4_000}] * 30},
+            ),
+            ("/api/v1/avatars", "avatar", {"name": "Fern", "role": "gardener", "system_prompt": "\U0001f331" * 32_000}),
+        ],
+    )
+    def test_of_a_request_with_a_large_answer_is_answered_too(
+        self, ada: Api, path: str, name: str, large: dict[str, Any]
+    ) -> None:
+        answers = [ada.call("POST", path, large, idempotency_key="a") for _ in range(3)]
+        assert [answer.status for answer in answers] == [201] * 3
+        assert [answer.data for answer in answers] == [answers[0].data] * 3
+        assert answers[2].headers["idempotent-replayed"] == "true"
+        assert ada.call("GET", path).data["total"] == 1
+
     def test_while_the_first_still_runs_is_refused(self, api: Api, stack: Any) -> None:
         api.call("POST", REGISTER, body(), idempotency_key="a")
         reopen(stack, expired=False)
