@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from karma.conversations.domain import ThreadKey
@@ -104,6 +104,8 @@ class Client:
     thread: str = "t0"
     runs: int = 0
     ids: int = 0
+    waits: bool = False
+    """Whether it shows an empty answer behind the question, and sends it with its screen."""
     before: Wire | None = None
     """The request before, to be sent once more."""
 
@@ -120,6 +122,8 @@ class Client:
             self.screen = [{**each, "id": f"{self.runs}-{i}"} for i, each in enumerate(self.screen)]
         sent = self.fresh if self.kind == "new only" else self.screen
         self.fresh = []
+        if self.waits and sent and sent[-1]["role"] == "user":
+            sent = [*sent, {"id": f"waits-{self.runs}", "role": "assistant", "content": ""}]
         keep = [{k: v for k, v in each.items() if k != "id" or self.kind != "without ids"} for each in sent]
         self.before = {"threadId": self.thread, "runId": f"r{self.runs}", "messages": keep, "tools": [ASK]}
         return self.before | {"protocolVersion": "1.0"}
@@ -241,8 +245,8 @@ def results(request: ModelRequest) -> str:
 
 
 class Talk:
-    def __init__(self, kind: str) -> None:
-        self.client = Client(kind)
+    def __init__(self, kind: str, *, waits: bool = False) -> None:
+        self.client = Client(kind, waits=waits)
         self.model = TalkingModel()
         self.store = MemoryRunStore()
         self.service = RunService(
@@ -305,20 +309,24 @@ class Talk:
                 client.apply(event)
 
 
-@pytest.mark.fault("F-02a", "F-02b", "F-02c", "F-02d")
-@given(KINDS, STEPS)
+@pytest.mark.fault("F-02a", "F-02b", "F-02c", "F-02d", "F-02k")
+@given(KINDS, STEPS, st.booleans())
 @example(
-    "ids anew", [("say", 0, "look"), ("say the same", 0, "ask"), ("answer and say", 0, "text"), ("go back", 0, "text")]
+    "ids anew",
+    [("say", 0, "look"), ("say the same", 0, "ask"), ("answer and say", 0, "text"), ("go back", 0, "text")],
+    False,
 )
-@example("whole", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
-@example("new only", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
-@example("without ids", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")])
-@example("whole", [("say", 0, "ask"), ("answer", 0, "fail"), ("regenerate", 0, "text"), ("send again", 0, "text")])
-@example("whole", [("say", 0, "look"), ("copy the thread", 0, "text"), ("say the same", 0, "text")])
-@example("whole", [("say to another agent object", 0, "text"), ("say", 0, "text"), ("regenerate", 0, "text")])
-@example("without ids", [("say the same", 0, "text"), ("say the same", 0, "text"), ("regenerate", 0, "text")])
-def test_the_model_is_shown_what_is_on_the_screen(kind: str, steps: list[tuple[str, int, str]]) -> None:
-    talk = Talk(kind)
+@example("whole", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")], False)
+@example("new only", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")], False)
+@example("without ids", [("say", 0, "ask"), ("say", 0, "text"), ("answer", 0, "text")], False)
+@example(
+    "whole", [("say", 0, "ask"), ("answer", 0, "fail"), ("regenerate", 0, "text"), ("send again", 0, "text")], False
+)
+@example("whole", [("say", 0, "look"), ("copy the thread", 0, "text"), ("say the same", 0, "text")], False)
+@example("whole", [("say to another agent object", 0, "text"), ("say", 0, "text"), ("regenerate", 0, "text")], False)
+@example("without ids", [("say the same", 0, "text"), ("say the same", 0, "text"), ("regenerate", 0, "text")], False)
+def test_the_model_is_shown_what_is_on_the_screen(kind: str, steps: list[tuple[str, int, str]], waits: bool) -> None:
+    talk = Talk(kind, waits=waits)
     talk.step("say", 0, "text")
     for action, at, manner in steps:
         talk.step(action, at, manner)
@@ -339,3 +347,33 @@ def test_a_thread_grows_by_what_is_new_where_ids_are_made_anew(steps: list[str],
                 talk.client.apply(event)
         thread = talk.store.thread(ThreadKey(caller().user_id, ThreadId(talk.client.thread)))
         assert thread.next_message == 2 * (turn + 1)
+
+
+@pytest.mark.fault("F-02l")
+@settings(max_examples=50)
+@given(
+    kind=st.sampled_from(["whole", "without ids", "ids anew"]),
+    steps=st.lists(st.tuples(st.sampled_from(["say", "say the same", "regenerate"]), st.booleans()), max_size=7),
+    waits=st.booleans(),
+    is_told=st.booleans(),
+)
+def test_each_question_is_stored_once_also_when_its_client_leaves_before_there_is_text(
+    kind: str, steps: list[tuple[str, bool]], *, waits: bool, is_told: bool
+) -> None:
+    talk = Talk(kind, waits=waits)
+    for action, leaves in [("say", True), *steps]:
+        if action == "regenerate" and len(talk.client.screen) == 1:
+            continue  # one message alone that was said before is said once more
+        act(talk.client, action, 0)
+        events = talk.run(talk.client.request())
+        for event in events:
+            if is_told and (event["type"] == "MESSAGES_SNAPSHOT" or not leaves):  # else it never sees an answer
+                talk.client.apply(event)
+        assert told(talk.model.requests[-1])[-1] == words(talk.client.screen[: own_last(talk.client)])[-1]
+        thread = talk.store.thread(ThreadKey(caller().user_id, ThreadId(talk.client.thread)))
+        asked = [each["content"] for each in talk.client.screen if each["role"] == "user"]
+        assert [each.content for each in thread.messages if each.role == "user"] == asked
+
+
+def own_last(client: Client) -> int:
+    return max(i for i, each in enumerate(client.screen, 1) if each["role"] == "user")

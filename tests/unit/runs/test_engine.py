@@ -1185,6 +1185,13 @@ class TestAConversationThatIsNewToItsThread:
         assert [entry["field"] for entry in caught.value.details] == ["messages.1.content"]  # type: ignore[union-attr, index]
         assert world.thread().version == 0
 
+    @pytest.mark.fault("F-02k", "F-02i")
+    def test_an_empty_answer_alone_asks_for_nothing(self) -> None:
+        with pytest.raises(ValidationFailed) as caught:
+            World().run(asked({"id": "a1", "role": "assistant", "content": " "}))
+
+        assert [entry["field"] for entry in caught.value.details] == ["messages"]  # type: ignore[union-attr, index]
+
 
 class TestTheSameRequestOnceMore:
     @pytest.mark.fault("F-02d")

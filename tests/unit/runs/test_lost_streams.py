@@ -15,9 +15,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from karma.core.ids import new_id
+from karma.conversations.domain import ThreadKey
+from karma.core.ids import ThreadId, new_id
 from karma.models.ports import StopReason
-from karma.runs.domain import RunExists
+from karma.runs.domain import RunExists, RunKey, RunStatus
 from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
@@ -56,7 +57,7 @@ class World:
         self.effects: list[str] = []
         self.is_held = asyncio.Event()
         self.go_on = asyncio.Event()
-        store = MemoryRunStore()
+        self.store = MemoryRunStore()
         self.model = ScriptedModel(
             self._steps([*text("Good ", "morning."), *ended()]),
             self._steps([*text("I ", "look."), *tool("c1", "move", "{", "}"), *ended(StopReason.TOOL_USE)]),
@@ -66,7 +67,7 @@ class World:
             self._steps([*text("It ", "moved."), *ended()]),
         )
         self.service = RunService(
-            store=store,
+            store=self.store,
             watchdog=RememberedWatchdog(),
             model=self.model,
             agents=catalogue(tools=("move",)),
@@ -84,7 +85,7 @@ class World:
             ],
             library=library(),
             allowances=allowances(),
-            spending=store.usage,
+            spending=self.store.usage,
             clock=SetClock(),
             limits=RunLimits(),
         )
@@ -125,10 +126,13 @@ def receive(client: Client, events: Sequence[Wire]) -> None:
         client.apply(event)
 
 
-async def lose(client: Client, held_at: int, share: float, *, same_run: bool) -> None:
-    world = World(held_at)
-    client.message("user", content="hello")
-    receive(client, await world.whole({**client.request(), "protocolVersion": "1.0"}))
+async def begin(world: World, client: Client, share: float, *, greets: bool) -> tuple[Wire, asyncio.Task[None]]:
+    """Ask, and lose the connection when the run is held; returns what was asked and the run."""
+    if greets:
+        client.message("user", content="hello")
+        receive(client, await world.whole({**client.request(), "protocolVersion": "1.0"}))
+    else:
+        world.model.turns.pop(0)
     client.message("user", content="move it")
     first = {**client.request(), "protocolVersion": "1.0"}
     frames, running = await world.start(first)
@@ -136,10 +140,16 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool) ->
     await asyncio.wait([held, running], return_when=asyncio.FIRST_COMPLETED)
     held.cancel()
     got = frames.events
-    before = len(client.screen)
     opened = next(i for i, event in enumerate(got, 1) if event["type"] == "STATE_SNAPSHOT")  # in one write
     cut = round(share * len(got))
     receive(client, got[: cut if cut >= opened else 0])
+    return first, running
+
+
+async def lose(client: Client, held_at: int, share: float, *, same_run: bool, greets: bool) -> None:
+    world = World(held_at)
+    first, running = await begin(world, client, share, greets=greets)
+    before = max(i for i, each in enumerate(client.screen, 1) if each["role"] == "user")
     is_over = running.done()
 
     again = {**client.request(), "runId": first["runId"] if same_run else new_id(), "protocolVersion": "1.0"}
@@ -153,7 +163,7 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool) ->
     verify(repeated.events)
     receive(client, repeated.events)
     assert world.effects == ["c1", "c2", "c3"]
-    assert len(world.model.requests) == 4
+    assert len(world.model.requests) == 3 + greets
     assert seen(client.screen)[-6:] == [
         ("assistant", "I look.", ["c1"]),
         ("tool", '{"moved":"c1"}', []),
@@ -163,27 +173,70 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool) ->
         ("assistant", "It moved.", []),
     ]
     assert [each for each in seen(client.screen) if each[0] == "user"] == [
-        ("user", "hello", []),
+        *[("user", "hello", [])] * greets,
         ("user", "move it", []),
     ]
 
 
+async def leave(client: Client, held_at: int, share: float, *, greets: bool) -> None:
+    world = World(held_at)
+    first, running = await begin(world, client, share, greets=greets)
+    is_over = running.done()
+    world.held_at = 0
+    client.message("user", content="stop")
+    world.model.turns = [[*text("Well."), *ended()]]
+    frames, going_on = await world.start({**client.request(), "protocolVersion": "1.0"})
+    await asyncio.gather(running, going_on)
+
+    verify(frames.events)
+    receive(client, frames.events)
+    run = world.store.run(RunKey(caller().user_id, first["runId"]))
+    assert run is not None
+    assert run.status is (RunStatus.FINISHED if is_over else RunStatus.CANCELLED), "its client did not wait for it"
+    assert len(set(world.effects)) == len(world.effects), "a call was made twice"
+    told = [str(m.content) for m in world.model.requests[-1].messages if m.role == "user"]
+    asked = [*["hello"] * greets, "move it", "stop"]
+    assert told == asked
+    assert [m["content"] for m in client.screen if m["role"] == "user"] == asked
+    stored = world.store.thread(ThreadKey(caller().user_id, ThreadId(client.thread))).messages
+    assert [m.content for m in stored if m.role == "user"] == asked, "a question is stored twice"
+
+
 @settings(max_examples=50)
-@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans())
-@example("whole", 12, 1.0, False)
-@example("whole", STEPS, 0.6, False)
-@example("ids anew", 9, 0.5, False)
-@example("ids anew", STEPS, 0.9, False)
+@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans(), st.booleans(), st.booleans())
+@example("whole", 12, 1.0, False, False, True)
+@example("whole", STEPS, 0.6, False, False, True)
+@example("ids anew", 9, 0.5, False, False, True)
+@example("ids anew", STEPS, 0.9, False, False, True)
+@example("ids anew", 5, 0.0, False, True, False)
+@example("without ids", 5, 0.0, False, True, False)
 def test_a_part_of_a_run_that_is_sent_again_is_nothing_new(
     kind: str,
     held_at: int,
     share: float,
     same_run: bool,
+    waits: bool,
+    greets: bool,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("karma.runs.repeats._POLL_S", 0.001)
         patch.setattr("karma.runs.repeats._MAX_POLL_S", 0.001)
-        asyncio.run(lose(Client(kind), held_at, share, same_run=same_run))
+        asyncio.run(lose(Client(kind, waits=waits), held_at, share, same_run=same_run, greets=greets))
+
+
+@pytest.mark.fault("F-06g")
+@settings(max_examples=50)
+@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans(), st.booleans())
+@example("without ids", 6, 1.0, False, False)
+@example("ids anew", 6, 1.0, False, False)
+@example("ids anew", 6, 0.0, True, False)
+def test_a_client_that_goes_on_does_not_wait_for_the_run_that_it_left(
+    kind: str, held_at: int, share: float, waits: bool, greets: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
+        patch.setattr("karma.runs.service._END_POLL_S", 0.001)
+        asyncio.run(leave(Client(kind, waits=waits), held_at, share, greets=greets))
 
 
 @pytest.mark.parametrize("kind", ["whole", "ids anew", "without ids"])

@@ -61,18 +61,20 @@ def apply(talk: Talk, events: list[Wire], *, snapshots: bool) -> None:
             talk.client.apply(event)
 
 
-@pytest.mark.fault("F-01e")
+@pytest.mark.fault("F-01e", "F-02k")
 @given(
     kind=st.sampled_from(["whole", "without ids"]),
     steps=st.lists(st.one_of(st.none(), st.sampled_from(sorted(BAD))), min_size=1, max_size=4),
     applies=st.booleans(),
+    waits=st.booleans(),
 )
-@example(kind="whole", steps=sorted(BAD), applies=True)
-@example(kind="without ids", steps=[*sorted(BAD), None, *sorted(BAD)], applies=False)
+@example(kind="whole", steps=sorted(BAD), applies=True, waits=False)
+@example(kind="whole", steps=sorted(BAD), applies=True, waits=True)
+@example(kind="without ids", steps=[*sorted(BAD), None, *sorted(BAD)], applies=False, waits=False)
 def test_the_next_message_goes_through_whatever_the_one_before_was_refused_for(
-    kind: str, steps: list[str | None], *, applies: bool
+    kind: str, steps: list[str | None], *, applies: bool, waits: bool
 ) -> None:
-    talk = Talk(kind)
+    talk = Talk(kind, waits=waits)
     apply(talk, say(talk, "hello"), snapshots=applies)
     for number, bad in enumerate([*steps, None]):
         if bad is not None:

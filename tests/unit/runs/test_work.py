@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 import pytest
 
-from karma.conversations.branches import has_moved_on, late_results, merge
+from karma.conversations.branches import has_moved_on, merge
 from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
+from karma.conversations.history import late_results
 from karma.conversations.messages import MAX_MESSAGES, Sent
 from karma.conversations.repair import repair
 from karma.core.errors import AppError, ValidationFailed
@@ -193,7 +194,7 @@ def test_twice_the_messages_are_twice_the_work(
         sent = [Sent(i, message) for i, message in enumerate(given(n))]
 
         def all_of_it() -> None:
-            has_moved_on(held, sent)
+            has_moved_on(held, held.latest, sent, own=())
             merged = merge(held, sent, own=own)
             repair(late_results(merged.conversation))
 

@@ -14,7 +14,7 @@ day refuse every request of a conversation. So
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from karma.conversations.attachments import (
 from karma.conversations.branches import Note
 from karma.conversations.domain import Json, Message
 from karma.conversations.media import MAX_INFLATED_BYTES, TAKEN, UnreadableMedia, bytes_to_inflate, inflate
-from karma.conversations.messages import MAX_MESSAGE_BYTES, Sent, Unread, asking
+from karma.conversations.messages import MAX_MESSAGE_BYTES, Sent, Unread, asking, said
 from karma.conversations.tree import Shape, shape_of, shapes_of
 from karma.core.clock import monotonic
 from karma.core.errors import ValidationFailed
@@ -80,6 +80,7 @@ class Arrivals:
                 messages that ask now.
         """
         known = _Known(stored)
+        sent = said(sent, known.ids)
         newest = asking([(each.at, each.message.role) for each in sent])
         admission = _Admission(self._library, user_id, self._now_s)
         admitted: list[Sent] = []
@@ -125,7 +126,7 @@ def recognise(
     """Put the store's copy in the place of what is held; what is new stays as it was sent, unchecked."""
     known = _Known(stored)
     found: list[Sent] = []
-    for each in sent:
+    for each in said(sent, known.ids):
         given = named(user_id, each.message)
         ours = known.of(given)
         found.append(each._replace(message=given if ours is None else _as_stored(given, ours)))
@@ -146,6 +147,11 @@ class _Known:
             self._held.setdefault(message.id, []).append(message)
             for shape in shapes_of(message.content) if message.role == "user" else ():
                 self._alike.setdefault(shape, []).append(message)
+
+    @property
+    def ids(self) -> Collection[str]:
+        """All that are held."""
+        return self._held.keys()
 
     def of(self, given: Message) -> Message | None:
         """Find the stored message that a client's is its copy of."""
@@ -268,7 +274,7 @@ class _Admission:
                 )
                 return
             if one.message.role == "tool":
-                shown, kept = cut(text, most_bytes=MAX_MESSAGE_BYTES)
+                shown, kept = cut(text, whole_to_bytes=MAX_MESSAGE_BYTES)
                 if kept:
                     one.texts[i] = shown
                     one.kept |= kept

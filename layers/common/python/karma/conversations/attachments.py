@@ -132,7 +132,7 @@ class Library:
 
     def shorten(self, user_id: UserId, text: str) -> str:
         """Keep a long result of a tool whole; returns its beginning, and says so. A short one stays as it is."""
-        shown, kept = cut(text, most_bytes=MAX_RESULT_BYTES)
+        shown, kept = cut(text, whole_to_bytes=MAX_RESULT_BYTES)
         self.keep(user_id, kept)
         return shown
 
@@ -207,10 +207,15 @@ def is_inline(part: Json) -> bool:
     )
 
 
-def cut(text: str, *, most_bytes: int) -> tuple[str, dict[str, bytes]]:
-    """Shorten a long result of a tool: returns its beginning, which names the whole, and the whole by its id."""
+def cut(text: str, *, whole_to_bytes: int) -> tuple[str, dict[str, bytes]]:
+    """Shorten a long result of a tool: returns its beginning, which names the whole, and the whole by its id.
+
+    Args:
+        text: the result.
+        whole_to_bytes: how many it may have and stay whole; what is longer is cut to `MAX_RESULT_BYTES`.
+    """
     data = text.encode("utf-8", "replace")
-    if len(data) <= most_bytes:
+    if len(data) <= whole_to_bytes:
         return text, {}
     kept = attachment_id(data)
     note = f"The result has {len(data)} bytes. This is its beginning; the whole is kept as attachments/{kept}."

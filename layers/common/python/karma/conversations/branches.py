@@ -21,14 +21,14 @@ note.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from karma.conversations.attachments import is_same_content
 from karma.conversations.domain import Message, Thread, ToolCall
 from karma.conversations.history import stopped
-from karma.conversations.messages import Sent
+from karma.conversations.messages import Sent, said
 from karma.conversations.order import in_stored_order, place_of
 from karma.conversations.tree import Tree, is_blank, is_unseen, shape_of, shapes_of
 from karma.core.errors import ValidationFailed
@@ -67,58 +67,43 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
     Raises:
         ValidationFailed: the message that asks for an answer is empty.
     """
-    held = {message.id for message in thread.messages}
-    written: list[Sent] = []
-    empty: list[Sent] = []
-    for each in sent:
-        (empty if is_blank(each.message) and each.message.id not in held else written).append(each)
-    _require_words(sent, empty)
+    written, empty = _with_words(thread, sent)
     walk = _Walk(thread, passed_over, own)
     for each in empty:
-        if each.message.role == "user":
-            walk.pass_over(each, "is empty")
+        walk.pass_over(each, "is empty")
     if _is_whole(thread, written):
         walk.follow(in_stored_order(thread, written))
     else:
-        walk.go_to_latest()
-        for each in _not_held(thread, written):
+        repeated = _repeated(thread, written)
+        walk.go_to(repeated[-1] if repeated and len(repeated) == len(written) else thread.latest)
+        for each in written[len(repeated) :]:
             walk.add(each)
     return walk.result(written)
 
 
-def has_moved_on(thread: Thread, sent: Sequence[Sent]) -> bool:
+def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
     """Tell whether a client sends the message that is being answered, so that it does not wait for that answer.
 
     Nobody tells when a client leaves. But who has that message is the client that asked, or one that was shown its
     conversation: to send it again, with more behind it, changed or for another answer, gives up the one on its way.
+
+    Args:
+        began: the thread as it was when the run began.
+        answers: position of the message that the run answers.
+        sent: the messages of a request that is not the run's own, as `arrival.recognise` returns them.
+        own: names of the tools whose results are the server's.
     """
-    way = [thread.messages[position] for position in thread.way_to(thread.latest)]
+    way = [began.messages[position] for position in began.way_to(answers)]
     answered = next((message.id for message in reversed(way) if message.role == "user"), "")
-    return bool(answered) and any(each.message.id == answered for each in sent)
-
-
-def late_results(messages: Sequence[Message]) -> Iterator[Message]:
-    """Say in words what a call gave whose result came late: models take a result right behind its call only."""
-    names: dict[str, str] = {}
-    waiting: set[str] = set()
-    for message in messages:
-        if message.role != "tool":
-            waiting = {call.id for call in message.tool_calls}
-            names |= {call.id: call.name for call in message.tool_calls}
-        elif message.tool_call_id not in waiting:
-            yield _in_words(message, names.get(message.tool_call_id, ""))
-            continue
-        else:
-            waiting.discard(message.tool_call_id)
-        yield message
-
-
-def _in_words(result: Message, name: str) -> Message:
-    outcome = "failed" if result.failed else "gave its result"
-    text = f"The call {result.tool_call_id} of {name or 'a tool'}, open until now, {outcome}:"
-    if isinstance(result.content, str):
-        return Message(id=result.id, role="user", content=f"{text}\n{result.content}")
-    return Message(id=result.id, role="user", content=({"type": "text", "text": text}, *result.content))
+    if answered and any(each.message.id == answered for each in sent):
+        return True
+    try:
+        written, _ = _with_words(began, sent)
+        if not _is_whole(began, written) and not _repeated(began, written):
+            return False  # what is new alone: its client may never have seen that message
+        return answers in began.way_to(merge(began, sent, own=own).after)
+    except ValidationFailed:
+        return False
 
 
 class _Walk:
@@ -146,6 +131,8 @@ class _Walk:
         """Results, until it is known whether the conversation goes on behind them as it is stored."""
         self._notes = list(passed_over)
         self._is_import = False
+        self._is_anew = False
+        """This client makes its ids anew each time: none is known to a thread that has messages."""
 
     @property
     def _here(self) -> int:
@@ -154,19 +141,20 @@ class _Walk:
     def pass_over(self, sent: Sent, reason: str) -> None:
         self._notes.append(Note(f"messages.{sent.at}", reason))
 
-    def go_to_latest(self) -> None:
-        self._go(self._thread.latest)
+    def go_to(self, position: int) -> None:
+        """Begin at a message of the thread."""
+        self._go(position)
 
     def follow(self, sent: Sequence[Sent]) -> None:
         """Go the way of a whole conversation."""
         self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
-        is_anew = self._is_import  # every id, on a thread that has messages: this client makes them anew each time
+        self._is_anew = self._is_import and bool(self._thread.messages)
         self._is_import |= not self._thread.messages
         self._go(place_of(self._thread, sent))
         answered = max((i for i, each in enumerate(sent) if each.message.role == "assistant"), default=-1)
         for i, each in enumerate(sent):
             if each.message.role == "user":
-                self._user(each, known=self._by_place(each.message) if is_anew or i < answered else each.message)
+                self._user(each, known=self._by_place(each.message) if self._is_anew or i < answered else each.message)
             elif each.message.role == "assistant":
                 self._assistant(each, is_last=i == len(sent) - 1)
             else:
@@ -255,7 +243,8 @@ class _Walk:
         position = self._same_answer(message, calls)
         if position is None and message.content:
             position = self._same_answer(self._by_place(message), calls)
-        if position is None and not message.id:
+        is_known_by_place = self._is_anew and bool(self._way)
+        if position is None and (not message.id or is_known_by_place):
             # Without ids, the place is what a client and the store have in common.
             position = self._find("any answer")
         if position is None and is_last and (position := self._begun_answer(message, calls)) is not None:
@@ -272,7 +261,7 @@ class _Walk:
             self._release()
             self._complete()
             self._enter_new(self._tree.message(copies[-1]))
-        elif self._is_import:
+        elif self._is_import and not is_known_by_place:
             self._release()
             self._append(message)
         else:
@@ -423,17 +412,32 @@ def _is_whole(thread: Thread, sent: Sequence[Sent]) -> bool:
     return any(each.message.id in ids for each in sent)
 
 
-def _not_held(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
-    """Leave out what a client without ids repeats of its user's words; the same words alone are said once more."""
-    if any(each.message.id for each in sent):
-        return sent
-    held = [thread.messages[p].content for p in thread.way_to(thread.latest) if thread.messages[p].role == "user"]
-    given = [each.message.content for each in sent if each.message.role == "user"]
-    return (
-        sent[len(held) :] if len(given) > len(held) and given[: len(held)] == held and len(given) == len(sent) else sent
+def _repeated(thread: Thread, sent: Sequence[Sent]) -> Sequence[int]:
+    """Return the positions of the user's words so far where a client without answers on its screen repeats them all.
+
+    It has no ids, or makes them anew. One message alone that was said before is said once more.
+    """
+    held = [p for p in thread.way_to(thread.latest) if thread.messages[p].role == "user"]
+    if len(sent) < max(len(held), 2) or any(each.message.role != "user" for each in sent):
+        return ()
+    is_repeated = all(
+        is_same_content(thread.messages[position].content, each.message.content)
+        for position, each in zip(held, sent, strict=False)
     )
+    return held if is_repeated else ()
 
 
-def _require_words(sent: Sequence[Sent], empty: Sequence[Sent]) -> None:
-    if empty and empty[-1] is sent[-1] and sent[-1].message.role == "user":
-        raise ValidationFailed.of(f"messages.{sent[-1].at}.content", "must not be empty")
+def _with_words(thread: Thread, sent: Sequence[Sent]) -> tuple[list[Sent], list[Sent]]:
+    """Divide what a client sends into what says something or names a message of the thread, and the user's rest.
+
+    Raises:
+        ValidationFailed: the message that asks for an answer is of the rest.
+    """
+    held = {message.id for message in thread.messages}
+    written: list[Sent] = []
+    empty: list[Sent] = []
+    for each in said(sent, held):
+        (empty if is_blank(each.message) and each.message.id not in held else written).append(each)
+    if empty and (not written or empty[-1].at > written[-1].at):
+        raise ValidationFailed.of(f"messages.{empty[-1].at}.content", "must not be empty")
+    return written, empty

@@ -6,7 +6,7 @@ behind our own instructions. Which messages a conversation consists of is decide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from karma.conversations.domain import Message, ToolCall
 from karma.core.ids import short_id
@@ -35,3 +35,27 @@ def awaited_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
 def stopped(call: ToolCall) -> Message:
     """Answer a call of our own whose run ended without its result, so that the turn is whole."""
     return Message(id=short_id(), role="tool", content=STOPPED, tool_call_id=call.id, failed=True)
+
+
+def late_results(messages: Sequence[Message]) -> Iterator[Message]:
+    """Say in words what a call gave whose result came late: models take a result right behind its call only."""
+    names: dict[str, str] = {}
+    waiting: set[str] = set()
+    for message in messages:
+        if message.role != "tool":
+            waiting = {call.id for call in message.tool_calls}
+            names |= {call.id: call.name for call in message.tool_calls}
+        elif message.tool_call_id not in waiting:
+            yield _in_words(message, names.get(message.tool_call_id, ""))
+            continue
+        else:
+            waiting.discard(message.tool_call_id)
+        yield message
+
+
+def _in_words(result: Message, name: str) -> Message:
+    outcome = "failed" if result.failed else "gave its result"
+    text = f"The call {result.tool_call_id} of {name or 'a tool'}, open until now, {outcome}:"
+    if isinstance(result.content, str):
+        return Message(id=result.id, role="user", content=f"{text}\n{result.content}")
+    return Message(id=result.id, role="user", content=({"type": "text", "text": text}, *result.content))

@@ -7,7 +7,7 @@ newest message refuses the request, and what is wrong with an earlier one only l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +80,20 @@ def asking(messages: Sequence[tuple[int, str]]) -> frozenset[int]:
     return frozenset(newest)
 
 
+def said(sent: Sequence[Sent], held: Collection[str] = ()) -> tuple[Sent, ...]:
+    """Leave out empty answers: clients show one for the answer that they wait for, and send it back with their screen.
+
+    One of them stands for nothing, wherever messages are counted or compared, but where its id is one of `held`: of
+    what the server holds the id is enough.
+    """
+    return tuple(each for each in sent if not is_placeholder(each.message) or each.message.id in held)
+
+
+def is_placeholder(message: Message) -> bool:
+    """Tell whether a message is an answer that says and calls nothing."""
+    return message.role == "assistant" and not message.tool_calls and not str(message.content or "").strip()
+
+
 def problem(name: str, message: str) -> dict[str, str]:
     """Shape one entry of a 422's details."""
     return {"field": name, "message": message, "type": "value_error"}
@@ -103,8 +117,8 @@ class MessageReader:
         asides: list[Aside] = []
         ids: dict[str, int] = {}
         roles = [_role(raw) for raw in given]
-        said = [(i, role) for i, role in enumerate(roles) if role not in _ASIDE_ROLES and role not in _UNKEPT_ROLES]
-        newest = asking(said)
+        present = [(i, role) for i, role in enumerate(roles) if role not in _ASIDE_ROLES and role not in _UNKEPT_ROLES]
+        newest = asking([(i, role) for i, role in present if not _is_placeholder(given[i])])
         too_deep = {int(found[1]): name for name in self.deep if (found := OF_A_MESSAGE.match(name))}
         for i, raw in enumerate(given):
             before = len(self.errors)
@@ -120,8 +134,8 @@ class MessageReader:
                     asides.append(one)
             problems = self.errors[before:]
             # What an application says before the conversation is sent with each request, and is its own to mend.
-            is_preface = roles[i] in _ASIDE_ROLES and (not said or i < said[0][0])
-            if problems and said and i not in newest and not is_preface:
+            is_preface = roles[i] in _ASIDE_ROLES and (not present or i < present[0][0])
+            if problems and present and i not in newest and not is_preface:
                 del self.errors[before:]
                 is_named = all(problem["field"] != f"messages.{i}.id" for problem in problems)
                 unread.append(Unread(i, _readable_id(raw) if is_named else "", roles[i], tuple(problems[:_MAX_OF_ONE])))
@@ -278,6 +292,13 @@ def _current(part: Json) -> Json:
 def _role(raw: object) -> str:
     role = raw.get("role") if isinstance(raw, dict) else None
     return role if isinstance(role, str) else ""
+
+
+def _is_placeholder(raw: object) -> bool:
+    if not isinstance(raw, dict) or raw.get("role") != "assistant" or raw.get("toolCalls"):
+        return False
+    content = raw.get("content")
+    return content is None or (isinstance(content, str) and not content.strip())
 
 
 def _readable_id(raw: object) -> str:

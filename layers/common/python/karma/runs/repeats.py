@@ -23,9 +23,9 @@ from datetime import datetime
 
 from karma.conversations.arrival import recognise
 from karma.conversations.attachments import is_same_content
-from karma.conversations.branches import merge
+from karma.conversations.branches import has_moved_on, merge
 from karma.conversations.domain import Thread, ThreadKey
-from karma.conversations.messages import Sent
+from karma.conversations.messages import Sent, said
 from karma.core.clock import Clock
 from karma.core.errors import AppError, ValidationFailed
 from karma.core.observability import count, logger
@@ -56,6 +56,14 @@ def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *
     return (bool(run.asked_hash) and run.asked_hash == asked.digest) or _adds_nothing(run, thread, sent, own)
 
 
+def has_left(run: Run, thread: Thread, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
+    """Tell whether the client of a run that goes on asks for something else: arguments as of `is_repeat`."""
+    began = _as_it_began(run, thread)
+    if began is None:
+        return has_moved_on(thread, thread.latest, sent, own=own)
+    return has_moved_on(began, run.answers, sent, own=own)
+
+
 def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collection[str]) -> bool:
     """Tell whether messages end with what a run answers and, behind it, with nothing but what this run gave.
 
@@ -63,11 +71,13 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
     and results of its own tools.
     """
     began = _as_it_began(run, thread)
-    if began is None or not sent:
+    if began is None:
         return False
-    if len(sent) == 1 and sent[0].message.role == "user":
-        asked = began.messages[run.answers]  # the words alone, from a client that makes ids anew
-        return asked.role == "user" and is_same_content(asked.content, sent[0].message.content)
+    sent = said(sent, {message.id for message in began.messages})
+    if not sent:
+        return False
+    if _are_the_last_words(began, run.answers, sent):
+        return True
     try:
         merged = merge(began, sent, own=own)
     except ValidationFailed:
@@ -81,6 +91,22 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
         merged.after == run.answers
         and all(m.role == "assistant" or (m.role == "tool" and m.tool_call_id in ours) for m in merged.new)
         and all(each.message.tool_call_id in known for each in sent if each.message.role == "tool")
+    )
+
+
+def _are_the_last_words(began: Thread, answers: int, sent: Sequence[Sent]) -> bool:
+    """Tell whether a client repeats what was said without an answer, all of it or its end, under ids of its own."""
+    way = [began.messages[position] for position in began.way_to(answers)]
+    if any(each.message.role != "user" for each in sent) or way[-1].role != "user":
+        return False
+    all_words = [message for message in way if message.role == "user"]
+    return any(
+        len(last) == len(sent)
+        and all(
+            message.role == "user" and is_same_content(message.content, each.message.content)
+            for message, each in zip(last, sent, strict=True)
+        )
+        for last in (way[-len(sent) :], all_words)
     )
 
 

@@ -17,7 +17,7 @@ import orjson
 
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.conversations.domain import Message, is_readable_id
-from karma.conversations.messages import MAX_TEXT_CHARS, OF_A_MESSAGE, Aside, MessageReader, Sent, Unread, problem
+from karma.conversations.messages import MAX_TEXT_CHARS, OF_A_MESSAGE, Aside, MessageReader, Sent, Unread, problem, said
 from karma.conversations.stored import dump_messages
 from karma.core import freeform
 from karma.core.errors import MAX_FOUND, InvalidRequest, PayloadTooLarge, ValidationFailed
@@ -100,8 +100,8 @@ class RunInput:
     def digest(self) -> str:
         """Tell a request that is sent once more from another one that has its run id."""
         asked = [self.agent, self.thread_id, [[each.shown["role"], each.shown["content"]] for each in self.asides]]
-        said = b"".join(dump_messages([each.message]) for each in self.sent)
-        return hashlib.sha256(orjson.dumps(asked) + said).hexdigest()[:32]
+        words = b"".join(dump_messages([each.message]) for each in said(self.sent))
+        return hashlib.sha256(orjson.dumps(asked) + words).hexdigest()[:32]
 
 
 def parse_json(body: bytes) -> object:

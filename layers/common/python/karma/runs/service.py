@@ -14,9 +14,10 @@ from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
 from karma.configuration.current import RunChoice
 from karma.conversations.arrival import Admitted, Arrivals, recognise
 from karma.conversations.attachments import Library
-from karma.conversations.branches import Merged, has_moved_on, late_results, merge
+from karma.conversations.branches import Merged, merge
 from karma.conversations.domain import MAX_ADDED_BYTES, Thread, ThreadKey
-from karma.conversations.history import awaited_calls
+from karma.conversations.history import awaited_calls, late_results
+from karma.conversations.messages import said
 from karma.conversations.stored import dump_messages
 from karma.core.clock import Clock
 from karma.core.errors import (
@@ -37,7 +38,7 @@ from karma.runs.log import RunLog
 from karma.runs.opening import Link, opening
 from karma.runs.plan import Plan, RunLimits, model_request
 from karma.runs.ports import Configured, RunStore, Sink, Spending, Watchdog
-from karma.runs.repeats import is_repeat, redeliver
+from karma.runs.repeats import has_left, is_repeat, redeliver
 from karma.runs.requests import RunInput, application_text
 from karma.runs.spending import Budget, first_reservations
 from karma.runs.watchdog import FIRST_LOOK, Inspector
@@ -220,7 +221,7 @@ class RunService:
         first = await asyncio.to_thread(
             opening, asked, merged, asking.state, link=self._link(asking), is_lighter=admitted.is_lighter
         )
-        await self._free(thread, asked)
+        await self._free(thread, Wish.MOVED_ON)
         toolbox = self._toolbox(asking.agent, asking.choice, asking.caller)
         limits = replace(self._limits, max_tokens=asking.choice.max_tokens or self._limits.max_tokens)
         request = await asyncio.to_thread(model_request, plan, toolbox, limits)
@@ -322,7 +323,7 @@ class RunService:
     async def _admitted(self, thread: Thread, asked: RunInput) -> Admitted:
         admit = self._arrivals.admit
         admitted = await asyncio.to_thread(admit, thread.key.user_id, thread.messages, asked.sent, asked.unread)
-        if not asked.sent and not thread.messages:
+        if not said(asked.sent) and not thread.messages:
             raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
         return admitted
 
@@ -396,16 +397,16 @@ class RunService:
         if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self._own):
             if before is not None:
                 raise RunExists(asked.run_id)
-            if not has_moved_on(thread, asked.sent):
-                await self._free(thread, asked)
+            if not await asyncio.to_thread(has_left, run, thread, sent, own=self._own):
+                await self._free(thread, Wish.NEXT)
             return None
         if before is not None or await asyncio.to_thread(Inspector(self._store, self._clock).look, run.key) is not None:
             return run
         ended = await asyncio.to_thread(self._store.run, run.key)
         return ended if ended is not None and ended.status is RunStatus.FINISHED else None
 
-    async def _free(self, thread: Thread, asked: RunInput) -> None:
-        """End the thread's active run if its process is dead, or have it ended if its client does not wait for it.
+    async def _free(self, thread: Thread, wish: Wish) -> None:
+        """End the thread's active run if its process is dead, or have it ended if its client has moved on.
 
         Raises:
             ThreadBusy: it is alive.
@@ -416,7 +417,6 @@ class RunService:
             return
         key = RunKey(thread.key.user_id, run_id)
         if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
-            wish = Wish.MOVED_ON if has_moved_on(thread, asked.sent) else Wish.NEXT
             await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
             if wish is Wish.NEXT or not await self._ends(key):
                 raise ThreadBusy(run_id)
