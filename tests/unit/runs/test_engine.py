@@ -948,6 +948,30 @@ class TestOneRunAThread:
         world.run(asked(user("move it", "u1"), run="r2"))
         assert [m.content for m in world.model.requests[1].messages] == ["move it"]
 
+    @pytest.mark.fault("F-02g")
+    @pytest.mark.parametrize("ids", ["anew", "none"])
+    @pytest.mark.parametrize("words", [["move it"], ["move", "it"], ["move", "it", "now"]])
+    def test_new_words_alone_that_are_sent_again_under_other_ids_are_answered_once(
+        self, words: list[str], ids: str
+    ) -> None:
+        go_on = asyncio.Event()
+        world = World([*text("Hi"), *ended()], [*text("Hel"), go_on.wait, *ended()])
+        world.run(asked(user("hi", "u0")))
+
+        async def go() -> None:
+            tasks = []
+            for n in range(2):
+                sent = [user(each, f"{each.split()[0]}-{n}" if ids == "anew" else "") for each in words]
+                started = await world.service.start(caller(), asked(*sent, run=f"r{n}"))
+                tasks.append(started.execute(KeptFrames()))
+            go_on.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(go())
+
+        assert len(world.model.requests) == 2
+        assert [m.content for m in world.thread().messages if m.role == "user"] == ["hi", *words]
+
     @pytest.mark.fault("F-06c")
     @pytest.mark.parametrize("is_lost", [True, False])
     def test_who_sends_only_what_is_new_waits_for_a_client_that_listens(

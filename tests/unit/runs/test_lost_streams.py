@@ -45,6 +45,9 @@ pytestmark = pytest.mark.fault("F-02d", "F-02g", "F-02j")
 
 STEPS = 34
 """More than the run has, so that the last ones hold nothing up: the client comes back when it has ended."""
+ANSWERS = {"Good morning.", "I look.", "Both.", "It moved."}
+GREETINGS = st.sampled_from(["none", "answered", "left"])
+"""What its client has of a run before: it may have left before there was any text."""
 KINDS = st.sampled_from(["whole", "ids anew", "without ids"])
 
 
@@ -126,13 +129,14 @@ def receive(client: Client, events: Sequence[Wire]) -> None:
         client.apply(event)
 
 
-async def begin(world: World, client: Client, share: float, *, greets: bool) -> tuple[Wire, asyncio.Task[None]]:
+async def begin(world: World, client: Client, share: float, *, greeting: str) -> tuple[Wire, asyncio.Task[None]]:
     """Ask, and lose the connection when the run is held; returns what was asked and the run."""
-    if greets:
-        client.message("user", content="hello")
-        receive(client, await world.whole({**client.request(), "protocolVersion": "1.0"}))
-    else:
+    if greeting == "none":
         world.model.turns.pop(0)
+    else:
+        client.message("user", content="hello")
+        answer = await world.whole({**client.request(), "protocolVersion": "1.0"})
+        receive(client, answer if greeting == "answered" else [])
     client.message("user", content="move it")
     first = {**client.request(), "protocolVersion": "1.0"}
     frames, running = await world.start(first)
@@ -146,9 +150,9 @@ async def begin(world: World, client: Client, share: float, *, greets: bool) -> 
     return first, running
 
 
-async def lose(client: Client, held_at: int, share: float, *, same_run: bool, greets: bool) -> None:
+async def lose(client: Client, held_at: int, share: float, *, same_run: bool, greeting: str) -> None:
     world = World(held_at)
-    first, running = await begin(world, client, share, greets=greets)
+    first, running = await begin(world, client, share, greeting=greeting)
     before = max(i for i, each in enumerate(client.screen, 1) if each["role"] == "user")
     is_over = running.done()
 
@@ -163,7 +167,7 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool, gr
     verify(repeated.events)
     receive(client, repeated.events)
     assert world.effects == ["c1", "c2", "c3"]
-    assert len(world.model.requests) == 3 + greets
+    assert len(world.model.requests) == 3 + (greeting != "none")
     assert seen(client.screen)[-6:] == [
         ("assistant", "I look.", ["c1"]),
         ("tool", '{"moved":"c1"}', []),
@@ -173,14 +177,14 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool, gr
         ("assistant", "It moved.", []),
     ]
     assert [each for each in seen(client.screen) if each[0] == "user"] == [
-        *[("user", "hello", [])] * greets,
+        *[("user", "hello", [])] * (greeting != "none"),
         ("user", "move it", []),
     ]
 
 
-async def leave(client: Client, held_at: int, share: float, *, greets: bool) -> None:
+async def leave(client: Client, held_at: int, share: float, *, greeting: str) -> None:
     world = World(held_at)
-    first, running = await begin(world, client, share, greets=greets)
+    first, running = await begin(world, client, share, greeting=greeting)
     is_over = running.done()
     world.held_at = 0
     client.message("user", content="stop")
@@ -194,8 +198,10 @@ async def leave(client: Client, held_at: int, share: float, *, greets: bool) -> 
     assert run is not None
     assert run.status is (RunStatus.FINISHED if is_over else RunStatus.CANCELLED), "its client did not wait for it"
     assert len(set(world.effects)) == len(world.effects), "a call was made twice"
-    told = [str(m.content) for m in world.model.requests[-1].messages if m.role == "user"]
-    asked = [*["hello"] * greets, "move it", "stop"]
+    shown = world.model.requests[-1].messages
+    assert {m.content for m in shown if m.role == "assistant"} <= ANSWERS, "half an answer is taken for one"
+    told = [str(m.content) for m in shown if m.role == "user"]
+    asked = [*["hello"] * (greeting != "none"), "move it", "stop"]
     assert told == asked
     assert [m["content"] for m in client.screen if m["role"] == "user"] == asked
     stored = world.store.thread(ThreadKey(caller().user_id, ThreadId(client.thread))).messages
@@ -203,40 +209,43 @@ async def leave(client: Client, held_at: int, share: float, *, greets: bool) -> 
 
 
 @settings(max_examples=50)
-@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans(), st.booleans(), st.booleans())
-@example("whole", 12, 1.0, False, False, True)
-@example("whole", STEPS, 0.6, False, False, True)
-@example("ids anew", 9, 0.5, False, False, True)
-@example("ids anew", STEPS, 0.9, False, False, True)
-@example("ids anew", 5, 0.0, False, True, False)
-@example("without ids", 5, 0.0, False, True, False)
+@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans(), st.booleans(), GREETINGS)
+@example("whole", 12, 1.0, False, False, "answered")
+@example("whole", STEPS, 0.6, False, False, "answered")
+@example("ids anew", 9, 0.5, False, False, "answered")
+@example("ids anew", STEPS, 0.9, False, False, "answered")
+@example("ids anew", 5, 0.0, False, True, "none")
+@example("without ids", 5, 0.0, False, True, "none")
+@example("without ids", 9, 0.0, False, False, "left")
+@example("ids anew", 9, 0.0, False, True, "left")
 def test_a_part_of_a_run_that_is_sent_again_is_nothing_new(
     kind: str,
     held_at: int,
     share: float,
     same_run: bool,
     waits: bool,
-    greets: bool,
+    greeting: str,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("karma.runs.repeats._POLL_S", 0.001)
         patch.setattr("karma.runs.repeats._MAX_POLL_S", 0.001)
-        asyncio.run(lose(Client(kind, waits=waits), held_at, share, same_run=same_run, greets=greets))
+        asyncio.run(lose(Client(kind, waits=waits), held_at, share, same_run=same_run, greeting=greeting))
 
 
 @pytest.mark.fault("F-06g")
 @settings(max_examples=50)
-@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans(), st.booleans())
-@example("without ids", 6, 1.0, False, False)
-@example("ids anew", 6, 1.0, False, False)
-@example("ids anew", 6, 0.0, True, False)
+@given(KINDS, st.integers(4, STEPS), st.floats(0, 1), st.booleans(), GREETINGS)
+@example("without ids", 6, 1.0, False, "none")
+@example("ids anew", 6, 1.0, False, "none")
+@example("ids anew", 6, 0.0, True, "none")
+@example("ids anew", 9, 1.0, False, "left")
 def test_a_client_that_goes_on_does_not_wait_for_the_run_that_it_left(
-    kind: str, held_at: int, share: float, waits: bool, greets: bool
+    kind: str, held_at: int, share: float, waits: bool, greeting: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
         patch.setattr("karma.runs.service._END_POLL_S", 0.001)
-        asyncio.run(leave(Client(kind, waits=waits), held_at, share, greets=greets))
+        asyncio.run(leave(Client(kind, waits=waits), held_at, share, greeting=greeting))
 
 
 @pytest.mark.parametrize("kind", ["whole", "ids anew", "without ids"])

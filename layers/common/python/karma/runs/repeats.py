@@ -95,18 +95,11 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
 
 
 def _are_the_last_words(began: Thread, answers: int, sent: Sequence[Sent]) -> bool:
-    """Tell whether a client repeats what was said without an answer, all of it or its end, under ids of its own."""
-    way = [began.messages[position] for position in began.way_to(answers)]
-    if any(each.message.role != "user" for each in sent) or way[-1].role != "user":
-        return False
-    all_words = [message for message in way if message.role == "user"]
-    return any(
-        len(last) == len(sent)
-        and all(
-            message.role == "user" and is_same_content(message.content, each.message.content)
-            for message, each in zip(last, sent, strict=True)
-        )
-        for last in (way[-len(sent) :], all_words)
+    """Tell whether a client that sends only what is new sends that again, under new ids or none."""
+    last = [began.messages[position] for position in began.way_to(answers)[-len(sent) :]]
+    return len(last) == len(sent) and all(
+        message.role == each.message.role == "user" and is_same_content(message.content, each.message.content)
+        for message, each in zip(last, sent, strict=True)
     )
 
 
