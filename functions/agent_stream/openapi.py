@@ -40,6 +40,8 @@ _THREAD = "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
 _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
 _NULL: Schema = {"type": "null"}
 _ID_PATTERN = r"^[!-\"$-~]{1,128}$"
+_RUN_ID_PATTERN = r"^(?!\.{1,2}$)[!\"$&-.0->@-\[\]-~]{1,128}$"
+"""URLs name runs: karma.conversations.domain.is_in_urls."""
 _MESSAGE = "01994b98-3e5f-7c41-b2a3-d4c5b6a79808"
 
 
@@ -205,6 +207,7 @@ def _object(required: Iterable[str], properties: Mapping[str, Schema], **more: o
 
 
 _ID = _either({"type": "string", "pattern": _ID_PATTERN}, {"const": ""}, _NULL, examples=[_MESSAGE])
+_RUN_ID = _either({"type": "string", "pattern": _RUN_ID_PATTERN}, {"const": ""}, _NULL, examples=[_RUN])
 _REQUIRED_ID: Schema = {"type": "string", "pattern": _ID_PATTERN, "examples": ["call_1"]}
 _TEXT: Schema = {"type": "string", "maxLength": MAX_TEXT_CHARS, "examples": ["Answer in one sentence."]}
 _CONTENT: Schema = {
@@ -236,7 +239,7 @@ _SCHEMAS: Schema = {
         ),
         "properties": {
             "threadId": _ID,
-            "runId": _ID,
+            "runId": _RUN_ID,
             "parentRunId": _ID,
             "protocolVersion": _either(
                 {"type": "string", "maxLength": MAX_VERSION_CHARS, "description": "Major version 1"}, _NULL

@@ -17,11 +17,20 @@ Json = Mapping[str, object]
 
 
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
+_NOT_IN_URLS = re.compile(r"[/\\%?]")
 
 
 def is_readable_id(text: str) -> bool:
     """Tell whether clients may use this id: 1 to 128 printable ASCII characters, no space, no `#` (our separator)."""
     return _CLIENT_ID.fullmatch(text) is not None and "#" not in text
+
+
+def is_in_urls(text: str) -> bool:
+    """Tell whether a URL can name what has this id, whatever stands between a client and us.
+
+    A gateway decodes paths before we do, and clients resolve `.` and `..`, encoded or not.
+    """
+    return is_readable_id(text) and not _NOT_IN_URLS.search(text) and text not in {".", ".."}
 
 
 class ThreadKey(NamedTuple):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from karma.agents.domain import MAX_NAME_CHARS
-from karma.conversations.domain import Message, is_readable_id
+from karma.conversations.domain import Message, is_in_urls, is_readable_id
 from karma.conversations.messages import MAX_TEXT_CHARS, OF_A_MESSAGE, Aside, MessageReader, Sent, Unread, problem, said
 from karma.conversations.stored import dump_messages
 from karma.core import freeform
@@ -177,7 +177,7 @@ class _Reader:
         speaks = self._version()
         given_thread = self._id("threadId")
         thread_id = given_thread or new_id()
-        run_id = self._id("runId") or new_id()
+        run_id = self._run_id() or new_id()
         state = self._state()
         messages = MessageReader(self.errors, self.deep)
         sent, unread, asides = messages.read(self._list("messages"))
@@ -223,6 +223,12 @@ class _Reader:
         if value is None or value == "":
             return ""
         return str(value) if self._is_id(name, value) else ""
+
+    def _run_id(self) -> str:
+        run_id = self._id("runId")
+        if run_id and not is_in_urls(run_id):
+            self.wrong("runId", "must not be '.' or '..', nor contain '/', '\\', '%' and '?': URLs name the run by it")
+        return run_id
 
     def _is_id(self, name: str, value: object) -> bool:
         if isinstance(value, str) and is_readable_id(value):
