@@ -55,6 +55,9 @@ class MemoryBilling:
     """Accounts that are deleted."""
     notices: list[Notice] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
+    payers: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By price or product and customer, the event that was ignored."""
+    named_at: dict[str, datetime] = field(default_factory=dict)
     page_size: int = 100
 
     # Arrivals and inbox
@@ -106,6 +109,29 @@ class MemoryBilling:
             return False
         self._close(event, at=at, note=note, state=EventState.UNLINKED)
         return True
+
+    def ignore_payer(
+        self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
+    ) -> bool:
+        event = self.events.get(event_id)
+        if event is None or event.handled_at is not None or customer_id in self.customers:
+            return False
+        named = [self.named_at[object_id] for object_id in object_ids if object_id in self.named_at]
+        if any(iso(each) >= iso(asked_at) for each in named):
+            return False
+        self.payers |= {(object_id, customer_id): event_id for object_id in object_ids}
+        self._close(event, at=at, note=note, state=EventState.IGNORED)
+        kept = (at + KEEP_UNLINKED).replace(microsecond=0)
+        self.events[event_id] = replace(self.events[event_id], expires_at=kept)
+        return True
+
+    def open_payers_of(self, object_id: str, *, at: datetime) -> int:
+        self.named_at[object_id] = at
+        opened = 0
+        for key in [each for each in self.payers if each[0] == object_id]:
+            opened += self.reopen(self.payers[key], at=at, due_at=at)
+            del self.payers[key]
+        return opened
 
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
         found = (event for event in self.events.values() if event.state is state)

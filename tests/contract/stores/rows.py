@@ -554,6 +554,18 @@ class Rows(AvatarRows, file_rows.FileRows):
         assert self.inbox.mark_unlinked(self.event, f"cus_of_nobody_{self.id}", at=NOW, note="")
         return self.event
 
+    def ignore_payer(self, event: str) -> bool:
+        return self.inbox.ignore_payer(event, f"cus_of_nobody_{self.id}", [self.price], asked_at=NOW, at=NOW, note="")
+
+    @property
+    def price(self) -> str:
+        return f"price_{self.id}"
+
+    @cached_property
+    def ignored(self) -> str:
+        assert self.ignore_payer(self.event)
+        return self.event
+
     @cached_property
     def ticket(self) -> Ticket:
         return Ticket(hash=f"ticket-{self.id}", user_id=self.ada.id, expires_at=LATER)

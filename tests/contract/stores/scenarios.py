@@ -526,6 +526,10 @@ _CENTRAL: Mapping[str, Callable[[Rows], Call]] = {
     "InboxRepository.mark_unlinked": _made(
         lambda r: r.event, lambda r, event: r.inbox.mark_unlinked(event, f"cus_of_nobody_{r.id}", at=LATER, note="")
     ),
+    "InboxRepository.ignore_payer": _made(lambda r: r.event, lambda r, event: r.ignore_payer(event)),
+    "InboxRepository.open_payers_of": _made(
+        lambda r: r.ignored, lambda r, _: r.inbox.open_payers_of(r.price, at=LATER)
+    ),
     "InboxRepository.waiting_of": _made(
         lambda r: r.unlinked, lambda r, _: r.inbox.waiting_of(f"cus_of_nobody_{r.id}", EventState.UNLINKED)
     ),

@@ -179,6 +179,36 @@ class TestInbox:
         assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
         assert stores.state() is EventState.UNHANDLED
 
+    @pytest.mark.fault("F-15f")
+    def test_who_pays_without_a_link_is_heard_of_when_the_price_is_named(self, stores: Stores) -> None:
+        def ignore(event_id: str, customer_id: str, *object_ids: str, asked_at: datetime = NOW) -> bool:
+            return stores.inbox.ignore_payer(
+                event_id, customer_id, object_ids, asked_at=asked_at, at=asked_at, note="other"
+            )
+
+        for number in range(1, 6):
+            stores.arrive(f"evt_{number}")
+        assert ignore("evt_1", "cus_1", "price_1", "prod_1")
+        assert ignore("evt_2", "cus_1", "price_1", "prod_1")
+        assert ignore("evt_3", "cus_3", "price_1", "prod_1")
+        assert not ignore("evt_3", "cus_3", "price_1")
+        assert not ignore("evt_404", "cus_3", "price_1")
+        event = stores.inbox.get("evt_3")
+        assert event is not None
+        assert (event.state, event.note, event.expires_at) == (EventState.IGNORED, "other", NOW + KEEP_UNLINKED)
+        assert stores.inbox.open_payers_of("price", at=NOW + MINUTE) == 0
+        assert stores.inbox.open_payers_of("price_1", at=NOW + MINUTE) == 2
+        states = [stores.state(f"evt_{number}") for number in range(1, 4)]
+        assert states == [EventState.IGNORED, EventState.UNHANDLED, EventState.UNHANDLED]
+        assert {each.event_id for each in stores.inbox.due(NOW + 2 * MINUTE, limit=9)} >= {"evt_2", "evt_3"}
+        assert stores.inbox.open_payers_of("price_1", at=NOW + 2 * MINUTE) == 0
+        assert stores.inbox.open_payers_of("prod_1", at=NOW + 2 * MINUTE) == 2
+        for asked_at, closes in ((NOW, False), (NOW + 2 * MINUTE, False), (NOW + 3 * MINUTE, True)):
+            assert ignore("evt_4", "cus_4", "price_1", "price_2", asked_at=asked_at) is closes
+        assert stores.link()
+        assert not ignore("evt_5", "cus_1", "price_3")
+        assert stores.inbox.open_payers_of("price_3", at=NOW) == 0
+
     @pytest.mark.fault("F-18a")
     def test_what_waits_can_be_dismissed_once(self, stores: Stores) -> None:
         entry = AuditEntry(user_id=ALICE, event=AuditEvent.BILLING_EVENT_DISMISSED, at=NOW, actor_id=ALICE)

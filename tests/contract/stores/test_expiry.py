@@ -243,6 +243,8 @@ KEPT = {
     "stripe_event": "a repeat of an event that was handled stays handled",
     "own_event": "a note for the purge of its account, which takes an event that is gone for deleted",
     "customer_link": "events about a deleted account are dropped, as long as it is known that it was one",
+    "price_naming": "known far longer than an event is handled, and older than whatever Stripe is asked later",
+    "unlinked_payer": "opens an event, which is then read anew",
     "mail": "a mail that was sent is not sent again",
 }
 """Types that mean the same as long as they are there: nobody compares, on purpose."""
@@ -270,6 +272,9 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.projects.begin_delete(project, actor=owner, at=NOW)
     rows.avatars.create(rows.new_avatar(), request_token="t")
     rows.avatars.delete(rows.avatars.page(rows.ada.id, newest_first=True, after="", limit=1)[0])
+    assert rows.ignored
+    rows.inbox.open_payers_of("price_of_nobody", at=NOW)
+    assert rows.inbox.reopen(rows.event, at=NOW, due_at=NOW)
     assert rows.subscribe()
     rows.deletions.finish(rows.gone, at=NOW, forget_at=LATER)
     found = {

@@ -26,6 +26,9 @@ _SHOWN = 5
 MAX_NAMES = 100
 """Of a customer's prices whose meaning is remembered; those that are paid for now are, however many."""
 
+MAX_NOTED = 40
+"""Of what a customer without a link pays for: by so many of it, the customer is heard of when it is named."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paid:

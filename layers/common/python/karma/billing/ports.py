@@ -112,6 +112,28 @@ class Inbox(Protocol):
         """Close an event until its customer is linked; False when it was closed already, or the customer is linked."""
         ...
 
+    def ignore_payer(
+        self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
+    ) -> bool:
+        """Close an event of a customer without a link as ignored, until one of what the customer pays for is named.
+
+        Args:
+            event_id: the event.
+            customer_id: its customer.
+            object_ids: prices and products that the customer pays for, at most `naming.MAX_NOTED`.
+            asked_at: a moment before Stripe was asked what they sell.
+            at: now.
+            note: why it is ignored.
+
+        Returns:
+            False: it was closed already, the customer is linked, or one was named since Stripe was asked.
+        """
+        ...
+
+    def open_payers_of(self, object_id: str, *, at: datetime) -> int:
+        """Open what `ignore_payer` closed of customers that pay for what was just named; return how many events."""
+        ...
+
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
         """List a customer's unlinked or unnamed events, up to 100, eventually consistent."""
         ...

@@ -24,7 +24,7 @@ from karma.billing.domain import (
     projection,
     read_hint,
 )
-from karma.billing.naming import advice, names_kept, paid_for, remembering, unnamed_in
+from karma.billing.naming import MAX_NOTED, NOTHING, advice, names_kept, paid_for, remembering, unnamed_in
 from karma.billing.plans import PlanName
 from karma.billing.ports import CustomerLink, Customers, Inbox, Payments, Row, Subscriptions
 from karma.billing.purge import stop_charging
@@ -200,17 +200,36 @@ class EventProjector:
         return shown
 
     def _without_link(self, event: InboxEvent, hint: Hint) -> str | None:
+        asked_at = self._clock.now()
         found = self._payments.subscriptions_of(hint.customer_id, livemode=hint.livemode) or []
-        if not any(plan_of(each) for each in found):
-            return self._ignore(event, "no account is linked to the customer, which buys nothing of ours")
         note = "no account is linked to the customer"
+        if not any(plan_of(each) for each in found):
+            return self._ignore_payer(event, hint, found, asked_at=asked_at, note=f"{note}, which buys nothing of ours")
         if not self._inbox.mark_unlinked(event.id, hint.customer_id, at=self._clock.now(), note=note):
             return None
         count("BillingUnlinked")
         return note
 
+    def _ignore_payer(
+        self, event: InboxEvent, hint: Hint, found: list[StripeSubscription], *, asked_at: datetime, note: str
+    ) -> str | None:
+        """Close an event of somebody who pays for another product, as far as can be told, without an alarm.
+
+        None: something changed meanwhile, ask again. Should one of the prices be ours, the event is opened again when
+        it is named.
+        """
+        now = self._clock.now()
+        ids = paid_for(found, before=NOTHING, at=now).ids[:MAX_NOTED]
+        if not ids:
+            return self._ignore(event, note)
+        note += f"; opened again once one of these names a plan: {', '.join(ids)}"
+        closed = self._inbox.ignore_payer(event.id, hint.customer_id, ids, asked_at=asked_at, at=now, note=note)
+        return note if closed else None
+
     def _look_at_payers(self, event: InboxEvent, hint: Hint) -> str:
-        """Make due the look at everybody who pays for what was named; a repeat goes on where this one died.
+        """Make due the look at everybody who pays for what was named, and open the events of those without a link.
+
+        A repeat goes on where this one died.
 
         Also where it is due already: who is being looked at may have asked Stripe before the name was there, and must
         not save that.
@@ -223,7 +242,9 @@ class EventProjector:
             start = page.last
             if start is None:
                 break
+        opened = self._inbox.open_payers_of(hint.names, at=self._clock.now())
         note = f"{told} accounts that pay for it are looked at"
+        note += f"; ignored events of customers without an account that are opened again: {opened}" if opened else ""
         self._inbox.mark_handled(event.id, at=self._clock.now(), note=note)
         return note
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from pynamodb.expressions.condition import Condition
@@ -12,15 +13,26 @@ from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.billing.domain import EventState, InboxEvent
 from karma.billing.ports import Due, InboxPage
-from karma.billing.repository.items import BillingItem, CustomerItem, EventItem, OwnEventItem
+from karma.billing.repository.items import (
+    BillingItem,
+    CustomerItem,
+    EventItem,
+    NamingItem,
+    OwnEventItem,
+    PayerItem,
+)
 from karma.billing.repository.keys import (
+    CUSTOMER_PREFIX,
     UNHANDLED,
     customer_key,
     event_id_of,
     event_key,
     inbox_partition,
     inbox_sort_key,
+    naming_key,
     own_event_key,
+    payer_key,
+    sold_pk,
     unlinked_sort_key,
 )
 from karma.core.clock import iso, parse_iso
@@ -37,6 +49,8 @@ KEEP = timedelta(days=60)
 KEEP_UNLINKED = timedelta(days=400)
 """How long an unlinked or unnamed one stays: a customer that nobody linked renews within it, and is heard of again."""
 _PAGE = 100
+_KEEP_NAMING = timedelta(days=1)
+"""How long it is known when a price was named: far longer than an event is handled."""
 _WAITING = (EventState.UNLINKED.value, EventState.UNNAMED.value)
 """Closed until an operator has done something."""
 
@@ -77,6 +91,50 @@ class InboxRepository:
         actions.append(EventItem.gsi1sk.set(unlinked_sort_key(customer_id, at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
         return _committed(tx)
+
+    def ignore_payer(
+        self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
+    ) -> bool:
+        """Close an event of a customer without a link that pays for these, until one of them is named; see ports.py.
+
+        False: it was closed already, the customer is linked, or one was named since Stripe was asked.
+        """
+        tx = Transaction()
+        tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
+        expires_at = int((at + KEEP_UNLINKED).timestamp())
+        for object_id in object_ids:
+            unchanged: Condition = NamingItem.pk.does_not_exist() | (NamingItem.named_at < iso(asked_at))
+            tx.check(NamingItem, Key(*naming_key(object_id)), unchanged)
+            key = payer_key(object_id, customer_id)
+            noted = [PayerItem.event_id.set(event_id), PayerItem.expires_at.set(expires_at)]
+            tx.upsert(PayerItem(key.pk, key.sk), noted)
+        actions = _closing(at=at, note=note, state=EventState.IGNORED, keep=KEEP_UNLINKED)
+        actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
+        tx.update(blank_event(event_id), actions, open_condition())
+        return _committed(tx)
+
+    def open_payers_of(self, object_id: str, *, at: datetime) -> int:
+        """Open what `ignore_payer` closed of customers that pay for what was just named; return how many events.
+
+        A repeat goes on where this one died.
+        """
+        key = naming_key(object_id)
+        expires_at = int((at + _KEEP_NAMING).timestamp())
+        named = [NamingItem.named_at.set(iso(at)), NamingItem.expires_at.set(expires_at)]
+        tx = Transaction()
+        tx.upsert(NamingItem(key.pk, key.sk), named)
+        tx.commit()
+        opened = 0
+        start: dict[str, str] | None = None
+        while True:
+            payers = PayerItem.sk.startswith(CUSTOMER_PREFIX)
+            page = query(PayerItem, sold_pk(object_id), payers, limit=_PAGE, start=start, consistent=True)
+            for payer in page.items:
+                opened += self.reopen(payer.event_id, at=at, due_at=at)
+                delete(PayerItem(payer.pk, payer.sk))
+            start = page.last
+            if start is None:
+                return opened
 
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
         """List a customer's unlinked or unnamed events, up to 100, eventually consistent."""

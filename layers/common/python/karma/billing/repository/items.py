@@ -71,6 +71,19 @@ class CustomerItem(BillingItem, discriminator="customer_link"):
     """The account that is being deleted, until Stripe has stopped charging for it."""
 
 
+class NamingItem(BillingItem, discriminator="price_naming"):
+    """A price or product that an operator named, after which nobody may save what Stripe said of it before."""
+
+    named_at = UnicodeAttribute()
+
+
+class PayerItem(BillingItem, discriminator="unlinked_payer"):
+    """In a price's or product's partition: a customer that is linked to nobody pays for it, and was ignored."""
+
+    event_id = UnicodeAttribute()
+    """The latest event that was ignored: it is opened again when the price is named."""
+
+
 class OwnCustomerItem(BillingItem, discriminator="own_customer"):
     """In a user's partition: a customer that is linked to the user, so that it can be listed consistently."""
 

@@ -6,6 +6,8 @@ USER#<user id>                         CUSTOMER#<id>       a customer of Stripe 
 USER#<user id>                         EVENT#<event id>    an event that was about the user
 USER#<user id>                         USAGE#<metric>      how much of a limit is taken, with #<month> by month
 CUSTOMER#<Stripe customer id>          USER                the link: whose customer it is; nobody's after a deletion
+SOLD#<price or product id>             NAMED               when it was last said what it sells
+SOLD#<price or product id>             CUSTOMER#<id>       a customer without a link that pays for it: its ignored event
 
 gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>            what the sweep sends again when due
 gsi1  INBOX#UNLINKED, #UNNAMED         <customer id>#<closed, ISO>#<event id>
@@ -72,6 +74,21 @@ def own_event_key(user_id: str, event_id: str) -> BillingKey:
 def customer_key(stripe_customer_id: str) -> BillingKey:
     """Key of the link from a Stripe customer to our user."""
     return BillingKey(f"{CUSTOMER_PREFIX}{stripe_customer_id}", "USER")
+
+
+def naming_key(object_id: str) -> BillingKey:
+    """Key of when a price or product was last named."""
+    return BillingKey(sold_pk(object_id), "NAMED")
+
+
+def payer_key(object_id: str, stripe_customer_id: str) -> BillingKey:
+    """Key of the note that a customer without a link pays for a price or product."""
+    return BillingKey(sold_pk(object_id), f"{CUSTOMER_PREFIX}{stripe_customer_id}")
+
+
+def sold_pk(object_id: str) -> str:
+    """Partition of a price or product."""
+    return f"SOLD#{object_id}"
 
 
 def customer_id_of(text: str) -> str:
