@@ -277,6 +277,8 @@ def test_a_name_that_comes_while_stripe_is_asked_is_not_missed() -> None:
     assert world.in_state(EventState.UNNAMED) == []
 
 
+_CHANGES: dict[str, dict[str, Any]] = {"end": {"status": "canceled"}, "none of it": {"prices": ()}}
+"""Of a subscription: it ends, or nothing of it is bought any more."""
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("name"), st.sampled_from(["price_1", "price_2"]), st.sampled_from(NAMES), st.booleans()),
@@ -304,8 +306,7 @@ def test_any_history_gives_what_a_plain_model_says(steps: list[tuple[Any, ...]],
             waiting = [world.name(subject, value, by_product=told_twice)]
         else:
             price_id = value or has.get(subject) or "price_1"
-            changes: dict[str, Any] = {"end": {"status": "canceled"}, "none of it": {"prices": ()}}.get(kind, {})
-            waiting = [world.buy(subject, price_id, **changes)]
+            waiting = [world.buy(subject, price_id, **_CHANGES.get(kind, {}))]
             has[subject] = price_id if kind == "buy" else ""
         waiting += waiting if told_twice else []
         if bool(data.draw(st.booleans(), label="dies")):
@@ -363,7 +364,6 @@ def test_who_comes_back_to_a_price_has_what_it_was_for_them(steps: list[str]) ->
     world.named.update(price_1="team", price_2="pro")
     known: dict[str, str] = {}
     price_id, held = "", "price_1"
-    changes: dict[str, dict[str, Any]] = {"end": {"status": "canceled"}, "none of it": {"prices": ()}}
     for step in steps:
         kind, _, said = step.partition(" ")
         if kind == "name":
@@ -371,7 +371,7 @@ def test_who_comes_back_to_a_price_has_what_it_was_for_them(steps: list[str]) ->
             world.name(f"price_{number}", name)
         else:
             price_id = f"price_{said}" if kind == "buy" else ""
-            world.buy(ALICE, price_id or held, **changes.get(step, {}))
+            world.buy(ALICE, price_id or held, **_CHANGES.get(step, {}))
             held = price_id or held
         world.sweep()
         heard_of = held if step == "end" else price_id
