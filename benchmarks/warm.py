@@ -189,8 +189,9 @@ class _Frozen:
 
 def api(world: World) -> list[Row]:
     """The API around its services: a list of 20 devices, and a POST; beside a bare handler with the same models."""
-    from api.deps import devices
+    from api.deps import billing, devices
     from api.handler import lambda_handler
+    from benchmarks import stock
     from karma.devices.answers import CreatedDeviceData, DeviceListData
     from karma.devices.schemas import CreateDeviceRequest
 
@@ -203,9 +204,10 @@ def api(world: World) -> list[Row]:
         "location": {"room": "1"}, "tags": ["a", "b"],
     }  # fmt: skip
     creating = http_event("POST", "/api/v1/devices", body=json.dumps(body).encode(), headers=authorization)
-    real = devices.service
-    service = _Frozen(real())
+    real, real_allowances = devices.service, billing.allowances
+    service, allowances = _Frozen(real()), _Frozen(real_allowances())
     devices.service = lambda: service  # type: ignore[assignment]
+    billing.allowances = lambda: allowances  # type: ignore[assignment]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             shown = _data(lambda_handler(listing, Context()))
@@ -220,15 +222,27 @@ def api(world: World) -> list[Row]:
             valid = created.validate_python(made)
             return b'{"success":true,"data":%b,"timestamp":1}' % created.dump_json(valid)
 
+        for event in (listing, creating):
+            _data(stock.lambda_handler(event, Context()))
         get, get_bare = beside(lambda: lambda_handler(listing, Context()), bare_list, times=150)
         post, post_bare = beside(lambda: lambda_handler(creating, Context()), bare_create, times=150)
+        own_get, stock_get = beside(
+            lambda: lambda_handler(listing, Context()), lambda: stock.lambda_handler(listing, Context()), times=150
+        )
+        own_post, stock_post = beside(
+            lambda: lambda_handler(creating, Context()), lambda: stock.lambda_handler(creating, Context()), times=150
+        )
     finally:
-        devices.service = real
+        devices.service, billing.allowances = real, real_allowances
     return [
         Row("api", "warm: authenticated GET of 20 devices, CPU", f"bare + pydantic {get_bare:.0f} us",
             f"{get:.0f} us, {get / get_bare:.1f}x", "<= 3.2x", get / get_bare <= 3.2),
         Row("api", "warm: authenticated POST of a device, CPU", f"bare + pydantic {post_bare:.0f} us",
             f"{post:.0f} us, {post / post_bare:.1f}x", "<= 13x", post / post_bare <= 13),
+        Row("api", "warm: that GET beside stock FastAPI + Mangum, CPU", f"stock {stock_get:.0f} us",
+            f"{own_get:.0f} us, {own_get / stock_get:.2f}x", "<= .6x", own_get / stock_get <= 0.6),
+        Row("api", "warm: that POST beside stock FastAPI + Mangum, CPU", f"stock {stock_post:.0f} us",
+            f"{own_post:.0f} us, {own_post / stock_post:.2f}x", "<= .6x", own_post / stock_post <= 0.6),
         Row("api", "warm: that GET a second of CPU, without I/O", "", f"{1e6 / get:.0f}/s", ">= 8000/s",
             1e6 / get >= 8000),
     ]  # fmt: skip

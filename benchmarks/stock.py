@@ -1,0 +1,42 @@
+"""The API's own route functions behind stock FastAPI and Mangum, beside which its routing and gateway are measured.
+
+Each function is added as FastAPI documents it, with its dependencies, its body as a parameter and its errors by an
+exception handler; Mangum adapts the event. What it leaves out is to its advantage: no log line of a request, no check
+of unknown or repeated parameters, of encodings and depths of bodies, no origin check, no rate limit by network.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from fastapi import FastAPI, Request
+from mangum import Mangum
+from starlette.responses import Response
+
+from api import routes
+from api.routing import Router
+from karma.core.errors import AppError
+from karma.core.http import failure
+
+
+def build() -> Mangum:
+    """Make the application of all routes."""
+    app = FastAPI(openapi_url=None)
+    for found in pkgutil.iter_modules(routes.__path__):
+        module = importlib.import_module(f"api.routes.{found.name}")
+        for router in (module.__dict__.get("router"), module.__dict__.get("agio")):
+            for route in router.routes if isinstance(router, Router) else ():
+                app.add_api_route(route.path, route.endpoint, methods=list(route.methods or ()), response_model=None)
+                app.routes[-1].limit = route.limit  # type: ignore[attr-defined]  # read by the dependency of callers
+    app.add_exception_handler(AppError, _refused)
+    return Mangum(app, lifespan="off")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)  # noqa: S101  it is registered for these
+    body = failure(error, path=request.url.path, request_id="", now_ms=0)
+    return Response(body, status_code=error.status, media_type="application/json")
+
+
+lambda_handler = build()
