@@ -44,12 +44,6 @@ TARGETS: dict[str, float | None] = {
     "device_ingest": 1.2,
     "billing_webhook": 1.2,
 }
-    "api": 1.9,
-    "api on stock FastAPI + Mangum": None,
-    "agent_stream": 1.3,
-    "device_ingest": 1.2,
-    "billing_webhook": 1.2,
-}
 
 
 def measure(world: World, *, rounds: int = 9) -> list[Row]:
