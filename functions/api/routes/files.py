@@ -12,21 +12,21 @@ from api.idempotency import Outcome, once, request_token
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import no_content, ok
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from karma.files.domain import DeviceFile, clean_path
-from karma.files.schemas import (
-    ChangeFileRequest,
-    CreateDirectoryRequest,
-    CreateFileRequest,
+from karma.files.answers import (
     DirectoryData,
     DownloadData,
     FileData,
     FileListData,
     PartsData,
-    PartsRequest,
     UploadIntentData,
+    file_view,
+    part_view,
+    upload_view,
 )
+from karma.files.domain import DeviceFile, clean_path
+from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest, PartsRequest
 from karma.files.service import FileQuery
 from karma.files.uploads import NewFile, expires_at
 from karma.identity.domain import Caller
@@ -42,12 +42,14 @@ _FILE = "/devices/{device_id}/files/{file_id}"
 @router.post(
     "/devices/{device_id}/files",
     status_code=201,
-    responses=answers(UploadIntentData, status=201, errors=(402, 404, 409)),
+    responses=answers(status=201, errors=(402, 404, 409)),
 )
-async def create_file(request: Request, device_id: str, body: CreateFileRequest, caller: Writer) -> Response:
+async def create_file(
+    request: Request, device_id: str, body: CreateFileRequest, caller: Writer
+) -> Answer[UploadIntentData]:
     """Begin an upload: name and room are taken for 24 hours, the bytes go to the URLs that `parts` gives."""
 
-    def create() -> Outcome:
+    def create() -> Outcome[UploadIntentData]:
         file = files.uploads().create(
             caller.user_id,
             device_id,
@@ -55,25 +57,26 @@ async def create_file(request: Request, device_id: str, body: CreateFileRequest,
             allowance=billing.allowances().of(caller.user_id),
             request_token=request_token(request, caller),
         )
-        return Outcome(status=201, data={"file_id": file.id, "file": file.to_json(), "upload": file.upload_json()})
+        data: UploadIntentData = {"file_id": file.id, "file": file_view(file), "upload": upload_view(file)}
+        return Outcome(status=201, data=data)
 
     return await once(request, caller, create)
 
 
-@router.post(f"{_FILE}/parts", responses=answers(PartsData, errors=(404, 409, 503)))
-async def sign_parts(device_id: str, file_id: str, body: PartsRequest, caller: Writer) -> Response:
+@router.post(f"{_FILE}/parts", responses=answers(errors=(404, 409, 503)))
+async def sign_parts(device_id: str, file_id: str, body: PartsRequest, caller: Writer) -> Answer[PartsData]:
     """Give a URL for each part: a PUT of exactly its bytes and headers, for 15 minutes, as often as needed."""
     urls = files.uploads().parts(caller.user_id, device_id, file_id, body.part_numbers, body.checksums or {})
-    return ok({"parts": [url.to_json() for url in urls], "expires_at": expires_at(process.clock())})
+    return ok({"parts": [part_view(url) for url in urls], "expires_at": expires_at(process.clock())})
 
 
-@router.post(f"{_FILE}/complete", status_code=202, responses=answers(FileData, status=202, errors=(404, 409, 503)))
-async def complete_file(device_id: str, file_id: str, caller: Writer) -> Response:
+@router.post(f"{_FILE}/complete", status_code=202, responses=answers(status=202, errors=(404, 409, 503)))
+async def complete_file(device_id: str, file_id: str, caller: Writer) -> Answer[FileData]:
     """End an upload; the file is `verifying`, then `ready` and listed, or `rejected` with the reason."""
-    return ok({"file": files.uploads().complete(caller.user_id, device_id, file_id).to_json()}, 202)
+    return ok({"file": file_view(files.uploads().complete(caller.user_id, device_id, file_id))}, 202)
 
 
-@router.get("/devices/{device_id}/files", responses=answers(FileListData, errors=(400, 404, 409)))
+@router.get("/devices/{device_id}/files", responses=answers(errors=(400, 404, 409)))
 async def list_files(
     device_id: str,
     caller: Reader,
@@ -82,7 +85,7 @@ async def list_files(
     category: Annotated[str | None, Query(max_length=50)] = None,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[FileListData]:
     """List a device's files and directories, newest first; with `path` one directory's, by name (404: there is none).
 
     Totals count up to 1,000. Filters look at 1,000 entries a page, so that one may hold fewer than `limit`.
@@ -98,7 +101,7 @@ async def list_files(
     found = files.service().list(caller.user_id, device_id, query)
     return ok(
         {
-            "files": [file.to_json() for file in found.files],
+            "files": [file_view(file) for file in found.files],
             "total": found.total,
             "total_capped": found.total_capped,
             "limit": limit,
@@ -107,34 +110,34 @@ async def list_files(
     )
 
 
-@router.post(
-    "/devices/{device_id}/directories", status_code=201, responses=answers(DirectoryData, status=201, errors=(404, 409))
-)
-async def create_directory(request: Request, device_id: str, body: CreateDirectoryRequest, caller: Writer) -> Response:
+@router.post("/devices/{device_id}/directories", status_code=201, responses=answers(status=201, errors=(404, 409)))
+async def create_directory(
+    request: Request, device_id: str, body: CreateDirectoryRequest, caller: Writer
+) -> Answer[DirectoryData]:
     """Make a directory, and those above it that are missing."""
 
-    def create() -> Outcome:
+    def create() -> Outcome[DirectoryData]:
         path, name = body.place()
         made = files.service().make_directory(caller.user_id, device_id, path=path, name=name)
-        return Outcome(status=201, data={"directory": made.to_json()})
+        return Outcome(status=201, data={"directory": file_view(made)})
 
     return await once(request, caller, create)
 
 
-@router.get(_FILE, responses=answers(FileData, errors=(404,)))
-async def get_file(device_id: str, file_id: str, caller: Reader) -> Response:
+@router.get(_FILE, responses=answers(errors=(404,)))
+async def get_file(device_id: str, file_id: str, caller: Reader) -> Answer[FileData]:
     """Show a file in any state; the ETag is its version."""
     return _file(files.service().get(caller.user_id, device_id, file_id))
 
 
-@router.patch(_FILE, responses=answers(FileData, errors=(404, 409)))
+@router.patch(_FILE, responses=answers(errors=(404, 409)))
 async def change_file(
     device_id: str,
     file_id: str,
     body: ChangeFileRequest,
     caller: Writer,
     if_match: IfMatch = None,
-) -> Response:
+) -> Answer[FileData]:
     """Rename, move or describe a file; directories can be described only."""
     changes = body.model_dump(exclude_unset=True, exclude={"version"})
     version = expected_version(if_match, body.version)
@@ -151,12 +154,12 @@ async def delete_file(device_id: str, file_id: str, caller: Writer) -> Response:
     return no_content()
 
 
-@router.get(f"{_FILE}/download", responses=answers(DownloadData, errors=(404, 409)))
-async def download_file(device_id: str, file_id: str, caller: Reader) -> Response:
+@router.get(f"{_FILE}/download", responses=answers(errors=(404, 409)))
+async def download_file(device_id: str, file_id: str, caller: Reader) -> Answer[DownloadData]:
     """Give a URL that downloads the file as an attachment, for 15 minutes."""
     url = files.service().download_url(caller.user_id, device_id, file_id)
     return ok({"url": url, "expires_at": expires_at(process.clock())})
 
 
-def _file(file: DeviceFile) -> Response:
-    return ok({"file": file.to_json()}, headers=etag(file.revision))
+def _file(file: DeviceFile) -> Answer[FileData]:
+    return ok({"file": file_view(file)}, headers=etag(file.revision))

@@ -21,7 +21,6 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from karma.core.clock import from_epoch_ms, iso
 from karma.core.errors import Conflict
 from karma.core.ids import DeviceId, FileId, UserId
 
@@ -169,43 +168,6 @@ class DeviceFile:
         if self.declared_sha256 is not None and found.sha256 != self.declared_sha256:
             return Rejection.SHA256
         return None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the `file` of the API."""
-        listed = self.status is FileStatus.READY
-        return {
-            "id": self.id,
-            "device_id": self.device_id,
-            "name": self.name,
-            "path": self.path,
-            "parent_path": parent_of(self.path),
-            "type": self.type,
-            "category": self.category,
-            "size": self.size,
-            "mime_type": self.mime_type,
-            "extension": None if self.is_directory else extension_of(self.name),
-            "is_directory": self.is_directory,
-            "storage_url": self.storage_url if listed else None,
-            "thumbnail_url": None,
-            "checksum_md5": self.md5,
-            "checksum_sha256": self.sha256,
-            "metadata": self.metadata,
-            "permissions": self.permissions,
-            "status": self.status,
-            "rejection": self.rejection,
-            "created_at": self.created_at,
-            "modified_at": self.modified_at,
-            "accessed_at": self.accessed_at,
-            "version": self.revision,
-        }
-
-    def upload_json(self) -> dict[str, Any]:
-        """Return the `upload` of the API: how to cut the file, and until when."""
-        return {
-            "part_size": PART_BYTES,
-            "part_count": self.part_count,
-            "expires_at": iso(from_epoch_ms(self.upload_expires_ms)),
-        }
 
 
 def clean_name(text: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from karma.core.schemas import Body, Data, FreeForm, Version, Whole, json_of_at_most, left_out
+from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out
 from karma.files.domain import (
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
@@ -17,8 +17,6 @@ from karma.files.domain import (
     NAME_PATTERN,
     PATH_PATTERN,
     ROOT,
-    FileStatus,
-    Rejection,
     child_of,
     clean_name,
     clean_path,
@@ -121,92 +119,3 @@ class CreateDirectoryRequest(Body):
     def place(self) -> tuple[str, str]:
         """Return the directory's own path and name."""
         return (self.path, self.name) if self.name is not None else split_path(self.path)
-
-
-class FileOut(Data):
-    """A file or directory."""
-
-    id: str
-    device_id: str
-    name: str
-    path: str
-    parent_path: str | None
-    type: str
-    category: str
-    size: int
-    mime_type: str | None
-    extension: str | None
-    is_directory: bool
-    storage_url: str | None
-    thumbnail_url: str | None
-    checksum_md5: str | None
-    checksum_sha256: str | None
-    metadata: dict[str, Any]
-    permissions: dict[str, Any]
-    status: FileStatus
-    rejection: Rejection | None
-    created_at: str
-    modified_at: str
-    accessed_at: str | None
-    version: int
-
-
-class FileData(Data):
-    """One file."""
-
-    file: FileOut
-
-
-class DirectoryData(Data):
-    """One directory."""
-
-    directory: FileOut
-
-
-class UploadOut(Data):
-    """How a file is to be cut; the last part is what remains."""
-
-    part_size: int
-    part_count: int
-    expires_at: str
-
-
-class UploadIntentData(Data):
-    """A file that waits for its bytes."""
-
-    file_id: str
-    file: FileOut
-    upload: UploadOut
-
-
-class PartOut(Data):
-    """A PUT of exactly `size` bytes with these headers."""
-
-    part_number: int
-    size: int
-    url: str
-    headers: dict[str, str]
-
-
-class PartsData(Data):
-    """Where parts go, and until when."""
-
-    parts: list[PartOut]
-    expires_at: str
-
-
-class DownloadData(Data):
-    """Where the bytes are, and until when."""
-
-    url: str
-    expires_at: str
-
-
-class FileListData(Data):
-    """A page of files and directories."""
-
-    files: list[FileOut]
-    total: int
-    total_capped: bool
-    limit: int
-    next_cursor: str | None

@@ -48,10 +48,6 @@ class PartUrl:
     url: str
     headers: Mapping[str, str]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it for the API."""
-        return {"part_number": self.number, "size": self.size, "url": self.url, "headers": self.headers}
-
 
 class UploadService:
     """What owners do until a file is there."""
