@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Query
 from starlette.responses import Response
@@ -10,25 +10,24 @@ from api.deps import configuration
 from api.locking import IfMatch, etag, expected_version
 from api.openapi import answers
 from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import bare, no_content, ok, style
+from api.presenters import Answer, no_content, ok
 from api.routing import Router
-from karma.configuration.domain import MAX_VERSION, ComponentType
-from karma.configuration.schemas import (
-    AgioConfigChanged,
-    AgioConfigHistory,
-    ConfigBody,
+from karma.configuration.answers import (
+    AgioConfigChangedData,
+    AgioConfigHistoryData,
     ConfigChangedData,
     ConfigData,
     ConfigHistoryData,
     ConfigListData,
     ConfigView,
-    RollbackBody,
+    config_change_view,
+    config_summary_view,
+    config_view,
 )
+from karma.configuration.domain import MAX_VERSION, ComponentType, Standing
+from karma.configuration.schemas import ConfigBody, RollbackBody
 from karma.core.paging import shown
 from karma.identity.domain import Caller
-
-if TYPE_CHECKING:
-    from karma.configuration.domain import Standing
 
 router = Router("configuration")
 agio = Router("configuration", prefix="/api")
@@ -37,50 +36,50 @@ Reader = Annotated[Caller, permit("config:read")]
 Writer = Annotated[Caller, permit("config:write")]
 
 
-@router.get("/config", responses=answers(ConfigListData))
-@agio.get("/config", operation_id="agio_list_configs", responses=answers(ConfigListData, bare=True))
-async def list_configs(_: Reader, type_: Annotated[ComponentType | None, Query(alias="type")] = None) -> Response:
+@router.get("/config", responses=answers())
+@agio.get("/config", operation_id="agio_list_configs", responses=answers())
+async def list_configs(
+    _: Reader, type_: Annotated[ComponentType | None, Query(alias="type")] = None
+) -> Answer[ConfigListData]:
     """List the models, agents and tools that can be configured, those that code brings at version 0."""
-    from karma.configuration.service import listed_view
-
     found = configuration.service().components(type_)
-    return ok({"total": len(found), "configs": [listed_view(each) for each in found]})
+    return ok({"total": len(found), "configs": [config_summary_view(each) for each in found]})
 
 
-@router.get("/config/{component_name}", responses=answers(ConfigData, errors=(404,)))
-@agio.get(
-    "/config/{component_name}",
-    operation_id="agio_get_config",
-    responses=answers(ConfigView, errors=(404,), bare=True),
-)
-async def get_config(component_name: str, _: Reader) -> Response:
+@router.get("/config/{component_name}", responses=answers(errors=(404,)))
+async def get_config(component_name: str, _: Reader) -> Answer[ConfigData]:
     """Show a component; the ETag is its version."""
-    from karma.configuration.service import component_view
-
     found = configuration.service().get(component_name)
-    view = component_view(found)
-    return ok(view if style.get() == "agio" else {"config": view}, headers=etag(found.version))
+    return ok({"config": config_view(found)}, headers=etag(found.version))
 
 
-@router.put("/config/{component_name}", responses=answers(ConfigChangedData, errors=(400, 404, 409)))
-@agio.put(
-    "/config/{component_name}",
-    operation_id="agio_put_config",
-    responses=answers(AgioConfigChanged, errors=(400, 404, 409), bare=True),
-)
-async def put_config(component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None) -> Response:
+@agio.get("/config/{component_name}", responses=answers(errors=(404,)))
+async def agio_get_config(component_name: str, _: Reader) -> Answer[ConfigView]:
+    """Show a component; the ETag is its version."""
+    found = configuration.service().get(component_name)
+    return ok(config_view(found), headers=etag(found.version))
+
+
+@router.put("/config/{component_name}", responses=answers(errors=(400, 404, 409)))
+async def put_config(
+    component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None
+) -> Answer[ConfigChangedData]:
     """Change a component, or add a model or an agent's; what `config` leaves out stays as it is.
 
     New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION.
     """
-    found = configuration.service().put(
-        component_name,
-        body.config,
-        by=caller.user_id,
-        version=expected_version(if_match, body.version),
-        validate_only=body.validate_only,
-    )
-    return _changed(found, "Configuration is valid" if body.validate_only else "Configuration updated successfully")
+    return _enveloped(*_put(component_name, body, caller, if_match))
+
+
+@agio.put("/config/{component_name}", responses=answers(errors=(400, 404, 409)))
+async def agio_put_config(
+    component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None
+) -> Answer[AgioConfigChangedData]:
+    """Change a component, or add a model or an agent's; what `config` leaves out stays as it is.
+
+    New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION.
+    """
+    return _bare(*_put(component_name, body, caller, if_match))
 
 
 @router.delete("/config/{component_name}", status_code=204, responses=answers(status=204, errors=(404, 409)))
@@ -96,23 +95,21 @@ async def delete_config(component_name: str, caller: Writer, if_match: IfMatch =
     return no_content()
 
 
-@router.get("/config/{component_name}/history", responses=answers(ConfigHistoryData, errors=(400, 404)))
+@router.get("/config/{component_name}/history", responses=answers(errors=(400, 404)))
 async def list_config_history(
     component_name: str,
     caller: Reader,
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
-) -> Response:
+) -> Answer[ConfigHistoryData]:
     """List the changes of a component, newest first; they outlive it."""
-    from karma.configuration.service import change_view
-
     scope = f"config-history:{caller.user_id}:{component_name}"
     page = configuration.service().history(
         component_name, limit=limit, below=position(cursor, scope, of=int).get("below")
     )
-    kept, written = shown(page.changes, change_view)
+    kept, written = shown(page.changes, config_change_view)
     below = page.next_below if len(kept) == len(page.changes) else kept[-1].version
-    data = {
+    data: ConfigHistoryData = {
         "component_name": component_name,
         "history": written,
         "total": page.total,
@@ -122,16 +119,14 @@ async def list_config_history(
     return ok(data)
 
 
-@agio.get("/config/{component_name}/history", responses=answers(AgioConfigHistory, errors=(404,), bare=True))
+@agio.get("/config/{component_name}/history", responses=answers(errors=(404,)))
 async def list_config_history_by_number(
     component_name: str, _: Reader, limit: Limit = DEFAULT_SIZE, offset: Annotated[int, Query(ge=0, le=MAX_VERSION)] = 0
-) -> Response:
+) -> Answer[AgioConfigHistoryData]:
     """List the changes of a component as the Agio API does, newest first; the next offset is `offset + limit`."""
-    from karma.configuration.service import change_view
-
     page = configuration.service().history(component_name, limit=limit, offset=offset)
-    kept, written = shown(page.changes, change_view)
-    data = {
+    kept, written = shown(page.changes, config_change_view)
+    data: AgioConfigHistoryData = {
         "component_name": component_name,
         "history": written,
         "total": page.total,
@@ -139,29 +134,46 @@ async def list_config_history_by_number(
         "limit": limit if len(kept) == len(page.changes) else len(kept),
         "offset": offset,
     }
-    return bare(data)
+    return ok(data)
 
 
-@router.post("/config/{component_name}/rollback", responses=answers(ConfigChangedData, errors=(400, 404, 409)))
-@agio.post(
-    "/config/{component_name}/rollback",
-    operation_id="agio_rollback_config",
-    responses=answers(AgioConfigChanged, errors=(400, 404, 409), bare=True),
-)
+@router.post("/config/{component_name}/rollback", responses=answers(errors=(400, 404, 409)))
 async def rollback_config(
     component_name: str, body: RollbackBody, caller: Writer, if_match: IfMatch = None
-) -> Response:
+) -> Answer[ConfigChangedData]:
     """Make a component what it was after a change; a repeat changes nothing."""
+    return _enveloped(*_roll_back(component_name, body, caller, if_match))
+
+
+@agio.post("/config/{component_name}/rollback", responses=answers(errors=(400, 404, 409)))
+async def agio_rollback_config(
+    component_name: str, body: RollbackBody, caller: Writer, if_match: IfMatch = None
+) -> Answer[AgioConfigChangedData]:
+    """Make a component what it was after a change; a repeat changes nothing."""
+    return _bare(*_roll_back(component_name, body, caller, if_match))
+
+
+def _put(component_name: str, body: ConfigBody, caller: Caller, if_match: str | None) -> tuple[Standing, str]:
+    found = configuration.service().put(
+        component_name,
+        body.config,
+        by=caller.user_id,
+        version=expected_version(if_match, body.version),
+        validate_only=body.validate_only,
+    )
+    return found, "Configuration is valid" if body.validate_only else "Configuration updated successfully"
+
+
+def _roll_back(component_name: str, body: RollbackBody, caller: Caller, if_match: str | None) -> tuple[Standing, str]:
     found = configuration.service().rollback(
         component_name, to=body.version, by=caller.user_id, version=expected_version(if_match)
     )
-    return _changed(found, f"Configuration rolled back to version {body.version}")
+    return found, f"Configuration rolled back to version {body.version}"
 
 
-def _changed(found: Standing, message: str) -> Response:
-    from karma.configuration.service import component_view
+def _enveloped(found: Standing, message: str) -> Answer[ConfigChangedData]:
+    return ok({"message": message, "config": config_view(found)}, headers=etag(found.version))
 
-    headers = etag(found.version)
-    if style.get() == "agio":
-        return bare({"success": True, "message": message}, headers=headers)
-    return ok({"message": message, "config": component_view(found)}, headers=headers)
+
+def _bare(found: Standing, message: str) -> Answer[AgioConfigChangedData]:
+    return ok({"success": True, "message": message}, headers=etag(found.version))

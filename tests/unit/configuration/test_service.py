@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from karma.configuration.answers import ConfigView, config_view
 from karma.configuration.domain import (
     MAX_STORED,
     Change,
@@ -15,7 +16,7 @@ from karma.configuration.domain import (
     InvalidConfiguration,
     is_name,
 )
-from karma.configuration.service import ConfigurationService, component_view
+from karma.configuration.service import ConfigurationService
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId
 from tests.fakes.configuration import MemoryComponentStore, built_in
@@ -43,8 +44,8 @@ class World:
     def _count(self) -> None:
         self.changes += 1
 
-    def put(self, name: str, config: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return component_view(self.service.put(name, config, by=ADMIN, **more))
+    def put(self, name: str, config: dict[str, Any], **more: Any) -> ConfigView:
+        return config_view(self.service.put(name, config, by=ADMIN, **more))
 
     def refused(self, name: str, config: dict[str, Any]) -> str:
         with pytest.raises(InvalidConfiguration) as refused:
@@ -161,8 +162,8 @@ def test_a_rollback_is_a_change_and_its_repeat_is_none(world: World) -> None:
     first = world.put("gpt4", MODEL)
     world.put("gpt4", {"enabled": False})
 
-    back = component_view(world.service.rollback("gpt4", to=1, by=ADMIN))
-    again = component_view(world.service.rollback("gpt4", to=1, by=ADMIN))
+    back = config_view(world.service.rollback("gpt4", to=1, by=ADMIN))
+    again = config_view(world.service.rollback("gpt4", to=1, by=ADMIN))
 
     assert back == again == {**first, "version": 3}
     last = world.store.histories["gpt4"][-1]

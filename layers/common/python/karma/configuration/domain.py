@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from karma.core.errors import Conflict, InvalidRequest, StaleVersion
+from karma.core.errors import Conflict, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId
 
 MAX_NAME_CHARS: Final = 100
@@ -136,6 +136,11 @@ class Standing:
     updated_at: datetime | None
 
 
+def missing(name: str) -> NotFound:
+    """Make the failure that there is no component of a name."""
+    return NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' not found")
+
+
 def is_name(text: str) -> bool:
     """Tell whether a component may have this name: printable, without `/` and outer spaces, 1 to 100 characters."""
     return len(text) <= MAX_NAME_CHARS and _NAME.fullmatch(text) is not None
@@ -151,6 +156,25 @@ def standing(name: str, last: Change | None, built_in: Mapping[str, Component]) 
         is_stored=stored is not None,
         updated_at=last.at if last else None,
     )
+
+
+def component_config(component: Component) -> dict[str, Any]:
+    """Shape a component as a client writes it, and as histories show it."""
+    config: dict[str, Any] = {
+        "name": component.name,
+        "type": component.type.value,
+        "description": component.description,
+        "enabled": component.enabled,
+        "tags": list(component.tags),
+    }
+    if component.model is not None:
+        config |= {
+            "provider": component.model.provider,
+            "model": component.model.model,
+            "temperature": component.model.temperature,
+            "max_tokens": component.model.max_tokens,
+        }
+    return config
 
 
 def change_type(old: Component | None, new: Component | None) -> ChangeType:

@@ -17,12 +17,14 @@ from karma.configuration.domain import (
     InvalidConfiguration,
     Standing,
     change_type,
+    component_config,
     is_name,
+    missing,
     standing,
 )
 from karma.configuration.ports import ComponentStore
-from karma.configuration.validation import component_config, validated
-from karma.core.clock import Clock, iso
+from karma.configuration.validation import validated
+from karma.core.clock import Clock
 from karma.core.errors import NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
@@ -111,7 +113,7 @@ class ConfigurationService:
         """
         found = self._stands(name)
         if found.component is None:
-            raise _missing(name)
+            raise missing(name)
         return found
 
     def history(self, name: str, *, limit: int, below: int | None = None, offset: int = 0) -> HistoryPage:
@@ -122,7 +124,7 @@ class ConfigurationService:
         """
         found = self._stands(name)
         if found.component is None and not found.version:
-            raise _missing(name)
+            raise missing(name)
         top = found.version + 1 - offset if below is None else below
         changes = self._store.changes(name, below=top, limit=limit) if top > 1 else []
         oldest = changes[-1].version if changes else 1
@@ -169,7 +171,7 @@ class ConfigurationService:
         def once() -> None:
             old = self._unchanged(name, version)
             if old.component is None:
-                raise _missing(name)
+                raise missing(name)
             if old.is_stored:
                 self._write(name, old, None, ChangeType.DELETED, by=by)
 
@@ -244,48 +246,3 @@ class ConfigurationService:
         count("ConfigurationChanged")
         logger.info("configuration.changed", component=name, version=change.version, change_type=kind.value)
         return standing(name, change, self._built_in)
-
-
-def _missing(name: str) -> NotFound:
-    return NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' not found")
-
-
-def listed_view(listed: Listed) -> dict[str, object]:
-    """Shape a component for lists."""
-    return _view(listed.component, version=listed.version, is_built_in=listed.is_built_in)
-
-
-def component_view(found: Standing) -> dict[str, object]:
-    """Shape a component with all that it is."""
-    if found.component is None:
-        raise _missing("")
-    return {
-        **_view(found.component, version=found.version, is_built_in=found.is_built_in),
-        **component_config(found.component),
-        "updated_at": iso(found.updated_at) if found.updated_at else None,
-    }
-
-
-def change_view(change: Change) -> dict[str, object]:
-    """Shape an entry of a history."""
-    return {
-        "version": change.version,
-        "change_type": change.type.value,
-        "timestamp": iso(change.at),
-        "changed_by": change.by,
-        "old_config": component_config(change.old) if change.old else None,
-        "new_config": component_config(change.new) if change.new else None,
-        "rolled_back_to": change.rolled_back_to,
-    }
-
-
-def _view(component: Component, *, version: int, is_built_in: bool) -> dict[str, object]:
-    return {
-        "name": component.name,
-        "type": component.type.value,
-        "description": component.description,
-        "enabled": component.enabled,
-        "tags": list(component.tags),
-        "built_in": is_built_in,
-        "version": version,
-    }

@@ -18,6 +18,7 @@ from karma.configuration.domain import (
     ComponentType,
     InvalidConfiguration,
     ModelSettings,
+    component_config,
 )
 from karma.core.schemas import Body, Number, Whole
 from karma.core.wording import worded
@@ -120,25 +121,6 @@ def validated(
         tags=tuple(found.tags),
         model=settings,
     )
-
-
-def component_config(component: Component) -> dict[str, Any]:
-    """Shape a component as a client writes it, and as histories show it."""
-    config: dict[str, Any] = {
-        "name": component.name,
-        "type": component.type.value,
-        "description": component.description,
-        "enabled": component.enabled,
-        "tags": list(component.tags),
-    }
-    if component.model is not None:
-        config |= {
-            "provider": component.model.provider,
-            "model": component.model.model,
-            "temperature": component.model.temperature,
-            "max_tokens": component.model.max_tokens,
-        }
-    return config
 
 
 def _kind(config: Mapping[str, Any], base: Component | None) -> ComponentType:

@@ -1,0 +1,163 @@
+"""Answers of the configuration routes: each shape, and beside it the function that renders it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from karma.configuration.domain import (
+    Change,
+    ChangeType,
+    Component,
+    ComponentType,
+    Standing,
+    component_config,
+    missing,
+)
+from karma.core.clock import iso
+
+if TYPE_CHECKING:
+    from karma.configuration.service import Listed
+
+
+class ConfigSummaryView(TypedDict):
+    """A component in the list."""
+
+    name: str
+    type: ComponentType
+    description: str
+    enabled: bool
+    tags: list[str]
+    built_in: bool
+    """Code brings it: deleting it brings that back."""
+    version: int
+    """Number of its changes."""
+
+
+def config_summary_view(listed: Listed) -> ConfigSummaryView:
+    """Shape a component for lists."""
+    return _summary(listed.component, version=listed.version, is_built_in=listed.is_built_in)
+
+
+def _summary(component: Component, *, version: int, is_built_in: bool) -> ConfigSummaryView:
+    return {
+        "name": component.name,
+        "type": component.type,
+        "description": component.description,
+        "enabled": component.enabled,
+        "tags": list(component.tags),
+        "built_in": is_built_in,
+        "version": version,
+    }
+
+
+class ConfigView(ConfigSummaryView):
+    """One component."""
+
+    provider: NotRequired[str]
+    """Of models, as the next three."""
+    model: NotRequired[str]
+    temperature: NotRequired[float]
+    max_tokens: NotRequired[int | None]
+    updated_at: str | None
+
+
+class _OfModels(TypedDict, total=False):
+    provider: str
+    model: str
+    temperature: float
+    max_tokens: int | None
+
+
+def config_view(found: Standing) -> ConfigView:
+    """Shape a component with all that it is."""
+    component = found.component
+    if component is None:
+        raise missing("")
+    of_models: _OfModels = {}
+    if component.model is not None:
+        of_models = {
+            "provider": component.model.provider,
+            "model": component.model.model,
+            "temperature": component.model.temperature,
+            "max_tokens": component.model.max_tokens,
+        }
+    return {
+        **_summary(component, version=found.version, is_built_in=found.is_built_in),
+        **of_models,
+        "updated_at": iso(found.updated_at) if found.updated_at else None,
+    }
+
+
+class ConfigListData(TypedDict):
+    """`GET /config`: all of them."""
+
+    total: int
+    configs: list[ConfigSummaryView]
+
+
+class ConfigData(TypedDict):
+    """`GET /config/{component_name}`."""
+
+    config: ConfigView
+
+
+class ConfigChangedData(TypedDict):
+    """What a change answers."""
+
+    message: str
+    config: ConfigView
+
+
+class AgioConfigChangedData(TypedDict):
+    """What a change answers in the Agio API."""
+
+    success: bool
+    message: str
+
+
+class ConfigChangeView(TypedDict):
+    """An entry of a history."""
+
+    version: int
+    change_type: ChangeType
+    timestamp: str
+    changed_by: str
+    """Id of the administrator."""
+    old_config: dict[str, Any] | None
+    """Null: there was none."""
+    new_config: dict[str, Any] | None
+    """Null: deleted."""
+    rolled_back_to: int | None
+
+
+def config_change_view(change: Change) -> ConfigChangeView:
+    """Shape an entry of a history."""
+    return {
+        "version": change.version,
+        "change_type": change.type,
+        "timestamp": iso(change.at),
+        "changed_by": change.by,
+        "old_config": component_config(change.old) if change.old else None,
+        "new_config": component_config(change.new) if change.new else None,
+        "rolled_back_to": change.rolled_back_to,
+    }
+
+
+class ConfigHistoryData(TypedDict):
+    """`GET /config/{component_name}/history`, newest first."""
+
+    component_name: str
+    history: list[ConfigChangeView]
+    total: int
+    limit: int
+    next_cursor: str | None
+
+
+class AgioConfigHistoryData(TypedDict):
+    """`GET /api/config/{component_name}/history`."""
+
+    component_name: str
+    history: list[ConfigChangeView]
+    total: int
+    limit: int
+    offset: int
