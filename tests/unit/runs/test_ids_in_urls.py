@@ -60,7 +60,7 @@ def at_the_api(path: str) -> str | None:
     http = {"method": "GET", "path": path, "sourceIp": "203.0.113.7"}
     event: dict[str, Any] = {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": {"http": http}}
     Gateway(app)(event, None)
-    matches = [re.compile(route.path_regex).fullmatch(paths[0]) for route in router.routes]  # type: ignore[attr-defined]
+    matches = [re.compile(route.path_regex).fullmatch(paths[0]) for route in router.routes]
     found = [match["run_id"] for match in matches if match and "run_id" in match.groupdict()]
     return found[0] if found else None
 
@@ -90,7 +90,9 @@ def test_no_more_than_necessary_is_refused(run_id: str) -> None:
 def test_a_refusal_names_the_field_and_the_rule() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_run_input(orjson.dumps({"runId": "a/b"}))
-    assert [(each["field"], "'/'" in each["message"]) for each in caught.value.details or []] == [("runId", True)]
+    told = str(caught.value.details)
+    assert "'runId'" in told
+    assert "'/'" in told
 
 
 def test_no_other_part_of_a_path_is_a_client_s_own() -> None:
