@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
+from api.examples import NamedTwice, fields, merged
 from tests.support import contract
 
 pytestmark = pytest.mark.req("R-M-21")
@@ -35,7 +37,7 @@ def document(request: pytest.FixtureRequest) -> dict[str, Any]:
 class TestAnExample:
     def test_is_there(self, document: dict[str, Any]) -> None:
         lacking = [where for where, place in places(document) if "example" not in place]
-        assert not lacking, f"functions/api/examples.py or agent_stream/openapi.py has none of: {', '.join(lacking)}"
+        assert not lacking, f"karma/<context>/examples.py or agent_stream/openapi.py has none of: {', '.join(lacking)}"
 
     def test_is_what_its_schema_allows(self, document: dict[str, Any]) -> None:
         wrong = []
@@ -51,3 +53,20 @@ class TestAnExample:
 
     def test_is_of_more_than_a_hundred_places(self) -> None:
         assert len(list(places(contract.committed()))) > 100
+
+    def test_is_of_something_that_is_there(self) -> None:
+        document = contract.committed()
+        schemas = document["components"]["schemas"]
+        names = {*schemas, *(f"{model}.{each}" for model in schemas for each in schemas[model].get("properties", ()))}
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                told = {each["name"] for each in operation.get("parameters", ())}
+                names |= told | {f"{operation['operationId']}.{each}" for each in told}
+        names |= {name.partition(".")[2] for name in names}
+        assert fields().keys() - names == set()
+
+    def test_has_its_name_in_one_context(self) -> None:
+        one, other = ModuleType("one"), ModuleType("other")
+        one.FIELDS, other.FIELDS = {"note": "", "JarView.note": "Plum"}, {"note": None}
+        with pytest.raises(NamedTwice, match="other: note"):
+            merged([one, other])

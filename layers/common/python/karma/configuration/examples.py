@@ -1,0 +1,28 @@
+"""Examples of the OpenAPI document for configuration: see karma/core/examples.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from karma.core.examples import BEGAN, USER
+
+FIELDS: Mapping[str, Any] = {
+    "component_name": "fast-model",
+    "enabled": False,
+    "validate_only": False,
+    "max_tokens": 4096,
+    "message": "Configuration updated",
+    "change_type": "updated",
+    "changed_by": USER,
+    "old_config": {"enabled": True},
+    "new_config": {"enabled": False},
+    "rolled_back_to": None,
+    "config": {"enabled": False},
+    **dict.fromkeys(("ConfigView.name", "ConfigSummaryView.name"), "fast-model"),
+    **dict.fromkeys(("ConfigView.type", "ConfigSummaryView.type"), "model"),
+    **dict.fromkeys(("ConfigView.description", "ConfigSummaryView.description"), "Short answers"),
+    "ConfigView.provider": "anthropic",
+    "ConfigView.model": "claude-haiku-5-5",
+    "ConfigChangeView.timestamp": BEGAN,
+}
