@@ -67,6 +67,6 @@ class TestAnExample:
 
     def test_has_its_name_in_one_context(self) -> None:
         one, other = ModuleType("one"), ModuleType("other")
-        one.FIELDS, other.FIELDS = {"note": "", "JarView.note": "Plum"}, {"note": None}
+        vars(one)["FIELDS"], vars(other)["FIELDS"] = {"note": "", "JarView.note": "Plum"}, {"note": None}
         with pytest.raises(NamedTwice, match="other: note"):
             merged([one, other])
