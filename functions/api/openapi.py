@@ -7,6 +7,7 @@ building models at import is most of what FastAPI costs at a cold start.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from operator import attrgetter
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -68,17 +69,15 @@ _SECURITY = {
 
 
 def answers(
-    model: Any = None, *, status: int = 200, errors: Iterable[int] = (), bare: bool = False
+    *, status: int = 200, also: Iterable[int] = (), errors: Iterable[int] = ()
 ) -> dict[int | str, dict[str, Any]]:
     """Document a route's answers for `responses=`: the status of its success, and its own error statuses.
 
-    401, 403, 422 and 500 are added by themselves where they can happen; the data are its return type's.
+    401, 403, 422 and 500 are added by themselves where they can happen; the data are its return type's. `also` are
+    statuses that answer the same data.
     """
     found: dict[int | str, dict[str, Any]] = {code: _failure(code) for code in errors}
-    success: dict[str, Any] = {"description": phrase(status)}
-    if model is not None:
-        success["model?"] = (model, not bare)  # to go when each route has its return type
-    return found | {status: success}
+    return found | {code: {"description": phrase(code)} for code in (status, *also)}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
     described = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
     bodies = {body.model for route in described if (body := _body(route.dependant))}
-    answered = {route.unique_id: _told(route) or answered_by(route.endpoint) for route in described}
+    answered = {route.unique_id: answered_by(route.endpoint) for route in described}
     found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
     components = found.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -126,10 +125,6 @@ def _schemas(shapes: Iterable[type], mode: Literal["validation", "serialization"
     return schemas
 
 
-def _told(route: APIRoute) -> list[tuple[type, bool]]:
-    return [each.pop("model?") for _, each in sorted(route.responses.items()) if "model?" in each]
-
-
 def answered_by(endpoint: Callable[..., Any]) -> list[tuple[type, bool]]:
     """Return the shape of a route's data and whether it stands in the envelope; several where its type is a union."""
     returned = get_type_hints(endpoint)["return"]
@@ -139,9 +134,11 @@ def answered_by(endpoint: Callable[..., Any]) -> list[tuple[type, bool]]:
 
 
 def _show(responses: dict[str, Any], answered: Sequence[tuple[type, bool]]) -> None:
-    """Write the shapes of a route's data into its answers of success, in the order of their statuses."""
-    successes = [response for code, response in sorted(responses.items()) if code < "3"]
-    for response, (shape, enveloped) in zip(successes, answered, strict=False):
+    """Write the shapes of a route's data into its answers that are no errors, in the order of their statuses."""
+    if not answered:
+        return
+    untold = [response for _, response in sorted(responses.items()) if not _is_shown(response)]
+    for response, (shape, enveloped) in zip(untold, chain(answered, repeat(answered[-1])), strict=False):
         schema: dict[str, Any] = {"$ref": _REF + shape.__name__}
         if enveloped:
             schema = {
@@ -150,6 +147,11 @@ def _show(responses: dict[str, Any], answered: Sequence[tuple[type, bool]]) -> N
                 "properties": {"success": {"const": True}, "data": schema, "timestamp": {"type": "integer"}},
             }
         response["content"] = {"application/json": {"schema": schema}}
+
+
+def _is_shown(response: dict[str, Any]) -> bool:
+    """Tell whether a response has a shape; FastAPI gives the one of success an empty one."""
+    return bool(response.get("content", {}).get("application/json", {}).get("schema"))
 
 
 _ABOUT = (

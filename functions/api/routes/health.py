@@ -13,7 +13,7 @@ router = Router("health")
 agio = Router("health", prefix="/api")
 
 
-@router.get("/health", limit="public", responses=answers(errors=(503,)))
+@router.get("/health", limit="public", responses=answers(also=(503,)))
 async def health() -> BareAnswer[HealthData]:
     """Tell whether the API and what it rests on answer; 503 when not. Not wrapped."""
     findings = {name: probes().check(name) for name in ("database", "redis")}
@@ -22,7 +22,7 @@ async def health() -> BareAnswer[HealthData]:
     return bare({"status": state, "app": APP, "version": VERSION, "services": services}, _status(state))
 
 
-@router.get("/health/detailed", limit="public", responses=answers(errors=(503,)))
+@router.get("/health/detailed", limit="public", responses=answers(also=(503,)))
 async def detailed() -> BareAnswer[DetailedHealthData]:
     """Show every component."""
     findings = probes().check_all()
@@ -38,14 +38,14 @@ async def detailed() -> BareAnswer[DetailedHealthData]:
     return bare(body, _status(state))
 
 
-@router.get("/health/{component}", limit="public", responses=answers(errors=(404, 503)))
+@router.get("/health/{component}", limit="public", responses=answers(also=(503,), errors=(404,)))
 async def component_health(component: str) -> BareAnswer[ComponentHealthData]:
     """Show one of `database cache storage messaging llm queue redis`."""
     finding = probes().check(component)
     return bare({"component": component, **finding_view(finding)}, _status(finding.status))
 
 
-@agio.get("/health", limit="public", responses=answers(errors=(503,)))
+@agio.get("/health", limit="public", responses=answers(also=(503,)))
 async def agio_health() -> BareAnswer[AgioHealthData]:
     """Answer the Agio API's health check."""
     findings = {name: probes().check(name) for name in ("database", "cache", "llm")}

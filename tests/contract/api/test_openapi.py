@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from ag_ui.core import EventType
+from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from agent_stream.app import ROUTES
 from agent_stream.openapi import EVENTS
+from api.app import build
+from api.openapi import answered_by
 from karma.runs import events
 from tests.support import contract
 
@@ -41,6 +44,17 @@ class TestACommittedDocument:
             for error in OpenAPIV31SpecValidator(contract.served(name)).iter_errors()
         ]
         assert not wrong, "\n".join(wrong)
+
+
+def test_the_return_type_of_every_route_tells_the_shape_of_its_answer() -> None:
+    """Mypy holds functions to their return types; an answer without a shape has no body, or is a page or a redirect."""
+    shapeless = {
+        route.path
+        for route in build().routes
+        if isinstance(route, APIRoute) and route.include_in_schema and not answered_by(route.endpoint)
+        if route.status_code != 204
+    }
+    assert shapeless == {"/api/v1/auth/oauth/{provider}/start", "/api/v1/auth/oauth/{provider}/callback"}
 
 
 class TestTheStreamS:
