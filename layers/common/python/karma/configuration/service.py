@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from karma.configuration.domain import (
@@ -143,6 +143,8 @@ class ConfigurationService:
     ) -> Standing:
         """Change a component, or add one; what `config` leaves out stays as it is. The same again changes nothing.
 
+        With `validate_only` nothing is written, and what would stand is returned under the version that stands.
+
         Raises:
             InvalidConfiguration: it breaks the rules of its type, or there are `MAX_STORED`.
             StaleVersion: `version` is not the stored one.
@@ -154,7 +156,9 @@ class ConfigurationService:
             old = self._unchanged(name, version)
             new = validated(name, config, base=old.component, models=self._models, tools=self._tools)
             self._check(old, new)
-            if validate_only or new == old.component:
+            if validate_only:
+                return replace(old, component=new)
+            if new == old.component:
                 return old
             return self._write(name, old, new, change_type(old.component, new), by=by)
 
