@@ -125,7 +125,7 @@ class TestPutting:
 
         assert answer.json == {"success": True, "message": "Configuration is valid"}
         shown = admin.call("PUT", "/api/v1/config/gpt4", {"config": MODEL, "validate_only": True})
-        assert (shown.status, shown.data["config"]["temperature"]) == (200, MODEL["temperature"])
+        assert (shown.status, shown.data["config"]["model"]) == (200, MODEL["model"])
         assert admin.call("GET", f"{AGIO}/gpt4").status == 404
         wrong = {"config": {**MODEL, "temperature": 2}, "validate_only": True}
         assert admin.call("PUT", f"{AGIO}/gpt4", wrong).status == 400

@@ -110,7 +110,7 @@ def test_the_same_again_changes_nothing(world: World) -> None:
 @pytest.mark.req("R-A-26")
 def test_validation_alone_changes_nothing(world: World) -> None:
     assert world.put("claude-test", {"enabled": False}, validate_only=True)["enabled"] is False
-    assert world.put("gpt4", MODEL, validate_only=True)["temperature"] == MODEL["temperature"]
+    assert world.put("gpt4", MODEL, validate_only=True)["model"] == MODEL["model"]
     assert world.changes == 0
     assert not world.store.histories
     with pytest.raises(InvalidConfiguration):
