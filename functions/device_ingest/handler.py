@@ -20,11 +20,13 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
+from karma.devices.allowance import Allowance
 from karma.devices.dispatch import Dispatcher
 from karma.devices.ingest import IngestService, Message
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.hours import HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.wake_ups import QueuedWakeUps, WakeUp
 from karma.integrations.iot import IotPublisher
@@ -57,6 +59,7 @@ def service() -> IngestService:
         telemetry=TelemetryRepository(),
         dead_letters=DeadLetterRepository(),
         dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(SqsQueue(settings.ingest_queue_url)), clock),
+        allowance=Allowance(HourRepository()),
         clock=clock,
     )
 

@@ -6,9 +6,11 @@
 // parameters come from the request, device ids and results from the tool results in it.
 //
 // usage: node server.mjs PORT [milliseconds between pieces]
+import http from "node:http";
 import { LLMock } from "@copilotkit/aimock";
 
-const [port, pace] = [Number(process.argv[2]), Number(process.argv[3] ?? 20)];
+const [port, pace, key] = [Number(process.argv[2]), Number(process.argv[3] ?? 20), process.env.AIMOCK_API_KEYS];
+if (!key) throw new Error("AIMOCK_API_KEYS names the key of the program in front");
 // Characters a piece: the shortest answer is longer than five of them.
 const PIECE = 12;
 
@@ -240,7 +242,23 @@ function answerTo({ question, results }, request) {
   return { content: `The tool ${last.name ?? "that I called"} has answered, and this is what it said: ${beginning(last.content, 300)}. That is all I need.` };
 }
 
-const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200, auth: { apiKeys: [process.env.AIMOCK_API_KEYS] } });
+// aimock itself would answer a preflight, a request for its health, and an upgrade of whoever asks. Its one client is the
+// program in front, which has asked local/guard.py; whatever comes from elsewhere ends here, before aimock sees it.
+const heard = http.Server.prototype.emit;
+http.Server.prototype.emit = function (event, request, answer, ...more) {
+  const asks = request instanceof http.IncomingMessage && request.headers["x-api-key"] !== key;
+  if (!asks) return heard.call(this, event, request, answer, ...more);
+  const body = JSON.stringify({ message: "this path is for the program in front of the model alone" });
+  const said = { "content-type": "application/json", "content-length": Buffer.byteLength(body), connection: "close" };
+  if (answer instanceof http.ServerResponse) answer.writeHead(403, said).end(body);
+  else {
+    const head = Object.entries(said).map(([name, value]) => `${name}: ${value}\r\n`);
+    answer.end(`HTTP/1.1 403 Forbidden\r\n${head.join("")}\r\n${body}`);
+  }
+  return true;
+};
+
+const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200, auth: { apiKeys: [key] } });
 mock.on({ predicate: () => true }, (request) => {
   const response = answer(request);
   // Roughly four characters a token, as billing code needs numbers above zero.

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from karma.avatars.domain import Avatar, AvatarChanged
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
+from karma.identity.holdings import MOST, Holding, HoldsTooMany
 from karma.identity.transactional import AccountGone
 
 
@@ -34,6 +35,9 @@ class MemoryAvatarStore:
             earlier = self.requests.get((avatar.created_by, request_token))
             if earlier is not None and avatar.created_at < earlier[1] + timedelta(days=1):
                 raise AlreadyExists("This request made an avatar before")
+        if self.count(avatar.created_by) >= MOST[Holding.AVATAR]:
+            raise HoldsTooMany(Holding.AVATAR)
+        if request_token:
             self.requests[avatar.created_by, request_token] = (avatar.id, avatar.created_at)
         self.avatars[avatar.id] = avatar
 

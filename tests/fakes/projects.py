@@ -11,6 +11,7 @@ from karma.audit.domain import AuditEntry
 from karma.billing.allowances import Metric, granted
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
+from karma.identity.holdings import MOST, Holding, HoldsTooMany
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project, ProjectChanged, ProjectRole
@@ -48,6 +49,7 @@ class MemoryProjects:
         earlier = self.requests.get((owner.user_id, request_token)) if request_token else None
         if earlier and project.created_at < earlier[1] + timedelta(days=1):
             raise AlreadyExists("This request was carried out before")
+        self._require_room(owner.user_id, more=True)
         self.stored[project.id] = project
         self.members[project.id, owner.user_id] = owner
         self.held[owner.user_id] += 1
@@ -91,6 +93,7 @@ class MemoryProjects:
         if before is not None and (key not in self.members or self.members[key].version != before.version):
             raise ProjectChanged("changed")
         self._require_invitation(change)
+        self._require_room(subject.user_id, more=owns and not owned)
         if change.seat is not None:
             self.usage.take_seat(change.seat, subject.user_id)
         if change.invitation is not None:
@@ -276,6 +279,10 @@ class MemoryProjects:
         stored = self.members.get((actor.project_id, actor.user_id))
         if stored is None or stored.role is not actor.role:
             raise ProjectChanged("changed")
+
+    def _require_room(self, user_id: UserId, *, more: bool) -> None:
+        if more and self.held[user_id] >= MOST[Holding.PROJECT]:
+            raise HoldsTooMany(Holding.PROJECT)
 
     def _require_account(self, user_id: UserId) -> None:
         if user_id not in self.accounts:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from karma.core.ids import UserId, new_id
+from karma.devices.allowance import Allowance
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import CurrentDevice, DeviceModel
@@ -15,6 +16,7 @@ from karma.devices.ingest import IngestService, Message
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.hours import HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.service import Created, DeviceService, NewDevice
 from karma.devices.telemetry import TelemetryReader
@@ -74,6 +76,7 @@ class World:
             devices=self.repository,
             telemetry=self.telemetry,
             dead_letters=self.dead_letters,
+            allowance=Allowance(HourRepository()),
             dispatcher=Dispatcher(self.command_repository, self.publisher, self.wake_ups, self.clock),
             clock=self.clock,
         )

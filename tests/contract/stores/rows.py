@@ -45,6 +45,7 @@ from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository, Gone, Guard
+from karma.devices.repository.hours import HourRepository
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import Batch
@@ -112,6 +113,7 @@ class Rows(AvatarRows, file_rows.FileRows):
         self.devices = DeviceRepository()
         self.commands = CommandRepository()
         self.letters = DeadLetterRepository()
+        self.hours = HourRepository()
         self.telemetry = TelemetryRepository()
         self.leftovers = LeftoverRepository(retention_s=0)
         self.runs = DynamoRunStore()

@@ -18,6 +18,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AgentId
 from karma.devices.domain import Command, CommandStatus, LateResult, Latest, PresenceEvent
 from karma.devices.payloads import Refused
+from karma.devices.repository.hours import Cost
 from karma.devices.transactional import require_device
 from karma.files.domain import Digests, Rejection
 from karma.identity.accounts import emails
@@ -340,6 +341,8 @@ _CENTRAL: Mapping[str, Callable[[Rows], Call]] = {
             d.id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x", received_ms=epoch_ms(NOW)
         ),
     ),
+    "DeadLetterRepository.sum_up": _made(lambda r: r.device, lambda r, d: r.letters.sum_up(d.id, hour=1, more=2)),
+    "HourRepository.take": _made(lambda r: r.device, lambda r, d: r.hours.take(d.id, Cost.UNITS, 1, hour=1, most=2)),
     "DeadLetterRepository.get": _made(
         lambda r: r.device, lambda r, d: r.letters.get(d.id, f"{epoch_ms(NOW)}-{'0' * 16}")
     ),

@@ -17,7 +17,7 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.accounts.repository.deletions import DeletionRepository
-from karma.identity.holdings import AccountHolds
+from karma.identity.holdings import MOST, AccountHolds, Holding, HoldsTooMany
 from karma.identity.transactional import AccountGone
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.support.accounts import open_account
@@ -154,3 +154,23 @@ class TestAnAccount:
             dynamo.create(avatar(3), request_token="t3")
         assert dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() + 60, settled=True))
         assert database.items("agents") == []
+
+
+@pytest.mark.fault("F-26d")
+def test_an_account_has_so_many_avatars_and_deleting_makes_room(
+    avatar_store: AvatarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST, Holding.AVATAR, 2)
+    first, second, third = avatar(1), avatar(2), avatar(3)
+    for each in (first, second):
+        avatar_store.create(each, request_token=each.name)
+    with pytest.raises(HoldsTooMany) as refused:
+        avatar_store.create(third, request_token=third.name)
+    assert (refused.value.status, refused.value.details) == (409, {"kind": "avatar", "limit": 2})
+    with pytest.raises(AlreadyExists):  # a repeat is told so, also when nothing fits any more
+        avatar_store.create(avatar(4), request_token=second.name)
+    avatar_store.create(avatar(5, user=OTHER), request_token="")
+    avatar_store.replace(second, later(second, name="changed"))
+    avatar_store.delete(first)
+    avatar_store.create(third, request_token=third.name)
+    assert avatar_store.count(USER) == 2

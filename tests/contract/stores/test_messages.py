@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 
 from karma.core.clock import epoch_ms
-from karma.core.ids import UserId, new_id
+from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
-from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
+from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED, TOO_MANY
 from karma.devices.repository.devices import Gone
+from karma.devices.repository.hours import Cost
 from tests.contract.stores.rows import Rows
 from tests.support.rows import NOW
 
@@ -69,6 +70,36 @@ class TestDeadLetters:
         late = NOW_MS // 1000 + DEAD_LETTER_RETENTION_S + 2
         alive, _ = rows.letters.page(rows.device.id, limit=9, now_s=late)
         assert [each.refused[0].reason for each in alive] == ["4", "3"]
+
+    @pytest.mark.fault("F-26e")
+    def test_that_are_not_kept_are_counted_in_one_of_their_hour(self, rows: Rows) -> None:
+        device_id, hour = rows.device.id, NOW_MS // HOUR_MS
+        rows.letters.store(
+            device_id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x", received_ms=hour * HOUR_MS
+        )
+        for more in (2, 3):
+            rows.letters.sum_up(device_id, hour=hour, more=more)
+        rows.letters.sum_up(device_id, hour=hour + 1, more=1)
+        letters, _ = rows.letters.page(device_id, limit=9)
+        sums = [(each.refused, each.refused_count, each.topic, each.size) for each in letters if not each.size]
+        assert sums == [((TOO_MANY,), 1, "", 0), ((TOO_MANY,), 5, "", 0)]
+        assert len(letters) == 3, "the one that is kept stays"
+        for each in letters:
+            assert rows.letters.get(device_id, each.id) == each
+        assert rows.letters.page(device_id, limit=9, now_s=hour * 3600 + DEAD_LETTER_RETENTION_S + 3600) == ([], False)
+
+
+@pytest.mark.fault("F-26e")
+def test_of_an_hour_a_device_has_so_much_and_no_more(rows: Rows) -> None:
+    def take(amount: int, hour: int = 1, cost: Cost = Cost.UNITS, device_id: DeviceId = rows.device.id) -> bool:
+        return rows.hours.take(device_id, cost, amount, hour=hour, most=10)
+
+    assert [take(amount) for amount in (6, 5, 4, 1)] == [True, False, True, False]
+    assert all((take(10, hour=2), take(10, cost=Cost.LETTERS), take(10, device_id=DeviceId(new_id()))))
+    gone = rows.left
+    assert take(1, hour=3, device_id=gone.device_id)
+    rows.leftovers.remove(gone, now=NOW, limit=100)
+    assert take(10, hour=3, device_id=gone.device_id), "it goes with its device"
 
 
 class TestWhatADeletedDeviceLeaves:

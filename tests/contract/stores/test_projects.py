@@ -15,6 +15,7 @@ from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.purge import Purge
+from karma.identity.holdings import MOST, Holding, HoldsTooMany
 from karma.identity.items import HoldingsItem, holdings_key
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import (
@@ -181,6 +182,20 @@ class TestAProject:
         kept.project(ada, 1)
         kept.project(ada, 2)
         assert kept.held(ada) == 2
+
+    @pytest.mark.fault("F-26d")
+    def test_of_one_owner_are_so_many(self, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(MOST, Holding.PROJECT, 2)
+        ada, ida = kept.person(), kept.person()
+        mine, also, her = kept.project(ada, 1), kept.project(ada, 2), kept.project(ida, 3)
+        for more in (lambda: kept.project(ada, 4), lambda: kept.join(her, ada, OWNER)):
+            with pytest.raises(HoldsTooMany) as refused:
+                more()
+            assert (refused.value.status, refused.value.details) == (409, {"kind": "project", "limit": 2})
+        kept.join(her, ada, MEMBER)  # what others own is in nobody else's count
+        kept.store.begin_delete(mine, actor=kept.member(mine, ada), at=LATER)
+        kept.project(ada, 4)
+        assert (kept.held(ada), kept.held(ida), kept.current(also)) == (2, 1, also)
 
     def test_is_made_once_for_a_request(self, kept: Kept) -> None:
         ada = kept.person()

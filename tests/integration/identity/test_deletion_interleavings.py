@@ -36,6 +36,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AppError, NotFound, Unauthenticated
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.core.ratelimit import LocalBuckets
+from karma.devices.allowance import Allowance
 from karma.devices.commands import CommandService
 from karma.devices.counting import DeviceCounting, RowChange
 from karma.devices.dispatch import Dispatcher
@@ -47,6 +48,7 @@ from karma.devices.purge import DevicesPurge
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.hours import HourRepository
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.service import Created, DeviceService
@@ -219,6 +221,7 @@ class World:
             devices=self.rows,
             telemetry=self.telemetry,
             dead_letters=DeadLetterRepository(),
+            allowance=Allowance(HourRepository()),
             dispatcher=Dispatcher(self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK),
             clock=CLOCK,
         )

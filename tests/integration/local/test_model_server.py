@@ -1,5 +1,6 @@
 """The offline model, asked by the vendor's own client: whatever is said, it answers in pieces and calls what fits."""
 
+import http.client
 import json
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import psutil
 import pytest
 from anthropic.types import Message, MessageParam, ToolParam
 
@@ -31,11 +33,16 @@ FOUND = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anthropic.Anthropic]:
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
     places = Places(base=tmp_path_factory.mktemp("model"))
+    places.make()
+    return places
+
+
+@pytest.fixture(scope="module")
+def model(places: Places) -> Iterator[anthropic.Anthropic]:
     if shutil.which("node") is None or not (places.node_modules / "@copilotkit").exists():
         pytest.skip("the offline model needs Node.js and npm packages: run `make install`")
-    places.make()
     processes = Processes(places)
     server = ModelServer(places, ports.choose(None)["model"], pace_ms=1)
     server.start(processes)
@@ -222,3 +229,26 @@ def test_a_message_that_comes_with_a_tools_result_is_answered_too(
     assert '{"said": "yes"}' in text
     assert words in text
     assert [name for name, _ in called(answer)] == calls
+
+
+@pytest.mark.fault("F-26b", "F-26c")
+@pytest.mark.usefixtures("model")
+def test_what_listens_behind_the_front_hears_the_front_alone(places: Places) -> None:
+    front = psutil.Process(Processes(places).running()["model"])
+    behind = {
+        connection.laddr.port
+        for child in front.children(recursive=True)
+        for connection in child.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert behind
+    upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "x"}
+    for port in behind:
+        for method in ("GET", "HEAD", "POST", "OPTIONS", "DELETE"):
+            for path in ("/health", "/v1/messages", "/__aimock/journal", "/v1/realtime", "/"):
+                for headers in ({}, {"x-api-key": "offline-model"}, {"expect": "100-continue"}, upgrade):
+                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                    connection.request(method, path, headers={"host": "elsewhere.example", **headers})
+                    answer = connection.getresponse()
+                    assert (answer.status, answer.getheader("access-control-allow-origin")) == (403, None)
+                    connection.close()

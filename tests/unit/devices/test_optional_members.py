@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[impor
 from karma.core import freeform
 from karma.core.clock import from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId
+from karma.devices.allowance import Allowance
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState, Latest
 from karma.devices.ingest import IngestService, Message
@@ -74,6 +75,7 @@ class Scene:
             devices=cast("Any", SimpleNamespace(guard=lambda _: GUARD, merge_latest=self._merge)),
             telemetry=cast("Any", SimpleNamespace(store=lambda *_: True)),
             dead_letters=cast("Any", SimpleNamespace(store=lambda _, **letter: self.letters.append(letter))),
+            allowance=Allowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
             dispatcher=Dispatcher(cast("Any", self.commands), self.publisher, FakeWakeUps(self.clock), self.clock),
             clock=self.clock,
         )

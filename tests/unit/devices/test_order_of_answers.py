@@ -57,6 +57,7 @@ class Scene:
             devices=cast("Any", devices),
             telemetry=cast("Any", None),
             dead_letters=cast("Any", None),
+            allowance=cast("Any", None),
             dispatcher=Dispatcher(cast("Any", self.commands), FakePublisher(), FakeWakeUps(self.clock), self.clock),
             clock=self.clock,
         )

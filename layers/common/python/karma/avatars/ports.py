@@ -23,6 +23,7 @@ class AvatarStore(Protocol):
         Raises:
             AlreadyExists: this token made an avatar within 24 hours before.
             AccountGone: its creator is deleted.
+            HoldsTooMany: its creator has as many as an account may have.
         """
 
     def replace(self, old: Avatar, new: Avatar) -> None:

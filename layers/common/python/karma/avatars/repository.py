@@ -109,7 +109,6 @@ class DynamoAvatarStore:
     def create(self, avatar: Avatar, *, request_token: str) -> None:
         """See AvatarStore; a check and 3 items, and one for a token."""
         tx = Transaction()
-        add_holding(tx, avatar.created_by, Holding.AVATAR)
         if request_token:
             note_request(
                 tx,
@@ -119,6 +118,7 @@ class DynamoAvatarStore:
                 repeated=AlreadyExists("This request made an avatar before"),
             )
         tx.put(_item(avatar))
+        add_holding(tx, avatar.created_by, Holding.AVATAR)
         _count(tx, avatar.created_by, 1)
         tx.commit()
 

@@ -73,6 +73,7 @@ class AvatarService:
 
         Raises:
             Gone: that one was deleted meanwhile.
+            HoldsTooMany: the creator has as many as an account may have.
             AccountGone: the creator is deleted.
         """
         avatar = made(new, avatar_id=AvatarId(new_id()), created_by=user_id, at=self._clock.now())

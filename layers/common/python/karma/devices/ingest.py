@@ -6,6 +6,7 @@ stands: an end that somebody has seen, and after which the next serial command w
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
+telemetry, or dead letters, beyond what a device may cost in an hour   refused (TOO_FAST), or counted in one letter
 member that may be left out and cannot be kept                         named in a dead letter; the rest is taken
 telemetry       one conditional put an hour of samples; newest values into LATEST; what cannot be taken is named in
                 a dead letter
@@ -31,6 +32,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
+from karma.devices.allowance import Allowance, hour_of, units_of
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
 from karma.devices.payloads import (
@@ -80,6 +82,8 @@ class _Heard:
     told_by: list[str] = field(default_factory=list)
     ready_by: list[str] = field(default_factory=list)
     nudged_by: list[str] = field(default_factory=list)
+    unkept: dict[int, list[str]] = field(default_factory=dict)
+    """Messages of which something was refused and that have no dead letter of their own, by hour."""
 
 
 def _when(message: Message) -> tuple[int, int]:
@@ -105,12 +109,14 @@ class IngestService:
         telemetry: TelemetryRepository,
         dead_letters: DeadLetterRepository,
         dispatcher: Dispatcher,
+        allowance: Allowance,
         clock: Clock,
     ) -> None:
         self._devices = devices
         self._telemetry = telemetry
         self._dead_letters = dead_letters
         self._dispatcher = dispatcher
+        self._allowance = allowance
         self._clock = clock
         self._guards: dict[str, tuple[float, Guard | None]] = {}
 
@@ -136,6 +142,8 @@ class IngestService:
             attempt([message.id], lambda message=message: self._take_one(message, heard, rejected))  # type: ignore[misc]
         for device in heard.values():
             attempt(device.told_by, lambda device=device: self._tell(device))  # type: ignore[misc]
+            for hour, ids in device.unkept.items():
+                attempt(ids, lambda device=device, hour=hour, ids=ids: self._sum_up(device, hour, len(ids)))  # type: ignore[misc]
         for device in heard.values():
             # After LATEST says `ready`: a command queued meanwhile is seen here, or its sender sees the device.
             if device.ready_by:
@@ -164,18 +172,24 @@ class IngestService:
             said, refused = None, exc.refused
         if refused:
             rejected[refused[0].reason] += 1
-            self._dead_letters.store(
-                guard.device_id,
-                refused=refused,
-                taken=said is not None,
-                topic=message.topic,
-                payload=message.payload,
-                received_ms=message.received_ms,
-            )
+            self._keep(message, device, refused, taken=said is not None)
         if said is None:
             return
         device.latest = device.latest.merge(said)
         device.told_by.append(message.id)
+
+    def _keep(self, message: Message, device: _Heard, refused: Sequence[Refused], *, taken: bool) -> None:
+        device_id, at_ms = device.guard.device_id, message.received_ms
+        if not self._allowance.take_letter(device_id, received_ms=at_ms):
+            device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
+            return
+        self._dead_letters.store(
+            device_id, refused=refused, taken=taken, topic=message.topic, payload=message.payload, received_ms=at_ms
+        )
+
+    def _sum_up(self, device: _Heard, hour: int, more: int) -> None:
+        self._dead_letters.sum_up(device.guard.device_id, hour=hour, more=more)
+        count("DeadLetterNotKept", more)
 
     def _take_body(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         if kind == "telemetry":
@@ -184,6 +198,9 @@ class IngestService:
 
     def _take_telemetry(self, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         read = read_telemetry(message.payload, received_ms=message.received_ms)
+        units = units_of(read.batches)
+        if not self._allowance.take_units(device.guard.device_id, units, received_ms=message.received_ms):
+            raise Unreadable("TOO_FAST", "samples", [Refused("samples", "TOO_FAST"), *read.refused])
         latest, refused = Latest(), list(read.refused)
         for batch in read.batches:
             if self._telemetry.store(device.guard.device_id, batch):

@@ -1,12 +1,14 @@
 """Objects that must not lose their owner: while an account has any, it is not deleted (R-K-23).
 
-They are counted in the transactions that create, delete and give them away (`transactional.add_holding`).
+They are counted in the transactions that create, delete and give them away (`transactional.add_holding`). The same
+count bounds them: no plan counts them, and each is something that an account keeps for as long as it likes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 from karma.core.errors import Conflict
 
@@ -18,6 +20,22 @@ class Holding(StrEnum):
     """Owned by the account."""
     AVATAR = "avatar"
     """Created by the account."""
+
+
+MOST: Final = {Holding.PROJECT: 1_000, Holding.AVATAR: 200}
+"""So many an account may have. An avatar has up to 150 KB, and a project 25: about 30 MB of each."""
+
+
+class HoldsTooMany(Conflict):
+    """The account has as many objects of a kind as an account may have; `details` names the kind and the limit."""
+
+    code = "TOO_MANY_OBJECTS"
+
+    def __init__(self, kind: Holding) -> None:
+        super().__init__(
+            f"An account has at most {MOST[kind]} {kind.value}s of its own; delete one first",
+            details={"kind": kind.value, "limit": MOST[kind]},
+        )
 
 
 class AccountHolds(Conflict):

@@ -9,7 +9,7 @@ from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.identity.accounts.repository import parents
 from karma.identity.domain import Credential, SessionOver
-from karma.identity.holdings import Holding
+from karma.identity.holdings import MOST, Holding, HoldsTooMany
 
 
 class AccountGone(NotFound):
@@ -51,10 +51,11 @@ def require_session(tx: Transaction, credential: Credential | None, *, now: date
 def add_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
     """Count one more object that must not lose its owner; the transaction fails with AccountGone without the account.
 
+    It fails with HoldsTooMany where the account has as many of the kind as an account may have, whatever its plan.
     While an account has any, it is not deleted (R-K-23): its deletion has a condition on the same count.
     """
     require_account(tx, user_id)
-    parents.add_holding(tx, user_id, kind.value)
+    parents.add_holding(tx, user_id, kind.value, most=MOST[kind], on_fail=HoldsTooMany(kind))
 
 
 def remove_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:

@@ -253,6 +253,7 @@ class InvitationService:
             TooManyOwners: the project has got its last owner meanwhile.
             QuotaExceeded: no seat is free in the plan of the owner who pays; the invitation stays.
             AccountGone: the caller's account is deleted.
+            HoldsTooMany: the caller owns as many projects as an account may own; the invitation stays.
         """
 
         def once() -> Membership:

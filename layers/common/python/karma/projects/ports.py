@@ -77,6 +77,7 @@ class ProjectStore(Protocol):
         Raises:
             AlreadyExists: this request made a project within 24 hours before; `made_by` names it.
             AccountGone: the account is deleted.
+            HoldsTooMany: it owns as many as an account may own.
         """
         ...
 

@@ -118,6 +118,7 @@ class ProjectService:
         Raises:
             AlreadyCreated: the repeat's project was deleted meanwhile.
             AccountGone: the account is deleted.
+            HoldsTooMany: it owns as many as an account may own.
         """
         now = self._clock.now()
         project = Project(

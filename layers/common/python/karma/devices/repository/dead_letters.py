@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from karma.core.dynamo.access import get, put, query
+from karma.core.dynamo.access import get, put, query, upsert
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item
 from karma.core.ids import DeviceId
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
+from karma.devices.repository.hours import HOUR_S
 from karma.devices.repository.items import (
     DEAD_PREFIX,
     DeadLetterItem,
@@ -27,6 +28,9 @@ KEPT_BYTES = 4096
 """So much of a payload stands in the letter itself, which lists read; the whole of a longer one beside it."""
 NAMED = 20
 """So many refused parts are named."""
+TOO_MANY = Refused("", "TOO_MANY")
+"""Of the letter that counts the messages of an hour that have none of their own."""
+_SUM = "0" * 16
 _ID = re.compile(r"([0-9]{13})-([0-9a-f]{16})")
 
 
@@ -83,6 +87,28 @@ class DeadLetterRepository:
             expires_at=expires_at,
         )
         _put_once(item)
+
+    def sum_up(self, device_id: DeviceId, *, hour: int, more: int) -> None:
+        """Say in the one letter of an hour, counted from 1970, that so many more of its messages have none.
+
+        It stands before those that are kept: at the beginning of the hour. One write.
+        """
+        received_ms = hour * HOUR_S * 1_000
+        item = DeadLetterItem
+        upsert(
+            item(*dead_letter_key(device_id, received_ms, _SUM)),
+            [
+                item.refused_count.add(more),
+                item.reason.set(TOO_MANY.reason),
+                item.refused.set([list(TOO_MANY)]),
+                item.taken.set(False),
+                item.topic.set(""),
+                item.received_ms.set(received_ms),
+                item.size.set(0),
+                item.payload.set(b""),
+                item.expires_at.set(received_ms // 1000 + DEAD_LETTER_RETENTION_S),
+            ],
+        )
 
     def get(self, device_id: DeviceId, letter_id: str, *, now_s: float = 0) -> DeadLetter | None:
         """Read one dead letter with its whole payload."""

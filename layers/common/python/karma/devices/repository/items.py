@@ -42,6 +42,7 @@ COMMAND_PREFIX: Final = "CMD#"
 PENDING_PREFIX: Final = "PENDING#"
 DEAD_PREFIX: Final = "DEAD#"
 DEAD_PAYLOAD_PREFIX: Final = "DEADPAYLOAD#"
+HOUR_PREFIX: Final = "HOUR#"
 GONE_PREFIX: Final = "GONE#"
 COUNTER_NAME: Final = "devices"
 EXPIRY_SHARDS: Final = 4
@@ -108,6 +109,11 @@ def dead_letter_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
 def dead_payload_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
     """Key of the whole payload of a dead letter."""
     return Key(children_pk(device_id), f"{DEAD_PAYLOAD_PREFIX}{received_ms:013d}#{digest}")
+
+
+def hour_key(device_id: DeviceId, hour: int) -> Key:
+    """Key of what a device has cost in an hour, counted from 1970."""
+    return Key(children_pk(device_id), f"{HOUR_PREFIX}{hour:07d}")
 
 
 def tombstone_key(user_id: UserId, device_id: DeviceId) -> Key:
@@ -272,6 +278,13 @@ class DeadPayloadItem(DevicesItem, discriminator="dead_payload"):
     """The whole payload of a dead letter, when it is longer than 4 KB: MQTT has 128 KB at the most."""
 
     payload = BinaryAttribute(legacy_encoding=False)
+
+
+class HourItem(DevicesItem, discriminator="device_hour"):
+    """What a device has taken of what it may cost in an hour (allowance.py)."""
+
+    letters = NumberAttribute(default=0)
+    units = NumberAttribute(default=0)
 
 
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):

@@ -70,10 +70,11 @@ def is_deleted(user_id: UserId, *, at: datetime) -> bool:
     return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()
 
 
-def add_holding(tx: Transaction, user_id: UserId, kind: str) -> None:
-    """Count one more, in an item that is made when there is none."""
+def add_holding(tx: Transaction, user_id: UserId, kind: str, *, most: int, on_fail: AppError) -> None:
+    """Count one more, in an item that is made when there is none; the transaction fails where there are `most`."""
     counted = getattr(HoldingsItem, kind)
-    tx.upsert(HoldingsItem(*holdings_key(user_id)), [counted.add(1)])
+    room = counted.does_not_exist() | (counted < most)
+    tx.upsert(HoldingsItem(*holdings_key(user_id)), [counted.add(1)], room, on_fail=on_fail)
 
 
 def remove_holding(tx: Transaction, user_id: UserId, kind: str) -> None:

@@ -1,0 +1,100 @@
+"""A device that sends faster than it may: what it costs has an end, and nothing of it is lost silently."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from karma.core.errors import StorageUnavailable
+from karma.core.ids import new_id
+from karma.devices import allowance
+from karma.devices.repository.dead_letters import TOO_MANY
+from karma.devices.service import Created
+from tests.support.devices import World
+
+pytestmark = pytest.mark.fault("F-26e")
+HOUR_MS = 3_600_000
+WHOLE = b"[" * 5_000
+
+
+def letters(world: World, made: Created) -> tuple[list[Any], int]:
+    """Return the letters of single messages, and how many further messages the others count."""
+    found, _ = world.dead_letters.page(made.view.device.id, limit=50)
+    own = [each for each in found if each.refused != (TOO_MANY,)]
+    return own, sum(each.refused_count for each in found if each not in own)
+
+
+@pytest.fixture
+def made(world: World, monkeypatch: pytest.MonkeyPatch) -> Created:
+    monkeypatch.setattr(allowance, "LETTERS_AN_HOUR", 2)
+    monkeypatch.setattr(allowance, "UNITS_AN_HOUR", 6)
+    monkeypatch.setattr(allowance, "PORTION", 3)
+    return world.create()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_messages_that_cannot_be_taken_are_kept_whole_or_counted(world: World, made: Created, fresh: bool) -> None:
+    for _ in range(3):
+        world.tell(*(world.message(made, "telemetry", WHOLE + new_id().encode()) for _ in range(2)))
+        if fresh:
+            world.restart_ingest()
+    own, more = letters(world, made)
+    assert (len(own), more) == (2, 4)
+    for each in own:
+        whole = world.dead_letters.get(made.view.device.id, each.id)
+        assert whole is not None
+        assert whole.payload.startswith(WHOLE)
+    other = world.create()
+    world.tell(world.message(other, "telemetry", WHOLE))
+    assert [len(each) for each in letters(world, other)[:1]] == [1], "each device for itself"
+    world.clock.pass_time(hours=1)
+    world.tell(world.message(made, "telemetry", WHOLE))
+    assert len(letters(world, made)[0]) == 3, "and each hour"
+
+
+def test_what_is_good_in_a_message_without_a_letter_is_taken(world: World, made: Created) -> None:
+    world.tell(*(world.message(made, "heartbeat", b"?" + new_id().encode()) for _ in range(3)))
+    bad = world.samples((0, 1.5))
+    bad["samples"].append({"ts": "noon"})
+    world.tell(world.message(made, "telemetry", bad))
+    assert letters(world, made)[1] == 2
+    view = world.repository.view(world.user, made.view.device.id, consistent=True)
+    assert view is not None
+    assert view.latest.readings["temp_c"].value == 1.5
+
+
+def test_telemetry_beyond_the_hour_is_refused_and_told(world: World, made: Created) -> None:
+    def send(seq: int) -> None:
+        world.tell(world.message(made, "telemetry", world.samples((0, seq), seq=seq)))
+
+    for seq in range(12):
+        send(seq)
+    device_id = made.view.device.id
+    kept = list(world.telemetry.batches(device_id, from_ms=world.clock.ms, to_ms=world.clock.ms + 1))
+    assert len(kept) == 9, "the first portion of this process, then the hour's"
+    own, more = letters(world, made)
+    assert ([each.refused[0].reason for each in own], more) == (["TOO_FAST"] * 2, 1)
+    world.clock.pass_time(hours=1)
+    send(12)
+    kept = list(world.telemetry.batches(device_id, from_ms=world.clock.ms, to_ms=world.clock.ms + 1))
+    assert len(kept) == 10
+
+
+def test_messages_that_could_not_be_counted_come_again(
+    world: World, made: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [world.message(made, "telemetry", WHOLE + bytes([48 + n])) for n in range(4)]
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise StorageUnavailable("The database does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.dead_letters, "sum_up", broken)
+        again = world.ingest.take(messages)
+    assert len(again) == 2
+    assert letters(world, made)[1] == 0
+    assert world.ingest.take([replace(each) for each in messages if each.id in again]) == []
+    own, more = letters(world, made)
+    assert (len(own), more) == (2, 2)
