@@ -218,9 +218,10 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
     if media_type != "application/json":
         raise UnsupportedMediaType("The body must be application/json")
     require_plain(request.header(b"content-encoding"))
-    asked = await asyncio.to_thread(parse_run_input, await request.body())
+    body, runs = await request.body(), deps.run_service()
+    asked = await asyncio.to_thread(parse_run_input, body, taken=runs.own_tools)
     async with _counted(caller, until=request.deadline):
-        started = await deps.run_service().start(caller, asked, deadline=request.deadline)
+        started = await runs.start(caller, asked, deadline=request.deadline)
         writer = SseWriter(send, done=wants_done(request.header(b"accept")))
         run = started.execute(writer)
         run.add_done_callback(lambda _: writer.end())

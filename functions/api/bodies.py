@@ -77,7 +77,8 @@ class JsonBody:
 def _of_body(error: Mapping[str, Any]) -> dict[str, Any]:
     """Name an error's place in the body, and null where that is what is wrong; without what the caller sent."""
     kind = "null" if error["input"] is None and error["type"] != "missing" else error["type"]
-    return {"type": kind, "loc": ("body", *error["loc"]), "msg": error["msg"]}
+    # With `ctx`, which has the limit: karma.core.wording says it.
+    return {"type": kind, "loc": ("body", *error["loc"]), "msg": error["msg"], "ctx": error.get("ctx", {})}
 
 
 def with_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:

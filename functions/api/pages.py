@@ -81,10 +81,15 @@ class Place:
         """Read what a request says; without any of it the first page of 20.
 
         Raises:
-            InvalidRequest: INVALID_PAGE: a cursor beside a page or an offset; INVALID_CURSOR: as `position`.
+            InvalidRequest: INVALID_PAGE: two that say different things of one place or size; INVALID_CURSOR: as
+                `position`.
         """
         if cursor is not None and (offset is not None or page is not None):
             raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
+        if offset is not None and page is not None:
+            raise InvalidRequest("offset: not together with page", code="INVALID_PAGE")
+        if limit is not None and page_size is not None and limit != page_size:
+            raise InvalidRequest("limit: not together with another page_size", code="INVALID_PAGE")
         size = page_size or limit or DEFAULT_SIZE
         numbered = cursor is None and offset is None
         return cls(

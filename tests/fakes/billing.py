@@ -256,7 +256,7 @@ class MemoryBilling:
         look_at: datetime | None,
         paid: Paid = NOTHING,
     ) -> None:
-        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at), paid)
+        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at), paid, at)
         self.looks.pop(user_id, None)
         if look_at is not None:
             self.looks[user_id] = look_at

@@ -443,9 +443,9 @@ class TestReattaching:
 def test_a_request_is_read_beside_the_event_loop(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[bool] = []
 
-    def watched(body: bytes) -> RunInput:
+    def watched(body: bytes, **given: Any) -> RunInput:
         loops.append(is_in_a_loop())
-        return parse_run_input(body)
+        return parse_run_input(body, **given)
 
     monkeypatch.setattr("agent_stream.app.parse_run_input", watched)
     streams.model.answer(message(text("Hello.")))

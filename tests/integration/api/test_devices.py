@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -207,6 +208,27 @@ def test_wrong_fields_are_named(user: Any, field: str, value: Any) -> None:
     assert failure["code"] == "VALIDATION_ERROR"
     assert field in json.dumps(failure["details"])
     assert ada("GET", "/devices")["total"] == 0
+
+
+@pytest.mark.fault("F-13e")
+def test_below_a_device_that_is_deleted_nothing_is_there(user: Any) -> None:
+    """From that moment on, not when the last of its data is gone."""
+    from api.handler import app
+
+    ada = user()
+    device = ada("POST", "/devices", body(), status=201)["device"]["id"]
+    command = ada("POST", f"/devices/{device}/commands", {"command": "move"}, status=201)["command"]["id"]
+    ada("DELETE", f"/devices/{device}", status=204)
+    tried = 0
+    for path, methods in ((route.path, route.methods) for route in app.routes if hasattr(route, "methods")):
+        if not path.startswith("/api/v1/devices/{device_id}"):
+            continue
+        below = path.removeprefix("/api/v1").replace("{device_id}", device).replace("{command_id}", command)
+        for method in {"GET", "DELETE"} & set(methods or ()):
+            query = "?path=a" if below.endswith("/files") else ""
+            ada(method, re.sub(r"{[^}]*}", new_id(), below) + query, status=404)
+            tried += 1
+    assert tried > 8
 
 
 def test_commands(user: Any) -> None:

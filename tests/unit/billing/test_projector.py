@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from karma.audit.domain import AuditEvent
 from karma.billing.arrival import Arrival
 from karma.billing.customers import CustomerDesk, CustomerLinked, Lookout, user_of_message
-from karma.billing.domain import LATE_NEWS, EventState, Subscription, SubscriptionStatus, projection
+from karma.billing.domain import LATE_NEWS, EventState, Pause, Subscription, SubscriptionStatus, projection
 from karma.billing.plans import NOT_OURS, PlanName
 from karma.billing.projector import EventProjector, SubscriptionBusy
 from karma.billing.purge import BillingPurge, PaymentsOfOtherMode
@@ -135,7 +135,35 @@ def test_an_account_is_told_once_of_each_plan_and_status_that_is_new() -> None:
     assert [(each.user_id, each.type, dict(each.data)) for each in world.store.notices] == [
         (ALICE, NoticeType.SUBSCRIPTION_CHANGED, {"plan": "team", "status": "active"}),
         (ALICE, NoticeType.SUBSCRIPTION_CHANGED, {"plan": "team", "status": "past_due"}),
+        (ALICE, NoticeType.SUBSCRIPTION_CHANGED, {"plan": "free", "status": "past_due"}),
     ]
+
+
+@pytest.mark.fault("F-15g")
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "status": st.sampled_from(["active", "past_due", "unpaid", "paused", "canceled", "trialing"]),
+                "pause": st.sampled_from([None, Pause(behavior="void", resumes_at=None)]),
+                "cancel_at": st.sampled_from([None, NOW - timedelta(days=1), NOW + timedelta(days=3)]),
+            },
+        ),
+        max_size=6,
+    ),
+    st.lists(st.integers(0, 30), min_size=6, max_size=6),
+)
+def test_what_was_told_last_is_what_holds(changes: list[dict[str, Any]], days: list[int]) -> None:
+    """Also where nothing but access has changed, or nothing but the time."""
+    world = World()
+    for change, passed in zip([{}, *changes], days, strict=False):
+        world.sell(**change)
+        world.clock.moment += timedelta(days=passed)
+        world.hear()
+        told = world.store.notices[-1].data if world.store.notices else {"plan": "free", "status": "active"}
+        row = world.subscription()
+        assert told == {"plan": row.entitled_plan(world.clock.now()).value, "status": row.status.value}
 
 
 @pytest.mark.fault("F-15a")

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
@@ -84,9 +84,11 @@ def _no_blocking_calls() -> Iterator[None]:
         yield
 
 
-def asked(*messages: dict[str, Any], thread: str = "t1", run: str = "", **more: Any) -> RunInput:
+def asked(
+    *messages: dict[str, Any], thread: str = "t1", run: str = "", taken: Container[str] = (), **more: Any
+) -> RunInput:
     body = {"threadId": thread, "runId": run or new_id(), "messages": list(messages), "protocolVersion": "1.0", **more}
-    return parse_run_input(orjson.dumps(body))
+    return parse_run_input(orjson.dumps(body), taken=taken)
 
 
 def spec(**more: Any) -> AgentSpec:
@@ -168,7 +170,7 @@ def merged(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.req("R-K-38", "R-K-40")
 def test_a_text_answer_is_streamed_delta_by_delta() -> None:
     world = World([*text("Hel", "lo"), *ended()])
-    request = asked(user("hi"), state={"user": {"id": "forged"}, "page": 3})
+    request = asked(user("hi"), state={"page": 3})
 
     events = world.run(request)
 
@@ -1286,17 +1288,24 @@ class TestBranchesThatWereLeft:
 
 
 class TestTheClientsTools:
-    @pytest.mark.fault("F-07b")
-    def test_with_the_name_of_one_of_ours_is_refused_by_name_and_starts_nothing(self) -> None:
+    @pytest.mark.fault("F-07b", "F-24h")
+    def test_with_the_name_of_one_of_ours_is_refused_by_name_with_all_else(self) -> None:
         world = World()
-        request = asked(user("hi"), tools=[FIND_TOOL, {"name": "echo"}])
+        named = [FIND_TOOL, {"name": "echo"}, {"name": "a b"}]
 
         with pytest.raises(ValidationFailed) as caught:
-            world.run(request)
+            asked(user("hi"), tools=named, taken=world.service.own_tools)
 
-        assert [entry["field"] for entry in caught.value.details] == ["tools.1.name"]  # type: ignore[union-attr, index]
-        assert world.stored(request) is None
-        assert world.watchdog.armed == []
+        told = [entry["field"] for entry in caught.value.details]  # type: ignore[union-attr, index]
+        assert told == ["tools.1.name", "tools.2.name"]
+
+
+@pytest.mark.fault("F-02m")
+@pytest.mark.parametrize("state", [{"user": "mine"}, {"user": None}, {"user": {"id": "theirs"}, "page": 1}])
+def test_a_member_of_the_application_s_own_state_is_not_written_over(state: object) -> None:
+    events = World([*text("Hi."), *ended()]).run(asked(user("hi"), state=state))
+
+    assert events[1]["snapshot"] == state
 
 
 @pytest.mark.parametrize("state", [[1, 2], "text", 7, True, {"page": 1}])

@@ -19,9 +19,10 @@ from karma.agents.domain import (
     AgentSpec,
 )
 from karma.core.schemas import Body, Number, Version, Whole
+from karma.core.wording import form
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
-_NOT_BLANK = r"\S"
+_NOT_BLANK = form(r"\S", "must not be blank")
 
 
 def _distinct(texts: list[str]) -> list[str]:

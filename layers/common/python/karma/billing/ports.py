@@ -56,6 +56,7 @@ class Row(NamedTuple):
     version: int = 0
     created_at: str = ""
     paid: Paid = NOTHING
+    written_at: datetime | None = None
 
 
 class CustomerLink(NamedTuple):

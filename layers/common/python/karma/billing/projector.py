@@ -173,7 +173,7 @@ class EventProjector:
             at=now,
             event_id=event.id if event else "",
             note=note,
-            notice=_notice(user_id, row.subscription, subscription, at=now),
+            notice=_notice(user_id, row, subscription, at=now),
             shown=shown.modes,
             livemode=self._payments.livemode,
             paid=paid,
@@ -269,14 +269,18 @@ class EventProjector:
         return note
 
 
-def _notice(user_id: UserId, before: Subscription | None, after: Subscription | None, *, at: datetime) -> Notice | None:
-    """Say what plan and status are now, when they were others; nobody without a row hears that there is none."""
-    was, now = _shown(before), _shown(after)
+def _notice(user_id: UserId, before: Row, after: Subscription | None, *, at: datetime) -> Notice | None:
+    """Say which plan holds and what the state is, when they were others; nobody without a row hears that there is none.
+
+    Not what was bought: after its end, or while it is paused, another plan holds. What the row gave is seen at the time
+    when it was written, so that an end by time alone, as of grace, is told when Stripe is asked next.
+    """
+    was, now = _told(before.subscription, before.written_at or at), _told(after, at)
     if was == now:
         return None
     data = {"plan": now[0].value, "status": now[1].value}
     return Notice(user_id=user_id, type=NoticeType.SUBSCRIPTION_CHANGED, created_at=at, data=data)
 
 
-def _shown(row: Subscription | None) -> tuple[PlanName, SubscriptionStatus]:
-    return (row.plan, row.status) if row else (PlanName.FREE, SubscriptionStatus.ACTIVE)
+def _told(row: Subscription | None, at: datetime) -> tuple[PlanName, SubscriptionStatus]:
+    return (row.entitled_plan(at), row.status) if row else (PlanName.FREE, SubscriptionStatus.ACTIVE)

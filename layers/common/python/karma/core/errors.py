@@ -83,6 +83,12 @@ class ValidationFailed(AppError):
         """Name one field and its limit."""
         return cls("Request validation failed", details=[{"field": field, "message": message, "type": "value_error"}])
 
+    @property
+    def first(self) -> str:
+        """What is wrong with the first of the fields, without its name."""
+        [entry, *_] = self.details or [{}]
+        return str(entry["message"]) if isinstance(entry, Mapping) and "message" in entry else self.message
+
     @classmethod
     def together(cls, *judges: Callable[[], object]) -> None:
         """Ask several judges of one request, and tell what all of them found.
@@ -114,9 +120,9 @@ class Forbidden(AppError):
     code = "FORBIDDEN"
 
     @classmethod
-    def lacking(cls, permission: str, *, where: str = "", described_in: str = "docs/permissions.md") -> Forbidden:
+    def lacking(cls, permission: str, *, where: str = "") -> Forbidden:
         """Name the permission that the caller's role, or their key's scopes, do not have."""
-        details = {"permission": permission, "described_in": described_in}
+        details = {"permission": permission, "described_in": "docs/permissions.md"}
         return cls(f"Insufficient permissions{where}", details=details)
 
 

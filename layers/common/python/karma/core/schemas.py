@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import date
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from karma.core.clock import in_utc
+from karma.core.errors import ValidationFailed
 from karma.core.freeform import TOO_DEEP, is_deeper
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -64,6 +66,19 @@ def json_of_at_most(limit: int) -> Any:
             raise ValueError("numbers must fit into 64 bits") from exc
         if size > limit:
             raise ValueError(f"at most {limit} bytes as JSON")
+        return value
+
+    return AfterValidator(check)
+
+
+def judged(judge: Callable[[str], object]) -> Any:
+    """Ask a rule of the domain as the body is read, so that what it finds is told with all else that is wrong."""
+
+    def check(value: str) -> str:
+        try:
+            judge(value)
+        except ValidationFailed as exc:
+            raise ValueError(exc.first) from None
         return value
 
     return AfterValidator(check)

@@ -53,6 +53,15 @@ _BY_TYPE: Final[Mapping[str, str]] = {
     "union_tag_not_found": "must say its kind",
     "json_invalid": "is not JSON",
     "json_type": "is not JSON",
+    **dict.fromkeys(
+        ("datetime_type", "datetime_parsing", "datetime_from_date_parsing", "datetime_object_invalid"),
+        "must be a moment as ISO 8601 writes it, with an offset: 2026-01-31T12:00:00Z",
+    ),
+    "timezone_aware": "must name an offset from UTC: 2026-01-31T12:00:00Z, 2026-01-31T12:00:00+02:00",
+    **dict.fromkeys(
+        ("date_type", "date_parsing", "date_from_datetime_parsing", "date_from_datetime_inexact"),
+        "must be a day as ISO 8601 writes it: 2026-01-31",
+    ),
     "url_syntax_violation": "must be an address in its strict form",
     "value_error": "{error}",
     "assertion_error": "{error}",
@@ -60,7 +69,14 @@ _BY_TYPE: Final[Mapping[str, str]] = {
 _PYTHON_S_WORDS: Final = re.compile(r"^[A-Z][\w ]*? should ")
 _URL: Final = re.compile(r"\^\(?https://")
 _NOT_CONTROL: Final = re.compile(r"\^(?:\(\?![^)]*\))?\[\^\\x00")
+_FORMS: Final[dict[str, str]] = {}
 OTHER_FORM: Final = "does not have the form that the description of this route shows for it"
+
+
+def form(pattern: str, words: str) -> str:
+    """Return a pattern for a field, and have `words` said of what does not match it: they begin with `must`."""
+    _FORMS[pattern] = words
+    return pattern
 
 
 def worded(error: Mapping[str, Any]) -> str:
@@ -84,6 +100,8 @@ def _shown(value: object) -> str:
 
 
 def _pattern(pattern: str) -> str:
+    if pattern in _FORMS:
+        return _FORMS[pattern]
     if _URL.match(pattern):
         return "must be an https:// address without blanks"
     if _NOT_CONTROL.match(pattern):

@@ -16,6 +16,7 @@ from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.devices.dispatch import Dispatcher, expire
 from karma.devices.domain import (
+    COMMAND_FORM,
     COMMAND_NAME,
     DEFAULT_TTL_S,
     MAX_PARAMS_BYTES,
@@ -162,11 +163,16 @@ class CommandService:
         return self._commands.get(command.device_id, command.id, consistent=True) or command
 
     def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
-        """Return one command: one read, and for one whose time is over the record of its end.
+        """Return one command; for one whose time is over the record of its end is written.
 
         Raises:
-            NotFound: absent, or another owner's.
+            NotFound: absent, or another owner's; of a device that is deleted, or being deleted.
         """
+        if is_id(device_id):
+            self._device(user_id, device_id)
+        return self._look(user_id, device_id, command_id)
+
+    def _look(self, user_id: UserId, device_id: str, command_id: str) -> Command:
         command = None
         if is_id(device_id) and is_id(command_id):
             command = self._commands.get(DeviceId(device_id), CommandId(command_id), consistent=True)
@@ -202,7 +208,7 @@ class CommandService:
         deadline = monotonic() + min(timeout_s, MAX_WAIT_S)
         pause_s = _FIRST_PAUSE_S
         while True:
-            seen = self.get(user_id, command.device_id, command.id)
+            seen = self._look(user_id, command.device_id, command.id)
             left_s = deadline - monotonic()
             if seen.finished or left_s <= 0:
                 return seen
@@ -233,7 +239,7 @@ class CommandService:
         )
         if moved and (command.serial or command.status is not CommandStatus.QUEUED):
             self._publish_if_connected(self._device(user_id, device_id))
-        seen = self.get(user_id, device_id, command_id)
+        seen = self._look(user_id, device_id, command_id)
         if moved or seen.status is CommandStatus.CANCELLED:
             return seen
         way_out = "it is over" if seen.finished else "the device may have it; `force=true` gives it up"
@@ -258,7 +264,7 @@ def _validate(command: str, params: Mapping[str, Any], ttl_s: int) -> None:
 
 def _validate_name(command: str) -> None:
     if not COMMAND_NAME.fullmatch(command):
-        raise ValidationFailed.of("command", "a letter, then up to 63 letters, digits or _.:-")
+        raise ValidationFailed.of("command", f"must be {COMMAND_FORM}")
 
 
 def _validate_ttl(ttl_s: int) -> None:

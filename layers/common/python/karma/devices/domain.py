@@ -19,8 +19,10 @@ from typing import Any, Final, NamedTuple
 from karma.core.ids import CommandId, DeviceId, UserId
 
 SERIAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SERIAL_FORM: Final = "1 to 64 letters of ASCII, digits, _ or -"
 MAC: Final = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 COMMAND_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+COMMAND_FORM: Final = "a letter of ASCII, then up to 63 letters, digits or _.:-"
 
 MAX_NAME_CHARS: Final = 255
 MAX_TAGS: Final = 50

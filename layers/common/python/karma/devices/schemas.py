@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from karma.core.schemas import Body, FreeForm, Number, Version, Whole, json_of_at_most, left_out
+from karma.core.wording import form
 from karma.devices.domain import (
+    COMMAND_FORM,
     COMMAND_NAME,
     DEFAULT_TTL_S,
     MAC,
@@ -21,20 +23,30 @@ from karma.devices.domain import (
     MAX_WAIT_S,
     MIN_TTL_S,
     SERIAL,
+    SERIAL_FORM,
     DeviceModel,
 )
 
+_SERIAL = form(f"^{SERIAL.pattern}$", f"must be {SERIAL_FORM}")
+_COMMAND = form(f"^{COMMAND_NAME.pattern}$", f"must be {COMMAND_FORM}")
+_CSR = form(
+    r"^\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (NEW )?CERTIFICATE REQUEST-----\s*$",
+    "must be a certificate signing request in PEM",
+)
 _TEXT = r"^[^\x00-\x1f\x7f]*$"
 
 
 def _mac(value: str) -> str:
     if not MAC.fullmatch(value):
-        raise ValueError("six pairs of hexadecimal digits with : or - between them")
+        raise ValueError("must be six pairs of hexadecimal digits with : or - between them")
     return value.upper().replace("-", ":")
 
 
 def _ip(value: str) -> str:
-    return str(ipaddress.ip_address(value))
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("must be an IPv4 or IPv6 address") from None
 
 
 def _distinct(tags: list[str]) -> list[str]:
@@ -58,7 +70,7 @@ class CreateDeviceRequest(Body):
     name: Name
     model: DeviceModel
     mac: Annotated[str, AfterValidator(_mac), Field(json_schema_extra={"pattern": f"^{MAC.pattern}$"})]
-    serial_number: Annotated[str, StringConstraints(pattern=f"^{SERIAL.pattern}$")]
+    serial_number: Annotated[str, StringConstraints(pattern=_SERIAL)]
     ip: Annotated[str, StringConstraints(max_length=45), AfterValidator(_ip)] | None = None
     firmware_version: Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=_TEXT)] | None = None
     capabilities: Object = Field(default_factory=dict)
@@ -66,7 +78,7 @@ class CreateDeviceRequest(Body):
     network: Object = Field(default_factory=dict)
     location: Object | None = None
     tags: Tags = Field(default_factory=list)
-    csr: Annotated[str, StringConstraints(min_length=1, max_length=8192)] | None = None
+    csr: Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR)] | None = None
     """PEM; the key stays on the device, and the answer holds none."""
 
 
@@ -82,7 +94,7 @@ class ChangeDeviceRequest(Body):
 class SendCommandRequest(Body):
     """A command to a device."""
 
-    command: Annotated[str, StringConstraints(pattern=f"^{COMMAND_NAME.pattern}$")]
+    command: Annotated[str, StringConstraints(pattern=_COMMAND)]
     params: Annotated[FreeForm, json_of_at_most(MAX_PARAMS_BYTES)] | None = None
     ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
     wait_s: Annotated[Number, Field(ge=0, le=MAX_WAIT_S)] = 0

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out
+from karma.core.wording import form
 from karma.files.domain import (
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
@@ -25,6 +26,8 @@ from karma.files.domain import (
 
 _MAX_TEXT = 4096
 _PART_NUMBERS = 10_000
+_LABEL = form(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", "must be letters, digits and _.- and begin with a letter or digit")
+_SHA256 = form(r"^[0-9A-Fa-f]{64}$", "must be a SHA-256 in hexadecimal: 64 digits")
 
 
 def _sha256_base64(text: str) -> str:
@@ -55,7 +58,7 @@ Path = Annotated[
     AfterValidator(clean_path),
     Field(json_schema_extra={"pattern": PATH_PATTERN}),
 ]
-Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=_LABEL)]
 Object = Annotated[FreeForm, json_of_at_most(MAX_OBJECT_BYTES)]
 PartNumber = Annotated[Whole, Field(ge=1, le=_PART_NUMBERS)]
 PartKey = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
@@ -73,7 +76,7 @@ class CreateFileRequest(Body):
     type: Label | None = None
     """Guessed from the name when absent."""
     category: Label = "other"
-    sha256: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9A-Fa-f]{64}$")] | None = None
+    sha256: Annotated[str, StringConstraints(to_lower=True, pattern=_SHA256)] | None = None
     """Of the whole file, in hexadecimal: a file with other bytes is rejected."""
     metadata: Object = Field(default_factory=dict)
     permissions: Object = Field(default_factory=dict)

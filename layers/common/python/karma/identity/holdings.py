@@ -39,13 +39,11 @@ class HoldsTooMany(Conflict):
 
 
 class AccountHolds(Conflict):
-    """The account has what must be deleted, or given away, before it can go; `details` counts it by kind."""
+    """The account has what must be deleted, or have another owner, before it can go; `details` counts it by kind."""
 
     code = "ACCOUNT_HOLDS"
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         named = " and ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in counts.items())
-        super().__init__(
-            f"The account still has {named or 'objects'}: delete them, or give them to somebody else",
-            details=dict(counts),
-        )
+        way_out = "delete them, or make somebody else an owner" if Holding.PROJECT in counts else "delete them"
+        super().__init__(f"The account still has {named or 'objects'}: {way_out}", details=dict(counts))

@@ -52,7 +52,8 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.ACCOUNT_DISABLED: Text("Your account was disabled", "An administrator disabled your account."),
         NoticeType.ACCOUNT_ENABLED: Text("Your account was enabled", "An administrator enabled your account again."),
         NoticeType.SUBSCRIPTION_CHANGED: Text(
-            "Your subscription was changed", "Your plan is {plan} now; its state is {status}."
+            "Your subscription was changed",
+            "The plan that holds for you now is {plan}; the state of your subscription is {status}.",
         ),
         NoticeType.PROJECT_INVITATION: Text(
             "You were invited to a project", "Somebody asks you to join a project as {role}: accept or decline."
@@ -79,7 +80,7 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.ROLE_CHANGED: Text("您的角色已更改", "管理员已将您的角色由 {from} 改为 {to}。"),
         NoticeType.ACCOUNT_DISABLED: Text("您的账户已停用", "管理员停用了您的账户。"),
         NoticeType.ACCOUNT_ENABLED: Text("您的账户已启用", "管理员重新启用了您的账户。"),
-        NoticeType.SUBSCRIPTION_CHANGED: Text("您的订阅已更改", "您当前的套餐为 {plan}，状态为 {status}。"),
+        NoticeType.SUBSCRIPTION_CHANGED: Text("您的订阅已更改", "您当前生效的套餐为 {plan}，订阅状态为 {status}。"),
         NoticeType.PROJECT_INVITATION: Text(
             "您收到项目邀请", "有人邀请您以 {role} 身份加入一个项目。您可以接受或拒绝。"
         ),

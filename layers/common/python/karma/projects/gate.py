@@ -27,7 +27,7 @@ class Entry:
             Forbidden: the role does not have it.
         """
         if not allows(self.member.role, permission):
-            raise Forbidden.lacking(permission.value, where=" in this project", described_in="docs/api.md")
+            raise Forbidden.lacking(permission.value, where=" in this project")
 
 
 class Gate:

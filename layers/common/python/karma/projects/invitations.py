@@ -108,12 +108,12 @@ class InvitationService:
         """Ask whoever proves an address; the caller is told nothing of whose it is, unless a member has proven it.
 
         Raises:
-            ValidationFailed: not an address.
+            ValidationFailed: not an address that mail is sent to.
             QuotaExceeded: no seat is free, whether the person has one or not.
             AlreadyExists: a member of the project has proven it, and ownership is not what is offered.
             NotFound, Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
         """
-        address = emails.normalise(email)
+        address = emails.mailable(email)
 
         def once() -> None:
             entry = self._enter(user_id, project_id, role)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from karma.core.schemas import Body, Version, Whole, left_out
+from karma.core.schemas import Body, Version, Whole, judged, left_out
+from karma.identity.accounts import emails
 from karma.projects.domain import (
     MAX_DESCRIPTION_CHARS,
     MAX_NAME_CHARS,
@@ -49,7 +50,7 @@ class InviteRequest(Body):
     """Who is asked: an account by its id, or whoever proves an address."""
 
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    email: Annotated[str, StringConstraints(min_length=3, max_length=320)] | None = None
+    email: Annotated[str, StringConstraints(min_length=3, max_length=320), judged(emails.mailable)] | None = None
     """In place of `user_id`."""
     role: ProjectRole = ProjectRole.MEMBER
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -133,8 +133,8 @@ def _parse(body: bytes) -> tuple[object, list[str]]:
     return value, list(_too_deep(value)) if freeform.may_be_deep(body) else []
 
 
-def parse_run_input(body: bytes) -> RunInput:
-    """Read the body of `POST /api/agent`.
+def parse_run_input(body: bytes, *, taken: Container[str] = ()) -> RunInput:
+    """Read the body of `POST /api/agent`; no tool of a client may have a name of `taken`, the server's own tools.
 
     Raises:
         InvalidRequest: not JSON.
@@ -144,7 +144,7 @@ def parse_run_input(body: bytes) -> RunInput:
     _refuse_deep([name for name in deep if not OF_A_MESSAGE.match(name)])
     if not isinstance(value, dict):
         raise ValidationFailed.of("body", "must be an object")
-    reader = _Reader(value, deep)
+    reader = _Reader(value, deep, taken)
     result = reader.read()
     if reader.errors:
         raise ValidationFailed("Request validation failed", details=reader.errors)
@@ -166,6 +166,7 @@ class _Reader:
     body: Mapping[str, object]
     deep: Sequence[str] = ()
     """Names of members that are nested too deeply."""
+    taken: Container[str] = ()
     errors: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -287,6 +288,8 @@ class _Reader:
                 self.wrong(f"{at}.description", f"must be a string of at most {MAX_TEXT_CHARS} characters")
             elif parameters is not None and not isinstance(parameters, dict):
                 self.wrong(f"{at}.parameters", "must be a JSON Schema object")
+            elif name in self.taken:
+                self.wrong(f"{at}.name", f"is the name of a tool of the server: {name}")
             elif name in tools:
                 self.wrong(f"{at}.name", f"is the name of another tool: {name}")
             elif problems := problems_of(parameters or {}):

@@ -84,9 +84,11 @@ class _Asking:
 
     @property
     def state(self) -> object:
-        """The application's state; only an object has room for who is asking, any other is the application's alone."""
-        user = {"id": self.caller.user_id, "name": self.caller.name, "avatar": self.caller.avatar}
-        return {**self.asked.state, "user": user} if isinstance(self.asked.state, dict) else self.asked.state
+        """The application's state, with who is asking as `user` where an object has no such member of its own."""
+        state = self.asked.state
+        if not isinstance(state, dict) or "user" in state:
+            return state
+        return {**state, "user": {"id": self.caller.user_id, "name": self.caller.name, "avatar": self.caller.avatar}}
 
     def run(self, plan: Plan, *, at: datetime) -> Run:
         return Run(
@@ -142,7 +144,7 @@ class RunService:
         self._watchdog = watchdog
         self._model = model
         self._tools = tools
-        self._own = frozenset(tool.name for tool in tools)
+        self.own_tools = frozenset(tool.name for tool in tools)
         self._library = library
         self._arrivals = Arrivals(library)
         self._allowances = allowances
@@ -159,8 +161,7 @@ class RunService:
             deadline: when the platform stops this process; None where it does not.
 
         Raises:
-            ValidationFailed: a tool of the client has the name of one of ours, or a new message has a part that the
-                model would not take; nothing was recorded.
+            ValidationFailed: a new message has a part that the model would not take; nothing was recorded.
             ValidationFailed: `messages` brings nothing to a thread that has no messages; nothing was recorded.
             NotFound: there is no such agent; nothing was recorded.
             ModelNotConfigured: nothing was recorded.
@@ -170,7 +171,6 @@ class RunService:
             QuotaExceeded: the caller's plan has no room for another run, for what its first model call may cost, or for
                 its attachments; nothing was recorded.
         """
-        self._refuse_own_names(asked)
         asking = await self._read(caller, asked, deadline)
         attempt = 0
         while True:
@@ -287,24 +287,13 @@ class RunService:
             last=thread.latest + len(merged.new) if merged.new else merged.after,
             speaks=asked.speaks,
             frontend_tools=asked.tools,
-            pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self._own],
+            pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self.own_tools],
             deadline=self._latest_end(asking.deadline),
         )
 
     def _latest_end(self, deadline: datetime | None) -> datetime:
         latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
         return min(latest, deadline) if deadline else latest
-
-    def _refuse_own_names(self, asked: RunInput) -> None:
-        wrong = [
-            {"field": f"tools.{i}.name", "message": f"is the name of a tool of the server: {tool.name}"}
-            for i, tool in enumerate(asked.tools)
-            if tool.name in self._own
-        ]
-        if wrong:
-            raise ValidationFailed(
-                "Request validation failed", details=[{**each, "type": "value_error"} for each in wrong]
-            )
 
     def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
         found = self._agents.find(agent)
@@ -313,7 +302,7 @@ class RunService:
         return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
     def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:
-        merged = merge(thread, admitted.sent, admitted.notes, own=self._own)
+        merged = merge(thread, admitted.sent, admitted.notes, own=self.own_tools)
         for note in merged.notes[:_LOGGED_NOTES]:
             logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
         if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:
@@ -372,7 +361,7 @@ class RunService:
             link=self._link(asking),
             clock=self._clock,
             until=self._latest_end(asking.deadline),
-            own=self._own,
+            own=self.own_tools,
         )
         return StartedRun(run.key, again)
 
@@ -394,10 +383,10 @@ class RunService:
             return None
         sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)
         is_same = before is not None or run.agent_id == asking.agent.id
-        if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self._own):
+        if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self.own_tools):
             if before is not None:
                 raise RunExists(asked.run_id)
-            if not await asyncio.to_thread(has_left, run, thread, sent, own=self._own):
+            if not await asyncio.to_thread(has_left, run, thread, sent, own=self.own_tools):
                 await self._free(thread, Wish.NEXT)
             return None
         if before is not None or await asyncio.to_thread(Inspector(self._store, self._clock).look, run.key) is not None:

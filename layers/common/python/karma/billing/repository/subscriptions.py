@@ -21,7 +21,7 @@ from karma.billing.repository.keys import (
     user_pk,
 )
 from karma.billing.repository.rows import item_of, names_text, paid_of, subscription_of
-from karma.core.clock import iso
+from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
@@ -47,7 +47,8 @@ class SubscriptionRepository:
         item = get(SubscriptionItem, Key(*subscription_key(user_id)), consistent=True)
         if item is None:
             return Row()
-        return Row(subscription_of(item), int(item.version), item.created_at or "", paid_of(item))
+        written_at = parse_iso(item.updated_at) if item.updated_at else None
+        return Row(subscription_of(item), int(item.version), item.created_at or "", paid_of(item), written_at)
 
     def save(
         self,

@@ -7,6 +7,7 @@ import hashlib
 from karma.core.errors import ValidationFailed
 
 MAX_CHARS = 255
+EXAMPLE = "name@example.com"
 
 
 def normalise(email: str) -> str:
@@ -19,8 +20,8 @@ def normalise(email: str) -> str:
 
     try:
         read = validate_email(email.strip(), check_deliverability=False)
-    except EmailNotValidError as exc:
-        raise ValidationFailed.of("email", str(exc)) from None
+    except EmailNotValidError:
+        raise ValidationFailed.of("email", f"must be an e-mail address such as {EXAMPLE}") from None
     # The domain comes as IDNA maps it, which is in lower case but for scripts whose small letters it maps to capitals.
     domain = read.domain.lower() if read.domain.isascii() else read.domain
     found = f"{read.local_part.lower()}@{domain}"
@@ -37,6 +38,17 @@ def require_mailable(email: str) -> None:
     """
     if not email.rpartition("@")[0].isascii():
         raise ValidationFailed.of("email", "has letters before the @ to which mail cannot be sent")
+
+
+def mailable(email: str) -> str:
+    """Return the one spelling of an address that mail is sent to.
+
+    Raises:
+        ValidationFailed: as `normalise` and `require_mailable`.
+    """
+    found = normalise(email)
+    require_mailable(found)
+    return found
 
 
 def digest(email: str) -> str:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StringConstraints
 
-from karma.core.schemas import HTTPS_URL, Body, Version
+from karma.core.schemas import HTTPS_URL, Body, Version, judged
 from karma.identity.domain import Locale, Role
-from karma.identity.schemas import Email, GivenPassword, Name, Password
+from karma.identity.passwords.policy import require_acceptable
+from karma.identity.schemas import GivenPassword, MailableEmail, Name, Password
 
 Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=rf"^({HTTPS_URL})?$")]
 
@@ -16,8 +17,8 @@ Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=rf"^({HTTPS_U
 class Register(Body):
     """A new account."""
 
-    email: Email
-    password: Password
+    email: MailableEmail
+    password: Annotated[Password, judged(lambda password: require_acceptable(password, of=()))]
     name: Name
     locale: Locale = Locale.EN
     """Language of our mails."""
@@ -30,7 +31,7 @@ class PatchProfile(Body):
     avatar: Avatar | None = None
     """An https URL; empty removes it."""
     locale: Locale | None = None
-    email: Email | None = None
+    email: MailableEmail | None = None
     """Needs `current_password`; takes effect when the new address is confirmed."""
     current_password: GivenPassword = ""
     version: Version | None = None

@@ -108,10 +108,11 @@ class AccountService:
         Raises:
             ValidationFailed: not an address that mail is sent to, or a password that is easy to guess.
         """
-        now, address = self._clock.now(), emails.normalise(email)
+        now = self._clock.now()
         ValidationFailed.together(
-            lambda: emails.require_mailable(address), lambda: require_acceptable(password, of=(name, address))
+            lambda: emails.mailable(email), lambda: require_acceptable(password, of=(name, email))
         )
+        address = emails.normalise(email)
         user = self._new(address, password, name, Role.USER, False, locale, now)
         address_hash = emails.digest(address)
         mails: list[Mail] = []
@@ -202,9 +203,7 @@ class AccountService:
             RateLimited: too many wrong passwords, or mails to the new address (whoever asked) or of this account.
         """
         caller.require_person()
-        email = emails.normalise(change.email) if change.email is not None else None
-        if email is not None:
-            emails.require_mailable(email)
+        email = emails.mailable(change.email) if change.email is not None else None
         before = _found(self._accounts.read_user(caller.user_id))
         if change.version is not None and change.version != before.version:
             raise StaleVersion("The account was changed since it was read")
