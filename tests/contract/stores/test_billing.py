@@ -264,7 +264,7 @@ class TestSubscriptions:
         assert stores.subscriptions.save(ALICE, None, seen=seen, event_id="evt_2", at=NOW + MINUTE)
         assert not stores.subscriptions.save(ALICE, None, seen=seen, at=NOW + MINUTE)
         after = stores.subscriptions.row(ALICE)
-        assert after == Row(None, seen.version + 1, seen.created_at)
+        assert after == Row(None, seen.version + 1, seen.created_at, written_at=NOW + MINUTE)
 
     def test_a_deleted_account_leaves_no_row(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
@@ -304,7 +304,7 @@ class TestSubscriptions:
         assert stores.subscriptions.save(
             ALICE, None, seen=seen, at=NOW, event_id="evt_1", note="name", paid=paid, names=names, waits_of="cus_1"
         )
-        assert stores.subscriptions.row(ALICE) == Row(None, seen.version + 1, seen.created_at, paid)
+        assert stores.subscriptions.row(ALICE) == Row(None, seen.version + 1, seen.created_at, paid, NOW)
         assert stores.inbox.waiting_of("cus_1", EventState.UNNAMED) == ["evt_1"]
         assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == []
         [event] = stores.inbox.page(EventState.UNNAMED, limit=5, start=None).events
