@@ -40,7 +40,7 @@ class FileView(TypedDict):
 
 
 def file_view(file: DeviceFile) -> FileView:
-    """Shape a file or directory."""
+    """Return a file or directory in the shape of the API."""
     listed = file.status is FileStatus.READY
     return {
         "id": file.id,
@@ -82,7 +82,7 @@ class DirectoryData(TypedDict):
 
 
 class UploadView(TypedDict):
-    """How a file is to be cut; the last part is what remains."""
+    """Sizes of the parts in which a file is sent, in bytes; the last part may be smaller."""
 
     part_size: int
     part_count: int
@@ -90,7 +90,7 @@ class UploadView(TypedDict):
 
 
 def upload_view(file: DeviceFile) -> UploadView:
-    """Shape how a file is to be cut, and until when it is waited for."""
+    """Return the sizes of an upload's parts, and the moment at which the upload expires."""
     return {
         "part_size": PART_BYTES,
         "part_count": file.part_count,
@@ -99,7 +99,7 @@ def upload_view(file: DeviceFile) -> UploadView:
 
 
 class UploadIntentData(TypedDict):
-    """A file that waits for its bytes."""
+    """A file whose bytes have not been sent yet."""
 
     file_id: str
     file: FileView
@@ -116,19 +116,19 @@ class PartView(TypedDict):
 
 
 def part_view(part: PartUrl) -> PartView:
-    """Shape where a part goes."""
+    """Return the URL and headers of one part's PUT."""
     return {"part_number": part.number, "size": part.size, "url": part.url, "headers": dict(part.headers)}
 
 
 class PartsData(TypedDict):
-    """Where parts go, and until when."""
+    """URLs of parts, and the moment at which they expire."""
 
     parts: list[PartView]
     expires_at: str
 
 
 class DownloadData(TypedDict):
-    """Where the bytes are, and until when."""
+    """URL of a file's bytes, and the moment at which it expires."""
 
     url: str
     expires_at: str

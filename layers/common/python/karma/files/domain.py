@@ -1,10 +1,10 @@
-"""What a device's file is: its states, its limits, how paths are written, how an upload is cut into parts.
+"""Files of devices: states, limits, the form of paths, and the parts of an upload.
 
 File        uploading -> verifying -> ready -> deleting -> (gone)
             uploading | verifying -> rejected -> deleting
 Directory   ready -> (gone)
 
-Only `ready` ones are listed. `path` is the directory that holds an entry, absolute and normalised: `/` or `/a/b`.
+Only `ready` entries are listed. `path` is the directory that holds an entry, absolute and normalised: `/` or `/a/b`.
 
 The entries of a device that have a name (all but `rejected` and `deleting` ones) are a tree at every moment: one path
 is one entry, and each stands in directories that exist. A directory with an unfinished upload in it is not empty.
@@ -28,35 +28,35 @@ ROOT: Final = "/"
 MAX_PATH_BYTES: Final = 1024
 MAX_NAME_CHARS: Final = 255
 MAX_DEPTH: Final = 32
-"""Directories above an entry: those that are missing are made in one transaction."""
+"""Largest number of directories above an entry: those that are missing are made in one transaction."""
 MAX_LABEL_CHARS: Final = 50
-"""Limit of `type` and `category`."""
+"""Longest `type` and `category`, in characters."""
 MAX_OBJECT_BYTES: Final = 8 * 1024
-"""Limit of each of metadata and permissions, as JSON."""
+"""Largest metadata and largest permissions of an entry, each in bytes of JSON."""
 
 MAX_FILE_BYTES: Final = 5 * 1024**3
-"""What one call of the consumer reads in its time even at 20 MB/s."""
+"""Largest file in bytes: one call of the verifier can read it in its time even at 20 MB/s."""
 PART_BYTES: Final = 8 * 1024**2
-"""All parts but the last; S3 wants at least 5 MiB, and at most 10,000 parts: 640 hold the largest file."""
+"""Size of all parts but the last; S3 wants at least 5 MiB, and at most 10,000 parts: 640 hold the largest file."""
 MAX_PARTS_A_REQUEST: Final = 100
 UPLOAD_TIME: Final = timedelta(hours=24)
-"""How long an upload may take."""
+"""Time after which an unfinished upload expires."""
 URL_TIME: Final = timedelta(minutes=15)
-"""How long a presigned URL works."""
+"""Lifetime of a presigned URL."""
 VERIFY_TIME: Final = timedelta(hours=24)
-"""A file that could not be verified for this long is given up."""
+"""Time after which a file that could not be verified is rejected."""
 REJECTED_TIME: Final = timedelta(days=7)
-"""How long a rejected file's row tells why."""
+"""Time for which a rejected file's entry is kept, so that its owner can read the reason."""
 
 _REDIRECTING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They change the direction of what follows, so that `exe.txt` shows as something else."""
+"""Characters that change the direction of text, so that `exe.txt` shows as something else."""
 NAME_PATTERN: Final = r"^[^/\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+$"
 PATH_PATTERN: Final = r"^[^\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$"
-"""What `clean_name` and `clean_path` say to each character, for descriptions of bodies."""
+"""Pattern of the characters that `clean_name` and `clean_path` accept, for descriptions of bodies."""
 
 
 class FileStatus(StrEnum):
-    """Where a file is."""
+    """State of a file."""
 
     UPLOADING = "uploading"
     VERIFYING = "verifying"
@@ -77,12 +77,12 @@ TRANSITIONS: Final[Mapping[FileStatus, frozenset[FileStatus]]] = {
 
 
 def sources_of(target: FileStatus) -> frozenset[FileStatus]:
-    """States from which a file may go to `target`."""
+    """Return the states from which a file may go to `target`."""
     return frozenset(source for source, targets in TRANSITIONS.items() if target in targets)
 
 
 class Rejection(StrEnum):
-    """Why a file was not taken."""
+    """Reason for which a file was rejected."""
 
     EXPIRED = "upload_expired"
     SIZE = "size_mismatch"
@@ -92,14 +92,14 @@ class Rejection(StrEnum):
 
 
 class DirectoryNotEmpty(Conflict):
-    """A directory in which names are taken, also by files that are still being uploaded, cannot be deleted."""
+    """The directory holds names, perhaps of files that are still being uploaded, and so cannot be deleted."""
 
     code = "DIRECTORY_NOT_EMPTY"
 
 
 @dataclass(frozen=True)
 class Digests:
-    """What one read of the stored bytes tells."""
+    """Size in bytes, digests and MIME type of a stored object, computed in one read."""
 
     size: int
     sha256: str
@@ -126,43 +126,43 @@ class DeviceFile:
     is_directory: bool = False
     mime_type: str | None = None
     storage_url: str | None = None
-    """Names bucket and key; of no use without credentials."""
+    """URL that names bucket and key; of no use without credentials. None: a directory."""
     md5: str | None = None
     sha256: str | None = None
-    """Computed from what is stored."""
+    """Hexadecimal, computed from the stored bytes; before that, as the owner declared it. None: neither."""
     declared_sha256: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     permissions: Mapping[str, Any] = field(default_factory=dict)
     rejection: Rejection | None = None
     accessed_at: str | None = None
     revision: int = 1
-    """Goes up with each change by the owner; the `version` of the API."""
+    """Goes up by one with each change by the owner; the `version` of the API."""
     upload_id: str | None = None
-    """Given by the store at the first request for parts; never shown."""
+    """Id that the store gave the upload at the first request for parts; never shown. None: no parts were asked for."""
     part_checksums: bool = False
-    """Whether each part carries its SHA-256; decided by the first request for parts."""
+    """True: each part carries its SHA-256. The first request for parts decides."""
     upload_expires_ms: int = 0
     completed_ms: int = 0
     forgotten_s: int = 0
-    """Epoch seconds from which on it is kept no longer, though the database may not have deleted it yet; 0: never."""
+    """Epoch seconds after which the entry counts as deleted, though DynamoDB may still have it; 0: never."""
     request_token: str | None = None
 
     @property
     def takes_room(self) -> bool:
-        """Tell whether its bytes are reserved in its owner's plan: from the upload's beginning until it is marked."""
+        """Tell whether its bytes are reserved in its owner's plan: until it is rejected or deleted."""
         return not self.is_directory and self.status not in (FileStatus.REJECTED, FileStatus.DELETING)
 
     @property
     def part_count(self) -> int:
-        """Parts of its upload; an empty file has one, which is empty."""
+        """Return the number of parts of its upload; an empty file has one, which is empty."""
         return max(1, -(-self.size // PART_BYTES))
 
     def part_bytes(self, number: int) -> int:
-        """Size of one part, counted from 1."""
+        """Return the size in bytes of one part, counted from 1."""
         return PART_BYTES if number < self.part_count else self.size - PART_BYTES * (self.part_count - 1)
 
     def rejection_of(self, found: Digests) -> Rejection | None:
-        """Compare what was stored with what was declared."""
+        """Return why the stored bytes are not the declared ones; None when they are."""
         if found.size != self.size:
             return Rejection.SIZE
         if self.declared_sha256 is not None and found.sha256 != self.declared_sha256:
@@ -174,7 +174,7 @@ def clean_name(text: str) -> str:
     """Normalise the name of an entry.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: the name is empty, too long, or has a character that no name may have; the message says which.
     """
     name = _clean(text)
     if not name.strip():
@@ -190,7 +190,7 @@ def clean_path(text: str) -> str:
     """Normalise the path of a directory: absolute, without empty or `.` segments and without a slash at its end.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: the path is too long or too deep, or a segment is no valid name; the message says which.
     """
     segments = [segment for segment in _clean(text).split("/") if segment not in ("", ".")]
     if ".." in segments:
@@ -213,28 +213,28 @@ def _clean(text: str) -> str:
 
 
 def parent_of(path: str) -> str | None:
-    """Path of the directory above; None above the root."""
+    """Return the path of the directory above; None for the root."""
     return None if path == ROOT else str(PurePosixPath(path).parent)
 
 
 def child_of(path: str, name: str) -> str:
-    """Path of a directory by its own entry."""
+    """Return the path of the directory that has this name in the directory `path`."""
     return f"{path.rstrip('/')}/{name}"
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """Take a directory's path apart into (path of its parent, its name); the root has no name."""
+    """Split a directory's path into (path of the directory above, its name); the root has no name."""
     pure = PurePosixPath(path)
     return str(pure.parent), pure.name
 
 
 def directories_above(path: str) -> list[tuple[str, str]]:
-    """Entries, as (path, name), of the directories on the way to `path` and of itself, from the root on."""
+    """Return `path` and the directories above it as (path, name), from the root on."""
     pure = PurePosixPath(path)
     return [split_path(str(each)) for each in [*reversed(pure.parents), pure] if each.name]
 
 
 def extension_of(name: str) -> str | None:
-    """What follows the last dot, in lower case; None without one, or when it is longer than 50 characters."""
+    """Return the part of a name after the last dot, in lower case; None if there is none, or above 50 characters."""
     extension = PurePosixPath(name).suffix.removeprefix(".").lower()
     return extension if 0 < len(extension) <= MAX_LABEL_CHARS else None

@@ -1,4 +1,4 @@
-"""What every use case of files needs: an owner's entry, and writing one below directories that may be missing."""
+"""Reading an owner's entry, and writing one below directories that may be missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from karma.files.ports import Devices
 from karma.files.repository.files import FileRepository
 
 TRIES = 4
-"""Of a write that somebody else was quicker than."""
+"""Attempts of a write, when others change the same directories at the same time."""
 
 
 class Entries:
@@ -28,7 +28,7 @@ class Entries:
         """Return an entry in any state.
 
         Raises:
-            NotFound: absent, or another owner's.
+            NotFound: the file does not exist or has another owner.
         """
         owned = self._devices.require(user_id, device_id)
         file = self._files.find(owned, FileId(file_id)) if is_id(file_id) else None
@@ -40,7 +40,7 @@ class Entries:
         """Return an entry in any state but `deleting`.
 
         Raises:
-            NotFound: as `find`.
+            NotFound: the file does not exist, is being deleted, or has another owner.
         """
         file = self.find(user_id, device_id, file_id)
         if file.status is FileStatus.DELETING:
@@ -51,8 +51,9 @@ class Entries:
         """Write an entry by `write`, which is given the directories above it that are missing.
 
         Raises:
-            AlreadyExists: the name is taken, `details.id` says by what; or NOT_A_DIRECTORY, one above is a file's.
-            Conflict: others made or removed directories above it each time.
+            AlreadyExists: the name is taken by the entry `details.id`; or NOT_A_DIRECTORY, a directory above it is a
+                file.
+            Conflict: others made or removed directories above it at each of `TRIES` attempts.
         """
         above = directories_above(entry.path)
         for left in reversed(range(TRIES)):
@@ -72,7 +73,7 @@ class Entries:
 
 
 def directory(device_id: DeviceId, user_id: UserId, path: str, name: str, *, now: str) -> DeviceFile:
-    """Make a directory's entry."""
+    """Return a new directory's entry."""
     return DeviceFile(
         id=FileId(new_id()),
         device_id=device_id,

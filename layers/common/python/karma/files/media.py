@@ -1,6 +1,6 @@
-"""What kind of bytes these are: MIME types by their first bytes, types by names.
+"""MIME types of files by their first bytes, and the `type` of a file by its name.
 
-The table holds what a browser or a player would act upon; its signatures are those of the formats' specifications.
+The table holds the formats that a browser or a player acts upon, with the signatures of their specifications.
 Libraries were looked at and not taken: filetype has had no release since 2022, puremagic guesses by confidence and
 reads a table of 300 KB for it.
 """
@@ -11,7 +11,7 @@ import mimetypes
 from typing import Final
 
 HEAD_BYTES: Final = 4096
-"""How much of a file `mime_type_of` looks at."""
+"""Number of bytes at the start of a file that `mime_type_of` looks at."""
 BINARY: Final = "application/octet-stream"
 
 _SIGNATURES: Final[tuple[tuple[int, bytes, str], ...]] = (
@@ -81,7 +81,7 @@ def mime_type_of(head: bytes, extension: str | None) -> str:
 
     Args:
         head: its first `HEAD_BYTES`, or all of it.
-        extension: believed only in what kind of text a text is.
+        extension: tells kinds of text apart, such as CSV from JSON; ignored for all other bytes.
     """
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "video/webm" if b"webm" in head[:64] else "video/x-matroska"

@@ -1,4 +1,4 @@
-"""What files need of the world outside; integrations/s3.py and tests/fakes/files.py keep the objects."""
+"""Ports of files: the object store, devices, the queue. Implementations: integrations/s3.py, tests/fakes/files.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from karma.core.ids import DeviceId, FileId, UserId
 
 
 class UploadGone(Exception):
-    """The store knows no such upload: it was completed or aborted."""
+    """The store does not know the upload: it was completed or aborted."""
 
 
 class ObjectGone(Exception):
@@ -24,16 +24,16 @@ class StoredPart:
     number: int
     size: int
     tag: str
-    """What the store wants to hear when the upload is completed."""
+    """Identifier that the store expects when the upload is completed; S3's ETag."""
     sha256: str | None
-    """Base64, where parts carry checksums."""
+    """Base64; None: the upload has no checksums."""
 
 
 class ObjectStore(Protocol):
-    """Bytes of files, by device and file; where they lie is the store's own matter. Removing may be repeated."""
+    """Objects, by device and file. Removing may be repeated."""
 
     def address(self, device_id: DeviceId, file_id: FileId) -> str:
-        """Return the URL that rows keep; of no use without credentials."""
+        """Return an object's URL, as entries keep it; of no use without credentials."""
         ...
 
     def begin_upload(self, device_id: DeviceId, file_id: FileId, *, checksums: bool) -> str:
@@ -41,7 +41,7 @@ class ObjectStore(Protocol):
         ...
 
     def abort_upload(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> None:
-        """Forget an upload and its parts; one that is gone is passed over."""
+        """Abort an upload and remove its parts; do nothing if it does not exist."""
         ...
 
     def part_url(
@@ -51,10 +51,10 @@ class ObjectStore(Protocol):
         ...
 
     def parts(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> Sequence[StoredPart]:
-        """Return what has arrived, by number.
+        """Return the parts that have arrived, by number.
 
         Raises:
-            UploadGone: see there.
+            UploadGone: the upload was completed or aborted.
         """
         ...
 
@@ -64,7 +64,7 @@ class ObjectStore(Protocol):
         """Make one object of the parts.
 
         Raises:
-            UploadGone: see there; perhaps an earlier call has succeeded.
+            UploadGone: the upload was aborted, or completed, perhaps by an earlier call.
         """
         ...
 
@@ -76,7 +76,7 @@ class ObjectStore(Protocol):
         """Stream an object's bytes.
 
         Raises:
-            ObjectGone: see there.
+            ObjectGone: there is no such object.
         """
         ...
 
@@ -85,28 +85,28 @@ class ObjectStore(Protocol):
         ...
 
     def remove(self, device_id: DeviceId, file_id: FileId) -> None:
-        """Remove an object, its older versions, and uploads to its place."""
+        """Remove an object, its older versions and its unfinished uploads."""
         ...
 
     def remove_all(self, device_id: DeviceId, *, limit: int) -> int:
-        """Remove up to `limit` objects and uploads of a device; fewer than that were removed when nothing is left."""
+        """Remove up to `limit` objects and uploads of a device; return how many: fewer than `limit` if none is left."""
         ...
 
 
 class Devices(Protocol):
-    """Whose the device is; devices.parent.DeviceParent is the real one."""
+    """Devices with their owners; implemented by devices.parent.DeviceParent."""
 
     def require(self, user_id: UserId, device_id: str) -> DeviceId:
         """Return the id of an active device of this owner.
 
         Raises:
-            NotFound: there is none.
+            NotFound: the device does not exist, is not active, or has another owner.
         """
         ...
 
 
 class Queue(Protocol):
-    """Wakes the consumer; integrations.sqs.SqsQueue is the real one."""
+    """The queue of the verifier; implemented by integrations.sqs.SqsQueue."""
 
     def send(self, body: str) -> None:
         """Enqueue one body."""

@@ -1,4 +1,4 @@
-"""Whole files in memory, for those who need the bytes and not a URL."""
+"""Reading whole files into memory, for callers that need the bytes and not a URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from karma.files.ports import ObjectGone, ObjectStore
 
 
 class FileReader:
-    """Reads files of their owner."""
+    """Reads files for their owner."""
 
     def __init__(self, entries: Entries, store: ObjectStore) -> None:
         self._entries = entries
@@ -20,9 +20,9 @@ class FileReader:
         """Return a ready file's bytes.
 
         Raises:
-            NotFound: no such file of this user's.
-            InvalidTransition: it is not ready, or a directory.
-            PayloadTooLarge: it has more bytes.
+            NotFound: the file does not exist or has another owner.
+            InvalidTransition: the file is not ready, or is a directory.
+            PayloadTooLarge: the file is larger than `max_bytes`.
         """
         file = self._entries.get(user_id, device_id, file_id)
         if file.is_directory or file.status is not FileStatus.READY:

@@ -1,7 +1,7 @@
-"""Removing what stands behind files that are not wanted any more: objects first, rows last, so that a sweep finds both.
+"""Removing rejected and deleted files: objects first, rows last, so that a sweep that repeats it finds both.
 
-A file that is to go is first marked: `rejected` or `deleting`, with an entry in the sweep's index. Whoever marked it
-goes on at once; a sweep does it when that one died.
+A file that is to be removed is first marked `rejected` or `deleting`, with an entry in the sweep's index. Whoever
+marked it goes on at once; after a crash the sweep does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from karma.files.repository.files import FileRepository
 
 
 def finish_removal(files: FileRepository, store: ObjectStore, file: DeviceFile, *, now: datetime) -> None:
-    """Remove the object of a marked file; then the row of a deleted one, while a rejected one tells why for a week.
+    """Remove the object of a `rejected` or `deleting` file, then the row of a `deleting` one.
 
     Raises:
-        ConditionFailed: its state has changed.
+        ConditionFailed: the file's state has changed.
         Upstream: the store or the database did not answer.
     """
     store.remove(file.device_id, file.id)
@@ -29,14 +29,14 @@ def finish_removal(files: FileRepository, store: ObjectStore, file: DeviceFile, 
 
 
 class FileLeftovers:
-    """What a deleted device left of files; see devices.ports.Leftovers."""
+    """Removes the files of a deleted device."""
 
     def __init__(self, files: FileRepository, store: ObjectStore) -> None:
         self._files = files
         self._store = store
 
     def remove(self, device_id: DeviceId, *, limit: int) -> int:
-        """Remove up to `limit` objects, then rows; fewer than that were removed when nothing is left."""
+        """Remove up to `limit` objects and rows, objects first; return how many: fewer than `limit` if none is left."""
         removed = self._store.remove_all(device_id, limit=limit)
         if removed < limit:
             removed += self._files.remove_rows(device_id, limit=limit - removed)

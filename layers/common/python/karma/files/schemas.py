@@ -62,7 +62,7 @@ Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=_LA
 Object = Annotated[FreeForm, json_of_at_most(MAX_OBJECT_BYTES)]
 PartNumber = Annotated[Whole, Field(ge=1, le=_PART_NUMBERS)]
 PartKey = Annotated[int, Field(ge=1, le=_PART_NUMBERS)]
-"""The same as a member's name, which JSON has as text."""
+"""Number of a part as a member's name in JSON."""
 
 
 class CreateFileRequest(Body):
@@ -70,11 +70,11 @@ class CreateFileRequest(Body):
 
     name: Name
     path: Path = ROOT
-    """The directory that will hold it; missing ones are made."""
+    """Path of the directory that will hold it; missing ones are made."""
     size: Annotated[Whole, Field(ge=0, le=MAX_FILE_BYTES)]
     """Bytes."""
     type: Label | None = None
-    """Guessed from the name when absent."""
+    """Kind of file; guessed from the name when absent."""
     category: Label = "other"
     sha256: Annotated[str, StringConstraints(to_lower=True, pattern=_SHA256)] | None = None
     """Of the whole file, in hexadecimal: a file with other bytes is rejected."""
@@ -95,7 +95,7 @@ class PartsRequest(Body):
 
 
 class ChangeFileRequest(Body):
-    """What an owner may change of a listed file."""
+    """Changes of a listed file by its owner; absent fields stay as they are."""
 
     name: Name = left_out()
     path: Path = left_out()

@@ -1,4 +1,4 @@
-"""Use cases of files that are there: list, show, download, change, delete; directories."""
+"""Use cases of listed files and directories: list, show, download, change, delete."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from karma.files.repository.files import FileRepository, Place
 from karma.files.uploads import GRACE
 
 MAX_COUNTED = 1_000
-"""Totals, and filters by type and category, look at this many entries at the most."""
+"""Largest number of entries that are counted for a total, or read for a filter by type and category."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileQuery:
-    """What a list asks for. `after` is the `next_position` of the page before."""
+    """Filters and page of a list. `after` is the `next_position` of the page before."""
 
     limit: int = 20
     path: str | None = None
-    """One directory's entries; None: all of the device, newest first."""
+    """Path of the directory whose entries are listed; None: all entries of the device, newest first."""
     type: str | None = None
     category: str | None = None
     after: Mapping[str, object] | None = None
 
     def matches(self, file: DeviceFile) -> bool:
-        """Tell whether an entry is asked for."""
+        """Tell whether an entry passes the filters by type and category."""
         return self.type in (None, file.type) and self.category in (None, file.category)
 
 
@@ -50,7 +50,7 @@ class FilePage:
 
 
 class FileService:
-    """What owners do with files."""
+    """Use cases of an owner with listed files and directories."""
 
     def __init__(self, files: FileRepository, store: ObjectStore, devices: Devices, clock: Clock) -> None:
         self._files = files
@@ -65,19 +65,19 @@ class FileService:
         """Return an entry in any state but `deleting`.
 
         Raises:
-            NotFound: absent, or another owner's.
+            NotFound: the file does not exist, is being deleted, or has another owner.
         """
         return self._entries.get(user_id, device_id, file_id)
 
     def list(self, user_id: UserId, device_id: str, query: FileQuery) -> FilePage:
         """Return a page of listed entries: all of a device, newest first, or of one directory, by name.
 
-        The total is counted for the first page, up to 1,000, and goes with the cursor. Filters by type and category
-        look at 1,000 entries a page.
+        The total is counted for the first page, up to 1,000, and carried in the cursor. With a filter by type or
+        category, up to 1,000 entries are read for a page.
 
         Raises:
-            NotFound: no such device of this owner, or no such directory of the device.
-            Conflict: NOT_A_DIRECTORY, the path is a file's.
+            NotFound: the device does not exist or has another owner, or it has no such directory.
+            Conflict: NOT_A_DIRECTORY, the path is that of a file.
         """
         owned = self._devices.require(user_id, device_id)
         filtered = query.type is not None or query.category is not None
@@ -120,8 +120,8 @@ class FileService:
         """Sign a URL that downloads the file as an attachment for 15 minutes.
 
         Raises:
-            NotFound: no such file.
-            InvalidTransition: it is not there yet, or a directory.
+            NotFound: the file does not exist or has another owner.
+            InvalidTransition: the file is not ready, or is a directory.
         """
         file = self._entries.get(user_id, device_id, file_id)
         if file.is_directory or file.status is not FileStatus.READY:
@@ -139,7 +139,7 @@ class FileService:
         """Make a directory, and those above it that are missing.
 
         Raises:
-            NotFound: no such device of this owner.
+            NotFound: the device does not exist or has another owner.
             AlreadyExists: the name is taken.
         """
         owned = self._devices.require(user_id, device_id)
@@ -154,8 +154,8 @@ class FileService:
         """Change name, path, type, category, metadata or permissions of a listed entry.
 
         Raises:
-            NotFound: no such file.
-            InvalidTransition: it is not ready, or a directory is to be renamed or moved.
+            NotFound: the file does not exist or has another owner.
+            InvalidTransition: the file is not ready, or a directory is to be renamed or moved.
             AlreadyExists: the new name is taken.
             StaleVersion: `version` is not the stored one.
         """
@@ -179,13 +179,13 @@ class FileService:
     def delete(self, user_id: UserId, device_id: str, file_id: str) -> None:
         """Delete a file in any state, or an empty directory.
 
-        The tombstone comes first, then the object goes, then the tombstone. A repeat, or a sweep, finishes what died on
-        the way.
+        A tombstone is written, the object is removed, then the tombstone. After a crash, a repeat or a sweep
+        finishes it.
 
         Raises:
-            NotFound: no such file.
-            DirectoryNotEmpty: `details` names one of the entries in it, which may be an unfinished upload.
-            Conflict: others changed it each time.
+            NotFound: the file does not exist or has another owner.
+            DirectoryNotEmpty: the directory holds an entry, named in `details`, which may be an unfinished upload.
+            Conflict: others changed the file at each of `TRIES` attempts.
         """
         for _ in range(TRIES):
             file = self._entries.find(user_id, device_id, file_id)

@@ -1,6 +1,6 @@
-"""What time does to files: uploads expire, verification is asked for again, removals are finished.
+"""The scheduled sweep of files: uploads expire, verification is asked for again, removals are finished.
 
-Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
+Called every minute; each call does a bounded amount of work and may be repeated.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from karma.files.verification import reject
 
 FILES_A_SWEEP: Final = 50
 AGAIN: Final = timedelta(minutes=30)
-"""Above the time in which a message is delivered again when its consumer died."""
+"""Time between two looks at a file; longer than until a message is delivered again whose consumer died."""
 
 
 class FileSweep:
-    """Takes up what requests and consumers left unfinished."""
+    """Finishes what requests and consumers did not."""
 
     def __init__(self, files: FileRepository, store: ObjectStore, queue: Queue, clock: Clock) -> None:
         self._files = files
@@ -34,9 +34,9 @@ class FileSweep:
         self._clock = clock
 
     def run(self) -> int:
-        """Look at files whose time has come; return how many were dealt with.
+        """Look at files that are due; return how many were dealt with.
 
-        One that fails is logged, counted and left for next time.
+        A file that fails is logged, counted and looked at again by the next call.
         """
         done = 0
         for file in self._files.due(before=self._clock.now(), limit=FILES_A_SWEEP):

@@ -1,4 +1,4 @@
-"""Uploading a file: its name is taken, its parts go straight to the store, then it waits to be verified."""
+"""Uploading a file: its name is reserved, its parts go straight to the store, then it is verified."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from karma.files.ports import Devices, ObjectStore, Queue, StoredPart, UploadGon
 from karma.files.repository.files import FileRepository
 
 GRACE = timedelta(minutes=2)
-"""What a request leaves unfinished is not taken up by a sweep before this."""
+"""Time before a sweep finishes what a request has begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewFile:
-    """What an owner says of a new file; validated by schemas.CreateFileRequest."""
+    """A new file as its owner declares it; validated by schemas.CreateFileRequest."""
 
     name: str
     path: str
@@ -41,7 +41,7 @@ class NewFile:
 
 @dataclass(frozen=True)
 class PartUrl:
-    """Where one part goes: a PUT of exactly `size` bytes with exactly these headers."""
+    """URL of one part: takes a PUT of exactly `size` bytes with exactly these headers."""
 
     number: int
     size: int
@@ -50,7 +50,7 @@ class PartUrl:
 
 
 class UploadService:
-    """What owners do until a file is there."""
+    """Use cases of an owner with files that are being uploaded."""
 
     def __init__(self, files: FileRepository, store: ObjectStore, devices: Devices, queue: Queue, clock: Clock) -> None:
         self._files = files
@@ -69,17 +69,17 @@ class UploadService:
         allowance: Allowance,
         request_token: str | None = None,
     ) -> DeviceFile:
-        """Take the name and the room, and say how the bytes are to be sent; missing directories above it are made.
+        """Begin an upload: reserve the name and the bytes, and make missing directories above it.
 
         Args:
             user_id: owner.
             device_id: the device.
-            new: what it will be.
-            allowance: the owner's, of which the declared size is reserved.
-            request_token: a repeat with the same one answers with the file that the first has made.
+            new: the file as its owner declares it.
+            allowance: of the owner's plan, from which the declared size is reserved.
+            request_token: a repeat with the same one returns the file that the first has made.
 
         Raises:
-            NotFound: no such device of this owner.
+            NotFound: the device does not exist or has another owner.
             AlreadyExists: the directory has an entry of this name; `details.id` names it.
             QuotaExceeded: the owner's plan has no room for so many bytes.
         """
@@ -124,19 +124,19 @@ class UploadService:
     def parts(
         self, user_id: UserId, device_id: str, file_id: str, numbers: Sequence[int], checksums: Mapping[int, str]
     ) -> list[PartUrl]:
-        """Sign a URL for each part; each takes exactly that part, and works for 15 minutes.
+        """Sign a URL for each part; each accepts exactly that part, for 15 minutes.
 
         Args:
             user_id: owner.
             device_id: the device.
             file_id: a file that is being uploaded.
-            numbers: from 1.
+            numbers: of the parts, counted from 1.
             checksums: SHA-256 of each part in base64, or none at all; the first request decides for the whole upload.
 
         Raises:
-            NotFound: no such file.
-            InvalidTransition: it is not being uploaded any more.
-            ValidationFailed: no such part; checksums for some parts only.
+            NotFound: the file does not exist or has another owner.
+            InvalidTransition: the file is not being uploaded any more.
+            ValidationFailed: the file has no such part, or checksums are given for some parts only.
         """
         file = self._uploading(user_id, device_id, file_id)
         ValidationFailed.together(lambda: _require_parts(file, numbers), lambda: _require_all(checksums, numbers))
@@ -166,14 +166,14 @@ class UploadService:
         return PartUrl(number, size, url, {"x-amz-checksum-sha256": sha256} if sha256 is not None else {})
 
     def complete(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
-        """Make one object of the parts and let it be verified; it is listed when its bytes were found right.
+        """Make one object of the parts and enqueue its verification; the file is listed once its bytes are verified.
 
         May be repeated after a crash at any point.
 
         Raises:
-            NotFound: no such file.
-            Conflict: UPLOAD_INCOMPLETE; `details` names the parts that are missing or of the wrong size.
-            InvalidTransition: it was rejected.
+            NotFound: the file does not exist or has another owner.
+            Conflict: UPLOAD_INCOMPLETE, parts are missing or of the wrong size; `details` names them.
+            InvalidTransition: the file was rejected.
             Upstream: the store, the database or the queue did not answer; what is stored will be verified all the same.
         """
         file = self._entries.get(user_id, device_id, file_id)
@@ -211,7 +211,7 @@ class UploadService:
 
 
 def expires_at(clock: Clock) -> str:
-    """When a URL that is signed now stops working."""
+    """Return the moment at which a URL that is signed now stops working."""
     return iso(clock.now() + URL_TIME)
 
 

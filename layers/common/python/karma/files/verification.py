@@ -1,4 +1,4 @@
-"""Verifying a stored file: one read of its bytes decides whether it is listed."""
+"""Verifying a stored file: one read of its bytes decides whether it is listed or rejected."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from karma.files.uploads import GRACE
 
 
 class NotAMessage(ValueError):
-    """A body that nobody of ours has sent."""
+    """A body of a message that no function of ours has sent."""
 
 
 def read_message(body: str) -> tuple[DeviceId, FileId]:
-    """Read what `uploads.message` wrote.
+    """Read a message that `uploads.message` made.
 
     Raises:
-        NotAMessage: it is something else.
+        NotAMessage: the body is something else.
     """
     try:
         found = orjson.loads(body)
@@ -42,7 +42,7 @@ def read_message(body: str) -> tuple[DeviceId, FileId]:
 
 
 class Verifier:
-    """Decides about files that are said to be complete."""
+    """Lists or rejects files whose uploads are complete."""
 
     def __init__(self, files: FileRepository, store: ObjectStore, clock: Clock) -> None:
         self._files = files
@@ -52,8 +52,8 @@ class Verifier:
     def verify(self, device_id: DeviceId, file_id: FileId) -> str:
         """Read a file's bytes once, then list it, or reject it and remove them; return what was done.
 
-        May be repeated, and may run beside itself: the first to write decides. One that was rejected before its object
-        was removed is cleaned up.
+        May be repeated, and may run beside itself: the first to write decides. The object of a file that was already
+        rejected is removed.
 
         Raises:
             Upstream: the store or the database did not answer.
@@ -100,7 +100,7 @@ def reject(files: FileRepository, store: ObjectStore, file: DeviceFile, reason: 
     """Mark a file as rejected, then remove its object.
 
     Raises:
-        ConditionFailed: its state has changed.
+        ConditionFailed: the file's state has changed.
         Upstream: the store or the database did not answer.
     """
     now = clock.now()
@@ -110,7 +110,7 @@ def reject(files: FileRepository, store: ObjectStore, file: DeviceFile, reason: 
 
 
 def digest(chunks: Iterable[bytes], *, extension: str | None) -> Digests:
-    """Read a stream once and compute what is kept of it."""
+    """Read a stream once and compute its size, digests and MIME type."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     size, head = 0, b""
     for chunk in chunks:

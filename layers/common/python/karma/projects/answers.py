@@ -19,16 +19,16 @@ class ProjectView(TypedDict):
     status: ProjectStatus
     progress: Annotated[int, Field(ge=0, le=MAX_PROGRESS)]
     owner_id: str
-    """The owner of longest standing, whom usage is billed to."""
+    """Id of the owner of longest standing, who pays for its seats."""
     role: ProjectRole
-    """The caller's."""
+    """Role of the caller in it."""
     created_at: str
     updated_at: str
     version: int
 
 
 def project_view(project: Project, role: ProjectRole) -> ProjectView:
-    """Shape a project for a member of that role."""
+    """Return a project in the shape of the API, for a member of that role."""
     return {
         "id": project.id,
         "name": project.name,
@@ -55,7 +55,7 @@ class ProjectListData(TypedDict):
     projects: list[ProjectView]
     total: int
     total_capped: bool
-    """Whether `total` stopped counting at 1,000."""
+    """True: `total` stopped counting at 1,000."""
     limit: int
     next_cursor: str | None
     page: NotRequired[int]
@@ -73,7 +73,7 @@ class MemberView(TypedDict):
 
 
 def member_view(member: Membership) -> MemberView:
-    """Shape a membership."""
+    """Return a membership in the shape of the API."""
     return {
         "project_id": member.project_id,
         "user_id": member.user_id,
@@ -95,7 +95,7 @@ class MemberListData(TypedDict):
     members: list[MemberView]
     total: int
     total_capped: bool
-    """Whether `total` stopped counting at 1,000."""
+    """True: `total` stopped counting at 1,000."""
     limit: int
     next_cursor: str | None
     page: NotRequired[int]
@@ -106,7 +106,7 @@ class InvitationView(TypedDict):
     """An invitation, as those see it who manage the project's members."""
 
     id: str
-    """A user id, or the SHA-256 of an address."""
+    """User id of who is invited, or the SHA-256 of an e-mail address."""
     project_id: str
     user_id: str | None
     email: str | None
@@ -118,7 +118,7 @@ class InvitationView(TypedDict):
 
 
 def invitation_view(invitation: Invitation) -> InvitationView:
-    """Shape an invitation for those who manage the project's members."""
+    """Return an invitation in the shape of the API, for those who manage the project's members."""
     return {
         "id": invitation.invitee,
         "project_id": invitation.project_id,
@@ -146,7 +146,7 @@ class InvitationListData(TypedDict):
 
 
 class ReceivedInvitationView(TypedDict):
-    """An invitation, as whoever is asked sees it."""
+    """An invitation, as the invited person sees it."""
 
     project_id: str
     project_name: str
@@ -157,7 +157,7 @@ class ReceivedInvitationView(TypedDict):
 
 
 def received_invitation_view(invitation: Invitation, project: Project) -> ReceivedInvitationView:
-    """Shape an invitation for whoever is asked."""
+    """Return an invitation in the shape of the API, for the invited person."""
     return {
         "project_id": invitation.project_id,
         "project_name": project.name,

@@ -1,7 +1,8 @@
-"""What a project and its members are: closed sets, limits, and who owns.
+"""Projects, memberships and invitations: their states, roles, limits, and the rules of ownership.
 
 Project   active | paused | completed | archived     status: from any to any, as its members say
-          it is there -> deleting -> (gone)          life: a tombstone first, then its memberships go, then it goes
+          exists -> deleting -> (gone)               life: a tombstone, then its memberships are removed, then the
+          tombstone
 
 Invitation pending -> (accepted: gone, a membership in its place) | declined | (withdrawn: gone)
            after `INVITATION_TTL` it is over, whatever became of it; a declined one stays until then, so that "no" holds
@@ -25,17 +26,17 @@ from karma.identity.accounts import emails
 
 MAX_NAME_CHARS: Final = 255
 MAX_DESCRIPTION_CHARS: Final = 5_000
-"""A page of a hundred stays below what one answer may have, whatever the characters."""
+"""Longest description in characters; a page of a hundred projects fits into one answer, whatever the characters."""
 MAX_PROGRESS: Final = 100
 INVITATION_TTL: Final = timedelta(days=14)
 MAX_INVITATIONS: Final = 100
-"""Of a project, at one time."""
+"""Largest number of open invitations of a project."""
 MAX_OWNERS: Final = 10
-"""All owners stand in the project's item, and let go of it in the transaction that deletes it."""
+"""Largest number of owners of a project: all are in its item, and are released in the transaction that deletes it."""
 
 
 class ProjectStatus(StrEnum):
-    """How the work goes."""
+    """Status of the work, as members set it."""
 
     ACTIVE = "active"
     PAUSED = "paused"
@@ -44,7 +45,7 @@ class ProjectStatus(StrEnum):
 
 
 class ProjectRole(StrEnum):
-    """What a member is; permissions.py says what each may do."""
+    """Role of a member; permissions.py says what each may do."""
 
     OWNER = "owner"
     ADMIN = "admin"
@@ -53,7 +54,7 @@ class ProjectRole(StrEnum):
 
 
 class LastOwnerStays(Conflict):
-    """A project is never without an owner: another member becomes one first, or the project is deleted."""
+    """The change would leave the project without an owner: make another member an owner first, or delete it."""
 
     code = "LAST_OWNER"
 
@@ -65,13 +66,13 @@ class TooManyOwners(Conflict):
 
 
 class ConsentNeeded(Conflict):
-    """Nobody is made an owner: they are invited, and accept."""
+    """Nobody becomes an owner by another's decision: they are invited, and accept."""
 
     code = "CONSENT_NEEDED"
 
 
 class InvitationDeclined(Conflict):
-    """Who was invited said no; until that invitation is over they are not asked again."""
+    """The invited person declined, and is not asked again until that invitation expires."""
 
     code = "INVITATION_DECLINED"
 
@@ -95,70 +96,71 @@ class Project:
     description: str | None
     status: ProjectStatus
     progress: int
-    """Percent."""
+    """Percent, 0 to 100."""
     owners: tuple[UserId, ...]
-    """In the order in which they became owners; never empty."""
+    """User ids in the order in which they became owners; never empty."""
     deleting: bool = False
-    """Its tombstone: shown to nobody."""
+    """True: this is the tombstone of a deleted project; it is shown to nobody."""
     created_at: datetime
     updated_at: datetime
     version: int
 
     @property
     def owner_id(self) -> UserId:
-        """The owner of longest standing."""
+        """Return the owner of longest standing."""
         return self.owners[0]
 
     def payer_of(self, user_id: UserId) -> UserId | None:
-        """Return in whose plan a member has a seat; None for the owner who pays, who needs none."""
+        """Return the user in whose plan a member has a seat; None for the owner who pays, who needs none."""
         return self.owner_id if user_id != self.owner_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """A person's part in a project; there is one for each pair of them."""
+    """A person's role in a project; at most one for each person and project."""
 
     project_id: ProjectId
     user_id: UserId
     role: ProjectRole
     joined_at: datetime
     accepted_at: datetime | None = None
-    """When the person said yes to this role; None: before anybody was asked."""
+    """Moment at which the person accepted this role; None: they did not, as was possible before there were invitations.
+    """
     seat_of: UserId | None = None
-    """In whose plan the person has a seat by this membership; None: in nobody's, such as the owner who pays."""
+    """User in whose plan this membership takes a seat; None: it takes none, as that of the owner who pays."""
     changed_at: datetime | None = None
-    """When it was changed last; None: not since the person joined."""
+    """Moment of the last change; None: not changed since the person joined."""
     version: int
 
     def has_consented(self, project: Project) -> bool:
-        """Tell whether the person chose to be here: they accepted, or made the project."""
+        """Tell whether the person agreed to this membership: they accepted an invitation, or made the project."""
         return self.accepted_at is not None or self.joined_at == project.created_at
 
     @property
     def decided_at(self) -> datetime:
-        """When it became what it is."""
+        """Return the moment of the last change, or else of joining."""
         return self.changed_at or self.joined_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a person has to do with a project by now."""
+    """A person's past and present in one project: a membership, its end, a declined invitation."""
 
     member: Membership | None = None
     left_at: datetime | None = None
-    """When a membership ended, by the member or by somebody else, or the person declined; kept for as long as an
-    invitation of before lasts."""
+    """Moment at which a membership was ended by anyone, or an invitation declined; None: neither, or so long ago that
+    no invitation from before is still open."""
     refused_until: datetime | None = None
-    """Until when the person is not asked again, by whichever address or id, because they declined."""
+    """Moment until which the person is not asked again, by any address or id, because they declined; None: never."""
 
     def is_refused(self, now: datetime) -> bool:
-        """Tell whether the person said no, and that still holds."""
+        """Tell whether the person declined an invitation that has not expired."""
         return self.refused_until is not None and now < self.refused_until
 
     def is_open(self, invitation: Invitation, now: datetime) -> bool:
-        """Tell whether the person can accept an invitation to them, and has something to gain by it.
+        """Tell whether the person can accept an invitation to them, and would get more than they have.
 
-        What was decided about the person after it was made voids it, by whichever address or id it reaches them.
+        It is void when the person joined, got another role, left, was removed or declined after it was made.
         """
         since = self.member.decided_at if self.member else self.left_at
         if self.is_refused(now) or not invitation.is_open(now) or (since is not None and invitation.invited_at < since):
@@ -168,13 +170,13 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Invitation:
-    """A question to a person, or to whoever proves an address, whether they want a role in a project."""
+    """An offer of a role in a project to a person, or to whoever proves an e-mail address."""
 
     project_id: ProjectId
     user_id: UserId | None
-    """The account that is asked; None: whose address `email` is, now or later."""
+    """The invited account; None: whoever proves `email`, now or later."""
     email: str | None
-    """Normalised."""
+    """Normalised e-mail address; None: an account is invited by id."""
     role: ProjectRole
     invited_by: UserId
     invited_at: datetime
@@ -183,25 +185,25 @@ class Invitation:
 
     @property
     def invitee(self) -> str:
-        """Name who is asked within the project: a user id, or the SHA-256 of an address."""
+        """Return the id of the invited person within the project: a user id, or the SHA-256 of an address."""
         return self.user_id or emails.digest(self.email or "")
 
     def is_open(self, now: datetime) -> bool:
-        """Tell whether it waits for an answer."""
+        """Tell whether it was neither declined nor has expired."""
         return not self.declined and now < self.expires_at
 
 
 def offers_more(member: Membership, role: ProjectRole) -> bool:
-    """Tell whether an invitation offers a member what takes consent: ownership."""
+    """Tell whether an invitation offers a member ownership, the one role that a member must accept."""
     return role is ProjectRole.OWNER and member.role is not ProjectRole.OWNER
 
 
 def owners_after(project: Project, user_id: UserId, role: ProjectRole | None) -> tuple[UserId, ...]:
-    """Return who owns a project once somebody has a role in it, or none (None) any more.
+    """Return the owners of a project after somebody gets a role in it, or leaves it (None).
 
     Raises:
-        LastOwnerStays: nobody would.
-        TooManyOwners: more than `MAX_OWNERS` would.
+        LastOwnerStays: nobody would own the project.
+        TooManyOwners: more than `MAX_OWNERS` people would own the project.
     """
     if role is ProjectRole.OWNER:
         if user_id in project.owners:
@@ -218,10 +220,10 @@ def owners_after(project: Project, user_id: UserId, role: ProjectRole | None) ->
 
 
 def require_room_for_owner(project: Project) -> None:
-    """Refuse one owner more.
+    """Check that the project may have one more owner.
 
     Raises:
-        TooManyOwners: there are `MAX_OWNERS`.
+        TooManyOwners: the project has `MAX_OWNERS` owners.
     """
     if len(project.owners) >= MAX_OWNERS:
         raise TooManyOwners(f"A project has at most {MAX_OWNERS} owners")

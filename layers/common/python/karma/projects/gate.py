@@ -1,4 +1,4 @@
-"""The one place where a project's door is: who gets in, and what for."""
+"""Access to projects: the one place that checks a caller's membership and permission."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from karma.projects.ports import ProjectStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Somebody who may do what they asked for, and what was read on the way."""
+    """A caller whose permission was checked, with the project and memberships that were read for it."""
 
     project: Project
     member: Membership
     others: Mapping[UserId, Membership]
 
     def require(self, permission: ProjectPermission) -> None:
-        """Ask for another permission.
+        """Check another permission of the caller.
 
         Raises:
-            Forbidden: the role does not have it.
+            Forbidden: the caller's role does not have the permission.
         """
         if not allows(self.member.role, permission):
             raise Forbidden.lacking(permission.value, where=" in this project")
 
 
 class Gate:
-    """Lets members in."""
+    """Checks that callers are members of a project and have a permission in it."""
 
     def __init__(self, store: ProjectStore) -> None:
         self._store = store
 
     def enter(self, user_id: UserId, project_id: str, permission: ProjectPermission, *others: UserId) -> Entry:
-        """Let a member with a permission in, and read the memberships of others with the same call.
+        """Check that somebody is a member with a permission, and read the memberships of `others` with the same call.
 
         Raises:
-            NotFound: absent, deleted, or not a project of the person's.
-            Forbidden: a member, whose role does not have the permission.
+            NotFound: the project does not exist or is deleted, or the person is no member.
+            Forbidden: the person is a member whose role does not have the permission.
         """
         if not is_id(project_id):
             raise missing(project_id)
@@ -54,5 +54,5 @@ class Gate:
 
 
 def missing(project_id: str) -> NotFound:
-    """Make the answer to whoever is no member of a project, whether there is one or not."""
+    """Return the error for somebody who is no member of a project, whether it exists or not."""
     return NotFound(f"Project {project_id[:64]} not found")

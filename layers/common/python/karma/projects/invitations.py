@@ -1,9 +1,9 @@
 """Use cases of invitations: ask somebody, list, withdraw, accept, decline.
 
-Nobody becomes a member, or an owner, unless they say yes: whoever manages members asks, and the membership is written
-in the transaction in which the invitation is used up. An invitation by address is to whoever has proven the address,
-now or later; whether anybody has is looked up for those alone who hold it, and the inviter is told only when a member
-of the project has. Joining, another role, leaving and removal end every invitation to the person that was made before.
+Nobody becomes a member, or an owner, unless they accept: whoever manages members invites, and the membership is written
+in the transaction that removes the invitation. An invitation by address is to whoever has proven the address, now or
+later. The inviter is not told whether anybody has, unless it is a member of the project. Joining, another role, leaving
+and removal end every invitation to the person that was made before.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from karma.projects.ports import Accounts, MemberChange, ProjectStore
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """An invitation as whoever is asked sees it."""
+    """An invitation with its project, for the invited person."""
 
     invitation: Invitation
     project: Project
 
 
 class InvitationService:
-    """Asks people, and takes their answers."""
+    """Use cases of invitations."""
 
     def __init__(
         self,
@@ -68,7 +68,10 @@ class InvitationService:
         buckets: Buckets,
         clock: Clock,
     ) -> None:
-        """`buckets` count invitations by who sends them, and what is told of them by whom it is told."""
+        """Build the service.
+
+        `buckets` limit invitations by sender, and the mails and notices about them by recipient.
+        """
         self._seats = seats
         self._store = store
         self._gate = Gate(store)
@@ -82,15 +85,17 @@ class InvitationService:
     def invite(
         self, user_id: UserId, project_id: str, invitee_id: str, role: ProjectRole, *, source: Source
     ) -> Invitation:
-        """Ask an account to join, or a member to become an owner; asking again asks anew, with the role then named.
+        """Invite an account to join, or a member to become an owner; a repeat replaces the invitation and its role.
 
         Raises:
-            NotFound: the caller is no member; there is no such account.
+            NotFound: the caller is no member, or the account does not exist.
             Forbidden: the caller may not add members of this role, or of the one that an open invitation offers them.
-            AlreadyExists: it is a member, and ownership is not what is offered.
-            InvitationDeclined, TooManyInvitations, TooManyOwners: see there.
+            AlreadyExists: the account is a member, and the role offered is not owner.
+            InvitationDeclined: the person declined an invitation that has not expired.
+            TooManyInvitations: the project has `MAX_INVITATIONS` open ones.
+            TooManyOwners: an owner is invited, and the project has `MAX_OWNERS`.
             QuotaExceeded: no seat is free in the plan of the owner who pays, and the person has none there.
-            RateLimited: the caller has asked too many people today.
+            RateLimited: the caller has invited too many people today.
         """
 
         def once() -> Invitation:
@@ -105,12 +110,12 @@ class InvitationService:
     def invite_by_email(
         self, user_id: UserId, project_id: str, email: str, role: ProjectRole, *, source: Source
     ) -> None:
-        """Ask whoever proves an address; the caller is told nothing of whose it is, unless a member has proven it.
+        """Invite whoever proves an address; the caller learns whether an account has it only if that is a member.
 
         Raises:
-            ValidationFailed: not an address that mail is sent to.
-            QuotaExceeded: no seat is free, whether the person has one or not.
-            AlreadyExists: a member of the project has proven it, and ownership is not what is offered.
+            ValidationFailed: the text is no e-mail address that mail is sent to.
+            QuotaExceeded: no seat is free in the plan of the owner who pays, even if the person has one there.
+            AlreadyExists: a member of the project has proven the address, and the role offered is not owner.
             NotFound, Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
         """
         address = emails.mailable(email)
@@ -135,7 +140,7 @@ class InvitationService:
         return entry
 
     def _require_seat(self, entry: Entry, member_id: UserId | None) -> None:
-        """Refuse an invitation that could not be accepted now; the seat is taken when it is accepted."""
+        """Check that the plan has a seat for who is invited; the seat is taken only when they accept."""
         payer = entry.project.owner_id
         try:
             self._seats.require_free(payer, member_id)
@@ -154,7 +159,7 @@ class InvitationService:
         known: UserId | None,
         source: Source,
     ) -> Invitation:
-        """Store an invitation; `known` is the account that is asked, by its id or by the address that it has proven."""
+        """Store an invitation; `known` is the invited account, known by its id or by the address that it has proven."""
         now, actor = self._clock.now(), entry.member
         part = self._store.parts(known, [entry.project.id])[entry.project.id] if known else Part()
         member = part.member
@@ -212,7 +217,7 @@ class InvitationService:
         return [each for each in self._store.invitations_of(project.id) if now < each.expires_at]
 
     def withdraw(self, user_id: UserId, project_id: str, invitee: str) -> None:
-        """Take an invitation back.
+        """Withdraw an invitation.
 
         Raises:
             NotFound: the caller is no member, or there is no such invitation.
@@ -243,14 +248,14 @@ class InvitationService:
         ]
 
     def accept(self, user_id: UserId, project_id: str, *, source: Source) -> Membership:
-        """Become what an invitation offers; a repeat returns the membership.
+        """Accept an invitation and become a member in its role, or an owner; a repeat returns the membership.
 
-        What is offered must still be the inviter's to give when it is accepted. Of several the one made last counts,
-        and with it the others end, as all do that were made before the person last joined, left or was removed.
+        The inviter must still be allowed to give the role. Of several invitations the newest counts, and all end; those
+        made before the person last joined, left or was removed are void.
 
         Raises:
             NotFound: there is no open invitation to the caller.
-            TooManyOwners: the project has got its last owner meanwhile.
+            TooManyOwners: ownership is offered, and the project has `MAX_OWNERS` by now.
             QuotaExceeded: no seat is free in the plan of the owner who pays; the invitation stays.
             AccountGone: the caller's account is deleted.
             HoldsTooMany: the caller owns as many projects as an account may own; the invitation stays.
@@ -318,10 +323,10 @@ class InvitationService:
         return after
 
     def decline(self, user_id: UserId, project_id: str, *, source: Source) -> None:
-        """Say no; it stands until the invitation is over, so that nobody is asked again and again.
+        """Decline an invitation; the project cannot invite the caller again until it expires.
 
         Raises:
-            NotFound: there is no invitation to the caller that is not over.
+            NotFound: no invitation to the caller is open, nor declined and not yet expired.
         """
         now = self._clock.now()
         found, part = self._addressed(user_id, project_id)
@@ -340,7 +345,7 @@ class InvitationService:
         return found, self._store.parts(user_id, [project])[project]
 
     def _open_invitations(self, user_id: UserId, project_id: str) -> tuple[Sequence[Invitation], Part]:
-        """Return what the caller can accept, the last first, and what they are in the project."""
+        """Return the invitations that the caller can accept, newest first, and the caller's part in the project."""
         found, part = self._addressed(user_id, project_id)
         now = self._clock.now()
         waiting = [each for each in found if part.is_open(each, now)]
@@ -360,7 +365,7 @@ def _declined() -> InvitationDeclined:
 
 
 def _no_seat() -> QuotaExceeded:
-    """Make the refusal for people whose plan it is not: nothing of the plan is theirs to know."""
+    """Return the error for people whose plan it is not: it does not tell the plan's limit."""
     details = {"limit": Metric.SEATS.value, "plan": None, "allowed": None, "requested": 1, "resets_at": None}
     return QuotaExceeded("The plan of the project's owner has no free seat; only they can make room", details=details)
 

@@ -1,15 +1,15 @@
-"""What projects keep in the table `work`, and how it becomes what the domain knows.
+"""Items of projects in the table `work`, and their conversion to and from domain objects.
 
 | item | pk | sk | gsi1pk | gsi1sk |
 | --- | --- | --- | --- | --- |
 | project | PROJECT#<id> | PROJECT | - | - |
-| one that another plan pays for now | PROJECT#<id> | PROJECT | PROJECTS#MOVING | <moment>#<id> |
+| one whose seats move to another plan | PROJECT#<id> | PROJECT | PROJECTS#MOVING | <moment>#<id> |
 | its tombstone | PROJECT#<id> | PROJECT | PROJECTS#DELETING | <moment>#<id> |
 | membership | PROJECT#<id> | MEMBER#<user> | USER#<user> | PROJECT#<id> |
 | invitation to an account | PROJECT#<id> | INVITE#<user> | USER#<user> | INVITE#<id> |
 | invitation to an address | PROJECT#<id> | INVITE#<sha256> | INVITED#<sha256> | INVITE#<id> |
 | when somebody left or declined | PROJECT#<id> | LEFT#<user> | USER#<user> | LEFT#<id> |
-| who invited, to find it by | USER#<user> | INVITED#<project>#<invitee> | - | - |
+| an invitation, by who made it | USER#<user> | INVITED#<project>#<invitee> | - | - |
 | what an Idempotency-Key made | USER#<user> | REQUEST#<token> | - | - |
 
 A membership is one item: by its key in the project, by its index key in the person's list. Ids sort by time.
@@ -32,7 +32,7 @@ _PROJECT: Final = "PROJECT"
 PROJECT_PREFIX: Final = "PROJECT#"
 MEMBER_PREFIX: Final = "MEMBER#"
 DELETING: Final = "PROJECTS#DELETING"
-"""Partition of gsi1 with the tombstones, by when they were put."""
+"""Partition of gsi1 with the tombstones, by the moment of deletion."""
 MOVING: Final = "PROJECTS#MOVING"
 """Partition of gsi1 with the projects whose seats are moving to another plan, by when that began."""
 INVITE_PREFIX: Final = "INVITE#"
@@ -41,7 +41,7 @@ LEFT_PREFIX: Final = "LEFT#"
 
 
 class ProjectsItem(Item):
-    """Base of what projects keep in the table `work`."""
+    """Base of the items of projects in the table `work`."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -60,7 +60,7 @@ class ProjectItem(ProjectsItem, discriminator="project"):
     owners = JSONAttribute()
     """User ids, in the order in which they became owners."""
     deleting_at = UnicodeAttribute(null=True)
-    """Of a tombstone."""
+    """Moment of deletion; null: not deleted."""
 
 
 class MemberItem(ProjectsItem, discriminator="project_member"):
@@ -75,7 +75,7 @@ class MemberItem(ProjectsItem, discriminator="project_member"):
 
 
 class LeftItem(ProjectsItem, discriminator="project_left"):
-    """When a membership ended or somebody declined, until no invitation of before can be accepted any more."""
+    """Moment at which a membership ended or an invitation was declined, kept while an earlier one could be accepted."""
 
     user_id = UnicodeAttribute()
     left_at = UnicodeAttribute()
@@ -96,56 +96,56 @@ class InvitationItem(ProjectsItem, discriminator="project_invitation"):
 
 
 class InvitedItem(ProjectsItem, discriminator="project_invited"):
-    """Finds an invitation by who made it, when their account is deleted."""
+    """Reference from an inviter to an invitation, for the deletion of the inviter's account."""
 
 
 class ProjectRequestItem(RequestAttributes, ProjectsItem, discriminator="project_request"):
-    """What a request with an Idempotency-Key made."""
+    """Project that a request with an Idempotency-Key has created."""
 
 
 def project_key(project_id: ProjectId) -> Key:
-    """Key of a project."""
+    """Return the key of a project."""
     return Key(f"{PROJECT_PREFIX}{project_id}", _PROJECT)
 
 
 def member_key(project_id: ProjectId, user_id: UserId) -> Key:
-    """Key of a membership."""
+    """Return the key of a membership."""
     return Key(f"{PROJECT_PREFIX}{project_id}", f"{MEMBER_PREFIX}{user_id}")
 
 
 def left_key(project_id: ProjectId, user_id: UserId) -> Key:
-    """Key of the moment at which a membership ended."""
+    """Return the key of the item with the moment at which a membership ended."""
     return Key(f"{PROJECT_PREFIX}{project_id}", f"{LEFT_PREFIX}{user_id}")
 
 
 def invitation_key(project_id: ProjectId, invitee: str) -> Key:
-    """Key of an invitation."""
+    """Return the key of an invitation."""
     return Key(f"{PROJECT_PREFIX}{project_id}", f"{INVITE_PREFIX}{invitee}")
 
 
 def invited_key(user_id: UserId, project_id: str, invitee: str) -> Key:
-    """Key of the item by which an invitation is found by who made it."""
+    """Return the key of the item by which an inviter's invitations are found."""
     return Key(user_pk(user_id), f"{INVITED_PREFIX}{project_id}#{invitee}")
 
 
 def address_pk(digest: str) -> str:
-    """Partition of the index with the invitations to an address, by its SHA-256."""
+    """Return the index partition of the invitations to an e-mail address, by its SHA-256."""
     return f"{INVITED_PREFIX}{digest}"
 
 
 def user_pk(user_id: UserId) -> str:
-    """Partition of a person's requests, and of the index with their memberships."""
+    """Return the partition of a person's requests, and of the index with their memberships."""
     return f"USER#{user_id}"
 
 
 def tombstone_of(item: ProjectItem) -> ProjectId | None:
-    """Return whose tombstone it is; None when it is none."""
+    """Return the id of the deleted project whose tombstone an item is; None: it is no tombstone."""
     project_id = ProjectId(item.project_id)
     return project_id if item.deleting_at and item.key == project_key(project_id) else None
 
 
 def moving_of(item: ProjectItem) -> ProjectId | None:
-    """Return whose seats are moving; None when they are not."""
+    """Return the id of the project if its seats are moving to another plan; None: they are not."""
     project_id = ProjectId(item.project_id)
     return project_id if item.key == project_key(project_id) else None
 
@@ -214,7 +214,7 @@ def member_of(item: MemberItem) -> Membership:
 
 
 def part_of(member: ProjectsItem | None, left: ProjectsItem | None) -> Part:
-    """Return what a person has to do with a project, of the two items that tell it."""
+    """Return a person's past and present in a project, from the two items that hold it."""
     return Part(
         member=member_of(member) if isinstance(member, MemberItem) else None,
         left_at=parse_iso(left.left_at) if isinstance(left, LeftItem) else None,
@@ -237,5 +237,5 @@ def invitation_of(item: InvitationItem) -> Invitation:
 
 
 def deletion(moment: datetime) -> int:
-    """When DynamoDB may delete what is over at `moment`: epoch seconds."""
+    """Return the epoch second after which DynamoDB may delete an item that expires at `moment`."""
     return epoch_ms(moment) // 1000

@@ -1,4 +1,4 @@
-"""Use cases of a project's members: list, give another role, remove, leave. They join by invitations.py."""
+"""Use cases of a project's members: list, give another role, remove, leave. invitations.py has how they join."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class MemberPage:
     members: tuple[Membership, ...]
     total: int
     total_capped: bool
-    """Counting stopped at 1,000."""
+    """True: counting stopped at 1,000."""
     next_after: UserId | None
 
 
 class MemberService:
-    """What members do with memberships."""
+    """Use cases of memberships."""
 
     def __init__(self, store: ProjectStore, accounts: Accounts, clock: Clock) -> None:
         self._store = store
@@ -54,7 +54,7 @@ class MemberService:
 
         Raises:
             NotFound: the caller is no member.
-            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+            InvalidRequest: INVALID_PAGE, the page by number lies beyond 1,000 rows.
         """
         require_shallow(query)
         project = self._gate.enter(user_id, project_id, ProjectPermission.READ).project
@@ -81,12 +81,13 @@ class MemberService:
         version: int | None = None,
         source: Source,
     ) -> Membership:
-        """Give a member another role; the one that it has writes nothing. Open invitations to the member end with it.
+        """Give a member another role, and end open invitations to them; do nothing if they have the role.
 
         Raises:
-            NotFound: the caller or the other is no member.
+            NotFound: the caller or the other person is no member.
             Forbidden: the caller may not change roles.
-            LastOwnerStays, ConsentNeeded: see there.
+            LastOwnerStays: nobody would own the project any more.
+            ConsentNeeded: the role is owner, which takes an invitation.
             StaleVersion: `version` is not the stored one.
         """
 
@@ -132,9 +133,9 @@ class MemberService:
         """End a membership, and every open invitation to the person; everybody may end their own.
 
         Raises:
-            NotFound: the caller or the other is no member.
+            NotFound: the caller or the other person is no member.
             Forbidden: the caller may not remove members of this role.
-            LastOwnerStays: see there.
+            LastOwnerStays: nobody would own the project any more.
             StaleVersion: `version` is not the stored one.
         """
         least = ProjectPermission.READ if member_id == user_id else ProjectPermission.MANAGE_MEMBERS
@@ -171,15 +172,15 @@ class MemberService:
         repeat(once, on=(ProjectChanged,))
 
     def leave(self, user_id: UserId, project_id: str, *, may_hand_over: bool, source: Source) -> None:
-        """End one's own membership, whatever one's role, also where nobody had asked.
+        """End the caller's own membership, in any role, also one that they never accepted.
 
-        The last owner hands the project over first, or deletes it. Whoever never said yes to it, or has an account
-        that may only read (`may_hand_over` False), can do neither: the project is deleted when they go.
+        The last owner makes another one first, or deletes the project. Whoever never accepted it, or has an account
+        that may only read (`may_hand_over` False), can do neither: the project is deleted when they leave.
 
         Raises:
-            NotFound: no member.
-            LastOwnerStays: see there.
-            AccountGone: the account is deleted.
+            NotFound: the caller is no member.
+            LastOwnerStays: the caller is the last owner and could make another one.
+            AccountGone: the caller's account is deleted.
         """
 
         def once() -> bool:
@@ -210,13 +211,13 @@ def _member(entry: Entry, member_id: str) -> Membership:
 
 
 def reached_by(accounts: Accounts, user_id: UserId) -> tuple[str, ...]:
-    """Name an account as invitations do: by its id, and by the digest of its address once that is proven."""
+    """Return the invitees by which invitations name an account: its id, and the SHA-256 of its proven address."""
     email = proven_email(accounts.read_user(user_id))
     return (user_id, *([emails.digest(email)] if email else []))
 
 
 def proven_email(user: User | None) -> str | None:
-    """Return an account's address if it has proven that it reads the mail sent there."""
+    """Return an account's e-mail address if it is proven, else None."""
     return user.email if user is not None and user.email_verified else None
 
 
@@ -230,9 +231,9 @@ def entries_of(
     actor_id: UserId | None = None,
     details: Mapping[str, str],
 ) -> list[AuditEntry]:
-    """Make what both logs say: the actor's, which alone knows where the request came from, and the other's.
+    """Return the audit log entries of the actor and of the other member; only the actor's has the request's source.
 
-    The member is whose membership it is: the other, unless `actor_id` says that it is the actor's own.
+    The membership is the other's, unless `actor_id` says that it is the actor's own.
     """
     member_id = actor_id or other.user_id
     told = {"project_id": other.project_id, **details}

@@ -13,10 +13,10 @@ from karma.projects.domain import ProjectRole
 
 
 class ProjectPermission(StrEnum):
-    """What can be done in a project."""
+    """Actions in a project that need a role."""
 
     READ = "read"
-    """See it and its members, and leave it. Whoever is invited is no member yet, and needs none to answer."""
+    """See it and its members, and leave it. Invited people are no members yet, and need no permission to answer."""
     CHANGE = "change"
     """Change name, description, status and progress."""
     DELETE = "delete"
@@ -45,11 +45,11 @@ def allows(role: ProjectRole, permission: ProjectPermission) -> bool:
 
 
 def managed_by(role: ProjectRole) -> frozenset[ProjectRole]:
-    """Return the roles that somebody of a role may give and take."""
+    """Return the roles that a member of this role may give and take."""
     return frozenset(other for other in ProjectRole if allows(role, needed_to_manage(other)))
 
 
 def needed_to_manage(role: ProjectRole) -> ProjectPermission:
-    """Return what adding or removing somebody of a role takes."""
+    """Return the permission that adding or removing a member of a role takes."""
     below_admin = role in {ProjectRole.MEMBER, ProjectRole.VIEWER}
     return ProjectPermission.MANAGE_MEMBERS if below_admin else ProjectPermission.CHANGE_ROLES

@@ -1,4 +1,4 @@
-"""What projects need from outside; the second implementations are in tests/fakes/projects.py."""
+"""Ports of projects; second implementations are in tests/fakes/projects.py."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from karma.projects.domain import Invitation, Membership, Part, Project
 
 
 class Accounts(Protocol):
-    """What is used of karma.identity.accounts.repository.users.UserRepository."""
+    """Accounts, as projects read them; implemented by karma.identity.accounts.repository.users.UserRepository."""
 
     def find_by_email(self, email: str) -> User | None:
         """Find the owner of a normalised address."""
         ...
 
     def read_user(self, user_id: UserId) -> User | None:
-        """Read an account, consistently."""
+        """Read an account, strongly consistent; None: it does not exist."""
         ...
 
 
 class Read(NamedTuple):
-    """A project and some of its members, as they were together."""
+    """A project and some of its members, read at one moment."""
 
     project: Project | None
     members: Mapping[UserId, Membership]
@@ -43,36 +43,38 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MemberChange:
-    """What happens to one membership, on what was read."""
+    """One change of a membership, with the state that was read before it."""
 
     project: Project
     actor: Membership
-    """Who does it; may be the member."""
+    """Membership of whoever makes the change; may be the changed one."""
     before: Membership | None
-    """None: there is none yet."""
+    """Membership as it was read; None: there is none yet."""
     after: Membership | None
-    """None: it goes."""
+    """Membership after the change; None: it ends."""
     owners: tuple[UserId, ...]
-    """Of the project, afterwards."""
+    """Owners of the project after the change."""
     at: datetime
     entries: Sequence[AuditEntry]
     invitation: Invitation | None = None
-    """Which is accepted by this, and goes."""
+    """Invitation that is accepted by the change, and removed; None: none."""
     seat: Reservation | None = None
-    """Of a seat in the plan of `after.seat_of`, for who joins, or stops paying; not used if they have one."""
+    """Reservation of a seat in the plan of `after.seat_of`, for a person who joins or stops paying; ignored if they
+    have one there. None: no seat is needed.
+    """
     closed: Sequence[str] = ()
-    """Whom other invitations name that end with this: the member's id, the digest of the address they have proven."""
+    """Invitees whose other invitations end with the change: the member's id, the SHA-256 of their proven address."""
 
 
 class ProjectStore(Protocol):
-    """Projects at rest. All calls block; each write is one transaction."""
+    """Stored projects. All calls block; each write is one transaction."""
 
     def read(self, project_id: ProjectId, *user_ids: UserId) -> Read:
-        """Read a project, its tombstone too, and those of the people who are members; consistently, in one call."""
+        """Read a project, also a tombstone, and the memberships of these people in it; consistently, in one call."""
         ...
 
     def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
-        """Store a new project with its first member, and let that account be held by it.
+        """Store a new project with its first member, whose account cannot be deleted while it owns the project.
 
         Raises:
             AlreadyExists: this request made a project within 24 hours before; `made_by` names it.
@@ -82,11 +84,11 @@ class ProjectStore(Protocol):
         ...
 
     def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
-        """Return what a request made, consistently."""
+        """Return the project that a request has created, read consistently; None: none."""
         ...
 
     def change(self, before: Project, after: Project, *, actor: Membership) -> None:
-        """Store name, description, status and progress of `after`, which has the next version.
+        """Store name, description, status and progress of `after`, whose version is one above that of `before`.
 
         Raises:
             ProjectChanged: the project or the actor's role is not as it was read.
@@ -95,10 +97,9 @@ class ProjectStore(Protocol):
         ...
 
     def change_member(self, change: MemberChange) -> None:
-        """Store, change or remove a membership, and take or give back its seat; owners' accounts are held by projects.
+        """Store, change or remove a membership with its seat; the account of an owner cannot be deleted.
 
-        When one ends, the moment is kept (`parts`) for as long as invitations of before last; it goes when the person
-        joins again.
+        When one ends, the moment is kept (`parts`) until earlier invitations have expired or the person joins again.
 
         Raises:
             ProjectChanged: the project, the member, the actor's role or the invitation is not as it was read, or the
@@ -110,7 +111,7 @@ class ProjectStore(Protocol):
         ...
 
     def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
-        """Read what a person has to do with each of some projects; consistently."""
+        """Read a person's past and present in each of some projects; consistently."""
         ...
 
     def invite(
@@ -122,42 +123,43 @@ class ProjectStore(Protocol):
         entries: Sequence[AuditEntry],
         mails: Sequence[Mail],
     ) -> None:
-        """Store an invitation with what tells of it, in the place of an earlier one to the same person.
+        """Store an invitation, its audit entries and mails, and replace an earlier one to the same person.
 
-        `known` is who is asked, where that is known by id or by a proven address, and their membership as it was read.
+        `known` is the invited account, known by id or by a proven address, with its membership as it was read.
 
         Raises:
-            ProjectChanged: the project is deleted, the actor's role or the membership of whom is asked is not as it
-                was read; or the earlier one is not over, and was declined or offers a role that the actor may not give.
-            AccountGone: the actor's account is deleted, or that of whom it names.
+            ProjectChanged: the project is deleted; the actor's role or the invited person's membership is not as it was
+                read; or the earlier invitation has not expired, and was declined or offers a role that the actor may
+                not give.
+            AccountGone: the actor's account is deleted, or the invited one.
         """
         ...
 
     def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
-        """Read the invitations of a project to some, over or not, in that order; consistently."""
+        """Read the invitations of a project to these invitees, also expired ones, in that order; consistently."""
         ...
 
     def invitations_of(self, project_id: ProjectId) -> Sequence[Invitation]:
-        """List a project's invitations, over or not: up to `MAX_INVITATIONS` and some."""
+        """List a project's invitations, also expired ones: `MAX_INVITATIONS` and some more at the most."""
         ...
 
     def invitations_to(self, user_id: UserId, email: str | None) -> Sequence[Invitation]:
-        """List up to 100 invitations to an account and to an address, over or not; eventually consistent."""
+        """List up to 100 invitations to an account and to an address, also expired ones; eventually consistent."""
         ...
 
     def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
-        """Note that an open invitation is declined, and by whom; one that is not open stays as it is.
+        """Note that an open invitation is declined, and by whom; do nothing if it is not open.
 
-        The note of the person outlives the invitation, should that be withdrawn.
+        The person's refusal is kept even if the invitation is withdrawn.
         """
         ...
 
     def withdraw(self, invitation: Invitation) -> None:
-        """Remove an invitation; one that is not there is removed already."""
+        """Remove an invitation; do nothing if there is none."""
         ...
 
     def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:
-        """Put the tombstone in the project's place, and let go of its owners' accounts.
+        """Replace the project by its tombstone, and stop counting it among the objects that its owners' accounts own.
 
         Raises:
             ProjectChanged, AccountGone: as `change`.
@@ -167,20 +169,20 @@ class ProjectStore(Protocol):
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
         """Remove up to about `most` memberships of a deleted project with their seats, and last the tombstone.
 
-        May be called again at any time, also beside itself; True when nothing is left.
+        Return True when nothing is left. May be called again at any time, also beside itself.
         """
         ...
 
     def move_seats(self, project_id: ProjectId, *, most: int) -> bool:
-        """Move up to `most` members' seats to the plan of the owner who pays now; True when none is left to move.
+        """Move up to `most` members' seats to the plan of the owner who pays now; return True when none is left.
 
-        Nothing is refused: whoever becomes that owner has the seats, even if the plan has fewer. May be called again
-        at any time, also beside itself. False also when somebody changed the project or a member meanwhile.
+        No seat is refused, even if the plan has fewer. May be called again at any time, also beside itself. Return
+        False also when another request changed the project or a member meanwhile.
         """
         ...
 
     def unmoved(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
-        """List projects whose seats have been to move since before a moment, oldest first."""
+        """List projects whose seats have been moving since before a moment, oldest first."""
         ...
 
     def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
@@ -196,11 +198,11 @@ class ProjectStore(Protocol):
         ...
 
     def projects(self, ids: Sequence[ProjectId]) -> Mapping[ProjectId, Project]:
-        """Read projects, tombstones left out."""
+        """Read projects, without those that are deleted."""
         ...
 
     def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
-        """List a project's memberships by user id: by the age of the account."""
+        """List a project's memberships by user id, which is the order of the accounts' age."""
         ...
 
     def count_of_project(self, project_id: ProjectId, *, most: int) -> int:

@@ -1,4 +1,4 @@
-"""The step of projects in the deletion of an account: functions/background/deletion.py."""
+"""The step of projects in the deletion of an account, run by functions/background/deletion.py."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from karma.projects.repository import ProjectRepository
 
 
 def purge() -> Step:
-    """Offer the end of memberships and invitations."""
+    """Return the step that ends an account's memberships and invitations."""
     return ProjectRepository()

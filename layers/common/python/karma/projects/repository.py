@@ -75,18 +75,18 @@ from karma.projects.ports import MemberChange, Read, Rows
 from karma.projects.seat_repository import changed, end_memberships, end_seats_of, move_seat, same_owners, there
 
 _BATCH: Final = 100
-"""Items of one BatchGetItem."""
+"""Largest number of items of one BatchGetItem."""
 _MEMBERS_A_TRANSACTION: Final = 33
-"""Each with a membership, a seat, and the count of the plan that it is in."""
+"""Memberships that one transaction ends: each with a seat, and the count of the plan that it is in."""
 _RECEIVED: Final = 100
-"""Invitations that a person is shown."""
+"""Largest number of invitations that a person is shown."""
 
 
 class ProjectRepository:
     """ProjectStore over DynamoDB, with the seats of plans, and the projects' step in the deletion of an account."""
 
     name = "projects"
-    """Of the step."""
+    """Name of the step in the deletion of an account."""
 
     # Reading
 
@@ -439,10 +439,10 @@ class ProjectRepository:
         return query_work(ProjectItem, DELETING, old_enough, tombstone_of, limit=limit).items
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of a deleted account's memberships, invitations and requests; True when nothing is.
+        """Remove a deleted account's memberships, invitations and requests; return True when none is left.
 
-        None of them owns a project: those hold their account (karma.identity.holdings). Invitations that the account
-        made go before the items by which they are found, those to it with such an item of whoever made them.
+        The account owns no project: it could not have been deleted. Invitations that it made are removed before the
+        items by which they are found, those to it together with the inviter's such item.
         """
         mine = user_pk(purge.user_id)
         while received := self.invitations_to(purge.user_id, None):
@@ -463,7 +463,7 @@ class ProjectRepository:
         )
 
     def _end_memberships(self, purge: Purge) -> bool:
-        """End a deleted account's memberships, each with its seat; False when the time was over before the end."""
+        """End a deleted account's memberships, each with its seat; return False if the time was over before the end."""
         for keys in pages(ProjectsItem, user_pk(purge.user_id), prefix=PROJECT_PREFIX, index=ProjectsItem.gsi1):
             for key in keys:
                 if purge.over():
@@ -475,7 +475,7 @@ class ProjectRepository:
 
 
 def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> None:
-    """Let the project hold a new owner's account, let go of a former one's, and ask for a new member's."""
+    """Count the project for a new owner's account and not for a former one's; require a new member's to exist."""
     owned = change.before is not None and change.before.role is ProjectRole.OWNER
     owns = change.after is not None and change.after.role is ProjectRole.OWNER
     if owns and not owned:
@@ -487,14 +487,14 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
 
 
 def _come(tx: Transaction, change: MemberChange, user_id: UserId) -> None:
-    """Forget that a new member was one before, unless that ended after they were invited."""
+    """Remove the moment at which an earlier membership of a new member ended, unless they were invited before it."""
     item = LeftItem(*left_key(change.project.id, user_id))
     invited_at = change.invitation.invited_at if change.invitation else change.at
     tx.delete(item, LeftItem.pk.does_not_exist() | (LeftItem.left_at <= iso(invited_at)), on_fail=changed())
 
 
 def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *more: Action, at: datetime) -> None:
-    """Keep when somebody left or declined, for as long as an invitation of before could be accepted."""
+    """Store the moment at which somebody left or declined, for as long as an earlier invitation could be accepted."""
     stamp, item = iso(at), LeftItem
     tx.upsert(
         item(*left_key(project_id, user_id)),
@@ -512,7 +512,7 @@ def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *more: Action, 
 
 
 def _use_up(tx: Transaction, invitation: Invitation, *, at: datetime) -> None:
-    """Remove an invitation with the transaction that does what it offers, if it is as it was read."""
+    """Remove an invitation in the transaction that does what it offers, if it is as it was read."""
     item = InvitationItem(*invitation_key(invitation.project_id, invitation.invitee))
     as_read = (InvitationItem.role == invitation.role.value) & (InvitationItem.invited_by == invitation.invited_by)
     as_read &= InvitationItem.invited_at == iso(invitation.invited_at)
@@ -535,7 +535,7 @@ def _open(at: datetime) -> Condition:
 
 
 def _require_actor(tx: Transaction, actor: Membership) -> None:
-    """Let a transaction fail unless the actor still has the role that was read."""
+    """Add the condition that the actor still has the role that was read."""
     key = member_key(actor.project_id, actor.user_id)
     tx.check(MemberItem, key, MemberItem.role == actor.role.value, on_fail=changed())
 

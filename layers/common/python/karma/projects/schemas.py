@@ -22,7 +22,7 @@ Name = Annotated[
 ]
 Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
 Progress = Annotated[Whole, Field(ge=0, le=MAX_PROGRESS)]
-"""Percent."""
+"""Percent, 0 to 100."""
 
 
 class CreateProjectRequest(Body):
@@ -35,7 +35,7 @@ class CreateProjectRequest(Body):
 
 
 class ChangeProjectRequest(Body):
-    """What changes; what is absent stays."""
+    """Changes of a project; absent fields stay as they are."""
 
     name: Name = left_out()
     description: Description | None = None
@@ -47,7 +47,7 @@ class ChangeProjectRequest(Body):
 
 
 class InviteRequest(Body):
-    """Who is asked: an account by its id, or whoever proves an address."""
+    """Invitation of an account by its id, or of whoever proves an e-mail address."""
 
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     email: Annotated[str, StringConstraints(min_length=3, max_length=320), judged(emails.mailable)] | None = None

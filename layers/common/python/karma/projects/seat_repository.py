@@ -1,4 +1,4 @@
-"""Seats that memberships take in the plan of the owner who pays: how they go with them, and move to another plan."""
+"""Seats that memberships take in the plan of the owner who pays: how they are released, and move to another plan."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from karma.projects.items import MemberItem, ProjectItem, member_key, project_ke
 
 
 def changed() -> ProjectChanged:
-    """Make the refusal of a write on what is not as it was read."""
+    """Return the error of a write whose project, member or role is not as it was read."""
     return ProjectChanged("The project was changed by another request; read it again")
 
 
 def there() -> Condition:
-    """Make the condition that a project is there, and not being deleted."""
+    """Return the condition that a project exists and is not being deleted."""
     condition: Condition = ProjectItem.pk.exists() & ProjectItem.deleting_at.does_not_exist()
     return condition
 
 
 def same_owners(project: Project) -> Condition:
-    """Make the condition that a project is there, and has the owners that were read."""
+    """Return the condition that a project exists and has the owners that were read."""
     condition: Condition = there() & (ProjectItem.owners == list(project.owners))
     return condition
 
 
 def end_memberships(members: Sequence[Membership]) -> bool:
-    """Remove memberships as they were read, with their seats; False when one has changed: then all of them stay."""
+    """Remove memberships as they were read, with their seats; return False and remove none when one has changed."""
     tx = Transaction()
     for each in members:
         tx.delete(MemberItem(*member_key(each.project_id, each.user_id)), MemberItem.version == each.version)
@@ -45,13 +45,13 @@ def end_memberships(members: Sequence[Membership]) -> bool:
 
 
 def end_seats_of(tx: Transaction, members: Sequence[Membership]) -> None:
-    """Let a transaction that ends memberships give their seats back; it fails with ProjectChanged if one changes."""
+    """Add the release of seats to a transaction that ends memberships; it fails with ProjectChanged if one changes."""
     seated = [(each.seat_of, each.user_id) for each in members if each.seat_of is not None]
     give_seats_back(tx, seated, on_fail=changed())
 
 
 def move_seat(project: Project, member: Membership) -> None:
-    """Move one member's seat to the plan of the owner who pays, or give that owner's own back.
+    """Move one member's seat to the plan of the owner who pays, or release it if the member is that owner.
 
     Raises:
         ProjectChanged: the project's owners, the membership or a seat is not as it was read.

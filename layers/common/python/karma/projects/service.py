@@ -17,14 +17,14 @@ from karma.projects.permissions import ProjectPermission
 from karma.projects.ports import ProjectStore
 
 MAX_OFFSET_ROWS = 1_000
-"""How deep pages by number go, and how far a list is counted."""
+"""Largest number of rows that pages by number reach, and that are counted for a total."""
 MEMBERSHIPS_A_REQUEST = 1_000
-"""Memberships that a request removes, or whose seats it moves, by itself; the sweep does the rest."""
+"""Largest number of memberships that a request removes, or whose seats it moves, by itself; the sweep does the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewProject:
-    """What somebody says of a new project; lengths are checked by schemas.CreateProjectRequest."""
+    """Content of a new project; lengths are checked by schemas.CreateProjectRequest."""
 
     name: str
     description: str | None = None
@@ -34,7 +34,7 @@ class NewProject:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A project as one of its members sees it."""
+    """A project with the role of the member who reads it."""
 
     project: Project
     role: ProjectRole
@@ -42,7 +42,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class PageQuery:
-    """Which part of a list. `after` is the `next_after` of the page before; it excludes `offset`."""
+    """Position and size of a page. `after` is the `next_after` of the page before; it excludes `offset`."""
 
     limit: int = 20
     offset: int = 0
@@ -57,12 +57,12 @@ class ProjectPage:
     projects: tuple[Seen, ...]
     total: int
     total_capped: bool
-    """Counting stopped at 1,000."""
+    """True: counting stopped at 1,000."""
     next_after: ProjectId | None
 
 
 class ProjectService:
-    """What people do with projects."""
+    """Use cases of projects."""
 
     def __init__(self, store: ProjectStore, clock: Clock) -> None:
         self._store = store
@@ -72,10 +72,10 @@ class ProjectService:
     # Reading
 
     def get(self, user_id: UserId, project_id: str) -> Seen:
-        """Return a project: one call.
+        """Return a project, in one read.
 
         Raises:
-            NotFound: absent, deleted, or not a project of the person's.
+            NotFound: the project does not exist or is deleted, or the person is no member.
         """
         entry = self._gate.enter(user_id, project_id, ProjectPermission.READ)
         return Seen(project=entry.project, role=entry.member.role)
@@ -83,11 +83,11 @@ class ProjectService:
     def list(self, user_id: UserId, query: PageQuery) -> ProjectPage:
         """Return a page of the projects that the person is a member of, by age.
 
-        One query of memberships, one batch read, and unless the first page holds all, one query that counts. What is
-        being deleted is left out after it was read, so that a page may be shorter than asked.
+        One query of memberships, one batch read, and unless the first page holds all, one query that counts. Projects
+        that are being deleted are left out after they were read, so that a page may be shorter than asked.
 
         Raises:
-            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+            InvalidRequest: INVALID_PAGE, the page by number lies beyond 1,000 rows.
         """
         require_shallow(query)
         after = ProjectId(query.after) if query.after else None
@@ -113,10 +113,10 @@ class ProjectService:
     # Writing
 
     def create(self, user_id: UserId, new: NewProject, *, request_token: str = "") -> Seen:
-        """Store a new project, whose only member owns it; a repeat with the same `request_token` returns the first's.
+        """Store a new project, whose only member owns it; a repeat with the same `request_token` returns that project.
 
         Raises:
-            AlreadyCreated: the repeat's project was deleted meanwhile.
+            AlreadyCreated: this repeats a request whose project was deleted meanwhile.
             AccountGone: the account is deleted.
             HoldsTooMany: it owns as many as an account may own.
         """
@@ -153,11 +153,11 @@ class ProjectService:
     def change(
         self, user_id: UserId, project_id: str, changes: Mapping[str, Any], *, version: int | None = None
     ) -> Seen:
-        """Change name, description, status or progress; what is so already writes nothing.
+        """Change name, description, status or progress; write nothing if no value differs.
 
         Raises:
-            NotFound: as `get`.
-            Forbidden: the role may not.
+            NotFound: the project does not exist or is deleted, or the person is no member.
+            Forbidden: the person's role may not change the project.
             StaleVersion: `version` is not the stored one.
             AccountGone: the account is deleted.
         """
@@ -175,10 +175,10 @@ class ProjectService:
         return repeat(once, on=(ProjectChanged,))
 
     def delete(self, user_id: UserId, project_id: str, *, version: int | None = None) -> None:
-        """Delete a project: a tombstone, then its memberships, then the tombstone.
+        """Delete a project: write a tombstone, remove its memberships, then the tombstone.
 
-        The project is gone for everybody once the tombstone stands. May be repeated after a crash at any point; what
-        is then left, and the memberships beyond 1,000, the sweep removes.
+        Nobody sees the project once the tombstone is written. May be repeated after a crash at any point; memberships
+        that are left, and those beyond 1,000, are removed by the sweep.
 
         Raises:
             NotFound, Forbidden, StaleVersion, AccountGone: as `change`.
@@ -199,7 +199,7 @@ class ProjectService:
         finish_delete(self._store, deleted)
 
     def _is_owners_tombstone(self, user_id: UserId, project_id: str) -> bool:
-        """Tell whether this repeats a deletion: the memberships may be gone already, the owners are not."""
+        """Tell whether this repeats a deletion; memberships may be gone already, the tombstone still has its owners."""
         if not is_id(project_id):
             raise missing(project_id)
         project = self._store.read(ProjectId(project_id)).project
@@ -207,7 +207,7 @@ class ProjectService:
 
 
 def finish_delete(store: ProjectStore, project_id: ProjectId) -> None:
-    """Remove most of a deleted project now; the sweep removes what is left."""
+    """Remove up to `MEMBERSHIPS_A_REQUEST` memberships of a deleted project now; the sweep removes the others."""
     try:
         store.finish_delete(project_id, most=MEMBERSHIPS_A_REQUEST)
     except Upstream as exc:
@@ -215,7 +215,7 @@ def finish_delete(store: ProjectStore, project_id: ProjectId) -> None:
 
 
 def settle_seats(store: ProjectStore, before: Project, owners: tuple[UserId, ...]) -> None:
-    """Move the seats of a project whose paying owner has changed, most of them now; the sweep moves what is left."""
+    """Move up to `MEMBERSHIPS_A_REQUEST` seats of a project whose payer has changed; the sweep moves the others."""
     if owners[0] == before.owner_id:
         return
     try:
@@ -225,20 +225,20 @@ def settle_seats(store: ProjectStore, before: Project, owners: tuple[UserId, ...
 
 
 def require_version(stored: int, expected: int | None) -> None:
-    """Refuse a change of another version than the stored one; None is any.
+    """Check that a change is of the stored version; None: of any.
 
     Raises:
-        StaleVersion: it is another.
+        StaleVersion: `expected` is not the stored version.
     """
     if expected is not None and expected != stored:
         raise StaleVersion(f"It has version {stored} by now; read it again")
 
 
 def require_shallow(query: PageQuery) -> None:
-    """Refuse pages by number that lie too deep.
+    """Check that a page by number lies within `MAX_OFFSET_ROWS`.
 
     Raises:
-        InvalidRequest: INVALID_PAGE.
+        InvalidRequest: INVALID_PAGE, the page lies beyond it.
     """
     if query.offset + query.limit > MAX_OFFSET_ROWS:
         raise InvalidRequest(f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor`", code="INVALID_PAGE")

@@ -1,6 +1,6 @@
-"""What time does to projects: deletions and moves of seats that died on their way, or had too much to do, are finished.
+"""The scheduled sweep of projects: finishes deletions and moves of seats that requests have begun and not ended.
 
-Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
+Called every minute; each call does a bounded amount of work and may be repeated.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from karma.core.observability import count, logger
 from karma.projects.ports import ProjectStore
 
 GRACE: Final = timedelta(minutes=2)
-"""Above what a request may take: it removes most by itself."""
+"""Time before the sweep goes on with what a request began; longer than a request may take."""
 PROJECTS_A_SWEEP: Final = 20
 MEMBERSHIPS_A_PROJECT: Final = 5_000
 
 
 def finish_deletions(store: ProjectStore, clock: Clock) -> int:
-    """Go on with deleted projects; return how many are finished. One that fails is left for next time."""
+    """Go on with deleted projects; return how many are finished. One that fails is left for the next call."""
     finished = 0
     for project_id in store.unfinished(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
         try:
@@ -32,7 +32,10 @@ def finish_deletions(store: ProjectStore, clock: Clock) -> int:
 
 
 def finish_moves(store: ProjectStore, clock: Clock) -> int:
-    """Go on with projects whose seats move to another plan; return how many are done. One that fails is left."""
+    """Go on with projects whose seats move to another plan; return how many are done.
+
+    One that fails is left for the next.
+    """
     finished = 0
     for project_id in store.unmoved(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
         try:

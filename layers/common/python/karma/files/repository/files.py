@@ -1,4 +1,4 @@
-"""Files in DynamoDB: entries that are listed, those that are not, guards of names."""
+"""Files in DynamoDB: listed entries, unlisted files, and the items that keep names unique."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ from karma.files.repository.names import NameChanges, require_name
 
 
 class Rows(NamedTuple):
-    """Entries in list order; `more` when others follow the last one."""
+    """Entries in list order; `more`: others follow the last one."""
 
     files: list[DeviceFile]
     more: bool
 
 
 class Place(NamedTuple):
-    """Where an entry stands in a list."""
+    """Position of an entry in a list."""
 
     id: FileId
     name: str
-    """As much of it as orders a directory."""
+    """First `NAME_KEY_CHARS` characters of its name, by which a directory is ordered."""
     is_directory: bool
 
     @classmethod
     def of(cls, entry: DeviceFile) -> Place:
-        """Return an entry's place."""
+        """Return an entry's position."""
         return cls(entry.id, entry.name[:NAME_KEY_CHARS], entry.is_directory)
 
 
@@ -81,23 +81,23 @@ class FileRepository:
         return None
 
     def unlisted(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
-        """Read a file that is not listed: one strongly consistent read."""
+        """Read a file that is not listed, strongly consistent: one read."""
         item = get(FileItem, upload_key(device_id, file_id), consistent=True)
         return file_of(item) if item is not None else None
 
     def holder(self, device_id: DeviceId, path: str, name: str) -> FileId | None:
-        """Read who has a name in a directory."""
+        """Return the id of the entry that has a name in a directory; None: the name is free."""
         item = get(NameItem, name_key(device_id, path, name), consistent=True)
         return FileId(item.file_id) if item is not None else None
 
     def inside(self, device_id: DeviceId, path: str) -> FileId | None:
-        """Read one entry that has a name in a directory, in whatever state: one strongly consistent query."""
+        """Return the id of one entry of a directory, in any state: one strongly consistent query. None: it is empty."""
         pk = files_pk(device_id)
         page = query(NameItem, pk, NameItem.sk.startswith(names_prefix(path)), limit=1, consistent=True)
         return FileId(page.items[0].file_id) if page.items else None
 
     def missing(self, device_id: DeviceId, directories: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Tell which directories, given as (path, name), have no entry yet: one batch read.
+        """Return those of the directories, given as (path, name), that have no entry yet: one batch read.
 
         Raises:
             AlreadyExists: one of the names belongs to a file.
@@ -129,13 +129,13 @@ class FileRepository:
         return Rows([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
 
     def count(self, device_id: DeviceId, path: str | None, *, most: int) -> int:
-        """Count a device's, or one directory's, entries, as far as `most`: one query."""
+        """Count the listed entries of a device, or of one directory, up to `most`: one query."""
         if path is None:
             return count(FileItem, files_pk(device_id), FileItem.sk.startswith(LISTED_PREFIX), most=most)
         return count(FileItem, directory_pk(device_id, path), most=most, index=FileItem.gsi1)
 
     def due(self, *, before: datetime, limit: int) -> list[DeviceFile]:
-        """Read files that a sweep must look at, oldest first."""
+        """Read files that a sweep must look at by the moment `before`, oldest first."""
         page = query(FileItem, SWEEP_PARTITION, FileItem.gsi1sk < iso(before), limit=limit, index=FileItem.gsi1)
         return [file_of(item) for item in page.items]
 
@@ -149,19 +149,19 @@ class FileRepository:
         directories: Iterable[DeviceFile],
         due: datetime | None,
     ) -> None:
-        """Write a new entry, its name's guard, the directories above it that are missing, and its room: all or none.
+        """Write a new entry, its unique name, the missing directories above it and its reservation: all or none.
 
         Args:
             entry: a file in state `uploading`, or a directory.
             reservation: of a file's bytes in its owner's plan; None for a directory.
-            directories: those that `missing` told.
-            due: when a sweep must look at a file; None for a directory.
+            directories: the missing directories above it, as `missing` returned them.
+            due: moment at which a sweep must look at the file; None for a directory.
 
         Raises:
             AlreadyExists: the name is taken.
             QuotaExceeded: the owner's plan has no room for the file.
-            NotFound: the device is gone.
-            ConditionFailed: somebody made or removed one of the directories above it meanwhile.
+            NotFound: the device does not exist any more.
+            ConditionFailed: another request made or removed one of the directories above it meanwhile.
         """
         tx = Transaction()
         require_device(tx, entry.user_id, entry.device_id)
@@ -176,10 +176,10 @@ class FileRepository:
         tx.commit()
 
     def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
-        """Remember the store's upload.
+        """Store the id of the store's upload.
 
         Raises:
-            ConditionFailed: somebody else began one, or the file is no longer being uploaded.
+            ConditionFailed: another request began an upload, or the file is no longer being uploaded.
         """
         update(
             FileItem(*upload_key(file.device_id, file.id)),
@@ -188,7 +188,7 @@ class FileRepository:
         )
 
     def completed(self, file: DeviceFile, *, now: datetime, due: datetime) -> DeviceFile:
-        """Say that all bytes are stored.
+        """Move a file to `verifying`: all its bytes are stored.
 
         Raises:
             ConditionFailed: the file is no longer being uploaded.
@@ -206,11 +206,11 @@ class FileRepository:
         return file_of(item)
 
     def publish(self, file: DeviceFile, found: Digests, *, now: datetime) -> None:
-        """List a file: from here on it is shown. Its name must be its own, in a directory that stands.
+        """Make a verified file `ready` and list it, if it still has its name in a directory that exists.
 
         Raises:
-            NotFound: the device is gone.
-            ConditionFailed: it is not being verified any more.
+            NotFound: the device does not exist any more.
+            ConditionFailed: the file is not being verified any more.
         """
         item = listed_item(file)
         item.status, item.size = FileStatus.READY, found.size
@@ -232,13 +232,13 @@ class FileRepository:
         *,
         directories: Iterable[DeviceFile],
     ) -> None:
-        """Replace what the owner says of a listed entry; a new name or path takes a new guard.
+        """Replace the fields of a listed entry that its owner may change; a new name or path must be free.
 
         Raises:
             AlreadyExists: the new name is taken.
-            NotFound: the device is gone.
-            StaleVersion: somebody changed or deleted it since `file` was read.
-            ConditionFailed: somebody made or removed one of the directories above it meanwhile.
+            NotFound: the device does not exist any more.
+            StaleVersion: another request changed or deleted it since `file` was read.
+            ConditionFailed: another request made or removed one of the directories above it meanwhile.
         """
         stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
         item = FileItem(*listed_key(file.device_id, file.id))
@@ -271,18 +271,18 @@ class FileRepository:
         tx.commit()
 
     def accessed(self, file: DeviceFile, *, now: datetime) -> None:
-        """Note that a listed file was asked for.
+        """Set the time of a listed file's last download.
 
         Raises:
-            ConditionFailed: it is gone.
+            ConditionFailed: the file is not listed any more.
         """
         update(FileItem(*listed_key(file.device_id, file.id)), [FileItem.accessed_at.set(iso(now))])
 
     def postpone(self, file: DeviceFile, *, due: datetime) -> None:
-        """Let the sweep look at a file again later.
+        """Set the moment at which the sweep looks at a file again.
 
         Raises:
-            ConditionFailed: its state has changed.
+            ConditionFailed: the file's state has changed.
         """
         update(
             FileItem(*upload_key(file.device_id, file.id)),
@@ -293,10 +293,10 @@ class FileRepository:
     # Removing
 
     def reject(self, file: DeviceFile, reason: Rejection, *, now: datetime, due: datetime) -> None:
-        """Refuse a file, free its name and give its bytes back, all or none; its object is still to be removed.
+        """Reject a file, free its name and release its reservation, all or none; its object is removed after that.
 
         Raises:
-            ConditionFailed: its state has changed.
+            ConditionFailed: the file's state has changed.
         """
         tx = Transaction()
         _free(tx, file)
@@ -314,10 +314,10 @@ class FileRepository:
         tx.commit()
 
     def cleaned(self, file: DeviceFile, *, now: datetime) -> None:
-        """Say that a rejected file's object is gone; its row tells why for a while.
+        """Note that a rejected file's object was removed; its row is kept for `REJECTED_TIME`.
 
         Raises:
-            ConditionFailed: somebody deleted it.
+            ConditionFailed: the file was deleted meanwhile.
         """
         update(
             FileItem(*upload_key(file.device_id, file.id)),
@@ -330,12 +330,12 @@ class FileRepository:
         )
 
     def begin_delete(self, file: DeviceFile, *, now: datetime, due: datetime) -> None:
-        """Write the tombstone, free the name and give the bytes back, all or none.
+        """Write the tombstone, free the name and release the reservation, all or none.
 
-        From here on the file is gone for everybody but the sweep. A rejected one has given its bytes back before.
+        From here on only the sweep sees the file. A rejected one has released its reservation before.
 
         Raises:
-            ConditionFailed: its state has changed.
+            ConditionFailed: the file's state has changed.
         """
         tx = Transaction()
         if file.status is FileStatus.READY:
@@ -364,15 +364,15 @@ class FileRepository:
         tx.commit()
 
     def forget(self, file: DeviceFile) -> None:
-        """Remove a tombstone."""
+        """Remove the tombstone of a deleted file."""
         delete(FileItem(*upload_key(file.device_id, file.id)), FileItem.status == FileStatus.DELETING)
 
     def remove_directory(self, directory: DeviceFile) -> None:
         """Remove a directory's entry and free its name.
 
         Raises:
-            ConditionFailed: it was changed or removed.
-            DirectoryNotEmpty: a name is taken in it, perhaps by an unfinished upload.
+            ConditionFailed: the directory was changed or removed.
+            DirectoryNotEmpty: the directory holds a name, perhaps of an unfinished upload.
         """
         tx = Transaction()
         tx.delete(FileItem(*listed_key(directory.device_id, directory.id)), FileItem.revision == directory.revision)
@@ -382,10 +382,10 @@ class FileRepository:
         tx.commit()
 
     def remove_rows(self, device_id: DeviceId, *, limit: int) -> int:
-        """Remove up to `limit` items of a deleted device; fewer than that were removed when nothing is left.
+        """Remove up to `limit` items of a deleted device and return how many; fewer than `limit`: none is left.
 
-        A transaction removes as many as it can hold, and gives the bytes of their files back: also when others remove
-        the same ones, or somebody died on the way, each file's are given back once.
+        Each transaction removes as many as it can hold and releases their files' reservations, each exactly once,
+        also after a crash or beside another call.
         """
         removed = 0
         while removed < limit:
@@ -414,7 +414,7 @@ def _remove(items: Sequence[FilesItem]) -> None:
 
 
 def _give_back(tx: Transaction, files: Iterable[DeviceFile]) -> None:
-    """Let a transaction that ends files give back what their uploads had reserved."""
+    """Release, in a transaction that ends files, the reservations of their uploads."""
     taken: Counter[UserId] = Counter()
     for file in files:
         if file.takes_room:

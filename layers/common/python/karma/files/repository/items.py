@@ -1,8 +1,8 @@
 """Keys and items of device files in the `devices` table; access patterns are in docs/adr/0009-files.md.
 
 FILES#<device>   FILE#<file>      an entry that is listed            gsi1: by directory, then name
-FILES#<device>   UPLOAD#<file>    one that is not (yet, or any more) gsi1: by when a sweep must look at it
-FILES#<device>   NAME#<hash of path>#<hash of name>   guard of a name: one entry has it; see repository/names.py
+FILES#<device>   UPLOAD#<file>    one not listed (yet, or any more) gsi1: by when a sweep must look at it
+FILES#<device>   NAME#<hash of path>#<hash of name>   a unique name, of one entry; see repository/names.py
 
 gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
        SWEEP#FILES                   <due>#<file>
@@ -23,41 +23,41 @@ UPLOAD_PREFIX: Final = "UPLOAD#"
 SWEEP_PARTITION: Final = "SWEEP#FILES"
 NAME_PREFIX: Final = "NAME#"
 NAME_KEY_CHARS: Final = 100
-"""Of a name, in lower case: a cursor carries them, and has to stay short."""
+"""Characters of a name, in lower case, that order a directory: a cursor carries them and has to stay short."""
 
 
 def files_pk(device_id: DeviceId) -> str:
-    """Partition of a device's files."""
+    """Return the partition of a device's files."""
     return f"FILES#{device_id}"
 
 
 def listed_key(device_id: DeviceId, file_id: FileId) -> Key:
-    """Key of an entry that is listed."""
+    """Return the key of an entry that is listed."""
     return Key(files_pk(device_id), f"{LISTED_PREFIX}{file_id}")
 
 
 def upload_key(device_id: DeviceId, file_id: FileId) -> Key:
-    """Key of a file that is not listed."""
+    """Return the key of a file that is not listed."""
     return Key(files_pk(device_id), f"{UPLOAD_PREFIX}{file_id}")
 
 
 def name_key(device_id: DeviceId, path: str, name: str) -> Key:
-    """Key of the guard that makes a name unique in its directory."""
+    """Return the key of the item that makes a name unique in its directory."""
     return Key(files_pk(device_id), f"{names_prefix(path)}{_hash(name)}")
 
 
 def names_prefix(path: str) -> str:
-    """Return what the keys of all guards of names in one directory begin with."""
+    """Return the prefix of the keys of all unique names in one directory."""
     return f"{NAME_PREFIX}{_hash(path)}#"
 
 
 def directory_pk(device_id: DeviceId, path: str) -> str:
-    """Partition of gsi1 with the entries of one directory."""
+    """Return the partition of gsi1 with the entries of one directory."""
     return f"DIR#{device_id}#{_hash(path)}"
 
 
 def directory_sk(name: str, file_id: FileId, *, is_directory: bool) -> str:
-    """Place of an entry in its directory: directories first, then by name regardless of case."""
+    """Return the sort key of an entry in its directory: directories first, then by name regardless of case."""
     return f"{0 if is_directory else 1}#{name[:NAME_KEY_CHARS].casefold()[:NAME_KEY_CHARS]}#{file_id}"
 
 
@@ -78,7 +78,7 @@ class FilesItem(Item):
 
 
 class FileItem(FilesItem, discriminator="device_file"):
-    """A file or directory, listed or not: its key tells."""
+    """A file or directory; its sort key says whether it is listed."""
 
     file_id = UnicodeAttribute()
     device_id = UnicodeAttribute()
@@ -86,7 +86,7 @@ class FileItem(FilesItem, discriminator="device_file"):
     name = UnicodeAttribute()
     path = UnicodeAttribute()
     kind = UnicodeAttribute()
-    """`type` of the API; that name is taken by the discriminator."""
+    """`type` of the API; in the table, that attribute is the discriminator."""
     category = UnicodeAttribute()
     size = NumberAttribute()
     status = UnicodeAttribute()
@@ -110,9 +110,9 @@ class FileItem(FilesItem, discriminator="device_file"):
 
 
 class NameItem(FilesItem, discriminator="device_file_name"):
-    """Which entry has a name in a directory."""
+    """A unique name in a directory, with the id of the entry that has it."""
 
     file_id = UnicodeAttribute()
     is_directory = BooleanAttribute(default=False)
     names_inside = NumberAttribute(default=0)
-    """Of a directory: how many names are taken in it, by entries of any state."""
+    """Of a directory: number of names in it, of entries in any state; 0 for a file."""

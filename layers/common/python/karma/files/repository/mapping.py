@@ -23,12 +23,12 @@ from karma.files.repository.items import (
 
 
 def due_key(due: datetime, file_id: FileId) -> str:
-    """Place of a file among those that a sweep must look at."""
+    """Return the sort key of a file in the index of those that a sweep must look at."""
     return f"{iso(due)}#{file_id}"
 
 
 def guard_item(entry: DeviceFile, *, names_inside: int = 0) -> NameItem:
-    """Guard of an entry's name; for a directory, with the number of names that are taken in it."""
+    """Return the item of an entry's unique name; for a directory, with the number of names in it."""
     return NameItem(
         *name_key(entry.device_id, entry.path, entry.name),
         file_id=entry.id,
@@ -39,7 +39,7 @@ def guard_item(entry: DeviceFile, *, names_inside: int = 0) -> NameItem:
 
 
 def listed_item(entry: DeviceFile) -> FileItem:
-    """Item of an entry that is listed."""
+    """Return the item of a listed entry."""
     item = _item(entry, listed_key(entry.device_id, entry.id))
     item.gsi1pk = directory_pk(entry.device_id, entry.path)
     item.gsi1sk = directory_sk(entry.name, entry.id, is_directory=entry.is_directory)
@@ -47,7 +47,7 @@ def listed_item(entry: DeviceFile) -> FileItem:
 
 
 def unlisted_item(file: DeviceFile, *, due: datetime) -> FileItem:
-    """Item of a file that is not listed, and that a sweep must look at when it is `due`."""
+    """Return the item of a file that is not listed, and that a sweep must look at when it is `due`."""
     item = _item(file, upload_key(file.device_id, file.id))
     item.gsi1pk, item.gsi1sk = SWEEP_PARTITION, due_key(due, file.id)
     return item
@@ -88,7 +88,7 @@ def _item(file: DeviceFile, key: Key) -> FileItem:
 
 
 def file_of(item: FileItem) -> DeviceFile:
-    """Read an item."""
+    """Return the entry that an item stores."""
     return DeviceFile(
         id=FileId(item.file_id),
         device_id=DeviceId(item.device_id),

@@ -1,10 +1,11 @@
-"""Names in directories: what keeps the files of a device a tree while many write to it.
+"""Names in directories, kept a tree while many requests write to the same device.
 
-Each entry that has a name, in whatever state, has a guard under the hash of its directory and of its name, so that a
-path is one thing. The guard of a directory counts the names that are taken in it. Who takes or frees a name changes
-that count in the same transaction, and only while the directory stands; a directory goes only while its count is 0.
-So no name is ever in a directory that is gone, and since a directory's own name counts in the one above it, neither is
-any of those above. The root has no guard: it always stands.
+Each entry that has a name, in any state, has an item under the hash of its directory and of its name (NameItem), so
+that
+no two entries share a path. The item of a directory counts the names in it. A transaction that takes or frees a name
+changes that count, on the condition that the directory exists; a directory is removed only while its count is 0. So no
+name is ever in a directory that does not exist, and since a directory's own name counts in the one above it, all
+directories above exist too. The root has no item: it always exists.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class NameChanges:
     _counts: Counter[str] = field(default_factory=Counter)
 
     def take(self, entry: DeviceFile, *, on_fail: AppError | None = None) -> None:
-        """Take an entry's name; the transaction fails if another has it, or if the directory does not stand."""
+        """Take an entry's name; the transaction fails if another entry has it, or if the directory does not exist."""
         self._taken.append((entry, on_fail))
         self._counts[entry.path] += 1
 
     def make(self, directories: Iterable[DeviceFile]) -> None:
-        """Add directories, each with its name and its row."""
+        """Add directories, each with its unique name and its row."""
         for directory in directories:
             self.take(directory)
             self.tx.put(listed_item(directory))
@@ -55,7 +56,7 @@ class NameChanges:
         self._counts[directory.path] -= 1
 
     def write(self) -> None:
-        """Add the guards of taken names and the changed counts to the transaction."""
+        """Add the items of taken names and the changed counts to the transaction."""
         for entry, on_fail in self._taken:
             inside = self._counts.pop(child_of(entry.path, entry.name), 0) if entry.is_directory else 0
             self.tx.put(guard_item(entry, names_inside=inside), on_fail=on_fail)
@@ -67,7 +68,7 @@ class NameChanges:
 
 
 def require_name(tx: Transaction, entry: DeviceFile) -> None:
-    """Let a transaction fail unless the entry has its name, in a directory that stands."""
+    """Add the condition that the entry has its name, in a directory that exists."""
     tx.check(NameItem, name_key(entry.device_id, entry.path, entry.name), NameItem.file_id == entry.id)
     if entry.path != ROOT:
         above = name_key(entry.device_id, *split_path(entry.path))
