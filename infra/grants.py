@@ -92,7 +92,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         ),
     ),
     FunctionName.AGENT_STREAM: (
-        Grant("table/identity", (GET, UPDATE, CHECK)),
+        Grant("table/identity", (GET, BATCH_GET, UPDATE, CHECK)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
         Grant("table/billing", (GET, UPDATE)),

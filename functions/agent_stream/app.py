@@ -42,6 +42,7 @@ from karma.core.ratelimit import Decision
 from karma.core.runtime.snapshot import before_snapshot
 from karma.identity.domain import Caller
 from karma.identity.limits import RULES
+from karma.identity.sessions.authentication import READING
 from karma.runs.answers import events_view
 from karma.runs.domain import Segment
 from karma.runs.events import frames, position
@@ -357,7 +358,9 @@ def _authenticate(request: _Request) -> Caller:
     if valid and not any(hmac.compare_digest(given, secret.encode()) for secret in valid):
         raise Forbidden("Requests come through the public address only")
     return deps.authenticator().authenticate(
-        request.header(b"authorization") or None, request.header(b"x-api-key") or None
+        request.header(b"authorization") or None,
+        request.header(b"x-api-key") or None,
+        reading=request.method in READING,
     )
 
 

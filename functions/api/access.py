@@ -21,6 +21,7 @@ from karma.core.ratelimit import Decision, LocalBuckets, network_of
 from karma.identity.domain import Caller
 from karma.identity.limits import RULES, WAITING_REQUESTS, OpenRequests, Throttle
 from karma.identity.permissions import canonical
+from karma.identity.sessions.authentication import READING
 
 
 @cache
@@ -56,10 +57,14 @@ def _tell(scope: Scope, decision: Decision) -> None:
 
 
 class Permit:
-    """A dependency that lets a caller with one permission pass; `permission` "" asks only for a caller."""
+    """A dependency that lets a caller with one permission pass; `permission` "" asks only for a caller.
 
-    def __init__(self, permission: str) -> None:
+    Who changes something is asked about anew (Authenticator.authenticate): by the method, so that no route forgets it.
+    """
+
+    def __init__(self, permission: str, *, may_be_over: bool = False) -> None:
         self.permission = canonical(permission) if permission else ""
+        self._may_be_over = may_be_over
 
     async def __call__(self, request: Request) -> Caller:
         """Return the caller.
@@ -69,7 +74,10 @@ class Permit:
             Forbidden: known, and not allowed.
         """
         headers = request.headers
-        caller = identity.authenticator().authenticate(headers.get("authorization"), headers.get("x-api-key"))
+        reading = request.method in READING or self._may_be_over
+        caller = identity.authenticator().authenticate(
+            headers.get("authorization"), headers.get("x-api-key"), reading=reading
+        )
         request.scope[USER_ID] = caller.user_id
         logger.append_keys(user_id=caller.user_id)
         if self.permission and not caller.may(self.permission):
@@ -90,6 +98,8 @@ def permit(permission: str) -> DependsParam:
 
 
 CurrentCaller = Annotated[Caller, permit("")]
+LeavingCaller = Annotated[Caller, Depends(Permit("", may_be_over=True))]
+"""Who logs out: repeated, it is answered as it was, though the session is over."""
 
 
 _MAX_USER_AGENT_CHARS = 256

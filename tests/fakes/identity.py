@@ -97,6 +97,10 @@ class MemoryIdentities:
     def read_user(self, user_id: UserId) -> User | None:
         return self.users.get(user_id)
 
+    def read_with_session(self, user_id: UserId, session_id: str) -> tuple[User | None, bool]:
+        self.reads += 1
+        return self.users.get(user_id), not self.sessions.get(session_id, True)
+
     def list_users(self, asked: AccountFilter, *, limit: int, below: str | None) -> AccountPage:
         found = sorted((user for user in self.users.values() if asked.admits(user)), key=_position, reverse=True)
         return _page(found, [user for user in found if below is None or _position(user) < below], limit, _position)
@@ -244,6 +248,9 @@ class MemoryIdentities:
     def find_api_key(self, key_hash: str) -> ApiKey | None:
         self.reads += 1
         return next((key for key in self.keys.values() if key.hash == key_hash and key.revoked_at is None), None)
+
+    def read_with_owner(self, key_hash: str, owner: UserId) -> tuple[ApiKey | None, User | None]:
+        return self.find_api_key(key_hash), self.users.get(owner)
 
     def keys_made(self, user_id: UserId) -> int:
         return self.made.get(user_id, 0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import CurrentCaller, RequestSource
+from api.access import CurrentCaller, LeavingCaller, RequestSource
 from api.deps import identity, process
 from api.idempotency import Outcome, once
 from api.openapi import answers
@@ -54,8 +54,8 @@ async def refresh(body: Refresh, source: RequestSource) -> Answer[TokensData]:
 
 
 @router.post("/auth/logout", status_code=204, responses=answers(status=204, errors=(403,)))
-async def log_out(body: Refresh, caller: CurrentCaller, source: RequestSource) -> Response:
-    """End the session of a refresh token; access tokens run out by themselves within 30 minutes."""
+async def log_out(body: Refresh, caller: LeavingCaller, source: RequestSource) -> Response:
+    """End the session of a refresh token; its access tokens change nothing more, and read for up to 30 minutes."""
     identity.sessions().log_out(caller, body.refresh_token, source=source)
     return no_content()
 
@@ -64,7 +64,7 @@ async def log_out(body: Refresh, caller: CurrentCaller, source: RequestSource) -
 async def log_out_everywhere(
     caller: CurrentCaller, source: RequestSource, body: LogOutEverywhere | None = None
 ) -> Response:
-    """End every session of the caller, access tokens included; those are refused everywhere within a minute.
+    """End every session of the caller; their access tokens change nothing more, and read for up to a minute.
 
     With `api_keys` every API key of the caller ends with them.
     """

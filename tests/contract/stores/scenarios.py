@@ -147,6 +147,9 @@ _CENTRAL: Mapping[str, Callable[[Rows], Call]] = {
     ),
     "UserRepository.get_user": _made(lambda r: r.ada, lambda r, ada: r.users.get_user(ada.id)),
     "UserRepository.read_user": _made(lambda r: r.ada, lambda r, ada: r.users.read_user(ada.id)),
+    "UserRepository.read_with_session": _made(
+        lambda r: r.session, lambda r, token: r.users.read_with_session(token.user_id, token.session_id)
+    ),
     "UserRepository.find_by_email": _made(lambda r: r.ada, lambda r, ada: r.users.find_by_email(ada.email)),
     "UserRepository.find_by_email_hash": _made(
         lambda r: emails.digest(r.ada.email), lambda r, digest: r.users.find_by_email_hash(digest)
@@ -191,6 +194,9 @@ _CENTRAL: Mapping[str, Callable[[Rows], Call]] = {
         lambda r, n: r.keys.create_api_key(n[0], made_with=n[2], request_token="r", seen=0, entry=n[1]),
     ),
     "ApiKeyRepository.find_api_key": _made(lambda r: r.key, lambda r, key: r.keys.find_api_key(key.hash)),
+    "ApiKeyRepository.read_with_owner": _made(
+        lambda r: r.key, lambda r, key: r.keys.read_with_owner(key.hash, r.ada.id)
+    ),
     "ApiKeyRepository.list_api_keys": _made(lambda r: r.key, lambda r, _: r.keys.list_api_keys(r.ada.id)),
     "ApiKeyRepository.keys_made": _made(lambda r: r.key, lambda r, _: r.keys.keys_made(r.ada.id)),
     "ApiKeyRepository.get_api_key": _made(lambda r: r.key, lambda r, key: r.keys.get_api_key(r.ada.id, key.id)),

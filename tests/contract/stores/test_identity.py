@@ -279,6 +279,33 @@ class TestApiKeys:
         assert identities.last_uses([key]) == {}
 
 
+@pytest.mark.fault("F-21j")
+class TestWhoChangesSomething:
+    """Is read with what they showed, as both are at this moment."""
+
+    def test_is_known_with_a_session_that_is_open(self, identities: Identities) -> None:
+        ada, eve = user(), user(email="eve@example.com")
+        for each in (ada, eve):
+            identities.create_user(each)
+        identities.start_session(token("t1", ada, "s1"), place=HOME, now=NOW, entry=entry(ada, AuditEvent.LOGGED_IN))
+        assert identities.read_with_session(ada.id, "s1") == (ada, True)
+        assert identities.read_with_session(ada.id, "s2") == (ada, False)
+        assert identities.read_with_session(UserId(new_id()), "s2") == (None, False)
+        identities.end_session("s1", now=LATER, entry=entry(ada, AuditEvent.LOGGED_OUT))
+        assert identities.read_with_session(ada.id, "s1") == (ada, False)
+
+    def test_is_known_with_a_key_that_was_not_revoked(self, identities: Identities) -> None:
+        ada = user()
+        identities.create_user(ada)
+        key = api_key(ada, hash=new_id())
+        assert identities.read_with_owner(key.hash, ada.id) == (None, ada)
+        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        assert identities.read_with_owner(key.hash, ada.id) == (key, ada)
+        assert identities.read_with_owner(key.hash, UserId(new_id())) == (key, None)
+        identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
+        assert identities.read_with_owner(key.hash, ada.id) == (None, ada)
+
+
 @pytest.mark.fault("F-21a")
 class TestACredential:
     """What is made with a session, or an API key, is refused once that is over."""

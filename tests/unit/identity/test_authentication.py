@@ -110,11 +110,48 @@ class TestABearerToken:
 
     def test_reads_the_user_once_a_minute(self, world: World) -> None:
         for _ in range(3):
-            world.authenticator.authenticate(world.bearer(), None)
+            world.authenticator.authenticate(world.bearer(), None, reading=True)
         assert world.identities.reads == 1
         world.authenticator.forget(world.user.id)
-        world.authenticator.authenticate(world.bearer(), None)
+        world.authenticator.authenticate(world.bearer(), None, reading=True)
         assert world.identities.reads == 2
+
+    @pytest.mark.fault("F-21j")
+    def test_is_asked_about_anew_for_each_change_and_renews_what_is_kept(self, world: World) -> None:
+        auth, identities = world.authenticator, world.identities
+        auth.authenticate(world.bearer(), None, reading=True)
+        identities.users[world.user.id] = replace(world.user, role=Role.VIEWER)
+        assert auth.authenticate(world.bearer(), None, reading=True).role is Role.USER
+        assert auth.authenticate(world.bearer(), None).role is Role.VIEWER
+        assert auth.authenticate(world.bearer(), None, reading=True).role is Role.VIEWER
+
+    @pytest.mark.fault("F-21j")
+    def test_of_a_session_that_is_over_only_reads(self, world: World) -> None:
+        session_id, now = new_id(), world.clock.now()
+        token = "Bearer " + tokens.issue(world.user.id, ring=RING, now=now, session_id=session_id, authenticated_at=now)
+        for over in (False, True):
+            world.identities.sessions[session_id] = over
+            assert world.authenticator.authenticate(token, None, reading=True).user_id == world.user.id
+            if not over:
+                assert world.authenticator.authenticate(token, None).user_id == world.user.id
+        with pytest.raises(Unauthenticated, match="The session is over") as caught:
+            world.authenticator.authenticate(token, None)
+        assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+
+    @pytest.mark.fault("F-21j")
+    @pytest.mark.parametrize("reading", [False, True])
+    def test_that_was_refreshed_while_all_sessions_were_ended_is_as_old_as_its_login(
+        self, world: World, *, reading: bool
+    ) -> None:
+        session_id, began = new_id(), world.clock.now()
+        world.identities.sessions[session_id] = False
+        world.clock.pass_(seconds=1)
+        world.identities.users[world.user.id] = replace(world.user, sessions_from=world.clock.now())
+        world.clock.pass_(milliseconds=1)
+        now = world.clock.now()
+        token = tokens.issue(world.user.id, ring=RING, now=now, session_id=session_id, authenticated_at=began)
+        with pytest.raises(Unauthenticated, match="Invalid authentication credentials"):
+            world.authenticator.authenticate(f"Bearer {token}", None, reading=reading)
 
 
 @pytest.mark.req("R-A-33")
@@ -138,11 +175,21 @@ class TestAnApiKey:
 
     def test_that_was_revoked_here_is_refused_at_once(self, world: World) -> None:
         key = world.add_key()
-        world.authenticator.authenticate(None, SECRET)
+        world.authenticator.authenticate(None, SECRET, reading=True)
         world.identities.keys[key.id] = replace(key, revoked_at=world.clock.now())
         world.authenticator.forget(world.user.id)
         with pytest.raises(Unauthenticated, match="Invalid API Key"):
-            world.authenticator.authenticate(None, SECRET)
+            world.authenticator.authenticate(None, SECRET, reading=True)
+
+    @pytest.mark.fault("F-21j")
+    def test_that_was_revoked_elsewhere_changes_nothing_and_then_reads_nothing(self, world: World) -> None:
+        key = world.add_key()
+        world.authenticator.authenticate(None, SECRET, reading=True)
+        world.identities.keys[key.id] = replace(key, revoked_at=world.clock.now())
+        world.authenticator.authenticate(None, SECRET, reading=True)
+        for reading in (False, True):
+            with pytest.raises(Unauthenticated, match="Invalid API Key"):
+                world.authenticator.authenticate(None, SECRET, reading=reading)
 
     def test_notes_its_first_use_and_then_one_an_hour(self, world: World) -> None:
         key = world.add_key()

@@ -1,12 +1,13 @@
 """What outlives a session is neither made nor removed by one that has ended, in whichever way, however fresh its login.
 
-A process may believe a token for another minute, and learns nothing of a log-out elsewhere: here each end is written
-beside the process that then is asked, as another one would write it.
+Admission asks whether the caller's session goes on (tests/integration/permissions/test_ended_callers.py): here each end
+is written just after that, beside the process that is asked, as another one would write it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,19 +16,17 @@ import pytest
 
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.ids import UserId
-from karma.identity.accounts import one_time
-from karma.identity.accounts.one_time import Purpose
 from karma.identity.accounts.repository.directory import DirectoryRepository
-from karma.identity.accounts.repository.one_time import OneTimeRepository
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import Role
 from karma.identity.oauth.domain import Profile, ProviderName
 from karma.identity.oauth.repository import OAuthRepository
-from karma.identity.sessions.repository import SessionRepository
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.oauth.conftest import FRONT, Visitor
 from tests.integration.api.oauth.test_links import address, begin, logged_in
+from tests.support import wire
+from tests.support.endings import ENDS
 
 CONTEXT = ("/auth", "/users", "/api-keys")
 """Routes of identity."""
@@ -99,38 +98,6 @@ def person(api: Api) -> Callable[[], Person]:
     return make
 
 
-def _log_out(person: Person, session_id: str, now: datetime) -> None:
-    SessionRepository().end_session(session_id, now=now, entry=person.entry(AuditEvent.LOGGED_OUT))
-
-
-def _log_out_everywhere(person: Person, _: str, now: datetime) -> None:
-    SessionRepository().end_all_sessions(now=now, entry=person.entry(AuditEvent.ALL_SESSIONS_ENDED), api_keys=False)
-
-
-def _reset(person: Person, _: str, now: datetime) -> None:
-    _, token = one_time.issue(Purpose.RESET_PASSWORD, user_id=person.user_id, email=person.email, asked_at=now, now=now)
-    tokens, stored = OneTimeRepository(), UserRepository().read_user(person.user_id)
-    assert stored is not None
-    tokens.create_token(token, now=now)
-    entry = person.entry(AuditEvent.PASSWORD_RESET)
-    assert tokens.reset_password(token, stored.password_hash or "", now=now, entry=entry, mails=[])
-
-
-def _disable(person: Person, _: str, now: datetime) -> None:
-    directory = DirectoryRepository()
-    stored = directory.read_user(person.user_id)
-    assert stored is not None
-    directory.change_account(stored, replace(stored, disabled_at=now), actor_id=None, entries=[])
-
-
-ENDS: dict[str, Callable[[Person, str, datetime], None]] = {
-    "log-out": _log_out,
-    "log-out everywhere": _log_out_everywhere,
-    "reset": _reset,
-    "disabled": _disable,
-}
-
-
 def end(how: str, person: Person, stored: Callable[[str], list[Any]]) -> None:
     """End the newest session of a person, as another process would."""
     mine = [
@@ -139,7 +106,38 @@ def end(how: str, person: Person, stored: Callable[[str], list[Any]]) -> None:
         if item.get("type") == {"S": "session"} and item["pk"] == {"S": f"USER#{person.user_id}"}
     ]
     newest = max(mine, key=lambda item: str(item["created_at"]["S"]))
-    ENDS[how](person, newest["sk"]["S"].removeprefix("SESSION#"), datetime.now(UTC) + timedelta(seconds=1))
+    session_id = newest["sk"]["S"].removeprefix("SESSION#")
+    ENDS[how](person.user_id, session_id, datetime.now(UTC) + timedelta(seconds=1))
+
+
+class Admitted:
+    """Callers are admitted as they were before their sessions ended: the ends come just after each admission."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._wire = wire.Wire(after=self._after)
+
+    @contextmanager
+    def learning(self, *people: Person) -> Iterator[None]:
+        """Admit people, then go on with what was answered about them."""
+        from api.deps import identity
+
+        with wire.on(self._wire):
+            for person in people:
+                identity.authenticator().authenticate(person.api.headers["authorization"], None)
+            assert len(self._answers) == len(people)
+            self._wire.after = lambda _number, _answer: None
+            yield
+
+    def again(self) -> None:
+        """Answer admissions from now on as before."""
+        self._wire.answer = self._answer
+
+    def _after(self, number: int, answer: dict[str, Any]) -> None:
+        self._answers[repr(self._wire.requests[number])] = {"Responses": answer["Responses"], "UnprocessedKeys": {}}
+
+    def _answer(self, number: int, _operation: str, _params: Mapping[str, Any]) -> dict[str, Any] | None:
+        return self._answers.get(repr(self._wire.requests[number]))
 
 
 def promote(person: Person) -> None:
@@ -175,14 +173,17 @@ class TestASessionThatHasEnded:
     ) -> None:
         ada, root = person(), person()
         promote(root)
-        end(how, ada, stored)
-        end(how, root, stored)
-        before = stored("identity")
-        for name in ACTS:
-            status = do(name, root if name == "PATCH /users/{user_id}" else ada)
-            # That an administrator's sessions have ended with all is one condition with the role.
-            refused = 403 if name == "PATCH /users/{user_id}" and how != "log-out" else 401
-            assert status == refused, name
+        admitted = Admitted()
+        with admitted.learning(ada, root):
+            end(how, ada, stored)
+            end(how, root, stored)
+            before = stored("identity")
+            admitted.again()
+            for name in ACTS:
+                status = do(name, root if name == "PATCH /users/{user_id}" else ada)
+                # That an administrator's sessions have ended with all is one condition with the role.
+                refused = 403 if name == "PATCH /users/{user_id}" and how != "log-out" else 401
+                assert status == refused, name
         assert stored("identity") == before
 
     def test_would_have_done_each_of_it(self, person: Callable[[], Person]) -> None:

@@ -17,16 +17,19 @@ from karma.core.dynamo.requests import note_request, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyCreated, StaleVersion, Upstream
 from karma.core.ids import ApiKeyId, UserId
-from karma.identity.domain import ApiKey, Credential
+from karma.identity.accounts.repository.users import user_of
+from karma.identity.domain import ApiKey, Credential, User
 from karma.identity.items import (
     ApiKeyItem,
     ApiKeyTurns,
     IdentityItem,
     RequestGuard,
+    UserItem,
     api_key_key,
     api_key_lookup,
     api_key_turns_key,
     deletion,
+    user_key,
 )
 from karma.identity.transactional import require_account, require_credential
 from karma.mail.domain import Mail
@@ -95,6 +98,16 @@ class ApiKeyRepository:
         """Find a presented key, eventually consistent."""
         item = get(ApiKeyItem, api_key_lookup(key_hash))
         return _api_key(item) if item else None
+
+    def read_with_owner(self, key_hash: str, owner: UserId) -> tuple[ApiKey | None, User | None]:
+        """Read a presented key and its owner: one call, strongly consistent."""
+        presented, user = api_key_lookup(key_hash), user_key(owner)
+        found = batch_get(IdentityItem, [presented, user], consistent=True)
+        key, stored = found.get(presented), found.get(user)
+        return (
+            _api_key(key) if isinstance(key, ApiKeyItem) else None,
+            user_of(stored) if isinstance(stored, UserItem) else None,
+        )
 
     def keys_made(self, user_id: UserId) -> int:
         """Tell how many keys an account has made: read before the keys that a write depends on; strongly consistent."""

@@ -19,6 +19,8 @@ _MAX_AGE_S = 60.0
 _MAX_ENTRIES = 1000
 _MAX_API_KEY_CHARS = 256
 API_KEY_PREFIX = "karma_"
+READING = frozenset({"GET", "HEAD"})
+"""Methods of requests that change nothing."""
 USE_NOTED_EVERY = timedelta(hours=1)
 
 _K = TypeVar("_K")
@@ -32,6 +34,14 @@ class Users(Protocol):
         """Return a user, None when there is none."""
         ...
 
+    def read_user(self, user_id: UserId) -> User | None:
+        """Return a user as stored now."""
+        ...
+
+    def read_with_session(self, user_id: UserId, session_id: str) -> tuple[User | None, bool]:
+        """Return a user as stored now, and whether this session of theirs is open."""
+        ...
+
 
 class ApiKeys(Protocol):
     """Where presented API keys are looked up."""
@@ -40,13 +50,20 @@ class ApiKeys(Protocol):
         """Return the key with this SHA-256, None when there is none or it was revoked."""
         ...
 
+    def read_with_owner(self, key_hash: str, owner: UserId) -> tuple[ApiKey | None, User | None]:
+        """Return a key and its owner as stored now; None as above."""
+        ...
+
     def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
         """Remember that a key was used, unless a use after that moment is remembered."""
         ...
 
 
 class Authenticator:
-    """Keeps users and keys for a minute: a changed role or a revoked key acts within that time in other processes."""
+    """Keeps users and keys for a minute, for those who read; whoever changes something is asked about anew each time.
+
+    So a changed role, a revoked key or an ended session acts at once on all that is changed, in every process.
+    """
 
     def __init__(
         self,
@@ -67,11 +84,15 @@ class Authenticator:
         self._user_cache: dict[UserId, tuple[float, User]] = {}
         self._key_cache: dict[str, tuple[float, ApiKey]] = {}
 
-    def authenticate(self, authorization: str | None, api_key: str | None) -> Caller:
+    def authenticate(self, authorization: str | None, api_key: str | None, *, reading: bool = False) -> Caller:
         """Return the caller; a bearer token is looked at before a key.
 
+        `reading` is for requests that change nothing: what was known within the last minute will do for them, and a
+        token is believed until it expires, or its account ends all sessions. For all others the account and the
+        session or key are read as they are stored now.
+
         Raises:
-            Unauthenticated: neither, or one that cannot be believed or whose session was ended with all others.
+            Unauthenticated: neither, or one that cannot be believed or whose session is over.
             Forbidden: the account is disabled.
             NotFound: a valid token whose user is gone.
         """
@@ -80,12 +101,12 @@ class Authenticator:
             if scheme.lower() != "bearer":
                 raise tokens.refused()
             believed = self._believe(token.strip())
-            user = self._user(believed.user_id)
-            if user.sessions_from is not None and believed.issued_at < user.sessions_from:
+            user = self._user(believed.user_id) if reading else self._user_now(believed)
+            if user.sessions_from is not None and believed.began_at < user.sessions_from:
                 raise tokens.refused()
             return _caller(user, None, _credential(believed))
         if api_key:
-            return self._by_key(api_key)
+            return self._by_key(api_key, reading=reading)
         raise tokens.refused("Authentication required")
 
     def _believe(self, token: str) -> tokens.AccessToken:
@@ -105,7 +126,7 @@ class Authenticator:
             if key.user_id == user_id:
                 del self._key_cache[key_hash]
 
-    def _by_key(self, api_key: str) -> Caller:
+    def _by_key(self, api_key: str, *, reading: bool) -> Caller:
         unknown = Unauthenticated("Invalid API Key")
         if len(api_key) > _MAX_API_KEY_CHARS or not api_key.startswith(API_KEY_PREFIX):
             raise unknown
@@ -119,7 +140,15 @@ class Authenticator:
                 raise unknown
             kept = _keep(self._key_cache, key_hash, found, now)
         key = kept[1]
-        user = self._user(key.user_id)
+        if reading:
+            user = self._user(key.user_id)
+        else:
+            stored, owner = self._api_keys.read_with_owner(key_hash, key.user_id)
+            if stored is None:
+                self._key_cache.pop(key_hash, None)
+                raise unknown
+            kept = _keep(self._key_cache, key_hash, stored, now)
+            key, user = stored, self._keep_user(key.user_id, owner)
         if not key.usable(self._clock.now(), keys_from=user.api_keys_from):
             raise unknown
         caller = _caller(user, key, Credential(user_id=user.id, api_key_id=key.id, began_at=key.created_at))
@@ -137,12 +166,24 @@ class Authenticator:
         now = monotonic()
         kept = self._user_cache.get(user_id)
         if kept is None or now - kept[0] >= _MAX_AGE_S:
-            found = self._users.get_user(user_id)
-            if found is None:
-                self._user_cache.pop(user_id, None)
-                raise NotFound("User not found")
-            kept = _keep(self._user_cache, user_id, found, now)
+            return self._keep_user(user_id, self._users.get_user(user_id))
         return kept[1]
+
+    def _user_now(self, token: tokens.AccessToken) -> User:
+        if token.session_id is None:
+            # From before tokens named their session: half an hour after that deployment there are none.
+            return self._keep_user(token.user_id, self._users.read_user(token.user_id))
+        found, is_open = self._users.read_with_session(token.user_id, token.session_id)
+        user = self._keep_user(token.user_id, found)
+        if not is_open:
+            raise tokens.refused("The session is over; log in again")
+        return user
+
+    def _keep_user(self, user_id: UserId, found: User | None) -> User:
+        if found is None:
+            self._user_cache.pop(user_id, None)
+            raise NotFound("User not found")
+        return _keep(self._user_cache, user_id, found, monotonic())[1]
 
 
 def hash_api_key(api_key: str) -> str:

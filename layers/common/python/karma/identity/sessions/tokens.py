@@ -38,6 +38,14 @@ class AccessToken(NamedTuple):
     authenticated_at: datetime | None = None
     """When its owner logged in."""
 
+    @property
+    def began_at(self) -> datetime:
+        """When its session began, which a refresh at the moment of its end does not move.
+
+        Of a token that names none: when it was issued.
+        """
+        return self.issued_at if self.authenticated_at is None else self.authenticated_at
+
 
 class UnknownKey(Unauthenticated):
     """The token names a key that is not in the ring: forged, too old, or signed with one newer than the ring."""

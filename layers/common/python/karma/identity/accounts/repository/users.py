@@ -9,7 +9,7 @@ from datetime import datetime
 from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import batch_get, get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, StaleVersion
@@ -17,7 +17,18 @@ from karma.core.ids import UserId
 from karma.identity.accounts import emails
 from karma.identity.accounts.repository import names
 from karma.identity.domain import Credential, Locale, Role, User
-from karma.identity.items import EmailGuard, UserItem, email_hash_key, email_key, user_key, user_list, user_position
+from karma.identity.items import (
+    EmailGuard,
+    IdentityItem,
+    SessionItem,
+    UserItem,
+    email_hash_key,
+    email_key,
+    session_key,
+    user_key,
+    user_list,
+    user_position,
+)
 from karma.identity.transactional import require_session
 from karma.mail.domain import Mail
 from karma.mail.transactional import add_mail
@@ -53,6 +64,14 @@ class UserRepository:
         """Read a user, strongly consistent."""
         item = get(UserItem, user_key(user_id), consistent=True)
         return user_of(item) if item else None
+
+    def read_with_session(self, user_id: UserId, session_id: str) -> tuple[User | None, bool]:
+        """Read a user, and whether this session of theirs is open: one call, strongly consistent."""
+        user, session = user_key(user_id), session_key(user_id, session_id)
+        found = batch_get(IdentityItem, [user, session], consistent=True)
+        stored, began = found.get(user), found.get(session)
+        is_open = isinstance(began, SessionItem) and began.revoked_at is None
+        return user_of(stored) if isinstance(stored, UserItem) else None, is_open
 
     def find_by_email(self, email: str) -> User | None:
         """Find the owner of a normalised address; sees a registration that was just answered."""
