@@ -589,8 +589,8 @@ Written by `{REWRITE}`; `tests/integration/benchmarks/test_calls.py` fails when 
 the same among 100 and among 10,000 items a table, or when a read makes more than two calls (three with `sort=name`, see
 docs/adr/0005-device-data.md). `python -m benchmarks calls --items 100000` measures among more.
 
-The caller is cached, as it is for a minute in a warm process. Lists show {_LIMIT} rows of about 1 KB. Units are
-computed from item sizes by AWS's rules (`benchmarks/meter.py`).
+The caller is cached, as for a minute in a warm process; for a change it is read anew (docs/adr/0032-fresh-proof.md).
+Lists show {_LIMIT} rows of about 1 KB. Units are computed from item sizes by AWS's rules (`benchmarks/meter.py`).
 
 Not in the table, because its cost does grow: a list of devices by filter, by offset, or in an order other than by age
 or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md). Lists of agents by tag
