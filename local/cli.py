@@ -198,7 +198,7 @@ def inbox_link(arguments: argparse.Namespace) -> int:
     """Say which account a customer of Stripe pays for."""
     operations = Operations(arguments.stage, local_places.of_repository())
     operations.link_customer(arguments.customer_id, arguments.user_id, from_user_id=arguments.from_user_id)
-    print(f"{arguments.customer_id} pays for {arguments.user_id}")
+    print(f"{arguments.customer_id} pays for {arguments.user_id}, if Stripe has it: its id is not looked up here")
     return 0
 
 

@@ -40,6 +40,8 @@ const AXES = [
 const STEP_MM = 100;
 // How the server words the result of a call that has none.
 const UNANSWERED = /^\{"error": ?"(The run ended before this call had a result|This call was not answered)/;
+// How the server words the result of a call that came late.
+const LATE = /The call \S+ of (\S+|a tool), open until now, (?:gave its result|failed):\n?/;
 // Tools of the server, which are called for what is asked, not by name.
 const SERVER_TOOLS = new Set(["searchDatabase", "controlDevice", "readTelemetry"]);
 
@@ -70,7 +72,20 @@ function currentTurn(messages) {
   }
   // A call without an outcome has told nothing: what was asked is done as if it had not been made.
   while (results.length > 0 && UNANSWERED.test(results.at(-1).content)) results.pop();
-  return { question: text(messages[start]?.content), results, earlier };
+  return { ...asked(text(messages[start]?.content)), results, earlier };
+}
+
+// What a turn of the user asks, and what it tells in words of calls whose results came late: these ask for nothing, though
+// they name a tool. A result ends with its line, or with the turn: aimock puts the blocks of a turn together without a break.
+function asked(turn) {
+  const [before, ...parts] = turn.split(LATE);
+  const [late, questions] = [[], [before]];
+  for (let at = 0; at < parts.length; at += 2) {
+    const [content, ...rest] = parts[at + 1].split("\n");
+    late.push({ name: parts[at], content });
+    questions.push(rest.join("\n"));
+  }
+  return { question: questions.join("\n").trim(), late };
 }
 
 function parsed(content) {
@@ -180,6 +195,10 @@ function answer(request) {
   const turn = currentTurn(request.messages);
   const told = turn.earlier.filter(({ name, content }) => !SERVER_TOOLS.has(name) && !UNANSWERED.test(content));
   const prefix = told.map(({ name, content }) => `The tool ${name} has answered, and this is what it said: ${beginning(content, 300)}. `);
+  if (turn.question === "" && turn.results.length === 0 && turn.late.length > 0) {
+    const { name, content } = turn.late.at(-1);
+    return { content: `${prefix.join("")}The tool ${name} has answered late, and this is what it said: ${beginning(content, 300)}. That is all I need.` };
+  }
   const response = answerTo(turn, request);
   return { ...response, content: prefix.join("") + response.content };
 }

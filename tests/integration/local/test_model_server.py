@@ -12,7 +12,8 @@ import psutil
 import pytest
 from anthropic.types import Message, MessageParam, ToolParam
 
-from karma.conversations.history import STOPPED
+from karma.conversations.domain import Message as History
+from karma.conversations.history import STOPPED, late_results
 from karma.conversations.repair import UNANSWERED
 from local import ports
 from local.guard import CONTROL_HEADER
@@ -233,6 +234,25 @@ def test_a_message_that_comes_with_a_tools_result_is_answered_too(
 
 @pytest.mark.fault("F-26b", "F-26c")
 @pytest.mark.usefixtures("model")
+@pytest.mark.fault("F-01i")
+@pytest.mark.parametrize("outcome", ["gave its result", "failed"])
+def test_a_result_that_came_late_is_told_and_asks_for_nothing(model: anthropic.Anthropic, outcome: str) -> None:
+    late = next(
+        late_results([History(id="r1", role="tool", content="blue", tool_call_id="c1", failed=outcome == "failed")])
+    )
+    assert isinstance(late.content, str)
+    told: MessageParam = {"role": "user", "content": late.content.replace("a tool", "askUser")}
+    tools = [*TOOLS, ToolParam(name="askUser", description="", input_schema={"type": "object", "properties": {}})]
+
+    answer, _ = ask(model, [told], tools)
+
+    assert outcome in late.content
+    assert not called(answer)
+    assert "The tool askUser has answered late, and this is what it said: blue" in "".join(
+        block.text for block in answer.content if block.type == "text"
+    )
+
+
 def test_what_listens_behind_the_front_hears_the_front_alone(places: Places) -> None:
     front = psutil.Process(Processes(places).running()["model"])
     behind = {
