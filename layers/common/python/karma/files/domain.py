@@ -129,7 +129,7 @@ class DeviceFile:
     """URL that names bucket and key; of no use without credentials. None: a directory."""
     md5: str | None = None
     sha256: str | None = None
-    """Hexadecimal, computed from the stored bytes; before that, as the owner declared it. None: neither."""
+    """Hexadecimal, computed from the stored bytes; None: not verified yet, or a directory."""
     declared_sha256: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     permissions: Mapping[str, Any] = field(default_factory=dict)

@@ -1,9 +1,9 @@
-"""Proof that the owner of an account is there now, before what a token alone must not do.
+"""Proof that the owner of an account is present, for actions that a token alone must not allow.
 
-That is: deleting the account, adding a login, making an API key.
+These are: deleting the account, adding a login, making an API key.
 
-Whoever stole a session must not guess the password with it: an attempt takes from the account's bucket before the
-password is verified, and a right one is given that back (docs/adr/0013-rate-limits.md).
+So that nobody guesses the password with a stolen session, an attempt takes from the account's bucket before the
+password is verified, and a right one puts it back (docs/adr/0013-rate-limits.md).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:  # the cascade of deletions goes without argon2
     from karma.identity.passwords.hashes import Passwords
 
 RECENT_LOGIN = timedelta(minutes=10)
-"""How old the login of the session may be that stands for a proof."""
+"""Age up to which a session's login counts as proof."""
 
 
 def confirm_password(
     user_id: UserId, password_hash: str | None, given: str, *, passwords: Passwords, buckets: Buckets, now: datetime
 ) -> None:
-    """Ask for the password of an account whose session asks.
+    """Verify the password of an account, counting wrong ones.
 
     Raises:
-        WrongPassword: it is another one, or there is none.
-        RateLimited: too many were wrong.
+        WrongPassword: the password is wrong, or the account has none.
+        RateLimited: too many passwords were wrong.
     """
     decision = buckets.take(PASSWORD, user_id, now=now)
     if not decision.allowed:
@@ -42,20 +42,20 @@ def confirm_password(
 
 
 def require_going_on(caller: Caller, account: User) -> None:
-    """Refuse a caller whose session ended with all others of an account that was just read, strongly consistent.
+    """Check that a caller's session did not end with all others of the account, which was read strongly consistent.
 
-    What is known of a caller may be a minute old, and a log-out is not known at all: what outlives a session asks this,
-    and has as conditions of its write the version that was read and the session (parent.require_session).
+    A caller's data may be a minute old, and lacks log-outs: an action whose effect outlives the session calls this, and
+    its write has as conditions the version that was read and the session (parent.require_session).
 
     Raises:
-        SessionOver: it did.
+        SessionOver: the session has ended, or the account is disabled.
     """
     if caller.credential is not None:
         caller.credential.require_outlived_by(disabled_at=account.disabled_at, sessions_from=account.sessions_from)
 
 
 class ProofMissing(Forbidden):
-    """Whoever has the session has not shown lately that they are its owner: log in again, or give the password."""
+    """The request did not prove that the session's owner is present: log in again, or give the password."""
 
     code = "FRESH_PROOF_REQUIRED"
 
@@ -70,16 +70,17 @@ def confirm_presence(
     now: datetime,
     login_suffices: bool = False,
 ) -> None:
-    """Ask for the password of the caller's account, or where there is none for a recent login.
+    """Verify the password of the caller's account, or a recent login if it has no password.
 
-    The login is that of the caller's own session: another's, however recent, says nothing about who has this one.
-    With `login_suffices` it does where there is a password too, if none is given.
+    Only the login of the caller's own session counts. With `login_suffices` it also counts if the account has a
+    password
+    and none is given.
 
     Raises:
         ValidationFailed: the password is missing.
-        WrongPassword: it is another one.
+        WrongPassword: the password is wrong.
         ProofMissing: the caller's session began longer than ten minutes ago.
-        RateLimited: too many were wrong.
+        RateLimited: too many passwords were wrong.
     """
     if password_hash is not None and given is not None:
         confirm_password(caller.user_id, password_hash, given, passwords=passwords, buckets=buckets, now=now)

@@ -1,4 +1,4 @@
-"""Who a person is: users, callers, API keys, sessions. Frozen; no I/O."""
+"""Users, callers, API keys and sessions. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from karma.identity import permissions
 ACCESS_TOKEN_TTL = timedelta(minutes=30)
 REFRESH_TOKEN_TTL = timedelta(days=30)
 REFRESH_GRACE = timedelta(seconds=10)
-"""How long a traded refresh token gives the same answer again: to a double click, or to who lost the first answer."""
+"""Time for which a traded refresh token gets the same answer again: for a double click, or a lost first answer."""
 NOBODY = UserId("nobody")
-"""No account has this id: it is no UUID."""
+"""A user id that no account has: it is no UUID."""
 KNOWN_NETWORK_TTL = timedelta(days=30)
-"""How long after a login its network counts as the account's own."""
+"""Time after a login for which its network counts as known for the account."""
 API_KEY_TTL = timedelta(days=90)
-"""Of a key whose maker names no end."""
+"""Lifetime of a key that is made without `expires_at`."""
 MAX_API_KEY_TTL = timedelta(days=366)
 MIN_PASSWORD_CHARS = 8
 MAX_PASSWORD_CHARS = 128
@@ -35,7 +35,7 @@ class Role(StrEnum):
 
 
 class Locale(StrEnum):
-    """The language that we write to a person in."""
+    """Language of the mails to a person."""
 
     EN = "en"
     ZH = "zh"
@@ -50,29 +50,32 @@ class User:
     name: str
     avatar: str | None
     password_hash: str | None
-    """None: they log in through a provider only."""
+    """argon2id, or bcrypt of an imported account; None: they log in through a provider only."""
     role: Role
     locale: Locale = Locale.EN
     email_verified: bool
     disabled_at: datetime | None = None
     sessions_from: datetime | None = None
-    """Sessions and access tokens that began before are over."""
+    """Moment before which sessions and access tokens have ended; None: none were."""
     api_keys_from: datetime | None = None
-    """API keys that were made before are over."""
+    """Moment before which API keys have ended; None: none were."""
     moving_to: str | None = None
-    """Address that was named last and waits for its link: a link to any other does not move the account."""
+    """Address that was named last and waits for its link: a link to any other does not change the account's.
+
+    None: none.
+    """
     version: int = field(default=0, compare=False)
-    """Of the stored item; 0 before it is stored."""
+    """Version of the stored item; 0: not stored yet."""
     created_at: datetime
     updated_at: datetime
 
     def require_verified(self) -> None:
-        """Refuse what needs a proven address: API keys.
+        """Check that the address is verified, as making API keys requires.
 
-        Whoever registers another's address must make nothing of it that lasts: its owner is somebody else.
+        Otherwise whoever registers another person's address could keep a key to the account.
 
         Raises:
-            Forbidden: EMAIL_NOT_VERIFIED.
+            Forbidden: EMAIL_NOT_VERIFIED, the address is not verified.
         """
         if not self.email_verified:
             raise Forbidden("Verify your e-mail address first", code="EMAIL_NOT_VERIFIED")
@@ -80,17 +83,17 @@ class User:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileChange:
-    """What a person changes about themselves; None leaves it."""
+    """Changes of a profile by its owner; None: the value stays."""
 
     name: str | None = None
     avatar: str | None = None
-    """URL; empty removes it."""
+    """URL; "": removes it."""
     locale: Locale | None = None
     email: str | None = None
     """Needs `current_password`; takes effect when the new address is confirmed."""
     current_password: str = ""
     version: int | None = None
-    """Of the account that was read; None is any."""
+    """Version of the account that was read; None: any."""
 
 
 class WrongPassword(Forbidden):
@@ -103,7 +106,7 @@ class WrongPassword(Forbidden):
 
 
 class SessionOver(Unauthenticated):
-    """The session, or API key, of a request has ended; what is known of a caller may be a minute old."""
+    """The session or API key of a request has ended, which the minute-old data of its caller did not show."""
 
     def __init__(self) -> None:
         super().__init__("The session is over; log in again")
@@ -111,23 +114,23 @@ class SessionOver(Unauthenticated):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """What a caller showed: a token of a session, or an API key. What is made with it may have to end with it."""
+    """Session or API key that a request was made with."""
 
     user_id: UserId
     session_id: str | None = None
-    """The session of a token."""
+    """Session of an access token; None: an API key."""
     api_key_id: ApiKeyId | None = None
     began_at: datetime
-    """When the session began with a login, or the key was made."""
+    """Moment of the session's login, or at which the key was made."""
 
     def require_outlived_by(self, *, disabled_at: datetime | None, sessions_from: datetime | None) -> None:
-        """Refuse a session that its account, as it was just read, has ended with all others.
+        """Check that the account, as it was just read, is in use and did not end this session with all others.
 
-        For writes whose condition is the version that was read; whether this session itself was ended is a condition
-        of its own (parent.require_session).
+        For writes whose condition is the version that was read; that this session itself was not ended is a further
+        condition (parent.require_session).
 
         Raises:
-            SessionOver: it has, or the account is disabled.
+            SessionOver: the session has ended, or the account is disabled.
         """
         if disabled_at is not None or (sessions_from is not None and sessions_from > self.began_at):
             raise SessionOver
@@ -135,47 +138,47 @@ class Credential:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who makes a request, and with what."""
+    """Sender of a request, with the rights and the credential that it has."""
 
     user_id: UserId
     role: Role
     method: Literal["jwt", "api_key"]
     scopes: frozenset[str]
-    """An API key's; empty for a token, which has all that the role has."""
+    """Scopes of an API key; empty for an access token, which has all permissions of the role."""
     email_verified: bool
     name: str
     avatar: str | None
     locale: Locale = Locale.EN
     credential: Credential | None = None
-    """What they showed; None: a token from before tokens named their session."""
+    """Session or API key of the request; None: a token from before tokens named their session."""
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When the caller's session began with a login; None: it is none, or not known."""
+        """Return the moment of the session's login; None: the caller is an API key, or the moment is unknown."""
         shown = self.credential
         return shown.began_at if shown is not None and shown.session_id is not None else None
 
     def require_person(self) -> None:
-        """Refuse API keys where somebody acts on their own account: a key that leaks must not take it along.
+        """Check that the caller is no API key: a key that leaks must not give its account away.
 
         Raises:
-            Forbidden: the caller is one.
+            Forbidden: the caller is an API key.
         """
         if self.method == "api_key":
             raise Forbidden("This takes a person's token; an API key cannot do it")
 
     def may(self, permission: str) -> bool:
-        """Tell whether role and scopes allow it.
+        """Tell whether the caller's role and scopes include a permission.
 
         Raises:
-            KeyError: no such permission.
+            KeyError: there is no such permission.
         """
         return permissions.allows(self.role, permission, self.scopes if self.method == "api_key" else None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """A key of a person's programs, as it is listed: without its secret."""
+    """An API key as it is listed: without its secret."""
 
     id: ApiKeyId
     user_id: UserId
@@ -188,17 +191,17 @@ class ApiKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None = None
-    """To the hour: the first use of each hour is noted."""
+    """To the hour: the first use of each hour is stored. None: never used."""
 
     def usable(self, at: datetime, *, keys_from: datetime | None) -> bool:
-        """Tell whether it still opens anything; `keys_from` is its owner's `api_keys_from`."""
+        """Tell whether it is usable at a moment: not revoked, expired or ended by its owner's `api_keys_from`."""
         ended = keys_from is not None and self.created_at <= keys_from
         return self.revoked_at is None and not ended and (self.expires_at is None or at < self.expires_at)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshToken:
-    """One link of a session: traded once for the next."""
+    """Refresh token of a session: traded once for the next one."""
 
     hash: str
     user_id: UserId
@@ -206,12 +209,12 @@ class RefreshToken:
     session_started_at: datetime
     expires_at: datetime
     used_at: datetime | None = None
-    """When it was traded."""
+    """Moment at which it was traded; None: it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """What a login or a refresh gives."""
+    """Access token and refresh token of a login or a refresh."""
 
     access_token: str
     refresh_token: str

@@ -1,7 +1,7 @@
-"""Objects that must not lose their owner: while an account has any, it is not deleted (R-K-23).
+"""Objects that an account owns and that must not lose it: while there are any, it is not deleted (R-K-23).
 
 They are counted in the transactions that create, delete and give them away (`transactional.add_holding`). The same
-count bounds them: no plan counts them, and each is something that an account keeps for as long as it likes.
+count limits them, since no plan does, and an account may keep each for as long as it likes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from karma.core.errors import Conflict
 
 
 class Holding(StrEnum):
-    """What keeps an account from being deleted."""
+    """Kind of objects that keep their owner's account from being deleted."""
 
     PROJECT = "project"
     """Owned by the account."""
@@ -23,7 +23,7 @@ class Holding(StrEnum):
 
 
 MOST: Final = {Holding.PROJECT: 1_000, Holding.AVATAR: 200}
-"""So many an account may have. An avatar has up to 150 KB, and a project 25: about 30 MB of each."""
+"""Largest number of each kind in one account. An avatar has up to 150 KB, a project 25: about 30 MB of each."""
 
 
 class HoldsTooMany(Conflict):
@@ -39,7 +39,7 @@ class HoldsTooMany(Conflict):
 
 
 class AccountHolds(Conflict):
-    """The account has what must be deleted, or have another owner, before it can go; `details` counts it by kind."""
+    """The account owns objects that must be deleted or given away before it; `details` counts them by kind."""
 
     code = "ACCOUNT_HOLDS"
 

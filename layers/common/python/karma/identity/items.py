@@ -1,4 +1,4 @@
-"""What the identity table holds. ADR 0004 has the access patterns.
+"""Items of the identity table. ADR 0004 has the access patterns.
 
 | item | pk | sk |
 | --- | --- | --- |
@@ -21,8 +21,8 @@
 | identity at a provider, as listed | USER#<id> | IDENTITY#<provider>#<sha256 of subject> |
 | audit entry | USER#<id> | AUDIT#<moment>#<entry id> (karma/audit/repository.py) |
 | notice | USER#<id> | NOTICE#<entry id> (karma/notices/repository.py) |
-| holdings of an account | USER#<id> | HOLDINGS |
-| deleted account | USER#<id> | TOMBSTONE, in gsi1 until nothing else is left |
+| number of objects that an account owns | USER#<id> | HOLDINGS |
+| deleted account | USER#<id> | TOMBSTONE, in gsi1 until its deletion is finished |
 | Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
 
 | index gsi1 | gsi1pk | gsi1sk |
@@ -32,8 +32,8 @@
 | audit entry | AUDIT#<day>#<0 to 3> | <moment>#<entry id> |
 | notice, unread | UNREAD#<id> | NOTICE#<entry id> |
 
-The partition USER#<id> goes with its account. An item of an account that stands elsewhere carries gsi1pk `USER#<id>`,
-by which the deletion finds it.
+The partition USER#<id> is deleted with its account. An item of an account in another partition carries gsi1pk
+`USER#<id>`, by which the deletion finds it.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from karma.identity.accounts import emails
 _TTL_SLACK = timedelta(days=1)
 TOMBSTONE = "TOMBSTONE"
 DELETIONS = "DELETIONS"
-"""Partition of gsi1 with the accounts whose deletion is not finished, by when to look at them again."""
+"""Partition of gsi1 with the accounts whose deletion is not finished, by when the next round is due."""
 
 
 class IdentityItem(Item):
-    """Base of everything in the identity table."""
+    """Base of all items of the identity table."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -64,7 +64,7 @@ class IdentityItem(Item):
 
 
 class UserItem(IdentityItem, discriminator="user"):
-    """A person."""
+    """An account."""
 
     id = UnicodeAttribute()
     email = UnicodeAttribute()
@@ -76,15 +76,15 @@ class UserItem(IdentityItem, discriminator="user"):
     email_verified = BooleanAttribute(default=False)
     disabled_at = UnicodeAttribute(null=True)
     sessions_from = UnicodeAttribute(null=True)
-    """Sessions and access tokens that began before are over."""
+    """Moment before which sessions and access tokens have ended; null: none were."""
     api_keys_from = UnicodeAttribute(null=True)
-    """API keys that were made before are over."""
+    """Moment before which API keys have ended; null: none were."""
     moving_to = UnicodeAttribute(null=True)
-    """The one address that a link may still move the account to."""
+    """Only address to which a link may still change the account's; null: none."""
 
 
 class NameItem(IdentityItem, discriminator="user_name"):
-    """Finds a user by the beginning of the name; repeats what such a search is filtered by."""
+    """Name of a user in the search index, with the attributes that a search is filtered by."""
 
     user_id = UnicodeAttribute()
     role = UnicodeAttribute()
@@ -98,13 +98,13 @@ class EmailGuard(IdentityItem, discriminator="email_guard"):
 
 
 class SessionItem(IdentityItem, discriminator="session"):
-    """A login and the refresh tokens that follow from it; `created_at` is when it began."""
+    """A session with its refresh tokens; `created_at` is the moment of the login."""
 
     revoked_at = UnicodeAttribute(null=True)
 
 
 class RefreshTokenItem(IdentityItem, discriminator="refresh_token"):
-    """One link of a session; `used_at` is set when it was traded."""
+    """A refresh token of a session; `used_at` is set when it is traded."""
 
     user_id = UnicodeAttribute()
     session_id = UnicodeAttribute()
@@ -114,7 +114,7 @@ class RefreshTokenItem(IdentityItem, discriminator="refresh_token"):
 
 
 class OneTimeTokenItem(IdentityItem, discriminator="one_time_token"):
-    """What a link in a mail proves; `used_at` is set when it was spent."""
+    """Token of a link in a mail; `used_at` is set when it is used."""
 
     purpose = UnicodeAttribute()
     user_id = UnicodeAttribute()
@@ -125,7 +125,7 @@ class OneTimeTokenItem(IdentityItem, discriminator="one_time_token"):
 
 
 class ApiKeyItem(IdentityItem, discriminator="api_key"):
-    """A key, twice: as listed and as looked up."""
+    """An API key; stored twice: in its owner's list, and by its hash."""
 
     id = UnicodeAttribute()
     user_id = UnicodeAttribute()
@@ -135,19 +135,19 @@ class ApiKeyItem(IdentityItem, discriminator="api_key"):
     scopes = JSONAttribute()
     valid_until = UnicodeAttribute(null=True)
     revoked_at = UnicodeAttribute(null=True)
-    """Of the key as listed."""
+    """Moment of revocation, in the owner's list only; null: not revoked."""
     last_used_at = UnicodeAttribute(null=True)
-    """Of the key as looked up."""
+    """Moment of the last noted use, in the item by hash only; null: never."""
 
 
 class ApiKeyTurns(IdentityItem, discriminator="api_key_turns"):
-    """How many keys an account has made: who makes one has seen all that were made before."""
+    """Number of keys that an account has ever made, by which a write knows that no other key was made meanwhile."""
 
     made = NumberAttribute(default=0)
 
 
 class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
-    """A login at a provider that has begun; `used_at` is set when the browser came back."""
+    """A login at a provider that has begun; `used_at` is set when the browser comes back."""
 
     provider = UnicodeAttribute()
     browser_hash = UnicodeAttribute()
@@ -155,16 +155,16 @@ class OAuthFlowItem(IdentityItem, discriminator="oauth_flow"):
     nonce = UnicodeAttribute()
     redirect = UnicodeAttribute()
     link_to = UnicodeAttribute(null=True)
-    """The account that shall be linked."""
+    """Account that is to be linked; null: the flow is a login."""
     session_id = UnicodeAttribute(null=True)
     session_began_at = UnicodeAttribute(null=True)
-    """Of the session that asked for it."""
+    """Moment at which the session that asked for the link began; null: no session did."""
     used_at = UnicodeAttribute(null=True)
     valid_until = UnicodeAttribute()
 
 
 class LoginCodeItem(IdentityItem, discriminator="login_code"):
-    """A login that a provider ended; `used_at` is set when the frontend traded it for tokens."""
+    """A finished login at a provider; `used_at` is set when the frontend trades it for tokens."""
 
     user_id = UnicodeAttribute()
     provider = UnicodeAttribute()
@@ -186,136 +186,136 @@ class ProviderIdentityItem(IdentityItem, discriminator="provider_identity"):
 
 
 class RequestGuard(RequestAttributes, IdentityItem, discriminator="request_guard"):
-    """What a request with an Idempotency-Key made."""
+    """Object that a request with an Idempotency-Key has created."""
 
 
 class HoldingsItem(IdentityItem, discriminator="holdings"):
-    """How many objects an account has that must not lose it."""
+    """Numbers of objects that an account owns and that must not lose it, by kind."""
 
     project = NumberAttribute(default=0)
     avatar = NumberAttribute(default=0)
 
 
 class AccountTombstone(IdentityItem, discriminator="account_tombstone"):
-    """A deleted account, without anything personal; `created_at` is when its owner asked for it."""
+    """A deleted account, without anything personal; `created_at` is the moment at which its owner asked for it."""
 
     attempts = NumberAttribute(default=0)
     waits_for = UnicodeAttribute(null=True)
-    """What the last go could not finish."""
+    """Step that the last round could not finish; null: none."""
     finished_at = UnicodeAttribute(null=True)
 
 
 class KnownNetworkItem(IdentityItem, discriminator="known_network"):
-    """A session of an account began on a network before `valid_until`, which is 30 days after the last one did."""
+    """A network on which a session of an account began; `valid_until` is 30 days after the last one."""
 
     valid_until = UnicodeAttribute()
 
 
 def known_network_key(account: str, network: str) -> Key:
-    """Key of a network that an account logged in from; both are hashes."""
+    """Return the key of a network that an account logged in from; both are hashes."""
     return Key(f"LOGIN#{account}", f"NETWORK#{network}")
 
 
 def user_key(user_id: UserId) -> Key:
-    """Key of a user."""
+    """Return the key of a user."""
     return Key(f"USER#{user_id}", "PROFILE")
 
 
 def user_list(role: str, *, disabled: bool) -> str:
-    """Partition of the index with all users of a role, in use or disabled."""
+    """Return the index partition of all users of a role, in use or disabled."""
     return f"USERS#{role}#{'disabled' if disabled else 'active'}"
 
 
 def user_position(user_id: UserId, created_at: datetime) -> str:
-    """Place of a user in the list: newest last."""
+    """Return the sort key of a user in that list: newest last."""
     return f"{iso(created_at)}#{user_id}"
 
 
 def name_key(user_id: UserId) -> Key:
-    """Key of the item by which a user's name is found."""
+    """Return the key of the item by which a user's name is found."""
     return Key(f"USER#{user_id}", "NAME")
 
 
 def name_list(text: str) -> str:
-    """Partition of the index with all names that begin like a folded text."""
+    """Return the index partition of all names with the first character of a folded text."""
     return f"NAMES#{text[:1]}"
 
 
 def email_key(email: str) -> Key:
-    """Key of the guard of a normalised address; the address itself stays out of keys."""
+    """Return the key of a unique address; it holds a hash and not the address itself."""
     return email_hash_key(emails.digest(email))
 
 
 def email_hash_key(email_hash: str) -> Key:
-    """Key of the guard of an address that is known by its SHA-256 only."""
+    """Return the key of a unique address by its SHA-256."""
     return Key(f"UNIQUE#EMAIL#{email_hash}", "GUARD")
 
 
 def session_key(user_id: UserId, session_id: str) -> Key:
-    """Key of a session."""
+    """Return the key of a session."""
     return Key(f"USER#{user_id}", f"SESSION#{session_id}")
 
 
 def refresh_key(token_hash: str) -> Key:
-    """Key of a refresh token."""
+    """Return the key of a refresh token."""
     return Key(f"REFRESH#{token_hash}", "TOKEN")
 
 
 def one_time_key(token_hash: str) -> Key:
-    """Key of a one-time token."""
+    """Return the key of a one-time token."""
     return Key(f"ONETIME#{token_hash}", "TOKEN")
 
 
 def api_key_key(user_id: UserId, key_id: ApiKeyId) -> Key:
-    """Key of an API key in its owner's list."""
+    """Return the key of an API key in its owner's list."""
     return Key(f"USER#{user_id}", f"APIKEY#{key_id}")
 
 
 def api_key_turns_key(user_id: UserId) -> Key:
-    """Key of the number of API keys that an account has made."""
+    """Return the key of the number of API keys that an account has made."""
     return Key(f"USER#{user_id}", "APIKEYS")
 
 
 def api_key_lookup(key_hash: str) -> Key:
-    """Key under which a presented API key is found."""
+    """Return the key under which a presented API key is found."""
     return Key(f"APIKEY#{key_hash}", "KEY")
 
 
 def holdings_key(user_id: UserId) -> Key:
-    """Key of what an account holds."""
+    """Return the key of the numbers of objects that an account owns."""
     return Key(f"USER#{user_id}", "HOLDINGS")
 
 
 def tombstone_key(user_id: UserId) -> Key:
-    """Key of what remains of a deleted account."""
+    """Return the key of a deleted account's tombstone."""
     return Key(f"USER#{user_id}", TOMBSTONE)
 
 
 def owned_pk(user_id: UserId) -> str:
-    """Partition of gsi1 that holds an account's items of other partitions."""
+    """Return the partition of gsi1 that holds an account's items of other partitions."""
     return f"USER#{user_id}"
 
 
 def oauth_flow_key(state_hash: str) -> Key:
-    """Key of a login at a provider that has begun."""
+    """Return the key of a login at a provider that has begun."""
     return Key(f"OAUTH#{state_hash}", "FLOW")
 
 
 def login_code_key(code_hash: str) -> Key:
-    """Key of a login that a provider ended."""
+    """Return the key of a finished login at a provider."""
     return Key(f"LOGINCODE#{code_hash}", "CODE")
 
 
 def provider_guard_key(provider: str, subject_hash: str) -> Key:
-    """Key of the guard of an identity at a provider."""
+    """Return the key of the item that makes an identity at a provider unique."""
     return Key(f"IDENTITY#{provider}#{subject_hash}", "GUARD")
 
 
 def provider_identity_key(user_id: UserId, provider: str, subject_hash: str) -> Key:
-    """Key of an identity in its owner's list."""
+    """Return the key of an identity in its owner's list."""
     return Key(f"USER#{user_id}", f"IDENTITY#{provider}#{subject_hash}")
 
 
 def deletion(moment: datetime) -> int:
-    """When DynamoDB may delete what is over at `moment`: epoch seconds, a day later."""
+    """Return the epoch second after which DynamoDB may delete an item that expires at `moment`: a day later."""
     return epoch_ms(moment + _TTL_SLACK) // 1000

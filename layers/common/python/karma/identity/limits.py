@@ -1,4 +1,4 @@
-"""The one table of rate limits: who may do what how often. Monthly allowances are the plans' (karma.billing.plans).
+"""The one table of rate limits of requests. Monthly allowances are in plans (karma.billing.plans).
 
 `limit="auth"` on a route of functions/api and `limit="run"` in agent_stream name its rows. ADR 0013 says why.
 """
@@ -27,22 +27,22 @@ _MAX_PLANS = 1000
 
 
 class Counted(StrEnum):
-    """What has a bucket of its own."""
+    """Subject that requests are counted for."""
 
     NETWORK = "network"
-    """The caller's address (IPv6: /64), before anybody knows who calls."""
+    """IP address of the caller (IPv6: /64), before the caller is known."""
     ACCOUNT = "account"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One row: a limit for everybody, or one a plan."""
+    """Row of the table: a limit for everybody, or one per plan."""
 
     counted: Counted
     stored: bool
-    """In DynamoDB, for all processes together; else in each process by itself."""
+    """True: counted in DynamoDB for all processes together; False: in each process by itself."""
     limits: Mapping[str, Limit]
-    """By name of the plan; "" for everybody."""
+    """Limits by name of the plan; "": everybody's."""
 
 
 def _everybody(name: str, amount: int, per: timedelta) -> Mapping[str, Limit]:
@@ -70,28 +70,31 @@ RULES: Mapping[str, Rule] = {
 LOGIN_NETWORK = Limit("login_network", 5, timedelta(minutes=15))
 LOGIN_ACCOUNT = Limit("login_account", 100, timedelta(hours=1))
 LOGIN_KNOWN = Limit("login_known", 20, timedelta(minutes=15))
-"""Wrong passwords for one account: from a network that is new to it, from all of those together, from one that it has
-logged in from (karma.identity.sessions.logins). Stored."""
+"""Limits of wrong passwords for one account: from a network that is new to it, from all new ones together, from a known
+one (karma.identity.sessions.logins). Stored."""
 
 PASSWORD = Limit("password", 10, timedelta(minutes=15))
-"""Wrong passwords in a session that is open, by account (karma.identity.confirmation). Stored."""
+"""Limit of wrong passwords in an open session, by account (karma.identity.confirmation). Stored."""
 
 _HOUR = timedelta(hours=1)
 MAIL_RESET = Limit("mail_reset", 3, _HOUR)
 MAIL_VERIFY = Limit("mail_verify", 3, _HOUR)
 MAIL_CHANGE = Limit("mail_change", 3, _HOUR)
-"""Mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded. The last also
-counts what one account causes. Stored."""
+"""Limits of mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded. The
+last also counts the mails that one account causes. Stored."""
 
 MAIL_PASSWORD = Limit("mail_password", 3, _HOUR)
 MAIL_API_KEY = Limit("mail_api_key", 10, _HOUR)
-"""Mails that tell an account what was done with it, by its id; beyond, notices and the audit log say so. Stored."""
+"""Limit of mails that tell an account what was done with it, by its id; beyond it, only notices and audit log do.
+
+Stored.
+"""
 
 _DAY = timedelta(days=1)
 INVITATIONS = Limit("invitations", 100, _DAY)
-"""Invitations to projects, by the account that sends them. Stored."""
+"""Limit of invitations to projects, by the account that sends them. Stored."""
 MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
-"""How often one account or address is told of invitations, whoever sends them; beyond, they only stand in its list."""
+"""Limit of mails and notices about invitations, by invited account or address; beyond it, they are only listed."""
 
 MAIL_LIMITS: Mapping[MailKind, Limit] = {
     MailKind.VERIFY_EMAIL: MAIL_VERIFY,
@@ -105,20 +108,20 @@ MAIL_LIMITS: Mapping[MailKind, Limit] = {
     MailKind.API_KEY_CREATED: MAIL_API_KEY,
     MailKind.PROJECT_INVITATION: INVITATIONS,
 }
-"""What bounds each kind of mail, by account or address: what SES sends in a day is shared by all accounts."""
+"""Limits of each kind of mail, by account or address: all accounts share the number that SES sends in a day."""
 
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
-"""Streams that one account may have open: each keeps a process of the streaming function, of which there are only so
-many for all accounts (docs/adr/0035). No stream outlives its process's time, 15 minutes."""
+"""Limit of open streams of one account: each takes a process of the streaming function, whose number is limited for all
+accounts together (docs/adr/0035). No stream outlives its process, 15 minutes."""
 WAITING_REQUESTS = Pool("waiting_requests", 5, timedelta(seconds=30))
-"""Requests of one account that may wait for a device (`wait_s`): each keeps a process of the API, of which there are
-only so many for all accounts and for ingest. None waits longer than the gateway, 30 seconds."""
+"""Limit of requests of one account that wait for a device (`wait_s`): each takes a process of the API, whose number is
+limited for all accounts and ingest together. None waits longer than the gateway, 30 seconds."""
 _OPEN_RETRY_S = 10
-"""Most of them end long before they must."""
+"""Seconds after which to retry: most requests end long before their time."""
 
 
 class Throttle:
-    """Counts requests by the rows of the table. Keeps plans for five minutes."""
+    """Counts requests by the rows of the table. Caches plans for five minutes."""
 
     def __init__(
         self,
@@ -129,7 +132,10 @@ class Throttle:
         plan_of: Callable[[UserId], str],
         rules: Mapping[str, Rule] = RULES,
     ) -> None:
-        """`plan_of` names the plan whose limits hold for a user now."""
+        """Build the throttle.
+
+        `plan_of` returns the name of the plan whose limits hold for a user now.
+        """
         self._stored = stored
         self._local = local
         self._clock = clock
@@ -141,7 +147,7 @@ class Throttle:
         """Count one request of a network or an account, as the row says.
 
         Raises:
-            RateLimited: too many; says when to come back.
+            RateLimited: the limit is reached; the error says when to retry.
         """
         rule = self._rules[name]
         if rule.counted is Counted.NETWORK:
@@ -156,7 +162,7 @@ class Throttle:
         return decision
 
     def is_counted_by_network(self, name: str) -> bool:
-        """Tell whether a row asks for nobody's account."""
+        """Tell whether a row counts by network and not by account."""
         return self._rules[name].counted is Counted.NETWORK
 
     def _plan(self, user_id: UserId) -> str:
@@ -170,7 +176,7 @@ class Throttle:
 
 
 def unless_too_many(mail: Mail, key: str, *, buckets: Buckets, now: datetime) -> list[Mail]:
-    """Return a mail that is to be written, or nothing when `key`, an account or a hash, was sent enough of its kind."""
+    """Return the mail in a list, or an empty list when `key`, an account or a hash, was sent enough of its kind."""
     limit = MAIL_LIMITS[mail.kind]
     if buckets.take(limit, key, now=now).allowed:
         return [mail]
@@ -179,7 +185,7 @@ def unless_too_many(mail: Mail, key: str, *, buckets: Buckets, now: datetime) ->
 
 
 def refused(decision: Decision) -> RateLimited:
-    """Make the 429 of a decision, and count it."""
+    """Return the 429 of a decision, and count it."""
     limit = decision.limit
     count("RateLimited", limit=limit.name)
     error = RateLimited(
@@ -192,14 +198,14 @@ def refused(decision: Decision) -> RateLimited:
 
 
 class Leases(Protocol):
-    """Where leases are kept: karma.core.dynamo.leases."""
+    """Leases of open requests: karma.core.dynamo.leases."""
 
     def take(self, pool: Pool, holder: str, *, now: datetime, until: datetime) -> Lease: ...  # noqa: D102
     def give_back(self, lease: Lease) -> None: ...  # noqa: D102
 
 
 class OpenRequests:
-    """Caps how many long requests of one kind an account has open at once, over all processes."""
+    """Limits how many long requests of one kind an account has open at once, over all processes."""
 
     def __init__(self, leases: Leases, clock: Clock, *, pool: Pool) -> None:
         self._leases = leases
@@ -207,7 +213,7 @@ class OpenRequests:
         self._pool = pool
 
     def open(self, user_id: UserId, *, until: datetime | None) -> Lease:
-        """Count one more, which ends by `until`, or by the longest time that one of this kind may have.
+        """Take a lease for a request that ends by `until`, or at the latest time possible for its kind.
 
         Raises:
             RateLimited: the account has as many open as it may.
@@ -227,7 +233,7 @@ class OpenRequests:
 
     @contextmanager
     def held(self, user_id: UserId, *, until: datetime | None = None) -> Iterator[None]:
-        """Count one for as long as a block runs.
+        """Hold a lease while the block runs.
 
         Raises:
             RateLimited: the account has as many open as it may; the block did not begin.
@@ -239,7 +245,7 @@ class OpenRequests:
             self.close(lease)
 
     def close(self, lease: Lease) -> None:
-        """Count one no more. One that cannot be given back is counted until its time is over."""
+        """Give a lease back. One that cannot be given back counts until its time is over."""
         try:
             self._leases.give_back(lease)
         except Upstream as exc:

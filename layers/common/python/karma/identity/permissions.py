@@ -1,8 +1,8 @@
-"""The one table of permissions: who may do what.
+"""The one table of permissions and the roles that have them.
 
 A row names a permission and the roles that have it. `permit("device:read")` in functions/api, the tools of
-agent_stream and API key scopes all read this table. What the members of a project may do in it is a second one
-(karma/projects/permissions.py), asked after this one.
+agent_stream and API key scopes all read this table. The permissions of members of a project are a second table
+(karma/projects/permissions.py), checked after this one.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ ALIASES: Mapping[str, str] = {
     "delete:agent": "agent:delete",
     "execute:agent": "agent:run",
 }
-"""The Agio API's names."""
+"""Names of permissions in the Agio API."""
 
 EVERYTHING = "*"
-"""The scope of a key that may do all that its owner may."""
+"""Scope of a key that may do everything that its owner may."""
 
 
 def canonical(permission: str) -> str:
     """Return a permission's own name.
 
     Raises:
-        KeyError: no such permission.
+        KeyError: there is no such permission.
     """
     name = ALIASES.get(permission, permission)
     if name not in ROLES_OF:
@@ -79,7 +79,7 @@ def allows(role: str, permission: str, scopes: frozenset[str] | None) -> bool:
     """Tell whether a role has a permission; with `scopes` (an API key's) those must cover it as well.
 
     Raises:
-        KeyError: no such permission.
+        KeyError: there is no such permission.
     """
     name = canonical(permission)
     if role not in ROLES_OF[name]:

@@ -1,4 +1,4 @@
-"""Members, and a body, that several parts of identity take; all other bodies stand beside what takes them."""
+"""Fields, and a body, that several parts of identity use; all other bodies are beside their routes' context."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MailableEmail = Annotated[str, StringConstraints(min_length=3, max_length=320), 
 
 
 def _measured(password: str) -> str:
-    """Count the characters of a new password in its one spelling: how a keyboard composes letters decides nothing."""
+    """Check the length of a new password in its one spelling, whichever way a keyboard composes letters."""
     if not MIN_PASSWORD_CHARS <= len(spelled(password)) <= MAX_PASSWORD_CHARS:
         raise ValueError(f"has {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters, each counted as composed (NFC)")
     return password
@@ -30,7 +30,7 @@ Password = Annotated[
     str, StringConstraints(min_length=MIN_PASSWORD_CHARS, max_length=MAX_SPELLED_CHARS), AfterValidator(_measured)
 ]
 GivenPassword = Annotated[str, StringConstraints(max_length=MAX_SPELLED_CHARS)]
-"""A password to be compared, in any spelling."""
+"""Password that is compared with a stored one, in any spelling."""
 OpaqueToken = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 

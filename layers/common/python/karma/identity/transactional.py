@@ -1,4 +1,4 @@
-"""Accounts in another context's transaction: it commits only while they are there."""
+"""Conditions on accounts in transactions of other contexts."""
 
 from __future__ import annotations
 
@@ -13,56 +13,61 @@ from karma.identity.holdings import MOST, Holding, HoldsTooMany
 
 
 class AccountGone(NotFound):
-    """The account was deleted, or there was none of this id."""
+    """The account was deleted, or never existed."""
 
     def __init__(self, user_id: UserId | None = None) -> None:
-        """`user_id` None: it was deleted, and is not known any more."""
+        """Build the error.
+
+        `user_id` None: the account was deleted, and its id is not known.
+        """
         super().__init__("User not found")
         self.user_id = user_id
 
 
 def require_account(tx: Transaction, user_id: UserId) -> None:
-    """Let a transaction fail with AccountGone unless the account is there when it commits.
+    """Add the condition that the account exists; otherwise the transaction fails with AccountGone.
 
-    Costs two write units. Two transactions of one account at the same moment may meet in it (StorageThrottled).
+    Costs two write units. Two transactions of one account at the same moment may conflict (StorageThrottled).
     """
     parents.require_account(tx, user_id, on_fail=AccountGone(user_id))
 
 
 def require_credential(tx: Transaction, credential: Credential, *, now: datetime) -> None:
-    """Let a transaction fail with Unauthenticated unless the session or API key is not over when it commits.
+    """Add the condition that a session or API key has not ended; otherwise the transaction fails with Unauthenticated.
 
-    That is: the account is there and in use, has not ended its sessions (or keys) since this one began, and this one
-    itself was not ended. What is known of a caller may be a minute old; what must not outlive its session asks here.
+    That is: the account exists, is not disabled, has not ended its sessions (or keys) since this one began, and this
+    one
+    itself was not ended. A caller's data may be a minute old; a write that must not outlive its session calls this.
     """
     parents.require_credential(tx, credential, now=now, on_fail=SessionOver())
 
 
 def require_session(tx: Transaction, credential: Credential | None, *, now: datetime) -> None:
-    """As `require_credential`, for a transaction that writes the account's item under the version it was read at.
+    """Add the same condition to a transaction that writes the account's item under the version that was read.
 
-    Whether the account lets the session go on is asked of what was read (Credential.require_outlived_by). None asks
-    nothing: it is nobody's session.
+    The account itself is checked on the item that was read (Credential.require_outlived_by). `credential` None: nothing
+    is
+    checked, since no session asks.
     """
     if credential is not None:
         parents.require_session(tx, credential, now=now, on_fail=SessionOver())
 
 
 def add_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
-    """Count one more object that must not lose its owner; the transaction fails with AccountGone without the account.
+    """Count one more object that the account owns; the transaction fails with AccountGone if it does not exist.
 
-    It fails with HoldsTooMany where the account has as many of the kind as an account may have, whatever its plan.
-    While an account has any, it is not deleted (R-K-23): its deletion has a condition on the same count.
+    It fails with HoldsTooMany if the account has `MOST` of the kind, in any plan. While there are any, the account is
+    not deleted (R-K-23): its deletion has a condition on the same count.
     """
     require_account(tx, user_id)
     parents.add_holding(tx, user_id, kind.value, most=MOST[kind], on_fail=HoldsTooMany(kind))
 
 
 def remove_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
-    """Count one less, since it was deleted or given away; the transaction fails with ConditionFailed at none."""
+    """Count one object less, since it was deleted or given away; the transaction fails with ConditionFailed at 0."""
     parents.remove_holding(tx, user_id, kind.value)
 
 
 def was_deleted(user_id: UserId, *, at: datetime) -> bool:
-    """Tell a deleted account from one that never was, for 90 days: one strongly consistent read."""
+    """Tell whether an account was deleted in the last 90 days, and not just unknown: one strongly consistent read."""
     return parents.is_deleted(user_id, at=at)

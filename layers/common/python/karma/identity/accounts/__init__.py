@@ -1,1 +1,1 @@
-"""Accounts: made, proven, changed, administered and deleted, and the mails and one-time links of all that."""
+"""Accounts: registered, verified, changed, administered and deleted, with their mails and one-time links."""

@@ -1,4 +1,4 @@
-"""What operators and administrators do with accounts."""
+"""Use cases of operators and administrators with accounts of others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from karma.identity.passwords.spelling import spelled
 
 
 class ManagedAccounts(Protocol):
-    """Where accounts are stored; see repository/directory.py and repository/users.py for what each promises."""
+    """Accounts, for administrators; repository/directory.py and repository/users.py say what each method promises."""
 
     def list_users(self, asked: AccountFilter, *, limit: int, below: str | None) -> AccountPage: ...  # noqa: D102
     def search_users(  # noqa: D102
@@ -39,7 +39,7 @@ class ManagedAccounts(Protocol):
 
 
 class AdministrationService:
-    """What administrators do with other people's accounts."""
+    """Use cases of administrators with other people's accounts."""
 
     def __init__(
         self,
@@ -49,16 +49,19 @@ class AdministrationService:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`on_change` is told whose role or state changed (Authenticator.forget)."""
+        """Build the service.
+
+        `on_change` is called with the id of each user whose role or state changed (Authenticator.forget).
+        """
         self._accounts = accounts
         self._registration = registration
         self._clock = clock
         self._on_change = on_change
 
     def users(self, asked: AccountFilter, *, text: str = "", limit: int, after: str | None) -> AccountPage:
-        """List accounts, newest first; with `text` the one with that address, or those whose names begin so, by name.
+        """List accounts, newest first; with `text` those with this address, or whose name begins with it, by name.
 
-        A part of an address finds nobody: no address can be read from a key.
+        A part of an address finds nothing: keys hold addresses only as hashes.
         """
         if not text:
             return self._accounts.list_users(asked, limit=limit, below=after)
@@ -75,7 +78,7 @@ class AdministrationService:
         """Read an account.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such account.
         """
         user = self._accounts.read_user(UserId(user_id)) if is_id(user_id) else None
         if user is None:
@@ -92,16 +95,16 @@ class AdministrationService:
         version: int | None,
         source: Source,
     ) -> User:
-        """Give a role, disable or enable an account; None leaves what is.
+        """Change the role of an account, disable or enable it; None leaves the value as it is.
 
-        Nobody changes their own account, and only an administrator in use changes others: one always remains. An
-        account that is disabled loses its sessions for good; its API keys do nothing until it is enabled.
+        Only an administrator who is not disabled changes accounts, and never their own: so one always remains. An
+        account that is disabled loses its sessions for good; its API keys are refused until it is enabled.
 
         Raises:
             Forbidden: it is the actor's own account, or the actor is no administrator any more.
             SessionOver: the actor's session has ended meanwhile.
             NotFound: there is no such account.
-            StaleVersion: it is not at `version`, or was changed at the same moment.
+            StaleVersion: the account is not at `version`, or was changed at the same moment.
         """
         before = self.user(user_id)
         if before.id == actor.user_id:
@@ -114,12 +117,12 @@ class AdministrationService:
     def make_admin(self, *, email: str, password: str, name: str) -> User:
         """Create an administrator, or promote the owner of the address (whose password and name stay).
 
-        Operators vouch for the address of an account that they make: it counts as verified, and is sent no link. Of one
-        that somebody else registered they only know the address, so that has to be verified.
+        The address of an account that is made here counts as verified. An account that somebody registered themselves
+        must have verified the address before.
 
         Raises:
-            ValidationFailed: not an address, or a password of the wrong length for a new account.
-            Conflict: EMAIL_NOT_VERIFIED: whoever registered the address may not own it.
+            ValidationFailed: the text is no address, or the password of a new account has the wrong length.
+            Conflict: EMAIL_NOT_VERIFIED, the account exists and has not verified its address.
         """
         user = self._accounts.find_by_email(emails.normalise(email))
         if user is None:

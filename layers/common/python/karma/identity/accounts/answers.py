@@ -27,7 +27,7 @@ class UserView(TypedDict):
 
 
 def user_view(user: User) -> UserView:
-    """Shape a person, without the password."""
+    """Return a person in the shape of the API, without the password."""
     return {
         "id": user.id,
         "email": user.email,
@@ -56,7 +56,7 @@ class ManagedUserView(UserView):
 
 
 def managed_user_view(user: User) -> ManagedUserView:
-    """Shape a person for an administrator."""
+    """Return a person in the shape of the API, for an administrator."""
     return {
         **user_view(user),
         "disabled": user.disabled_at is not None,
@@ -90,11 +90,11 @@ class DeletionView(TypedDict):
 
 
 def deletion_view(deletion: Deletion) -> DeletionView:
-    """Shape an account's deletion for whoever asked for it."""
+    """Return an account's deletion in the shape of the API, for its owner."""
     return {"user_id": deletion.user_id, "requested_at": iso(deletion.requested_at)}
 
 
 class DeletionData(TypedDict):
-    """What becomes of the account."""
+    """State of the account's deletion."""
 
     deletion: DeletionView

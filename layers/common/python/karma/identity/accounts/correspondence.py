@@ -1,4 +1,4 @@
-"""Whom a mail goes to, and the secret of its link: made when the mail is sent, so that none waits in a queue."""
+"""Recipients of mails, and the secrets of their links: made when a mail is sent, so that no secret waits in a queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from karma.mail.domain import Addressed, Mail, MailKind
 
 
 class People(Protocol):
-    """Where accounts are stored; see repository/users.py for what each promises."""
+    """Accounts, as the mail worker finds recipients; repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
@@ -22,20 +22,20 @@ class People(Protocol):
 
 
 class OneTimeTokens(Protocol):
-    """Where tokens are stored; see repository/one_time.py."""
+    """One-time tokens of links; repository/one_time.py."""
 
     def create_token(self, token: OneTimeToken, *, now: datetime) -> None: ...  # noqa: D102
 
 
 class Correspondence:
-    """Addresses mails."""
+    """Finds recipients of mails and makes the tokens of their links."""
 
     def __init__(self, *, people: People, tokens: OneTimeTokens) -> None:
         self._people = people
         self._tokens = tokens
 
     def address(self, mail: Mail, *, now: datetime) -> Addressed | None:
-        """Find the recipient as they are now, and make the link's token; None when the mail has no use any more."""
+        """Return the recipient as they are now, with the link's token; None when the mail is not needed any more."""
         if mail.kind is MailKind.PROJECT_INVITATION and mail.to is not None:
             return self._to_an_address(mail, mail.to)
         user = self._person(mail)
@@ -66,7 +66,7 @@ class Correspondence:
         return _addressed(mail.kind, owner, to=to)
 
     def _to_the_owner(self, mail: Mail, address_hash: str, *, now: datetime) -> Addressed | None:
-        """Address whose account made that of a registration impossible; whoever asked for it may be somebody else."""
+        """Address the owner of an address that somebody, perhaps another person, tried to register again."""
         owner = self._people.find_by_email_hash(address_hash)
         if owner is None or owner.disabled_at is not None:
             return None

@@ -1,10 +1,11 @@
-"""Deleting an account: a tombstone first, then everything of it, context by context.
+"""Deleting an account: a tombstone first, then all its data, context by context.
 
-request    one transaction: the account's item, its address and what it holds go, a tombstone stands in their place.
-           From here on nothing can be hung on the account (parent.require_account), nobody is it any more.
-cascade    each context removes what is its own, in goes of bounded time, as often as it takes. What is left is all the
-           progress there is: a go that dies is followed by another that finds less.
-settling   the last go comes `SETTLES_AFTER` the request, when nothing that ran at that moment runs any more.
+request    one transaction replaces the account's item, its address and its count of owned objects by a tombstone.
+           From here on nothing can be written for the account (parent.require_account), and nobody can log in.
+cascade    each context removes its data of the account, in rounds of bounded time, until nothing is left. No progress
+is
+           stored: a round that dies is followed by another that finds less.
+settling   the last round comes `SETTLES_AFTER` the request, when nothing that ran at that moment runs any more.
 
 docs/adr/0014-account-deletion.md has the order of the steps, and why.
 """
@@ -31,27 +32,29 @@ if TYPE_CHECKING:  # the cascade goes without argon2
     from karma.identity.passwords.hashes import Passwords
 
 SETTLES_AFTER = timedelta(minutes=20)
-"""Above the longest life of anything that may still write: a run's process has 15 minutes, a request half a minute."""
+"""Time from a deletion's request to its last round; longer than anything that may still write runs: a run's process for
+15 minutes, a request for half a minute.
+"""
 TOMBSTONE_TTL = timedelta(days=90)
 DUE_AFTER = timedelta(minutes=2)
-"""A deletion that nobody took up for this long is enqueued again by the sweep."""
+"""Time after which the sweep enqueues a deletion again that no worker has taken up."""
 _GO_S = 20.0
 _FIRST_DELAY = timedelta(seconds=30)
 _LONGEST_DELAY = timedelta(minutes=15)
-"""Of an SQS message."""
+"""Longest delay of an SQS message."""
 _LONGEST_PAUSE = timedelta(hours=6)
 _SWEEP_LIMIT = 100
 
 
 class AdministratorStays(Conflict):
-    """Administrators give the role up first, so that the last one cannot leave."""
+    """An administrator cannot delete the own account: they give the role up first, so that one always remains."""
 
     code = "ADMINISTRATOR_STAYS"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaving:
-    """What the deletion of an account has to know of it."""
+    """State of an account that its deletion depends on."""
 
     user_id: UserId
     email: str
@@ -73,7 +76,7 @@ class Deletion:
 
 
 class Deletions(Protocol):
-    """Where accounts become tombstones; see repository/deletions.py for what each promises."""
+    """Deletions of accounts and their tombstones; repository/deletions.py says what each method promises."""
 
     def leaving(self, user_id: UserId) -> Leaving | None: ...  # noqa: D102
     def begin(  # noqa: D102
@@ -94,7 +97,7 @@ class Queue(Protocol):
 
 
 class AccountDeletion:
-    """What a person asks for."""
+    """Use case of a person who deletes their account."""
 
     def __init__(
         self,
@@ -106,7 +109,10 @@ class AccountDeletion:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`on_change` is told whose account is gone (Authenticator.forget)."""
+        """Build the service.
+
+        `on_change` is called with the id of each deleted account (Authenticator.forget).
+        """
         self._deletions = deletions
         self._passwords = passwords
         self._buckets = buckets
@@ -115,18 +121,19 @@ class AccountDeletion:
         self._on_change = on_change
 
     def request(self, caller: Caller, *, current_password: str | None, source: Source) -> Deletion:
-        """Delete the caller's account; what belongs to it goes in the background.
+        """Delete the caller's account; its data is removed in the background.
 
-        When the queue does not take the message, the account is deleted all the same and the sweep sends it.
+        If the message cannot be enqueued, the account is deleted all the same and the sweep enqueues it.
 
         Raises:
             Forbidden: the caller is an API key, the password is wrong, or without a password the login is old.
             RateLimited: too many passwords were wrong.
             ValidationFailed: the password is missing.
-            AdministratorStays, AccountHolds: see there.
+            AdministratorStays: the caller is an administrator.
+            AccountHolds: the account owns objects that must not lose their owner.
             StaleVersion: the account was changed at the same moment.
             SessionOver: the caller's session has ended meanwhile.
-            NotFound: it is gone.
+            NotFound: the account is deleted already.
         """
         caller.require_person()
         leaving = self._deletions.leaving(caller.user_id)
@@ -164,23 +171,26 @@ class AccountDeletion:
 
 
 class Cascade:
-    """What follows."""
+    """Deletes the data of a deleted account, context by context, until nothing can write to it again."""
 
     def __init__(self, steps: Sequence[Step], *, deletions: Deletions, queue: Queue, clock: Clock) -> None:
-        """`steps` in their order; the one that removes the rest of the account itself comes last."""
+        """Build the worker.
+
+        `steps` run in their order; the one that removes the account's own data comes last.
+        """
         self._steps = steps
         self._deletions = deletions
         self._queue = queue
         self._clock = clock
 
     def advance(self, user_id: UserId) -> bool:
-        """Let every context remove what is left, for up to 20 seconds; True when the deletion is finished.
+        """Let every context remove data for up to 20 seconds; return True when the deletion is finished.
 
-        When it is not, the account is enqueued again. A context that another system keeps from its work (Stripe, IoT)
-        does not hold back the others.
+        If it is not, the account is enqueued again. When another system (Stripe, IoT) fails one context, the others go
+        on.
 
         Raises:
-            Exception: what a step raised beside Upstream, after all others had their turn.
+            Exception: a step raised something other than Upstream; it is raised again after all steps ran.
         """
         deletion = self._deletions.get(user_id)
         if deletion is None or deletion.finished_at is not None:
@@ -230,7 +240,7 @@ class Cascade:
 
 
 def requeue_due(deletions: Deletions, queue: Queue, clock: Clock) -> int:
-    """Enqueue the deletions whose time has come; the pause doubles with each go, to 6 h. Returns how many."""
+    """Enqueue deletions that are due; the pause between rounds doubles each time, up to 6 h. Return how many."""
     now = clock.now()
     sent = 0
     for deletion in deletions.due(now, limit=_SWEEP_LIMIT):

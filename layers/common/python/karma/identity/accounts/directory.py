@@ -1,4 +1,4 @@
-"""Lists of accounts, as administrators ask for them."""
+"""Lists of accounts for administrators: filter and page."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from karma.identity.domain import Role, User
 
 MAX_COUNTED = 1000
-"""Accounts of a list or a search are counted up to here."""
+"""Largest number of accounts of a list or a search that is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccountFilter:
-    """Which accounts; None is all."""
+    """Filter of accounts by role and state; None: any."""
 
     role: Role | None = None
     disabled: bool | None = None
 
     def admits(self, user: User) -> bool:
-        """Tell whether an account is among them."""
+        """Tell whether an account passes the filter."""
         return self.role in {None, user.role} and self.disabled in {None, user.disabled_at is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccountPage:
-    """Some accounts of a list."""
+    """A page of accounts."""
 
     users: Sequence[User]
     total: int
-    """Of all pages; `MAX_COUNTED` or more means that nobody counted further."""
+    """Number of accounts on all pages; `MAX_COUNTED` or more: counting stopped there."""
     after: str | None
-    """Where the next page starts; None at the end."""
+    """Position at which the next page starts; None: this is the last page."""

@@ -1,4 +1,4 @@
-"""The one spelling of an e-mail address."""
+"""Normalised e-mail addresses: each has one spelling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def normalise(email: str) -> str:
     """Return the one spelling under which an address is stored: Unicode NFC, lower case, without spaces around.
 
     Raises:
-        ValidationFailed: not an address, or longer than 255 characters.
+        ValidationFailed: the text is no address, or is longer than 255 characters.
     """
     from email_validator import EmailNotValidError, validate_email  # local: only logins need it
 
@@ -31,10 +31,10 @@ def normalise(email: str) -> str:
 
 
 def require_mailable(email: str) -> None:
-    """Refuse a normalised address that no provider of ours sends to.
+    """Check that our mail provider can send to a normalised address.
 
     Raises:
-        ValidationFailed: other letters than ASCII stand before the @.
+        ValidationFailed: the part before the @ is not ASCII.
     """
     if not email.rpartition("@")[0].isascii():
         raise ValidationFailed.of("email", "has letters before the @ to which mail cannot be sent")
@@ -52,5 +52,5 @@ def mailable(email: str) -> str:
 
 
 def digest(email: str) -> str:
-    """SHA-256 of a normalised address: what stands in keys and in requests of people who have proven nothing."""
+    """Return the SHA-256 of a normalised address, as used in keys and in requests of people who have proven nothing."""
     return hashlib.sha256(email.encode()).hexdigest()

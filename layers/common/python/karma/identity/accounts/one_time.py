@@ -1,4 +1,4 @@
-"""One-time tokens: what a link in a mail proves. 256 random bits, stored as SHA-256, spent in the write they allow."""
+"""One-time tokens of links in mails: 256 random bits, stored as SHA-256, used up in the write that they allow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_CHARS = 256
 
 
 class Purpose(StrEnum):
-    """What a token is good for."""
+    """Action that a token allows."""
 
     VERIFY_EMAIL = "verify_email"
     RESET_PASSWORD = "reset_password"  # noqa: S105  a name
@@ -28,32 +28,32 @@ TTL: Mapping[Purpose, timedelta] = {
     Purpose.RESET_PASSWORD: timedelta(hours=1),
     Purpose.CHANGE_EMAIL: timedelta(hours=48),
 }
-"""From the moment a mail is sent."""
+"""Lifetime of a token, from the moment its mail is sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneTimeToken:
-    """A token as it is stored: without its secret."""
+    """A token as stored: without its secret."""
 
     hash: str
     purpose: Purpose
     user_id: UserId
     email: str
-    """Normalised address that the mail went to, which whoever has the token can read."""
+    """Normalised address that the mail was sent to."""
     asked_at: datetime
-    """When the mail was asked for; tokens asked for before all sessions were ended change nothing any more."""
+    """Moment at which the mail was asked for; a token from before all sessions were ended is void."""
     expires_at: datetime
     used: bool = False
 
     def usable(self, purpose: Purpose, at: datetime) -> bool:
-        """Tell whether it is good for this, now."""
+        """Tell whether it allows this action now: it has this purpose, is unused and has not expired."""
         return self.purpose is purpose and not self.used and at < self.expires_at
 
 
 def issue(
     purpose: Purpose, *, user_id: UserId, email: str, asked_at: datetime, now: datetime
 ) -> tuple[str, OneTimeToken]:
-    """Make a token; the text is for the mail alone."""
+    """Return a new token's secret, which is only for the mail, and the token as stored."""
     text = secrets.token_urlsafe(32)
     return text, OneTimeToken(
         hash=digest(text),
@@ -66,10 +66,10 @@ def issue(
 
 
 def digest(text: str) -> str:
-    """SHA-256 as stored: nothing slower is needed for 256 random bits. Texts that are no tokens have one too."""
+    """Return the SHA-256 under which a token is stored; any text has one."""
     return hashlib.sha256(text[:_MAX_CHARS].encode(errors="surrogatepass")).hexdigest()
 
 
 def spent() -> Gone:
-    """Make the one answer to every token that is not usable: unknown, used, expired or overtaken."""
+    """Return the one error for every token that is not usable: unknown, used, expired or void."""
     return Gone("This link is no longer valid; ask for a new one")

@@ -25,7 +25,7 @@ class Register(Body):
 
 
 class PatchProfile(Body):
-    """What a person changes about themselves; what is absent stays."""
+    """Changes of a profile by its owner; absent fields stay as they are."""
 
     name: Name | None = None
     avatar: Avatar | None = None
@@ -46,7 +46,7 @@ class DeleteAccount(Body):
 
 
 class ChangeUser(Body):
-    """What an administrator changes about an account; what is left out stays."""
+    """Changes of an account by an administrator; absent fields stay as they are."""
 
     role: Annotated[Role | None, Field(examples=["viewer"])] = None
     disabled: Annotated[StrictBool | None, Field(examples=[True])] = None

@@ -1,4 +1,4 @@
-"""Accounts: made, verified, shown, changed."""
+"""Use cases of people with their own accounts: register, verify, read, change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from karma.mail.service import PostOffice
 
 
 class Accounts(Users, Protocol):
-    """Where accounts are stored; see repository/users.py for what each promises."""
+    """Accounts; repository/users.py says what each method promises."""
 
     def create_user(  # noqa: D102
         self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()
@@ -38,7 +38,7 @@ class Accounts(Users, Protocol):
 
 
 class EmailTokens(Protocol):
-    """Where tokens are stored; see repository/one_time.py for what each promises."""
+    """One-time tokens of addresses; repository/one_time.py says what each method promises."""
 
     def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
     def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102
@@ -48,7 +48,7 @@ class EmailTokens(Protocol):
 
 
 class AccountService:
-    """What people do with their own accounts."""
+    """Use cases of people with their own accounts."""
 
     def __init__(
         self,
@@ -61,7 +61,11 @@ class AccountService:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`buckets` count mails by address; `on_change` is told whose account changed (Authenticator.forget)."""
+        """Build the service.
+
+        `buckets` limit mails by address; `on_change` is called with the id of each changed account
+        (Authenticator.forget).
+        """
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
@@ -81,13 +85,13 @@ class AccountService:
         locale: Locale = Locale.EN,
         source: Source = NOWHERE,
     ) -> User:
-        """Make an account; an address that is not verified yet is sent a link.
+        """Make an account, and send a link to an address that is not verified.
 
-        `password` None: they log in through a provider only.
+        `password` None: the account is opened through a provider only.
 
         Raises:
-            AlreadyExists: the address is taken, however it is written.
-            ValidationFailed: not an address, or a password that is easy to guess.
+            AlreadyExists: the address is taken, perhaps in another spelling.
+            ValidationFailed: the text is no address, or the password is easy to guess.
         """
         now, address = self._clock.now(), emails.normalise(email)
         if password is not None:
@@ -100,13 +104,14 @@ class AccountService:
         return user
 
     def sign_up(self, *, email: str, password: str, name: str, locale: Locale, source: Source) -> User:
-        """Make an account for whoever asks, unless the address has one; return what was, or would have been, made.
+        """Make an account unless the address has one; return the account that was, or would have been, made.
 
-        The answer and the calls that it takes are the same for a taken address. Its owner alone is told, by mail: whose
-        mail it becomes is decided when it is sent (karma.identity.accounts.correspondence).
+        Answer and calls are the same for a taken address; only its owner is told, by mail. The recipient is decided
+        when
+        the mail is sent (karma.identity.accounts.correspondence).
 
         Raises:
-            ValidationFailed: not an address that mail is sent to, or a password that is easy to guess.
+            ValidationFailed: the text is no address that mail is sent to, or the password is easy to guess.
         """
         now = self._clock.now()
         ValidationFailed.together(
@@ -152,29 +157,29 @@ class AccountService:
         )
 
     def get_user(self, user_id: UserId) -> User:
-        """Read an account, as it was a moment ago.
+        """Read an account, eventually consistent.
 
         Raises:
-            NotFound: it is gone.
+            NotFound: the account is deleted.
         """
         return _found(self._accounts.get_user(user_id))
 
     def resend_verification(self, caller: Caller) -> None:
-        """Send the link again; to a verified address nothing is sent.
+        """Send the link that verifies the caller's address again, unless it is verified.
 
         Raises:
-            RateLimited: it was asked for too often.
-            NotFound: the account is gone.
+            RateLimited: the link was asked for too often.
+            NotFound: the account is deleted.
         """
         now = self._clock.now()
         self._count_mail(MAIL_VERIFY, emails.digest(self.get_user(caller.user_id).email), now)
         self._post_office.post(_verification(caller.user_id, now))
 
     def verify_email(self, *, token: str, source: Source) -> None:
-        """Take the word of a link: the address is the account's own, or becomes so when it was asked to move there.
+        """Verify an address by the token of a link; when the owner asked to move to it, it replaces the old one.
 
         Raises:
-            Gone: no such token, or one that was used, has expired or was overtaken.
+            Gone: the token is unknown, used, expired, or void since the owner named another address.
             AlreadyExists: another account has taken the new address meanwhile.
         """
         now = self._clock.now()
@@ -192,15 +197,16 @@ class AccountService:
     def change_profile(self, caller: Caller, change: ProfileChange, *, source: Source) -> User:
         """Change the caller's profile, and have a link sent to a new address if one is given.
 
-        An address of another account's is answered like any other: its owner is told by mail, the caller is not. Only
-        links to the address that was named last move the account; naming its own again ends them all.
+        An address of another account gets the same answer: its owner is told by mail, the caller is not. Only links to
+        the address that was named last change the account's; naming the account's own makes all of them void.
 
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
             StaleVersion: the account is not at `version`, or was changed at the same moment.
             SessionOver: an address is given, and the caller's session has ended meanwhile.
-            ValidationFailed: not an address, or `current_password` is missing.
-            RateLimited: too many wrong passwords, or mails to the new address (whoever asked) or of this account.
+            ValidationFailed: the text is no address, or `current_password` is missing.
+            RateLimited: too many passwords were wrong, or too many mails went to the new address or came of this
+                account.
         """
         caller.require_person()
         email = emails.mailable(change.email) if change.email is not None else None

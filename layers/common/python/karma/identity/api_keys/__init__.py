@@ -1,1 +1,1 @@
-"""API keys: what people's programs log in with."""
+"""API keys of people's programs."""

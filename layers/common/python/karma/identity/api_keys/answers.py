@@ -10,7 +10,7 @@ from karma.identity.domain import ApiKey
 
 
 class ApiKeyView(TypedDict):
-    """A key as it is listed."""
+    """An API key, as it is listed."""
 
     id: str
     name: str
@@ -19,11 +19,11 @@ class ApiKeyView(TypedDict):
     created_at: ShownMoment
     expires_at: ShownMoment | None
     last_used_at: ShownMoment | None
-    """Noted once an hour."""
+    """To the hour: the first use of each hour is noted. null: never used."""
 
 
 def api_key_view(key: ApiKey) -> ApiKeyView:
-    """Shape a key, without its secret."""
+    """Return a key in the shape of the API, without its secret."""
     return {
         "id": key.id,
         "name": key.name,

@@ -1,4 +1,4 @@
-"""API keys: as their owner lists them, and as they are looked up."""
+"""API keys in DynamoDB: one item in the list of the owner, one by which a presented key is found."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from karma.mail.domain import Mail
 from karma.mail.transactional import add_mail
 
 _PAGE = 200
-"""More than an account has, but for keys of before."""
+"""Keys read at once; more than an account has, except keys from before there was a limit."""
 _KEEP = timedelta(days=30)
-"""How long a key is listed that is over."""
+"""Time for which an ended key stays in the list."""
 
 
 class ApiKeyRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """API keys over DynamoDB."""
 
     def create_api_key(
         self,
@@ -55,16 +55,16 @@ class ApiKeyRepository:
         entry: AuditEntry,
         mails: Sequence[Mail] = (),
     ) -> None:
-        """Store a key under its owner and under its hash, once a day for each `request_token`, with what tells of it.
+        """Store a key under its owner and its hash, once a day for each `request_token`, with audit entry and mails.
 
-        `made_with` is the session that asks for it; None: nobody's, such as an operator's. `seen` is how many the
-        account had made when its keys were read (`keys_made`), so that of two at one moment the second counts the
-        first; None counts nothing. `going` are keys that are over and forgotten with it.
+        `made_with` is the session that asks; None: an operator asks. `seen` is the number of keys that the account had
+        made when its keys were read (`keys_made`), so that no two requests make a key on the same state; None: not
+        checked. `going` are ended keys that are removed with it.
 
         Raises:
             AlreadyCreated: a key was made for this token; `details.id` names it.
-            SessionOver: the session is over.
-            StaleVersion: another key was made since.
+            SessionOver: the session `made_with` was ended.
+            StaleVersion: another key was made since `seen` was read.
             AccountGone: the account is deleted.
         """
         tx = Transaction()
@@ -95,7 +95,7 @@ class ApiKeyRepository:
             raise
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
-        """Find a presented key, eventually consistent."""
+        """Find a presented key by its SHA-256, eventually consistent."""
         item = get(ApiKeyItem, api_key_lookup(key_hash))
         return _api_key(item) if item else None
 
@@ -110,12 +110,12 @@ class ApiKeyRepository:
         )
 
     def keys_made(self, user_id: UserId) -> int:
-        """Tell how many keys an account has made: read before the keys that a write depends on; strongly consistent."""
+        """Return how many keys an account has ever made, strongly consistent; read before keys that a write needs."""
         item = get(ApiKeyTurns, api_key_turns_key(user_id), consistent=True)
         return int(item.made) if item else 0
 
     def list_api_keys(self, user_id: UserId) -> Sequence[ApiKey]:
-        """List all keys that are kept of a person, newest first, those that are over included."""
+        """List all stored keys of a person, newest first, ended ones included."""
         found: list[ApiKey] = []
         start: dict[str, str] | None = None
         while True:
@@ -139,10 +139,10 @@ class ApiKeyRepository:
         return _api_key(item) if item else None
 
     def revoke_api_key(self, key: ApiKey, *, by: Credential | None = None, now: datetime, entry: AuditEntry) -> bool:
-        """Make a key useless: its lookup goes, the list remembers; False when it was revoked or deleted before.
+        """Revoke a key: it is found no more, only listed; return False when it was revoked or deleted before.
 
         Raises:
-            SessionOver: the session `by` is over.
+            SessionOver: the session `by` was ended.
         """
         tx = Transaction()
         if by is not None:
@@ -165,9 +165,9 @@ class ApiKeyRepository:
         return True
 
     def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
-        """Remember that a key was used, unless a use after that moment is remembered.
+        """Store the moment of a key's use, unless one later than `unless_after` is stored.
 
-        A key is not refused because this cannot be written.
+        Errors of the database are ignored: they must not refuse a key.
         """
         try:
             update(
@@ -180,7 +180,7 @@ class ApiKeyRepository:
             return
 
     def last_uses(self, keys: Sequence[ApiKey]) -> Mapping[ApiKeyId, datetime]:
-        """Tell when keys were used last, eventually consistent; those that never were are left out."""
+        """Return the last use of each key, eventually consistent; keys that were never used are left out."""
         found = batch_get(ApiKeyItem, [api_key_lookup(key.hash) for key in keys])
         return {ApiKeyId(item.id): parse_iso(item.last_used_at) for item in found.values() if item.last_used_at}
 

@@ -1,4 +1,4 @@
-"""API keys of people's programs."""
+"""Use cases of API keys."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ from karma.mail.domain import Mail, MailKind
 from karma.mail.service import PostOffice
 
 MAX_API_KEYS = 100
-"""Of an account, that can be used."""
+"""Largest number of usable keys of an account."""
 MAX_KEPT = 100
-"""Keys of an account that are over and still kept; older ones go as new ones are made."""
+"""Largest number of ended keys of an account that are kept; the oldest are removed as new ones are made."""
 _GOING_AT_ONCE = 10
-"""More than are made at once, so that what was left goes soon; two items each, of the hundred of a transaction."""
+"""Ended keys that are removed when one is made: more than one, so that their number falls; each takes two items of the
+hundred of a transaction.
+"""
 _ATTEMPTS = 5
 _PREFIX_CHARS = len(API_KEY_PREFIX) + 6
 
 
 class ApiKeys(Protocol):
-    """Where keys are stored; see repository/api_keys.py for what each promises."""
+    """API keys; api_keys/repository.py says what each method promises."""
 
     def create_api_key(  # noqa: D102
         self,
@@ -56,7 +58,7 @@ class ApiKeys(Protocol):
 
 
 class Owners(Protocol):
-    """Where accounts are stored; see repository/users.py for what each promises."""
+    """Accounts of the keys' owners; repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
 
@@ -83,7 +85,11 @@ class ApiKeyService:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`buckets` count wrong passwords; `on_change` is told whose keys changed (Authenticator.forget)."""
+        """Build the service.
+
+        `buckets` limit wrong passwords; `on_change` is called with the id of each user whose keys changed
+        (Authenticator.forget).
+        """
         self._api_keys = api_keys
         self._owners = owners
         self._passwords = passwords
@@ -103,19 +109,20 @@ class ApiKeyService:
         source: Source,
         request_token: str | None = None,
     ) -> NewApiKey:
-        """Make a key for the caller's programs, and tell them by mail; one for each `request_token` when one is given.
+        """Make a key for the caller's programs and tell them by mail, once for each `request_token` that is given.
 
-        Whoever stole a session must not leave with a key that outlives it: the caller's own login is at most ten
-        minutes old, or the password is given. A key without an end of its own ends after `API_KEY_TTL`.
+        So that a stolen session does not become a key that outlives it, the session's login must be at most ten minutes
+        old, or the password given. A key without `expires_at` ends after `API_KEY_TTL`.
 
         Raises:
             AlreadyCreated: a key was made for this token before.
             SessionOver: the caller's session has ended meanwhile.
-            StaleVersion: too many keys of the account are made at this moment.
+            StaleVersion: other keys of the account were made at the same moment, at each attempt.
             Forbidden: the caller is a key itself, has not verified an address, gives no fresh proof or a wrong one, or
                 a scope exceeds the caller's rights.
             RateLimited: too many passwords were wrong.
-            ValidationFailed: an unknown scope, an expiry that has passed or is too far away, or too many keys.
+            ValidationFailed: a scope is unknown, the expiry has passed or is too far away, or the account has
+                `MAX_API_KEYS` keys.
         """
         caller.require_person()
         owner = self._owner(caller.user_id)
@@ -165,7 +172,7 @@ class ApiKeyService:
         request_token: str | None,
         source: Source,
     ) -> None:
-        """Store a key unless its owner has enough that can be used, however many are made at this moment."""
+        """Store a key unless its owner has `MAX_API_KEYS` usable ones, however many are made at the same moment."""
         entry = _entry(AuditEvent.API_KEY_CREATED, key, key.created_at, source)
         mails: list[Mail] | None = None
         for attempt in range(1, _ATTEMPTS + 1):
@@ -191,10 +198,10 @@ class ApiKeyService:
         self._post_office.dispatch(mails or [])
 
     def _make_room(self, key: ApiKey, keys_from: datetime | None) -> Sequence[ApiKey]:
-        """Return the keys that are forgotten when one more is made.
+        """Return the ended keys that are removed when one more is made.
 
         Raises:
-            ValidationFailed: as many as an account has can be used.
+            ValidationFailed: the account has `MAX_API_KEYS` usable keys.
         """
         kept = self._api_keys.list_api_keys(key.user_id)
         over = [each for each in kept if not each.usable(key.created_at, keys_from=keys_from)]
@@ -210,10 +217,10 @@ class ApiKeyService:
         return user
 
     def list_api_keys(self, caller: Caller) -> Sequence[ApiKey]:
-        """List all of the caller's keys that were not ended by anybody, newest first, with their last uses.
+        """List the caller's keys that were not revoked, also expired ones, newest first, with their last uses.
 
         Raises:
-            NotFound: the account is gone.
+            NotFound: the account is deleted.
         """
         keys_from = self._owner(caller.user_id).api_keys_from
         found = self._api_keys.list_api_keys(caller.user_id)
@@ -222,12 +229,12 @@ class ApiKeyService:
         return [replace(key, last_used_at=uses.get(key.id)) for key in listed]
 
     def revoke_api_key(self, caller: Caller, key_id: str, *, source: Source) -> None:
-        """Make a key useless; in other processes within a minute.
+        """Revoke a key; requests that only read may use it for another minute in other processes.
 
         Raises:
             Forbidden: the caller is a key itself.
             SessionOver: the caller's session has ended meanwhile.
-            NotFound: no such key of the caller.
+            NotFound: the caller has no such key.
         """
         caller.require_person()
         key = self._api_keys.get_api_key(caller.user_id, ApiKeyId(key_id)) if is_id(key_id) else None

@@ -10,7 +10,7 @@ from karma.identity.oauth.domain import Link, ProviderName
 
 
 class LinkBegunData(TypedDict):
-    """Where the browser goes."""
+    """URL of the provider's page to which the browser goes."""
 
     authorization_url: str
 
@@ -23,12 +23,12 @@ class LinkView(TypedDict):
 
 
 def link_view(link: Link) -> LinkView:
-    """Shape a provider that opens an account."""
+    """Return a linked provider in the shape of the API."""
     return {"provider": link.provider, "linked_at": iso(link.linked_at)}
 
 
 class LinkListData(TypedDict):
-    """What opens the account."""
+    """Logins of the account: linked providers, and a password if it has one."""
 
     links: list[LinkView]
     total: int

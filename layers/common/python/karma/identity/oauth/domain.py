@@ -1,4 +1,4 @@
-"""Login through somebody else's account: what a flow remembers, and what a provider says. Frozen; no I/O.
+"""Login through a provider: flows, profiles, links and login codes. Frozen; no I/O.
 
 start      -> Flow is stored, the browser goes to the provider with `state` and keeps a secret in a cookie
 callback   -> the Flow is used up; the provider says who it is (Profile); the browser goes back with a LoginCode
@@ -22,65 +22,65 @@ from karma.core.ids import UserId
 from karma.identity.domain import Credential
 
 FLOW_TTL = timedelta(minutes=10)
-"""How long a person may take at the provider."""
+"""Time that a person has at the provider."""
 LOGIN_CODE_TTL = timedelta(minutes=1)
-"""How long a frontend may take to ask for its tokens."""
+"""Time in which a frontend must trade its code for tokens."""
 MAX_REDIRECT_CHARS = 2000
 MAX_CODE_CHARS = 2048
-"""Of a provider's code; GitHub's has 20, Google's about 75."""
+"""Longest code of a provider in characters; GitHub's has 20, Google's about 75."""
 
 
 class ProviderName(StrEnum):
-    """Whose accounts open ours."""
+    """Provider whose accounts open ours."""
 
     GITHUB = "github"
     GOOGLE = "google"
 
 
 class InvalidState(InvalidRequest):
-    """No such flow: unknown, used, expired, of another provider, or begun in another browser."""
+    """The flow is unknown, used, expired, of another provider, or was begun in another browser."""
 
     code = "INVALID_STATE"
 
 
 class InvalidCode(InvalidRequest):
-    """A code that the provider, or we, gave out for nothing, or for something else, or that was used."""
+    """The provider, or we, did not give out this code, or for another flow, or it was used."""
 
     code = "INVALID_CODE"
 
 
 class ProviderDenied(Forbidden):
-    """The person, or the provider, said no."""
+    """The person or the provider refused the login."""
 
     code = "PROVIDER_DENIED"
 
 
 class ProviderEmailUnverified(Forbidden):
-    """The provider knows no address that it has verified."""
+    """The provider has no verified address of the person."""
 
     code = "PROVIDER_EMAIL_UNVERIFIED"
 
 
 class AccountEmailUnverified(Conflict):
-    """An account has the address, but whoever made it never proved that it is theirs."""
+    """An account has the address, but its owner never verified it."""
 
     code = "ACCOUNT_EMAIL_UNVERIFIED"
 
 
 class IdentityTaken(Conflict):
-    """The person at the provider opens another account already."""
+    """The identity at the provider is linked to another account."""
 
     code = "IDENTITY_TAKEN"
 
 
 class LastLogin(Conflict):
-    """Without this link nobody could log in to the account."""
+    """The link is the only way to log in to the account, and stays."""
 
     code = "LAST_LOGIN"
 
 
 class ProviderNotConfigured(NotFound):
-    """The stage has no client at this provider: it offers no such login."""
+    """The stage has no client at this provider, and so no such login."""
 
     code = "PROVIDER_NOT_CONFIGURED"
 
@@ -94,37 +94,37 @@ class Flow:
     browser_hash: str
     """SHA-256 of the secret in the browser's cookie."""
     code_verifier: str = field(repr=False)
-    """PKCE: its SHA-256 went to the provider, which gives the token only to who knows it."""
+    """Secret of PKCE: its SHA-256 went to the provider, which gives the token only to who knows it."""
     nonce: str = field(repr=False)
-    """What an id_token must repeat."""
+    """Value that the id_token must repeat."""
     redirect: str
-    """Page of a frontend of ours."""
+    """URL of the frontend's page where the browser ends."""
     link_to: UserId | None = None
-    """Who comes back shall open this account; None: whoever comes back logs in."""
+    """Account that is to be linked; None: the flow is a login."""
     begun_by: Credential | None = None
-    """The session that asked for the link, which must not be over when it is made."""
+    """Session that asked for the link, which must not have ended when the link is made; None: the flow is a login."""
     expires_at: datetime
 
     @property
     def begun_at(self) -> datetime:
-        """When it was begun."""
+        """Return the moment at which it was begun."""
         return self.expires_at - FLOW_TTL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Who a provider says it is."""
+    """Identity of a person as the provider describes it."""
 
     provider: ProviderName
     subject: str
-    """The provider's own id of the person; an address may change hands, this does not."""
+    """Provider's own id of the person; an address may change hands, this does not."""
     email: str | None
     """Address that the provider has verified; None: there is none."""
     name: str
 
     @property
     def subject_hash(self) -> str:
-        """The subject as it is stored."""
+        """Return the SHA-256 under which the subject is stored."""
         return digest(self.subject)
 
 
@@ -139,7 +139,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class LoginCode:
-    """What a browser brings back to its frontend in place of tokens: traded once, at once."""
+    """A code that the browser brings to its frontend in place of tokens; traded once, within a minute."""
 
     hash: str
     user_id: UserId
@@ -148,12 +148,12 @@ class LoginCode:
 
     @property
     def begun_at(self) -> datetime:
-        """When the provider said who came back."""
+        """Return the moment at which the provider named the person."""
         return self.expires_at - LOGIN_CODE_TTL
 
 
 def digest(secret: str) -> str:
-    """SHA-256 as stored; texts that are no Unicode have one too."""
+    """Return the SHA-256 under which a secret is stored; texts that are no valid Unicode have one too."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -163,7 +163,7 @@ def checked_redirect(redirect: str | None, origins: Sequence[str]) -> str:
     An origin that ends in `:*` stands for every port (a front end under development); the first one is a whole one.
 
     Raises:
-        ValidationFailed: any other address, or one that browsers and we might read differently.
+        ValidationFailed: the URL is of no such origin, or browsers and we might read it differently.
     """
     if redirect is None:
         return f"{origins[0]}/"

@@ -18,14 +18,14 @@ from karma.identity.passwords.hashes import Passwords
 
 
 class WaysIn(NamedTuple):
-    """How somebody logs in to an account."""
+    """Logins of an account: linked providers, and a password if it has one."""
 
     links: Sequence[Link]
     has_password: bool
 
 
 class LinkService:
-    """What people do with the links of their own accounts."""
+    """Use cases of people with the links of their own accounts."""
 
     def __init__(
         self,
@@ -48,13 +48,14 @@ class LinkService:
         """Begin to link a provider; the flow ends in the caller's browser at the page `redirect`.
 
         Raises:
-            Forbidden: the caller is an API key, has not verified the address, or does not prove to be there
+            Forbidden: the caller is an API key, has not verified the address, or does not prove to be present
                 (confirmation.confirm_presence).
             RateLimited: too many passwords were wrong.
-            ValidationFailed: the password is missing, or the page is none of ours.
-            NotFound: no such provider, or the account is gone.
+            ValidationFailed: the password is missing, or `redirect` is no page of a frontend of ours.
+            NotFound: there is no such provider, or the account is deleted.
             SessionOver: the caller's session has ended meanwhile.
-            ProviderNotConfigured, Upstream: the provider cannot be asked.
+            ProviderNotConfigured: the stage has no client at the provider.
+            Upstream: the provider does not answer.
         """
         user = self._owner(caller)
         require_going_on(caller, user)
@@ -71,22 +72,22 @@ class LinkService:
         return self._oauth.begin(provider, redirect=redirect, link_to=user.id, begun_by=caller.credential)
 
     def ways_in(self, caller: Caller) -> WaysIn:
-        """Show what opens the caller's account.
+        """Return the logins of the caller's account.
 
         Raises:
             Forbidden: the caller is an API key.
-            NotFound: the account is gone.
+            NotFound: the account is deleted.
         """
         user = self._owner(caller)
         return WaysIn(self._flows.links(user.id), user.password_hash is not None)
 
     def unlink(self, caller: Caller, provider: str, *, source: Source) -> None:
-        """Let a provider open the caller's account no longer; sessions that it began go on.
+        """Remove a provider's link to the caller's account; sessions that it began go on.
 
         Raises:
             Forbidden: the caller is an API key.
-            NotFound: it opens nothing, or the account is gone.
-            LastLogin: there is neither a password nor another provider.
+            NotFound: the provider is not linked, or the account is deleted.
+            LastLogin: the account has neither a password nor another provider.
             StaleVersion: the account was changed at the same moment.
             SessionOver: the caller's session has ended meanwhile.
         """

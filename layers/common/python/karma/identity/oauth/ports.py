@@ -1,4 +1,4 @@
-"""What logging in through a provider asks of others."""
+"""Ports of logins through providers."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class Provider(Protocol):
         """Return the page at which the person logs in and agrees.
 
         Raises:
-            ProviderNotConfigured: we are no client of it.
-            Upstream: it must be asked first, and does not answer.
+            ProviderNotConfigured: the stage has no client at the provider.
+            Upstream: the provider must be asked first, and does not answer.
         """
         ...
 
     def profile(self, flow: Flow, *, code: str, redirect_uri: str) -> Profile:
-        """Trade a code for who it is; once.
+        """Trade a code, which can be used once, for the person's profile.
 
         Raises:
-            ProviderNotConfigured: we are no client of it.
-            InvalidCode: it does not take the code, or not with this flow's verifier.
-            Unauthenticated: what it says cannot be believed.
-            Upstream: it does not answer, or not in time, or not as agreed.
+            ProviderNotConfigured: the stage has no client at the provider.
+            InvalidCode: the provider does not accept the code, or not with this flow's verifier.
+            Unauthenticated: the provider's id_token does not verify.
+            Upstream: the provider does not answer, not in time, or not by the protocol.
         """
         ...
 
 
 class Flows(Protocol):
-    """Where flows, codes and identities are stored; see repository/oauth.py for what each promises."""
+    """Flows, login codes and links; oauth/repository.py says what each method promises."""
 
     def create_flow(self, flow: Flow, *, now: datetime) -> None: ...  # noqa: D102
     def take_flow(  # noqa: D102
@@ -56,7 +56,7 @@ class Flows(Protocol):
 
 
 class Accounts(Protocol):
-    """Where accounts are stored; see repository/users.py for what each promises."""
+    """Accounts; repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102

@@ -1,4 +1,4 @@
-"""Logins through providers: flows and codes that are used once, identities that are unique."""
+"""Logins through providers in DynamoDB: flows and codes that are used once, identities that are unique."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, Provider
 from karma.identity.transactional import require_account, require_credential, require_session
 
 _MAX_LINKS = 40
-"""Of one account; all of one provider's are removed in one transaction."""
+"""Largest number of links of one account that are read; all of one provider's are removed in one transaction."""
 
 
 class OAuthRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """Flows, login codes and links over DynamoDB."""
 
     def create_flow(self, flow: Flow, *, now: datetime) -> None:
         """Store a flow that begins.
 
         Raises:
-            AccountGone: it is to link an account that is deleted.
-            SessionOver: the session that asks for the link is over.
+            AccountGone: the account to be linked is deleted.
+            SessionOver: the session that asks for the link has ended.
         """
         item = OAuthFlowItem(
             *oauth_flow_key(flow.state_hash),
@@ -98,17 +98,17 @@ class OAuthRepository:
         )
 
     def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None:
-        """Find whose identity it is; sees a link that was just made."""
+        """Return the account that an identity is linked to, strongly consistent; None: no account."""
         guard = get(ProviderGuard, provider_guard_key(provider.value, subject_hash), consistent=True)
         return UserId(guard.user_id) if guard else None
 
     def link(
         self, user: User, profile: Profile, *, by: Credential | None = None, now: datetime, entry: AuditEntry
     ) -> bool:
-        """Make an identity open an account.
+        """Link an identity to an account.
 
-        False when it opens one already, or the account was disabled, deleted, has no longer this verified address, or
-        ended all sessions since that of `by` began.
+        Return False when it is linked to one already, or the account was disabled, deleted, has no longer this verified
+        address, or ended all sessions since that of `by` began.
 
         Raises:
             SessionOver: the session `by` was ended.
@@ -146,7 +146,7 @@ class OAuthRepository:
         return True
 
     def links(self, user_id: UserId) -> list[Link]:
-        """List what opens an account, strongly consistent."""
+        """List the identities that are linked to an account, strongly consistent."""
         prefix = provider_identity_key(user_id, "", "").sk.removesuffix("#")
         page = query(
             ProviderIdentityItem,
@@ -165,10 +165,10 @@ class OAuthRepository:
         ]
 
     def unlink(self, user: User, links: Sequence[Link], *, by: Credential | None = None, entry: AuditEntry) -> None:
-        """Let identities open an account no longer; the account must be as it was read.
+        """Remove links of identities to an account, which must be as it was read.
 
         Raises:
-            StaleVersion: it is not, or is gone, or another request removes one of them.
+            StaleVersion: the account was changed or deleted since, or another request removed one of the links.
             SessionOver: the session `by` was ended.
         """
         stale = StaleVersion("The account was changed at the same moment; read it again")

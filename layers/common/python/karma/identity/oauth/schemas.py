@@ -11,15 +11,15 @@ from karma.identity.schemas import GivenPassword, OpaqueToken
 
 
 class TradeLoginCode(Body):
-    """What a login through a provider brought back."""
+    """Code that a login through a provider brought back."""
 
     code: OpaqueToken = Field(examples=["hkT2Zr6tB0cVnJw3sYp8qLx5uEa9dGf1mKi4oRb7CzQ"])
 
 
 class BeginLink(Body):
-    """Begins to link a provider to the account."""
+    """Request to link a provider to the account."""
 
     current_password: GivenPassword | None = Field(default=None, examples=["correct horse battery"])
     """Asked of accounts that have a password; others need a login of this session within ten minutes."""
     redirect: Annotated[str, StringConstraints(max_length=2000)] | None = None
-    """Page of a frontend, without a fragment, where it ends; by default the front page."""
+    """Page of a frontend, without a fragment, where the browser ends; by default the front page."""

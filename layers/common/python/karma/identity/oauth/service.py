@@ -1,4 +1,4 @@
-"""Logging in through a provider. docs/adr/0015-oauth.md says why it goes this way."""
+"""Logging in through a provider. docs/adr/0015-oauth.md has the reasons for this sequence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ATTEMPTS = 4
 
 
 class Begun(NamedTuple):
-    """Where the browser goes, and what it keeps."""
+    """URL to which the browser goes, and the secret that it keeps in a cookie."""
 
     url: str
     browser_secret: str
@@ -57,16 +57,17 @@ class OAuthService:
         frontend_origins: Sequence[str],
         clock: Clock,
     ) -> None:
-        """Put the parts together.
+        """Build the service.
 
         Args:
             providers: by name.
-            flows: where flows, codes and identities are stored.
-            accounts: where accounts are stored.
+            flows: stores flows, codes and identities.
+            accounts: stores accounts.
             registration: makes accounts.
             sessions: begins sessions.
-            api_url: how browsers and providers reach this API, without a slash at its end; empty: they do not.
-            frontend_origins: whose pages a login may end at; the first one's front page is where it ends by default.
+            api_url: address at which browsers and providers reach this API, without a slash at its end; "": there is
+            none.
+            frontend_origins: origins whose pages a login may end at; by default it ends at the first one's front page.
             clock: tells the time.
         """
         self._providers = providers
@@ -82,9 +83,9 @@ class OAuthService:
         """Begin a login that ends at the page `redirect`.
 
         Raises:
-            NotFound: no such provider.
-            ProviderNotConfigured: we are no client of it.
-            ValidationFailed: the page is none of ours.
+            NotFound: there is no such provider.
+            ProviderNotConfigured: the stage has no client at the provider.
+            ValidationFailed: `redirect` is no page of a frontend of ours.
             Upstream: the provider does not answer.
         """
         return self.begin(provider, redirect=redirect)
@@ -97,12 +98,12 @@ class OAuthService:
         link_to: UserId | None = None,
         begun_by: Credential | None = None,
     ) -> Begun:
-        """Begin a flow; with `link_to` it ends with a link of that account, whose owner has proven to be there.
+        """Begin a flow; with `link_to` it ends with a link of that account, whose owner has proven to be present.
 
-        The link is not made once the session `begun_by` is over.
+        The link is not made if the session `begun_by` has ended by then.
 
         Raises:
-            NotFound, ProviderNotConfigured, ValidationFailed, Upstream: see `start`.
+            NotFound, ProviderNotConfigured, ValidationFailed, Upstream: as `start`.
             AccountGone: the account to be linked is deleted.
             SessionOver: the session that asks has ended meanwhile.
         """
@@ -129,9 +130,10 @@ class OAuthService:
         """Use up the flow that a callback belongs to.
 
         Raises:
-            NotFound: no such provider.
-            ProviderNotConfigured: we are no client of it.
-            InvalidState: no such flow; which of its conditions failed, it does not say.
+            NotFound: there is no such provider.
+            ProviderNotConfigured: the stage has no client at the provider.
+            InvalidState: the flow is unknown, used, expired, or of another provider or browser; the error does not tell
+                which.
         """
         name, _ = self._provider(provider)
         flow = None
@@ -144,19 +146,20 @@ class OAuthService:
         return flow
 
     def finish(self, flow: Flow, *, code: str | None, denied: bool, source: Source) -> Mapping[str, str]:
-        """Let the provider say who came back, and return what the frontend is told.
+        """Ask the provider who came back, and return the parameters of the frontend's page.
 
-        That is `code`, the secret of a login code for the account, or `linked`, the provider's name.
+        These are `code`, the secret of a login code for the account, or `linked`, the provider's name.
 
         Somebody new gets an account. Somebody whose address has an account is linked to it if both sides have
         verified the address.
 
         Raises:
-            ProviderDenied: the person, or the provider, said no.
+            ProviderDenied: the person or the provider refused the login.
             InvalidCode: the provider does not take the code.
-            Unauthenticated: what the provider says cannot be believed.
-            ProviderEmailUnverified, AccountEmailUnverified: nothing proves that account and person belong together.
-            IdentityTaken: the flow is to link an account, and another one is linked.
+            Unauthenticated: the provider's id_token does not verify.
+            ProviderEmailUnverified: the provider has no verified address of somebody who has no link.
+            AccountEmailUnverified: an account has the person's address and did not verify it.
+            IdentityTaken: the flow is to link an account, and the identity is linked to another one.
             Forbidden: the account is disabled or was deleted.
             Upstream: the provider or the database does not answer.
         """
@@ -182,7 +185,7 @@ class OAuthService:
         """Trade a login code for a session.
 
         Raises:
-            InvalidCode: unknown, used or expired, or of a login from before all sessions were ended.
+            InvalidCode: the code is unknown, used or expired, or of a login from before all sessions were ended.
             Forbidden: the account was disabled or deleted meanwhile.
         """
         now = self._clock.now()
@@ -208,7 +211,7 @@ class OAuthService:
         return f"{self._api_url}/api/v1/auth/oauth/{provider.value}/callback"
 
     def _account_of(self, profile: Profile, source: Source) -> User:
-        """Find or make the account, however many callbacks of the same person do so at this moment."""
+        """Find or make the account of a person, also if other callbacks of the same person do so at the same moment."""
         for _ in range(_ATTEMPTS):
             user = self._linked(profile) or self._link(profile, source)
             if user is not None:
@@ -216,7 +219,7 @@ class OAuthService:
         raise StorageThrottled("The account is being changed by somebody else; try again")
 
     def _link_to(self, user_id: UserId, flow: Flow, profile: Profile, source: Source) -> None:
-        """Let the person open the account of the flow, and no other."""
+        """Link the person to the account of the flow, unless they are linked to another."""
         over = InvalidState("The session in which this was begun is over: begin again")
         for _ in range(_ATTEMPTS):
             user = _in_use(self._accounts.read_user(user_id))
@@ -240,7 +243,7 @@ class OAuthService:
         return None if user_id is None else _in_use(self._accounts.read_user(user_id))
 
     def _link(self, profile: Profile, source: Source) -> User | None:
-        """Link the account with the verified address, a new one if need be; None when another was faster."""
+        """Link the account with the verified address, a new one if there is none; None: another request was faster."""
         unverified = ProviderEmailUnverified("The provider has verified none of your addresses: verify it there first")
         if profile.email is None:
             raise unverified

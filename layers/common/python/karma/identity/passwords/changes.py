@@ -1,4 +1,4 @@
-"""Passwords: forgotten, reset by a link, changed by who knows the old one."""
+"""Changing passwords: by a link to who forgot theirs, or by the old one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from karma.mail.service import PostOffice
 
 
 class Accounts(Protocol):
-    """Where accounts are stored; see repository/users.py for what each promises."""
+    """Accounts; repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def change_password(  # noqa: D102
@@ -40,7 +40,7 @@ class Accounts(Protocol):
 
 
 class ResetTokens(Protocol):
-    """Where tokens are stored; see repository/one_time.py for what each promises."""
+    """One-time tokens of resets; repository/one_time.py says what each method promises."""
 
     def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
     def reset_password(  # noqa: D102
@@ -62,7 +62,11 @@ class PasswordService:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """`buckets` count mails and wrong passwords; `on_change` is told whose sessions end (Authenticator.forget)."""
+        """Build the service.
+
+        `buckets` limit mails and wrong passwords; `on_change` is called with the id of each user whose sessions end
+        (Authenticator.forget).
+        """
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
@@ -74,11 +78,12 @@ class PasswordService:
     def forgot(self, *, email: str) -> None:
         """Have a reset link sent to the address if it has an account.
 
-        Whether it has is looked up when the mail is sent: here the work is the same for every address. What is asked
-        for too often for one address, with an account or without, is dropped.
+        The account is looked up only when the mail is sent: here the work is the same for every address. Requests
+        beyond
+        the limit for one address, with an account or without, are ignored.
 
         Raises:
-            ValidationFailed: not an address.
+            ValidationFailed: the text is no address.
         """
         address_hash, now = emails.digest(emails.normalise(email)), self._clock.now()
         if not self._buckets.take(MAIL_RESET, address_hash, now=now).allowed:
@@ -89,11 +94,11 @@ class PasswordService:
         )
 
     def reset(self, *, token: str, password: str, source: Source) -> None:
-        """Set a password by a link; the link proves the address too.
+        """Set a password by the token of a link, which also verifies the address.
 
         Raises:
-            Gone: no such token, or one that was used, has expired, or was asked for before the last reset.
-            ValidationFailed: the password is easy to guess; the token stays good.
+            Gone: the token is unknown, used, expired, or was asked for before the last reset.
+            ValidationFailed: the password is easy to guess; the token stays usable.
         """
         now = self._clock.now()
         found = self._tokens.find_token(one_time.digest(token))
@@ -118,7 +123,7 @@ class PasswordService:
 
         Raises:
             Forbidden: the caller is an API key, or the current password is wrong (WRONG_PASSWORD).
-            RateLimited: too many were wrong.
+            RateLimited: too many passwords were wrong.
             ValidationFailed: the new password is easy to guess.
             StaleVersion: the password was changed at the same moment.
             SessionOver: the caller's session has ended meanwhile.

@@ -1,4 +1,4 @@
-"""Password hashes: argon2id; bcrypt ones of an imported account still verify and are replaced at the next login."""
+"""Password hashes: argon2id; bcrypt hashes of an imported account still verify and are replaced at the next login."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ _BCRYPT_MAX_BYTES = 72
 
 
 class Passwords(Protocol):
-    """How passwords are hashed: in one spelling, whichever they are given in."""
+    """Hashing of passwords, which brings each to one spelling first."""
 
     def hash(self, password: str) -> str:
-        """Make a salted hash."""
+        """Return a salted hash."""
         ...
 
     def verify(self, password_hash: str, password: str) -> bool:
-        """Tell whether the password made the hash."""
+        """Tell whether a hash is of this password."""
         ...
 
     def outdated(self, password_hash: str, password: str) -> bool:
-        """Tell whether the hash, which the password made, should be made again."""
+        """Tell whether a hash of this password should be replaced."""
         ...
 
 
 class Argon2Passwords:
-    """OWASP's parameters for argon2id: 19 MiB, two passes, one lane; about 30 ms on a Lambda with 1 GB."""
+    """Passwords by argon2id, OWASP's parameters: 19 MiB, two passes, one lane; about 30 ms on a Lambda with 1 GB."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
 
     def hash(self, password: str) -> str:
-        """Make a salted hash of the one spelling (karma.identity.passwords.spelling)."""
+        """Return a salted hash of the password's one spelling (karma.identity.passwords.spelling)."""
         return self._hasher.hash(spelled(password))
 
     def verify(self, password_hash: str, password: str) -> bool:
-        """Tell whether the password made the hash; an unreadable hash verifies nothing.
+        """Tell whether a hash is of this password; an unreadable hash is of none.
 
-        A hash from before passwords had one spelling is of the text as it was typed, so that is tried too. Whether it
-        is depends on the text alone: a wrong password costs the same with an account and without.
+        A hash from before passwords had one spelling is of the text as it was typed, so that is tried too if it
+        differs,
+        with an account and without: a wrong password takes the same time for both.
         """
         return any(self._made(password_hash, text) for text in dict.fromkeys((spelled(password), password)))
 
     def outdated(self, password_hash: str, password: str) -> bool:
-        """Tell whether a hash should be made again: another algorithm or other parameters, or of another spelling."""
+        """Tell whether a hash should be replaced: it has another algorithm, other parameters or another spelling."""
         if password_hash.startswith(_BCRYPT_MARKS) or self._hasher.check_needs_rehash(password_hash):
             return True
         text = spelled(password)
@@ -70,4 +71,4 @@ class Argon2Passwords:
 
 
 DUMMY_HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-"""Verified for unknown addresses, so that they take as long as known ones. No password makes it."""
+"""Hash that is verified for unknown addresses, so that they take as long as known ones. No password has it."""

@@ -1,7 +1,7 @@
-"""Which passwords are refused: those that are guessed first, and those made of the account's own words.
+"""Rules for new passwords: those that are guessed first, or made of the account's own words, are refused.
 
-The list of what people choose, and the arithmetic of how many guesses a password takes, are zxcvbn's; it comes with the
-package, so no password is asked about anywhere else. It takes 80 ms to load, which only what sets passwords does.
+The list of common passwords and the number of guesses that a password takes are zxcvbn's, a package that asks no other
+service. It takes 80 ms to load, so only the routes that set passwords load it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from karma.identity.passwords.spelling import spelled
 
 PRODUCT: Final = "karma cloud"
 _LEAST_SCORE: Final = 2
-"""Of 0 to 4: from a million guesses on. Below lie the common passwords, with or without a digit more, and keyboards."""
+"""Smallest accepted score of 0 to 4: a million guesses. Below are common passwords and rows of keys."""
 _LEAST_GUESSES_OF_CORE: Final = 10**5
-"""What a word with a year, a few digits and signs around it has without them is a word, and words are tried first, with
-every year and "!". The list has fewer words; six letters in no order take more guesses."""
+"""Smallest number of guesses for the core of a password, without years, digits and signs around it: words are tried
+first, with every year and "!". The list has fewer words; six random letters take more guesses."""
 _DECORATION: Final = re.compile(r"[\W_]*\d{0,4}[\W_]*")
 _CHARS_READ: Final = 40
-"""What a password begins with decides: the time grows with the square of the length, and nobody guesses so far."""
+"""Number of characters at the start of a password that are judged: the time grows with the square of the length, and
+nobody guesses so far.
+"""
 _SHORTEST_WORD: Final = 3
 
 
 def require_acceptable(password: str, *, of: Iterable[str]) -> None:
-    """Refuse a password that others would guess; `of` is what is known of its account: a name, an address.
+    """Check that a password is hard to guess; `of` holds the texts known of its account: name and address.
 
     Raises:
-        ValidationFailed: naming `password`, and why.
+        ValidationFailed: the password is easy to guess; `details` names `password` and the reason.
     """
     password = spelled(password)
     words = sorted({word for text in (*of, PRODUCT) for word in _words(text)}, key=len, reverse=True)
@@ -56,7 +58,7 @@ def _words(text: str) -> list[str]:
 
 
 def _core(text: str) -> str:
-    """Return a text without what is put around words to please rules: signs, and up to four digits, such as a year."""
+    """Return a text without the signs around it and up to four digits, such as a year."""
     begins = _DECORATION.match(text)
     text = text[begins.end() :] if begins else text
     ends = _DECORATION.match(text[::-1])

@@ -11,19 +11,19 @@ from karma.identity.schemas import Email, GivenPassword, OneTime, Password
 
 
 class ForgotPassword(Body):
-    """Whose password is forgotten."""
+    """Address of an account whose password is forgotten."""
 
     email: Email = Field(examples=["ada@example.com"])
 
 
 class ResetPassword(OneTime):
-    """A new password, and the token of a link that allows it."""
+    """A new password, and the token of the link that allows it."""
 
     password: Password
 
 
 class ChangePassword(Body):
-    """The password as it is and as it shall be."""
+    """The current password and the new one."""
 
     current_password: Annotated[GivenPassword, StringConstraints(min_length=1)]
     password: Password

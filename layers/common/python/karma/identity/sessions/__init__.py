@@ -1,1 +1,1 @@
-"""Sessions: logins, refresh tokens, access tokens, and who the caller of a request is."""
+"""Sessions: logins, refresh tokens, access tokens, and the caller of a request."""

@@ -19,7 +19,7 @@ class TokensData(TypedDict):
 
 
 def tokens_data(tokens: Tokens) -> TokensData:
-    """Shape a pair of tokens."""
+    """Return a pair of tokens in the shape of the API."""
     return {
         "access_token": tokens.access_token,
         "refresh_token": tokens.refresh_token,
@@ -29,11 +29,11 @@ def tokens_data(tokens: Tokens) -> TokensData:
 
 
 class LoginData(TokensData):
-    """A pair of tokens and whose they are."""
+    """A pair of tokens and the user whose they are."""
 
     user: UserView
 
 
 def login_data(user: User, tokens: Tokens) -> LoginData:
-    """Shape what a login gives."""
+    """Return a login's tokens and user in the shape of the API."""
     return {**tokens_data(tokens), "user": user_view(user)}

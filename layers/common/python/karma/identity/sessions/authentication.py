@@ -1,4 +1,4 @@
-"""Tells who calls, from a bearer token or an API key. Imports nothing heavy: agent_stream starts with it."""
+"""Authentication of callers by access token or API key. Imports nothing heavy: agent_stream starts with it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _V = TypeVar("_V")
 
 
 class Users(Protocol):
-    """Where users are looked up."""
+    """Accounts, as callers are looked up."""
 
     def get_user(self, user_id: UserId) -> User | None:
-        """Return a user, None when there is none."""
+        """Return a user; None: there is none."""
         ...
 
     def read_user(self, user_id: UserId) -> User | None:
@@ -44,10 +44,10 @@ class Users(Protocol):
 
 
 class ApiKeys(Protocol):
-    """Where presented API keys are looked up."""
+    """API keys, as presented ones are looked up."""
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:
-        """Return the key with this SHA-256, None when there is none or it was revoked."""
+        """Return the key with this SHA-256; None: there is none or it was revoked."""
         ...
 
     def read_with_owner(self, key_hash: str, owner: UserId) -> tuple[ApiKey | None, User | None]:
@@ -55,12 +55,12 @@ class ApiKeys(Protocol):
         ...
 
     def note_use(self, key: ApiKey, *, now: datetime, unless_after: datetime) -> None:
-        """Remember that a key was used, unless a use after that moment is remembered."""
+        """Store the moment of a key's use, unless one later than `unless_after` is stored."""
         ...
 
 
 class Authenticator:
-    """Keeps users and keys for a minute, for those who read; whoever changes something is asked about anew each time.
+    """Authenticates callers; caches users and keys for a minute, for requests that only read.
 
     So a changed role, a revoked key or an ended session acts at once on all that is changed, in every process.
     """
@@ -74,7 +74,11 @@ class Authenticator:
         newer_key_ring: Callable[[], KeyRing],
         clock: Clock,
     ) -> None:
-        """`newer_key_ring` looks again when a token names a key that `key_ring` lacks; anybody can make it do so."""
+        """Build the authenticator.
+
+        `newer_key_ring` reads the secret again when a token names a key that `key_ring` lacks; any request can cause
+        it.
+        """
         self._users = users
         self._api_keys = api_keys
         self._tokens = tokens.Verifier()
@@ -85,16 +89,16 @@ class Authenticator:
         self._key_cache: dict[str, tuple[float, ApiKey]] = {}
 
     def authenticate(self, authorization: str | None, api_key: str | None, *, reading: bool = False) -> Caller:
-        """Return the caller; a bearer token is looked at before a key.
+        """Return the caller; a bearer token goes before an API key.
 
-        `reading` is for requests that change nothing: what was known within the last minute will do for them, and a
-        token is believed until it expires, or its account ends all sessions. For all others the account and the
-        session or key are read as they are stored now.
+        `reading` is for requests that change nothing: cached data is used for them, and a token is valid until it
+        expires, or its account ends all sessions. For all others the account and the session or key are read,
+        strongly consistent.
 
         Raises:
-            Unauthenticated: neither, or one that cannot be believed or whose session is over.
+            Unauthenticated: there is no credential, it does not verify, or its session has ended.
             Forbidden: the account is disabled.
-            NotFound: a valid token whose user is gone.
+            NotFound: the token is valid and its account is deleted.
         """
         if authorization:
             scheme, _, token = authorization.partition(" ")
@@ -120,7 +124,7 @@ class Authenticator:
                 raise tokens.refused() from None
 
     def forget(self, user_id: UserId) -> None:
-        """Drop what is kept of a user: a role was changed or a key revoked here."""
+        """Remove a user from the cache, since a role was changed or a key revoked in this process."""
         self._user_cache.pop(user_id, None)
         for key_hash, (_, key) in list(self._key_cache.items()):
             if key.user_id == user_id:
@@ -187,7 +191,7 @@ class Authenticator:
 
 
 def hash_api_key(api_key: str) -> str:
-    """SHA-256 as stored: the keys are 256 random bits, so nothing slower is needed."""
+    """Return the SHA-256 under which a key is stored: keys are 256 random bits, so nothing slower is needed."""
     return hashlib.sha256(api_key.encode()).hexdigest()
 
 

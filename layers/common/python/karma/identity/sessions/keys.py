@@ -1,4 +1,4 @@
-"""The keys that sign access tokens and cursors: several are accepted, one signs, so that they can be rotated."""
+"""Keys that sign access tokens and cursors: several are accepted, one signs, so that they can be rotated."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 MIN_KEY_CHARS = 32
 NEWER_MAX_AGE_S = 30.0
-"""How old the secret may be when a token names a key that is not in it: what strangers can make us read it."""
+"""Age in seconds up to which the secret is not read again for a token with an unknown key: strangers can cause it."""
 
 
 class KeysUnusable(RuntimeError):
-    """The secret lacks a current key or has a short one; neither name nor value is in the message."""
+    """The secret has no current key or a short one; neither name nor value is in the message."""
 
 
 @dataclass(frozen=True)
 class KeyRing:
-    """`keys` by kid; `current` names the one that signs."""
+    """Signing keys: `keys` by key id, of which `current` signs."""
 
     current: str
     keys: Mapping[str, str]
@@ -26,7 +26,7 @@ class KeyRing:
         """Read `{"current": kid, kid: key, ...}`.
 
         Raises:
-            KeysUnusable: no current key, or a key shorter than 32 characters.
+            KeysUnusable: the secret has no current key, or a key is shorter than 32 characters.
         """
         keys = {kid: key for kid, key in secret.items() if kid != "current" and isinstance(key, str)}
         current = secret.get("current")

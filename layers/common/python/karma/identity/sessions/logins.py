@@ -1,13 +1,13 @@
-"""Slows down guessing at passwords without locking anybody out of their own account (docs/adr/0013-rate-limits.md).
+"""Limits guesses at passwords without locking anybody out of their own account (docs/adr/0013-rate-limits.md).
 
 An attempt takes from buckets *before* a password is verified, so guesses that arrive together are counted together:
 
 | the account's network | buckets |
 | --- | --- |
-| known: a session of the account began there within 30 days | its own, which nobody elsewhere can empty |
+| known: a session of the account began there within 30 days | one of the network, which nobody elsewhere can empty |
 | any other | one of the account and that network; then one that all such networks share for the account |
 
-A right password is given back what it took. Known and unknown addresses are treated alike, by a hash of what was given.
+A right password puts back what it took. Known and unknown addresses are treated alike, by a hash of what was given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LoginPlace:
 
     @classmethod
     def of(cls, email: str, address: str | None) -> LoginPlace:
-        """Name the place of whoever logs in with this text from this IP address."""
+        """Return the place of a login with this text as address, from this IP address."""
         try:
             account = emails.normalise(email)
         except ValidationFailed:
@@ -44,28 +44,28 @@ class LoginPlace:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A login that may be tried."""
+    """A login attempt that was counted and may be tried."""
 
     place: LoginPlace
     decisions: Sequence[tuple[str, Decision]]
-    """What was taken, by bucket's key."""
+    """Tokens that were taken, by bucket's key."""
 
     @property
     def is_last(self) -> bool:
-        """Whether the next one will have to wait."""
+        """Tell whether the next attempt will have to wait."""
         return any(not decision.remaining for _, decision in self.decisions)
 
 
 class KnownNetworks(Protocol):
-    """Where networks of logins are remembered; `start_session` adds them."""
+    """Networks of logins; `start_session` adds them."""
 
     def is_known_network(self, place: LoginPlace, *, now: datetime) -> bool:
-        """Tell whether a session of the account began there within 30 days."""
+        """Tell whether a session of the account began on the network within 30 days."""
         ...
 
 
 class LoginGuard:
-    """Decides who may try a password."""
+    """Limits login attempts by account and network."""
 
     def __init__(self, *, buckets: Buckets, networks: KnownNetworks, clock: Clock) -> None:
         self._buckets = buckets
@@ -76,7 +76,7 @@ class LoginGuard:
         """Count an attempt.
 
         Raises:
-            RateLimited: too many; the same for addresses with and without an account.
+            RateLimited: there were too many attempts; the same for addresses with and without an account.
         """
         now = self._clock.now()
         place = LoginPlace.of(email, address)
@@ -93,7 +93,7 @@ class LoginGuard:
         return Attempt(place, taken)
 
     def forgive(self, attempt: Attempt) -> None:
-        """Give back what an attempt took: the password was right."""
+        """Put back the tokens that an attempt took: the password was right."""
         now = self._clock.now()
         for key, decision in attempt.decisions:
             self._buckets.give_back(decision.limit, key, now=now)

@@ -1,4 +1,4 @@
-"""Logins and the refresh tokens that follow from them."""
+"""Sessions and their refresh tokens in DynamoDB."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from karma.identity.transactional import require_session
 
 
 class SessionRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """Sessions over DynamoDB."""
 
     def start_session(self, token: RefreshToken, *, place: LoginPlace, now: datetime, entry: AuditEntry) -> bool:
-        """Store a new session with its first refresh token, and remember its network.
+        """Store a new session with its first refresh token and its network.
 
-        False when its account was disabled or is gone.
+        Return False when its account is disabled or deleted.
 
         Raises:
             StorageThrottled: another session of the account begins at this moment.
@@ -63,14 +63,14 @@ class SessionRepository:
         return _committed(tx)
 
     def is_known_network(self, place: LoginPlace, *, now: datetime) -> bool:
-        """Tell whether a session of the account began there within 30 days."""
+        """Tell whether a session of the account began on the network within 30 days."""
         item = get(KnownNetworkItem, known_network_key(place.account, place.network))
         return item is not None and now < parse_iso(item.valid_until)
 
     def record_refusal(self, entry: AuditEntry | None) -> None:
-        """Append a refused login to the account's log, one a minute.
+        """Append a refused login to the account's audit log, at most one a minute.
 
-        None: the address has no account; a write that cannot succeed takes as long.
+        None: the address has no account; a write that cannot succeed is made, which takes as long.
         """
         if entry is not None:
             note_once_a_minute(entry)
@@ -80,7 +80,7 @@ class SessionRepository:
         _committed(tx)
 
     def find_refresh_token(self, token_hash: str) -> RefreshToken | None:
-        """Read a refresh token, used or not."""
+        """Read a refresh token, used or not; None: there is none with this hash."""
         item = get(RefreshTokenItem, refresh_key(token_hash), consistent=True)
         if item is None:
             return None
@@ -96,11 +96,11 @@ class SessionRepository:
     def trade(self, old: RefreshToken, new: RefreshToken, *, now: datetime) -> bool:
         """Use up one token and store the next.
 
-        False when it was used before, its session has ended, or its account was disabled, is gone, or ended all
+        Return False when it was used before, its session has ended, or its account was disabled, deleted, or ended all
         sessions since.
 
         Raises:
-            StorageThrottled: another request has the token in its hands at this moment.
+            StorageThrottled: another request trades the token at this moment.
         """
         tx = Transaction()
         tx.check(UserItem, user_key(old.user_id), _in_use(old))
@@ -126,7 +126,7 @@ class SessionRepository:
         return _committed(tx)
 
     def end_session(self, session_id: str, *, now: datetime, entry: AuditEntry) -> None:
-        """Revoke a session of the entry's user and every token of it; ending it twice changes nothing."""
+        """Revoke a session of the entry's user with all its tokens. May be repeated."""
         tx = Transaction()
         tx.update(
             SessionItem(*session_key(entry.user_id, session_id)),
@@ -139,11 +139,11 @@ class SessionRepository:
     def end_all_sessions(
         self, *, by: Credential | None = None, now: datetime, entry: AuditEntry, api_keys: bool
     ) -> None:
-        """End every session of the entry's user that has begun, with its access tokens; API keys if that is asked.
+        """End every session of the entry's user that has begun, with its access tokens; with `api_keys` all keys too.
 
         Raises:
-            NotFound: the account is gone.
-            SessionOver: the session `by` is over.
+            NotFound: the account is deleted.
+            SessionOver: the session `by` has ended.
         """
         tx = Transaction()
         require_session(tx, by, now=now)

@@ -1,4 +1,4 @@
-"""Rotating the keys that sign access tokens: three steps, days apart, that nobody notices.
+"""Rotation of the keys that sign access tokens: three steps, days apart, without effect on clients.
 
 | step | when | because |
 | --- | --- | --- |
@@ -6,8 +6,8 @@
 | promote: the new key signs | `PUBLISHED` later | processes keep the secret for five minutes |
 | drop: the old keys are refused | `RETIRED` later | access tokens live 30 minutes, idempotency records a day |
 
-The secret says how far it is: `{"current": kid, kid: key, ..., "rotation": {"kid", "added_at", "promoted_at"}}`.
-Cursors of lists have no end: one that is older than the drop gets 400 INVALID_CURSOR, and its list starts again.
+The secret holds the state: `{"current": kid, kid: key, ..., "rotation": {"kid", "added_at", "promoted_at"}}`.
+Cursors of lists do not expire: one signed with a dropped key gets 400 INVALID_CURSOR, and its list starts again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from karma.core.clock import iso, parse_iso
 from karma.identity.sessions.keys import KeyRing
 
 PUBLISHED = timedelta(minutes=6)
-"""Longer than a process keeps a secret (karma.core.secrets)."""
+"""Time from adding a key to signing with it; longer than a process caches the secret (karma.core.secrets)."""
 RETIRED = timedelta(hours=25)
-"""Longer than anything that a key has signed is asked for, cursors apart."""
+"""Time from promoting a key to dropping the old ones; longer than anything signed is valid, cursors apart."""
 
 _KID = re.compile(r"k([0-9]{1,9})")
 _STATE = "rotation"
 
 
 class Step(StrEnum):
-    """What a rotation does next."""
+    """Next step of a rotation."""
 
     ADD = "add"
     PROMOTE = "promote"
@@ -49,20 +49,20 @@ class NotDue(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """How far the rotation of a secret is."""
+    """State of a secret's rotation."""
 
     current: str
     accepted: tuple[str, ...]
     step: Step
     due_at: datetime | None
-    """When the next step may be made; None: at any time."""
+    """Moment from which the next step may be made; None: at any time."""
 
 
 def rotation_of(secret: Mapping[str, object]) -> Rotation:
-    """Read how far a secret is.
+    """Return the state of a secret's rotation.
 
     Raises:
-        KeysUnusable: it is no secret of ours.
+        KeysUnusable: the secret does not have the form above.
     """
     ring = KeyRing.parse(secret)
     state = secret.get(_STATE)
@@ -81,8 +81,8 @@ def advance(
     """Return the secret after the next step; `early` does not wait for it, so requests may fail for minutes.
 
     Raises:
-        KeysUnusable: it is no secret of ours.
-        NotDue: the step before is too fresh.
+        KeysUnusable: the secret does not have the form above.
+        NotDue: the step before was made too recently.
     """
     rotation = rotation_of(secret)
     if rotation.due_at is not None and now < rotation.due_at and not early:

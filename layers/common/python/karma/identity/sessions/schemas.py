@@ -11,7 +11,7 @@ from karma.identity.schemas import GivenPassword, OpaqueToken
 
 
 class LogIn(Body):
-    """Address and password."""
+    """E-mail address and password."""
 
     email: Annotated[str, StringConstraints(min_length=1, max_length=320)]
     password: Annotated[GivenPassword, StringConstraints(min_length=1)]
@@ -24,7 +24,7 @@ class Refresh(Body):
 
 
 class LogOutEverywhere(Body):
-    """What else ends with the sessions."""
+    """Request to end all sessions, and API keys if asked."""
 
     api_keys: StrictBool = False
-    """Whether every API key ends as well."""
+    """True: every API key ends as well."""

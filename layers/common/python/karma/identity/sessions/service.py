@@ -41,7 +41,7 @@ _MAX_TOKEN_CHARS = 256
 
 
 class Accounts(Protocol):
-    """Where accounts are stored; see repository/users.py for what each promises."""
+    """Accounts; repository/users.py says what each method promises."""
 
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
     def get_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
@@ -49,7 +49,7 @@ class Accounts(Protocol):
 
 
 class Sessions(Protocol):
-    """Where sessions are stored; see repository/sessions.py for what each promises."""
+    """Sessions; sessions/repository.py says what each method promises."""
 
     def start_session(  # noqa: D102
         self, token: RefreshToken, *, place: LoginPlace, now: datetime, entry: AuditEntry
@@ -79,17 +79,17 @@ class SessionService:
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
-        """Put the parts together.
+        """Build the service.
 
         Args:
-            accounts: where accounts are stored.
-            sessions: where sessions are stored.
-            guard: decides who may try a password.
-            passwords: hashing.
+            accounts: stores accounts.
+            sessions: stores sessions.
+            guard: limits login attempts.
+            passwords: verifies passwords.
             dummy_hash: verified for unknown addresses, so that they take as long as known ones.
             key_ring: returns the keys that sign access tokens.
             clock: tells the time.
-            on_change: told whose sessions are over.
+            on_change: called with the id of each user whose sessions ended.
         """
         self._accounts = accounts
         self._sessions = sessions
@@ -103,12 +103,12 @@ class SessionService:
     def log_in(self, *, email: str, password: str, source: Source) -> tuple[User, Tokens]:
         """Trade address and password for a session.
 
-        One password is verified and the storage asked as often, known address or not, so that the time taken tells
-        nothing; whoever guesses too much is refused before either.
+        Known and unknown addresses take the same calls and one verification, so that the time tells nothing; too many
+        guesses are refused before either.
 
         Raises:
-            RateLimited: too many wrong passwords; karma.identity.sessions.logins says whose.
-            Unauthenticated: the address is unknown or the password is wrong; which, it does not say.
+            RateLimited: too many passwords were wrong for the account and network (karma.identity.sessions.logins).
+            Unauthenticated: the address is unknown or the password is wrong; the error does not tell which.
             Forbidden: the account is disabled; only who knows the password learns that.
         """
         attempt = self._guard.admit(email, source.address)
@@ -127,7 +127,7 @@ class SessionService:
         return user, self.start(user, method="password", source=source, now=now)
 
     def start(self, user: User, *, method: str, source: Source, now: datetime) -> Tokens:
-        """Begin a session of somebody who has proven who they are; `method` says how, for the audit log.
+        """Begin a session of an authenticated user; `method` says how they logged in, for the audit log.
 
         Raises:
             Forbidden: the account was disabled or deleted meanwhile.
@@ -155,9 +155,9 @@ class SessionService:
         that: two tabs asked at once, or the first answer was lost.
 
         Raises:
-            Unauthenticated: unknown, expired, of a session that is over, or used before. The latter ends the session:
-                one of the two who had the token stole it.
-            StorageThrottled: the token is in the hands of other requests; it is still good.
+            Unauthenticated: the token is unknown, expired, of an ended session, or was used before. The latter ends the
+                session: one of the two who had the token stole it.
+            StorageThrottled: other requests trade the token at this moment; it stays usable.
         """
         now = self._clock.now()
         token = self._find_refresh_token(refresh_token)
@@ -174,10 +174,10 @@ class SessionService:
         return self._repeat(token, token.used_at, refresh_token, source, now)
 
     def log_out(self, caller: Caller, refresh_token: str, *, source: Source) -> None:
-        """End the session that a refresh token belongs to; another person's, or none, changes nothing.
+        """End the session of a refresh token; do nothing if the token is unknown or another person's.
 
         Raises:
-            Forbidden: an API key asks.
+            Forbidden: the caller is an API key.
         """
         caller.require_person()
         now = self._clock.now()
@@ -186,14 +186,14 @@ class SessionService:
             self._end(token, AuditEvent.LOGGED_OUT, source, now, actor_id=caller.user_id)
 
     def log_out_everywhere(self, caller: Caller, *, api_keys: bool = False, source: Source) -> None:
-        """End every session of the caller, with the access tokens that were given out until now.
+        """End every session of the caller, with the access tokens issued until now.
 
-        With `api_keys` every API key that the caller has made as well.
+        With `api_keys`, every API key of the caller ends as well.
 
         Raises:
-            Forbidden: an API key asks.
-            SessionOver: keys are to end, and the caller's session has ended meanwhile.
-            NotFound: the account is gone.
+            Forbidden: the caller is an API key.
+            SessionOver: `api_keys` is set, and the caller's session has ended meanwhile.
+            NotFound: the account is deleted.
         """
         caller.require_person()
         now = self._clock.now()
@@ -265,7 +265,7 @@ def _disabled() -> Forbidden:
 
 
 def _successor(refresh_token: str, key: str) -> str:
-    """Compute the token that follows: 256 bits that nobody can tell without the key."""
+    """Return the token that follows a refresh token: 256 bits that cannot be computed without the key."""
     purpose = hmac.digest(key.encode(), b"karma-refresh", hashlib.sha256)
     digest = hmac.digest(purpose, refresh_token.encode(), hashlib.sha256)
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -22,7 +22,7 @@ with absent("cryptography"):  # HS256 needs none of it
 _ALGORITHM = "HS256"
 _ISSUER = "karma"
 _SKEW = timedelta(seconds=5)
-"""How far two of our machines' clocks may differ."""
+"""Largest difference between the clocks of two of our machines."""
 _MAX_CHARS = 2048
 _REFUSED = "Invalid authentication credentials"
 _BEARER = {"WWW-Authenticate": "Bearer"}
@@ -30,13 +30,13 @@ _MAX_REMEMBERED = 1000
 
 
 class AccessToken(NamedTuple):
-    """What a believed token says."""
+    """Claims of a verified token."""
 
     user_id: UserId
     issued_at: datetime
     session_id: str | None = None
     authenticated_at: datetime | None = None
-    """When its owner logged in."""
+    """Moment of its owner's login; None: a token from before tokens had it."""
 
     @property
     def began_at(self) -> datetime:
@@ -48,7 +48,7 @@ class AccessToken(NamedTuple):
 
 
 class UnknownKey(Unauthenticated):
-    """The token names a key that is not in the ring: forged, too old, or signed with one newer than the ring."""
+    """The token names a key that is not in the ring: forged, too old, or signed with a key newer than the ring."""
 
     def __init__(self) -> None:
         super().__init__(_REFUSED)
@@ -56,7 +56,7 @@ class UnknownKey(Unauthenticated):
 
 
 class _Signed(NamedTuple):
-    """Claims whose signature held, and the key that it held for."""
+    """Claims whose signature was verified, and the key that verified it."""
 
     kid: str
     key: str
@@ -85,20 +85,20 @@ def issue(
 
 
 class Verifier:
-    """Believes tokens, and remembers the newest 1,000 whose signature held: it is most of a warm request's CPU.
+    """Verifies tokens, and caches the newest 1,000 valid signatures: these are most of a warm request's CPU.
 
-    What may change meanwhile is looked at each time: the clock, and whether the key is still in the ring.
+    The token's times, and that its key is still in the ring, are checked each time.
     """
 
     def __init__(self) -> None:
         self._signed: OrderedDict[str, _Signed] = OrderedDict()
 
     def verify(self, token: str, *, ring: KeyRing, now: datetime) -> AccessToken:
-        """Return what a token says.
+        """Verify a token and return its claims.
 
         Raises:
-            UnknownKey: the ring lacks its key.
-            Unauthenticated: forged, expired, from the future, without `sub`, or signed in a way that we do not use.
+            UnknownKey: the ring lacks the token's key.
+            Unauthenticated: the token is forged, expired, from the future, without `sub`, or of another algorithm.
         """
         signed = self._signed.get(token)
         if signed is None or ring.keys.get(signed.kid) != signed.key:
@@ -158,7 +158,7 @@ def _signed(token: str, ring: KeyRing) -> _Signed:
 
 
 def refused(message: str = _REFUSED) -> Unauthenticated:
-    """Make the 401 that names the scheme."""
+    """Return the 401 that names the scheme."""
     error = Unauthenticated(message)
     error.headers.update(_BEARER)
     return error

@@ -1,4 +1,4 @@
-"""Deleted accounts: the tombstone, which is also the list of work, and what keeps an account from being deleted."""
+"""Deleted accounts: the tombstone, which is also the list of unfinished deletions, and the conditions of a deletion."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from karma.identity.transactional import require_session
 
 
 class DeletionRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """Deletions over DynamoDB."""
 
     def leaving(self, user_id: UserId) -> Leaving | None:
-        """Read what a deletion has to know, strongly consistent."""
+        """Read the state of an account that its deletion depends on, strongly consistent; None: it does not exist."""
         item = get(UserItem, user_key(user_id), consistent=True)
         if item is None:
             return None
@@ -53,13 +53,13 @@ class DeletionRepository:
         )
 
     def begin(self, leaving: Leaving, *, by: Credential | None = None, entry: AuditEntry, due_at: datetime) -> None:
-        """Put the tombstone in the place of account, address and holdings, all or nothing.
+        """Replace account, unique address and count of owned objects by the tombstone, all or nothing.
 
         Raises:
             SessionOver: the session `by` was ended.
-            AccountHolds: it has what must not lose its owner.
+            AccountHolds: the account owns objects that must not lose their owner.
             StaleVersion: the account is not as it was read.
-            NotFound: it is gone.
+            NotFound: the account is deleted already.
         """
         user_id = leaving.user_id
         tx = Transaction()
@@ -97,12 +97,12 @@ class DeletionRepository:
             raise
 
     def get(self, user_id: UserId) -> Deletion | None:
-        """Read the deletion of an account, strongly consistent."""
+        """Read the deletion of an account, strongly consistent; None: it is not deleted."""
         item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
         return _deletion(item) if item else None
 
     def due(self, before: datetime, *, limit: int) -> Sequence[Deletion]:
-        """List unfinished deletions that should have gone on, oldest first."""
+        """List unfinished deletions that are due before a moment, oldest first."""
         page = query(
             AccountTombstone,
             DELETIONS,
@@ -113,7 +113,10 @@ class DeletionRepository:
         return [_deletion(item) for item in page.items]
 
     def postpone(self, user_id: UserId, *, due_at: datetime, waits_for: str | None) -> bool:
-        """Count a go and say when to look again; False when the deletion is finished. None leaves `waits_for`."""
+        """Count a round and set when the next is due; False: the deletion is finished.
+
+        `waits_for` None leaves it as it is.
+        """
         actions = [AccountTombstone.attempts.add(1), AccountTombstone.gsi1sk.set(_due(due_at, user_id))]
         if waits_for is not None:
             actions.append(AccountTombstone.waits_for.set(waits_for))
@@ -124,7 +127,7 @@ class DeletionRepository:
         return True
 
     def finish(self, user_id: UserId, *, at: datetime, forget_at: datetime) -> None:
-        """Take a deletion off the list; its tombstone stays until `forget_at`. A repeat changes nothing."""
+        """Take a deletion off the list of unfinished ones; its tombstone is kept until `forget_at`. May be repeated."""
         actions = [
             AccountTombstone.finished_at.set(iso(at)),
             AccountTombstone.updated_at.set(iso(at)),

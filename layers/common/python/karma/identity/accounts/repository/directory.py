@@ -23,7 +23,7 @@ from karma.identity.transactional import require_session
 
 
 class DirectoryRepository(UserRepository):
-    """What only administrators do with accounts, beside what people do with their own."""
+    """Accounts over DynamoDB with the calls that only administrators use."""
 
     def list_users(self, asked: AccountFilter, *, limit: int, below: str | None) -> AccountPage:
         """Read a page of all accounts, newest first, eventually consistent."""
@@ -74,10 +74,10 @@ class DirectoryRepository(UserRepository):
         by: Credential | None = None,
         entries: Sequence[AuditEntry],
     ) -> User:
-        """Write role, state and end of sessions, on the version that was read.
+        """Write role, state and end of sessions, if the account still has the version that was read.
 
-        The actor must be an administrator in use when it is written, and is not the one who is changed. So whatever
-        administrators do to each other at the same moment, one of them remains. `actor_id` None is an operator.
+        The actor must be an administrator who is not disabled at that moment, and is not the changed account. So one
+        administrator remains, whatever they do to each other at the same moment. `actor_id` None: an operator.
 
         Raises:
             Forbidden: the actor is no administrator any more, or has ended all sessions since that of `by` began.

@@ -1,4 +1,4 @@
-"""Names of accounts in the index, so that an account is found by the beginning of its name.
+"""Index of accounts by the beginning of their names.
 
 `enter` and `rename` belong in the transactions that make and rename accounts.
 """
@@ -13,11 +13,11 @@ from karma.identity.domain import User
 from karma.identity.items import NameItem, name_key, name_list
 
 _MAX_FOLDED_CHARS = 64
-"""Of a name in a sort key, which has at most 1,024 bytes."""
+"""Characters of a name in a sort key, which has at most 1,024 bytes."""
 
 
 def enter(tx: Transaction, user: User) -> None:
-    """Let an account be found by its name, with the transaction that makes the account."""
+    """Add an account's name to the index, in the transaction that makes the account."""
     folded = fold(user.name)
     tx.put(
         NameItem(
@@ -34,7 +34,7 @@ def enter(tx: Transaction, user: User) -> None:
 
 
 def rename(tx: Transaction, user: User) -> None:
-    """Let an account be found by its new name, with the transaction that changes the name."""
+    """Replace an account's name in the index, in the transaction that changes the name."""
     folded = fold(user.name)
     tx.update(
         NameItem(*name_key(user.id)),
@@ -47,6 +47,6 @@ def rename(tx: Transaction, user: User) -> None:
 
 
 def fold(text: str) -> str:
-    """Make names comparable: one case, one way to write a letter, single spaces, the first 64 characters."""
+    """Return a name in comparable form: one case, one way to write a letter, single spaces, the first 64 characters."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())[:_MAX_FOLDED_CHARS]

@@ -1,4 +1,4 @@
-"""One-time tokens, spent in one transaction with what they allow."""
+"""One-time tokens in DynamoDB, used up in the transaction that they allow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from karma.mail.transactional import add_mail
 
 
 class OneTimeRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """One-time tokens over DynamoDB."""
 
     def create_token(self, token: OneTimeToken, *, now: datetime) -> None:
         """Store a token that was just made.
@@ -60,7 +60,7 @@ class OneTimeRepository:
         tx.commit()
 
     def find_token(self, token_hash: str) -> OneTimeToken | None:
-        """Read a token, used or not."""
+        """Read a token, used or not; None: there is none with this hash."""
         item = get(OneTimeTokenItem, one_time_key(token_hash), consistent=True)
         if item is None:
             return None
@@ -75,9 +75,9 @@ class OneTimeRepository:
         )
 
     def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool:
-        """Note that the account's address is its own.
+        """Mark the account's address as verified.
 
-        False when the token is used, the account has another address or is disabled.
+        Return False when the token is used, the account has another address or is disabled.
         """
         tx = _spend(token, now)
         tx.update(
@@ -91,10 +91,10 @@ class OneTimeRepository:
     def reset_password(
         self, token: OneTimeToken, password_hash: str, *, now: datetime, entry: AuditEntry, mails: Sequence[Mail]
     ) -> bool:
-        """Set a password, end every session and API key, and take the address as verified.
+        """Set a password, end every session and API key, and mark the address as verified.
 
-        False when the token is used, the account has another address or is disabled, or all its sessions ended since
-        it was asked for: of two tokens the one used first is the last.
+        Return False when the token is used, the account has another address or is disabled, or all its sessions were
+        ended since the token was asked for, as the use of another token does.
         """
         tx = _spend(token, now)
         tx.update(
@@ -118,8 +118,9 @@ class OneTimeRepository:
     ) -> bool:
         """Give the account the token's address, verified, and free the old one.
 
-        False when the token is used, the account does not wait for its address (another was named since, or its own
-        again, or it has moved), left `old_email` or is disabled, or all its sessions ended since it was asked for.
+        Return False when the token is used, the account does not wait for its address (another was named since, or its
+        own again, or it has moved), left `old_email` or is disabled, or all its sessions ended since the token was
+        asked for.
 
         Raises:
             AlreadyExists: another account has taken the address meanwhile.
@@ -162,7 +163,7 @@ def _not_overtaken(token: OneTimeToken) -> Condition:
 
 
 def _in_use() -> Condition:
-    """Ask that the account is not disabled: whoever it was disabled for may have its links."""
+    """Return the condition that the account is not disabled: those it was disabled for may have its links."""
     return UserItem.disabled_at.does_not_exist()
 
 

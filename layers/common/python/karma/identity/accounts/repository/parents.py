@@ -1,4 +1,4 @@
-"""An account as the parent of other contexts' items, and the count of those that keep it from being deleted."""
+"""Conditions on an account in transactions of other contexts, and the count of the objects that it owns."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from karma.identity.items import (
 
 
 def require_account(tx: Transaction, user_id: UserId, *, on_fail: AppError) -> None:
-    """Let a transaction fail unless the account is there when it commits."""
+    """Add the condition that the account exists."""
     tx.check(UserItem, user_key(user_id), UserItem.pk.exists(), on_fail=on_fail)
 
 
 def require_credential(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
-    """Let a transaction fail unless an account and the session or API key that opened it are in use."""
+    """Add the condition that an account is in use, and that the session or API key was not ended."""
     require_session(tx, credential, now=now, on_fail=on_fail)
     tx.check(UserItem, user_key(credential.user_id), account_lets(credential), on_fail=on_fail)
 
 
 def account_lets(credential: Credential) -> Condition:
-    """Return what must hold of an account's item for a session or API key to be in use."""
+    """Return the condition on an account's item under which a session or API key of it is in use."""
     began = iso(credential.began_at)
     usable: Condition = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
     if credential.api_key_id is not None:
@@ -49,9 +49,9 @@ def account_lets(credential: Credential) -> Condition:
 
 
 def require_session(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
-    """Let a transaction fail unless a session or API key was not ended itself; the account is the caller's to ask.
+    """Add the condition that a session or API key was not ended itself; the account is not checked.
 
-    For transactions that write the account's item: DynamoDB takes one write of an item.
+    For transactions that write the account's item with a condition of their own: DynamoDB takes one write of an item.
     """
     if credential.api_key_id is not None:
         in_time = ApiKeyItem.valid_until.does_not_exist() | (ApiKeyItem.valid_until > iso(now))
@@ -64,20 +64,20 @@ def require_session(tx: Transaction, credential: Credential, *, now: datetime, o
 
 
 def is_deleted(user_id: UserId, *, at: datetime) -> bool:
-    """Tell whether a tombstone stands in the account's place; strongly consistent."""
+    """Tell whether the account has a tombstone; strongly consistent."""
     item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
     # Without a time to go while the deletion is not finished.
     return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()
 
 
 def add_holding(tx: Transaction, user_id: UserId, kind: str, *, most: int, on_fail: AppError) -> None:
-    """Count one more, in an item that is made when there is none; the transaction fails where there are `most`."""
+    """Count one more object of a kind that an account owns; the transaction fails if there are `most` already."""
     counted = getattr(HoldingsItem, kind)
     room = counted.does_not_exist() | (counted < most)
     tx.upsert(HoldingsItem(*holdings_key(user_id)), [counted.add(1)], room, on_fail=on_fail)
 
 
 def remove_holding(tx: Transaction, user_id: UserId, kind: str) -> None:
-    """Count one less; the transaction fails when none is held."""
+    """Subtract one from the number of objects of a kind that an account owns; the transaction fails at 0."""
     counted = getattr(HoldingsItem, kind)
     tx.update(HoldingsItem(*holdings_key(user_id)), [counted.add(-1)], counted > 0)

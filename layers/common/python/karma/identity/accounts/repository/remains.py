@@ -1,4 +1,4 @@
-"""What a deleted account leaves in the identity table, and how it goes."""
+"""Data of a deleted account in the identity table, and its removal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PAGE = 100
 
 
 class AccountRemains:
-    """The last step of a deletion: everything of the account but its tombstone."""
+    """Last step of a deletion: removes all data of the account in the identity table but its tombstone."""
 
     name = "account"
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove sessions, tokens, API keys, audit entries and records of requests; True when nothing is left."""
+        """Remove sessions, tokens, API keys, audit entries and records of requests; return True if nothing is left."""
         mine = owned_pk(purge.user_id)
         # What is found by an item of the partition goes before it.
         return (

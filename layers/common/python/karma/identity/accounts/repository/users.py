@@ -1,4 +1,4 @@
-"""People and their addresses."""
+"""Users and their unique e-mail addresses in DynamoDB."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from karma.mail.transactional import add_mail
 
 
 class UserRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """Accounts over DynamoDB."""
 
     def create_user(self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()) -> None:
-        """Store a user and the guard of the address, with what is to be told about it.
+        """Store a user and their unique address, with audit entries and mails.
 
         Raises:
             AlreadyExists: the address is taken.
@@ -78,7 +78,7 @@ class UserRepository:
         return self.find_by_email_hash(emails.digest(email))
 
     def find_by_email_hash(self, email_hash: str) -> User | None:
-        """Find the owner of an address that is known by its SHA-256 only."""
+        """Find the owner of an address by its SHA-256."""
         guard = get(EmailGuard, email_hash_key(email_hash), consistent=True)
         if guard is None:
             return None
@@ -86,7 +86,7 @@ class UserRepository:
         return user_of(item) if item else None
 
     def rehash(self, user: User, password_hash: str, *, now: datetime) -> None:
-        """Replace the hash of the same password unless somebody changed the password meanwhile."""
+        """Replace the hash of the same password unless the password was changed meanwhile."""
         try:
             update(
                 UserItem(*user_key(user.id)),
@@ -99,13 +99,13 @@ class UserRepository:
     def save_profile(
         self, before: User, after: User, *, by: Credential | None = None, entry: AuditEntry, mails: Sequence[Mail]
     ) -> User:
-        """Store name, avatar, locale and awaited address as they are after a change, with what is to be told about it.
+        """Store name, avatar, locale and awaited address after a change, with audit entry and mails.
 
-        `by` is the session that must not be over for it.
+        `by` is the session that asks, which must not have ended; None: any.
 
         Raises:
-            StaleVersion: the account is not as it was before, or is gone.
-            SessionOver: the session was ended.
+            StaleVersion: the account is not as it was read, or is deleted.
+            SessionOver: the session `by` was ended.
         """
         tx = Transaction()
         require_session(tx, by, now=entry.at)
@@ -135,10 +135,10 @@ class UserRepository:
         entry: AuditEntry,
         mails: Sequence[Mail],
     ) -> User:
-        """Replace a hash and end every session that has begun, with what is to be told about it.
+        """Replace a password's hash and end every session that has begun, with audit entry and mails.
 
         Raises:
-            StaleVersion: the account is not as it was read, or is gone.
+            StaleVersion: the account is not as it was read, or is deleted.
             SessionOver: the session `by` was ended.
         """
         tx = Transaction()
