@@ -6,7 +6,7 @@ ENGINE_TESTS = tests/e2e tests/integration/core tests/integration/billing/test_w
 
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: install dev dev-down test test-localstack engines lint format docs map clients synth bench deploy lock clean
+.PHONY: install dev dev-down test test-localstack engines lint format docs map context clients synth bench deploy lock clean
 
 # Virtual environments and npm packages, each only when its lock file changed; checks Python and Node first.
 install:
@@ -40,6 +40,11 @@ docs: install
 # The rooms of the code, drawn from its imports, and walks through them: docs/architecture.md.
 map: install
 	.venv/bin/python -m tests.support.map
+
+# A new context from templates/context: CRUD of one noun, with its tests. NOUN=jar; PLURAL where it is not NOUN with an s.
+context: install
+	@.venv/bin/python -m local.context $(NOUN) $(PLURAL)
+	@$(MAKE) --no-print-directory docs map
 
 # Typed Python and TypeScript clients of the API, in build/clients.
 clients: install

@@ -8,6 +8,7 @@ OBJECTS    how to make what a route's path names, belonging to a person; also fo
 SHARED     those of OBJECTS that belong to nobody: another person's request is not answered 404 for them
 BODIES     the smallest body that a route accepts
 QUERIES    query and headers without which a route decides nothing
+PAGES      lists whose largest page fits into an answer as it is, by their path: entries, and bytes of the largest one
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ R = TypeVar("R", bound=AccountRows)
 T = TypeVar("T")
 Call = Callable[[], object]
 Fakes = Mapping[type, tuple[type, ...]]
-NAMES = ("FAKES", "SCENARIOS", "OBJECTS", "SHARED", "BODIES", "QUERIES")
+Pages = Mapping[str, tuple[int, int]]
+NAMES = ("FAKES", "SCENARIOS", "OBJECTS", "SHARED", "BODIES", "QUERIES", "PAGES")
 
 
 class DeclaredTwice(Exception):
@@ -96,6 +98,11 @@ def bodies() -> Bodies:
 @cache
 def queries() -> Queries:
     return _merged("QUERIES")
+
+
+@cache
+def pages() -> Pages:
+    return _merged("PAGES")
 
 
 def _merged(name: str) -> dict[Any, Any]:

@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from karma.core.ids import new_id
 from tests.support.accounts import prove_address
+from tests.support.crash import CrashReport, CrashTest
 
 PASSWORD = "correct horse battery"
+ENTRY = "api.handler:lambda_handler"
+SHOWN = ("type", "title", "name", "status", "completed_count", "value", "version", "avatar")
+"""What a test of crashes compares of the stored items."""
 
 
 @dataclass
@@ -120,3 +125,75 @@ def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
         return items
 
     return read
+
+
+def reopen(stack: Any, *, expired: bool) -> None:
+    """Put the one record back to where a process that died leaves it, before or after its time."""
+    table = stack.tables["identity"]
+    records = [
+        item
+        for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=table)
+        for item in page["Items"]
+        if item["pk"]["S"].startswith("IDEMPOTENCY#")
+    ]
+    assert records
+    for record in records:
+        stack.aws("dynamodb").update_item(
+            TableName=table,
+            Key={"pk": record["pk"], "sk": record["sk"]},
+            UpdateExpression="SET #s = :open, in_progress_expiration = :until REMOVE #d",
+            ExpressionAttributeNames={"#s": "state", "#d": "data"},
+            ExpressionAttributeValues={
+                ":open": {"S": "INPROGRESS"},
+                ":until": {"N": "1" if expired else "9999999999999"},
+            },
+        )
+
+
+def reopen_if_open(stack: Any) -> None:
+    """Let the time of a record pass that a dead process left open: a client that repeats sooner gets 409."""
+    table = stack.tables["identity"]
+    items = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
+    if any(item.get("state") == {"S": "INPROGRESS"} for item in items):
+        reopen(stack, expired=True)
+
+
+@pytest.fixture
+def die(stack: Any, ada: Api, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
+    """Let a request of ada's die before or after each of its AWS calls; its repeat ends in the same rows of a table."""
+
+    def items(table: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
+        return found
+
+    def held() -> list[dict[str, Any]]:
+        return [item for item in items(stack.tables["identity"]) if item.get("sk") == {"S": "HOLDINGS"}]
+
+    def rows(table: str) -> list[str]:
+        """What is stored, without the ids and times that each repetition of the test makes anew."""
+        shown = [[item[name] for name in SHOWN if name in item] for item in [*items(table), *held()]]
+        return sorted(map(str, shown))
+
+    def redeliver(event: dict[str, Any]) -> dict[str, Any]:
+        reopen_if_open(stack)
+        return event
+
+    def run(method: str, path: Callable[[], str], *, table: str, accept: set[int], body: object = None) -> CrashReport:
+        def seed() -> dict[str, Any]:
+            for item in held():
+                key = {"pk": item["pk"], "sk": item["sk"]}
+                stack.aws("dynamodb").delete_item(TableName=stack.tables["identity"], Key=key)
+            return http_event(method, path(), body=body, headers={**ada.headers, "idempotency-key": new_id()})
+
+        return CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables[table]],
+            seed=seed,
+            redeliver=redeliver,
+            normalise=lambda _item: None,
+            other_state=lambda: rows(stack.tables[table]),
+            accept=lambda answer: answer["statusCode"] in accept,
+        ).run()
+
+    return run

@@ -11,8 +11,7 @@ import pytest
 
 from karma.agents.domain import MODELS, AgentSpec
 from karma.core.errors import AlreadyExists
-from tests.integration.api.conftest import Api
-from tests.integration.api.test_idempotency import reopen
+from tests.integration.api.conftest import Api, reopen
 
 V1 = "/api/v1/agents"
 AGIO = "/api/agents"

@@ -9,9 +9,8 @@ import pytest
 
 from karma.agents.domain import MODELS
 from karma.core.ids import new_id
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import ENTRY, Api, reopen_if_open
 from tests.integration.api.test_agents import V1, add_person, create
-from tests.integration.api.test_crash import ENTRY, reopen_if_open
 from tests.support.crash import CrashReport, CrashTest
 
 BODY = {"name": "after", "model": MODELS[0], "system_prompt": "Be brief.", "tags": ["kept", "added"]}

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from karma.core.ids import new_id
-from tests.integration.api.conftest import PASSWORD, Api
-from tests.integration.api.test_idempotency import reopen
+from tests.integration.api.conftest import PASSWORD, Api, reopen
 
 AVATARS = "/api/v1/avatars"
 FERN: dict[str, Any] = {"name": "Fern", "role": "gardener"}

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import MODELS
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import ENTRY, Api
 from tests.integration.api.test_agents import add_person
 from tests.integration.api.test_configuration import V1, put
-from tests.integration.api.test_crash import ENTRY
 from tests.support.crash import CrashReport, CrashTest
 
 

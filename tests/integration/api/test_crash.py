@@ -13,12 +13,10 @@ from karma.billing.repository.arrivals import ArrivalStore
 from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId, new_id
 from tests.fakes.devices import FakeClock
-from tests.integration.api.conftest import PASSWORD, Api
-from tests.integration.api.test_idempotency import reopen
+from tests.integration.api.conftest import ENTRY, PASSWORD, Api, reopen_if_open
 from tests.support.crash import CrashTest
 from tests.support.devices import World
 
-ENTRY = "api.handler:lambda_handler"
 FIRST_AND_LAST = {201, 409}
 """A repeat is answered like the first request, or told that it was carried out."""
 
@@ -96,14 +94,6 @@ def test_making_an_api_key_again_after_a_crash_makes_one(
         accept=lambda answer: answer["statusCode"] in FIRST_AND_LAST,
     ).run()
     assert len(report.calls) >= 4
-
-
-def reopen_if_open(stack: Any) -> None:
-    """Let the time of a record pass that a dead process left open: a client that repeats sooner gets 409."""
-    table = stack.tables["identity"]
-    items = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
-    if any(item.get("state") == {"S": "INPROGRESS"} for item in items):
-        reopen(stack, expired=True)
 
 
 def test_refreshing_again_after_a_crash_goes_on_with_one_token(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from karma.core.ids import new_id
-from tests.integration.api.conftest import PASSWORD, Api
+from tests.integration.api.conftest import PASSWORD, Api, reopen
 
 REGISTER = "/api/v1/auth/register"
 PROJECTS = "/api/v1/projects"
@@ -111,26 +111,3 @@ class TestAKey:
         for guess in (PASSWORD, json.dumps(body()), json.dumps(body(), sort_keys=True)):
             assert guess not in seen
             assert hashlib.sha256(guess.encode()).hexdigest() not in seen
-
-
-def reopen(stack: Any, *, expired: bool) -> None:
-    """Put the one record back to where a process that died leaves it, before or after its time."""
-    table = stack.tables["identity"]
-    records = [
-        item
-        for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=table)
-        for item in page["Items"]
-        if item["pk"]["S"].startswith("IDEMPOTENCY#")
-    ]
-    assert records
-    for record in records:
-        stack.aws("dynamodb").update_item(
-            TableName=table,
-            Key={"pk": record["pk"], "sk": record["sk"]},
-            UpdateExpression="SET #s = :open, in_progress_expiration = :until REMOVE #d",
-            ExpressionAttributeNames={"#s": "state", "#d": "data"},
-            ExpressionAttributeValues={
-                ":open": {"S": "INPROGRESS"},
-                ":until": {"N": "1" if expired else "9999999999999"},
-            },
-        )

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from karma.core.ids import new_id
-from tests.integration.api.conftest import PASSWORD, Api
-from tests.integration.api.test_crash import ENTRY
+from tests.integration.api.conftest import ENTRY, PASSWORD, Api
 from tests.support.crash import CrashTest
 
 V1 = "/api/v1/notices"

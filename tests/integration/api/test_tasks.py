@@ -11,8 +11,7 @@ import pytest
 
 from karma.core.ids import UserId, new_id
 from karma.tasks.domain import NewTask
-from tests.integration.api.conftest import Api
-from tests.integration.api.test_idempotency import reopen
+from tests.integration.api.conftest import Api, reopen
 
 TASKS = "/api/v1/tasks"
 CHAIN: dict[str, Any] = {

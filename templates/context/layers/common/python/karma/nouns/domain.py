@@ -1,0 +1,32 @@
+"""Nouns: what a person keeps under a name, with a note."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NewType
+
+from karma.core.errors import StaleVersion
+from karma.core.ids import UserId
+
+NounId = NewType("NounId", str)
+
+MAX_NAME_CHARS: Final = 255
+MAX_NOTE_CHARS: Final = 2_000
+
+
+class NounChanged(StaleVersion):
+    """Another request changed the noun between our reading of it and our write: read again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noun:
+    """One noun; lengths are checked by schemas.py."""
+
+    id: NounId
+    user_id: UserId
+    name: str
+    note: str
+    created_at: datetime
+    updated_at: datetime
+    version: int

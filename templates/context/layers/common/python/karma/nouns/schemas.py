@@ -1,0 +1,36 @@
+"""Bodies of the noun routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from karma.core.schemas import Body, Version, left_out
+from karma.nouns.domain import MAX_NAME_CHARS, MAX_NOTE_CHARS
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$"),
+]
+Note = Annotated[str, StringConstraints(max_length=MAX_NOTE_CHARS)]
+
+
+class CreateNounBody(Body):
+    """A new noun of the caller's."""
+
+    name: Name
+    note: Note = ""
+
+
+class ChangeNounBody(Body):
+    """What may be changed of a noun; what is left out stays."""
+
+    name: Name = left_out()
+    note: Note = left_out()
+    version: Version | None = None
+
+    def changes(self) -> Mapping[str, str]:
+        """Return what the body says, in the domain's words."""
+        return {name: getattr(self, name) for name in self.model_fields_set - {"version"}}
