@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api.conftest import Api
-from tests.integration.api.test_crash import reopen_if_open
+from tests.integration.api.conftest import Api, reopen_if_open
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.files import Files, put_device, unbalanced_bytes
 

@@ -16,7 +16,7 @@ from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.projects.sweeps import GRACE
 from tests.fakes.devices import FakeClock
-from tests.integration.api.test_crash import ENTRY, reopen_if_open
+from tests.integration.api.conftest import ENTRY, reopen_if_open
 from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.plans import subscribe
