@@ -1,3 +1,5 @@
+"""The tests of all rings need this of avatars."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -5,14 +7,21 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from karma.avatars.domain import Avatar
+from karma.avatars import domain
+from karma.avatars.domain import Avatar, NewAvatar
 from karma.avatars.repository import DynamoAvatarStore
-from karma.core.ids import AvatarId, new_id
-from tests.contract.stores.test_avatars import avatar as an_avatar
+from karma.core.ids import AvatarId, UserId, new_id
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Fakes, Scenarios, made
-from tests.support.rows import AccountRows
+from tests.support.rows import NOW, AccountRows
+
+USER = UserId(new_id())
+
+
+def avatar(number: int = 1, *, user: UserId = USER, **more: Any) -> Avatar:
+    new = NewAvatar(name=f"avatar {number}", role="gardener", **{"abilities": {}, **more})
+    return domain.made(new, avatar_id=AvatarId(f"01890000-0000-7000-8000-{number:012d}"), created_by=user, at=NOW)
 
 
 class AvatarRows(AccountRows):
@@ -21,7 +30,7 @@ class AvatarRows(AccountRows):
         self.avatars = DynamoAvatarStore()
 
     def new_avatar(self) -> Avatar:
-        return replace(an_avatar(user=self.ada.id), id=AvatarId(new_id()))
+        return replace(avatar(user=self.ada.id), id=AvatarId(new_id()))
 
     @cached_property
     def avatar(self) -> Avatar:
@@ -63,7 +72,4 @@ def _new_avatar(_: World, __: str) -> dict[str, Any]:
 
 OBJECTS: Objects = {"avatar_id": _avatar}
 
-BODIES: Bodies = {
-    "POST /api/v1/avatars": _new_avatar,
-    "PATCH /api/v1/avatars/{avatar_id}": lambda *_: {"name": "Moss"},
-}
+BODIES: Bodies = {"POST /api/v1/avatars": _new_avatar, "PATCH /api/v1/avatars/{avatar_id}": lambda *_: {"name": "Moss"}}

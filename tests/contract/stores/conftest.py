@@ -16,10 +16,9 @@ from karma.core.dynamo.leases import DynamoLeases
 from karma.core.dynamo.tables import bind_names
 from local.engine import REGION
 from local.processes import no_proxy
-from tests.contract.stores.fakes import FAKES
 from tests.contract.stores.rows import Rows
 from tests.integration.conftest import forget_process_state, kept_clients, storage
-from tests.support import clients, on_demand
+from tests.support import clients, contexts, on_demand
 from tests.support.storage_stacks import Storage
 from tests.support.stores import Calls, Database, Engine, Store, methods, repositories
 
@@ -41,7 +40,7 @@ def calls() -> Iterator[Calls]:
     with pytest.MonkeyPatch.context() as patch:
         for name, kind in {**repositories(), "DynamoBuckets": DynamoBuckets, "DynamoLeases": DynamoLeases}.items():
             calls.watch(patch, kind, {method: f"{name}.{method}" for method in methods(kind)})
-        for fake, kinds in FAKES.items():
+        for fake, kinds in contexts.fakes().items():
             kept = {method: f"{kind.__name__}.{method}" for kind in kinds for method in methods(kind)}
             calls.watch(patch, fake, {method: label for method, label in kept.items() if hasattr(fake, method)})
         calls.watch_functions(patch)

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from karma.audit.domain import AuditEntry, AuditEvent
-from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus, NewAvatar, made
+from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
 from karma.avatars.ports import AvatarStore
 from karma.avatars.repository import DynamoAvatarStore
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
-from karma.core.ids import AvatarId, UserId, new_id
+from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.holdings import MOST, AccountHolds, Holding, HoldsTooMany
 from karma.identity.transactional import AccountGone
+from tests.contexts.avatars import USER, avatar
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.support.accounts import open_account
+from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
-NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-USER, OTHER = UserId(new_id()), UserId(new_id())
+OTHER = UserId(new_id())
 
 
 @pytest.fixture
@@ -41,11 +42,6 @@ def stored(database: Database) -> DynamoAvatarStore:
     for user in (USER, OTHER):
         open_account(user)
     return DynamoAvatarStore()
-
-
-def avatar(number: int = 1, *, user: UserId = USER, **more: Any) -> Avatar:
-    new = NewAvatar(name=f"avatar {number}", role="gardener", **{"abilities": {}, **more})
-    return made(new, avatar_id=AvatarId(f"01890000-0000-7000-8000-{number:012d}"), created_by=user, at=NOW)
 
 
 def later(old: Avatar, **fields: Any) -> Avatar:

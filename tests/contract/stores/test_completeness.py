@@ -11,8 +11,7 @@ import pytest
 
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
-from tests.contract.stores.fakes import FAKES
-from tests.contract.stores.scenarios import SCENARIOS
+from tests.support import contexts
 from tests.support.stores import Calls, Engine, functions, methods, repositories
 
 HERE = Path(__file__).parent
@@ -28,7 +27,7 @@ def kept_by_fakes() -> set[str]:
     """Name what the fakes have of it."""
     return {
         f"{kind.__name__}.{method}"
-        for fake, kinds in FAKES.items()
+        for fake, kinds in contexts.fakes().items()
         for kind in kinds
         for method in methods(kind)
         if hasattr(fake, method)
@@ -56,7 +55,7 @@ def test_every_method_was_called(calls: Calls, engine: Engine) -> None:
 
 def test_every_method_has_a_scenario() -> None:
     """So that its conditions refuse, and the database is busy, in test_refusals.py."""
-    assert everything() - set(functions()) - set(SCENARIOS) == set()
+    assert everything() - set(functions()) - set(contexts.scenarios()) == set()
 
 
 def test_repositories_are_found_by_what_they_are() -> None:

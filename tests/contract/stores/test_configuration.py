@@ -1,12 +1,8 @@
 """Components and their changes: one suite for the store in memory and for DynamoDB."""
 
-from datetime import UTC, datetime
-from typing import Any
-
 import pytest
 
 from karma.configuration.domain import (
-    Change,
     ChangeType,
     Component,
     ComponentChanged,
@@ -15,7 +11,7 @@ from karma.configuration.domain import (
 )
 from karma.configuration.ports import ComponentStore, StoredComponent
 from karma.configuration.repository import ConfigurationRepository
-from karma.core.ids import UserId
+from tests.contexts.configuration import change
 from tests.fakes.configuration import MemoryComponentStore
 from tests.support.stores import Database, Store
 
@@ -32,18 +28,6 @@ MODEL = Component(
 @pytest.fixture
 def components(store: Store) -> ComponentStore:
     return MemoryComponentStore() if store.in_memory else ConfigurationRepository()
-
-
-def change(version: int, new: Component | None, old: Component | None = None, name: str = "", **more: Any) -> Change:
-    told = {"type": ChangeType.UPDATED, "at": datetime(2026, 11, 21, 12, version, tzinfo=UTC), **more}
-    return Change(
-        name=name or (new.name if new else old.name if old else ""),
-        version=version,
-        by=UserId("01890000-0000-7000-8000-000000000001"),
-        old=old,
-        new=new,
-        **told,
-    )
 
 
 def test_a_change_reads_back_whole(components: ComponentStore) -> None:

@@ -30,7 +30,8 @@ from karma.mail.domain import MailState
 from karma.notices.service import NoticeService
 from karma.realtime.domain import CONNECTION_TTL
 from karma.realtime.service import ConnectionService
-from tests.contract.stores.rows import TEN, Rows
+from tests.contexts.core import TEN
+from tests.contract.stores.rows import Rows
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 from tests.fakes.files import MemoryStore
 from tests.fakes.identity import RING

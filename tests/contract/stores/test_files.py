@@ -14,7 +14,7 @@ from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersi
 from karma.core.ids import FileId, new_id
 from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
 from karma.files.repository.files import Place
-from tests.contract.stores.file_rows import FileRows, MemoryFileRows
+from tests.contexts.files import FileRows, MemoryFileRows, StoredFileRows
 from tests.support.plans import limited
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Store
@@ -24,9 +24,7 @@ FOUND = Digests(5, "s", "m", "text/plain")
 
 @pytest.fixture
 def rows(store: Store) -> FileRows:
-    from tests.contract.stores.rows import Rows  # which imports test modules of this folder
-
-    return MemoryFileRows() if store.in_memory else Rows()
+    return MemoryFileRows() if store.in_memory else StoredFileRows()
 
 
 def listed(rows: FileRows, path: str = "/a") -> list[str]:

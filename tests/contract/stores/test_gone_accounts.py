@@ -17,12 +17,12 @@ from karma.identity.accounts.one_time import Purpose
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import ProjectRole
 from karma.realtime.domain import Channel, Connection, Ticket
+from tests.contexts.avatars import avatar
+from tests.contexts.projects import membership, new_project
+from tests.contexts.tasks import task
 from tests.contract.stores.rows import Rows
-from tests.contract.stores.test_avatars import avatar
 from tests.contract.stores.test_identity import api_key, entry_of, user
-from tests.contract.stores.test_projects import membership, new_project
 from tests.contract.stores.test_runs import run, segment
-from tests.contract.stores.test_tasks import task
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.avatars import MemoryAvatarStore
 from tests.fakes.billing import MemoryBilling

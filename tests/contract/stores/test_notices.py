@@ -3,24 +3,23 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
-from karma.notices.domain import Notice, NoticeType
+from karma.notices.domain import Notice
 from karma.notices.ports import NoticeStore
 from karma.notices.repository import NoticeRepository
 from karma.notices.transactional import add_notice
+from tests.contexts.notices import ADA, notice
 from tests.fakes.notices import MemoryNoticeStore
+from tests.support.rows import NOW
 from tests.support.stores import Database, Store
-from tests.unit.notices.test_service import id_at
 
-ADA = UserId("01890000-0000-7000-8000-00000000000a")
 BOB = UserId("01890000-0000-7000-8000-00000000000b")
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SINCE = NOW - timedelta(days=90)
 
 
@@ -46,13 +45,6 @@ def stored(store: Store) -> Stored:
         tx.commit()
 
     return Stored(NoticeRepository(), add)
-
-
-def notice(n: int, *, user: UserId = ADA, moment: datetime | None = None) -> Notice:
-    at = moment or NOW + timedelta(minutes=n)
-    return Notice(
-        id=id_at(at, n), user_id=user, type=NoticeType.ROLE_CHANGED, created_at=at, data={"n": str(n), "to": "viewer"}
-    )
 
 
 def test_a_notice_reads_back_whole(stored: Stored) -> None:

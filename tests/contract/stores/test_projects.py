@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,11 +30,12 @@ from karma.projects.domain import (
 )
 from karma.projects.ports import MemberChange, ProjectStore
 from karma.projects.repository import ProjectRepository
+from tests.contexts.projects import membership, new_project
 from tests.fakes.projects import MemoryProjects
 from tests.support.accounts import open_account
+from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
 OWNER, ADMIN, MEMBER, VIEWER = ProjectRole.OWNER, ProjectRole.ADMIN, ProjectRole.MEMBER, ProjectRole.VIEWER
 
@@ -96,24 +97,6 @@ class Kept:
 
     def member(self, project: Project, user_id: UserId) -> Membership:
         return self.store.read(project.id, user_id).members[user_id]
-
-
-def membership(project: Project, user_id: UserId, role: ProjectRole) -> Membership:
-    return Membership(project_id=project.id, user_id=user_id, role=role, joined_at=NOW, version=1)
-
-
-def new_project(owner: UserId, number: int = 1) -> Project:
-    return Project(
-        id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"),
-        name=f"project {number}",
-        description=None,
-        status=ProjectStatus.ACTIVE,
-        progress=0,
-        owners=(owner,),
-        created_at=NOW,
-        updated_at=NOW,
-        version=1,
-    )
 
 
 @pytest.fixture

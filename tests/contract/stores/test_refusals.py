@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from karma.core.errors import AppError
-from tests.contract.stores.scenarios import SCENARIOS
+from tests.support import contexts
 from tests.support.stores import Database, Engine
 from tests.support.wire import Params, Wire, Write, error, on
 
+SCENARIOS = contexts.scenarios()
 GOLDEN = Path(__file__).parent / "golden" / "refusals.json"
 REWRITE = bool(os.environ.get("REWRITE"))
 NEVER = "cannot be refused"

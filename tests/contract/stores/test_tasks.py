@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
@@ -13,19 +13,20 @@ import pytest
 
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
-from karma.core.ids import SubtaskId, TaskId, UserId, new_id
+from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.transactional import AccountGone
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask, TaskStore
 from karma.tasks.repository import DynamoTaskStore
+from tests.contexts.tasks import USER, parts, task
 from tests.fakes.tasks import MemoryTaskStore
 from tests.support.accounts import open_account
+from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
-NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-USER, OTHER = UserId(new_id()), UserId(new_id())
+OTHER = UserId(new_id())
 PENDING, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = TaskStatus
 
 
@@ -43,45 +44,6 @@ def stored(database: Database) -> DynamoTaskStore:
     for user in (USER, OTHER):
         open_account(user)
     return DynamoTaskStore()
-
-
-def task(number: int = 1, *, user: UserId = USER, of: int = 0, **more: Any) -> Task:
-    return Task(
-        id=TaskId(f"01890000-0000-7000-8000-{number:012d}"),
-        user_id=user,
-        title=f"task {number}",
-        description="Line one\nline two",
-        priority=9,
-        status=PENDING,
-        metadata={"sheet": {"rows": [1, None, "x"]}},
-        subtask_count=of,
-        completed_count=0,
-        created_at=NOW,
-        updated_at=NOW,
-        version=1,
-        **more,
-    )
-
-
-def parts(parent: Task, n: int | None = None) -> list[Subtask]:
-    ids = [SubtaskId(f"{parent.id[:-14]}{i:02d}{parent.id[-12:]}") for i in range(n or parent.subtask_count)]
-    return [
-        Subtask(
-            id=made,
-            task_id=parent.id,
-            ref=f"r{i}" if i else None,
-            title=f"part {i}",
-            description="",
-            status=PENDING,
-            dependencies=tuple(ids[:i][-2:]),
-            tools=("browser",) * (i % 2),
-            metadata={"i": i},
-            created_at=NOW,
-            updated_at=NOW,
-            version=1,
-        )
-        for i, made in enumerate(ids)
-    ]
 
 
 def later(old: Task, **fields: Any) -> Task:

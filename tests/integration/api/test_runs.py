@@ -1,17 +1,14 @@
 """Runs as the API shows them."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from karma.agents.domain import AgentSpec
-from karma.conversations.domain import ThreadKey
-from karma.core.ids import AgentId, RunId, ThreadId, UserId
-from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
-from karma.runs.repository import DynamoRunStore
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+from karma.core.ids import UserId
+from tests.contexts.runs import record
+from tests.support.rows import NOW
 
 
 @pytest.fixture
@@ -21,40 +18,10 @@ def owner(api: Any) -> Any:
     return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
 
 
-def record(stack: Any, user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
-    store = DynamoRunStore()
-    key = RunKey(user_id, RunId(run_id))
-    thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))
-    run = Run(
-        key=key,
-        thread_id=thread.thread_id,
-        status=RunStatus.RUNNING,
-        model="m",
-        created_at=at,
-        agent_id=AgentId(agent) if agent else None,
-        agent_version=3 if agent else None,
-    )
-    first = Segment(
-        key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"CUSTOM"}')
-    )
-    store.start(run, thread=store.thread(thread), segment=first, messages=())
-    last = Segment(
-        key=key, n=2, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_FINISHED"}',), terminal=True
-    )
-    how = RunEnd(
-        status=RunStatus.FINISHED,
-        at=at + timedelta(seconds=2),
-        turns=1,
-        usage={"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
-        cost_micros=40,
-    )
-    store.finish(last, how, thread=thread)
-
-
-def test_runs_are_listed_newest_first_by_cursor(stack: Any, owner: Any) -> None:
+def test_runs_are_listed_newest_first_by_cursor(owner: Any) -> None:
     api, user_id = owner
     for i in range(5):
-        record(stack, user_id, f"r{i}", at=NOW + timedelta(seconds=i))
+        record(user_id, f"r{i}", at=NOW + timedelta(seconds=i))
 
     first = api.call("GET", "/api/v1/runs", query="limit=3").data
     second = api.call("GET", "/api/v1/runs", query=f"limit=3&cursor={first['next_cursor']}").data
@@ -65,10 +32,10 @@ def test_runs_are_listed_newest_first_by_cursor(stack: Any, owner: Any) -> None:
 
 class TestRunsOfAnAgent:
     @pytest.fixture
-    def mine(self, stack: Any, owner: Any) -> Any:
+    def mine(self, owner: Any) -> Any:
         api, user_id = owner
         for i in range(6):
-            record(stack, user_id, f"r{i}", at=NOW + timedelta(seconds=i), agent="karma" if i % 2 else None)
+            record(user_id, f"r{i}", at=NOW + timedelta(seconds=i), agent="karma" if i % 2 else None)
         return api
 
     def test_are_listed_by_cursor(self, mine: Any) -> None:
@@ -89,14 +56,14 @@ class TestRunsOfAnAgent:
         assert {item["agent_id"] for item in found["items"]} == {"karma"}
         assert (found["total"], found["has_more"]) == (3, False)
 
-    def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, stack: Any, owner: Any) -> None:
+    def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, owner: Any) -> None:
         from api.deps import agents
 
         api, user_id = owner
         agent = agents.catalogue().create(
             AgentSpec(name="Scout & Co", model="claude-haiku-5-5", system_prompt="Be brief.")
         )
-        record(stack, user_id, "r1", agent=agent.id)
+        record(user_id, "r1", agent=agent.id)
 
         by_name = api.call("GET", "/api/runs", query="agent_id=scout+%26+co").json["items"]
         agents.catalogue().delete(agent.id)
@@ -118,10 +85,10 @@ class TestRunsOfAnAgent:
 
 class TestAgioSList:
     @pytest.mark.req("R-A-02", "R-A-03")
-    def test_pages_by_limit_and_offset(self, stack: Any, owner: Any) -> None:
+    def test_pages_by_limit_and_offset(self, owner: Any) -> None:
         api, user_id = owner
         for i in range(23):
-            record(stack, user_id, f"r{i:02d}", at=NOW + timedelta(seconds=i))
+            record(user_id, f"r{i:02d}", at=NOW + timedelta(seconds=i))
 
         def page(query: str = "") -> tuple[Any, ...]:
             found = api.call("GET", "/api/runs", query=query).json
@@ -136,9 +103,9 @@ class TestAgioSList:
         assert page("limit=1&offset=500") == (23, 1, 500, False, [])
 
     @pytest.mark.req("R-A-01", "R-A-04")
-    def test_shows_what_is_known_of_a_run(self, stack: Any, owner: Any) -> None:
+    def test_shows_what_is_known_of_a_run(self, owner: Any) -> None:
         api, user_id = owner
-        record(stack, user_id, "r1")
+        record(user_id, "r1")
         assert api.call("GET", "/api/runs").json["items"] == [
             {
                 "id": "r1",
@@ -168,8 +135,8 @@ class TestAgioSList:
         assert answer.json["error"]["path"] == "/api/runs"
         assert owner[0].call("GET", "/api/runs", query="offset=980").status == 200
 
-    def test_is_the_caller_s_own(self, stack: Any, api: Any, owner: Any) -> None:
-        record(stack, owner[1], "r1")
+    def test_is_the_caller_s_own(self, api: Any, owner: Any) -> None:
+        record(owner[1], "r1")
         other = api.register()
         eve = api.as_(authorization=f"Bearer {api.log_in(other['email'])['access_token']}")
         assert eve.call("GET", "/api/runs").json["items"] == []
@@ -182,9 +149,9 @@ def _ids(items: list[dict[str, Any]]) -> list[str]:
     return [item["id"] for item in items]
 
 
-def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
+def test_one_run_is_shown_with_its_log(owner: Any) -> None:
     api, user_id = owner
-    record(stack, user_id, "r1")
+    record(user_id, "r1")
 
     assert api.call("GET", "/api/v1/runs/r1", query="messages=true").data["messages"] is None
     assert api.call("GET", "/api/v1/runs/r1").data["run"] == {
@@ -216,10 +183,10 @@ def test_one_run_is_shown_with_its_log(stack: Any, owner: Any) -> None:
 
 
 @pytest.mark.req("R-A-36")
-def test_another_user_s_run_and_cursor_are_not_there(stack: Any, api: Any, owner: Any) -> None:
+def test_another_user_s_run_and_cursor_are_not_there(api: Any, owner: Any) -> None:
     mine, user_id = owner
     for i in range(2):
-        record(stack, user_id, f"r{i}")
+        record(user_id, f"r{i}")
     cursor = mine.call("GET", "/api/v1/runs", query="limit=1").data["next_cursor"]
     other = api.register()
     eve = api.as_(authorization=f"Bearer {api.log_in(other['email'])['access_token']}")

@@ -1,0 +1,76 @@
+"""The tests of all rings need this of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from karma.agents.domain import Agent, AgentSpec
+from karma.agents.repository import DynamoAgentStore
+from karma.core.ids import AgentId, new_id
+from tests.fakes.agents import MemoryAgentStore
+from tests.integration.permissions.world import Bodies, Objects, World
+from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.rows import NOW, AccountRows
+
+
+class AgentRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.agents = DynamoAgentStore()
+
+    def new_agent(self, **changes: Any) -> Agent:
+        name = changes.pop("name", f"agent {self.id}")
+        spec = AgentSpec(name=name, model="m", system_prompt="Be brief.", tags=("x", "y"))
+        return Agent(id=AgentId(self.id), spec=spec, created_at=NOW, updated_at=NOW, version=1)
+
+    @cached_property
+    def agent(self) -> Agent:
+        agent = self.new_agent()
+        self.agents.create(agent, request_token="t")
+        return agent
+
+
+FAKES: Fakes = {MemoryAgentStore: (DynamoAgentStore,)}
+
+
+def _replaced(r: AgentRows) -> Call:
+    old = r.agent
+    spec = replace(old.spec, name=f"renamed {r.id}", tags=("y", "z"))
+    return lambda: r.agents.replace(old, replace(old, spec=spec, version=2))
+
+
+SCENARIOS = Scenarios[AgentRows](
+    AgentRows,
+    {
+        "DynamoAgentStore.get": made(lambda r: r.agent, lambda r, agent: r.agents.get(agent.id)),
+        "DynamoAgentStore.holder": made(lambda r: r.agent, lambda r, agent: r.agents.holder(agent.spec.name)),
+        "DynamoAgentStore.create": made(lambda r: r.new_agent(), lambda r, a: r.agents.create(a, request_token="t")),
+        "DynamoAgentStore.replace": _replaced,
+        "DynamoAgentStore.delete": made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
+        "DynamoAgentStore.page": made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),
+        "DynamoAgentStore.count": made(lambda r: r.agent, lambda r, _: r.agents.count(tag="x", most=5)),
+    },
+)
+
+
+def _agent(world: World, _: str, __: Mapping[str, str]) -> str:
+    return str(world.create("admin", "/api/v1/agents", _new_agent(world, "admin"))["agent"]["id"])
+
+
+def _new_agent(_: World, __: str) -> dict[str, Any]:
+    return {"name": f"agent-{new_id()}", "model": "claude-sonnet-5-5", "system_prompt": "Help."}
+
+
+OBJECTS: Objects = {"agent_id": _agent}
+
+SHARED = {"agent_id"}
+
+BODIES: Bodies = {
+    "POST /api/v1/agents": _new_agent,
+    "PUT /api/v1/agents/{agent_id}": _new_agent,
+    "POST /api/agents": _new_agent,
+    "PUT /api/agents/{agent_id}": _new_agent,
+}

@@ -1,0 +1,44 @@
+"""The tests of all rings need this of the core: rate limits and leases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.dynamo.leases import DynamoLeases
+from karma.core.leases import Pool
+from karma.core.ratelimit import Limit, LocalBuckets
+from tests.integration.permissions.world import Objects
+from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.rows import DAY, LATER, NOW, AccountRows
+
+TEN = Limit("ten", 10, timedelta(minutes=1))
+TWO_PLACES = Pool("two", 2, DAY)
+
+
+class CoreRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.buckets = DynamoBuckets()
+        self.leases = DynamoLeases()
+
+
+FAKES: Fakes = {LocalBuckets: (DynamoBuckets,)}
+
+SCENARIOS = Scenarios[CoreRows](
+    CoreRows,
+    {
+        "DynamoBuckets.take": lambda r: lambda: r.buckets.take(TEN, r.id, now=NOW),
+        "DynamoBuckets.give_back": made(
+            lambda r: r.buckets.take(TEN, r.id, now=NOW), lambda r, _: r.buckets.give_back(TEN, r.id, now=NOW)
+        ),
+        "DynamoLeases.take": lambda r: lambda: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER),
+        "DynamoLeases.give_back": made(
+            lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER), lambda r, lease: r.leases.give_back(lease)
+        ),
+    },
+)
+
+OBJECTS: Objects = {"component": lambda *_: "database"}
+
+SHARED = {"component"}

@@ -1,0 +1,299 @@
+"""The tests of all rings need this of devices, their commands and what they send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from karma.core.clock import epoch_ms, iso
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import CommandId, DeviceId, new_id
+from karma.devices.domain import (
+    Command,
+    CommandStatus,
+    Device,
+    DeviceModel,
+    DeviceState,
+    LateResult,
+    Latest,
+    PresenceEvent,
+)
+from karma.devices.payloads import Refused
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.devices import DeviceRepository, Gone, Guard
+from karma.devices.repository.hours import Cost, HourRepository
+from karma.devices.repository.leftovers import LeftoverRepository
+from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.samples import Batch
+from karma.devices.transactional import require_device
+from tests.fakes.commands import MemoryCommands
+from tests.integration.permissions.world import Bodies, Objects, World
+from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.plans import reserved
+from tests.support.rows import DAY, LATER, NOW, AccountRows
+
+
+class DeviceRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices = DeviceRepository()
+        self.commands = CommandRepository()
+        self.letters = DeadLetterRepository()
+        self.hours = HourRepository()
+        self.telemetry = TelemetryRepository()
+        self.leftovers = LeftoverRepository(retention_s=0)
+
+    def new_device(self, **changes: Any) -> Device:
+        device_id = DeviceId(new_id())
+        made = Device(
+            id=device_id,
+            user_id=self.ada.id,
+            name="Greenhouse",
+            model=DeviceModel.EOS_3A,
+            mac="AA:BB:CC:00:11:22",
+            serial_number=f"EOS-{device_id}",
+            state=DeviceState.PROVISIONING,
+            ip=None,
+            firmware_version=None,
+            capabilities={"a": 1},
+            hardware={},
+            network={},
+            location=None,
+            tags=("x",),
+            version=1,
+            created_at=iso(NOW),
+            updated_at=iso(NOW),
+        )
+        return replace(made, **changes)
+
+    def claim(self, device: Device, *, attempt: str, now: datetime, idempotency: tuple[str, str] | None = None) -> None:
+        self.devices.claim(device, reservation=reserved(self.ada.id), attempt=attempt, now=now, idempotency=idempotency)
+
+    def claimed(self, **changes: Any) -> Device:
+        device = self.new_device(**changes)
+        self.claim(device, attempt="a1", now=NOW)
+        return device
+
+    def active(self, **changes: Any) -> Device:
+        return self.devices.activate(self.claimed(**changes), attempt="a1", certificate_id="c1", now=NOW)
+
+    @cached_property
+    def device(self) -> Device:
+        return self.active()
+
+    @cached_property
+    def half_made(self) -> Device:
+        return self.claimed()
+
+    @cached_property
+    def half_deleted(self) -> Device:
+        self.devices.begin_delete(self.device, now=NOW)
+        return self.device
+
+    @cached_property
+    def left(self) -> Gone:
+        self.sent  # noqa: B018  a command and a dead letter are left
+        self.letters.store(
+            self.device.id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x" * 5000, received_ms=epoch_ms(NOW)
+        )
+        self.telemetry.store(self.device.id, self.batch())
+        self.devices.finish_delete(self.half_deleted, now=NOW)
+        return Gone(self.ada.id, self.device.id)
+
+    @property
+    def guard(self) -> Guard:
+        found = self.devices.guard(self.device.serial_number, consistent=True)
+        assert found is not None
+        return found
+
+    def command(self, **changes: Any) -> Command:
+        made = Command(
+            id=CommandId(new_id()),
+            device_id=self.device.id,
+            user_id=self.ada.id,
+            serial_number=self.device.serial_number,
+            command="led.on",
+            params={"brightness": 1},
+            status=CommandStatus.QUEUED,
+            serial=False,
+            issued_ms=epoch_ms(NOW),
+            expires_ms=epoch_ms(LATER),
+        )
+        return replace(made, **changes)
+
+    @cached_property
+    def sent(self) -> Command:
+        command = self.command()
+        self.commands.add(command, self.device, now=NOW)
+        assert self.commands.move(self.device.id, command.id, CommandStatus.SENT, at=NOW)
+        return command
+
+    def batch(self, seq: int = 1, *, at_ms: int = epoch_ms(NOW), digest: str = "d") -> Batch:
+        return Batch("b1", seq, at_ms, at_ms, 1, b'[[1,{"temp_c":1.5}]]', digest, {})
+
+
+FAKES: Fakes = {MemoryCommands: (CommandRepository,)}
+
+
+def _active(r: DeviceRows) -> Call:
+    device = r.half_made
+    return lambda: r.devices.activate(device, attempt="a1", certificate_id="c1", now=LATER)
+
+
+def _taken_over(r: DeviceRows) -> Call:
+    device = replace(r.new_device(name="Other"), serial_number=r.half_made.serial_number)
+    return lambda: r.devices.take_over(device, attempt="a2", now=LATER)
+
+
+def _required(r: DeviceRows) -> Call:
+    device = r.device
+
+    def commit() -> None:
+        tx = Transaction()
+        require_device(tx, r.ada.id, device.id)
+        tx.commit()
+
+    return commit
+
+
+def _emptied(r: DeviceRows) -> Call:
+    gone, purge = r.left, r.purge()
+    return lambda: r.leftovers.empty(gone.device_id, purge, now=NOW)
+
+
+def _ended_command(r: DeviceRows) -> Command:
+    command = r.sent
+    assert r.commands.move(command.device_id, command.id, CommandStatus.EXPIRED, at=NOW)
+    return command
+
+
+SCENARIOS = Scenarios[DeviceRows](
+    DeviceRows,
+    {
+        "devices.transactional.require_device": _required,
+        "DeviceRepository.guard": made(lambda r: r.device, lambda r, d: r.devices.guard(d.serial_number)),
+        "DeviceRepository.row": made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),
+        "DeviceRepository.view": made(lambda r: r.device, lambda r, d: r.devices.view(d.user_id, d.id)),
+        "DeviceRepository.by_age": made(
+            lambda r: r.device, lambda r, d: r.devices.by_age(d.user_id, newest_first=True, limit=5)
+        ),
+        "DeviceRepository.by_name": made(
+            lambda r: r.device, lambda r, d: r.devices.by_name(d.user_id, descending=False, limit=5)
+        ),
+        "DeviceRepository.count": made(lambda r: r.device, lambda r, d: r.devices.count(d.user_id)),
+        "DeviceRepository.made_by": made(
+            lambda r: r.device, lambda r, d: r.devices.made_by(d.user_id, "devices", "k", now=NOW)
+        ),
+        "DeviceRepository.claim": made(
+            lambda r: r.new_device(), lambda r, d: r.claim(d, attempt="a1", now=NOW, idempotency=("k", "h"))
+        ),
+        "DeviceRepository.take_over": _taken_over,
+        "DeviceRepository.activate": _active,
+        "DeviceRepository.discard": made(lambda r: r.half_made, lambda r, d: r.devices.discard(d, attempt="a1")),
+        "DeviceRepository.change": made(
+            lambda r: r.device,
+            lambda r, d: r.devices.change(d.user_id, d.id, {"name": "Shed"}, version=d.version, now=LATER),
+        ),
+        "DeviceRepository.begin_delete": made(lambda r: r.device, lambda r, d: r.devices.begin_delete(d, now=LATER)),
+        "DeviceRepository.finish_delete": made(
+            lambda r: r.half_deleted, lambda r, d: r.devices.finish_delete(d, now=LATER)
+        ),
+        "DeviceRepository.unfinished": made(
+            lambda r: r.half_made, lambda r, _: r.devices.unfinished(before=LATER, limit=5)
+        ),
+        "DeviceRepository.rows": made(lambda r: r.device, lambda r, d: r.devices.rows(d.user_id, limit=5)),
+        "DeviceRepository.merge_latest": made(
+            lambda r: r.guard, lambda r, guard: r.devices.merge_latest(guard, Latest(last_seen_ms=1), now=NOW)
+        ),
+        "DeviceRepository.merge_presence": made(
+            lambda r: r.guard,
+            lambda r, guard: r.devices.merge_presence(guard, [PresenceEvent(1, 0, True, "s")], now=NOW),
+        ),
+        "CommandRepository.add": made(
+            lambda r: (r.command(), r.device), lambda r, n: r.commands.add(n[0], n[1], now=NOW, idempotency=("k", "h"))
+        ),
+        "CommandRepository.get": made(lambda r: r.sent, lambda r, c: r.commands.get(c.device_id, c.id)),
+        "CommandRepository.page": made(lambda r: r.sent, lambda r, c: r.commands.page(c.device_id, limit=5)),
+        "CommandRepository.pending": made(lambda r: r.sent, lambda r, c: r.commands.pending(c.device_id, limit=5)),
+        "CommandRepository.overdue": made(
+            lambda r: r.sent, lambda r, c: r.commands.overdue(int(c.device_id[-4:], 16), before=LATER + DAY, limit=5)
+        ),
+        "CommandRepository.move": made(
+            lambda r: r.sent,
+            lambda r, c: r.commands.move(c.device_id, c.id, CommandStatus.SUCCEEDED, at=LATER, result={"ok": True}),
+        ),
+        "CommandRepository.keep_late": made(
+            _ended_command,
+            lambda r, c: r.commands.keep_late(
+                c.device_id,
+                c.id,
+                LateResult(status=CommandStatus.SUCCEEDED, result=None, error=None, received_ms=1),
+                at=NOW,
+            ),
+        ),
+        "DeadLetterRepository.store": made(
+            lambda r: r.device,
+            lambda r, d: r.letters.store(
+                d.id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x", received_ms=epoch_ms(NOW)
+            ),
+        ),
+        "DeadLetterRepository.sum_up": made(lambda r: r.device, lambda r, d: r.letters.sum_up(d.id, hour=1, more=2)),
+        "HourRepository.take": made(lambda r: r.device, lambda r, d: r.hours.take(d.id, Cost.UNITS, 1, hour=1, most=2)),
+        "DeadLetterRepository.get": made(
+            lambda r: r.device, lambda r, d: r.letters.get(d.id, f"{epoch_ms(NOW)}-{'0' * 16}")
+        ),
+        "DeadLetterRepository.page": made(lambda r: r.device, lambda r, d: r.letters.page(d.id, limit=5)),
+        "TelemetryRepository.store": made(lambda r: r.device, lambda r, d: r.telemetry.store(d.id, r.batch())),
+        "TelemetryRepository.batches": made(
+            lambda r: r.device,
+            lambda r, d: list(r.telemetry.batches(d.id, from_ms=epoch_ms(NOW), to_ms=epoch_ms(LATER))),
+        ),
+        "LeftoverRepository.remove": made(
+            lambda r: r.left, lambda r, gone: r.leftovers.remove(gone, now=NOW, limit=50)
+        ),
+        "LeftoverRepository.empty": _emptied,
+        "LeftoverRepository.gone": made(lambda r: r.left, lambda r, gone: r.leftovers.gone(gone.user_id)),
+        "LeftoverRepository.empty_owner": made(
+            lambda r: (r.left, r.purge()), lambda r, n: r.leftovers.empty_owner(n[1])
+        ),
+        "LeftoverRepository.forget": made(lambda r: r.left, lambda r, gone: r.leftovers.forget(gone)),
+    },
+)
+
+
+def _serial() -> str:
+    return f"EOS-{new_id()[-12:]}"
+
+
+def _device(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/devices", _new_device(world, owner))["device"]["id"])
+
+
+def _command(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/commands", {"command": "blink"})
+    return str(made["command"]["id"])
+
+
+def _letter(world: World, _: str, ids: Mapping[str, str]) -> str:
+    letters, device_id = DeadLetterRepository(), DeviceId(ids["device_id"])
+    refused, at_ms = [Refused("boot", "WRONG_VALUE")], epoch_ms(datetime.now(UTC))
+    letters.store(device_id, refused=refused, topic="dt/karma/EOS-1/telemetry", payload=b"{}", received_ms=at_ms)
+    [letter], _more = letters.page(device_id, limit=1)
+    return letter.id
+
+
+def _new_device(_: World, __: str) -> dict[str, Any]:
+    return {"name": "Greenhouse", "model": "EOS-3A", "mac": "AA:BB:CC:00:11:22", "serial_number": _serial()}
+
+
+OBJECTS: Objects = {"device_id": _device, "command_id": _command, "letter_id": _letter}
+
+BODIES: Bodies = {
+    "POST /api/v1/devices": _new_device,
+    "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
+    "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
+}

@@ -1,0 +1,245 @@
+"""The tests of all rings need this of devices' files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from karma.billing.allowances import Metric
+from karma.billing.repository.usage import UsageRepository
+from karma.core.clock import iso
+from karma.core.ids import DeviceId, FileId, UserId, new_id
+from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
+from karma.files.repository.files import FileRepository
+from tests.contexts.devices import DeviceRows
+from tests.fakes.files import MemoryDevices, MemoryFiles
+from tests.fakes.usage import MemoryUsage
+from tests.integration.permissions.world import Bodies, Objects, World
+from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.plans import allowance, reserved
+from tests.support.rows import LATER, NOW
+
+
+class FileRows(ABC):
+    """A device with files."""
+
+    @property
+    @abstractmethod
+    def files(self) -> FileRepository:
+        """The repository that is tried."""
+
+    @property
+    @abstractmethod
+    def usage(self) -> MemoryUsage | UsageRepository:
+        """What owners have taken of their plans."""
+
+    @property
+    @abstractmethod
+    def owner_id(self) -> UserId:
+        """Who has the device."""
+
+    @property
+    @abstractmethod
+    def device_id(self) -> DeviceId:
+        """An active device."""
+
+    @abstractmethod
+    def lose_device(self) -> None:
+        """Begin to delete the device."""
+
+    def new_file(self, **changes: Any) -> DeviceFile:
+        made = DeviceFile(
+            id=FileId(new_id()),
+            device_id=self.device_id,
+            user_id=self.owner_id,
+            name="notes.txt",
+            path="/a",
+            type="text",
+            category="document",
+            size=5,
+            status=FileStatus.UPLOADING,
+            created_at=iso(NOW),
+            modified_at=iso(NOW),
+        )
+        return replace(made, **changes)
+
+    def new_directory(self, name: str = "a", path: str = "/") -> DeviceFile:
+        return self.new_file(name=name, path=path, status=FileStatus.READY, is_directory=True, size=0)
+
+    def add(self, entry: DeviceFile, *directories: DeviceFile) -> None:
+        """Add an entry as its owner does, whose plan has no limits; a file's bytes are reserved."""
+        room = None if entry.is_directory else reserved(self.owner_id, Metric.STORAGE, entry.size)
+        self.files.add(entry, reservation=room, directories=directories, due=None if entry.is_directory else NOW)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the owner's plan holds for files."""
+        return next(each.used for each in self.usage.read(allowance(self.owner_id)) if each.metric is Metric.STORAGE)
+
+    @cached_property
+    def uploading(self) -> DeviceFile:
+        file = self.new_file()
+        self.add(file, self.new_directory())
+        return file
+
+    @cached_property
+    def verifying(self) -> DeviceFile:
+        return self.files.completed(self.uploading, now=NOW, due=NOW)
+
+    @cached_property
+    def ready(self) -> DeviceFile:
+        self.files.publish(self.verifying, Digests(5, "s", "m", "text/plain"), now=NOW)
+        return self._found(self.verifying)
+
+    @cached_property
+    def rejected(self) -> DeviceFile:
+        self.files.reject(self.verifying, Rejection.SIZE, now=NOW, due=NOW)
+        return self._found(self.verifying)
+
+    @cached_property
+    def vanishing(self) -> DeviceFile:
+        self.files.begin_delete(self.ready, now=NOW, due=NOW)
+        return self._found(self.ready)
+
+    @cached_property
+    def folder(self) -> DeviceFile:
+        folder = self.new_directory("b")
+        self.add(folder)
+        return folder
+
+    @cached_property
+    def subfolder(self) -> DeviceFile:
+        subfolder = self.new_directory(path=f"/{self.folder.name}")
+        self.add(subfolder)
+        return subfolder
+
+    def _found(self, file: DeviceFile) -> DeviceFile:
+        found = self.files.find(file.device_id, file.id)
+        assert found is not None
+        return found
+
+
+class MemoryFileRows(FileRows):
+    """Files in memory."""
+
+    def __init__(self) -> None:
+        self._device_id = DeviceId(new_id())
+        self._owner_id = UserId(new_id())
+        self.devices = MemoryDevices({self._device_id: self._owner_id})
+        self._files = MemoryFiles(self.devices)
+
+    @property
+    def files(self) -> MemoryFiles:
+        return self._files
+
+    @property
+    def usage(self) -> MemoryUsage:
+        return self._files.usage
+
+    @property
+    def owner_id(self) -> UserId:
+        return self._owner_id
+
+    @property
+    def device_id(self) -> DeviceId:
+        return self._device_id
+
+    def lose_device(self) -> None:
+        self.devices.owners.clear()
+
+
+class StoredFileRows(DeviceRows, FileRows):
+    @cached_property
+    def files(self) -> FileRepository:
+        return FileRepository()
+
+    @cached_property
+    def usage(self) -> UsageRepository:
+        return UsageRepository()
+
+    @property
+    def owner_id(self) -> UserId:
+        return self.ada.id
+
+    @property
+    def device_id(self) -> DeviceId:
+        return self.device.id
+
+    def lose_device(self) -> None:
+        self.devices.begin_delete(self.device, now=NOW)
+
+
+FAKES: Fakes = {MemoryFiles: (FileRepository,)}
+
+
+def _renamed(r: StoredFileRows) -> Call:
+    file = r.ready
+    changed = replace(file, name="other.txt", path="/c", revision=file.revision + 1)
+    folder = r.new_directory("c")
+    return lambda: r.files.change(file, changed, directories=[folder])
+
+
+SCENARIOS = Scenarios[StoredFileRows](
+    StoredFileRows,
+    {
+        "FileRepository.find": made(lambda r: r.ready, lambda r, f: r.files.find(f.device_id, f.id)),
+        "FileRepository.unlisted": made(lambda r: r.uploading, lambda r, f: r.files.unlisted(f.device_id, f.id)),
+        "FileRepository.holder": made(lambda r: r.ready, lambda r, f: r.files.holder(f.device_id, f.path, f.name)),
+        "FileRepository.inside": made(lambda r: r.ready, lambda r, f: r.files.inside(f.device_id, f.path)),
+        "FileRepository.missing": made(lambda r: r.device, lambda r, d: r.files.missing(d.id, [("/", "a")])),
+        "FileRepository.newest": made(lambda r: r.ready, lambda r, f: r.files.newest(f.device_id, limit=5)),
+        "FileRepository.in_directory": made(
+            lambda r: r.ready, lambda r, f: r.files.in_directory(f.device_id, "/a", limit=5)
+        ),
+        "FileRepository.count": made(lambda r: r.ready, lambda r, f: r.files.count(f.device_id, "/a", most=5)),
+        "FileRepository.due": made(lambda r: r.uploading, lambda r, _: r.files.due(before=LATER, limit=5)),
+        "FileRepository.add": made(
+            lambda r: (r.new_file(path="/b/a"), r.folder, r.new_directory(path="/b")), lambda r, n: r.add(n[0], n[2])
+        ),
+        "FileRepository.begin_upload": made(
+            lambda r: r.uploading, lambda r, f: r.files.begin_upload(f, "u1", checksums=False)
+        ),
+        "FileRepository.completed": made(lambda r: r.uploading, lambda r, f: r.files.completed(f, now=NOW, due=NOW)),
+        "FileRepository.publish": made(
+            lambda r: r.verifying, lambda r, f: r.files.publish(f, Digests(5, "s", "m", "text/plain"), now=NOW)
+        ),
+        "FileRepository.change": _renamed,
+        "FileRepository.accessed": made(lambda r: r.ready, lambda r, f: r.files.accessed(f, now=NOW)),
+        "FileRepository.postpone": made(lambda r: r.verifying, lambda r, f: r.files.postpone(f, due=LATER)),
+        "FileRepository.reject": made(
+            lambda r: r.verifying, lambda r, f: r.files.reject(f, Rejection.SIZE, now=NOW, due=NOW)
+        ),
+        "FileRepository.cleaned": made(lambda r: r.rejected, lambda r, f: r.files.cleaned(f, now=NOW)),
+        "FileRepository.begin_delete": made(lambda r: r.ready, lambda r, f: r.files.begin_delete(f, now=NOW, due=NOW)),
+        "FileRepository.forget": made(lambda r: r.vanishing, lambda r, f: r.files.forget(f)),
+        "FileRepository.remove_directory": made(lambda r: r.subfolder, lambda r, f: r.files.remove_directory(f)),
+        "FileRepository.remove_rows": made(lambda r: r.ready, lambda r, f: r.files.remove_rows(f.device_id, limit=50)),
+    },
+)
+
+
+def _directory(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/directories", {"path": f"/d-{new_id()}"})
+    return str(made["directory"]["id"])
+
+
+def _upload(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/files", {"name": f"f-{new_id()}", "size": 0})
+    return str(made["file"]["id"])
+
+
+OBJECTS: Objects = {
+    "file_id": _directory,
+    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
+    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _upload,
+}
+
+BODIES: Bodies = {
+    "POST /api/v1/devices/{device_id}/files": lambda *_: {"name": f"{new_id()}.txt", "size": 1},
+    "POST /api/v1/devices/{device_id}/files/{file_id}/parts": lambda *_: {"part_numbers": [1]},
+    "PATCH /api/v1/devices/{device_id}/files/{file_id}": lambda *_: {"category": "log"},
+    "POST /api/v1/devices/{device_id}/directories": lambda *_: {"path": "/logs"},
+}

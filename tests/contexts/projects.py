@@ -1,0 +1,214 @@
+"""The tests of all rings need this of projects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+from karma.audit.domain import NOWHERE
+from karma.core.clock import SystemClock
+from karma.core.ids import ProjectId, UserId, new_id
+from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole, ProjectStatus
+from karma.projects.ports import MemberChange
+from karma.projects.repository import ProjectRepository
+from karma.projects.service import NewProject, ProjectService
+from tests.fakes.projects import MemoryProjects
+from tests.integration.permissions.world import Bodies, Objects, World
+from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.projects import invitations, join
+from tests.support.rows import LATER, NOW, AccountRows
+
+
+def membership(project: Project, user_id: UserId, role: ProjectRole) -> Membership:
+    return Membership(project_id=project.id, user_id=user_id, role=role, joined_at=NOW, version=1)
+
+
+def new_project(owner: UserId, number: int = 1) -> Project:
+    return Project(
+        id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"),
+        name=f"project {number}",
+        description=None,
+        status=ProjectStatus.ACTIVE,
+        progress=0,
+        owners=(owner,),
+        created_at=NOW,
+        updated_at=NOW,
+        version=1,
+    )
+
+
+class ProjectRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.projects = ProjectRepository()
+
+    def new_project(self) -> tuple[Project, Membership]:
+        made = replace(new_project(self.ada.id), id=ProjectId(new_id()))
+        return made, membership(made, self.ada.id, ProjectRole.OWNER)
+
+    @cached_property
+    def project(self) -> tuple[Project, Membership]:
+        project, owner = self.new_project()
+        self.projects.create(project, owner, request_token="t")
+        return project, owner
+
+    def new_invitation(self) -> Invitation:
+        """Ada asks somebody to own her project, too."""
+        project, owner = self.project
+        return Invitation(
+            project_id=project.id,
+            user_id=self.stored().id,
+            email=None,
+            role=ProjectRole.OWNER,
+            invited_by=owner.user_id,
+            invited_at=NOW,
+            expires_at=NOW + INVITATION_TTL,
+        )
+
+    @cached_property
+    def invitation(self) -> Invitation:
+        made = self.new_invitation()
+        self.projects.invite(made, actor=self.project[1], known=None, entries=[], mails=[])
+        return made
+
+    def joining(self) -> MemberChange:
+        """Somebody accepts to own Ada's project."""
+        project, owner = self.project
+        invitation = self.invitation
+        user_id = UserId(invitation.invitee)
+        return MemberChange(
+            project=project,
+            actor=owner,
+            before=None,
+            after=membership(project, user_id, ProjectRole.OWNER),
+            owners=(owner.user_id, user_id),
+            at=NOW,
+            entries=[self.entry],
+            invitation=invitation,
+        )
+
+    @cached_property
+    def deleted_project(self) -> Project:
+        project, owner = self.project
+        self.projects.begin_delete(project, actor=owner, at=NOW)
+        return project
+
+
+FAKES: Fakes = {MemoryProjects: (ProjectRepository,)}
+
+SCENARIOS = Scenarios[ProjectRows](
+    ProjectRows,
+    {
+        "ProjectRepository.read": made(lambda r: r.project, lambda r, n: r.projects.read(n[0].id, n[1].user_id)),
+        "ProjectRepository.projects": made(lambda r: r.project, lambda r, n: r.projects.projects([n[0].id])),
+        "ProjectRepository.of_user": made(
+            lambda r: r.project, lambda r, n: r.projects.of_user(n[1].user_id, newest_first=True, limit=5, after=None)
+        ),
+        "ProjectRepository.count_of_user": made(
+            lambda r: r.project, lambda r, n: r.projects.count_of_user(n[1].user_id, most=5)
+        ),
+        "ProjectRepository.of_project": made(
+            lambda r: r.project, lambda r, n: r.projects.of_project(n[0].id, limit=5, after=None)
+        ),
+        "ProjectRepository.count_of_project": made(
+            lambda r: r.project, lambda r, n: r.projects.count_of_project(n[0].id, most=5)
+        ),
+        "ProjectRepository.made_by": made(lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, "t")),
+        "ProjectRepository.invite": made(
+            lambda r: (r.project, r.new_invitation()),
+            lambda r, n: r.projects.invite(
+                n[1], actor=n[0][1], known=(UserId(n[1].invitee), None), entries=[r.entry], mails=[]
+            ),
+        ),
+        "ProjectRepository.parts": made(
+            lambda r: r.invitation, lambda r, n: r.projects.parts(r.ada.id, [n.project_id])
+        ),
+        "ProjectRepository.invitations": made(
+            lambda r: r.invitation, lambda r, n: r.projects.invitations(n.project_id, n.invitee)
+        ),
+        "ProjectRepository.invitations_of": made(
+            lambda r: r.invitation, lambda r, n: r.projects.invitations_of(n.project_id)
+        ),
+        "ProjectRepository.invitations_to": made(
+            lambda r: r.invitation, lambda r, n: r.projects.invitations_to(n.user_id or r.ada.id, "ada@example.com")
+        ),
+        "ProjectRepository.decline": made(
+            lambda r: r.invitation, lambda r, n: r.projects.decline(n, by=r.ada.id, at=NOW, entry=r.entry)
+        ),
+        "ProjectRepository.withdraw": made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
+        "ProjectRepository.create": made(
+            lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request_token="t")
+        ),
+        "ProjectRepository.change": made(
+            lambda r: r.project, lambda r, n: r.projects.change(n[0], replace(n[0], progress=1, version=2), actor=n[1])
+        ),
+        "ProjectRepository.change_member": made(lambda r: r.joining(), lambda r, n: r.projects.change_member(n)),
+        "ProjectRepository.begin_delete": made(
+            lambda r: r.project, lambda r, n: r.projects.begin_delete(n[0], actor=n[1], at=NOW)
+        ),
+        "ProjectRepository.finish_delete": made(
+            lambda r: r.deleted_project, lambda r, project: r.projects.finish_delete(project.id, most=5)
+        ),
+        "ProjectRepository.move_seats": made(lambda r: r.project, lambda r, n: r.projects.move_seats(n[0].id, most=5)),
+        "ProjectRepository.unmoved": made(lambda r: r.project, lambda r, _: r.projects.unmoved(before=LATER, limit=5)),
+        "ProjectRepository.unfinished": made(
+            lambda r: r.deleted_project, lambda r, _: r.projects.unfinished(before=LATER, limit=5)
+        ),
+        "ProjectRepository.purge_account": made(
+            lambda r: (r.project, r.purge()), lambda r, n: r.projects.purge_account(n[1])
+        ),
+    },
+)
+
+
+def _project(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return str(world.create(owner, "/api/v1/projects", {"name": "Greenhouse"})["project"]["id"])
+
+
+def _project_member(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    somebody = world.stranger()
+    world.join(owner, ids["project_id"], somebody)
+    return somebody.id
+
+
+def _invited(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    somebody = world.stranger().id
+    world.create(owner, f"/api/v1/projects/{ids['project_id']}/invitations", {"user_id": somebody})
+    return somebody
+
+
+def _project_of_somebody(*, accepted: bool) -> Callable[[World, str, Mapping[str, str]], str]:
+    """Make a project of a stranger's, to which the person is invited, or belongs."""
+
+    def make(world: World, owner: str, _: Mapping[str, str]) -> str:
+        host, person = world.stranger(), world.person(owner)
+        store = ProjectRepository()
+        made = ProjectService(store, SystemClock()).create(host.id, NewProject(name="Greenhouse")).project
+        service = invitations(store, SystemClock())
+        if accepted:
+            join(service, made.id, person.id, by=host.id)
+        else:
+            service.invite(host.id, made.id, person.id, ProjectRole.MEMBER, source=NOWHERE)
+        return made.id
+
+    return make
+
+
+OBJECTS: Objects = {
+    "project_id": _project,
+    "project_id of POST /api/v1/projects/{project_id}/invitations/accept": _project_of_somebody(accepted=False),
+    "project_id of POST /api/v1/projects/{project_id}/invitations/decline": _project_of_somebody(accepted=False),
+    "project_id of POST /api/v1/projects/{project_id}/leave": _project_of_somebody(accepted=True),
+    "invitation_id": _invited,
+    "user_id of PATCH /api/v1/projects/{project_id}/members/{user_id}": _project_member,
+    "user_id of DELETE /api/v1/projects/{project_id}/members/{user_id}": _project_member,
+}
+
+BODIES: Bodies = {
+    "POST /api/v1/projects": lambda *_: {"name": "Greenhouse"},
+    "PATCH /api/v1/projects/{project_id}": lambda *_: {"progress": 50},
+    "POST /api/v1/projects/{project_id}/members": lambda world, _: {"user_id": world.stranger().id},
+    "POST /api/v1/projects/{project_id}/invitations": lambda world, _: {"user_id": world.stranger().id},
+    "PATCH /api/v1/projects/{project_id}/members/{user_id}": lambda *_: {"role": "viewer"},
+}

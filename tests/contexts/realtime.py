@@ -1,0 +1,80 @@
+"""The tests of all rings need this of the WebSocket."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from karma.realtime.domain import Channel, Connection, Ticket
+from karma.realtime.repository import RealtimeRepository
+from tests.fakes.realtime import MemoryRealtime
+from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.rows import LATER, NOW, AccountRows
+
+
+class RealtimeRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.realtime = RealtimeRepository()
+
+    @cached_property
+    def ticket(self) -> Ticket:
+        return Ticket(hash=f"ticket-{self.id}", user_id=self.ada.id, expires_at=LATER)
+
+    @cached_property
+    def admitted(self) -> Ticket:
+        self.realtime.put_ticket(self.ticket, now=NOW)
+        return self.ticket
+
+    @cached_property
+    def new_connection(self) -> Connection:
+        return Connection(id=f"c-{self.id}", user_id=self.ada.id, connected_at=NOW)
+
+    @cached_property
+    def connection(self) -> Connection:
+        assert self.realtime.connect(self.admitted, self.new_connection)
+        return self.new_connection
+
+    @cached_property
+    def channel(self) -> Channel:
+        return Channel(owner=self.ada.id, kind="device", object_id=self.id)
+
+    @cached_property
+    def listening(self) -> Channel:
+        self.realtime.subscribe(self.connection, self.channel, now=NOW)
+        return self.channel
+
+
+FAKES: Fakes = {MemoryRealtime: (RealtimeRepository,)}
+
+SCENARIOS = Scenarios[RealtimeRows](
+    RealtimeRows,
+    {
+        "RealtimeRepository.put_ticket": made(
+            lambda r: r.ticket, lambda r, ticket: r.realtime.put_ticket(ticket, now=NOW)
+        ),
+        "RealtimeRepository.get_ticket": made(
+            lambda r: r.admitted, lambda r, ticket: r.realtime.get_ticket(ticket.hash)
+        ),
+        "RealtimeRepository.connect": made(
+            lambda r: (r.admitted, r.new_connection), lambda r, n: r.realtime.connect(n[0], n[1])
+        ),
+        "RealtimeRepository.get_connection": made(lambda r: r.connection, lambda r, c: r.realtime.get_connection(c.id)),
+        "RealtimeRepository.connections_of": made(
+            lambda r: r.connection, lambda r, c: r.realtime.connections_of(c.user_id, limit=10)
+        ),
+        "RealtimeRepository.is_open": made(lambda r: r.connection, lambda r, c: r.realtime.is_open(c, now=NOW)),
+        "RealtimeRepository.channels": made(lambda r: r.connection, lambda r, c: r.realtime.channels(c.id)),
+        "RealtimeRepository.subscribe": made(
+            lambda r: (r.connection, r.channel), lambda r, n: r.realtime.subscribe(n[0], n[1], now=NOW)
+        ),
+        "RealtimeRepository.unsubscribe": made(
+            lambda r: r.listening, lambda r, channel: r.realtime.unsubscribe(r.connection.id, channel)
+        ),
+        "RealtimeRepository.disconnect": made(
+            lambda r: r.listening, lambda r, _: r.realtime.disconnect(r.connection.id)
+        ),
+        "RealtimeRepository.purge_account": made(
+            lambda r: (r.listening, r.purge()), lambda r, n: r.realtime.purge_account(n[1])
+        ),
+    },
+)

@@ -1,0 +1,156 @@
+"""The tests of all rings need this of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from karma.billing.allowances import Metric
+from karma.conversations.domain import History, Message, Thread, ThreadKey
+from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, Wish
+from karma.runs.repository import DynamoRunStore
+from tests.fakes.runs import MemoryRunStore
+from tests.integration.permissions.world import Bodies, Objects, World
+from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.plans import limited
+from tests.support.rows import LATER, NOW, AccountRows
+
+
+def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
+    store = DynamoRunStore()
+    key = RunKey(user_id, RunId(run_id))
+    thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))
+    run = Run(
+        key=key,
+        thread_id=thread.thread_id,
+        status=RunStatus.RUNNING,
+        model="m",
+        created_at=at,
+        agent_id=AgentId(agent) if agent else None,
+        agent_version=3 if agent else None,
+    )
+    first = Segment(
+        key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"CUSTOM"}')
+    )
+    store.start(run, thread=store.thread(thread), segment=first, messages=())
+    last = Segment(
+        key=key, n=2, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_FINISHED"}',), terminal=True
+    )
+    how = RunEnd(
+        status=RunStatus.FINISHED,
+        at=at + timedelta(seconds=2),
+        turns=1,
+        usage={"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
+        cost_micros=40,
+    )
+    store.finish(last, how, thread=thread)
+
+
+class RunRows(AccountRows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = DynamoRunStore()
+
+    @property
+    def thread_key(self) -> ThreadKey:
+        return ThreadKey(self.ada.id, ThreadId("t1"))
+
+    @property
+    def thread(self) -> Thread:
+        return self.runs.thread(self.thread_key)
+
+    def run(self, run_id: str = "r1") -> Run:
+        return Run(
+            key=RunKey(self.ada.id, RunId(run_id)),
+            thread_id=self.thread_key.thread_id,
+            status=RunStatus.RUNNING,
+            model="m",
+            created_at=NOW,
+            agent_id=AgentId("karma"),
+            agent_version=1,
+        )
+
+    def segment(self, n: int = 1, *, of: Run | None = None, terminal: bool = False) -> Segment:
+        return Segment(
+            key=(of or self.run()).key, n=n, writer="w1", epoch=1, lease_until=LATER, events=(b"{}",), terminal=terminal
+        )
+
+    @property
+    def said(self) -> Message:
+        return Message(id=new_id(), role="user", content="hi")
+
+    def history(self, n: int) -> History:
+        return History(self.thread_key, n, (self.said,))
+
+    @cached_property
+    def running(self) -> Run:
+        run = self.run()
+        self.runs.start(run, thread=self.thread, segment=self.segment(), messages=(self.said,))
+        return run
+
+    @cached_property
+    def second(self) -> Run:
+        """A run in a thread that has had one."""
+        end = RunEnd(status=RunStatus.FINISHED, at=LATER)
+        self.runs.finish(self.segment(2, of=self.running, terminal=True), end, thread=self.thread_key)
+        return self.run("r2")
+
+
+FAKES: Fakes = {MemoryRunStore: (DynamoRunStore,)}
+
+
+def _started(r: RunRows) -> Call:
+    run, thread = r.run(), r.thread
+    takes = [limited(run.key.user_id, Metric.RUNS)]
+    said, kept = (r.said,), {"a": 1}
+    first = r.segment()
+    return lambda: r.runs.start(run, thread=thread, segment=first, messages=said, attachments=kept, reservations=takes)
+
+
+def _finished(r: RunRows) -> Call:
+    gives_back = limited(r.running.key.user_id, Metric.MODEL_SPEND, 2).adjusted(-1)
+    how = RunEnd(status=RunStatus.FINISHED, at=LATER, usage={"inputTokens": 1}, cost_micros=1, correction=gives_back)
+    return lambda: r.runs.finish(r.segment(2, terminal=True), how, thread=r.thread_key, history=r.history(1))
+
+
+SCENARIOS = Scenarios[RunRows](
+    RunRows,
+    {
+        "DynamoRunStore.thread": made(lambda r: r.running, lambda r, _: r.thread),
+        "DynamoRunStore.start": _started,
+        "DynamoRunStore.unkept": made(lambda r: r.running, lambda r, _: r.runs.unkept(r.ada.id, ["a", "b"])),
+        "DynamoRunStore.append": made(
+            lambda r: r.running, lambda r, _: r.runs.append(r.segment(2), history=r.history(1))
+        ),
+        "DynamoRunStore.finish": _finished,
+        "DynamoRunStore.wish": made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),
+        "DynamoRunStore.wishes": made(lambda r: r.running, lambda r, run: r.runs.wishes(run.key)),
+        "DynamoRunStore.tail": made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
+        "DynamoRunStore.segments": made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),
+        "DynamoRunStore.run": made(lambda r: r.running, lambda r, run: r.runs.run(run.key)),
+        "DynamoRunStore.runs": made(
+            lambda r: r.running, lambda r, _: r.runs.runs(r.ada.id, limit=5, start=None, agent_id=AgentId("karma"))
+        ),
+        "DynamoRunStore.count": made(lambda r: r.running, lambda r, _: r.runs.count(r.ada.id)),
+        "DynamoRunStore.count_of_agent": made(
+            lambda r: r.running, lambda r, _: r.runs.count_of_agent(r.ada.id, AgentId("karma"), most=5)
+        ),
+        "DynamoRunStore.owners": made(lambda r: r.running, lambda r, run: r.runs.owners(run.key.run_id)),
+    },
+)
+
+
+def _run(world: World, owner: str, _: Mapping[str, str]) -> str:
+    run_id = new_id()
+    record(world.person(owner).id, run_id)
+    return run_id
+
+
+OBJECTS: Objects = {"run_id": _run}
+
+BODIES: Bodies = {
+    "POST /api/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
+    "POST /api/v1/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
+}
