@@ -242,36 +242,7 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
         raise SettingsError("public_domain and certificate_arn are set together or not at all")
     match stage:
         case Stage.LOCAL:
-            return StageSettings(
-                stage=stage,
-                overrides=given,
-                retain_data=False,
-                deletion_protection=False,
-                point_in_time_recovery=False,
-                log_retention_days=1,
-                log_level="INFO",
-                log_sample_rate=0.0,
-                cors_origins=given.cors_origins or LOCAL_ORIGINS,
-                loopback_origins=LOOPBACK_ORIGINS,
-                mail_sender=given.mail_sender or DEFAULT_SENDER,
-                released=False,
-                snap_start=False,
-                tracing=False,
-                reserved_streams=None,
-                managed_stream_runtime=False,
-                host_layers=True,
-                tls_only=False,
-                access_logs=False,
-                route_responses=False,
-                edge=False,
-                operations=False,
-                http_apis=True,
-                websockets=True,
-                iot=True,
-                mail_identities=True,
-                api_ids=ApiIds(http="4b61726d", billing_webhook="4b617262", websocket="4b617277"),
-                asset_bucket=given.asset_bucket or LOCAL_ASSET_BUCKET,
-            )
+            return _local_settings(stage, given)
         case Stage.LOCALSTACK:
             return dataclasses.replace(
                 stage_settings(Stage.LOCAL, given),
@@ -295,6 +266,39 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
                 log_retention_days=90,
                 reserved_streams=200,
             )
+
+
+def _local_settings(stage: Stage, given: Overrides) -> StageSettings:
+    return StageSettings(
+        stage=stage,
+        overrides=given,
+        retain_data=False,
+        deletion_protection=False,
+        point_in_time_recovery=False,
+        log_retention_days=1,
+        log_level="INFO",
+        log_sample_rate=0.0,
+        cors_origins=given.cors_origins or LOCAL_ORIGINS,
+        loopback_origins=LOOPBACK_ORIGINS,
+        mail_sender=given.mail_sender or DEFAULT_SENDER,
+        released=False,
+        snap_start=False,
+        tracing=False,
+        reserved_streams=None,
+        managed_stream_runtime=False,
+        host_layers=True,
+        tls_only=False,
+        access_logs=False,
+        route_responses=False,
+        edge=False,
+        operations=False,
+        http_apis=True,
+        websockets=True,
+        iot=True,
+        mail_identities=True,
+        api_ids=ApiIds(http="4b61726d", billing_webhook="4b617262", websocket="4b617277"),
+        asset_bucket=given.asset_bucket or LOCAL_ASSET_BUCKET,
+    )
 
 
 def _aws_settings(stage: Stage, given: Overrides) -> StageSettings:

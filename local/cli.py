@@ -302,25 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--name", default="Administrator")
     each.set_defaults(command=admin_create)
 
-    inbox = commands.add_parser("inbox", help="stored Stripe events").add_subparsers(required=True, metavar="ACTION")
-    each = inbox.add_parser("list", parents=[stage], help="list those of one status")
-    each.add_argument("--status", default="unhandled")
-    each.set_defaults(command=inbox_list)
-    each = inbox.add_parser("show", parents=[stage], help="show one with the ids it names")
-    each.add_argument("event_id")
-    each.set_defaults(command=inbox_show)
-    each = inbox.add_parser("replay", parents=[stage], help="handle one once more")
-    each.add_argument("event_id")
-    each.set_defaults(command=inbox_replay)
-    each = inbox.add_parser("dismiss", parents=[stage], help="close one that nobody will handle")
-    each.add_argument("event_id")
-    each.add_argument("--reason", required=True)
-    each.set_defaults(command=inbox_dismiss)
-    each = inbox.add_parser("link", parents=[stage], help="say which account a customer of Stripe pays for")
-    each.add_argument("customer_id")
-    each.add_argument("user_id")
-    each.add_argument("--from", dest="from_user_id", metavar="USER_ID", help="the account that has it now")
-    each.set_defaults(command=inbox_link)
+    _add_inbox(commands, stage)
 
     runs = commands.add_parser("run", help="agent runs").add_subparsers(required=True, metavar="ACTION")
     each = runs.add_parser("explain", parents=[stage], help="tell what one did")
@@ -340,6 +322,28 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--now", action="store_true", help="do not wait for it: a key has leaked; requests may fail")
     each.set_defaults(command=keys_rotate)
     return parser
+
+
+def _add_inbox(commands: argparse._SubParsersAction[argparse.ArgumentParser], stage: argparse.ArgumentParser) -> None:
+    inbox = commands.add_parser("inbox", help="stored Stripe events").add_subparsers(required=True, metavar="ACTION")
+    each = inbox.add_parser("list", parents=[stage], help="list those of one status")
+    each.add_argument("--status", default="unhandled")
+    each.set_defaults(command=inbox_list)
+    each = inbox.add_parser("show", parents=[stage], help="show one with the ids it names")
+    each.add_argument("event_id")
+    each.set_defaults(command=inbox_show)
+    each = inbox.add_parser("replay", parents=[stage], help="handle one once more")
+    each.add_argument("event_id")
+    each.set_defaults(command=inbox_replay)
+    each = inbox.add_parser("dismiss", parents=[stage], help="close one that nobody will handle")
+    each.add_argument("event_id")
+    each.add_argument("--reason", required=True)
+    each.set_defaults(command=inbox_dismiss)
+    each = inbox.add_parser("link", parents=[stage], help="say which account a customer of Stripe pays for")
+    each.add_argument("customer_id")
+    each.add_argument("user_id")
+    each.add_argument("--from", dest="from_user_id", metavar="USER_ID", help="the account that has it now")
+    each.set_defaults(command=inbox_link)
 
 
 if __name__ == "__main__":

@@ -92,13 +92,16 @@ class Edge(Construct):
             price_class=cloudfront.PriceClass.PRICE_CLASS_100,
         )
         self.url = f"https://{domain or self.distribution.distribution_domain_name}"
+        self._waive(has_domain=bool(domain))
+
+    def _waive(self, *, has_domain: bool) -> None:
         waive(self.distribution, "AwsSolutions-CFR1", "devices and users are anywhere; no country is shut out")
         waive(
             self.distribution,
             "AwsSolutions-CFR2",
             "every route asks for a token and is rate limited per caller; a web ACL, if wanted, lives in us-east-1",
         )
-        if not domain:
+        if not has_domain:
             waive(
                 self.distribution,
                 "AwsSolutions-CFR4",

@@ -77,16 +77,7 @@ class PythonFunction(Construct):
             tracing=lambda_.Tracing.ACTIVE if settings.tracing else lambda_.Tracing.DISABLED,
             snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if spec.snap_start and settings.snap_start else None,
             reserved_concurrent_executions=settings.reserved_streams if spec.streaming else None,
-            environment={
-                "STAGE": settings.stage.value,
-                "POWERTOOLS_SERVICE_NAME": spec.name.value,
-                "POWERTOOLS_METRICS_NAMESPACE": METRICS_NAMESPACE,
-                "POWERTOOLS_LOG_LEVEL": settings.log_level,
-                "POWERTOOLS_LOGGER_SAMPLE_RATE": str(settings.log_sample_rate),
-                **({"AWS_LAMBDA_EXEC_WRAPPER": STREAM_WRAPPER} if spec.streaming and not unmanaged else {}),
-                **({"KARMA_PYTHON": str(layer_python(settings))} if unmanaged else {}),
-                **environment,
-            },
+            environment={**_environment(spec, settings, unmanaged=unmanaged), **environment},
             current_version_options=lambda_.VersionOptions(removal_policy=RemovalPolicy.RETAIN),
         )
         for rule in ("AwsSolutions-L1", "Serverless-LambdaLatestVersion"):
@@ -103,3 +94,16 @@ class PythonFunction(Construct):
         if settings.released:
             self.alias = lambda_.Alias(self, "Live", alias_name=ALIAS, version=self.function.current_version)
             self.target = self.alias
+
+
+def _environment(spec: FunctionSpec, settings: StageSettings, *, unmanaged: bool) -> dict[str, str]:
+    """Return the variables that every function has."""
+    return {
+        "STAGE": settings.stage.value,
+        "POWERTOOLS_SERVICE_NAME": spec.name.value,
+        "POWERTOOLS_METRICS_NAMESPACE": METRICS_NAMESPACE,
+        "POWERTOOLS_LOG_LEVEL": settings.log_level,
+        "POWERTOOLS_LOGGER_SAMPLE_RATE": str(settings.log_sample_rate),
+        **({"AWS_LAMBDA_EXEC_WRAPPER": STREAM_WRAPPER} if spec.streaming and not unmanaged else {}),
+        **({"KARMA_PYTHON": str(layer_python(settings))} if unmanaged else {}),
+    }

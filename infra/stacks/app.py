@@ -60,6 +60,15 @@ class AppStack(StageStack):
             arns["websocket/connections"] = self.websocket.connections_arn
         self.functions = {name: realtime if name is FunctionName.REALTIME else build(name) for name in FunctionName}
 
+        self._addresses(settings)
+        self._triggers(data, devices)
+        self._edge(settings, data)
+        if settings.released:
+            self._releases(settings)
+        self._outputs(settings)
+
+    def _addresses(self, settings: StageSettings) -> None:
+        ids = settings.api_ids
         self.api = FunctionHttpApi(
             self,
             "Http",
@@ -90,11 +99,6 @@ class AppStack(StageStack):
         self.stream = FunctionUrl(
             self, "Stream", settings=settings, target=stream_function.target, streaming=True, cors=True
         )
-        self._triggers(data, devices)
-        self._edge(settings, data)
-        if settings.released:
-            self._releases(settings)
-        self._outputs(settings)
 
     def _triggers(self, data: DataStack, devices: DevicesStack) -> None:
         for name, queue, concurrency, batch in (
