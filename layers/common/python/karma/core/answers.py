@@ -1,4 +1,4 @@
-"""Answers that are no context's: of the application itself, its health, and what several contexts answer alike."""
+"""Shapes of answers that belong to no context or to several: the application itself, its health, acceptance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from karma.core.health import Finding, Status
 
 
 class AcceptedData(TypedDict):
-    """What was asked for is done later, or was not needed."""
+    """Answer to a request that is carried out later; `accepted` is false when there was nothing to do."""
 
     accepted: bool
 
@@ -27,7 +27,7 @@ class FindingView(TypedDict):
 
     status: Status
     replaced: NotRequired[str]
-    """What stands in for it, where something does."""
+    """The service that is used in place of the component; left out when it is the component itself."""
     note: NotRequired[str]
     latency_ms: NotRequired[float]
 
@@ -45,7 +45,7 @@ def finding_view(finding: Finding) -> FindingView:
 
 
 class HealthData(TypedDict):
-    """The application, and what each of its requests rests on."""
+    """The application, and the components that each of its requests needs."""
 
     status: Status
     app: str

@@ -35,7 +35,8 @@ _S3 = _CONFIG.merge(
         response_checksum_validation="when_required",
     )
 )
-# Asked after the work is done, while its caller waits: one try, and what is missed is found out with the next message.
+# Called after the work is done, while the caller waits: one try; a closed socket that this misses is found at the next
+# message.
 _SOCKETS = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1, "mode": "standard"})
 _CONFIGS = {"dynamodb": _DYNAMODB, "s3": _S3, "apigatewaymanagementapi": _SOCKETS}
 
@@ -77,14 +78,14 @@ def client(service: str, *, endpoint_url: str = "") -> Any:
 
 
 def on_reset(hook: Callable[[], None]) -> None:
-    """Register what must be dropped together with the clients (a cached secret, a bound connection)."""
+    """Register a hook that drops state together with the clients (a cached secret, a bound connection)."""
     _reset_hooks.append(hook)
 
 
 def reset() -> None:
-    """Drop every client, socket and credential, and what was read with them.
+    """Drop every client, socket and credential, then run the hooks that `on_reset` registered.
 
-    Runs after a SnapStart restore, where a clone must not share them, and between tests.
+    Runs after a SnapStart restore, because clones must not share them, and between tests.
     """
     global _session
     for each in _clients.values():

@@ -1,4 +1,4 @@
-"""The one source of time. Services take a `Clock`, so that tests decide what time it is."""
+"""The only source of time. Services take a `Clock`, so that tests decide the time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Clock(Protocol):
-    """Tells the time as an aware UTC datetime."""
+    """A source of the current time as an aware UTC datetime."""
 
     def now(self) -> datetime:
         """Return the current moment."""
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 def iso(moment: datetime) -> str:
-    """Format as ISO 8601 UTC with milliseconds and `Z`; sorts as text in time order."""
+    """Format a moment as ISO 8601 UTC with milliseconds and `Z`; such texts sort in time order."""
     # Not strftime: it writes years before 1000 without their zeros.
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
@@ -36,7 +36,7 @@ def in_utc(moment: datetime) -> datetime:
     """Convert an aware moment to UTC.
 
     Raises:
-        ValueError: there it is before the year 1 or after 9999, as 9999-12-31T23:59:59-14:00 is.
+        ValueError: in UTC the moment is before the year 1 or after 9999, as 9999-12-31T23:59:59-14:00 is.
     """
     try:
         return moment.astimezone(UTC)
@@ -45,10 +45,10 @@ def in_utc(moment: datetime) -> datetime:
 
 
 def parse_iso(text: str) -> datetime:
-    """Read what `iso` wrote, or any ISO 8601 text with an offset.
+    """Parse ISO 8601 text with an offset, such as `iso` writes.
 
     Raises:
-        ValueError: not ISO 8601, without an offset, or outside the years 1 to 9999 in UTC.
+        ValueError: the text is not ISO 8601, has no offset, or is outside the years 1 to 9999 in UTC.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -57,15 +57,15 @@ def parse_iso(text: str) -> datetime:
 
 
 def epoch_ms(moment: datetime) -> int:
-    """Milliseconds since 1970-01-01 UTC."""
+    """Return the milliseconds since 1970-01-01 UTC."""
     return (moment - _EPOCH) // _MILLISECOND
 
 
 def from_epoch_ms(milliseconds: int) -> datetime:
-    """Inverse of `epoch_ms`.
+    """Return the moment of milliseconds since 1970-01-01 UTC.
 
     Raises:
-        ValueError: outside the years 1 to 9999.
+        ValueError: the moment is outside the years 1 to 9999.
     """
     try:
         return _EPOCH + milliseconds * _MILLISECOND
@@ -74,5 +74,5 @@ def from_epoch_ms(milliseconds: int) -> datetime:
 
 
 def monotonic() -> float:
-    """Seconds on a clock that never goes back; only differences mean anything."""
+    """Return seconds on a clock that never goes back; only differences have a meaning."""
     return time.monotonic()

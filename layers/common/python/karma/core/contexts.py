@@ -1,4 +1,4 @@
-"""Finding what contexts offer: a module of one name in each folder below `karma`; no list of them is kept."""
+"""Finds modules of one name (such as `purge`) in all contexts, the folders below `karma`; no list of them is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import karma
 
 
 def modules(name: str) -> Iterator[ModuleType]:
-    """Import each context's module of this name, in the order of the contexts' names; also without sources."""
+    """Import and yield each context's module of this name, in the order of the contexts' names.
+
+    Works also where only compiled files are deployed.
+    """
     for context in pkgutil.iter_modules(karma.__path__, "karma."):
         if context.ispkg:
             package = importlib.import_module(context.name)

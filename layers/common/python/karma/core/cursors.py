@@ -1,4 +1,4 @@
-"""Opaque list cursors: signed, bound to the caller and the list, so that nobody can walk into another partition.
+"""Opaque list cursors: signed, bound to the caller and the list, so that a cursor never reads another partition.
 
 Wire form: base64url(`kid` NUL json) "." base64url(HMAC-SHA256); no padding.
 """
@@ -18,22 +18,22 @@ _MAX_CHARS = 2048
 
 
 class CursorSigner:
-    """Signs with the current key, accepts every key given (kid -> secret)."""
+    """Signs cursors with the current key and accepts those signed with any given key (key id -> secret)."""
 
     def __init__(self, *, current: str, keys: Mapping[str, str]) -> None:
         self._current = current
         self._keys = keys
 
     def encode(self, position: Mapping[str, object], *, scope: str) -> str:
-        """Make a cursor; `scope` names caller and list, e.g. `devices:<user id>`."""
+        """Return a cursor for a position; `scope` names caller and list, e.g. `devices:<user id>`."""
         body = self._current.encode() + b"\0" + json.dumps(position, separators=(",", ":")).encode()
         return f"{_b64(body)}.{_b64(self._sign(self._current, body, scope))}"
 
     def decode(self, cursor: str, *, scope: str) -> dict[str, object]:
-        """Read a cursor that `encode` made for the same scope.
+        """Return the position of a cursor that `encode` made for the same scope.
 
         Raises:
-            InvalidRequest: INVALID_CURSOR; forged, cut, of another caller, of another list, or signed by a retired key.
+            InvalidRequest: INVALID_CURSOR: the cursor is forged, cut, of another caller or list, or its key is retired.
         """
         try:
             if len(cursor) > _MAX_CHARS:

@@ -16,15 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 MAX_TOLD = 100
-"""Entries that an answer tells of what is wrong, or was passed over; it must not grow with what was sent."""
+"""Entries of an answer's list of errors or of skipped parts at the most: it must not grow with the request."""
 MAX_FOUND = 10_000
-"""Entries that a reader looks for: behind these it stops."""
+"""Entries that a reader collects at the most; then it stops."""
 _FIELD_CHARS = 256
 _MESSAGE_CHARS = 1024
 
 
 def how_many_more(found: int) -> str:
-    """Say how many entries of those that were found are not told, "" when all are."""
+    """Say how many of the found entries an answer leaves out, "" when it has them all."""
     if found <= MAX_TOLD:
         return ""
     return f"{'at least ' if found >= MAX_FOUND else ''}{found - MAX_TOLD} more"
@@ -80,21 +80,21 @@ class ValidationFailed(AppError):
 
     @classmethod
     def of(cls, field: str, message: str) -> ValidationFailed:
-        """Name one field and its limit."""
+        """Return the error of one wrong field, with a message that names the field's limit."""
         return cls("Request validation failed", details=[{"field": field, "message": message, "type": "value_error"}])
 
     @property
     def first(self) -> str:
-        """What is wrong with the first of the fields, without its name."""
+        """Return the message about the first of the fields, without its name."""
         [entry, *_] = self.details or [{}]
         return str(entry["message"]) if isinstance(entry, Mapping) and "message" in entry else self.message
 
     @classmethod
     def together(cls, *judges: Callable[[], object]) -> None:
-        """Ask several judges of one request, and tell what all of them found.
+        """Run several checks of one request, and report the entries of all of them.
 
         Raises:
-            ValidationFailed: with the entries of each judge that raised one.
+            ValidationFailed: a check raised one; with the entries of all that did.
         """
         found: list[object] = []
         for judge in judges:
@@ -107,27 +107,27 @@ class ValidationFailed(AppError):
 
 
 class Unauthenticated(AppError):
-    """Nobody, or nobody that can be believed."""
+    """The request has no credential, or none that is valid."""
 
     status = 401
     code = "UNAUTHORIZED"
 
 
 class Forbidden(AppError):
-    """Known, and not allowed."""
+    """The caller is known, but not allowed to do this."""
 
     status = 403
     code = "FORBIDDEN"
 
     @classmethod
     def lacking(cls, permission: str, *, where: str = "") -> Forbidden:
-        """Name the permission that the caller's role, or their key's scopes, do not have."""
+        """Return the error that names the permission which the caller's role, or their key's scopes, lack."""
         details = {"permission": permission, "described_in": "docs/permissions.md"}
         return cls(f"Insufficient permissions{where}", details=details)
 
 
 class NotFound(AppError):
-    """Not there, or another account's."""
+    """The object does not exist, or is another account's."""
 
     status = 404
     code = "NOT_FOUND"
@@ -141,38 +141,38 @@ class MethodNotAllowed(AppError):
 
 
 class Conflict(AppError):
-    """The state forbids it."""
+    """The object's state forbids the request."""
 
     status = 409
     code = "CONFLICT"
 
 
 class AlreadyExists(Conflict):
-    """Something that must be unique is taken."""
+    """A value that must be unique is in use."""
 
     code = "ALREADY_EXISTS"
 
 
 class StaleVersion(Conflict):
-    """The caller changed an older version than the stored one."""
+    """The caller's change is based on an older version than the stored one."""
 
     code = "STALE_VERSION"
 
 
 class InvalidTransition(Conflict):
-    """The state machine has no such step."""
+    """The object's state machine has no such transition."""
 
     code = "INVALID_TRANSITION"
 
 
 class AlreadyCreated(Conflict):
-    """A repeat of a request whose answer held a secret that is shown once; `details.id` names what it made."""
+    """A repeat of a request whose answer had a secret that is shown once; `details.id` names the created object."""
 
     code = "ALREADY_CREATED"
 
 
 class Gone(AppError):
-    """It was there; it will not come back."""
+    """The object existed, and is deleted for good."""
 
     status = 410
     code = "GONE"
@@ -206,20 +206,20 @@ class RateLimited(AppError):
     code = "RATE_LIMITED"
 
     def __init__(self, message: str, *, retry_after_s: int, limit: str = "") -> None:
-        """`limit` is the name of a rate limit (karma.identity.limits), "" for another kind."""
+        """Make the error; `limit` is the name of a rate limit (karma.identity.limits), "" for another kind."""
         named = {"limit": limit} if limit else {}
         super().__init__(message, details={**named, "retry_after_s": retry_after_s})
         self.headers["Retry-After"] = str(retry_after_s)
 
 
 class Upstream(AppError):
-    """A system that we rest on failed; the same request may succeed later."""
+    """A system that this one needs failed; the same request may succeed later."""
 
     status = 502
     code = "UPSTREAM_ERROR"
     retryable = True
     retry_after_s: ClassVar[int] = 0
-    """When a repeat has a chance, told by `Retry-After`; 0 says nothing."""
+    """Seconds after which a repeat may succeed, sent as `Retry-After`; 0: the header is left out."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class Upstream(AppError):
         details: Mapping[str, object] | Sequence[object] | None = None,
         repeatable: bool = True,
     ) -> None:
-        """`repeatable` false: the same request will fail again until somebody has mended the deployment."""
+        """Make the error; `repeatable` false: the same request fails until somebody has corrected the deployment."""
         super().__init__(message, code=code, details=details)
         if not repeatable:
             self.retryable = False
@@ -238,7 +238,7 @@ class Upstream(AppError):
 
 
 class StorageThrottled(Upstream):
-    """The database asked us to slow down."""
+    """The database is throttling requests."""
 
     status = 503
     code = "STORAGE_THROTTLED"
@@ -254,7 +254,7 @@ class StorageUnavailable(Upstream):
 
 
 class UpstreamTimeout(Upstream):
-    """A system that we rest on did not answer in time."""
+    """A system that this one needs did not answer in time."""
 
     status = 504
     code = "UPSTREAM_TIMEOUT"

@@ -1,11 +1,11 @@
-"""Examples of the OpenAPI document that several contexts show: who and when, lists, and ids of each other.
+"""Example values of the OpenAPI document that several contexts use: users, times, lists, ids of other contexts.
 
-What one context alone shows stands in its own `examples.py`, whose FIELDS are of the same form:
+Those of one context alone are in its own `examples.py`, whose FIELDS have the same form:
 
-field                  of whatever has no nearer example: of one context, or of several that mean the same by it
-Model                  of one answer as a whole
-Model.field            of one body or answer; goes before `field`
-operation.parameter    of one operation; goes before the plain name of its parameter
+field                  for a field of any body or answer without an example of its own
+Model                  for one answer as a whole
+Model.field            for a field of one body or answer; overrides `field`
+operation.parameter    for a parameter of one operation; overrides the plain name of the parameter
 
 Loaded when somebody asks for the document, never at a cold start: functions/api/examples.py puts them together.
 """

@@ -1,13 +1,13 @@
-"""What calls of AWS raise, by what it means for who waits: one table for every service.
+"""Meaning of the errors that calls of AWS raise, and the answer to the caller: one table for every service.
 
 | meaning | botocore raises | the caller gets |
 | --- | --- | --- |
 | BUSY: asked to slow down | ClientError with a code of `_BUSY`, or status 429 | the adapter's 503 with `Retry-After` |
 | NO_ANSWER: a write may have been made | ClientError, code of `_PASSING` or status 5xx; `_NO_ANSWER` | likewise |
 | MISCONFIGURED: nothing was sent, and nothing will be | every other BotoCoreError | its 503 without `Retry-After` |
-| REFUSED: the service does not like what we sent | ClientError with any other code | 500: it is a bug |
+| REFUSED: the service rejects the call as sent | ClientError with any other code | 500: it is a bug |
 
-A deployment that is misconfigured is logged as an error and counted as `UnhandledError`, which raises the alarm.
+A misconfigured deployment is logged as an error and counted as `UnhandledError`, which raises the alarm.
 Adapters know the codes of their own services (a missing object, a false condition) and look at them first.
 """
 
@@ -22,7 +22,7 @@ from karma.core.errors import Upstream
 from karma.core.observability import count, logger
 
 AWS_FAULTS: Final = (raised.BotoCoreError, raised.ClientError, raised.UndefinedModelAttributeError)
-"""Bases of all that botocore raises; the other classes of its module are warnings."""
+"""Base classes of all that botocore raises; the other classes of its module are warnings."""
 
 _BUSY = frozenset(
     {
@@ -76,7 +76,7 @@ _NO_ANSWER = (
 
 
 class Meaning(StrEnum):
-    """What a failed call means for a repeat."""
+    """Meaning of a failed call for a repeat; see the table of this module."""
 
     BUSY = "busy"
     NO_ANSWER = "no_answer"
@@ -85,7 +85,7 @@ class Meaning(StrEnum):
 
 
 def code_of(exc: BaseException | None) -> str:
-    """Return the code that a service answered with; "" when it did not answer."""
+    """Return the error code of a service's answer; "" when there was no answer."""
     if not isinstance(exc, raised.ClientError):
         return ""  # HTTPClientError has a `response` as well, which is None
     error = (exc.response or {}).get("Error") or {}
@@ -93,7 +93,7 @@ def code_of(exc: BaseException | None) -> str:
 
 
 def meaning_of(exc: BaseException) -> Meaning:
-    """Find an exception in the table above."""
+    """Classify an exception by the table of this module."""
     if isinstance(exc, raised.ClientError):
         code, status = code_of(exc), _status(exc)
         if code in _BUSY or status == 429 or code == "429":
@@ -114,13 +114,13 @@ def _status(exc: raised.ClientError) -> int:
 def upstream_of(
     exc: BaseException, *, system: str, busy: type[Upstream], unavailable: type[Upstream]
 ) -> Upstream | None:
-    """Make the public error of a failed call; None when the service refused it, with a code that it is not asked for.
+    """Return the public error of a failed call; None when the service refused it (REFUSED).
 
     Args:
-        exc: what was raised, one of `AWS_FAULTS`.
-        system: whom the message names, "The database".
-        busy: raised where the service asked to slow down.
-        unavailable: raised where it did not answer.
+        exc: the exception, one of `AWS_FAULTS`.
+        system: name of the service in the message, such as "The database".
+        busy: type of the error when the service asked to slow down.
+        unavailable: type of the error when it did not answer or cannot be reached.
     """
     match meaning_of(exc):
         case Meaning.BUSY:

@@ -1,4 +1,4 @@
-"""Free-form JSON, whose shape is its sender's: one limit for it, one way to read it, one to show it.
+"""Free-form JSON, whose shape its sender chooses: a limit on its depth, and functions to read and to render it.
 
 orjson reads 1,024 levels and writes 254, other readers fewer. A value of any depth would thus be taken and then break
 every list that holds it, so no value is deeper than `MAX_LEVELS`, whoever sends it:
@@ -6,9 +6,9 @@ every list that holds it, so no value is deeper than `MAX_LEVELS`, whoever sends
 | from | too deep a value is |
 | --- | --- |
 | a request body | 422 that names the field (`api.bodies`, `karma.core.schemas`, `karma.runs.requests`) |
-| a device | itself: a marker in its place, the owner's dead letter TOO_DEEP (`karma.devices.payloads`) |
+| a device | replaced by a marker; the owner gets a dead letter TOO_DEEP (`karma.devices.payloads`) |
 | Stripe's webhook | 400 INVALID_EVENT (`karma.billing.arrival`) |
-| a model's tool call | the call's failure, told to the model (`karma.tools.toolbox`) |
+| a model's tool call | a failure of the call, of which the model is told (`karma.tools.toolbox`) |
 | a tool of ours | likewise |
 
 A number or a text has no level, `{}` and `[]` have one, `{"a": []}` has two.
@@ -25,12 +25,12 @@ from karma.core import surrogates
 
 MAX_LEVELS: Final = 64
 TOO_DEEP: Final = f"nested deeper than {MAX_LEVELS} levels"
-"""What to tell the sender."""
+"""Text of the error for the sender."""
 
 _READABLE_LEVELS: Final = 1024
 """orjson's own limit when it reads."""
 _SHOWN_LEVELS: Final = 200
-"""Of a whole answer, in which a value of 64 levels may stand; orjson writes up to 254."""
+"""Levels of a whole answer, which may contain values of 64 levels; orjson writes up to 254."""
 _NAME_CHARS: Final = 64
 _BOM = "\ufeff".encode()
 _CONTAINERS = (dict, list, tuple)
@@ -38,11 +38,11 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 class NotJson(ValueError):
-    """The text is not JSON in UTF-8: also NaN, and lone surrogates unless they are replaced."""
+    """The text is not JSON in UTF-8; NaN is none, nor are lone surrogates unless they are replaced."""
 
 
 class TooDeep(ValueError):
-    """The value has too many levels; `member` is that of the text's object in which they are, "" when unknown."""
+    """The value has too many levels; `member` names the top-level member that has them, "" when unknown."""
 
     def __init__(self, member: str = "") -> None:
         super().__init__(f"{member}: {TOO_DEEP}" if member else TOO_DEEP)
@@ -56,17 +56,17 @@ def loads(
     replace_surrogates: bool = False,
     keep_surrogates: bool = False,
 ) -> Any:
-    """Read JSON.
+    """Parse JSON.
 
     Args:
-        text: what came in.
-        levels: how many the value may have; None leaves it to the caller to check the free-form parts of it.
-        replace_surrogates: whether a lone surrogate is read as U+FFFD (karma.core.surrogates), and not refused.
-        keep_surrogates: whether it stays, for a `surrogates.Joiner`: the text holds pieces of longer ones.
+        text: the JSON, with or without a byte order mark.
+        levels: greatest depth of the value; None: the caller checks the free-form parts.
+        replace_surrogates: read a lone surrogate as U+FFFD (karma.core.surrogates) instead of refusing it.
+        keep_surrogates: keep lone surrogates, for a `surrogates.Joiner`: the texts are pieces of longer ones.
 
     Raises:
-        NotJson: it is none.
-        TooDeep: it has more levels, or more than can be read.
+        NotJson: the text is not JSON.
+        TooDeep: the value has more levels than `levels`, or than orjson reads.
     """
     # Programs of Windows write it before UTF-8; RFC 8259 lets readers pass over it.
     text = text.removeprefix(_BOM) if isinstance(text, bytes) else text.removeprefix("\ufeff")
@@ -88,14 +88,14 @@ def loads(
 
 
 def may_be_deep(text: bytes | str, levels: int = MAX_LEVELS) -> bool:
-    """Tell, at no cost, whether a text has brackets enough to be deeper."""
+    """Tell cheaply, by counting brackets, whether a text may be deeper than `levels`."""
     if isinstance(text, str):
         return text.count("[") + text.count("{") > levels
     return text.count(b"[") + text.count(b"{") > levels
 
 
 def is_deeper(value: object, levels: int = MAX_LEVELS) -> bool:
-    """Tell whether a value has more levels than these."""
+    """Tell whether a value has more than `levels` levels."""
     layer = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(levels):
         layer = [
@@ -110,10 +110,10 @@ def is_deeper(value: object, levels: int = MAX_LEVELS) -> bool:
 
 
 def render(value: object) -> bytes:
-    """Write an answer, whatever is in it: what one value cannot be written as must not hide all others from a reader.
+    """Render an answer as JSON, whatever it contains: one unwritable value must not make the whole answer fail.
 
-    Nothing is changed of what came in under the rules of this module. Of what was stored before them, values below
-    200 levels are shown as null, whole numbers beyond 64 bits as floats, lone surrogates as U+FFFD.
+    Values that passed the rules of this module are unchanged. Of those that were stored before the rules, values below
+    200 levels become null, whole numbers beyond 64 bits floats, lone surrogates U+FFFD.
     """
     try:
         return orjson.dumps(value)
@@ -122,7 +122,7 @@ def render(value: object) -> bytes:
 
 
 def _writable(value: object, levels: int) -> object:
-    """Copy a value into one that orjson writes; what orjson knows beyond JSON (dates, dataclasses) stays."""
+    """Copy a value into one that orjson can write; types that orjson knows beyond JSON (dates, dataclasses) stay."""
     if isinstance(value, str):
         return surrogates.whole(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
@@ -140,7 +140,7 @@ def _writable(value: object, levels: int) -> object:
 
 
 def _member_deeper_than(levels: int, raw: bytes) -> str | None:
-    """Find the member of a text's object that is too deep to be read, "" for one without a name; None when none is."""
+    """Name the top-level member of a text that is too deep to be read, "" for one without a name; None when none is."""
     if not may_be_deep(raw, levels):
         return None
     depth = 0

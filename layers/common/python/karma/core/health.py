@@ -1,4 +1,4 @@
-"""Health of what a function rests on: cheap probes, whose result is kept for five seconds."""
+"""Health of the components that a function needs, by cheap probes, whose results are cached for five seconds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_AGE_S = 5.0
 
 
 class Status(StrEnum):
-    """What a probe found."""
+    """Result of a probe."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     NOT_CHECKED = "not_checked"
-    """This function has no way to reach it; another one's health tells."""
+    """This function cannot reach the component; the health endpoint of another one tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +30,18 @@ class Finding:
 
     status: Status
     replaced: str = ""
-    """What stands in for a component that a specification names; empty for the component itself."""
+    """Component of the Agio specification that this one is used instead of; "": none."""
     note: str = ""
     latency_ms: float | None = None
 
 
 Probe = Callable[[], None]
-"""Touches a component; raises when it does not answer."""
+"""Calls a component; raises when it does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A thing whose health is asked for. Without a probe it is named, and not checked."""
+    """A component whose health can be asked for. Without a probe it is listed as `not_checked`."""
 
     probe: Probe | None
     replaced: str = ""
@@ -49,7 +49,7 @@ class Component:
 
 
 class Health:
-    """Runs probes and keeps what they found."""
+    """Runs probes and caches their results."""
 
     def __init__(self, components: Mapping[str, Component], *, now: Callable[[], float] = monotonic) -> None:
         self._components = components
@@ -57,10 +57,10 @@ class Health:
         self._kept: dict[Probe, tuple[float, Finding]] = {}
 
     def check(self, name: str) -> Finding:
-        """Look at one component.
+        """Return the state of one component.
 
         Raises:
-            NotFound: no such component.
+            NotFound: no component has this name.
         """
         component = self._components.get(name)
         if component is None:
@@ -73,7 +73,7 @@ class Health:
         )
 
     def check_all(self) -> dict[str, Finding]:
-        """Look at every component."""
+        """Return the states of all components by name."""
         return {name: self.check(name) for name in self._components}
 
     def _run(self, probe: Probe) -> Finding:
@@ -94,5 +94,5 @@ class Health:
 
 
 def overall(findings: Mapping[str, Finding]) -> Status:
-    """Healthy unless something that was checked is not."""
+    """Return `healthy` unless a checked component is not."""
     return Status.UNHEALTHY if any(f.status is Status.UNHEALTHY for f in findings.values()) else Status.HEALTHY

@@ -34,7 +34,7 @@ _RENAMED = {
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
-"""What Python calls by the names of older RFCs until 3.13."""
+"""Phrases for which Python before 3.13 has the names of older RFCs."""
 
 
 def success(data: object, *, now_ms: int) -> bytes:
@@ -62,7 +62,7 @@ def failure(error: AppError, *, path: str, request_id: str, now_ms: int) -> byte
 
 
 def unknown_parameters(given: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
-    """Name the query parameters that a route does not have, each with what to say of it; [] when it has them all.
+    """List the query parameters that a route does not have, each with an error message; [] when it has them all.
 
     At most 20 of them, by at most 64 characters each, so that the answer does not grow with the request.
     """
@@ -72,7 +72,7 @@ def unknown_parameters(given: Iterable[str], known: Collection[str]) -> list[tup
 
 
 def repeated_parameters(given: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
-    """Name the query parameters of a route that stand in a query more than once, each with what to say of it.
+    """List the parameters of a route that a query has more than once, each with an error message.
 
     Each has one value: to take one of several and drop the others would filter by something else than was asked for.
     """
@@ -84,10 +84,10 @@ def repeated_parameters(given: Iterable[str], known: Collection[str]) -> list[tu
 
 
 def require_plain(content_encoding: str) -> None:
-    """Refuse a body whose bytes are not those of its type.
+    """Refuse a compressed body.
 
     Raises:
-        UnsupportedMediaType: naming the header; `Accept-Encoding` says what is taken, as RFC 9110 has it.
+        UnsupportedMediaType: the body has a Content-Encoding; `Accept-Encoding` of the answer says what is accepted.
     """
     if content_encoding.strip().lower() in {"", "identity"}:
         return

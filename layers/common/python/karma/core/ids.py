@@ -38,13 +38,13 @@ def new_id() -> str:
 
 
 def first_id(moment: datetime) -> str:
-    """Return what sorts before every id that was made at a moment or later, and behind the older ones."""
+    """Return a text that sorts before every id made at this moment or later, and after all older ones."""
     text = f"{max(0, epoch_ms(moment)):012x}"
     return f"{text[:8]}-{text[8:12]}-"
 
 
 def short_id() -> str:
-    """Make a 12-character id of 72 random bits, for what is unique in a small space and is repeated on the wire.
+    """Make a 12-character id of 72 random bits, for use within one object (such as messages of a thread).
 
     A 36-character message id would be a third of every streamed frame.
     """
@@ -52,5 +52,5 @@ def short_id() -> str:
 
 
 def is_id(text: str) -> bool:
-    """Tell whether the text is a lower-case UUID; ids that are not never reach a key."""
+    """Tell whether the text is a lower-case UUID; texts that are not must not become part of a key."""
     return _UUID.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""Imports that matter at a cold start."""
+"""Imports without unneeded packages, for a faster cold start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def absent(*optional: str) -> Iterator[None]:
-    """Let packages look not installed while something imports that does without them.
+    """Hide packages from imports in this context, for libraries that work without them.
 
     Libraries import what they might use (`try: import cryptography`), at tens of milliseconds each. A package that was
     imported before stays visible; afterwards all of them can be imported again.

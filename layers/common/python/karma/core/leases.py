@@ -1,7 +1,7 @@
-"""Leases: how many of something one holder may have open at once, over all processes.
+"""Leases limit how many of something one holder may have open at once, over all processes.
 
-A lease that nobody gives back, because its process died, ends by itself at `until`; whoever holds one longer than that
-has to stop by then. karma.core.dynamo.leases keeps them.
+A lease that nobody gives back, because its process died, expires at `until`; a holder must stop by then.
+karma.core.dynamo.leases stores them.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """So many leases at once for each holder."""
+    """A kind of lease, and the number of them that each holder may have at once."""
 
     name: str
-    """Lower case and `_`: it stands in keys and metrics."""
+    """Name in keys and metrics: lower case and `_`."""
     places: int
     longest: timedelta
-    """No lease is longer."""
+    """Longest time from the start of a lease to its expiry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One place of a holder's pool, until it is given back or its time is over."""
+    """One place of a holder's pool, until it is given back or expires."""
 
     pool: Pool
     holder: str
     place: int
     until: datetime
     token: str
-    """Unlike that of every other lease, so that giving one back twice frees nobody else's."""
+    """Unique to this lease, so that giving it back twice frees no later lease of the same place."""
 
 
 class PoolIsFull(Exception):
-    """Every place of a holder is leased."""
+    """All places of a holder are leased."""
 
     def __init__(self, free_at: datetime) -> None:
-        """`free_at`: when the first lease ends by itself, if none is given back sooner."""
+        """Make the error; `free_at` is when the first lease expires, if none is given back sooner."""
         super().__init__(f"every place is leased until {free_at.isoformat()}")
         self.free_at = free_at

@@ -1,7 +1,8 @@
 """Rewrite stored items from one `schema` number to the next, table by table, in resumable batches.
 
 Repositories read old layouts at any time, so a migration is never urgent and may run while the system serves: it
-exists to let the code for an old layout go. It scans, which only an operator's role may do; no function may.
+exists so that the code for an old layout can be deleted. It scans, which only an operator's role may do; no function
+may.
 
     STEPS = (Step(table="devices", type="device", schema=2, up=split_location, down=join_location),)
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 Attributes = dict[str, Any]
-"""An item as DynamoDB has it: attribute name to `{"S": ...}`."""
+"""Attributes of an item as DynamoDB's API has them: name to `{"S": ...}`."""
 Direction = Literal["up", "down"]
 _PAGE = 100
 
@@ -33,7 +34,7 @@ class Step:
     """Brings items of one type from schema `schema - 1` to `schema` and back."""
 
     table: str
-    """Name in the stacks: devices, billing, ..."""
+    """Logical name of the table: devices, billing, ..."""
     type: str
     schema: int
     up: Callable[[Attributes], Attributes]
@@ -42,12 +43,12 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one step did."""
+    """Result of one step."""
 
     step: Step
     rewritten: int
     skipped: int
-    """Changed by somebody else meanwhile; the next run takes them."""
+    """Items that somebody else changed meanwhile; the next run rewrites them."""
 
 
 STEPS: Sequence[Step] = ()
@@ -60,7 +61,7 @@ class Migrator:
     def __init__(
         self, client: DynamoDBClient, tables: Mapping[str, str], steps: Sequence[Step] = STEPS, *, page: int = _PAGE
     ) -> None:
-        """`tables` maps the names of the stacks to the deployed ones; progress is kept every `page` items."""
+        """Make a migrator; `tables` maps logical names to deployed tables, progress is stored every `page` items."""
         self._client = client
         self._tables = tables
         self._steps = steps
@@ -94,7 +95,7 @@ class Migrator:
             {"pk": {"S": f"MIGRATION#{step.type}#{way}#{step.schema}"}, "sk": {"S": "STATE"}}
             for way in (direction, "down" if direction == "up" else "up")
         )
-        # However far the other way had come, it begins anew behind this one.
+        # Progress of the opposite direction is void once this one has run: it would begin from the start.
         self._client.delete_item(TableName=table, Key=opposite_key)
         state = self._client.get_item(TableName=table, Key=state_key, ConsistentRead=True).get("Item", {})
         start = dict(state["position"]["M"]) if "position" in state else None

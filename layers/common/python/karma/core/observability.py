@@ -1,8 +1,4 @@
-"""One logger and one way to count facts for every function.
-
-Event names are constants such as `run.started`; data goes into keys: `logger.info("run.started", run_id=run_id)`.
-Never a body, token, prompt, e-mail address or secret. JSON inside Lambda, one readable line on a terminal.
-"""
+"""The logger and the business metrics of every function."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ class _ConsoleFormatter(LambdaPowertoolsFormatter):
 
 
 def _readable(log: Mapping[str, Any]) -> str:
-    """A line a person can read: time, level, event, then key=value."""
+    """Format a log entry for a person: time, level, event, then key=value."""
     shown = {k: v for k, v in log.items() if k not in _FIRST and v is not None}
     rest = " ".join(f"{key}={value}" for key, value in shown.items())
     return f"{log.get('timestamp')} {log.get('level'):<7} {log.get('message')} {rest}".rstrip()
@@ -47,11 +43,7 @@ _NAMESPACE = "Karma"
 
 
 def log_request(**keys: object) -> None:
-    """Write the line that every request has, `request.handled`, at level INFO: of `logger`'s keys all but `location`.
-
-    Keys whose value is None are left out.
-    Not through `logger`: Powertools' formatter takes a third as long as a small request.
-    """
+    """Log that a request was handled: `request.handled` at level INFO, with the keys of `logger` except `location`."""
     handler = logger.registered_handler
     if logger.log_level > logging.INFO or not isinstance(handler, logging.StreamHandler):
         return
@@ -71,7 +63,7 @@ def log_request(**keys: object) -> None:
 def count(name: str, value: int = 1, **dimensions: str) -> None:
     """Count a business fact as an EMF metric line of its own, by function and, when given, by function and dimensions.
 
-    Alarms watch the count by function alone; dimensions are for whoever looks closer, low-cardinality, never an id.
+    Alarms watch the count by function alone; dimensions are for closer analysis, low-cardinality, never an id.
     """
     fact = AmazonCloudWatchEMFProvider(namespace=_NAMESPACE, service=logger.service)
     if dimensions:
@@ -82,5 +74,5 @@ def count(name: str, value: int = 1, **dimensions: str) -> None:
 
 
 def _whether_or_not_it_is_heard() -> suppress:
-    """No request fails because the standard output is broken (OSError) or closed (ValueError)."""
+    """Ignore a standard output that is broken (OSError) or closed (ValueError): no request fails because of it."""
     return suppress(OSError, ValueError)

@@ -1,4 +1,4 @@
-"""How much of a list fits into one answer: a function answers 6 MB at the most, whatever the page's limit allows.
+"""Limits pages by bytes: an answer of a function has at most 6 MB, whatever the page's limit allows.
 
 Lambda counts the function's response, which is JSON with the body as a string in it: each quote and backslash of the
 body takes two bytes there, so a body of JSON may double. In base64 it grows by a third, whatever it holds. The gateway
@@ -18,9 +18,9 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 FUNCTION_BYTES: Final = 6_291_556
-"""Of a function's response at the most, the JSON of status, headers and body."""
+"""Largest response of a function: the JSON of status, headers and body."""
 MAX_PAGE_BYTES: Final = 4_650_000
-"""Of a page's entries: 6,200,000 bytes in base64; the rest is for headers and for what stands around the entries."""
+"""Most bytes of a page's entries: 6,200,000 in base64; the rest is for headers and the JSON around the entries."""
 
 _SHORT_ESCAPES: Final = b'"\\\b\f\n\r\t'
 _LONG_ESCAPES: Final = bytes(each for each in range(0x20) if each not in _SHORT_ESCAPES)
@@ -28,7 +28,7 @@ _LINE_ENDS: Final = ("\u2028".encode(), "\u2029".encode())
 
 
 def fitting(items: Iterable[T], size: Callable[[T], int], *, most: int | None = None) -> list[T]:
-    """Return the first items that fit into `most` bytes, `MAX_PAGE_BYTES` unless said, and at least one of them."""
+    """Return the first items that fit into `most` bytes (None: `MAX_PAGE_BYTES`), and at least one of them."""
     kept: list[T] = []
     left = MAX_PAGE_BYTES if most is None else most
     for item in items:
@@ -40,9 +40,9 @@ def fitting(items: Iterable[T], size: Callable[[T], int], *, most: int | None = 
 
 
 def shown(items: Iterable[T], view: Callable[[T], V]) -> tuple[list[T], list[V]]:
-    """Return the items that fit, as they are and as they stand in the answer.
+    """Return the items that fit into a page, and their views for the answer.
 
-    The views are written already, so that each is written once: they have their shape for `ok`, not for reading.
+    The views are rendered JSON already, so that each is rendered once: they can be put into an answer, but not read.
     """
     written = ((item, render(view(item))) for item in items)
     kept = fitting(written, lambda pair: len(pair[1]))
@@ -50,9 +50,9 @@ def shown(items: Iterable[T], view: Callable[[T], V]) -> tuple[list[T], list[V]]
 
 
 def bytes_as_string(body: bytes) -> int:
-    """Count the bytes of a body as a JSON string, as Lambda's runtime for Python writes it.
+    """Return the bytes that a body takes as a JSON string, as Lambda's runtime for Python writes it.
 
-    Characters beyond ASCII stay as they are, but for U+2028 and U+2029.
+    Characters beyond ASCII are not escaped, except U+2028 and U+2029.
     """
     short = len(body) - len(body.translate(None, _SHORT_ESCAPES))
     long = len(body) - len(body.translate(None, _LONG_ESCAPES))
@@ -60,5 +60,5 @@ def bytes_as_string(body: bytes) -> int:
 
 
 def bytes_in_base64(body: bytes) -> int:
-    """Count the bytes of a body as a JSON string in base64."""
+    """Return the bytes that a body takes as a JSON string in base64."""
     return 2 + 4 * -(-len(body) // 3)

@@ -1,4 +1,4 @@
-"""What each context is told when it removes what a deleted account has left (karma/identity/accounts/deletion.py)."""
+"""Interface by which each context deletes the data of a deleted account (karma/identity/accounts/deletion.py)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from karma.core.ids import UserId
 
 @dataclass(frozen=True, kw_only=True)
 class Purge:
-    """One go at removing what is left of an account; a go may end at any point, the next one finds what remains."""
+    """One attempt to delete an account's data; it may end at any point, the next one continues."""
 
     user_id: UserId
     ends_at: float
-    """On `monotonic`'s clock: nothing new is begun after it."""
+    """End of the attempt, on the clock of `monotonic`: no deletion is begun after it."""
     settled: bool
-    """Nothing that ran when the account was deleted can still write: what keeps late writers out may go too."""
+    """Nothing that ran when the account was deleted can still write: items that refuse late writes can go, too."""
 
     def over(self) -> bool:
-        """Tell whether the time of this go is used up."""
+        """Tell whether the time of this attempt is used up."""
         return monotonic() >= self.ends_at
 
 
 class Step(Protocol):
-    """What a context offers the cascade."""
+    """A context's part of an account's deletion."""
 
     name: str
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of an account; True when nothing is.
+        """Delete the context's data of an account; True when none is left.
 
-        May be called again at any time, also beside itself.
+        May be called again at any time, also concurrently.
         """
         ...
 
 
 def offered() -> list[Step]:
-    """Make the step of each context whose `purge.py` has a function `purge`: those that need their repository only."""
+    """Return the steps of the contexts whose `purge.py` has a function `purge`; these need only their repository."""
     return [module.purge() for module in contexts.modules("purge") if hasattr(module, "purge")]

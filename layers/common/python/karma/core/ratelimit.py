@@ -1,7 +1,7 @@
-"""Token buckets: how often somebody may do something, and what to tell them about it.
+"""Token buckets limit how often somebody may do something, and tell when they may again.
 
 A bucket is one number, the moment at which it will be full again (GCRA's "theoretical arrival time", ITU-T I.371): a
-request moves it one interval ahead and is let through unless that takes it further ahead than the bucket is large. So
+request moves it one interval ahead and is allowed unless that takes it further ahead than the bucket is large. So
 there is nothing to refill, an absent bucket is a full one, and one conditional write decides (core/dynamo/buckets.py).
 """
 
@@ -24,34 +24,34 @@ _MAX_LOCAL = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many requests at once, and as many again spread over `per`."""
+    """`amount` requests at once, and as many again spread over `per`."""
 
     name: str
-    """Lower case and `_`: it stands in keys, headers and metrics."""
+    """Name in keys, headers and metrics: lower case and `_`."""
     amount: int
     per: timedelta
 
     @property
     def interval_ms(self) -> int:
-        """How long one request's place takes to become free again."""
+        """Milliseconds until the place of one request is free again."""
         return max(1, self.per // _MILLISECOND // self.amount)
 
     @property
     def size_ms(self) -> int:
-        """How far ahead of now a bucket may be."""
+        """Milliseconds by which the moment at which the bucket is full may be ahead of now."""
         return self.amount * self.interval_ms
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a bucket answered."""
+    """Answer of a bucket to one request."""
 
     limit: Limit
     allowed: bool
     remaining: int
-    """Requests that would be let through now."""
+    """Requests that would be allowed now."""
     wait_s: int
-    """Whole seconds until a request is let through; 0 while some remain."""
+    """Whole seconds until a request is allowed; 0 while some remain."""
     full_s: int
     """Whole seconds until the bucket is full again."""
 
@@ -71,10 +71,10 @@ class Decision:
 
 
 class Buckets(Protocol):
-    """Where buckets are kept."""
+    """A store of buckets."""
 
     def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
-        """Take one request out of the bucket of `key`, or say why not; `key` may be any text."""
+        """Take one request out of the bucket of `key`, which may be any text, if it has one."""
         ...
 
     def give_back(self, limit: Limit, key: str, *, now: datetime) -> None:
@@ -83,13 +83,13 @@ class Buckets(Protocol):
 
 
 class LocalBuckets:
-    """Buckets of this process alone, the 10,000 used last. They cost nothing, and each process has its own."""
+    """Buckets of this process alone, the 10,000 used last: without I/O, but each process counts for itself."""
 
     def __init__(self) -> None:
         self._full_at_ms: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
-        """See Buckets."""
+        """Take one request out of the bucket of `key`, as `Buckets.take` does."""
         now_ms = epoch_ms(now)
         place = (limit.name, key)
         before = max(now_ms, self._full_at_ms.get(place, 0))
@@ -102,21 +102,21 @@ class LocalBuckets:
         return Decision.of(limit, full_at_ms=after, now_ms=now_ms, allowed=allowed)
 
     def give_back(self, limit: Limit, key: str, *, now: datetime) -> None:
-        """See Buckets."""
+        """Put one request back, as `Buckets.give_back` does."""
         place = (limit.name, key)
         if self._full_at_ms.get(place, 0) > epoch_ms(now):
             self._full_at_ms[place] -= limit.interval_ms
 
 
 def latest_ms(limit: Limit, now_ms: int) -> int:
-    """When a bucket that still has room for one request will be full again, at the latest."""
+    """Return the latest moment, in epoch milliseconds, at which a bucket with room for one request is full again."""
     return now_ms + limit.size_ms - limit.interval_ms
 
 
 def network_of(address: str | None) -> str:
-    """Name the network that an IP address is counted as: IPv4 alone, IPv6 by /64, which one customer has to themselves.
+    """Name the network that an IP address is counted as: IPv4 by address, IPv6 by /64, the share of one customer.
 
-    What is no address shares one name.
+    Texts that are no address share the name "unknown".
     """
     try:
         found = ipaddress.ip_address(address or "")

@@ -1,4 +1,4 @@
-"""Repeating a write that met another one, from the reading on."""
+"""Repeats a read and the write based on it when another write came between."""
 
 from __future__ import annotations
 

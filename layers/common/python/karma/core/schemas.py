@@ -1,4 +1,4 @@
-"""Base of request bodies: a trust boundary refuses what it does not know."""
+"""Base and field types of request bodies, which refuse unknown fields."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ def _written_out(value: object) -> object:
 HTTPS_URL = (
     r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?([/?#][A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?"
 )
-"""A host without a user, and characters that RFC 3986 allows: no quote or bracket that would end an attribute of HTML.
+"""Pattern of an https:// URL: a host without a user, and characters that RFC 3986 allows: no quote or bracket that
+would end an attribute of HTML.
 
-Others are written percent-encoded, names of hosts as IDNA writes them.
+Other characters must be percent-encoded, names of hosts in IDNA's form.
 """
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(in_utc)]
-"""ISO 8601 with an offset or `Z`, in the years 1 to 9999 of UTC, which it is converted to."""
+"""A moment, ISO 8601 with an offset or `Z`, converted to UTC, in which it is in the years 1 to 9999."""
 ShownMoment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """A moment as answers show it (karma.core.clock.iso)."""
 Day = Annotated[date, BeforeValidator(_written_out)]
-"""ISO 8601, `2026-01-31`."""
+"""A date, ISO 8601: `2026-01-31`."""
 Whole = Annotated[int, Field(strict=True)]
 """A JSON number without a fraction; pydantic alone would also read text and booleans."""
 Number = Annotated[float, Field(strict=True)]
 """A JSON number."""
 Version = Annotated[Whole, Field(ge=1, examples=[3])]
-"""Of the object that was read, so that nobody else's change is written over; `If-Match` says the same."""
+"""Version of the object that the caller read, so that another's change is not overwritten; same as `If-Match`."""
 
 
 def _shallow(value: dict[str, Any]) -> dict[str, Any]:
@@ -53,11 +54,11 @@ def _shallow(value: dict[str, Any]) -> dict[str, Any]:
 
 
 FreeForm = Annotated[dict[str, Any], AfterValidator(_shallow)]
-"""An object whose members are its sender's, nested no deeper than karma.core.freeform says."""
+"""An object whose members its sender chooses, nested no deeper than `karma.core.freeform.MAX_LEVELS`."""
 
 
 def json_of_at_most(limit: int) -> Any:
-    """Refuse what takes more bytes as JSON, or cannot be written as such: `Annotated[FreeForm, ...]`."""
+    """Refuse a value that is no JSON or has more than `limit` bytes as such; for `Annotated[FreeForm, ...]`."""
 
     def check(value: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -85,9 +86,9 @@ def judged(judge: Callable[[str], object]) -> Any:
 
 
 def left_out() -> Any:
-    """Make the default of a member that may be left out, but not be null.
+    """Return the default of a field that may be left out, but not be null.
 
-    The attribute is None then, which its type does not say: whether it was given, `model_fields_set` tells. The
+    A field left out is None, which its type does not say: `model_fields_set` tells whether it was given. The
     description of the API shows neither null nor a default.
     """
     return Field(default_factory=_nothing)

@@ -1,7 +1,7 @@
 """Secrets by ARN, as JSON objects, read from Secrets Manager and kept for at most five minutes.
 
 Not through Powertools Parameters: importing it costs .14 of a boto3 client's start, at the first request of every
-function that reads a secret (benchmarks/), for what is a dictionary with an age.
+function that reads a secret (benchmarks/), to do no more than this cache.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class SecretUnusable(RuntimeError):
 
 
 def get(arn: str, *, max_age_s: float = MAX_AGE_S) -> dict[str, object]:
-    """Return a secret's JSON object, at most five minutes old, or less.
+    """Return a secret's JSON object, read at most `max_age_s` seconds ago.
 
     Raises:
-        SecretUnusable: stored value is not a JSON object.
+        SecretUnusable: the secret is not a JSON object.
         SecretsUnavailable: Secrets Manager did not answer.
     """
     kept = _kept.get(arn)
@@ -62,7 +62,7 @@ def read(arn: str) -> tuple[dict[str, object], str]:
     """Return a secret's JSON object as it is now, and the id of its version.
 
     Raises:
-        SecretUnusable: stored value is not a JSON object.
+        SecretUnusable: the secret is not a JSON object.
         SecretsUnavailable: Secrets Manager did not answer.
     """
     with _errors():
@@ -80,11 +80,11 @@ def write(arn: str, value: Mapping[str, object], *, seen: str) -> None:
     """Replace a secret whose version is `seen`.
 
     Secrets Manager has no conditional put, but moves a label only away from the version that the caller names: the
-    value is put as a version that nobody reads, then AWSCURRENT is moved to it. A death in between changes nothing.
+    value is put as a version that nobody reads, then AWSCURRENT is moved to it. A crash in between changes nothing.
 
     Raises:
-        StaleVersion: somebody else has replaced it since.
-        SecretsUnavailable: it may have been replaced, or not.
+        StaleVersion: the secret's version is not `seen` any more.
+        SecretsUnavailable: Secrets Manager did not answer; the secret may have been replaced or not.
     """
     with _errors():
         manager = aws.client("secretsmanager")
@@ -99,7 +99,7 @@ def write(arn: str, value: Mapping[str, object], *, seen: str) -> None:
 
 
 def strings(arn: str, field: str, *, max_age_s: float = MAX_AGE_S) -> tuple[str, ...]:
-    """Return the non-empty strings of a list field, such as the values valid during a rotation; () when none is set."""
+    """Return the non-empty strings of a list field, such as the values valid during a rotation; () without any."""
     if not arn:
         return ()
     found = get(arn, max_age_s=max_age_s).get(field, ())

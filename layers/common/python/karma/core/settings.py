@@ -1,6 +1,6 @@
 """Environment variables become one frozen dataclass a function; nothing else reads the environment.
 
-A function declares what it needs and nothing more:
+A function declares the variables that it needs, and no others:
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(FunctionSettings):
@@ -27,7 +27,7 @@ class SettingsError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionSettings:
-    """What every function is given."""
+    """Settings that every function has."""
 
     stage: str
     """Name of the deployment: `local`, `dev`, `prod` or a developer's own."""

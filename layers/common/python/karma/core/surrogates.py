@@ -1,7 +1,8 @@
-r"""JSON with lone surrogates, as programs write it that cut texts between the two halves of a character.
+r"""JSON with lone surrogates, written by programs that cut texts between the two halves of a character.
 
 `"\ud83d"` without its other half is valid by JSON's grammar and no text in UTF-8: orjson refuses it, as storage and
-other APIs do. Who resends a conversation cannot mend it, so each is read as U+FFFD, the replacement character.
+other APIs do. A client that resends a conversation cannot correct it, so each is read as U+FFFD, the replacement
+character.
 
 A half in one piece of a text is lone only if the next piece does not begin with the other: such pieces are read with
 `loads_in_pieces` and joined by a `Joiner`.
@@ -21,21 +22,21 @@ _ESCAPE = re.compile(
 
 
 def loads(data: bytes | str) -> Any:
-    """Read JSON as orjson does, with lone surrogates replaced.
+    """Parse JSON as orjson does, with lone surrogates replaced by U+FFFD.
 
     Raises:
-        orjson.JSONDecodeError: it is not JSON.
+        orjson.JSONDecodeError: the text is not JSON.
     """
     return _loads(data, keeps_halves=False)
 
 
 def loads_in_pieces(data: bytes | str) -> Any:
-    """Read JSON as orjson does, but keep lone surrogates: their other halves may be in the JSON that comes next.
+    """Parse JSON as orjson does, but keep lone surrogates: their other halves may be in the JSON that comes next.
 
-    What is not joined by a `Joiner` is to go through `whole`.
+    Texts of the result must go through a `Joiner` or `whole`.
 
     Raises:
-        orjson.JSONDecodeError: it is not JSON.
+        orjson.JSONDecodeError: the text is not JSON.
     """
     return _loads(data, keeps_halves=True)
 
@@ -53,7 +54,7 @@ def _loads(data: bytes | str, *, keeps_halves: bool) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """Replace lone surrogates in a text, or in all texts of a value as JSON has them; two halves become one again."""
+    """Replace lone surrogates in a text, or in all texts of a JSON value, by U+FFFD; two matching halves are joined."""
     if isinstance(value, str):
         return _whole(value)
     if isinstance(value, dict):
@@ -62,7 +63,7 @@ def whole(value: Any) -> Any:
 
 
 class Joiner:
-    """Makes the pieces of one text whole: a first half at the end of a piece waits for the next one."""
+    """Joins the pieces of one text: the first half of a character at the end of a piece is kept for the next one."""
 
     __slots__ = ("_half",)
 
@@ -70,7 +71,7 @@ class Joiner:
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Take the next piece; return what is complete with it, which may be nothing."""
+        """Take the next piece; return the text that is complete with it, perhaps ""."""
         if self._half and piece:
             piece, self._half = self._half + piece, ""
         if piece and "\ud800" <= piece[-1] <= "\udbff":
@@ -78,7 +79,7 @@ class Joiner:
         return _whole(piece)
 
     def end(self) -> str:
-        """End the text; return U+FFFD for a half that still waits, else nothing."""
+        """End the text; return U+FFFD for a half whose other half did not come, else ""."""
         rest, self._half = self._half, ""
         return _whole(rest)
 

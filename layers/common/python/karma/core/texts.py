@@ -1,4 +1,4 @@
-"""A long text that arrives in small pieces, kept in few objects: ten thousand deltas would be as many strings."""
+"""Collects a long text that arrives in small pieces in few objects, rather than in a string for each of its deltas."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one place that says what is wrong with a field: in our words, by the kind of error, without patterns and types.
+"""Messages about wrong fields, in words for senders of JSON, by kind of error and without patterns and types.
 
-Pydantic tells its errors in terms of Python: `Input should be a valid dictionary`, `Value error, …`, patterns.
-Callers send JSON, and are told of JSON.
+Pydantic describes errors in terms of Python: `Input should be a valid dictionary`, `Value error, …`, patterns.
+Callers send JSON, so their messages speak of JSON.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def form(pattern: str, words: str) -> str:
 
 
 def worded(error: Mapping[str, Any]) -> str:
-    """Say what is wrong, of an error as pydantic lists it, `ctx` included."""
+    """Describe an error as pydantic lists it, `ctx` included."""
     kind, given = str(error["type"]), error.get("ctx") or {}
     if kind == "string_pattern_mismatch":
         return _pattern(str(given.get("pattern", "")))

@@ -15,14 +15,14 @@ M = TypeVar("M", bound=Item)
 
 
 class Page(NamedTuple, Generic[M]):
-    """One page of a query; `last` is where the next one starts, None at the end."""
+    """One page of a query; `last` is the start of the next page, None at the end."""
 
     items: list[M]
     last: dict[str, str] | None
 
 
 def get(kind: type[M], key: Key, *, consistent: bool = False) -> M | None:
-    """Read one item; None when absent, or when something of another type has the key."""
+    """Read one item; None when it is absent or the item under the key is of another type."""
     with storage_errors():
         data = connection_of(kind).get_item(key.pk, range_key=key.sk, consistent_read=consistent).get("Item")
     if not data:
@@ -43,8 +43,8 @@ def put(item: Item, condition: Condition | None = None) -> None:
     """Write an item under its version lock: a new one must not exist, a loaded one must be unchanged.
 
     Raises:
-        ConditionFailed: it exists, was changed, or `condition` is false.
-        PayloadTooLarge: it has more than 400 KB.
+        ConditionFailed: a new item exists already, a loaded one was changed, or `condition` is false.
+        PayloadTooLarge: the item has more than 400 KB.
     """
     with storage_errors(item.get_save_kwargs_from_instance):
         connection_of(type(item))
@@ -58,7 +58,8 @@ def update(item: M, actions: Iterable[Action], condition: Condition | None = Non
     way the version goes up by one.
 
     Raises:
-        ConditionFailed, PayloadTooLarge: as above.
+        ConditionFailed: the item does not exist, was changed (`locked`), or `condition` is false.
+        PayloadTooLarge: the item would have more than 400 KB.
     """
     actions = list(actions)
     with storage_errors(lambda: actions):
@@ -74,7 +75,7 @@ def update(item: M, actions: Iterable[Action], condition: Condition | None = Non
 
 
 def upsert(item: M, actions: Iterable[Action], condition: Condition | None = None) -> M:
-    """Like `update`, and creates the item when it is absent and `condition` allows that."""
+    """Change attributes as `update` does, and create the item when it is absent and `condition` allows that."""
     actions = [*type(item).identity_actions(), *actions]
     with storage_errors(lambda: actions):
         connection_of(type(item))
@@ -87,7 +88,7 @@ def delete(item: Item, condition: Condition | None = None, *, locked: bool = Fal
     """Delete an item; deleting an absent one succeeds unless `condition` says otherwise.
 
     Raises:
-        ConditionFailed: `condition` is false, or with `locked` somebody changed it.
+        ConditionFailed: `condition` is false, or `locked` is set and the item has changed since it was loaded.
     """
     with storage_errors():
         connection_of(type(item))
@@ -97,7 +98,7 @@ def delete(item: Item, condition: Condition | None = None, *, locked: bool = Fal
 def count(
     kind: type[Item], pk: str, range_condition: Condition | None = None, *, most: int, index: Gsi1 | None = None
 ) -> int:
-    """Count items by one Query call, no further than `most` of them or 1 MB; each is paid for as if it were read."""
+    """Count items by one Query call, up to `most` of them or 1 MB; each costs as much as reading it."""
     with storage_errors():
         # Not PynamoDB's own `count`, which goes on past any limit.
         answer = connection_of(kind).query(

@@ -4,9 +4,10 @@
 | --- | --- | --- |
 | bucket | LIMIT#<limit>#<first half of the key's SHA-256> | BUCKET |
 
-A bucket that is full is set to now + interval, one that is not is moved by an interval; DynamoDB has no `max`, so these
-are two updates with conditions that exclude each other. The first is tried first: whoever asks rarely needs one call,
-and so does whoever is refused, because the failed condition brings the item along. No update depends on what was read.
+An item holds the moment at which its bucket is full again. Taking a request sets a full bucket to now + interval and
+moves another one by an interval; DynamoDB has no `max`, so these are two updates with conditions that exclude each
+other. The first is tried first, so a caller who asks rarely needs one call, and so does one who is refused, because the
+failed condition returns the item. No update depends on an earlier read.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ _BACK = _Update("SET #full = #full - :interval", "#full > :now", _FULL_AT, {})
 
 
 class DynamoBuckets:
-    """Buckets in the identity table; the clock is the caller's, so processes whose clocks differ differ by as much."""
+    """Buckets in the identity table. The clock is the caller's, so decisions are off by as much as clocks differ."""
 
     def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
-        """See Buckets.
+        """Take one request out of the bucket of `key`, or say why not, as `Buckets.take` does.
 
         Raises:
-            StorageThrottled, StorageUnavailable: nothing was decided.
+            StorageThrottled, StorageUnavailable: DynamoDB did not answer; nothing was decided.
         """
         now_ms = epoch_ms(now)
         latest = latest_ms(limit, now_ms)
@@ -74,15 +75,15 @@ class DynamoBuckets:
         raise StorageThrottled("The database is busy; try again")  # the item was deleted between the updates, each time
 
     def give_back(self, limit: Limit, key: str, *, now: datetime) -> None:
-        """See Buckets.
+        """Put one request back, as `Buckets.give_back` does.
 
         Raises:
-            StorageThrottled, StorageUnavailable: it is not known to be back.
+            StorageThrottled, StorageUnavailable: DynamoDB did not answer; the request may not be back.
         """
         self._update(limit, key, _BACK, {":now": epoch_ms(now), ":interval": limit.interval_ms})
 
     def _update(self, limit: Limit, key: str, update: _Update, values: Mapping[str, int]) -> tuple[bool, int]:
-        """Return whether the update was made, and when the bucket will be full, after or without it."""
+        """Return whether the update was made, and the moment at which the bucket is full, after or without it."""
         pk = f"LIMIT#{limit.name}#{hashlib.sha256(key.encode()).hexdigest()[:32]}"
         numbers: dict[str, Any] = {name: {"N": str(number)} for name, number in values.items()}
         with storage_errors():

@@ -1,9 +1,4 @@
-"""Counts of a list's rows, folded from the table's stream by the router: exact once all records have arrived.
-
-A counter item stands beside the rows it counts, in their partition: pk of the rows, sk `COUNTER#<name>`. Records of
-one partition reach the router in order, so a record counts only when its sequence number is above the last one
-folded; a repeat of a batch changes nothing.
-"""
+"""Counts of a list's rows, summed from the table's stream: exact once all records have arrived."""
 
 from __future__ import annotations
 
@@ -22,22 +17,22 @@ _SEQUENCE_DIGITS = 40
 
 
 def counter_key(pk: str, name: str) -> Key:
-    """Key of the counter of a partition's rows."""
+    """Return the key of the counter of a partition's rows."""
     return Key(pk, f"COUNTER#{name}")
 
 
 class CounterAttributes:
-    """Mixed into a table's counter item: `class DeviceCounter(CounterAttributes, DevicesItem, discriminator="...")`."""
+    """Attributes of a counter; mixed in: `class DeviceCounter(CounterAttributes, DevicesItem, discriminator="...")`."""
 
     value = NumberAttribute(default=0)
     last_sequence = UnicodeAttribute(null=True)
 
 
 def fold(counter: Item, *, change: int, sequence_number: str, require_parent: Callable[[Transaction], None]) -> bool:
-    """Add `change` unless this record or a later one was folded already; tell whether it counted.
+    """Add `change` unless this record or a later one was counted already; return whether it counted.
 
-    The first record makes the counter, in a transaction that `require_parent` may let fail with NotFound: records of
-    rows that went with their owner bring no counter back.
+    The first record creates the counter in a transaction to which `require_parent` adds a condition, failing with
+    NotFound, that the owner of the rows exists: deletions of rows together with their owner create no counter anew.
     """
     kind = type(counter)
     assert issubclass(kind, CounterAttributes)  # noqa: S101  a wiring error, not an input

@@ -1,4 +1,4 @@
-"""DynamoDB's errors in our words, translated by code at the call."""
+"""Translates DynamoDB's errors, by their code, into errors of this code base."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ ITEM_BYTES = 400 * 1024
 
 
 class ConditionFailed(Exception):
-    """The item was not in the state that the write asked for. Repositories turn it into a domain error."""
+    """The item was not in the state that the write required. Repositories turn it into a domain error."""
 
 
 @contextmanager
 def storage_errors(sent: Callable[[], object] | None = None) -> Iterator[None]:
-    """Translate what PynamoDB, or the client itself, raises.
+    """Translate errors of PynamoDB and of the DynamoDB client.
 
     Args:
-        sent: returns what was to be written; DynamoDB says in words only that an item is too large.
+        sent: returns the attributes or updates to write; by their size an item that is too large is told from other
+            invalid requests, since DynamoDB has no error code for it.
 
     Raises:
         ConditionFailed: a condition was false; nothing was written.
-        PayloadTooLarge: so is the item; nothing was written.
+        PayloadTooLarge: the item has more than 400 KB; nothing was written.
         StorageThrottled, StorageUnavailable: the write may be tried again (karma.core.faults).
-        PynamoDBException, ClientError: DynamoDB refused the call with any other code; untouched.
+        PynamoDBException, ClientError: DynamoDB refused the call with any other code; raised unchanged.
     """
     try:
         yield
@@ -42,12 +43,12 @@ def storage_errors(sent: Callable[[], object] | None = None) -> Iterator[None]:
 
 
 def raise_public(exc: Exception, cause: BaseException | None, sent: Callable[[], object] | None = None) -> NoReturn:
-    """Raise the public error of what a call of DynamoDB failed with, or `exc` itself when it has none.
+    """Raise the public error for a failed call of DynamoDB, or `exc` itself when there is none.
 
     Args:
-        exc: what was raised.
-        cause: what botocore raised inside of it.
-        sent: as of `storage_errors`.
+        exc: the exception that was raised.
+        cause: the exception of botocore inside of it.
+        sent: as in `storage_errors`.
     """
     if code_of(cause) == "ConditionalCheckFailedException":
         raise ConditionFailed from exc
@@ -61,12 +62,12 @@ def raise_public(exc: Exception, cause: BaseException | None, sent: Callable[[],
 
 
 def too_large() -> PayloadTooLarge:
-    """Return the error of an item that DynamoDB does not hold."""
+    """Return the error of an item that is larger than DynamoDB stores."""
     return PayloadTooLarge("This is larger than the database holds in one piece")
 
 
 def bytes_at_least(sent: object) -> int:
-    """Measure attributes, or updates of them, no smaller than DynamoDB does: types and placeholders count here too."""
+    """Measure attributes, or updates of them, at no less than DynamoDB does: types and placeholders count too."""
     if isinstance(sent, str):
         return len(sent.encode())
     if isinstance(sent, bytes | bytearray):

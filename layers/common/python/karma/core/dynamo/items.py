@@ -1,8 +1,8 @@
-"""Base of every stored item, and how a context's items find their table.
+"""Base of every stored item, and the connection of a context's items to their table.
 
     class DevicesItem(Item):                 # one base a context and table
         class Meta(TableMeta):
-            logical = "devices"              # karma.core.dynamo.tables knows the deployed one
+            logical = "devices"              # karma.core.dynamo.tables maps it to the deployed table
 
     class DeviceItem(DevicesItem, discriminator="device"):
         name = UnicodeAttribute()
@@ -37,16 +37,16 @@ class TableMeta:
     """Settings of PynamoDB that all tables share; time-outs and retries are those of karma.core.aws."""
 
     logical: ClassVar[str]
-    """Logical name of the table."""
+    """Logical name of the table, such as `devices`."""
     table_name: ClassVar[str] = "unbound"
-    """Name of the deployed one, where PynamoDB looks for it; `connection_of` sets it."""
+    """Name of the deployed table, in which PynamoDB reads and writes; `connection_of` sets it."""
 
 
 class Gsi1(GlobalSecondaryIndex[Any]):
-    """The one index of a table; items are in it only while they carry gsi1pk."""
+    """The only index of a table; it holds the items that have gsi1pk."""
 
     class Meta:
-        """How PynamoDB names the index."""
+        """The index's settings for PynamoDB."""
 
         index_name = "gsi1"
         projection = AllProjection()
@@ -62,13 +62,13 @@ class Item(Model):
     sk = UnicodeAttribute(range_key=True)
     type = DiscriminatorAttribute()
     schema = NumberAttribute(default=1)
-    """Layout number of this item; repositories upgrade older ones when they read them."""
+    """Layout number of this item; repositories upgrade older layouts when they read them."""
     version = VersionAttribute()
     created_at = UnicodeAttribute(null=True)
     """ISO 8601 UTC with milliseconds."""
     updated_at = UnicodeAttribute(null=True)
     expires_at = NumberAttribute(null=True)
-    """Epoch seconds after which DynamoDB may delete the item, days late: readers compare it as well."""
+    """Epoch seconds after which DynamoDB may delete the item, days late, so readers compare it too. None: never."""
     gsi1pk = UnicodeAttribute(null=True)
     gsi1sk = UnicodeAttribute(null=True)
     gsi1 = Gsi1()
@@ -81,25 +81,27 @@ class Item(Model):
     def count_versions_from_stored(self) -> None:
         """Make the next update add one to the stored version.
 
-        An item that was named by its key and not loaded knows no version; PynamoDB would set it back to 1, and an
-        older reader's lock would hold again.
+        PynamoDB would set the version of an item that was named by its key, and not loaded, back to 1, and writes
+        locked on
+        an older version would succeed again.
         """
         if self.version is None:
             self.version = 0
 
     @classmethod
     def identity_actions(cls) -> list[Action]:
-        """What an update must set besides its own attributes when it may create the item."""
+        """Return the actions that an update needs besides its own when it may create the item."""
         return [cls.type.set(cls), cls.schema.set(cls.schema | 1)]
 
 
 def connection_of(kind: type[Item]) -> TableConnection:
-    """Return the connection to an item's table, with the process's one client in it.
+    """Return the connection to an item's table, over the process's one client.
 
-    PynamoDB would otherwise build a client a table, at 50 ms each, and look the table's keys up by DescribeTable.
+    PynamoDB would otherwise build a client for each table, at 50 ms each, and look up the table's keys by
+    DescribeTable.
 
     Raises:
-        TableUnbound: the process was not told which table it is.
+        TableUnbound: the process has no deployed table bound to the item's logical one.
     """
     table = _base_of(kind)
     meta: Any = table.Meta
@@ -114,5 +116,5 @@ def connection_of(kind: type[Item]) -> TableConnection:
 
 @cache
 def _base_of(kind: type[Item]) -> type[Item]:
-    """Return the class that names the table: its connection is the one of all that derive from it."""
+    """Return the class that names the table; it and all classes derived from it share one connection."""
     return next(each for each in kind.__mro__ if "Meta" in vars(each))

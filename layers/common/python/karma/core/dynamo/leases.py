@@ -4,10 +4,10 @@
 | --- | --- | --- | --- |
 | leases | LEASES#<pool>#<first half of the holder's SHA-256> | LEASES | place_<n> = <until, 13 digits of ms>#<token> |
 
-A place is free when its attribute is absent or its time is over, which text comparison tells, since the time comes
-first and has 13 digits until the year 2286. The first place is tried at random, so whoever holds few leases needs one
-call; a refused update brings the item along, which shows the places that are free, or that none is. No update depends
-on what was read: two processes that try one place are told apart by its condition.
+A place is free when its attribute is absent or its time is past; texts compare as times, since the time comes
+first and has 13 digits until the year 2286. The first place is tried at random, so a holder of few leases needs one
+call; a refused update returns the item, which shows the free places. No update depends on an earlier read: of two
+processes that try one place, the condition refuses one.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NAMES = {"#type": "type", "#schema": "schema", "#expires": "expires_at"}
 
 
 class DynamoLeases:
-    """Leases in the identity table; the clock is the caller's, so processes whose clocks differ differ by as much."""
+    """Leases in the identity table. The clock is the caller's, so decisions are off by as much as clocks differ."""
 
     def take(self, pool: Pool, holder: str, *, now: datetime, until: datetime) -> Lease:
-        """Lease a free place of a holder, who may be any text, for no longer than the pool allows.
+        """Lease a free place to a holder, who may be any text, for no longer than the pool allows.
 
         Raises:
-            PoolIsFull: there is none.
-            StorageThrottled, StorageUnavailable: nothing is leased that anybody knows of; what may be ends by itself.
+            PoolIsFull: the holder has no free place.
+            StorageThrottled, StorageUnavailable: DynamoDB did not answer; a lease that was made all the same expires.
         """
         until = min(until, now + pool.longest)
         token = new_id()
@@ -66,10 +66,10 @@ class DynamoLeases:
         raise StorageThrottled("The database is busy; try again")
 
     def give_back(self, lease: Lease) -> None:
-        """Free the place of a lease; one that is over, or was given back before, stays as it is.
+        """Free the place of a lease; one that has expired, or was given back before, stays as it is.
 
         Raises:
-            StorageThrottled, StorageUnavailable: it is not known to be free; it ends by itself.
+            StorageThrottled, StorageUnavailable: DynamoDB did not answer; the place may stay leased until it expires.
         """
         mine = {":mine": {"S": f"{epoch_ms(lease.until):013d}#{lease.token}"}}
         self._update(lease.pool, lease.holder, lease.place, "REMOVE #place", "#place = :mine", mine, {})
@@ -84,7 +84,7 @@ class DynamoLeases:
         values: Mapping[str, Any],
         names: Mapping[str, str],
     ) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the update was made, and without it the item as it is."""
+        """Return whether the update was made, and, if it was not, the item as it is."""
         pk = f"LEASES#{pool.name}#{hashlib.sha256(holder.encode()).hexdigest()[:32]}"
         with storage_errors():
             try:
@@ -106,6 +106,6 @@ class DynamoLeases:
 
 
 def _end_ms(item: Mapping[str, Any], place: int) -> int:
-    """When a place's lease ends; 0 of a free one."""
+    """Return the moment at which a place's lease expires, in epoch milliseconds; 0 for a free place."""
     text: str = item.get(f"place_{place}", {}).get("S", "0")
     return int(text.partition("#")[0])

@@ -1,7 +1,8 @@
-"""Pages of a list, newest first, over one partition or over several that are read as one.
+"""Pages of a list, newest first, over one partition or over several that are read as one list.
 
-Several where one would take too many writes, or where a filter chooses among them. Sort keys begin with the moment in
-ISO 8601 and are unique over all partitions, so a page is named by the sort key where the one before ended.
+A list has several partitions where one would take too many writes, or where each has the items of one filter value.
+Sort keys begin with the moment in ISO 8601 and are unique over all partitions, so a page starts below the sort key
+at which the one before ended.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from karma.core.dynamo.items import Gsi1, Item, connection_of
 M = TypeVar("M", bound=Item)
 
 START, END = "0", "~"
-"""Sort before and behind every moment."""
+"""Texts that sort before and after every moment."""
 _ROUNDS = 5
 _MIN_READ = 100
 
 
 class Newest(NamedTuple, Generic[M]):
-    """One page; `below` is where the next one starts, None at the end."""
+    """One page; `below` is the start of the next page, None at the end."""
 
     items: list[M]
     below: str | None
@@ -46,13 +47,13 @@ def newest(
     most five times.
 
     Args:
-        kind: what is listed; items of other types are left out.
+        kind: type of the listed items; items of other types are left out.
         partitions: partition keys, of the index with `index`.
         limit: items on the page at the most.
-        prefix: what sort keys begin with, before the moment.
+        prefix: text of the sort keys before the moment.
         since: the oldest moment, inclusive.
-        below: where the page starts, exclusive: a moment, or `below` of the page before.
-        index: read the index gsi1.
+        below: start of the page, exclusive: a moment, or `below` of the page before.
+        index: reads the index gsi1, not the table.
         filter_condition: drops items after they were read and paid for.
     """
     found: list[M] = []
@@ -64,7 +65,7 @@ def newest(
             _page(kind, each, (prefix + since, prefix + below), read, filter_condition, index=index)
             for each in partitions
         ]
-        # Below the highest place where a partition broke off, items of others would come too early.
+        # Below the highest sort key at which a partition's page ended, that partition may have items not read yet.
         cut = max((last for _, last in pages if last is not None), default="")
         ready = [
             (key, item) for items, _ in pages for key, item in items if cut <= key and key.removeprefix(prefix) < below

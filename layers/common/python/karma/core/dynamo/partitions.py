@@ -1,4 +1,4 @@
-"""Removing whole partitions, page by page, by keys alone: what the items are need not be known here."""
+"""Deletes whole partitions, page by page, by keys alone; the types of the items need not be known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRIES = 5
 
 
 def pages(table: type[Item], pk: str, *, prefix: str = "", index: Gsi1 | None = None) -> Iterator[list[Key]]:
-    """Read the keys of a partition, one Query a page: strongly consistent, but not those of an index."""
+    """Yield the keys of a partition, one Query a page; strongly consistent, except from an index."""
     sort_key = table.sk if index is None else table.gsi1sk
     start: Any = None
     while True:
@@ -38,10 +38,10 @@ def pages(table: type[Item], pk: str, *, prefix: str = "", index: Gsi1 | None = 
 
 
 def delete_keys(table: type[Item], keys: Sequence[Key]) -> None:
-    """Delete items by key, 25 a call; absent ones are deleted already.
+    """Delete items by key, 25 a call; absent ones count as deleted.
 
     Raises:
-        StorageThrottled: some are left.
+        StorageThrottled: DynamoDB did not process all deletes; some items are left.
     """
     for at in range(0, len(keys), _BATCH):
         left: list[Any] = [{"pk": {"S": key.pk}, "sk": {"S": key.sk}} for key in keys[at : at + _BATCH]]
@@ -65,7 +65,7 @@ def empty(
     index: Gsi1 | None = None,
     keep: Collection[str] = (),
 ) -> bool:
-    """Delete what a partition holds but for the sort keys of `keep`; False when the time was over before the end."""
+    """Delete a partition's items except those with the sort keys of `keep`; False when `purge`'s time ended before."""
     for page in pages(table, pk, prefix=prefix, index=index):
         if purge.over():
             return False

@@ -1,7 +1,7 @@
-"""What repeatable requests made: the second line behind a request's idempotency record, which a crash may leave open.
+"""Records of the objects that repeatable requests created, for when a crash left the idempotency record unfinished.
 
-The record of a request stands beside what it made, in its partition, and is written in the same transaction: pk of the
-partition, sk `REQUEST#<token>`. A repeat within the day finds it there, and makes nothing.
+The record of a request is in the same partition as the object it created, and is written in the same transaction: pk
+of the partition, sk `REQUEST#<token>`. A repeat within a day finds it there, and creates nothing.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 
 KEPT: Final = timedelta(hours=24)
-"""As long as idempotency records are."""
+"""Life of a record, the same as that of idempotency records."""
 
 
 class RequestAttributes:
-    """Mixed into a table's item: `class TaskRequestItem(RequestAttributes, TasksItem, discriminator="...")`."""
+    """Attributes of a record; mixed in: `class TaskRequestItem(RequestAttributes, TasksItem, discriminator="...")`."""
 
     made_id = UnicodeAttribute()
 
 
 def request_key(pk: str, token: str) -> Key:
-    """Key of what a request made in a partition."""
+    """Return the key of a request's record in a partition."""
     return Key(pk, f"REQUEST#{token}")
 
 
 def note_request(tx: Transaction, record: Item, made_id: str, *, at: datetime, repeated: AppError) -> None:
-    """Let the transaction fail with `repeated` when the request made something before, else say what it makes."""
+    """Add the record of a request to its transaction, which fails with `repeated` when the request has one already."""
     kind = type(record)
     assert issubclass(kind, RequestAttributes)  # noqa: S101  a wiring error, not an input
     now, made_at = epoch_ms(at) // 1000, iso(at)
@@ -44,7 +44,7 @@ def note_request(tx: Transaction, record: Item, made_id: str, *, at: datetime, r
             kind.updated_at.set(made_at),
             kind.expires_at.set(now + int(KEPT.total_seconds())),
         ],
-        # One that is over may still lie there: TTL deletes late.
+        # An expired record may still exist: TTL deletes late.
         kind.pk.does_not_exist() | (kind.expires_at <= now),
         on_fail=repeated,
     )

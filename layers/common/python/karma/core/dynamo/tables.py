@@ -1,12 +1,11 @@
-"""Names of the deployed tables behind the logical ones that code speaks of.
+"""Map from the logical names of tables, which code uses, to the deployed ones.
 
-A context names its table by what it is for (`identity`, `devices`, `work`); which table of the account that is, a
-function is told by its settings. Its composition root says so once, before the first request:
+A context names its table by its purpose (`identity`, `devices`, `work`); the settings of a function have the name of
+the deployed table. Its composition root binds them once, before the first request:
 
     bind_tables(settings)            # identity_table, devices_table, ... of the settings
 
-Whatever reads or writes asks `deployed` at each call, so that no repository is given a table, or has to be made for its
-table to be known.
+Reads and writes ask `deployed` at each call, so that repositories need not be given a table.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ _deployed: dict[str, str] = {}
 
 
 class TableUnbound(RuntimeError):
-    """The process was not told which table of the account is behind a logical one."""
+    """The process has no deployed table bound to a logical name."""
 
 
 def bind_tables(settings: FunctionSettings) -> None:
-    """Tell the process which tables its settings name: each field `<logical name>_table`."""
+    """Bind the tables that the settings name: each field `<logical name>_table`."""
     given = asdict(settings).items()
     bind_names({field.removesuffix(_SUFFIX): name for field, name in given if field.endswith(_SUFFIX)})
 
 
 def bind_names(deployed: Mapping[str, str]) -> None:
-    """Tell the process which deployed tables are behind logical ones, beside those that it was told of before."""
+    """Bind logical names to deployed tables; names bound before and not given stay."""
     _deployed.update(deployed)
 
 
@@ -39,7 +38,7 @@ def deployed(logical: str) -> str:
     """Return the name of the deployed table.
 
     Raises:
-        TableUnbound: the process's settings have none for it.
+        TableUnbound: no table is bound to the logical name.
     """
     try:
         return _deployed[logical]

@@ -23,13 +23,14 @@ from karma.core.errors import AppError, StorageThrottled
 from karma.core.faults import code_of
 
 _PAUSES_S = (0.05, 0.1, 0.2)
-"""Between attempts while another transaction holds an item, such as two that check the same parent at one moment.
+"""Pauses between attempts while another transaction holds an item, such as two that check the same item at once.
 
-DynamoDB cancels the later one at once, and the SDK does not repeat it."""
+DynamoDB cancels the later one at once, and the SDK does not repeat it.
+"""
 MAX_ITEMS = 100
 """DynamoDB's limit on one transaction."""
 _MAX_BYTES = 4 * 1024 * 1024
-"""Likewise."""
+"""DynamoDB's limit on the sizes of all items of one transaction together."""
 
 
 class _Held(Exception):
@@ -112,11 +113,11 @@ class Transaction:
         """Write everything or nothing; try again, for up to .4 s, while another transaction holds an item.
 
         Raises:
-            AppError: the `on_fail` of the first write whose condition was false.
-            ConditionFailed: that write had none.
-            PayloadTooLarge: an item has more than 400 KB, or all together more than 4 MB.
-            StorageThrottled: others never let go of an item, or the table is throttled; try again.
-            StorageUnavailable: DynamoDB did not answer. All may have been written or nothing: what is repeated under
+            AppError: a condition was false; the `on_fail` of the first such write.
+            ConditionFailed: a condition was false, and the first such write has no `on_fail`.
+            PayloadTooLarge: an item has more than 400 KB, or all items together more than 4 MB.
+            StorageThrottled: other transactions held an item during all attempts, or the table is throttled.
+            StorageUnavailable: DynamoDB did not answer. All may have been written or nothing: a request repeated under
                 an Idempotency-Key finds its record, which is part of the transaction (karma.core.dynamo.requests).
         """
         if not self._tables:

@@ -1,4 +1,4 @@
-"""Lists that sweeps work through: an item that cannot be read never keeps a sweep from those behind it."""
+"""Lists of items that a sweep works through; an unreadable item never keeps a sweep from those that follow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class Work(NamedTuple, Generic[R]):
-    """What one page holds for a sweep; `last` is where the next one starts, None at the end."""
+    """One page of a sweep's items; `last` is the start of the next page, None at the end."""
 
     items: list[R]
     last: dict[str, str] | None
@@ -34,11 +34,11 @@ def query_work(
     """Run one Query call on the index, and read each item by itself.
 
     Args:
-        kind: what is worked on; items of other types are left out.
+        kind: type of the items; items of other types are left out.
         pk: partition of the index.
         range_condition: condition on its sort key.
-        read: makes of an item what the sweep needs, None to leave it out; TypeError and ValueError tell that the item
-            does not hold what its type promises. It is then logged by its key, counted and left out.
+        read: converts an item, None to leave it out; TypeError and ValueError mean that the item's attributes are not
+            those of its type. It is then logged by its key, counted and left out.
         limit: items read at the most.
         start: `last` of the page before.
     """

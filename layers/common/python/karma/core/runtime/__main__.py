@@ -1,4 +1,4 @@
-"""`python -m karma.core.runtime module:app`, started by a function's bootstrap."""
+"""Entry point of functions that stream, `python -m karma.core.runtime module:app`, started by their bootstrap."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Client of the Lambda Runtime API, version 2018-06-01: what AWS's own clients send, no more.
+"""Client of the Lambda Runtime API, version 2018-06-01: it sends the same as AWS's own clients.
 
     GET  /runtime/invocation/next             wait for work
     POST /runtime/invocation/<id>/response    the response, streamed in chunks
@@ -35,16 +35,16 @@ class RuntimeApiRefused(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One event, and what Lambda says about it."""
+    """One event with Lambda's data on its invocation."""
 
     request_id: str
     payload: bytes
     deadline_ms: int
-    """Milliseconds since the epoch at which Lambda stops the environment."""
+    """Moment in milliseconds since the epoch at which Lambda stops the environment."""
     function_arn: str = ""
     trace_id: str = ""
     invocation_id: str = ""
-    """Echoed in the answer when given, so that a late answer cannot be taken for another invocation's."""
+    """Sent back with the answer when given, so that a late answer is not taken for another invocation's."""
 
 
 class RuntimeApi:
@@ -58,8 +58,8 @@ class RuntimeApi:
         """Wait for the next invocation; Lambda freezes the process meanwhile.
 
         Raises:
-            RuntimeApiRefused: the environment is over.
-            OSError: the Runtime API is gone.
+            RuntimeApiRefused: the Runtime API answered with an error; the environment must end.
+            OSError: the Runtime API cannot be reached.
         """
         reply = self._get(f"{_ROOT}/invocation/next")
         headers = reply.headers
@@ -168,8 +168,8 @@ class ResponseStream:
         """Wait until Lambda has taken the response; one that could not be sent whole drops the connection instead.
 
         Raises:
-            OSError: the Runtime API is gone.
-            RuntimeApiRefused: it did not accept the response.
+            OSError: the Runtime API cannot be reached.
+            RuntimeApiRefused: the Runtime API did not accept the response.
         """
         if self.broken:
             self._connection.close()

@@ -1,8 +1,9 @@
 """One invocation between an ASGI app and the Runtime API.
 
 Each body message leaves as a chunk of its own, at once. As ASGI demands, nothing is sent before the first body message
-(an app that wants its headers out early sends an empty one with `more_body`); a failure up to there is still a 502.
-A client that left is not noticed: AWS tells nobody. `http.disconnect` is received once the response is complete.
+(an app that wants its headers out early sends an empty one with `more_body`); a failure before that is still a 502.
+A client that disconnects is not noticed: AWS does not report it. `http.disconnect` is received once the response is
+complete.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class Exchange:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the app has sent its last body message."""
+        """Tell whether the app has sent its last body message."""
         return self._complete.is_set()
 
     async def receive(self) -> Message:
-        """ASGI `receive`: the whole body in one message, then the end of the exchange when it comes."""
+        """Return the next message, as ASGI's `receive`: the whole body, then `http.disconnect` after the response."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -43,10 +44,10 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI `send`.
+        """Send a message of the response, as ASGI defines `send`.
 
         Raises:
-            ProtocolViolation: the message is not allowed here.
+            ProtocolViolation: the message is not allowed in this state of the response.
             OSError: the response cannot be delivered any more.
         """
         if message["type"] == "http.response.start":
@@ -76,7 +77,7 @@ class Exchange:
             await self._stream.end()
 
     async def fail(self, fault: Fault) -> None:
-        """Tell Lambda that the app failed, where that is still possible.
+        """Report to Lambda that the app failed, unless the response is complete or broken.
 
         Raises:
             OSError: the response cannot be delivered any more.

@@ -1,4 +1,4 @@
-"""What the Runtime API is told about a failure, and the one log line that goes with it."""
+"""Failures as they are reported to the Runtime API and in one log line."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Fault:
         return cls(name, _text_of(error)[:_MESSAGE_CHARACTERS], tuple(trace))
 
     def body(self) -> bytes:
-        """The error as JSON, with the keys that AWS's own streaming client sends."""
+        """Return the error as JSON, with the keys that AWS's own streaming client sends."""
         fields = {"errorType": self.error_type, "errorMessage": self.message, "trace": self.trace}
         return json.dumps(fields, separators=(",", ":")).encode()
 
     def trailers(self) -> dict[str, str]:
-        """The error as trailers of a response that has begun."""
+        """Return the error as trailers of a response that has begun."""
         return {ERROR_TYPE_HEADER: self.error_type, ERROR_BODY_TRAILER: base64.b64encode(self.body()).decode("ascii")}
 
 

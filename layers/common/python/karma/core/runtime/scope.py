@@ -1,6 +1,6 @@
 """Function URL event, payload version 2.0, to ASGI scope. HTTP API events have the same shape and are served too.
 
-What Lambda knows beyond HTTP is in `scope["extensions"]`, where an app under another server simply does not find it:
+Lambda's data beyond HTTP is in `scope["extensions"]`, which another server does not fill:
 
     karma.deadline    {"epoch_ms": int}  when Lambda stops the environment
     karma.invocation  {"request_id": str, "function_arn": str, "trace_id": str, "request_context": dict}
@@ -99,7 +99,7 @@ def _parse(payload: bytes) -> dict[str, Any]:
 
 
 def _headers(event: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Header pairs in lower case; cookies come in a list of their own and are one header again."""
+    """Return header pairs with names in lower case; the event's separate list of cookies becomes one header again."""
     pairs = [
         (str(name).lower().encode("latin-1", "replace"), str(value).encode("utf-8", "replace"))
         for name, value in (event.get("headers") or {}).items()

@@ -5,7 +5,7 @@
                     after-hooks                --fail--> restore/error, exit 65
     for ever: next -> the app -> response          (a failed app costs its invocation, never the process)
 
-The event loop runs during invocations only. What an app leaves running behind its response stands still until the next
+The event loop runs during invocations only. Tasks that an app leaves running after its response pause until the next
 one, as everything in Lambda does. The ASGI lifespan protocol is not run: Lambda has no shutdown to pair it with, and
 whatever a startup would open, SnapStart would clone.
 """
@@ -45,10 +45,10 @@ class AppNotFound(RuntimeError):
 
 
 def load_app(target: str) -> AsgiApp:
-    """Import `module:attribute`.
+    """Import and return the app at `module:attribute`.
 
     Raises:
-        AppNotFound: not of that form, or the attribute is missing or not callable.
+        AppNotFound: the text is not of that form, or the attribute is missing or not callable.
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
@@ -80,8 +80,8 @@ async def answer(app: AsgiApp, request: Request, stream: ResponseStream) -> None
     """Run the app for one request and deliver what it sends.
 
     Raises:
-        OSError: the Runtime API is gone.
-        RuntimeApiRefused: it did not accept the answer.
+        OSError: the Runtime API cannot be reached.
+        RuntimeApiRefused: the Runtime API did not accept the answer.
     """
     exchange = Exchange(request.body, stream)
     try:
@@ -100,7 +100,7 @@ async def answer(app: AsgiApp, request: Request, stream: ResponseStream) -> None
 
 
 def _read(api: RuntimeApi, invocation: Invocation) -> Request | None:
-    """Return the request of an invocation; one that is none is answered with an error."""
+    """Return the request of an invocation; None, after reporting an error, when the event is not an HTTP request."""
     try:
         return to_request(invocation)
     except UnsupportedEvent as exc:

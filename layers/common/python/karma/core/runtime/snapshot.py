@@ -1,4 +1,4 @@
-"""SnapStart hooks: what runs before the snapshot is taken, and in each clone before its first request.
+"""SnapStart hooks: functions that run before the snapshot is taken, or in each clone before its first request.
 
 In Lambda the registry is AWS's own module `snapshot_restore_py`, so that the managed runtime's functions and the stream
 function share these registrations; elsewhere the lists of this module stand in. Before-hooks run in reverse order.
@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 Hook = Callable[[], object]
-# What AWS's registry holds: a callable with the arguments it was registered with.
+# Entry of AWS's registry: a callable with the arguments it was registered with.
 _Registered = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
 
 _before: list[_Registered] = []
@@ -25,7 +25,7 @@ _after: list[_Registered] = []
 
 
 def before_snapshot(hook: Hook) -> Hook:
-    """Register what runs at the end of init, last registered first."""
+    """Register a function that runs at the end of init; the last registered runs first."""
     registry = _aws_registry()
     if registry is None:
         _before.append((hook, (), {}))
@@ -35,7 +35,7 @@ def before_snapshot(hook: Hook) -> Hook:
 
 
 def after_restore(hook: Hook) -> Hook:
-    """Register what runs in each restored clone, first registered first."""
+    """Register a function that runs in each restored clone; the first registered runs first."""
     registry = _aws_registry()
     if registry is None:
         _after.append((hook, (), {}))
@@ -45,7 +45,7 @@ def after_restore(hook: Hook) -> Hook:
 
 
 def run_before_snapshot() -> None:
-    """Run and consume the before-hooks; what they raise propagates."""
+    """Run and unregister the before-hooks; their exceptions propagate."""
     registry = _aws_registry()
     hooks: list[_Registered] = _before if registry is None else registry.get_before_snapshot()
     while hooks:

@@ -45,7 +45,7 @@ class ReplyParser:
 
         Raises:
             RuntimeApiUnreachable: the peer closed in the middle of the response.
-            ValueError: not HTTP/1.x.
+            ValueError: the response is not HTTP/1.x.
         """
         if not data:
             return self._at_end_of_stream()
@@ -60,7 +60,7 @@ class ReplyParser:
 
     @property
     def untouched(self) -> bool:
-        """Whether no byte of a response has arrived."""
+        """Tell whether no byte of a response has arrived."""
         return not self._status and not self._buffer
 
     def _read_head(self, head: bytes) -> None:
@@ -228,7 +228,7 @@ class Connection:
             self._draining = None
 
     async def read_reply(self) -> Reply:
-        """Wait for the answer to what was streamed.
+        """Wait for the answer to the streamed request.
 
         Raises:
             OSError: the connection broke.
