@@ -1,15 +1,15 @@
-"""What is new of a client's messages, checked and made ready to be stored.
+"""Finds the new messages of a request, checks them and prepares them for storage.
 
 A client sends its whole history with each request, and cannot change what it was given: a limit on all of it would one
-day refuse every request of a conversation. So
+day refuse every request of a conversation. Therefore
 
-- what the server holds already, by id or by content, is neither measured nor looked at: it is taken from the store;
-- only what asks now may be refused (`requests.asking`). A message that was refused stays in its client's list: behind
-  the next one it is passed over, and named;
-- what costs little is checked of all parts before anything is fetched, and that before any pixels are inflated;
-- nothing is kept here: what a refused request brings is gone with it;
-- a client whose copy is much larger than ours, a photo in base64 or a long result, is told ours: what it resends would
-  grow until no body holds it.
+- a message that the server holds already, by id or by content, is not checked: the stored one is used;
+- only the messages that ask for an answer now (`messages.asking`) may be refused. A refused message stays in its
+  client's list: in later requests it is left out, with a note;
+- cheap checks of all parts come before anything is fetched, and fetching before any pixels are inflated;
+- nothing is stored here: media of a refused request are dropped with it;
+- a client whose copy is much larger than the stored message (a photo in base64, a long result) is sent the stored one:
+  else its requests would grow beyond the limit of a body.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
 
 MAX_NEW_MEDIA = 20
-"""Of one request; a conversation may have more."""
+"""New media of one request at the most; a conversation may have more."""
 MAX_TAKING_S = 30.0
-"""For the new media of one request, which are fetched one after the other; one that was begun is waited for."""
+"""Seconds for the new media of one request, which are fetched one after the other; a begun fetch is finished."""
 MAX_NEW_BYTES = 15 * 1024 * 1024
-"""Of the new media of one request, whatever they are named by: as much as one request of the model holds."""
+"""Bytes of the new media of one request at the most: as many as one request to the model may have."""
 _LARGER_CHARS = 4 * 1024
-"""By how much a client's copy of a message may be larger than ours; a link to an attachment has up to 2,000."""
+"""Characters by which a client's copy of a message may be larger than ours; a link to an attachment has up to 2,000."""
 _REASON_CHARS = 500
 
 
 class Admitted(NamedTuple):
-    """The messages of a request as they go on."""
+    """Messages of a request, checked and ready to be merged into the thread."""
 
     sent: tuple[Sent, ...]
     notes: tuple[Note, ...]
-    """Names each part of the request that was passed over, and why."""
+    """One note for each part of the request that was left out, with the reason."""
     is_lighter: bool
-    """Whether a client that was told ours would send much less from then on."""
+    """A client that was sent the stored messages would send much less from then on."""
     kept: Mapping[str, bytes]
-    """Contents that these messages refer to, by id: they are kept once the messages are stored."""
+    """Attachments that these messages refer to, by id; to be stored once the messages are."""
 
 
 class Arrivals:
-    """Admits the messages of requests."""
+    """Checks the messages of requests."""
 
     def __init__(self, library: Library, *, now_s: Callable[[], float] = monotonic) -> None:
         self._library = library
@@ -71,13 +71,13 @@ class Arrivals:
     def admit(
         self, user_id: UserId, stored: Sequence[Message], sent: Sequence[Sent], unread: Sequence[Unread] = ()
     ) -> Admitted:
-        """Check what is new, and put the store's copy in the place of what is held. Nothing is kept yet.
+        """Check new messages, and replace those that the store holds by the stored ones. Nothing is stored yet.
 
         May block: URLs are fetched and files read.
 
         Raises:
-            ValidationFailed: one entry a part that the model would not take, or a text that is too long, of the
-                messages that ask now.
+            ValidationFailed: a message that asks for an answer now has a part that the model would not accept, or a
+                text that is too long; one entry a part.
         """
         known = _Known(stored)
         sent = said(sent, known.ids)
@@ -99,7 +99,7 @@ class Arrivals:
             admitted.append(each._replace(message=message))
             is_lighter |= _weight(given.content) > _weight(message.content) + _LARGER_CHARS
         asked = [_New(each.at, given) for each, given in new if each.at in newest]
-        if not admission.take(asked):  # first: nothing else is looked at for a request that is refused
+        if not admission.take(asked):  # first: the history of a request that is refused is not checked
             details = [error for one in asked for error in one.errors]
             raise ValidationFailed("Request validation failed", details=details)
         earlier = [_New(each.at, given) for each, given in new if each.at not in newest]
@@ -123,7 +123,7 @@ class Arrivals:
 def recognise(
     user_id: UserId, stored: Sequence[Message], sent: Sequence[Sent], unread: Sequence[Unread] = ()
 ) -> tuple[Sent, ...]:
-    """Put the store's copy in the place of what is held; what is new stays as it was sent, unchecked."""
+    """Replace messages that the store holds by the stored ones; new ones stay as they were sent, unchecked."""
     known = _Known(stored)
     found: list[Sent] = []
     for each in said(sent, known.ids):
@@ -138,7 +138,7 @@ def recognise(
 
 
 class _Known:
-    """The messages that the store holds, by what a client's copy of one is known by."""
+    """The messages that the store holds, found by id or, for a user's, by content."""
 
     def __init__(self, stored: Sequence[Message]) -> None:
         self._held: dict[str, list[Message]] = {}
@@ -150,11 +150,11 @@ class _Known:
 
     @property
     def ids(self) -> Collection[str]:
-        """All that are held."""
+        """Return the ids of all stored messages."""
         return self._held.keys()
 
     def of(self, given: Message) -> Message | None:
-        """Find the stored message that a client's is its copy of."""
+        """Find the stored message of which a client's is a copy; None: it is new."""
         if given.id in self._held:
             return next((message for message in self._held[given.id] if is_held(message, given)), None)
         if given.role != "user" or isinstance(given.content, str) or not given.content:
@@ -164,7 +164,7 @@ class _Known:
         return next((message for message in reversed(same) if is_same_content(message.content, given.content)), None)
 
     def by_id(self, message_id: str, role: str) -> Message | None:
-        """Find the stored message of an id and a role."""
+        """Find the stored message of an id and a role; None: there is none."""
         found = self._held.get(message_id, ()) if message_id else ()
         return next((message for message in found if message.role == role), None)
 
@@ -176,7 +176,7 @@ def _passed_over(at: int, errors: Sequence[Mapping[str, str]]) -> Note:
 
 
 def _as_stored(given: Message, stored: Message) -> Message:
-    """Give a copy the store's content where that is the same in another form: media by reference, long results cut."""
+    """Replace a copy's content by the stored one where that has another form: media by reference, long results cut."""
     is_cut = given.role == "tool" and isinstance(given.content, str) and len(given.content) > MAX_MESSAGE_BYTES // 4
     if given.role == "user" or is_cut:
         return replace(given, content=stored.content)
@@ -184,7 +184,7 @@ def _as_stored(given: Message, stored: Message) -> Message:
 
 
 def _weight(content: str | Sequence[Json]) -> int:
-    """Count the characters of texts and sources."""
+    """Return the number of characters of texts and sources."""
     if isinstance(content, str):
         return len(content)
     sources = [part.get("source") for part in content]
@@ -194,7 +194,7 @@ def _weight(content: str | Sequence[Json]) -> int:
 
 
 def is_held(stored: Message, given: Message) -> bool:
-    """Tell whether a client's message is its copy of a stored one. Only a user's words can be edited under their id."""
+    """Tell whether a client's message is its copy of a stored one. Only a user's can be edited under its id."""
     if stored.role != given.role:
         return False
     if given.role == "tool":
@@ -204,7 +204,7 @@ def is_held(stored: Message, given: Message) -> bool:
 
 @dataclass
 class _New:
-    """One message that the store does not hold, on its way there."""
+    """A message that the store does not hold, while it is checked."""
 
     at: int
     message: Message
@@ -212,16 +212,16 @@ class _New:
     taken: dict[int, Taken] = field(default_factory=dict)
     """Media by the index of their part."""
     texts: dict[int, str] = field(default_factory=dict)
-    """Texts that stand in the place of too long ones, by the part's place; -1 where the content itself is a text."""
+    """Texts that replace too long ones, by the index of their part; -1: the content itself is a text."""
     kept: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def parts(self) -> Sequence[Json]:
-        """Its content parts, none where it is a text."""
+        """Return its content parts; () when the content is a text."""
         return () if isinstance(self.message.content, str) else self.message.content
 
     def name_of(self, part: int) -> str:
-        """Return the name of a part's source."""
+        """Return the path of a part's source, as errors name it."""
         return f"messages.{self.at}.content.{part}.source"
 
     def stored(self) -> Message:
@@ -236,7 +236,7 @@ class _New:
 
 
 class _Admission:
-    """The new messages of one request: what costs little is checked of all before anything is done for one."""
+    """Checks the new messages of one request: cheap checks of all come before anything costly for one."""
 
     def __init__(self, library: Library, user_id: UserId, now_s: Callable[[], float]) -> None:
         self._library = library
@@ -248,7 +248,7 @@ class _Admission:
         self._until_s = now_s() + MAX_TAKING_S
 
     def take(self, messages: Sequence[_New]) -> bool:
-        """Take messages, all or none; their errors say why not."""
+        """Check messages, all or none; return whether all are accepted, else they have errors."""
         for step in (self._measure, self._look, self._fetch, self._inflate):
             for one in messages:
                 step(one)
@@ -280,7 +280,7 @@ class _Admission:
                     one.kept |= kept
 
     def _look(self, one: _New) -> None:
-        """Check the structure of what the request itself holds."""
+        """Check the structure of media that the request itself contains."""
         for i, part in enumerate(one.parts):
             if part["type"] == "text":
                 continue
@@ -292,7 +292,7 @@ class _Admission:
                 self._one(one, i, part)
 
     def _fetch(self, one: _New) -> None:
-        """Read what the request only names."""
+        """Read media that the request only names."""
         for i, part in enumerate(one.parts):
             if part["type"] == "text" or is_inline(part):
                 continue

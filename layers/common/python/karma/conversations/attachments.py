@@ -1,16 +1,16 @@
-"""What a conversation refers to instead of holding it: media and long results of tools.
+"""Attachments of conversations: media and long results of tools, to which messages refer.
 
-A part of a message names its medium by a source. As clients send it, and as it is kept:
+A part of a message names its medium by a source, as clients send it or as it is stored:
 
-| sent | kept |
+| sent | stored |
 |---|---|
 | `data`: base64 or a `data:` URL | `data` up to `INLINE_CHARS`; else the store has the bytes and a `file` names them |
 | `url`: https, or a `data:` URL | fetched at once, then as `data`: a URL may be gone by the next turn |
 | `file`: `devices/<device>/files/<file>` | the same name; the file stays the device's and is read for each run |
 | `file`: `attachments/<id>`, or a `url` that was given for it | the same name; an id that this store gave |
 
-A client that resends its conversation would send each medium with every message, until no body holds them. It is given
-`url` sources in their place (`Library.linked`), which its screen can show, and which are known when they come back,
+A client that resends its conversation would send each medium with every message, until a body is too large. It is
+sent `url` sources instead (`Library.linked`), which its screen can show, and which are recognised when they come back,
 also after they have expired.
 
 Each medium is checked by its bytes before anything is stored. What cannot be read when a run needs it (a file that was
@@ -46,34 +46,34 @@ from karma.core.errors import InvalidTransition, NotFound, PayloadTooLarge
 from karma.core.ids import UserId
 
 INLINE_CHARS = 8 * 1024
-"""Of base64 that stays within its message, in the store and in each request of its client."""
+"""Characters of base64 of a medium that stays within its message, in the store and in each request of its client."""
 MAX_RESULT_BYTES = 64 * 1024
-"""Of a tool's result; a larger one would crowd everything else out of the model's window."""
+"""Bytes of a tool's result; a larger one would fill too much of the model's context window."""
 MAX_BYTES = MAX_MEDIA_CHARS * 3 // 4
 _LOADED_CHARS = 20 * 1024 * 1024
-"""Of media that are read for one request of the model, the newest first."""
+"""Characters of base64 of the media that are read for one request of the model, the newest first."""
 
 _FILE = re.compile(r"devices/([^/]{1,64})/files/([^/]{1,64})")
 _ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
 _LINK = re.compile(r"https?://[^?#]*/attachments/([^/?#]+)/([0-9a-f]{64})(?:\?[^#]*)?")
 _FETCHED = "url_sha256"
-"""Member of a stored part whose medium was fetched: which URL that was."""
+"""Member of a stored part whose medium was fetched: the SHA-256 of its URL."""
 TOO_MANY_PIXELS = f"brings the pixels of new images to more than {MAX_INFLATED_BYTES} bytes"
 SOURCES = "base64 data, an https: URL, or a file named devices/<device id>/files/<file id>"
 
 
 class Taken(NamedTuple):
-    """A part whose medium was read and has the structure of what it is."""
+    """A part whose medium was read and has a valid structure."""
 
     part: Json
-    """As it is stored."""
+    """The part as it is stored."""
     raw: bytes
     kept: Mapping[str, bytes]
-    """Contents that have to be kept for it, by id."""
+    """Bytes that have to be stored for the part, by attachment id."""
 
 
 class Library:
-    """Takes and shows what conversations refer to. All calls may block."""
+    """Reads, stores and loads the attachments of conversations. All calls may block."""
 
     def __init__(self, store: Attachments, files: DeviceFiles, fetch: Fetch) -> None:
         self._store = store
@@ -81,10 +81,10 @@ class Library:
         self._fetch = fetch
 
     def take(self, user_id: UserId, part: Json) -> Taken:
-        """Read a part's medium and check its structure. Its pixels are still to be inflated, and nothing is kept yet.
+        """Read a part's medium and check its structure. Its pixels are still to be inflated, and nothing is stored yet.
 
         Raises:
-            UnreadableMedia: the model could not be shown it; the message says why.
+            UnreadableMedia: the model could not be shown the medium; the message says why.
         """
         source, kind = part.get("source"), str(part.get("type"))
         if not isinstance(source, Mapping):
@@ -109,12 +109,12 @@ class Library:
         raise UnreadableMedia(f"must be {SOURCES}")
 
     def keep(self, user_id: UserId, kept: Mapping[str, bytes]) -> None:
-        """Keep what `take` and `cut` named, by id. To keep it again changes nothing."""
+        """Store the bytes that `take` and `cut` returned, by id. Storing them again changes nothing."""
         for data in kept.values():
             self._store.keep(user_id, data)
 
     def linked(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
-        """Put URLs that are good for some hours where messages name attachments, for a screen to show them."""
+        """Replace names of attachments in messages by URLs that are valid for some hours, for a screen to show."""
 
         def link(part: Json) -> Json:
             source = part.get("source")
@@ -131,13 +131,13 @@ class Library:
         ]
 
     def shorten(self, user_id: UserId, text: str) -> str:
-        """Keep a long result of a tool whole; returns its beginning, and says so. A short one stays as it is."""
+        """Store a long result of a tool; return its beginning with a note. A short result is returned as it is."""
         shown, kept = cut(text, whole_to_bytes=MAX_RESULT_BYTES)
         self.keep(user_id, kept)
         return shown
 
     def show(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
-        """Put the media where messages only name them: the newest ones, as much as one request holds."""
+        """Load the media that messages name, the newest ones, up to the limit of one request of the model."""
         left, pixels = _LOADED_CHARS, MAX_INFLATED_BYTES
         shown: list[Message] = []
         for message in reversed(messages):
@@ -161,7 +161,7 @@ class Library:
         return shown[::-1]
 
     def _shown(self, user_id: UserId, part: Json, most_pixels: int) -> tuple[Json, int]:
-        """Load one medium; returns the bytes that were inflated for it beside it."""
+        """Load one medium; return its part and the bytes that were inflated for it."""
         source = part["source"]
         assert isinstance(source, Mapping)  # noqa: S101  by _is_named
         value = str(source.get("value"))
@@ -198,7 +198,7 @@ class Library:
 
 
 def is_inline(part: Json) -> bool:
-    """Tell whether a part holds its medium itself, so that nothing has to be read for it."""
+    """Tell whether a part contains its medium, so that nothing has to be read for it."""
     source = part.get("source")
     if not isinstance(source, Mapping):
         return False
@@ -208,11 +208,11 @@ def is_inline(part: Json) -> bool:
 
 
 def cut(text: str, *, whole_to_bytes: int) -> tuple[str, dict[str, bytes]]:
-    """Shorten a long result of a tool: returns its beginning, which names the whole, and the whole by its id.
+    """Shorten a long result of a tool; return its beginning with the id of the whole, and the whole by its id.
 
     Args:
         text: the result.
-        whole_to_bytes: how many it may have and stay whole; what is longer is cut to `MAX_RESULT_BYTES`.
+        whole_to_bytes: bytes up to which it stays whole; a longer one is cut to `MAX_RESULT_BYTES`.
     """
     data = text.encode("utf-8", "replace")
     if len(data) <= whole_to_bytes:
@@ -228,14 +228,14 @@ def cut(text: str, *, whole_to_bytes: int) -> tuple[str, dict[str, bytes]]:
 
 
 def attachment_id(data: bytes) -> str:
-    """Return the id under which a store keeps these bytes: the same bytes of an account are kept once."""
+    """Return the id under which a store has these bytes; an account's equal bytes are stored once."""
     return hashlib.sha256(data).hexdigest()
 
 
 def copies_of(stored: Message, given: Message) -> dict[str, bytes]:
-    """Return by id the media that a stored message names and a client's copy of it still holds.
+    """Return by id the media that a stored message names and a client's copy of it still contains.
 
-    They are kept again with each answer that is asked for: a process may have died before it had kept them.
+    They are stored again with each request: a process may have crashed before it had stored them.
     """
     if isinstance(stored.content, str) or isinstance(given.content, str):
         return {}
@@ -264,12 +264,12 @@ def _data(medium: Medium) -> Json:
 
 
 def names_media(messages: Sequence[Message]) -> bool:
-    """Tell whether there is anything to load for these messages."""
+    """Tell whether messages name media that must be loaded."""
     return any(not isinstance(m.content, str) and any(map(_is_named, m.content)) for m in messages)
 
 
 def named(user_id: UserId, message: Message) -> Message:
-    """Put the names of a user's attachments where a message has the URLs that `Library.linked` gave for them."""
+    """Replace the URLs that `Library.linked` made of a user's attachments by the names of the attachments."""
     if isinstance(message.content, str):
         return message
     return replace(message, content=tuple(_named(user_id, part) for part in message.content))
@@ -286,7 +286,7 @@ def _named(user_id: UserId, part: Json) -> Json:
 
 
 def in_words(part: Json) -> Json:
-    """Say in words which file a part names, for clients whose protocol has no `file` sources."""
+    """Replace a part with a `file` source by a text that names the file, for protocols without such sources."""
     source = part.get("source")
     if isinstance(source, Mapping) and source.get("type") == "file":
         return {"type": "text", "text": f"[{part['type']} {source.get('value')}]"}
@@ -294,7 +294,7 @@ def in_words(part: Json) -> Json:
 
 
 def is_same_content(stored: str | Sequence[Json], given: str | Sequence[Json]) -> bool:
-    """Compare a client's copy of a user's message with ours, whose media may be held in another way."""
+    """Tell whether a client's copy of a user's message has the stored content, whose media may be in another form."""
     ours, theirs = list(_parts(stored)), list(_parts(given))
     return len(ours) == len(theirs) and all(map(_is_same_part, ours, theirs))
 
@@ -313,7 +313,7 @@ def _is_same_part(stored: Json, given: Json) -> bool:
 
 
 def is_same_medium(stored: Json, given: Json) -> bool:
-    """Tell whether a part that a client sends again is the one that was stored, whichever way each names its medium."""
+    """Tell whether a part that a client sends again is the stored one, however each names its medium."""
     if stored.get("type") != given.get("type"):
         return False
     ours, theirs = stored.get("source"), given.get("source")
@@ -322,7 +322,7 @@ def is_same_medium(stored: Json, given: Json) -> bool:
     value = str(theirs.get("value"))
     is_data = theirs.get("type") == "data" or value[:5].lower() == "data:"
     if theirs.get("type") == "url" and not is_data:
-        return stored.get(_FETCHED) == _digest(value)  # what it names may have changed: it is not fetched again
+        return stored.get(_FETCHED) == _digest(value)  # the content may have changed: it is not fetched again
     if not is_data:
         return ours.get("type") == theirs.get("type") and ours.get("value") == value
     data = value.partition(",")[2] if value[:5].lower() == "data:" else value
@@ -334,7 +334,7 @@ def is_same_medium(stored: Json, given: Json) -> bool:
 
 @lru_cache(maxsize=32)
 def _digest_of_base64(data: str) -> str:
-    """Return the id that the store gives what this encodes; one medium is compared with each of a thread."""
+    """Return the attachment id of the encoded bytes; cached, as a medium is compared with each of a thread."""
     try:
         return hashlib.sha256(base64.b64decode(data, validate=True)).hexdigest()
     except ValueError:

@@ -1,22 +1,23 @@
-"""Where a client's history and the stored thread meet: what is added, after which message, and what is passed over.
+"""Merges a client's history into the stored thread: which messages are new, and which message they follow.
 
-A thread is a tree of messages that only grows. A client sends the conversation as its user sees it; the way that it
-goes in the tree, as far as it is there, is where the run begins, and the rest is added behind it:
+A thread is a tree of messages that only grows. A client sends the conversation as its user sees it. The branch of the
+tree that equals its beginning is the start of the run's conversation; the remaining messages are added after it:
 
-    stored u1 a1 u2 a2, sent u1 a1 u2 a2 u3   u3 follows a2          the conversation goes on
-                        sent u1 a1 u2         nothing is added       the answer to u2 is asked for anew, beside a2
-                        sent u1 a1 u2* (edited, or another)          u2* follows a1, beside u2
+    stored u1 a1 u2 a2, sent u1 a1 u2 a2 u3   u3 follows a2          the conversation continues
+                        sent u1 a1 u2         nothing is added       u2 is answered anew, in a branch beside a2
+                        sent u1 a1 u2* (edited, or another)          u2* follows a1, in a branch beside u2
                         sent u1 a1            nothing to answer      the client is shown u1 a1
-                        sent u3 alone         u3 follows a2          who sends only what is new is understood, too
+                        sent u3 alone         u3 follows a2          clients may send only new messages
 
-The store is the truth about answers, calls and their results: of those the client's copy is only a reference, by id,
-by the id of a call, or by place where a client has no ids. What has no text to see (calls and results of our own tools)
-need not be sent again; a call of ours whose run broke off before its result is answered by a word that says so: turns
-are whole. A screen that ends within an answer, behind a call or a result, gets the rest of it, which its connection has
-lost; only users' messages are answered anew. Users' words are the client's. Results of calls are taken wherever they
-come; one that comes when the conversation has gone on stands at its end. Answers that we never gave are taken with a
-conversation that is new to the server, and are passed over otherwise: nothing that was sent is passed over without a
-note.
+- Answers, calls and their results are those of the store. The client's copies only refer to them: by id, by the id of
+  a call, or by place where a client has no ids.
+- Messages without visible text (calls and results of our own tools) need not be sent again. A call of ours whose run
+  ended before its result gets a result that says so, so that turns are complete.
+- A client whose history ends within an answer, after a call or a result, gets the rest, which its connection has lost;
+  only users' messages are answered anew. The text of users' messages is the client's.
+- Results of calls are accepted anywhere; one that comes after the conversation went on is placed at its end.
+- Answers that the server never gave are accepted in a conversation that is new to the server, else left out.
+- Everything that is left out gets a note.
 """
 
 from __future__ import annotations
@@ -36,33 +37,33 @@ from karma.core.ids import short_id
 
 
 class Note(NamedTuple):
-    """Something that the client sent and that was passed over."""
+    """A part of the request that was left out, and the reason."""
 
     field: str
     reason: str
 
 
 class Merged(NamedTuple):
-    """What a request makes of a thread."""
+    """Result of merging a request into a thread."""
 
     conversation: tuple[Message, ...]
-    """The branch, with what is new."""
+    """Messages of the branch, the new ones included."""
     after: int
-    """Position of the message that comes before what is new; -1 is the root."""
+    """Position of the message that the first new one follows; -1: the root."""
     new: tuple[Message, ...]
     notes: tuple[Note, ...]
     is_shown: bool
-    """Whether the client has the conversation as it is here; else it has to be told."""
+    """The client's copy is the same as `conversation`; else the client has to be sent it."""
 
 
 def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = (), *, own: Collection[str]) -> Merged:
-    """Find the branch that the client's messages go, and what they add to it.
+    """Find the branch that the client's messages continue, and the messages that they add to it.
 
     Args:
-        thread: what is stored.
+        thread: the stored thread.
         sent: the client's messages.
-        passed_over: which others it sent.
-        own: names of the tools whose results are the server's.
+        passed_over: notes on messages that were left out before.
+        own: names of the tools that run on the server.
 
     Raises:
         ValidationFailed: the message that asks for an answer is empty.
@@ -82,16 +83,16 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
 
 
 def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
-    """Tell whether a client sends the message that is being answered, so that it does not wait for that answer.
+    """Tell whether a client's request shows that it does not wait for the answer of a running run any more.
 
-    Nobody tells when a client leaves. But who has that message is the client that asked, or one that was shown its
-    conversation: to send it again, with more behind it, changed or for another answer, gives up the one on its way.
+    A disconnect is not reported. But only the client that asked, or one that was shown its conversation, has the
+    message that the run answers: sending it again, changed or not, gives up that answer.
 
     Args:
         began: the thread as it was when the run began.
         answers: position of the message that the run answers.
         sent: the messages of a request that is not the run's own, as `arrival.recognise` returns them.
-        own: names of the tools whose results are the server's.
+        own: names of the tools that run on the server.
     """
     way = [began.messages[position] for position in began.way_to(answers)]
     answered = next((message.id for message in reversed(way) if message.role == "user"), "")
@@ -107,7 +108,7 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
 
 
 class _Walk:
-    """The conversation so far, as positions of the tree and, behind those, as messages that are new."""
+    """The conversation so far: positions in the tree, followed by new messages."""
 
     def __init__(self, thread: Thread, passed_over: Sequence[Note], own: Collection[str]) -> None:
         self._thread = thread
@@ -116,23 +117,23 @@ class _Walk:
         self._way: list[int] = []
         self._new: list[Message] = []
         self._answer: Message | None = None
-        """The last message of the assistant, and the ids of its calls."""
+        """The last message of the assistant."""
         self._answer_calls: frozenset[str] = frozenset()
         self._results: dict[str, Message | None] = {}
-        """By the id of each call of the conversation: what answers it; None as long as nothing does."""
+        """Result of each call of the conversation by the call's id; None: no result yet."""
         self._own_calls: set[str] = set()
         self._open: dict[str, ToolCall] = {}
-        """Calls of our own tools in the last turn that have no result yet."""
+        """Calls of the server's own tools in the last turn that have no result yet."""
         self._is_completed = False
-        """Results stand in the conversation that the client did not send."""
+        """The conversation has results that the client did not send."""
         self._unreached: set[str] = set()
-        """Calls that were looked for in vain: nothing is behind a later place that was not behind an earlier one."""
+        """Ids of calls that were not found behind an earlier position, and so cannot be behind a later one."""
         self._held: list[Sent] = []
-        """Results, until it is known whether the conversation goes on behind them as it is stored."""
+        """Results that wait until it is known whether the stored conversation goes on behind them."""
         self._notes = list(passed_over)
         self._is_import = False
         self._is_anew = False
-        """This client makes its ids anew each time: none is known to a thread that has messages."""
+        """This client makes new ids each time: none is known to a thread that has messages."""
 
     @property
     def _here(self) -> int:
@@ -142,11 +143,11 @@ class _Walk:
         self._notes.append(Note(f"messages.{sent.at}", reason))
 
     def go_to(self, position: int) -> None:
-        """Begin at a message of the thread."""
+        """Begin after a message of the thread."""
         self._go(position)
 
     def follow(self, sent: Sequence[Sent]) -> None:
-        """Go the way of a whole conversation."""
+        """Follow the branch of a whole conversation."""
         self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
         self._is_anew = self._is_import and bool(self._thread.messages)
         self._is_import |= not self._thread.messages
@@ -165,9 +166,9 @@ class _Walk:
             self._to_the_end_of_the_answer()
 
     def _to_the_end_of_the_answer(self) -> None:
-        """Go on behind a call or a result that has something behind it: whose screen ends there has lost the rest.
+        """Continue to the end of an answer when the client's history ends at a call or a result within it.
 
-        It was done once; a model that is asked for it once more would call its tools again.
+        The rest exists; a model that is asked for it once more would call its tools again.
         """
         while not self._new and self._way and self._tree.message(self._here).role != "user":
             behind = [p for p in self._tree.behind.get(self._here, ()) if self._is_ours(self._tree.message(p))]
@@ -180,18 +181,18 @@ class _Walk:
         return message.role == "assistant" or (message.role == "tool" and message.tool_call_id in self._own_calls)
 
     def _by_place(self, message: Message) -> Message:
-        """Leave out an id that the thread does not know: the message is then known by place and content."""
+        """Drop an id that the thread does not know: the message is then found by place and content."""
         return message if message.id in self._tree.by_id else replace(message, id="")
 
     def add(self, sent: Sent) -> None:
-        """Take a message of a client that sends only what is new."""
+        """Add a message of a client that sends only new ones."""
         if sent.message.role == "user":
             self._append(sent.message)
         elif sent.message.role == "tool":
             self._result(sent)
 
     def _complete(self) -> None:
-        """Give each call of ours of the last turn its result: the stored one, else a word that there is none."""
+        """Give each of the server's calls in the last turn its result: the stored one, else that there is none."""
         for call in [] if self._is_import else list(self._open.values()):
             if call.id not in self._open:
                 continue
@@ -290,7 +291,7 @@ class _Walk:
             self._append(message)
 
     def _reach(self, call_id: str) -> bool:
-        """Go on to the message that makes this call, where a client answers a call that it did not send again."""
+        """Advance to the message with this call, for clients that send only its result; False: there is none."""
         if self._new or call_id in self._unreached:
             return False
         for position in reversed(self._tree.by_call.get(call_id, [])):
@@ -314,7 +315,7 @@ class _Walk:
         return is_part and message.content in ("", last.content)
 
     def _same_user(self, given: Message) -> int | None:
-        """Find the user's message of this id with these words; without an id, or without words, the other is enough."""
+        """Find the user's message of this id and content; without an id, or with no content, the other decides."""
         if not given.id:
             return self._find(
                 ("words", shape_of(given.content)), lambda stored: is_same_content(stored.content, given.content)
@@ -333,7 +334,7 @@ class _Walk:
         return self._tree.nearest_of(found)
 
     def _begun_answer(self, given: Message, calls: frozenset[str]) -> int | None:
-        """Find the answer that begins with this text: who lost its stream has that part, under an id of its own."""
+        """Find the answer that begins with this text: a client that lost its stream has a part, under its own id."""
 
         def begins(stored: Message) -> bool:
             whole, part = stored.content, given.content
@@ -343,7 +344,7 @@ class _Walk:
         return self._find("any answer", begins) if given.content else None
 
     def _with_calls(self, calls: frozenset[str], *, instead_of: int | None) -> int | None:
-        """Find the answer with these calls, where it comes no later than one that is there in any case."""
+        """Find the answer with these calls, no further on than `instead_of`, if that is given."""
         if self._new:
             return None
         rarest = min(calls, key=lambda call_id: self._tree.count(self._here, ("call", call_id)))
@@ -372,7 +373,7 @@ class _Walk:
         self._enter(message)
 
     def _enter(self, message: Message) -> None:
-        """Note what later messages refer to; a call that is made again waits for its result again."""
+        """Record what later messages refer to; a call that is made again waits for its result again."""
         if message.role == "assistant":
             self._answer = message
             self._answer_calls = frozenset(call.id for call in message.tool_calls)
@@ -388,7 +389,7 @@ class _Walk:
 
 
 class _Copies:
-    """Messages that a client holds without ids, by what each has in common with its copies."""
+    """Messages that a client sent without ids, by shape, to be compared with stored ones."""
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._by_shape: dict[object, list[Message]] = {}
@@ -405,7 +406,7 @@ class _Copies:
 
 
 def _is_whole(thread: Thread, sent: Sequence[Sent]) -> bool:
-    """Tell whether the client sends the conversation as it sees it, or only what is new to a thread that it names."""
+    """Tell whether the client sends the whole conversation, or only new messages of a thread that it names."""
     if not thread.messages or any(each.message.role == "assistant" for each in sent):
         return True
     ids = {message.id for message in thread.messages}
@@ -413,9 +414,9 @@ def _is_whole(thread: Thread, sent: Sequence[Sent]) -> bool:
 
 
 def _repeated(thread: Thread, sent: Sequence[Sent]) -> Sequence[int]:
-    """Return the positions of the user's words so far where a client without answers on its screen repeats them all.
+    """Return the positions of the user's messages when a client that keeps no answers repeats them all, else ().
 
-    It has no ids, or makes them anew. One message alone that was said before is said once more.
+    Such a client has no ids, or makes new ones. A single message equal to an earlier one is a new one.
     """
     held = [p for p in thread.way_to(thread.latest) if thread.messages[p].role == "user"]
     if len(sent) < max(len(held), 2) or any(each.message.role != "user" for each in sent):
@@ -428,10 +429,10 @@ def _repeated(thread: Thread, sent: Sequence[Sent]) -> Sequence[int]:
 
 
 def _with_words(thread: Thread, sent: Sequence[Sent]) -> tuple[list[Sent], list[Sent]]:
-    """Divide what a client sends into what says something or names a message of the thread, and the user's rest.
+    """Divide a client's messages into those with content or the id of a stored message, and empty ones of the user.
 
     Raises:
-        ValidationFailed: the message that asks for an answer is of the rest.
+        ValidationFailed: the message that asks for an answer is empty.
     """
     held = {message.id for message in thread.messages}
     written: list[Sent] = []

@@ -1,4 +1,4 @@
-"""Conversations: messages, the calls of tools in them, and the tree that a thread keeps of them. Frozen; no I/O."""
+"""Conversations: messages, the calls of tools in them, and threads, which are trees of messages. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from karma.core.ids import RunId, ThreadId, UserId
 
 MAX_ADDED_BYTES = 3_000_000
-"""What one write may add to a thread, as stored JSON: it shares a transaction of 4 MB with a segment of the log."""
+"""Bytes of stored JSON that a write may add to a thread: it shares a transaction of 4 MB with a segment of the log."""
 
 
 Json = Mapping[str, object]
@@ -26,7 +26,7 @@ def is_readable_id(text: str) -> bool:
 
 
 def is_in_urls(text: str) -> bool:
-    """Tell whether a URL can name what has this id, whatever stands between a client and us.
+    """Tell whether an id can be used in a URL path, whatever proxies are between a client and the server.
 
     A gateway decodes paths before we do, and clients resolve `.` and `..`, encoded or not.
     """
@@ -34,14 +34,14 @@ def is_in_urls(text: str) -> bool:
 
 
 class ThreadKey(NamedTuple):
-    """A thread belongs to its user; the id may be the client's own."""
+    """Key of a thread: its owner and its id, which the client may have chosen."""
 
     user_id: UserId
     thread_id: ThreadId
 
 
 class ToolCall(NamedTuple):
-    """One call a model asked for; `arguments` is JSON text as the model wrote it, "" read as `{}`."""
+    """A call of a tool by a model; `arguments` is JSON text as the model wrote it, "" stands for `{}`."""
 
     id: str
     name: str
@@ -53,7 +53,7 @@ Role = Literal["user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a thread, as the server keeps it."""
+    """One message of a thread, as the server stores it."""
 
     id: str
     role: Role
@@ -62,35 +62,35 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     failed: bool = False
-    """The tool's result reports a failure."""
+    """The result of a tool reports a failure."""
     blocks: Sequence[Json] = ()
-    """An assistant turn as the provider sent it, to be replayed unchanged to the same model."""
+    """Content of an assistant's turn as the provider sent it, to be sent back unchanged to the same model."""
     model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
-    """A conversation as stored, with all its branches; `version` 0 is one that does not exist yet.
+    """A conversation as stored, with all its branches; `version` 0: not stored yet.
 
     Messages are only ever added. Each follows another one: the one before it, or the one that `forks` names, where a
-    user went back and asked again. So every branch that ever was is the way from one of its messages to the root.
+    user went back and asked again. Every branch is the path from one of its messages to the root.
     """
 
     key: ThreadKey
     messages: tuple[Message, ...] = ()
     next_message: int = 0
-    """Number of messages, and the position of the next one."""
+    """Number of messages, and so the position of the next one."""
     forks: Mapping[int, int] = field(default_factory=dict)
-    """Positions of messages that do not follow the one before them, and which one they follow; -1 is the root."""
+    """Position of a message that does not follow the one before it -> position of the one it follows; -1: root."""
     version: int = 0
     active_run_id: RunId | None = None
 
     def parent(self, position: int) -> int:
-        """Return which message the one at this position follows; -1 for the first of a branch."""
+        """Return the position of the message that the one at this position follows; -1 for the first of a branch."""
         return self.forks.get(position, position - 1)
 
     def way_to(self, position: int) -> list[int]:
-        """List the positions of a branch from its beginning to this message; none for -1."""
+        """List the positions of a branch from its beginning to this message; [] for -1."""
         way: list[int] = []
         while position >= 0:
             way.append(position)
@@ -99,7 +99,7 @@ class Thread:
 
     @property
     def latest(self) -> int:
-        """The position of the message that was added last, the end of the branch that is spoken of now."""
+        """Return the position of the message that was added last, the end of the current branch; -1: none."""
         return self.next_message - 1
 
 
@@ -111,9 +111,9 @@ class History:
     n: int
     messages: tuple[Message, ...]
     after: int | None = None
-    """Position of the message that the first one follows; None is the one before it."""
+    """Position of the message that the first one follows; None: the one before it."""
 
     @property
     def fork(self) -> int | None:
-        """Position of the message that the first one follows where that is not the one before it."""
+        """Return the position of the message that the first one follows; None: it is the one before it."""
         return None if self.after == self.n - 1 else self.after

@@ -1,7 +1,7 @@
-"""What the model is shown of a conversation: calls with their results, and what the client's application adds.
+"""Prepares a conversation for the model: calls with their results.
 
-`system` and `developer` messages and `context` are of one request only: shown to the model as the application's wishes,
-behind our own instructions. Which messages a conversation consists of is decided in branches.py.
+`system` and `developer` messages and `context` of a client's application hold for one request only; the model is shown
+them after our own instructions. branches.py decides of which messages a conversation consists.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from karma.conversations.domain import Message, ToolCall
 from karma.core.ids import short_id
 
 STOPPED = '{"error":"The run ended before this call had a result. It may have taken effect or not."}'
-"""The result of a call of one of our own tools whose run was ended while it was under way."""
+"""The result of a call of a server's own tool whose run ended during the call."""
 
 
 def pending_calls(messages: Iterable[Message]) -> dict[str, ToolCall]:
-    """Calls without a result, in order."""
+    """Return the calls without a result, by id, in order."""
     pending: dict[str, ToolCall] = {}
     for message in messages:
         for call in message.tool_calls:
@@ -27,18 +27,18 @@ def pending_calls(messages: Iterable[Message]) -> dict[str, ToolCall]:
 
 
 def awaited_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
-    """Calls of the last model turn that still lack a result; those of earlier turns were passed over."""
+    """Return the calls of the last model turn that have no result; those of earlier turns were abandoned."""
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
     return tuple(pending_calls(messages[last:]).values())
 
 
 def stopped(call: ToolCall) -> Message:
-    """Answer a call of our own whose run ended without its result, so that the turn is whole."""
+    """Make the result of a server's own call whose run ended before it had one, so that the turn is complete."""
     return Message(id=short_id(), role="tool", content=STOPPED, tool_call_id=call.id, failed=True)
 
 
 def late_results(messages: Sequence[Message]) -> Iterator[Message]:
-    """Say in words what a call gave whose result came late: models take a result right behind its call only."""
+    """Turn results that came late into user messages: models accept a result only directly after its call."""
     names: dict[str, str] = {}
     waiting: set[str] = set()
     for message in messages:

@@ -1,12 +1,12 @@
-"""Media that a model reads, judged by their bytes: an image is what its structure says, whatever it is called.
+"""Media that a model reads, checked by their bytes: the structure decides the type, not the name.
 
 The Messages API takes PNG, JPEG, GIF and WebP images, PDF documents and plain text; one wrong attachment makes it
 refuse the whole conversation. So everything is checked twice: before it is stored, and again when it is sent, since the
-store may hold what an older release let in.
+store may have media that an older release accepted.
 
 Structure is checked to the end (a truncated file has no end); colours are not decoded. The pixels of a PNG alone are
-inflated, no further than its header announces, and not again where the image is known by its hash; who has several
-images asks first how many bytes that is (`bytes_to_inflate`), so that a sum has a limit, too. A PDF is checked by
+inflated, no further than its header announces, and not again when the image's hash is known; a caller with several
+images asks first for the number of bytes (`bytes_to_inflate`), to limit their sum. A PDF is checked by
 its header, its end, and that it is not encrypted; its pages are counted only where they are not compressed.
 """
 
@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 MAX_MEDIA_CHARS = 5 * 1024 * 1024
-"""Of one image or document in base64, as the API limits images."""
+"""Characters of one image or document in base64, as the API limits images."""
 MAX_TEXT_BYTES = 1024 * 1024
-"""Of a document of plain text."""
+"""Bytes of a document of plain text."""
 MAX_SIDE_PX = 8000
 MAX_INFLATED_BYTES = 256 * 1024 * 1024
-"""Of the pixels of one request's media together; a PNG of the largest sides with 8 bits a channel is within it."""
+"""Bytes of the pixels of all media of one request; a PNG of the largest sides with 8 bits a channel is within it."""
 MAX_PDF_PAGES = 100
 TAKEN = "PNG, JPEG, GIF and WebP images, PDF and plain text documents"
 
@@ -36,11 +36,11 @@ _INFLATED_BYTES = 256 * 1024
 _MAX_CHECKED = 1024
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Of each colour type of a PNG."""
+"""Channels of each colour type of a PNG."""
 _MAX_HEAD_CHARS = 1024
-"""Of a `data:` URL before its data."""
+"""Characters of a `data:` URL before its data."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of each pass of an interlaced PNG: its first column and row, and the steps between them."""
+"""First column and row of each pass of an interlaced PNG, and the steps between them."""
 _PDF = "application/pdf"
 _TEXT = "text/plain"
 _TEXT_TYPES = re.compile(r"text/.+|application/(?:json|xml|x?yaml|x-yaml|toml|csv|x-ndjson|javascript)")
@@ -49,7 +49,7 @@ _PAGE = re.compile(rb"/Type\s*/Page(?![a-zA-Z])")
 
 
 class UnreadableMedia(ValueError):
-    """The model would not take it; the message says why."""
+    """The model would not accept the medium; the message says why."""
 
 
 class Medium(NamedTuple):
@@ -58,7 +58,7 @@ class Medium(NamedTuple):
     kind: str
     """`image` or `document`."""
     media_type: str
-    """One of the API's, whatever the client called it."""
+    """MIME type, one that the API accepts, whatever the client called it."""
     data: str
     """Base64."""
 
@@ -75,7 +75,7 @@ def of_base64(kind: str, value: str, media_type: str, *, inflates: bool = True) 
     """Check a medium that a client sends as text: base64, or a `data:` URL; `inflates` as in `of_bytes`.
 
     Raises:
-        UnreadableMedia: it is not base64, or `of_bytes` refuses it.
+        UnreadableMedia: the text is not base64, or `of_bytes` refuses the medium.
     """
     if len(value) > MAX_MEDIA_CHARS + _MAX_HEAD_CHARS:
         raise UnreadableMedia(f"must be at most {MAX_MEDIA_CHARS} characters of base64")
@@ -99,12 +99,12 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "", 
     Args:
         kind: the part's type: image, document, audio or video.
         raw: the bytes.
-        media_type: what the client calls them; decides only which reason a refusal gives.
-        encoded: the bytes in base64, where that is known.
-        inflates: whether pixels are checked, too; else `inflate` has to be called before anything is made of it.
+        media_type: MIME type that the client names; decides only the reason in a refusal.
+        encoded: the bytes in base64; "" when not known.
+        inflates: check pixels, too; else `inflate` has to be called before the medium is used.
 
     Raises:
-        UnreadableMedia: not one of `TAKEN`, broken, or too large.
+        UnreadableMedia: the medium is not one of `TAKEN`, broken, or too large.
     """
     if kind not in ("image", "document"):
         raise UnreadableMedia(f"is {kind}; {TAKEN} are taken")
@@ -130,10 +130,10 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "", 
 
 
 def of_stored(part: Mapping[str, object]) -> Medium:
-    """Check a part with data as it lies in the store.
+    """Check a stored part that contains its medium as data.
 
     Raises:
-        UnreadableMedia: it cannot be sent.
+        UnreadableMedia: the part has no data, or the model would not accept it.
     """
     source = part.get("source")
     if not isinstance(source, Mapping) or source.get("type") != "data":
@@ -158,7 +158,7 @@ def _broken(media_type: str) -> UnreadableMedia:
 
 
 def _png(raw: bytes) -> tuple[int, int]:
-    """Walk the chunks to IEND; each has a checksum, and there are pixels among them."""
+    """Read the chunks to IEND, each with its checksum, and return width and height; there must be pixels."""
     kinds: set[bytes] = set()
     sides = (0, 0)
     for kind, data, checksum in _chunks(raw):
@@ -188,7 +188,7 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes, int]]:
 
 
 def bytes_to_inflate(raw: bytes) -> int:
-    """Return how many bytes `inflate` makes of a medium whose structure was checked; 0 where it has nothing to do."""
+    """Return how many bytes `inflate` makes of a medium whose structure was checked; 0 when it need not be inflated."""
     if not raw.startswith(_PNG) or raw in _CHECKED:
         return 0
     width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", raw, 16)
@@ -199,7 +199,7 @@ def inflate(raw: bytes) -> None:
     """Check that the pixels of a PNG are as many as its header announces; its structure was checked.
 
     Raises:
-        UnreadableMedia: there are more or fewer, or they are damaged.
+        UnreadableMedia: there are more or fewer pixels, or they are damaged.
     """
     size = bytes_to_inflate(raw)
     if not size:
@@ -214,7 +214,7 @@ def inflate(raw: bytes) -> None:
 
 
 def _size_of_pixels(width: int, height: int, bits: int, *, is_interlaced: bool) -> int:
-    """Return how many bytes the pixels inflate to; interlaced they come as seven images, each of rows of its own."""
+    """Return how many bytes the pixels inflate to; an interlaced image consists of seven, each with rows of its own."""
     passes = _ADAM7 if is_interlaced else ((0, 0, 1, 1),)
     size = 0
     for left, top, across, down in passes:
@@ -232,10 +232,10 @@ class _Pixels:
         self._stream = zlib.decompressobj()
 
     def take(self, data: bytes) -> None:
-        """Inflate one chunk: in pieces, so that what zlib did not get to is never copied as a whole.
+        """Inflate one chunk, in pieces, so that the bytes zlib has not read yet are never copied as a whole.
 
         Raises:
-            UnreadableMedia: it is damaged, or there is more than was announced.
+            UnreadableMedia: the chunk is damaged, or there are more pixels than the header announces.
         """
         for at in range(0, len(data), _PIECE_BYTES):
             piece = data[at : at + _PIECE_BYTES]
@@ -254,12 +254,12 @@ class _Pixels:
 
     @property
     def are_whole(self) -> bool:
-        """Whether exactly what was announced was there."""
+        """Tell whether the pixels were exactly as many as the header announces."""
         return self._stream.eof and not self._left
 
 
 class _Checked:
-    """Images whose pixels were inflated by this process and were whole, the latest ones, by the hash of their bytes."""
+    """Hashes of the latest images whose pixels this process has inflated and found complete."""
 
     def __init__(self) -> None:
         self._hashes: dict[bytes, None] = {}
@@ -268,7 +268,7 @@ class _Checked:
         return hashlib.sha256(raw).digest() in self._hashes
 
     def add(self, raw: bytes) -> None:
-        """Remember one, and forget the oldest where there are many."""
+        """Remember an image, and forget the oldest when there are too many."""
         self._hashes[hashlib.sha256(raw).digest()] = None
         for oldest in list(self._hashes)[:-_MAX_CHECKED]:
             self._hashes.pop(oldest, None)
@@ -278,12 +278,12 @@ _CHECKED = _Checked()
 
 
 def trust(raw: bytes) -> None:
-    """Take an image for checked: it was before it was kept under its hash."""
+    """Mark an image as checked; for attachments, which are checked before they are stored."""
     _CHECKED.add(raw)
 
 
 def _jpeg(raw: bytes) -> tuple[int, int]:
-    """Walk the segments to the first scan; the scan must be followed by the end of the image."""
+    """Read the segments to the first scan and return width and height; the scan must be followed by the image's end."""
     at, sides = 2, (0, 0)
     while True:
         while raw[at] == 0xFF and raw[at + 1] == 0xFF:
@@ -308,7 +308,7 @@ def _jpeg(raw: bytes) -> tuple[int, int]:
 
 
 def _gif(raw: bytes) -> tuple[int, int]:
-    """Walk the blocks to the trailer; there must be an image among them."""
+    """Read the blocks to the trailer and return width and height; there must be an image among them."""
     width, height, flags = struct.unpack_from("<HHB", raw, 6)
     at, images = 13 + _colours(flags), 0
     while raw[at] != 0x3B:
@@ -332,7 +332,7 @@ def _colours(flags: int) -> int:
 
 
 def _webp(raw: bytes) -> tuple[int, int]:
-    """Read the RIFF container, which says how long it is; its first chunk has the sides, and one holds an image."""
+    """Read the RIFF container and return width and height; it must be as long as it says, and contain an image."""
     (length,) = struct.unpack_from("<I", raw, 4)
     if raw[:4] != b"RIFF" or length + 8 > len(raw):
         raise _broken("image/webp")
@@ -383,7 +383,7 @@ def _check_pdf(raw: bytes) -> None:
 
 
 def _is_text(raw: bytes) -> bool:
-    """Tell whether bytes are text, whatever they are called: names of types are guessed from the ends of file names."""
+    """Tell whether bytes are text, whatever their MIME type, which clients guess from file names."""
     try:
         return _CONTROL.search(raw.decode("utf-8-sig")) is None
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""The messages of a request read from JSON: strict about what asks now, lenient about what stands before it.
+"""Reads the messages of a request from JSON: strictly those that ask for an answer now, leniently earlier ones.
 
-A client resends its whole history, and cannot take back a message of it that was refused. So what is wrong with the
-newest message refuses the request, and what is wrong with an earlier one only leaves that one out (`Unread`).
+A client resends its whole history, and cannot take back a message of it that was refused. So an error in the newest
+message refuses the request, and an error in an earlier one only leaves that one out (`Unread`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from karma.core.errors import MAX_FOUND
 from karma.core.ids import short_id
 
 MAX_MESSAGE_BYTES = 256 * 1024
-"""Of the text of a new message; see karma.conversations.arrival."""
+"""Bytes of the text of a new message; see karma.conversations.arrival."""
 MAX_MESSAGES = 10_000
-"""Of one request; who holds a longer conversation sends what is new of it."""
+"""Messages of one request; a client with a longer conversation sends only new ones."""
 MAX_HELD_CHARS = 3_000_000
-"""Of any text of a message: the server holds none that is longer, so that this refuses no history."""
+"""Characters of any text of a message: the server holds none that is longer, so that this refuses no history."""
 MAX_TYPE_CHARS = 256
 MAX_TEXT_CHARS = 256 * 1024
-"""Of instructions, context, errors, descriptions of tools."""
+"""Characters of instructions, context, errors and descriptions of tools."""
 
 _KEPT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
 _ASIDE_ROLES = frozenset({"system", "developer"})
@@ -32,43 +32,43 @@ _UNKEPT_ROLES = frozenset({"activity", "reasoning"})
 _ROLES = _ASIDE_ROLES | _UNKEPT_ROLES | set(_KEPT_ROLES)
 _PARTS = frozenset({"text", "image", "audio", "video", "document"})
 _MAX_OF_ONE = 10
-"""Problems that are told of a message that is left out."""
+"""Errors that are reported of a message that is left out."""
 
 OF_A_MESSAGE = re.compile(r"messages\.(\d+)(\.|$)")
-"""Names of members that belong to one message."""
+"""Pattern of the paths of members that belong to one message."""
 
 
 class Sent(NamedTuple):
     """A message of a user, an assistant or a tool as the client sent it."""
 
     at: int
-    """Its index in `messages`."""
+    """Index in `messages`."""
     message: Message
-    """With the id "" where the client has none."""
+    """The message; its id is "" when the client has none."""
 
 
 class Unread(NamedTuple):
-    """A message that cannot be read, behind which others stand."""
+    """A message that cannot be read, and is not one of those that ask for an answer now."""
 
     at: int
     id: str
-    """"" where it has no readable one."""
+    """Its id; "" when it has no readable one."""
     role: str
     problems: tuple[Mapping[str, str], ...]
 
 
 class Aside(NamedTuple):
-    """A message that is shown to the model as the application's wish, and is not part of the conversation."""
+    """A message that tells the model the application's instructions, and is not part of the conversation."""
 
     at: int
     shown: Json
-    """The message as the client holds it."""
+    """The message as the client sent it."""
 
 
 def asking(messages: Sequence[tuple[int, str]]) -> frozenset[int]:
-    """Tell which messages, given by place and role, ask now: the last one, and of results at the end all.
+    """Return the indexes of the messages that ask for an answer now: the last one, or all tool results at the end.
 
-    Whatever stands before them a client cannot take back: it is history, also where the server has never held it.
+    `messages` has index and role of each. A client cannot take back earlier ones, whether the server has them or not.
     """
     newest: set[int] = set()
     for at, role in reversed(messages):
@@ -81,34 +81,33 @@ def asking(messages: Sequence[tuple[int, str]]) -> frozenset[int]:
 
 
 def said(sent: Sequence[Sent], held: Collection[str] = ()) -> tuple[Sent, ...]:
-    """Leave out empty answers: clients show one for the answer that they wait for, and send it back with their screen.
+    """Leave out empty answers, which clients show while they wait for the answer, and send back with their history.
 
-    One of them stands for nothing, wherever messages are counted or compared, but where its id is one of `held`: of
-    what the server holds the id is enough.
+    An empty answer with an id of `held` stays: the id is enough to refer to a stored message.
     """
     return tuple(each for each in sent if not is_placeholder(each.message) or each.message.id in held)
 
 
 def is_placeholder(message: Message) -> bool:
-    """Tell whether a message is an answer that says and calls nothing."""
+    """Tell whether a message is an answer without text and calls."""
     return message.role == "assistant" and not message.tool_calls and not str(message.content or "").strip()
 
 
 def problem(name: str, message: str) -> dict[str, str]:
-    """Shape one entry of a 422's details."""
+    """Make one entry of a 422's details."""
     return {"field": name, "message": message, "type": "value_error"}
 
 
 @dataclass
 class MessageReader:
-    """Reads the messages of one request; what refuses it goes to `errors`."""
+    """Reads the messages of one request; errors that refuse it go to `errors`."""
 
     errors: list[dict[str, str]]
     deep: Sequence[str]
-    """Names of members that are nested too deeply."""
+    """Paths of members that are nested too deeply."""
 
     def read(self, given: Sequence[object]) -> tuple[tuple[Sent, ...], tuple[Unread, ...], tuple[Aside, ...]]:
-        """Read `messages`: those of the conversation, those that cannot be read, and the application's own."""
+        """Read `messages`: those of the conversation, those that cannot be read, and the application's instructions."""
         if len(given) > MAX_MESSAGES:
             self.wrong("messages", f"must be at most {MAX_MESSAGES}; of a longer conversation send what is new")
             return (), (), ()
@@ -133,7 +132,7 @@ class MessageReader:
                 elif isinstance(one, Aside):
                     asides.append(one)
             problems = self.errors[before:]
-            # What an application says before the conversation is sent with each request, and is its own to mend.
+            # An application's instructions are sent with each request; the application can correct them.
             is_preface = roles[i] in _ASIDE_ROLES and (not present or i < present[0][0])
             if problems and present and i not in newest and not is_preface:
                 del self.errors[before:]
@@ -259,7 +258,7 @@ class MessageReader:
         return tuple(calls)
 
     def wrong(self, name: str, message: str) -> None:
-        """Note an error."""
+        """Record an error."""
         if len(self.errors) < MAX_FOUND:
             self.errors.append(problem(name, message))
 
@@ -277,7 +276,7 @@ class MessageReader:
 
 
 def _current(part: Json) -> Json:
-    """Read a `binary` part, which protocols before 1.0 have, as the one that came after it."""
+    """Convert a `binary` part, of protocols before 1.0, into the part that replaced it."""
     if part.get("type") != "binary":
         return part
     media_type = part.get("mimeType")

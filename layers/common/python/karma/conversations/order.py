@@ -1,4 +1,4 @@
-"""The order of messages: of a client's history that has lost it, and of a client's screen that a snapshot shall have.
+"""Restores the order of messages in a client's history, and chooses snapshots that give a client's screen its order.
 
 Clients merge a `MESSAGES_SNAPSHOT` into what they hold: a message that they have stays where it is, one that is absent
 is dropped, and the rest is appended. So a client that holds its new message alone shows it before all earlier ones,
@@ -14,10 +14,10 @@ from karma.conversations.messages import Sent
 
 
 def in_stored_order(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
-    """Put a whole branch that a client sends in another order into the order in which it was said.
+    """Sort a whole branch that a client sends in another order into the stored order.
 
-    Whole means: each message with words of the branch, by its id, and behind them only what is new. Anything else is
-    returned as it is: of a part it cannot be told whether its user has left out the rest.
+    A branch is whole when the client sends each of its messages with text, by id, followed only by new ones. Anything
+    else is returned as it is: the user may have left out the rest on purpose.
     """
     at = {message.id: position for position, message in enumerate(thread.messages)}
     held = [each for each in sent if each.message.id in at]
@@ -35,10 +35,10 @@ def in_stored_order(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
 
 
 def place_of(thread: Thread, sent: Sequence[Sent]) -> int:
-    """Return the position behind which a client's messages stand; -1, the root, for a whole conversation.
+    """Return the position of the message that a client's messages follow; -1, the root, for a whole conversation.
 
-    A client of new messages only that sends one again, because it lost its connection or asks anew, names its place by
-    the id: only users' messages, the first of which is held and does not begin the conversation.
+    When a client that sends only new messages sends one again, because it lost its connection or asks anew, the id
+    tells the position: all are users' messages, and the first is stored and does not begin the conversation.
     """
     if not sent or any(each.message.role != "user" for each in sent):
         return -1
@@ -47,14 +47,14 @@ def place_of(thread: Thread, sent: Sequence[Sent]) -> int:
 
 
 def shown_in_steps(held: Sequence[str], shown: Sequence[str]) -> int:
-    """Return how many of the messages to be shown a first snapshot has, so that a second one brings all in order.
+    """Return how many of `shown` a first snapshot must have, so that after a second one with all the order is right.
 
-    All of them where one snapshot does. A client keeps what it holds of the first, in its own order, and appends the
-    rest: that is right as far as what it holds stands at the beginning.
+    All of them when one snapshot is enough. A client keeps the messages of a snapshot that it has in its own order,
+    and appends the others: right as long as those that it has come first.
 
     Args:
         held: ids of the messages that the client holds, in its order.
-        shown: ids of the messages that it shall hold, in theirs.
+        shown: ids of the messages that it must have afterwards, in their order.
     """
     rank = {each: i for i, each in enumerate(held)}
     n, last = 0, -1

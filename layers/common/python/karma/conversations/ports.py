@@ -1,4 +1,4 @@
-"""What a conversation needs from outside: room for large media, files of devices, and URLs that a client names."""
+"""Ports of conversations: a store of attachments, files of devices, and fetching URLs that a client names."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from karma.core.ids import UserId
 
 
 class Attachments(Protocol):
-    """Bytes of a user's conversations that are too large for the conversation itself. All calls block."""
+    """A store of media and long results of a user's conversations. All calls block."""
 
     def keep(self, user_id: UserId, data: bytes) -> str:
-        """Keep bytes and return their id; the same bytes of the same user have the same id."""
+        """Store bytes and return their id; the same bytes of the same user have the same id."""
         ...
 
     def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
-        """Return what was kept; None when there is none of this user's."""
+        """Return stored bytes; None when this user has none of that id."""
         ...
 
     def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
-        """Return an address at which anybody who is given it can read what was kept, for some hours.
+        """Return a URL at which anybody who has it can read the bytes, for some hours.
 
         Its path ends with `attachments/<user>/<id>`.
         """
@@ -33,19 +33,19 @@ class DeviceFiles(Protocol):
         """Return a ready file's bytes. Blocks.
 
         Raises:
-            NotFound: no such file of this user's.
-            InvalidTransition: it is not ready, or a directory.
-            PayloadTooLarge: it has more bytes.
+            NotFound: the user has no such file.
+            InvalidTransition: the file is not uploaded yet, or is a directory.
+            PayloadTooLarge: the file has more than `max_bytes`.
         """
         ...
 
 
 class Fetched(NamedTuple):
-    """What a URL named."""
+    """Content of a URL."""
 
     data: bytes
     media_type: str
-    """As the server called it; "" when it did not."""
+    """MIME type as the server named it; "" when it did not."""
 
 
 class NotFetched(ValueError):
@@ -53,12 +53,12 @@ class NotFetched(ValueError):
 
 
 class Fetch(Protocol):
-    """Fetches what strangers' URLs name: integrations.fetch.Fetcher."""
+    """Fetches URLs that clients name: integrations.fetch.Fetcher."""
 
     def fetch(self, url: str, *, max_bytes: int) -> Fetched:
-        """Return what the URL names. Blocks.
+        """Return the content of a URL. Blocks.
 
         Raises:
-            NotFetched: see there.
+            NotFetched: the URL may not be fetched, or could not be.
         """
         ...

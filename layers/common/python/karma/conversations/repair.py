@@ -1,17 +1,17 @@
-"""A stored conversation made into one that a model takes, whatever is in the store.
+"""Repairs a stored conversation so that a model accepts it, whatever is in the store.
 
 Threads live for years and were written by many hands: clients that bring their own history, models that broke off,
 earlier releases of ours. A model's API takes a conversation only as a whole, so that one wrong message would block
-every later one. `repair` is the one way from the store to a request: total (it never raises), pure, and it changes
-nothing in the store. What holds for its result:
+every later one. Every request's messages go through `repair`: it never raises, is pure, and changes nothing in the
+store. Its result satisfies:
 
 - it begins with a turn of the user, and no message is empty;
-- the ids of tool calls are unique and of the alphabet that models write;
+- the ids of tool calls are unique and consist of characters that the API accepts;
 - the results of an assistant's calls follow it directly, in the order of the calls, one each; a call without a result
   gets `UNANSWERED`, a result without a call is left out;
 - a turn's `blocks` name the same calls as its `tool_calls`.
 
-What a block or a medium may look like is the API's own matter: integrations/anthropic.py.
+The form of blocks and media depends on the API: integrations/anthropic.py.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from karma.conversations.domain import Json, Message, ToolCall
 from karma.core import freeform
 
 UNANSWERED = '{"error":"This call was not answered."}'
-"""Told to the model for a call whose run ended, or whose user went on, before there was a result."""
+"""Result for a call whose run ended, or whose user went on, before there was one."""
 
 GREETED = "(The assistant opens the conversation.)"
-"""Stands for the user's turn where a thread begins with the assistant's greeting."""
+"""User's turn that is added when a thread begins with the assistant's greeting."""
 
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CALL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -43,7 +43,7 @@ class _Turn:
 
 
 def repair(messages: Iterable[Message]) -> list[Message]:
-    """Return the conversation as a model takes it; [] when it holds nothing to say."""
+    """Return the conversation as a model accepts it; [] when it is empty."""
     seen: dict[str, Message] = {}
     taken: dict[str, int] = {}
     turns: list[Message | _Turn] = []
@@ -71,7 +71,7 @@ def repair(messages: Iterable[Message]) -> list[Message]:
             waiting.setdefault(call.id, []).append((turn, at))
         if turn.said.tool_calls or not _is_blank(message.content) or _speaks(turn.said.blocks):
             turns.append(turn)
-    # A result that stands before its call counts when no later one came.
+    # A result before its call is used when none comes after it.
     for call_id, result in early.items():
         for turn, at in waiting.get(call_id, [])[:1]:
             turn.results[at] = replace(result, tool_call_id=turn.said.tool_calls[at].id)
@@ -111,7 +111,7 @@ def _speaks(blocks: Sequence[Json]) -> bool:
 
 
 def _calls(message: Message) -> list[ToolCall]:
-    """The calls of a turn that a model can be shown: those with a name, once each."""
+    """Return the calls of a turn that a model can be shown: those with a valid name, each id once."""
     found: dict[str, ToolCall] = {}
     for call in message.tool_calls:
         if _CALL_NAME.fullmatch(call.name):
@@ -120,7 +120,7 @@ def _calls(message: Message) -> list[ToolCall]:
 
 
 def _renamed(message: Message, calls: Sequence[ToolCall], taken: dict[str, int]) -> Message:
-    """Give the calls ids of their own; those that are fine and new keep theirs."""
+    """Replace the ids of calls that are invalid or used before; others stay."""
     given = {call.id: call._replace(id=_own_id(call.id, taken)) for call in calls}
     if not message.tool_calls and not message.blocks:
         return message
@@ -129,7 +129,7 @@ def _renamed(message: Message, calls: Sequence[ToolCall], taken: dict[str, int])
 
 
 def _own_id(call_id: str, taken: dict[str, int]) -> str:
-    """Return an id that is not `taken`, where each has the number of the next one that is derived from it."""
+    """Return an unused id; `taken` has for each used one the number of the next id that is derived from it."""
     own, n = call_id, taken.get(call_id, 0)
     while own in taken or not _CALL_ID.fullmatch(own):
         # Derived from the old one, so that the same history gives the same request and meets the model's cache.
@@ -141,7 +141,7 @@ def _own_id(call_id: str, taken: dict[str, int]) -> str:
 
 
 def _blocks(blocks: Sequence[Json], given: dict[str, ToolCall]) -> Iterator[Json]:
-    """Replay the blocks with the calls' own ids: without calls that do not count, and with those that had no block."""
+    """Yield the blocks with the new ids of calls: without dropped calls, and with calls that had no block."""
     left = dict(given)
     for block in blocks:
         if block.get("type") != "tool_use":
@@ -155,14 +155,14 @@ def _blocks(blocks: Sequence[Json], given: dict[str, ToolCall]) -> Iterator[Json
 
 
 def tool_use(call: ToolCall, arguments: Json | None = None) -> Json:
-    """Shape a call as a block; arguments that are no JSON object are shown as text, as the model wrote them."""
+    """Make the block of a call; arguments that are no JSON object are passed as text, as the model wrote them."""
     if arguments is None:
         arguments = arguments_of(call.arguments)
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
 
 
 def arguments_of(text: str) -> Json:
-    """Read the arguments of a call; what is no JSON object comes as `unreadable`."""
+    """Parse the arguments of a call; a text that is no JSON object becomes `{"unreadable": text}`."""
     if not text.strip():
         return {}
     try:

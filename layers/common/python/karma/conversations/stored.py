@@ -1,4 +1,4 @@
-"""Messages as they are written down: JSON, each text once.
+"""Serialises messages for the store: JSON, each text once.
 
 A thread's history grows by whole turns, each in one transaction; `domain.MAX_ADDED_BYTES` is measured on this form.
 """
@@ -19,12 +19,12 @@ def dump_messages(messages: Sequence[Message]) -> bytes:
 
 
 def load_messages(data: bytes) -> list[Message]:
-    """Read what `dump_messages` wrote."""
+    """Read a JSON list that `dump_messages` wrote."""
     return [_message(each) for each in orjson.loads(data)]
 
 
 def _json(message: Message) -> dict[str, Any]:
-    """Shape a message; what is empty, or said by the blocks, is left out."""
+    """Convert a message; empty fields, and content that the blocks repeat, are left out."""
     data: dict[str, Any] = {"id": message.id, "role": message.role}
     if not message.blocks or message.content != _text(message.blocks):
         data["content"] = message.content

@@ -1,7 +1,7 @@
-"""A thread's messages, found by what is known of them: which one may come next behind another, in nearly no time.
+"""Index of a thread's messages, to find quickly which message may follow another one in a branch.
 
-A request may bring thousands of messages, and a thread may hold as many. Whoever compared each with each would work for
-minutes on a small body; so everything that a message can be found by is noted once for each message.
+A request may bring thousands of messages, and a thread may hold as many. Comparing each with each would take minutes
+for a small body; so each message is indexed once under every name by which it can be found: id, call, text.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from karma.conversations.attachments import in_words
 from karma.conversations.domain import Json, Message, Thread
 
 Shape = tuple[Hashable, ...]
-"""What two copies of a user's message have in common: the texts, and of other parts the kind."""
+"""Common part of all copies of a user's message: its texts, and the kinds of other parts."""
 
 
 class Tree:
-    """The messages of a thread by position; -1 is the root, which every message is behind."""
+    """The messages of a thread by position; -1 is the root, which all messages follow."""
 
     def __init__(self, thread: Thread) -> None:
         self._thread = thread
         self._depths: list[int] = []
         self._regions: list[int] = []
-        """Of each message the nearest one before it that a client sees."""
+        """For each message the nearest one before it that clients show."""
         self._is_seen: list[bool] = []
         self.behind: dict[int, list[int]] = {}
         """Positions of the messages that follow each one directly."""
         self._next: dict[tuple[int, Hashable], list[tuple[int, int]]] = {}
-        """Depth and negative position of the messages that may come next behind a seen one, by what names them."""
+        """Depth and negative position of the messages that may come next after a shown one, by name."""
         self.by_id: dict[str, list[int]] = {}
         self.by_call: dict[str, list[int]] = {}
         self.by_result: dict[str, list[int]] = {}
-        """Results by the id of their call."""
+        """Positions of results by the id of their call."""
         for position, message in enumerate(thread.messages):
             parent = thread.parent(position)
             self.behind.setdefault(parent, []).append(position)
@@ -51,7 +51,7 @@ class Tree:
         for named in self._next.values():
             named.sort()
         self._passed: dict[tuple[int, Hashable], int] = {}
-        """How many of these were looked at and are not behind where the walk was, so that they never will be again."""
+        """How many of these are not behind an earlier position of the search, and need not be looked at again."""
         self._entered, self._left = _spans(thread)
 
     def message(self, position: int) -> Message:
@@ -59,11 +59,11 @@ class Tree:
         return self._thread.messages[position]
 
     def is_behind(self, position: int, before: int) -> bool:
-        """Tell whether the way from the root to a message leads over another one."""
+        """Tell whether the path from the root to a message contains another one."""
         return before < 0 or self._entered[before] < self._entered[position] <= self._left[before]
 
     def way(self, before: int, position: int) -> list[int]:
-        """List the positions behind one message up to another that is behind it."""
+        """List the positions after one message up to another that is behind it."""
         way: list[int] = []
         while position != before:
             way.append(position)
@@ -71,26 +71,26 @@ class Tree:
         return way[::-1]
 
     def count(self, here: int, name: Hashable) -> int:
-        """Count the messages of this name in the surroundings that `nearest` searches."""
+        """Count the messages of this name among which `nearest` searches."""
         return len(self._next.get((self._region(here), name), ()))
 
     def depth(self, position: int) -> int:
-        """Count the messages before one; of the root there is one less than none."""
+        """Return the number of messages before one; -1 for the root."""
         return self._depths[position] if position >= 0 else -1
 
     def nearest(
         self, here: int, name: Hashable, is_meant: Callable[[Message], bool] | None = None, *, within: int | None = None
     ) -> int | None:
-        """Find the nearest message of this name that may come next, the latest of several.
+        """Find the nearest message of this name that may come next; of several equally near the latest.
 
-        What a client does not see may stand between. A walk asks from one place, then from others behind it: what it
-        has passed once it does not look at again.
+        Messages that clients do not show may be in between. Each search must start behind the one before: messages that
+        were passed are not looked at again.
 
         Args:
-            here: where the walk is.
-            name: what the message is found by.
-            is_meant: which messages of the name are looked for; None: all.
-            within: the depth behind which none is looked for; None: there is no such depth.
+            here: position from which to search.
+            name: one of the message's names, see `_names`.
+            is_meant: tells which messages of the name qualify; None: all.
+            within: greatest depth of the message; None: unlimited.
         """
         place = (self._region(here), name)
         named = self._next.get(place, [])
@@ -109,7 +109,7 @@ class Tree:
         return None
 
     def nearest_of(self, found: Sequence[int | None]) -> int | None:
-        """Choose the nearest of what was found, the latest of several."""
+        """Choose the nearest of some positions; of several equally near the latest."""
         there = [position for position in found if position is not None]
         return min(there, key=lambda position: (self._depths[position], -position), default=None)
 
@@ -118,21 +118,21 @@ class Tree:
 
 
 def shape_of(content: str | Sequence[Json]) -> Shape:
-    """Return what every copy of a content has in common with it."""
+    """Return the shape of a content, which all its copies share."""
     if isinstance(content, str):
         return (content,)
     return tuple(str(part.get("text")) if part.get("type") == "text" else (str(part.get("type")),) for part in content)
 
 
 def shapes_of(stored: str | Sequence[Json]) -> set[Shape]:
-    """Return the shapes that copies of a stored content have: clients hold a named file as a part, or in words."""
+    """Return the shapes that copies of a stored content may have: clients hold a named file as a part or as text."""
     if isinstance(stored, str):
         return {shape_of(stored)}
     return {shape_of(stored), shape_of([in_words(part) for part in stored])}
 
 
 def is_blank(message: Message) -> bool:
-    """Tell whether a message says and asks nothing."""
+    """Tell whether a message has neither text nor calls nor results."""
     if message.role == "tool" or message.tool_calls:
         return False
     if isinstance(message.content, str):
@@ -141,7 +141,7 @@ def is_blank(message: Message) -> bool:
 
 
 def is_unseen(message: Message) -> bool:
-    """Tell whether clients may have nothing to show for a message: calls and results of our own tools."""
+    """Tell whether clients may not show a message: calls and results of our own tools."""
     return message.role == "tool" or (message.role == "assistant" and is_blank(replace(message, tool_calls=())))
 
 
@@ -160,7 +160,7 @@ def _names(message: Message, *, is_seen: bool) -> list[Hashable]:
 
 
 def _spans(thread: Thread) -> tuple[list[int], list[int]]:
-    """Number the messages so that those behind one are numbered directly after it; returns its and the last number."""
+    """Number messages so that those behind one come directly after it; return first and last number of each."""
     size = len(thread.messages)
     behind = [0] * size
     for position in range(size - 1, -1, -1):  # a message always stands later than the one that it follows
@@ -169,7 +169,7 @@ def _spans(thread: Thread) -> tuple[list[int], list[int]]:
             behind[parent] += behind[position] + 1
     entered: list[int] = []
     free = [0] * (size + 1)
-    """The next number that a message behind this one gets; the last is the root's."""
+    """The next number for a message behind this one; the last entry is the root's."""
     for position in range(size):
         parent = thread.parent(position)
         entered.append(free[parent])
