@@ -1,4 +1,4 @@
-"""What a call of a model costs and how it fails, whoever provides it. Frozen; no I/O."""
+"""Usage of a call of a model and errors of one, the same for all providers. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModelNotConfigured(Upstream):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens in the protocol's accounting: input includes cache reads and writes. None is unknown, not zero."""
+    """Tokens of calls, counted as AG-UI does: input includes cache reads and writes. None is unknown, not zero."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -34,7 +34,7 @@ class Usage:
         )
 
     def wire(self, *, provider: str, model: str) -> dict[str, object] | None:
-        """Shape it as an AG-UI TokenUsage; None when nothing is known."""
+        """Return the usage as an AG-UI TokenUsage; None when nothing is known."""
         known: dict[str, object] = {
             name: value
             for name, value in (
@@ -59,7 +59,7 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 class ModelErrorCode(StrEnum):
-    """Why a call of a model failed; a run that fails of it has the same code in its RUN_ERROR."""
+    """Reason why a call of a model failed; a run that fails because of it has the same code in its RUN_ERROR."""
 
     MODEL_OVERLOADED = "MODEL_OVERLOADED"
     MODEL_RATE_LIMITED = "MODEL_RATE_LIMITED"

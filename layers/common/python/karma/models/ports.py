@@ -1,4 +1,4 @@
-"""The port of language models: one is asked by a request, and yields events. `integrations.anthropic` fulfils it."""
+"""The port of language models: takes a request, yields events. `integrations.anthropic` implements it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from karma.models.domain import ModelErrorCode, Usage
 
 
 class ToolSpec(NamedTuple):
-    """A tool as a model is told about it."""
+    """A tool as a model is told of it."""
 
     name: str
     description: str
@@ -32,7 +32,7 @@ class ModelRequest:
 
 
 class StopReason(StrEnum):
-    """Why a model stopped."""
+    """Reason why a model stopped."""
 
     END = "end"
     TOOL_USE = "tool_use"
@@ -43,34 +43,34 @@ class StopReason(StrEnum):
 
 
 class TextDelta(NamedTuple):
-    """More text."""
+    """A further piece of text."""
 
     text: str
 
 
 class ToolBegun(NamedTuple):
-    """The model begins to call a tool."""
+    """The beginning of a call of a tool."""
 
     id: str
     name: str
 
 
 class ToolArguments(NamedTuple):
-    """More of the JSON text of a call's arguments."""
+    """A further piece of the JSON text of a call's arguments."""
 
     id: str
     delta: str
 
 
 class ToolEnded(NamedTuple):
-    """The call is complete."""
+    """The end of a call: its arguments are complete."""
 
     call_id: str
     arguments: str
 
 
 class TurnEnded(NamedTuple):
-    """The model's turn is complete: the one sign that nothing was cut off."""
+    """The end of the model's turn; without it, the answer was cut off."""
 
     stop: StopReason
     usage: Usage
@@ -81,7 +81,7 @@ ModelEvent = TextDelta | ToolBegun | ToolArguments | ToolEnded | TurnEnded
 
 
 class ModelFailed(Exception):
-    """The call failed, before or within its stream. Usage holds what is known to have been spent."""
+    """A call failed, before or within its stream. `usage` is what is known to have been spent."""
 
     def __init__(self, code: ModelErrorCode, *, usage: Usage | None = None) -> None:
         super().__init__(code)
@@ -90,19 +90,23 @@ class ModelFailed(Exception):
 
 
 class Model(Protocol):
-    """Language models behind one API; a request names which."""
+    """Language models behind one API; a request names its model."""
 
     provider: str
 
     def prepare(self) -> None:
-        """Do what must work before a run starts; may block.
+        """Check what must work before a run starts; may block.
 
         Raises:
-            ModelNotConfigured: no key.
+            ModelNotConfigured: the deployment has no key for the model's provider.
         """
 
     def preload(self) -> None:
-        """Start loading what the first call needs, beside other work."""
+        """Start loading what the first call needs, concurrently with other work."""
 
     def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
-        """Call the model; yields what arrived together, together. TurnEnded comes last or ModelFailed is raised."""
+        """Call the model; yield events that arrived together as one batch, TurnEnded last.
+
+        Raises:
+            ModelFailed: the call failed, before or within its stream.
+        """

@@ -1,9 +1,9 @@
-"""What calls of models cost: published prices by the day from which they hold, and an upper bound before a call.
+"""Costs of calls of models, by published prices, which have a first day, and an upper bound before a call.
 
 Prices are micro-dollars for a million tokens, as https://platform.claude.com/docs/en/about-claude/pricing lists them;
 writes into the cache are those that last five minutes, the only ones that runs ask for. A model that is not listed
 costs as the dearest one in each column: `claude-fable-5-2` and `claude-mythos-5-2`, whose prices we do not know, and
-whatever else a deployment or an administrator names. So nothing is ever run for less than it costs.
+whatever else a deployment or an administrator names. So no call is counted at less than it costs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _A_MILLION: Final = 1_000_000
 MAX_INPUT_TOKENS: Final = 1_000_000
 """The largest context window: a longer request is refused, which costs nothing."""
 IMAGE_TOKENS: Final = 5_000
-"""More than an image takes; the API makes larger ones smaller."""
+"""Tokens counted for an image, more than any takes: the API shrinks larger ones."""
 DOCUMENT_TOKENS: Final = 50_000
-"""What a document is taken for: a PDF of some twenty pages. A longer one costs what it costs, after the call."""
+"""Tokens counted for a document before a call, as for a PDF of some twenty pages; a longer one costs more after."""
 _FRAME_TOKENS: Final = 32
-"""What stands around a message, a system text or a tool."""
+"""Tokens added for the structure around a message, a system text or a tool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Price:
     long: Rates | None = None
 
     def rates_of(self, input_tokens: int) -> Rates:
-        """Return what a request of this size costs."""
+        """Return the rates for a request of this size."""
         if self.long is not None and self.long_above is not None and input_tokens > self.long_above:
             return self.long
         return self.rates
@@ -100,9 +100,9 @@ def price_of(model: str, at: datetime) -> Price:
 
 
 def cost(usage: Usage, model: str, at: datetime) -> int:
-    """Return what one call cost in micro-dollars, rounded up; what is not known of it counts as none.
+    """Return the cost of one call in micro-dollars, rounded up; unknown usage counts as none.
 
-    Of one call, not of several: longer requests may have another price.
+    Not for the sum of several calls: longer requests may have another price.
     """
     total = usage.input_tokens or 0
     read, written = usage.cached_input_tokens or 0, usage.cache_write_input_tokens or 0
@@ -117,7 +117,7 @@ def cost(usage: Usage, model: str, at: datetime) -> int:
 
 
 def estimate(request: ModelRequest, at: datetime) -> int:
-    """Return what a call costs at most, in micro-dollars: every byte a token, all of it written into the cache.
+    """Return an upper bound of the cost of a call in micro-dollars: every byte a token, all written into the cache.
 
     A token has at least one byte. Media count as fixed amounts, so that one PDF of many pages may cost more.
     """
@@ -127,7 +127,7 @@ def estimate(request: ModelRequest, at: datetime) -> int:
 
 
 def input_tokens(request: ModelRequest) -> int:
-    """Return how many tokens a request has at most."""
+    """Return an upper bound of the tokens of a request."""
     texts = sum(len(text.encode(errors="replace")) + _FRAME_TOKENS for text in request.system)
     tools = sum(len(orjson.dumps(list(tool))) + _FRAME_TOKENS for tool in request.tools)
     return texts + tools + sum(map(_tokens_of, request.messages))
@@ -164,7 +164,7 @@ def _dearest(at: datetime) -> Rates:
 
 
 def _in_force(listed: Sequence[Price], at: datetime) -> Price:
-    """Return the newest price that had begun; before the first one, the first."""
+    """Return the newest price in force at a moment; before the first one, the first."""
     return next((price for price in reversed(listed) if price.since <= at), listed[0])
 
 
