@@ -22,19 +22,19 @@ _T = TypeVar("_T")
 
 
 class Devices(Protocol):
-    """What is used of karma.devices.service.DeviceService; calls block."""
+    """The part of karma.devices.service.DeviceService that tools use; calls block."""
 
     def search(self, user_id: UserId, query: str, *, limit: int) -> Sequence[CurrentDevice]:
-        """Find by words."""
+        """Find devices by words."""
         ...
 
     def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
-        """Find by id or serial number."""
+        """Find a device by id or serial number."""
         ...
 
 
 class Commands(Protocol):
-    """What is used of karma.devices.commands.CommandService; calls block."""
+    """The part of karma.devices.commands.CommandService that tools use; calls block."""
 
     def send(
         self,
@@ -51,11 +51,11 @@ class Commands(Protocol):
         ...
 
     def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
-        """Return one command as it is."""
+        """Return a command in its current state."""
         ...
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
-        """Wait until it is over, or for `timeout_s`."""
+        """Wait until the command has ended, or for `timeout_s`; return it as it is then."""
         ...
 
 
@@ -92,7 +92,7 @@ class ReadTelemetry:
 
 
 class DeviceTools:
-    """The tools over the services of karma.devices, which are built and imported at the first call."""
+    """The tools over the services of karma.devices, which are imported and built at the first call."""
 
     def __init__(self, services: Callable[[], DeviceServices], *, command_wait_s: float = COMMAND_WAIT_S) -> None:
         self._services = services
@@ -101,7 +101,7 @@ class DeviceTools:
         self._threads: ThreadPoolExecutor | None = None
 
     def tools(self) -> list[Tool]:
-        """Declare the tools."""
+        """Return the tools."""
         return [
             Tool(
                 name="searchDatabase",
@@ -136,10 +136,10 @@ class DeviceTools:
         ]
 
     async def search_database(self, asked: SearchDatabase, context: ToolContext) -> object:
-        """Search what is the caller's.
+        """Search the caller's devices.
 
         Raises:
-            ToolFailed: `Unknown type: ...`.
+            ToolFailed: `type` is not `device`.
         """
         if asked.type != "device":
             raise ToolFailed(f"Unknown type: {asked.type}")
@@ -152,7 +152,7 @@ class DeviceTools:
         """Send a command and wait for the device's answer.
 
         Raises:
-            NotFound: `Device ... not found`.
+            NotFound: the caller has no such device.
             ToolFailed: the device refused, failed, or did not answer in time.
         """
         user_id = context.caller.user_id
@@ -189,7 +189,7 @@ class DeviceTools:
         )
 
     async def command_by_now(self, known: Mapping[str, object], caller: Caller) -> object:
-        """Tell what became of a command that had not ended when its call did; None where it had, or is unknown."""
+        """Return the state of a command that was under way when its call ended; None: unchanged or unknown."""
         device_id, command_id, status = (known.get(name) for name in ("device_id", "command_id", "status"))
         if not isinstance(device_id, str) or not isinstance(command_id, str):
             return None
@@ -200,10 +200,10 @@ class DeviceTools:
         return {"status": seen.status, **more}
 
     async def read_telemetry(self, asked: ReadTelemetry, context: ToolContext) -> object:
-        """Read what a device said last.
+        """Read a device and its latest telemetry.
 
         Raises:
-            NotFound: `Device ... not found`.
+            NotFound: the caller has no such device.
         """
         view = await self._in_thread(
             lambda: self._services().devices.find_by_ref(context.caller.user_id, asked.device_id)
@@ -217,7 +217,7 @@ class DeviceTools:
 
 
 def declared_tools() -> list[Tool]:
-    """List every tool, to be described and not called."""
+    """Return every tool, to be described and not called."""
     return DeviceTools(_undialled).tools()
 
 

@@ -1,7 +1,7 @@
-"""Checks that a client's JSON Schema is one that models take: JSON Schema 2020-12, and the Messages API's own rules.
+"""Checks that models accept a client's JSON Schema: JSON Schema 2020-12, and the Messages API's own rules.
 
 The API refuses a whole run for one schema that is malformed, that has oneOf, allOf or anyOf at its top level, or that
-names a property by other characters than it takes. Checked here, such a tool is refused by name before the run.
+names a property with characters that it does not accept. Checked here, such a tool is refused by name before the run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROPERTY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: where, in dots below the schema, and what must be there instead."""
+    """One error of a schema: its path, dotted, within the schema, and the required form."""
 
     path: str
     message: str

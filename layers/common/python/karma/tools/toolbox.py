@@ -8,8 +8,8 @@
     Tool(name="search", description="...", parameters=Search, permission="device:read", idempotent=True, timeout_s=10,
          run=search)
 
-The dataclass is the schema the model sees and the check of what it sends. A failure is told to the model as the
-call's result; it does not end the run.
+The dataclass gives the schema that the model sees and checks the arguments that it sends. A failure becomes the call's
+result, which the model sees; it does not end the run.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from karma.models.ports import ToolSpec
 _TYPES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 _REFRESHED = 4
-"""Failed results of a conversation, the latest ones, that are looked at again when a run begins."""
+"""The latest failed results of a conversation, so many, for which news are looked up when a run begins."""
 _REFRESH_S = 3.0
 
 
 class ToolFailed(Exception):
-    """The tool could not do it; the message is for the model and, through it, for the user."""
+    """A tool could not do its work; the message is for the model and, through it, for the user."""
 
 
 class BadArguments(ToolFailed):
@@ -48,21 +48,21 @@ class BadArguments(ToolFailed):
 
 
 class ToolOutcome(NamedTuple):
-    """What a call gave: JSON text."""
+    """Result of a call, as JSON text."""
 
     content: str
     failed: bool = False
 
 
 class ToolContext(NamedTuple):
-    """For whom a tool runs, and in which call."""
+    """Caller and call for which a tool runs."""
 
     caller: Caller
     run_id: RunId
     call_id: str
-    """Named by the model's provider: unique in its run only, since gateways begin anew with each conversation."""
+    """Id that the model's provider gave: unique in its run only, as some gateways count anew in each conversation."""
     known: dict[str, object]
-    """What the tool knows of its effect so far; told with each failure, and where the call is cut off."""
+    """Facts about the call's effect so far, set by the tool; part of a failed result, also when the call is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,12 @@ class Tool:
     """A frozen dataclass; its fields are declared with `described`."""
     permission: str
     idempotent: bool
-    """Whether calling it twice does no more than calling it once."""
+    """Calling it twice has the same effect as calling it once."""
     timeout_s: float
     run: Callable[[Any, ToolContext], Awaitable[object]]
-    """Gets an instance of `parameters`; returns what orjson renders; raises ToolFailed or AppError."""
+    """Gets an instance of `parameters`; returns a value that orjson renders; raises ToolFailed or AppError."""
     look_again: Callable[[Mapping[str, object], Caller], Awaitable[object]] | None = None
-    """Gets what was `known` when a call failed or was cut off; returns what is known by now, None for nothing new."""
+    """Gets `known` of a call that failed or was cut off; returns newer facts, None when there are none."""
 
 
 def described(text: str, *, default: object = MISSING, **schema: object) -> Any:
@@ -93,7 +93,7 @@ class Toolbox:
     """The tools that one caller may use."""
 
     def __init__(self, tools: Sequence[Tool], caller: Caller, shorten: Callable[[str], str]) -> None:
-        """`shorten` is given each long result, may block, and returns what the model is shown of it."""
+        """Make a toolbox; `shorten` is given each long result, may block, and returns the text that the model sees."""
         self._tools = {tool.name: tool for tool in tools if caller.may(tool.permission)}
         self._caller = caller
         self._shorten = shorten
@@ -103,11 +103,11 @@ class Toolbox:
         return name in self._tools
 
     def specs(self) -> list[ToolSpec]:
-        """List the tools as a model is told about them."""
+        """List the tools as a model is told of them."""
         return [ToolSpec(tool.name, tool.description, schema_of(tool.parameters)) for tool in self._tools.values()]
 
     async def refreshed(self, messages: Sequence[Message]) -> list[Message]:
-        """Add to the latest failed results what is known by now of the effects of their calls."""
+        """Add newer facts about the effects of their calls to the latest failed results."""
         names = {call.id: call.name for message in messages for call in message.tool_calls}
         shown = list(messages)
         failed = [i for i, message in enumerate(shown) if message.role == "tool" and message.failed]
@@ -126,9 +126,9 @@ class Toolbox:
         return shown
 
     async def call(self, call: ToolCall, *, run_id: RunId, known: dict[str, object] | None = None) -> ToolOutcome:
-        """Execute one call of a run. Failures, also a tool's own bugs, are outcomes; only cancellation raises.
+        """Execute one call of a run. Failures, even bugs of a tool, become outcomes; only cancellation raises.
 
-        What the tool gets to know of its effect goes into `known`, for who cuts it off.
+        The tool records facts about its effect in `known`, which stay available when the call is cancelled.
         """
         known = {} if known is None else known
         tool = self._tools.get(call.name)
@@ -167,7 +167,7 @@ class Toolbox:
 
 
 def is_readable(call: ToolCall) -> bool:
-    """Tell whether a call's arguments are a JSON object, or absent."""
+    """Tell whether a call's arguments are a JSON object, or empty."""
     try:
         return not call.arguments.strip() or isinstance(
             freeform.loads(call.arguments, levels=freeform.MAX_LEVELS + 1, replace_surrogates=True), dict
@@ -192,10 +192,10 @@ def schema_of(parameters: type) -> dict[str, object]:
 
 
 def parse_arguments(parameters: type, text: str) -> object:
-    """Read a call's JSON text.
+    """Parse the JSON text of a call's arguments.
 
     Raises:
-        BadArguments: says what is wrong.
+        BadArguments: the text is not the JSON of such arguments; the message says why.
     """
     try:
         data = freeform.loads(text if text.strip() else "{}", levels=None, replace_surrogates=True)
@@ -237,7 +237,7 @@ def _value(each: Field[Any], hint: object, data: Mapping[str, object]) -> object
 
 
 def _plain(hint: object) -> type:
-    """Take the type out of `X | None` and `dict[str, object]`."""
+    """Return the type of `X | None` and `dict[str, object]`."""
     if get_origin(hint) in {Union, types.UnionType}:
         hint = next(arg for arg in get_args(hint) if arg is not type(None))
     origin = get_origin(hint)
