@@ -18,7 +18,7 @@ class AgentSummaryView(TypedDict):
     tools: list[str]
     tags: list[str]
     built_in: bool
-    """Made of code: it cannot be changed."""
+    """The agent is part of the code: it cannot be changed."""
     created_at: str
     updated_at: str
     version: int
@@ -41,7 +41,7 @@ def summary_view(agent: AgentSummary) -> AgentSummaryView:
 
 
 class AgentConfigView(TypedDict):
-    """How an agent's runs go."""
+    """Limits and settings of an agent's runs."""
 
     max_steps: int
     temperature: float
@@ -57,7 +57,7 @@ class AgentView(AgentSummaryView):
 
 
 def agent_view(agent: Agent) -> AgentView:
-    """Shape an agent with all that it is."""
+    """Shape an agent with all its fields."""
     spec = agent.spec
     return {
         **summary_view(summary(agent)),
@@ -80,7 +80,7 @@ class AgentListData(TypedDict):
     agents: list[AgentSummaryView]
     total: int
     total_capped: bool
-    """Whether `total` stopped counting at 1,000, as it does for a tag."""
+    """`total` stopped counting at 1,000, as it does with a tag."""
     limit: int
     next_cursor: str | None
     page: NotRequired[int]

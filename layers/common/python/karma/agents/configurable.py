@@ -1,4 +1,4 @@
-"""What of agents admins can configure: the engine's models and tools, and the built-in agent."""
+"""Components that admins can configure: the engine's models and tools, and the built-in agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from karma.tools.device_tools import declared_tools
 
 
 def built_in_components(model: str) -> Mapping[str, domain.Component]:
-    """List the components that code brings; `model` is the deployment's own."""
+    """Return the components that are part of the code; `model` is the deployment's default model."""
     return domain.built_in_components(
         models=(model, *MODELS),
         tools={tool.name: tool.description for tool in declared_tools()},

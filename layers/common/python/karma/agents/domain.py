@@ -1,7 +1,7 @@
-"""Agents as configurations that runs execute: what one is, and the rules that need no I/O.
+"""Agents, configurations that runs execute: types, and rules that need no I/O.
 
-The catalogue is shared by all accounts of a deployment. Its first agent is built in: it is made of code, not stored,
-and so cannot be changed.
+The catalogue is shared by all accounts of a deployment. Its first agent is built in: it is part of the code, not
+stored, and so cannot be changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODELS: Final = (
     "claude-opus-5",
     "claude-haiku-4-5",
 )
-"""Model ids that the engine can run, beside the deployment's own; karma.configuration gives them further names."""
+"""Ids of models that the engine can run besides the deployment's default; karma.configuration adds more names."""
 
 MAX_NAME_CHARS: Final = 100
 MAX_DESCRIPTION_CHARS: Final = 500
@@ -50,26 +50,26 @@ _BUILT_IN_SINCE: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class AgentChanged(StaleVersion):
-    """Another request changed the agent between our reading of it and our write: read again."""
+    """Another request changed the agent after it was read: read it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
-    """What an admin says of an agent; lengths are checked by schemas.AgentBody."""
+    """The fields of an agent that an admin sets; lengths are checked by schemas.AgentBody."""
 
     name: str
     model: str
     system_prompt: str
     description: str = ""
     tools: tuple[str, ...] = ()
-    """Names of the tools that its runs may call, as far as their callers may."""
+    """Names of the tools that its runs may call, if their callers have the permission."""
     tags: tuple[str, ...] = ()
     memory: str | None = None
     knowledge: str | None = None
     max_steps: int = DEFAULT_STEPS
-    """Model calls a run."""
+    """Calls of the model in one run at the most."""
     temperature: float = DEFAULT_TEMPERATURE
-    """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
+    """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class AgentSummary:
 
 
 def summary(agent: Agent) -> AgentSummary:
-    """Take what lists show."""
+    """Return the fields of an agent that lists show."""
     spec = agent.spec
     return AgentSummary(
         id=agent.id,

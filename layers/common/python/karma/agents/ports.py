@@ -1,4 +1,4 @@
-"""What the catalogue needs from outside; its second implementation is in tests/fakes/agents.py."""
+"""Ports of the agent catalogue; the second implementation of each is in tests/fakes/agents.py."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from karma.core.ids import AgentId
 
 
 class NameHolder(NamedTuple):
-    """Whose a name is, and which request took it; "" when that named itself by no key."""
+    """The agent that has a name, and the token of the request that created it; "" when the request had none."""
 
     agent_id: AgentId
     request_token: str
 
 
 class AgentStore(Protocol):
-    """Agents at rest. All calls block; each write is one transaction."""
+    """A store of agents. All calls block; each write is one transaction."""
 
     def get(self, agent_id: AgentId) -> Agent | None:
-        """Read one, consistently."""
+        """Read an agent, consistently; None: it does not exist."""
 
     def holder(self, name: str) -> NameHolder | None:
-        """Find whose a name is, consistently."""
+        """Find the agent that has a name, consistently; None: the name is free."""
 
     def create(self, agent: Agent, *, request_token: str) -> None:
         """Store a new agent.
 
         Raises:
-            AlreadyExists: its name is taken.
+            AlreadyExists: another agent has the name.
         """
 
     def replace(self, old: Agent, new: Agent) -> None:
         """Store `new`, which has the next version, in place of `old`.
 
         Raises:
-            AlreadyExists: the new name is taken.
+            AlreadyExists: another agent has the new name.
             AgentChanged: `old` is not the stored one any more.
         """
 
@@ -47,7 +47,7 @@ class AgentStore(Protocol):
         """
 
     def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
-        """List agents, newest first, those behind the id `after`; "" is no tag, and the first page."""
+        """List agents, newest first, those after the id `after`, "" for the first page, and with `tag`, "" for all."""
 
     def count(self, *, tag: str, most: int) -> int:
-        """Count agents; with a tag no further than `most`."""
+        """Count agents; those of a tag up to `most`."""

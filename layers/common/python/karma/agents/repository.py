@@ -3,8 +3,8 @@
 | item | pk | sk |
 |---|---|---|
 | agent | AGENT#<id> | HEAD |
-| whose a name is | AGENTNAME#<name, folded> | HEAD |
-| what lists show of it | AGENTS | AGENT#<id> |
+| agent that has a name | AGENTNAME#<name, folded> | HEAD |
+| fields that lists show | AGENTS | AGENT#<id> |
 | the same, for each of its tags | AGENTS#TAG#<tag> | AGENT#<id> |
 | number of agents | AGENTS | COUNTER#agents |
 
@@ -34,22 +34,22 @@ _ROW: Final = "AGENT#"
 
 
 def agent_key(agent_id: AgentId) -> Key:
-    """Key of an agent."""
+    """Return the key of an agent."""
     return Key(f"{_ROW}{agent_id}", HEAD)
 
 
 def name_key(name: str) -> Key:
-    """Key of the guard that makes a name unique."""
+    """Return the key of the item that makes a name unique."""
     return Key(f"AGENTNAME#{folded(name)}", HEAD)
 
 
 def list_pk(tag: str) -> str:
-    """Partition of the agents with a tag; of all agents for ""."""
+    """Return the partition of the agents with a tag; of all agents for ""."""
     return f"{CATALOGUE_PK}#TAG#{tag}" if tag else CATALOGUE_PK
 
 
 def row_key(agent_id: str, tag: str) -> Key:
-    """Key of an agent's row in the list of a tag, or of all agents for ""."""
+    """Return the key of an agent's row in the list of a tag, or of all agents for ""."""
     return Key(list_pk(tag), f"{_ROW}{agent_id}")
 
 
@@ -63,7 +63,7 @@ class AgentsItem(Item):
 
 
 class _Described:
-    """What every item that shows an agent has."""
+    """Attributes of every item that shows an agent."""
 
     agent_id = UnicodeAttribute()
     name = UnicodeAttribute()
@@ -90,7 +90,7 @@ class AgentRowItem(_Described, AgentsItem, discriminator="agent_row"):
 
 
 class AgentNameItem(AgentsItem, discriminator="agent_name"):
-    """Leads from a name to its agent."""
+    """Maps a name to its agent, and makes the name unique."""
 
     agent_id = UnicodeAttribute()
     request_token = UnicodeAttribute(default="")

@@ -34,12 +34,12 @@ Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_
 
 
 class AgentConfigBody(Body):
-    """How an agent's runs go."""
+    """Limits and settings of an agent's runs."""
 
     max_steps: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] = DEFAULT_STEPS
-    """Model calls a run."""
+    """Calls of the model in one run at the most."""
     temperature: Annotated[Number, Field(ge=0, le=1)] = DEFAULT_TEMPERATURE
-    """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
+    """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
 
 
 class AgentBody(Body):
@@ -48,7 +48,7 @@ class AgentBody(Body):
     name: Name
     description: Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)] = ""
     model: Name
-    """One of the models that the engine runs, or a configured name of one; a wrong one is answered with the list."""
+    """A model that the engine runs, or a configured name of one; for any other the answer lists them."""
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARS, pattern=_NOT_BLANK)]
     tools: Annotated[list[Name], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)] = Field(default_factory=list)
     """Names of built-in tools; without any, the agent only talks."""
@@ -58,7 +58,7 @@ class AgentBody(Body):
     config: AgentConfigBody = Field(default_factory=AgentConfigBody)
 
     def spec(self) -> AgentSpec:
-        """Return what the body says."""
+        """Return the agent's fields of the body."""
         return AgentSpec(
             name=self.name,
             model=self.model,
@@ -74,7 +74,7 @@ class AgentBody(Body):
 
 
 class ReplaceAgentBody(AgentBody):
-    """`PUT /agents/{id}`: what is left out gets its default, as in a new agent."""
+    """`PUT /agents/{id}`: fields left out get their defaults, as in a new agent."""
 
     version: Version | None = None
-    """The version that was read; another one stored answers 409 STALE_VERSION."""
+    """Version that the caller read; when the stored one differs, the answer is 409 STALE_VERSION."""

@@ -1,4 +1,4 @@
-"""Use cases of the agent catalogue: create, list, read, replace, delete, and find the one that a run names."""
+"""Use cases of the agent catalogue: create, list, read, replace, delete, and find the agent that a run names."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from karma.core.observability import count, logger
 from karma.core.repeat import repeat
 
 MAX_OFFSET_ROWS = 1_000
-"""How deep pages by number go, and how far the agents of a tag are counted."""
+"""Rows that pages by number reach at the most, and up to which the agents of a tag are counted."""
 
 _MAX_SHOWN_ID_CHARS = 128
 _MET: Final = (StorageThrottled, AgentChanged)
-"""What a write raises that met another one: on the counter, which all creations share, or on the agent itself."""
+"""Errors of a write that met another one: on the counter, which all creations share, or on the agent itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class AgentPage:
     total: int
     total_capped: bool
     next_after: AgentId | None
-    """What the next page begins behind; None at the end."""
+    """Id after which the next page starts; None at the end."""
 
 
 class Catalogue:
@@ -63,14 +63,14 @@ class Catalogue:
         tools: Sequence[str],
         more_models: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """Wire it.
+        """Make a catalogue.
 
         Args:
-            store: where agents are.
-            clock: tells when they change.
-            models: the ids that agents may name, the built-in agent's first.
-            tools: the names of all tools.
-            more_models: reads the names of models that were configured beside those; called when one is named.
+            store: the stored agents.
+            clock: source of creation and update times.
+            models: ids of models that agents may name, the built-in agent's first.
+            tools: names of all tools.
+            more_models: reads further names of models from the configuration; called for names not in `models`.
         """
         self._store = store
         self._clock = clock
@@ -85,7 +85,7 @@ class Catalogue:
         """Read one agent.
 
         Raises:
-            NotFound: absent or deleted.
+            NotFound: there is no agent of this id.
         """
         if agent_id == BUILT_IN_ID:
             return self._built_in
@@ -98,7 +98,7 @@ class Catalogue:
         """Read the agent that a run names by id or by name; "" is the built-in one, which costs no call.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no agent has this id or name.
         """
         agent_id = self.id_of(ref)
         if agent_id is None:
@@ -109,7 +109,7 @@ class Catalogue:
             raise _missing(ref) from None
 
     def id_of(self, ref: str) -> AgentId | None:
-        """Return the id of an id, which may be a deleted agent's, or of a name; None when nobody has the name."""
+        """Return the id for an id, even of a deleted agent, or for a name; None when no agent has the name."""
         if is_id(ref):
             return AgentId(ref)
         if not ref or folded(ref) == BUILT_IN_ID:
@@ -125,10 +125,10 @@ class Catalogue:
             return False
 
     def list(self, *, limit: int, offset: int = 0, after: str = "", tag: str = "") -> AgentPage:
-        """Return a page: one query, and unless the first page holds all, one call that counts.
+        """Return a page, by one query and, unless the first page has all agents, one call that counts.
 
         Raises:
-            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+            InvalidRequest: INVALID_PAGE: a page by number ends beyond 1,000 rows.
         """
         if offset + limit > MAX_OFFSET_ROWS:
             raise InvalidRequest(
@@ -161,8 +161,8 @@ class Catalogue:
         """Store a new agent; a repeat with the same `request_token` returns the one that the first made.
 
         Raises:
-            ValidationFailed: a model or tool that does not exist, or a name that looks like an id.
-            AlreadyExists: the name is taken.
+            ValidationFailed: a model or tool does not exist, or the name looks like an id.
+            AlreadyExists: another agent has the name.
         """
         self._check(spec)
         now = self._clock.now()
@@ -180,12 +180,13 @@ class Catalogue:
         return agent
 
     def replace(self, agent_id: str, spec: AgentSpec, *, version: int | None = None) -> Agent:
-        """Put a new configuration in the place of an agent's; the same one again changes nothing.
+        """Replace an agent's configuration; an equal one changes nothing.
 
         Raises:
-            NotFound: as `get`.
-            Forbidden: it is built in.
-            ValidationFailed, AlreadyExists: as `create`.
+            NotFound: there is no agent of this id.
+            Forbidden: the agent is built in.
+            ValidationFailed: a model or tool does not exist, or the name looks like an id. AlreadyExists: another agent
+                has the name.
             StaleVersion: `version` is not the stored one.
         """
 
@@ -202,10 +203,10 @@ class Catalogue:
         return repeat(once, on=_MET)
 
     def delete(self, agent_id: str, *, version: int | None = None) -> None:
-        """Delete an agent; its runs stay, and those that execute go on.
+        """Delete an agent; its runs stay, and running ones go on.
 
         Raises:
-            NotFound, Forbidden, StaleVersion: as `replace`.
+            NotFound, Forbidden, StaleVersion: as in `replace`.
         """
 
         def once() -> None:
@@ -216,7 +217,7 @@ class Catalogue:
         repeat(once, on=_MET)
 
     def _unchanged(self, agent_id: str, version: int | None) -> Agent:
-        """Read an agent that is to be changed, and is of this version if one is named."""
+        """Read an agent before a change; `version`, if given, must be the stored one."""
         agent = self.get(agent_id)
         if agent.id == BUILT_IN_ID:
             raise Forbidden("The built-in agent cannot be changed")
