@@ -185,8 +185,8 @@ class Catalogue:
         Raises:
             NotFound: there is no agent of this id.
             Forbidden: the agent is built in.
-            ValidationFailed: a model or tool does not exist, or the name looks like an id. AlreadyExists: another agent
-                has the name.
+            ValidationFailed: a model or tool does not exist, or the name looks like an id.
+            AlreadyExists: another agent has the name.
             StaleVersion: `version` is not the stored one.
         """
 

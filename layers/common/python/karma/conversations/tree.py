@@ -51,7 +51,7 @@ class Tree:
         for named in self._next.values():
             named.sort()
         self._passed: dict[tuple[int, Hashable], int] = {}
-        """How many of these are not behind an earlier position of the search, and need not be looked at again."""
+        """Number of these that are not behind an earlier position of the search, and need not be looked at again."""
         self._entered, self._left = _spans(thread)
 
     def message(self, position: int) -> Message:
