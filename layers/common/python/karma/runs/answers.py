@@ -31,15 +31,17 @@ class RunView(TypedDict):
     parent_run_id: str | None
     status: RunStatus
     agent_id: str | None
-    """Null in runs from before there were agents."""
+    """Id of the agent that the run executes. Null in runs from before there were agents."""
     agent_version: int | None
     model: str
     error_code: str | None
     turns: int
     usage: RunUsage | None
     cost_micros: int | None
-    """What its model calls count for in the plan, in micro-dollars. Null until the run ended, and where it is not
-    known: then what was reserved for it stays counted."""
+    """Cost of its model calls, counted in the plan, in micro-dollars. Null until the run ended, and when it is not
+    known:
+    then the whole reservation stays counted.
+    """
     pending_tool_call_ids: list[str]
     created_at: str
     finished_at: str | None
@@ -72,8 +74,9 @@ class RunData(TypedDict):
 
     run: RunView
     messages: list[Mapping[str, object]] | None
-    """With `?messages=true` the conversation of the run's branch, as AG-UI messages; null where it is not asked for,
-    not known yet, or larger than 4 MB."""
+    """With `?messages=true`, the conversation of the run's branch as AG-UI messages; null when not asked for, not known
+    yet, or larger than 4 MB.
+    """
 
 
 class RunListData(TypedDict):
@@ -82,7 +85,7 @@ class RunListData(TypedDict):
     runs: list[RunView]
     total: int
     total_capped: bool
-    """Whether `total` stopped counting at 1,000, as it does for an agent."""
+    """`total` stopped counting at 1,000, as it does for an agent."""
     limit: int
     next_cursor: str | None
 
@@ -160,7 +163,7 @@ class LoggedSegment(TypedDict):
     """A committed piece of a run's log."""
 
     n: int
-    """Position: `?after=n` gives what follows it."""
+    """Position of the segment: `?after=n` returns those that follow it."""
     events: list[dict[str, object]]
     """AG-UI events."""
 
@@ -170,7 +173,7 @@ class RunEventsData(TypedDict):
 
     segments: list[LoggedSegment]
     next_after: int
-    """Where to read on; more may come unless `finished`."""
+    """Position after which to read on; more may come unless `finished`."""
     finished: bool
 
 
@@ -188,7 +191,7 @@ def events_view(segments: Sequence[Segment], *, after: int) -> RunEventsData:
 
 
 class CapabilitiesData(TypedDict):
-    """AG-UI's AgentCapabilities."""
+    """Abilities of the agent, in the shape of AG-UI's AgentCapabilities."""
 
     identity: dict[str, object]
     transport: dict[str, object]

@@ -1,4 +1,4 @@
-"""What the agent can do, in the shape of AG-UI's AgentCapabilities; only what is true is declared."""
+"""Abilities of the agent, in the shape of AG-UI's AgentCapabilities; only true ones are declared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from karma.tools.toolbox import Toolbox
 
 
 def capabilities(caller: Caller, *, without: Collection[str] = ()) -> CapabilitiesData:
-    """Describe the agent as this caller meets it, without the tools that are disabled."""
+    """Describe the agent for this caller, without the tools that are disabled."""
     limits = RunLimits()
     toolbox = Toolbox([tool for tool in declared_tools() if tool.name not in without], caller, shorten=str)
     items = [

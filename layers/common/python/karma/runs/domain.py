@@ -1,13 +1,13 @@
-"""Runs and their logs: what they are, and the rules that need no I/O.
+"""Runs and their logs: types, and rules that need no I/O.
 
 A run executes on a thread; a thread has at most one active run:
 
     running ──> finished      RUN_FINISHED was logged (also with calls of frontend tools left pending)
-            ├─> cancelled     it was stopped: its conversation went on without it
+            ├─> cancelled     the run was stopped, since its conversation went on without it
             └─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
 
-The run's log is its truth: segment 1, 2, 3, ... each written once, by the writer that holds the lease named in the
-segment before. Who finds a higher segment of another writer has lost the run.
+The state of a run is that of its log: segments 1, 2, 3, ... each written once, by the writer with the lease
+that the segment before names. A process that finds a later segment of another writer has lost the run.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
 ENGINE_SCHEMA = 1
-"""Layout of a run's log; a release continues only what it can read."""
+"""Layout of a run's log; a release continues only runs of a layout that it can read."""
 
 BUSY_RETRY_S = 5
-"""When a client that met a busy thread may ask again."""
+"""Seconds after which a client that met a busy thread may ask again."""
 
 LEASE = timedelta(seconds=30)
-"""How long a segment keeps its writer in possession of the run."""
+"""Time for which a segment gives its writer the lease of the run."""
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """State of a run."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -51,16 +51,16 @@ TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
 
 
 class Wish(StrEnum):
-    """Why somebody else wants a run to end; written beside its log, read by its owner, who alone ends it."""
+    """Reason why another process wants a run to end; stored beside its log, read by its owner, which alone ends it."""
 
     MOVED_ON = "moved_on"
-    """The client that the run answers sends what it answers, and more: it does not wait for the answer."""
+    """The run's client has asked something else: it does not wait for the answer any more."""
     NEXT = "next"
-    """Somebody wants to go on with the thread; who still listens to the run is its owner's to know."""
+    """Another client wants to continue the thread; the owner ends the run only if its own client has disconnected."""
 
 
 class RunErrorCode(StrEnum):
-    """`code` of RUN_ERROR; part of the contract."""
+    """`code` of RUN_ERROR; part of the API."""
 
     MODEL_OVERLOADED = "MODEL_OVERLOADED"
     MODEL_RATE_LIMITED = "MODEL_RATE_LIMITED"
@@ -103,14 +103,14 @@ ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
 
 
 class RunExists(Conflict):
-    """A run id is used once."""
+    """The run id was used before, by another request."""
 
     def __init__(self, run_id: RunId) -> None:
         super().__init__(f"Run {run_id} exists already and answers another request; take a new runId")
 
 
 class ThreadBusy(Conflict):
-    """The thread has an active run; `details.run_id` names it, and `Retry-After` says when to come again."""
+    """The thread has an active run; `details.run_id` names it, and `Retry-After` tells when to try again."""
 
     def __init__(self, run_id: RunId) -> None:
         super().__init__("The thread has an active run", details={"run_id": run_id})
@@ -118,7 +118,7 @@ class ThreadBusy(Conflict):
 
 
 class ThreadChanged(Conflict):
-    """Another run began or ended between our reading of the thread and our write: read again."""
+    """Another run began or ended after the thread was read: read it again."""
 
     def __init__(self) -> None:
         super().__init__("The thread was changed by another run; try again")
@@ -126,11 +126,11 @@ class ThreadChanged(Conflict):
 
 
 class OwnershipLost(Exception):
-    """The log holds a segment of another writer: this process may not go on with the run."""
+    """The log has a segment of another writer: this process must not go on with the run."""
 
 
 class RunFailed(Exception):
-    """The run ends with RUN_ERROR of this code; nothing of a provider's text is in it."""
+    """The run ends with RUN_ERROR of this code; the message has no text of a provider."""
 
     def __init__(self, code: RunErrorCode) -> None:
         super().__init__(ERROR_MESSAGES[code])
@@ -138,7 +138,7 @@ class RunFailed(Exception):
 
 
 class RunKey(NamedTuple):
-    """A run belongs to its user; the id may be the client's own."""
+    """Key of a run: its owner and its id, which the client may have chosen."""
 
     user_id: UserId
     run_id: RunId
@@ -146,21 +146,21 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One committed piece of a run's log."""
+    """One committed part of a run's log."""
 
     key: RunKey
     n: int
     writer: str
-    """Token of the process that wrote it, new for each possession of the run."""
+    """Token of the process that wrote it, a new one for each owner of the run."""
     epoch: int
-    """Counts the owners of the run, from 1."""
+    """Number of owners of the run so far, from 1."""
     lease_until: datetime
     events: tuple[bytes, ...]
-    """AG-UI events as JSON, in order; none in a segment that only renews the lease."""
+    """AG-UI events as JSON, in order; () in a segment that only renews the lease."""
     terminal: bool = False
 
     def is_expired(self, now: datetime) -> bool:
-        """Tell whether the writer may be presumed dead."""
+        """Tell whether the lease has expired, so that the writer counts as dead."""
         return now > self.lease_until
 
 
@@ -176,29 +176,29 @@ class Run:
     agent_id: AgentId | None = None
     """None in runs that were stored before there were agents."""
     agent_version: int | None = None
-    """The agent as it was when the run began."""
+    """Version of the agent when the run began; None as for `agent_id`."""
     parent_run_id: str = ""
     finished_at: datetime | None = None
     error_code: str = ""
     turns: int = 0
     usage: Json | None = None
     cost_micros: int | None = None
-    """What its model calls count for in its owner's plan, in micro-dollars; None until it ended, and where unknown."""
+    """Cost of its model calls, counted in its owner's plan, in micro-dollars; None until it ended, or unknown."""
     pending_tool_call_ids: tuple[str, ...] = ()
     asked_hash: str = ""
-    """Digest of the request that began it: the same one again asks for its answer, not for another run."""
+    """Digest of the request that began it: an equal request asks for the same answer, not for another run."""
     answers: int = -1
-    """Position of the message that it answers; -1 where it answers none, and in runs that were stored without it."""
+    """Position of the message that it answers; -1: none, or a run stored before there was this field."""
     begins_at: int = -1
-    """Number of messages that its thread had when it began: the position of the first one that it adds."""
+    """Number of messages of its thread when it began, and so the position of the first one that it adds."""
     last_message: int = -1
-    """Position of the last message of its branch when it ended; -1 where it added none or has not ended."""
+    """Position of the last message of its branch when it ended; -1: it added none, or has not ended."""
     engine_schema: int = ENGINE_SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """What ends a run."""
+    """The final state of a run."""
 
     status: RunStatus
     at: datetime
@@ -207,7 +207,7 @@ class RunEnd:
     usage: Json | None = None
     cost_micros: int | None = None
     correction: Adjustment | None = None
-    """Of what the run reserved of its owner's model spend; None leaves all of it taken."""
+    """Correction of the model spend that the run reserved; None: all of it stays counted."""
     pending_tool_call_ids: tuple[str, ...] = ()
     last_message: int = -1
 

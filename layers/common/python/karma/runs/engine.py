@@ -1,7 +1,7 @@
-"""The turn loop of one run: model, tools, model, ... until there is nothing left to answer.
+"""The turn loop of one run: model, tools, model, ... until the model calls no more tools of the server.
 
-What a client sees, and in which order, is decided here; what is durable when, in log.py. The history gains a message
-only when a turn is complete, in the transaction that logs it: a run that breaks leaves no half message behind.
+This module decides which events a client sees, in which order; log.py, when they are durable. A message is added to the
+thread only when its turn is complete, in the transaction that logs it: a run that fails leaves no partial message.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _RESULTS_A_COMMIT = 16
-"""Results of at most 64 KB each (twice that when escaped once more) that go into one transaction."""
+"""Results per transaction; each has at most 64 KB (twice that when escaped once more)."""
 
 
 @dataclass
 class _Turn:
-    """One call of the model as it streams."""
+    """One call of the model while it streams."""
 
     message_id: str
     text: DeltaPrefix
     args: dict[str, DeltaPrefix] = field(default_factory=dict)
-    """By the provider's id of a call; its prefix names ours."""
+    """Prefixes of argument deltas by the provider's id of a call; a prefix has our id of the call."""
     said: GrowingText = field(default_factory=GrowingText)
     args_chars: int = 0
     calls: list[ToolCall] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     held: list[Event] = field(default_factory=list)
-    """Ends of tool calls, committed together with what follows them."""
+    """Ends of tool calls, which are committed together with the events that follow them."""
     ended: TurnEnded | None = None
 
 
@@ -98,15 +98,15 @@ class RunEngine:
         self._is_stopped = False
         self._began_at = plan.last
         self._said_at = -1
-        """Position of the last message that called tools of ours."""
+        """Position of the last message that called tools of the server; -1: none."""
         self._own: dict[ToolCall, asyncio.Task[ToolOutcome] | None] = {}
-        """Its calls of ours in their order, as their results are stored behind it; None is not begun yet."""
+        """Its calls of the server's tools, in order, with their tasks, whose results follow it; None: not begun yet."""
         self._known: dict[str, dict[str, object]] = {}
-        """By the id of a call: what its tool knows of its effect."""
+        """Facts that each tool knows about its effect, by the id of the call."""
         self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
 
     async def run(self) -> None:
-        """Run to the terminal event. Never raises for what a run may meet; a bug ends the run with INTERNAL."""
+        """Run to the terminal event. Expected failures end the run and raise nothing; a bug ends it with INTERNAL."""
         remaining_s = (self._plan.deadline - self._clock.now()).total_seconds() - self._limits.reserve_s
         try:
             async with asyncio.timeout(max(0.0, remaining_s)) as limit:
@@ -188,7 +188,7 @@ class RunEngine:
             if frames:
                 write(b"".join(frames))
             if turn.said.size + turn.args_chars > MAX_ADDED_BYTES:
-                # It could not be kept: the model is stopped rather than paid to go on.
+                # It could not be stored: the model is stopped rather than paid to go on.
                 raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
         if turn.ended is None:
             raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT)
@@ -212,9 +212,10 @@ class RunEngine:
             turn.ended = event
 
     def _own_call_id(self, given: str) -> str:
-        """Return the provider's id of a call, or another where a client would take the call for an earlier one.
+        """Return the provider's id of a call, or a new one if the conversation has that id already.
 
-        Providers name calls anew in each conversation, some gateways in each answer; clients append to what has the id.
+        Providers count calls anew in each conversation, some gateways in each answer; clients append to the call with
+        the id.
         """
         call_id = given if _CALL_ID.fullmatch(given) and given not in self._call_ids else f"call_{short_id()}"
         self._call_ids.add(call_id)
@@ -225,12 +226,12 @@ class RunEngine:
         await self._log.commit(held)
 
     async def _go_on(self, turn: _Turn) -> bool:
-        """Settle a complete turn; tell whether the model must be asked again."""
+        """Process a complete turn; tell whether the model must be asked again."""
         if turn.ended is None:
             return False
         stop = turn.ended.stop
         if stop is StopReason.REFUSED:
-            # A refused turn is not kept: the model would refuse again as long as it sees it.
+            # A refused turn is not stored: the model would refuse again as long as it sees it.
             raise RunFailed(RunErrorCode.MODEL_REFUSED)
         if stop is StopReason.CONTEXT_FULL:
             raise RunFailed(RunErrorCode.CONTEXT_WINDOW_EXCEEDED)
@@ -256,13 +257,13 @@ class RunEngine:
         return await self._call_tools(turn.calls, closing, self._keep(kept))
 
     async def _call_tools(self, calls: Sequence[ToolCall], closing: Sequence[Event], said: History | None) -> bool:
-        """Keep a turn and execute its calls of our own tools; those of the client's are left pending and end the run.
+        """Store a turn and execute its calls of the server's tools; calls of the client's stay pending and end the run.
 
-        A call whose arguments cannot be read is nobody's: it is answered as failed, so that the model mends it.
+        A call with unreadable arguments gets a failed result, so that the model corrects it.
         """
         pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
         own = [call for call in calls if call.id not in pending]
-        # Noted before the turn is kept: from then on each of these calls gets a result, however the run ends.
+        # Recorded before the turn is stored: from then on each of these calls gets a result, however the run ends.
         self._said_at, self._own = self._plan.last, dict.fromkeys(own)
         await self._log.commit(closing, history=said)
         run_id = self._plan.run_id
@@ -293,7 +294,7 @@ class RunEngine:
         ]
 
     def _missing_results(self) -> History | None:
-        """Answer the calls of ours that a run leaves open when it is ended: by their outcomes, or that it was ended."""
+        """Make results for open calls of the server's tools when a run ends: their outcomes, or that it ended."""
         stored = self._log.last_message
         if stored is None or stored < self._said_at:
             return None  # the turn was not kept
@@ -311,10 +312,10 @@ class RunEngine:
         return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
 
     def _keep(self, messages: Sequence[Message]) -> History | None:
-        """Add messages to the conversation, and name the write that stores them.
+        """Add messages to the conversation, and return the write that stores them.
 
         Raises:
-            RunFailed: they are more than one write takes; nothing of them is kept.
+            RunFailed: the messages are larger than one write may be; none is stored.
         """
         if not messages:
             return None
@@ -365,7 +366,7 @@ class RunEngine:
             await self._log.finish(terminal, how, before=self._sent(results), history=missing)
             count("RunFailed", code=code.value)
         except (OwnershipLost, Upstream):
-            # The watchdog ends the log; the client is told what is known here.
+            # The watchdog ends the log; the client gets the error from here.
             self._abandon(code)
         except Exception:  # noqa: BLE001 - the edge of a run, as in run()
             logger.exception("run.broken", run_id=self._plan.run_id)
@@ -400,7 +401,7 @@ class RunEngine:
 
 
 def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:
-    """Write the ids of calls, in order, into the blocks that ask for them."""
+    """Put the ids of calls, in order, into the blocks of type tool_use."""
     ids = iter(call.id for call in calls)
     return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
 

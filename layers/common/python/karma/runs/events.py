@@ -1,4 +1,4 @@
-"""AG-UI 1.0 events as JSON bytes, and what is open in a stream of them.
+"""AG-UI 1.0 events as JSON bytes, and the messages and calls that a stream of them has open.
 
 Built by constant prefixes and orjson rather than by ag_ui's models: those cost 4 us an event and .9 of a cold start.
 `tests/contract/agents` proves that every event made here is one that ag_ui.core and @ag-ui/client accept.
@@ -12,12 +12,12 @@ from typing import NamedTuple
 import orjson
 
 PROTOCOL_VERSION = "1.0"
-"""Ours, sent on RUN_STARTED; not an echo of the client's."""
+"""The server's version of the protocol, sent on RUN_STARTED; not the client's."""
 
 Version = tuple[int, int]
 CURRENT: Version = (1, 0)
 BEFORE_1_0: Version = (0, 0)
-"""Of clients that name no version: there was no field for it."""
+"""Version of clients that name none: the field was introduced with 1.0."""
 
 SINCE: Mapping[str, Mapping[str, Version]] = {
     "RUN_STARTED": {"protocolVersion": (1, 0)},
@@ -25,8 +25,9 @@ SINCE: Mapping[str, Mapping[str, Version]] = {
     "RUN_ERROR": {"usage": (1, 0)},
     "TOOL_CALL_RESULT": {"metadata": (1, 0)},
 }
-"""Which version brought a field. Clients of 0.0.54 to 0.0.59 refuse a whole run for `outcome.pendingToolCallIds`, and
-their users' hosts for others: what a client's version does not have is left out for it."""
+"""Version that introduced a field; fields that a client's version does not have are left out. Clients
+of 0.0.54 to 0.0.59 refuse a whole run because of `outcome.pendingToolCallIds`, applications built on them because of
+others."""
 
 _LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\u0085\u2028\u2029")
 
@@ -34,7 +35,7 @@ _dumps = orjson.dumps
 
 
 class Event(NamedTuple):
-    """One event; `ref` is the id of what it opens or closes, "" for the others."""
+    """One event; `ref` is the id of the message or call that it opens or closes, "" for other events."""
 
     type: str
     ref: str
@@ -54,17 +55,17 @@ def encode_delta(prefix: DeltaPrefix, delta: str) -> bytes:
 
 
 def text_deltas(message_id: str) -> DeltaPrefix:
-    """Prefix of TEXT_MESSAGE_CONTENT events."""
+    """Return the prefix of TEXT_MESSAGE_CONTENT events."""
     return DeltaPrefix(message_id, b'{"type":"TEXT_MESSAGE_CONTENT","messageId":' + _dumps(message_id) + b',"delta":')
 
 
 def args_deltas(tool_call_id: str) -> DeltaPrefix:
-    """Prefix of TOOL_CALL_ARGS events."""
+    """Return the prefix of TOOL_CALL_ARGS events."""
     return DeltaPrefix(tool_call_id, b'{"type":"TOOL_CALL_ARGS","toolCallId":' + _dumps(tool_call_id) + b',"delta":')
 
 
 def run_started(*, thread_id: str, run_id: str, parent_run_id: str = "", speaks: Version = CURRENT) -> Event:
-    """RUN_STARTED with our protocol version."""
+    """Make RUN_STARTED, with the server's protocol version."""
     body = {"threadId": thread_id, "runId": run_id, "protocolVersion": PROTOCOL_VERSION}
     if parent_run_id:
         body["parentRunId"] = parent_run_id
@@ -72,33 +73,33 @@ def run_started(*, thread_id: str, run_id: str, parent_run_id: str = "", speaks:
 
 
 def state_snapshot(state: object) -> Event:
-    """STATE_SNAPSHOT; a state is any JSON value."""
+    """Make STATE_SNAPSHOT; a state is any JSON value."""
     return _event("STATE_SNAPSHOT", "", {"snapshot": state})
 
 
 def text_start(message_id: str) -> Event:
-    """TEXT_MESSAGE_START of the assistant."""
+    """Make TEXT_MESSAGE_START of the assistant."""
     return _event("TEXT_MESSAGE_START", message_id, {"messageId": message_id, "role": "assistant"})
 
 
 def text_end(message_id: str) -> Event:
-    """TEXT_MESSAGE_END."""
+    """Make TEXT_MESSAGE_END."""
     return _event("TEXT_MESSAGE_END", message_id, {"messageId": message_id})
 
 
 def tool_start(*, tool_call_id: str, name: str, parent_message_id: str) -> Event:
-    """TOOL_CALL_START; without the parent's id clients would show a message of its own for the call."""
+    """Make TOOL_CALL_START; without the parent's id clients would show a message of its own for the call."""
     body = {"toolCallId": tool_call_id, "toolCallName": name, "parentMessageId": parent_message_id}
     return _event("TOOL_CALL_START", tool_call_id, body)
 
 
 def tool_end(tool_call_id: str) -> Event:
-    """TOOL_CALL_END."""
+    """Make TOOL_CALL_END."""
     return _event("TOOL_CALL_END", tool_call_id, {"toolCallId": tool_call_id})
 
 
 def tool_result(*, message_id: str, tool_call_id: str, content: str, failed: bool, speaks: Version = CURRENT) -> Event:
-    """TOOL_CALL_RESULT; the protocol has no field for a failure, so it is in the content and in the metadata."""
+    """Make TOOL_CALL_RESULT; the protocol has no field for a failure, so it is in the content and in the metadata."""
     body: dict[str, object] = {"messageId": message_id, "toolCallId": tool_call_id, "content": content, "role": "tool"}
     if failed:
         body["metadata"] = {"failed": True}
@@ -114,7 +115,7 @@ def run_finished(
     result: Mapping[str, object] | None = None,
     speaks: Version = CURRENT,
 ) -> Event:
-    """RUN_FINISHED with outcome success."""
+    """Make RUN_FINISHED with outcome success."""
     outcome: dict[str, object] = {"type": "success"}
     if pending_tool_call_ids:
         outcome["pendingToolCallIds"] = list(pending_tool_call_ids)
@@ -129,7 +130,7 @@ def run_finished(
 def run_cancelled(
     *, thread_id: str, run_id: str, message: str, code: str, usage: Sequence[Mapping[str, object]], speaks: Version
 ) -> Event:
-    """RUN_FINISHED with outcome cancelled; RUN_ERROR for clients to whom that would look like a success."""
+    """Make RUN_FINISHED with outcome cancelled, or RUN_ERROR for clients that would take that for a success."""
     if speaks < (1, 0):
         return run_error(message=message, code=code, usage=usage, speaks=speaks)
     body: dict[str, object] = {"threadId": thread_id, "runId": run_id, "outcome": {"type": "cancelled"}}
@@ -141,7 +142,7 @@ def run_cancelled(
 def run_error(
     *, message: str, code: str, usage: Sequence[Mapping[str, object]] = (), speaks: Version = CURRENT
 ) -> Event:
-    """RUN_ERROR."""
+    """Make RUN_ERROR."""
     body: dict[str, object] = {"message": message, "code": code}
     if usage:
         body["usage"] = list(usage)
@@ -149,12 +150,12 @@ def run_error(
 
 
 def messages_snapshot(messages: Sequence[Mapping[str, object]]) -> Event:
-    """MESSAGES_SNAPSHOT; what a client holds and does not find here, it drops."""
+    """Make MESSAGES_SNAPSHOT; clients drop messages that are not in it."""
     return _event("MESSAGES_SNAPSHOT", "", {"messages": list(messages)})
 
 
 def input_ignored(notes: Sequence[Mapping[str, str]]) -> Event:
-    """CUSTOM event that names what the client sent and what was passed over."""
+    """Make a CUSTOM event that names the parts of the client's request that were left out."""
     return _event("CUSTOM", "", {"name": "karma.input_ignored", "value": list(notes)})
 
 
@@ -172,7 +173,7 @@ class OpenItems:
         self._tools: dict[str, None] = {}
 
     def follow(self, event: Event) -> None:
-        """Take note of an event that went out."""
+        """Record an event that was sent."""
         if event.type == "TEXT_MESSAGE_START":
             self._texts[event.ref] = None
         elif event.type == "TEXT_MESSAGE_END":
@@ -187,12 +188,12 @@ class OpenItems:
         return message_id in self._texts
 
     def closing(self) -> list[Event]:
-        """Events that close everything, as must happen before a terminal event."""
+        """Return the events that close everything that is open, as must happen before a terminal event."""
         return [*map(text_end, self._texts), *map(tool_end, self._tools)]
 
 
 def parse(data: bytes) -> Event:
-    """Read one of our own events back from the log."""
+    """Read an event that this module made, from the log."""
     body = orjson.loads(data)
     kind = body["type"]
     if kind.startswith("TEXT_MESSAGE_"):
@@ -201,7 +202,7 @@ def parse(data: bytes) -> Event:
 
 
 def open_after(log: Iterable[bytes]) -> OpenItems:
-    """Replay a log to find what it leaves open."""
+    """Return the messages and calls that a log leaves open."""
     items = OpenItems()
     for data in log:
         items.follow(parse(data))
@@ -209,9 +210,9 @@ def open_after(log: Iterable[bytes]) -> OpenItems:
 
 
 def frame(data: bytes) -> bytes:
-    """Make one server-sent event: LF only, as the protocol demands.
+    """Make one server-sent event, with LF as line end, as the protocol demands.
 
-    Nothing in it ends a line but its own: U+0085, U+2028 and U+2029, at which Python's `splitlines` and the clients
+    No character of the data ends a line: U+0085, U+2028 and U+2029, at which Python's `splitlines` and the clients
     made with it end one too, are escaped. orjson escapes the others (U+000B, U+000C, U+001C to U+001E).
     """
     if not data.isascii():
@@ -223,7 +224,7 @@ def frame(data: bytes) -> bytes:
 def frames(events: Iterable[bytes], *, n: int) -> bytes:
     """Frame the events of committed segments; the last frame carries `id: n`.
 
-    `id: n` promises that what came before it is exactly the segments up to n: `?after=n` misses and repeats nothing.
+    `id: n` means that the client has exactly the segments up to n: with `?after=n` it misses and repeats nothing.
     """
     listed = list(events)
     if not listed:
@@ -232,5 +233,5 @@ def frames(events: Iterable[bytes], *, n: int) -> bytes:
 
 
 def position(n: int) -> bytes:
-    """Frame without data: clients take its id and dispatch nothing."""
+    """Make a frame without data: clients take its id and dispatch no event."""
     return b"id: %d\n\n" % n

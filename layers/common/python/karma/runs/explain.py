@@ -1,4 +1,4 @@
-"""What happened to a run, from its id alone: for operators, printed by `karma run explain <id>`."""
+"""Describes a run by its id alone, for operators: printed by `karma run explain <id>`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN_CHARS = 100
 
 
 def explain(run_id: RunId, *, store: RunStore, clock: Clock) -> str:
-    """Tell the story of every run with this id (one, unless clients of several users chose the same).
+    """Describe every run with this id (one, unless clients of several users chose the same).
 
     Conversation texts are shown by length only.
 

@@ -4,16 +4,16 @@
 |---|---|---|---|
 | run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
 | segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
-| why its owner should end it | RUN#<user>#<run> | CONTROL#<wish> | |
-| whose run has this id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
+| wish that its owner end it | RUN#<user>#<run> | CONTROL#<wish> | |
+| owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | thread | THREAD#<user>#<thread> | HEAD | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
 | their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
 | attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
 
-Run and thread ids may be the client's own, so the user is part of their keys: nobody can meet another's run by
-guessing or reusing an id. The counter is written in the transaction that starts a run, so it needs no stream.
+Run and thread ids may be the client's own, so the user is part of their keys: guessing or reusing an id never
+gives access to another user's run. The counter is written in the transaction that starts a run, so it needs no stream.
 """
 
 from __future__ import annotations
@@ -34,57 +34,57 @@ LISTED = "RUN#"
 ATTACHMENT = "ATTACHMENT#"
 MESSAGES_SK_CHARS = len(MESSAGES) + 8
 PART_BYTES = 350_000
-"""An item holds at most 400 KB; keys and attributes need some of it."""
+"""Bytes of an item's messages; it holds at most 400 KB, of which keys and attributes need some."""
 
 
 def run_pk(key: RunKey) -> str:
-    """Partition of a run and its log."""
+    """Return the partition of a run and its log."""
     return f"RUN#{key.user_id}#{key.run_id}"
 
 
 def parse_run_pk(pk: str) -> RunKey:
-    """Inverse of `run_pk`; user ids hold no `#`."""
+    """Return the run of a partition that `run_pk` made; user ids contain no `#`."""
     _, user_id, run_id = pk.split("#", 2)
     return RunKey(UserId(user_id), RunId(run_id))
 
 
 def segment_sk(n: int) -> str:
-    """Sort key of a segment; sorts by number."""
+    """Return the sort key of a segment, which sorts by number."""
     return f"{SEGMENT}{n:08d}"
 
 
 def parse_segment_sk(sk: str) -> int:
-    """Inverse of `segment_sk`."""
+    """Return the number of a sort key that `segment_sk` made."""
     return int(sk.removeprefix(SEGMENT))
 
 
 def thread_pk(key: ThreadKey) -> str:
-    """Partition of a thread and its messages."""
+    """Return the partition of a thread and its messages."""
     return f"THREAD#{key.user_id}#{key.thread_id}"
 
 
 def messages_sk(n: int, *, part: int = 0) -> str:
-    """Sort key of the messages from position n on, or of a further part of them, which sorts behind."""
+    """Return the sort key of the messages from position n on, or of a further part of them, which sorts after it."""
     return f"{MESSAGES}{n:08d}#{part:04d}" if part else f"{MESSAGES}{n:08d}"
 
 
 def run_id_pk(run_id: RunId) -> str:
-    """Partition that tells whose runs have this id."""
+    """Return the partition with the owners of a run id."""
     return f"RUNID#{run_id}"
 
 
 def parse_run_id_pk(pk: str) -> RunId:
-    """Inverse of `run_id_pk`."""
+    """Return the run id of a partition that `run_id_pk` made."""
     return RunId(pk.removeprefix("RUNID#"))
 
 
 def user_pk(user_id: UserId) -> str:
-    """Partition of a user's list, in the index, and of its counter, in the table."""
+    """Return the partition of a user's list in the index, and of their counter in the table."""
     return f"USER#{user_id}"
 
 
 def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
-    """Partition of the index with a user's runs of one agent."""
+    """Return the partition of the index with a user's runs of one agent."""
     return f"{user_pk(user_id)}#AGENT#{agent_id}"
 
 
@@ -124,13 +124,13 @@ class RunItem(RunsItem, discriminator="run"):
 
 
 class RunOwnerItem(RunsItem, discriminator="run_owner"):
-    """Leads from a run id to its user, and in the index from an agent to its runs."""
+    """Maps a run id to its owner, and in the index an agent to its runs."""
 
     user_id = UnicodeAttribute()
 
 
 class SegmentItem(RunsItem, discriminator="segment"):
-    """A piece of a run's log."""
+    """A segment of a run's log."""
 
     writer = UnicodeAttribute()
     epoch = NumberAttribute()
@@ -141,11 +141,11 @@ class SegmentItem(RunsItem, discriminator="segment"):
 
 
 class ControlItem(RunsItem, discriminator="run_control"):
-    """A wish that a run's owner reads beside its work."""
+    """A wish that the run's owner end it, which the owner reads."""
 
 
 class ThreadItem(RunsItem, discriminator="thread"):
-    """Head of a thread."""
+    """A thread without its messages."""
 
     user_id = UnicodeAttribute()
     thread_id = UnicodeAttribute()
@@ -158,13 +158,13 @@ class MessagesItem(RunsItem, discriminator="messages"):
     messages = BinaryAttribute(legacy_encoding=False)
     """JSON list, cut anywhere when it has several parts."""
     after = NumberAttribute(null=True)
-    """Position of the message that the first one follows; absent where it is the one before it."""
+    """Position of the message that the first one follows; absent: it is the one before it."""
     parts = NumberAttribute(default=1)
-    """Number of the items that hold the list together."""
+    """Number of items that have the list together."""
 
 
 class AttachmentItem(RunsItem, discriminator="attachment"):
-    """An attachment whose bytes are taken of the account's storage; it goes with the account."""
+    """An attachment that counts towards the account's storage; deleted with the account."""
 
     size = NumberAttribute()
 
@@ -176,5 +176,5 @@ class RunCounterItem(RunsItem, discriminator="run_counter"):
 
 
 def list_sk(run: Run) -> str:
-    """Sort key of a run in the lists of the index: by the time when it began."""
+    """Return the sort key of a run in the lists of the index, which sort by the start of runs."""
     return f"{LISTED}{iso(run.created_at)}#{run.key.run_id}"

@@ -1,10 +1,10 @@
-"""The log of a run while it executes: what was sent is committed, in order, by one writer.
+"""The log of a run while it executes: one writer commits all events that are sent, in order.
 
 - Structural events are committed, then sent.
 - Deltas, and the start and end of text, are sent at once and committed at most a second later.
-- `id: n` goes out only when what the client has is exactly the segments up to n.
-- The lease is renewed by each segment, by an empty one when the run is silent.
-- Once a second it is read whether somebody wants the run to end: others never write to the log.
+- `id: n` is sent only when the client has exactly the segments up to n.
+- Each segment renews the lease, an empty one when the run is silent.
+- Once a second the log reads whether another process wants the run to end: others never write to it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame
 from karma.runs.ports import RunStore, Sink
 
 SEGMENT_BYTES = 16_000
-"""A segment holds up to this much, or one event that is larger."""
+"""Bytes of a segment's events at the most, unless it has one event that is larger."""
 
 FLUSH_AFTER_S = 0.8
 _FLUSH_BYTES = 12_000
 _DELTA_CHARS = 2_500
-"""A character takes up to six bytes in JSON, so a delta always fits into a segment."""
+"""Characters of a delta at the most: each takes up to six bytes in JSON, so a delta always fits into a segment."""
 _RENEW_AFTER_S = LEASE.total_seconds() / 3
 _LISTEN_EVERY_S = 1.0
 _RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _FATAL = (OwnershipLost, Upstream)
-"""Behind these nothing may be written any more."""
+"""Failures after which nothing may be written any more."""
 
 
 class RunLog:
@@ -61,9 +61,9 @@ class RunLog:
         self._lock = asyncio.Lock()
         self._open = OpenItems()
         self.last_message: int | None = None
-        """Position of the last message that was committed; None where none was."""
+        """Position of the last message that was committed; None: none was."""
         self.has_ended = False
-        """Whether the terminal event is committed."""
+        """The terminal event is committed."""
         self._waiting = _Waiting()
         self._sent = 0
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -75,7 +75,7 @@ class RunLog:
         self._listen_timer: asyncio.TimerHandle | None = None
 
     def listen(self, stop: Callable[[], None]) -> None:
-        """Call `stop` once when the run's client has moved on, or has left and somebody else wants the thread."""
+        """Call `stop` once the run's client asks something else, or has disconnected and another wants the thread."""
         self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(stop)))
 
     async def _heed(self, stop: Callable[[], None]) -> None:
@@ -91,10 +91,10 @@ class RunLog:
             self.listen(stop)
 
     def delta(self, prefix: DeltaPrefix, text: str) -> bytes:
-        """Take a delta into the log and return its frame; the caller sends it at once.
+        """Add a delta to the log and return its frame, which the caller sends at once.
 
         Raises:
-            Exception: what a commit in the background failed with, OwnershipLost and Upstream among others.
+            Exception: a commit in the background has failed with it: OwnershipLost, Upstream, or a bug.
         """
         if self._failure is not None:
             raise self._failure
@@ -106,7 +106,7 @@ class RunLog:
         return frame(encode_delta(prefix, text))
 
     def soft(self, event: Event) -> bytes:
-        """Like `delta`, for the start and end of text."""
+        """Add the start or end of a text to the log and return its frame, as `delta` does."""
         if self._failure is not None:
             raise self._failure
         self._sent += 1
@@ -117,16 +117,16 @@ class RunLog:
         return frame(event.data)
 
     def has_open_text(self, message_id: str) -> bool:
-        """Tell whether this message was begun and not ended."""
+        """Tell whether this message has begun and not ended."""
         return self._open.has_text(message_id)
 
     async def commit(self, events: Sequence[Event] = (), *, history: History | None = None) -> None:
-        """Commit what waits and then these events, with messages in the same transaction; then send the events.
+        """Commit waiting events and then these, with messages in the same transaction; then send these.
 
-        Completes even when the caller is cancelled: a segment's fate is never left open.
+        Completes even when the caller is cancelled, so that it is always known whether a segment was written.
 
         Raises:
-            OwnershipLost: the run is another process's.
+            OwnershipLost: another process owns the run.
             Upstream: the database could not be reached.
         """
         await asyncio.shield(self._spawn(self._commit(lambda: events, history, None)))
@@ -134,7 +134,7 @@ class RunLog:
     async def finish(
         self, terminal: Event, how: RunEnd, *, before: Sequence[Event] = (), history: History | None = None
     ) -> None:
-        """Close what is open, end the run and send the terminal event, and others `before` it. Raises as `commit` does.
+        """Close open items, end the run, and send `before` and the terminal event. Raises as `commit` does.
 
         Also tried when an earlier commit failed for a reason that says nothing about this one (a bug, a limit).
         """
@@ -146,7 +146,7 @@ class RunLog:
         self.close()
 
     def give_up(self, terminal: Event) -> None:
-        """Tell the client alone that this process cannot go on; the log is ended by who owns it."""
+        """Send the terminal event to the client without logging it: another process owns the run and ends the log."""
         self._sink.write(b"".join(frame(event.data) for event in [*self._open.closing(), terminal]))
         self.close()
 
@@ -159,7 +159,7 @@ class RunLog:
                 timer.cancel()
 
     async def settle(self) -> None:
-        """Wait for commits under way; their failures were told to the run or came too late to matter."""
+        """Wait for commits under way; their failures were raised before or do not matter any more."""
         while self._background:
             await asyncio.wait(self._background)
 
@@ -200,11 +200,11 @@ class RunLog:
                     await self._append(batch, history if last else None, how if last else None)
                     written += len(batch)
             except _FATAL as exc:
-                # Here and not in _settled: who waits for the lock may run before that.
+                # Here and not in _settled: a task that waits for the lock may run before that.
                 self._failure = exc
                 raise
             finally:
-                # The client has what waited: if it could not be written now, what ends the log still writes it.
+                # The client has the waiting events: if they cannot be written now, `finish` still writes them.
                 self._waiting.put_back(waiting[written:])
             for event in events:
                 self._open.follow(event)
@@ -281,7 +281,7 @@ class RunLog:
 
 
 class _Waiting:
-    """Events sent and not committed; neighbouring deltas of one message become one event."""
+    """Events that were sent and not committed; neighbouring deltas of one message become one event."""
 
     def __init__(self) -> None:
         self._events: list[bytes] = []
@@ -308,7 +308,7 @@ class _Waiting:
         return taken
 
     def put_back(self, events: Sequence[bytes]) -> None:
-        """Take events again that were taken and not written, before all others."""
+        """Add events again that were taken and not written, before all others."""
         self._events[:0] = events
         self.size += sum(map(len, events))
 
@@ -322,7 +322,7 @@ class _Waiting:
 
 
 def _batches(events: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-    """Split events into segments; at least one, which may be empty."""
+    """Split events into segments; returns at least one, which may be empty."""
     batches: list[tuple[bytes, ...]] = []
     batch: list[bytes] = []
     size = 0

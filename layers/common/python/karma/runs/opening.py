@@ -1,13 +1,13 @@
-"""What a run's stream begins with, so that its client has the conversation as the model is shown it.
+"""The first events of a run's stream, which give its client the conversation as the model is shown it.
 
     RUN_STARTED
-    MESSAGES_SNAPSHOT            where the client's messages are not the conversation that the answer belongs to; two,
-                                 where clients could not bring one into order (order.py)
-    CUSTOM karma.input_ignored   where something that the client sent was passed over, by field and reason
-    STATE_SNAPSHOT               with `id: 1`: who has it, has all of these
+    MESSAGES_SNAPSHOT            if the client's messages differ from the answer's conversation; two,
+                                 if clients could not order one alone (order.py)
+    CUSTOM karma.input_ignored   if parts of the request were left out, by field and reason
+    STATE_SNAPSHOT               with `id: 1`: a client that has it has all of these
 
-The snapshot is not part of the log: the thread holds what it says, in a branch that never changes. A client that was
-cut off before `id: 1` sends its request again, and is answered by another snapshot.
+The snapshot is not part of the log, since the thread has its messages, in a branch that never changes. A client that
+was disconnected before `id: 1` sends its request again, and gets another snapshot.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from karma.runs.events import Version, frame, frames
 from karma.runs.requests import RunInput
 
 MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
-"""Clients read frames of up to 10 MB; a longer conversation is named instead of shown."""
+"""Bytes of a snapshot; clients read frames of up to 10 MB. A longer conversation is not sent, which a note says."""
 
 
 Link = Callable[[Sequence[Message]], Sequence[Message]]
-"""Puts URLs where messages name attachments."""
+"""Replaces names of attachments in messages by URLs."""
 
 
 class Opening(NamedTuple):
@@ -38,17 +38,17 @@ class Opening(NamedTuple):
 
     started: bytes
     snapshots: tuple[bytes, ...]
-    """None where the client needs none."""
+    """MESSAGES_SNAPSHOT events, at most two; () when the client needs none."""
     rest: tuple[bytes, ...]
 
     @property
     def log(self) -> tuple[bytes, ...]:
-        """The events of the log's first segment."""
+        """Return the events of the log's first segment."""
         return (self.started, *self.rest)
 
     @property
     def data(self) -> bytes:
-        """The frames for the client."""
+        """Return the frames for the client."""
         return b"".join(map(frame, (self.started, *self.snapshots))) + frames(self.rest, n=1)
 
 
@@ -64,10 +64,10 @@ def opening(
 
     Args:
         asked: the request.
-        merged: what it makes of its thread.
-        state: what the client shall hold as its state.
-        link: puts URLs where messages name attachments.
-        is_lighter: whether the client sends too much as long as it is not shown what is stored.
+        merged: the request merged into its thread.
+        state: the state for the client.
+        link: replaces names of attachments by URLs.
+        is_lighter: the client's requests become much smaller when it is sent the stored messages.
     """
     started = events.run_started(
         thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id, speaks=asked.speaks
@@ -88,9 +88,9 @@ def opening(
 
 
 def snapshots_of(conversation: Sequence[Message], asked: RunInput) -> tuple[bytes, ...]:
-    """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions where it holds them.
+    """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions at the places where it has them.
 
-    The last one shows all; one before it where the client would keep messages in a wrong place.
+    The last one has all messages; one precedes it if the client would otherwise order them wrongly.
     """
     places = {each.message.id: each.at for each in asked.sent if each.message.id}
     messages = list(_placed(conversation, places, asked.asides, asked.speaks))
@@ -113,7 +113,7 @@ def _placed(
 
 
 def shown(message: Message, speaks: Version) -> Json:
-    """Shape a message as a client of this version holds it."""
+    """Return a message as a client of this protocol version holds it."""
     body: dict[str, object] = {"id": message.id, "role": message.role}
     if message.role != "assistant":
         body["content"] = _content(message, speaks)

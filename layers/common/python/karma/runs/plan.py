@@ -1,4 +1,4 @@
-"""A run before its first model call: what it starts from, how long it may go on, and what its model is asked."""
+"""A run before its first model call: its conversation, its limits, and the requests to its model."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ class RunLimits:
     """Budgets of a run."""
 
     max_tokens: int = 8192
-    """Output tokens a call."""
+    """Output tokens of one call of the model."""
     run_timeout_s: float = 600.0
-    """Wall time of a run where the platform sets no earlier end."""
+    """Seconds that a run may take when the platform ends it no earlier."""
     reserve_s: float = 10.0
-    """Kept before the end to close the run properly."""
+    """Seconds before the end that are reserved for closing the run properly."""
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """What one run starts from."""
+    """Everything from which one run starts."""
 
     run_id: RunId
     thread: ThreadKey
     model: str
     max_turns: int
-    """Model calls."""
+    """Calls of the model at the most."""
     system: Sequence[str]
     messages: list[Message]
-    """The thread with what the client added; grows with the run."""
+    """The thread's branch with the client's new messages; the run adds to it."""
     stored: int
-    """How many messages the thread holds in the store, in all its branches."""
+    """Number of messages that the thread has in the store, in all its branches."""
     last: int = -1
-    """Position of the last message of this branch; -1 for none."""
+    """Position of the last message of this branch; -1: none."""
     speaks: Version = CURRENT
     """The client's version of the protocol."""
     frontend_tools: Sequence[ToolSpec]
     pending: Sequence[ToolCall] = ()
-    """Frontend calls that still wait for the client: nothing to do but say so."""
+    """Calls of the client's tools without a result; the run ends at once and names them."""
     is_kept: bool = True
-    """Whether what its messages refer to is kept; else the model would be shown that it is not there."""
+    """The attachments of its messages are stored; else the run fails, since the model could not be shown them."""
     deadline: datetime
 
 
 def model_request(plan: Plan, toolbox: Toolbox, limits: RunLimits) -> ModelRequest:
-    """Return the next call of a run's model."""
+    """Return the next request to a run's model."""
     own = toolbox.specs()
     names = {tool.name for tool in own}
     return ModelRequest(

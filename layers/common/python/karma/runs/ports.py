@@ -1,4 +1,4 @@
-"""What the run engine needs from outside. Each has a second implementation in tests/fakes/runs.py."""
+"""Ports of the run engine. Each has a second implementation in tests/fakes/runs.py."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from karma.runs.domain import Run, RunEnd, RunKey, Segment, Wish
 
 
 class Configured(Protocol):
-    """What admins say about models, agents and tools: karma.configuration.current."""
+    """The configuration of models, agents and tools by admins: karma.configuration.current."""
 
     def for_run(self, *, agent: str, model: str) -> RunChoice:
-        """Tell what a new run of an agent uses. May block.
+        """Return the model, limit and disabled tools for a new run of an agent. May block.
 
         Raises:
-            ComponentUnavailable: the agent or its model is disabled, or the model is configured no more.
+            ComponentUnavailable: the agent or its model is disabled, or the model is not configured any more.
         """
 
 
 class Spending(Protocol):
-    """Where running runs reserve more of their owners' model spend: billing's UsageRepository."""
+    """Reservations of model spend during a run: billing's UsageRepository."""
 
     def extend(self, reservation: Reservation) -> None:
-        """Take more. Blocks.
+        """Reserve more. Blocks.
 
         Raises:
-            QuotaExceeded: less is left; nothing was taken.
+            QuotaExceeded: the plan has less left; nothing was reserved.
         """
 
 
 class Watchdog(Protocol):
-    """Somebody who looks after a run when its process cannot."""
+    """Ends runs whose process is dead."""
 
     def arm(self, key: RunKey, *, delay: timedelta) -> None:
-        """Have the run looked at after the delay. May block."""
+        """Let the run be inspected after the delay. May block."""
 
 
 class Sink(Protocol):
-    """Where the frames of a run go; never blocks, never raises, drops everything once the client has left."""
+    """Receiver of the frames of a run; never blocks, never raises, drops all once the client has disconnected."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether the client is known to have left; never on platforms that do not tell."""
+        """Tell whether the client is known to have disconnected; always False on platforms that do not report it."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -64,7 +64,7 @@ class RunPage(NamedTuple):
 
 
 class RunStore(Protocol):
-    """Runs, logs and threads at rest. All calls block."""
+    """A store of runs, logs and threads. All calls block."""
 
     def thread(self, key: ThreadKey) -> Thread:
         """Read a thread with its messages, consistently; an absent one is empty."""
@@ -82,60 +82,60 @@ class RunStore(Protocol):
     ) -> None:
         """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
 
-        The messages follow the one at position `after`, else the thread's latest. What the run reserves of its
-        owner's plan is taken with it, and the attachments that are new in its account are noted, sizes by id.
+        The messages follow the one at position `after`, else the thread's latest. The run's reservations are made with
+        it, and `attachments` that are new in the account, sizes by id, are recorded.
 
         Raises:
-            RunExists: the id was used before, whatever is left of the plan.
-            QuotaExceeded: the plan has no room for it.
-            ThreadChanged: `thread` is not the stored one any more, or one of the attachments is noted already.
+            RunExists: the id was used before; raised before QuotaExceeded.
+            QuotaExceeded: the owner's plan has less left than is reserved.
+            ThreadChanged: `thread` is not the stored one any more, or one of the attachments is recorded already.
             AccountGone: the user is deleted.
         """
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
-        """Tell which of these attachments no run of the account has noted, consistently."""
+        """Return those of the attachments that no run of the account has recorded, consistently."""
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
         """Write the next segment, with messages in the same transaction; a repeat by the same writer succeeds.
 
         Raises:
-            OwnershipLost: another writer has this number.
+            OwnershipLost: another writer wrote the segment of this number.
         """
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
-        """Write the last segment, end the run, correct what it reserved and free the thread: all or nothing.
+        """Write the last segment, end the run, correct its reservation and free the thread: all or nothing.
 
         Repeats as in `append`; the correction counts once.
 
         Raises:
-            OwnershipLost: another writer has this number, or has ended the run.
+            OwnershipLost: another writer wrote the segment of this number, or has ended the run.
         """
 
     def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
-        """Ask a run's owner to end it. A repeat changes nothing, nor does a wish about a run that has ended."""
+        """Ask a run's owner to end it. A repeat changes nothing, nor does a wish for a run that has ended."""
 
     def wishes(self, key: RunKey) -> frozenset[Wish]:
-        """Read what is asked of a run's owner; what was written a moment ago may be missing."""
+        """Read the wishes for a run, eventually consistently."""
 
     def tail(self, key: RunKey) -> Segment | None:
-        """Read the last segment, consistently."""
+        """Read the last segment, consistently; None: the run has no log."""
 
     def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
         """Read segments in order, those above `after`, consistently; at most 1 MB a call."""
 
     def run(self, key: RunKey) -> Run | None:
-        """Read a run, consistently."""
+        """Read a run, consistently; None: it does not exist."""
 
     def runs(
         self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
     ) -> RunPage:
-        """List a user's runs, newest first; with an agent only its."""
+        """List a user's runs, newest first; with an agent only those of it."""
 
     def count(self, user_id: UserId) -> int:
         """Count a user's runs."""
 
     def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
-        """Count a user's runs of an agent, no further than `most`."""
+        """Count a user's runs of an agent, up to `most`."""
 
     def owners(self, run_id: RunId) -> list[UserId]:
-        """Find whose runs have this id, for operators."""
+        """Find the users that have a run of this id, for operators."""

@@ -1,4 +1,4 @@
-"""The runs and threads of an account that is deleted."""
+"""Deletes the runs and threads of a deleted account."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, thre
 from karma.runs.repository import DynamoRunStore
 
 WRITER_LIFE = timedelta(minutes=16)
-"""How long after a run's end a process may be left that has not heard of it: Lambda gives one 15 minutes."""
+"""Time after a run's end during which its process may still try to write: Lambda gives one 15 minutes."""
 _PAGE = 100
 _TRIES = 5
 
 
 class KeptAttachments(Protocol):
-    """What conversations refer to; integrations.s3.S3Attachments is the real one."""
+    """The store of attachments; integrations.s3.S3Attachments implements it."""
 
     def remove_all(self, user_id: UserId, *, limit: int) -> int:
-        """Remove up to `limit` of a user's; fewer than that were removed when nothing is left."""
+        """Remove up to `limit` of a user's attachments and return their number; fewer than `limit`: none is left."""
         ...
 
 
 class RunsPurge:
-    """Runs are ended, then their logs, threads and rows go.
+    """Ends an account's runs, then deletes their logs, threads and rows.
 
-    Until the account has settled a run that was just over keeps its row and its last segment: that one keeps a writer
-    out that does not know it yet, since a segment is put on condition that there is none of its number.
+    Until the account has settled, a run that has just ended keeps its row and its last segment: a writer that does not
+    know of the end yet fails, since a segment is put on condition that there is none of its number.
     """
 
     name = "runs"
@@ -47,8 +47,8 @@ class RunsPurge:
         self._clock = clock
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of an account's runs; True when nothing is, but for what keeps writers out."""
-        # All are ended before the first goes: their tools work on what other steps remove.
+        """Delete an account's runs; True when nothing is left except items that refuse late writes."""
+        # All are ended before the first is deleted: their tools use objects that other steps delete.
         return (
             self._each(purge, self._end)
             and self._each(purge, self._remove)
@@ -70,7 +70,7 @@ class RunsPurge:
                 return done
 
     def _end(self, listed: Run, _: Purge) -> bool:
-        """End a run that is not over; False when its owner was quicker each time, and has it still."""
+        """End a run that is running; False when its owner wrote first each time, and still has it."""
         if listed.status is not RunStatus.RUNNING:
             return True
         for _attempt in range(_TRIES):
@@ -112,13 +112,13 @@ class RunsPurge:
             return False
         keys = [Key(run_id_pk(run.key.run_id), user_pk(run.key.user_id))]
         if tail is None:
-            # Last: what is left of a run is found by its row.
+            # Last: other items of a run are found by its row.
             keys.append(Key(run_pk(run.key), HEAD))
         delete_keys(RunsItem, keys)
         return True
 
     def _remove_attachments(self, purge: Purge) -> bool:
-        """Remove what the conversations referred to; runs are over by now, and keep nothing more."""
+        """Delete the attachments of the conversations; all runs have ended, and store no more."""
         while not purge.over():
             if self._attachments.remove_all(purge.user_id, limit=_PAGE) < _PAGE:
                 return True

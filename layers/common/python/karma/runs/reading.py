@@ -1,4 +1,4 @@
-"""Reading runs: for their owners, as the API and the event stream show them."""
+"""Reads runs for their owners, for the API and the event stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunReader:
         """Read one run.
 
         Raises:
-            NotFound: none of this user's.
+            NotFound: the user has no such run.
         """
         run = self._store.run(RunKey(user_id, run_id)) if is_readable_id(run_id) else None
         if run is None:
@@ -37,9 +37,9 @@ class RunReader:
         return run
 
     def messages(self, run: Run) -> list[Json] | None:
-        """Read the conversation of a run's branch, also of one that nobody goes on with.
+        """Read the conversation of a run's branch, even of one that was not continued.
 
-        Returns None where the run has none yet, and where it is larger than an answer may be.
+        Returns None when the run has none yet, or when it is larger than an answer may be.
         """
         if run.last_message < 0:
             return None
@@ -55,14 +55,14 @@ class RunReader:
         start: dict[str, str] | None = None,
         agent_id: AgentId | None = None,
     ) -> RunPage:
-        """List runs, newest first; with an agent only its."""
+        """List runs, newest first; with an agent only those of it."""
         return self._store.runs(user_id, limit=limit, start=start, agent_id=agent_id)
 
     def numbered(self, user_id: UserId, *, offset: int, limit: int, agent_id: AgentId | None = None) -> list[Run]:
-        """List runs from a position on, newest first; what stands before it is read and paid for too.
+        """List runs from a position on, newest first; the runs before it are read and paid for, too.
 
         Raises:
-            InvalidRequest: INVALID_PAGE, beyond `MAX_OFFSET_ROWS`.
+            InvalidRequest: INVALID_PAGE: the page ends beyond `MAX_OFFSET_ROWS`.
         """
         wanted = offset + limit
         if wanted > MAX_OFFSET_ROWS:
@@ -80,7 +80,7 @@ class RunReader:
                 return found[offset:]
 
     def count(self, user_id: UserId, *, agent_id: AgentId | None = None) -> int:
-        """Count runs; those of an agent no further than `MAX_OFFSET_ROWS`."""
+        """Count runs; those of an agent up to `MAX_OFFSET_ROWS`."""
         if agent_id is None:
             return self._store.count(user_id)
         return self._store.count_of_agent(user_id, agent_id, most=MAX_OFFSET_ROWS)
@@ -90,9 +90,9 @@ class RunReader:
         return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
 
     def first_segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
-        """Read segments above `after`, as many as fit into an answer; at the end of a run its terminal event once more.
+        """Read segments above `after` that fit into an answer; after the last one, the terminal event again.
 
-        Who comes back at the end of a log is told at once that it is the end.
+        A client that reattaches at the end of a log so learns at once that the run has ended.
         """
         found = self.segments(user_id, run_id, after=after, limit=limit)
         if found or not after:

@@ -1,17 +1,16 @@
-"""A request that is sent once more, because its response was lost: it gets the answer that there is, and no second run.
+"""Repeats of a request whose response was lost: they get the same answer, and start no second run.
 
-The same run id with the same messages on the same thread is the same request. While its run goes on it gets the log of
-it from the beginning, as it is written, or is told that its process was lost; when the run has ended, the conversation
-with its answer as one snapshot:
+The same run id with the same messages on the same thread is the same request. While its run goes on, the client gets
+the run's log from the beginning, as it is written, or learns that its process was lost; when the run has ended, the
+conversation with its answer as one snapshot:
 
     RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT, RUN_FINISHED or RUN_ERROR
 
 Another request with a run id that was used is refused (RunExists). The same messages under another run id are the same
 request while their run goes on: a second click, or a retry. When it has ended, they ask for another answer.
 
-Clients keep what they were sent before their connection broke, and send it behind the message that it answers. That is
-nothing new: such a request is the same one, and MESSAGES_SNAPSHOT takes the pieces off its screen before the log
-brings them whole.
+Clients keep the part of an answer that they got before their connection broke, and send it after the message that
+it answers. Such a request is still the same one; MESSAGES_SNAPSHOT removes the part before the log sends the whole.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ _PAGE = 50
 
 
 def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
-    """Tell whether a request asks what the one asked that began this run.
+    """Tell whether a request is a repeat of the one that began this run.
 
     Args:
         run: the run.
         thread: its thread, read after the request had come.
         asked: the request.
         sent: its messages, those that the thread holds with the thread's content.
-        own: names of the tools whose results are the server's.
+        own: names of the tools that run on the server.
     """
     if run.thread_id != asked.thread_id:
         return False
@@ -57,7 +56,7 @@ def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *
 
 
 def has_left(run: Run, thread: Thread, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
-    """Tell whether the client of a run that goes on asks for something else: arguments as of `is_repeat`."""
+    """Tell whether the client of a running run asks for something else; arguments as of `is_repeat`."""
     began = _as_it_began(run, thread)
     if began is None:
         return has_moved_on(thread, thread.latest, sent, own=own)
@@ -65,10 +64,10 @@ def has_left(run: Run, thread: Thread, sent: Sequence[Sent], *, own: Collection[
 
 
 def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collection[str]) -> bool:
-    """Tell whether messages end with what a run answers and, behind it, with nothing but what this run gave.
+    """Tell whether messages end with the one that a run answers, followed by nothing but messages of this run.
 
-    Answers and results of our own tools are ours, whatever a client holds of them; what else it may bring are words
-    and results of its own tools.
+    Answers and results of the server's tools are never a client's; new ones can only be users' messages and results of
+    its own tools.
     """
     began = _as_it_began(run, thread)
     if began is None:
@@ -95,7 +94,7 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
 
 
 def _are_the_last_words(began: Thread, answers: int, sent: Sequence[Sent]) -> bool:
-    """Tell whether a client that sends only what is new sends that again, under new ids or none."""
+    """Tell whether a client that sends only new messages sends those of this run again, under new ids or none."""
     last = [began.messages[position] for position in began.way_to(answers)[-len(sent) :]]
     return len(last) == len(sent) and all(
         message.role == each.message.role == "user" and is_same_content(message.content, each.message.content)
@@ -104,7 +103,7 @@ def _are_the_last_words(began: Thread, answers: int, sent: Sequence[Sent]) -> bo
 
 
 def _as_it_began(run: Run, thread: Thread) -> Thread | None:
-    """Return a thread without what a run, its latest one or an earlier one, and all later ones added to it."""
+    """Return a thread without the messages that a run and later runs added to it; None: not known for this run."""
     if not 0 <= run.answers < run.begins_at <= thread.next_message:
         return None
     size = run.begins_at
@@ -122,7 +121,7 @@ def redeliver(
     until: datetime,
     own: Collection[str],
 ) -> Callable[[Sink], asyncio.Task[None]]:
-    """Return what starts to deliver a run's answer once more; its task raises nothing."""
+    """Return a function that starts to deliver a run's answer once more; its task raises nothing."""
 
     async def deliver(sink: Sink) -> None:
         count("RunRepeated")
@@ -140,7 +139,7 @@ def redeliver(
 
 
 def _question(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> tuple[bytes, ...]:
-    """Show the conversation up to what a run answers, where the client's screen is another one."""
+    """Make snapshots of the conversation up to the message that a run answers; () when the client has it so."""
     began = _as_it_began(run, store.thread(ThreadKey(run.key.user_id, run.thread_id)))
     if began is None:
         return ()

@@ -1,4 +1,4 @@
-"""Runs, their logs and threads at rest, in the table `agents`; items.py has the access patterns."""
+"""Store of runs, their logs and threads in the table `agents`; items.py has the access patterns."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DynamoRunStore:
         """See RunStore; one Query a megabyte.
 
         Raises:
-            ThreadChanged: it is being written, and each of three reads met half of a write.
+            ThreadChanged: the thread is being written, and each of three reads saw part of a write.
         """
         for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
             head, messages, forks = self._read_thread(key)
@@ -82,7 +82,7 @@ class DynamoRunStore:
         raise ThreadChanged
 
     def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None, dict[int, int]]:
-        """Read a thread's items; its messages are None when some part of a list is not there (yet)."""
+        """Read a thread's items; its messages are None when a part of a list is missing (a write was under way)."""
         head: ThreadItem | None = None
         lists: dict[str, list[MessagesItem]] = {}
         start = None
@@ -99,7 +99,7 @@ class DynamoRunStore:
         messages: list[Message] = []
         forks: dict[int, int] = {}
         for parts in lists.values():
-            # A Query reads beside a transaction item by item.
+            # A Query is not isolated from a transaction: it may see some of its items.
             if any(int(part.parts) != len(parts) for part in parts):
                 return head, None, forks
             if parts[0].after is not None:
@@ -154,7 +154,7 @@ class DynamoRunStore:
             note = AttachmentItem(user_pk(run.key.user_id), f"{ATTACHMENT}{name}", size=size, created_at=now)
             tx.put(note, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
-        # Behind the rest: a repeat meets its run before it meets a plan that this run has filled.
+        # After the rest, so that a repeat fails with RunExists, not because this run has used up the plan.
         reserve_usage(tx, reservations)
         tx.commit()
 
@@ -366,7 +366,7 @@ def _segment(item: SegmentItem) -> Segment:
 
 
 def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
-    """Write messages as one list in as few items as hold it; their number is known to each."""
+    """Yield the items of a list of messages, as few as hold it; each has their number."""
     if not history.messages:
         return
     body = dump_messages(history.messages)

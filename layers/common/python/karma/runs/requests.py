@@ -1,8 +1,8 @@
-"""RunAgentInput read from JSON: lenient about what is absent or unknown, strict about what is wrong.
+"""Reads RunAgentInput from JSON: lenient about absent or unknown members, strict about wrong ones.
 
 Written by hand: pydantic alone is half of a boto3 client at a cold start, and this function has to answer first.
 Unknown members are dropped and named in `warnings`. Absent ids of thread and run are made; a message without one is
-known by its place (branches.py). `context: {}` is read as `[]`.
+identified by its place (branches.py). `context: {}` is read as `[]`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from karma.runs.events import BEFORE_1_0, Version
 from karma.tools.json_schema import problems_of
 
 MAX_BODY_BYTES = 5_500 * 1024
-"""Lambda takes 6 MB as the JSON of its event, in which quotes are escaped and headers have their place."""
+"""Bytes of a body; Lambda takes 6 MB as the JSON of its event, in which quotes are escaped and headers take space."""
 MAX_STATE_BYTES = 128 * 1024
 MAX_VERSION_CHARS = 64
 MAX_TOOLS = 128
@@ -50,12 +50,12 @@ _KNOWN = frozenset(
     }
 )
 _LISTS = frozenset({"messages", "tools", "context", "resume"})
-"""Members that are lists of objects, whose members may each have all levels."""
+"""Members that are lists of objects, each member of which may have all levels."""
 _MAX_TOLD = 20
 
 
 class ContextEntry(NamedTuple):
-    """What the client's application wants the model to know."""
+    """A fact that the client's application tells the model."""
 
     description: str
     value: str
@@ -63,42 +63,42 @@ class ContextEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInput:
-    """A run as asked for."""
+    """The request for a run."""
 
     thread_id: ThreadId
     opens_thread: bool
-    """The thread's id was made here, so nothing can be stored under it."""
+    """The thread's id was made by the server, so nothing can be stored under it."""
     run_id: RunId
     parent_run_id: str
     state: object
-    """Any JSON value; {} where the client sent none, or null."""
+    """Any JSON value; {} when the client sent none, or null."""
     speaks: Version
     """The client's version of the protocol."""
     sent: tuple[Sent, ...]
     """Messages of users, assistants and tools."""
     unread: tuple[Unread, ...]
-    """Of the history: what asks now is refused instead."""
+    """Messages of the history that cannot be read; an unreadable one that asks for an answer refuses the request."""
     asides: tuple[Aside, ...]
     """`system` and `developer` messages."""
     tools: tuple[ToolSpec, ...]
     context: tuple[ContextEntry, ...]
     agent: str
-    """Id or name of the agent that shall run, `forwardedProps.agent_id`; "" is the built-in one."""
+    """Id or name of the agent to run, `forwardedProps.agent_id`; "" is the built-in one."""
     warnings: tuple[str, ...]
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Messages of users, assistants and tools, without their places."""
+        """Return the messages of users, assistants and tools, without their places."""
         return tuple(each.message for each in self.sent)
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """Texts of `system` and `developer` messages: the application's wishes, not ours."""
+        """Return the texts of `system` and `developer` messages, the instructions of the client's application."""
         return tuple(str(aside.shown["content"]) for aside in self.asides)
 
     @property
     def digest(self) -> str:
-        """Tell a request that is sent once more from another one that has its run id."""
+        """Return a digest by which a repeat of a request is told from another request with the same run id."""
         asked = [self.agent, self.thread_id, [[each.shown["role"], each.shown["content"]] for each in self.asides]]
         words = b"".join(dump_messages([each.message]) for each in said(self.sent))
         return hashlib.sha256(orjson.dumps(asked) + words).hexdigest()[:32]
@@ -108,8 +108,8 @@ def parse_json(body: bytes) -> object:
     """Read strict JSON: UTF-8, no NaN, no value deeper than karma.core.freeform allows; a lone surrogate is U+FFFD.
 
     Raises:
-        InvalidRequest: INVALID_JSON.
-        ValidationFailed: naming each member that is nested too deeply.
+        InvalidRequest: INVALID_JSON: the body is not JSON.
+        ValidationFailed: members are nested too deeply; one entry each.
     """
     value, deep = _parse(body)
     _refuse_deep(deep)
@@ -123,7 +123,7 @@ def _refuse_deep(names: Sequence[str]) -> None:
 
 
 def _parse(body: bytes) -> tuple[object, list[str]]:
-    """Read JSON; returns the members that are nested too deeply beside it."""
+    """Parse JSON; return it and the paths of members that are nested too deeply."""
     try:
         value = freeform.loads(body, levels=None, replace_surrogates=True)
     except freeform.NotJson:
@@ -137,8 +137,8 @@ def parse_run_input(body: bytes, *, taken: Container[str] = ()) -> RunInput:
     """Read the body of `POST /api/agent`; no tool of a client may have a name of `taken`, the server's own tools.
 
     Raises:
-        InvalidRequest: not JSON.
-        ValidationFailed: one entry a wrong field.
+        InvalidRequest: the body is not JSON.
+        ValidationFailed: fields are wrong; one entry each.
     """
     value, deep = _parse(body)
     _refuse_deep([name for name in deep if not OF_A_MESSAGE.match(name)])
@@ -152,10 +152,10 @@ def parse_run_input(body: bytes, *, taken: Container[str] = ()) -> RunInput:
 
 
 def check_size(length: int) -> None:
-    """Refuse what is larger than a run's input may be.
+    """Refuse a body that is larger than a run's input may be.
 
     Raises:
-        PayloadTooLarge: over `MAX_BODY_BYTES`.
+        PayloadTooLarge: the body has more than `MAX_BODY_BYTES`.
     """
     if length > MAX_BODY_BYTES:
         raise PayloadTooLarge(f"The body exceeds {MAX_BODY_BYTES} bytes; send larger media by file id")
@@ -165,7 +165,7 @@ def check_size(length: int) -> None:
 class _Reader:
     body: Mapping[str, object]
     deep: Sequence[str] = ()
-    """Names of members that are nested too deeply."""
+    """Paths of members that are nested too deeply."""
     taken: Container[str] = ()
     errors: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -216,7 +216,7 @@ class _Reader:
             self.warnings.append("protocolVersion is not readable")
         elif str(int(version.partition(".")[0])) != _MAJOR:
             self.wrong("protocolVersion", f"only major version {_MAJOR} is spoken here")
-        # Who names a version at all knows 1.0, the first that could be named.
+        # A client that names a version at all knows 1.0, the first that could be named.
         return (1, 0)
 
     def _id(self, name: str) -> str:
@@ -312,7 +312,7 @@ class _Reader:
 
 
 def _too_deep(value: object) -> Iterator[str]:
-    """Yield the members of a body that are nested too deeply: of lists of objects the members of these."""
+    """Yield the paths of a body's members that are nested too deeply; in lists of objects, those of the objects."""
     if not isinstance(value, dict):
         if freeform.is_deeper(value):
             yield "body"
@@ -336,7 +336,7 @@ def _parts(name: str, member: object) -> Iterator[tuple[str, object]]:
 
 
 def application_text(instructions: Sequence[str], context: Sequence[ContextEntry]) -> str:
-    """Render what the client's application adds to a request; "" when it adds nothing."""
+    """Render the instructions and context of a client's application for the model; "" when there are none."""
     if not instructions and not context:
         return ""
     lines = [

@@ -49,21 +49,21 @@ _PAUSE_S = 0.05
 _LOGGED_NOTES = 20
 _END_POLL_S = 0.25
 _END_POLLS = 16
-"""A run hears once a second that it shall end."""
+"""Polls for the end of a run that was asked to end; it reads the wish once a second."""
 
 
 @dataclass(frozen=True)
 class StartedRun:
-    """A run whose first segment is committed, or one that was before and is asked for once more."""
+    """A run whose first segment is committed, newly or by an earlier equal request."""
 
     key: RunKey
     execute: Callable[[Sink], asyncio.Task[None]]
-    """Begin to execute; the task ends when the run has ended, and raises nothing."""
+    """Starts to execute the run; the task ends when the run has ended, and raises nothing."""
 
 
 @dataclass(kw_only=True)
 class _Asking:
-    """A request on its way to a run, with what was read for it."""
+    """A request for a run, with the data that was read for it."""
 
     caller: Caller
     asked: RunInput
@@ -72,11 +72,11 @@ class _Asking:
     choice: RunChoice
     allowance: Allowance
     thread: Thread
-    """As it was read last."""
+    """The thread as it was last read."""
     before: Run | None
-    """The run that has the requested id already."""
+    """The run that has the requested id already; None: the id is free."""
     admitted: Admitted | None = None
-    """Its messages, once they were looked at."""
+    """The request's messages, once they were checked."""
 
     @property
     def key(self) -> RunKey:
@@ -108,15 +108,15 @@ class _Asking:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A run that was stored, with all that its execution needs."""
+    """A run that was stored, with all data that its execution needs."""
 
     plan: Plan
     first: bytes
-    """Its first events, as they are sent."""
+    """Frames of its first events."""
     toolbox: Toolbox
     limits: RunLimits
     reserved: Reservation
-    """For what the first call of the model may cost."""
+    """Reservation for the highest cost of the first call of the model."""
     writer: str
 
 
@@ -153,23 +153,23 @@ class RunService:
         self._limits = limits
 
     async def start(self, caller: Caller, asked: RunInput, *, deadline: datetime | None = None) -> StartedRun:
-        """Record a run and make it its thread's active one.
+        """Store a run and make it its thread's active one.
 
         Args:
-            caller: whose run it is, and whose rights its tools have.
-            asked: what was asked for.
-            deadline: when the platform stops this process; None where it does not.
+            caller: owner of the run; its tools have the caller's permissions.
+            asked: the request.
+            deadline: moment at which the platform stops this process; None: never.
 
         Raises:
-            ValidationFailed: a new message has a part that the model would not take; nothing was recorded.
-            ValidationFailed: `messages` brings nothing to a thread that has no messages; nothing was recorded.
-            NotFound: there is no such agent; nothing was recorded.
-            ModelNotConfigured: nothing was recorded.
-            ComponentUnavailable: the agent or its model is disabled; nothing was recorded.
-            RunExists, ThreadBusy: the run id was used, or the thread has an active run.
-            PayloadTooLarge: more new messages than one transaction holds.
+            ValidationFailed: a new message has a part that the model would not accept; nothing was stored.
+            ValidationFailed: neither the thread nor the request has a message; nothing was stored.
+            NotFound: there is no such agent; nothing was stored.
+            ModelNotConfigured: the deployment has no key for its model; nothing was stored.
+            ComponentUnavailable: the agent or its model is disabled; nothing was stored.
+            RunExists, ThreadBusy: another request used the run id, or the thread has an active run.
+            PayloadTooLarge: the new messages are larger than one transaction may be.
             QuotaExceeded: the caller's plan has no room for another run, for what its first model call may cost, or for
-                its attachments; nothing was recorded.
+                its attachments; nothing was stored.
         """
         asking = await self._read(caller, asked, deadline)
         attempt = 0
@@ -234,7 +234,7 @@ class RunService:
         return _Recorded(plan, first.data, toolbox, limits, reservations[-1], writer)
 
     def _execute(self, asking: _Asking, recorded: _Recorded, sink: Sink) -> asyncio.Task[None]:
-        """Begin to execute a run that was recorded: write its first events, then let the engine go on."""
+        """Start to execute a stored run: send its first events, then let the engine continue."""
         key, clock = asking.key, self._clock
         log = RunLog(
             self._store, sink, clock, key=key, thread=asking.thread.key, head=1, writer=recorded.writer, epoch=1
@@ -254,7 +254,7 @@ class RunService:
         )
 
         async def run_it() -> None:
-            # Told from here, when the first event is on its way.
+            # Counted and logged here, after the first event was sent.
             count("RunStarted")
             logger.info("run.started", run_id=key.run_id, warnings=len(asking.asked.warnings))
             await engine.run()
@@ -326,7 +326,7 @@ class RunService:
         allowance: Allowance,
         reservations: Sequence[Reservation],
     ) -> None:
-        """Store a run, all or nothing; what its messages refer to takes room of its owner's storage once."""
+        """Store a run, all or nothing; each of its attachments counts towards its owner's storage once."""
         new = await asyncio.to_thread(self._store.unkept, run.key.user_id, list(admitted.kept))
         sizes = {name: len(admitted.kept[name]) for name in new}
         room = [allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
@@ -345,7 +345,7 @@ class RunService:
         )
 
     async def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
-        """Keep what a run's messages refer to, once it is stored: of a run that was refused nothing stays."""
+        """Store the attachments of a run's messages, after the run: a refused run leaves none. False: it failed."""
         try:
             await asyncio.to_thread(self._library.keep, user_id, admitted.kept)
         except Upstream as exc:
@@ -366,13 +366,13 @@ class RunService:
         return StartedRun(run.key, again)
 
     async def _again(self, asking: _Asking) -> Run | None:
-        """Return the run that answers this very request: the one of its id, or the thread's active one.
+        """Return the run that answers this request already, by its id or as the thread's active one, else None.
 
-        A second click, or the retry of a request that seemed lost: to do its work again would move the device twice.
+        The request may be a second click or a retry: a second run would, for example, move a device twice.
 
         Raises:
             RunExists: the run of its id answers another request.
-            ThreadBusy: the active run does, and its client waits for it.
+            ThreadBusy: the active run answers another request, and its client waits for it.
         """
         asked, thread, before = asking.asked, asking.thread, asking.before
         user_id = thread.key.user_id
@@ -395,11 +395,11 @@ class RunService:
         return ended if ended is not None and ended.status is RunStatus.FINISHED else None
 
     async def _free(self, thread: Thread, wish: Wish) -> None:
-        """End the thread's active run if its process is dead, or have it ended if its client has moved on.
+        """End the thread's active run if its process is dead, else ask its owner to end it.
 
         Raises:
-            ThreadBusy: it is alive.
-            ThreadChanged: it was ended; read the thread again.
+            ThreadBusy: the run goes on.
+            ThreadChanged: the run has ended; read the thread again.
         """
         run_id = thread.active_run_id
         if run_id is None:
@@ -412,7 +412,7 @@ class RunService:
         raise ThreadChanged
 
     async def _told(self, met: AppError, key: ThreadKey) -> AppError:
-        """Name the run that the thread has by now, where others were faster with it each time."""
+        """Return ThreadBusy with the thread's active run when other requests changed the thread first each time."""
         if isinstance(met, ThreadChanged):
             active = (await asyncio.to_thread(self._store.thread, key)).active_run_id
             if active is not None:
@@ -420,7 +420,7 @@ class RunService:
         return met
 
     async def _ends(self, key: RunKey) -> bool:
-        """Wait for a run that was asked to end."""
+        """Wait for a run that was asked to end; False: it goes on."""
         for _ in range(_END_POLLS):
             await asyncio.sleep(_END_POLL_S)
             tail = await asyncio.to_thread(self._store.tail, key)

@@ -1,4 +1,4 @@
-"""What one run may spend on its model: reserved before each call, corrected when the run ends (docs/adr/0034)."""
+"""Model spend of one run: reserved before each call, corrected when the run ends (docs/adr/0034)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Call:
     request: ModelRequest
     at: datetime
     bound: int
-    """Micro-dollars that it may cost."""
+    """Upper bound of its cost in micro-dollars."""
 
 
 def first_reservations(allowance: Allowance, request: ModelRequest) -> tuple[Reservation, Reservation]:
-    """Return what a run takes when it starts: itself, and what its first call may cost.
+    """Return the reservations of a run's start: one run, and the upper bound of its first call's cost.
 
     Raises:
         QuotaExceeded: one of them is more than the whole plan allows.
@@ -39,7 +39,7 @@ class Budget:
     """Counts what a run has spent against what it has reserved, in micro-dollars."""
 
     def __init__(self, reservation: Reservation, *, allowances: Allowances, spending: Spending, clock: Clock) -> None:
-        """Begin with what the run's start reserved of its owner's model spend."""
+        """Begin with the model spend that the run's start reserved."""
         self._first = reservation
         self._reserved = reservation.amount
         self._allowances = allowances
@@ -49,10 +49,10 @@ class Budget:
         self._call: _Call | None = None
 
     async def admit(self, request: ModelRequest) -> None:
-        """Make sure that a call fits what is reserved, before it is made; reserve more where it does not.
+        """Make sure, before a call, that the reservation covers it; reserve more if it does not.
 
         Raises:
-            RunFailed: QUOTA_EXCEEDED, the plan has no room for it.
+            RunFailed: QUOTA_EXCEEDED: the plan does not cover the call.
             Upstream: the database could not be reached.
         """
         now = self._clock.now()
@@ -70,21 +70,22 @@ class Budget:
         self._call = _Call(request, now, bound)
 
     def _extend(self, amount: int) -> None:
-        # The plan as it is now, the month as it was when the run began: there all of it is corrected.
+        # The current plan, but the month in which the run began, where all of it is corrected.
         allowance = replace(self._allowances.of(self._first.user_id), at=_month_of(self._first))
         self._spending.extend(allowance.reserve(Metric.MODEL_SPEND, amount))
         self._reserved += amount
 
     def ended(self, usage: Usage) -> None:
-        """Take what a complete call has used."""
+        """Count the usage of a complete call."""
         call, self._call = self._call, None
         if call is not None:
             self._spent += cost(usage, call.request.model, call.at)
 
     def failed(self, usage: Usage) -> None:
-        """Take what a failed call is known to have used.
+        """Count the known usage of a failed call.
 
-        One that failed before its answer began costs nothing; an answer that broke off counts as long as it may be.
+        One that failed before its answer began costs nothing; an answer that broke off counts with all tokens it may
+        have.
         """
         if self._call is not None and usage.input_tokens is not None and usage.output_tokens is None:
             usage = replace(usage, output_tokens=self._call.request.max_tokens)
@@ -92,14 +93,14 @@ class Budget:
 
     @property
     def spent(self) -> int:
-        """What all calls cost; one that was broken off from here counts as dear as it may be, its usage is unknown."""
+        """Return the cost of all calls; a cancelled call has no known usage and counts with its upper bound."""
         return self._spent + (self._call.bound if self._call is not None else 0)
 
     def correction(self) -> Adjustment:
-        """Return what the run's end changes of what is reserved."""
+        """Return the correction of the reservation at the run's end."""
         return self._first.adjusted(self.spent - self._reserved)
 
 
 def _month_of(reservation: Reservation) -> datetime:
-    """Return a moment in the month that a reservation is counted in."""
+    """Return a moment in the month in which a reservation counts."""
     return datetime.fromisoformat(f"{reservation.period}-01T00:00:00+00:00")

@@ -1,14 +1,14 @@
-"""Who looks after a run whose process is gone.
+"""Ends runs whose process is dead.
 
-Before a run takes its lease, a message about it is sent with a delay; the consumer looks at the log when it arrives:
+Before a run takes its lease, a delayed message about it is sent; its consumer inspects the log:
 
     no log             the run never started                          -> nothing
     terminal segment   it ended                                       -> nothing
-    lease valid        it is alive                                    -> look again when the lease may have ended
+    lease valid        it is alive                                    -> inspect again when the lease may have expired
     lease expired      its process is dead                            -> end it: OWNER(epoch+1), RUN_ERROR OWNER_LOST
 
-Ending it frees the thread and gives clients that reattach a terminal event. Messages may come late, twice or never more
-than once: the log decides, by one conditional write. Continuing the run instead of ending it is not done yet.
+Ending it frees the thread and gives clients that reattach a terminal event. Messages may come late or twice: the log
+decides, by one conditional write. A run is not continued instead of ended yet.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from karma.runs.ports import RunStore, Watchdog
 FIRST_LOOK = LEASE + timedelta(seconds=15)
 _MARGIN = timedelta(seconds=5)
 _MAX_DELAY_S = 900
-"""SQS delays a message by at most this."""
+"""Seconds by which SQS delays a message at the most."""
 
 
 class DelayQueue(Protocol):
-    """karma.integrations.sqs.SqsQueue, as far as it is used here."""
+    """The part of karma.integrations.sqs.SqsQueue that is used here."""
 
     def send(self, body: str, *, delay_s: int) -> None:
         """Enqueue a body that becomes visible after the delay."""
@@ -52,23 +52,23 @@ class DelayQueue(Protocol):
 
 
 class QueueWatchdog:
-    """Arms by a delayed message in the runs queue."""
+    """Watchdog that sends a delayed message to the runs queue."""
 
     def __init__(self, queue: DelayQueue) -> None:
         self._queue = queue
 
     def arm(self, key: RunKey, *, delay: timedelta) -> None:
-        """See ports.Watchdog."""
+        """Let the run be inspected after the delay, as `ports.Watchdog.arm`."""
         body = orjson.dumps({"user_id": key.user_id, "run_id": key.run_id}).decode()
         seconds = min(_MAX_DELAY_S, max(0, round(delay.total_seconds())))
         self._queue.send(body, delay_s=seconds)
 
 
 def read_message(body: str) -> RunKey:
-    """Read what `QueueWatchdog.arm` sent.
+    """Read a message that `QueueWatchdog.arm` sent.
 
     Raises:
-        ValidationFailed: it is not such a message.
+        ValidationFailed: the body is not such a message.
     """
     try:
         data = orjson.loads(body)
@@ -81,14 +81,14 @@ def read_message(body: str) -> RunKey:
 
 
 class Inspector:
-    """Looks at runs and ends the lost ones."""
+    """Inspects runs and ends those whose process is dead."""
 
     def __init__(self, store: RunStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
     def look(self, key: RunKey) -> timedelta | None:
-        """Look at one run; return after which delay to look again, None when it needs no more looking after."""
+        """Inspect one run; return the delay until the next inspection, None when it has ended or never started."""
         tail = self._store.tail(key)
         if tail is None or tail.terminal:
             return None
@@ -98,7 +98,7 @@ class Inspector:
         try:
             self._end(tail, now)
         except OwnershipLost:
-            # Its owner, or another inspector, was quicker.
+            # Its owner, or another inspector, wrote first.
             return LEASE + _MARGIN
         return None
 
@@ -128,7 +128,7 @@ class Inspector:
 
 
 def attend(store: RunStore, clock: Clock, watchdog: Watchdog, key: RunKey) -> None:
-    """Look at a run and have it looked at again where needed."""
+    """Inspect a run, and let it be inspected again if needed."""
     again_in = Inspector(store, clock).look(key)
     if again_in is not None:
         watchdog.arm(key, delay=again_in)
