@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
 
 from fastapi import FastAPI, Request
 from mangum import Mangum
@@ -39,4 +40,4 @@ async def _refused(request: Request, error: Exception) -> Response:
     return Response(body, status_code=error.status, media_type="application/json")
 
 
-lambda_handler = build()
+lambda_handler: Any = build()
