@@ -117,7 +117,8 @@ class MessageReader:
         ids: dict[str, int] = {}
         roles = [_role(raw) for raw in given]
         present = [(i, role) for i, role in enumerate(roles) if role not in _ASIDE_ROLES and role not in _UNKEPT_ROLES]
-        newest = asking([(i, role) for i, role in present if not _is_placeholder(given[i])])
+        spoken = [(i, role) for i, role in present if not _is_placeholder(given[i])]
+        newest = asking(spoken or present)  # where nothing was said, what is wrong with that is told
         too_deep = {int(found[1]): name for name in self.deep if (found := OF_A_MESSAGE.match(name))}
         for i, raw in enumerate(given):
             before = len(self.errors)
