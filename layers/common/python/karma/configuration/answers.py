@@ -28,7 +28,7 @@ class ConfigSummaryView(TypedDict):
     enabled: bool
     tags: list[str]
     built_in: bool
-    """Code brings it: deleting it brings that back."""
+    """The component is part of the code: deleting its configuration restores that of the code."""
     version: int
     """Number of its changes."""
 
@@ -54,7 +54,7 @@ class ConfigView(ConfigSummaryView):
     """One component."""
 
     provider: NotRequired[str]
-    """Of models, as the next three."""
+    """Provider of a model; only models have this and the next three fields."""
     model: NotRequired[str]
     temperature: NotRequired[float]
     max_tokens: NotRequired[int | None]
@@ -69,7 +69,7 @@ class _OfModels(TypedDict, total=False):
 
 
 def config_view(found: Standing) -> ConfigView:
-    """Shape a component with all that it is."""
+    """Shape a component with all its fields."""
     component = found.component
     if component is None:
         raise missing("")
@@ -89,7 +89,7 @@ def config_view(found: Standing) -> ConfigView:
 
 
 class ConfigListData(TypedDict):
-    """`GET /config`: all of them."""
+    """`GET /config`: all components."""
 
     total: int
     configs: list[ConfigSummaryView]
@@ -102,14 +102,14 @@ class ConfigData(TypedDict):
 
 
 class ConfigChangedData(TypedDict):
-    """What a change answers."""
+    """Answer to a change."""
 
     message: str
     config: ConfigView
 
 
 class AgioConfigChangedData(TypedDict):
-    """What a change answers in the Agio API."""
+    """Answer to a change in the Agio API."""
 
     success: bool
     message: str
@@ -124,9 +124,9 @@ class ConfigChangeView(TypedDict):
     changed_by: str
     """Id of the administrator."""
     old_config: dict[str, Any] | None
-    """Null: there was none."""
+    """Configuration before the change. Null: there was none."""
     new_config: dict[str, Any] | None
-    """Null: deleted."""
+    """Configuration after the change. Null: it was deleted."""
     rolled_back_to: int | None
 
 

@@ -1,4 +1,4 @@
-"""What is configured now, for those who act on it: runs, and what tells people about them."""
+"""The current configuration for runs and for descriptions of the agent."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from karma.configuration.ports import ComponentReader
 from karma.core.clock import monotonic
 
 MAX_AGE_S: Final = 30.0
-"""A change acts within this time in other processes."""
+"""Seconds after which a change takes effect in other processes at the latest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunChoice:
-    """What the configuration says of one run."""
+    """The configuration's part of one run: model, limit and disabled tools."""
 
     model: str
-    """The provider's id."""
+    """The provider's id of the model."""
     max_tokens: int | None
-    """Output tokens a call; None: the engine's own limit."""
+    """Output tokens of one call; None: the engine's own limit."""
     disabled_tools: frozenset[str]
 
 
 class CurrentConfiguration:
-    """Keeps all components for `MAX_AGE_S`: one call every half minute, whatever the number of runs."""
+    """Caches all components for `MAX_AGE_S`: one read every half minute, whatever the number of runs."""
 
     def __init__(self, store: ComponentReader, *, built_in: Mapping[str, Component]) -> None:
         self._store = store
@@ -34,14 +34,14 @@ class CurrentConfiguration:
         self._kept: tuple[float, Mapping[str, Component]] | None = None
 
     def forget(self) -> None:
-        """Drop what is kept: something was changed here."""
+        """Drop the cache after a change in this process."""
         self._kept = None
 
     def for_run(self, *, agent: str, model: str) -> RunChoice:
-        """Tell what a new run of an agent uses; both are named as the agent's configuration names them.
+        """Return the choices for a new run; agent and model are named as in the agent's configuration.
 
         Raises:
-            ComponentUnavailable: the agent or its model is disabled, or the model is configured no more.
+            ComponentUnavailable: the agent or its model is disabled, or the model is not configured any more.
         """
         components = self._components()
         found = components.get(agent)
@@ -50,7 +50,7 @@ class CurrentConfiguration:
         chosen = components.get(model)
         if chosen is None or chosen.model is None:
             raise ComponentUnavailable(ComponentType.MODEL, model, "is not configured any more")
-        # What a component stands for may be a component as well: nobody runs on a model that is disabled.
+        # The model that a component names may be a component as well, which must not be disabled either.
         called = components.get(chosen.model.model, chosen)
         for each in (chosen, called):
             if not each.enabled:
@@ -60,7 +60,7 @@ class CurrentConfiguration:
         )
 
     def disabled_tools(self) -> frozenset[str]:
-        """Name the tools that new runs do without."""
+        """Return the names of the tools that new runs must not use."""
         return _disabled_tools(self._components())
 
     def _components(self) -> Mapping[str, Component]:

@@ -1,7 +1,7 @@
 """Components of the deployment that admins configure while it runs: models, agents and tools. Frozen; no I/O.
 
-What code brings is listed as built in, at version 0, before anybody wrote anything. The version of a component is the
-number of its changes, and goes on through deletions.
+Components that are part of the code are listed as built in, at version 0, before anybody configured anything. The
+version of a component is the number of its changes, also across deletions.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MAX_DESCRIPTION_CHARS: Final = 500
 MAX_TAGS: Final = 10
 MAX_TAG_CHARS: Final = 50
 MAX_TOKENS: Final = 64_000
-"""Of one answer of a model."""
+"""Output tokens of one answer of a model at the most."""
 MAX_STORED: Final = 200
-"""Components that somebody wrote: all of them are read at once."""
+"""Stored components at the most: all of them are read at once."""
 MAX_VERSION: Final = 10**8 - 1
-"""What a key holds."""
+"""Greatest version for which keys have digits."""
 DEFAULT_TEMPERATURE: Final = 0.7
 PROVIDER: Final = "anthropic"
 BUILT_IN_TAG: Final = "built-in"
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[^\x00-\x20\x7f/\ud800-\udfff](?:[^\x00-\x1f\x7f/\ud800-\ud
 
 
 class ComponentType(StrEnum):
-    """What can be configured."""
+    """Kind of a component."""
 
     MODEL = "model"
     AGENT = "agent"
@@ -42,7 +42,7 @@ class ComponentType(StrEnum):
 
 
 class ChangeType(StrEnum):
-    """How a component changed."""
+    """Kind of a change."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -59,14 +59,14 @@ class InvalidConfiguration(InvalidRequest):
     code = "INVALID_CONFIGURATION"
 
     def __init__(self, wrong: Sequence[tuple[str, str]]) -> None:
-        """`wrong` are fields with what is wrong of each."""
+        """Make the error from pairs of field and message."""
         told = "; ".join(f"{field[:64]}: {message[:200]}" for field, message in wrong[:_IN_MESSAGE])
         details = [{"field": field, "message": message, "type": "value_error"} for field, message in wrong]
         super().__init__(f"Invalid configuration: {told}", details=details)
 
 
 class ComponentUnavailable(Conflict):
-    """A run names a component that is disabled, or is configured no more; `details` name it."""
+    """A run names a component that is disabled or not configured any more; `details` name it."""
 
     code = "COMPONENT_UNAVAILABLE"
 
@@ -75,39 +75,39 @@ class ComponentUnavailable(Conflict):
 
 
 class ComponentChanged(StaleVersion):
-    """Another request changed the component between our reading of it and our write: read again."""
+    """Another request changed the component after it was read: read it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """What only models have."""
+    """Fields that only models have."""
 
     model: str
-    """The provider's id: what is called when an agent names the component."""
+    """The provider's id of the model that an agent uses when it names this component."""
     provider: str = PROVIDER
     temperature: float = DEFAULT_TEMPERATURE
-    """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
+    """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
     max_tokens: int | None = None
-    """Output tokens a call; None: the engine's own limit."""
+    """Output tokens of one call; None: the engine's own limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One component as it is configured."""
+    """One component with its configuration."""
 
     name: str
     type: ComponentType
     description: str = ""
     enabled: bool = True
-    """Disabled: new runs may not use it; those that execute go on."""
+    """False: new runs may not use it; running ones go on."""
     tags: tuple[str, ...] = ()
     model: ModelSettings | None = None
-    """Of models only, and of each."""
+    """Set for each model; None for other types."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One entry of a component's history; never changed itself."""
+    """One entry of a component's history, which is never changed."""
 
     name: str
     version: int
@@ -116,28 +116,29 @@ class Change:
     at: datetime
     by: UserId
     old: Component | None
-    """What stood before, which may be what code brings; None: nothing did."""
+    """The component before the change, which may be the built-in one; None: there was none."""
     new: Component | None
-    """None: deleted; of a component that is built in, what code brings stands again."""
+    """The component after the change; None: its configuration was deleted, a built-in one is as in the code again.
+    """
     rolled_back_to: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A component as it stands; `component` None: there is none of that name (any more)."""
+    """The current state of a component; `component` None: there is none of that name (any more)."""
 
     component: Component | None
     version: int
-    """Number of changes so far; 0: nobody wrote anything."""
+    """Number of changes so far; 0: it was never configured."""
     is_built_in: bool
-    """Code brings one of this name."""
+    """A component of this name is part of the code."""
     is_stored: bool
-    """Somebody wrote it; else it is what code brings."""
+    """The component was configured; else it is as in the code."""
     updated_at: datetime | None
 
 
 def missing(name: str) -> NotFound:
-    """Make the failure that there is no component of a name."""
+    """Return the error that there is no component of a name."""
     return NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' not found")
 
 
@@ -147,7 +148,7 @@ def is_name(text: str) -> bool:
 
 
 def standing(name: str, last: Change | None, built_in: Mapping[str, Component]) -> Standing:
-    """Tell how a component stands after its last change."""
+    """Return the state of a component after its last change."""
     stored = last.new if last else None
     return Standing(
         component=stored or built_in.get(name),
@@ -159,7 +160,7 @@ def standing(name: str, last: Change | None, built_in: Mapping[str, Component]) 
 
 
 def component_config(component: Component) -> dict[str, Any]:
-    """Shape a component as a client writes it, and as histories show it."""
+    """Return a component as clients write it and histories show it."""
     config: dict[str, Any] = {
         "name": component.name,
         "type": component.type.value,
@@ -178,7 +179,7 @@ def component_config(component: Component) -> dict[str, Any]:
 
 
 def change_type(old: Component | None, new: Component | None) -> ChangeType:
-    """Name a change that is no rollback."""
+    """Return the kind of a change that is no rollback."""
     if new is None:
         return ChangeType.DELETED
     return ChangeType.UPDATED if old else ChangeType.CREATED
@@ -187,7 +188,7 @@ def change_type(old: Component | None, new: Component | None) -> ChangeType:
 def built_in_components(
     *, models: Sequence[str], tools: Mapping[str, str], agents: Mapping[str, str]
 ) -> dict[str, Component]:
-    """List what code brings: models by id, tools and agents by name with what they do."""
+    """Return the components that are part of the code: models by id, tools and agents by name with description."""
     tags = (BUILT_IN_TAG,)
     found = [
         *(

@@ -1,4 +1,4 @@
-"""What configuration needs from outside; its second implementation is in tests/fakes/configuration.py."""
+"""Ports of configuration; the second implementation is in tests/fakes/configuration.py."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from karma.configuration.domain import Change, Component
 
 
 class StoredComponent(NamedTuple):
-    """A component that somebody wrote, with the number of its changes."""
+    """A stored component, with the number of its changes."""
 
     component: Component
     version: int
 
 
 class ComponentReader(Protocol):
-    """What runs read. Blocks."""
+    """The reads that runs need. Blocks."""
 
     def components(self) -> Sequence[StoredComponent]:
-        """Read all that was written and not deleted, by name, consistently."""
+        """Read all stored components by name, consistently."""
 
 
 class ComponentStore(ComponentReader, Protocol):
-    """Components and their histories at rest. All calls block."""
+    """A store of components and their histories. All calls block."""
 
     def last_change(self, name: str) -> Change | None:
-        """Read the newest change of a component, consistently; None: nobody wrote anything."""
+        """Read the newest change of a component, consistently; None: it was never configured."""
 
     def change(self, name: str, version: int) -> Change | None:
-        """Read one change."""
+        """Read one change; None: there is none."""
 
     def changes(self, name: str, *, below: int, limit: int) -> Sequence[Change]:
         """Read changes with versions under `below`, newest first."""
 
     def count(self, *, most: int) -> int:
-        """Count the components that `components` lists, no further than `most`."""
+        """Count the components that `components` lists, up to `most`."""
 
     def append(self, change: Change) -> None:
-        """Write a change and how the component stands after it: both or neither.
+        """Write a change and the component's new state: both or neither.
 
         Raises:
             ComponentChanged: there is a change of this version already.

@@ -2,11 +2,11 @@
 
 | item | pk | sk |
 |---|---|---|
-| component as it stands | CONFIG | COMPONENT#<name> |
+| component, current state | CONFIG | COMPONENT#<name> |
 | change of a component | CONFIG#<name> | CHANGE#<version:08d> |
 
-A change is put where none may be: its number is the lock, its component's state is written with it. Changes are never
-updated, deleted or given an end.
+A change is put on condition that none has its number, which is the lock; the component's state is written with it.
+Changes are never updated or deleted and do not expire.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _PAGE: Final = 1000
 
 
 def component_key(name: str) -> Key:
-    """Key of a component as it stands."""
+    """Return the key of a component's current state."""
     return Key(COMPONENTS_PK, f"{_COMPONENT}{name}")
 
 
 def history_pk(name: str) -> str:
-    """Partition of a component's changes."""
+    """Return the partition of a component's changes."""
     return f"{COMPONENTS_PK}#{name}"
 
 
 def change_key(name: str, version: int) -> Key:
-    """Key of a change; sorts by number."""
+    """Return the key of a change, which sorts by number."""
     return Key(history_pk(name), f"{_CHANGE}{version:08d}")
 
 
 class ConfigurationTable(Item):
-    """Base of what configuration keeps in the table `agents`."""
+    """Base of the configuration's items in the table `agents`."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -62,14 +62,14 @@ class ConfigurationTable(Item):
 
 
 class ComponentItem(ConfigurationTable, discriminator="component"):
-    """A component as it stands."""
+    """The current state of a component."""
 
     config = JSONAttribute()
     changes = NumberAttribute()
 
 
 class ChangeItem(ConfigurationTable, discriminator="component_change"):
-    """A change of a component; `created_at` is when it was made."""
+    """A change of a component; `created_at` is the time of the change."""
 
     name = UnicodeAttribute()
     number = NumberAttribute()

@@ -9,23 +9,23 @@ from pydantic import Field, StrictBool
 from karma.core.schemas import Body, FreeForm, Version, Whole
 
 SeenVersion = Annotated[Whole, Field(ge=0, examples=[0])]
-"""Of the component that was read; 0 is what code brings."""
+"""Version of the component that the caller read; 0: it was never configured."""
 
 
 class ConfigBody(Body):
-    """`PUT /config/{component_name}`: what `config` leaves out stays as it is."""
+    """`PUT /config/{component_name}`: fields that `config` leaves out stay as they are."""
 
     config: FreeForm
     """`type` (of a new component), `description`, `enabled`, `tags`; of a model also `provider`, `model`,
     `temperature`, `max_tokens`."""
     validate_only: StrictBool = False
-    """Say what would be answered, and change nothing."""
+    """Return the answer of the change without making it."""
     version: SeenVersion | None = None
-    """Another one stored answers 409 STALE_VERSION."""
+    """When the stored version is another one, the answer is 409 STALE_VERSION."""
 
 
 class RollbackBody(Body):
     """`POST /config/{component_name}/rollback`."""
 
     version: Version
-    """What the component was after this change."""
+    """The change whose result the component becomes again."""

@@ -1,4 +1,4 @@
-"""Use cases of configuration: list, show, change, delete, look back and roll back."""
+"""Use cases of configuration: list, show, change, delete, show the history, and roll back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HistoryPage:
 
 
 class ConfigurationService:
-    """What admins do with components, and everybody sees of them."""
+    """Changes of components by admins, and reads of components by everybody."""
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class ConfigurationService:
         has_agent: Callable[[str], bool],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wire it.
+        """Make the service.
 
         Args:
-            store: where components are.
-            clock: tells when they change.
-            built_in: what code brings, by name.
-            models: ids that the engine can run.
+            store: the stored components.
+            clock: source of the times of changes.
+            built_in: components that are part of the code, by name.
+            models: ids of models that the engine can run.
             has_agent: tells whether the catalogue has an agent of exactly this name.
-            on_change: called behind every write.
+            on_change: called after every write.
         """
         self._store = store
         self._clock = clock
@@ -98,7 +98,7 @@ class ConfigurationService:
         return sorted(found, key=lambda each: (each.component.type, each.component.name))
 
     def model_names(self) -> list[str]:
-        """Name the models that somebody configured beside those that code brings."""
+        """Return the names of configured models that are not built in."""
         return [
             component.name
             for component, _ in self._store.components()
@@ -109,7 +109,7 @@ class ConfigurationService:
         """Show one component.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: there is no component of this name.
         """
         found = self._stands(name)
         if found.component is None:
@@ -117,7 +117,7 @@ class ConfigurationService:
         return found
 
     def history(self, name: str, *, limit: int, below: int | None = None, offset: int = 0) -> HistoryPage:
-        """Show a page of a component's changes, behind `offset` of the newest or below a version.
+        """Show a page of a component's changes, after the `offset` newest or below a version.
 
         Raises:
             NotFound: there is no such component, and never was.
@@ -141,12 +141,12 @@ class ConfigurationService:
         version: int | None = None,
         validate_only: bool = False,
     ) -> Standing:
-        """Change a component, or add one; what `config` leaves out stays as it is. The same again changes nothing.
+        """Change a component, or add one; fields that `config` leaves out stay. An equal configuration changes nothing.
 
-        With `validate_only` nothing is written, and what would stand is returned under the version that stands.
+        With `validate_only` nothing is written; the component as it would be is returned under the current version.
 
         Raises:
-            InvalidConfiguration: it breaks the rules of its type, or there are `MAX_STORED`.
+            InvalidConfiguration: the configuration breaks the rules of its type, or `MAX_STORED` components are stored.
             StaleVersion: `version` is not the stored one.
         """
         if not is_name(name):
@@ -165,7 +165,7 @@ class ConfigurationService:
         return repeat(once, on=_MET)
 
     def delete(self, name: str, *, by: UserId, version: int | None = None) -> None:
-        """Delete what was written of a component: nothing is left but its history, or what code brings of it.
+        """Delete a component's configuration; its history stays, and a built-in component is as in the code again.
 
         Raises:
             NotFound: there is no such component.
@@ -182,11 +182,11 @@ class ConfigurationService:
         repeat(once, on=_MET)
 
     def rollback(self, name: str, *, to: int, by: UserId, version: int | None = None) -> Standing:
-        """Make a component what it was after change `to`; when it is that already, nothing changes.
+        """Restore a component's state after change `to`; if it is the current one, nothing changes.
 
         Raises:
-            NotFound: no such component, or no such change of it.
-            InvalidConfiguration: the change was a deletion, or what it made breaks today's rules.
+            NotFound: there is no such component, or no such change of it.
+            InvalidConfiguration: the change was a deletion, or its result breaks today's rules.
             StaleVersion: `version` is not the stored one.
         """
 
@@ -211,7 +211,7 @@ class ConfigurationService:
         return standing(name, self._store.last_change(name) if is_name(name) else None, self._built_in)
 
     def _unchanged(self, name: str, version: int | None) -> Standing:
-        """Read a component that is to be changed, and is of this version if one is named."""
+        """Read a component before a change; `version`, if given, must be the current one."""
         found = self._stands(name)
         if version is not None and version != found.version:
             raise StaleVersion(f"Configuration '{name[:MAX_NAME_CHARS]}' has version {found.version}")

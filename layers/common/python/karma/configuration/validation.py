@@ -1,4 +1,4 @@
-"""The schema of each type of component: what is written is checked against it."""
+"""The schema of each type of component, by which configurations are checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from karma.core.schemas import Body, Number, Whole
 from karma.core.wording import worded
 
 _MAX_TOLD = 5
-"""Errors named in one answer."""
+"""Errors in one answer at the most."""
 _MAX_FIELD_CHARS = 64
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _LINE = r"^[^\x00-\x1f\x7f]*$"
@@ -38,13 +38,13 @@ _Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class ComponentSchema(Body):
-    """What every component has."""
+    """Fields of every component."""
 
     name: str
     type: ComponentType
     description: Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS, pattern=_TEXT)] = ""
     enabled: StrictBool = True
-    """Disabled: new runs may not use it."""
+    """False: new runs may not use it."""
     tags: Annotated[list[_Tag], Field(max_length=MAX_TAGS), AfterValidator(_distinct)] = Field(default_factory=list)
 
 
@@ -66,11 +66,11 @@ class ModelSchema(ComponentSchema):
     type: Literal[ComponentType.MODEL]
     provider: Literal["anthropic"] = "anthropic"
     model: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)]
-    """One of the ids that the engine can run; a wrong one is answered with the list."""
+    """A model id that the engine can run; for any other the answer lists them."""
     temperature: Annotated[Number, Field(ge=0, le=1)] = DEFAULT_TEMPERATURE
-    """Kept and shown; the model API takes no sampling parameters, so a run does not send it."""
+    """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
     max_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
-    """Output tokens a call; null: the engine's own limit."""
+    """Output tokens of one call; null: the engine's own limit."""
 
 
 _SCHEMAS: Mapping[ComponentType, type[ComponentSchema]] = {
@@ -83,17 +83,17 @@ _SCHEMAS: Mapping[ComponentType, type[ComponentSchema]] = {
 def validated(
     name: str, config: Mapping[str, Any], *, base: Component | None, models: Collection[str], tools: Collection[str]
 ) -> Component:
-    """Check a configuration; what it leaves out is as in `base`, or has its default.
+    """Check a configuration; fields that it leaves out are as in `base`, or have their defaults.
 
     Args:
-        name: what it is written under; `config` may repeat it.
-        config: what a client says.
-        base: the component as it stands.
-        models: ids that the engine can run.
+        name: name of the component; `config` may repeat it.
+        config: the configuration as a client sent it.
+        base: the current component; None: it is new.
+        models: ids of models that the engine can run.
         tools: names of tools that exist.
 
     Raises:
-        InvalidConfiguration: naming what is wrong.
+        InvalidConfiguration: fields are wrong; one entry each.
     """
     kind = _kind(config, base)
     whole = {**(component_config(base) if base else {}), "name": name, **config, "type": kind}
