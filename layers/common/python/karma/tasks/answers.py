@@ -100,7 +100,7 @@ class TaskListData(TypedDict):
     tasks: list[TaskView]
     total: int
     total_capped: bool
-    """Whether `total` stopped counting at 1,000, as it does for a status."""
+    """`total` stopped counting at 1,000, as it does with a status."""
     limit: int
     next_cursor: str | None
     page: NotRequired[int]

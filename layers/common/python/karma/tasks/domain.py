@@ -1,4 +1,4 @@
-"""Tasks and their subtasks: what they are, which steps they may take, and the rules of their dependencies."""
+"""Tasks and their subtasks: types, the table of status transitions, and the rules of dependencies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_DESCRIPTION_CHARS: Final = 4_000
 MAX_TASK_METADATA_BYTES: Final = 8_192
 MAX_SUBTASK_METADATA_BYTES: Final = 4_096
 MAX_SUBTASKS: Final = 90
-"""They are written with their task in one transaction, which has 100 items at the most."""
+"""Subtasks of one task; they are written with it in one transaction, which has 100 items at the most."""
 MAX_ENTRIES: Final = 20_000
-"""Tasks and subtasks that an account may have, whatever its plan: those that are over count until they are deleted."""
+"""Tasks and subtasks of an account, whatever its plan; finished ones count until they are deleted."""
 MAX_TOOLS: Final = 20
 MAX_TOOL_CHARS: Final = 64
 MAX_REF_CHARS: Final = 64
@@ -27,7 +27,7 @@ DEFAULT_PRIORITY: Final = 5
 
 
 class TaskStatus(StrEnum):
-    """Where a task, or a subtask, stands."""
+    """Status of a task or a subtask."""
 
     PENDING = "pending"
     IN_PROGRESS = "in_progress"
@@ -37,7 +37,7 @@ class TaskStatus(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether no step leads on from it."""
+        """Tell whether the status is final."""
         return not TRANSITIONS[self]
 
 
@@ -48,35 +48,35 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.FAILED: frozenset(),
     TaskStatus.CANCELLED: frozenset(),
 }
-"""Every step that a task or a subtask may take."""
+"""Every transition that a task or a subtask may make."""
 
 
 class AlreadyCompleted(Conflict):
-    """A completed task, or subtask, takes no more changes."""
+    """A completed task or subtask cannot be changed."""
 
     code = "ALREADY_COMPLETED"
 
 
 class DependenciesUnfinished(InvalidTransition):
-    """A subtask starts when all that it depends on is completed; `details.subtasks` are those that are not."""
+    """A subtask cannot start before its dependencies are completed; `details.subtasks` are those that are not."""
 
     code = "DEPENDENCIES_UNFINISHED"
 
 
 class TooManyTasks(Conflict):
-    """The account has as many tasks and subtasks as an account may have."""
+    """The account has as many tasks and subtasks as it may have."""
 
     code = "TOO_MANY_TASKS"
 
     def __init__(self) -> None:
-        """Say how room is made."""
+        """Make the error, with advice how to get below the limit."""
         super().__init__(
             f"An account has at most {MAX_ENTRIES} tasks and subtasks; delete some, for example those that are over"
         )
 
 
 class TaskChanged(StaleVersion):
-    """Another request changed the task or subtask between our reading of it and our write: read again."""
+    """Another request changed the task or subtask after it was read: read it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +85,10 @@ class NewSubtask:
 
     title: str
     ref: str | None = None
-    """By which the others of the same body name it."""
+    """Name by which other subtasks of the same body refer to it; None: none does."""
     description: str = ""
     dependencies: tuple[str, ...] = ()
-    """Refs of those that must be completed before it starts."""
+    """Refs of the subtasks that must be completed before it starts."""
     tools: tuple[str, ...] = ()
     metadata: Mapping[str, Any]
 
@@ -106,26 +106,26 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task. It is the root of its subtasks: each change of one of them gives it the next version."""
+    """A task. Each change of one of its subtasks raises its version, too."""
 
     id: TaskId
     user_id: UserId
     title: str
     description: str
     priority: int
-    """From 0 to 9; what is higher goes first."""
+    """From 0 to 9; higher goes first."""
     status: TaskStatus
     metadata: Mapping[str, Any]
     subtask_count: int
     completed_count: int
-    """Of its subtasks."""
+    """Number of its subtasks that are completed."""
     created_at: datetime
     updated_at: datetime
     version: int
 
     @property
     def progress(self) -> int:
-        """Percent of the subtasks that are completed; a completed task has 100, one without subtasks 0 until then."""
+        """Return the percentage of completed subtasks; 100 for a completed task, 0 for another one without subtasks."""
         if self.status is TaskStatus.COMPLETED:
             return 100
         return 100 * self.completed_count // self.subtask_count if self.subtask_count else 0
@@ -142,9 +142,9 @@ class Subtask:
     description: str
     status: TaskStatus
     dependencies: tuple[SubtaskId, ...]
-    """What must be completed before it starts."""
+    """Ids of the subtasks that must be completed before it starts."""
     tools: tuple[str, ...]
-    """What a worker must have to do it."""
+    """Names of the tools that a worker must have to do it."""
     metadata: Mapping[str, Any]
     created_at: datetime
     updated_at: datetime
@@ -152,11 +152,11 @@ class Subtask:
 
 
 def require_step(what: str, current: TaskStatus, wanted: TaskStatus) -> None:
-    """Refuse a step that the table lacks; `what` names the task or subtask in the message.
+    """Refuse a transition that `TRANSITIONS` lacks; `what` names the task or subtask in the message.
 
     Raises:
-        AlreadyCompleted: it is completed.
-        InvalidTransition: any other step.
+        AlreadyCompleted: the task or subtask is completed.
+        InvalidTransition: the status cannot become the wanted one.
     """
     require_open(what, current)
     if wanted not in TRANSITIONS[current]:
@@ -164,11 +164,11 @@ def require_step(what: str, current: TaskStatus, wanted: TaskStatus) -> None:
 
 
 def require_open(what: str, current: TaskStatus) -> None:
-    """Refuse to act on what is over.
+    """Refuse to change a task or subtask whose status is final.
 
     Raises:
-        AlreadyCompleted: it is completed.
-        InvalidTransition: it failed or was cancelled.
+        AlreadyCompleted: the task or subtask is completed.
+        InvalidTransition: the task or subtask failed or was cancelled.
     """
     if current is TaskStatus.COMPLETED:
         raise AlreadyCompleted(f"{what} is completed already")
@@ -177,10 +177,10 @@ def require_open(what: str, current: TaskStatus) -> None:
 
 
 def require_ready(subtask: Subtask, siblings: Sequence[Subtask]) -> None:
-    """Refuse to start a subtask before what it depends on is completed.
+    """Refuse to start a subtask before its dependencies are completed.
 
     Raises:
-        DependenciesUnfinished: something is not.
+        DependenciesUnfinished: a dependency is not completed.
     """
     completed = {each.id for each in siblings if each.status is TaskStatus.COMPLETED}
     unfinished = [each for each in subtask.dependencies if each not in completed]
@@ -192,7 +192,7 @@ def require_ready(subtask: Subtask, siblings: Sequence[Subtask]) -> None:
 
 
 def cancelled_with(subtasks: Sequence[Subtask], *, at: datetime) -> list[Subtask]:
-    """Return the subtasks that end with their task, as they are then: those that are not over."""
+    """Return the unfinished subtasks as they are cancelled with their task."""
     return [
         replace(each, status=TaskStatus.CANCELLED, updated_at=at, version=each.version + 1)
         for each in subtasks
@@ -201,7 +201,7 @@ def cancelled_with(subtasks: Sequence[Subtask], *, at: datetime) -> list[Subtask
 
 
 def wrong_dependencies(subtasks: Sequence[NewSubtask]) -> list[tuple[str, str]]:
-    """Find what keeps subtasks from being a graph without cycles: pairs of field and message, none when it is one."""
+    """List errors in the dependencies of subtasks, as pairs of field and message; [] for a graph without cycles."""
     wrong: list[tuple[str, str]] = []
     by_ref: dict[str, int] = {}
     for i, each in enumerate(subtasks):
@@ -221,7 +221,7 @@ def wrong_dependencies(subtasks: Sequence[NewSubtask]) -> list[tuple[str, str]]:
 
 
 def _cycle(needs: Sequence[Sequence[int]]) -> list[int]:
-    """Return one cycle of a graph, [] when it has none; `needs[i]` is what i depends on."""
+    """Return one cycle of a graph, [] when it has none; `needs[i]` are the nodes that node i depends on."""
     left = set(range(len(needs)))
     while ready := {i for i in left if not left.intersection(needs[i])}:
         left -= ready

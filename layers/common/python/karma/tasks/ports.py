@@ -1,4 +1,4 @@
-"""What tasks need from outside; the second implementation is in tests/fakes/tasks.py."""
+"""Ports of tasks; the second implementation is in tests/fakes/tasks.py."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from karma.tasks.domain import Subtask, Task, TaskStatus
 
 
 class GoneTask(NamedTuple):
-    """A deleted task of which something may be left."""
+    """A deleted task of which data may be left."""
 
     user_id: UserId
     task_id: TaskId
 
 
 class TaskStore(Protocol):
-    """Tasks and subtasks at rest. All calls block; each write but `remove` is one transaction."""
+    """A store of tasks and subtasks. All calls block; each write but `remove` is one transaction."""
 
     def get(self, user_id: UserId, task_id: TaskId) -> Task | None:
-        """Read one, consistently; None when it is absent, deleted, or another owner's."""
+        """Read a task, consistently; None: it is absent, deleted, or another owner's."""
 
     def subtask(self, task_id: TaskId, subtask_id: SubtaskId) -> Subtask | None:
-        """Read one subtask, consistently."""
+        """Read one subtask, consistently; None: it does not exist."""
 
     def subtasks(self, task_id: TaskId) -> list[Subtask]:
         """Read a task's subtasks in the order of its body, consistently."""
 
     def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
-        """Find what a request made, consistently."""
+        """Return the id of the task that a request created, consistently; None: it created none."""
 
     def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
-        """Store a new task; "" is no token.
+        """Store a new task; `request_token` "": the request has none.
 
         Raises:
-            AlreadyExists: this token made a task within 24 hours before.
-            AccountGone: its owner is deleted.
+            AlreadyExists: a request with this token created a task within the last 24 hours.
+            AccountGone: the owner's account is deleted.
             TooManyTasks: the owner would have more than `MAX_ENTRIES` tasks and subtasks.
         """
 
@@ -49,34 +49,34 @@ class TaskStore(Protocol):
         """
 
     def step(self, task: Task, old: Subtask, new: Subtask) -> None:
-        """Store `new` in place of `old` and count it in its task, which gets the next version, and starts with it.
+        """Store `new` in place of `old`; update its task's counters, version, and status when the first subtask starts.
 
         Two subtasks of a task may do so at the same time.
 
         Raises:
-            TaskChanged: `old` is not the stored one any more, or the task is over or gone.
+            TaskChanged: `old` is not the stored one any more, or the task is finished or deleted.
         """
 
     def page(
         self, user_id: UserId, *, status: TaskStatus | None, newest_first: bool, after: str, limit: int
     ) -> list[Task]:
-        """List tasks by age, those behind the id `after`; "" is the first page."""
+        """List tasks by age, those after the id `after`, "" for the first page."""
 
     def count(self, user_id: UserId, *, status: TaskStatus | None, most: int) -> int:
-        """Count tasks; with a status no further than `most`."""
+        """Count tasks; those of a status up to `most`."""
 
     def begin_delete(self, task: Task, *, at: datetime) -> None:
-        """Put a tombstone in the place of a task: it is gone for everybody, and its subtasks change no more.
+        """Replace a task by a record of its deletion: nobody sees it any more, and its subtasks cannot change.
 
         Raises:
             TaskChanged: `task` is not the stored one any more.
         """
 
     def remove(self, gone: GoneTask) -> None:
-        """Remove what is left of a deleted task, the tombstone last; may be repeated."""
+        """Delete the data of a deleted task, the record of its deletion last; may be repeated."""
 
     def is_gone(self, gone: GoneTask) -> bool:
-        """Tell whether the tombstone of a task stands, consistently."""
+        """Tell whether a deleted task's record still exists, consistently."""
 
     def gone(self, *, before: datetime, limit: int) -> list[GoneTask]:
-        """List deleted tasks of which something may be left, from the oldest on."""
+        """List deleted tasks of which data may be left, from the oldest on."""

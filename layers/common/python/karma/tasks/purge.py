@@ -7,5 +7,5 @@ from karma.tasks.repository import DynamoTaskStore
 
 
 def purge() -> Step:
-    """Offer the removal of tasks and their subtasks."""
+    """Return the step that deletes an account's tasks and subtasks."""
     return DynamoTaskStore()

@@ -9,7 +9,7 @@
 | subtask | TASK#<task> | SUBTASK#<subtask> | |
 
 Ids sort by time, so the list by age is the order of the keys. A task's version goes up with each change of its
-subtasks: who holds a version has seen them all.
+subtasks, so a writer that knows the version has seen them all.
 """
 
 from __future__ import annotations
@@ -44,42 +44,42 @@ _PAGE: Final = 100
 
 
 def owner_pk(user_id: UserId) -> str:
-    """Partition of a person's tasks."""
+    """Return the partition of a user's tasks."""
     return f"TASKS#{user_id}"
 
 
 def status_pk(user_id: UserId, status: str) -> str:
-    """Partition of gsi1 with a person's tasks of one status."""
+    """Return the partition of gsi1 with a user's tasks of one status."""
     return f"{owner_pk(user_id)}#{status}"
 
 
 def task_key(user_id: UserId, task_id: str) -> Key:
-    """Key of a task."""
+    """Return the key of a task."""
     return Key(owner_pk(user_id), f"{_TASK}{task_id}")
 
 
 def gone_key(user_id: UserId, task_id: TaskId) -> Key:
-    """Key of the tombstone of a task."""
+    """Return the key of the record of a task's deletion."""
     return Key(owner_pk(user_id), f"{_GONE}{task_id}")
 
 
 def counter_key(user_id: UserId) -> Key:
-    """Key of the number of a person's tasks."""
+    """Return the key of the counter of a user's tasks."""
     return Key(owner_pk(user_id), "COUNTER#tasks")
 
 
 def subtasks_pk(task_id: str) -> str:
-    """Partition of a task's subtasks."""
+    """Return the partition of a task's subtasks."""
     return f"{_TASK}{task_id}"
 
 
 def subtask_key(task_id: TaskId, subtask_id: SubtaskId) -> Key:
-    """Key of a subtask."""
+    """Return the key of a subtask."""
     return Key(subtasks_pk(task_id), f"SUBTASK#{subtask_id}")
 
 
 class TasksItem(Item):
-    """Base of what tasks keep in the table `work`."""
+    """Base of the items of tasks in the table `work`."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -116,29 +116,29 @@ class SubtaskItem(TasksItem, discriminator="subtask"):
 
 
 class GoneTaskItem(TasksItem, discriminator="gone_task"):
-    """Tombstone of a task of which something may be left."""
+    """Record of a task's deletion, while data of it may be left."""
 
     task_id = UnicodeAttribute()
     user_id = UnicodeAttribute()
 
 
 class TaskCounterItem(TasksItem, discriminator="task_counter"):
-    """Number of a person's tasks."""
+    """Number of a user's tasks."""
 
     value = NumberAttribute(default=0)
     entries = NumberAttribute(default=0)
-    """Tasks and subtasks together; absent before the first that was counted so."""
+    """Number of tasks and subtasks together; absent until the first one was counted so."""
 
 
 class TaskRequestItem(RequestAttributes, TasksItem, discriminator="task_request"):
-    """What a request with an Idempotency-Key made."""
+    """Record of the task that a request with an Idempotency-Key created."""
 
 
 class DynamoTaskStore:
     """TaskStore over DynamoDB."""
 
     name = "tasks"
-    """Of its step in the deletion of an account."""
+    """Name of its step in the deletion of an account."""
 
     # Reading
 
@@ -237,7 +237,7 @@ class DynamoTaskStore:
         item.version = old.version
         tx.put(item, on_fail=_changed(old))
         for each in ended:
-            # Under the task's version: since it was read, none of them has changed.
+            # The task's version is checked: none of its subtasks has changed since it was read.
             actions = [SubtaskItem.status.set(each.status), SubtaskItem.updated_at.set(iso(each.updated_at))]
             tx.update(SubtaskItem(*subtask_key(each.task_id, each.id)), actions)
         tx.commit()
@@ -303,14 +303,14 @@ class DynamoTaskStore:
         return query_work(GoneTaskItem, SWEEP_PARTITION, old_enough, _gone, limit=limit).items
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of an account's tasks; True when nothing is.
+        """Delete an account's tasks; True when none is left.
 
-        Nothing is made behind it: a new task checks for the account, and a subtask is only ever changed.
+        Nothing is created meanwhile: a new task requires the account, and subtasks are created only with their task.
         """
         for keys in pages(TasksItem, owner_pk(purge.user_id)):
             for key in keys:
                 kind, _, task_id = key.sk.partition("#")
-                # What is found by an item of the owner's goes before it.
+                # Subtasks are found by the task's item, so they go first.
                 if f"{kind}#" in {_TASK, _GONE} and not empty(TasksItem, subtasks_pk(task_id), purge):
                     return False
             if purge.over():

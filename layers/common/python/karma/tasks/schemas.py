@@ -46,14 +46,14 @@ class SubtaskBody(Body):
 
     title: Title
     ref: Ref | None = None
-    """A name of the client's own, by which the `dependencies` of others in this body mean it."""
+    """A name that the client chooses, by which `dependencies` of other subtasks in this body refer to it."""
     description: Description = ""
     dependencies: Annotated[list[Ref], Field(max_length=MAX_SUBTASKS), AfterValidator(_distinct)] = Field(
         default_factory=list
     )
-    """Refs of those that must be completed before it starts; together they form no cycle."""
+    """Refs of the subtasks that must be completed before it starts; they must not form a cycle."""
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)] = Field(default_factory=list)
-    """What a worker must have to do it."""
+    """Names of the tools that a worker must have to do it."""
     metadata: SubtaskMetadata = Field(default_factory=dict)
 
 
@@ -63,12 +63,12 @@ class CreateTaskBody(Body):
     title: Title
     description: Description = ""
     priority: Priority = DEFAULT_PRIORITY
-    """What is higher goes first."""
+    """From 0 to 9; higher goes first."""
     metadata: TaskMetadata = Field(default_factory=dict)
     subtasks: Annotated[list[SubtaskBody], Field(max_length=MAX_SUBTASKS)] = Field(default_factory=list)
 
     def new(self) -> NewTask:
-        """Return what the body says."""
+        """Return the new task that the body describes."""
         return NewTask(
             title=self.title,
             description=self.description,
@@ -89,7 +89,7 @@ class CreateTaskBody(Body):
 
 
 class ChangeTaskBody(Body):
-    """What an owner may change; what is left out stays."""
+    """Changes of a task; fields left out stay as they are."""
 
     title: Title = left_out()
     description: Description = left_out()

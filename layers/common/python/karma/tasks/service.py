@@ -1,4 +1,4 @@
-"""Use cases of tasks: create, list, read, change, cancel, delete, and step from one subtask to the next."""
+"""Use cases of tasks: create, list, read, change, cancel, delete, and change the status of a subtask."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from karma.tasks.domain import (
 from karma.tasks.ports import GoneTask, TaskStore
 
 MAX_OFFSET_ROWS = 1_000
-"""How deep pages by number go, and how far the tasks of a status are counted."""
+"""Rows that pages by number reach at the most, and up to which the tasks of a status are counted."""
 
 _MET = (StorageThrottled, TaskChanged)
-"""Another write came first: it is made again on what is stored now."""
+"""Errors of a write that another one preceded; it is repeated on what is stored then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskQuery:
-    """What a list asks for; `after` is the `next_after` of the page before."""
+    """Filter, order and position of a list; `after` is the `next_after` of the page before, "" for the first one."""
 
     limit: int = 20
     offset: int = 0
@@ -61,7 +61,7 @@ class TaskPage:
     total: int
     total_capped: bool
     next_after: TaskId | None
-    """What the next page begins behind; None at the end."""
+    """Id after which the next page starts; None at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class TaskWithSubtasks:
 
 
 class TaskService:
-    """What owners do with their tasks. Another owner's task is NotFound in all of it."""
+    """Operations of owners on their tasks. Another owner's task is NotFound in all of them."""
 
     def __init__(self, store: TaskStore, clock: Clock) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class TaskService:
         """Read one task.
 
         Raises:
-            NotFound: absent or deleted.
+            NotFound: the owner has no such task.
         """
         task = self._store.get(user_id, TaskId(task_id)) if is_id(task_id) else None
         if task is None:
@@ -96,15 +96,15 @@ class TaskService:
         """Read a task's subtasks, in the order in which they were given.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the owner has no such task.
         """
         return self._store.subtasks(self.get(user_id, task_id).id)
 
     def list(self, user_id: UserId, query: TaskQuery) -> TaskPage:
-        """Return a page by age: one query, and unless the first page holds all, one call that counts.
+        """Return a page by age, by one query and, unless the first page has all tasks, one call that counts.
 
         Raises:
-            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+            InvalidRequest: INVALID_PAGE: a page by number ends beyond 1,000 rows.
         """
         wanted = query.offset + query.limit
         if wanted > MAX_OFFSET_ROWS:
@@ -132,13 +132,13 @@ class TaskService:
     # Writing
 
     def create(self, user_id: UserId, new: NewTask, *, request_token: str = "") -> TaskWithSubtasks:
-        """Store a task with its subtasks; a repeat with the same `request_token` returns what the first one made.
+        """Store a task with its subtasks; a repeat with the same `request_token` returns the task of the first one.
 
         Raises:
-            ValidationFailed: the subtasks' dependencies name none of them, or form a cycle.
-            Gone: what the first one made was deleted meanwhile.
-            AccountGone: the owner is deleted.
-            TooManyTasks: the owner has as many as an account may have.
+            ValidationFailed: a dependency names no subtask of the task, or dependencies form a cycle.
+            Gone: the first request's task was deleted meanwhile.
+            AccountGone: the owner's account is deleted.
+            TooManyTasks: the owner would have more than `MAX_ENTRIES` tasks and subtasks.
         """
         wrong = wrong_dependencies(new.subtasks)
         if wrong:
@@ -196,12 +196,12 @@ class TaskService:
         return TaskWithSubtasks(task=task, subtasks=tuple(map(subtask, ids, new.subtasks)))
 
     def change(self, user_id: UserId, task_id: str, changes: Mapping[str, Any], *, version: int | None = None) -> Task:
-        """Change title, description, priority, metadata or status; a task that ends cancels what is left of it.
+        """Change title, description, priority, metadata or status; a task that ends cancels its unfinished subtasks.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the owner has no such task.
             StaleVersion: `version` is not the stored one.
-            AlreadyCompleted, InvalidTransition: the task is over, or has no such step.
+            AlreadyCompleted, InvalidTransition: the task is finished, or cannot make this transition.
         """
 
         def once() -> Task:
@@ -225,23 +225,23 @@ class TaskService:
         return repeat(once, on=_MET)
 
     def cancel(self, user_id: UserId, task_id: str, *, version: int | None = None) -> Task:
-        """Cancel a task and what is left of it; cancelling a cancelled one changes nothing.
+        """Cancel a task and its unfinished subtasks; cancelling a cancelled one changes nothing.
 
         Raises:
-            NotFound, StaleVersion, AlreadyCompleted, InvalidTransition: as `change`.
+            NotFound, StaleVersion, AlreadyCompleted, InvalidTransition: as in `change`.
         """
         return self.change(user_id, task_id, {"status": TaskStatus.CANCELLED}, version=version)
 
     def step(
         self, user_id: UserId, task_id: str, subtask_id: str, status: TaskStatus, *, version: int | None = None
     ) -> Subtask:
-        """Give a subtask another status; the first one that starts also starts its task.
+        """Change the status of a subtask; the first one that starts also starts its task.
 
         Raises:
-            NotFound: no such task, or it has no such subtask.
+            NotFound: the owner has no such task, or it has no such subtask.
             StaleVersion: `version` is not the stored one.
-            AlreadyCompleted, InvalidTransition: the task or the subtask is over, or has no such step.
-            DependenciesUnfinished: it cannot start yet.
+            AlreadyCompleted, InvalidTransition: task or subtask is finished, or cannot make this transition.
+            DependenciesUnfinished: a dependency of the subtask is not completed.
         """
 
         def once() -> Subtask:
@@ -265,12 +265,12 @@ class TaskService:
         return repeat(once, on=_MET)
 
     def delete(self, user_id: UserId, task_id: str, *, version: int | None = None) -> None:
-        """Delete a task: a tombstone first, then its subtasks; a sweep removes what a death in between left.
+        """Delete a task: first it is replaced by a record of its deletion, then its subtasks go.
 
-        May be repeated after a crash at any point.
+        A sweep finishes deletions that a crash interrupted; may be repeated.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the owner has no such task.
             StaleVersion: `version` is not the stored one.
         """
 

@@ -1,4 +1,4 @@
-"""What time does to tasks: deletions that died on their way are finished."""
+"""Scheduled work on tasks: finishing deletions that a crash interrupted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from karma.core.observability import count, logger
 from karma.tasks.ports import TaskStore
 
 GRACE: Final = timedelta(minutes=2)
-"""Above what a request may take."""
+"""Age of a deletion before a sweep finishes it, longer than any request takes."""
 TASKS_A_SWEEP: Final = 100
 
 
 def finish_deletions(store: TaskStore, clock: Clock) -> int:
-    """Remove what deleted tasks left, from the oldest on; return how many were finished.
+    """Delete the remaining data of deleted tasks, from the oldest on; return how many were finished.
 
     One that fails is logged, counted and left for next time.
     """
