@@ -35,7 +35,7 @@ class AvatarSummaryView(TypedDict):
 
 
 def summary_view(avatar: Avatar) -> AvatarSummaryView:
-    """Shape an avatar for lists: all but the prompt."""
+    """Shape an avatar for lists, without its prompt."""
     return {
         "id": avatar.id,
         "created_by": avatar.created_by,
@@ -68,7 +68,7 @@ class AvatarView(AvatarSummaryView):
 
 
 def avatar_view(avatar: Avatar) -> AvatarView:
-    """Shape an avatar with all that it is."""
+    """Shape an avatar with all its fields."""
     return {**summary_view(avatar), "system_prompt": avatar.system_prompt}
 
 

@@ -1,4 +1,4 @@
-"""Avatars: AI agents that people make, and may list in the shop."""
+"""Avatars: AI agents that people create, and may list in the shop."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MAX_URL_CHARS: Final = 2_048
 MAX_MODEL_CHARS: Final = 255
 MAX_PROMPT_CHARS: Final = 32_000
 MAX_WORDS: Final = 50
-"""Skills, or tools."""
+"""Skills, or tools, at the most."""
 MAX_WORD_CHARS: Final = 64
 MAX_ABILITIES_BYTES: Final = 4_096
 MAX_PRICE_MINOR: Final = 9_999_999_999
-"""Ten digits, two of them behind the point."""
+"""Greatest price in cents: ten digits, two of them after the decimal point."""
 
 
 class AvatarStatus(StrEnum):
-    """What an avatar is at."""
+    """State of an avatar."""
 
     IDLE = "idle"
     WORKING = "working"
@@ -34,12 +34,12 @@ class AvatarStatus(StrEnum):
 
 
 class AvatarChanged(StaleVersion):
-    """Another request changed the avatar between our reading of it and our write: read again."""
+    """Another request changed the avatar after it was read: read it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAvatar:
-    """What its creator says of an avatar; lengths are checked by schemas.CreateAvatarBody."""
+    """Fields of a new avatar that its creator sets; lengths are checked by schemas.CreateAvatarBody."""
 
     name: str
     role: str
@@ -53,12 +53,12 @@ class NewAvatar:
     tools: tuple[str, ...] = ()
     abilities: Mapping[str, Any]
     price_minor: int | None = None
-    """In cents; None is not for sale."""
+    """Price in cents; None: not for sale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Avatar:
-    """One avatar: what its creator says, and what is counted of it."""
+    """One avatar, with the fields that its creator sets and those that are counted."""
 
     id: AvatarId
     created_by: UserId
@@ -75,7 +75,7 @@ class Avatar:
     abilities: Mapping[str, Any]
     earnings: Mapping[str, Any]
     is_public: bool
-    """Listed in the shop."""
+    """The avatar is listed in the shop."""
     price_minor: int | None
     rating: float | None
     review_count: int
@@ -86,7 +86,7 @@ class Avatar:
 
 
 def made(new: NewAvatar, *, avatar_id: AvatarId, created_by: UserId, at: datetime) -> Avatar:
-    """Return an avatar that nobody has used, reviewed or listed."""
+    """Return a new avatar, unused, without reviews and not listed."""
     return Avatar(
         id=avatar_id,
         created_by=created_by,

@@ -1,4 +1,4 @@
-"""What avatars need from outside; the second implementation is in tests/fakes/avatars.py."""
+"""Ports of avatars; the second implementation is in tests/fakes/avatars.py."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from karma.core.ids import AvatarId, UserId
 
 
 class AvatarStore(Protocol):
-    """Avatars at rest. All calls block; each write is one transaction."""
+    """A store of avatars. All calls block; each write is one transaction."""
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
-        """Read one, consistently; None when it is absent, deleted, or another creator's."""
+        """Read an avatar, consistently; None: it is absent, deleted, or another creator's."""
 
     def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
-        """Find what a request made, consistently."""
+        """Return the id of the avatar that a request created, consistently; None: it created none."""
 
     def create(self, avatar: Avatar, *, request_token: str) -> None:
         """Store a new avatar, which from then on keeps its creator's account; "" is no token.
@@ -34,14 +34,14 @@ class AvatarStore(Protocol):
         """
 
     def delete(self, avatar: Avatar) -> None:
-        """Delete an avatar; it keeps its creator's account no more.
+        """Delete an avatar; it no longer prevents the deletion of its creator's account.
 
         Raises:
             AvatarChanged: `avatar` is not the stored one any more.
         """
 
     def page(self, user_id: UserId, *, newest_first: bool, after: str, limit: int) -> list[Avatar]:
-        """List avatars by age, those behind the id `after`; "" is the first page."""
+        """List avatars by age, those after the id `after`, "" for the first page."""
 
     def count(self, user_id: UserId) -> int:
-        """Count avatars."""
+        """Count a user's avatars."""

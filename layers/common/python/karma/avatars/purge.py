@@ -7,5 +7,5 @@ from karma.core.purge import Step
 
 
 def purge() -> Step:
-    """Offer the removal of what is left beside avatars."""
+    """Return the step that deletes an account's counter and request records of avatars."""
     return DynamoAvatarStore()

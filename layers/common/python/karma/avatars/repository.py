@@ -6,8 +6,8 @@
 | number of avatars | AVATARS#<user> | COUNTER#avatars |
 | avatar made for an Idempotency-Key | AVATARS#<user> | REQUEST#<token> |
 
-Ids sort by time, so the list by age is the order of the keys. An avatar is also counted among what keeps its creator's
-account (karma/identity/holdings.py), in the transactions that make and delete it.
+Ids sort by time, so the list by age is the order of the keys. An avatar also counts among the objects that prevent the
+deletion of its creator's account (karma/identity/holdings.py), in the transactions that create and delete it.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _AVATAR: Final = "AVATAR#"
 
 
 def owner_pk(user_id: UserId) -> str:
-    """Partition of a person's avatars."""
+    """Return the partition of a user's avatars."""
     return f"AVATARS#{user_id}"
 
 
 def avatar_key(user_id: UserId, avatar_id: str) -> Key:
-    """Key of an avatar."""
+    """Return the key of an avatar."""
     return Key(owner_pk(user_id), f"{_AVATAR}{avatar_id}")
 
 
 def counter_key(user_id: UserId) -> Key:
-    """Key of the number of a person's avatars."""
+    """Return the key of the counter of a user's avatars."""
     return Key(owner_pk(user_id), "COUNTER#avatars")
 
 
 class AvatarsItem(Item):
-    """Base of what avatars keep in the table `agents`."""
+    """Base of the items of avatars in the table `agents`."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -81,20 +81,20 @@ class AvatarItem(AvatarsItem, discriminator="avatar"):
 
 
 class AvatarCounterItem(AvatarsItem, discriminator="avatar_counter"):
-    """Number of a person's avatars."""
+    """Number of a user's avatars."""
 
     value = NumberAttribute(default=0)
 
 
 class AvatarRequestItem(RequestAttributes, AvatarsItem, discriminator="avatar_request"):
-    """What a request with an Idempotency-Key made."""
+    """Record of the avatar that a request with an Idempotency-Key created."""
 
 
 class DynamoAvatarStore:
     """AvatarStore over DynamoDB."""
 
     name = "avatars"
-    """Of its step in the deletion of an account."""
+    """Name of its step in the deletion of an account."""
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
         """See AvatarStore; one Get."""
@@ -165,7 +165,7 @@ class DynamoAvatarStore:
         return int(item.value) if item else 0
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove counter and records of requests: an account that is deleted has no avatars; True when it is done."""
+        """Delete counter and request records, all that a deleted account has here; True when nothing is left."""
         return empty(AvatarsItem, owner_pk(purge.user_id), purge)
 
 

@@ -71,7 +71,7 @@ class CreateAvatarBody(Body):
     """Its job, in words."""
     description: Description | None = None
     avatar_url: ImageUrl | None = None
-    """Its picture."""
+    """URL of its picture."""
     skills: Words = Field(default_factory=list)
     status: AvatarStatus = AvatarStatus.IDLE
     base_model: ModelName | None = None
@@ -79,10 +79,10 @@ class CreateAvatarBody(Body):
     tools: Words = Field(default_factory=list)
     abilities: Abilities = Field(default_factory=dict)
     price: Price | None = None
-    """US dollars, to the cent."""
+    """Price in US dollars, to the cent; null: not for sale."""
 
     def new(self) -> NewAvatar:
-        """Return what the body says."""
+        """Return the new avatar that the body describes."""
         return NewAvatar(
             name=self.name,
             role=self.role,
@@ -99,7 +99,7 @@ class CreateAvatarBody(Body):
 
 
 class ChangeAvatarBody(Body):
-    """What a creator may change; what is left out stays, null removes what may be absent."""
+    """Changes of an avatar; fields left out stay as they are, null removes an optional field."""
 
     name: Name = left_out()
     role: JobRole = left_out()
@@ -115,7 +115,7 @@ class ChangeAvatarBody(Body):
     version: Version | None = None
 
     def changes(self) -> Mapping[str, Any]:
-        """Return what the body says, in the domain's words."""
+        """Return the changed fields by their names in the domain."""
         given = {name: getattr(self, name) for name in self.model_fields_set - {"version", "price"}}
         given |= {name: tuple(given[name]) for name in ("skills", "tools") if name in given}
         if "price" in self.model_fields_set:

@@ -15,10 +15,10 @@ from karma.core.observability import count, logger
 from karma.core.repeat import repeat
 
 MAX_OFFSET_ROWS = 1_000
-"""How deep pages by number go."""
+"""Rows that pages by number reach at the most."""
 
 _MET = (StorageThrottled, AvatarChanged)
-"""Another write came first: it is made again on what is stored now."""
+"""Errors of a write that another one preceded; it is repeated on what is stored then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class AvatarPage:
     avatars: tuple[Avatar, ...]
     total: int
     next_after: AvatarId | None
-    """What the next page begins behind; None at the end."""
+    """Id after which the next page starts; None at the end."""
 
 
 class AvatarService:
-    """What people do with the avatars that they made. Another one's avatar is NotFound in all of it."""
+    """Operations of creators on their avatars. Another creator's avatar is NotFound in all of them."""
 
     def __init__(self, store: AvatarStore, clock: Clock) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class AvatarService:
         """Read one avatar.
 
         Raises:
-            NotFound: absent or deleted.
+            NotFound: the creator has no such avatar.
         """
         avatar = self._store.get(user_id, AvatarId(avatar_id)) if is_id(avatar_id) else None
         if avatar is None:
@@ -52,10 +52,10 @@ class AvatarService:
     def list(
         self, user_id: UserId, *, limit: int, offset: int = 0, after: str = "", newest_first: bool = True
     ) -> AvatarPage:
-        """Return a page by age: one query, and unless the first page holds all, one read of the counter.
+        """Return a page by age, by one query and, unless the first page has all avatars, one read of the counter.
 
         Raises:
-            InvalidRequest: INVALID_PAGE; a page by number beyond 1,000 rows.
+            InvalidRequest: INVALID_PAGE: a page by number ends beyond 1,000 rows.
         """
         wanted = offset + limit
         if wanted > MAX_OFFSET_ROWS:
@@ -92,10 +92,10 @@ class AvatarService:
     def change(
         self, user_id: UserId, avatar_id: str, changes: Mapping[str, Any], *, version: int | None = None
     ) -> Avatar:
-        """Change what the creator says of an avatar; the same again changes nothing.
+        """Change fields of an avatar; equal values change nothing.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the creator has no such avatar.
             StaleVersion: `version` is not the stored one.
         """
 
@@ -114,7 +114,7 @@ class AvatarService:
         """Delete an avatar.
 
         Raises:
-            NotFound, StaleVersion: as `change`.
+            NotFound, StaleVersion: as in `change`.
         """
 
         def once() -> None:
