@@ -1,4 +1,4 @@
-"""Of which events in the audit log an account is told in the application, in the transaction that logs them."""
+"""Chooses the audit events of which an account gets a notice, in the transaction that logs them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOLD: Final[Mapping[AuditEvent, NoticeType]] = {
     AuditEvent.PROJECT_INVITATION_RECEIVED: NoticeType.PROJECT_INVITATION,
 }
 _WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to", "project_id", "role"})
-"""Of an entry's details, what a notice repeats."""
+"""Members of an entry's details that its notice repeats."""
 
 
 def notice_of(entry: AuditEntry) -> Notice | None:
-    """Make the notice of an entry, under the entry's id; None: its account is told nothing."""
+    """Make the notice of an entry, under the entry's id; None: this event has no notice."""
     told = TOLD.get(entry.event)
     if told is None:
         return None

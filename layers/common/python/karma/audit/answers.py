@@ -17,7 +17,7 @@ class AuditEntryView(TypedDict):
     event: AuditEvent
     at: ShownMoment
     actor_id: str | None
-    """Who did it; null: nobody who had proven who they are, or an operator."""
+    """Id of the user who acted; null: an unauthenticated caller, or an operator."""
     address: str | None
     user_agent: str | None
     request_id: str | None
@@ -25,7 +25,7 @@ class AuditEntryView(TypedDict):
 
 
 def audit_entry_view(entry: AuditEntry) -> AuditEntryView:
-    """Shape a line of the audit log."""
+    """Shape an entry of the audit log."""
     return {
         "id": entry.id,
         "user_id": entry.user_id,

@@ -1,4 +1,4 @@
-"""Entries of the audit log, and what is asked of it. Frozen; no I/O."""
+"""Entries of the audit log, and queries for them. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from enum import StrEnum
 from karma.core.ids import UserId, new_id
 
 RETENTION = timedelta(days=400)
-"""A year and a month: what auditors ask for."""
+"""Time for which entries are kept: a year and a month, as auditors require."""
 
 
 class AuditEvent(StrEnum):
-    """What happened, as it is listed and filtered."""
+    """Kind of a security event, as it is listed and filtered."""
 
     REGISTERED = "user.registered"
     LOGGED_IN = "session.started"
@@ -49,53 +49,53 @@ class AuditEvent(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a request came from; the edge makes it, use cases hand it on."""
+    """Origin of a request; functions read it from the event, use cases pass it on."""
 
     address: str | None = None
-    """IP address as the edge believes it."""
+    """IP address of the client, as API Gateway reports it."""
     user_agent: str | None = None
     request_id: str | None = None
 
 
 NOWHERE = Source()
-"""Nobody's request: a schedule, an operator's command."""
+"""Origin of actions without a request: a schedule's, or an operator's command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEntry:
-    """One line of the log."""
+    """One entry of the log."""
 
     id: str = field(default_factory=new_id)
     """UUIDv7: the order of the log."""
     user_id: UserId
-    """Whose account it is about."""
+    """Account that the event concerns."""
     event: AuditEvent
     at: datetime
     actor_id: UserId | None
-    """Who did it: the person, an administrator; None: nobody who had proven who they are."""
+    """User who acted: the account's own, or an administrator; None: an unauthenticated caller, or an operator."""
     source: Source = NOWHERE
     details: Mapping[str, str] = field(default_factory=dict)
-    """Short facts, e.g. `{"role": "admin"}`; no secret, no address of a person."""
+    """Short facts, e.g. `{"role": "admin"}`; no secret, no e-mail address."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditQuery:
-    """Which entries, newest first."""
+    """Filter and position of a page, newest first."""
 
     limit: int
     below: str | None = None
-    """`below` of the page before."""
+    """`below` of the page before; None: the first page."""
     event: AuditEvent | None = None
     since: datetime | None = None
-    """Inclusive."""
+    """Inclusive; None: from the oldest entry on."""
     until: datetime | None = None
-    """Exclusive."""
+    """Exclusive; None: up to now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditPage:
-    """Entries, newest first; with an event asked for there may be fewer than `limit` though others follow."""
+    """Entries, newest first; with a filter there may be fewer than `limit` although more follow."""
 
     entries: Sequence[AuditEntry]
     below: str | None
-    """Where the next page starts; None at the end."""
+    """Start of the next page; None at the end."""

@@ -1,4 +1,4 @@
-"""What the audit log needs from outside; its second implementation is in tests/fakes/identity.py."""
+"""Ports of the audit log; the second implementation is in tests/fakes/identity.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from karma.core.ids import UserId
 
 
 class AuditLog(Protocol):
-    """Where entries are stored; see karma.audit.repository for what each promises."""
+    """A store of entries; karma.audit.repository has the consistency of each call."""
 
     def of_user(self, user_id: UserId, asked: AuditQuery, *, now: datetime) -> AuditPage: ...  # noqa: D102
     def of_day(self, day: date, asked: AuditQuery, *, now: datetime) -> AuditPage: ...  # noqa: D102

@@ -1,7 +1,7 @@
-"""The audit log in the identity table: appended in the transaction of what happened, read, and never changed.
+"""The audit log in the identity table: entries are added in the transaction of the event, read, and never changed.
 
-Nothing else touches `AuditItem` (tests/unit/audit/test_log.py). IAM cannot tell the items of one table apart by
-sort key or type, so whoever may update sessions might update an entry: that nobody does is a promise of the code.
+Nothing else touches `AuditItem` (tests/unit/audit/test_log.py). IAM cannot grant access by sort key or type, so
+a function that may update sessions could also update an entry: only the code prevents it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from karma.notices.transactional import add_notice
 
 _PREFIX = "AUDIT#"
 _SHARDS = 4
-"""Partitions of a day's log: together they take 4,000 entries a second."""
+"""Partitions of a day's log in the index: together they take 4,000 entries a second."""
 _A_DAY = timedelta(days=1)
 
 
 class AuditItem(Item, discriminator="audit_entry"):
-    """A line of the audit log."""
+    """An entry of the audit log."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -45,22 +45,22 @@ class AuditItem(Item, discriminator="audit_entry"):
 
 
 def audit_key(user_id: UserId, position: str) -> Key:
-    """Key of a line of a person's audit log; see `audit_position`."""
+    """Return the key of an entry of a user's audit log; see `audit_position`."""
     return Key(f"USER#{user_id}", f"{_PREFIX}{position}")
 
 
 def audit_position(entry_id: str, at: datetime) -> str:
-    """Place of a line in a log: newest last."""
+    """Return the sort key of an entry after its prefix: its moment and its id."""
     return f"{iso(at)}#{entry_id}"
 
 
 def audit_day(day: str, shard: int) -> str:
-    """Partition of the index with a part of what happened on a day in all accounts."""
+    """Return the partition of the index with a part of a day's events in all accounts."""
     return f"AUDIT#{day}#{shard}"
 
 
 def append(tx: Transaction, entry: AuditEntry) -> None:
-    """Write an entry, and the notice of it if its account is told of such, with everything else of a transaction."""
+    """Add an entry, and its notice if the event has one, to a transaction."""
     tx.put(_item(entry, audit_position(entry.id, entry.at)))
     _announce(tx, entry)
 
@@ -68,7 +68,7 @@ def append(tx: Transaction, entry: AuditEntry) -> None:
 def append_once_a_minute(entry: AuditEntry) -> None:
     """Write an entry unless its account has one of the same event in the same minute.
 
-    For what anybody can cause as often as they like, such as a refused login.
+    For events that anybody can cause as often as they like, such as a refused login.
     """
     tx = Transaction()
     tx.put(_item(entry, audit_position(entry.event.value, entry.at.replace(second=0, microsecond=0))))
@@ -86,7 +86,7 @@ def _announce(tx: Transaction, entry: AuditEntry) -> None:
 
 
 class AuditRepository:
-    """Reads the log; entries that are over are not shown, whether DynamoDB has deleted them or not."""
+    """Reads the log; expired entries are not shown, whether DynamoDB has deleted them or not."""
 
     def of_user(self, user_id: UserId, asked: AuditQuery, *, now: datetime) -> AuditPage:
         """Read a page of an account's log, strongly consistent."""
@@ -94,7 +94,7 @@ class AuditRepository:
         return _page([partition], asked, oldest=now - RETENTION, newest_at=now + _A_DAY, prefix=_PREFIX)
 
     def of_day(self, day: date, asked: AuditQuery, *, now: datetime) -> AuditPage:
-        """Read a page of what happened on a day (UTC) in all accounts, eventually consistent."""
+        """Read a page of a day's events (UTC) in all accounts, eventually consistent."""
         partitions = [audit_day(day.isoformat(), shard) for shard in range(_SHARDS)]
         start = datetime.combine(day, time(), UTC)
         oldest, newest_at = max(start, now - RETENTION), min(start, now) + _A_DAY

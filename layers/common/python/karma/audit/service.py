@@ -1,4 +1,4 @@
-"""Reading the audit log: one's own, or everybody's for administrators."""
+"""Reads the audit log: users their own, administrators that of all accounts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from karma.core.ids import UserId, is_id
 
 
 class Reader(Protocol):
-    """Whoever asks; karma.identity.domain.Caller is one."""
+    """The caller; karma.identity.domain.Caller is one."""
 
     @property
     def user_id(self) -> UserId:
-        """Their account."""
+        """Return the caller's account."""
         ...
 
     def may(self, permission: str) -> bool:
-        """Tell whether they have a permission."""
+        """Tell whether the caller has a permission."""
         ...
 
 
 class AuditReader:
-    """Shows people their own log, and administrators everybody's."""
+    """Shows users their own entries, and administrators those of all accounts."""
 
     def __init__(self, *, log: AuditLog, clock: Clock) -> None:
         self._log = log
@@ -38,8 +38,8 @@ class AuditReader:
         """Read a page of the caller's log, of `user_id`'s, or of a day (UTC) in all accounts.
 
         Raises:
-            Forbidden: another's log, or everybody's, and the caller administers no users.
-            ValidationFailed: not an id, or both of them.
+            Forbidden: the log is not the caller's, and they lack the permission user:admin.
+            ValidationFailed: `user_id` is no id, or `user_id` and `day` are both given.
         """
         if (day is not None or user_id not in {None, caller.user_id}) and not caller.may("user:admin"):
             raise Forbidden.lacking("user:admin")

@@ -1,4 +1,4 @@
-"""Entries of the audit log, written in another context's transaction: what happened and that it did stand together."""
+"""Adds entries of the audit log to another context's transaction, so that entry and event are stored together."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from karma.core.dynamo.transaction import Transaction
 
 
 def add_audit_entry(tx: Transaction, entry: AuditEntry) -> None:
-    """Add an entry to an account's audit log, and the notice of it where accounts are told of such."""
+    """Add an entry to an account's audit log, and its notice if the event has one."""
     repository.append(tx, entry)
 
 
 def note_once_a_minute(entry: AuditEntry) -> None:
     """Write an entry by itself, unless its account has one of the same event in the same minute.
 
-    For what anybody can cause as often as they like, such as a refused login.
+    For events that anybody can cause as often as they like, such as a refused login.
     """
     repository.append_once_a_minute(entry)
