@@ -1,8 +1,8 @@
-"""How an address is written where mail is handed over: its domain in ASCII letters, as IDNA 2008 has it.
+"""Spelling of an address for mail providers: its domain in ASCII letters, by IDNA 2008.
 
-An address is stored with its domain in the letters of people (`ada@straße.example`), for which DNS knows one other
-spelling (`xn--strae-oqa.example`). Python's own codec "idna" is of 2003: it takes `ß` for `ss` and a final sigma for
-any other one, so that its mail would go to somebody else's domain.
+An address is stored with its domain in Unicode (`ada@straße.example`), for which DNS has one other spelling
+(`xn--strae-oqa.example`). Python's own codec "idna" is of 2003: it takes `ß` for `ss` and a final sigma for any other
+one, so that its mail would go to somebody else's domain.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ class AddressUnmailable(ValueError):
 
 
 def mailable(address: str) -> str:
-    """Spell a stored address as mail providers take it.
+    """Spell a stored address as mail providers accept it.
 
     Raises:
-        AddressUnmailable: it cannot be spelled so.
+        AddressUnmailable: the address has no such spelling.
     """
     import idna  # local: only what sends mail needs it
 

@@ -1,4 +1,4 @@
-"""Mail that the backend writes: what it is about and whom it is for. Frozen; no I/O."""
+"""Mails that the backend sends: kinds, states, recipients. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from enum import StrEnum
 from karma.core.ids import UserId, new_id
 
 DUE_AFTER = timedelta(minutes=2)
-"""How long a mail may wait for its first message to be handled before it is enqueued again."""
+"""Time after which a mail whose message was not handled is enqueued again."""
 SEND_WITHIN = timedelta(hours=24)
-"""A mail that could not be sent for so long is dropped: nobody waits for it any more."""
+"""Time after which a mail that could not be sent is dropped."""
 
 
 class MailKind(StrEnum):
-    """What a mail is about; each has its texts in texts.py."""
+    """Kind of a mail; each has its texts in texts.py."""
 
     VERIFY_EMAIL = "verify_email"
     """To a new account: a link that proves the address."""
     RESET_PASSWORD = "reset_password"  # noqa: S105  a name
-    """To whoever said that they forgot their password, if the address has an account: a link that sets a new one."""
+    """To the address for which somebody asked to reset a password, if it has an account: a link that sets a new one."""
     PASSWORD_CHANGED = "password_changed"  # noqa: S105  a name
     CONFIRM_NEW_EMAIL = "confirm_new_email"
     """To an address that an account wants to move to: a link that moves it."""
     EMAIL_CHANGE_ASKED = "email_change_asked"
-    """To the address that an account would leave."""
+    """To the current address of an account whose owner asked to change it."""
     EMAIL_CHANGED = "email_changed"
-    """To the address that an account has left."""
+    """To the former address of an account."""
     API_KEY_CREATED = "api_key_created"
     PROJECT_INVITATION = "project_invitation"
-    """To somebody who is asked to join a project, with an account or without: that they were, and nothing else."""
+    """To somebody who is invited to a project, with an account or without; names neither project nor inviter."""
     ALREADY_REGISTERED = "already_registered"
     """In place of `VERIFY_EMAIL`, when the address has an account: a link that sets a password, for its owner alone."""
     EMAIL_TAKEN = "email_taken"
-    """In place of `CONFIRM_NEW_EMAIL`, when the address is another account's: nobody is told so but its owner."""
+    """In place of `CONFIRM_NEW_EMAIL`, when the address is another account's: only its owner learns of it."""
 
 
 class MailState(StrEnum):
-    """How far a mail has come; all but `pending` are final."""
+    """State of a mail; all but `pending` are final."""
 
     PENDING = "pending"
     SENT = "sent"
     NOT_NEEDED = "not_needed"
-    """Nobody has the address, or it was proven meanwhile: nothing is kept of it."""
+    """No account has the address, or it was verified meanwhile: the mail's item is deleted."""
     REFUSED = "refused"
-    """The provider takes no mail for this address."""
+    """The provider accepts no mail for this address."""
     TOO_LATE = "too_late"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mail:
-    """A mail in the outbox: a reference to a person, without text and without secrets."""
+    """A mail in the outbox: a reference to its recipient, without text and without secrets."""
 
     id: str = field(default_factory=new_id)
     kind: MailKind
     user_id: UserId | None
-    """Whose account it is about; None: whoever has the address behind `address_hash`."""
+    """Account that it concerns; None: the one that has the address behind `address_hash`, if any."""
     address_hash: str | None = None
-    """SHA-256 of a normalised address, for those who have not proven who they are."""
+    """SHA-256 of a normalised address, for mails that an unauthenticated caller caused."""
     to: str | None = None
     """Address, when it is not the account's own at the time of sending."""
     created_at: datetime
@@ -72,16 +72,16 @@ class Addressed:
     kind: MailKind
     to: str
     name: str | None
-    """Of whom it greets; None: nobody has proven the address, so what whoever gave it calls themselves stays out."""
+    """Name for the greeting; None: the address is not verified, and the name may be somebody else's choice."""
     locale: str
     """`en` or `zh`."""
     token: str | None = None
-    """One-time secret of the link."""
+    """One-time secret of the link; None: the mail has no link."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Letter:
-    """What a provider sends."""
+    """Subject and bodies of a mail, as the provider gets them."""
 
     subject: str
     text: str

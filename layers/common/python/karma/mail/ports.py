@@ -1,4 +1,4 @@
-"""What the services of mail are given; the outbox and the provider have twins in tests/fakes/mail.py."""
+"""Ports of mail; outbox and provider have second implementations in tests/fakes/mail.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from karma.mail.domain import Addressed, Letter, Mail, MailState
 
 
 class MailUnavailable(Upstream):
-    """The provider did not take a mail; it may be sent again."""
+    """The provider did not accept a mail; it may be sent again."""
 
     status = 503
     code = "MAIL_UNAVAILABLE"
@@ -18,21 +18,21 @@ class MailUnavailable(Upstream):
 
 
 class MailRefused(Exception):
-    """The provider will never take a mail for this address."""
+    """The provider will never accept a mail for this address."""
 
 
 class Due(NamedTuple):
-    """A pending mail whose time has come."""
+    """A pending mail whose due time has passed."""
 
     mail_id: str
     attempts: int
 
 
 class Outbox(Protocol):
-    """Where mails wait."""
+    """A store of mails."""
 
     def add(self, mail: Mail) -> None:
-        """Store a mail that nothing else is written with."""
+        """Store a mail that is not part of another transaction."""
         ...
 
     def get(self, mail_id: str) -> Mail | None:
@@ -40,7 +40,7 @@ class Outbox(Protocol):
         ...
 
     def close(self, mail: Mail, state: MailState, *, now: datetime) -> None:
-        """Give a pending mail its final state and forget its address; one that was not needed is forgotten whole."""
+        """Give a pending mail its final state and delete its address; of one that was not needed, delete the item."""
         ...
 
     def due(self, now: datetime, *, limit: int) -> list[Due]:
@@ -48,7 +48,7 @@ class Outbox(Protocol):
         ...
 
     def postpone(self, mail_id: str, *, until: datetime) -> bool:
-        """Move the due time of a pending mail and count the attempt; False when it is closed."""
+        """Move the due time of a pending mail and count the attempt; False: the mail has a final state."""
         ...
 
 
@@ -65,7 +65,7 @@ class Queue(Protocol):
 
 
 class Recipients(Protocol):
-    """Who knows people and their secrets."""
+    """Finds the addresses of accounts, and makes secrets of links."""
 
     def address(self, mail: Mail, *, now: datetime) -> Addressed | None:
         """Find the recipient and make the link's secret; None when the mail has no recipient any more."""
@@ -73,13 +73,13 @@ class Recipients(Protocol):
 
 
 class Sender(Protocol):
-    """The provider."""
+    """A mail provider."""
 
     def send(self, letter: Letter, *, to: str) -> None:
-        """Hand over a letter.
+        """Send a letter.
 
         Raises:
-            MailUnavailable: not known to be taken.
-            MailRefused: it never will be.
+            MailUnavailable: the provider did not accept the letter, or did not answer.
+            MailRefused: the provider will never accept mail for this address.
         """
         ...

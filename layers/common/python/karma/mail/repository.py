@@ -26,7 +26,7 @@ _PAGE = 100
 
 
 class MailTable(Item):
-    """Base of what mail keeps in the identity table."""
+    """Base of the items of mail in the identity table."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -46,10 +46,10 @@ class MailItem(MailTable, discriminator="mail"):
 
 
 class OutboxRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """Outbox over DynamoDB."""
 
     def add(self, mail: Mail) -> None:
-        """Store a mail that nothing else is written with."""
+        """Store a mail that is not part of another transaction."""
         put(item_of(mail))
 
     def get(self, mail_id: str) -> Mail | None:
@@ -58,9 +58,9 @@ class OutboxRepository:
         return _mail(item) if item else None
 
     def close(self, mail: Mail, state: MailState, *, now: datetime) -> None:
-        """Give a pending mail its final state and forget its address; one that was not needed is forgotten whole.
+        """Give a pending mail its final state and delete its address; of one that was not needed, delete the item.
 
-        A closed one stays as it is. It is listed under its account, with which it goes.
+        A mail with a final state stays as it is, listed under its account, with which it is deleted.
         """
         item, pending = MailItem(*_key(mail.id)), MailItem.state == MailState.PENDING.value
         listed = (
@@ -103,7 +103,7 @@ class OutboxRepository:
         return found
 
     def postpone(self, mail_id: str, *, until: datetime) -> bool:
-        """Move the due time of a pending mail and count the attempt; False when it is closed."""
+        """Move the due time of a pending mail and count the attempt; False: the mail has a final state."""
         try:
             update(
                 MailItem(*_key(mail_id)),
@@ -124,7 +124,7 @@ def _due_key(due: datetime, mail_id: str) -> str:
 
 
 def item_of(mail: Mail) -> MailItem:
-    """Return a pending mail as it is stored."""
+    """Return the item of a pending mail."""
     return MailItem(
         *_key(mail.id),
         kind=mail.kind.value,

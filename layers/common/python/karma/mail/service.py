@@ -1,4 +1,4 @@
-"""The outbox's two ends: the post office enqueues what was written, the courier sends what was enqueued."""
+"""The two services of the outbox: one enqueues mails that were stored, the mail worker sends enqueued ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_PAUSE = timedelta(hours=6)
 
 
 class PostOffice:
-    """Sees to it that written mails are sent."""
+    """Enqueues stored mails, and those again that were not sent in time."""
 
     def __init__(self, *, outbox: Outbox, queue: Queue, clock: Clock) -> None:
         self._outbox = outbox
@@ -26,17 +26,17 @@ class PostOffice:
         self._clock = clock
 
     def post(self, mail: Mail) -> None:
-        """Write a mail that nothing else is written with, and enqueue it."""
+        """Store a mail that is not part of another transaction, and enqueue it."""
         self.write([mail])
         self.dispatch([mail])
 
     def write(self, mails: Sequence[Mail]) -> None:
-        """Write mails that nothing else is written with; `dispatch` enqueues them once what they tell of is done."""
+        """Store mails that are not part of another transaction; `dispatch` enqueues them once their cause is done."""
         for mail in mails:
             self._outbox.add(mail)
 
     def dispatch(self, mails: Sequence[Mail]) -> None:
-        """Enqueue mails that were just written; what the queue does not take now the sweep sends in two minutes."""
+        """Enqueue mails that were just stored; those that the queue does not accept the sweep sends in two minutes."""
         for mail in mails:
             try:
                 self._queue.send(mail.id)
@@ -44,9 +44,9 @@ class PostOffice:
                 logger.warning("mail.not_enqueued", mail_id=mail.id, code=error.code)
 
     def requeue_due(self) -> int:
-        """Enqueue every pending mail whose time has come, up to 500; the pause doubles with each attempt, to 6 h.
+        """Enqueue pending mails whose due time has passed, up to 500; the pause doubles with each attempt, up to 6 h.
 
-        The due time moves before the message is sent: a crash in between costs a pause, not a storm of messages.
+        The due time moves before the message is sent: a crash in between delays a mail, and never sends many messages.
         """
         now = self._clock.now()
         sent: list[str] = []
@@ -61,12 +61,12 @@ class PostOffice:
 
 
 class Courier:
-    """Sends one mail at a time, at least once: a crash between sending and noting it sends it again."""
+    """The mail worker: sends one mail at a time, at least once; a crash after sending sends it again."""
 
     def __init__(
         self, *, outbox: Outbox, recipients: Recipients, sender: Sender, clock: Clock, public_url: str
     ) -> None:
-        """`public_url` is the web application that links lead to, without a slash at its end."""
+        """Make a worker; `public_url` is the web application to which links lead, without a slash at its end."""
         self._outbox = outbox
         self._recipients = recipients
         self._sender = sender
@@ -74,10 +74,10 @@ class Courier:
         self._public_url = public_url
 
     def deliver(self, mail_id: str) -> MailState | None:
-        """Send a mail unless it is closed; return its state, None when there is no such mail.
+        """Send a pending mail; return its state, None when there is no such mail.
 
         Raises:
-            MailUnavailable: the provider did not take it.
+            MailUnavailable: the provider did not accept the mail.
         """
         mail = self._outbox.get(mail_id) if is_id(mail_id) else None
         if mail is None or mail.state is not MailState.PENDING:

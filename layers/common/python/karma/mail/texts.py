@@ -1,7 +1,8 @@
-"""The letters in English and Chinese: subject, text and HTML from one list of paragraphs.
+"""Texts of mails in English and Chinese: subject, text and HTML from one list of paragraphs.
 
-Of what people wrote, a letter holds one thing: the name of the account whose owner has proven the address that it goes
-to, in the body, escaped in HTML. To any other address it holds our words only: nobody sends theirs by us.
+The only text of users in a letter is the name of an account whose owner has verified the address that it goes
+to, in the body, escaped in HTML. A letter to any other address has only texts of this module, so that nobody can send
+their own texts.
 
 A link carries its token in the fragment, which browsers send to no server: it is in no access log and no Referer.
 """
@@ -17,14 +18,14 @@ from karma.mail.domain import Addressed, Letter, MailKind
 
 
 class _Text(NamedTuple):
-    """One letter in one language."""
+    """A letter in one language."""
 
     subject: str
     says: str
     action: str = ""
     """Label of the link."""
     otherwise: str = ""
-    """For those who did not ask for it."""
+    """Advice for recipients who did not cause the mail."""
 
 
 _PATHS: Mapping[MailKind, str] = {
@@ -162,7 +163,7 @@ def compose(addressed: Addressed, *, public_url: str) -> Letter:
     """Write a letter in its recipient's language.
 
     Raises:
-        KeyError: a kind or a locale without texts, which a test rules out.
+        KeyError: the kind or the locale has no texts, which a test rules out.
     """
     text = _TEXTS[addressed.locale][addressed.kind]
     link = f"{public_url}/{_PATHS[addressed.kind]}#token={addressed.token}" if addressed.token else ""

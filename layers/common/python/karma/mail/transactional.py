@@ -1,4 +1,4 @@
-"""Mails that are stored in another context's transaction: with what causes them, or not at all."""
+"""Adds mails to another context's transaction, so that a mail is stored together with its cause, or not at all."""
 
 from __future__ import annotations
 
