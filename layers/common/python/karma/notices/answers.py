@@ -18,11 +18,11 @@ class NoticeView(TypedDict):
     title: str
     text: str
     data: dict[str, str]
-    """Ids, and words that the text uses."""
+    """Ids, and words that the text contains."""
     created_at: str
     read_at: str | None
     expires_at: str
-    """When it is gone."""
+    """Moment after which the notice is not shown any more."""
 
 
 def notice_view(notice: Notice, *, locale: str) -> NoticeView:
@@ -52,6 +52,6 @@ class NoticeListData(TypedDict):
 
     notices: list[NoticeView]
     unread_count: int
-    """Of all notices; 100 means 100 or more."""
+    """Number of unread notices on all pages; 100 means 100 or more."""
     limit: int
     next_cursor: str | None

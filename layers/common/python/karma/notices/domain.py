@@ -1,4 +1,4 @@
-"""Notices: what an account is told in the application. Frozen; no I/O."""
+"""Notices that an account sees in the application. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 from karma.core.ids import UserId, new_id
 
 KEEP: Final = timedelta(days=90)
-"""Older notices are gone, read or not."""
+"""Time after which a notice is not shown any more, read or not."""
 MAX_COUNTED: Final = 100
-"""How far unread notices are counted."""
+"""Unread notices are counted up to this number."""
 
 
 class NoticeType(StrEnum):
-    """What a notice tells; each has its texts in texts.py."""
+    """Kind of a notice; each has its texts in texts.py."""
 
     PASSWORD_CHANGED = "password_changed"  # noqa: S105  a name
     EMAIL_CHANGED = "email_changed"
@@ -25,7 +25,7 @@ class NoticeType(StrEnum):
     SESSIONS_ENDED = "sessions_ended"
     LOGIN_LOCKED = "login_locked"
     SESSION_STOLEN = "session_stolen"
-    """A refresh token came twice."""
+    """A refresh token was used twice."""
     PROVIDER_LINKED = "provider_linked"
     ROLE_CHANGED = "role_changed"
     ACCOUNT_DISABLED = "account_disabled"
@@ -35,7 +35,7 @@ class NoticeType(StrEnum):
 
 
 class Severity(StrEnum):
-    """How much it matters that it is read."""
+    """Importance of a notice."""
 
     INFO = "info"
     WARNING = "warning"
@@ -60,7 +60,7 @@ SEVERITIES: Mapping[NoticeType, Severity] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """One notice, without its text: that is written in the reader's language when it is shown."""
+    """One notice, without its text, which is written in the reader's language when it is shown."""
 
     id: str = field(default_factory=new_id)
     """UUIDv7: the order of the list."""
@@ -68,10 +68,10 @@ class Notice:
     type: NoticeType
     created_at: datetime
     data: Mapping[str, str] = field(default_factory=dict)
-    """Ids and words of ours, e.g. `{"api_key_id": ...}`; no secret, nothing that a person wrote."""
+    """Ids and words of ours, e.g. `{"api_key_id": ...}`; no secret, no text of a user."""
     read_at: datetime | None = None
 
     @property
     def expires_at(self) -> datetime:
-        """When it is gone."""
+        """Return the moment after which it is not shown any more."""
         return self.created_at + KEEP

@@ -1,4 +1,4 @@
-"""What notices need from outside; its second implementation is in tests/fakes/notices.py."""
+"""Ports of notices; the second implementation is in tests/fakes/notices.py."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from karma.notices.domain import Notice
 
 
 class NoticeStore(Protocol):
-    """Notices at rest, of one account each; those older than `since` are not there. All calls block."""
+    """A store of notices; those older than `since` are not returned. All calls block."""
 
     def page(self, user_id: UserId, *, unread: bool, since: datetime, below: str, limit: int) -> Sequence[Notice]:
-        """Read notices, newest first, those with ids under `below`; "" is from the newest on."""
+        """Read notices, newest first, those with ids below `below`, "" for the first page."""
 
     def count_unread(self, user_id: UserId, *, since: datetime, most: int) -> int:
-        """Count unread notices, no further than `most`."""
+        """Count unread notices, up to `most`."""
 
     def get(self, user_id: UserId, notice_id: str) -> Notice | None:
-        """Read one, however old it is."""
+        """Read a notice, however old it is; None: it does not exist."""
 
     def mark_read(self, user_id: UserId, notice_id: str, *, at: datetime) -> Notice | None:
-        """Note that it was read, once: the first moment stays. None: there is none."""
+        """Mark a notice as read, once: the first moment stays. None: it does not exist."""

@@ -6,7 +6,7 @@
 | notice, read | USER#<user id> | NOTICE#<id> | | |
 
 Ids sort by time, so a list read backwards begins with the newest, and ends where ids are older than `KEEP`. The
-partition goes with its account.
+partition is deleted with its account.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from karma.notices.domain import Notice, NoticeType
 
 _NOTICE = "NOTICE#"
 _END = _NOTICE + "~"
-"""Sorts behind every notice."""
+"""Sorts after every notice."""
 
 
 def notice_key(user_id: UserId, notice_id: str) -> Key:
-    """Key of a notice."""
+    """Return the key of a notice."""
     return Key(f"USER#{user_id}", f"{_NOTICE}{notice_id}")
 
 
 def unread_pk(user_id: UserId) -> str:
-    """Partition of the index with an account's unread notices."""
+    """Return the partition of the index with an account's unread notices."""
     return f"UNREAD#{user_id}"
 
 
 class NoticeTable(Item):
-    """Base of what notices keep in the identity table."""
+    """Base of the items of notices in the identity table."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -107,7 +107,7 @@ class NoticeRepository:
 
 
 def item_of(notice: Notice) -> NoticeItem:
-    """Return an unread notice as it is stored."""
+    """Return the item of an unread notice."""
     key = notice_key(notice.user_id, notice.id)
     return NoticeItem(
         *key,

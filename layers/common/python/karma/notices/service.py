@@ -1,4 +1,4 @@
-"""Use cases of notices: list them, and note that one was read."""
+"""Use cases of notices: list them, and mark one as read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NoticePage:
     next_below: str | None
     """Ids of the next page are below this one; None at the end."""
     unread: int
-    """Of all, no further than `MAX_COUNTED`."""
+    """Number of all unread notices, counted up to `MAX_COUNTED`."""
 
 
 class NoticeService:
@@ -31,7 +31,7 @@ class NoticeService:
         self._clock = clock
 
     def page(self, user_id: UserId, *, unread: bool, below: str, limit: int) -> NoticePage:
-        """Show a page of all notices, or of those that were not read, from below an id on; "" is the newest."""
+        """Return a page of all notices, or of unread ones, with ids below `below`, "" for the first page."""
         since = self._clock.now() - KEEP
         found = self._store.page(user_id, unread=unread, since=since, below=below, limit=limit + 1)
         shown = found[:limit]
@@ -42,10 +42,10 @@ class NoticeService:
         )
 
     def read(self, user_id: UserId, notice_id: str) -> Notice:
-        """Note that a notice was read; a repeat changes nothing.
+        """Mark a notice as read; a repeat changes nothing.
 
         Raises:
-            NotFound: no such notice of this account, or not any more.
+            NotFound: the account has no such notice, or it has expired.
         """
         now = self._clock.now()
         found = self._store.mark_read(user_id, notice_id, at=now) if is_id(notice_id) else None

@@ -1,4 +1,4 @@
-"""What notices say in English and Chinese; words of `data` stand in braces."""
+"""Texts of notices in English and Chinese; members of `data` are in braces."""
 
 # ruff: noqa: RUF001  Chinese has its own commas
 from __future__ import annotations
@@ -92,7 +92,7 @@ def compose(notice: Notice, *, locale: str) -> Text:
     """Write a notice in its reader's language.
 
     Raises:
-        KeyError: a type or a locale without texts, or words that its data lacks, which a test rules out.
+        KeyError: the type or locale has no texts, or `data` lacks a word of the text, which a test rules out.
     """
     text = _TEXTS[locale][notice.type]
     return Text(text.title, text.text.format_map(notice.data))

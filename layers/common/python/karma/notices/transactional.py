@@ -1,4 +1,4 @@
-"""Notices that are stored in another context's transaction: with what causes them, or not at all."""
+"""Adds notices to another context's transaction, so that a notice is stored together with its cause, or not at all."""
 
 from __future__ import annotations
 
