@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TicketData(TypedDict):
-    """Admission to the WebSocket: connect to `<url>?ticket=<ticket>`."""
+    """A ticket for the WebSocket: connect to `<url>?ticket=<ticket>`."""
 
     ticket: str
     expires_in: Annotated[int, Field(description="Seconds")]
@@ -19,5 +19,5 @@ class TicketData(TypedDict):
 
 
 def ticket_data(issued: IssuedTicket) -> TicketData:
-    """Shape a ticket as it is given out."""
+    """Shape a new ticket."""
     return {"ticket": issued.ticket, "expires_in": issued.expires_in_s, "url": issued.url}

@@ -1,4 +1,4 @@
-"""Connections of the WebSocket and what they listen to. Frozen; no I/O."""
+"""Connections of the WebSocket and the channels that they subscribe to. Frozen; no I/O."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from karma.identity.domain import Credential
 
 TICKET_TTL = timedelta(seconds=60)
 CONNECTION_TTL = timedelta(hours=3)
-"""API Gateway ends a connection after two hours; the rest is slack for its item."""
+"""Life of a connection's item: API Gateway ends a connection after two hours; the rest is a reserve."""
 MAX_CHANNELS = 50
-"""Channels of one connection."""
+"""Channels of one connection at the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """Admission for one connection."""
+    """Permission to open one connection."""
 
     hash: str
     user_id: UserId
     credential: Credential | None = None
-    """With whose end it ends: the session or API key that asked for it; None: one that is not known by name."""
+    """The session or API key that asked for it, and with which it ends; None: the caller used neither."""
     expires_at: datetime
 
 
@@ -34,7 +34,7 @@ class Connection:
     id: str
     user_id: UserId
     credential: Credential | None = None
-    """As its ticket's."""
+    """The session or API key that asked for the ticket, and with which the connection ends; None as for a ticket."""
     connected_at: datetime
 
 
@@ -43,7 +43,7 @@ ChannelKind = Literal["user", "device"]
 
 @dataclass(frozen=True, kw_only=True)
 class Channel:
-    """Something to listen to, in its owner's namespace: events go to `owner` of the object that changed."""
+    """A stream of events about one object; events go to the channel of the object's owner."""
 
     owner: UserId
     kind: ChannelKind
@@ -51,12 +51,12 @@ class Channel:
 
     @property
     def name(self) -> str:
-        """The name that clients use."""
+        """Return the name that clients use: `<kind>:<id>`."""
         return f"{self.kind}:{self.object_id}"
 
     @classmethod
     def parse(cls, name: str, *, owner: UserId) -> Channel | None:
-        """Read `<kind>:<id>`; None when it is not one."""
+        """Parse `<kind>:<id>`; None: the name is not of this form."""
         kind, _, object_id = name.partition(":")
         for known in get_args(ChannelKind):
             if kind == known and is_id(object_id):

@@ -1,4 +1,4 @@
-"""The messages of the WebSocket: what clients send, and how each is answered.
+"""The messages of the WebSocket: requests of clients, and their answers.
 
 | request | answer |
 | --- | --- |
@@ -26,7 +26,7 @@ _MAX_CHANNEL_CHARS = 128
 
 
 class Action(StrEnum):
-    """What a client may ask for."""
+    """Kind of a request."""
 
     PING = "ping"
     SUBSCRIBE = "subscribe"
@@ -35,7 +35,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A message that can be read."""
+    """A request as parsed."""
 
     action: Action
     channel: str
@@ -43,10 +43,10 @@ class Request:
 
 
 def parse(text: str) -> Request:
-    """Read a message.
+    """Parse a message.
 
     Raises:
-        InvalidRequest: INVALID_JSON or INVALID_MESSAGE.
+        InvalidRequest: INVALID_JSON: the message is not JSON; INVALID_MESSAGE: it is no request.
     """
     if len(text) > MAX_MESSAGE_CHARS:
         raise _invalid(f"a message has at most {MAX_MESSAGE_CHARS} characters")
@@ -72,10 +72,10 @@ def parse(text: str) -> Request:
 
 
 def answer(service: ConnectionService, connection_id: str, request: Request) -> dict[str, object]:
-    """Carry a message out.
+    """Carry out a request and return its answer.
 
     Raises:
-        AppError: as ConnectionService does.
+        AppError: the ConnectionService refused the request.
     """
     match request.action:
         case Action.PING:
@@ -91,7 +91,7 @@ def answer(service: ConnectionService, connection_id: str, request: Request) -> 
 
 
 def error_message(error: AppError, request: Request | None) -> dict[str, object]:
-    """Say what went wrong; `retryable` tells whether the same message may succeed later."""
+    """Make the answer for an error; `retryable` tells whether the same message may succeed later."""
     body: dict[str, object] = {
         "type": "error",
         "code": error.code,

@@ -7,5 +7,5 @@ from karma.realtime.repository import RealtimeRepository
 
 
 def purge() -> Step:
-    """Offer the removal of tickets, connections and channels."""
+    """Return the step that deletes an account's tickets, connections and subscriptions."""
     return RealtimeRepository()

@@ -7,7 +7,7 @@
 | subscription, by connection | CONN#<connection id> | SUB#<channel> |
 | subscription, by channel | CHANNEL#<owner>#<channel> | CONN#<connection id> |
 
-Tickets and connections stand in gsi1 under USER#<user id>.
+Tickets and connections are in gsi1 under USER#<user id>.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SUBSCRIPTION = "SUB#"
 
 
 class RealtimeItem(Item):
-    """Base of everything in the realtime table."""
+    """Base of all items in the realtime table."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -44,7 +44,7 @@ class RealtimeItem(Item):
 
 
 class TicketItem(RealtimeItem, discriminator="ticket"):
-    """Admission for one connection; `used_by` names it."""
+    """A ticket; `used_by` is the id of the connection that used it."""
 
     user_id = UnicodeAttribute()
     session_id = UnicodeAttribute(null=True)
@@ -64,7 +64,7 @@ class ConnectionItem(RealtimeItem, discriminator="connection"):
 
 
 class SubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
-    """A connection listens to a channel."""
+    """A subscription of a connection to a channel."""
 
     user_id = UnicodeAttribute()
     connection_id = UnicodeAttribute()
@@ -72,27 +72,27 @@ class SubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
 
 
 def ticket_key(ticket_hash: str) -> Key:
-    """Key of a ticket."""
+    """Return the key of a ticket."""
     return Key(f"TICKET#{ticket_hash}", "TICKET")
 
 
 def connection_key(connection_id: str) -> Key:
-    """Key of a connection."""
+    """Return the key of a connection."""
     return Key(f"CONN#{connection_id}", "META")
 
 
 class RealtimeRepository:
-    """DynamoDB, by way of karma.core.dynamo."""
+    """Store of tickets, connections and subscriptions over DynamoDB."""
 
     name = "realtime"
-    """Of its step in the deletion of an account."""
+    """Name of its step in the deletion of an account."""
 
     def put_ticket(self, ticket: Ticket, *, now: datetime) -> None:
         """Store a ticket.
 
         Raises:
-            Unauthenticated: the session that asks for it is over.
-            AccountGone: the user.
+            Unauthenticated: the session or API key that asks for it has ended.
+            AccountGone: the user's account is deleted.
         """
         tx = Transaction()
         _require_open(tx, ticket.user_id, ticket.credential, now)
@@ -112,7 +112,7 @@ class RealtimeRepository:
         tx.commit()
 
     def get_ticket(self, ticket_hash: str) -> Ticket | None:
-        """Read a ticket, used or not."""
+        """Read a ticket, used or not; None: it does not exist."""
         item = get(TicketItem, ticket_key(ticket_hash), consistent=True)
         if item is None:
             return None
@@ -124,13 +124,13 @@ class RealtimeRepository:
         )
 
     def connect(self, ticket: Ticket, connection: Connection) -> bool:
-        """Use the ticket up and store the connection, at once; False when another connection used it.
+        """Mark the ticket as used and store the connection, in one transaction; False: another connection used it.
 
         A repeat for the same connection succeeds.
 
         Raises:
-            Unauthenticated: the session that asked for the ticket is over.
-            AccountGone: the user.
+            Unauthenticated: the session or API key that asked for the ticket has ended.
+            AccountGone: the user's account is deleted.
         """
         now = iso(connection.connected_at)
         tx = Transaction()
@@ -160,14 +160,14 @@ class RealtimeRepository:
         return True
 
     def get_connection(self, connection_id: str) -> Connection | None:
-        """Read a connection."""
+        """Read a connection; None: it does not exist."""
         item = get(ConnectionItem, connection_key(connection_id), consistent=True)
         if item is None:
             return None
         return _connection(item)
 
     def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]:
-        """List a user's connections; one that was made within the last second may be missing."""
+        """List a user's connections; one that was opened within the last second may be missing."""
         page = query(
             RealtimeItem,
             _user_pk(user_id),
@@ -178,7 +178,7 @@ class RealtimeRepository:
         return [_connection(item) for item in page.items if isinstance(item, ConnectionItem)]
 
     def is_open(self, connection: Connection, *, now: datetime) -> bool:
-        """Tell whether the session that opened a connection is not over, strongly consistent; nothing is written."""
+        """Tell whether a connection's session or API key has not ended, strongly consistent; nothing is written."""
         tx = Transaction()
         _require_open(tx, connection.user_id, connection.credential, now)
         try:
@@ -188,7 +188,7 @@ class RealtimeRepository:
         return True
 
     def channels(self, connection_id: str) -> list[Channel]:
-        """List what a connection listens to."""
+        """List the channels that a connection subscribes to."""
         page = query(
             RealtimeItem,
             f"CONN#{connection_id}",
@@ -207,9 +207,9 @@ class RealtimeRepository:
         """Store a subscription under its connection and under its channel; a repeat changes nothing.
 
         Raises:
-            Unauthenticated: the session that opened the connection is over.
-            AccountGone: the user.
-            NotFound: the connection.
+            Unauthenticated: the session or API key that opened the connection has ended.
+            AccountGone: the user's account is deleted.
+            NotFound: the connection does not exist.
         """
         tx = Transaction()
         _require_open(tx, connection.user_id, connection.credential, now)
@@ -233,21 +233,21 @@ class RealtimeRepository:
             return
 
     def unsubscribe(self, connection_id: str, channel: Channel) -> None:
-        """Drop a subscription; one that is not there is dropped already."""
-        # Both at once: the half of one that is left would let a new one end without an effect.
+        """Delete a subscription; an absent one counts as deleted."""
+        # Both items at once: with one of them left, a new subscription would have no effect.
         tx = Transaction()
         for key in _subscription_keys(connection_id, channel):
             tx.delete(SubscriptionItem(*key))
         tx.commit()
 
     def disconnect(self, connection_id: str) -> None:
-        """Drop a connection after its subscriptions, so that an interrupted attempt can be repeated."""
+        """Delete a connection after its subscriptions, so that an interrupted attempt can be repeated."""
         for channel in self.channels(connection_id):
             self.unsubscribe(connection_id, channel)
         delete(ConnectionItem(*connection_key(connection_id)))
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of a deleted account's tickets and connections; True when nothing is."""
+        """Delete a deleted account's tickets and connections; True when none is left."""
         for page in pages(RealtimeItem, _user_pk(purge.user_id), index=RealtimeItem.gsi1):
             for key in page:
                 if purge.over():

@@ -17,13 +17,13 @@ from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, TICKET_TTL, Chan
 
 _MAX_TICKET_CHARS = 128
 _MAX_CLOSED = 50
-"""Connections of one account that are looked at when a session of it ends."""
+"""Connections of one account that are checked when one of its sessions ends, at the most."""
 _CLOSING_S = 3.0
-"""Whoever logs out waits no longer for it."""
+"""Seconds that a logout waits for closing connections at the most."""
 
 
 class Tickets(Protocol):
-    """Where tickets and connections are stored; see repository.py for what each promises."""
+    """A store of tickets and connections; repository.py documents each call."""
 
     def put_ticket(self, ticket: Ticket, *, now: datetime) -> None: ...  # noqa: D102
     def get_ticket(self, ticket_hash: str) -> Ticket | None: ...  # noqa: D102
@@ -38,7 +38,7 @@ class Tickets(Protocol):
 
 
 class Sockets(Protocol):
-    """karma.integrations.sockets.Sockets."""
+    """The port of closing connections: karma.integrations.sockets.Sockets."""
 
     def close(self, connection_id: str) -> None: ...  # noqa: D102
 
@@ -52,7 +52,7 @@ class RealtimeUnavailable(Upstream):
 
 @dataclass(frozen=True, kw_only=True)
 class IssuedTicket:
-    """A ticket as it is given out, once."""
+    """A new ticket, which is returned only once."""
 
     ticket: str
     expires_in_s: int
@@ -60,10 +60,10 @@ class IssuedTicket:
 
 
 class TicketService:
-    """Admits callers to the WebSocket: browsers cannot send an Authorization header there."""
+    """Makes tickets for the WebSocket, to which browsers cannot send an Authorization header."""
 
     def __init__(self, *, store: Tickets, clock: Clock, url: str) -> None:
-        """`url` is the WebSocket's; empty where there is none."""
+        """Make the service; `url` is the WebSocket's, "" when there is none."""
         self._store = store
         self._clock = clock
         self._url = url
@@ -73,7 +73,7 @@ class TicketService:
 
         Raises:
             RealtimeUnavailable: the stage has no WebSocket.
-            Unauthenticated: the caller's session has ended meanwhile.
+            Unauthenticated: the caller's session or API key has ended meanwhile.
         """
         if not self._url:
             raise RealtimeUnavailable("This stage has no WebSocket")
@@ -92,12 +92,11 @@ class TicketService:
 
 
 class ConnectionService:
-    """Keeps who is connected and what they listen to.
+    """Opens and closes connections, and changes their subscriptions.
 
-    A connection is worth as much as the session, or API key, that opened it: with each message it is looked at whether
-    that is over (logged out, ended with all others, of another password, of an account that is disabled or deleted). It
-    then loses all that it listens to. `SocketCloser` closes it before that; for one that it has missed and that
-    sends nothing, API Gateway does after ten minutes.
+    A connection ends with the session or API key that opened it: each message checks whether that has ended (logged
+    out, password changed, account disabled or deleted), and then deletes the connection's subscriptions. `SocketCloser`
+    closes connections before that; one that it has missed and that sends nothing, API Gateway closes after ten minutes.
     """
 
     def __init__(self, *, store: Tickets, clock: Clock) -> None:
@@ -105,10 +104,10 @@ class ConnectionService:
         self._clock = clock
 
     def connect(self, connection_id: str, ticket: str) -> Connection:
-        """Use a ticket up and remember the connection; a repeat for the same connection succeeds.
+        """Use a ticket and store the connection; a repeat for the same connection succeeds.
 
         Raises:
-            Unauthenticated: no ticket, an unknown, used or expired one, or one of a session that is over.
+            Unauthenticated: the ticket is missing, unknown, used or expired, or its session or API key has ended.
         """
         refused = Unauthenticated("A ticket that was not used before is required")
         if not 0 < len(ticket) <= _MAX_TICKET_CHARS:
@@ -123,28 +122,29 @@ class ConnectionService:
         return connection
 
     def require_open(self, connection_id: str) -> None:
-        """Refuse a connection that is not known, or whose session is over.
+        """Refuse a connection that does not exist, or whose session or API key has ended.
 
         Raises:
-            NotFound: no such connection.
-            Unauthenticated: its session is over.
+            NotFound: the connection does not exist.
+            Unauthenticated: the connection's session or API key has ended.
         """
         self._connection(connection_id)
 
     def disconnect(self, connection_id: str) -> None:
-        """Forget a connection and what it listened to."""
+        """Delete a connection and its subscriptions."""
         self._store.disconnect(connection_id)
 
     def subscribe(self, connection_id: str, name: str) -> Channel:
-        """Listen to a channel: `user:<own id>`, or `device:<id>` of an own device.
+        """Subscribe to a channel: `user:<own id>`, or `device:<id>` of an own device.
 
-        A channel lies in the caller's own namespace: listening to another's device id is silence, not an oracle.
+        Channels belong to the caller: a channel of another user's device id gets no events, and does not reveal whether
+        the device exists.
 
         Raises:
-            NotFound: no such connection, or no such kind of channel.
-            Unauthenticated: the connection's session is over.
-            Forbidden: another person's channel.
-            QuotaExceeded: the connection listens to too many.
+            NotFound: the connection does not exist, or there is no such kind of channel.
+            Unauthenticated: the connection's session or API key has ended.
+            Forbidden: the channel is another user's.
+            QuotaExceeded: the connection has `MAX_CHANNELS` subscriptions.
         """
         connection = self._connection(connection_id)
         channel = _channel(connection, name)
@@ -156,10 +156,10 @@ class ConnectionService:
         return channel
 
     def unsubscribe(self, connection_id: str, name: str) -> Channel:
-        """Stop listening to a channel.
+        """Unsubscribe from a channel.
 
         Raises:
-            NotFound, Unauthenticated, Forbidden: as for `subscribe`.
+            NotFound, Unauthenticated, Forbidden: as in `subscribe`.
         """
         channel = _channel(self._connection(connection_id), name)
         self._store.unsubscribe(connection_id, channel)
@@ -176,7 +176,7 @@ class ConnectionService:
 
 
 class SocketCloser:
-    """Closes the connections of sessions and API keys that are over, from our side."""
+    """Closes connections whose session or API key has ended."""
 
     def __init__(self, *, store: Tickets, sockets: Sockets, clock: Clock) -> None:
         self._store = store
@@ -184,9 +184,9 @@ class SocketCloser:
         self._clock = clock
 
     def close_ended(self, user_id: UserId) -> None:
-        """Close a user's connections whose session, or key, is over; called when one of them has ended.
+        """Close a user's connections whose session or API key has ended; called when one of them has.
 
-        Never fails, for what ended is over already: a connection that is left learns of it with its next message.
+        Never fails, since the session has ended already: a connection that stays open is refused at its next message.
         """
         try:
             self._close_ended(user_id)
