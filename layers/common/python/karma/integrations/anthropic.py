@@ -5,9 +5,9 @@ The SDK opens the stream (authentication, retries before the first byte, typed e
 four times as long as everything else of the function together, so it is loaded when a run begins to wait, or before a
 SnapStart snapshot.
 
-What can go wrong once the stream began is never retried by the SDK and is classified here:
+Failures after the stream has begun are never retried by the SDK and are classified here:
 `event: error` by its type; a cut connection is an httpx2 error, not the SDK's; an end without `message_stop` is a cut.
-Nothing else that the SDK or its transport raises leaves this module: it is our configuration that is wrong then, which
+No other exception of the SDK or its transport leaves this module: it means a wrong configuration, which
 is logged as an error and counted as `UnhandledError`, and the run ends with MODEL_UNAVAILABLE.
 """
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 PROVIDER = "anthropic"
 _CONNECT_S = 5.0
 _SILENCE_S = 60.0
-"""Longest pause within a stream; the API sends pings every few seconds."""
+"""Longest pause within a stream, in seconds; the API sends pings every few seconds."""
 _MAX_RETRIES = 2
 _IDLE_S = 60.0
-"""How long a connection waits for the next run; with the SDK's 5 s most runs would begin with a TLS handshake."""
+"""Seconds for which an idle connection is kept; with the SDK's 5 s most runs would begin with a TLS handshake."""
 
 _THINKING: Mapping[str, Json] = {
     # Their text between tool calls comes as thinking, and "disabled" is refused.
@@ -51,7 +51,7 @@ _THINKING: Mapping[str, Json] = {
 
 
 class AnthropicModel:
-    """The API's models. The client is made at the first call and kept."""
+    """Models of the API. The client is made at the first call and kept."""
 
     provider = PROVIDER
 
@@ -64,10 +64,10 @@ class AnthropicModel:
         aws.on_reset(self._forget)
 
     def prepare(self) -> None:
-        """Read the key; blocks.
+        """Read the API key; blocks.
 
         Raises:
-            ModelNotConfigured: there is none.
+            ModelNotConfigured: the secret has no API key.
         """
         key = secrets.string(self._secret_arn, "api_key")
         if not key:
@@ -85,7 +85,7 @@ class AnthropicModel:
     def _load(self) -> None:
         load_sdk()
         if self._key and self._client is None:
-            with suppress(Exception):  # the first call makes it again, and says what is wrong
+            with suppress(Exception):  # the first call makes it again, and raises the error
                 self._client = self._make_client()
 
     async def close(self) -> None:
@@ -95,7 +95,7 @@ class AnthropicModel:
             await client.close()
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
-        """Call the model; see ports.Model."""
+        """Call the model, as `karma.models.ports.Model.stream`."""
         turn = Turn()
         try:
             client = await self._ready()
@@ -167,7 +167,7 @@ class AnthropicModel:
 
 
 def load_sdk() -> None:
-    """Import the SDK with the parts that the first call would import; without collections in between, 16 % sooner."""
+    """Import the SDK with the parts that the first call would import, without garbage collection: 16 % faster."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What a failure of the Messages API means for a run: by its status, its type, or the exception of the SDK."""
+"""Maps failures of the Messages API to error codes: by status, by type, or by the exception of the SDK."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _STATUSES: Mapping[int, ModelErrorCode] = {
 }
 
 _OURS = frozenset({401, 402, 403, 404})
-"""Statuses that only who runs the deployment can mend: key, bill, permission, the model's name."""
+"""Statuses whose cause only an operator can correct: key, bill, permission, the model's name."""
 
 
 def meaning_of(exc: Exception) -> ModelErrorCode | None:
-    """Say what ends the run for all that the SDK and its transport raise; None for anything else."""
+    """Return the code for an exception of the SDK or its transport; None for any other exception."""
     import anthropic
     import httpx2
 
@@ -59,12 +59,12 @@ def _report(exc: Exception) -> None:
 
 
 def code_of(status: int, error_type: object, body: object) -> ModelErrorCode:
-    """Return the code of an error that the API has answered, or sent in a stream that began with 200."""
+    """Return the code of an error that the API answered, or sent in a stream that began with 200."""
     if is_too_long(status, body):
         return ModelErrorCode.CONTEXT_WINDOW_EXCEEDED
     if isinstance(error_type, str) and error_type in _ERROR_TYPES:
         return _ERROR_TYPES[error_type]
     if status in _STATUSES:
         return _STATUSES[status]
-    # Anything else of ours (key, billing, permission) is not the caller's business; the log has the cause.
+    # Other causes (key, billing, permission) are the operator's: the log has them, the caller does not see them.
     return ModelErrorCode.MODEL_UNAVAILABLE

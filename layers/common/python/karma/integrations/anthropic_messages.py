@@ -1,4 +1,4 @@
-"""Conversations as the Messages API takes them: messages, media, and the calls and results of tools."""
+"""Converts conversations for the Messages API: messages, media, and the calls and results of tools."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from karma.conversations.media import Medium, UnreadableMedia, of_stored
 from karma.conversations.repair import tool_use
 
 _MAX_IMAGES = 20
-"""Of one request: up to this number the API takes sides of 8,000 pixels, beyond it only 2,000."""
+"""Images of one request: up to this number the API accepts sides of 8,000 pixels, beyond it only 2,000."""
 _MAX_CHARS = 20 * 1024 * 1024
-"""Of all media of one request in base64; a request may have 32 MB."""
+"""Characters of all media of one request in base64; a request may have 32 MB."""
 GO_ON = "(Go on.)"
-"""Stands for the user's turn where the conversation ends with the assistant: the API continues no answer."""
+"""User's turn that is added when the conversation ends with the assistant's: the API continues no answer."""
 
 
 def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, object]]:
-    """Shape a conversation for the API, as karma.conversations.repair leaves it.
+    """Convert a conversation, as karma.conversations.repair returns it, for the API.
 
     Turns alternate and the last is the user's; tool results stand first in the turn that follows their calls. An
-    assistant turn is replayed as it came; its thinking is bound to the model that thought it, and is left out for
-    another.
+    assistant turn is sent as it came; its thinking is bound to its model, and is left out for another.
     """
     turns: list[tuple[str, list[Json]]] = []
     attachments = _Attachments.of(messages)
@@ -42,13 +41,13 @@ def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, ob
 
 @dataclass
 class _Attachments:
-    """Media of a conversation, made ready from its end on: the newest `_MAX_IMAGES` and `_MAX_CHARS` of them are shown.
+    """Blocks of a conversation's media, from its end on: the newest, up to `_MAX_IMAGES` and `_MAX_CHARS`, are shown.
 
-    What is not shown, because the API does not take it or there is too much, is replaced by a text that says so.
+    Other media, and those that the API does not accept, are replaced by a text that says so.
     """
 
     blocks: dict[int, Json]
-    """By identity of the stored part: one part stands in one message."""
+    """Blocks by the `id()` of the stored part; each part is in one message only."""
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> _Attachments:
@@ -90,7 +89,7 @@ def _content(message: Message, *, model: str, attachments: _Attachments) -> Iter
 
 
 def _is_replayable(block: Json, *, same_model: bool) -> bool:
-    """Tell whether the API takes a block of an assistant's turn back; we use none of the tools that it runs itself."""
+    """Tell whether the API accepts a block of an assistant's turn back; tools that the API runs itself are not used."""
     kind = block.get("type")
     if kind == "text":
         return isinstance(block.get("text"), str) and bool(str(block["text"]).strip())

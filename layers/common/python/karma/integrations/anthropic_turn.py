@@ -1,4 +1,4 @@
-"""One turn of the Messages API, put together from the events of its stream."""
+"""Builds one turn of the Messages API from the events of its stream."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ class _Open:
     def __init__(self, block: dict[str, Any]) -> None:
         self.block = block
         self.text = GrowingText()
-        """Of its deltas."""
+        """Text of its deltas."""
         self.signature = ""
         self._joiner = surrogates.Joiner()
 
     def add(self, piece: str) -> str:
-        """Take the next piece of its text; return what is whole: deltas may be cut within a character."""
+        """Add the next piece of its text; return what is complete: deltas may be cut within a character."""
         text = self._joiner.add(piece)
         self.text.add(text)
         return text
 
     def end(self) -> str:
-        """Return what remains of its text."""
+        """Return the rest of its text."""
         rest = self._joiner.end()
         self.text.add(rest)
         return rest
 
 
 class Turn:
-    """Parses one stream and keeps the turn's content blocks."""
+    """Parses one stream and collects the turn's content blocks."""
 
     def __init__(self) -> None:
         self.is_complete = False
         self._buffer = b""
         self._blocks: dict[int, dict[str, Any]] = {}
-        """Those that have ended."""
+        """Content blocks that have ended, by index."""
         self._open: dict[int, _Open] = {}
         self._stop = ""
         self._usage: dict[str, int] = {}
@@ -72,7 +72,7 @@ class Turn:
 
     @property
     def usage(self) -> Usage:
-        """What the API has reported so far; output only once it was reported as cumulative."""
+        """Return the usage reported so far; output tokens only once they were reported as cumulative."""
         reads, writes = self._usage.get("cache_read_input_tokens"), self._usage.get("cache_creation_input_tokens")
         plain = self._usage.get("input_tokens")
         return Usage(
@@ -83,10 +83,10 @@ class Turn:
         )
 
     def feed(self, chunk: bytes) -> list[ModelEvent]:
-        """Take bytes as they arrive; return what became complete.
+        """Parse bytes as they arrive; return the events that they complete.
 
         Raises:
-            ModelFailed: the API reports an error, or sends what is not its protocol.
+            ModelFailed: the API reports an error, or sends something that is not its protocol.
         """
         buffer = self._buffer + chunk
         if b"\r" in buffer:

@@ -1,9 +1,9 @@
 """Tells a prompt that is too long from other requests that a model's provider refuses.
 
-The API behind a configured address may be a gateway to any provider, and each says it in its own way: by the status
-413, by the type or code of the error, or only in a sentence. First comes what is meant for programs; a sentence counts
-when it is about the length of what was sent and says that it goes beyond a limit. Rate limits speak of tokens, too, and
-so do limits of an answer: they are told apart by what else they say.
+The configured address may be a gateway to any provider, and each reports it in its own way: by the status 413, by the
+type or code of the error, or only in a sentence. Types and codes are checked first; a sentence counts when it is about
+the length of the input and says that it exceeds a limit. Errors of rate limits and of limits on answers mention tokens,
+too: other words in them tell them apart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 _REFUSED = frozenset({200, 400, 413, 422, 500})
-"""200 is an error within a stream; some gateways answer 500 for what their provider refused."""
+"""Statuses of such errors; 200 is an error within a stream, 500 the answer of some gateways."""
 
 _NAMES = re.compile(
     r"request_too_large|context_?length|context_?window|context_?size|context_limit|model_context"
@@ -35,8 +35,8 @@ def is_too_long(status: int, body: object) -> bool:
     """Tell whether an error says that the conversation is longer than its model can read.
 
     Args:
-        status: of the response; 200 for an error within a stream.
-        body: the response as read from JSON, or as text.
+        status: status of the response; 200 for an error within a stream.
+        body: body of the response, parsed from JSON, or as text.
     """
     if status == 413:
         return True
@@ -55,7 +55,7 @@ def _says_so(sentence: str) -> bool:
 
 
 def _told(body: object) -> tuple[list[str], list[str]]:
-    """Take an error apart into what names it and what is said."""
+    """Return the types and codes of an error, and its sentences."""
     if isinstance(body, str):
         return [], [body]
     names: list[str] = []

@@ -1,7 +1,7 @@
-"""One way to fetch what a stranger's URL names, without lending them our place in the network (SSRF).
+"""Fetches URLs that users name, without giving access to internal networks (SSRF).
 
 A host name is resolved once, every address it has must be a public one, and the connection goes to such an address, so
-that a name cannot point elsewhere the moment after. Redirects are followed by the same rules, a few of them. Nothing is
+that a later answer of DNS cannot change it. Redirects are followed by the same rules, a few of them. Nothing is
 sent but a plain GET: no cookie, no credential, no header of ours. Bytes and time are bounded.
 
 Not public are private and shared (CGNAT) networks, loopback, link-local addresses with the metadata services among
@@ -28,12 +28,12 @@ PORT = 443
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 2048
 TIME_S = 10.0
-"""For everything: all redirects and the whole body."""
+"""Seconds for a fetch, with all redirects and the whole body."""
 _CONNECT_S = 5.0
 _CHUNK_BYTES = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _UNICAST = ipaddress.ip_network("2000::/3")
-"""What IANA gives out of IPv6 for the internet; all else is of another use, or of none yet."""
+"""IPv6 addresses that IANA assigns for the internet; others have another use, or none yet."""
 _SPECIAL = tuple(
     map(
         ipaddress.ip_network,
@@ -72,7 +72,7 @@ Connect = Callable[[str, str], socket.socket]
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an address is one of the public internet."""
+    """Tell whether an address belongs to the public internet."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -89,7 +89,7 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def resolve(host: str) -> Sequence[str]:
-    """Ask the system's resolver for all addresses of a name."""
+    """Return all addresses of a name from the system's resolver."""
     found = socket.getaddrinfo(host, PORT, type=socket.SOCK_STREAM)
     return [str(each[4][0]) for each in found]
 
@@ -105,7 +105,7 @@ def connect(address: str, host: str) -> socket.socket:
 
 
 class _Alarm:
-    """Cuts the connection of the moment off when the time is up: a server that sends byte by byte meets no timeout."""
+    """Closes the current connection when the time is up: a server that sends single bytes never meets a timeout."""
 
     def __init__(self, until: float) -> None:
         self.until = until
@@ -113,13 +113,13 @@ class _Alarm:
         self._watched: socket.socket | None = None
 
     def watch(self, connected: socket.socket) -> None:
-        """Watch this connection from now on."""
+        """Watch this connection from now on; close it at once when the time is up."""
         self._watched = connected
         if self.has_rung:
             self.ring()
 
     def ring(self) -> None:
-        """End the time."""
+        """Close the watched connection, and those that follow."""
         self.has_rung = True
         if self._watched is not None:
             with suppress(OSError):
@@ -128,11 +128,11 @@ class _Alarm:
 
 
 def _within(alarm: _Alarm, resolve: Callable[[], Sequence[str]]) -> Sequence[str]:
-    """Resolve in a thread of its own, since a resolver cannot be cut off: it is left alone when the time is up.
+    """Resolve in a separate thread, which is abandoned when the time is up, since a resolver cannot be interrupted.
 
     Raises:
-        TimeoutError: it is.
-        OSError: as `resolve` does.
+        TimeoutError: the time is up.
+        OSError: the name cannot be resolved.
     """
     found: Future[Sequence[str]] = Future()
 
@@ -159,10 +159,10 @@ class Fetcher:
         self._time_s = time_s
 
     def fetch(self, url: str, *, max_bytes: int) -> Fetched:
-        """Return what the URL names; blocks.
+        """Return the content of a URL; blocks.
 
         Raises:
-            NotFetched: says why, and nothing about our network.
+            NotFetched: the URL may not be fetched, or could not be; the message reveals nothing about our network.
         """
         alarm = _Alarm(monotonic() + self._time_s)
         timer = threading.Timer(self._time_s, alarm.ring)
@@ -186,7 +186,7 @@ class Fetcher:
             timer.cancel()
 
     def _get(self, url: SplitResult, *, max_bytes: int, alarm: _Alarm) -> Fetched | str:
-        """Ask once; returns the place that a redirect names, or what there is."""
+        """Send one request; return the target of a redirect, or the content."""
         host = str(url.hostname).rstrip(".").encode("idna").decode("ascii")
         addresses = list(_within(alarm, lambda: self._resolve(host)))
         if not addresses or not all(map(is_public, addresses)):

@@ -27,7 +27,7 @@ _GONE = frozenset({"ResourceNotFoundException"})
 
 
 class DeviceServiceThrottled(Upstream):
-    """AWS IoT asked us to slow down."""
+    """AWS IoT is throttling requests."""
 
     status = 503
     code = "DEVICE_SERVICE_THROTTLED"
@@ -46,20 +46,20 @@ class IotPublisher:
     """Publishes commands through the IoT data endpoint."""
 
     def __init__(self, *, endpoint_url: str = "") -> None:
-        """`endpoint_url` empty: ask DescribeEndpoint once a process."""
+        """Make a publisher; `endpoint_url` "": the endpoint is asked for once a process."""
         self._endpoint_url = endpoint_url
 
     def publish_command(self, thing: str, request: Mapping[str, object], *, command_id: str, expires_in_s: int) -> None:
         """Publish one request, QoS 1, with its expiry, response topic and correlation data.
 
         Args:
-            thing: receiver.
-            request: the JSON body, see devices' wire format.
-            command_id: correlation data.
-            expires_in_s: at least 1; the broker drops the message after that.
+            thing: name of the receiving thing.
+            request: the JSON body (docs/mqtt.md).
+            command_id: id of the command, sent as correlation data.
+            expires_in_s: seconds after which the broker drops the message, at least 1.
 
         Raises:
-            DeviceServiceThrottled, DeviceServiceUnavailable: it may or may not have been sent.
+            DeviceServiceThrottled, DeviceServiceUnavailable: the request may or may not have been sent.
         """
         client = aws.client("iot-data", endpoint_url=self._endpoint_url or f"https://{data_host()}")
         with _errors():
@@ -76,7 +76,7 @@ class IotPublisher:
 
 
 class IotRegistry:
-    """Things, their certificates and the one policy. Each step may be repeated."""
+    """Things, their certificates and the policy of all devices. Each step may be repeated."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class IotRegistry:
         ca_pem: str = "",
         basic_ingest_rule: str = "",
     ) -> None:
-        """Nothing is asked of AWS here; empty host or CA are looked up when first needed."""
+        """Make a registry, without calls of AWS; host and CA, when empty, are looked up at first use."""
         self._policy_name = policy_name
         self._mqtt_host = mqtt_host
         self._mqtt_port = mqtt_port
@@ -95,16 +95,16 @@ class IotRegistry:
         self._basic_ingest_rule = basic_ingest_rule
 
     def endpoint(self) -> Endpoint:
-        """Return where devices connect.
+        """Return the endpoint to which devices connect.
 
         Raises:
-            DeviceServiceThrottled, DeviceServiceUnavailable: see module.
+            DeviceServiceThrottled, DeviceServiceUnavailable: AWS IoT did not tell its host.
         """
         host, ca_pem = self._mqtt_host or data_host(), self._ca_pem or amazon_root_ca()
         return Endpoint(host, self._mqtt_port, ca_pem, self._basic_ingest_rule)
 
     def create_thing(self, thing: str, *, device_id: str) -> None:
-        """Create the thing, or take the one of that name: the name is ours by the guard."""
+        """Create the thing, or update the one of that name: a unique item in our table has reserved the name."""
         attributes: Any = {"attributes": {"device_id": device_id}}
         client = aws.client("iot")
         with _errors():
@@ -114,10 +114,10 @@ class IotRegistry:
                 client.update_thing(thingName=thing, attributePayload=attributes)
 
     def create_certificate(self, *, csr: str = "") -> Certificate:
-        """Make an inactive certificate, with a key pair of its own or for the key that signed `csr`.
+        """Make an inactive certificate, with a new key pair, or for the key of `csr`.
 
         Raises:
-            ValidationFailed: AWS cannot read the request.
+            ValidationFailed: `csr` is not a certificate signing request that AWS can sign.
         """
         client = aws.client("iot")
         with _errors():
@@ -136,7 +136,7 @@ class IotRegistry:
             return Certificate(signed["certificateId"], signed["certificateArn"], signed["certificatePem"], None)
 
     def attach_certificate(self, thing: str, certificate: Certificate) -> None:
-        """Bind a certificate to its thing and to the policy, then switch it on.
+        """Attach a certificate to its thing and to the policy, then activate it.
 
         The thing comes first: from then on the certificate is found by its thing.
         """
@@ -147,7 +147,7 @@ class IotRegistry:
             client.update_certificate(certificateId=certificate.id, newStatus="ACTIVE")
 
     def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
-        """Switch a certificate off, unbind and delete it; what is absent already is passed over."""
+        """Deactivate, detach and delete a certificate; steps that were done already are skipped."""
         client = aws.client("iot")
         certificate_id = certificate_arn.rpartition("/")[2]
         with _errors(), _absent_is_fine():
@@ -171,7 +171,7 @@ class IotRegistry:
         """Remove a thing with its certificates.
 
         Raises:
-            DeviceServiceUnavailable: AWS has not finished detaching yet; try again.
+            DeviceServiceUnavailable: AWS has not finished detaching the certificates yet; try again.
         """
         self.remove_certificates(thing)
         client = aws.client("iot")
@@ -183,9 +183,9 @@ class IotRegistry:
                 raise DeviceServiceUnavailable("The device is still being detached; try again") from exc
 
     def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> list[str]:
-        """Find inactive certificates of no thing: what is left of a creation that died before it told anybody.
+        """Return the ARNs of inactive certificates without a thing, which a crash during a creation leaves.
 
-        Looks at the newest `limit` (up to 250) certificates of the account.
+        Checks the newest `limit` (up to 250) certificates of the account.
         """
         client = aws.client("iot")
         found: list[str] = []
@@ -205,7 +205,7 @@ _data_host = ""
 
 
 def data_host() -> str:
-    """Return the account's ATS data endpoint, asked once a process."""
+    """Return the host of the account's ATS data endpoint, asked for once a process."""
     global _data_host
     if not _data_host:
         with _errors():
@@ -214,10 +214,10 @@ def data_host() -> str:
 
 
 def amazon_root_ca() -> str:
-    """Return Amazon Root CA 1 in PEM, taken from certifi's bundle: what devices verify AWS IoT by.
+    """Return Amazon Root CA 1, by which devices verify AWS IoT, in PEM, from certifi's bundle.
 
     Raises:
-        LookupError: the bundle no longer holds it.
+        LookupError: the bundle does not contain it any more.
     """
     import certifi  # only creating a device needs it
 

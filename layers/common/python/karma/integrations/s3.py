@@ -1,9 +1,9 @@
 """Amazon S3: bytes of device files, presigned URLs, and the layout of our keys.
 
 devices/<device id>/<file id>      one object a file, written once by an upload in parts
-attachments/<user id>/<sha256>     what a conversation refers to: media and long results, written once
+attachments/<user id>/<sha256>     media and long results of conversations, written once
 
-The bucket keeps older versions, so what is removed is removed by version. Errors of AWS become:
+The bucket keeps older versions, so objects are removed by version. Errors of AWS become:
 Upstream
 ├─ FileStorageThrottled 503     asked to slow down
 └─ FileStorageUnavailable 503   no answer, or an internal error there
@@ -33,11 +33,11 @@ _CHUNK_BYTES: Final = 1024 * 1024
 _KEYS_A_CALL: Final = 1000
 """S3's limit on one list, and on one DeleteObjects."""
 LINK_TIME: Final = timedelta(hours=12)
-"""How long a URL of an attachment is good; it ends earlier with the session of the role that signed it."""
+"""Time for which a URL of an attachment is valid; it ends earlier with the session of the role that signed it."""
 
 
 class FileStorageThrottled(Upstream):
-    """S3 asked us to slow down."""
+    """S3 is throttling requests."""
 
     status = 503
     code = "FILE_STORAGE_THROTTLED"
@@ -59,7 +59,7 @@ class S3Files:
         self._bucket = bucket
 
     def probe(self) -> None:
-        """Ask whether the bucket is there; raises when it is not, or S3 does not answer."""
+        """Check that the bucket exists; raises when it does not, or when S3 does not answer."""
         aws.client("s3").head_bucket(Bucket=self._bucket)
 
     def address(self, device_id: DeviceId, file_id: FileId) -> str:
@@ -81,7 +81,7 @@ class S3Files:
         return made["UploadId"]
 
     def abort_upload(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> None:
-        """Forget an upload and its parts; one that is gone is passed over."""
+        """Delete an upload and its parts; an absent one counts as deleted."""
         _abort(self._bucket, _key(device_id, file_id), upload_id)
 
     def part_url(
@@ -100,10 +100,10 @@ class S3Files:
         return self._signed("upload_part", params)
 
     def parts(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> Sequence[StoredPart]:
-        """Return what has arrived, by number: one call, our files have fewer parts than a page holds.
+        """Return the parts that have arrived, by number, in one call: files have fewer parts than a page.
 
         Raises:
-            UploadGone: completed, or aborted.
+            UploadGone: the upload was completed or aborted.
         """
         with _errors(gone=UploadGone):
             found = aws.client("s3").list_parts(
@@ -120,7 +120,7 @@ class S3Files:
         """Make one object of the parts.
 
         Raises:
-            UploadGone: completed, or aborted.
+            UploadGone: the upload was completed or aborted.
         """
         listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.tag} for part in parts]
         for entry, part in zip(listed, parts, strict=True):
@@ -137,7 +137,7 @@ class S3Files:
     # Objects
 
     def exists(self, device_id: DeviceId, file_id: FileId) -> bool:
-        """Tell whether there is an object."""
+        """Tell whether the object exists."""
         try:
             with _errors(gone=ObjectGone):
                 aws.client("s3").head_object(Bucket=self._bucket, Key=_key(device_id, file_id))
@@ -149,7 +149,7 @@ class S3Files:
         """Stream an object's bytes.
 
         Raises:
-            ObjectGone: there is none.
+            ObjectGone: the object does not exist.
         """
         with _errors(gone=ObjectGone):
             answer = aws.client("s3").get_object(Bucket=self._bucket, Key=_key(device_id, file_id))
@@ -172,12 +172,12 @@ class S3Files:
         )
 
     def remove(self, device_id: DeviceId, file_id: FileId) -> None:
-        """Remove an object, its older versions, and uploads to its place."""
+        """Remove an object, its older versions, and uploads to its key."""
         while remove_below(self._bucket, _key(device_id, file_id), limit=_KEYS_A_CALL) == _KEYS_A_CALL:
             pass
 
     def remove_all(self, device_id: DeviceId, *, limit: int) -> int:
-        """Remove up to `limit` objects and uploads of a device; fewer than that were removed when nothing is left."""
+        """Remove up to `limit` objects and uploads of a device; return how many, fewer than `limit`: none is left."""
         return remove_below(self._bucket, _key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
 
     def _signed(self, operation: str, params: dict[str, Any]) -> str:
@@ -190,7 +190,7 @@ def _signed(operation: str, params: dict[str, Any], lasting: timedelta) -> str:
 
 
 def remove_below(bucket: str, prefix: str, *, limit: int) -> int:
-    """Remove up to `limit` uploads and versions of objects below a prefix; returns how many."""
+    """Remove up to `limit` uploads and versions of objects below a prefix; return how many."""
     with _errors():
         client = aws.client("s3")
         # Uploads first: one that completes meanwhile is found as an object.
@@ -222,20 +222,20 @@ def _abort(bucket: str, key: str, upload_id: str) -> None:
 
 
 class S3Attachments:
-    """What conversations refer to, in the same bucket; by its content, so that keeping it twice is keeping it once."""
+    """Attachments of conversations, in the same bucket; by content, so that equal bytes of a user are stored once."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
 
     def keep(self, user_id: UserId, data: bytes) -> str:
-        """Keep bytes and return their id."""
+        """Store bytes and return their id."""
         attachment_id = hashlib.sha256(data).hexdigest()
         with _errors():
             aws.client("s3").put_object(Bucket=self._bucket, Key=_attachment_key(user_id, attachment_id), Body=data)
         return attachment_id
 
     def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
-        """Return what was kept; None when there is none of this user's."""
+        """Return stored bytes; None when this user has none of that id."""
         try:
             with _errors(gone=ObjectGone):
                 found = aws.client("s3").get_object(Bucket=self._bucket, Key=_attachment_key(user_id, attachment_id))
@@ -244,12 +244,12 @@ class S3Attachments:
             return None
 
     def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
-        """Sign a GET of what was kept, with the type that it was checked to have."""
+        """Sign a GET of an attachment, with the media type that it was checked to have."""
         params = {"Bucket": self._bucket, "Key": _attachment_key(user_id, attachment_id)}
         return _signed("get_object", params | {"ResponseContentType": media_type}, LINK_TIME)
 
     def remove_all(self, user_id: UserId, *, limit: int) -> int:
-        """Remove up to `limit` of a user's; fewer than that were removed when nothing is left."""
+        """Remove up to `limit` of a user's attachments; return how many, fewer than `limit`: none is left."""
         return remove_below(self._bucket, _attachment_key(user_id, ""), limit=min(limit, _KEYS_A_CALL))
 
 

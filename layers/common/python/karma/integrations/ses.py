@@ -17,19 +17,19 @@ _UTF8 = "UTF-8"
 
 
 class SesSender:
-    """Sends as one verified address."""
+    """Sends mails from one verified address."""
 
     def __init__(self, *, sender: str, configuration_set: str) -> None:
-        """`sender` is what stands in From, e.g. `Karma <no-reply@example.com>`."""
+        """Make a sender; `sender` is the From header, e.g. `Karma <no-reply@example.com>`."""
         self._sender = sender
         self._configuration_set = configuration_set
 
     def send(self, letter: Letter, *, to: str) -> None:
-        """Hand a letter to SES, which makes the MIME message; the one header with a person's words in it is To.
+        """Send a letter by SES, which makes the MIME message; the only header with a user's text is To.
 
         Raises:
-            MailUnavailable: SES did not take it, or did not answer; it may be sent again.
-            MailRefused: the address cannot be written to.
+            MailUnavailable: SES did not accept the letter, or did not answer; it may be sent again.
+            MailRefused: SES never accepts mail for this address.
         """
         try:
             recipient = mailable(to)

@@ -1,4 +1,4 @@
-"""API Gateway's side of the WebSocket: closing a connection by its id."""
+"""Closes connections of API Gateway's WebSocket by their ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 
 
 class SocketsUnavailable(Upstream):
-    """API Gateway did not close a connection; it may be asked again."""
+    """API Gateway did not close a connection; the call may be repeated."""
 
     status = 503
     code = "SOCKETS_UNAVAILABLE"
@@ -19,14 +19,14 @@ class Sockets:
     """The connections of one WebSocket API."""
 
     def __init__(self, url: str) -> None:
-        """`url` is the one that clients connect to; its connections are managed under the same one by http(s)."""
+        """Make a client; `url` is the one that clients connect to, at which connections are also managed by HTTP."""
         self._endpoint_url = f"http{url.removeprefix('ws')}"
 
     def close(self, connection_id: str) -> None:
-        """Close a connection from our side; one that is gone is closed already.
+        """Close a connection; an absent one counts as closed.
 
         Raises:
-            SocketsUnavailable: not known to be closed.
+            SocketsUnavailable: API Gateway did not close it, or did not answer.
         """
         try:
             client = aws.client("apigatewaymanagementapi", endpoint_url=self._endpoint_url)

@@ -1,4 +1,4 @@
-"""SQS as services see it: send a text, or many."""
+"""SQS for services: send one text, or many."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BATCH = 10
 
 
 class QueueUnavailable(Upstream):
-    """The queue did not take a message; it may be sent again."""
+    """The queue did not accept a message; it may be sent again."""
 
     status = 503
     code = "QUEUE_UNAVAILABLE"
@@ -28,7 +28,7 @@ class SqsQueue:
         """Enqueue one body; it becomes visible after `delay_s` seconds, at most 900.
 
         Raises:
-            QueueUnavailable: not known to be enqueued.
+            QueueUnavailable: SQS did not accept the message, or did not answer.
         """
         try:
             aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=delay_s)
@@ -39,7 +39,7 @@ class SqsQueue:
         """Enqueue any number of bodies, ten a call.
 
         Raises:
-            QueueUnavailable: at least one is not known to be enqueued.
+            QueueUnavailable: SQS did not accept at least one message, or did not answer.
         """
         for start in range(0, len(bodies), _BATCH):
             entries = [

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 API_VERSION = "2026-10-28.endive"
 _TIMEOUT_S = (2, 8)
-"""Connect and read; with two retries and their pauses below the worker's 60 s."""
+"""Seconds to connect and to read; with two retries and their pauses below the worker's 60 s."""
 _RETRIES = 2
 _PAGE = 100
 _LAST_YEAR = 9998
-"""Grace and looks are counted from Stripe's times; the calendar's last year is left to them."""
+"""Last year of times that are accepted; later ones would overflow when grace periods are added to them."""
 
 
 class PaymentsUnavailable(Upstream):
-    """Stripe did not answer, or asked us to slow down."""
+    """Stripe did not answer, or is throttling requests."""
 
     status = 503
     code = "PAYMENTS_UNAVAILABLE"
@@ -49,13 +49,13 @@ class PaymentsUnavailable(Upstream):
 
 
 class PaymentsUnreadable(Upstream):
-    """Stripe answered what cannot be; the event waits in the inbox with this code."""
+    """Stripe's answer cannot be read; the event waits in the inbox with this code."""
 
     code = "PAYMENTS_UNREADABLE"
 
 
 class PaymentsRefused(Upstream):
-    """Stripe refuses what we sent; the same call will be refused again."""
+    """Stripe refused the request; the same one will be refused again."""
 
     code = "PAYMENTS_REFUSED"
     retryable = False
@@ -89,7 +89,7 @@ class _Item(_Vendor):
     quantity: int | None = None
     price: _Price | None = None
     plan: _Price | None = None
-    """Instead of `price` on Stripe's older interface."""
+    """Used in place of `price` by Stripe's older API."""
 
 
 class _Items(_Vendor):
@@ -131,26 +131,25 @@ class _Invoice(_Vendor):
     status: str | None = None
     created: int | None = None
     date: int | None = None
-    """Instead of `created` on Stripe's older interface."""
+    """Used in place of `created` by Stripe's older API."""
     due_date: int | None = None
     attempted: bool = True
     total: int | None = None
-    """Before what the customer's credit balance pays of it, in the currency's smallest unit."""
+    """Total before the customer's credit balance is applied, in the currency's smallest unit."""
     billing_reason: str | None = None
     status_transitions: _Transitions | None = None
 
     @property
     def made_at(self) -> int:
-        """When it was made, by which Stripe tells the latest."""
+        """Return the time of creation in epoch seconds, by which Stripe orders invoices."""
         return self.created or self.date or 0
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether it ends what was unpaid, older invoices included: with the latest one a subscription is active.
+        """Tell whether it settles all unpaid invoices: if the latest one does, the subscription is active.
 
-        It is paid (also by credit, or outside of Stripe), or written off, which Stripe takes alike. One over nothing
-        is paid by nobody and ends nothing, unless it renews the subscription: a free period. A void one and a draft
-        say nothing.
+        It is paid (also by credit, or outside of Stripe) or uncollectible, which Stripe treats alike. An invoice over
+        zero settles nothing, unless it renews the subscription: a free period. Void invoices and drafts do not count.
         """
         if self.status == "uncollectible":
             return True
@@ -160,7 +159,7 @@ class _Invoice(_Vendor):
 
     @property
     def failed_at(self) -> int | None:
-        """When it was due, or tried, for the first time; None: neither yet."""
+        """Return when it was due or first tried, in epoch seconds; None: neither yet."""
         if self.due_date is not None:
             return self.due_date
         finalized_at = self.status_transitions.finalized_at if self.status_transitions else None
@@ -168,14 +167,14 @@ class _Invoice(_Vendor):
 
 
 class StripeGateway:
-    """Reads Stripe's objects, and ends subscriptions and customers.
+    """Reads Stripe's subscriptions, cancels them, and deletes customers.
 
-    A key sees one mode, `test` or `live`; the other mode's objects are missing to it, though they exist. So what Stripe
-    says is missing is gone only where the object's mode is known to be the key's.
+    A key sees one mode, `test` or `live`; the other mode's objects are missing to it, though they exist. So a missing
+    object is known to be deleted only when its mode is the key's.
     """
 
     def __init__(self, *, api_key: Callable[[], str], api_base: str = "") -> None:
-        """`api_key` is asked when the client is built; `api_base` is for a Stripe-compatible peer."""
+        """Make a gateway; `api_key` is called when the client is built, `api_base` names a Stripe-compatible server."""
         self._api_key = api_key
         self._api_base = api_base
         self._client: StripeClient | None = None
@@ -186,19 +185,19 @@ class StripeGateway:
         """Tell whether the key is for real money.
 
         Raises:
-            PaymentsDisabled: there is no key, or it names no mode.
+            PaymentsDisabled: there is no key, or its mode cannot be read.
         """
         self._built()
         return self._livemode
 
     def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
-        """Fetch all subscriptions of a customer, of every status and on every page; none when the customer is gone.
+        """Return all subscriptions of a customer, of every status; [] when the customer is deleted.
 
-        None: the key cannot tell, because the customer is of the other mode, or because its mode is not known and
-        Stripe shows no such customer in the key's.
+        Returns None when the key cannot tell: the customer is of the other mode, or its mode is not known and
+        the key's mode has no such customer.
 
         Raises:
-            PaymentsUnavailable, PaymentsDisabled: not known.
+            PaymentsUnavailable, PaymentsDisabled: Stripe did not answer, or there is no key.
         """
         client = self._built()
         if livemode is not None and livemode is not self._livemode:
@@ -215,20 +214,20 @@ class StripeGateway:
         return [self._read(each, products) for each in raw]
 
     def cancel(self, subscription_id: str) -> None:
-        """End a subscription of the key's mode at once, without refund; one that is over or unknown is ended already.
+        """Cancel a subscription of the key's mode at once, without refund; an absent one counts as cancelled.
 
         Raises:
-            PaymentsUnavailable, PaymentsDisabled: not known.
+            PaymentsUnavailable, PaymentsDisabled: Stripe did not answer, or there is no key.
         """
         client = self._built()
         with suppress(_Missing), _stripe_errors():
             client.v1.subscriptions.cancel(subscription_id)
 
     def delete_customer(self, customer_id: str) -> None:
-        """Delete a customer of the key's mode, which cancels its subscriptions at once; an unknown one is deleted.
+        """Delete a customer of the key's mode and cancel its subscriptions at once; an absent one counts as deleted.
 
         Raises:
-            PaymentsUnavailable, PaymentsDisabled: not known.
+            PaymentsUnavailable, PaymentsDisabled: Stripe did not answer, or there is no key.
         """
         client = self._built()
         with suppress(_Missing), _stripe_errors():
@@ -261,7 +260,7 @@ class StripeGateway:
         )
 
     def _hints(self, price: _Price, products: dict[str, str]) -> PriceHints:
-        """Read what a price says; its product is fetched only when the price itself does not say."""
+        """Read the plan that a price names; its product is fetched only when the price names none."""
         hints = PriceHints(
             price_id=price.id,
             product_id=_text(price.product, "id") if isinstance(price.product, dict) else price.product or "",
@@ -291,16 +290,16 @@ class StripeGateway:
             return [_readable(_Item, each.to_dict()) for each in found]
 
     def _unpaid_since(self, subscription_id: str) -> datetime | None:
-        """Return when the first open invoice failed after the latest that was settled.
+        """Return when the first open invoice after the latest settled one failed; None: nothing is unpaid.
 
-        A newer one that fails as well begins no new grace. An open one that is older than a settled one uses none up:
+        A newer one that fails as well begins no new grace period. An open one older than a settled one does not count:
         Stripe leaves it open for ever when its retries end, while the subscription goes on with later payments.
         """
         params: Any = {"subscription": subscription_id, "limit": _PAGE}
         with _stripe_errors():
             found = self._built().v1.invoices.list(params=params).auto_paging_iter()
             invoices = [_readable(_Invoice, each.to_dict()) for each in found]
-        # Stripe lists the newest first, and so do we where a peer does not; of one second, its order decides.
+        # Stripe lists the newest first; a compatible server may not. Within one second the server's order stays.
         invoices.sort(key=lambda invoice: invoice.made_at, reverse=True)
         run = takewhile(lambda invoice: not invoice.is_settled, invoices)
         failed = [each.failed_at for each in run if each.status == "open"]
@@ -326,7 +325,7 @@ class StripeGateway:
 
 
 class _Missing(PaymentsUnavailable):
-    """Stripe has no such object; where nobody expects that, it was removed while we read, which is to be repeated."""
+    """Stripe has no such object. Where it is not handled, the object was deleted while we read: try again."""
 
 
 @contextmanager
@@ -340,7 +339,7 @@ def _stripe_errors() -> Iterator[None]:
 
 
 def _public(exc: StripeError) -> Upstream:
-    """Find an exception of the library in the table above."""
+    """Map an exception of the library by the table of this module."""
     import stripe
 
     status = exc.http_status or 0
@@ -365,7 +364,11 @@ def _readable(kind: type[_V], raw: dict[str, Any]) -> _V:
 
 
 def _mode_of(key: str) -> bool:
-    """Read the mode of a key: `sk_test_...`, `rk_live_...`."""
+    """Return whether a key is for real money: `sk_test_...`, `rk_live_...`.
+
+    Raises:
+        PaymentsDisabled: the key names no mode.
+    """
     words = key.split("_")[:-1]
     if ("live" in words) is ("test" in words):
         raise PaymentsDisabled("The Stripe key names no mode")

@@ -1,12 +1,12 @@
-"""What logging in through any provider takes: bounded HTTP, and the authorization code grant with PKCE.
+"""HTTP with limits, and the authorization code grant with PKCE, for logins through any provider.
 
 The grant's messages are made and read by oauthlib, which does no I/O; urllib3 carries them. Neither tokens nor codes
 nor what a provider says about an error are logged. Errors become:
 
 Upstream
-├─ ProviderUnavailable 502   no answer, or none that was agreed on
-└─ ProviderTimeout 504       none in time
-InvalidCode 400              the provider does not take the code, or not with this verifier
+├─ ProviderUnavailable 502   no answer, or one that breaks the protocol
+└─ ProviderTimeout 504       no answer in time
+InvalidCode 400              the provider does not accept the code, or not with this verifier
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _WRONG_CODE = frozenset({"invalid_grant", "bad_verification_code"})
-"""RFC 6749's word for it, and GitHub's."""
+"""Error codes for a wrong code, of RFC 6749 and of GitHub."""
 _MAX_TOKEN_CHARS = 4096
 _CHUNK_BYTES = 16 * 1024
 
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class ProviderUnavailable(Upstream):
-    """The provider did not answer, or answered what was not agreed on."""
+    """The provider did not answer, or its answer breaks the protocol."""
 
     code = "PROVIDER_UNAVAILABLE"
 
@@ -50,24 +50,24 @@ class ProviderTimeout(UpstreamTimeout):
 
 
 class Vendor(BaseModel):
-    """Base of what a provider says: it may say more."""
+    """Base of a provider's answers, which may have more fields."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """Who we are to a provider."""
+    """Our client id and secret at a provider."""
 
     client_id: str
     client_secret: str = field(repr=False)
 
     @classmethod
     def of(cls, secret: Mapping[str, object], provider: str) -> Credentials:
-        """Read `{provider: {"client_id": .., "client_secret": ..}}`.
+        """Read the credentials from `{provider: {"client_id": .., "client_secret": ..}}`.
 
         Raises:
-            ProviderNotConfigured: it is not there, or not whole.
+            ProviderNotConfigured: the secret has no such entry, or an incomplete one.
         """
         entry = secret.get(provider)
         if isinstance(entry, dict):
@@ -79,19 +79,19 @@ class Credentials:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a login may take of our time and memory; the API answers within 20 s."""
+    """Limits on the time and memory of a login; the API answers within 20 s."""
 
     connect_s: float = 2.0
     read_s: float = 5.0
-    """Longest silence."""
+    """Longest silence in seconds."""
     total_s: float = 12.0
-    """Of all requests of one login."""
+    """Seconds of all requests of one login."""
     max_bytes: int = 256 * 1024
-    """Of one answer."""
+    """Bytes of one answer."""
 
 
 class Http:
-    """The requests of one login. Redirects are not followed: what we send is for whom we send it to."""
+    """HTTP client for the requests of one login. It follows no redirects: they could send secrets to another host."""
 
     def __init__(self, limits: Limits) -> None:
         import certifi  # local, as all of this: only logins through providers need it
@@ -113,7 +113,8 @@ class Http:
         """Fetch a JSON document.
 
         Raises:
-            ProviderUnavailable, ProviderTimeout: see module; any status but 200 included.
+            ProviderUnavailable: no answer, a status other than 200, or not the expected JSON. ProviderTimeout: no
+                answer in time.
         """
         status, body = self.request("GET", url, headers=headers or {})
         if status != 200:
@@ -126,10 +127,10 @@ class Http:
     def request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: str | None = None
     ) -> tuple[int, bytes]:
-        """Return status and body, of any status.
+        """Send a request; return status and body, whatever the status.
 
         Raises:
-            ProviderUnavailable, ProviderTimeout: see module.
+            ProviderUnavailable, ProviderTimeout: the provider did not answer, or not in time.
         """
         import urllib3
 
@@ -166,7 +167,7 @@ class Http:
 def authorization_url(
     url: str, credentials: Credentials, flow: Flow, *, state: str, redirect_uri: str, scope: str, **more: str
 ) -> str:
-    """Return the page at which a person agrees, with everything that the code is bound to."""
+    """Return the URL of the page at which a user agrees, with everything that the code is bound to."""
     from oauthlib.common import add_params_to_uri
     from oauthlib.oauth2 import WebApplicationClient
 
@@ -188,10 +189,10 @@ def authorization_url(
 def redeem(
     http: Http, url: str, credentials: Credentials, flow: Flow, *, code: str, redirect_uri: str
 ) -> Mapping[str, Any]:
-    """Trade a code for tokens: `access_token`, and what else the provider gives.
+    """Exchange a code for tokens: `access_token`, and others that the provider returns.
 
     Raises:
-        InvalidCode, ProviderUnavailable, ProviderTimeout: see module.
+        InvalidCode, ProviderUnavailable, ProviderTimeout: see the table of this module.
     """
     from oauthlib.oauth2 import OAuth2Error, WebApplicationClient
 
@@ -221,7 +222,7 @@ def redeem(
 
 
 def credentials_from(secret: Callable[[], Mapping[str, object]], provider: str) -> Callable[[], Credentials]:
-    """Return what reads a provider's credentials anew each time: they may be replaced."""
+    """Return a function that reads a provider's credentials each time, since they may be replaced."""
     return lambda: Credentials.of(secret(), provider)
 
 

@@ -1,4 +1,4 @@
-"""GitHub: OAuth 2.0 with PKCE; who it is comes from its REST API, for it has no id_token."""
+"""GitHub: OAuth 2.0 with PKCE; the identity comes from its REST API, since it has no id_token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Email(Vendor):
 
 
 class GitHub:
-    """See karma.identity.oauth.ports.Provider."""
+    """Login through GitHub; implements karma.identity.oauth.ports.Provider."""
 
     def __init__(
         self,
@@ -38,19 +38,19 @@ class GitHub:
         api_url: str = API_URL,
         limits: Limits | None = None,
     ) -> None:
-        """`url` and `api_url` are another GitHub's, without a slash at their ends."""
+        """Make a provider; `url` and `api_url` may be another GitHub's, without a slash at their ends."""
         self._credentials = credentials
         self._url = url
         self._api_url = api_url
         self._limits = limits or Limits()
 
     def authorization_url(self, flow: Flow, *, state: str, redirect_uri: str) -> str:
-        """Return the page at which the person agrees; asks nobody."""
+        """Return the URL of the page at which the user agrees; sends no request."""
         page = f"{self._url}/login/oauth/authorize"
         return authorization_url(page, self._credentials(), flow, state=state, redirect_uri=redirect_uri, scope=_SCOPE)
 
     def profile(self, flow: Flow, *, code: str, redirect_uri: str) -> Profile:
-        """Trade a code for who it is; their address is the primary one if GitHub has verified it."""
+        """Exchange a code for the user's profile; the e-mail address is the primary one if GitHub has verified it."""
         with Http(self._limits) as http:
             tokens = redeem(
                 http,

@@ -1,7 +1,7 @@
-"""Google, and any other OpenID Provider that signs with RS256: who it is comes from a signed id_token.
+"""Google, and any other OpenID Provider that signs with RS256: the identity comes from a signed id_token.
 
-The provider's own description (`/.well-known/openid-configuration`) says where everything is. It and the keys are kept
-for an hour; a key that is not among them is looked for again, at most once a minute.
+The provider's description (`/.well-known/openid-configuration`) has its URLs. It and the keys are cached for an
+hour; for an unknown key they are read again, at most once a minute.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _SCOPE = "openid email profile"
 _ALGORITHM = "RS256"
 _MAX_AGE_S = 3600.0
 _SKEW_S = 60
-"""How far Google's clock and ours may differ."""
+"""Seconds by which Google's clock and ours may differ."""
 
 
 class IdTokenRefused(Unauthenticated):
-    """An id_token that is not signed by the provider, not for us, not for this flow, or too old."""
+    """The id_token is not signed by the provider, not for us, not for this login, or too old."""
 
     code = "INVALID_ID_TOKEN"
 
@@ -58,7 +58,7 @@ class _Claims(Vendor):
 
 
 class Google:
-    """See karma.identity.oauth.ports.Provider."""
+    """Login through Google; implements karma.identity.oauth.ports.Provider."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Google:
         limits: Limits | None = None,
         keys_again_s: float = 60.0,
     ) -> None:
-        """`issuer` is another OpenID Provider's, as its tokens spell it; `keys_again_s` spares it our questions."""
+        """Make a provider; `issuer` is as its tokens spell it, `keys_again_s` the pause between reads of its keys."""
         self._credentials = credentials
         self._clock = clock
         self._issuer = issuer
@@ -79,7 +79,7 @@ class Google:
         self._keys: tuple[float, KeySet] | None = None
 
     def authorization_url(self, flow: Flow, *, state: str, redirect_uri: str) -> str:
-        """Return the page at which the person agrees; asks the provider where that is, at most once an hour."""
+        """Return the URL of the page at which the user agrees; the provider's description is cached for an hour."""
         credentials = self._credentials()
         with Http(self._limits) as http:
             page = self._described(http).authorization_endpoint
@@ -88,10 +88,10 @@ class Google:
         )
 
     def profile(self, flow: Flow, *, code: str, redirect_uri: str) -> Profile:
-        """Trade a code for who it is.
+        """Exchange a code for the user's profile.
 
         Raises:
-            IdTokenRefused: the provider's word cannot be believed.
+            IdTokenRefused: the id_token is not valid.
         """
         credentials = self._credentials()
         with Http(self._limits) as http:
@@ -106,7 +106,7 @@ class Google:
         )
 
     def _claims(self, http: Http, id_token: object, *, client_id: str, nonce: str) -> _Claims:
-        """Check a token as OpenID Connect Core, 3.1.3.7 says."""
+        """Check a token as OpenID Connect Core, 3.1.3.7 demands, and return its claims."""
         from joserfc.errors import InvalidKeyIdError, JoseError
         from joserfc.jwt import JWTClaimsRegistry, decode
 
