@@ -18,12 +18,12 @@ class AvatarStore(Protocol):
         """Return the id of the avatar that a request created, consistently; None: it created none."""
 
     def create(self, avatar: Avatar, *, request_token: str) -> None:
-        """Store a new avatar, which from then on keeps its creator's account; "" is no token.
+        """Store a new avatar, which prevents the deletion of its creator's account; `request_token` "": none.
 
         Raises:
-            AlreadyExists: this token made an avatar within 24 hours before.
-            AccountGone: its creator is deleted.
-            HoldsTooMany: its creator has as many as an account may have.
+            AlreadyExists: a request with this token created an avatar within the last 24 hours.
+            AccountGone: the creator's account is deleted.
+            HoldsTooMany: the creator has as many avatars as an account may have.
         """
 
     def replace(self, old: Avatar, new: Avatar) -> None:

@@ -69,12 +69,12 @@ class AvatarService:
         return AvatarPage(avatars=tuple(shown), total=total, next_after=shown[-1].id if more and shown else None)
 
     def create(self, user_id: UserId, new: NewAvatar, *, request_token: str = "") -> Avatar:
-        """Store a new avatar; a repeat with the same `request_token` returns the one that the first made.
+        """Store a new avatar; a repeat with the same `request_token` returns the avatar of the first one.
 
         Raises:
-            Gone: that one was deleted meanwhile.
-            HoldsTooMany: the creator has as many as an account may have.
-            AccountGone: the creator is deleted.
+            Gone: the first request's avatar was deleted meanwhile.
+            HoldsTooMany: the creator has as many avatars as an account may have.
+            AccountGone: the creator's account is deleted.
         """
         avatar = made(new, avatar_id=AvatarId(new_id()), created_by=user_id, at=self._clock.now())
         try:
