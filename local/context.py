@@ -73,10 +73,11 @@ class Words:
         """Put the noun in the template's place."""
         if self.noun[0] in "aeiou":
             text = re.sub(r"\b([Aa]) (?=(new )?noun\b)", lambda a: a[0] if a[2] else f"{a[1]}n ", text)
-        for form in (str.lower, str.capitalize, str.upper):
-            for word, own in (("nouns", self.plural), ("noun", self.noun)):
-                text = text.replace(form(word), form(own))
-        return text
+        return re.sub("nouns?|Nouns?|NOUNS?", self._own, text)
+
+    def _own(self, found: re.Match[str]) -> str:
+        word = self.plural if found[0].lower() == "nouns" else self.noun
+        return next(form(word) for form in (str.lower, str.capitalize, str.upper) if form(found[0]) == found[0])
 
 
 def make(root: Path, words: Words) -> tuple[list[Path], list[Path]]:

@@ -18,15 +18,15 @@ from tests.support.rows import AccountRows
 class NounRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
-        self.nouns = DynamoNounStore()
+        self.store = DynamoNounStore()
 
-    def new_noun(self) -> Noun:
+    def another(self) -> Noun:
         return replace(a_noun(user=self.ada.id), id=NounId(new_id()))
 
     @cached_property
-    def noun(self) -> Noun:
-        noun = self.new_noun()
-        self.nouns.create(noun, request_token="t")
+    def first(self) -> Noun:
+        noun = self.another()
+        self.store.create(noun, request_token="t")
         return noun
 
 
@@ -35,15 +35,15 @@ FAKES: Fakes = {MemoryNounStore: (DynamoNounStore,)}
 SCENARIOS = Scenarios[NounRows](
     NounRows,
     {
-        "DynamoNounStore.get": made(lambda r: r.noun, lambda r, n: r.nouns.get(n.user_id, n.id)),
-        "DynamoNounStore.made_by": made(lambda r: r.noun, lambda r, n: r.nouns.made_by(n.user_id, "t")),
-        "DynamoNounStore.create": made(lambda r: r.new_noun(), lambda r, n: r.nouns.create(n, request_token="t")),
+        "DynamoNounStore.get": made(lambda r: r.first, lambda r, n: r.store.get(n.user_id, n.id)),
+        "DynamoNounStore.made_by": made(lambda r: r.first, lambda r, n: r.store.made_by(n.user_id, "t")),
+        "DynamoNounStore.create": made(lambda r: r.another(), lambda r, n: r.store.create(n, request_token="t")),
         "DynamoNounStore.replace": made(
-            lambda r: r.noun, lambda r, n: r.nouns.replace(n, replace(n, name="x", version=2))
+            lambda r: r.first, lambda r, n: r.store.replace(n, replace(n, name="x", version=2))
         ),
-        "DynamoNounStore.delete": made(lambda r: r.noun, lambda r, n: r.nouns.delete(n)),
-        "DynamoNounStore.page": made(lambda r: r.noun, lambda r, n: r.nouns.page(n.user_id, below="", limit=5)),
-        "DynamoNounStore.purge_account": made(lambda r: (r.noun, r.purge()), lambda r, n: r.nouns.purge_account(n[1])),
+        "DynamoNounStore.delete": made(lambda r: r.first, lambda r, n: r.store.delete(n)),
+        "DynamoNounStore.page": made(lambda r: r.first, lambda r, n: r.store.page(n.user_id, below="", limit=5)),
+        "DynamoNounStore.purge_account": made(lambda r: (r.first, r.purge()), lambda r, n: r.store.purge_account(n[1])),
     },
 )
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from karma.core.ids import new_id
-from tests.integration.api.conftest import Api
-from tests.integration.api.test_idempotency import reopen
+from tests.integration.api.conftest import Api, reopen
 from tests.support.crash import CrashReport
 
 NOUNS = "/api/v1/nouns"

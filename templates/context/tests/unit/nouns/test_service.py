@@ -76,7 +76,7 @@ def test_what_is_missing_is_not_found(nouns: NounService, noun_id: str) -> None:
 
 
 def test_pages_go_from_the_newest_on(nouns: NounService) -> None:
-    made = [nouns.create(USER, name=f"{n}") for n in range(3)][::-1]
+    made = sorted((nouns.create(USER, name=f"{n}") for n in range(3)), key=lambda noun: noun.id, reverse=True)
     first = nouns.page(USER, below="", limit=2)
     assert (list(first.nouns), first.next_below) == (made[:2], made[1].id)
     rest = nouns.page(USER, below=made[1].id, limit=2)

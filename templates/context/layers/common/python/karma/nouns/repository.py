@@ -128,7 +128,10 @@ class DynamoNounStore:
         return found
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove an account's nouns; True when it is done. None is made behind it: a new one checks for the account."""
+        """Remove an account's nouns; True when it is done.
+
+        None is made behind it: a new one checks for the account.
+        """
         return empty(NounsItem, owner_pk(purge.user_id), purge)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
@@ -31,6 +31,6 @@ class ChangeNounBody(Body):
     note: Note = left_out()
     version: Version | None = None
 
-    def changes(self) -> Mapping[str, str]:
+    def changes(self) -> Mapping[str, Any]:
         """Return what the body says, in the domain's words."""
         return {name: getattr(self, name) for name in self.model_fields_set - {"version"}}

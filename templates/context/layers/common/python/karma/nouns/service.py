@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, Gone, NotFound, StaleVersion, StorageThrottled
@@ -74,7 +75,7 @@ class NounService:
         logger.info("noun.created", noun_id=noun.id)
         return noun
 
-    def change(self, user_id: UserId, noun_id: str, changes: Mapping[str, str], *, version: int | None = None) -> Noun:
+    def change(self, user_id: UserId, noun_id: str, changes: Mapping[str, Any], *, version: int | None = None) -> Noun:
         """Change a noun; the same again changes nothing.
 
         Raises:
