@@ -1,7 +1,7 @@
-"""What an account may use of its plan, and how that holds when many ask at once (docs/adr/0034).
+"""Amounts that an account may use of its plan, also when many requests ask at once (docs/adr/0034).
 
-    PlanLimits        of a plan (plans.py): how much of each metric an account may have, at once or in a calendar month.
-    usage         one item a metric, for some a month too: how much is taken. It is the truth for refusals, and counts
+    PlanLimits        limits of a plan (plans.py): of each metric, at one time or in a calendar month.
+    usage         one item a metric, for some also a month: the amount that is taken. It decides refusals, and counts
                   what is reserved as taken.
     Reservation   takes an amount in the transaction that begins the work: both happen or neither. When less is left
                   than is asked for, that transaction fails with QuotaExceeded, which names the limit.
@@ -9,7 +9,7 @@
                   or a file goes, the difference to the true price when a run ends.
 
 A process that dies between reserving and ending keeps what it reserved until the work's own sweep ends that work;
-nothing else has to be tidied. Several metrics may be reserved in one transaction.
+nothing else has to be cleaned up. Several metrics may be reserved in one transaction.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ MICROS_A_MINOR: Final = 10_000
 
 
 class Metric(StrEnum):
-    """What plans limit; the value is part of the contract: `details.limit` of a 402."""
+    """Metric that plans limit; the value is part of the contract: `details.limit` of a 402."""
 
     DEVICES = "devices"
     SEATS = "seats"
-    """Distinct people other than the account's own in the projects that it pays for; the account's own needs none."""
+    """Distinct people in the projects that the account pays for; the account's own person needs no seat."""
     STORAGE = "storage"
     """Bytes of device files, those still being uploaded included, and of attachments of conversations."""
     RUNS = "runs_per_month"
     MODEL_SPEND = "model_spend_per_month"
-    """Micro-dollars, what running runs may still spend included."""
+    """Micro-dollars, including what running runs may still spend."""
 
 
 _BY_MONTH: Final = frozenset({Metric.RUNS, Metric.MODEL_SPEND})
@@ -64,17 +64,17 @@ class Reservation:
     metric: Metric
     amount: int
     period: str
-    """`2026-11` for what is counted by month, "" for the rest."""
+    """Month such as `2026-11` for a metric counted by month, else ""."""
     allowed: int | None
     """The plan's limit in the metric's unit; None is unlimited."""
     plan: str
 
     def adjusted(self, difference: int) -> Adjustment:
-        """Return the correction of this reservation by a difference, negative when less was used."""
+        """Return the adjustment of this reservation by a difference, negative when less was used."""
         return Adjustment(user_id=self.user_id, metric=self.metric, period=self.period, difference=difference)
 
     def refusal(self) -> QuotaExceeded:
-        """Return the 402 that says which limit of which plan is reached, and when the count begins anew."""
+        """Return the 402 that names the limit and plan, and the moment at which the count begins anew."""
         return QuotaExceeded(
             f"The {self.plan} plan allows {_amount(self.metric, self.allowed or 0)}; {_HELP[self.metric]}",
             details={
@@ -89,7 +89,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adjustment:
-    """A change of what an account has taken of a metric; never refused."""
+    """A change of the amount that an account has taken of a metric; never refused."""
 
     user_id: UserId
     metric: Metric
@@ -99,7 +99,10 @@ class Adjustment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How much of a metric an account has taken, beside its limit."""
+    """Amount of a metric that an account has taken, with its limit.
+
+    `allowed` None: unlimited; `resets_at` None: never.
+    """
 
     metric: Metric
     used: int
@@ -116,7 +119,7 @@ class Allowance:
     at: datetime
 
     def reserve(self, metric: Metric, amount: int = 1) -> Reservation:
-        """Return a reservation of an amount; whether there is room is decided by the transaction that it goes into.
+        """Return a reservation of an amount; the transaction that it is added to fails if less is left.
 
         Raises:
             QuotaExceeded: the amount alone is more than the plan allows.
@@ -134,43 +137,46 @@ class Allowance:
         return reservation
 
     def resets_at(self, metric: Metric) -> datetime | None:
-        """Return when the count of a metric begins anew; None for what is not counted by month."""
+        """Return the moment at which the count of a metric begins anew; None: it is not counted by month."""
         period = period_of(metric, self.at)
         return _next_month(period) if period else None
 
 
 class Allowances:
-    """Tells what accounts may use now."""
+    """Reads what accounts may use now."""
 
     def __init__(self, *, plan_of: Callable[[UserId], Plan], clock: Clock) -> None:
-        """Keep how plans are read: `plan_of` reads the plan whose limits hold now, consistently and uncached."""
+        """Build the reader.
+
+        `plan_of` reads the plan whose limits hold now, consistently and uncached.
+        """
         self._plan_of = plan_of
         self._clock = clock
 
     def of(self, user_id: UserId) -> Allowance:
-        """Read an account's plan: one consistent read, so that who has just bought more is not refused."""
+        """Read an account's allowance: one consistent read, so that a plan bought a moment ago counts."""
         return Allowance(user_id, self._plan_of(user_id), self._clock.now())
 
 
 def granted(user_id: UserId, metric: Metric, amount: int = 1) -> Reservation:
-    """Return a reservation that is never refused, of what comes to a plan without anybody asking for more."""
+    """Return a reservation that is never refused, for what comes to an account without its asking."""
     assert metric not in _BY_MONTH  # noqa: S101  which month would it be
     return Reservation(user_id=user_id, metric=metric, amount=amount, period="", allowed=None, plan="")
 
 
 def given_back(user_id: UserId, metric: Metric, amount: int = 1) -> Adjustment:
-    """Return what takes back a reservation of a metric that is not counted by month."""
+    """Return the adjustment that releases a reservation of a metric that is not counted by month."""
     assert metric not in _BY_MONTH  # noqa: S101  a month's count does not shrink
     return Adjustment(user_id=user_id, metric=metric, period="", difference=-amount)
 
 
 def period_of(metric: Metric, at: datetime) -> str:
-    """Return the calendar month (UTC) for what is counted by month, else ""."""
+    """Return the calendar month (UTC) for a metric counted by month, else ""."""
     return f"{at:%Y-%m}" if metric in _BY_MONTH else ""
 
 
 def allowed_by(limits: PlanLimits, metric: Metric) -> int | None:
-    """Return a plan's limit in the metric's own unit; None is unlimited."""
+    """Return a plan's limit in the metric's own unit; None: unlimited."""
     match metric:
         case Metric.DEVICES:
             return limits.devices

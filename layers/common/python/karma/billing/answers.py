@@ -13,7 +13,7 @@ from karma.core.clock import iso
 
 
 class LimitsView(TypedDict):
-    """What a plan allows; null is unlimited."""
+    """Limits of a plan; null is unlimited."""
 
     devices: int | None
     seats: int | None
@@ -34,7 +34,7 @@ def limits_view(limits: PlanLimits) -> LimitsView:
 
 
 class PriceView(TypedDict):
-    """One way to pay for a plan."""
+    """A price of a plan."""
 
     lookup_key: str
     amount_minor: int
@@ -43,7 +43,7 @@ class PriceView(TypedDict):
 
 
 class PlanView(TypedDict):
-    """A plan on offer."""
+    """A plan as it is offered."""
 
     name: PlanName
     title: str
@@ -66,22 +66,22 @@ def plan_view(plan: Plan) -> PlanView:
 
 
 class PlanListData(TypedDict):
-    """Every plan on offer now."""
+    """Every plan that is offered now."""
 
     plans: list[PlanView]
     total: int
 
 
 class PauseView(TypedDict):
-    """A collection of payments that is paused at Stripe."""
+    """Pause of the collection of payments at Stripe."""
 
     behavior: str
-    """What becomes of the invoices: keep_as_draft, mark_uncollectible; void, which gives no access meanwhile."""
+    """Treatment of the invoices: keep_as_draft, mark_uncollectible; void, which gives no access meanwhile."""
     resumes_at: str | None
 
 
 def pause_view(pause: Pause | None) -> PauseView | None:
-    """Render a paused collection."""
+    """Render a pause of the collection; None: there is none."""
     return None if pause is None else {"behavior": pause.behavior, "resumes_at": _moment(pause.resumes_at)}
 
 
@@ -96,12 +96,12 @@ class SubscriptionView(TypedDict):
     current_period_start: str
     current_period_end: str
     cancel_at_period_end: bool
-    """The cancellation that is coming falls on the end of the period."""
+    """True: the cancellation that was asked for takes effect at the end of the period."""
     cancel_at: str | None
-    """When the subscription ends, however the cancellation was asked for; null: it renews."""
+    """Moment at which the subscription ends, however the cancellation was asked for; null: it renews."""
     trial_end: str | None
     grace_until: str | None
-    """After a failed payment: how long access lasts while Stripe tries again."""
+    """After a failed payment: moment until which access lasts while Stripe tries again; null: none failed."""
     pause_collection: PauseView | None
     stripe_subscription_id: str | None
     stripe_customer_id: str | None
@@ -136,20 +136,20 @@ class CurrentSubscriptionData(TypedDict):
 
 
 class UsageView(TypedDict):
-    """How much of one limit of the plan is taken."""
+    """Amount that is taken of one limit of the plan."""
 
     metric: Metric
-    """Bytes of `storage`, micro-dollars of `model_spend_per_month`; else a number."""
+    """Metric; its unit is bytes for `storage`, micro-dollars for `model_spend_per_month`, else a number."""
     used: int
-    """What is reserved counts as used."""
+    """Amount taken, including what is reserved."""
     allowed: int | None
     """Null is unlimited."""
     resets_at: str | None
-    """When the count begins anew; null: it is not counted by month."""
+    """Moment at which the count begins anew; null: it is not counted by month."""
 
 
 def usage_view(usage: Usage) -> UsageView:
-    """Render what is taken of a limit; null is unlimited, or not counted by month."""
+    """Render the amount taken of a limit."""
     return {
         "metric": usage.metric,
         "used": usage.used,
@@ -159,7 +159,7 @@ def usage_view(usage: Usage) -> UsageView:
 
 
 class UsageData(TypedDict):
-    """What the caller has taken of their plan."""
+    """Amounts that the caller has taken of their plan."""
 
     usage: list[UsageView]
 
@@ -174,22 +174,22 @@ class InboxEventView(TypedDict):
     customer_id: str | None
     subscription_id: str | None
     account: str | None
-    """The connected account that it happened in; null: our own."""
+    """Connected account that the event happened in; null: our own."""
     livemode: bool
     received_at: str
     handled_at: str | None
-    """When it was closed, in whatever way."""
+    """Moment at which the event was closed, in any state; null: it waits."""
     expires_at: str | None
-    """When it is forgotten; null: not while it waits."""
+    """Moment at which it is deleted; null: not while it waits."""
     note: str
-    """What it was closed with."""
+    """Note with which it was closed, for administrators."""
     attempts: int
     last_error: str
     """Code of the last failed attempt."""
 
 
 def event_view(event: InboxEvent) -> InboxEventView:
-    """Render a stored event with the ids it names; its body stays inside."""
+    """Render a stored event with the ids that it names, without its body."""
     hint = read_hint(event)
     return {
         "id": event.id,
@@ -224,13 +224,13 @@ class EventData(TypedDict):
 
 
 class CustomerLinkView(TypedDict):
-    """Whom a customer of Stripe pays for."""
+    """Link of a customer of Stripe to the account that it pays for."""
 
     customer_id: str
     user_id: str | None
-    """Null: the account was deleted."""
+    """Account that the customer pays for; null: the account was deleted."""
     livemode: bool | None
-    """null: Stripe has not shown the customer yet."""
+    """True: live mode; null: Stripe has not shown the customer yet."""
 
 
 def link_view(link: CustomerLink) -> CustomerLinkView:
@@ -245,7 +245,7 @@ class CustomerLinkData(TypedDict):
 
 
 class ReplayData(TypedDict):
-    """What a replay did."""
+    """Result of a replay."""
 
     event_id: str
     queued: bool

@@ -1,4 +1,4 @@
-"""What the webhook knows of an event. Apart from domain.py, because the webhook starts cold with it."""
+"""Events as the webhook reads them; apart from domain.py, because the webhook's cold start imports it."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _EVENT_TYPE = re.compile(r"[a-z0-9_.]{1,120}")
 
 
 class Arrival(NamedTuple):
-    """A verified event as it came in."""
+    """A verified event as received."""
 
     id: str
     type: str
     body: str
-    """Stripe's own JSON, as received."""
+    """JSON of the event exactly as Stripe sent it."""
 
 
 class Stored(StrEnum):
-    """What became of an arrival."""
+    """Result of storing an event."""
 
     NEW = "new"
     WAITING = "waiting"
-    """Stored before, not handled yet."""
+    """Stored before, and not handled yet."""
     HANDLED = "handled"
     CONFLICT = "conflict"
     """Another event has this id; the first one is kept."""
 
 
 def is_event_id(text: object) -> bool:
-    """Tell whether this can be the id of an event, and thereby part of a key."""
+    """Tell whether a value can be the id of an event, and thereby part of a key."""
     return isinstance(text, str) and _EVENT_ID.fullmatch(text) is not None
 
 
@@ -42,7 +42,8 @@ def read_arrival(body: bytes) -> Arrival:
     """Read the parts of an event that the inbox needs.
 
     Raises:
-        InvalidRequest: INVALID_JSON; INVALID_EVENT: nested too deeply, or no event of Stripe's snapshot form.
+        InvalidRequest: INVALID_JSON, the body is no JSON; INVALID_EVENT, it is nested too deeply, or no event of
+            Stripe's snapshot form.
     """
     try:
         event = freeform.loads(body)

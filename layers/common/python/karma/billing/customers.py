@@ -1,7 +1,7 @@
-"""Which account a customer of Stripe pays for: links are made by our checkout and by administrators, by nobody else.
+"""Links of Stripe's customers to the accounts that they pay for; made only by our checkout and by administrators.
 
-A link is one item, on its version; the rows of both accounts change in its transaction. So at no moment do two accounts
-have what one customer pays for, and each change is followed by a look at Stripe, by a message or by the sweep.
+A link is one item with a version; the subscription rows of both accounts change in its transaction. So two accounts
+never have what one customer pays for, and after each change Stripe is asked, because of a message or by the sweep.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from karma.core.observability import count, logger
 _REFRESH = "refresh:"
 _ROUNDS = 3
 LOOKS_A_RUN = 100
-"""Users whom one run of the sweep has looked at; each costs the worker one to three calls of Stripe."""
+"""Largest number of users about whom one run of the sweep has Stripe asked; each costs the worker one to three calls.
+"""
 _LOOK_AGAIN = timedelta(hours=1)
-"""When a look whose message was lost is sent again."""
+"""Time after which a message that asks Stripe about a user, and may be lost, is sent again."""
 
 
 class CustomerLinked(Conflict):
@@ -31,18 +32,18 @@ class CustomerLinked(Conflict):
 
 
 def refresh_message(user_id: UserId) -> str:
-    """Write the message that has the worker look at a user's subscriptions; no event has such an id."""
+    """Return the message that makes the worker ask Stripe about a user; no event has such an id."""
     return _REFRESH + user_id
 
 
 def user_of_message(body: str) -> UserId | None:
-    """Inverse of `refresh_message`; None for any other text."""
+    """Return the user of a `refresh_message`; None: the text is something else."""
     user_id = body.removeprefix(_REFRESH)
     return UserId(user_id) if user_id != body and is_id(user_id) else None
 
 
 class CustomerDesk:
-    """Links customers and accounts."""
+    """Use cases of links between customers and accounts."""
 
     def __init__(self, *, customers: Customers, queue: Queue, clock: Clock) -> None:
         self._customers = customers
@@ -50,10 +51,10 @@ class CustomerDesk:
         self._clock = clock
 
     def link_of(self, customer_id: str) -> CustomerLink:
-        """Show whose customer it is.
+        """Return a customer's link.
 
         Raises:
-            NotFound: nobody's.
+            NotFound: the customer has no link.
         """
         found = self._customers.link_of(customer_id) if is_object_id(customer_id) else None
         if found is None or found.user_id is None:
@@ -63,7 +64,7 @@ class CustomerDesk:
     def opened(self, customer_id: str, user_id: UserId, *, livemode: bool) -> bool:
         """Link a customer that was just made for an account, as a checkout does before it shows a page.
 
-        False: it is linked to another account, and stays so. Repeating it changes nothing.
+        Return False when it is linked to another account, and leave that. May be repeated.
 
         Raises:
             AccountGone: there is no such user.
@@ -85,18 +86,18 @@ class CustomerDesk:
         actor_id: UserId | None,
         source: Source = NOWHERE,
     ) -> CustomerLink:
-        """Link a customer to an account for an administrator, and have Stripe looked at.
+        """Link a customer to an account for an administrator, and enqueue that Stripe is asked.
 
         Args:
-            customer_id: Stripe's id of the customer; whether Stripe has it is found out by the look.
-            user_id: who shall have what it pays for.
-            from_user_id: who has it now; None: nobody.
+            customer_id: Stripe's id of the customer; the worker finds out whether it exists.
+            user_id: account that gets what the customer pays for.
+            from_user_id: account that the customer is linked to now; None: none.
             actor_id: the administrator; None: an operator at the command line.
-            source: where the request came from.
+            source: source of the request.
 
         Raises:
-            ValidationFailed: `customer_id` or `user_id` cannot be one.
-            CustomerLinked: somebody else has it, or the account that had it was deleted.
+            ValidationFailed: `customer_id` or `user_id` is no id.
+            CustomerLinked: the customer is linked to another account than `from_user_id`, or to a deleted one.
             AccountGone: there is no such user.
         """
         ValidationFailed.together(lambda: _require_customer_id(customer_id), lambda: _require_user_id(user_id))
@@ -123,7 +124,7 @@ class CustomerDesk:
 
 
 class Lookout:
-    """Has Stripe asked about subscriptions whose renewal, payment or end was not heard of in time."""
+    """Has Stripe asked about subscriptions of whose renewal, payment or end no event came in time."""
 
     def __init__(self, *, subscriptions: Subscriptions, queue: Queue, clock: Clock) -> None:
         self._subscriptions = subscriptions
@@ -131,7 +132,7 @@ class Lookout:
         self._clock = clock
 
     def send_due(self) -> int:
-        """Enqueue up to `LOOKS_A_RUN` looks whose time has come; the time moves first, so a crash costs an hour."""
+        """Enqueue up to `LOOKS_A_RUN` due questions; their due time moves first, so a crash costs an hour."""
         now = self._clock.now()
         due = self._subscriptions.due_looks(now, limit=LOOKS_A_RUN)
         moved = [look for look in due if self._subscriptions.postpone_look(look, until=now + _LOOK_AGAIN)]

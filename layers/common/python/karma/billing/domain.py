@@ -1,8 +1,8 @@
 """Subscriptions and the inbox of Stripe's events: pure rules.
 
-Who is who: a *customer* is Stripe's; a *link* (ports.py) says which account it pays for, and is made only by us. A
-*row* is what an account has: a function of all subscriptions, at Stripe, of all its customers. Those whose prices name
-no plan of ours are somebody else's business and give nothing.
+Terms: a *customer* is Stripe's; a *link* (ports.py) says which account it pays for, and is made only by us. A *row* is
+the subscription of an account: a function of all subscriptions, at Stripe, of all its customers. Subscriptions whose
+prices name no plan of ours give nothing.
 
 Stripe's eight statuses become our four (R-K-19); the row keeps Stripe's word too, since access depends on it:
 
@@ -36,13 +36,14 @@ from karma.billing.plans import METADATA_KEY, PlanName, PriceHints, decision_of,
 from karma.core.ids import UserId
 
 RETRIES = timedelta(days=14)
-"""How long Stripe retries a failed payment, unless `PAYMENT_RETRY_DAYS` says otherwise; Stripe's own default."""
+"""Time for which Stripe retries a failed payment, unless `PAYMENT_RETRY_DAYS` says otherwise; Stripe's own default."""
 LATE_NEWS = timedelta(days=3)
-"""How long access goes on when Stripe's word is late: about the next period, or about the end of the retries."""
+"""Time for which access goes on when Stripe's news is late: of the next period, or of the end of the retries."""
 _LOOK_AFTER = timedelta(hours=1)
-"""After a period's end: Stripe renews at once, and tells within seconds."""
+"""Time after a period's end at which Stripe is asked: it renews at once, and tells within seconds."""
 _LOOK_BEFORE = timedelta(days=1)
-"""Before the retries are over: a payment that arrived unheard is found before access ends."""
+"""Time before the end of the retries at which Stripe is asked, so that an unheard payment is found before access ends.
+"""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = timedelta(hours=6), timedelta(days=7)
 
 
@@ -80,16 +81,16 @@ VOID = "void"
 
 
 def status_of(stripe_status: str) -> SubscriptionStatus:
-    """Map Stripe's status to ours; one that Stripe invents later gives no access and is visible."""
+    """Return our status for Stripe's; one that Stripe invents later gives no access."""
     return _STATUS.get(stripe_status, SubscriptionStatus.PAST_DUE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """A collection of payments that is paused; the status stays what it was."""
+    """Pause of a subscription's collection of payments; the status does not change."""
 
     behavior: str
-    """Stripe's word for what becomes of the invoices: keep_as_draft, mark_uncollectible or void."""
+    """Stripe's word for the treatment of the invoices: keep_as_draft, mark_uncollectible or void."""
     resumes_at: datetime | None
 
     def withholds(self, at: datetime) -> bool:
@@ -107,21 +108,21 @@ class StripeSubscription:
     created: datetime
     current_period_start: datetime
     current_period_end: datetime
-    """Of the item that ends first; of the subscription itself on Stripe's older interface."""
+    """End of the item that ends first; of the subscription itself on Stripe's older interface."""
     cancel_at_period_end: bool
     cancel_at: datetime | None
     canceled_at: datetime | None
     trial_end: datetime | None
     prices: tuple[PriceHints, ...]
-    """Of every item that is bought at least once, in Stripe's order."""
+    """Prices of every item that is bought at least once, in Stripe's order."""
     pause: Pause | None = None
     unpaid_since: datetime | None = None
-    """When the oldest invoice failed that is still open; only read while `past_due`."""
+    """Moment at which the oldest open invoice failed; read only while `past_due`. None: not read, or none is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """What a user has: the subscription that is shown, and the user's other ones that may give access."""
+    """A user's row: the subscription that is shown, and the user's other ones that may give access."""
 
     user_id: UserId
     plan: PlanName
@@ -131,31 +132,31 @@ class Subscription:
     current_period_end: datetime
     cancel_at_period_end: bool = False
     cancel_at: datetime | None = None
-    """When Stripe ends it, however the cancellation was asked for; None: it renews."""
+    """Moment at which Stripe ends it, however the cancellation was asked for; None: it renews."""
     canceled_at: datetime | None = None
     trial_end: datetime | None = None
     grace_until: datetime | None = None
-    """While `past_due`: how long access lasts."""
+    """While `past_due`: moment at which access ends; None: not `past_due`."""
     pause: Pause | None = None
     stripe_subscription_id: str | None = None
     stripe_customer_id: str | None = None
     stripe_created: datetime | None = None
     price_id: str = ""
     others: tuple[Subscription, ...] = ()
-    """Best first, themselves without others."""
+    """Other subscriptions, best first, themselves without others."""
 
     @property
     def all(self) -> tuple[Subscription, ...]:
-        """This one and the others."""
+        """Return this subscription and the others."""
         return (replace(self, others=()), *self.others)
 
     @property
     def over(self) -> bool:
-        """Tell whether Stripe will never change it again."""
+        """Tell whether it has ended for good, so that Stripe changes it no more."""
         return self.status is SubscriptionStatus.CANCELED
 
     def gives_access(self, at: datetime) -> bool:
-        """Tell whether this one, apart from the others, gives its plan at a moment."""
+        """Tell whether this subscription, apart from the others, gives its plan at a moment."""
         if self.pause is not None and self.pause.withholds(at):
             return False
         if self.cancel_at is not None and at >= self.cancel_at:
@@ -170,14 +171,14 @@ class Subscription:
         return max(given, key=rank, default=PlanName.FREE)
 
     def look_at(self, now: datetime) -> datetime | None:
-        """Return when to ask Stripe about it though no event came: before access ends, then ever more rarely.
+        """Return the moment to ask Stripe though no event came: before access ends, then ever more rarely.
 
-        None: all of it is over.
+        None: all subscriptions have ended.
         """
         return min((each.own_look_at(now) for each in self.all if not each.over), default=None)
 
     def own_look_at(self, now: datetime) -> datetime:
-        """Likewise, apart from the others."""
+        """Return the same moment for this subscription, apart from the others."""
         wanted = (self.cancel_at or self.current_period_end) + _LOOK_AFTER
         if self.grace_until is not None:
             wanted = min(wanted, self.grace_until - _LOOK_BEFORE)
@@ -193,7 +194,7 @@ def plan_of(source: StripeSubscription) -> PlanName | None:
 
 
 def project(source: StripeSubscription, *, user_id: UserId, retries: timedelta = RETRIES) -> Subscription:
-    """Compute what one subscription, which sells a plan of ours, gives; nothing but Stripe's object goes in."""
+    """Compute the row of one subscription, which sells a plan of ours, from Stripe's object alone."""
     failed = source.unpaid_since or source.current_period_start
     ends = source.cancel_at or (source.current_period_end if source.cancel_at_period_end else None)
     status = status_of(source.status)
@@ -227,14 +228,17 @@ def projection(
 ) -> Subscription | None:
     """Compute a user's row from every subscription of the user's customers, whatever their order.
 
-    `kept` are those that cannot be asked about. None: nothing of ours was ever bought.
+    `kept` are subscriptions of the row about which Stripe cannot be asked. None: nothing of ours was ever bought.
     """
     ours = [project(each, user_id=user_id, retries=retries) for each in sources if plan_of(each) is not None]
     return together([*ours, *kept])
 
 
 def together(subscriptions: Sequence[Subscription]) -> Subscription | None:
-    """Make a row of a user's subscriptions: the best is shown; what is over is shown only when all of it is."""
+    """Combine a user's subscriptions: the best is shown; an ended one is shown only when all have ended.
+
+    None: no subscription.
+    """
     found = sorted(subscriptions, key=_preference, reverse=True)
     if not found:
         return None
@@ -242,7 +246,7 @@ def together(subscriptions: Sequence[Subscription]) -> Subscription | None:
 
 
 def free_subscription(user_id: UserId, now: datetime) -> Subscription:
-    """Return what a user has who never bought anything: the free plan for the calendar month."""
+    """Return the subscription of a user who never bought anything: the free plan for the calendar month."""
     start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = (start + timedelta(days=32)).replace(day=1)
     return Subscription(
@@ -256,7 +260,7 @@ def free_subscription(user_id: UserId, now: datetime) -> Subscription:
 
 
 def _preference(row: Subscription) -> tuple[int, int, datetime, str]:
-    """Order a user's subscriptions: what gives access, the largest plan, the newest; total, so any two sets agree."""
+    """Return the sort key of a user's subscriptions: access, the largest plan, the newest; no two are equal."""
     withheld = row.pause is not None and row.pause.behavior == VOID
     status = min(_RANK.get(row.stripe_status, _UNKNOWN_RANK), 3 if withheld else 5)
     return status, rank(row.plan), row.stripe_created or row.current_period_start, row.stripe_subscription_id or ""
@@ -273,12 +277,12 @@ _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,200}")
 
 
 def is_object_id(text: str) -> bool:
-    """Tell whether this can be the id of one of Stripe's objects, and thereby part of a key."""
+    """Tell whether a text can be the id of one of Stripe's objects, and thereby part of a key."""
     return _OBJECT_ID.fullmatch(text) is not None
 
 
 class EventState(StrEnum):
-    """What became of a stored event; the values are what administrators filter by."""
+    """State of a stored event; the values are what administrators filter by."""
 
     UNHANDLED = "unhandled"
     """It waits for the worker, or for its next attempt."""
@@ -288,7 +292,7 @@ class EventState(StrEnum):
     """Its customer pays for a price that names no plan: it is opened again once an operator has named the price."""
     HANDLED = "handled"
     IGNORED = "ignored"
-    """Not our business; the note says why."""
+    """Irrelevant for us; the note says why."""
     DISMISSED = "dismissed"
     """An administrator closed it; the note has their reason."""
 
@@ -307,32 +311,32 @@ class InboxEvent:
     last_error: str
     state: EventState = EventState.UNHANDLED
     expires_at: datetime | None = None
-    """When it is forgotten; None: not while it waits."""
+    """Moment at which it is deleted; None: not while it waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """What an event is about. Only ids are taken from it: states are read from Stripe."""
+    """Subject of an event. Only ids are taken from it: states are read from Stripe."""
 
     object_id: str = ""
     customer_id: str = ""
     subscription_id: str = ""
     account: str = ""
-    """The connected account that it happened in, "" for our own."""
+    """Connected account that it happened in; "": our own."""
     livemode: bool = False
     names: str = ""
-    """The price or product that was just named."""
+    """Price or product that was just named; "": none."""
     concerns_us: bool = False
-    """It may have changed what a customer has."""
+    """True: it may have changed what a customer has."""
 
 
 _CONCERNED = ("customer.", "checkout.session.", "invoice.")
 _NAMING = frozenset({"product.updated", "price.updated", "plan.updated"})
-"""One that is new was bought by nobody yet; a sale tells of it."""
+"""Types of events that may name a price; new prices are left out, since nobody has bought them yet."""
 
 
 def hint_of(event_type: str, event: Mapping[str, object]) -> Hint:
-    """Read what an event is about; never fails, whatever it holds.
+    """Read the subject of an event; never fails.
 
     Stripe: customer.created, .updated, .deleted, customer.subscription.*, checkout.session.*, invoice.*,
     and product.updated, price.updated, plan.updated, where these say what the product or price sells.
@@ -371,7 +375,7 @@ def _is_named(event: Mapping[str, object]) -> bool:
 
 
 def read_hint(event: InboxEvent) -> Hint:
-    """Read what a stored event is about; nothing, when it cannot be read."""
+    """Read the subject of a stored event; an empty hint when the event cannot be read."""
     try:
         body = orjson.loads(event.body)
     except orjson.JSONDecodeError:
@@ -384,6 +388,6 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _id(value: object) -> str:
-    """Take an id, or the id of an expanded object."""
+    """Return an id, or the id of an expanded object; "": it is neither."""
     text = _mapping(value).get("id") if isinstance(value, dict) else value
     return text if isinstance(text, str) and is_object_id(text) else ""

@@ -1,4 +1,4 @@
-"""What a customer may buy, by the date from which it holds.
+"""Plans and their prices, by the date from which they hold.
 
 A change of price or limit is a new `Catalog` with its own `effective_from`; the old ones stay, because Stripe keeps
 selling an old price to whoever bought it.
@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 Interval = Literal["day", "week", "month", "year"]
-"""How often a price is paid."""
+"""Period of a price."""
 
 
 class PlanName(StrEnum):
@@ -26,7 +26,7 @@ class PlanName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLimits:
-    """What a plan allows; None is unlimited."""
+    """Limits of a plan; None: unlimited."""
 
     devices: int | None
     seats: int | None
@@ -38,7 +38,7 @@ class PlanLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a plan costs."""
+    """Price of a plan."""
 
     lookup_key: str
     """Stripe's `price.lookup_key`, ours to choose, the same in test and live mode."""
@@ -49,7 +49,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One plan as it is offered."""
+    """A plan as it is offered."""
 
     name: PlanName
     title: str
@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """All plans from one moment on."""
+    """All plans that hold from one moment on."""
 
     effective_from: datetime
     plans: tuple[Plan, ...]
@@ -112,7 +112,7 @@ CATALOGS: tuple[Catalog, ...] = (
 
 
 def catalog_at(moment: datetime) -> Catalog:
-    """Return the catalog in force; before the first one, the first."""
+    """Return the catalog in force at a moment; before the first one, the first."""
     in_force = [catalog for catalog in CATALOGS if catalog.effective_from <= moment]
     return in_force[-1] if in_force else CATALOGS[0]
 
@@ -123,26 +123,28 @@ def plan_at(name: PlanName, moment: datetime) -> Plan:
 
 
 METADATA_KEY = "karma_plan"
-"""Of a price, or of its product: names the plan that is sold, spelled as `PlanName` spells it, or is `NOT_OURS`."""
+"""Key in the metadata of a price, or of its product; its value names the plan that is sold, as `PlanName` spells it, or
+is `NOT_OURS`.
+"""
 NOT_OURS = "none"
-"""Said of a price that sells something else than our plans, whatever its lookup key is."""
+"""Value of `METADATA_KEY` for a price that sells something else than our plans, whatever its lookup key is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceHints:
-    """The parts of a price (on Stripe's older interface: a plan) that say what it sells; names for people do not."""
+    """Parts of a price (on Stripe's older interface: a plan) that say what it sells; display names do not."""
 
     price_id: str = ""
     product_id: str = ""
     lookup_key: str = ""
     metadata_plan: str = ""
-    """`karma_plan` in the metadata of the price, else of its product."""
+    """Value of `karma_plan` in the metadata of the price, else of its product; "": neither has it."""
 
 
 def plan_named_by(hints: PriceHints) -> PlanName | None:
-    """Find the plan that a price sells: its metadata decide, then a lookup key that any catalog sold.
+    """Return the plan that a price sells: its metadata decide, then a lookup key of any catalog.
 
-    Both are matched exactly. None: it sells something that is not ours, which gives nothing.
+    Both are matched exactly. None: the price sells no plan of ours, and gives nothing.
     """
     if hints.metadata_plan in SOLD:
         return PlanName(hints.metadata_plan)
@@ -156,7 +158,7 @@ def plan_named_by(hints: PriceHints) -> PlanName | None:
 
 
 def decision_of(hints: PriceHints) -> str:
-    """Return what a price says that it sells: a plan's name, `NOT_OURS`, or "" when it says nothing that we know."""
+    """Return a price's decision: a plan's name, `NOT_OURS`, or "" when it says nothing known to us."""
     named = plan_named_by(hints)
     if named is not None:
         return named.value
@@ -164,9 +166,9 @@ def decision_of(hints: PriceHints) -> str:
 
 
 def rank(name: PlanName) -> int:
-    """Order plans by size; the table of plans is written in that order."""
+    """Return the position of a plan by size; the table of plans is written in that order."""
     return list(PlanName).index(name)
 
 
 SOLD = frozenset({name.value for name in PlanName} - {PlanName.FREE.value})
-"""What `METADATA_KEY` may name."""
+"""Names of plans that `METADATA_KEY` may have."""

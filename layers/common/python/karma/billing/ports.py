@@ -1,4 +1,4 @@
-"""What the services of billing are given; each has an in-memory twin in tests/fakes/billing.py."""
+"""Ports of billing; each has an in-memory implementation in tests/fakes/billing.py."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from karma.notices.domain import Notice
 
 
 class Arrivals(Protocol):
-    """Where the webhook puts events."""
+    """Store of events for the webhook."""
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
-        """Put the event unless it is there."""
+        """Store an event unless it is stored already; return which."""
         ...
 
 
@@ -36,21 +36,21 @@ class Queue(Protocol):
 
 
 class Due(NamedTuple):
-    """An unhandled event whose time has come."""
+    """An unhandled event that is due."""
 
     event_id: str
     attempts: int
 
 
 class InboxPage(NamedTuple):
-    """A page of the inbox; `last` is where the next one starts."""
+    """A page of the inbox; `last` is the position at which the next one starts, None at the end."""
 
     events: list[InboxEvent]
     last: dict[str, str] | None
 
 
 class Row(NamedTuple):
-    """A subscription row as it was read; version 0 when there is none, no subscription when nothing was bought."""
+    """A subscription row as it was read; version 0: there is no row. Subscription None: nothing was bought."""
 
     subscription: Subscription | None = None
     version: int = 0
@@ -60,20 +60,20 @@ class Row(NamedTuple):
 
 
 class CustomerLink(NamedTuple):
-    """Which account a customer of Stripe pays for. Made by us alone: nothing in an event or in metadata makes one."""
+    """Link of a customer of Stripe to the account that it pays for. Made by us alone, never by an event or metadata."""
 
     customer_id: str
     user_id: UserId | None
-    """None: the account was deleted, or is being deleted."""
+    """Account that the customer pays for; None: it was deleted, or is being deleted."""
     livemode: bool | None
-    """The mode in which the customer exists; None until Stripe has shown it."""
+    """Mode in which the customer exists; None: Stripe has not shown it yet."""
     version: int
     names: Mapping[str, str] = MappingProxyType({})
-    """What each price that the customer pays or paid for was last decided to sell; naming.py."""
+    """Last decision of each price that the customer pays or paid for; naming.py."""
 
 
 class Payers(NamedTuple):
-    """A page of those who pay for something; `last` is where the next one starts."""
+    """A page of users who pay for something; `last` is the position at which the next one starts, None at the end."""
 
     user_ids: list[UserId]
     last: dict[str, str] | None
@@ -102,15 +102,15 @@ class Inbox(Protocol):
         state: EventState = EventState.HANDLED,
         user_id: UserId | None = None,
     ) -> bool:
-        """Close an event that changes nothing else; False when it was closed already.
+        """Close an event that changes nothing else; return False when it was closed already.
 
         Raises:
-            AccountGone: the user whom it is about.
+            AccountGone: the account of `user_id` is deleted.
         """
         ...
 
     def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
-        """Close an event until its customer is linked; False when it was closed already, or the customer is linked."""
+        """Close an event until its customer is linked; return False if it was closed or the customer linked already."""
         ...
 
     def ignore_payer(
@@ -124,27 +124,27 @@ class Inbox(Protocol):
             object_ids: prices and products that the customer pays for, at most `naming.MAX_NOTED`.
             asked_at: a moment before Stripe was asked what they sell.
             at: now.
-            note: why it is ignored.
+            note: reason for which it is ignored.
 
         Returns:
-            False: it was closed already, the customer is linked, or one was named since Stripe was asked.
+            False: the event was closed already, the customer is linked, or an object was named since Stripe was asked.
         """
         ...
 
     def open_payers_of(self, object_id: str, *, at: datetime) -> int:
-        """Open what `ignore_payer` closed of customers that pay for what was just named; return how many events."""
+        """Reopen events that `ignore_payer` closed, of customers that pay for what was just named; return how many."""
         ...
 
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
-        """List a customer's unlinked or unnamed events, up to 100, eventually consistent."""
+        """List the ids of a customer's unlinked or unnamed events, up to 100, eventually consistent."""
         ...
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
-        """Close an event that waits, for the worker or an operator, and tell the audit log; False when it does not."""
+        """Close an event that waits, for the worker or an operator, with an audit entry; return False if closed."""
         ...
 
     def forget(self, event_id: str) -> None:
-        """Delete an event: it is about an account that is deleted."""
+        """Delete an event about a deleted account."""
         ...
 
     def record_failure(self, event_id: str, *, error: str, at: datetime) -> None:
@@ -156,11 +156,11 @@ class Inbox(Protocol):
         ...
 
     def postpone(self, event_id: str, *, until: datetime) -> bool:
-        """Move the due time of an open event and count the attempt; False when it is closed."""
+        """Move the due time of an open event and count the attempt; return False when it is closed."""
         ...
 
     def reopen(self, event_id: str, *, at: datetime, due_at: datetime) -> bool:
-        """Make an event open again; False when there is none."""
+        """Open an event again; return False when there is none."""
         ...
 
     def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
@@ -194,24 +194,24 @@ class Subscriptions(Protocol):
         """Write the row on the version seen, the end of an event, and a notice, all or nothing.
 
         Args:
-            user_id: whose row it is.
-            subscription: what the user has; None when nothing was bought.
+            user_id: owner of the row.
+            subscription: the user's row; None: nothing was bought.
             seen: the row as it was read.
             at: now.
-            event_id: the event that is handled thereby, "" for none.
-            note: what the event was closed with.
-            notice: what the user is told.
-            shown: customers whose mode was not known, and that Stripe has shown in `livemode`.
+            event_id: the event that this handles; "": none.
+            note: note with which the event is closed.
+            notice: for the user; None: none.
+            shown: customers whose mode was unknown until Stripe showed them in `livemode`.
             livemode: their mode.
-            paid: what the user pays for.
-            names: by customer, what is to be remembered of its prices; left out where nothing changed.
-            waits_of: the customer whose event waits as unnamed; "": it is handled.
+            paid: prices that the user pays for.
+            names: by customer, the decisions of its prices to store; customers without a change are left out.
+            waits_of: the customer whose event stays open as unnamed; "": the event is handled.
 
         Returns:
             False: the row or the event changed since; nothing was written.
 
         Raises:
-            AccountGone: the user.
+            AccountGone: the user's account is deleted.
         """
         ...
 
@@ -220,18 +220,18 @@ class Subscriptions(Protocol):
         ...
 
     def postpone_look(self, look: Look, *, until: datetime) -> bool:
-        """Move the time of a look; False when somebody has looked, or moved it, since it was listed."""
+        """Move the time of a question to Stripe; return False when another moved or answered it since it was listed."""
         ...
 
     def payers_of(self, object_id: str, *, but_at: datetime, start: dict[str, str] | None) -> Payers:
-        """List those who pay for a price or product, 100 rows a page, eventually consistent.
+        """List the users who pay for a price or product, 100 rows a page, eventually consistent.
 
-        Those whose look is at `but_at` to the millisecond are left out: they were hastened before.
+        Users whose question is due at `but_at` to the millisecond are left out: `hasten_look` has moved theirs before.
         """
         ...
 
     def hasten_look(self, user_id: UserId, *, at: datetime) -> bool:
-        """Have Stripe asked about a user now, whoever is at it; False when there is nothing more to ask."""
+        """Make the question about a user due now, even if one is under way; return False when all has ended."""
         ...
 
 
@@ -243,7 +243,7 @@ class Customers(Protocol):
         ...
 
     def links_of(self, user_id: UserId) -> list[CustomerLink]:
-        """Read the links of a user's customers, strongly consistent; also those whose end has begun."""
+        """Read the links of a user's customers, strongly consistent; also those that are being ended."""
         ...
 
     def link(
@@ -258,8 +258,8 @@ class Customers(Protocol):
     ) -> bool:
         """Link a customer to a user, taking it from whoever has it, and make both users' rows due for a look.
 
-        What the customer pays for leaves the other's row in the same transaction. False: the link or a row changed
-        since it was read; nothing was written.
+        The customer's subscriptions leave the other's row in the same transaction. Return False when the link or a row
+        changed since it was read; nothing was written.
 
         Raises:
             AccountGone: there is no such user.
@@ -267,24 +267,24 @@ class Customers(Protocol):
         ...
 
     def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Take a customer from an account that is deleted, so that nobody can be linked to it; False: another's."""
+        """Take a customer from a deleted account, so that nobody can be linked to it; False: another has it."""
         ...
 
     def end(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
-        """Forget whose customer it was; that it was somebody's is remembered while its events may come."""
+        """Remove a link of a deleted account; that there was one is stored while the customer's events may come."""
         ...
 
 
 class Payments(Protocol):
-    """Stripe's side. Every method raises `PaymentsUnavailable` when there is no answer."""
+    """Stripe. Every method raises `PaymentsUnavailable` when it does not answer."""
 
     @property
     def livemode(self) -> bool:
-        """Tell whether the key is for real money."""
+        """Tell whether the key is of live mode."""
         ...
 
     def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
-        """Fetch all subscriptions of a customer, of every status; none when Stripe has no such customer.
+        """Fetch all subscriptions of a customer, of every status; an empty list when Stripe has no such customer.
 
         None: the key cannot tell, because the customer is of the other mode, or because its mode is not known and
         Stripe shows no such customer in the key's.
@@ -292,9 +292,9 @@ class Payments(Protocol):
         ...
 
     def cancel(self, subscription_id: str) -> None:
-        """End a subscription of the key's mode at once; one that is over or unknown is ended already."""
+        """End a subscription of the key's mode at once; do nothing if it has ended or is unknown."""
         ...
 
     def delete_customer(self, customer_id: str) -> None:
-        """Delete a customer of the key's mode; an unknown one is deleted already."""
+        """Delete a customer of the key's mode; do nothing if it is unknown."""
         ...

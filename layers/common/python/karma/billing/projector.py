@@ -1,4 +1,4 @@
-"""What a Stripe event changes: read the row, fetch Stripe's objects, write on the row's version, else again.
+"""Effects of Stripe's events: read the row, fetch Stripe's objects, write if the row has the same version, else repeat.
 
 The event is only a hint that something may have changed for a customer. What is written comes from every subscription
 that Stripe has of the customers that are linked to the user, fetched after the row was read; every write raises the
@@ -39,28 +39,28 @@ _ROUNDS = 5
 
 
 class SubscriptionBusy(Conflict):
-    """Others changed the row in every round; the event stays open and is tried again."""
+    """The row changed in every attempt; the event stays open and is tried again."""
 
     code = "SUBSCRIPTION_BUSY"
 
 
 class _Shown(NamedTuple):
-    """What Stripe shows of a user's customers."""
+    """Subscriptions that Stripe shows of a user's customers."""
 
     found: list[StripeSubscription]
-    """As remembered."""
+    """Subscriptions as `remembering` returned them."""
     kept: list[Subscription]
-    """As the row holds them: their customers cannot be asked about."""
+    """Subscriptions of the row about whose customers Stripe cannot be asked."""
     modes: list[str]
-    """Customers whose mode was not known, and that Stripe has shown."""
+    """Customers whose mode was unknown until Stripe showed them."""
     names: dict[str, dict[str, str]]
-    """By customer, what is remembered of its prices from now on, where it changed."""
+    """Changed decisions of prices, by customer."""
     unseen: bool
-    """A customer is of the other mode."""
+    """True: a customer is of the other mode."""
 
 
 class EventProjector:
-    """Handles stored events, and looks at Stripe where no event came."""
+    """Handles stored events, and asks Stripe where no event came."""
 
     def __init__(
         self,
@@ -72,7 +72,10 @@ class EventProjector:
         clock: Clock,
         retries: timedelta = RETRIES,
     ) -> None:
-        """`retries`: how long Stripe retries failed payments, as its dashboard is set."""
+        """Build the projector.
+
+        `retries` is the time for which Stripe retries failed payments, as set in its dashboard.
+        """
         self._inbox = inbox
         self._subscriptions = subscriptions
         self._customers = customers
@@ -81,12 +84,14 @@ class EventProjector:
         self._retries = retries
 
     def handle(self, event_id: str) -> str:
-        """Bring what the event is about up to date and close it; returns the note it was closed with.
+        """Update the row that an event concerns and close the event; return the note that it was closed with.
 
         Repeatable at any point: an event is closed in the transaction that writes its effect.
 
         Raises:
-            PaymentsUnavailable, StorageThrottled, StorageUnavailable, SubscriptionBusy: it stays open.
+            PaymentsUnavailable: Stripe does not answer; the event stays open, as after each of these.
+            StorageThrottled, StorageUnavailable: the database does not answer.
+            SubscriptionBusy: the row changed in every attempt.
         """
         event = self._inbox.get(event_id)
         if event is None:
@@ -109,10 +114,12 @@ class EventProjector:
         return self._follow(event, hint)
 
     def refresh(self, user_id: UserId) -> str:
-        """Bring a user's row up to date though no event came, and open the events again that waited for a link.
+        """Update a user's row though no event came, and reopen the events that waited for a link.
 
         Raises:
-            PaymentsUnavailable, StorageThrottled, StorageUnavailable, SubscriptionBusy: it is to be asked again.
+            PaymentsUnavailable: Stripe does not answer; call again, as after each of these.
+            StorageThrottled, StorageUnavailable: the database does not answer.
+            SubscriptionBusy: the row changed in every attempt.
         """
         for _ in range(_ROUNDS):
             try:
@@ -145,9 +152,9 @@ class EventProjector:
         raise SubscriptionBusy("The subscription keeps changing; try again")
 
     def _project(self, user_id: UserId, *, event: InboxEvent | None = None, customer_id: str = "") -> str | None:
-        """Write what Stripe shows of all of a user's customers; None: something changed meanwhile, ask again.
+        """Write what Stripe shows of all of a user's customers; None: the row changed meanwhile, try again.
 
-        `customer_id` is the event's, whose mode is therefore known to be the key's.
+        `customer_id` is the event's customer, whose mode therefore is the key's.
         """
         row = self._subscriptions.row(user_id)
         links = self._customers.links_of(user_id)
@@ -213,10 +220,10 @@ class EventProjector:
     def _ignore_payer(
         self, event: InboxEvent, hint: Hint, found: list[StripeSubscription], *, asked_at: datetime, note: str
     ) -> str | None:
-        """Close an event of somebody who pays for another product, as far as can be told, without an alarm.
+        """Close an event of a customer who seems to pay for another product, without an alarm.
 
-        None: something changed meanwhile, ask again. Should one of the prices be ours, the event is opened again when
-        it is named.
+        None: the event or link changed meanwhile, try again. If a price is ours after all, the event is opened again
+        when it is named.
         """
         now = self._clock.now()
         ids = paid_for(found, before=NOTHING, at=now).ids[:MAX_NOTED]
@@ -227,12 +234,12 @@ class EventProjector:
         return note if closed else None
 
     def _look_at_payers(self, event: InboxEvent, hint: Hint) -> str:
-        """Make due the look at everybody who pays for what was named, and open the events of those without a link.
+        """Have Stripe asked about all users who pay for what was named, and reopen events of customers without a link.
 
-        A repeat goes on where this one died.
+        After a crash a repeat goes on from there.
 
-        Also where it is due already: who is being looked at may have asked Stripe before the name was there, and must
-        not save that.
+        Questions that are due already are moved too: a worker may have asked Stripe before the name was there, and must
+        not save that answer.
         """
         at, told = event.received_at, 0
         start: dict[str, str] | None = None
@@ -270,10 +277,12 @@ class EventProjector:
 
 
 def _notice(user_id: UserId, before: Row, after: Subscription | None, *, at: datetime) -> Notice | None:
-    """Say which plan holds and what the state is, when they were others; nobody without a row hears that there is none.
+    """Return the notice of a changed plan or status; None: neither changed, or the user never had a row.
 
-    Not what was bought: after its end, or while it is paused, another plan holds. What the row gave is seen at the time
-    when it was written, so that an end by time alone, as of grace, is told when Stripe is asked next.
+    It names the plan that holds, not the one bought: after its end, or while it is paused, another plan holds. The plan
+    before is that of the moment at which the row was written, so that an end by time alone, such as that of the
+    retries,
+    is told when Stripe is asked next.
     """
     was, now = _told(before.subscription, before.written_at or at), _told(after, at)
     if was == now:

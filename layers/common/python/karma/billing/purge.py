@@ -1,4 +1,4 @@
-"""What an account that is deleted had to do with Stripe."""
+"""The steps of billing in the deletion of an account."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from karma.core.purge import Purge
 
 
 class PaymentsOfOtherMode(Upstream):
-    """A customer is of the mode that the key is not of: Stripe may charge still, and cannot be told to stop."""
+    """A customer is of the mode that the key is not of: Stripe may still charge, and cannot be told to stop."""
 
     status = 503
     code = "PAYMENTS_OTHER_MODE"
 
 
 class Forgetting(Protocol):
-    """Removes a user's events and row."""
+    """Removal of a user's events and row."""
 
     def purge(self, purge: Purge) -> bool:
-        """Remove what is left, True when nothing is."""
+        """Remove events and row until the time is over; return True when nothing is left."""
         ...
 
 
 def stop_charging(payments: Payments, link: CustomerLink) -> None:
-    """End what a customer pays us for, and delete the customer unless it pays somebody else.
+    """End a customer's subscriptions of our plans, and delete the customer unless it has others.
 
-    One Stripe account may sell more than our plans: those subscriptions are not ours to end. A price that was ours when
-    it was bought is ours to end, whatever became of its name.
+    One Stripe account may sell more than our plans: those subscriptions go on. A subscription whose price named a plan
+    when it was bought is ended, whatever the price says now.
 
     Raises:
-        PaymentsUnavailable, PaymentsDisabled: Stripe may charge still.
-        PaymentsOfOtherMode: likewise, and our key cannot change it.
+        PaymentsUnavailable, PaymentsDisabled: Stripe does not answer, or there is no key; it may still charge.
+        PaymentsOfOtherMode: the customer is of the other mode; Stripe may still charge.
     """
     answer = payments.subscriptions_of(link.customer_id, livemode=link.livemode)
     if answer is None:
@@ -54,7 +54,7 @@ def stop_charging(payments: Payments, link: CustomerLink) -> None:
 
 
 class BillingPurge:
-    """First Stripe stops charging, then we forget."""
+    """Step of a deletion that ends payments at Stripe first, and then removes our data of them."""
 
     name = "billing"
 
@@ -65,15 +65,16 @@ class BillingPurge:
         self._clock = clock
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of an account's customers, subscription and events; True when nothing is.
+        """Remove an account's customers, subscription and events; return True when none is left.
 
-        A customer is first taken from the account, on condition that it is its own: from then on nobody else can be
-        linked to it, and one that an administrator gave to somebody else is left alone. Stripe's events that come
-        later find a customer without a user, and are dropped (projector.py).
+        A customer is first taken from the account, on condition that it is linked to it: from then on it cannot be
+        linked
+        again, and one that an administrator linked to another account is left alone. Later events of Stripe find a
+        customer without a user, and are dropped (projector.py).
 
         Raises:
-            PaymentsUnavailable, PaymentsDisabled, PaymentsOfOtherMode: Stripe may charge still, so nothing was
-            forgotten.
+            PaymentsUnavailable, PaymentsDisabled, PaymentsOfOtherMode: as `stop_charging`; nothing of the customer was
+                removed.
         """
         for link in self._customers.links_of(purge.user_id):
             if purge.over():
@@ -88,7 +89,7 @@ class BillingPurge:
 
 
 class UsagePurge:
-    """Removes what an account had taken of its plan, behind all steps that give something back."""
+    """Step of a deletion that removes an account's usage items, after all steps that release reservations."""
 
     name = "usage"
 
@@ -96,5 +97,5 @@ class UsagePurge:
         self._usage = usage
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove the account's usage items; True when none is left."""
+        """Remove the account's usage items; return True when none is left."""
         return self._usage.purge(purge)

@@ -10,14 +10,14 @@ from karma.core.schemas import Body
 
 
 class DismissEvent(Body):
-    """Why nobody will handle an event."""
+    """Reason for which nobody will handle an event."""
 
     reason: Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
 
 
 class LinkCustomer(Body):
-    """Whom a customer of Stripe pays for."""
+    """Account that a customer of Stripe pays for."""
 
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     from_user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    """The account that has the customer now; absent: nobody has it."""
+    """Account that the customer is linked to now; absent: none."""

@@ -1,4 +1,4 @@
-"""Whether a plan has a seat for somebody, as those who invite and accept ask it; the transaction decides."""
+"""Check for a free seat before somebody is invited or accepts; the transaction itself decides."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from karma.core.ids import UserId
 
 
 class SeatReader(Protocol):
-    """What is used of karma.billing.repository.usage.UsageRepository."""
+    """Reads of usage; implemented by karma.billing.repository.usage.UsageRepository."""
 
     def read(self, allowance: Allowance) -> list[Usage]:
-        """Read what an account has taken of each metric."""
+        """Read the amount that an account has taken of each metric."""
         ...
 
     def has_seat(self, user_id: UserId, member_id: UserId) -> bool:
@@ -31,19 +31,19 @@ class Seats:
         """Return a reservation of one seat; the transaction uses it when the person has none yet.
 
         Raises:
-            QuotaExceeded: the plan has no seats at all.
+            QuotaExceeded: the plan has no seats.
         """
         return self._allowances.of(user_id).reserve(Metric.SEATS)
 
     def require_free(self, user_id: UserId, member_id: UserId | None) -> None:
-        """Refuse at once what would be refused later, when nobody leaves meanwhile; nothing is reserved.
+        """Check that a seat is free, or that the person has one; nothing is reserved.
 
         Args:
-            user_id: whose plan it is.
-            member_id: who is asked; None when that must not be told, as if they had no seat.
+            user_id: owner of the plan.
+            member_id: the invited person; None: treated as one without a seat, so that nothing is told of who it is.
 
         Raises:
-            QuotaExceeded: the plan has no free seat, and they have none.
+            QuotaExceeded: the plan has no free seat, and the person has none.
         """
         if member_id is not None and self._reader.has_seat(user_id, member_id):
             return

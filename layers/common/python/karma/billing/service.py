@@ -1,6 +1,6 @@
-"""Use cases of billing: receive Stripe's events, keep the inbox moving, show a user's subscription.
+"""Use cases of billing: receive Stripe's events, enqueue late ones again, show a user's subscription.
 
-What Stripe's events change is computed in projector.py, in the worker only.
+The effects of Stripe's events are computed in projector.py, only by the worker.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from karma.core.ids import UserId
 
 MAX_BODY = 1_000_000
-"""Bytes; Stripe's events are a few KB."""
+"""Largest body of an event in bytes; Stripe's events have a few KB."""
 DUE_AFTER = timedelta(minutes=2)
-"""An event that nobody handled for this long is enqueued again by the sweep."""
+"""Time after which the sweep enqueues an event again that no worker has handled."""
 _LONGEST_PAUSE = timedelta(hours=6)
 _SWEEP_LIMIT = 500
 
 
 _REREAD_EVERY = timedelta(seconds=5)
-"""How often a signature that does not match may have the secrets read past the cache, in one process: a flood of
-forged requests costs Secrets Manager one call in this time."""
+"""Shortest time, in one process, between two reads of the secrets past the cache for a wrong signature: a flood of forged
+requests costs Secrets Manager one call in this time."""
 
 
 class Secrets(Protocol):
-    """Where signing secrets come from."""
+    """Source of the webhook's signing secrets."""
 
     def __call__(self, *, fresh: bool) -> tuple[str, ...]:
-        """Return every signing secret valid now, () when none is set; `fresh` ignores what is cached."""
+        """Return every signing secret that is valid now, () when none is set; `fresh` ignores the cache."""
         ...
 
 
@@ -52,7 +52,7 @@ class WebhookDisabled(Upstream):
 
 
 class InboxService:
-    """Takes events in: verify, store once, enqueue."""
+    """Receives events: verifies, stores once, enqueues."""
 
     def __init__(self, *, secrets: Secrets, arrivals: Arrivals, queue: Queue, clock: Clock) -> None:
         self._secrets = secrets
@@ -62,14 +62,17 @@ class InboxService:
         self._clock = clock
 
     def receive(self, body: bytes, signature: str | None) -> Stored:
-        """Verify and keep one event; returning means that it will be handled.
+        """Verify and store one event; once this returns, it will be handled.
 
-        Repeats are welcome: an event that is stored but not handled is enqueued again. When the queue does not take
-        it, it is stored all the same and the sweep enqueues it.
+        May be repeated: an event that is stored but not handled is enqueued again. If it cannot be enqueued, the sweep
+        does so later.
 
         Raises:
-            WebhookDisabled, PayloadTooLarge, SignatureInvalid, InvalidRequest, StorageUnavailable: nothing was stored,
-            but for the last, where it is not known.
+            WebhookDisabled: no signing secret is set.
+            PayloadTooLarge: the body exceeds `MAX_BODY`, or an item of DynamoDB.
+            SignatureInvalid: Stripe did not sign the body with a secret of ours, or not now.
+            InvalidRequest: the body is no event.
+            StorageUnavailable: the database does not answer; the event may be stored.
         """
         if len(body) > MAX_BODY:
             raise PayloadTooLarge(f"The body exceeds {MAX_BODY} bytes")
@@ -108,7 +111,7 @@ class InboxService:
 
 
 class InboxKeeper:
-    """Looks after stored events: sends the late ones again, shows, replays and dismisses them."""
+    """Use cases of administrators and the sweep with stored events: enqueue late ones again, list, replay, dismiss."""
 
     def __init__(self, *, inbox: Inbox, queue: Queue, clock: Clock) -> None:
         self._inbox = inbox
@@ -116,9 +119,9 @@ class InboxKeeper:
         self._clock = clock
 
     def requeue_due(self) -> int:
-        """Enqueue every open event whose time has come, up to 500; the pause doubles with each attempt, to 6 h.
+        """Enqueue open events that are due, up to 500; the pause doubles with each attempt, to 6 h. Return how many.
 
-        The due time moves before the message is sent: a crash in between costs a pause, not a storm of messages.
+        The due time moves before the message is sent, so that a crash in between costs a pause and repeats no message.
         """
         now = self._clock.now()
         sent: list[str] = []
@@ -132,16 +135,16 @@ class InboxKeeper:
         return len(sent)
 
     def page(self, state: EventState, *, limit: int, start: dict[str, str] | None) -> InboxPage:
-        """List events of a state; one that is over, and that DynamoDB has not deleted yet, is left out."""
+        """List events of a state; expired ones that DynamoDB has not deleted yet are left out."""
         now = self._clock.now()
         page = self._inbox.page(state, limit=limit, start=start)
         return page._replace(events=[event for event in page.events if not _is_over(event, now)])
 
     def event(self, event_id: str) -> InboxEvent:
-        """Read one event, whatever became of it.
+        """Read one event in any state.
 
         Raises:
-            NotFound: no such event.
+            NotFound: there is no such event.
         """
         found = self._inbox.get(event_id) if is_event_id(event_id) else None
         if found is None or _is_over(found, self._clock.now()):
@@ -149,11 +152,11 @@ class InboxKeeper:
         return found
 
     def replay(self, event_id: str) -> None:
-        """Open an event again, whatever became of it, and enqueue it.
+        """Open an event in any state again, and enqueue it.
 
         Raises:
-            NotFound: no such event.
-            QueueUnavailable: it is open; the sweep will send it.
+            NotFound: there is no such event.
+            QueueUnavailable: the queue does not answer; the event is open, and the sweep will enqueue it.
         """
         self.event(event_id)
         now = self._clock.now()
@@ -164,13 +167,13 @@ class InboxKeeper:
     def dismiss(
         self, event_id: str, *, reason: str, actor_id: UserId | None, source: Source | None = None
     ) -> InboxEvent:
-        """Close an event that nobody will handle; a repeat changes nothing, and keeps the first reason.
+        """Close an event that nobody will handle; a repeat keeps the first reason.
 
-        The audit log of the administrator has it; an operator at the command line (`actor_id` None) has no log.
+        It is written to the audit log of the administrator; an operator (`actor_id` None) has none.
 
         Raises:
-            NotFound: no such event.
-            EventClosed: it was handled, or ignored.
+            NotFound: there is no such event.
+            EventClosed: the event was handled or ignored.
         """
         from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
         from karma.billing.domain import EventState
@@ -199,20 +202,20 @@ def _is_over(event: InboxEvent, now: datetime) -> bool:
 
 
 class EventClosed(Conflict):
-    """What was handled or ignored cannot be dismissed."""
+    """The event was handled or ignored, and cannot be dismissed."""
 
     code = "EVENT_CLOSED"
 
 
 class SubscriptionService:
-    """Shows plans and a user's subscription."""
+    """Use cases of readers of plans and subscriptions."""
 
     def __init__(self, *, subscriptions: Subscriptions, clock: Clock) -> None:
         self._subscriptions = subscriptions
         self._clock = clock
 
     def current(self, user_id: UserId) -> Subscription:
-        """Return the user's subscription; one to the free plan, for the current month, when none was ever bought."""
+        """Return the user's subscription; when none was ever bought, one to the free plan for the current month."""
         from karma.billing.domain import free_subscription
 
         found = self._subscriptions.row(user_id).subscription
@@ -226,11 +229,11 @@ class SubscriptionService:
         return plan_at(self.current(user_id).entitled_plan(now), now)
 
     def catalog(self) -> Catalog:
-        """Return what is on offer now."""
+        """Return the plans that are offered now."""
         from karma.billing.plans import catalog_at
 
         return catalog_at(self.now())
 
     def now(self) -> datetime:
-        """Return the moment that answers are given for."""
+        """Return the moment for which answers are computed."""
         return self._clock.now()

@@ -1,7 +1,7 @@
-"""The check of Stripe's webhook signature, in our own lines: importing stripe costs .7 of a boto3 client's start.
+"""Verification of Stripe's webhook signature, without stripe, whose import costs .7 of a boto3 client's start.
 
 `Stripe-Signature: t=<epoch seconds>,v1=<hex HMAC-SHA256 of "<t>.<body>">[,v1=...]`; several v1 while Stripe rotates.
-tests/contract/billing holds it equal to `stripe.WebhookSignature.verify_header`, but for one thing: Stripe accepts
+tests/contract/billing compares it with `stripe.WebhookSignature.verify_header`; the one difference: Stripe accepts
 timestamps of any future.
 """
 
@@ -16,21 +16,21 @@ TOLERANCE_S = 300
 
 
 class SignatureInvalid(InvalidRequest):
-    """Not signed by Stripe with a secret of ours, or not now."""
+    """The body was not signed by Stripe with a secret of ours, or not now."""
 
     code = "INVALID_SIGNATURE"
 
 
 class SignatureMismatch(SignatureInvalid):
-    """The header is readable, but no secret made any of its signatures: a forger, or a secret that was just rolled."""
+    """The header is readable, but no secret made any of its signatures: it is forged, or a secret was just replaced."""
 
 
 def verify(body: bytes, header: str | None, secrets: Sequence[str], *, now_s: float) -> None:
-    """Accept a body that one of the secrets signed within TOLERANCE_S of now, either way.
+    """Verify that one of the secrets signed a body within TOLERANCE_S before or after now.
 
     Raises:
-        SignatureMismatch: none of the secrets made any of the signatures.
-        SignatureInvalid: another part fails; says which, never what would have been right.
+        SignatureMismatch: none of the secrets made a signature of the header.
+        SignatureInvalid: another part of the header is wrong; the message says which, never the right value.
     """
     if not header:
         raise SignatureInvalid("The Stripe-Signature header is missing")

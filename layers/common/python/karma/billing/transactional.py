@@ -1,4 +1,4 @@
-"""Usage of a plan that is taken and given back in another context's transaction, with what takes it."""
+"""Usage of plans in transactions of other contexts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from karma.core.ids import UserId
 
 
 def reserve_usage(tx: Transaction, reservations: Iterable[Reservation]) -> None:
-    """Let a transaction take what is reserved; it fails with QuotaExceeded when less is left. Two write units each."""
+    """Add reservations to a transaction; it fails with QuotaExceeded when less is left. Two write units each."""
     usage.reserve(tx, reservations)
 
 
 def adjust_usage(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
-    """Let a transaction correct what was taken; nothing is written for a difference of 0. Two write units each."""
+    """Add adjustments of reservations to a transaction; one of 0 writes nothing. Two write units each."""
     usage.adjust(tx, adjustments)
 
 
 def take_seat(tx: Transaction, reservation: Reservation, member_id: UserId, *, on_fail: AppError) -> None:
-    """Let a transaction seat a person in a project of an account; see repository/usage.py. One read."""
+    """Count one more project for a person's seat in a transaction; see repository/usage.py. One read."""
     usage.take_seat(tx, reservation, member_id, on_fail=on_fail)
 
 
 def give_seats_back(tx: Transaction, taken: Iterable[tuple[UserId, UserId]], *, on_fail: AppError) -> None:
-    """Let a transaction end what `take_seat` did, for (account, person) each; see there. A read an account."""
+    """Count one project less for seats, (account, person) each; see repository/usage.py. One read an account."""
     usage.give_seats_back(tx, taken, on_fail=on_fail)

@@ -1,7 +1,7 @@
-"""How much one device may cost: an hour, so many dead letters are kept, and so many write units of telemetry.
+"""Limits of one device an hour: of dead letters that are kept, and of write units of telemetry.
 
-A device publishes as fast as its broker lets it, and no plan counts what it says. What is beyond is refused, counted,
-and told in one letter an hour (DeadLetterRepository.sum_up), so that a flood costs no more than a fault.
+A device publishes as fast as its broker lets it, and no plan counts its messages. Messages beyond a limit are refused,
+counted, and reported in one dead letter an hour (DeadLetterRepository.sum_up), so that a flood costs little.
 
 Telemetry is counted in portions: a process lets a device have the first of an hour by itself, and asks the table for
 each that follows. So an ordinary message costs no call, and no number of processes lets a device have much more.
@@ -16,34 +16,34 @@ from karma.devices.repository.hours import HOUR_S, Cost, HourRepository
 from karma.devices.samples import Batch
 
 LETTERS_AN_HOUR: Final = 60
-"""Dead letters of one device that are kept, each with a payload of up to 128 KB."""
+"""Largest number of dead letters of one device that are kept an hour, each with a payload of up to 128 KB."""
 UNITS_AN_HOUR: Final = 14_400
-"""Of telemetry, 4 KB a second: three times what the SDK keeps of the time in which a device was offline."""
+"""Write units of telemetry of one device an hour, 4 KB a second: three times what the SDK keeps of a time offline."""
 PORTION: Final = 600
 _UNIT_BYTES: Final = 1_024
 _MAX_KNOWN: Final = 10_000
 
 
 def units_of(batches: tuple[Batch, ...]) -> int:
-    """Return what it costs to store batches, each an item: a write unit for each begun kilobyte."""
+    """Return the write units that batches cost, each an item: one for each begun kilobyte."""
     return sum(-(-len(each.samples_json) // _UNIT_BYTES) for each in batches)
 
 
 class Allowance:
-    """What devices may still cost; a message belongs to the hour in which the broker had it."""
+    """Counts the cost of devices by the hour in which the broker received a message."""
 
     def __init__(self, hours: HourRepository) -> None:
         self._hours = hours
         self._left: dict[tuple[DeviceId, int], int] = {}
-        """Units of portions that this process has for a device in an hour."""
+        """Units of portions that this process has left for a device in an hour."""
         self._over: set[tuple[DeviceId, int, Cost]] = set()
 
     def take_letter(self, device_id: DeviceId, *, received_ms: int) -> bool:
-        """Tell whether one more dead letter is kept; one write, none in an hour that is known to be over."""
+        """Tell whether one more dead letter may be kept; one write, none in an hour that is known to be used up."""
         return self._take(device_id, Cost.LETTERS, 1, hour=hour_of(received_ms), most=LETTERS_AN_HOUR)
 
     def take_units(self, device_id: DeviceId, units: int, *, received_ms: int) -> bool:
-        """Tell whether so much more telemetry is stored; one write a portion, none for the first."""
+        """Tell whether so many more units of telemetry may be stored; one write a portion, none for the first."""
         place = (device_id, hour_of(received_ms))
         left = self._left.get(place, PORTION)
         if left < units and self._take(device_id, Cost.UNITS, PORTION, hour=place[1], most=UNITS_AN_HOUR):
@@ -66,5 +66,5 @@ class Allowance:
 
 
 def hour_of(moment_ms: int) -> int:
-    """Return an hour, counted from 1970."""
+    """Return the hour of a moment, counted from 1970."""
     return moment_ms // (HOUR_S * 1_000)

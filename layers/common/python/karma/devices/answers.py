@@ -35,7 +35,7 @@ class ReadingView(TypedDict):
 
 
 def readings_view(latest: Latest) -> dict[str, ReadingView]:
-    """Shape the newest value of each metric, by its name."""
+    """Render the newest value of each metric, by its name."""
     return {
         name: {"value": reading.value, "ts": iso(from_epoch_ms(reading.ts))}
         for name, reading in sorted(latest.readings.items())
@@ -67,7 +67,7 @@ class DeviceView(TypedDict):
 
 
 def device_view(current: CurrentDevice) -> DeviceView:
-    """Shape a device with what is known of it now."""
+    """Render a device with its status and newest values."""
     device, latest = current.device, current.latest
     return {
         "id": device.id,
@@ -93,7 +93,7 @@ def device_view(current: CurrentDevice) -> DeviceView:
 
 
 class CredentialsView(TypedDict):
-    """What the device connects with; shown once."""
+    """Credentials with which the device connects; shown once."""
 
     thing_name: str
     certificate_id: str
@@ -108,7 +108,7 @@ class CredentialsView(TypedDict):
 
 
 def credentials_view(serial_number: str, certificate: Certificate, endpoint: Endpoint) -> CredentialsView:
-    """Shape what a device connects with; without a key when it made its own."""
+    """Render credentials; without a private key when the device made its own."""
     shown: CredentialsView = {
         "thing_name": serial_number,
         "certificate_id": certificate.id,
@@ -150,7 +150,7 @@ class DeviceListData(TypedDict):
 
 
 class LatestData(TypedDict):
-    """What a device said last."""
+    """Status and newest values of a device."""
 
     device_id: str
     status: DeviceStatus
@@ -159,7 +159,7 @@ class LatestData(TypedDict):
 
 
 def latest_data(current: CurrentDevice) -> LatestData:
-    """Shape what a device said last."""
+    """Render the status and newest values of a device."""
     return {
         "device_id": current.device.id,
         "status": current.status,
@@ -169,7 +169,7 @@ def latest_data(current: CurrentDevice) -> LatestData:
 
 
 class PointView(TypedDict):
-    """A raw point has `value`; a bucket has the others. `metric` when none was asked for.
+    """A point of telemetry: a raw one has `value`, a bucket the others. `metric` is there when none was asked for.
 
     A bucket begins at a full UTC hour or day. It is `partial` when the range, or what is kept, covers only a part of
     it, or when it is not over yet.
@@ -186,7 +186,7 @@ class PointView(TypedDict):
 
 
 def point_view(point: TelemetryPoint, *, named: bool) -> PointView:
-    """Shape a point or a bucket, with the name of its metric or without it."""
+    """Render a point or a bucket, with the name of its metric or without it."""
     shown: PointView
     if isinstance(point, Point):
         shown = {"ts": iso(from_epoch_ms(point.ts)), "value": point.value}
@@ -212,7 +212,7 @@ class TelemetryData(TypedDict):
 
 
 class LateResultView(TypedDict):
-    """What the device said after the command had ended otherwise; it changes nothing else."""
+    """Answer of the device after the command had ended otherwise; it changes nothing else."""
 
     status: CommandStatus
     result: dict[str, Any] | None
@@ -221,7 +221,7 @@ class LateResultView(TypedDict):
 
 
 def late_result_view(late: LateResult) -> LateResultView:
-    """Shape what the device said too late."""
+    """Render a late answer."""
     return {
         "status": late.status,
         "result": _object(late.result),
@@ -251,7 +251,7 @@ class CommandView(TypedDict):
 
 
 def command_view(command: Command) -> CommandView:
-    """Shape a command."""
+    """Render a command."""
     return {
         "id": command.id,
         "device_id": command.device_id,
@@ -286,25 +286,25 @@ class CommandListData(TypedDict):
 
 
 class RefusedView(TypedDict):
-    """A part of a message that was not taken."""
+    """A part of a message that was refused."""
 
     field: str
     reason: str
 
 
 class DeadLetterView(TypedDict):
-    """A message of the device of which something could not be taken; lists show the first 4 KB of its payload."""
+    """A message of the device of which a part was refused; lists show the first 4 KB of its payload."""
 
     id: str
     reason: str
-    """Of the first part that was refused."""
+    """Reason of the first refused part."""
     field: str
-    """That part, such as `samples[3].m["temp_c"]`; empty for the whole message."""
+    """First refused part, such as `samples[3].m["temp_c"]`; "": the whole message."""
     refused: list[RefusedView]
-    """The first 20."""
+    """Refused parts, at most the first 20."""
     refused_count: int
     taken: bool
-    """Whether the rest of the message was taken."""
+    """True: the rest of the message was stored."""
     topic: str
     received_at: str
     size: int
@@ -313,7 +313,7 @@ class DeadLetterView(TypedDict):
 
 
 def dead_letter_view(letter: DeadLetter) -> DeadLetterView:
-    """Shape a dead letter; the payload in base64, since it may be anything."""
+    """Render a dead letter; the payload in base64, since it may be anything."""
     return {
         "id": letter.id,
         "reason": letter.refused[0].reason,

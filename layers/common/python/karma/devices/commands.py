@@ -1,4 +1,4 @@
-"""Use cases of commands: send, look, wait, cancel."""
+"""Use cases of commands: send, read, list, wait, cancel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LONGEST_PAUSE_S = 1.0
 
 
 class CommandService:
-    """What owners, and agents on their behalf, ask of devices."""
+    """Use cases of owners, and of agents on their behalf, with commands."""
 
     def __init__(
         self,
@@ -52,7 +52,10 @@ class CommandService:
         *,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`pause` waits between two looks at a command."""
+        """Build the service.
+
+        `pause` waits, in seconds, between two reads of a command.
+        """
         self._devices = devices
         self._commands = commands
         self._dispatcher = Dispatcher(commands, publisher, wake_ups, clock)
@@ -71,7 +74,7 @@ class CommandService:
         requested_by: str = "",
         idempotency_key: str = "",
     ) -> Command:
-        """Queue a command and publish it at once when the device listens.
+        """Queue a command, and publish it at once if the device listens.
 
         Args:
             user_id: owner.
@@ -79,15 +82,15 @@ class CommandService:
             command: name, `[A-Za-z][A-Za-z0-9_.:-]{0,63}`.
             params: JSON object of at most 16 KB.
             ttl_s: seconds after which the device must not carry it out any more, 1 to 604,800.
-            serial_order: alone on its way: after all before it, before all after it.
-            requested_by: who asks, shown in the record (`user`, `run:<id>`).
+            serial_order: sent alone: after all before it have ended, and all later ones wait for its end.
+            requested_by: sender as shown in the record (`user`, `run:<id>`).
             idempotency_key: a repeat returns the first command.
 
         Raises:
-            NotFound: no such device of this owner.
-            ValidationFailed: name, params or ttl.
+            NotFound: the device does not exist or has another owner.
+            ValidationFailed: name, params or ttl_s is not as above.
             RateLimited: 100 commands wait for this device already.
-            Conflict: IDEMPOTENCY_KEY_REUSED.
+            Conflict: IDEMPOTENCY_KEY_REUSED, the key belongs to a request with another body.
         """
         body = dict(params or {})
         _validate(command, body, ttl_s)
@@ -155,7 +158,7 @@ class CommandService:
         return self._ended(command) if command is not None else None
 
     def _ended(self, command: Command) -> Command:
-        """Record the end of a command whose time is over, so that an end that was shown is not taken back."""
+        """Record the end of an overdue command, so that a state once shown is not taken back."""
         now = self._clock.now()
         if not command.is_overdue(now):
             return command
@@ -163,10 +166,10 @@ class CommandService:
         return self._commands.get(command.device_id, command.id, consistent=True) or command
 
     def get(self, user_id: UserId, device_id: str, command_id: str) -> Command:
-        """Return one command; for one whose time is over the record of its end is written.
+        """Return one command; the end of an overdue one is recorded first.
 
         Raises:
-            NotFound: absent, or another owner's; of a device that is deleted, or being deleted.
+            NotFound: the command does not exist, or its device is deleted or has another owner.
         """
         if is_id(device_id):
             self._device(user_id, device_id)
@@ -187,7 +190,7 @@ class CommandService:
         """Return a device's commands, newest first, and whether more follow; `after` is the last id seen.
 
         Raises:
-            NotFound: no such device of this owner.
+            NotFound: the device does not exist or has another owner.
         """
         device = self._device(user_id, device_ref)
         now = self._clock.now()
@@ -195,15 +198,15 @@ class CommandService:
         return tuple(self._ended(command) for command in found if not command.is_forgotten(now)), more
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
-        """Look again, ever less often, until the command is over; return it as last seen.
+        """Read a command again, ever less often, until it has ended; return it as last read.
 
         Args:
             user_id: owner.
             command: what `send` returned.
-            timeout_s: capped at 20.
+            timeout_s: seconds; at most 20 are waited.
 
         Raises:
-            NotFound: another owner's.
+            NotFound: the command has another owner.
         """
         deadline = monotonic() + min(timeout_s, MAX_WAIT_S)
         pause_s = _FIRST_PAUSE_S
@@ -216,18 +219,19 @@ class CommandService:
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
     def cancel(self, user_id: UserId, device_id: str, command_id: str, *, force: bool = False) -> Command:
-        """Cancel a command that has not been published; what waited behind it may go.
+        """Cancel a command that has not been published; commands that waited for its end may be published.
 
         Args:
             user_id: owner.
             device_id: the command's device.
-            command_id: which one.
-            force: give up also one that the device has, or may have: it is not sent again and holds nothing back any
+            command_id: id of the command.
+            force: cancel also one that the device has, or may have: it is not sent again and no command waits for it
+            any
                 more, though the device, which is not told, may still carry it out. Its answer is then a late one.
 
         Raises:
-            NotFound: as `get`.
-            InvalidTransition: it has been sent and `force` is not set, or it has ended otherwise.
+            NotFound: the command does not exist, or its device is deleted or has another owner.
+            InvalidTransition: the command has been sent and `force` is not set, or it has ended otherwise.
         """
         command = self.get(user_id, device_id, command_id)
         moved = self._commands.move(

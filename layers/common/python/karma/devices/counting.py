@@ -1,4 +1,4 @@
-"""Counting devices from the table's stream: a row counts while it is active."""
+"""Counting of active devices from the table's stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWNER_PREFIX = "USER#"
 
 
 class RowChange(NamedTuple):
-    """One stream record, reduced to what is counted."""
+    """Stream record, reduced to what is counted."""
 
     pk: str
     sk: str
@@ -34,13 +34,13 @@ def is_active(image: Mapping[str, str]) -> bool:
 
 
 class DeviceCounting:
-    """Folds changes of rows into their owner's counter."""
+    """Adds changes of rows to their owner's counter."""
 
     def apply(self, change: RowChange) -> bool:
-        """Count one change; tell whether it counted. A repeat, or a change of something else, does not.
+        """Count one change; return False for a repeat, or a change of something else.
 
         Raises:
-            StorageThrottled, StorageUnavailable: not counted; deliver again.
+            StorageThrottled, StorageUnavailable: the database does not answer; the change must be delivered again.
         """
         if not (change.pk.startswith(_OWNER_PREFIX) and change.sk.startswith(DEVICE_PREFIX)):
             return False

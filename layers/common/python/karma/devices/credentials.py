@@ -1,4 +1,4 @@
-"""Certificate and address that a device connects with, as its owner is told them once."""
+"""Credentials of a device: certificate and address, which its owner is shown once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Certificate:
-    """A device certificate; the private key exists here and in the answer to its owner, nowhere else."""
+    """A device's certificate; its private key exists only here and in the answer to its owner."""
 
     id: str
     arn: str
@@ -15,16 +15,16 @@ class Certificate:
     private_key: str | None
 
     def __repr__(self) -> str:
-        """Show no key."""
+        """Return a text without the private key."""
         return f"Certificate({self.id!r})"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where devices connect, and which authority signed the broker's certificate."""
+    """Address of the broker, and the authority that signed its certificate."""
 
     host: str
     port: int
     ca_pem: str
     basic_ingest_rule: str = ""
-    """The rule to which telemetry may go without the broker's charge."""
+    """Rule to which telemetry may be sent without the broker's charge; "": none."""

@@ -1,12 +1,12 @@
-"""The device's queue of commands: what may be published now, in which order, and what an answer changes.
+"""A device's queue of commands: publishing them in order, and recording answers.
 
 The broker is not the queue: a command is published when its device listens, again at each `ready` until the device has
-taken it, and never after its time. A `serial` command goes out alone: it waits until all before it are over, and what
-follows waits for its end.
+taken it, and never after its time. A `serial` command is sent alone: it waits until all before it have ended, and
+later ones wait for its end.
 
-What waits behind another goes on at the next of: the other's final answer; its end, for which a wake-up call was left
-(a delayed message of the ingest queue, which costs about 2 millionths of a dollar); the sweep of the minute, which
-leaves that call where the end was further away, or where whoever should have left it died.
+A command that waits for another is published at the next of: the other's final answer; its end, for which a wake-up
+was enqueued (a delayed message of the ingest queue, which costs about 2 millionths of a dollar); the sweep of each
+minute, which enqueues that wake-up where the end was further away, or a crash came before.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from karma.devices.ports import CommandPublisher, WakeUps
 from karma.devices.repository.commands import CommandRepository, Pending
 
 WAKE_AHEAD_S: Final = 120
-"""Ends that are further away are left to the sweep, which comes by every minute and looks 90 seconds ahead."""
+"""Ends that are further away, in seconds, are left to the sweep, which runs every minute and looks 90 seconds ahead."""
 
 
 def publishable(pending: Sequence[Pending]) -> list[Pending]:
-    """Return the head of a queue that may be on its way at once; entries are unfinished and in order."""
+    """Return the head of a queue that may be sent at the same time; entries are unfinished and in order."""
     head: list[Pending] = []
     for entry in pending:
         if entry.serial and head:
@@ -42,7 +42,7 @@ def publishable(pending: Sequence[Pending]) -> list[Pending]:
 
 
 class Dispatcher:
-    """Publishes what a device may hear now, and records what it answers."""
+    """Publishes the commands that a device may receive now, and records its answers."""
 
     def __init__(
         self, commands: CommandRepository, publisher: CommandPublisher, wake_ups: WakeUps, clock: Clock
@@ -56,13 +56,13 @@ class Dispatcher:
         """Publish the head of the device's queue; return how many requests went out.
 
         Args:
-            device_id: device that listens now.
-            again: also what was sent before and not acknowledged (the device has said `ready`: it may have lost it).
+            device_id: a device that listens now.
+            again: also those that were sent and not acknowledged: the device has said `ready` and may have lost them.
 
         A crash between a publish and its record sends the request twice; the device remembers ids.
 
         Raises:
-            Upstream: IoT or the database did not answer; what was not sent stays queued.
+            Upstream: IoT or the database did not answer; commands that were not sent stay queued.
         """
         now = self._clock.now()
         now_ms = now.timestamp() * 1000
@@ -85,7 +85,7 @@ class Dispatcher:
         return published
 
     def unfinished(self, device_id: DeviceId) -> list[Pending]:
-        """End what is overdue in a device's queue; return the rest, in order."""
+        """End the overdue commands in a device's queue; return the others, in order."""
         now = self._clock.now()
         now_ms = now.timestamp() * 1000
         alive: list[Pending] = []
@@ -97,10 +97,11 @@ class Dispatcher:
         return alive
 
     def take_answer(self, device_id: DeviceId, answer: Answer, *, received_ms: int) -> str:
-        """Record what a device says of a command; return `moved`, `late`, `repeated` or `unknown`.
+        """Record a device's answer to a command; return `moved`, `late`, `repeated` or `unknown`.
 
-        An answer counts when the broker had it before the command's end and nobody has recorded that end. A final
-        answer to a command that is over is kept beside it, the first one of those, and changes nothing.
+        An answer counts when the broker received it before the command's end and that end is not recorded. The first
+        final
+        answer after the end is stored as `late_result`, and changes nothing.
         """
         now = self._clock.now()
         if self._commands.move(
@@ -125,7 +126,7 @@ class Dispatcher:
         return "late" if self._commands.keep_late(device_id, command.id, late, at=now) else "repeated"
 
     def _leave_wake_up(self, head: Sequence[Pending], now_ms: float) -> None:
-        """Ask to be called when the last of the head is over for want of an answer."""
+        """Enqueue a wake-up for the moment at which the last command of the head ends without an answer."""
         last = max(head, key=lambda entry: entry.expires_ms)
         delay_s = math.ceil((last.expires_ms - now_ms) / 1000)
         if delay_s <= WAKE_AHEAD_S:
@@ -133,7 +134,7 @@ class Dispatcher:
 
 
 def leave_wake_up(wake_ups: WakeUps, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> bool:
-    """Ask that a device's queue be looked at after a delay; False when that failed: a sweep tries again."""
+    """Enqueue a wake-up of a device's queue after a delay; return False when that failed: a sweep tries again."""
     try:
         wake_ups.leave(user_id, device_id, delay_s=delay_s)
     except Upstream as exc:

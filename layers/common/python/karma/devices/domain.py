@@ -1,10 +1,10 @@
-"""What a device and a command are: closed sets, limits, and the one table of command transitions.
+"""Devices and commands: states, limits, and the one table of command transitions.
 
 Device   provisioning -> active -> deleting -> (gone)        lifecycle, never shown
-         offline | online | error | updating                 status, derived from presence and the device's own word
+         offline | online | error | updating                 status, derived from presence and events of the device
 Command  queued -> sent -> acknowledged -> succeeded | failed | rejected | timed_out
          queued | sent -> expired        queued | sent | acknowledged -> cancelled
-         A state without an arrow out of it is final: what the device says later is kept beside it, as `late_result`.
+         A state without an arrow out of it is final: a later answer of the device is stored as `late_result`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_NAME_CHARS: Final = 255
 MAX_TAGS: Final = 50
 MAX_TAG_CHARS: Final = 50
 MAX_OBJECT_BYTES: Final = 8 * 1024
-"""Limit of each of capabilities, hardware, network and location, as JSON."""
+"""Largest capabilities, hardware, network and location, each in bytes of JSON."""
 MAX_PARAMS_BYTES: Final = 16 * 1024
 MIN_TTL_S: Final = 1
 MAX_TTL_S: Final = 7 * 24 * 3600
@@ -38,18 +38,19 @@ MAX_PENDING_COMMANDS: Final = 100
 COMMAND_RETENTION_S: Final = 30 * 24 * 3600
 
 RAW_RETENTION_S: Final = 30 * 24 * 3600
-"""Raw telemetry is kept this long; older samples are refused when they arrive."""
+"""Seconds for which raw telemetry is kept; older samples are refused when they arrive."""
 MAX_FUTURE_S: Final = 10 * 60
-"""A sample from further ahead than this has a wrong clock."""
+"""Seconds: a sample from further ahead than this has a wrong clock, and is refused."""
 DEAD_LETTER_RETENTION_S: Final = 14 * 24 * 3600
 
 PRESENCE_WINDOW_MS: Final = 4 * 60 * 1000
 _EVIDENCE_GRACE_MS: Final = 2_000
-"""A message this much later than the last disconnect proves a connection that presence has not told of yet."""
+"""Milliseconds: a message this much later than the last disconnect proves a connection that presence has not shown yet.
+"""
 
 
 class DeviceModel(StrEnum):
-    """The hardware there is."""
+    """Hardware model of a device."""
 
     EOS_3A = "EOS-3A"
     EOS_3B = "EOS-3B"
@@ -57,7 +58,7 @@ class DeviceModel(StrEnum):
 
 
 class DeviceStatus(StrEnum):
-    """What the owner sees."""
+    """Status of a device as its owner sees it."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -66,7 +67,7 @@ class DeviceStatus(StrEnum):
 
 
 class Resolution(StrEnum):
-    """How fine telemetry is read. `auto` is raw in this release."""
+    """Resolution at which telemetry is read. `auto` is raw in this release."""
 
     RAW = "raw"
     HOUR = "hour"
@@ -75,7 +76,7 @@ class Resolution(StrEnum):
 
 
 class DeviceState(StrEnum):
-    """Where a device's row is in its life; only `active` ones are shown."""
+    """State of a device's row; only `active` ones are shown."""
 
     PROVISIONING = "provisioning"
     ACTIVE = "active"
@@ -83,7 +84,7 @@ class DeviceState(StrEnum):
 
 
 class CommandStatus(StrEnum):
-    """Where a command is."""
+    """State of a command."""
 
     QUEUED = "queued"
     SENT = "sent"
@@ -112,17 +113,17 @@ TRANSITIONS: Final[Mapping[CommandStatus, frozenset[CommandStatus]]] = {
     _S.CANCELLED: frozenset(),
 }
 ANSWERS: Final = _ANSWERS
-"""What a device may say of a command."""
+"""States that an answer of a device may give a command."""
 FINAL_ANSWERS: Final = _ANSWERS - {_S.ACKNOWLEDGED}
 
 
 def sources_of(target: CommandStatus) -> frozenset[CommandStatus]:
-    """States from which a command may go to `target`."""
+    """Return the states from which a command may go to `target`."""
     return frozenset(source for source, targets in TRANSITIONS.items() if target in targets)
 
 
 def is_final(status: CommandStatus) -> bool:
-    """Tell whether nothing can happen to the command any more."""
+    """Tell whether a command in this state changes no more."""
     return not TRANSITIONS[status]
 
 
@@ -155,32 +156,32 @@ class Reading:
 
     value: float
     ts: int
-    """Milliseconds, by the device's clock."""
+    """Milliseconds since 1970, by the device's clock."""
 
 
 @dataclass(frozen=True)
 class Latest:
-    """What the device said last. Two of these merge in any order to the same result."""
+    """Newest facts that the device sent. Two of these merge in any order to the same result."""
 
     readings: Mapping[str, Reading] = field(default_factory=dict)
     last_seen_ms: int = 0
-    """Broker's time of the last message."""
+    """Broker's time of the last message in milliseconds; 0: there was none."""
     ready_ms: int = 0
-    """Broker's time of the last `ready`: from then on the device listens for commands."""
+    """Broker's time in milliseconds of the last `ready`, after which the device takes commands; 0: none."""
     ip_ms: int = 0
-    """Broker's time of the last message that told it: one that leaves it out takes nothing back."""
+    """Broker's time in milliseconds of the last message with an address; one without it takes nothing back."""
     ip: str | None = None
     firmware_ms: int = 0
     firmware_version: str | None = None
     condition_ms: int = 0
     condition: str = ""
-    """`error` or `updating`, while the device says so."""
+    """`error` or `updating`, as the device said last; "": neither."""
 
     MAX_METRICS = 200
 
     @classmethod
     def told(cls, at_ms: int, *, ip: str | None, firmware_version: str | None) -> Latest:
-        """Return what a heartbeat says; None is nothing."""
+        """Return the facts of a heartbeat; None: it does not have the value."""
         return cls(
             last_seen_ms=at_ms,
             ip_ms=at_ms if ip is not None else 0,
@@ -219,20 +220,20 @@ class PresenceEvent(NamedTuple):
     """One lifecycle event of one client id."""
 
     ts: int
-    """Milliseconds, by the broker's clock."""
+    """Milliseconds since 1970, by the broker's clock."""
     version: int
     connected: bool
     session: str
 
     @property
     def rank(self) -> tuple[int, bool, int, str]:
-        """Order within the window: version, then disconnected over connected; the rest only makes it total."""
+        """Return the order within the window: version, then disconnected over connected; the rest makes it total."""
         return (self.version, not self.connected, self.ts, self.session)
 
 
 @dataclass(frozen=True)
 class PresenceState:
-    """Is a device connected? Decided from lifecycle events that arrive late, twice, and in any order.
+    """Connection of a device, decided from lifecycle events that arrive late, twice, and in any order.
 
     Rules (AWS documents duplicates and re-ordering of lifecycle events):
     1. Timestamps more than four minutes apart decide: the later event is true.
@@ -247,27 +248,27 @@ class PresenceState:
     """
 
     events: tuple[PresenceEvent, ...] = ()
-    """Those that may still be the truth, newest first."""
+    """Events that may still decide, newest first."""
 
     @property
     def winner(self) -> PresenceEvent | None:
-        """The event that is true now."""
+        """Return the event that decides now; None: there was none."""
         return max(self.events, key=lambda event: event.rank) if self.events else None
 
     @property
     def connected(self) -> bool:
-        """Whether the device has a connection, as far as lifecycle events tell."""
+        """Tell whether the device has a connection, as far as lifecycle events show."""
         winner = self.winner
         return winner is not None and winner.connected
 
     @property
     def changed_ms(self) -> int:
-        """Broker's time of the event that is true now, 0 when there was none."""
+        """Return the broker's time in milliseconds of the event that decides now; 0: there was none."""
         winner = self.winner
         return winner.ts if winner is not None else 0
 
     def after(self, *new: PresenceEvent) -> PresenceState:
-        """Return the state that knows these events too; the same whatever their order or number of repeats."""
+        """Return the state after these events too; the same whatever their order or number of repeats."""
         return PresenceState(_undecided((*self.events, *new)))
 
 
@@ -284,7 +285,7 @@ def _undecided(events: Iterable[PresenceEvent]) -> tuple[PresenceEvent, ...]:
 
 
 def is_connected(presence: PresenceState, latest: Latest) -> bool:
-    """Tell whether the device has a connection: presence says so, or a message came after its last disconnect."""
+    """Tell whether the device has a connection: presence shows it, or a message came after its last disconnect."""
     if presence.connected:
         return True
     seen = max(latest.last_seen_ms, latest.ready_ms)
@@ -292,7 +293,7 @@ def is_connected(presence: PresenceState, latest: Latest) -> bool:
 
 
 def status_of(presence: PresenceState, latest: Latest) -> DeviceStatus:
-    """Derive what the owner sees."""
+    """Return the status that the owner sees."""
     if not is_connected(presence, latest):
         return DeviceStatus.OFFLINE
     return DeviceStatus(latest.condition) if latest.condition else DeviceStatus.ONLINE
@@ -300,7 +301,7 @@ def status_of(presence: PresenceState, latest: Latest) -> DeviceStatus:
 
 @dataclass(frozen=True)
 class CurrentDevice:
-    """A device with what is known of it now."""
+    """A device with its newest facts and presence."""
 
     device: Device
     latest: Latest
@@ -308,7 +309,7 @@ class CurrentDevice:
 
     @property
     def status(self) -> DeviceStatus:
-        """Derived from presence and the device's own word."""
+        """Return the status that the owner sees."""
         return status_of(self.presence, self.latest)
 
 
@@ -316,7 +317,7 @@ class Point(NamedTuple):
     """A metric's value at one moment."""
 
     ts: int
-    """Milliseconds."""
+    """Milliseconds since 1970."""
     metric: str
     value: float
 
@@ -325,14 +326,14 @@ class Bucket(NamedTuple):
     """A metric's values in one UTC hour or day."""
 
     ts: int
-    """Milliseconds of its beginning."""
+    """Milliseconds since 1970 at which it begins."""
     metric: str
     samples: int
     least: float
     greatest: float
     average: float
     partial: bool
-    """The range, or what is kept, covers only a part of it, or it is not over yet."""
+    """True: the range, or the telemetry kept, covers only a part of it, or it has not ended yet."""
 
 
 TelemetryPoint = Point | Bucket
@@ -340,13 +341,13 @@ TelemetryPoint = Point | Bucket
 
 @dataclass(frozen=True, kw_only=True)
 class LateResult:
-    """The first final answer that came after the command had ended otherwise; it changes nothing else."""
+    """First final answer that came after the command had ended otherwise; it changes nothing else."""
 
     status: CommandStatus
     result: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
     received_ms: int
-    """Broker's time."""
+    """Broker's time in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +362,7 @@ class Command:
     params: Mapping[str, Any]
     status: CommandStatus
     serial: bool
-    """Nothing else is sent to the device until this one is answered."""
+    """True: it is sent alone; no other command is sent to the device until this one has ended."""
     issued_ms: int
     expires_ms: int
     requested_by: str = ""
@@ -374,18 +375,18 @@ class Command:
 
     @property
     def finished(self) -> bool:
-        """Nothing can happen to it any more."""
+        """Tell whether its state is final."""
         return is_final(self.status)
 
     def is_forgotten(self, now: datetime) -> bool:
-        """Tell whether it is kept no longer, though the database may not have deleted it yet."""
+        """Tell whether its retention is over, though the database may not have deleted it yet."""
         return now.timestamp() >= self.expires_ms // 1000 + COMMAND_RETENTION_S
 
     def is_overdue(self, now: datetime) -> bool:
-        """Tell whether its time is over and nobody has recorded that yet."""
+        """Tell whether its time is over and the end is not recorded yet."""
         return not self.finished and now.timestamp() * 1000 >= self.expires_ms
 
     def is_news(self, answer: LateResult) -> bool:
-        """Tell whether a final answer differs from how the command ended: a repeat of its end says nothing new."""
+        """Tell whether a final answer differs from how the command ended; a repeat of its end does not."""
         said = (answer.status, answer.result, answer.error)
         return self.finished and said != (self.status, self.result, self.error)

@@ -1,7 +1,7 @@
-"""Taking what devices send. Delivered at least once, in any order; every step may be repeated.
+"""Ingest of devices' messages. Delivered at least once, in any order; every step may be repeated.
 
-The messages of a batch are taken in the order in which the broker had them. Between batches the first that is recorded
-stands: an end that somebody has seen, and after which the next serial command went out, is not taken back.
+The messages of a batch are handled in the order in which the broker received them. Between batches the first that is
+recorded counts: an end that was shown, and after which the next serial command was sent, is not taken back.
 
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
@@ -53,28 +53,28 @@ from karma.devices.topics import read_topic
 from karma.devices.wake_ups import WakeUp
 
 GUARD_MAX_AGE_S: Final = 30.0
-"""How long a process may believe what it has read of a thing; a deleted device's data is swept only after that."""
+"""Seconds for which a process caches a device's row; a deleted device's data is swept only after that."""
 _SUSPECT_MAX_AGE_S: Final = 5.0
-"""The same for a thing that seems unknown or to have another certificate."""
+"""Seconds of the same cache for a device that seems unknown or to have another certificate."""
 _MAX_GUARDS: Final = 10_000
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a rule forwarded."""
+    """A message that a rule forwarded."""
 
     id: str
-    """Of the delivery; reported back when it must come again."""
+    """Id of the delivery, reported back when it must come again."""
     topic: str
     certificate_id: str
-    """Of the publisher; "" for lifecycle events, which have none."""
+    """Certificate of the publisher; "": a lifecycle event, which has none."""
     payload: bytes
     received_ms: int
 
 
 @dataclass
 class _Heard:
-    """What a batch told of one device."""
+    """Facts of one device from a batch."""
 
     guard: Guard
     latest: Latest = field(default_factory=Latest)
@@ -83,16 +83,16 @@ class _Heard:
     ready_by: list[str] = field(default_factory=list)
     nudged_by: list[str] = field(default_factory=list)
     unkept: dict[int, list[str]] = field(default_factory=dict)
-    """Messages of which something was refused and that have no dead letter of their own, by hour."""
+    """Ids of messages with refused parts that have no dead letter of their own, by hour."""
 
 
 def _when(message: Message) -> tuple[int, int]:
-    """Order a batch, which the queue shuffles, as the broker had it; answers of one millisecond as the device says."""
+    """Return the order of a batch, which the queue shuffles: the broker's time; for answers then the device's."""
     return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
 
 
 class _Rejected(Exception):
-    """The message is nobody's: it is dropped, and counted by reason."""
+    """The message belongs to no device: it is dropped, and counted by reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -100,7 +100,7 @@ class _Rejected(Exception):
 
 
 class IngestService:
-    """Takes batches of messages."""
+    """Handles batches of messages."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class IngestService:
         self._guards: dict[str, tuple[float, Guard | None]] = {}
 
     def take(self, messages: Sequence[Message], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
-        """Take messages and calls, each a unit of its own; return the ids of those that must be delivered again."""
+        """Handle messages and wake-ups, each by itself; return the ids of those that must be delivered again."""
         heard: dict[DeviceId, _Heard] = {}
         failed: dict[str, None] = {}
         rejected: Counter[str] = Counter()
@@ -277,10 +277,10 @@ class IngestService:
             self._dispatcher.unfinished(call.device_id)
 
     def _speaker(self, thing: str, certificate_id: str) -> Guard:
-        """Return the device that a certificate may speak for as this thing.
+        """Return the device with this name whose certificate sent the message.
 
         Raises:
-            _Rejected: none.
+            _Rejected: there is no such device, or it has another certificate.
         """
         guard = self._known(thing, max_age_s=GUARD_MAX_AGE_S)
         if guard is None or guard.state is not DeviceState.ACTIVE or certificate_id not in guard.certificate_ids:

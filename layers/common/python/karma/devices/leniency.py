@@ -1,4 +1,4 @@
-r"""Device payloads that are JSON but for values which JSON cannot write: each costs itself, not the message around it.
+r"""Payloads of devices that are JSON except for values which JSON cannot express: only these are lost, not the message.
 
 | in the payload | is read as |
 | --- | --- |
@@ -26,20 +26,20 @@ _STRING_OR_WORD: Final = re.compile(
     rb"|(?<![\w.+-])(?:[-+]?(?:(nan(?:\(\w{0,32}\))?)|inf(?:inity)?)|([-+]?1\.#(?:IND|[QS]NAN))\d{0,8}|[-+]?1\.#INF\d{0,8})(?![\w.+-])",
     re.IGNORECASE | re.DOTALL,
 )
-"""Strings are matched so that nothing in them is taken for a word."""
+"""Pattern of such values outside of strings; strings are matched so that nothing in them counts."""
 _PLACE_CHARS: Final = 200
 _NAME_CHARS: Final = 80
 
 
 class NotJson(ValueError):
-    """The payload is not JSON in UTF-8, or deeper than Python reads."""
+    """The payload is not JSON in UTF-8, or nested more deeply than Python reads."""
 
 
 def loads(payload: bytes) -> Any:
     """Read a payload; several times slower than orjson, for what orjson does not read.
 
     Raises:
-        NotJson: it is none in the meaning of the table above.
+        NotJson: the payload is no JSON, even by the table above.
     """
     try:
         return _DECODER.decode(_STRING_OR_WORD.sub(_as_python_writes_it, payload).decode())
@@ -48,9 +48,9 @@ def loads(payload: bytes) -> Any:
 
 
 def mend(value: Any) -> tuple[Any, list[str]]:
-    """Return a value as orjson writes it, and the places in it that were wrong, such as `["temp_c"][3]`.
+    """Return a value that orjson can write, and the places in it that were mended, such as `["temp_c"][3]`.
 
-    A number that is none becomes null, half a character U+FFFD; what was right is the same object as before. The value
+    NaN and infinities become null, half a character U+FFFD; a right value is the same object as before. The value
     is at most as deep as free-form values may be.
     """
     wrong: list[str] = []

@@ -1,4 +1,4 @@
-"""What other contexts ask of a device before they hang something on it."""
+"""Reads of devices for other contexts that store items of a device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from karma.devices.repository.devices import DeviceRepository
 
 
 class DeviceParent:
-    """Devices as parents of what is not theirs to store."""
+    """Devices as other contexts require them."""
 
     def __init__(self, devices: DeviceRepository) -> None:
         self._devices = devices
@@ -18,7 +18,7 @@ class DeviceParent:
         """Return the id of an active device of this owner: one read.
 
         Raises:
-            NotFound: absent, deleted, or another owner's.
+            NotFound: the device does not exist, is deleted, or has another owner.
         """
         row = self._devices.row(user_id, DeviceId(device_id)) if is_id(device_id) else None
         if row is None or row.state is not DeviceState.ACTIVE:

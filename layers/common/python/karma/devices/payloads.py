@@ -1,15 +1,16 @@
-"""What devices send, read without pydantic: at 20,000 samples a second a core every microsecond counts.
+"""Payloads of devices, read without pydantic: at 20,000 samples a second a core every microsecond counts.
 
 telemetry  {"boot", "seq", "samples": [{"ts": ms, "m": {metric: number}}]}   <= 128 KB, read in samples.py
 heartbeat  {"boot", "seq", "ts", "ip"?, "firmware_version"?}
 event      {"boot", "seq", "ts", "kind", "data"?}     kind `status`, data {"status": "ok"|"error"|"updating"}
 ready      {"boot", "ts"}
-response   {"id", "status", "result"?, "error"?, "ts"?}     what is no object is kept as {"value": …}, a text in `error`
+response   {"id", "status", "result"?, "error"?, "ts"?}     a value that is no object is kept as {"value": …}, a text in
+`error`
                                                             as {"message": text}
 presence   AWS IoT lifecycle event: https://docs.aws.amazon.com/iot/latest/developerguide/life-cycle-events.html
 
-What the members without `?` say takes effect, whatever the others hold: one of those that cannot be kept costs itself,
-and is named in `refused`. Unknown fields are ignored: devices of a later firmware may send more. JSON as C, Go or
+The members without `?` take effect whatever the others hold: one of those that cannot be kept is left out and named in
+`refused`. Unknown fields are ignored: devices of a later firmware may send more. JSON as C, Go or
 Python write it where they have no number, `nan` or `-inf`, is read too (karma.devices.leniency).
 """
 
@@ -30,10 +31,10 @@ from karma.devices.domain import ANSWERS, CommandStatus, PresenceEvent
 
 MAX_PAYLOAD_BYTES: Final = 128 * 1024
 MAX_ANSWER_BYTES: Final = 32 * 1024
-"""Of `result` and `error` together, as JSON."""
+"""Largest `result` and `error` together, in bytes of JSON."""
 _BEGINS_CHARS: Final = 1_000
 MAX_TS_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999."""
+"""Last millisecond of the year 9999, since 1970."""
 MAX_SEQ: Final = 9_999_999_999
 
 _BOOT = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -43,15 +44,15 @@ _CONDITIONS = {"ok": "", "error": "error", "updating": "updating"}
 
 
 class Refused(NamedTuple):
-    """A part of a message that was not taken."""
+    """A part of a message that was refused."""
 
     field: str
-    """Such as `samples[3].m["temp_c"]`; "" is the whole."""
+    """Place of the part, such as `samples[3].m["temp_c"]`; "": the whole message."""
     reason: str
 
 
 class Unreadable(Exception):
-    """Nothing of the payload can be taken; `reason` is a fixed word for metrics and dead letters, `field` the place."""
+    """No part of the payload can be used; `reason` is a fixed word for metrics and dead letters, `field` the place."""
 
     def __init__(self, reason: str, field: str = "", refused: Sequence[Refused] = ()) -> None:
         super().__init__(reason)
@@ -62,27 +63,27 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A sign of life."""
+    """A heartbeat."""
 
     ip: str | None
-    """None when it says nothing that can be kept; so of the next."""
+    """IP address; None: the heartbeat has none that can be kept. The same holds for the next field."""
     firmware_version: str | None
     refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that the device wants known."""
+    """An event that a device reports."""
 
     kind: str
     condition: str | None
-    """`error`, `updating`, "" for ok; None when the event says nothing of it."""
+    """`error`, `updating`, "" for ok; None: the event does not change it."""
     refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a device says of a command."""
+    """Answer of a device to a command."""
 
     command_id: CommandId
     status: CommandStatus
@@ -93,7 +94,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """A connection or disconnection, and whose certificate it was."""
+    """A connection or disconnection, with the certificate of the client."""
 
     certificate_id: str
     event: PresenceEvent
@@ -103,7 +104,7 @@ def read_heartbeat(payload: bytes) -> Heartbeat:
     """Read a heartbeat.
 
     Raises:
-        Unreadable: as above.
+        Unreadable: a required member is missing or wrong.
     """
     body, mended = read_mended(payload, "ip", "firmware_version")
     read_boot(body)
@@ -133,7 +134,7 @@ def read_event(payload: bytes) -> Event:
     """Read an event.
 
     Raises:
-        Unreadable: as above.
+        Unreadable: a required member is missing or wrong.
     """
     body, refused = read_mended(payload, "data")
     read_boot(body)
@@ -158,7 +159,7 @@ def read_ready(payload: bytes) -> None:
     """Check that a device's `ready` is one.
 
     Raises:
-        Unreadable: as above.
+        Unreadable: a required member is missing or wrong.
     """
     body = read_object(payload)
     read_boot(body)
@@ -166,10 +167,10 @@ def read_ready(payload: bytes) -> None:
 
 
 def read_response(payload: bytes) -> Answer:
-    """Read a device's answer to a command: the work was done or not, whatever becomes of what it says beside that.
+    """Read a device's answer to a command; its status counts even if `result` or `error` cannot be kept.
 
     Raises:
-        Unreadable: as above.
+        Unreadable: id or status is missing or wrong.
     """
     body, mended = read_mended(payload, "result", "error")
     command_id, status = body.get("id"), body.get("status")
@@ -198,7 +199,7 @@ def read_response(payload: bytes) -> Answer:
 
 
 def _shorten(said: dict[str, dict[str, Any] | None]) -> list[Refused]:
-    """Put the beginning of a member in its place, the larger one's first, until both may be kept."""
+    """Replace members by their beginning, the larger one's first, until both may be kept."""
     texts = {name: orjson.dumps(value) for name, value in said.items() if value is not None}
     refused: list[Refused] = []
     for name in sorted(texts, key=lambda name: len(texts[name]), reverse=True):
@@ -210,7 +211,7 @@ def _shorten(said: dict[str, dict[str, Any] | None]) -> list[Refused]:
 
 
 def said_ms(payload: bytes) -> int:
-    """Return the device's own time of an answer; 0 where it says none that can be read."""
+    """Return the device's own time of an answer in milliseconds; 0: it has none that can be read."""
     try:
         return read_integer(read_object(payload), "ts", MAX_TS_MS)
     except Unreadable:
@@ -218,10 +219,10 @@ def said_ms(payload: bytes) -> int:
 
 
 def read_presence(payload: bytes) -> Lifecycle | None:
-    """Read a lifecycle event; None for the kinds that say nothing of presence (`connect_failed`, subscriptions).
+    """Read a lifecycle event; None for the kinds without a connection (`connect_failed`, subscriptions).
 
     Raises:
-        Unreadable: as above.
+        Unreadable: a required member is missing or wrong.
     """
     body = read_object(payload)
     kind = body.get("eventType")
@@ -243,10 +244,10 @@ _ANSWER_NAMES = frozenset(str(status) for status in ANSWERS)
 
 
 def read_object(payload: bytes) -> dict[str, Any]:
-    """Return the JSON object that a payload is, with what `leniency` lets stand in it.
+    """Return the JSON object of a payload, with the values that `leniency` reads.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: the payload is no JSON object.
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise Unreadable("TOO_LARGE")
@@ -265,10 +266,10 @@ def read_object(payload: bytes) -> dict[str, Any]:
 
 
 def read_mended(payload: bytes, *members: str) -> tuple[dict[str, Any], tuple[Refused, ...]]:
-    """Return the JSON object that a payload is, and what in these members is no number or no text: it is mended.
+    """Return the JSON object of a payload, and the values of these members that were mended.
 
     Raises:
-        Unreadable: it is no object.
+        Unreadable: the payload is no JSON object.
     """
     body = read_object(payload)
     refused: list[Refused] = []

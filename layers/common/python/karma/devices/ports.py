@@ -1,4 +1,4 @@
-"""What devices need of the world outside; integrations/iot.py is the real one, tests/fakes/devices.py the other."""
+"""Ports of devices; implemented by integrations/iot.py and tests/fakes/devices.py."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from karma.devices.credentials import Certificate, Endpoint
 
 
 class Registry(Protocol):
-    """What creating and deleting asks of IoT; each step may be repeated."""
+    """The registry of IoT, for creating and deleting devices; each step may be repeated."""
 
     def endpoint(self) -> Endpoint:
-        """Where devices connect."""
+        """Return the address at which devices connect."""
         ...
 
     def create_thing(self, thing: str, *, device_id: str) -> None:
-        """Create or adopt a thing."""
+        """Create a thing, or use the one that exists."""
         ...
 
     def create_certificate(self, *, csr: str = "") -> Certificate:
-        """Make an inactive certificate."""
+        """Create an inactive certificate; with `csr` for the device's own key."""
         ...
 
     def attach_certificate(self, thing: str, certificate: Certificate) -> None:
-        """Bind to thing and policy, switch on."""
+        """Attach a certificate to thing and policy, and activate it."""
         ...
 
     def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
-        """Switch off, unbind, delete."""
+        """Deactivate, detach and delete a certificate."""
         ...
 
     def remove_certificates(self, thing: str) -> None:
@@ -37,7 +37,7 @@ class Registry(Protocol):
         ...
 
     def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> Sequence[str]:
-        """Find inactive certificates of no thing."""
+        """List ARNs of inactive certificates that are attached to no thing."""
         ...
 
     def remove_thing(self, thing: str) -> None:
@@ -46,40 +46,40 @@ class Registry(Protocol):
 
 
 class Leftovers(Protocol):
-    """What another context keeps for a device; files.removal.FileLeftovers is one."""
+    """Data that another context keeps for a device; one implementation is files.removal.FileLeftovers."""
 
     def remove(self, device_id: DeviceId, *, limit: int) -> int:
-        """Remove up to `limit` things of a deleted device; fewer than that were removed when nothing is left."""
+        """Remove up to `limit` items of a deleted device and return how many; fewer than `limit`: none is left."""
         ...
 
 
 class WakeUps(Protocol):
-    """Calls the ingest function about one device later; devices.wake_ups.QueuedWakeUps is the real one."""
+    """Wakes the ingest function for one device later; implemented by devices.wake_ups.QueuedWakeUps."""
 
     def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
-        """Leave a call for `delay_s` seconds from now, at most 900; it may come later, and more than once.
+        """Enqueue a wake-up for `delay_s` seconds from now, at most 900; it may come later, and more than once.
 
         Raises:
-            Upstream: not known to be left.
+            Upstream: the queue does not answer; the wake-up may be enqueued.
         """
         ...
 
 
 class DelayedQueue(Protocol):
-    """Delivers a text later; integrations.sqs.SqsQueue is the real one."""
+    """A queue with delayed delivery; implemented by integrations.sqs.SqsQueue."""
 
     def send(self, body: str, *, delay_s: int = 0) -> None:
         """Enqueue one body.
 
         Raises:
-            Upstream: not known to be enqueued.
+            Upstream: the queue does not answer; the body may be enqueued.
         """
         ...
 
 
 class CommandPublisher(Protocol):
-    """Sends a request to one device; integrations.iot.IotPublisher is the real one."""
+    """Sends requests to devices; implemented by integrations.iot.IotPublisher."""
 
     def publish_command(self, thing: str, request: dict[str, object], *, command_id: str, expires_in_s: int) -> None:
-        """Publish QoS 1; may reach the device more than once."""
+        """Publish a request with QoS 1; it may reach the device more than once."""
         ...

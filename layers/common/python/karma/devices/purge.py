@@ -1,4 +1,4 @@
-"""The devices of an account that is deleted."""
+"""The step of devices in the deletion of an account."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _THINGS = 500
 
 
 class DevicesPurge:
-    """Things, certificates, rows, commands, telemetry: each device as if its owner deleted it, and then its data."""
+    """Step of a deletion that deletes each device as its owner would, and then its data."""
 
     name = "devices"
 
@@ -32,7 +32,10 @@ class DevicesPurge:
         clock: Clock,
         others: Sequence[Leftovers] = (),
     ) -> None:
-        """`others` is what other contexts keep for a device."""
+        """Build the step.
+
+        `others` remove the data that other contexts keep for a device.
+        """
         self._devices = devices
         self._leftovers = leftovers
         self._registry = registry
@@ -41,10 +44,10 @@ class DevicesPurge:
         self._others = others
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove what is left of an account's devices; True when nothing is.
+        """Remove an account's devices with their data; return True when none is left.
 
-        A tombstone stays until the account has settled: what a process of ingest still believed of the device may have
-        been written behind the first go.
+        A tombstone is kept until `SETTLES_AFTER` the deletion: a process of ingest with a cached row may have written
+        for the device after the first round.
 
         Raises:
             Upstream: IoT or the database did not answer.

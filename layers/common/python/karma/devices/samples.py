@@ -1,6 +1,7 @@
-"""Telemetry as devices send it, taken sample by sample and metric by metric.
+"""Reading of telemetry messages, sample by sample and metric by metric.
 
-What cannot be taken costs itself: a value that is no finite number its metric, a sample without a time itself. The
+Only the part that cannot be read is refused: the metric of a value that is no finite number, a sample without a time.
+The
 reasons are WRONG_SHAPE, WRONG_VALUE, WRONG_NAME, TOO_DEEP and REPEATED (an earlier spelling of a metric that the same
 sample has again: the last counts, as for a member that JSON itself repeats, which no reader shows). These do not depend
 on when the message came. The others do:
@@ -41,7 +42,7 @@ from karma.devices.payloads import (
 MAX_SAMPLES: Final = 3_000
 MAX_METRICS_A_SAMPLE: Final = 64
 MAX_HOURS: Final = 24
-"""Each is a write."""
+"""Largest number of hours in a message: each is a write."""
 MAX_MAGNITUDE: Final = 1e300
 MAX_METRIC_CHARS: Final = 64
 _HOUR_MS: Final = 3_600_000
@@ -49,7 +50,9 @@ _NAMED_CHARS: Final = 80
 
 _UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
 METRIC: Final = re.compile(rf"[^ {_UNSEEN}](?:[^{_UNSEEN}]{{0,62}}[^ {_UNSEEN}])?")
-"""1 to 64 characters, no blank at either end; no controls, line ends, changes of direction, halves of a surrogate."""
+"""Pattern of a metric's name: 1 to 64 characters, no blank at either end; no controls, line ends, changes of direction,
+halves of a surrogate.
+"""
 
 # Fleets use few names: each is matched once a process. Bounded, so that a hostile device cannot fill the memory.
 _known_metrics: set[str] = set()
@@ -57,7 +60,7 @@ _MAX_KNOWN_METRICS = 4096
 
 
 class _Sample(NamedTuple):
-    """One readable sample, and its place in the message."""
+    """A readable sample, and its place in the message."""
 
     ts: int
     place: int
@@ -76,29 +79,29 @@ class Batch:
     samples_json: bytes
     """`[[ts, {metric: value}], ...]`."""
     digest: str
-    """Of all readable samples of the hour, those of the future included."""
+    """SHA-256 of all readable samples of the hour, those of the future included."""
     newest: Mapping[str, Reading]
-    """The newest value of each metric; its time is at the latest when the message came."""
+    """Newest value of each metric; its time is not after the arrival of the message."""
 
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What of a message is taken, and what is not."""
+    """Batches of a message, and the parts that were refused."""
 
     batches: tuple[Batch, ...]
     refused: tuple[Refused, ...]
 
 
 def metric_name(given: str) -> str | None:
-    """Return the name under which a metric is kept (Unicode NFC), or None when it cannot be one."""
+    """Return the name under which a metric is stored (Unicode NFC); None: it is no valid name."""
     return unicodedata.normalize("NFC", given) if METRIC.fullmatch(given) else None
 
 
 def read_telemetry(payload: bytes, *, received_ms: int) -> Telemetry:
-    """Read a message of samples.
+    """Read a message of samples, received at a moment in milliseconds.
 
     Raises:
-        Unreadable: nothing of it can be taken.
+        Unreadable: no part of the message can be used.
     """
     body = read_object(payload)
     boot, seq = read_boot(body), read_integer(body, "seq", MAX_SEQ)

@@ -79,11 +79,11 @@ class CreateDeviceRequest(Body):
     location: Object | None = None
     tags: Tags = Field(default_factory=list)
     csr: Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR)] | None = None
-    """PEM; the key stays on the device, and the answer holds none."""
+    """Signing request in PEM; the private key stays on the device, and the answer holds none."""
 
 
 class ChangeDeviceRequest(Body):
-    """What an owner may change; `location` null removes it."""
+    """Changes of a device by its owner; absent fields stay as they are, `location` null removes it."""
 
     name: Name = left_out()
     tags: Tags = left_out()
@@ -98,6 +98,6 @@ class SendCommandRequest(Body):
     params: Annotated[FreeForm, json_of_at_most(MAX_PARAMS_BYTES)] | None = None
     ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
     wait_s: Annotated[Number, Field(ge=0, le=MAX_WAIT_S)] = 0
-    """How long the answer may wait for the device's."""
+    """Seconds for which the response may wait for the device's answer."""
     serial: StrictBool = False
-    """Alone on its way: after all before it, before all after it."""
+    """True: sent alone, after all before it have ended; later ones wait for its end."""

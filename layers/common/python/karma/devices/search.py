@@ -1,4 +1,4 @@
-"""Finding devices by words: what `searchDatabase` and the search route mean by "online devices"."""
+"""Search of devices by words, as `searchDatabase` and the search route use it ("online devices")."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOISE = frozenset(
 
 @dataclass(frozen=True)
 class SearchWords:
-    """A query, taken apart: status and model words filter, the others must occur."""
+    """A parsed query: words of status and model filter, the others must occur."""
 
     statuses: frozenset[str]
     models: frozenset[str]
@@ -21,7 +21,7 @@ class SearchWords:
 
     @classmethod
     def read(cls, query: str) -> SearchWords:
-        """Take a query apart."""
+        """Parse a query."""
         words = [word.strip(".,;:!?\"'()") for word in query.casefold().split()]
         statuses = frozenset(word for word in words if word in set(DeviceStatus))
         models = frozenset(model for word in words for model in DeviceModel if word in _model_words(model))
@@ -30,7 +30,7 @@ class SearchWords:
         return cls(statuses, models, rest)
 
     def score(self, view: CurrentDevice) -> int:
-        """Rate a device, 0 when it does not match; a text that begins with a word beats one that holds it."""
+        """Return the score of a device, 0 if it does not match; a word at the start of a text scores above others."""
         device = view.device
         if self.statuses and view.status not in self.statuses:
             return 0

@@ -31,13 +31,13 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.search import SearchWords
 
 MAX_OFFSET_ROWS = 1_000
-"""Pages by number, filters and sorting in memory look at this many rows of an owner at the most."""
+"""Largest number of an owner's rows that pages by number, filters and sorting in memory read."""
 SORT_FIELDS = ("created_at", "name", "updated_at", "model", "status", "serial_number", "last_heartbeat")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewDevice:
-    """What an owner says of a new device; validated by schemas.CreateDeviceRequest."""
+    """Content of a new device; validated by schemas.CreateDeviceRequest."""
 
     name: str
     model: DeviceModel
@@ -54,7 +54,7 @@ class NewDevice:
 
 @dataclass(frozen=True)
 class Created:
-    """A new device, and the only chance to see its private key."""
+    """A new device with its private key, which is shown only once."""
 
     view: CurrentDevice
     certificate: Certificate
@@ -63,7 +63,7 @@ class Created:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceQuery:
-    """What a list asks for. `after` is the `next_position` of the page before; it excludes `offset`."""
+    """Filters, order and page of a list. `after` is the `next_position` of the page before; it excludes `offset`."""
 
     limit: int = 20
     offset: int = 0
@@ -75,16 +75,16 @@ class DeviceQuery:
 
     @property
     def filtered(self) -> bool:
-        """Whether rows are dropped after reading."""
+        """Tell whether rows are dropped after reading."""
         return self.status is not None or self.model is not None
 
     @property
     def in_order(self) -> bool:
-        """Whether an index has the asked order."""
+        """Tell whether an index has the order that is asked for."""
         return self.sort in ("created_at", "name") and not self.filtered
 
     def position_of(self, view: CurrentDevice) -> Mapping[str, object]:
-        """Return the position behind a device, with which the next page's `after` goes on."""
+        """Return the position behind a device, from which the next page's `after` goes on."""
         if self.in_order:
             return {"id": view.device.id, "name": view.device.name}
         return {"id": view.device.id, "key": _sort_key(self.sort)(view)[0]}
@@ -101,7 +101,7 @@ class DevicePage:
 
 
 class DeviceService:
-    """What owners do with devices."""
+    """Use cases of owners with devices."""
 
     def __init__(self, devices: DeviceRepository, registry: Registry, clock: Clock) -> None:
         self._devices = devices
@@ -111,10 +111,10 @@ class DeviceService:
     # Reading
 
     def get(self, user_id: UserId, device_id: str) -> CurrentDevice:
-        """Return an active device: one query.
+        """Return an active device, in one query.
 
         Raises:
-            NotFound: absent, deleted, or another owner's.
+            NotFound: the device does not exist, is deleted, or has another owner.
         """
         view = self._devices.view(user_id, DeviceId(device_id)) if is_id(device_id) else None
         if view is None:
@@ -122,10 +122,10 @@ class DeviceService:
         return view
 
     def latest(self, user_id: UserId, device_id: str) -> Latest:
-        """Return what the device said last.
+        """Return the newest facts of a device.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the device does not exist, is deleted, or has another owner.
         """
         return self.get(user_id, device_id).latest
 
@@ -133,7 +133,7 @@ class DeviceService:
         """Return a device by id or by serial number.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the device does not exist, is deleted, or has another owner.
         """
         if is_id(ref):
             return self.get(user_id, ref)
@@ -149,10 +149,10 @@ class DeviceService:
         """Return a page of the owner's devices.
 
         Unfiltered by creation: one query and, unless the first page holds all, one read of the counter. By name: one
-        query and one batch read. Filters, other orders and offsets look at the first 1,000 rows.
+        query and one batch read. Filters, other orders and offsets read the first 1,000 rows.
 
         Raises:
-            InvalidRequest: a page, offset or order beyond 1,000 rows.
+            InvalidRequest: the page, offset or order needs more than 1,000 rows.
         """
         if query.offset + query.limit > MAX_OFFSET_ROWS:
             raise InvalidRequest(
@@ -205,7 +205,7 @@ class DeviceService:
     def search(self, user_id: UserId, query: str, *, limit: int) -> tuple[CurrentDevice, ...]:
         """Find devices by words; status and model words filter ("online devices"), others must occur.
 
-        Looks at the newest 1,000 devices. Best matches first: a name that begins with a word beats one that holds it.
+        Reads the newest 1,000 devices. Best matches first: a name that begins with a word beats one that contains it.
         """
         wanted = SearchWords.read(query)
         rows = self._devices.by_age(user_id, newest_first=True, limit=MAX_OFFSET_ROWS)
@@ -221,13 +221,13 @@ class DeviceService:
         """Create a device: row, thing, certificate, policy; then it is active.
 
         May be repeated after a crash at any point: an unfinished creation of the same owner and serial number is
-        taken over, and fences out whoever began it. A failure removes what was made; what cannot be removed now is
-        swept later.
+        taken over, and the request that began it can no longer finish it. A failure removes what was created; what
+        cannot be removed now is swept later.
 
         Raises:
             AlreadyExists: the serial number is taken.
             QuotaExceeded: the owner's plan has no room for another device.
-            AlreadyCreated: this Idempotency-Key made a device before; its key is shown only once.
+            AlreadyCreated: this Idempotency-Key has created a device before, whose private key is shown only once.
             Conflict: another request took this creation over, or the key was used for another body.
             ValidationFailed: the signing request cannot be signed.
             Upstream: IoT or the database did not answer.
@@ -315,7 +315,7 @@ class DeviceService:
         """Change name, tags or location.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the device does not exist, is deleted, or has another owner.
             StaleVersion: `version` is not the stored one.
         """
         if not is_id(device_id):
@@ -327,11 +327,11 @@ class DeviceService:
     def delete(self, user_id: UserId, device_id: str) -> None:
         """Delete a device: tombstone, then certificates and thing, then rows; a sweep removes its data.
 
-        May be repeated after a crash at any point. When IoT does not answer, the device is gone for its owner and for
-        ingest all the same, and the sweep goes on.
+        May be repeated after a crash at any point. When IoT does not answer, owner and ingest do not
+        see the device any more, and the sweep goes on.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the device does not exist, is deleted, or has another owner.
         """
         row = self._devices.row(user_id, DeviceId(device_id), consistent=True) if is_id(device_id) else None
         if row is None or row.state is DeviceState.PROVISIONING:
@@ -346,10 +346,10 @@ class DeviceService:
         self._undo(lambda: self.finish_delete(row), row)
 
     def finish_delete(self, row: Device) -> None:
-        """Remove a tombstoned device's thing, certificates and rows.
+        """Remove thing, certificates and rows of a device that is being deleted.
 
         Raises:
-            ConditionFailed: somebody else did.
+            ConditionFailed: another request finished the deletion.
             Upstream: IoT or the database did not answer.
         """
         self._registry.remove_thing(row.serial_number)

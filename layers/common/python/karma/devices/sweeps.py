@@ -1,6 +1,6 @@
-"""What time does to devices: overdue commands end, half-made and half-deleted devices are finished.
+"""The scheduled sweep of devices: overdue commands end, unfinished creations and deletions are finished.
 
-Called by the scheduled sweep every minute; each call does a bounded amount of work and may be repeated.
+Called every minute; each call does a bounded amount of work and may be repeated.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ COMMANDS_A_SHARD: Final = 50
 DEVICES_A_SWEEP: Final = 20
 ITEMS_A_DEVICE: Final = 500
 LOOK_AHEAD: Final = timedelta(seconds=90)
-"""Beyond the minute until the next sweep, so that one which is late leaves no gap."""
+"""Time ahead for which wake-ups are enqueued: beyond the minute until the next sweep, so that a late one leaves no gap.
+"""
 GRACE: Final = timedelta(minutes=2)
-"""Above the age at which ingest forgets a deleted thing, and above what a create or delete request may take."""
+"""Time before a sweep finishes a creation or deletion: above a request's time and the cache of ingest."""
 CERTIFICATE_GRACE_S: Final = 900.0
 CERTIFICATES_A_SWEEP: Final = 250
-"""The newest ones: an orphan is young when it is old enough to be removed."""
+"""Largest number of certificates looked at in a sweep, newest first: an unused one is removed while it is young."""
 
 
 def expire_commands(commands: CommandRepository, wake_ups: WakeUps, clock: Clock) -> int:
     """End unfinished commands whose time is over; return how many.
 
-    A wake-up call is left for each device of one that ended, and for the end of each that ends before the next sweep:
-    what waited behind it goes on then.
+    A wake-up is enqueued for each device with an ended command, and for the end of each that ends before the next
+    sweep:
+    commands that waited for it are published then.
     """
     ended = 0
     called: dict[tuple[DeviceId, int], bool] = {}
@@ -63,12 +65,12 @@ def sweep_orphans(
     others: Sequence[Leftovers] = (),
     retention_s: int = RAW_RETENTION_S,
 ) -> int:
-    """Finish creations and deletions that died on their way, and remove what deleted devices left.
+    """Finish creations and deletions that requests left unfinished, and remove the data of deleted devices.
 
-    What `others` keep goes first: the tombstone, by which a deleted device is found, goes last.
+    Data of `others` is removed first: the tombstone, by which a deleted device is found, is removed last.
 
     Returns:
-        How many devices and certificates were dealt with. One that fails is logged, counted and left for next time.
+        Number of devices and certificates dealt with. One that fails is logged, counted and left for the next call.
     """
     devices = DeviceRepository()
     service = DeviceService(devices, registry, clock)

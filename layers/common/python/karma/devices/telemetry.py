@@ -1,4 +1,4 @@
-"""Reading telemetry back: raw points, or hours and days computed from raw on read."""
+"""Reading of telemetry: raw points, or hours and days computed from them on read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_POINTS: Final = 1_000
 MAX_POINTS: Final = 5_000
 DEFAULT_RANGE_MS: Final = 24 * 3_600_000
 MAX_SAMPLES_READ: Final = 200_000
-"""An aggregated page stops at the next full bucket after this many samples and gives a position to go on from."""
+"""Samples after which an aggregated page stops at the next full bucket and gives a position to go on from."""
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
@@ -35,7 +35,10 @@ _BUCKET_MS = {Resolution.HOUR: _HOUR_MS, Resolution.DAY: _DAY_MS}
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetryQuery:
-    """What to read; times in milliseconds, [from, to). `after` is the `next_position` of the page before."""
+    """Range, metric and page of a read; times in milliseconds, [from, to).
+
+    `after` is the `next_position` of the page before.
+    """
 
     metric: str = ""
     from_ms: int | None = None
@@ -68,8 +71,8 @@ class TelemetryReader:
         """Return raw points, or buckets of an hour or a day. One query a UTC day and page of 100 batches.
 
         Raises:
-            NotFound: no such device of this owner.
-            InvalidRequest: INVALID_RANGE; empty, or longer than its resolution allows.
+            NotFound: the device does not exist or has another owner.
+            InvalidRequest: INVALID_RANGE, the range is empty or longer than its resolution allows.
         """
         row = self._devices.row(user_id, DeviceId(device_id)) if is_id(device_id) else None
         if row is None or row.state is not DeviceState.ACTIVE:
@@ -169,7 +172,7 @@ class TelemetryReader:
         return page(None)
 
     def _in_order(self, device_id: DeviceId, metric: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, str, float]]:
-        """Yield samples by time, then metric. Batches overlap: a sample is safe once a batch begins after it."""
+        """Yield samples by time, then metric; batches overlap, so a sample waits until a batch begins after it."""
         waiting: list[tuple[int, str, float]] = []
         for batch in self._telemetry.batches(device_id, from_ms=from_ms, to_ms=to_ms):
             if waiting and waiting[0][0] < batch.min_ts:

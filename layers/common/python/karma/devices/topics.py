@@ -17,7 +17,7 @@ _COMMAND_KINDS = frozenset({"ready", "response"})
 
 
 class Source(NamedTuple):
-    """What a topic says: kind of message, and the thing it is from."""
+    """Kind of a message and the thing that sent it, as its topic says."""
 
     kind: str
     thing: str
@@ -39,10 +39,10 @@ def read_topic(topic: str) -> Source | None:
 
 
 def request_topic(thing: str) -> str:
-    """Where a device hears commands."""
+    """Return the topic on which a device receives commands."""
     return f"cmd/karma/{thing}/request"
 
 
 def response_topic(thing: str) -> str:
-    """Where a device answers them."""
+    """Return the topic on which a device answers them."""
     return f"cmd/karma/{thing}/response"

@@ -1,4 +1,4 @@
-"""Devices in another context's transaction: it commits only while they are there."""
+"""Conditions on devices in transactions of other contexts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from karma.devices.repository.items import DeviceItem, device_key
 
 
 def require_device(tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:
-    """Let a transaction fail with NotFound unless the device is active when it commits. Costs two write units."""
+    """Add the condition that the device is active; otherwise the transaction fails with NotFound. Two write units."""
     tx.check(
         DeviceItem,
         device_key(user_id, device_id),

@@ -1,4 +1,4 @@
-"""Calls to look at a device's queue of commands later: delayed messages of the queue that device_ingest works off."""
+"""Wake-ups: delayed messages of the queue of device_ingest that have a device's queue of commands looked at later."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from karma.devices.ports import DelayedQueue
 
 @dataclass(frozen=True)
 class WakeUp:
-    """A call that has come."""
+    """A wake-up that was delivered."""
 
     id: str
-    """Of the delivery; reported back when it must come again."""
+    """Id of the delivery, reported back when it must come again."""
     user_id: UserId
     device_id: DeviceId
 
 
 class QueuedWakeUps:
-    """Leaves calls in the ingest queue; only IoT's rules and our own functions may write there."""
+    """Enqueues wake-ups in the ingest queue, to which only IoT's rules and our own functions may send."""
 
     def __init__(self, queue: DelayedQueue) -> None:
         self._queue = queue
 
     def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
-        """Leave a call for `delay_s` seconds from now.
+        """Enqueue a wake-up for `delay_s` seconds from now.
 
         Raises:
-            QueueUnavailable: not known to be left.
+            QueueUnavailable: the queue does not answer; the wake-up may be enqueued.
         """
         body = {"wake_up": {"user_id": user_id, "device_id": device_id}}
         self._queue.send(orjson.dumps(body).decode(), delay_s=delay_s)

@@ -1,4 +1,4 @@
-"""The webhook's one write, by the DynamoDB client itself.
+"""The webhook's one write, by the DynamoDB client without PynamoDB.
 
 The webhook is cold more often than any other function and does this single put: without PynamoDB it starts .1 of a
 boto3 client sooner and spends 50 us less a call. tests/integration/billing reads its items back through
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 _PLAIN_MAX = 300_000
 _PACKED_MAX = 380_000
-"""DynamoDB's limit is 400 KB an item, names and keys included."""
+"""Largest packed body in bytes: DynamoDB's limit is 400 KB an item, names and keys included."""
 
 
 class ArrivalStore:
     """Stores events once."""
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:
-        """Put the event unless it is there; tells what was there.
+        """Store an event unless it is stored already; return which.
 
         Raises:
-            PayloadTooLarge: more than DynamoDB holds, even compressed.
-            StorageUnavailable: not known to be stored.
+            PayloadTooLarge: the event exceeds an item of DynamoDB, even compressed.
+            StorageUnavailable: the database does not answer; the event may be stored.
         """
         key = event_key(arrival.id)
         received = iso(received_at)
@@ -80,7 +80,7 @@ def _body(text: str) -> dict[str, AttributeValueTypeDef]:
 
 
 def _compare(arrival: Arrival, there: dict[str, dict[str, object]]) -> Stored:
-    """Tell a repeat from another event under the same id; a repeat may differ outside `type` and `data`."""
+    """Tell a repeat from another event with the same id; a repeat may differ outside `type` and `data`."""
     text = there.get("body", {}).get("S")
     packed = there.get("body_packed", {}).get("B")
     before = orjson.loads(

@@ -43,7 +43,7 @@ class CustomerRepository:
         return _link(item) if item else None
 
     def links_of(self, user_id: UserId) -> list[CustomerLink]:
-        """Read the links of a user's customers, strongly consistent; also those whose end has begun."""
+        """Read the links of a user's customers, strongly consistent; also those that are being ended."""
         noted = [
             customer_id_of(key.sk)
             for page in pages(BillingItem, user_pk(user_id), prefix=CUSTOMER_PREFIX)
@@ -64,8 +64,8 @@ class CustomerRepository:
     ) -> bool:
         """Link a customer to a user, taking it from whoever has it, and make both users' rows due for a look.
 
-        What the customer pays for leaves the other's row in the same transaction. False: the link or a row changed
-        since it was read; nothing was written.
+        The customer's subscriptions leave the other's row in the same transaction. Return False when the link or a row
+        changed since it was read; nothing was written.
 
         Raises:
             AccountGone: there is no such user.
@@ -103,7 +103,7 @@ class CustomerRepository:
     # Of an account that is deleted
 
     def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Take a customer from an account that is deleted, so that nobody can be linked to it; False: another's."""
+        """Take a customer from a deleted account, so that nobody can be linked to it; False: another has it."""
         key = customer_key(customer_id)
         actions = [
             CustomerItem.user_id.remove(),
@@ -118,7 +118,7 @@ class CustomerRepository:
         return True
 
     def end(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
-        """Forget whose customer it was; that it was somebody's is remembered while its events may come."""
+        """Remove a link of a deleted account; that there was one is stored while the customer's events may come."""
         key, own = customer_key(customer_id), own_customer_key(user_id, customer_id)
         tx = Transaction()
         actions = [CustomerItem.ending_of.remove(), CustomerItem.expires_at.set(int((at + KEEP).timestamp()))]
@@ -131,7 +131,7 @@ class CustomerRepository:
 
 
 def _take_in(tx: Transaction, customer_id: str, user_id: UserId, *, at: datetime) -> None:
-    """Have a transaction take what a customer pays for from a user's row, on the version that is read here."""
+    """Remove a customer's subscriptions from a user's row in a transaction, on the version that is read here."""
     own = own_customer_key(user_id, customer_id)
     tx.delete(OwnCustomerItem(own.pk, own.sk))
     item = get(SubscriptionItem, Key(*subscription_key(user_id)), consistent=True)

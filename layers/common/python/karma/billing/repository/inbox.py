@@ -45,18 +45,19 @@ from karma.core.ids import UserId
 from karma.identity.transactional import require_account
 
 KEEP = timedelta(days=60)
-"""How long a closed event stays; Stripe repeats for three days and lists its own for thirty."""
+"""Time for which a closed event is kept; Stripe repeats for three days and lists its own for thirty."""
 KEEP_UNLINKED = timedelta(days=400)
-"""How long an unlinked or unnamed one stays: a customer that nobody linked renews within it, and is heard of again."""
+"""Time for which an unlinked or unnamed event is kept: a customer that nobody linked renews within it, with a new
+event."""
 _PAGE = 100
 _KEEP_NAMING = timedelta(days=1)
-"""How long it is known when a price was named: far longer than an event is handled."""
+"""Time for which the moment of naming a price is stored: far longer than an event is handled."""
 _WAITING = (EventState.UNLINKED.value, EventState.UNNAMED.value)
-"""Closed until an operator has done something."""
+"""States of events that are closed until an operator has done something."""
 
 
 class InboxRepository:
-    """Events in the billing table."""
+    """Inbox over DynamoDB."""
 
     def get(self, event_id: str) -> InboxEvent | None:
         """Read an event, strongly consistent."""
@@ -72,10 +73,10 @@ class InboxRepository:
         state: EventState = EventState.HANDLED,
         user_id: UserId | None = None,
     ) -> bool:
-        """Close an event that changes nothing else; False when it was closed already.
+        """Close an event that changes nothing else; return False when it was closed already.
 
         Raises:
-            AccountGone: the user whom it is about.
+            AccountGone: the account of `user_id` is deleted.
         """
         tx = Transaction()
         if user_id is not None:
@@ -84,7 +85,7 @@ class InboxRepository:
         return _committed(tx)
 
     def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
-        """Close an event until its customer is linked; False when it was closed already, or the customer is linked."""
+        """Close an event until its customer is linked; return False if it was closed or the customer linked already."""
         tx = Transaction()
         tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
         actions = _closing(at=at, note=note, state=EventState.UNLINKED, keep=KEEP_UNLINKED)
@@ -95,9 +96,9 @@ class InboxRepository:
     def ignore_payer(
         self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
     ) -> bool:
-        """Close an event of a customer without a link that pays for these, until one of them is named; see ports.py.
+        """Close an event of a customer without a link as ignored, until one of the objects is named; see ports.py.
 
-        False: it was closed already, the customer is linked, or one was named since Stripe was asked.
+        Return False when it was closed already, the customer is linked, or one was named since Stripe was asked.
         """
         tx = Transaction()
         tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
@@ -114,9 +115,9 @@ class InboxRepository:
         return _committed(tx)
 
     def open_payers_of(self, object_id: str, *, at: datetime) -> int:
-        """Open what `ignore_payer` closed of customers that pay for what was just named; return how many events.
+        """Reopen events that `ignore_payer` closed, of customers that pay for what was just named; return how many.
 
-        A repeat goes on where this one died.
+        After a crash a repeat goes on from there.
         """
         key = naming_key(object_id)
         expires_at = int((at + _KEEP_NAMING).timestamp())
@@ -137,7 +138,7 @@ class InboxRepository:
                 return opened
 
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
-        """List a customer's unlinked or unnamed events, up to 100, eventually consistent."""
+        """List the ids of a customer's unlinked or unnamed events, up to 100, eventually consistent."""
         page = query(
             BillingItem,
             inbox_partition(state),
@@ -148,7 +149,7 @@ class InboxRepository:
         return [event_id_of(item.pk) for item in page.items]
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
-        """Close an event that waits, for the worker or an operator, and tell the audit log; False when it does not."""
+        """Close an event that waits, for the worker or an operator, with an audit entry; return False if closed."""
         tx = Transaction()
         actions = _closing(at=at, note=note, state=EventState.DISMISSED, keep=KEEP)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
@@ -159,7 +160,7 @@ class InboxRepository:
         return _committed(tx)
 
     def forget(self, event_id: str) -> None:
-        """Delete an event: it is about an account that is deleted."""
+        """Delete an event about a deleted account."""
         delete(blank_event(event_id))
 
     def record_failure(self, event_id: str, *, error: str, at: datetime) -> None:
@@ -190,7 +191,7 @@ class InboxRepository:
         return found
 
     def postpone(self, event_id: str, *, until: datetime) -> bool:
-        """Move the due time of an open event and count the attempt; False when it is closed."""
+        """Move the due time of an open event and count the attempt; return False when it is closed."""
         actions = [EventItem.attempts.add(1), EventItem.gsi1sk.set(inbox_sort_key(until, event_id))]
         try:
             update(blank_event(event_id), actions, open_condition())
@@ -199,7 +200,7 @@ class InboxRepository:
         return True
 
     def reopen(self, event_id: str, *, at: datetime, due_at: datetime) -> bool:
-        """Make an event open again; False when there is none."""
+        """Open an event again; return False when there is none."""
         actions = [
             EventItem.handled_at.remove(),
             EventItem.note.remove(),
@@ -231,7 +232,7 @@ class InboxRepository:
 
 
 def open_condition() -> Condition:
-    """Condition of every change to an event: it exists and waits."""
+    """Return the condition of every change to an event: it exists and waits."""
     condition: Condition = EventItem.pk.exists() & EventItem.handled_at.does_not_exist()
     return condition
 
@@ -246,9 +247,9 @@ def close_in(
     user_id: UserId | None,
     waits_of: str = "",
 ) -> None:
-    """Have a transaction close an event; what was about a user is noted with the user.
+    """Close an event in a transaction; an event about a user is also listed in the user's partition.
 
-    `waits_of`: the customer whose price is to be named before the event is over.
+    `waits_of` is the customer for whose price's name the event waits; "": it is handled.
     """
     keep = KEEP_UNLINKED if waits_of else KEEP
     actions = _closing(at=at, note=note, state=EventState.UNNAMED if waits_of else state, keep=keep)

@@ -1,4 +1,4 @@
-"""Stored forms of billing; keys in keys.py."""
+"""Items of billing; their keys are in keys.py."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class EventItem(BillingItem, discriminator=EVENT_DISCRIMINATOR):
     event_type = UnicodeAttribute()
     body = UnicodeAttribute(null=True)
     body_packed = BinaryAttribute(legacy_encoding=False, null=True)
-    """zlib; instead of `body` when that is large."""
+    """Body compressed by zlib, in place of `body` when that is large."""
     handled_at = UnicodeAttribute(null=True)
-    """Set once its effect is stored; absent means that it waits."""
+    """Moment at which its effect was stored; null: it waits."""
     note = UnicodeAttribute(null=True)
     attempts = NumberAttribute(default=0)
     last_error = UnicodeAttribute(null=True)
@@ -35,7 +35,7 @@ class EventItem(BillingItem, discriminator=EVENT_DISCRIMINATOR):
 
 
 class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
-    """What a user has; without a plan when nothing was bought, which is known once a customer is linked."""
+    """A user's row; without a plan when nothing was bought, as it is after a customer was linked."""
 
     user_id = UnicodeAttribute()
     plan = UnicodeAttribute(null=True)
@@ -55,38 +55,38 @@ class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
     stripe_created = UnicodeAttribute(null=True)
     price_id = UnicodeAttribute(null=True)
     paid = UnicodeAttribute(null=True)
-    """JSON: prices and products that are paid for, those that are unnamed, and since when."""
+    """JSON: ids of prices and products that are paid for, the unnamed ones, and since when."""
     others = UnicodeAttribute(null=True)
     """JSON: a list of objects with the attributes above, from `plan` on."""
 
 
 class CustomerItem(BillingItem, discriminator="customer_link"):
-    """Whose Stripe customer it is; nobody's any more when the account is deleted."""
+    """Link of a customer of Stripe; without a user once the account is deleted."""
 
     user_id = UnicodeAttribute(null=True)
     livemode = BooleanAttribute(null=True)
     names = UnicodeAttribute(null=True)
-    """JSON: what each price that the customer pays or paid for was last decided to sell, the latest learned last."""
+    """JSON: last decision of each price that the customer pays or paid for, the latest decided last."""
     ending_of = UnicodeAttribute(null=True)
-    """The account that is being deleted, until Stripe has stopped charging for it."""
+    """Account that is being deleted, until Stripe has stopped charging for it; null: none."""
 
 
 class NamingItem(BillingItem, discriminator="price_naming"):
-    """A price or product that an operator named, after which nobody may save what Stripe said of it before."""
+    """Moment at which a price or product was named; what Stripe said of it before must not be saved any more."""
 
     named_at = UnicodeAttribute()
 
 
 class PayerItem(BillingItem, discriminator="unlinked_payer"):
-    """In a price's or product's partition: a customer that is linked to nobody pays for it, and was ignored."""
+    """Customer without a link whose event was ignored; in the partition of a price or product that it pays for."""
 
     event_id = UnicodeAttribute()
-    """The latest event that was ignored: it is opened again when the price is named."""
+    """Latest ignored event, which is opened again when the price is named."""
 
 
 class OwnCustomerItem(BillingItem, discriminator="own_customer"):
-    """In a user's partition: a customer that is linked to the user, so that it can be listed consistently."""
+    """Customer that is linked to a user; in the user's partition, so that it can be listed consistently."""
 
 
 class OwnEventItem(BillingItem, discriminator="own_event"):
-    """In a user's partition: an event about the user, so that it goes with the account."""
+    """Event about a user; in the user's partition, so that it is deleted with the account."""

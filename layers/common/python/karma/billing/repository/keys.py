@@ -1,18 +1,18 @@
 """Keys of the billing table (docs/adr/0007-billing-inbox.md has the access patterns).
 
 STRIPE_EVT#<event id>                  META                an event, in gsi1 by its state
-USER#<user id>                         SUBSCRIPTION        what the user has
+USER#<user id>                         SUBSCRIPTION        the user's subscriptions
 USER#<user id>                         CUSTOMER#<id>       a customer of Stripe that is linked to the user
 USER#<user id>                         EVENT#<event id>    an event that was about the user
-USER#<user id>                         USAGE#<metric>      how much of a limit is taken, with #<month> by month
-CUSTOMER#<Stripe customer id>          USER                the link: whose customer it is; nobody's after a deletion
-SOLD#<price or product id>             NAMED               when it was last said what it sells
+USER#<user id>                         USAGE#<metric>      amount taken of a limit, with #<month> by month
+CUSTOMER#<Stripe customer id>          USER                the link to an account; without one after a deletion
+SOLD#<price or product id>             NAMED               moment at which it was last named
 SOLD#<price or product id>             CUSTOMER#<id>       a customer without a link that pays for it: its ignored event
 
-gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>            what the sweep sends again when due
+gsi1  INBOX#UNHANDLED                  <due, ISO>#<event id>            events that the sweep enqueues again when due
 gsi1  INBOX#UNLINKED, #UNNAMED         <customer id>#<closed, ISO>#<event id>
 gsi1  INBOX#HANDLED, #IGNORED, #DISMISSED   <closed, ISO>#<event id>
-gsi1  SUBSCRIPTIONS                    <due, ISO>#<user id>             when to ask Stripe though no event came
+gsi1  SUBSCRIPTIONS                    <due, ISO>#<user id>             moment to ask Stripe though no event came
 """
 
 from __future__ import annotations
@@ -37,75 +37,75 @@ class BillingKey(NamedTuple):
 
 
 def event_key(event_id: str) -> BillingKey:
-    """Key of an event."""
+    """Return the key of an event."""
     return BillingKey(f"STRIPE_EVT#{event_id}", "META")
 
 
 def event_id_of(pk: str) -> str:
-    """Inverse of `event_key`."""
+    """Return the id of the event with this partition key."""
     return pk.removeprefix("STRIPE_EVT#")
 
 
 def subscription_key(user_id: str) -> BillingKey:
-    """Key of a user's subscription."""
+    """Return the key of a user's subscription."""
     return BillingKey(f"USER#{user_id}", "SUBSCRIPTION")
 
 
 def user_pk(user_id: str) -> str:
-    """Partition of a user, in the table and in gsi1."""
+    """Return the partition of a user, in the table and in gsi1."""
     return f"USER#{user_id}"
 
 
 def inbox_partition(state: str) -> str:
-    """Partition of the events of a state in gsi1."""
+    """Return the partition of the events of a state in gsi1."""
     return f"INBOX#{state.upper()}"
 
 
 def own_customer_key(user_id: str, stripe_customer_id: str) -> BillingKey:
-    """Key of a user's note of a customer of theirs."""
+    """Return the key of a linked customer in its user's partition."""
     return BillingKey(user_pk(user_id), f"{CUSTOMER_PREFIX}{stripe_customer_id}")
 
 
 def own_event_key(user_id: str, event_id: str) -> BillingKey:
-    """Key of a user's note of an event about them."""
+    """Return the key of an event in the partition of the user whom it is about."""
     return BillingKey(user_pk(user_id), f"{EVENT_PREFIX}{event_id}")
 
 
 def customer_key(stripe_customer_id: str) -> BillingKey:
-    """Key of the link from a Stripe customer to our user."""
+    """Return the key of the link of a customer of Stripe."""
     return BillingKey(f"{CUSTOMER_PREFIX}{stripe_customer_id}", "USER")
 
 
 def naming_key(object_id: str) -> BillingKey:
-    """Key of when a price or product was last named."""
+    """Return the key of the moment at which a price or product was last named."""
     return BillingKey(sold_pk(object_id), "NAMED")
 
 
 def payer_key(object_id: str, stripe_customer_id: str) -> BillingKey:
-    """Key of the note that a customer without a link pays for a price or product."""
+    """Return the key of a customer without a link that pays for a price or product."""
     return BillingKey(sold_pk(object_id), f"{CUSTOMER_PREFIX}{stripe_customer_id}")
 
 
 def sold_pk(object_id: str) -> str:
-    """Partition of a price or product."""
+    """Return the partition of a price or product."""
     return f"SOLD#{object_id}"
 
 
 def customer_id_of(text: str) -> str:
-    """Read the customer in the partition key of its link, or in the sort key of its user's note."""
+    """Return the customer in the partition key of its link, or in the sort key of its item in the user's partition."""
     return text.removeprefix(CUSTOMER_PREFIX)
 
 
 def inbox_sort_key(moment: datetime, event_id: str) -> str:
-    """Sort key in gsi1; in time order."""
+    """Return the sort key of an event in gsi1: by time."""
     return f"{iso(moment)}#{event_id}"
 
 
 def unlinked_sort_key(customer_id: str, moment: datetime, event_id: str) -> str:
-    """Sort key in gsi1 of an event that waits for a customer's link, or for the name of what it pays for."""
+    """Return the sort key in gsi1 of an event that waits for a customer's link, or for the name of a price."""
     return f"{customer_id}#{inbox_sort_key(moment, event_id)}"
 
 
 def look_sort_key(moment: datetime, user_id: str) -> str:
-    """Sort key in gsi1 of a row that is to be compared with Stripe."""
+    """Return the sort key in gsi1 of a row about which Stripe is to be asked."""
     return f"{iso(moment)}#{user_id}"

@@ -1,4 +1,4 @@
-"""The stored form of a user's subscription row."""
+"""Conversion of a user's row to and from its item."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def item_of(
     look_at: datetime | None,
     paid: Paid = NOTHING,
 ) -> SubscriptionItem:
-    """Make the item of a row; it is in gsi1 while Stripe is to be asked about it some day."""
+    """Return the item of a row; it is in gsi1 unless `look_at` is None."""
     key = subscription_key(user_id)
     item = SubscriptionItem(key.pk, key.sk, user_id=user_id, created_at=created_at, updated_at=updated_at)
     if look_at is not None:
@@ -48,7 +48,7 @@ def item_of(
 
 
 def subscription_of(item: SubscriptionItem) -> Subscription | None:
-    """Inverse of `item_of`; None: nothing was bought."""
+    """Return the subscription of a row's item; None: nothing was bought."""
     if not item.plan:
         return None
     user_id = UserId(item.user_id)
@@ -59,7 +59,7 @@ def subscription_of(item: SubscriptionItem) -> Subscription | None:
 
 
 def paid_of(item: SubscriptionItem) -> Paid:
-    """Read what a row's user pays for."""
+    """Return the prices that a row's user pays for."""
     if not item.paid:
         return NOTHING
     held = orjson.loads(item.paid)
@@ -70,7 +70,7 @@ def paid_of(item: SubscriptionItem) -> Paid:
 
 
 def names_text(names: Mapping[str, str]) -> str | None:
-    """Write what is remembered of a customer's prices, in its order; None: nothing."""
+    """Return a customer's decisions of prices as JSON, in their order; None: there is none."""
     return orjson.dumps(dict(names)).decode() if names else None
 
 

@@ -1,6 +1,6 @@
-"""Who has a seat in an account's plan: one item a person, which counts the projects that they share with the account.
+"""Seats in an account's plan: one item a person, which counts the projects that they share with the account.
 
-Seats are taken and given back by transactions that begin and end memberships: usage.py.
+Transactions that begin and end memberships take and release seats: usage.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SeatItem(BillingItem, discriminator="seat"):
 
 
 def seat_key(user_id: str, member_id: str) -> BillingKey:
-    """Key of a person's seat in the plan of `user_id`."""
+    """Return the key of a person's seat in the plan of `user_id`."""
     return BillingKey(user_pk(user_id), f"{SEAT_PREFIX}{member_id}")
 
 

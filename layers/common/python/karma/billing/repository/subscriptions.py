@@ -1,4 +1,4 @@
-"""Subscription rows: what each user has."""
+"""Subscription rows in DynamoDB."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from karma.notices.transactional import add_notice
 
 _PAGE = 100
 _BEFORE_ALL = "0"
-"""Sorts before every moment."""
+"""Sort key before every moment."""
 
 
 class SubscriptionRepository:
@@ -68,10 +68,10 @@ class SubscriptionRepository:
     ) -> bool:
         """Write the row on the version seen, the end of an event, and a notice, all or nothing; see ports.py.
 
-        False: the row or the event changed since; nothing was written.
+        Return False when the row or the event changed since; nothing was written.
 
         Raises:
-            AccountGone: the user.
+            AccountGone: the user's account is deleted.
         """
         now = iso(at)
         item = item_of(
@@ -117,7 +117,7 @@ class SubscriptionRepository:
         return page.items
 
     def postpone_look(self, look: Look, *, until: datetime) -> bool:
-        """Move the time of a look; False when somebody has looked, or moved it, since it was listed."""
+        """Move the time of a question to Stripe; return False when another moved or answered it since it was listed."""
         key = subscription_key(look.user_id)
         moved = [SubscriptionItem.gsi1sk.set(look_sort_key(until, look.user_id))]
         try:
@@ -127,9 +127,9 @@ class SubscriptionRepository:
         return True
 
     def payers_of(self, object_id: str, *, but_at: datetime, start: dict[str, str] | None) -> Payers:
-        """List those who pay for a price or product, 100 rows a page, eventually consistent.
+        """List the users who pay for a price or product, 100 rows a page, eventually consistent.
 
-        Those whose look is at `but_at` to the millisecond are left out: they were hastened before.
+        Users whose question is due at `but_at` to the millisecond are left out: `hasten_look` has moved theirs before.
         """
 
         def payer(item: SubscriptionItem) -> UserId | None:
@@ -148,7 +148,7 @@ class SubscriptionRepository:
         return Payers(page.items, page.last)
 
     def hasten_look(self, user_id: UserId, *, at: datetime) -> bool:
-        """Have Stripe asked about a user now, whoever is at it; False when there is nothing more to ask."""
+        """Make the question about a user due now, even if one is under way; return False when all has ended."""
         key = subscription_key(user_id)
         hastened = [SubscriptionItem.gsi1sk.set(look_sort_key(at, user_id))]
         try:
@@ -158,7 +158,7 @@ class SubscriptionRepository:
         return True
 
     def purge(self, purge: Purge) -> bool:
-        """Remove the events and the row of a user that is deleted, True when that was done; links are not touched."""
+        """Remove the events and the row of a deleted user; return True when none is left. Links are not touched."""
         own = user_pk(purge.user_id)
         for page in pages(BillingItem, own, prefix=EVENT_PREFIX):
             if purge.over():

@@ -1,7 +1,7 @@
-"""How much accounts have taken of what their plan limits: one item a metric, in the billing table.
+"""Usage of plans: amounts that accounts have taken, one item a metric, in the billing table.
 
-Changes go into the transactions of the work that takes or frees it, whatever its tables are; only a running run, which
-has none at that moment, extends its reservation by a write of its own.
+Changes are part of the transactions of the work that takes or releases an amount, whatever its tables are; only a
+running run, which has none at that moment, extends its reservation by a write of its own.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ from karma.core.purge import Purge
 
 _PREFIX = "USAGE#"
 _KEPT = timedelta(days=400)
-"""How long a month's count stays, from its first day."""
+"""Time for which a month's usage is kept, from the month's first day."""
 
 
 class UsageItem(BillingItem, discriminator="usage"):
-    """How much of one metric is taken."""
+    """Amount taken of one metric."""
 
     value = NumberAttribute(default=0)
 
 
 def usage_key(user_id: str, metric: Metric, period: str) -> BillingKey:
-    """Key of what an account has taken of a metric, in a month (`2026-11`) or at all ("")."""
+    """Return the key of an account's usage of a metric, in a month (`2026-11`) or at one time ("")."""
     return BillingKey(user_pk(user_id), f"{_PREFIX}{metric.value}#{period}" if period else f"{_PREFIX}{metric.value}")
 
 
 def reserve(tx: Transaction, reservations: Iterable[Reservation]) -> None:
-    """Let a transaction take what is reserved; it fails with QuotaExceeded when less is left. Two write units each."""
+    """Add reservations to a transaction; it fails with QuotaExceeded when less is left. Two write units each."""
     for each in reservations:
         tx.upsert(_item(each), _added(each, each.amount), _room(each), on_fail=each.refusal())
 
 
 def adjust(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
-    """Let a transaction correct what was taken; nothing is written for a difference of 0."""
+    """Add adjustments of reservations to a transaction; one of 0 writes nothing."""
     for each in adjustments:
         if each.difference:
             tx.upsert(_item(each), _added(each, each.difference))
 
 
 def take_seat(tx: Transaction, reservation: Reservation, member_id: UserId, *, on_fail: AppError) -> None:
-    """Let a transaction seat a person in one project more; only the first takes a seat of the plan.
+    """Count one more project for a person's seat in a transaction; only the first takes a seat of the plan.
 
     The transaction fails with QuotaExceeded when the person has no seat yet and none is free, and with `on_fail` when
-    what was read of the seat has changed by the time it commits.
+    the seat has changed since it was read.
     """
     held = shared(reservation.user_id, [member_id])[member_id]
     item = SeatItem(*seat_key(reservation.user_id, member_id))
@@ -79,13 +79,13 @@ def take_seat(tx: Transaction, reservation: Reservation, member_id: UserId, *, o
 
 
 def give_seats_back(tx: Transaction, seats: Iterable[tuple[UserId, UserId]], *, on_fail: AppError) -> None:
-    """Let a transaction end what seated people in one project; who shares no other gives their seat back.
+    """Count one project less for people's seats in a transaction, and release the seats of those who share no other.
 
     Args:
         tx: the transaction.
-        seats: accounts, each with one of up to a hundred people who have a seat in its plan. A seat that is not there
-            any more has gone with its account.
-        on_fail: what the transaction fails with when what was read of a seat has changed by the time it commits.
+        seats: accounts, each with one of up to a hundred people who have a seat in its plan. A missing seat was deleted
+            with its account.
+        on_fail: error of the transaction when a seat has changed since it was read.
     """
     by_account: dict[UserId, list[UserId]] = defaultdict(list)
     for user_id, member_id in seats:
@@ -104,22 +104,23 @@ def give_seats_back(tx: Transaction, seats: Iterable[tuple[UserId, UserId]], *, 
 
 
 class UsageRepository:
-    """Reads what is taken, and extends reservations between transactions."""
+    """Reads usage, and extends reservations outside of transactions."""
 
     def extend(self, reservation: Reservation) -> None:
         """Take more of a metric: a transaction of one write, so that a repeat by the SDK counts once.
 
         Raises:
-            QuotaExceeded: less is left; nothing was taken.
+            QuotaExceeded: the plan has less left; nothing was taken.
         """
         tx = Transaction()
         reserve(tx, [reservation])
         tx.commit()
 
     def purge(self, purge: Purge) -> bool:
-        """Remove what is kept of a deleted account, True when that was done.
+        """Remove seats and usage of a deleted account; return True when none is left.
 
-        The seats first: whoever gives one back does so on condition that it is there, and changes the count with it.
+        Seats are removed first: another request releases a seat on condition that it exists, and changes the count with
+        it.
         """
         return all(empty(BillingItem, user_pk(purge.user_id), purge, prefix=each) for each in (SEAT_PREFIX, _PREFIX))
 
@@ -128,7 +129,7 @@ class UsageRepository:
         return shared(user_id, [member_id])[member_id] > 0
 
     def read(self, allowance: Allowance) -> list[Usage]:
-        """Read what an account has taken of each metric now: one batch of five reads, consistent."""
+        """Read the amount that an account has taken of each metric now: one batch of five reads, consistent."""
         keys = {
             metric: Key(*usage_key(allowance.user_id, metric, period_of(metric, allowance.at))) for metric in Metric
         }

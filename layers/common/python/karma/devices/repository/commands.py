@@ -47,7 +47,7 @@ _IDEMPOTENCY_S = 24 * 3600
 
 
 class IdempotencyKeyUsed(Exception):
-    """The key of this request made something before."""
+    """The Idempotency-Key of this request has created something before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ class CommandRepository:
         """Write a queued command and its entry in the device's queue, if the device is still active.
 
         Raises:
-            NotFound: the device is gone.
-            IdempotencyKeyUsed: the key made a command before.
+            NotFound: the device is not active any more.
+            IdempotencyKeyUsed: the key has created a command before.
         """
         stamp = iso(now)
         tx = Transaction()
@@ -184,7 +184,7 @@ class CommandRepository:
         return [_pending(item) for item in page.items]
 
     def overdue(self, shard: int, *, before: datetime, limit: int) -> list[Pending]:
-        """Read unfinished commands whose time is over, from one of `EXPIRY_SHARDS` index partitions."""
+        """Read unfinished commands that end before a moment, from one of `EXPIRY_SHARDS` index partitions."""
         partition = f"EXPIRING#{shard % EXPIRY_SHARDS}"
         return query_work(PendingItem, partition, PendingItem.gsi1sk < iso(before), _pending, limit=limit).items
 
@@ -200,11 +200,12 @@ class CommandRepository:
         answered_ms: int = 0,
         only_from: CommandStatus | None = None,
     ) -> bool:
-        """Take a command to a state, by the table of transitions; tell whether it moved.
+        """Move a command to a state, by the table of transitions; tell whether it moved.
 
-        A final state takes it out of the device's queue in the same transaction. False: it is absent, in a state that
-        has no such step (a repeat, a late answer) or is not `only_from`, or `answered_ms`, when the broker had the
-        answer, is not before the command's end.
+        A final state takes it out of the device's queue in the same transaction. Return False when it does not exist,
+        its
+        state has no such step (a repeat, a late answer) or is not `only_from`, or `answered_ms`, the broker's time of
+        the answer, is not before the command's end.
         """
         stamp, now_ms = iso(at), round(at.timestamp() * 1000)
         sources = sorted(sources_of(to) if only_from is None else sources_of(to) & {only_from})
@@ -240,7 +241,7 @@ class CommandRepository:
         return True
 
     def keep_late(self, device_id: DeviceId, command_id: CommandId, late: LateResult, *, at: datetime) -> bool:
-        """Keep the first late answer beside a command that is over; False when one is kept, or it is not over."""
+        """Store the first late answer to a command that has ended; return False if it has one, or has not ended."""
         final = sorted(status for status in CommandStatus if is_final(status))
         kept = {
             "status": str(late.status),

@@ -1,4 +1,4 @@
-"""Messages that could not be taken, kept for their device's owner for two weeks."""
+"""Dead letters: messages with parts that were refused, kept for the device's owner for two weeks."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from karma.devices.repository.items import (
 )
 
 KEPT_BYTES = 4096
-"""So much of a payload stands in the letter itself, which lists read; the whole of a longer one beside it."""
+"""Bytes of a payload that are in the letter itself, which lists read; a longer one is also stored whole beside it."""
 NAMED = 20
-"""So many refused parts are named."""
+"""Largest number of refused parts that a letter names."""
 TOO_MANY = Refused("", "TOO_MANY")
-"""Of the letter that counts the messages of an hour that have none of their own."""
+"""Refused part of the letter that counts the messages of an hour without a letter of their own."""
 _SUM = "0" * 16
 _ID = re.compile(r"([0-9]{13})-([0-9a-f]{16})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """One message; `payload` holds its first 4 KB, or the whole when it was asked for by its id."""
+    """A message with refused parts; `payload` has its first 4 KB, or the whole when it was read by its id."""
 
     id: str
     refused: tuple[Refused, ...]
-    """The first 20."""
+    """Refused parts, at most the first 20."""
     refused_count: int
     taken: bool
-    """Whether the rest of the message was taken."""
+    """True: the rest of the message was stored."""
     topic: str
     received_ms: int
     size: int
@@ -51,7 +51,7 @@ class DeadLetter:
 
 
 class DeadLetterRepository:
-    """Puts and reads of dead letters in one `devices` table."""
+    """Dead letters over DynamoDB, in the `devices` table."""
 
     def store(
         self,
@@ -63,9 +63,9 @@ class DeadLetterRepository:
         received_ms: int,
         taken: bool = False,
     ) -> None:
-        """Keep a message of which something was refused; the same message again changes nothing.
+        """Store a message with refused parts; the same message again changes nothing.
 
-        The whole payload is written first, so that a letter which is seen has it.
+        The whole payload is written first, so that each letter that is read has it.
         """
         digest = hashlib.sha256(topic.encode() + b"\0" + payload).hexdigest()[:16]
         expires_at = received_ms // 1000 + DEAD_LETTER_RETENTION_S
@@ -89,9 +89,9 @@ class DeadLetterRepository:
         _put_once(item)
 
     def sum_up(self, device_id: DeviceId, *, hour: int, more: int) -> None:
-        """Say in the one letter of an hour, counted from 1970, that so many more of its messages have none.
+        """Add to the one letter of an hour (counted from 1970) the number of its messages that have none of their own.
 
-        It stands before those that are kept: at the beginning of the hour. One write.
+        It is listed before those: at the beginning of the hour. One write.
         """
         received_ms = hour * HOUR_S * 1_000
         item = DeadLetterItem

@@ -1,4 +1,4 @@
-"""Devices in DynamoDB: rows, guards, latest facts, presence, tombstones."""
+"""Devices in DynamoDB: rows, unique serial numbers, newest facts, presence, tombstones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _NAME_KEY_CHARS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """Who owns a serial number, and by which certificates it may speak."""
+    """Owner and device of a serial number, with the certificates that may send for it."""
 
     serial_number: str
     user_id: UserId
@@ -66,21 +66,21 @@ class Guard:
 
 
 class Gone(NamedTuple):
-    """A deleted device whose data is still there."""
+    """A deleted device whose data is not removed yet."""
 
     user_id: UserId
     device_id: DeviceId
 
 
 class Made(NamedTuple):
-    """What an Idempotency-Key made before."""
+    """Object that an Idempotency-Key has created before."""
 
     id: str
     request_hash: str
 
 
 class Rows(NamedTuple):
-    """Devices in list order; `more` when others follow the last one."""
+    """Devices in list order; `more`: others follow the last one."""
 
     views: list[CurrentDevice]
     more: bool
@@ -92,7 +92,7 @@ class DeviceRepository:
     # Reading
 
     def guard(self, serial_number: str, *, consistent: bool = False) -> Guard | None:
-        """Look a serial number up: one read."""
+        """Read the owner of a serial number: one read; None: it is free."""
         item = get(GuardItem, guard_key(serial_number), consistent=consistent)
         return _guard(item) if item is not None else None
 
@@ -102,7 +102,7 @@ class DeviceRepository:
         return _device(item) if item is not None else None
 
     def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> CurrentDevice | None:
-        """Read an active device with its latest facts and presence: one query of three items."""
+        """Read an active device with its newest facts and presence: one query of three items."""
         key = device_key(user_id, device_id)
         page = query(
             DevicesItem,
@@ -167,12 +167,12 @@ class DeviceRepository:
         ]
 
     def count(self, user_id: UserId) -> int:
-        """Read the number of active devices, as far as the router has folded it."""
+        """Read the number of active devices, as far as the stream was counted."""
         item = get(DeviceCounter, devices_counter_key(user_id))
         return int(item.value) if item is not None else 0
 
     def made_by(self, user_id: UserId, route: str, key: str, *, now: datetime) -> Made | None:
-        """Read what an Idempotency-Key made, unless it is too old to count."""
+        """Read the object that an Idempotency-Key has created; None: none, or more than a day ago."""
         item = get(IdempotencyItem, idempotency_key(user_id, route, key), consistent=True)
         if item is None or (item.expires_at or 0) <= now.timestamp():
             return None
@@ -189,19 +189,19 @@ class DeviceRepository:
         now: datetime,
         idempotency: tuple[str, str] | None = None,
     ) -> None:
-        """Write a provisioning device: row, guard, latest facts, presence and its place in the plan, all or none.
+        """Write a provisioning device: row, unique serial number, facts, presence and its reservation, all or none.
 
         Args:
             device: in state `provisioning`.
-            reservation: of one device; given back when the device goes.
-            attempt: fences a later take-over.
-            now: for the sweep's clock.
+            reservation: of one device; released when the device is deleted.
+            attempt: id of this creation; a later one takes it over by writing its own.
+            now: moment from which the sweep counts the creation's age.
             idempotency: key and request hash, kept for a day.
 
         Raises:
             AlreadyExists: the serial number is taken.
             QuotaExceeded: the owner's plan has no room for another device.
-            AccountGone: its owner is deleted.
+            AccountGone: the owner's account is deleted.
         """
         stamp = iso(now)
         tx = Transaction()
@@ -237,8 +237,8 @@ class DeviceRepository:
             The device with the id and creation time that it has had from the first attempt.
 
         Raises:
-            AlreadyExists: it is finished, another owner's, or somebody took it over meanwhile.
-            AccountGone: its owner is deleted.
+            AlreadyExists: the creation is finished, has another owner, or was taken over by another request meanwhile.
+            AccountGone: the owner's account is deleted.
         """
         guard = get(GuardItem, guard_key(device.serial_number), consistent=True)
         taken = AlreadyExists(_taken(device))
@@ -261,11 +261,11 @@ class DeviceRepository:
         return _device(item)
 
     def activate(self, device: Device, *, attempt: str, certificate_id: str, now: datetime) -> Device:
-        """End a creation: the device is shown, and its certificate may speak for it.
+        """End a creation: the device is shown, and its certificate may send for it.
 
         Raises:
-            ConditionFailed: another attempt has taken it over.
-            AccountGone: its owner is deleted.
+            ConditionFailed: another attempt has taken the creation over.
+            AccountGone: the owner's account is deleted.
         """
         stamp = iso(now)
         row = DeviceItem(*device_key(device.user_id, device.id))
@@ -303,12 +303,12 @@ class DeviceRepository:
         return stored
 
     def discard(self, device: Device, *, attempt: str | None) -> None:
-        """Remove what `claim` wrote and give its reservation back, all or none, as long as it is unfinished.
+        """Remove the items of `claim` and release the reservation, all or none, while the creation is unfinished.
 
         Without `attempt` it is removed whichever attempt it belongs to.
 
         Raises:
-            ConditionFailed: it was finished or taken over.
+            ConditionFailed: the creation was finished or taken over.
         """
         unfinished = DeviceItem.state == DeviceState.PROVISIONING
         mine = unfinished if attempt is None else unfinished & (DeviceItem.attempt == attempt)
@@ -333,8 +333,8 @@ class DeviceRepository:
         """Change name, tags or location of an active device.
 
         Raises:
-            NotFound: no such active device.
-            StaleVersion: `version` is not the stored one, or somebody changed it at the same time.
+            NotFound: there is no such active device.
+            StaleVersion: `version` is not the stored one, or another request changed the device at the same time.
         """
         item = get(DeviceItem, device_key(user_id, device_id), consistent=True)
         if item is None or item.state != DeviceState.ACTIVE:
@@ -352,12 +352,12 @@ class DeviceRepository:
             raise stale from exc
 
     def begin_delete(self, device: Device, *, now: datetime) -> None:
-        """Write the tombstone into row and guard, and give the device's place in the plan back, all or none.
+        """Mark row and serial number as being deleted, and release the device's reservation, all or none.
 
-        From here on the device is gone for everybody but the sweep.
+        From here on only the sweep sees the device.
 
         Raises:
-            ConditionFailed: it is not active.
+            ConditionFailed: the device is not active.
         """
         stamp = iso(now)
         tx = Transaction()
@@ -385,7 +385,7 @@ class DeviceRepository:
         tx.commit()
 
     def finish_delete(self, device: Device, *, now: datetime) -> None:
-        """Remove the rows, free the serial number, and leave a tombstone for the device's data."""
+        """Remove the rows, free the serial number, and write a tombstone by which the device's data is found."""
         stamp = iso(now)
         deleting = DeviceItem.state == DeviceState.DELETING
         tx = self._remove_items(device, row=deleting, guard=GuardItem.device_id == device.id)
@@ -406,10 +406,11 @@ class DeviceRepository:
         tx.commit()
 
     def unfinished(self, *, before: datetime, limit: int) -> list[Guard | Gone]:
-        """Read what a sweep must finish, oldest first.
+        """Read the creations and deletions that a sweep must finish, oldest first.
 
         Returns:
-            Guards of half-made or half-deleted devices, and devices whose data is still there.
+            Serial numbers of devices whose creation or deletion is unfinished, and deleted devices whose data is not
+            removed.
         """
         old_enough = DevicesItem.gsi1sk < iso(before)
         work: Work[Guard | Gone] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, _unfinished, limit=limit)
@@ -429,13 +430,13 @@ class DeviceRepository:
     # What devices say
 
     def merge_latest(self, guard: Guard, said: Latest, *, now: datetime, tries: int = 6) -> Latest | None:
-        """Merge facts into the device's LATEST: one read and one write, repeated when somebody was quicker.
+        """Merge facts into the device's LATEST: one read and one write, repeated when another write was quicker.
 
         Returns:
-            The merged facts; None when the device is gone.
+            The merged facts; None: the device is deleted.
 
         Raises:
-            ConditionFailed: `tries` others were quicker each time.
+            ConditionFailed: another write was quicker at each of `tries` attempts.
         """
         key = latest_key(guard.user_id, guard.device_id)
         for left in reversed(range(tries)):
@@ -459,7 +460,7 @@ class DeviceRepository:
     def merge_presence(
         self, guard: Guard, events: Iterable[PresenceEvent], *, now: datetime, tries: int = 6
     ) -> PresenceState | None:
-        """Merge lifecycle events into the device's PRESENCE; as `merge_latest`."""
+        """Merge lifecycle events into the device's PRESENCE, like `merge_latest`."""
         events = tuple(events)
         key = presence_key(guard.user_id, guard.device_id)
         for left in reversed(range(tries)):
@@ -482,7 +483,7 @@ class DeviceRepository:
 
 
 def latest_from(item: DevicesItem | None) -> Latest:
-    """Read what `_latest_json` wrote."""
+    """Return the facts that `_latest_json` wrote."""
     if not isinstance(item, LatestItem) or not item.facts:
         return Latest()
     facts = cast("dict[str, Any]", item.facts)
@@ -496,7 +497,7 @@ def latest_from(item: DevicesItem | None) -> Latest:
 
 
 def presence_from(item: DevicesItem | None) -> PresenceState:
-    """Read lifecycle events."""
+    """Return the presence of an item; None: an empty one."""
     if not isinstance(item, PresenceItem) or not item.events:
         return PresenceState()
     return PresenceState(tuple(PresenceEvent(*event) for event in cast("list[Any]", item.events)))
@@ -539,7 +540,7 @@ def _views(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
 
 
 def _start_after(user_id: UserId, device_id: DeviceId, *, newest_first: bool) -> Key:
-    """The last key of a device in list order: its row when descending, its PRESENCE when ascending."""
+    """Return the last key of a device in list order: its row when descending, its PRESENCE when ascending."""
     return device_key(user_id, device_id) if newest_first else presence_key(user_id, device_id)
 
 

@@ -1,4 +1,4 @@
-"""What a device may still cost in an hour, counted over all processes: one item a device and hour."""
+"""Costs of devices by hour, counted over all processes: one item a device and hour."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from karma.devices.repository.items import HourItem, hour_key
 
 HOUR_S: Final = 3_600
 _KEPT_S: Final = 24 * 3_600
-"""After the end of the hour: the queue may hand out a message that is hours old."""
+"""Seconds after the end of the hour for which the item is kept: the queue may deliver a message hours later."""
 
 
 class Cost(StrEnum):
-    """What is counted."""
+    """Cost that is counted."""
 
     LETTERS = "letters"
     """Dead letters that are kept."""
@@ -28,7 +28,7 @@ class HourRepository:
     """Conditional counts in one `devices` table."""
 
     def take(self, device_id: DeviceId, cost: Cost, amount: int, *, hour: int, most: int) -> bool:
-        """Count so much more in an hour; False where that would be more than `most`: then nothing is counted."""
+        """Add an amount to an hour's count; return False and add nothing when that would exceed `most`."""
         counted = getattr(HourItem, cost.value)
         item = HourItem(*hour_key(device_id, hour))
         actions = [counted.add(amount), HourItem.expires_at.set((hour + 1) * HOUR_S + _KEPT_S)]

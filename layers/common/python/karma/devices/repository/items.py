@@ -1,14 +1,14 @@
 """Keys and items of the `devices` and `telemetry` tables; access patterns are in docs/adr/0005-device-data.md.
 
-devices    USER#<user>   DEVICE#<device>              what the owner wrote           gsi1 while active: by name
-           USER#<user>   DEVICE#<device>#LATEST       what the device said last
+devices    USER#<user>   DEVICE#<device>              the owner's description       gsi1 while active: by name
+           USER#<user>   DEVICE#<device>#LATEST       newest facts of the device
            USER#<user>   DEVICE#<device>#PRESENCE     lifecycle events that may be true
            USER#<user>   COUNTER#devices              active devices, folded from the stream
            USER#<user>   IDEMPOTENCY#<hash>           answers to a repeated POST
-           THING#<serial> META                        unique guard; what ingest looks up   gsi1 while unfinished: sweep
+           THING#<serial> META                        unique serial number, for ingest   gsi1 while unfinished: sweep
            DEV#<device>  CMD#<command>                a command
            DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
-           DEV#<device>  DEAD#<ms>#<hash>             a message of which something could not be taken
+           DEV#<device>  DEAD#<ms>#<hash>             a message with refused parts
            DEV#<device>  DEADPAYLOAD#<ms>#<hash>      its whole payload, when that is long
            USER#<user>   GONE#<device>                a deleted device, until its data is gone  gsi1: sweep
 telemetry  DEV#<device>#<yyyy-mm-dd>  <min ts ms>#<boot>#<seq>     one batch of samples
@@ -51,104 +51,104 @@ NEVER: Final = Key("-", "-")
 
 
 def owner_pk(user_id: UserId) -> str:
-    """Partition of an owner's devices."""
+    """Return the partition of an owner's devices."""
     return f"USER#{user_id}"
 
 
 def device_key(user_id: UserId, device_id: DeviceId) -> Key:
-    """Key of a device's row."""
+    """Return the key of a device's row."""
     return Key(owner_pk(user_id), f"{DEVICE_PREFIX}{device_id}")
 
 
 def latest_key(user_id: UserId, device_id: DeviceId) -> Key:
-    """Key of what the device said last."""
+    """Return the key of a device's newest facts."""
     return Key(owner_pk(user_id), f"{DEVICE_PREFIX}{device_id}#LATEST")
 
 
 def presence_key(user_id: UserId, device_id: DeviceId) -> Key:
-    """Key of the device's lifecycle events."""
+    """Return the key of the device's lifecycle events."""
     return Key(owner_pk(user_id), f"{DEVICE_PREFIX}{device_id}#PRESENCE")
 
 
 def devices_counter_key(user_id: UserId) -> Key:
-    """Key of the number of an owner's active devices."""
+    """Return the key of the number of an owner's active devices."""
     return counter_key(owner_pk(user_id), COUNTER_NAME)
 
 
 def idempotency_key(user_id: UserId, route: str, key: str) -> Key:
-    """Key of the answer to a POST that carried an Idempotency-Key."""
+    """Return the key of the answer to a POST that carried an Idempotency-Key."""
     digest = hashlib.sha256(f"{route}\0{key}".encode()).hexdigest()[:32]
     return Key(owner_pk(user_id), f"IDEMPOTENCY#{digest}")
 
 
 def guard_key(serial_number: str) -> Key:
-    """Key of the guard that makes a serial number unique."""
+    """Return the key of the item that makes a serial number unique."""
     return Key(f"THING#{serial_number}", "META")
 
 
 def children_pk(device_id: DeviceId) -> str:
-    """Partition of a device's commands and dead letters."""
+    """Return the partition of a device's commands and dead letters."""
     return f"DEV#{device_id}"
 
 
 def command_key(device_id: DeviceId, command_id: CommandId) -> Key:
-    """Key of a command."""
+    """Return the key of a command."""
     return Key(children_pk(device_id), f"{COMMAND_PREFIX}{command_id}")
 
 
 def pending_key(device_id: DeviceId, command_id: CommandId) -> Key:
-    """Key of an unfinished command's entry in the device's queue."""
+    """Return the key of an unfinished command's entry in the device's queue."""
     return Key(children_pk(device_id), f"{PENDING_PREFIX}{command_id}")
 
 
 def dead_letter_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
-    """Key of a message that could not be taken; the same message has the same key."""
+    """Return the key of a dead letter; the same message has the same key."""
     return Key(children_pk(device_id), f"{DEAD_PREFIX}{received_ms:013d}#{digest}")
 
 
 def dead_payload_key(device_id: DeviceId, received_ms: int, digest: str) -> Key:
-    """Key of the whole payload of a dead letter."""
+    """Return the key of the whole payload of a dead letter."""
     return Key(children_pk(device_id), f"{DEAD_PAYLOAD_PREFIX}{received_ms:013d}#{digest}")
 
 
 def hour_key(device_id: DeviceId, hour: int) -> Key:
-    """Key of what a device has cost in an hour, counted from 1970."""
+    """Return the key of a device's costs in an hour, counted from 1970."""
     return Key(children_pk(device_id), f"{HOUR_PREFIX}{hour:07d}")
 
 
 def tombstone_key(user_id: UserId, device_id: DeviceId) -> Key:
-    """Key of what remains of a deleted device until its data is gone."""
+    """Return the key of a deleted device's tombstone, kept until its data is removed."""
     return Key(owner_pk(user_id), f"{GONE_PREFIX}{device_id}")
 
 
 def expiry_partition(device_id: DeviceId) -> str:
-    """Partition of gsi1 in which a device's unfinished commands stand by expiry."""
+    """Return the partition of gsi1 with a device's unfinished commands by their end."""
     return f"EXPIRING#{int(device_id.replace('-', '')[-4:], 16) % EXPIRY_SHARDS}"
 
 
 def telemetry_pk(device_id: DeviceId, day: str) -> str:
-    """Partition of one device's batches of one UTC day, `yyyy-mm-dd`."""
+    """Return the partition of one device's batches of one UTC day, `yyyy-mm-dd`."""
     return f"DEV#{device_id}#{day}"
 
 
 def telemetry_sk(min_ts: int, boot: str, seq: int) -> str:
-    """Sort key of a batch: by its first sample, then the device's own numbering."""
+    """Return the sort key of a batch: by its first sample, then the device's own numbering."""
     return f"{min_ts:013d}#{boot}#{seq:010d}"
 
 
 def parse_telemetry_sk(sk: str) -> tuple[int, str, int]:
-    """Inverse of `telemetry_sk`."""
+    """Return (time of the first sample in ms, boot, sequence number) of a batch's sort key."""
     min_ts, boot, seq = sk.split("#")
     return int(min_ts), boot, int(seq)
 
 
 def day_of(ts_ms: int) -> str:
-    """UTC day of a time, `yyyy-mm-dd`."""
+    """Return the UTC day of a time in milliseconds, as `yyyy-mm-dd`."""
     return from_epoch_ms(ts_ms).date().isoformat()
 
 
 def days_between(from_ms: int, to_ms: int) -> Iterator[str]:
-    """UTC days that a range touches, in order."""
+    """Yield the UTC days that a range touches, in order."""
     first, last = from_epoch_ms(from_ms).toordinal(), from_epoch_ms(to_ms).toordinal()
     for day in range(first, last + 1):  # numbers, for the calendar has no day after its last
         yield date.fromordinal(day).isoformat()
@@ -176,7 +176,7 @@ class DeviceItem(DevicesItem, discriminator="device"):
     serial_number = UnicodeAttribute()
     state = UnicodeAttribute()
     attempt = UnicodeAttribute(null=True)
-    """Whoever provisions it now; another attempt takes over by writing its own."""
+    """Id of the creation that is under way; another attempt takes over by writing its own."""
     ip = UnicodeAttribute(null=True)
     firmware_version = UnicodeAttribute(null=True)
     capabilities = JSONAttribute(default=dict)
@@ -187,13 +187,13 @@ class DeviceItem(DevicesItem, discriminator="device"):
 
 
 class LatestItem(DevicesItem, discriminator="device_latest"):
-    """What a device said last; in no index."""
+    """Newest facts of a device; in no index."""
 
     facts = JSONAttribute(default=dict)
 
 
 class PresenceItem(DevicesItem, discriminator="device_presence"):
-    """Lifecycle events that may be true; in no index."""
+    """Lifecycle events that may still decide; in no index."""
 
     events = JSONAttribute(default=list)
 
@@ -203,7 +203,7 @@ class DeviceCounter(CounterAttributes, DevicesItem, discriminator="device_counte
 
 
 class GuardItem(DevicesItem, discriminator="thing"):
-    """Owner of a serial number."""
+    """A unique serial number with its owner."""
 
     serial_number = UnicodeAttribute()
     user_id = UnicodeAttribute()
@@ -214,7 +214,7 @@ class GuardItem(DevicesItem, discriminator="thing"):
 
 
 class IdempotencyItem(DevicesItem, discriminator="idempotency"):
-    """What a POST with an Idempotency-Key made."""
+    """Object that a POST with an Idempotency-Key has created."""
 
     request_hash = UnicodeAttribute()
     made_id = UnicodeAttribute()
@@ -244,7 +244,7 @@ class CommandItem(DevicesItem, discriminator="command"):
 
 
 class PendingItem(DevicesItem, discriminator="pending_command"):
-    """An unfinished command in its device's queue: all that a publish needs."""
+    """An unfinished command in its device's queue, with all that publishing it needs."""
 
     command_id = UnicodeAttribute()
     device_id = UnicodeAttribute()
@@ -259,10 +259,10 @@ class PendingItem(DevicesItem, discriminator="pending_command"):
 
 
 class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
-    """A message of the device of which something could not be taken."""
+    """A message of the device with refused parts."""
 
     reason = UnicodeAttribute()
-    """The first one."""
+    """Reason of the first refused part."""
     refused = JSONAttribute(null=True)
     """`[[field, reason], ...]`, the first 20."""
     refused_count = NumberAttribute(default=1)
@@ -271,24 +271,24 @@ class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
     received_ms = NumberAttribute()
     size = NumberAttribute()
     payload = BinaryAttribute(legacy_encoding=False)
-    """The first 4 KB."""
+    """First 4 KB of the message."""
 
 
 class DeadPayloadItem(DevicesItem, discriminator="dead_payload"):
-    """The whole payload of a dead letter, when it is longer than 4 KB: MQTT has 128 KB at the most."""
+    """Whole payload of a dead letter that is longer than 4 KB; MQTT's limit is 128 KB."""
 
     payload = BinaryAttribute(legacy_encoding=False)
 
 
 class HourItem(DevicesItem, discriminator="device_hour"):
-    """What a device has taken of what it may cost in an hour (allowance.py)."""
+    """Costs of a device in an hour (allowance.py)."""
 
     letters = NumberAttribute(default=0)
     units = NumberAttribute(default=0)
 
 
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):
-    """A deleted device whose data is still being removed."""
+    """A deleted device whose data is not removed yet."""
 
     user_id = UnicodeAttribute()
     device_id = UnicodeAttribute()

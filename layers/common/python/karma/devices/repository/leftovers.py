@@ -1,4 +1,4 @@
-"""Removing what a deleted device left (commands, dead letters, telemetry, in the end its tombstone), and an owner."""
+"""Removing the data of deleted devices (commands, dead letters, telemetry, last the tombstone), and of an owner."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ _PAGE_ITEMS = 100
 
 
 class LeftoverRepository:
-    """Deletes in both tables."""
+    """Removal of deleted devices' data from both tables."""
 
     def __init__(self, *, retention_s: int = RAW_RETENTION_S) -> None:
-        """Telemetry is looked for on each day that `retention_s` reaches."""
+        """Build the repository.
+
+        Telemetry is removed from each day within `retention_s` seconds.
+        """
         self._retention = timedelta(seconds=retention_s)
 
     def remove(self, gone: Gone, *, now: datetime, limit: int) -> int:
         """Remove up to `limit` items of a deleted device; the tombstone goes last, when nothing else is left.
 
         Returns:
-            How many items were removed; fewer than `limit` means that all are gone.
+            Number of removed items; fewer than `limit`: none is left.
         """
         removed = 0
         for item in self._items(gone.device_id, now=now):
@@ -53,18 +56,18 @@ class LeftoverRepository:
         return removed
 
     def empty(self, device_id: DeviceId, purge: Purge, *, now: datetime) -> bool:
-        """Remove all of it but the tombstone, 25 items a call; False when the time was over before the end."""
+        """Remove all data but the tombstone, 25 items a call; return False when the time was over before the end."""
         return empty(DevicesItem, children_pk(device_id), purge) and all(
             empty(TelemetryItem, telemetry_pk(device_id, day), purge) for day in self._days(now)
         )
 
     def gone(self, user_id: UserId) -> list[Gone]:
-        """Read an owner's first hundred deleted devices whose data is still there, strongly consistent."""
+        """Read an owner's first hundred deleted devices whose data is not removed, strongly consistent."""
         found = next(pages(DevicesItem, owner_pk(user_id), prefix=GONE_PREFIX))
         return [Gone(user_id, DeviceId(key.sk.removeprefix(GONE_PREFIX))) for key in found]
 
     def empty_owner(self, purge: Purge) -> bool:
-        """Remove an owner's counter and records of requests; True when no device is left either."""
+        """Remove an owner's counter and records of requests; return True when no device is left either."""
         own = owner_pk(purge.user_id)
         kept = (DEVICE_PREFIX, GONE_PREFIX)
         left = False
@@ -76,7 +79,7 @@ class LeftoverRepository:
         return not left
 
     def forget(self, gone: Gone) -> None:
-        """Remove the tombstone: nothing of the device can be written any more."""
+        """Remove the tombstone, once nothing of the device can be written any more."""
         delete(TombstoneItem(*tombstone_key(*gone)))
 
     def _items(self, device_id: DeviceId, *, now: datetime) -> Iterator[Item]:

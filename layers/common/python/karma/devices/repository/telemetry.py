@@ -23,9 +23,10 @@ from karma.devices.samples import Batch
 _DAY_S = 24 * 3600
 _PAGE_ITEMS = 100
 MAX_SPAN_MS = 3_600_000
-"""A batch spans an hour at the most, so samples of a range stand in batches that begin up to an hour before it."""
+"""Longest span of a batch in milliseconds, so samples of a range are in batches that begin up to an hour before it."""
 _END_MS = 10**13
-"""Sort keys have 13 digits, until the year 2286: a later time would sort before them, which DynamoDB refuses."""
+"""End of all sort keys, which have 13 digits, until the year 2286: DynamoDB refuses a range that ends before it begins.
+"""
 
 
 class StoredBatch(NamedTuple):
@@ -39,7 +40,7 @@ class TelemetryRepository:
     """Conditional puts and range reads of one `telemetry` table."""
 
     def store(self, device_id: DeviceId, batch: Batch) -> bool:
-        """Put a batch once; False when its key holds another body. A repeat of the same body succeeds."""
+        """Store a batch once; return False when its key holds another body. A repeat of the same body succeeds."""
         item = BatchItem(
             telemetry_pk(device_id, day_of(batch.min_ts)),
             telemetry_sk(batch.min_ts, batch.boot, batch.seq),
