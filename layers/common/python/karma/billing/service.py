@@ -32,8 +32,8 @@ _SWEEP_LIMIT = 500
 
 
 _REREAD_EVERY = timedelta(seconds=5)
-"""Shortest time, in one process, between two reads of the secrets past the cache for a wrong signature: a flood of forged
-requests costs Secrets Manager one call in this time."""
+"""Shortest time, in one process, between two reads of the secrets past the cache for a wrong signature: a flood of
+forged requests costs Secrets Manager one call in this time."""
 
 
 class Secrets(Protocol):
