@@ -1,4 +1,4 @@
-"""The streaming function: AG-UI runs and their logs as server-sent events. Plain ASGI, for the cold start's sake.
+"""The streaming function: AG-UI runs and their logs as server-sent events. Plain ASGI, for a short cold start.
 
     POST /api/agent, /api/v1/agent          start a run of the built-in agent, or of the one that
                                             `forwardedProps.agent_id` names, and stream it to its terminal event
@@ -6,7 +6,7 @@
                                             asked for application/json alone: a page of it, as the API gives it
     GET  /health, /openapi.json
 
-Whatever is refused is refused with a status, before the stream begins; behind the first byte a failure is a RUN_ERROR.
+Refusals are answered with a status, before the stream begins; after the first byte a failure is a RUN_ERROR.
 CORS and security headers are the edge's. The run does not depend on its client: AWS tells nobody that one has left.
 """
 
@@ -53,10 +53,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 PathValues = Mapping[str, str]
-"""What stands where a route's path has names."""
+"""Values of a path for the `{names}` of its route."""
 
 FOLLOW_S = 55.0
-"""An attached stream ends after this long; its client comes back with the last id."""
+"""Seconds after which the stream of a run's log ends; its client reconnects with the last id."""
 
 _POLL_S = 0.25
 _MAX_POLL_S = 1.0
@@ -70,11 +70,11 @@ _INVOCATION = "karma.invocation"
 
 
 class _ClientLeft(Exception):
-    """The client went away before it had sent its request."""
+    """The client left before it had sent its request."""
 
 
 class _Request:
-    """What routes read of an ASGI scope."""
+    """Request, as routes read it from an ASGI scope."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.path: str = scope["path"]
@@ -92,7 +92,7 @@ class _Request:
 
     @cached_property
     def query(self) -> Mapping[str, str]:
-        """The query's parameters."""
+        """Return the query's parameters."""
         return dict(self._pairs)
 
     @cached_property
@@ -103,7 +103,7 @@ class _Request:
         """Refuse query parameters that a route does not have, or that are given twice.
 
         Raises:
-            ValidationFailed: naming each.
+            ValidationFailed: a parameter is unknown or repeated; each is named.
         """
         names = [name for name, _ in self._pairs]
         wrong = {
@@ -120,7 +120,7 @@ class _Request:
         """Read the body.
 
         Raises:
-            PayloadTooLarge: over the limit, whether announced or not.
+            PayloadTooLarge: the body exceeds the limit, announced or not.
         """
         announced = self.header(b"content-length")
         if announced.isascii() and announced.isdigit():
@@ -140,16 +140,16 @@ class _Request:
 
 
 class _Response:
-    """Sends, and knows how far the response has come."""
+    """Response that knows how much of it was sent."""
 
     def __init__(self, send: Send, *, bodyless: bool = False) -> None:
         self._send = send
         self._bodyless = bodyless
         self.status = 0
-        """0: nothing was sent, every answer is still possible."""
+        """HTTP status; 0: nothing was sent, every answer is still possible."""
         self.is_complete = False
         self.limit: Decision | None = None
-        """What the answer says about the caller's rate limit."""
+        """Decision on the caller's rate limit, for the answer's headers; None: not counted."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -275,10 +275,10 @@ async def _events(request: _Request, caller: Caller, values: PathValues, send: S
 
 @asynccontextmanager
 async def _counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[None]:
-    """Count a stream as open while it is, or until it has ended in any case.
+    """Count a stream as open while the block runs, and at the longest until `until`.
 
     Raises:
-        RateLimited: the account has as many open as it may.
+        RateLimited: the account has as many streams open as it may.
     """
     lease = await asyncio.to_thread(deps.open_streams().open, caller.user_id, until=until)
     try:
@@ -332,11 +332,12 @@ async def _until_gone(receive: Receive, writer: SseWriter) -> None:
 
 
 async def _admit(request: _Request, route: Route, response: _Response) -> Caller:
-    """Tell who calls, and count the request.
+    """Authenticate the caller, and count the request.
 
     Raises:
-        Unauthenticated, Forbidden: nobody, or nobody who may.
-        RateLimited: too many requests of theirs.
+        Unauthenticated: there is no credential, or it does not verify.
+        Forbidden: the caller lacks the route's permission.
+        RateLimited: the caller has sent too many requests.
     """
 
     def admit() -> tuple[Caller, Decision]:
@@ -374,8 +375,9 @@ def _require_method(request: _Request, *methods: str) -> None:
 def _after(request: _Request) -> int:
     """Return the last segment that the client has.
 
-    The header counts where both are given: clients that reconnect by themselves ask for the same URL again, with the id
-    of what has come since.
+    The header goes before the query: clients that reconnect by themselves ask for the same URL again, with the id of
+    the
+    last event in the header.
     """
     given = request.query.get("after", ""), request.header(b"last-event-id")
 
@@ -417,25 +419,25 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route that asks for a caller: all of them but `/health`."""
+    """A route that needs a caller: all of them but `/health`."""
 
     method: str
     path: str
-    """With `{names}` for the parts that vary."""
+    """Path with `{names}` for the parts that vary."""
     permission: str
     limit: str
-    """A row of karma.identity.limits."""
+    """Name of a row of karma.identity.limits."""
     serve: Callable[[_Request, Caller, PathValues, Send], Awaitable[int]]
     query: frozenset[str] = frozenset()
-    """The query parameters that it takes; others are refused."""
+    """Query parameters of the route; others are refused."""
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All that it answers: HEAD where it answers GET."""
+        """Return the route's methods: HEAD beside GET."""
         return (self.method, "HEAD") if self.method == "GET" else (self.method,)
 
     def match(self, path: str) -> PathValues | None:
-        """Return what stands at the names, None when the path is another."""
+        """Return the values of the path's `{names}`; None: the path is another."""
         wanted, given = self.path.split("/"), path.split("/")
         if len(wanted) != len(given):
             return None
@@ -463,7 +465,7 @@ async def _live(receive: Receive, send: Send) -> None:
 
 @before_snapshot
 def warm() -> None:
-    """Load everything that a first request would load; SnapStart keeps it, and restoring drops clients and keys."""
+    """Load all that a first request would load, before SnapStart's snapshot; restoring drops clients and keys."""
     from karma.integrations.anthropic import load_sdk
 
     load_sdk()

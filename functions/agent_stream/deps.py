@@ -62,7 +62,7 @@ def clock() -> Clock:
 
 @cache
 def authenticator() -> Authenticator:
-    """Tell who calls."""
+    """Return the authenticator of callers."""
     secret_arn = settings().auth_secret_arn
     return Authenticator(
         users=UserRepository(),
@@ -75,7 +75,7 @@ def authenticator() -> Authenticator:
 
 @cache
 def throttle() -> Throttle:
-    """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
+    """Return the rate limits; only stored rows cost calls, only those by plan read the plan."""
     return Throttle(
         stored=DynamoBuckets(),
         local=LocalBuckets(),
@@ -86,43 +86,43 @@ def throttle() -> Throttle:
 
 @cache
 def open_streams() -> OpenRequests:
-    """Count the streams that each account has open."""
+    """Return the count of streams that each account has open."""
     return OpenRequests(DynamoLeases(), clock(), pool=OPEN_STREAMS)
 
 
 @cache
 def subscription_service() -> SubscriptionService:
-    """Tell who is on which plan."""
+    """Return the service that knows the plan of each account."""
     return SubscriptionService(subscriptions=SubscriptionRepository(), clock=clock())
 
 
 @cache
 def allowances() -> Allowances:
-    """Tell what accounts may use of their plans."""
+    """Return the reader of allowances."""
     return Allowances(plan_of=subscription_service().plan, clock=clock())
 
 
 @cache
 def run_store() -> DynamoRunStore:
-    """Keep runs and their logs."""
+    """Return the store of runs and their logs."""
     return DynamoRunStore()
 
 
 @cache
 def model() -> AnthropicModel:
-    """Reach the models; the client is made at the first call."""
+    """Return the model; its client is made at the first call."""
     return AnthropicModel(secret_arn=settings().model_secret_arn, base_url=settings().model_base_url)
 
 
 @cache
 def spending() -> UsageRepository:
-    """Extend what runs have reserved."""
+    """Return the repository that extends reservations of runs."""
     return UsageRepository()
 
 
 @cache
 def run_service() -> RunService:
-    """Start runs."""
+    """Return the service that starts runs."""
     tools = DeviceTools(device_services).tools()
     models = (settings().model_id, *MODELS)
     return RunService(
@@ -141,16 +141,16 @@ def run_service() -> RunService:
 
 
 class OwnFiles:
-    """Files of devices; what reads them is imported when a user first shows one."""
+    """Files of devices, for runs; their code is imported when a user first shows one."""
 
     def read(self, user_id: UserId, device_id: str, file_id: str, *, max_bytes: int) -> bytes:
-        """Return a ready file's bytes; see karma.files.reading."""
+        """Return a ready file's bytes, as karma.files.reading does."""
         return file_reader().read(user_id, device_id, file_id, max_bytes=max_bytes)
 
 
 @cache
 def file_reader() -> FileReader:
-    """Read files of devices."""
+    """Return the reader of devices' files."""
     from karma.devices.parent import DeviceParent
     from karma.devices.repository.devices import DeviceRepository
     from karma.files.entries import Entries
@@ -165,20 +165,20 @@ def file_reader() -> FileReader:
 
 @cache
 def configuration() -> CurrentConfiguration:
-    """Tell what is configured now."""
+    """Return the current configuration of components."""
     built_in = built_in_components(settings().model_id)
     return CurrentConfiguration(ConfigurationRepository(), built_in=built_in)
 
 
 @cache
 def run_reader() -> RunReader:
-    """Read runs."""
+    """Return the reader of runs."""
     return RunReader(run_store())
 
 
 @cache
 def device_services() -> DeviceServices:
-    """Build what the device tools stand on; imported here because most first requests do without it."""
+    """Build the services of the device tools; imported here because most first requests do without them."""
     from karma.devices.commands import CommandService
     from karma.devices.repository.commands import CommandRepository
     from karma.devices.repository.devices import DeviceRepository
@@ -199,7 +199,7 @@ def device_services() -> DeviceServices:
 
 @cache
 def build() -> None:
-    """Build what every run needs in one go, without garbage collections in between: a seventh of the first request."""
+    """Build all that every run needs, without garbage collections in between: a seventh of the first request."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -214,5 +214,5 @@ def build() -> None:
 
 
 def origin_secrets() -> tuple[str, ...]:
-    """Values of the header by which CloudFront proves itself; () where none is asked for."""
+    """Return the values of the header by which CloudFront proves itself; () where none is required."""
     return secrets.strings(settings().origin_secret_arn, "secrets")

@@ -1,7 +1,7 @@
-"""The OpenAPI document of the stream URL, made by hand from the routes: loaded when somebody asks for it.
+"""The OpenAPI document of the stream URL, written by hand for the routes: loaded when it is first asked for.
 
-Bodies are read by karma.runs.requests, whose limits stand here; tests/integration/permissions/test_bodies.py sends
-what this document calls wrong, and expects it to be refused by name.
+Bodies are read by karma.runs.requests, whose limits are repeated here; tests/integration/permissions/test_bodies.py
+sends bodies that this document forbids, and expects a refusal that names the field.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EVENTS = (
     "RUN_FINISHED",
     "RUN_ERROR",
 )
-"""The events of AG-UI 1.0 that runs here are made of."""
+"""Events of AG-UI 1.0 in the streams of our runs."""
 
 _REF = "#/components/schemas/"
 _THREAD = "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
@@ -41,12 +41,12 @@ _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
 _NULL: Schema = {"type": "null"}
 _ID_PATTERN = r"^[!-\"$-~]{1,128}$"
 _RUN_ID_PATTERN = r"^(?!\.{1,2}$)[!\"$&-.0->@-\[\]-~]{1,128}$"
-"""URLs name runs: karma.conversations.domain.is_in_urls."""
+"""Pattern of run ids that URLs can hold: karma.conversations.domain.is_in_urls."""
 _MESSAGE = "01994b98-3e5f-7c41-b2a3-d4c5b6a79808"
 
 
 class Described(Protocol):
-    """What is told of a route: agent_stream.app.Route."""
+    """Attributes of a route that the document uses: agent_stream.app.Route."""
 
     @property
     def method(self) -> str: ...  # noqa: D102
@@ -57,7 +57,7 @@ class Described(Protocol):
 
 
 def document(routes: Iterable[Described]) -> Schema:
-    """Describe every route; a route that is not known here is a KeyError."""
+    """Describe every route; KeyError: a route is not known here."""
     paths: dict[str, Any] = {
         "/health": {
             "get": {
@@ -220,7 +220,7 @@ _CONTENT: Schema = {
     "examples": ["Which devices are online?"],
 }
 _HELD: Schema = {"type": "string", "maxLength": MAX_HELD_CHARS, "examples": ["Which devices are online?"]}
-"""A text that a client was given and may have to send again, however long it is."""
+"""A text that a client received and may have to send again, however long it is."""
 _PARTS: Schema = {"type": "array", "items": {"$ref": _REF + "ContentPart"}}
 
 

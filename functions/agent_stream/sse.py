@@ -1,7 +1,7 @@
-"""A response of server-sent events whose frames come from elsewhere than its own coroutine.
+"""A response of server-sent events whose frames are written by another coroutine.
 
 The writer never makes a run wait: frames are collected, and sent together as fast as the client takes them. A client
-that leaves, or does not read, loses its stream and nothing else.
+that leaves, or does not read, loses only its stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KEEP_ALIVE_S = 10.0
 _KEEP_ALIVE = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
 MAX_UNREAD_BYTES = 8 * 1024 * 1024
-"""A client this far behind is not reading; it can reattach by the last id."""
+"""Unread bytes after which a client counts as gone; it can reconnect with the last id."""
 
 _SSE = "text/event-stream"
 _JSON = "application/json"
@@ -41,7 +41,7 @@ def _accepted(accept: str) -> Iterator[tuple[str, list[str]]]:
 
 
 class SseWriter:
-    """A Sink that ends up in an ASGI response."""
+    """Sink of frames that are sent as an ASGI response."""
 
     def __init__(self, send: Send, *, done: bool = False, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._send = send
@@ -56,7 +56,7 @@ class SseWriter:
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes) -> None:
-        """See ports.Sink."""
+        """Write a frame; see ports.Sink."""
         if self._lost:
             return
         self._frames.append(data)
@@ -66,19 +66,19 @@ class SseWriter:
         self._rouse()
 
     def end(self) -> None:
-        """No more frames come."""
+        """End the response after the frames written until now."""
         self._ended = True
         self._rouse()
 
     def lose(self) -> None:
-        """The client is gone: keep nothing for it."""
+        """Drop all frames: the client is gone."""
         self._lost = True
         self._frames.clear()
         self._rouse()
 
     @property
     def is_lost(self) -> bool:
-        """Whether the client is gone."""
+        """Tell whether the client is gone."""
         return self._lost
 
     async def respond(self) -> None:

@@ -1,4 +1,4 @@
-"""Who may do what how often: the dependencies of routes that let a caller pass."""
+"""Access to routes: dependencies that check the caller's permission and rate limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from karma.identity.sessions.authentication import READING
 
 @cache
 def throttle() -> Throttle:
-    """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
+    """Return the rate limits; only stored rows cost calls, only those by plan read the plan."""
     return Throttle(
         stored=DynamoBuckets(),
         local=LocalBuckets(),
@@ -37,15 +37,15 @@ def throttle() -> Throttle:
 
 @cache
 def waiting() -> OpenRequests:
-    """Cap the requests that wait for a device."""
+    """Return the limit of requests that wait for a device."""
     return OpenRequests(DynamoLeases(), clock(), pool=WAITING_REQUESTS)
 
 
 def admit(scope: Scope, limit: str) -> None:
-    """Count a request whose limit is by network; those by account are counted by `permit`, which knows whose.
+    """Count a request whose limit is by network; those by account are counted by `permit`, which knows the caller.
 
     Raises:
-        RateLimited: too many.
+        RateLimited: the network has sent too many requests.
     """
     if throttle().is_counted_by_network(limit):
         _tell(scope, throttle().admit(limit, network=network_of(caller_address(scope))))
@@ -57,7 +57,7 @@ def _tell(scope: Scope, decision: Decision) -> None:
 
 
 class Permit:
-    """A dependency that lets a caller with one permission pass; `permission` "" asks only for a caller.
+    """Dependency that requires a caller with a permission; `permission` "": any caller.
 
     Who changes something is asked about anew (Authenticator.authenticate): by the method, so that no route forgets it.
     """
@@ -67,11 +67,11 @@ class Permit:
         self._may_be_over = may_be_over
 
     async def __call__(self, request: Request) -> Caller:
-        """Return the caller.
+        """Authenticate the caller and check the permission.
 
         Raises:
-            Unauthenticated: nobody, or nobody that can be believed.
-            Forbidden: known, and not allowed.
+            Unauthenticated: there is no credential, or it does not verify.
+            Forbidden: the caller lacks the permission.
         """
         headers = request.headers
         reading = request.method in READING or self._may_be_over
@@ -89,7 +89,7 @@ class Permit:
 
 
 def permit(permission: str) -> DependsParam:
-    """Let through whoever has a permission.
+    """Return the dependency that requires a caller with a permission.
 
     Written as `caller: Annotated[Caller, permit("device:read")]`.
     """
@@ -99,7 +99,7 @@ def permit(permission: str) -> DependsParam:
 
 CurrentCaller = Annotated[Caller, permit("")]
 LeavingCaller = Annotated[Caller, Depends(Permit("", may_be_over=True))]
-"""Who logs out: repeated, it is answered as it was, though the session is over."""
+"""Caller who logs out: a repeat gets the same answer, though the session has ended."""
 
 
 _MAX_USER_AGENT_CHARS = 256
@@ -113,4 +113,4 @@ async def _source(request: Request) -> Source:
 
 
 RequestSource = Annotated[Source, Depends(_source)]
-"""Where the request came from, for the audit log."""
+"""Network and device of a request, for the audit log."""

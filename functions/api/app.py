@@ -23,15 +23,15 @@ from karma.core.health import APP, VERSION
 
 
 class Api(FastAPI):
-    """FastAPI with one layer of middleware."""
+    """FastAPI with one layer of middleware, the edge."""
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """Every route as FastAPI describes it."""
+        """Return every route as FastAPI describes it."""
         return [route.described if isinstance(route, Route) else route for route in self.router.routes]
 
     def build_middleware_stack(self) -> Edge:
-        """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
+        """Put the edge in place of FastAPI's error handlers and of the exit stacks, which our routes do without."""
         return Edge(Dispatch(self.router.routes, admit=admit), clock=process.clock(), origin_secrets=_origin_secrets)
 
     def openapi(self) -> dict[str, object]:
@@ -57,7 +57,7 @@ about = Router("about", prefix="")
 
 @about.get("/", limit="public")
 async def root() -> BareAnswer[AboutData]:
-    """Say what this is and where its description is."""
+    """Name this API and the address of its description."""
     return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})
 
 

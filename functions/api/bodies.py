@@ -1,7 +1,7 @@
 """Request bodies: read once, checked, and turned into the route's model.
 
-In place of FastAPI's own: that one parses leniently (NaN, lone surrogates), builds every validator at import, and reads
-the body before it knows who calls.
+It replaces FastAPI's own, which parses leniently (NaN, lone surrogates), builds every validator at import, and reads
+the body before it knows the caller.
 
 | body | answer |
 | --- | --- |
@@ -34,7 +34,7 @@ _REPLACED = "\ufffd".encode()
 
 
 class JsonBody:
-    """A dependency that reads the body as a model; `optional` makes an empty body None."""
+    """Dependency that reads the body as a model; `optional` makes an empty body None."""
 
     def __init__(self, model: type[BaseModel], *, optional: bool) -> None:
         self.model = model
@@ -45,7 +45,7 @@ class JsonBody:
 
         Raises:
             PayloadTooLarge, UnsupportedMediaType, InvalidRequest: see the module's table.
-            ValidationFailed, RequestValidationError: likewise.
+            ValidationFailed, RequestValidationError: the JSON has another shape.
         """
         headers = request.headers
         announced = _announced(headers.get("content-length", ""))
@@ -75,14 +75,14 @@ class JsonBody:
 
 
 def _of_body(error: Mapping[str, Any]) -> dict[str, Any]:
-    """Name an error's place in the body, and null where that is what is wrong; without what the caller sent."""
+    """Return an error with its place in the body, and null where that is the wrong value; without the values sent."""
     kind = "null" if error["input"] is None and error["type"] != "missing" else error["type"]
     # With `ctx`, which has the limit: karma.core.wording says it.
     return {"type": kind, "loc": ("body", *error["loc"]), "msg": error["msg"], "ctx": error.get("ctx", {})}
 
 
 def with_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `JsonBody` read a route's `body: Model` (or `body: Model | None = None`), after all else that it takes."""
+    """Let `JsonBody` read a route's `body: Model` (or `body: Model | None = None`), after all other arguments."""
     if "body" not in getattr(endpoint, "__annotations__", ()):
         return endpoint
     hints = get_type_hints(endpoint, include_extras=True)
@@ -106,7 +106,7 @@ def _announced(length: str) -> int | None:
 
 
 def _require_utf8(raw: bytes, content_type: str, announced: int | None) -> None:
-    """Refuse text of another encoding, before half of its characters are stored as U+FFFD.
+    """Refuse text of another encoding, which would be stored with U+FFFD in place of characters.
 
     API Gateway hands JSON on as text and puts U+FFFD for what is not UTF-8: three bytes in the place of one to three.
     So a body whose length is not the announced one was altered; only four-byte characters without their last byte

@@ -1,9 +1,9 @@
 """The API's description for people: `/docs` (Swagger UI) and `/redoc`, with nothing from any other host.
 
-What the pages load lies in `static/`: two short scripts of ours, and the bundles of both programs from npm, which
-`make install` puts there compressed (local/api_pages.py). Nothing of it is read before somebody opens a page.
+The pages load files of `static/`: two short scripts of ours, and the bundles of both programs from npm, which
+`make install` puts there compressed (local/api_pages.py). None is read before somebody opens a page.
 
-The name of a file stands behind the first digits of its SHA-256, so that browsers may keep it for good.
+The URL of a file has the first digits of its SHA-256, so that browsers may cache it forever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATH = "/docs/static"
 _CSS, _JS = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 _TYPES = {".css": _CSS, ".js": _JS}
 FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "swagger.js", "redoc.standalone.js", "redoc.js")
-"""All that is served. A bundle lies there as `<name>.gz`."""
+"""Names of all files that are served. A bundle is stored as `<name>.gz`."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -72,7 +72,7 @@ async def static_file(digest: str, name: str, request: Request) -> Response:
 
 @cache
 def digest_of(name: str) -> str:
-    """Return the digits by which a file of this version is known."""
+    """Return the digits of a file's SHA-256 that are part of its URL."""
     return hashlib.sha256(_read(name)[0]).hexdigest()[:12]
 
 

@@ -1,7 +1,4 @@
-"""Finds a request's route by its path's first segments, not by trying each one in turn.
-
-With forty routes Starlette's linear search is a third of a request's CPU.
-"""
+"""Choice of a request's route by its path's first segments, not by trying each one in turn."""
 
 from __future__ import annotations
 
@@ -16,17 +13,20 @@ from api.routing import Route as OwnRoute
 from karma.core.errors import MethodNotAllowed, NotFound
 
 _LONGEST = 4
-"""Fixed segments before a parameter that choose a group, at most: `/api/v1/devices`, after the empty first."""
+"""Largest number of fixed segments before a parameter that choose a group: `/api/v1/devices`, after the empty first."""
 
 
 class Dispatch:
     """ASGI app over a fixed list of routes; fixed paths win over those with parameters.
 
-    Whatever answers GET answers HEAD (RFC 9110): the route does all that it does for GET, api.edge leaves the body out.
+    A route of GET also answers HEAD (RFC 9110): it does all that it does for GET, and api.edge leaves the body out.
     """
 
     def __init__(self, routes: Iterable[BaseRoute], *, admit: Callable[[Scope, str], None]) -> None:
-        """`admit` is asked before a route serves, with the name of the route's limit; it raises what refuses."""
+        """Build the app.
+
+        `admit` is called before a route serves, with the name of the route's limit; it raises refusals.
+        """
         self._admit = admit
         self._fixed: dict[str, list[Route]] = defaultdict(list)
         self._with_parameters: dict[tuple[str, ...], list[Route]] = defaultdict(list)
@@ -43,7 +43,7 @@ class Dispatch:
 
         Raises:
             NotFound: no route has this path.
-            MethodNotAllowed: some have, with other methods, which `Allow` names.
+            MethodNotAllowed: routes with this path have other methods, which `Allow` names.
         """
         path, method = scope["path"], scope["method"]
         allowed: set[str] = set()

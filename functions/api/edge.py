@@ -1,4 +1,4 @@
-"""What surrounds every request: id, origin check, errors, log line, timing.
+"""The layer around every request: id, origin check, errors, log line, timing.
 
 It replaces FastAPI's middleware stack: one layer instead of six, and one place that presents errors.
 """
@@ -25,9 +25,9 @@ from karma.core.observability import log_request, logger
 
 REQUEST_ID = "karma.request_id"
 USER_ID = "karma.user_id"
-"""Key of the scope where whoever finds the caller leaves the id, for the log."""
+"""Key of the scope for the caller's id, set by authentication, for the log."""
 LIMIT_HEADERS = "karma.limit_headers"
-"""Key of the scope where whoever counts the request leaves what its answer says about the limit."""
+"""Key of the scope for the headers of the rate limit, set by who counts the request."""
 _PROVEN = "karma.origin_proven"
 _NO_ROUTE = "(none)"
 _POLICY = b"content-security-policy"
@@ -37,13 +37,16 @@ class Edge:
     """ASGI layer around the router."""
 
     def __init__(self, app: ASGIApp, *, clock: Clock, origin_secrets: Callable[[], Iterable[str]]) -> None:
-        """`origin_secrets` returns the values valid now of `x-karma-origin`; none: the header is not asked for."""
+        """Build the layer.
+
+        `origin_secrets` returns the values of `x-karma-origin` that are valid now; none: the header is not required.
+        """
         self._app = app
         self._clock = clock
         self._origin_secrets = origin_secrets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; no exception of it leaves."""
+        """Serve one request, and render every exception as an answer."""
         if scope["type"] != "http":
             # ASGI's way of saying so: a server goes on without lifespan.
             raise NotImplementedError(f"the API does not serve {scope['type']}")
@@ -105,7 +108,7 @@ class Edge:
 
 
 def caller_address(scope: Mapping[str, Any]) -> str:
-    """Return the address of the caller: what the gateway saw, or CloudFront's word when it proved itself."""
+    """Return the address of the caller: as the gateway saw it, or as CloudFront says once it proved itself."""
     if scope.get(_PROVEN):
         viewer = _header(scope, b"cloudfront-viewer-address").decode("latin-1")
         if viewer:
@@ -122,7 +125,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Add what a route left unsaid: caches keep nothing of a caller's answer, and a page loads nothing."""
+    """Return headers with those that a route left out: caches store no caller's answer, and a page loads nothing."""
     given = list(headers)
     said = dict(given)
     if b"cache-control" not in said:

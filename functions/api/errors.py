@@ -1,4 +1,4 @@
-"""Turns whatever a request raised into one AppError; the edge presents it in the style of the path.
+"""Conversion of a request's exceptions to one AppError each; the edge presents it in the style of the path.
 
 | raised | becomes |
 | --- | --- |
@@ -26,7 +26,7 @@ _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 
 
 def as_app_error(exc: Exception) -> AppError:
-    """Find the public error of an exception; an unexpected one is logged and counted here, once."""
+    """Return the public error of an exception; an unexpected one is logged and counted here, once."""
     if isinstance(exc, AppError):
         return exc
     if isinstance(exc, RequestValidationError):

@@ -19,11 +19,11 @@ _REF = "#/components/schemas/"
 
 
 class Lacking(LookupError):
-    """No example of a field; says which."""
+    """A field has no example; the message names it."""
 
 
 class NamedTwice(Exception):
-    """Two contexts have an example of one name: one says `Model.field`."""
+    """Two contexts have an example of the same name; one must say `Model.field`."""
 
 
 @cache
@@ -31,13 +31,13 @@ def fields() -> Mapping[str, Any]:
     """Merge the examples of all contexts.
 
     Raises:
-        NamedTwice: two have the same name.
+        NamedTwice: two contexts have an example of the same name.
     """
     return merged(contexts.modules("examples"))
 
 
 def merged(modules: Iterable[ModuleType]) -> Mapping[str, Any]:
-    """See `fields`."""
+    """Merge the examples of these modules, as `fields` does for all contexts."""
     found: dict[str, Any] = {}
     for module in modules:
         if twice := found.keys() & module.FIELDS.keys():
@@ -47,7 +47,7 @@ def merged(modules: Iterable[ModuleType]) -> Mapping[str, Any]:
 
 
 def complete(document: dict[str, Any]) -> None:
-    """Give every operation the examples that can be put together."""
+    """Add to every operation the examples that can be composed."""
     schemas = document["components"]["schemas"]
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -79,10 +79,10 @@ def _complete(content: Mapping[str, Any], schemas: Mapping[str, Any], *, is_body
 
 
 def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, is_body: bool, of: str = "") -> Any:
-    """Put an example of a schema together.
+    """Compose an example of a schema.
 
     Raises:
-        Lacking: a field has none.
+        Lacking: a field has no example.
     """
     if "$ref" in schema:
         of = schema["$ref"].removeprefix(_REF)
@@ -123,7 +123,7 @@ def _object(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, is_body: b
 
 
 def _choices(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Sequence[Any]:
-    """Return what a closed set holds; empty: the schema is none."""
+    """Return the values of a closed set; empty: the schema is none."""
     if "$ref" in schema:
         return _choices(schemas[schema["$ref"].removeprefix(_REF)], schemas)
     several = schema.get("anyOf", ())

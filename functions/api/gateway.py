@@ -1,4 +1,4 @@
-"""Carries HTTP API events, payload 2.0, to the app and its answers back: all that invokes this function.
+"""Conversion of HTTP API events, payload 2.0, to ASGI requests, and of answers back; nothing else calls this function.
 
 Made of Mangum's parts, without its adapter: that one tries four kinds of events, fails on a `Host` whose port is no
 number, and sets an event loop to work for every request.
@@ -23,11 +23,11 @@ from karma.core.paging import FUNCTION_BYTES, bytes_as_string, bytes_in_base64
 
 _CONFIG = LambdaConfig(api_gateway_base_path="/", text_mime_types=DEFAULT_TEXT_MIME_TYPES, exclude_headers=[])
 _FITS_ANYHOW = FUNCTION_BYTES // 8
-"""Bytes of a body that fits whatever is in it: no character takes more than six times its bytes."""
+"""Bytes of a body that fits whatever its characters: none takes more than six times its bytes."""
 
 
 class AnswerTooLarge(RuntimeError):
-    """Lambda would not take the answer; raised here, so that it fails on every stage and names the route."""
+    """Lambda would not accept the answer; raised here, so that it fails on every stage and names the route."""
 
 
 class Gateway:
@@ -40,7 +40,7 @@ class Gateway:
         """Serve one event; whatever the app raises becomes a 500.
 
         Raises:
-            AnswerTooLarge: a function cannot give the answer.
+            AnswerTooLarge: the answer exceeds what Lambda accepts.
         """
         request = HttpApiEvent(event, context, _CONFIG)
         answer: dict[str, Any] = request(Exchange(request.scope, request.body)(self._app))
@@ -71,10 +71,10 @@ class HttpApiEvent(HTTPGateway):
         return text.encode(errors="surrogatepass")
 
     def __call__(self, response: Response) -> dict[str, Any]:
-        """Make the function's response; a large body is sent in base64 where its quotes would take more bytes.
+        """Return the function's response; a large body is sent in base64 where its quotes would take more bytes.
 
         Raises:
-            AnswerTooLarge: a function cannot give it.
+            AnswerTooLarge: the response exceeds what Lambda accepts.
         """
         answer: dict[str, Any] = super().__call__(response)
         body: bytes = response["body"]
@@ -95,19 +95,20 @@ class Exchange(HTTPCycle):
     """One request and its answer, run by `complete`."""
 
     def __call__(self, app: ASGI) -> Response:
-        """Return the app's answer."""
+        """Run the app and return its answer."""
         complete(self.run(app))
         return {"status": self.status, "headers": self.headers, "body": self.body}
 
 
 def complete(request: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end: without an event loop until it waits for something, on one from there on.
+    """Run a coroutine to its end: without an event loop until it waits for something, then on one.
 
-    Our routes never wait: they call blocking clients, for an environment serves one request at a time. Setting a loop
-    to work for such a request would cost as much as everything else around its route.
+    Our routes never wait: they call blocking clients, since an environment serves one request at a time. Starting a
+    loop
+    for such a request would cost as much as everything else around its route.
 
-    Whoever needs a loop (time-outs, tasks, threads; so also `def` routes, files and streamed answers) asks for it by
-    `await asyncio.sleep(0)`. api.dispatch does so before routes that are not of api.routing.
+    Code that needs a loop (time-outs, tasks, threads; so also `def` routes, files and streamed answers) calls
+    `await asyncio.sleep(0)` first. api.dispatch does so before routes that are not of api.routing.
     """
     context = copy_context()
     try:
@@ -123,7 +124,7 @@ async def _rest(request: Coroutine[Any, Any, None]) -> None:
 
 
 class _Begun:
-    """A coroutine that has begun: `await` takes only those that have not."""
+    """A coroutine that has begun, made awaitable: `await` accepts only coroutines that have not."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._coroutine = coroutine

@@ -5,10 +5,11 @@ body and the answer, unless the answer showed a secret: then a repeat gets 409 A
 The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
 
-An item of DynamoDB holds 400 KB. Of an answer over `MAX_KEPT_BYTES` the record says only that it was given: a repeat
-runs `create` again, which finds what the first one made (`request_token`) and answers with it as it is now.
+An item of DynamoDB has at most 400 KB. For an answer over `MAX_KEPT_BYTES` the record says only that there was one: a
+repeat runs `create` again, which finds the object that the first has created (`request_token`), and returns it as it is
+now.
 
-Where nobody knows who calls, the body is part of what a record is keyed by: two strangers who chose the same key are
+On routes without a caller, the body is part of the record's key: two strangers who chose the same Idempotency-Key make
 two requests, and neither learns of the other.
 """
 
@@ -36,14 +37,16 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TTL_S = 24 * 3600
 _PREFIX = "karma-api"
 MAX_KEPT_BYTES = 100_000
-"""Of an answer as JSON. Powertools writes each character beyond ASCII as six to twelve bytes, three times as many."""
+"""Largest answer that is stored, in bytes of JSON. Powertools writes a character beyond ASCII as six to twelve bytes,
+three times as many.
+"""
 
 _Data = TypeVar("_Data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[_Data]):
-    """What a creating request answers; `secret_id` names what it made when `data` holds a one-time secret."""
+    """Answer of a creating request; `secret_id` is the id of the created object if `data` holds a one-time secret."""
 
     status: int
     data: _Data
@@ -51,14 +54,14 @@ class Outcome(Generic[_Data]):
 
 
 async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome[_Data]]) -> Answer[_Data]:
-    """Run `create` at most once for the request's Idempotency-Key, and present its outcome.
+    """Run `create` at most once for the request's Idempotency-Key, and return its answer.
 
     Without the header it simply runs. `caller` None is for routes that need no account.
 
     Raises:
-        InvalidRequest: INVALID_IDEMPOTENCY_KEY; empty, over 255 characters, or not printable ASCII.
+        InvalidRequest: INVALID_IDEMPOTENCY_KEY, the key is empty, over 255 characters, or not printable ASCII.
         Conflict: the key was used for another body, or its first request still runs.
-        AlreadyCreated: the first answer showed a secret, which is not kept.
+        AlreadyCreated: the first answer showed a secret, which is not stored.
     """
     key = _key(request)
     if key is None:
@@ -79,10 +82,10 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
 
 
 def request_token(request: Request, caller: Caller) -> str | None:
-    """Name a repeatable request: the same for each of its repeats; None without the header.
+    """Return a token of the request that is the same for each repeat; None without the header.
 
-    For what must not be made twice even when the process died after making it: the record is then still open, and
-    `create` runs again once its time is over. Store the token with what is made, in one transaction.
+    For objects that must not be created twice even when the process died after creating one: the record is then still
+    open, and `create` runs again once its time is over. Store the token in the transaction that creates the object.
     """
     key = _key(request)
     if key is None:
@@ -101,10 +104,10 @@ def _key(request: Request) -> str | None:
 def _run(
     path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome[_Data]]
 ) -> tuple[dict[str, Any], Outcome[_Data] | None]:
-    """Carry the request out unless its record says that it was; return what is recorded, and the outcome if it is new.
+    """Run `create` unless the request has a record; return the record, and the outcome if it is new.
 
     Raises:
-        Conflict: see `once`.
+        Conflict: the key was used for another body, or its first request still runs.
     """
     from aws_lambda_powertools.utilities.idempotency.exceptions import (
         IdempotencyAlreadyInProgressError,
@@ -146,7 +149,7 @@ def _run(
 
 
 class _Records:
-    """The records of a caller's requests, as Powertools keeps them."""
+    """Records of a caller's requests, as Powertools stores them."""
 
     def __init__(self, caller: Caller | None, carry_out: Callable[[], dict[str, Any]]) -> None:
         # Local: these import boto3, and most requests carry no key.
@@ -200,7 +203,7 @@ class _Records:
 def _fingerprints(body: bytes) -> Iterator[str]:
     """Yield the body's keyed hash by the current key, then by the others: the first request may be older than it.
 
-    Keyed, for a body may hold a password, which whoever reads the table could else try to guess.
+    The hash is keyed because a body may hold a password, which a reader of the table could otherwise guess.
     """
     ring = process.key_ring()
     for kid in sorted(ring.keys, key=lambda kid: kid != ring.current):
@@ -208,16 +211,16 @@ def _fingerprints(body: bytes) -> Iterator[str]:
 
 
 class _Deadline:
-    """What Powertools asks a Lambda context for: when an unfinished first request may be taken over."""
+    """Context for Powertools, with the time after which an unfinished first request may be taken over."""
 
     @staticmethod
     def get_remaining_time_in_millis() -> int:
-        """Return more than any request of ours may run."""
+        """Return milliseconds: more than any request of ours may run."""
         return 30_000
 
 
 def _cause(exc: BaseException | None) -> BaseException | None:
-    """Find what AWS's client raised inside of what Powertools made of it."""
+    """Return the exception of AWS's client inside of Powertools' exception."""
     while exc is not None and not isinstance(exc, AWS_FAULTS):
         exc = exc.__cause__ or exc.__context__
     return exc

@@ -11,21 +11,21 @@ from fastapi import Header
 from karma.core.errors import StaleVersion
 
 IfMatch = Annotated[str | None, Header(max_length=64)]
-"""Written as `if_match: IfMatch = None`."""
+"""Type of a route's parameter, written as `if_match: IfMatch = None`."""
 
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})')
 
 
 def etag(version: int) -> Mapping[str, str]:
-    """Make the header that names a version."""
+    """Return the ETag header of a version."""
     return {"ETag": f'"{version}"'}
 
 
 def expected_version(if_match: str | None, otherwise: int | None = None) -> int | None:
-    """Return the version that a change is meant for: If-Match, else the body's; None is any.
+    """Return the version that a change is meant for: If-Match, else the body's; None: any.
 
     Raises:
-        StaleVersion: If-Match is not one that any ETag of ours had.
+        StaleVersion: If-Match is no ETag of ours.
     """
     if if_match is None or if_match.strip() == "*":
         return otherwise

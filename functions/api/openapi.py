@@ -1,7 +1,7 @@
 """The OpenAPI document: FastAPI's, plus the security, the envelope and the errors that the edge answers.
 
-What a route answers is its return type, `Answer[TaskData]`; it is looked at when somebody asks for the document, since
-building models at import is most of what FastAPI costs at a cold start.
+A route's answer is described by its return type, `Answer[TaskData]`; it is read only when somebody asks for the
+document, since building models at import is most of FastAPI's cost at a cold start.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _AGIO_ERROR = {
     },
 }
 _PAGING = {"cursor", "offset", "page"}
-"""Query parameters that are checked against what the list gave: 400 INVALID_CURSOR, INVALID_PAGE."""
+"""Query parameters that are checked against the list: 400 INVALID_CURSOR, INVALID_PAGE."""
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -73,8 +73,8 @@ def answers(
 ) -> dict[int | str, dict[str, Any]]:
     """Document a route's answers for `responses=`: the status of its success, and its own error statuses.
 
-    401, 403, 422 and 500 are added by themselves where they can happen; the data are its return type's. `also` are
-    statuses that answer the same data.
+    401, 403, 422 and 500 are added automatically where they can happen; the data are those of the return type. `also`
+    are statuses with the same data.
     """
     found: dict[int | str, dict[str, Any]] = {code: _failure(code) for code in errors}
     return found | {code: {"description": phrase(code)} for code in (status, *also)}
@@ -112,7 +112,7 @@ def _schemas(shapes: Iterable[type], mode: Literal["validation", "serialization"
     from pydantic.json_schema import GenerateJsonSchema
 
     class Closed(GenerateJsonSchema):
-        """Says of each shape of an answer that it has no members but its own."""
+        """JSON schemas of answers, which have no members but those described."""
 
         def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
             return {**super().typed_dict_schema(schema), "additionalProperties": False}
@@ -126,7 +126,7 @@ def _schemas(shapes: Iterable[type], mode: Literal["validation", "serialization"
 
 
 def answered_by(endpoint: Callable[..., Any]) -> list[tuple[type, bool]]:
-    """Return the shape of a route's data and whether it stands in the envelope; several where its type is a union."""
+    """Return the shape of a route's data and whether it is in the envelope; several where its type is a union."""
     returned = get_type_hints(endpoint)["return"]
     each = get_args(returned) if get_origin(returned) in {Union, UnionType} else (returned,)
     kinds = [(get_origin(one), *get_args(one)) for one in each if get_origin(one) in {Answer, BareAnswer}]
@@ -150,7 +150,7 @@ def _show(responses: dict[str, Any], answered: Sequence[tuple[type, bool]]) -> N
 
 
 def _is_shown(response: dict[str, Any]) -> bool:
-    """Tell whether a response has a shape; FastAPI gives the one of success an empty one."""
+    """Tell whether a response has a shape; FastAPI gives that of success an empty one."""
     return bool(response.get("content", {}).get("application/json", {}).get("schema"))
 
 
@@ -197,9 +197,9 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
 
 
 def _link(document: dict[str, Any]) -> None:
-    """Say what follows from making something: its id is the parameter `<name>_id` of other operations.
+    """Add OpenAPI links of created objects: the id is the parameter `<name>_id` of other operations.
 
-    From an answer with `data.device.id` to all paths with `{device_id}`, with the other parameters of the same path.
+    They lead from an answer with `data.device.id` to all paths with `{device_id}` and the other parameters of the path.
     """
     schemas = document["components"]["schemas"]
     for path, operations in document["paths"].items():
@@ -233,13 +233,13 @@ def _named(path: str) -> list[str]:
 
 
 def _data(schema: dict[str, Any]) -> dict[str, Any]:
-    """What is inside the envelope; a bare schema is its own."""
+    """Return the schema inside the envelope; a bare schema itself."""
     data: dict[str, Any] = schema.get("properties", {}).get("data", schema)
     return data
 
 
 def permissions(dependant: Dependant) -> Iterator[str]:
-    """Yield the permissions that a route asks for; "" where a caller is enough."""
+    """Yield the permissions that a route requires; "": any caller."""
     from api.access import Permit
 
     for inner in dependant.dependencies:

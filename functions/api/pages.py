@@ -1,6 +1,6 @@
-"""Where a list begins and goes on: what requests ask for, and what answers say of it.
+"""Pages of lists: the position that a request asks for, and the fields of an answer that lead to the next.
 
-A cursor is signed with the keys of tokens and holds for one list of one caller, its scope.
+A cursor is signed with the keys of tokens and is valid for one list of one caller, its scope.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ DEFAULT_SIZE = 20
 
 
 def position(cursor: str | None, scope: str, *, of: type = object) -> dict[str, Any]:
-    """Return what a cursor was made of, {} without one.
+    """Return the position in a cursor; {}: there is no cursor.
 
     Args:
         cursor: the `next_cursor` of the page before.
-        scope: the list that it must be of.
-        of: what all values must be.
+        scope: list and caller that the cursor must be of.
+        of: type that all values must have.
 
     Raises:
-        InvalidRequest: INVALID_CURSOR: altered, of another list, or of other values.
+        InvalidRequest: INVALID_CURSOR, the cursor was altered, is of another scope, or has values of another type.
     """
     if cursor is None:
         return {}
@@ -42,12 +42,12 @@ def position(cursor: str | None, scope: str, *, of: type = object) -> dict[str, 
 
 
 def next_cursor(following: Mapping[str, object] | None, scope: str) -> str | None:
-    """Sign the position behind a page; None at the end of the list, where it has no value."""
+    """Return a cursor of the position after a page; None: the list has ended."""
     return cursor_signer().encode(following, scope=scope) if following and any(following.values()) else None
 
 
 class Told(TypedDict):
-    """The fields of a list's answer that say which part of it this is, and how to go on."""
+    """Fields of a list's answer that say which part of it this is, and how to go on."""
 
     limit: int
     next_cursor: str | None
@@ -57,15 +57,15 @@ class Told(TypedDict):
 
 @dataclass(frozen=True)
 class Place:
-    """The part of a list that a request asks for: by page, by offset, or by cursor."""
+    """Part of a list that a request asks for: by page, by offset, or by cursor."""
 
     scope: str
     size: int
     offset: int
     after: Mapping[str, Any]
-    """What the cursor was made of; {} without one."""
+    """Position in the cursor; {}: there is no cursor."""
     page: int | None
-    """None when asked for by offset or by cursor."""
+    """Number of the page; None: asked for by offset or by cursor."""
 
     @classmethod
     def of(
@@ -78,11 +78,10 @@ class Place:
         offset: int | None,
         cursor: str | None,
     ) -> Place:
-        """Read what a request says; without any of it the first page of 20.
+        """Return the part that a request asks for; without any parameter the first page of 20.
 
         Raises:
-            InvalidRequest: INVALID_PAGE: two that say different things of one place or size; INVALID_CURSOR: as
-                `position`.
+            InvalidRequest: INVALID_PAGE, two parameters contradict each other; INVALID_CURSOR, as `position`.
         """
         if cursor is not None and (offset is not None or page is not None):
             raise InvalidRequest("cursor: not together with page or offset", code="INVALID_PAGE")
@@ -102,7 +101,7 @@ class Place:
 
     @property
     def after_id(self) -> str:
-        """The id in the cursor of a list that goes on behind an id; "" at the beginning."""
+        """Return the id in the cursor of a list that goes on after an id; "": at the beginning."""
         return str(self.after.get("id", ""))
 
     def told(self, following: Mapping[str, object] | None) -> Told:

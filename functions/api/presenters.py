@@ -1,4 +1,4 @@
-"""Answers as bytes: routes return what these make, so FastAPI neither validates nor encodes a second time.
+"""Answers as bytes, which routes return, so that FastAPI neither validates nor encodes a second time.
 
 A route's return type says what it answers, and `make lint` that it does; api.openapi reads the same type:
 
@@ -21,7 +21,7 @@ _CLOCK = SystemClock()
 _JSON = "application/json"
 
 style: ContextVar[http.Style] = ContextVar("style", default="envelope")
-"""Which presenter the request's prefix chose; set by the edge."""
+"""Style of the request's answer, chosen by the prefix of its path; set by the edge."""
 
 
 _Data = TypeVar("_Data")

@@ -1,4 +1,4 @@
-"""How a routes module makes its router: `router = Router("devices")`, paths without the prefix."""
+"""Routers of the modules of routes/: `router = Router("devices")`, paths without the prefix."""
 
 from __future__ import annotations
 
@@ -56,13 +56,14 @@ class Route(routing.Route):
         """Make a route.
 
         Args:
-            path: with `{names}` for the parts that vary.
+            path: path with `{names}` for the parts that vary.
             endpoint: the coroutine function that answers.
-            methods: those that it answers.
-            limit: a row of karma.identity.limits.
-            takes_any_query: whether somebody else writes the query, who may add parameters that `endpoint` does not
-                declare; elsewhere those are refused.
-            options: those of FastAPI's routes.
+            methods: HTTP methods of the route.
+            limit: name of a row of karma.identity.limits.
+            takes_any_query: True for a route whose query another party writes, and may add parameters to that
+            `endpoint`
+                does not declare; elsewhere those are refused.
+            options: options of FastAPI's routes.
         """
         if not iscoroutinefunction(endpoint):
             raise TypeError(f"{path}: routes are coroutines, a thread for each request costs more than the request")
@@ -75,16 +76,16 @@ class Route(routing.Route):
 
     @cached_property
     def described(self) -> APIRoute:
-        """FastAPI's route, made for its first request or for OpenAPI: all of them are 5 % of a cold start."""
+        """Return FastAPI's route, made for its first request or for OpenAPI: all of them are 5 % of a cold start."""
         with absent("pydantic.v1"):
             return APIRoute(self.path, with_body(self.endpoint), methods=self.methods, **self._options)
 
     @cached_property
     def arguments(self) -> Arguments:
-        """What its function is called with.
+        """Return the arguments of its function.
 
         Raises:
-            TypeError: something that no route of ours takes.
+            TypeError: the signature has a kind of parameter that our routes do not support.
         """
         return Arguments(self.described.dependant, takes_any_query=self.takes_any_query)
 
@@ -95,11 +96,11 @@ class Route(routing.Route):
 
 
 class Arguments:
-    """What a route's function is called with, worked out once from FastAPI's reading of its signature.
+    """Arguments of a route's function, computed once from FastAPI's reading of its signature.
 
-    FastAPI works it out again for each request, looking at every parameter's type: half of a request's CPU. Its fields
+    FastAPI computes them again for each request, from every parameter's type: half of a request's CPU. Its fields
     validate the values here as well. Dependencies are awaited in order, before any parameter is looked at; they take
-    the request alone. The body is read last, so that what is wrong with it is told together with the rest.
+    the request alone. The body is read last, so that its errors are reported together with the others.
 
     A query parameter has one value: one that stands in the query twice is refused, and so is one that the function does
     not declare. A filter whose name is misspelt would otherwise list everything.
@@ -109,7 +110,7 @@ class Arguments:
         """Prepare the arguments.
 
         Raises:
-            TypeError: the signature asks for what no route of ours asks for.
+            TypeError: the signature has a kind of parameter that our routes do not support.
         """
         if any(getattr(dependant, name) for name in _UNSERVED) or any(
             getattr(inner, name) for inner in dependant.dependencies for name in _UNSERVED_INSIDE
@@ -137,9 +138,9 @@ class Arguments:
         """Return the arguments for one request.
 
         Raises:
-            RequestValidationError: naming every value that is missing or not valid, and query parameters that are
-                repeated or that the route does not have.
-            AppError: of a dependency, or of a body that cannot be read.
+            RequestValidationError: values are missing or not valid, or query parameters are repeated or unknown; all
+                are named.
+            AppError: a dependency refused the request, or the body cannot be read.
         """
         values: dict[str, Any] = dict(self._defaults)
         if self._request_name:
@@ -188,23 +189,23 @@ class Router:
         self._prefix = prefix
 
     def get(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
-        """Let a function answer GET."""
+        """Register a function for GET."""
         return self._route("GET", path, options)
 
     def post(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
-        """Let a function answer POST."""
+        """Register a function for POST."""
         return self._route("POST", path, options)
 
     def put(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
-        """Let a function answer PUT."""
+        """Register a function for PUT."""
         return self._route("PUT", path, options)
 
     def patch(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
-        """Let a function answer PATCH."""
+        """Register a function for PATCH."""
         return self._route("PATCH", path, options)
 
     def delete(self, path: str, **options: Any) -> Callable[[_Endpoint], _Endpoint]:
-        """Let a function answer DELETE."""
+        """Register a function for DELETE."""
         return self._route("DELETE", path, options)
 
     def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[_Endpoint], _Endpoint]:

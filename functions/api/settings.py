@@ -7,7 +7,7 @@ from karma.core.settings import FunctionSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FunctionSettings):
-    """What the API is given; infra/grants.py grants what these names need."""
+    """Variables of the API; infra/grants.py grants access to the resources that they name."""
 
     identity_table: str
     devices_table: str
@@ -20,9 +20,9 @@ class Settings(FunctionSettings):
     files_queue_url: str
     ingest_queue_url: str
     model_id: str
-    """What the built-in agent runs on."""
+    """Id of the built-in agent's model."""
     auth_secret_arn: str
-    """JSON `{"current": kid, kid: key, ...}`; every kid is accepted, `current` signs."""
+    """ARN of a secret with JSON `{"current": kid, kid: key, ...}`; every kid is accepted, `current` signs."""
     inbox_queue_url: str = ""
     deletions_queue_url: str = ""
     mail_queue_url: str
@@ -31,18 +31,21 @@ class Settings(FunctionSettings):
     mqtt_port: int = 8883
     mqtt_ca_pem: str = ""
     basic_ingest_rule: str = ""
-    """Told to devices, which may publish telemetry to it."""
+    """Rule to which devices may publish telemetry, as they are told; empty: none."""
     iot_data_endpoint: str = ""
     websocket_url: str = ""
     """Complete `wss://` URL; empty: the ticket route answers 503."""
     origin_secret_arn: str = ""
-    """JSON `{"secrets": [...]}`; empty: no origin header is asked for (stages without CloudFront)."""
+    """ARN of a secret with JSON `{"secrets": [...]}`; empty: no origin header is required (stages without CloudFront).
+    """
     api_url: str = ""
-    """How browsers and OAuth providers reach this API; empty: nobody logs in through a provider."""
+    """Address at which browsers and OAuth providers reach this API; empty: there are no logins through providers."""
     frontend_origins: str = ""
     """Origins of our web frontends, with commas between; logins through providers end at the first one's front page."""
     oauth_secret_arn: str = ""
-    """JSON `{"github": {"client_id": .., "client_secret": ..}, "google": {..}}`; an absent provider answers 503."""
+    """ARN of a secret, JSON `{"github": {"client_id": .., "client_secret": ..}, "google": {..}}`; an absent provider
+    answers 503.
+    """
     github_url: str = "https://github.com"
     github_api_url: str = "https://api.github.com"
     google_issuer: str = "https://accounts.google.com"

@@ -1,4 +1,4 @@
-"""Consumer of the queue of deletions: one message an account. The steps and their order: docs/adr/0014."""
+"""Consumer of the queue of deletions: one message an account. docs/adr/0014 has the steps and their order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FunctionSettings):
-    """What this function is given."""
+    """Variables of this function."""
 
     identity_table: str
     devices_table: str
@@ -60,7 +60,7 @@ class Settings(FunctionSettings):
 
 @cache
 def cascade() -> Cascade:
-    """Put the steps in order, once a process."""
+    """Build the deletion with its steps in order, once a process."""
     settings = load(Settings)
     bind_tables(settings)
     clock = SystemClock()
@@ -109,5 +109,5 @@ def _advance(record: SQSRecord) -> None:
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """Go on with each deletion; messages that fail come again, and end in the dead letter queue."""
+    """Go on with each account's deletion; messages that fail are delivered again, and end in the dead-letter queue."""
     return process_partial_response(event=event, record_handler=_advance, processor=_processor, context=context)

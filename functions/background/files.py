@@ -1,4 +1,4 @@
-"""Consumer of the files queue: verifies what was uploaded. See karma/files/verification.py."""
+"""Consumer of the files queue: verifies uploaded files. See karma/files/verification.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FunctionSettings):
-    """What this function is given."""
+    """Variables of this function."""
 
     devices_table: str
     billing_table: str
@@ -33,7 +33,7 @@ class Settings(FunctionSettings):
 
 @cache
 def verifier() -> Verifier:
-    """Build what the function needs, once a process."""
+    """Build the verifier once a process."""
     settings = load(Settings)
     bind_tables(settings)
     files = FileRepository()
@@ -49,5 +49,5 @@ def _verify(record: SQSRecord) -> None:
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """Verify each file that a message names; messages that fail come again, and end in the dead letter queue."""
+    """Verify each file that a message names; messages that fail come again, and end in the dead-letter queue."""
     return process_partial_response(event=event, record_handler=_verify, processor=_processor, context=context)

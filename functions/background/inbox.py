@@ -1,4 +1,4 @@
-"""The inbox worker: a message names an event, or a user to look at; karma/billing/projector.py decides the rest."""
+"""The inbox worker: a message names an event, or a user about whom Stripe is asked (karma/billing/projector.py)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Settings(FunctionSettings):
     identity_table: str
     billing_table: str
     payment_retry_days: int = RETRIES.days
-    """How long Stripe retries a failed payment; as its dashboard is set (Billing, Revenue recovery)."""
+    """Days for which Stripe retries a failed payment, as set in its dashboard (Billing, Revenue recovery)."""
     stripe_api_secret_arn: str = ""
     stripe_api_base: str = ""
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
@@ -41,7 +41,7 @@ class Settings(FunctionSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What a message needs."""
+    """Services that handle a message."""
 
     projector: EventProjector
     inbox: InboxRepository
@@ -70,7 +70,7 @@ def wiring() -> Services:
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Handle a batch; each message fails on its own and comes back by itself."""
+    """Handle a batch; each message that fails is delivered again by itself."""
     services = wiring()
     failed = [record["messageId"] for record in event["Records"] if not _handled(services, record["body"], context)]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}

@@ -1,4 +1,4 @@
-"""The mail worker: one SQS message a mail id; what it sends is decided in karma/mail/service.py."""
+"""The mail worker: one SQS message a mail id; karma/mail/service.py decides what is sent."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Settings(FunctionSettings):
     public_url: str
     """The web application that links lead to, without a slash at its end."""
     mail_sender: str
-    """What stands in From, e.g. `Karma <no-reply@example.com>`."""
+    """Sender in From, e.g. `Karma <no-reply@example.com>`."""
     mail_configuration_set: str
 
 
 @cache
 def courier() -> Courier:
-    """Build the service of this function."""
+    """Build the mail worker once a process."""
     settings = load(Settings)
     bind_tables(settings)
     return Courier(
@@ -50,7 +50,7 @@ def courier() -> Courier:
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Send a batch; each message fails on its own and comes back by itself."""
+    """Send a batch; each message that fails is delivered again by itself."""
     service = courier()
     failed = [record["messageId"] for record in event["Records"] if not _handled(service, record["body"], context)]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}

@@ -1,4 +1,4 @@
-"""DynamoDB stream of the devices table -> counters. One mapping, in order within a partition.
+"""Consumer of the DynamoDB stream of the devices table: counts devices, in order within a partition.
 
 Reports the first record that failed: DynamoDB delivers again from there (ReportBatchItemFailures, bisect, on-failure
 queue: infra).
@@ -30,14 +30,14 @@ class Settings(FunctionSettings):
 
 @cache
 def counting() -> DeviceCounting:
-    """Build the use case once a process."""
+    """Build the counting once a process."""
     settings = load(Settings)
     bind_tables(settings)
     return DeviceCounting()
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
-    """Fold a batch of changes, in order."""
+    """Count a batch of changes, in order."""
     folded = 0
     for record in event["Records"]:
         change = _change(record["dynamodb"])

@@ -1,4 +1,4 @@
-"""Consumer of the runs queue: looks after runs whose process may be gone. See karma/runs/watchdog.py."""
+"""Consumer of the runs queue: ends runs whose process may be gone. See karma/runs/watchdog.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FunctionSettings):
-    """What this function is given."""
+    """Variables of this function."""
 
     agents_table: str
     runs_queue_url: str
@@ -31,7 +31,7 @@ class Settings(FunctionSettings):
 
 @cache
 def services() -> tuple[DynamoRunStore, QueueWatchdog]:
-    """Build what the function needs, once a process."""
+    """Build the store of runs and the watchdog once a process."""
     settings = load(Settings)
     bind_tables(settings)
     return DynamoRunStore(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
@@ -46,5 +46,5 @@ def _attend(record: SQSRecord) -> None:
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """Look at each run that a message names; messages that fail come again, and end in the dead letter queue."""
+    """Check each run that a message names; messages that fail are delivered again, and end in the dead-letter queue."""
     return process_partial_response(event=event, record_handler=_attend, processor=_processor, context=context)

@@ -1,4 +1,4 @@
-"""The schedule's function: `{"sweep": <one of _SWEEPS>}`, each once a minute."""
+"""The scheduled sweeps: the event is `{"sweep": <one of _SWEEPS>}`, each once a minute."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def settings() -> Settings:
 
 
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
-    """Run one sweep; raises what it cannot do, which the schedule's alarm sees.
+    """Run one sweep; errors are raised, and the schedule's alarm sees them.
 
     Events: infra/catalog.py SWEEPS
 
     Raises:
-        ValidationFailed: the event names none.
+        ValidationFailed: the event names no sweep.
     """
     sweep = event.get("sweep") if isinstance(event, dict) else None
     if not isinstance(sweep, str) or sweep not in _SWEEPS:

@@ -36,7 +36,7 @@ class Settings(FunctionSettings):
     billing_table: str
     inbox_queue_url: str
     stripe_webhook_secret_arn: str = ""
-    """Absent: the endpoint answers 503 and stores nothing."""
+    """ARN of the secret with the signing secrets; empty: the endpoint answers 503 and stores nothing."""
 
 
 @cache
@@ -63,7 +63,7 @@ startup.over()
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Receive one event. 200 means kept; 400, 405, 413 refused; 503 try again (Stripe does, for three days)."""
+    """Receive one event. 200: stored; 400, 405, 413: refused; 503: try again (Stripe does, for three days)."""
     try:
         if event["requestContext"]["http"]["method"] != "POST":
             raise MethodNotAllowed("Only POST is answered here")

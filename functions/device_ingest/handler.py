@@ -1,4 +1,4 @@
-"""SQS queue `ingest` -> devices: messages that IoT rules forwarded (infra/constructs/iot_ingest.py), our own wake-ups.
+"""Consumer of the queue `ingest`: messages that IoT rules forward (infra/constructs/iot_ingest.py), and wake-ups.
 
 Powertools' batch processor would cost .44 of a cold start, so partial failures are reported by hand.
 """
@@ -48,7 +48,7 @@ class Settings(FunctionSettings):
 
 @cache
 def service() -> IngestService:
-    """Build the use case once a process."""
+    """Build the ingest service once a process."""
     settings = load(Settings)
     bind_tables(settings)
     clock = SystemClock()
@@ -68,7 +68,7 @@ startup.over()
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
-    """Take a batch; answer which messages must come again."""
+    """Handle a batch; return which messages must be delivered again."""
     messages: list[Message] = []
     wake_ups: list[WakeUp] = []
     failed: list[str] = []

@@ -1,4 +1,4 @@
-"""Entry of the WebSocket: routes `$connect`, `$disconnect`, `$default` (infra/constructs/websocket_api.py).
+"""Entry of the WebSocket's function: routes `$connect`, `$disconnect`, `$default` (infra/constructs/websocket_api.py).
 
 A `$default` message is answered by the return value (route response). Messages: docs/realtime.md.
 """
@@ -23,14 +23,14 @@ from realtime.settings import Settings
 
 @cache
 def wiring() -> ConnectionService:
-    """Build what the function needs, once a process."""
+    """Build the service once a process."""
     settings = load(Settings)
     bind_tables(settings)
     return ConnectionService(store=RealtimeRepository(), clock=SystemClock())
 
 
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Admit, forget, or answer one connection; an unexpected exception fails the invocation and its alarm sees it."""
+    """Open or close a connection, or answer its message; an unexpected exception fails the invocation, which alarms."""
     gateway = event["requestContext"]
     connection_id: str = gateway["connectionId"]
     route: str = gateway["routeKey"]

@@ -7,7 +7,7 @@ from karma.core.settings import FunctionSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FunctionSettings):
-    """What the WebSocket's function is given."""
+    """Variables of the WebSocket's function."""
 
     identity_table: str
     realtime_table: str

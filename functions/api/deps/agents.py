@@ -1,4 +1,4 @@
-"""The catalogue of agents, and runs."""
+"""Services of agents and runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @cache
 def catalogue() -> Catalogue:
-    """Show and change the agents that runs execute."""
+    """Return the catalogue of agents."""
     from karma.agents.domain import MODELS
     from karma.agents.repository import DynamoAgentStore
     from karma.agents.service import Catalogue
@@ -33,7 +33,7 @@ def catalogue() -> Catalogue:
 
 @cache
 def runs() -> RunReader:
-    """Show runs and their logs."""
+    """Return the reader of runs and their logs."""
     from karma.runs.reading import RunReader
     from karma.runs.repository import DynamoRunStore
 

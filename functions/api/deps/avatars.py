@@ -1,4 +1,4 @@
-"""Avatars."""
+"""Services of avatars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def service() -> AvatarService:
-    """Create, show, change and delete avatars."""
+    """Return the service of avatars."""
     from karma.avatars.repository import DynamoAvatarStore
     from karma.avatars.service import AvatarService
 

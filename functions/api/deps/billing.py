@@ -1,4 +1,4 @@
-"""Plans, subscriptions, Stripe's events."""
+"""Services of plans, subscriptions and Stripe's events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @cache
 def subscriptions() -> SubscriptionService:
-    """Show plans and subscriptions."""
+    """Return the service of plans and subscriptions."""
     from karma.billing.repository.subscriptions import SubscriptionRepository
     from karma.billing.service import SubscriptionService
 
@@ -25,7 +25,7 @@ def subscriptions() -> SubscriptionService:
 
 @cache
 def allowances() -> Allowances:
-    """Tell what accounts may use of their plans."""
+    """Return the reader of allowances."""
     from karma.billing.allowances import Allowances
 
     return Allowances(plan_of=subscriptions().plan, clock=clock())
@@ -33,7 +33,7 @@ def allowances() -> Allowances:
 
 @cache
 def usage() -> UsageRepository:
-    """Show what accounts have taken of their plans."""
+    """Return the reader of usage."""
     from karma.billing.repository.usage import UsageRepository
 
     return UsageRepository()
@@ -41,7 +41,7 @@ def usage() -> UsageRepository:
 
 @cache
 def inbox() -> InboxKeeper:
-    """Show, replay and dismiss Stripe's events, for admins."""
+    """Return the service of administrators for Stripe's events."""
     from karma.billing.repository.inbox import InboxRepository
     from karma.billing.service import InboxKeeper
     from karma.integrations.sqs import SqsQueue
@@ -51,7 +51,7 @@ def inbox() -> InboxKeeper:
 
 @cache
 def customers() -> CustomerDesk:
-    """Show and change which account a customer of Stripe pays for, for admins."""
+    """Return the service of administrators for links of Stripe's customers to accounts."""
     from karma.billing.customers import CustomerDesk
     from karma.billing.repository.customers import CustomerRepository
     from karma.integrations.sqs import SqsQueue

@@ -1,4 +1,4 @@
-"""What administrators configure."""
+"""Services of configured components."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @cache
 def components() -> ConfigurationRepository:
-    """Keep components."""
+    """Return the repository of components."""
     from karma.configuration.repository import ConfigurationRepository
 
     return ConfigurationRepository()
@@ -26,7 +26,7 @@ def components() -> ConfigurationRepository:
 
 @cache
 def built_in() -> Mapping[str, ConfiguredComponent]:
-    """List what code brings."""
+    """Return the components that code defines, by name."""
     from karma.agents.configurable import built_in_components
 
     return built_in_components(settings().model_id)
@@ -34,7 +34,7 @@ def built_in() -> Mapping[str, ConfiguredComponent]:
 
 @cache
 def service() -> ConfigurationService:
-    """Show and change models, agents and tools."""
+    """Return the service of models, agents and tools."""
     from karma.agents.domain import MODELS
     from karma.configuration.service import ConfigurationService
 
@@ -50,7 +50,7 @@ def service() -> ConfigurationService:
 
 @cache
 def current() -> CurrentConfiguration:
-    """Tell what is configured now."""
+    """Return the current configuration of components."""
     from karma.configuration.current import CurrentConfiguration
 
     return CurrentConfiguration(components(), built_in=built_in())

@@ -1,4 +1,4 @@
-"""Devices, their commands and their telemetry."""
+"""Services of devices, their commands and their telemetry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @cache
 def repository() -> DeviceRepository:
-    """Keep devices."""
+    """Return the repository of devices."""
     from karma.devices.repository.devices import DeviceRepository
 
     return DeviceRepository()
@@ -25,7 +25,7 @@ def repository() -> DeviceRepository:
 
 @cache
 def service() -> DeviceService:
-    """Create, show, change and delete devices."""
+    """Return the service of devices."""
     from karma.devices.service import DeviceService
     from karma.integrations.iot import IotRegistry
 
@@ -42,7 +42,7 @@ def service() -> DeviceService:
 
 @cache
 def commands() -> CommandService:
-    """Send commands to devices."""
+    """Return the service of commands."""
     from karma.devices.commands import CommandService
     from karma.devices.repository.commands import CommandRepository
     from karma.devices.wake_ups import QueuedWakeUps
@@ -57,7 +57,7 @@ def commands() -> CommandService:
 
 @cache
 def telemetry() -> TelemetryReader:
-    """Read telemetry back."""
+    """Return the reader of telemetry."""
     from karma.devices.repository.telemetry import TelemetryRepository
     from karma.devices.telemetry import TelemetryReader
 
@@ -66,7 +66,7 @@ def telemetry() -> TelemetryReader:
 
 @cache
 def dead_letters() -> DeadLetterRepository:
-    """Read what devices sent and nobody could take."""
+    """Return the repository of dead letters: messages of devices that could not be read."""
     from karma.devices.repository.dead_letters import DeadLetterRepository
 
     return DeadLetterRepository()

@@ -1,4 +1,4 @@
-"""Files of devices."""
+"""Services of devices' files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @cache
 def store() -> S3Files:
-    """Name the bucket."""
+    """Return the store of files' bytes."""
     from karma.integrations.s3 import S3Files
 
     return S3Files(settings().files_bucket)
@@ -26,7 +26,7 @@ def store() -> S3Files:
 
 @cache
 def device_parent() -> DeviceParent:
-    """Tell whose a device is."""
+    """Return the check that a device is its owner's."""
     from karma.devices.parent import DeviceParent
 
     return DeviceParent(devices.repository())
@@ -34,7 +34,7 @@ def device_parent() -> DeviceParent:
 
 @cache
 def repository() -> FileRepository:
-    """Keep files of devices."""
+    """Return the repository of files."""
     from karma.files.repository.files import FileRepository
 
     return FileRepository()
@@ -42,7 +42,7 @@ def repository() -> FileRepository:
 
 @cache
 def uploads() -> UploadService:
-    """Begin and end uploads."""
+    """Return the service of uploads."""
     from karma.files.uploads import UploadService
     from karma.integrations.sqs import SqsQueue
 
@@ -52,7 +52,7 @@ def uploads() -> UploadService:
 
 @cache
 def service() -> FileService:
-    """List, show, change and delete files."""
+    """Return the service of files."""
     from karma.files.service import FileService
 
     return FileService(repository(), store(), device_parent(), clock())

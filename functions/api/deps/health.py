@@ -1,4 +1,4 @@
-"""What `/health` looks at."""
+"""Probes of `/health`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from karma.core.health import Component, Health
 
 @cache
 def probes() -> Health:
-    """Probe what the API rests on, and may reach."""
+    """Return the probes of all that the API depends on, and may reach."""
     table = settings().identity_table
     queue_url = settings().inbox_queue_url
 

@@ -1,4 +1,4 @@
-"""Accounts, sessions, keys, and who calls."""
+"""Services of accounts, sessions and keys, and the authentication of callers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @cache
 def users() -> UserRepository:
-    """Keep accounts."""
+    """Return the repository of accounts."""
     return UserRepository()
 
 
 @cache
 def authenticator() -> Authenticator:
-    """Tell who calls."""
+    """Return the authenticator of callers."""
     return Authenticator(
         users=users(),
         api_keys=ApiKeyRepository(),
@@ -46,7 +46,7 @@ def authenticator() -> Authenticator:
 
 
 def _session_ended(user_id: UserId) -> None:
-    """Let what ended act at once: in this process, and on open WebSockets."""
+    """Make ended sessions and keys of a user take effect at once: in this process, and on open WebSockets."""
     from api.deps import realtime
 
     authenticator().forget(user_id)
@@ -55,7 +55,7 @@ def _session_ended(user_id: UserId) -> None:
 
 @cache
 def accounts() -> AccountService:
-    """Make and show accounts."""
+    """Return the service of accounts."""
     from karma.identity.accounts.repository.one_time import OneTimeRepository
     from karma.identity.accounts.service import AccountService
     from karma.identity.passwords.hashes import Argon2Passwords
@@ -73,7 +73,7 @@ def accounts() -> AccountService:
 
 @cache
 def password_changes() -> PasswordService:
-    """Reset and change passwords."""
+    """Return the service that resets and changes passwords."""
     from karma.identity.accounts.repository.one_time import OneTimeRepository
     from karma.identity.passwords.changes import PasswordService
     from karma.identity.passwords.hashes import Argon2Passwords
@@ -91,7 +91,7 @@ def password_changes() -> PasswordService:
 
 @cache
 def sessions() -> SessionService:
-    """Begin, continue and end sessions."""
+    """Return the service of sessions."""
     from karma.identity.passwords.hashes import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
     from karma.identity.sessions.logins import LoginGuard
     from karma.identity.sessions.repository import SessionRepository
@@ -112,7 +112,7 @@ def sessions() -> SessionService:
 
 @cache
 def oauth() -> OAuthService:
-    """Log people in through GitHub and Google."""
+    """Return the service of logins through GitHub and Google."""
     from karma.identity.oauth.domain import ProviderName
     from karma.identity.oauth.repository import OAuthRepository
     from karma.identity.oauth.service import OAuthService
@@ -146,7 +146,7 @@ def oauth() -> OAuthService:
 
 @cache
 def links() -> LinkService:
-    """Link GitHub and Google to accounts whose owners are logged in."""
+    """Return the service that links GitHub and Google to accounts."""
     from karma.identity.oauth.links import LinkService
     from karma.identity.oauth.repository import OAuthRepository
     from karma.identity.passwords.hashes import Argon2Passwords
@@ -163,7 +163,7 @@ def links() -> LinkService:
 
 @cache
 def api_keys() -> ApiKeyService:
-    """Make, list and revoke API keys."""
+    """Return the service of API keys."""
     from karma.identity.api_keys.service import ApiKeyService
     from karma.identity.passwords.hashes import Argon2Passwords
 
@@ -180,7 +180,7 @@ def api_keys() -> ApiKeyService:
 
 @cache
 def account_deletion() -> AccountDeletion:
-    """Delete accounts of those who ask for it."""
+    """Return the service with which people delete their accounts."""
     from karma.identity.accounts.deletion import AccountDeletion
     from karma.identity.accounts.repository.deletions import DeletionRepository
     from karma.identity.passwords.hashes import Argon2Passwords
@@ -198,7 +198,7 @@ def account_deletion() -> AccountDeletion:
 
 @cache
 def administration() -> AdministrationService:
-    """Manage other people's accounts."""
+    """Return the service with which administrators manage accounts."""
     from karma.identity.accounts.administration import AdministrationService
     from karma.identity.accounts.repository.directory import DirectoryRepository
 
@@ -209,7 +209,7 @@ def administration() -> AdministrationService:
 
 @cache
 def audit() -> AuditReader:
-    """Show the audit log."""
+    """Return the reader of the audit log."""
     from karma.audit.repository import AuditRepository
 
     return AuditReader(log=AuditRepository(), clock=clock())

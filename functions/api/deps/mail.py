@@ -1,4 +1,4 @@
-"""The post office."""
+"""Services of mail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def post_office() -> PostOffice:
-    """See to it that written mails are sent."""
+    """Return the service that enqueues written mails."""
     from karma.integrations.sqs import SqsQueue
     from karma.mail.repository import OutboxRepository
     from karma.mail.service import PostOffice

@@ -1,4 +1,4 @@
-"""What people are told."""
+"""Services of notices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def service() -> NoticeService:
-    """Show people what they were told."""
+    """Return the service of notices."""
     from karma.notices.repository import NoticeRepository
     from karma.notices.service import NoticeService
 

@@ -1,7 +1,7 @@
-"""What every request may need: settings, clock, keys.
+"""Services that every request may need: settings, clock, keys.
 
-This package is the API's composition root, a module a context: each builder is cached, builds on first use, and imports
-then what only it needs; tests clear them.
+This package is the API's composition root, a module a context: each builder is cached, builds on first use, and
+imports only then what only it needs; tests clear them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ def newer_key_ring() -> KeyRing:
 
 
 def cursor_signer() -> CursorSigner:
-    """Sign list cursors with the keys that sign tokens."""
+    """Return the signer of list cursors, which uses the keys that sign tokens."""
     ring = key_ring()
     return CursorSigner(current=ring.current, keys=ring.keys)

@@ -1,4 +1,4 @@
-"""Projects and their members."""
+"""Services of projects and their members."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @cache
 def repository() -> ProjectRepository:
-    """Keep projects, their members and invitations."""
+    """Return the repository of projects, their members and invitations."""
     from karma.projects.repository import ProjectRepository
 
     return ProjectRepository()
@@ -26,7 +26,7 @@ def repository() -> ProjectRepository:
 
 @cache
 def service() -> ProjectService:
-    """Create, show, change and delete projects."""
+    """Return the service of projects."""
     from karma.projects.service import ProjectService
 
     return ProjectService(repository(), clock())
@@ -34,7 +34,7 @@ def service() -> ProjectService:
 
 @cache
 def members() -> MemberService:
-    """Show, change and remove members of projects."""
+    """Return the service of members of projects."""
     from karma.projects.members import MemberService
 
     return MemberService(repository(), identity.users(), clock())
@@ -42,7 +42,7 @@ def members() -> MemberService:
 
 @cache
 def invitations() -> InvitationService:
-    """Ask people to join projects, and take their answers."""
+    """Return the service of invitations to projects."""
     from karma.billing.repository.usage import UsageRepository
     from karma.billing.seats import Seats
     from karma.projects.invitations import InvitationService

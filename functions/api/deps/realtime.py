@@ -1,4 +1,4 @@
-"""Tickets for the WebSocket."""
+"""Services of the WebSocket's tickets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from karma.realtime.service import SocketCloser, TicketService
 
 @cache
 def tickets() -> TicketService:
-    """Give out tickets for the WebSocket."""
+    """Return the service of tickets for the WebSocket."""
     return TicketService(store=RealtimeRepository(), clock=clock(), url=settings().websocket_url)
 
 
 def close_ended(user_id: UserId) -> None:
-    """Close the WebSockets of a user's sessions and API keys that are over, where the stage has WebSockets."""
+    """Close the WebSockets of a user's ended sessions and API keys, where the stage has WebSockets."""
     if settings().websocket_url:
         _closer().close_ended(user_id)
 

@@ -1,4 +1,4 @@
-"""Tasks and their parts."""
+"""Services of tasks and subtasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def service() -> TaskService:
-    """Create, show, change and delete tasks."""
+    """Return the service of tasks."""
     from karma.tasks.repository import DynamoTaskStore
     from karma.tasks.service import TaskService
 

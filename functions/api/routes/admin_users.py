@@ -63,7 +63,7 @@ async def change_user(
 ) -> Answer[ManagedUserData]:
     """Give another person's account a role, disable or enable it; with `version` or If-Match only if it is unchanged.
 
-    Sessions of an account that is disabled end at once, elsewhere within a minute; its API keys do nothing until it
+    Sessions of an account that is disabled end at once, elsewhere within a minute; its API keys are refused until it
     is enabled. Nobody changes their own account here, so one administrator always remains.
     """
     if body.role is None and body.disabled is None:

@@ -214,7 +214,7 @@ async def read_telemetry(
 async def list_dead_letters(
     device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
 ) -> Answer[DeadLetterListData]:
-    """List the messages of which something could not be taken, newest first, for two weeks; the rest was taken."""
+    """List messages with refused parts, newest first, of two weeks; `taken` says whether the rest was stored."""
     scope = f"dead-letters:{caller.user_id}:{device_id}"
     view = devices.service().get(caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
@@ -231,7 +231,7 @@ async def list_dead_letters(
 
 @router.get("/devices/{device_id}/dead-letters/{letter_id}", responses=answers(errors=(404,)))
 async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Answer[DeadLetterData]:
-    """Show a message of the device of which something could not be taken, with its whole payload."""
+    """Show a message of the device with parts that were refused, with its whole payload."""
     view = devices.service().get(caller.user_id, device_id)
     letter = devices.dead_letters().get(view.device.id, letter_id, now_s=process.clock().now().timestamp())
     if letter is None:
@@ -297,7 +297,7 @@ async def list_commands(
 async def get_command(
     device_id: str, command_id: str, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=20)] = 0
 ) -> Answer[CommandData]:
-    """Show a command; with `wait_s` once it is over, or as it is then."""
+    """Show a command; with `wait_s` once it has ended, or as it is after that many seconds."""
     service = devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
     if wait_s and not command.finished:
@@ -313,7 +313,7 @@ async def cancel_command(
     caller: Controller,
     force: Annotated[bool, Query(description="Also one that was sent: the device may still carry it out")] = False,
 ) -> Answer[CommandData]:
-    """Cancel a command that has not been sent yet, or with `force` give up one that was."""
+    """Cancel a command that has not been sent yet, or with `force` one that was."""
     command = devices.commands().cancel(caller.user_id, device_id, command_id, force=force)
     return ok({"command": command_view(command)})
 

@@ -47,7 +47,7 @@ _FILE = "/devices/{device_id}/files/{file_id}"
 async def create_file(
     request: Request, device_id: str, body: CreateFileRequest, caller: Writer
 ) -> Answer[UploadIntentData]:
-    """Begin an upload: name and room are taken for 24 hours, the bytes go to the URLs that `parts` gives."""
+    """Begin an upload: name and size are reserved for 24 hours, the bytes are sent to the URLs that `parts` gives."""
 
     def create() -> Outcome[UploadIntentData]:
         file = files.uploads().create(

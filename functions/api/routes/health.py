@@ -15,7 +15,7 @@ agio = Router("health", prefix="/api")
 
 @router.get("/health", limit="public", responses=answers(also=(503,)))
 async def health() -> BareAnswer[HealthData]:
-    """Tell whether the API and what it rests on answer; 503 when not. Not wrapped."""
+    """Tell whether the API and the services that it depends on answer; 503 if not. Not wrapped."""
     findings = {name: probes().check(name) for name in ("database", "redis")}
     state = overall(findings)
     services = {name: finding_view(finding) for name, finding in findings.items()}

@@ -21,7 +21,7 @@ async def list_notices(
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
 ) -> Answer[NoticeListData]:
-    """List what the caller was told in the last 90 days, newest first; with `unread` what was not read yet.
+    """List the caller's notices of the last 90 days, newest first; with `unread` those that were not read yet.
 
     Texts are in the language of the account.
     """
@@ -39,6 +39,6 @@ async def list_notices(
 
 @router.post("/notices/{notice_id}/read", responses=answers(errors=(404,)))
 async def read_notice(notice_id: str, caller: Annotated[Caller, permit("notice:write")]) -> Answer[NoticeData]:
-    """Note that a notice was read; a repeat changes nothing."""
+    """Mark a notice as read; a repeat changes nothing."""
     found = notices.service().read(caller.user_id, notice_id)
     return ok({"notice": notice_view(found, locale=caller.locale.value)})

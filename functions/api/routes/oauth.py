@@ -1,4 +1,4 @@
-"""Logging in through GitHub and Google. Browsers go from here to the provider, come back, and go on to a frontend."""
+"""Routes of logins through GitHub and Google: a browser goes to the provider, comes back, and goes on to a frontend."""
 
 from __future__ import annotations
 

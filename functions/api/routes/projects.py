@@ -39,12 +39,12 @@ router = Router("projects")
 Reader = Annotated[Caller, permit("project:read")]
 Writer = Annotated[Caller, permit("project:write")]
 Answerer = Annotated[Caller, permit("membership:write")]
-"""Somebody who decides about their own part in a project, whatever the role of the account."""
+"""A caller who decides about their own membership in a project, whatever the role of the account."""
 
 
 @router.post("/projects", status_code=201, responses=answers(status=201, errors=(404, 409)))
 async def create_project(request: Request, body: CreateProjectRequest, caller: Writer) -> Answer[ProjectData]:
-    """Create a project; the caller becomes its owner, and cannot delete the account while being that."""
+    """Create a project; the caller becomes its owner, and cannot delete the account while they are."""
 
     def create() -> Outcome[ProjectData]:
         token = request_token(request, caller) or ""
@@ -89,7 +89,7 @@ async def get_project(project_id: str, caller: Reader) -> Answer[ProjectData]:
 async def change_project(
     project_id: str, body: ChangeProjectRequest, caller: Writer, if_match: IfMatch = None
 ) -> Answer[ProjectData]:
-    """Change name, description, status or progress: owners, administrators and members of the project.
+    """Change name, description, status or progress; for owners, administrators and members of the project.
 
     With `version` or If-Match only if nobody else has changed it since.
     """
@@ -100,7 +100,7 @@ async def change_project(
 
 @router.delete("/projects/{project_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
 async def delete_project(project_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
-    """Delete a project and its memberships: its owners."""
+    """Delete a project and its memberships; for its owners."""
     projects.service().delete(caller.user_id, project_id, version=expected_version(if_match))
     return no_content()
 
@@ -136,11 +136,12 @@ _Invited = answers(status=201, errors=(402, 403, 404, 409)) | answers(status=202
 async def invite(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
 ) -> Answer[InvitationData] | Answer[AcceptedData]:
-    """Ask an account by `user_id` (201), or whoever proves an `email` (202), to join; for 14 days.
+    """Invite an account by `user_id` (201), or whoever proves an `email` (202); for 14 days.
 
     They become a member when they accept. Owners offer any role, ownership to members too; administrators of the
-    project ask members and viewers. Asking again asks anew; who declined is not asked again until the 14 days are over
-    (409 INVITATION_DECLINED). An address may be anybody's, or nobody's yet: the answer says only whether a member of
+    project offer the roles member and viewer. A repeat replaces the invitation; who declined is not invited again until
+    the 14 days are over (409 INVITATION_DECLINED). An address may be anybody's, or nobody's yet: the answer says only
+    whether a member of
     the project has verified it (409 ALREADY_EXISTS).
     """
     return await _invite(request, project_id, body, caller, source)
@@ -150,7 +151,7 @@ async def invite(
 async def add_member(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
 ) -> Answer[InvitationData] | Answer[AcceptedData]:
-    """Ask somebody to become a member: the same as `POST /projects/{project_id}/invitations`."""
+    """Invite somebody to become a member: the same as `POST /projects/{project_id}/invitations`."""
     return await _invite(request, project_id, body, caller, source)
 
 
@@ -175,7 +176,7 @@ async def _invite(
 
 @router.get("/projects/{project_id}/invitations", responses=answers(errors=(403, 404)))
 async def list_invitations(project_id: str, caller: Reader) -> Answer[InvitationListData]:
-    """List a project's invitations of the last 14 days that nobody has accepted: its owners and administrators."""
+    """List a project's invitations of the last 14 days that nobody has accepted; for its owners and administrators."""
     found = projects.invitations().list(caller.user_id, project_id)
     return ok({"invitations": [invitation_view(each) for each in found], "total": len(found)})
 
@@ -186,7 +187,7 @@ async def list_invitations(project_id: str, caller: Reader) -> Answer[Invitation
     responses=answers(status=204, errors=(403, 404)),
 )
 async def withdraw_invitation(project_id: str, invitation_id: str, caller: Writer) -> Response:
-    """Take an invitation back: whoever may invite for its role."""
+    """Withdraw an invitation; for those who may invite for its role."""
     projects.invitations().withdraw(caller.user_id, project_id, invitation_id)
     return no_content()
 
@@ -201,7 +202,7 @@ async def my_invitations(caller: Reader) -> Answer[ReceivedInvitationListData]:
 
 @router.post("/projects/{project_id}/invitations/accept", limit="member", responses=answers(errors=(402, 404, 409)))
 async def accept_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Answer[MemberData]:
-    """Become what the caller was invited to be; whoever invited must still be able to. A repeat changes nothing.
+    """Accept an invitation; whoever invited must still be allowed to. A repeat changes nothing.
 
     It takes a seat in the plan of the project's `owner_id`, unless the caller has one there by another project; when
     none is free (402), the invitation stays.
@@ -217,7 +218,7 @@ async def accept_invitation(project_id: str, caller: Answerer, source: RequestSo
     responses=answers(status=204, errors=(404,)),
 )
 async def decline_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Response:
-    """Say no; until the invitation is over nobody can ask again."""
+    """Decline an invitation; until it expires the project cannot invite the caller again."""
     projects.invitations().decline(caller.user_id, project_id, source=source)
     return no_content()
 
@@ -226,7 +227,7 @@ async def decline_invitation(project_id: str, caller: Answerer, source: RequestS
     "/projects/{project_id}/leave", limit="member", status_code=204, responses=answers(status=204, errors=(404, 409))
 )
 async def leave_project(project_id: str, caller: Answerer, source: RequestSource) -> Response:
-    """End the caller's own membership; the last owner hands the project over or deletes it (409 LAST_OWNER).
+    """End the caller's own membership; the last owner makes another one first, or deletes it (409 LAST_OWNER).
 
     A last owner who never agreed to be one, or whose account may only read, can always leave: the project is then
     deleted.
@@ -245,7 +246,7 @@ async def change_member(
     source: RequestSource,
     if_match: IfMatch = None,
 ) -> Answer[MemberData]:
-    """Give a member another role: the project's owners. The last owner stays one (409 LAST_OWNER).
+    """Give a member another role; for the project's owners. The last owner stays one (409 LAST_OWNER).
 
     Ownership is not given but offered, by an invitation (409 CONSENT_NEEDED).
     """

@@ -15,5 +15,5 @@ router = Router("realtime")
 
 @router.post("/realtime/ticket", status_code=201, responses=answers(status=201, errors=(503,)))
 async def issue_ticket(caller: Annotated[Caller, permit("realtime:connect")]) -> Answer[TicketData]:
-    """Make a ticket: for one connection, within a minute."""
+    """Create a ticket for one connection to the WebSocket, valid for a minute."""
     return ok(ticket_data(realtime.tickets().issue(caller)), 201)

@@ -35,7 +35,7 @@ _MAX_AFTER = 10**8 - 1
 
 @router.get("/agent/capabilities", responses=answers())
 async def agent_capabilities(caller: Annotated[Caller, permit("agent:read")]) -> Answer[CapabilitiesData]:
-    """Tell what the agent behind `POST /api/agent` can do, in AG-UI's shape."""
+    """Show the capabilities of the agent behind `POST /api/agent`, in AG-UI's shape."""
     from karma.runs.capabilities import capabilities  # local: it loads the tools' declarations
 
     return ok(capabilities(caller, without=configuration.current().disabled_tools()))

@@ -53,7 +53,7 @@ async def my_links(caller: CurrentCaller) -> Answer[LinkListData]:
 
 @router.delete("/users/me/links/{provider}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
 async def unlink(provider: str, caller: CurrentCaller, source: RequestSource) -> Response:
-    """Let a provider open the caller's account no longer; not the only way to log in (409 LAST_LOGIN).
+    """Remove a provider's link to the caller's account, unless it is the only way to log in (409 LAST_LOGIN).
 
     Needs a token, not a key.
     """
@@ -65,7 +65,7 @@ async def unlink(provider: str, caller: CurrentCaller, source: RequestSource) ->
 async def delete_me(
     caller: CurrentCaller, source: RequestSource, body: DeleteAccount | None = None
 ) -> Answer[DeletionData]:
-    """Delete the caller's account, at once for everybody; what belongs to it is removed within the hour.
+    """Delete the caller's account at once; its data is removed within the hour.
 
     Needs a token, and the current password. Refused while the account owns a project, has created an avatar, or is an
     administrator's.
