@@ -16,9 +16,11 @@ from mangum import Mangum
 from starlette.responses import Response
 
 from api import routes
-from api.routing import Router
+from api.deps import process
 from karma.core.errors import AppError
-from karma.core.http import failure
+from karma.http.envelope import failure
+from karma.http.routing import Router
+from karma.http.serving import begin
 
 
 def build() -> Mangum:
@@ -40,4 +42,10 @@ async def _refused(request: Request, error: Exception) -> Response:
     return Response(body, status_code=error.status, media_type="application/json")
 
 
-lambda_handler: Any = build()
+_serve = build()
+
+
+def lambda_handler(event: dict[str, Any], context: Any) -> Any:
+    """Serve one request."""
+    begin(process.serving())
+    return _serve(event, context)

@@ -13,7 +13,6 @@ CORS and security headers are the edge's. The run does not depend on its client:
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,20 +28,17 @@ from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.core.clock import epoch_ms, from_epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
-    Forbidden,
     MethodNotAllowed,
     NotFound,
     UnsupportedMediaType,
     ValidationFailed,
 )
-from karma.core.http import InternalError, failure, repeated_parameters, require_plain, success, unknown_parameters
 from karma.core.ids import RunId, new_id
 from karma.core.observability import count, log_request, logger
-from karma.core.ratelimit import Decision
 from karma.core.runtime.snapshot import before_snapshot
+from karma.http.admission import ORIGIN_HEADER, Headers
+from karma.http.envelope import InternalError, failure, repeated_parameters, require_plain, success, unknown_parameters
 from karma.identity.domain import Caller
-from karma.identity.limits import RULES
-from karma.identity.sessions.authentication import READING
 from karma.runs.answers import events_view
 from karma.runs.domain import Segment
 from karma.runs.events import frames, position
@@ -148,15 +144,13 @@ class _Response:
         self.status = 0
         """HTTP status; 0: nothing was sent, every answer is still possible."""
         self.is_complete = False
-        self.limit: Decision | None = None
-        """Decision on the caller's rate limit, for the answer's headers; None: not counted."""
+        self.limit: Headers = []
+        """What the answer says about the caller's rate limit."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.limit is not None:
-                told = [(name.lower().encode(), value.encode()) for name, value in self.limit.headers()]
-                message = {**message, "headers": [*message["headers"], *told]}
+            message = {**message, "headers": [*message["headers"], *self.limit]}
         else:
             self.is_complete = not message.get("more_body", False)
             if self._bodyless:
@@ -340,29 +334,16 @@ async def _admit(request: _Request, route: Route, response: _Response) -> Caller
         RateLimited: the caller has sent too many requests.
     """
 
-    def admit() -> tuple[Caller, Decision]:
-        caller = _authenticate(request)
-        if not caller.may(route.permission):
-            raise Forbidden.lacking(route.permission)
-        return caller, deps.throttle().admit(route.limit, user_id=caller.user_id)
+    def admit() -> tuple[Caller, Headers]:
+        deps.build()
+        admission = deps.admission()
+        admission.require_origin(request.header(ORIGIN_HEADER).encode("latin-1"))
+        given = request.header(b"authorization") or None, request.header(b"x-api-key") or None
+        caller = admission.caller(*given, method=request.method)
+        return caller, admission.admit(caller, permission=route.permission, limit=route.limit)
 
-    caller, decision = await asyncio.to_thread(admit)
-    if RULES[route.limit].stored:  # what one process of many has counted helps nobody to plan
-        response.limit = decision
+    caller, response.limit = await asyncio.to_thread(admit)
     return caller
-
-
-def _authenticate(request: _Request) -> Caller:
-    deps.build()
-    valid = deps.origin_secrets()
-    given = request.header(b"x-karma-origin").encode("latin-1")
-    if valid and not any(hmac.compare_digest(given, secret.encode()) for secret in valid):
-        raise Forbidden("Requests come through the public address only")
-    return deps.authenticator().authenticate(
-        request.header(b"authorization") or None,
-        request.header(b"x-api-key") or None,
-        reading=request.method in READING,
-    )
 
 
 def _require_method(request: _Request, *methods: str) -> None:

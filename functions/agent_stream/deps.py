@@ -26,11 +26,12 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.core.settings import load
+from karma.http.admission import Admission
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.limits import OPEN_STREAMS, OpenRequests, Throttle
 from karma.identity.sessions.authentication import Authenticator
-from karma.identity.sessions.keys import NEWER_MAX_AGE_S, KeyRing
+from karma.identity.sessions.signing_keys import NEWER_MAX_AGE_S, KeyRing
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
 from karma.integrations.s3 import S3Attachments
@@ -82,6 +83,12 @@ def throttle() -> Throttle:
         clock=clock(),
         plan_of=lambda user_id: subscription_service().plan(user_id).name,
     )
+
+
+@cache
+def admission() -> Admission:
+    """Let requests in."""
+    return Admission(authenticator=authenticator, throttle=throttle, origin_secrets=origin_secrets)
 
 
 @cache

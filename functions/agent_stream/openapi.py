@@ -13,7 +13,7 @@ from karma.agents.domain import MAX_NAME_CHARS
 from karma.conversations.media import MAX_MEDIA_CHARS
 from karma.conversations.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TYPE_CHARS
 from karma.core.health import VERSION
-from karma.core.http import phrase, style_of
+from karma.http.envelope import phrase, style_of
 from karma.runs.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS
 
 Schema = dict[str, Any]

@@ -9,17 +9,17 @@ from types import ModuleType
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
-from api import openapi, routes
-from api.access import admit
+from api import routes
 from api.deps import process
 from api.description import description
-from api.dispatch import Dispatch
-from api.edge import Edge
-from api.presenters import BareAnswer, bare
-from api.routing import Route, Router
-from karma.core import secrets
 from karma.core.answers import AboutData
 from karma.core.health import APP, VERSION
+from karma.http import openapi
+from karma.http.access import count_network
+from karma.http.dispatch import Dispatch
+from karma.http.edge import Edge
+from karma.http.presenters import BareAnswer, bare
+from karma.http.routing import Route, Router
 
 
 class Api(FastAPI):
@@ -31,8 +31,8 @@ class Api(FastAPI):
         return [route.described if isinstance(route, Route) else route for route in self.router.routes]
 
     def build_middleware_stack(self) -> Edge:
-        """Put the edge in place of FastAPI's error handlers and of the exit stacks, which our routes do without."""
-        return Edge(Dispatch(self.router.routes, admit=admit), clock=process.clock(), origin_secrets=_origin_secrets)
+        """Put the edge where FastAPI puts its error handlers, and the exit stacks that our routes do without."""
+        return Edge(Dispatch(self.router.routes, admit=count_network), serving=process.serving)
 
     def openapi(self) -> dict[str, object]:
         """Describe every route, with the errors that the edge may answer."""
@@ -66,7 +66,3 @@ def _mount(app: FastAPI, module: ModuleType) -> None:
         router = getattr(module, name, None)
         if isinstance(router, Router):
             app.router.routes.extend(router.routes)
-
-
-def _origin_secrets() -> tuple[str, ...]:
-    return secrets.strings(process.settings().origin_secret_arn, "secrets")

@@ -16,8 +16,8 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.routing import Router
 from karma.core.errors import NotFound
+from karma.http.routing import Router
 
 STATIC = Path(__file__).with_name("static")
 PATH = "/docs/static"

@@ -17,7 +17,7 @@ from karma.core.runtime.snapshot import after_restore
 BaseModel.model_config["defer_build"] = True
 with absent("email_validator", "pydantic.v1"):
     from api.app import build
-    from api.gateway import Gateway
+    from karma.http.gateway import Gateway
 
     app = build()
 del BaseModel.model_config["defer_build"]

@@ -17,9 +17,9 @@ from karma.core import aws, secrets
 from karma.core.clock import SystemClock, epoch_ms
 from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError, InvalidRequest, MethodNotAllowed, PayloadTooLarge
-from karma.core.http import InternalError, failure
 from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
+from karma.http.envelope import InternalError, failure
 from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:

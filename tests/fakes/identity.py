@@ -15,8 +15,8 @@ from karma.identity.accounts.repository.names import fold
 from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, SessionOver, User
 from karma.identity.items import user_position
 from karma.identity.passwords.spelling import spelled
-from karma.identity.sessions.keys import KeyRing
 from karma.identity.sessions.logins import LoginPlace
+from karma.identity.sessions.signing_keys import KeyRing
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 

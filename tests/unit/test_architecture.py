@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
 FUNCTIONS = ROOT / "functions"
 
-CONTEXTS = {path.parent.name for path in LAYER.glob("karma/*/__init__.py")} - {"core", "integrations"}
+CONTEXTS = {path.parent.name for path in LAYER.glob("karma/*/__init__.py")} - {"core", "http", "integrations"}
 
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root
     "stripe": ("layers/common/python/karma/integrations/stripe",),
     "anthropic": ("layers/common/python/karma/integrations/anthropic",),
     "pynamodb": ("layers/common/python/karma/",),  # narrowed below to core.dynamo and repositories
-    "fastapi": ("functions/api/",),
-    "mangum": ("functions/api/",),
-    "starlette": ("functions/api/", "functions/agent_stream/"),
+    "fastapi": ("functions/api/", "layers/common/python/karma/http/"),
+    "mangum": ("layers/common/python/karma/http/",),
+    "starlette": ("functions/api/", "functions/agent_stream/", "layers/common/python/karma/http/"),
     "argon2": ("layers/common/python/karma/identity/",),
     "bcrypt": ("layers/common/python/karma/identity/",),
     "jwt": ("layers/common/python/karma/identity/",),

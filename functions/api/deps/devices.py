@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
     from karma.devices.telemetry import TelemetryReader
+    from karma.identity.limits import OpenRequests
 
 
 @cache
@@ -70,3 +71,12 @@ def dead_letters() -> DeadLetterRepository:
     from karma.devices.repository.dead_letters import DeadLetterRepository
 
     return DeadLetterRepository()
+
+
+@cache
+def waiting() -> OpenRequests:
+    """Cap the requests that wait for a device."""
+    from karma.core.dynamo.leases import DynamoLeases
+    from karma.identity.limits import WAITING_REQUESTS, OpenRequests
+
+    return OpenRequests(DynamoLeases(), clock(), pool=WAITING_REQUESTS)

@@ -11,8 +11,11 @@ from api.deps.process import clock, key_ring, newer_key_ring, settings
 from karma.audit.service import AuditReader
 from karma.core import secrets
 from karma.core.dynamo.buckets import DynamoBuckets
+from karma.core.ratelimit import LocalBuckets
+from karma.http.admission import Admission
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
+from karma.identity.limits import Throttle
 from karma.identity.sessions.authentication import Authenticator
 
 if TYPE_CHECKING:
@@ -42,6 +45,29 @@ def authenticator() -> Authenticator:
         key_ring=key_ring,
         newer_key_ring=newer_key_ring,
         clock=clock(),
+    )
+
+
+@cache
+def throttle() -> Throttle:
+    """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
+    from api.deps import billing
+
+    return Throttle(
+        stored=DynamoBuckets(),
+        local=LocalBuckets(),
+        clock=clock(),
+        plan_of=lambda user_id: billing.subscriptions().plan(user_id).name,
+    )
+
+
+@cache
+def admission() -> Admission:
+    """Let requests in."""
+    return Admission(
+        authenticator=authenticator,
+        throttle=throttle,
+        origin_secrets=lambda: secrets.strings(settings().origin_secret_arn, "secrets"),
     )
 
 

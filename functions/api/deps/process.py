@@ -14,7 +14,8 @@ from karma.core.clock import Clock, SystemClock
 from karma.core.cursors import CursorSigner
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import load
-from karma.identity.sessions.keys import NEWER_MAX_AGE_S, KeyRing
+from karma.http.serving import Serving
+from karma.identity.sessions.signing_keys import NEWER_MAX_AGE_S, KeyRing
 
 
 @cache
@@ -45,3 +46,11 @@ def cursor_signer() -> CursorSigner:
     """Return the signer of list cursors, which uses the keys that sign tokens."""
     ring = key_ring()
     return CursorSigner(current=ring.current, keys=ring.keys)
+
+
+@cache
+def serving() -> Serving:
+    """Return what every request is served with."""
+    from api.deps import identity
+
+    return Serving(clock=clock(), admission=identity.admission(), cursor_signer=cursor_signer, key_ring=key_ring)

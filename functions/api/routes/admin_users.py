@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.access import RequestSource, permit
 from api.deps import identity
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, ok
-from api.routing import Router
 from karma.core.errors import ValidationFailed
+from karma.http.access import RequestSource, permit
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.accounts.answers import ManagedUserData, ManagedUserListData, managed_user_view
 from karma.identity.accounts.directory import MAX_COUNTED, AccountFilter
 from karma.identity.accounts.schemas import ChangeUser

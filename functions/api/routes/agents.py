@@ -5,17 +5,17 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.access import permit
 from api.deps import agents
-from api.idempotency import Outcome, once, request_token
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.agents.answers import AgentData, AgentListData, AgentView, AgioAgentPage, agent_view, summary_view
 from karma.agents.domain import MAX_TAG_CHARS, Agent
 from karma.agents.schemas import AgentBody, ReplaceAgentBody
+from karma.http.access import permit
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("agents")

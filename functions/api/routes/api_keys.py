@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import RequestSource, permit
 from api.deps import identity
-from api.idempotency import Outcome, once, request_token
-from api.openapi import answers
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
+from karma.http.access import RequestSource, permit
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.openapi import answers
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.api_keys.answers import ApiKeyData, ApiKeyListData, api_key_view
 from karma.identity.api_keys.schemas import CreateApiKey
 from karma.identity.domain import Caller

@@ -4,15 +4,15 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.access import permit
 from api.deps import identity
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, ok
-from api.routing import Router
 from karma.audit.answers import AuditEntryListData, audit_entry_view
 from karma.audit.domain import AuditEvent, AuditQuery
 from karma.core.schemas import Day, Moment
+from karma.http.access import permit
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("audit")

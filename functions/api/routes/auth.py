@@ -3,13 +3,13 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import CurrentCaller, LeavingCaller, RequestSource
 from api.deps import identity, process
-from api.idempotency import Outcome, once
-from api.openapi import answers
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.core.answers import AcceptedData
+from karma.http.access import CurrentCaller, LeavingCaller, RequestSource
+from karma.http.idempotency import Outcome, once
+from karma.http.openapi import answers
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.accounts.answers import UserData, user_view
 from karma.identity.accounts.schemas import Register
 from karma.identity.passwords.schemas import ChangePassword, ForgotPassword, ResetPassword

@@ -5,18 +5,18 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import permit
 from api.deps import avatars
-from api.idempotency import Outcome, once, request_token
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.avatars.answers import AvatarData, AvatarListData, avatar_view, summary_view
 from karma.avatars.domain import Avatar
 from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
 from karma.core.paging import shown
+from karma.http.access import permit
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("avatars")

@@ -2,12 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.access import RequestSource, permit
 from api.deps import billing
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, ok
-from api.routing import Router
 from karma.billing.answers import (
     CurrentSubscriptionData,
     CustomerLinkData,
@@ -25,6 +20,11 @@ from karma.billing.answers import (
 from karma.billing.domain import EventState
 from karma.billing.schemas import DismissEvent, LinkCustomer
 from karma.core.ids import UserId
+from karma.http.access import RequestSource, permit
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("billing")

@@ -5,13 +5,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from api.access import permit
 from api.deps import configuration
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.configuration.answers import (
     AgioConfigChangedData,
     AgioConfigHistoryData,
@@ -27,6 +21,12 @@ from karma.configuration.answers import (
 from karma.configuration.domain import MAX_VERSION, ComponentType, Standing
 from karma.configuration.schemas import ConfigBody, RollbackBody
 from karma.core.paging import shown
+from karma.http.access import permit
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("configuration")

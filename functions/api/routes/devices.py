@@ -8,14 +8,7 @@ from fastapi import Query, Request
 from pydantic import AfterValidator
 from starlette.responses import Response
 
-from api.access import permit, waiting
 from api.deps import billing, devices, process
-from api.idempotency import Outcome, once
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.core.clock import epoch_ms, from_epoch_ms, parse_iso
 from karma.core.errors import NotFound
 from karma.core.paging import shown
@@ -41,6 +34,13 @@ from karma.devices.samples import MAX_METRIC_CHARS, metric_name
 from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, SendCommandRequest
 from karma.devices.service import DeviceQuery, NewDevice
 from karma.devices.telemetry import DEFAULT_POINTS, MAX_POINTS, TelemetryQuery
+from karma.http.access import permit
+from karma.http.idempotency import Outcome, once
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("devices")
@@ -252,7 +252,7 @@ async def send_command(
 
     def create() -> Outcome[CommandData]:
         # Before the command is sent: a request that may not wait sends none.
-        with waiting().held(caller.user_id) if body.wait_s else nullcontext():
+        with devices.waiting().held(caller.user_id) if body.wait_s else nullcontext():
             return send()
 
     def send() -> Outcome[CommandData]:
@@ -301,7 +301,7 @@ async def get_command(
     service = devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
     if wait_s and not command.finished:
-        with waiting().held(caller.user_id):
+        with devices.waiting().held(caller.user_id):
             command = service.wait(caller.user_id, command, timeout_s=wait_s)
     return ok({"command": command_view(command)})
 

@@ -6,14 +6,7 @@ from fastapi import Query, Request
 from pydantic import AfterValidator
 from starlette.responses import Response
 
-from api.access import permit
 from api.deps import billing, files, process
-from api.idempotency import Outcome, once, request_token
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.files.answers import (
     DirectoryData,
     DownloadData,
@@ -29,6 +22,13 @@ from karma.files.domain import DeviceFile, clean_path
 from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest, PartsRequest
 from karma.files.service import FileQuery
 from karma.files.uploads import NewFile, expires_at
+from karma.http.access import permit
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 
 router = Router("files")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from api.deps import process
 from api.deps.health import probes
-from api.openapi import answers
-from api.presenters import BareAnswer, bare
-from api.routing import Router
 from karma.core.answers import AgioHealthData, ComponentHealthData, DetailedHealthData, HealthData, finding_view
 from karma.core.clock import iso
 from karma.core.health import APP, VERSION, Status, overall
+from karma.http.openapi import answers
+from karma.http.presenters import BareAnswer, bare
+from karma.http.routing import Router
 
 router = Router("health")
 agio = Router("health", prefix="/api")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.access import permit
 from api.deps import notices
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, ok
-from api.routing import Router
+from karma.http.access import permit
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.notices.answers import NoticeData, NoticeListData, notice_view
 

@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.access import CurrentCaller, RequestSource
 from api.deps import identity, process
-from api.openapi import answers
-from api.presenters import Answer, ok
-from api.routing import Router
 from karma.core.errors import AppError
+from karma.http.access import CurrentCaller, RequestSource
+from karma.http.openapi import answers
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.oauth.answers import LinkBegunData
 from karma.identity.oauth.schemas import BeginLink, TradeLoginCode
 from karma.identity.sessions.answers import LoginData, login_data

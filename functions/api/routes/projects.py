@@ -5,17 +5,17 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import RequestSource, permit
 from api.deps import projects
-from api.idempotency import Outcome, once, request_token
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
 from karma.audit.domain import Source
 from karma.core.answers import AcceptedData
 from karma.core.errors import ValidationFailed
+from karma.http.access import RequestSource, permit
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity import permissions
 from karma.identity.domain import Caller
 from karma.projects.answers import (

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.access import permit
 from api.deps import realtime
-from api.openapi import answers
-from api.presenters import Answer, ok
-from api.routing import Router
+from karma.http.access import permit
+from karma.http.openapi import answers
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.realtime.answers import TicketData, ticket_data
 

@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.access import permit
 from api.deps import agents, configuration
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, Offset, next_cursor, position
-from api.presenters import Answer, ok
-from api.routing import Router
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.core.ids import AgentId, RunId
+from karma.http.access import permit
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, Offset, next_cursor, position
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.runs.answers import (
     AgioRunPage,

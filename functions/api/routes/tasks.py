@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import permit
 from api.deps import tasks
-from api.idempotency import Outcome, once, request_token
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import Cursor, Limit, Offset, PageNumber, Place
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
+from karma.http.access import permit
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.tasks.answers import (
     CreatedTaskData,

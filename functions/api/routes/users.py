@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from api.access import CurrentCaller, RequestSource
 from api.deps import identity
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
+from karma.http.access import CurrentCaller, RequestSource
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.accounts.answers import DeletionData, UserData, deletion_view, user_view
 from karma.identity.accounts.schemas import DeleteAccount, PatchProfile
 from karma.identity.domain import ProfileChange

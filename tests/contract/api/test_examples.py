@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
-from api.examples import NamedTwice, fields, merged
+from karma.http.openapi_examples import NamedTwice, fields, merged
 from tests.support import contract
 
 pytestmark = pytest.mark.req("R-M-21")

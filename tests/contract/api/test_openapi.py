@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from agent_stream.app import ROUTES
 from agent_stream.openapi import EVENTS
 from api.app import build
-from api.openapi import answered_by
+from karma.http.openapi import answered_by
 from karma.runs import events
 from tests.support import contract
 

@@ -11,7 +11,7 @@ from karma.core.ids import UserId, new_id
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.domain import Role, User
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import Exchange, exchange
 from tests.support.model_server import ModelServer

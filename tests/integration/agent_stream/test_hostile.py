@@ -10,7 +10,7 @@ import pytest
 
 from karma.core.ids import new_id
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.support.asgi import exchange
 from tests.support.model_server import message, text
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from api import description
-from api.edge import Edge
+from karma.http.admission import Admission
+from karma.http.edge import Edge
+from karma.http.serving import Serving
 from tests.fakes.devices import FakeClock
 from tests.integration.api.conftest import Api
 from tests.support.asgi import exchange
@@ -78,7 +80,14 @@ def test_every_other_page_loads_nothing() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
         await send({"type": "http.response.body", "body": b"<p>Hello</p>"})
 
-    edge = Edge(page, clock=FakeClock(datetime(2026, 11, 21, tzinfo=UTC)), origin_secrets=tuple)
+    unused: Any = None
+    parts = Serving(
+        clock=FakeClock(datetime(2026, 11, 21, tzinfo=UTC)),
+        admission=Admission(authenticator=unused, throttle=unused, origin_secrets=tuple),
+        cursor_signer=unused,
+        key_ring=unused,
+    )
+    edge = Edge(page, serving=lambda: parts)
     answer = exchange("GET", "/page")
     asyncio.run(answer.run(edge))
     assert answer.answer_headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"

@@ -330,7 +330,7 @@ def test_a_creation_that_dies_at_any_call_is_finished_by_a_repeat(stack: Any, us
 
 @pytest.mark.fault("F-26a")
 def test_few_requests_of_an_account_wait_at_once(user: Callable[[], Client]) -> None:
-    from api import access
+    from api.deps import devices
     from karma.identity.limits import WAITING_REQUESTS
 
     ada, ben = user(), user()
@@ -342,13 +342,13 @@ def test_few_requests_of_an_account_wait_at_once(user: Callable[[], Client]) -> 
     (adas, ada_waits), (_, ben_waits) = commands
     # In other processes, which do not tell this one.
     ada_id = UserId(ada("GET", "/users/me")["user"]["id"])
-    open_elsewhere = [access.waiting().open(ada_id, until=None) for _ in range(WAITING_REQUESTS.places)]
+    open_elsewhere = [devices.waiting().open(ada_id, until=None) for _ in range(WAITING_REQUESTS.places)]
     assert ada("GET", f"{ada_waits}?wait_s=1", status=429)["details"]["limit"] == "waiting_requests"
     ada("POST", adas, {"command": "blink", "wait_s": 1}, status=429)
     assert len(ada("GET", adas)["commands"]) == 1, "the refused one sent nothing"
     ada("GET", ada_waits)
     ben("GET", f"{ben_waits}?wait_s=0.1")
-    access.waiting().close(open_elsewhere[0])
+    devices.waiting().close(open_elsewhere[0])
     for _ in range(2):  # what ends gives its place back
         ada("GET", f"{ada_waits}?wait_s=0.1")
 

@@ -40,7 +40,7 @@ def routes() -> Iterator[tuple[str, APIRoute]]:
 class TestRoutes:
     @pytest.mark.req("R-M-36")
     def test_every_one_but_the_public_asks_for_a_caller(self, api: Api) -> None:
-        from api.openapi import permissions
+        from karma.http.openapi import permissions
 
         open_ones = {name for name, route in routes() if not list(permissions(route.dependant))}
         assert open_ones == PUBLIC & {name for name, _ in routes()}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.integration.api.conftest import PASSWORD, Api
 
 EVENT = json.loads((Path(__file__).parents[2] / "events" / "http_api_v2.json").read_text())

@@ -48,8 +48,8 @@ def calls_of(api: Api, method: str, path: str) -> list[str]:
 class TestTheTable:
     def test_has_a_row_for_each_route_that_fits_it(self, api: Api) -> None:
         from api.handler import app
-        from api.openapi import permissions
-        from api.routing import Route
+        from karma.http.openapi import permissions
+        from karma.http.routing import Route
 
         for route in app.router.routes:
             if isinstance(route, Route):

@@ -14,8 +14,8 @@ from karma.core import secrets
 from karma.core.errors import StaleVersion
 from karma.core.ids import UserId
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
 from karma.identity.sessions.rotation import PUBLISHED, RETIRED, advance
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.integration.api.conftest import PASSWORD
 from tests.support.clients import hooked
 

@@ -22,9 +22,9 @@ from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import ApiKey, RefreshToken
 from karma.identity.sessions import tokens
 from karma.identity.sessions.authentication import API_KEY_PREFIX, READING, hash_api_key
-from karma.identity.sessions.keys import KeyRing
 from karma.identity.sessions.logins import LoginPlace
 from karma.identity.sessions.repository import SessionRepository
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.integration.permissions.world import EVERY_SCOPE, Target, World, bearer, targets
 from tests.support import contexts, contract, endings
 from tests.support.model_server import ModelServer

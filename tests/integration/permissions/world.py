@@ -28,7 +28,7 @@ from karma.identity.domain import ApiKey, Role, User
 from karma.identity.passwords.hashes import Argon2Passwords
 from karma.identity.sessions import tokens
 from karma.identity.sessions.authentication import API_KEY_PREFIX, hash_api_key
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.support import contexts
 from tests.support.asgi import exchange
 from tests.support.plans import subscribe
@@ -62,8 +62,8 @@ def targets() -> list[Target]:
     """Every route of both functions."""
     from agent_stream.app import ROUTES
     from api.app import build
-    from api.openapi import permissions as permissions_of
-    from api.routing import Route
+    from karma.http.openapi import permissions as permissions_of
+    from karma.http.routing import Route
 
     found = [
         Target("api", method, route.path, next(iter(permissions_of(route.described.dependant)), None), route.limit)

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from api.gateway import Gateway
 from karma.avatars import domain as avatars
 from karma.configuration import domain as configuration
 from karma.core.freeform import render
@@ -24,6 +23,7 @@ from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.samples import MAX_METRIC_CHARS
 from karma.devices.telemetry import MAX_POINTS
 from karma.files import domain as files
+from karma.http.gateway import Gateway
 from karma.identity.api_keys.service import MAX_API_KEYS
 from karma.projects import domain as projects
 from karma.runs.log import SEGMENT_BYTES

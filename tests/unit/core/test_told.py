@@ -9,13 +9,13 @@ from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.errors import as_app_error
 from karma.configuration.domain import InvalidConfiguration
 from karma.conversations.branches import merge
 from karma.conversations.domain import Thread, ThreadKey
 from karma.core.errors import MAX_TOLD, AppError, ValidationFailed
-from karma.core.http import failure
 from karma.core.ids import ThreadId, UserId
+from karma.http.envelope import failure
+from karma.http.errors import as_app_error
 from karma.runs.opening import opening
 from karma.runs.requests import RunInput, parse_run_input
 

@@ -10,7 +10,7 @@ from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.domain import ApiKey, Role, User
 from karma.identity.sessions import tokens
 from karma.identity.sessions.authentication import Authenticator, hash_api_key
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.fakes.identity import RING, MemoryIdentities, MovableClock
 
 SECRET = "karma_" + "s" * 43

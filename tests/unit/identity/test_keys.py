@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from karma.identity.sessions.keys import KeyRing, KeysUnusable
+from karma.identity.sessions.signing_keys import KeyRing, KeysUnusable
 
 KEY = "k" * 32
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from karma.identity.sessions.keys import KeyRing, KeysUnusable
 from karma.identity.sessions.rotation import PUBLISHED, RETIRED, NotDue, Step, advance, rotation_of
+from karma.identity.sessions.signing_keys import KeyRing, KeysUnusable
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FIRST: dict[str, object] = {"current": "k1", "k1": "1" * 40}

@@ -10,9 +10,9 @@ from karma.core.errors import Forbidden, RateLimited, StorageThrottled, Unauthen
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.domain import REFRESH_GRACE, Role, User
-from karma.identity.sessions.keys import KeyRing
 from karma.identity.sessions.logins import LoginGuard, LoginPlace
 from karma.identity.sessions.service import SessionService
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.fakes.accounts import caller_of
 from tests.fakes.identity import RING, CountingPasswords, MemoryIdentities, MovableClock
 

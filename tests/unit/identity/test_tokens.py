@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from karma.core.errors import Unauthenticated
 from karma.core.ids import UserId, new_id
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 from tests.fakes.identity import RING, MovableClock
 
 NOW = MovableClock().now()

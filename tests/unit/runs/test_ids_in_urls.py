@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from agent_stream.app import ROUTES
-from api.gateway import Gateway
 from api.routes.runs import router
 from karma.core.errors import ValidationFailed
 from karma.core.runtime.client import Invocation
 from karma.core.runtime.scope import to_request
+from karma.http.gateway import Gateway
 from karma.runs.requests import parse_run_input
 from tests.fixtures.runtime.golden import url_event
 from tests.support.markers import ROOT

@@ -155,8 +155,8 @@ def promote(person: Person) -> None:
 class TestASessionThatHasEnded:
     def test_is_asked_about_by_each_route_of_identity_that_takes_a_caller(self, api: Api) -> None:
         from api.handler import app
-        from api.openapi import permissions
-        from api.routing import Route
+        from karma.http.openapi import permissions
+        from karma.http.routing import Route
 
         taking = {
             f"{method} {path}"

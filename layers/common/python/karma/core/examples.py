@@ -7,7 +7,7 @@ Model                  for one answer as a whole
 Model.field            for a field of one body or answer; overrides `field`
 operation.parameter    for a parameter of one operation; overrides the plain name of the parameter
 
-Loaded when somebody asks for the document, never at a cold start: functions/api/examples.py puts them together.
+Loaded when somebody asks for the document, never at a cold start: karma/http/openapi_examples.py puts them together.
 """
 
 from __future__ import annotations

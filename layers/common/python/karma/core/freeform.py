@@ -5,7 +5,7 @@ every list that holds it, so no value is deeper than `MAX_LEVELS`, whoever sends
 
 | from | too deep a value is |
 | --- | --- |
-| a request body | 422 that names the field (`api.bodies`, `karma.core.schemas`, `karma.runs.requests`) |
+| a request body | 422 that names the field (`karma.http.bodies`, `karma.core.schemas`, `karma.runs.requests`) |
 | a device | replaced by a marker; the owner gets a dead letter TOO_DEEP (`karma.devices.payloads`) |
 | Stripe's webhook | 400 INVALID_EVENT (`karma.billing.arrival`) |
 | a model's tool call | a failure of the call, of which the model is told (`karma.tools.toolbox`) |

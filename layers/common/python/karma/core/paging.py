@@ -2,7 +2,7 @@
 
 Lambda counts the function's response, which is JSON with the body as a string in it: each quote and backslash of the
 body takes two bytes there, so a body of JSON may double. In base64 it grows by a third, whatever it holds. The gateway
-(`api.gateway`) sends a large body in whichever form is smaller, so a page that fits in base64 fits.
+(`karma.http.gateway`) sends a large body in whichever form is smaller, so a page that fits in base64 fits.
 """
 
 from __future__ import annotations

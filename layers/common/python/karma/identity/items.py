@@ -23,7 +23,7 @@
 | notice | USER#<id> | NOTICE#<entry id> (karma/notices/repository.py) |
 | number of objects that an account owns | USER#<id> | HOLDINGS |
 | deleted account | USER#<id> | TOMBSTONE, in gsi1 until its deletion is finished |
-| Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (functions/api/idempotency.py) |
+| Idempotency-Key | IDEMPOTENCY#<caller> | <sha256> (karma/http/idempotency.py) |
 
 | index gsi1 | gsi1pk | gsi1sk |
 | --- | --- | --- |

@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access import permit
+from karma.http.access import permit
 from api.deps import nouns
-from api.idempotency import Outcome, once, request_token
-from api.locking import IfMatch, etag, expected_version
-from api.openapi import answers
-from api.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from api.presenters import Answer, no_content, ok
-from api.routing import Router
+from karma.http.idempotency import Outcome, once, request_token
+from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.presenters import Answer, no_content, ok
+from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.nouns.answers import NounData, NounListData, noun_view
 from karma.nouns.domain import Noun

@@ -13,7 +13,7 @@ from karma.core.errors import Forbidden, NotFound, Unauthenticated
 from karma.core.ids import UserId
 from karma.identity.domain import ApiKey, Caller, Credential, User
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 
 _MAX_AGE_S = 60.0
 _MAX_ENTRIES = 1000

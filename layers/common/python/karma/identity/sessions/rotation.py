@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from karma.core.clock import iso, parse_iso
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 
 PUBLISHED = timedelta(minutes=6)
 """Time from adding a key to signing with it; longer than a process caches the secret (karma.core.secrets)."""

@@ -34,8 +34,8 @@ from karma.identity.domain import (
 )
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.sessions import tokens
-from karma.identity.sessions.keys import KeyRing
 from karma.identity.sessions.logins import Attempt, LoginGuard, LoginPlace
+from karma.identity.sessions.signing_keys import KeyRing
 
 _MAX_TOKEN_CHARS = 256
 

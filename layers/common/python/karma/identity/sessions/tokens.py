@@ -14,7 +14,7 @@ from karma.core.errors import Unauthenticated
 from karma.core.ids import UserId, is_id
 from karma.core.imports import absent
 from karma.identity.domain import ACCESS_TOKEN_TTL
-from karma.identity.sessions.keys import KeyRing
+from karma.identity.sessions.signing_keys import KeyRing
 
 with absent("cryptography"):  # HS256 needs none of it
     import jwt

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from api.gateway import AnswerTooLarge, Gateway, complete
+from karma.http.gateway import AnswerTooLarge, Gateway, complete
 
 seen: ContextVar[str] = ContextVar("seen", default="nothing")
 

@@ -107,8 +107,8 @@ def complete(request: Coroutine[Any, Any, None]) -> None:
     loop
     for such a request would cost as much as everything else around its route.
 
-    Code that needs a loop (time-outs, tasks, threads; so also `def` routes, files and streamed answers) calls
-    `await asyncio.sleep(0)` first. api.dispatch does so before routes that are not of api.routing.
+    Whoever needs a loop (time-outs, tasks, threads; so also `def` routes, files and streamed answers) asks for it by
+    `await asyncio.sleep(0)`. karma.http.dispatch does so before routes that are not of karma.http.routing.
     """
     context = copy_context()
     try:

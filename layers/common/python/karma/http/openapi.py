@@ -18,9 +18,9 @@ from fastapi.routing import APIRoute
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.dependencies.models import Dependant
-from api.bodies import JsonBody
-from api.presenters import Answer, BareAnswer
-from karma.core.http import phrase
+from karma.http.bodies import JsonBody
+from karma.http.envelope import phrase
+from karma.http.presenters import Answer, BareAnswer
 
 _REF = "#/components/schemas/"
 
@@ -82,7 +82,7 @@ def answers(
 
 def document(app: FastAPI) -> dict[str, Any]:
     """Build the document of all routes."""
-    from api import examples  # local: nobody else needs them
+    from karma.http import openapi_examples as examples  # local: nobody else needs them
 
     described = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
     bodies = {body.model for route in described if (body := _body(route.dependant))}
@@ -239,8 +239,8 @@ def _data(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def permissions(dependant: Dependant) -> Iterator[str]:
-    """Yield the permissions that a route requires; "": any caller."""
-    from api.access import Permit
+    """Yield the permissions that a route asks for; "" where a caller is enough."""
+    from karma.http.access import Permit
 
     for inner in dependant.dependencies:
         if isinstance(inner.call, Permit):

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.bodies import JsonBody, with_body
-from karma.core.http import repeated_parameters, unknown_parameters
 from karma.core.imports import absent
+from karma.http.bodies import JsonBody, with_body
+from karma.http.envelope import repeated_parameters, unknown_parameters
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
@@ -68,7 +68,7 @@ class Route(routing.Route):
         if not iscoroutinefunction(endpoint):
             raise TypeError(f"{path}: routes are coroutines, a thread for each request costs more than the request")
         super().__init__(path, endpoint, methods=list(methods))
-        self.methods = set(methods)  # api.dispatch answers HEAD by GET; the description has GET alone
+        self.methods = set(methods)  # karma.http.dispatch answers HEAD by GET; the description has GET alone
         self.app = self._serve
         self.limit = limit
         self.takes_any_query = takes_any_query
@@ -115,7 +115,7 @@ class Arguments:
         if any(getattr(dependant, name) for name in _UNSERVED) or any(
             getattr(inner, name) for inner in dependant.dependencies for name in _UNSERVED_INSIDE
         ):
-            raise TypeError(f"{dependant.call}: takes something that api.routing does not serve")
+            raise TypeError(f"{dependant.call}: takes something that karma.http.routing does not serve")
         self._request_name = dependant.request_param_name
         calls = [(inner.name, inner.call) for inner in dependant.dependencies if inner.name and inner.call]
         self._dependencies = [(name, call) for name, call in calls if not isinstance(call, JsonBody)]
@@ -212,7 +212,7 @@ class Router:
         def add(endpoint: _Endpoint) -> _Endpoint:
             # Clients generated from the document call their functions by these names.
             options.setdefault("operation_id", endpoint.__name__)
-            # What it answers stands in its return type, which only the description reads (api.openapi).
+            # What it answers stands in its return type, which only the description reads (karma.http.openapi).
             options.setdefault("response_model", None)
             self.routes.append(Route(self._prefix + path, endpoint, methods=[method], tags=[self._tag], **options))
             return endpoint

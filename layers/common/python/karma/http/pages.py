@@ -11,8 +11,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from fastapi import Query
 
-from api.deps.process import cursor_signer
 from karma.core.errors import InvalidRequest
+from karma.http.serving import serving
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 PageNumber = Annotated[int, Query(ge=1)]
@@ -35,15 +35,15 @@ def position(cursor: str | None, scope: str, *, of: type = object) -> dict[str, 
     """
     if cursor is None:
         return {}
-    found = cursor_signer().decode(cursor, scope=scope)
+    found = serving().cursor_signer().decode(cursor, scope=scope)
     if not all(isinstance(value, of) for value in found.values()):
         raise InvalidRequest("cursor: not readable", code="INVALID_CURSOR")
     return found
 
 
 def next_cursor(following: Mapping[str, object] | None, scope: str) -> str | None:
-    """Return a cursor of the position after a page; None: the list has ended."""
-    return cursor_signer().encode(following, scope=scope) if following and any(following.values()) else None
+    """Sign the position behind a page; None at the end of the list, where it has no value."""
+    return serving().cursor_signer().encode(following, scope=scope) if following and any(following.values()) else None
 
 
 class Told(TypedDict):

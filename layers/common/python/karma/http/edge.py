@@ -5,23 +5,23 @@ It replaces FastAPI's middleware stack: one layer instead of six, and one place 
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import presenters
-from api.errors import as_app_error
-from karma.core.clock import Clock, epoch_ms, monotonic
+from karma.core.clock import epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
-    Forbidden,
     RateLimited,
 )
-from karma.core.http import failure, style_of
 from karma.core.ids import new_id
 from karma.core.observability import log_request, logger
+from karma.http import presenters
+from karma.http.admission import ORIGIN_HEADER
+from karma.http.envelope import failure, style_of
+from karma.http.errors import as_app_error
+from karma.http.serving import Serving, begin
 
 REQUEST_ID = "karma.request_id"
 USER_ID = "karma.user_id"
@@ -36,14 +36,10 @@ _POLICY = b"content-security-policy"
 class Edge:
     """ASGI layer around the router."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, origin_secrets: Callable[[], Iterable[str]]) -> None:
-        """Build the layer.
-
-        `origin_secrets` returns the values of `x-karma-origin` that are valid now; none: the header is not required.
-        """
+    def __init__(self, app: ASGIApp, *, serving: Callable[[], Serving]) -> None:
+        """`serving` returns the function's parts, for each request anew."""
         self._app = app
-        self._clock = clock
-        self._origin_secrets = origin_secrets
+        self._serving = serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, and render every exception as an answer."""
@@ -51,6 +47,8 @@ class Edge:
             # ASGI's way of saying so: a server goes on without lifespan.
             raise NotImplementedError(f"the API does not serve {scope['type']}")
         started = monotonic()
+        parts = self._serving()
+        begin(parts)
         request_id = scope[REQUEST_ID] = _request_id(scope)
         path: str = scope["path"]
         chosen = presenters.style.set(style_of(path))
@@ -73,7 +71,8 @@ class Edge:
 
         logger.append_keys(request_id=request_id)
         try:
-            self._check_origin(scope)
+            if parts.admission.require_origin(_header(scope, ORIGIN_HEADER)):
+                scope[_PROVEN] = True
             await self._app(scope, receive, answer)
         except Exception as exc:  # noqa: BLE001  the process edge: whatever happened becomes an answer
             error = as_app_error(exc)
@@ -82,7 +81,7 @@ class Edge:
             if status:  # an answer had begun: nothing more can be said
                 logger.error("request.cut", status=status)
                 return
-            body = failure(error, path=path, request_id=request_id, now_ms=epoch_ms(self._clock.now()))
+            body = failure(error, path=path, request_id=request_id, now_ms=epoch_ms(parts.clock.now()))
             await _send(answer, error, body)
         finally:
             presenters.style.reset(chosen)
@@ -96,15 +95,6 @@ class Edge:
                 duration_s=round(monotonic() - started, 3),
             )
             logger.remove_keys(["request_id", "user_id"])
-
-    def _check_origin(self, scope: Scope) -> None:
-        valid = tuple(self._origin_secrets())
-        if not valid:
-            return
-        given = _header(scope, b"x-karma-origin")
-        if not any(hmac.compare_digest(given, secret.encode()) for secret in valid):
-            raise Forbidden("Requests come through the public address only")
-        scope[_PROVEN] = True
 
 
 def caller_address(scope: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
-from karma.core.http import require_plain
+from karma.http.envelope import require_plain
 
 MAX_BODY_BYTES = 1024 * 1024
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^\s;"']+)""", re.IGNORECASE)

@@ -16,11 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from api import routes
-from api.bodies import JsonBody
-from api.errors import as_app_error
-from api.routing import Route
 from karma.core.errors import AppError
 from karma.core.wording import OTHER_FORM
+from karma.http.bodies import JsonBody
+from karma.http.errors import as_app_error
+from karma.http.routing import Route
 
 LIMITS = {
     "minLength": "must have at least {} character(s)",

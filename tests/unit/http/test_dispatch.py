@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from api.dispatch import Dispatch
-from api.edge import caller_address
-from api.routing import Route as OwnRoute
 from karma.core.errors import MethodNotAllowed, NotFound
+from karma.http.dispatch import Dispatch
+from karma.http.edge import caller_address
+from karma.http.routing import Route as OwnRoute
 
 
 def route(router: APIRouter, path: str, *methods: str) -> None:

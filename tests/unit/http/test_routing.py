@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from api.routing import Route
+from karma.http.routing import Route
 
 order: list[str] = []
 

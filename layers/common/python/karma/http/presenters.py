@@ -1,6 +1,6 @@
 """Answers as bytes, which routes return, so that FastAPI neither validates nor encodes a second time.
 
-A route's return type says what it answers, and `make lint` that it does; api.openapi reads the same type:
+A route's return type says what it answers, and `make lint` that it does; karma.http.openapi reads the same type:
 
     async def get_task(...) -> Answer[TaskData]:
         return ok({"task": task_view(task)})
@@ -14,8 +14,9 @@ from typing import Generic, TypeVar
 
 from starlette.responses import Response
 
-from karma.core import freeform, http
+from karma.core import freeform
 from karma.core.clock import SystemClock, epoch_ms
+from karma.http import envelope as http
 
 _CLOCK = SystemClock()
 _JSON = "application/json"

@@ -24,13 +24,14 @@ from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 
-from api.deps import process
-from api.presenters import Answer, ok
 from karma.core import aws
 from karma.core.dynamo.failures import raise_public
+from karma.core.dynamo.tables import deployed
 from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
 from karma.core.faults import AWS_FAULTS
 from karma.core.freeform import render
+from karma.http.presenters import Answer, ok
+from karma.http.serving import serving
 from karma.identity.domain import Caller
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -160,7 +161,7 @@ class _Records:
         )
 
         self._store = DynamoDBPersistenceLayer(
-            table_name=process.settings().identity_table,
+            table_name=deployed("identity"),
             key_attr="pk",
             sort_key_attr="sk",
             static_pk_value=f"IDEMPOTENCY#{caller.user_id if caller else 'ANYONE'}",
@@ -205,7 +206,7 @@ def _fingerprints(body: bytes) -> Iterator[str]:
 
     The hash is keyed because a body may hold a password, which a reader of the table could otherwise guess.
     """
-    ring = process.key_ring()
+    ring = serving().key_ring()
     for kid in sorted(ring.keys, key=lambda kid: kid != ring.current):
         yield hmac.digest(ring.keys[kid].encode(), b"karma-idempotency\0" + body, hashlib.sha256).hex()
 

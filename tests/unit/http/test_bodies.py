@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from api.bodies import JsonBody
 from karma.core.errors import InvalidRequest, UnsupportedMediaType
+from karma.http.bodies import JsonBody
 
 
 class Titled(BaseModel):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api.pages import Place
 from karma.core.errors import InvalidRequest
+from karma.http.pages import Place
 
 GIVEN: dict[str, tuple[Any, ...]] = {
     "page": (None, 1, 2),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from api.routing import Route as OwnRoute
 from karma.core.errors import MethodNotAllowed, NotFound
+from karma.http.routing import Route as OwnRoute
 
 _LONGEST = 4
 """Largest number of fixed segments before a parameter that choose a group: `/api/v1/devices`, after the empty first."""
@@ -19,7 +19,8 @@ _LONGEST = 4
 class Dispatch:
     """ASGI app over a fixed list of routes; fixed paths win over those with parameters.
 
-    A route of GET also answers HEAD (RFC 9110): it does all that it does for GET, and api.edge leaves the body out.
+    Whatever answers GET answers HEAD (RFC 9110): the route does all that it does for GET,
+    and karma.http.edge leaves the body out.
     """
 
     def __init__(self, routes: Iterable[BaseRoute], *, admit: Callable[[Scope, str], None]) -> None:
@@ -32,7 +33,7 @@ class Dispatch:
         self._with_parameters: dict[tuple[str, ...], list[Route]] = defaultdict(list)
         for route in routes:
             if not isinstance(route, Route):
-                raise TypeError(f"{route!r} is not a plain route: make routers with api.routing.Router")
+                raise TypeError(f"{route!r} is not a plain route: make routers with karma.http.routing.Router")
             if route.param_convertors:
                 self._with_parameters[_group(route.path)].append(route)
             else:
@@ -60,7 +61,7 @@ class Dispatch:
             if isinstance(route, OwnRoute):
                 self._admit(scope, route.limit)
             else:
-                await asyncio.sleep(0)  # see api.gateway.complete
+                await asyncio.sleep(0)  # see karma.http.gateway.complete
             await route.app(scope, receive, send)
             return
         if not allowed:

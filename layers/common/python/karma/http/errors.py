@@ -18,9 +18,9 @@ from karma.core.errors import (
     AppError,
     ValidationFailed,
 )
-from karma.core.http import InternalError
 from karma.core.observability import count, logger
 from karma.core.wording import worded
+from karma.http.envelope import InternalError
 
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 

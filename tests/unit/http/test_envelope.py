@@ -3,7 +3,7 @@ import json
 import pytest
 
 from karma.core.errors import NotFound, RateLimited, ValidationFailed
-from karma.core.http import InternalError, failure, phrase, style_of, success
+from karma.http.envelope import InternalError, failure, phrase, style_of, success
 
 
 @pytest.mark.req("R-K-24")
