@@ -1,4 +1,4 @@
-"""The tests of all rings need this of agents."""
+"""Declarations of agents for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 

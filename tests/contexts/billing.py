@@ -1,4 +1,4 @@
-"""The tests of all rings need this of billing."""
+"""Declarations of billing for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BillingRows(AccountRows):
 
     @property
     def taken(self) -> Purge:
-        """The purge of somebody who has taken something of a plan."""
+        """Return the purge of an account that has taken something of its plan."""
         self.usage.extend(limited(self.ada.id))
         return self.purge()
 

@@ -1,4 +1,4 @@
-"""The tests of all rings need this of the core: rate limits and leases."""
+"""Declarations of rate limits and leases for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of all rings need this of devices, their commands and what they send."""
+"""Declarations of devices, commands and telemetry for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 

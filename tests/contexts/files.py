@@ -1,4 +1,4 @@
-"""The tests of all rings need this of devices' files."""
+"""Declarations of devices' files for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class FileRows(ABC):
     @property
     @abstractmethod
     def files(self) -> FileRepository:
-        """The repository that is tried."""
+        """Return the repository under test."""
 
     @property
     @abstractmethod
     def usage(self) -> MemoryUsage | UsageRepository:
-        """What owners have taken of their plans."""
+        """Return the usage of owners' plans."""
 
     @property
     @abstractmethod
     def owner_id(self) -> UserId:
-        """Who has the device."""
+        """Return the device's owner."""
 
     @property
     @abstractmethod
     def device_id(self) -> DeviceId:
-        """An active device."""
+        """Return the id of an active device."""
 
     @abstractmethod
     def lose_device(self) -> None:
@@ -76,7 +76,7 @@ class FileRows(ABC):
 
     @property
     def stored_bytes(self) -> int:
-        """What the owner's plan holds for files."""
+        """Return the bytes that files take of the owner's plan."""
         return next(each.used for each in self.usage.read(allowance(self.owner_id)) if each.metric is Metric.STORAGE)
 
     @cached_property

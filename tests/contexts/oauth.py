@@ -1,4 +1,4 @@
-"""The tests of all rings need this of logins at providers."""
+"""Declarations of logins at providers for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _login_code(world: World, owner: str) -> dict[str, Any]:
 
 
 def _denied_login() -> tuple[str, dict[str, str]]:
-    """Come back as a browser in which the person said no."""
+    """Return the callback of a browser in which the person refused the login."""
     now, state = datetime.now(UTC), new_id()
     flow = Flow(
         state_hash=digest(state),

@@ -1,4 +1,4 @@
-"""The tests of all rings need this of projects."""
+"""Declarations of projects for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ProjectRows(AccountRows):
         return project, owner
 
     def new_invitation(self) -> Invitation:
-        """Ada asks somebody to own her project, too."""
+        """Return Ada's invitation of somebody to own her project, too."""
         project, owner = self.project
         return Invitation(
             project_id=project.id,
@@ -73,7 +73,7 @@ class ProjectRows(AccountRows):
         return made
 
     def joining(self) -> MemberChange:
-        """Somebody accepts to own Ada's project."""
+        """Return the change by which somebody accepts to own Ada's project."""
         project, owner = self.project
         invitation = self.invitation
         user_id = UserId(invitation.invitee)

@@ -1,4 +1,4 @@
-"""The tests of all rings need this of runs."""
+"""Declarations of runs for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class RunRows(AccountRows):
 
     @cached_property
     def second(self) -> Run:
-        """A run in a thread that has had one."""
+        """Return a run in a thread that has had one."""
         end = RunEnd(status=RunStatus.FINISHED, at=LATER)
         self.runs.finish(self.segment(2, of=self.running, terminal=True), end, thread=self.thread_key)
         return self.run("r2")

@@ -1,4 +1,4 @@
-"""The tests of all rings need this of sessions."""
+"""Declarations of sessions for the tests of all rings; see tests/support/contexts.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SessionRows(MailRows):
 
     @cached_property
     def shown(self) -> Credential:
-        """Of a session of Ada's that goes on."""
+        """Return the credential of a session of Ada's that has not ended."""
         return Credential(user_id=self.ada.id, session_id=self.session.session_id, began_at=NOW)
 
     @cached_property

@@ -24,7 +24,7 @@ from tests.fakes.mail import MemoryOutbox, MemoryQueue, MemorySender
 
 @dataclass
 class MemoryAccounts(MemoryIdentities):
-    """Keeps the promises of UserRepository and OneTimeRepository; what they write together is written together."""
+    """Accounts and one-time tokens as UserRepository and OneTimeRepository store them; writes are all or nothing."""
 
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     one_time: dict[str, OneTimeToken] = field(default_factory=dict)
@@ -130,7 +130,7 @@ PUBLIC_URL = "https://app.example.com"
 
 
 class AccountWorld:
-    """People, their accounts, and a postman who comes when called."""
+    """People with accounts, and a mail worker that tests call."""
 
     def __init__(self) -> None:
         self.clock = MovableClock()
@@ -192,12 +192,12 @@ class AccountWorld:
 
 
 def token_in(letter: Letter) -> str:
-    """Read the token out of the link, as a browser would."""
+    """Return the token in a letter's link, as a browser would."""
     return letter.text.partition("#token=")[2].split()[0]
 
 
 def caller_of(user: User, *, logged_in_at: datetime | None = None, session_id: str = "") -> Caller:
-    """Make who is logged in as somebody; with `logged_in_at` their token says when they did."""
+    """Return the caller of somebody who is logged in; `logged_in_at` is the login's moment that the token names."""
     credential = None
     if logged_in_at is not None:
         credential = Credential(user_id=user.id, session_id=session_id or new_id(), began_at=logged_in_at)

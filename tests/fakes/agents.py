@@ -60,5 +60,5 @@ class MemoryAgentStore:
 
 
 def catalogue(*, model: str = "claude-test", tools: tuple[str, ...] = ("echo",)) -> Catalogue:
-    """A catalogue in memory."""
+    """Return a catalogue in memory."""
     return Catalogue(MemoryAgentStore(), SetClock(), models=(model, "claude-other"), tools=tools)

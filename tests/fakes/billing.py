@@ -46,7 +46,7 @@ class MemoryBilling:
     events: dict[str, InboxEvent] = field(default_factory=dict)
     due_at: dict[str, datetime] = field(default_factory=dict)
     about: dict[str, UserId] = field(default_factory=dict)
-    """Events that were about a user."""
+    """Events that were about a user, by id."""
     rows: dict[UserId, Row] = field(default_factory=dict)
     looks: dict[UserId, datetime] = field(default_factory=dict)
     customers: dict[str, CustomerLink] = field(default_factory=dict)
@@ -360,16 +360,16 @@ class MemoryStripe:
 
     subscriptions: dict[str, StripeSubscription] = field(default_factory=dict)
     customers: set[str] = field(default_factory=set)
-    """Of the key's mode; those with subscriptions are there without being named."""
+    """Customers of the key's mode; those with subscriptions count without being listed here."""
     deleted: set[str] = field(default_factory=set)
     livemode: bool = False
     others: set[str] = field(default_factory=set)
-    """Customers of the mode that the key is not of; their subscriptions are missing to it."""
+    """Customers of the other mode, whose subscriptions the key does not see."""
     down: bool = False
     fetches: int = 0
     on_fetch: Callable[[], None] = lambda: None
     after_read: Callable[[], None] = lambda: None
-    """Runs once Stripe has read its objects, before we get them: the answer is then already old."""
+    """Called once Stripe has read its objects, before we get them: the answer is then already old."""
 
     def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
         self._fetch()

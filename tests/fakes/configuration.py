@@ -14,7 +14,7 @@ class MemoryComponentStore:
     def __init__(self) -> None:
         self.histories: dict[str, list[Change]] = defaultdict(list)
         self.reads = 0
-        """How often all components were read."""
+        """Number of times that all components were read."""
 
     def components(self) -> Sequence[StoredComponent]:
         self.reads += 1
@@ -42,10 +42,10 @@ class MemoryComponentStore:
 
 
 def built_in(*, models: Sequence[str] = ("claude-test", "claude-other"), **tools: str) -> Mapping[str, Component]:
-    """What code brings in tests."""
+    """Return the components that code defines in tests."""
     return built_in_components(models=models, tools=tools or {"echo": "Echo"}, agents={"karma": "Built in"})
 
 
 def as_built(**tools: str) -> CurrentConfiguration:
-    """A deployment in which nobody configured anything."""
+    """Return a deployment in which nobody configured anything."""
     return CurrentConfiguration(MemoryComponentStore(), built_in=built_in(**tools))

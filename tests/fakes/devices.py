@@ -1,4 +1,4 @@
-"""Stand-ins for AWS IoT that keep its rules: what it refuses, these refuse."""
+"""Fakes of AWS IoT that refuse what it refuses."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class FakeRegistry:
 
 @dataclass
 class FakeWakeUps:
-    """Keeps the calls that were left; `due` gives those whose time has come, as the queue would."""
+    """Wake-ups that were enqueued; `due` returns those whose time has come, as the queue would."""
 
     clock: Clock
     left: list[tuple[datetime, UserId, DeviceId]] = field(default_factory=list)
@@ -111,10 +111,10 @@ class FakeWakeUps:
 
 @dataclass
 class FakePublisher:
-    """Keeps what was published."""
+    """Requests that were published."""
 
     sent: list[tuple[str, Mapping[str, object], int]] = field(default_factory=list)
-    """Thing, request, seconds until it expires."""
+    """Thing, request, and seconds until it expires, of each request."""
     fails: bool = False
 
     def publish_command(self, thing: str, request: Mapping[str, object], *, command_id: str, expires_in_s: int) -> None:

@@ -1,5 +1,5 @@
-"""Files in memory: objects by S3's rules, held to them by tests/integration/files/test_store.py, and rows and names by
-DynamoDB's, held to them by tests/contract/stores/test_files.py and test_file_trees.py there."""
+"""Files in memory: objects by S3's rules, which tests/integration/files/test_store.py compares, rows and names by
+DynamoDB's, which test_files.py and test_file_trees.py in tests/contract/stores compare."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MemoryStore:
         return f"memory://{upload_id}/{number}?size={size}&sha256={sha256}"
 
     def put_part(self, upload_id: str, number: int, data: bytes) -> None:
-        """What a client does with a part's URL."""
+        """Store a part, as a client's PUT to its URL does."""
         self.uploads[upload_id][2][number] = data
 
     def parts(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> Sequence[StoredPart]:
@@ -137,7 +137,7 @@ class MemoryDevices:
 
 
 class MemoryFiles(FileRepository):
-    """Entries, and the names that they have; each method keeps the conditions that the one above it sends."""
+    """Entries and their names; each method keeps the conditions of the overridden one."""
 
     def __init__(self, devices: MemoryDevices, usage: MemoryUsage | None = None) -> None:
         self._owners = devices

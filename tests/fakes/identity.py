@@ -40,7 +40,7 @@ class MovableClock:
 
 @dataclass
 class CountingPasswords:
-    """Hashes readably, and counts verifications: what makes known and unknown addresses take equally long."""
+    """Readable hashes that count verifications, which make known and unknown addresses take equally long."""
 
     verified: list[str] = field(default_factory=list)
 
@@ -57,25 +57,25 @@ class CountingPasswords:
 
 @dataclass
 class MemoryIdentities:
-    """Users, sessions and API keys in dictionaries; keeps the promises of the repositories of karma.identity."""
+    """Users, sessions and API keys in dictionaries, as the repositories of karma.identity store them."""
 
     users: dict[UserId, User] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
     refusals: set[tuple[UserId | None, AuditEvent, datetime]] = field(default_factory=set)
-    """Who was told of what, in which minute."""
+    """Refusals that were recorded: account, event and minute."""
     sessions: dict[str, bool] = field(default_factory=dict)
-    """Session id -> has it ended."""
+    """True: the session has ended; by its id."""
     tokens: dict[str, RefreshToken] = field(default_factory=dict)
     networks: dict[LoginPlace, datetime] = field(default_factory=dict)
-    """Where sessions began, and until when that counts."""
+    """Moment until which a network counts as known, by account and network."""
     keys: dict[ApiKeyId, ApiKey] = field(default_factory=dict)
     made: dict[UserId, int] = field(default_factory=dict)
-    """How many keys each account has made."""
+    """Number of keys that each account has made."""
     requests: dict[str, ApiKeyId] = field(default_factory=dict)
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
     mails: list[Mail] = field(default_factory=list)
-    """What was written with API keys."""
+    """Mails that were written with API keys."""
     reads: int = 0
 
     def create_user(self, user: User) -> None:
@@ -198,12 +198,12 @@ class MemoryIdentities:
             raise AccountGone(user_id)
 
     def require_session(self, credential: Credential | None) -> None:
-        """As karma.identity.transactional.require_session does."""
+        """Check a session as karma.identity.transactional.require_session does."""
         if credential is not None and credential.session_id and self.sessions.get(credential.session_id, True):
             raise SessionOver
 
     def require_credential(self, credential: Credential, *, now: datetime) -> None:
-        """As karma.identity.transactional.require_credential does."""
+        """Check a credential as karma.identity.transactional.require_credential does."""
         over = SessionOver()
         user = self.users.get(credential.user_id)
         if user is None or user.disabled_at is not None:

@@ -14,7 +14,7 @@ from karma.mail.service import PostOffice
 
 @dataclass
 class MemoryOutbox:
-    """Mails by id; keeps the promises of OutboxRepository."""
+    """Mails by id, as OutboxRepository stores them."""
 
     mails: dict[str, Mail] = field(default_factory=dict)
     due_at: dict[str, datetime] = field(default_factory=dict)

@@ -38,7 +38,7 @@ class MemoryProjects:
     moving: dict[ProjectId, datetime] = field(default_factory=dict)
     usage: MemoryUsage = field(default_factory=MemoryUsage)
     meanwhile: list[Callable[[], object]] = field(default_factory=list)
-    """What happens before the next writes, one each."""
+    """Callables that run before the next writes, one each."""
 
     def read(self, project_id: ProjectId, *user_ids: UserId) -> Read:
         found = {user: self.members[project_id, user] for user in user_ids if (project_id, user) in self.members}

@@ -13,7 +13,7 @@ from karma.realtime.domain import Channel, Connection, Ticket
 
 @dataclass
 class MemoryRealtime:
-    """Tickets, connections and subscriptions in dictionaries; keeps the promises of RealtimeRepository."""
+    """Tickets, connections and subscriptions in dictionaries, as RealtimeRepository stores them."""
 
     tickets: dict[str, Ticket] = field(default_factory=dict)
     used_by: dict[str, str] = field(default_factory=dict)

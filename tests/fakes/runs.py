@@ -1,4 +1,4 @@
-"""In-memory stand-ins for what the run engine rests on. The store passes the same contract suite as DynamoDB's."""
+"""Fakes of what the run engine depends on. The store passes the same contract suite as DynamoDB's."""
 
 import asyncio
 import hashlib
@@ -182,7 +182,7 @@ class MemoryRunStore:
 
 @dataclass
 class RememberedWatchdog:
-    """Notes what was armed."""
+    """Records the runs that the watchdog was asked to check."""
 
     armed: list[tuple[RunKey, timedelta]] = field(default_factory=list)
 
@@ -192,7 +192,7 @@ class RememberedWatchdog:
 
 @dataclass
 class KeptFrames:
-    """A Sink that keeps what it gets."""
+    """A Sink that collects what is written."""
 
     data: bytes = b""
     is_lost: bool = False
@@ -322,7 +322,7 @@ class MemoryDeviceFiles:
 
 @dataclass
 class ScriptedFetch:
-    """Gives what is at a URL, and notes who asked."""
+    """Fetches scripted answers of URLs, and records who asked."""
 
     pages: dict[str, Fetched] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -335,5 +335,5 @@ class ScriptedFetch:
 
 
 def library() -> Library:
-    """A library that holds nothing yet."""
+    """Return an empty library."""
     return Library(MemoryAttachments(), MemoryDeviceFiles(), ScriptedFetch())

@@ -1,4 +1,4 @@
-"""What accounts have taken of their plans, in memory; tests/contract/stores holds it to the real one."""
+"""Usage of plans in memory; tests/contract/stores compares it with the real repository."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class MemoryUsage:
 
     taken: dict[tuple[UserId, Metric, str], int] = field(default_factory=dict)
     seats: Counter[tuple[UserId, UserId]] = field(default_factory=Counter)
-    """In how many projects of an account a person has their seat."""
+    """Number of an account's projects for which a person has their seat."""
 
     def reserve(self, reservations: Iterable[Reservation]) -> None:
-        """As a transaction does: all of them or none."""
+        """Take all reservations or none, as a transaction does."""
         wanted = list(reservations)
         for each in wanted:
             there = self.taken.get(_key(each))

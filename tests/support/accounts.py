@@ -1,4 +1,4 @@
-"""Accounts for tests of what hangs on them."""
+"""Accounts for tests of contexts that need one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from karma.identity.items import EmailGuard, UserItem, email_key, user_key
 
 
 def open_account(user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
-    """Store an account, of an id of the test's own when one is given; one that is there stays as it is."""
+    """Store an account, under the given id if there is one; an account that exists stays as it is."""
     is_new = not user_id
     user_id = UserId(user_id or new_id())
     if is_new or get(UserItem, user_key(user_id), consistent=True) is None:
@@ -32,5 +32,5 @@ def open_account(user_id: str = "", *, email: str = "", password_hash: str | Non
 
 
 def prove_address(user_id: str) -> None:
-    """Take an account's address as verified, without its mail."""
+    """Mark an account's address as verified, without its mail."""
     update(UserItem(*user_key(UserId(user_id))), [UserItem.email_verified.set(True)])

@@ -1,4 +1,4 @@
-"""What an AG-UI 1.0 client asks of a stream: the models of ag_ui.core and the rules of @ag-ui/client's verifyEvents."""
+"""Checks of an AG-UI 1.0 client on a stream: the models of ag_ui.core and the rules of @ag-ui/client's verifyEvents."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -25,7 +25,7 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
     """Check a stream of one run.
 
     Raises:
-        ProtocolViolated: with the rule.
+        ProtocolViolated: the stream breaks a rule; the message names it.
     """
     texts: set[str] = set()
     tools: set[str] = set()

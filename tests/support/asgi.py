@@ -26,7 +26,7 @@ class Exchange:
     chunks: list[bytes] = field(default_factory=list)
     complete: bool = False
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set it to leave."""
+    """Set by the test to leave."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each chunk."""
 

@@ -1,4 +1,4 @@
-"""Every exception that botocore can raise, made as it would make it."""
+"""Every exception that botocore can raise, as botocore would make it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ CODES = {
 
 
 def passes(kind: type[Exception]) -> bool:
-    """Tell whether the same request may succeed after what `made` makes of a class."""
+    """Tell whether the same request may succeed after an exception of this class."""
     return kind.__name__ in PASSING or issubclass(kind, botocore.exceptions.ClientError)
 
 
 def made(kind: type[Exception]) -> Iterator[Exception]:
-    """Make what botocore would raise."""
+    """Yield exceptions of a class as botocore would make them."""
     make: Any = kind
     if issubclass(kind, botocore.exceptions.ClientError):
         for code in sorted(CODES):

@@ -1,7 +1,7 @@
-"""What is wrong with a JSON body, as its schema tells: one case for each way in which each field can be wrong.
+"""Wrong JSON bodies, made from a schema: one case for each way in which each field can be wrong.
 
-Also unusual text, with which fields may take it. Nested fields count: those of objects, of a list's first element, of
-each alternative.
+Also unusual text, for the fields that may have it. Nested fields are included: those of objects, of a list's first
+element, of each alternative.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Case:
 
     what: str
     field: str
-    """Whom the answer must name, `config.max_steps`; "" for the body itself."""
+    """Field that the answer must name, such as `config.max_steps`; "": the body itself."""
     body: Any
 
 

@@ -1,4 +1,4 @@
-"""AWS clients that outlive a test: to build a session and its clients takes more CPU than most tests need themselves.
+"""AWS clients that are shared by tests: building a session and its clients takes more CPU than most tests.
 
 `karma.core.aws` and the fixture `aws` make their sessions here. A client is kept under everything that made it what it
 is — environment, options, botocore's hooks — but the account: it signs for the account of now. What a test registers
@@ -29,7 +29,7 @@ _KEPT = 64
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Let `karma.core.aws` have kept clients."""
+    """Let `karma.core.aws` use shared clients."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aws, "botocore", SimpleNamespace(session=SimpleNamespace(Session=_Session)))
         yield
@@ -37,7 +37,7 @@ def kept() -> Iterator[None]:
 
 
 def client(service: str, config: Config, endpoint_url: str | None = None) -> Any:
-    """Return a client for the account and the environment of now."""
+    """Return a client for the current account and environment."""
     environment = frozenset(
         item for item in os.environ.items() if item[0].startswith("AWS_") and item[0] not in _ACCOUNT
     )
@@ -71,14 +71,14 @@ def _loader() -> Any:
 
 
 class _Session:
-    """What `karma.core.aws` takes for botocore's."""
+    """Replacement of botocore's session in `karma.core.aws`."""
 
     def create_client(self, service: str, *, config: Config, endpoint_url: str | None) -> Any:
         return client(service, config, endpoint_url)
 
 
 class _AccountOfNow(Credentials):
-    """Botocore's provider and what it provides: the keys that the environment has when a request is signed."""
+    """Credentials that read the keys from the environment whenever a request is signed."""
 
     def __init__(self) -> None:
         super().__init__("", "")

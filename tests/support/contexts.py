@@ -1,9 +1,9 @@
-"""What the tests of all rings need of each context, as the modules of tests/contexts declare it.
+"""Declarations of each context for the tests of all rings, in the modules of tests/contexts.
 
-A module there is found by being there. It may define any of these, each for its own context:
+Every module there is loaded. It may define any of these, each for its own context:
 
 FAKES      which fake stands for which repositories; a repository that is in none has no fake
-SCENARIOS  one good call of every repository method that asks DynamoDB for something, over rows that it needs
+SCENARIOS  one good call of every repository method that sends requests to DynamoDB, over rows that it needs
 OBJECTS    how to make what a route's path names, belonging to a person; also for one route alone
 SHARED     those of OBJECTS that belong to nobody: another person's request is not answered 404 for them
 BODIES     the smallest body that a route accepts
@@ -35,7 +35,7 @@ NAMES = ("FAKES", "SCENARIOS", "OBJECTS", "SHARED", "BODIES", "QUERIES", "PAGES"
 
 
 class DeclaredTwice(Exception):
-    """Two modules of tests/contexts declare the same."""
+    """Two modules of tests/contexts declare the same thing."""
 
 
 class DeclaresNothing(Exception):
@@ -43,7 +43,7 @@ class DeclaresNothing(Exception):
 
 
 class Scenarios(Mapping[str, Callable[[], Call]], Generic[R]):
-    """By `Repository.method`: prepares a call over rows of its own, so that only the call itself is watched then."""
+    """Calls by `Repository.method`; each prepares its rows first, so that only the call itself is watched then."""
 
     def __init__(self, rows: Callable[[], R], scenarios: Mapping[str, Callable[[R], Call]]) -> None:
         self._rows = rows
@@ -61,7 +61,7 @@ class Scenarios(Mapping[str, Callable[[], Call]], Generic[R]):
 
 
 def made(prepare: Callable[[R], T], call: Callable[[R, T], object]) -> Callable[[R], Call]:
-    """Make what a call needs first."""
+    """Return a scenario that first prepares what its call needs."""
 
     def scenario(r: R) -> Call:
         needed = prepare(r)

@@ -1,4 +1,4 @@
-"""Dies in the middle of a handler, at every AWS call in turn, and shows that a redelivery repairs it.
+"""Crash tests: a handler's process dies at every AWS call in turn, and a redelivery must repair it.
 
     def test_survives_a_crash_anywhere(stack, sqs_event):
         stack.use("device_ingest")                       # the environment is inherited by the child
@@ -34,19 +34,19 @@ from tests.support.crash_processes import Outcome, Processes, Side
 
 
 class AwsClients(Protocol):
-    """What the `aws` fixture is: a boto3 client of the test's account, by service name."""
+    """The `aws` fixture: returns a boto3 client of the test's account, by service name."""
 
     def __call__(self, service: str, /) -> Any: ...
 
 
 @dataclass
 class CrashReport:
-    """What `CrashTest.run` went through."""
+    """Report of `CrashTest.run`."""
 
     calls: tuple[str, ...] = ()
     """Requests of the run without a crash."""
     points: int = 0
-    """Processes that died."""
+    """Number of processes that died."""
     at: list[str] = field(default_factory=list)
     """`before dynamodb.PutItem (#3)`, ... one a death."""
 
@@ -80,7 +80,7 @@ class CrashTest:
             redeliver: makes the second event from the first (default: the same).
             normalise: changes or drops (None) an item, in plain Python values, before comparison.
             ignore: attributes that may differ between the two ends.
-            other_state: what else must be equal (messages of a queue, things of IoT); read after each end.
+            other_state: returns further state that must be equal (messages of a queue, things of IoT) after each end.
             accept: tells whether the answer to a clean delivery is a success (SQS: no batchItemFailures).
             max_calls: fails when the handler makes more requests than this.
             asks_others: it asks somebody else than AWS as well, so that all deaths before a request are tried.

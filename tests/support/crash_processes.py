@@ -45,17 +45,17 @@ _IMPORT_S = 120
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process did."""
+    """Result of one process."""
 
     crashed: bool
     response: Any
     error: str
     calls: tuple[str, ...]
-    """`service.Operation` of each request that left, retries included."""
+    """Names `service.Operation` of the requests that were sent, retries included."""
 
 
 class Processes:
-    """Processes of one entry in the environment of now, one an event."""
+    """Processes of one entry in the current environment, one an event."""
 
     def __init__(self, entry: str) -> None:
         self._entry = entry
@@ -104,7 +104,7 @@ class Processes:
             self._lines.flush()
 
     def log(self) -> str:
-        """What the processes wrote, for a failure's message."""
+        """Return the output of the processes, for a failure's message."""
         return (_end_of(self._root.log) + _end_of(self._log))[-8000:]
 
 

@@ -1,4 +1,4 @@
-"""Compares real answers with what the documents say of them: status, kind, shape, and no member that is not told of."""
+"""Comparison of real answers with the OpenAPI documents: status, media type, shape, and no undocumented member."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOCUMENTS = {"api": "api", "agent_stream": "stream"}
 
 @dataclass
 class Described:
-    """The answers that were compared, and where they differ from their description."""
+    """Answers that were compared, and their differences from the documents."""
 
     succeeded: set[str] = field(default_factory=set)
     """Operations of which an answer of success was seen, as `function METHOD path`."""

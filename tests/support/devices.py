@@ -1,4 +1,4 @@
-"""Devices over the engine's tables, with stand-ins for IoT; the fixture `world` is in the conftests."""
+"""Devices over the engine's tables, with fakes for IoT; the fixture `world` is in the conftests."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class World:
         self.restart_ingest()
 
     def restart_ingest(self) -> None:
-        """A fresh process: nothing cached."""
+        """Start a fresh process of ingest, with nothing cached."""
         self.ingest = IngestService(
             devices=self.repository,
             telemetry=self.telemetry,
@@ -99,7 +99,7 @@ class World:
         return Message(**given)
 
     def samples(self, *values: tuple[int, float], seq: int = 0, metric: str = "temp_c", boot: str = "b1") -> Any:
-        """A telemetry body; times relative to now in milliseconds."""
+        """Return a telemetry body; times are relative to now in milliseconds."""
         return {
             "boot": boot,
             "seq": seq,
@@ -123,7 +123,7 @@ class World:
         assert self.ingest.take(messages) == []
 
     def wake_up(self) -> None:
-        """Deliver the calls whose time has come."""
+        """Deliver the wake-ups whose time has come."""
         assert self.ingest.take([], self.wake_ups.due()) == []
 
     def connect(self, created: Created, version: int = 0) -> None:
@@ -142,7 +142,7 @@ class World:
 
 
 def sqs_record(message_id: str, topic: str, payload: bytes, principal: str | None, received_ms: int) -> dict[str, Any]:
-    """A message as our rule writes it into the queue."""
+    """Return a message as our rule writes it into the queue."""
     body: dict[str, Any] = {
         "payload_b64": base64.b64encode(payload).decode(),
         "topic": topic,

@@ -1,4 +1,4 @@
-"""How sessions and API keys end: written beside a process that believes them, as another one would write it."""
+"""Ways in which sessions and API keys end: written beside a process that caches them, as another process would."""
 
 from __future__ import annotations
 

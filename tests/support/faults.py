@@ -18,15 +18,15 @@ PAGE = ROOT / "docs/faults.md"
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One kind of fault: what a user would see, and what holds here instead."""
+    """A kind of fault: its symptom for a user, and the rule that holds here."""
 
     id: str
     kind: str
     rule: str
     seen: str = ""
-    """Public reports in which the symptom can be read: `project#number`."""
+    """Public reports of the symptom: `project#number`."""
     open: str = ""
-    """What still goes wrong, where no test can show the rule yet."""
+    """Symptom that is left, where no test can show the rule yet; "": none."""
 
 
 def registry() -> list[Fault]:

@@ -1,7 +1,7 @@
-"""Operations on one device's files by names of a few letters, so that they meet; and a plain tree that foretells them.
+"""Operations on one device's files, with few names so that they meet; and a simple tree that predicts their results.
 
-`Workshop` carries operations out by the real services over any repository of files. `Tree` says what each comes to when
-nothing else happens. `check_tree` says what holds whatever happens at the same time.
+`Workshop` carries operations out by the real services over any repository of files. `Tree` predicts the result of each
+when nothing else happens. `check_tree` checks the rules that hold whatever happens at the same time.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ KINDS = ("make", "upload", "upload", "complete", "verify", "move", "delete", "de
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on what has a path, as strings like `/a/A`."""
+    """An operation on the entry of a path, given as a string like `/a/A`."""
 
     kind: str
     path: str
     target: str = "/a"
-    """Of a move."""
+    """Target path of a move."""
     decomposed: bool = False
-    """Whether names are spelled in Unicode's form NFD, as some clients send them."""
+    """True: names are spelled in Unicode's form NFD, as some clients send them."""
 
     @property
     def spelled(self) -> tuple[str, str]:
-        """Path and target as the client sends them."""
+        """Return path and target as the client sends them."""
         form: Literal["NFC", "NFD"] = "NFD" if self.decomposed else "NFC"
         return unicodedata.normalize(form, self.path), unicodedata.normalize(form, self.target)
 
@@ -60,7 +60,7 @@ def random_operation(chance: random.Random) -> Operation:
 
 @dataclass
 class Workshop:
-    """Carries operations out on what has a path, or has had it last: `ids` finds it when it is gone or elsewhere."""
+    """Carries operations out on entries by their paths; `ids` finds the last entry of a path also when it is gone."""
 
     files: FileRepository
     devices: Devices
@@ -70,9 +70,9 @@ class Workshop:
     store: MemoryStore = field(default_factory=MemoryStore)
     ids: dict[str, FileId] = field(default_factory=dict)
     begun: set[FileId] = field(default_factory=set)
-    """Whatever was made by name, also what another has since taken the path from."""
+    """Every entry that was created by name, also one whose path another has taken since."""
     remembers: bool = True
-    """Whether operations reach for what has had the path when nothing has it."""
+    """True: operations reach for the last entry of a path when none is there."""
 
     def __post_init__(self) -> None:
         self.allowance = allowance(self.owner_id)
@@ -101,7 +101,7 @@ class Workshop:
         return None
 
     def listing(self, path: str) -> str | set[str]:
-        """Return the names that listing a directory shows, or the code of what refuses."""
+        """Return the names that listing a directory shows, or the code of the refusal."""
         try:
             page = self._service.list(self.owner_id, self.device_id, FileQuery(path=path, limit=100))
         except AppError as exc:
@@ -121,7 +121,7 @@ class Workshop:
 
     @property
     def made(self) -> set[FileId]:
-        """Ids of what was made by name, and of the directories on the way there."""
+        """Return the ids of entries created by name, and of the directories above them."""
         listed = self.files.newest(self.device_id, limit=500).files
         return {*self.begun, *(entry.id for entry in listed)}
 
@@ -182,7 +182,7 @@ class Workshop:
 
 
 def bytes_of(entries: Iterable[DeviceFile]) -> int:
-    """Return how many bytes of its owner's plan these entries take: of each file that was begun and has not ended."""
+    """Return the bytes that these entries take of the owner's plan: of each file that was begun and has not ended."""
     return sum(
         entry.size
         for entry in entries
@@ -191,7 +191,7 @@ def bytes_of(entries: Iterable[DeviceFile]) -> int:
 
 
 def in_turns(files: FileRepository, methods: Iterable[str]) -> None:
-    """Let actors of an interleaving give their turn up before each call of this repository's methods."""
+    """Let actors of an interleaving take turns before each call of these methods of a repository."""
 
     def turning(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -222,18 +222,18 @@ def check_tree(entries: Iterable[DeviceFile], holders: Mapping[str, FileId]) -> 
 
 
 class Tree:
-    """What has which path, and in which state: `directory`, or a file's."""
+    """Predicted state of each path: `directory`, or a file's."""
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
 
     def foretell(self, operation: Operation) -> str | None:
-        """Do what the operation should; return the code of the error that it should end in."""
+        """Apply an operation; return the code of the error that it should end in."""
         act: Callable[[Operation], str | None] = getattr(self, f"_{operation.kind}")
         return act(operation)
 
     def listing(self, path: str) -> str | set[str]:
-        """Foretell what listing a directory shows, or the code of what refuses."""
+        """Predict the names that listing a directory shows, or the code of the refusal."""
         state = self.states.get(path, "directory" if path == ROOT else "")
         if state != "directory":
             return "NOT_A_DIRECTORY" if state else "NOT_FOUND"

@@ -17,12 +17,12 @@ from tests.support.devices import World
 
 
 def put_device(stack: Any, user_id: str) -> DeviceId:
-    """Make an active device, with a stand-in for IoT."""
+    """Make an active device, with a fake for IoT."""
     return World(stack, user=UserId(user_id)).create().view.device.id
 
 
 def unbalanced_bytes(stack: Any) -> int:
-    """Return how many bytes of plans are taken beyond those of files that are there or being uploaded."""
+    """Return how many bytes of plans are taken beyond those of files that exist or are being uploaded."""
 
     def items(table: str, kind: str) -> list[dict[str, Any]]:
         pages = stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.tables[table], ConsistentRead=True)
@@ -97,7 +97,7 @@ class Files:
         return [file["id"] for file in self.call("GET", query=query).data["files"]]
 
     def objects(self) -> list[str]:
-        """Keys of all versions in the bucket, and of unfinished uploads."""
+        """Return the keys of all versions in the bucket, and of unfinished uploads."""
         s3 = self.stack.aws("s3")
         versions = s3.list_object_versions(Bucket=self.stack.bucket)
         uploads = s3.list_multipart_uploads(Bucket=self.stack.bucket)
@@ -105,7 +105,7 @@ class Files:
         return [entry["Key"] for entry in entries]
 
     def rows(self) -> dict[str, str]:
-        """Sort key -> type, of everything that stands in the device's partition of files."""
+        """Return the type of every item in the device's partition of files, by sort key."""
         pages = self.stack.aws("dynamodb").get_paginator("scan").paginate(TableName=self.stack.tables["devices"])
         items = [item for page in pages for item in page["Items"]]
         return {item["sk"]["S"]: item["type"]["S"] for item in items if item["pk"]["S"] == f"FILES#{self.device_id}"}

@@ -41,7 +41,7 @@ class _Actor(threading.Thread):
         self._returned.release()
 
     def give_up_turn(self, call: str) -> None:
-        """Called by the actor itself, before an AWS call."""
+        """Wait for the actor's next turn; it calls this itself before an AWS call."""
         self._report(f"{self.name}: {call}")
         self._returned.release()
         self._turn.acquire()
@@ -53,7 +53,7 @@ class _Actor(threading.Thread):
 
 
 def take_turns(call: str) -> None:
-    """Let an actor give up its turn before a call that stands for one of AWS; others go on at once."""
+    """Let an actor wait for its turn before a call that stands for one of AWS; other threads go on at once."""
     actor = threading.current_thread()
     if isinstance(actor, _Actor):
         actor.give_up_turn(call)
@@ -67,7 +67,7 @@ _HOOK = ("before-call", _before_call)
 
 
 def watch() -> None:
-    """Watch the AWS calls of every client that is made from now on; whoever is no actor does not notice."""
+    """Watch the AWS calls of every client that is made from now on; only actors wait."""
     if _HOOK not in botocore.handlers.BUILTIN_HANDLERS:
         botocore.handlers.BUILTIN_HANDLERS.append(_HOOK)
 

@@ -27,7 +27,7 @@ class Circle(Exception):
 
 
 class NoSuchName(Exception):
-    """A step of a walk names a place that the code does not have."""
+    """A step of a walk names a function or class that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Room:
 
     @property
     def paragraph(self) -> str:
-        """The docstring that opens the package, without its first line's end."""
+        """Return the docstring that opens the package, without the end of its first line."""
         return ast.get_docstring(ast.parse((self.folder / "__init__.py").read_text())) or ""
 
 
@@ -84,7 +84,7 @@ def levels(arrows: Mapping[str, Mapping[str, int]], names: Iterable[str]) -> lis
     """Order rooms so that each needs only those of lower levels; the lowest level comes last.
 
     Raises:
-        Circle: that cannot be done; names the rooms.
+        Circle: rooms need each other; the message names them.
     """
     height: dict[str, int] = {}
     left = set(names)
@@ -108,7 +108,7 @@ def line_of(path: str, name: str) -> int:
     """Return the line on which a file defines a class, function or method (`Class.method`).
 
     Raises:
-        NoSuchName: it does not.
+        NoSuchName: the file does not define the name.
     """
     body: Iterable[ast.stmt] = ast.parse((ROOT / path).read_text()).body if (ROOT / path).is_file() else ()
     line = 0
@@ -125,7 +125,8 @@ def page() -> str:
     """Render the page.
 
     Raises:
-        Circle, NoSuchName: see there.
+        Circle: rooms need each other.
+        NoSuchName: a step of a walk names what does not exist.
     """
     found = drawn()
     stacked = levels(found.arrows, found.rooms)
@@ -172,7 +173,7 @@ def _id(name: str) -> str:
 
 
 def _nearest(found: Map, name: str) -> list[str]:
-    """Leave out arrows that a longer way shows already."""
+    """Return the rooms that a room needs directly, without those that a longer way shows already."""
     direct = set(found.arrows[name])
     by_others: set[str] = set()
     for each in direct:

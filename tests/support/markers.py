@@ -13,7 +13,7 @@ TEST_FOLDERS = (ROOT / "tests", ROOT / "sdk/device/tests")
 
 
 def marked_ids(path: Path, marker: str) -> Iterator[tuple[str, str]]:
-    """Yields pairs of id and test name from one file's markers of that name, on functions, classes and the module."""
+    """Yield pairs of id and test name from one file's markers of that name, on functions, classes and the module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             for decorator in node.decorator_list:
@@ -32,7 +32,7 @@ def _ids(expression: ast.expr, marker: str) -> Iterator[str]:
 
 @cache
 def named_tests(marker: str) -> Mapping[str, list[str]]:
-    """Returns, for each id that a marker of that name holds, the tests that hold it, as pytest's node ids."""
+    """Return, for each id that a marker of that name holds, the tests that hold it, as pytest's node ids."""
     found: dict[str, list[str]] = defaultdict(list)
     for folder in TEST_FOLDERS:
         for path in sorted(folder.rglob("test_*.py")):
@@ -42,5 +42,5 @@ def named_tests(marker: str) -> Mapping[str, list[str]]:
 
 
 def cell(text: str) -> str:
-    """Returns the text as a cell of a Markdown table shows it."""
+    """Return the text as a cell of a Markdown table shows it."""
     return text.replace("|", "\\|")

@@ -31,7 +31,7 @@ class Measuring:
     def __init__(self) -> None:
         self._coverage: Coverage | None = None
         self._measured: set[str] = set()
-        """Test functions, one of whose cases was."""
+        """Test functions of which one case was measured."""
 
     def pytest_collection_finish(self) -> None:
         self._coverage = Coverage.current()
@@ -56,7 +56,7 @@ class Measuring:
 
 
 def modules() -> Iterator[str]:
-    """Name everything that is measured, but for programs."""
+    """Yield the name of every module that is measured, without programs."""
     for found in pkgutil.walk_packages([str(folder) for folder in MEASURED]):
         if not found.name.endswith("__main__"):
             yield found.name

@@ -51,7 +51,7 @@ def message(
     usage: dict[str, int] | None = None,
     output_tokens: int = 7,
 ) -> list[bytes]:
-    """The events of one streamed answer as the API sends them."""
+    """Return the events of one streamed answer as the API sends them."""
     started: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
@@ -80,7 +80,7 @@ class Answer:
     cut: bool = False
     """Close the connection without ending the chunked body."""
     hold: threading.Event | None = None
-    """Waited for before the last chunk."""
+    """Event that is waited for before the last chunk; None: no wait."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class ModelServer:
     answers: list[Answer] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    """What the rules had against requests."""
+    """Broken rules of the requests that were refused."""
     headers: list[dict[str, str]] = field(default_factory=list)
     peers: list[Any] = field(default_factory=list)
     """Address of each request's connection."""

@@ -1,9 +1,10 @@
-"""What tests are told of is made when a request first names it: most need few of the tables and queues of a function.
+"""Tables and queues that are made when a request first names them: most tests need few of those of a function.
 
     name = owe("test-devices", lambda: client.create_table(TableName="test-devices", ...))
 
-A hook of botocore reads what each call of this process is about, presigned ones included. What other processes are told
-of has to be there before them: `make_all`.
+A hook of botocore reads the names in each call of this process, presigned ones included. Before other processes are
+told
+names, `make_all` makes everything.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="on demand")
 
 
 def owe(name: str, make: Callable[[], object]) -> str:
-    """Have it made when a call first names it; returns the name, by which calls know it."""
+    """Register how a resource is made when a call first names it; return the name."""
     _owed[name] = make
     return name
 
 
 def tables(client: Any, shapes: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, str]:
-    """Owe tables of these shapes; returns their names, which are the keys behind the prefix."""
+    """Register tables of these shapes; return their names by the keys of the shapes."""
 
     def owed(name: str, shape: Mapping[str, Any]) -> str:
         return owe(name, lambda: client.create_table(TableName=name, **shape))
@@ -37,12 +38,12 @@ def tables(client: Any, shapes: Mapping[str, Mapping[str, Any]], prefix: str) ->
 
 
 def make_all() -> None:
-    """Make what is still owed."""
+    """Make all registered resources now."""
     _settle(list(_owed))
 
 
 def forget() -> None:
-    """Owe nothing any more: the account of now is another."""
+    """Remove all registrations: the account has changed."""
     _owed.clear()
 
 

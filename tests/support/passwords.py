@@ -1,4 +1,4 @@
-"""Passwords that cost next to nothing: what the real parameters cost would be a tenth of the integration ring."""
+"""Cheap password hashing: the real parameters would be a tenth of the integration ring's time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from karma.identity.passwords.hashes import Argon2Passwords
 
 
 def make_cheap(patch: pytest.MonkeyPatch) -> None:
-    """Let argon2id have the least memory and one pass; what it stores is up to date by these parameters."""
+    """Set argon2id to the least memory and one pass; stored hashes count as up to date."""
 
     def init(self: Argon2Passwords) -> None:
         self._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, type=Type.ID)

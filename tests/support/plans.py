@@ -16,12 +16,12 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def allowance(user_id: UserId, plan: PlanName = PlanName.ENTERPRISE, *, at: datetime = NOW) -> Allowance:
-    """What an account on a plan may use; without limits unless the test says otherwise."""
+    """Return the allowance of an account on a plan; without limits unless the test says otherwise."""
     return Allowance(user_id, plan_at(plan, at), at)
 
 
 def allowances(plan: PlanName = PlanName.ENTERPRISE, *, clock: Clock | None = None) -> Allowances:
-    """Everybody is on this plan."""
+    """Return allowances by which everybody is on this plan."""
     own = clock or SystemClock()
 
     def plan_of(user_id: UserId) -> Plan:
@@ -32,7 +32,7 @@ def allowances(plan: PlanName = PlanName.ENTERPRISE, *, clock: Clock | None = No
 
 
 def subscribe(user_id: str, plan: PlanName = PlanName.ENTERPRISE) -> None:
-    """Let somebody who has an account have a plan from now on, as if they had bought it."""
+    """Give an account a plan from now on, as if it had bought it."""
     free, now = free_subscription(UserId(user_id), datetime.now(UTC)), datetime.now(UTC)
     bought = replace(free, plan=plan, status=SubscriptionStatus.ACTIVE, stripe_status="active")
     rows = SubscriptionRepository()
@@ -40,10 +40,10 @@ def subscribe(user_id: str, plan: PlanName = PlanName.ENTERPRISE) -> None:
 
 
 def reserved(user_id: UserId, metric: Metric = Metric.DEVICES, amount: int = 1) -> Reservation:
-    """A reservation that nothing refuses."""
+    """Return a reservation that is never refused."""
     return allowance(user_id).reserve(metric, amount)
 
 
 def limited(user_id: UserId, metric: Metric = Metric.DEVICES, amount: int = 1) -> Reservation:
-    """A reservation on the free plan."""
+    """Return a reservation on the free plan."""
     return allowance(user_id, PlanName.FREE).reserve(metric, amount)

@@ -26,7 +26,7 @@ def invitations(
     queue: MemoryQueue | None = None,
     plan: PlanName = PlanName.ENTERPRISE,
 ) -> InvitationService:
-    """Make the service over an engine; it counts nobody's invitations of before, all have one plan."""
+    """Return the service over an engine; it counts no earlier invitations, and everybody has the plan."""
     seats = Seats(allowances(plan, clock=clock), UsageRepository())
     office = PostOffice(outbox=OutboxRepository(), queue=queue or MemoryQueue(), clock=clock)
     buckets = LocalBuckets()
@@ -41,6 +41,6 @@ def join(
     *,
     by: UserId,
 ) -> Membership:
-    """Let somebody ask, and somebody accept."""
+    """Let `by` invite somebody, who accepts."""
     service.invite(by, project_id, user_id, role, source=NOWHERE)
     return service.accept(user_id, project_id, source=NOWHERE)

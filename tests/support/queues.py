@@ -1,4 +1,4 @@
-"""What a queue holds, without taking it."""
+"""Messages of a queue, looked at without receiving them."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Requirement:
     shown_by: str = ""
     later: str = ""
     missing: str = ""
-    """What the tests that name the id leave out; it keeps the requirement open."""
+    """Part of the requirement that its tests leave out, which keeps it open; "": none."""
 
     def status(self, tests: Sequence[str]) -> str:
         """`replaced`, `met`, or `open`."""

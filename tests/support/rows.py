@@ -1,4 +1,4 @@
-"""One person with an account, over a database: what the rows of every context hang on."""
+"""One person with an account, in a database: the rows that those of every context depend on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 
 class AccountRows:
-    """One person; each row is made when it is first asked for.
+    """A person; each row is made when it is first read.
 
     The rows of a context are a class of its own over this one: its repositories in `__init__`, a cached property for
     each row that its tests need.

@@ -22,7 +22,7 @@ _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 @dataclass(frozen=True)
 class QueueShape:
-    """What `CreateQueue` is given; `dead_letters` is the short name of another queue."""
+    """Attributes for `CreateQueue`; `dead_letters` is the short name of another queue, "": none."""
 
     attributes: Mapping[str, str]
     dead_letters: str = ""
@@ -31,10 +31,10 @@ class QueueShape:
 
 @dataclass(frozen=True)
 class Storage:
-    """By short name: `devices`, `inbox_dlq`, ..."""
+    """Tables and queues by short name: `devices`, `inbox_dlq`, ..."""
 
     tables: Mapping[str, Mapping[str, Any]]
-    """What `CreateTable` is given, without the name."""
+    """Arguments of `CreateTable`, without the name."""
     queues: Mapping[str, QueueShape]
 
 

@@ -1,4 +1,4 @@
-"""The stores that repositories are held to, and the record of what a suite has asked of them.
+"""Stores on which repositories are tested, and the record of the calls that a suite has made.
 
 memory           the fakes of tests/fakes, where a unit test uses one
 ministack        the embedded engine of every other test
@@ -26,7 +26,7 @@ from karma.core.dynamo.items import Item
 
 
 class Engine(StrEnum):
-    """Where a suite runs."""
+    """Engine on which a suite runs."""
 
     MEMORY = "memory"
     MINISTACK = "ministack"
@@ -52,7 +52,7 @@ class Database:
         return [item for page in pages for item in page["Items"]]
 
     def get(self, table: str, pk: str, sk: str) -> dict[str, Any]:
-        """Read one item as it is stored; {} when absent."""
+        """Read one item as it is stored; {}: there is none."""
         key = {"pk": {"S": pk}, "sk": {"S": sk}}
         found = self.client.get_item(TableName=self.tables[table], Key=key, ConsistentRead=True)
         return dict(found.get("Item", {}))
@@ -60,25 +60,25 @@ class Database:
 
 @dataclass
 class Store:
-    """What a suite that has a fake runs on: memory, or a database."""
+    """Store of a suite that has a fake: memory, or a database."""
 
     engine: Engine
     over: Database | None = None
 
     @property
     def in_memory(self) -> bool:
-        """Whether the fake is meant."""
+        """Tell whether the fake is meant."""
         return self.over is None
 
     @property
     def database(self) -> Database:
-        """The database of a suite that is not in memory."""
+        """Return the database of a suite that is not in memory."""
         assert self.over is not None
         return self.over
 
 
 def repositories() -> dict[str, type]:
-    """Find every repository class by its name: whatever public class of a `repository` module has methods of its own.
+    """Return every repository class by its name: the public classes of `repository` modules with methods of their own.
 
     Items, errors and plain values of those modules are no repositories.
     """
@@ -129,18 +129,18 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 
 @dataclass
 class Calls:
-    """Which methods were called on which store. `engine` is set while a test of the suite runs."""
+    """Record of the methods that were called on each store. `engine` is set while a test of the suite runs."""
 
     engine: Engine | None = None
     met: dict[Engine, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def watch(self, patch: pytest.MonkeyPatch, kind: type, names: Mapping[str, str]) -> None:
-        """Note calls of a class's methods; `names` maps a method to what its call counts as."""
+        """Record calls of a class's methods; `names` maps a method to what its call counts as."""
         for method, label in names.items():
             patch.setattr(kind, method, self._noting(getattr(kind, method), label))
 
     def watch_functions(self, patch: pytest.MonkeyPatch) -> None:
-        """Note calls of functions, in each module that has imported them by name."""
+        """Record calls of functions, in each module that has imported them by name."""
         for label, (_, function) in functions().items():
             noting = self._noting(function, label)
             for module in list(sys.modules.values()):

@@ -1,4 +1,4 @@
-"""localstripe as a Stripe that nobody here wrote: it keeps the objects and posts signed webhooks by itself.
+"""localstripe, a Stripe server by others: it stores the objects and posts signed webhooks by itself.
 
 GPL: it runs as a program from a virtual environment of its own (.engine/stripe, requirements/stripe_peer.txt) and is
 never imported. Beside it a receiver notes the exact bytes that it posts; handing them to the handler is the test's.
@@ -33,7 +33,7 @@ class PeerUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Posted:
-    """One webhook as it came over the wire."""
+    """A webhook exactly as it was posted."""
 
     body: bytes
     headers: dict[str, str]
@@ -49,14 +49,14 @@ class Posted:
 
 @dataclass
 class StripePeer:
-    """A running localstripe and what it has posted."""
+    """A running localstripe and the webhooks that it has posted."""
 
     url: str
     secret: str
     posted: list[Posted] = field(default_factory=list)
 
     def call(self, path: str, body: object = None, *, method: str = "POST") -> object:
-        """Call its configuration interface."""
+        """Call localstripe's configuration interface."""
         request = urllib.request.Request(
             self.url + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -83,10 +83,10 @@ class StripePeer:
 
 @contextmanager
 def running(*, secret: str) -> Iterator[StripePeer]:
-    """Start localstripe and the receiver on free ports; both are gone afterwards.
+    """Start localstripe and the receiver on free ports, and stop both afterwards.
 
     Raises:
-        PeerUnavailable: cannot be had here.
+        PeerUnavailable: localstripe cannot be installed or does not start here.
     """
     program = _program()
     with socket.socket() as probe:

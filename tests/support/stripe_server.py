@@ -1,4 +1,4 @@
-"""A small Stripe over HTTP for the gateway's tests, which refuses what Stripe refuses.
+"""A small Stripe server for the gateway's tests, which refuses what Stripe refuses.
 
 Its rules: a key sees the objects of its mode, the other mode's are missing (404, `resource_missing`); a list has at
 most 100 objects a page, ten unless asked, and leaves canceled subscriptions out unless `status=all`; a subscription
@@ -27,7 +27,7 @@ _SHOWN_ITEMS = 10
 
 
 class Refused(Exception):
-    """Stripe's answer to a request that it does not carry out."""
+    """Stripe's answer to a request that it refuses."""
 
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 @dataclass
 class StripeServer:
-    """What Stripe has, in both modes: each object carries `livemode`."""
+    """Objects of a Stripe account in both modes: each carries `livemode`."""
 
     url: str = ""
     customers: dict[str, Object] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class StripeServer:
     invoices: list[Object] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     failing: int = 0
-    """Status of every answer, 0 for what is right."""
+    """Status of every answer; 0: the right answer."""
 
     def customer(self, customer_id: str = "cus_1", *, livemode: bool = False) -> None:
         self.customers[customer_id] = {"id": customer_id, "object": "customer", "livemode": livemode}

@@ -1,4 +1,4 @@
-"""Between the repositories' client and the database: what is asked, what is answered, and what happens just before."""
+"""Observation of the requests between the repositories' client and the database, and of their answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SINGLE = {"PutItem": "Put", "UpdateItem": "Update", "DeleteItem": "Delete"}
 
 @dataclass(frozen=True)
 class Write:
-    """One write, or check, that is sent with a condition."""
+    """One write, or check, that has a condition."""
 
     kind: str
     table: str
@@ -27,13 +27,13 @@ class Write:
 
     @classmethod
     def of(cls, kind: str, params: Params) -> Write:
-        """Read where a write goes."""
+        """Return the write of a request's parameters."""
         where = params["Item"] if kind == "Put" else params["Key"]
         return cls(kind, params["TableName"], where["pk"]["S"], where["sk"]["S"])
 
     @property
     def label(self) -> str:
-        """What it does, without ids: `Put USER#* PROFILE`."""
+        """Return its operation and key without ids: `Put USER#* PROFILE`."""
         return f"{self.kind} {_shape(self.pk)} {_shape(self.sk)}"
 
 
@@ -46,14 +46,15 @@ class Wire:
     """The requests of one call, in order, with the codes of the answers."""
 
     before: Callable[[int, str, Params], None] = lambda _number, _operation, _params: None
-    """Called when a request is about to be sent."""
+    """Called with number, operation and parameters before a request is sent."""
     answer: Callable[[int, str, Params], dict[str, Any] | None] = lambda _number, _operation, _params: None
-    """May answer in the database's place, as botocore parses it; an error is the last of the SDK's attempts."""
+    """Answers in the database's place, in the form that botocore parses; an error counts as the last attempt of the
+    SDK."""
     after: Callable[[int, dict[str, Any]], None] = lambda _number, _answer: None
     requests: list[tuple[str, Params]] = field(default_factory=list)
 
     def conditions(self) -> Iterator[tuple[int, int, Write]]:
-        """Tell which writes have conditions: number of the request, position in its transaction, and the write."""
+        """Yield the writes that have conditions: number of the request, position in its transaction, and the write."""
         for number, (operation, params) in enumerate(self.requests):
             if operation == "TransactWriteItems":
                 for position, each in enumerate(params["TransactItems"]):
@@ -98,5 +99,5 @@ def on(wire: Wire) -> Iterator[Wire]:
 
 
 def error(code: str, **more: Any) -> dict[str, Any]:
-    """An error as botocore parses it."""
+    """Return an error in the form that botocore parses."""
     return {"Error": {"Code": code, "Message": "as AWS says it"}, **more}

@@ -21,11 +21,12 @@ from local.processes import clean_environment
 
 SECRET = "a-secret-of-32-characters-or-more"
 API_URL = "https://api.example.com"
-"""Where the browser finds our API; the tests stand between the two."""
+"""Address at which the browser finds our API; the tests stand between the two."""
 CLIENTS = {name: {"client_id": f"{name}-client", "client_secret": SECRET} for name in ("google", "github")}
 
 _TRUSTED = ssl.create_default_context()
-"""Of all clients here: httpx would read the system's certificates for each, which takes longer than what they ask."""
+"""TLS context of all clients here: httpx would read the system's certificates for each, which takes longer than a
+request."""
 
 
 def callback_url(provider: str) -> str:
@@ -40,11 +41,11 @@ class Providers:
     github: str
 
     def person(self, **claims: Any) -> None:
-        """Say who logs in at both of them from now on; unnamed claims are those of Ada, who is verified."""
+        """Set who logs in at both providers from now on; other claims are those of Ada, who is verified."""
         self._control("_person", claims)
 
     def fault(self, **fault: Any) -> None:
-        """Break what they answer from now on; see server.mjs for how."""
+        """Set how the providers' answers are broken from now on; see server.mjs."""
         self._control("_fault", fault)
 
     def reset(self) -> None:
@@ -55,13 +56,13 @@ class Providers:
 
 
 class Browser:
-    """A cookie jar that goes where a provider sends it, as far as our own address."""
+    """A cookie jar that follows a provider's redirects, as far as our own address."""
 
     def __init__(self) -> None:
         self._http = httpx.Client(trust_env=False, timeout=20, verify=_TRUSTED)
 
     def visit(self, url: str) -> dict[str, str]:
-        """Follow redirects from a provider's page to our callback; return what the callback is given."""
+        """Follow redirects from a provider's page to our callback; return the callback's parameters."""
         for _ in range(10):
             answer = self._http.get(url)
             assert answer.has_redirect_location, f"{answer.status_code} {answer.text[:500]}"
@@ -76,7 +77,7 @@ class Browser:
 
 @contextmanager
 def running() -> Iterator[Providers]:
-    """Start both on free ports; they are gone afterwards."""
+    """Start both on free ports, and stop them afterwards."""
     node = shutil.which("node")
     assert node is not None
     script = Path(__file__).with_name("server.mjs")

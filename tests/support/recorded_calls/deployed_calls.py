@@ -1,4 +1,4 @@
-"""What deployed functions ask of AWS: their processes write it down (deployed/sitecustomize.py), this reads it."""
+"""AWS calls of deployed functions: their processes write them down (deployed/sitecustomize.py), this reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SITE = Path(__file__).parent / "deployed" / "sitecustomize.py"
 
 
 class DeployedCalls:
-    """A folder for the PYTHONPATH of deployed functions, and what they wrote into it."""
+    """A folder for the PYTHONPATH of deployed functions, and the files that they wrote into it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class DeployedCalls:
         shutil.copy(_SITE, folder)
 
     def read(self) -> Recorder:
-        """Take in what was written since the last time."""
+        """Return a recorder of the calls that were written since the last time."""
         for path in self.folder.glob("*.jsonl"):
             with path.open(encoding="utf-8") as file:
                 file.seek(self._read.get(path, 0))

@@ -1,4 +1,4 @@
-"""What IAM asks of a function's role for each call of AWS: actions, and the resources they are asked on.
+"""IAM actions that a function's role needs for each call of AWS, and the resources they are needed on.
 
 Resources have the names of the variables that tell the function of them, which are those of infra/grants.py:
 
@@ -40,12 +40,12 @@ class Need(NamedTuple):
 
 
 class Unmapped(LookupError):
-    """A call of which nobody has written down what IAM asks for, or of a resource that the function is not told of."""
+    """The IAM actions of a call are not in `NEEDS`, or it names a resource that the function has no variable for."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a function's variables tell it of."""
+    """Resources that a function's variables name."""
 
     function: FunctionName
     environment: Mapping[str, str]
@@ -111,7 +111,7 @@ _PARTS = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "Con
 
 
 def _transaction(told: Told, params: Params) -> Iterator[Need]:
-    """IAM knows no TransactWriteItems: each part is asked for by its own name."""
+    """Yield the needs of each part of a transaction: IAM has no action TransactWriteItems."""
     for item in params["TransactItems"]:
         for kind, part in item.items():
             yield Need(f"dynamodb:{_PARTS[kind]}", told.table(part["TableName"]))
@@ -129,7 +129,7 @@ def _versioned(action: str) -> Mapper:
 
 
 def _delete_objects(told: Told, params: Params) -> Iterator[Need]:
-    """S3's reference: the right to delete always, that over versions for each that is named by one."""
+    """Yield the right to delete, and that over versions for each object that is named by one (S3's reference)."""
     for each in params["Delete"]["Objects"]:
         resource = told.object(params, each["Key"])
         yield Need("s3:DeleteObject", resource)
@@ -213,7 +213,7 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
 
 
 def needs_of(told: Told, service: str, operation: str, params: Params) -> list[Need]:
-    """Return what IAM asks for when the call is made.
+    """Return the IAM actions and resources that a call needs.
 
     Raises:
         LookupError: a parameter that names a resource is missing.

@@ -1,7 +1,7 @@
-"""Pytest's side of the recording: what functions ask of AWS must be what `tests/infra/golden/calls.json` says.
+"""Pytest plugin of the recording: AWS calls of functions must be those in `tests/infra/golden/calls.json`.
 
-- A test in which a function asks for something that is not there fails, by its own name.
-- After a run of the whole integration ring, side by side or not, whatever is there and was not asked for fails the run.
+- A test in which a function makes a call that is not in that file fails.
+- A run of the whole integration ring, in one process or several, fails if the file has a call that was not made.
 
 Registered by tests/conftest.py. Each process of pytest-xdist records for itself and tells the one that reports.
 """
@@ -29,7 +29,7 @@ Calls = Mapping[FunctionName, Collection[Need]]
 
 
 def read_golden() -> dict[FunctionName, set[Need]]:
-    """Return function -> what it asks for."""
+    """Return the calls of each function in the golden file."""
     stored = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     return {
         FunctionName(function): {Need(action, resource) for resource, actions in held.items() for action in actions}
@@ -38,7 +38,7 @@ def read_golden() -> dict[FunctionName, set[Need]]:
 
 
 def written(calls: Calls) -> str:
-    """Write calls as the golden file has them: function -> resource -> actions."""
+    """Return calls in the form of the golden file: function -> resource -> actions."""
     document: dict[str, dict[str, list[str]]] = {}
     for function, needs in calls.items():
         held = document.setdefault(function.value, {})
@@ -48,7 +48,7 @@ def written(calls: Calls) -> str:
 
 
 def not_in(calls: Calls, others: Calls) -> list[str]:
-    """List what only the first has, as lines for people."""
+    """Return the calls that only the first has, as lines for people."""
     return [
         f"{function}: {need.action} on {need.resource}"
         for function in sorted(calls)
@@ -57,7 +57,7 @@ def not_in(calls: Calls, others: Calls) -> list[str]:
 
 
 def surprise_of(heard: Recorder, golden: Calls) -> str:
-    """Say what functions asked for since the last question that is not written down; empty when nothing."""
+    """Return a message about calls since the last question that the golden file lacks; "": none."""
     if unmapped := heard.take_unmapped():
         return "\n".join(sorted(unmapped))
     fresh: dict[FunctionName, set[Need]] = {}
@@ -68,7 +68,7 @@ def surprise_of(heard: Recorder, golden: Calls) -> str:
 
 
 class CallsPlugin:
-    """Hooks of a process that runs tests, of one that reports, or of the one that does both."""
+    """Hooks of a process that runs tests, of one that reports, or of one that does both."""
 
     def __init__(self, heard: Recorder = recorder, golden: Calls | None = None, actual: Path = ACTUAL) -> None:
         self._golden = read_golden() if golden is None else golden
@@ -77,7 +77,7 @@ class CallsPlugin:
         self._collected: set[str] = set()
         """Tests of the ring that are to run; every process knows all of them."""
         self._is_part = False
-        """Whether somebody asked for less than the ring."""
+        """True: the run was limited to a part of the ring."""
         self._over: dict[str, str] = {}
         """Test -> its worst outcome so far."""
         self._findings: list[str] = []
@@ -107,7 +107,7 @@ class CallsPlugin:
         return result
 
     def check(self) -> None:
-        """Fail the test that is running when a function did what it is not known for."""
+        """Fail the running test when a function made a call that the golden file lacks."""
         if surprise := surprise_of(self._recorder, self._golden):
             pytest.fail(surprise, pytrace=False)
 

@@ -1,4 +1,4 @@
-"""Records what each function asks of AWS while its entry is at work, and nothing that a test asks by itself.
+"""Recording of the AWS calls that each function makes within its entry, without those that a test makes itself.
 
 The entries (`lambda_handler`, the ASGI app) are wrapped when their modules are imported; the wrapper names the function
 in a context variable, which tasks inherit, and threads as well while this is installed. A hook of botocore reads it at
@@ -36,15 +36,15 @@ def _entries() -> dict[str, tuple[str, FunctionName]]:
 
 ENTRIES = _entries()
 _CONTEXT = "recorded"
-"""Where botocore carries from one event of a call to the next which function it is for, and the parameters."""
+"""Key of botocore's context that carries function and parameters from one event of a call to the next."""
 
 
 class Recorder:
-    """What was asked for, each thing once."""
+    """Recorded calls, each kind once."""
 
     def __init__(self) -> None:
         self.listens = True
-        """Off while a test of another ring runs in this process."""
+        """False: a test of another ring runs in this process."""
         self.calls: dict[FunctionName, set[Need]] = {}
         self.unmapped: set[str] = set()
         self._fresh: set[tuple[FunctionName, Need]] = set()
@@ -59,7 +59,7 @@ class Recorder:
         self.hear(told, model.service_model.service_name, model.name, params)
 
     def after(self, *, http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
-        """Receive botocore's event after a call: not to find something may ask for more than to find it."""
+        """Receive botocore's event after a call: a missing object may need more permissions than one that exists."""
         if http_response.status_code == HTTPStatus.NOT_FOUND and _CONTEXT in context:
             told, params = context[_CONTEXT]
             self.hear(told, model.service_model.service_name, f"{model.name}{NOT_FOUND}", params)
@@ -81,12 +81,12 @@ class Recorder:
                 self._fresh.add((function, need))
 
     def take_fresh(self) -> set[tuple[FunctionName, Need]]:
-        """Return what was asked for the first time since the last question."""
+        """Return the needs that are new since the last question."""
         fresh, self._fresh = self._fresh, set()
         return fresh
 
     def take_unmapped(self) -> set[str]:
-        """Return what could not be read since the last question."""
+        """Return the calls since the last question whose needs are unknown."""
         unmapped, self.unmapped = self.unmapped, set()
         return unmapped
 
@@ -96,18 +96,18 @@ class Recorder:
         return {"calls": calls, "unmapped": sorted(self.unmapped)}
 
     def merge(self, told: Mapping[str, Any]) -> None:
-        """Take in what another process recorded."""
+        """Add what another process recorded."""
         for function, needs in told["calls"].items():
             self._add(FunctionName(function), [Need(*each) for each in needs])
         self.unmapped.update(told["unmapped"])
 
 
 recorder = Recorder()
-"""Of this process; `install` lets it hear."""
+"""Recorder of this process; `install` starts it."""
 
 
 def install() -> None:
-    """Begin to record in this process; once."""
+    """Start recording in this process; once."""
     if any(isinstance(finder, _EntryFinder) for finder in sys.meta_path):
         return
     # Local: it takes a third of a second, for which tests of no function need not wait.
@@ -126,7 +126,7 @@ def install() -> None:
 
 
 class _EntryFinder(importlib.abc.MetaPathFinder):
-    """Finds what Python would find, and wraps the entry of what it found."""
+    """Finds modules as Python does, and wraps the entries of functions."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -175,7 +175,7 @@ def _at_app(entry: Callable[..., Any], function: FunctionName) -> Callable[..., 
 
 
 def _let_threads_inherit() -> None:
-    """Threads begin without a context: tell them for which function they work, and nothing else of it."""
+    """Give new threads, which begin without a context, the name of the function, and nothing else of it."""
     submit, start = concurrent.futures.ThreadPoolExecutor.submit, threading.Thread.start
 
     def submit_here(self: Any, work: Callable[..., Any], /, *args: Any, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Writes what a deployed function asks of AWS into a file beside this one, a line for each thing, once a process.
+"""Records the AWS calls of a deployed function in a file beside this one, a line for each kind, once a process.
 
 Python itself loads it in every process whose PYTHONPATH has this folder (a copy of it, in the e2e ring: one file a
 process, `<pid>.jsonl`). It needs nothing but the standard library, touches neither the function's code nor its package,
@@ -27,7 +27,7 @@ _written: set[str] = set()
 
 
 def named(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what says which resources are asked for."""
+    """Return the parameters that name resources."""
     kept: dict[str, Any] = {name: params[name] for name in NAMED if isinstance(params.get(name), str)}
     if "RequestItems" in params:
         kept["RequestItems"] = {table: {} for table in params["RequestItems"]}
