@@ -25,7 +25,7 @@ class Choice:
 
     name: str
     title: str
-    """What it is, for people."""
+    """Name of the engine in messages."""
     capabilities: frozenset[Capability]
     platform: Platform | None
     """Deploys the stacks; none: the embedded engine, or one that runs no functions."""

@@ -128,5 +128,5 @@ localstack_container = pytest_localstack.session_fixture(
 
 @pytest.fixture(scope="session")
 def engine_choice(pytestconfig: pytest.Config) -> Choice:
-    """What the command line chose."""
+    """Return the engine that the command line chose."""
     return pytestconfig.stash[CHOICE]

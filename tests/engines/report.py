@@ -1,4 +1,4 @@
-"""What passed on which engine: one JSON file an engine, and the page made of all of them.
+"""Passed tests by engine: one JSON file an engine, and the page made of all of them.
 
 python -m tests.engines.report       writes docs/engines.md from docs/engines/*.json (a unit test compares them)
 """
@@ -55,7 +55,7 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether the run says what the engine can do."""
+        """Tell whether the run was complete enough to say what the engine can do."""
         return bool(self.passed) and not self.failed and not self.skipped
 
     def write(self, folder: Path) -> None:

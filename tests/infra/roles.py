@@ -29,7 +29,7 @@ _REFS: dict[str, Callable[[str, Json], str]] = {
     "AWS::SecretsManager::Secret": lambda logical, _: _arn("secretsmanager", f"secret:{logical}-AbCdEf"),
     "AWS::SES::EmailIdentity": lambda _, properties: str(properties["EmailIdentity"]),
 }
-"""What `Ref` answers where that is not the name, which is the logical id here."""
+"""Values of `Ref` by resource type, where that is not the name, which is the logical id here."""
 _ATTRIBUTES: dict[tuple[str, str], Callable[[str], str]] = {
     ("AWS::DynamoDB::Table", "Arn"): lambda logical: _arn("dynamodb", f"table/{logical}"),
     ("AWS::DynamoDB::Table", "StreamArn"): lambda logical: _arn("dynamodb", f"table/{logical}/stream/2026"),
@@ -78,7 +78,7 @@ def as_list(value: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a role: an action on an ARN, and how people call the resource."""
+    """Action on an ARN that a role needs, and the resource's name for people."""
 
     action: str
     arn: str
@@ -185,7 +185,7 @@ TRACES = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
 
 
 def _by_service(synthesized: Synthesized, properties: Json) -> Iterator[Asked]:
-    """What Lambda itself asks with the function's role; each is shown by what makes Lambda do so."""
+    """Yield the actions that Lambda itself needs of the function's role, each with the property that causes it."""
     logs = _ATTRIBUTES["AWS::Logs::LogGroup", "Arn"](properties["LoggingConfig"]["LogGroup"]["Ref"])
     for action in LOGS:
         yield Asked(action, logs.replace(":*", ":log-stream:one"), "its log group")

@@ -22,7 +22,7 @@ PROD_OVERRIDES = Overrides(
     mail_sender="Karma <no-reply@example.com>",
     alarm_email="ops@example.com",
 )
-"""What a settings file of production holds at the least."""
+"""Smallest settings of production."""
 OVERRIDES = {Stage.PROD: PROD_OVERRIDES}
 
 

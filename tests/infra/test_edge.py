@@ -1,4 +1,4 @@
-"""What CloudFront lets through: which headers of viewers reach the functions, and what browsers are told."""
+"""Headers of viewers that CloudFront forwards to the functions, and headers that it sends to browsers."""
 
 from __future__ import annotations
 

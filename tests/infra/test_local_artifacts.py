@@ -1,4 +1,4 @@
-"""What the local stage deploys: pointers, behind which each function finds its own packages and the code of today."""
+"""Assets of the local stage: pointers, behind which each function finds its own packages and the current code."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _CLIENT = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempt
 
 @dataclass
 class LambdaContext:
-    """What Lambda passes beside the event."""
+    """Context that Lambda passes beside the event."""
 
     function_name: str = "integration"
     memory_limit_in_mb: int = 512
@@ -200,7 +200,8 @@ def forget_process_state() -> None:
 
 @functools.cache
 def _caches(module: str, names: int) -> list[Callable[[], None]]:
-    """What a module keeps that can be cleared; `names` is how many it has, which grows while it is imported."""
+    """Return the functions that clear a module's caches; `names` is its number of names, which grows while it is
+    imported."""
     values = vars(sys.modules[module]).copy().values()
     return [clear for value in values if callable(clear := getattr(value, "cache_clear", None))]
 

@@ -71,7 +71,7 @@ class Copy:
             (folder / name).symlink_to(ROOT / name)
 
     def files(self) -> dict[str, str]:
-        """What is there, with a digest of each."""
+        """Return the files with a digest of each."""
         found = {}
         for folder, inner, names in os.walk(self.folder):
             inner[:] = [name for name in inner if not name.startswith(".") and name not in {"__pycache__", "build"}]

@@ -1,4 +1,4 @@
-"""Which package may import which. The rules are the tables below; each failure lists the offending imports."""
+"""Imports that each package may have. The rules are the tables below; each failure lists the offending imports."""
 
 import ast
 from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ PURE_CORE = {"errors", "ids", "clock", "freeform", "surrogates"}
 
 
 def is_pure(name: str) -> bool:
-    """Whether a module of ours computes only: no storage, vendor or framework, also not through what it imports."""
+    """Tell whether a module of ours only computes: no storage, vendor or framework, also not through its imports."""
     parts = name.split(".")
     if parts[0] != "karma":
         return parts[0] not in IMPURE

@@ -1,4 +1,4 @@
-"""What each function loads before its first request. A new heavy import at a cold start has to be written in here."""
+"""Modules that each function loads before its first request. A new heavy import at a cold start must be added here."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the project is built and checked with, read from the files that say so."""
+"""Tools with which the project is built and checked, read from the files that configure them."""
 
 import re
 import tomllib

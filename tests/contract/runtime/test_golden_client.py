@@ -19,7 +19,7 @@ ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
 
 
 def ours(case: GoldenCase) -> RawRequest:
-    """What our client posts for an app that does what the recorded handler did."""
+    """Return the request that our client posts for an app that does what the recorded handler did."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if case.prelude is not None:

@@ -17,7 +17,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 def get(recorded: Path, log_file: Path) -> httpx.Response:
-    """What the caller of a function gets that posts these bytes; the second of two calls, over the same worker."""
+    """Return the caller's response to a recording, of the second of two calls to the same worker."""
 
     async def scenario() -> httpx.Response:
         async with hosting_replay(recorded, log_file) as (host, client):

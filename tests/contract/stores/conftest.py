@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def calls() -> Iterator[Calls]:
-    """What the suites have asked of each store so far."""
+    """Record the calls of the suites on each store."""
     calls = Calls()
     with pytest.MonkeyPatch.context() as patch:
         for name, kind in {**repositories(), "DynamoBuckets": DynamoBuckets, "DynamoLeases": DynamoLeases}.items():

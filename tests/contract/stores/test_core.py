@@ -85,7 +85,7 @@ def held() -> Iterator[Callable[[int], None]]:
 
 
 class RawBody(io.BytesIO):
-    """What botocore reads an answer from."""
+    """Body of an answer, as botocore reads it."""
 
     def stream(self, **_: object) -> Iterator[bytes]:
         yield self.read()

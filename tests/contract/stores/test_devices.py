@@ -25,7 +25,7 @@ MINUTE = timedelta(minutes=1)
 
 
 OF_THE_FIRST_ATTEMPT = ("id", "user_id", "serial_number", "state", "created_at", "updated_at", "version")
-"""What taking a creation over leaves as it is, or sets by itself; all other fields are the new attempt's."""
+"""Fields that taking a creation over keeps, or sets by itself; all others are those of the new attempt."""
 
 
 def other_than(value: object, name: str) -> object:

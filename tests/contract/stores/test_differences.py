@@ -1,4 +1,4 @@
-"""Where the engines differ from each other, or both from AWS: each row of the table in docs/stores.md, as observed.
+"""Differences of the engines from each other, or of both from AWS: each row of the table in docs/stores.md.
 
 A row that is not true any more fails here: then the page is to be changed.
 """
@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "stores.md"
 
 
 class Seen(NamedTuple):
-    """What an engine shows."""
+    """Behaviour that each engine shows."""
 
     ministack: object
     dynamodb_local: object

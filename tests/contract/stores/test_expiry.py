@@ -1,4 +1,4 @@
-"""What is over is gone though the database still has it: TTL deletes days late, and the suites do not switch it on."""
+"""Expired items count as deleted while the database still has them: TTL deletes days late, and is off in the suites."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ class TestWhoChangesSomething:
 
 @pytest.mark.fault("F-21a")
 class TestACredential:
-    """What is made with a session, or an API key, is refused once that is over."""
+    """Objects that are made with a session, or an API key, are refused once that has ended."""
 
     def use(self, identities: Identities, credential: Credential, *, at: datetime = LATER) -> bool:
         key = api_key(user(id=credential.user_id), id=ApiKeyId(new_id()), hash=new_id(), created_at=at)

@@ -49,7 +49,7 @@ class Kept:
     close: Callable[[UserId], None]
     """Delete an account."""
     held: Callable[[UserId], int]
-    """How many projects hold an account."""
+    """Return the number of projects that an account owns."""
 
     def project(self, owner: UserId, number: int = 1) -> Project:
         project = new_project(owner, number)

@@ -44,7 +44,7 @@ FOREIGN: dict[str, Any] = (
 
 
 def told(call: Callable[[], object]) -> str:
-    """What a caller learns: an error's name, a truth value, None, or that there is something."""
+    """Return the result that a caller sees: an error's name, a truth value, None, or that there is something."""
     try:
         answer = call()
     except AppError as exc:

@@ -1,4 +1,4 @@
-"""What runs take of their owner's plan: by their start and their end, all or nothing, on every store of runs."""
+"""Amounts that runs take of their owner's plan, at their start and end, all or nothing, on every store of runs."""
 
 import random
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from tests.support.stores import Store
 
 pytestmark = pytest.mark.fault("F-19a")
 RUNS, SPEND = 200, 2_000_000
-"""What the free plan allows a month."""
+"""Limits of the free plan a month: runs, and micro-dollars."""
 
 
 @dataclass

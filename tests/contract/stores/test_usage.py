@@ -1,4 +1,4 @@
-"""What accounts have taken of their plans: one suite for the store in memory and for DynamoDB."""
+"""Usage of plans: one suite for the store in memory and for DynamoDB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which LocalStack this machine can run: its container where there is a Docker daemon, otherwise the host mode."""
+"""Choice of the LocalStack that this machine can run: its container if there is a Docker daemon, else the host mode."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choose(how: str) -> Choice:
     """Return what runs here; `how` is `container`, `host`, or `auto`.
 
     Raises:
-        NotHere: it cannot.
+        NotHere: this machine cannot run it; the message says what is missing.
     """
     if how == "container" or (how == "auto" and prerequisites.docker_answers()):
         title = "LocalStack 4.14 community in its container"

@@ -37,7 +37,7 @@ SERVICES = (
     "sqs",
     "sts",
 )
-"""What the backend uses of the services that pytest-localstack knows; it asks each whether it is ready."""
+"""Services that the backend uses, by pytest-localstack's names; it asks each whether it is ready."""
 _KINESIS_VERSION = "0.5.2"
 """The one that LocalStack looks for; package.json has the same."""
 HOST = Path(__file__).parent / "host"

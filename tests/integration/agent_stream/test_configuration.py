@@ -1,4 +1,4 @@
-"""What admins configure reaches runs: what the model server is asked for through the real SDK, and what is refused."""
+"""Configuration by admins takes effect on runs: on requests to the model server by the real SDK, and on refusals."""
 
 from __future__ import annotations
 

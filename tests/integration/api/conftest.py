@@ -16,12 +16,12 @@ from tests.support.crash import CrashReport, CrashTest
 PASSWORD = "correct horse battery"
 ENTRY = "api.handler:lambda_handler"
 SHOWN = ("type", "title", "name", "status", "completed_count", "value", "version", "avatar")
-"""What a test of crashes compares of the stored items."""
+"""Attributes of stored items that a crash test compares."""
 
 
 @dataclass
 class Answer:
-    """What `lambda_handler` returned, read."""
+    """Parsed answer of `lambda_handler`."""
 
     status: int
     headers: Mapping[str, str]
@@ -94,7 +94,7 @@ def ada(api: Api) -> Api:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """What the function wrote, logs and metrics, since the last look."""
+    """Return the output of the function, logs and metrics, since the last call."""
     from karma.core.observability import logger
 
     buffer = io.StringIO()
@@ -170,7 +170,7 @@ def die(stack: Any, ada: Api, http_event: Callable[..., dict[str, Any]]) -> Call
         return [item for item in items(stack.tables["identity"]) if item.get("sk") == {"S": "HOLDINGS"}]
 
     def rows(table: str) -> list[str]:
-        """What is stored, without the ids and times that each repetition of the test makes anew."""
+        """Return the stored items, without the ids and times that each repetition of the test makes anew."""
         shown = [[item[name] for name in SHOWN if name in item] for item in [*items(table), *held()]]
         return sorted(map(str, shown))
 

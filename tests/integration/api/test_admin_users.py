@@ -189,7 +189,7 @@ class TestACrash:
     EVENTS = frozenset({"user.role_changed", "user.disabled", "api_key.created", "api_key.revoked"})
 
     def kept(self, item: dict[str, Any]) -> dict[str, Any] | None:
-        """What a repeat must leave as it is, without ids and moments."""
+        """Return the part of an item that a repeat must not change, without ids and moments."""
         match item.get("type"):
             case "user":
                 return {"pk": item["email"], "sk": "", "role": item["role"], "disabled": "disabled_at" in item}

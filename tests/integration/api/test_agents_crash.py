@@ -22,7 +22,7 @@ class TestARequestThatDies:
         admin = add_person(api, stack, "admin")
 
         def rows() -> list[tuple[str, ...]]:
-            """What is stored, without the ids and times that each repetition of the test makes anew."""
+            """Return the stored items, without the ids and times that each repetition of the test makes anew."""
             items = stack.aws("dynamodb").scan(TableName=stack.tables["agents"], ConsistentRead=True)["Items"]
             shown = ("type", "name", "tags", "agent_version", "value")
             lists = [item["pk"]["S"] if item["sk"]["S"].startswith("AGENT#") else "" for item in items]

@@ -138,7 +138,7 @@ def test_a_key_of_the_devices_own(stack: Any, user: Any) -> None:
 
 
 def test_a_thing_that_is_there_already_is_taken(stack: Any, user: Any) -> None:
-    """What a creation left that died before it could say so: the serial number is free, its thing is not."""
+    """A creation that died has left its thing, while the serial number is free."""
     ada, iot = user(), stack.aws("iot")
     given = body()
     iot.create_thing(thingName=given["serial_number"], attributePayload={"attributes": {"device_id": "gone"}})

@@ -1,4 +1,4 @@
-"""What people are told in the application: written with what it tells, listed, read."""
+"""Notices in the application: written with the event that they tell of, listed, read."""
 
 from __future__ import annotations
 

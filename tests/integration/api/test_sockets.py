@@ -1,4 +1,4 @@
-"""What ends a session or an API key closes its WebSockets from our side, and goes on when that fails."""
+"""The end of a session or an API key closes its WebSockets from our side, and succeeds when that fails."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any) -> None:
 
 
 def test_a_real_stream_of_the_engine_is_understood(stack: Any, lambda_context: Any, aws: Any) -> None:
-    """What DynamoDB itself writes into the stream, not only what was captured."""
+    """The router understands records that DynamoDB itself wrote into the stream, not only captured ones."""
     stack.use("router")
     table = stack.tables["devices"]
     name = {"pk": {"S": f"USER#{USER}"}, "sk": {"S": "DEVICE#01a1fd64-5851-7599-9816-cee19b83f0aa"}}

@@ -25,7 +25,7 @@ def drop_initials(item: Attributes) -> Attributes:
 
 
 def read_name(item: Attributes) -> str:
-    """What a repository does that reads every layout there is."""
+    """Return the name in an item, as a repository reads every layout."""
     return str(item["name"]["S"]) if item["schema"]["N"] == "1" else f"{item['first']['S']} {item['last']['S']}"
 
 

@@ -1,4 +1,4 @@
-"""How many DynamoDB requests each pattern of docs/adr/0005-device-data.md makes."""
+"""Number of DynamoDB requests of each pattern of docs/adr/0005-device-data.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store of files promises, of S3 and of the one in memory; and what happens when it does not answer."""
+"""Contract of a store of files, on S3 and the one in memory; and errors when the store does not answer."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ WHOLE_EVERY = 20
 CLOCK = SystemClock()
 HOME = Source(address="192.0.2.7")
 CLEAN = (AppError, ConditionFailed, OwnershipLost)
-"""How an actor may end that finds no account."""
+"""Errors with which an actor may end that finds no account."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Queue(MemoryQueue):
 
 @dataclass
 class World:
-    """What accounts share: tables, and the services of one process."""
+    """State that accounts share: tables, and the services of one process."""
 
     stack: Any
     csr: str
@@ -347,7 +347,7 @@ class Account:
             self.world.projector.handle(event_id)
 
     def automate(self) -> None:
-        """What a program does with the API key: a device, a directory, a command, the WebSocket, another key."""
+        """Act as a program with the API key: a device, a directory, a command, the WebSocket, another key."""
         world, clean = self.world, suppress(*CLEAN)
         caller = world.authenticator().authenticate(None, self.key)
         device_id = self.device.view.device.id

@@ -1,4 +1,4 @@
-"""What a login may take of our time and memory, and when a provider's keys are read again."""
+"""Limits of a login at a provider in time and memory, and when a provider's keys are read again."""
 
 from __future__ import annotations
 

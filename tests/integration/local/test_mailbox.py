@@ -1,4 +1,4 @@
-"""What `karma mail` prints: the mails that the engine was given."""
+"""Output of `karma mail`: the mails that the engine was given."""
 
 from __future__ import annotations
 

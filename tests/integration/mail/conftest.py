@@ -23,7 +23,7 @@ class Received:
 
     @property
     def token(self) -> str:
-        """What the link carries."""
+        """Return the token in the link."""
         return self.text.partition("#token=")[2].split()[0]
 
 

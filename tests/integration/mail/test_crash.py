@@ -117,7 +117,7 @@ def logged_in(stack: Any, api: Api, http_event: Event, method: str, path: str, b
 
 
 def test_a_change_of_password_is_done_or_not(crash: Any, stack: Any, api: Api, http_event: Event) -> None:
-    """Who repeats it is told that the old session, or the old password, is over."""
+    """A repeat of a change of password is told that the old session, or the old password, has ended."""
     body = {"current_password": PASSWORD, "password": NEW}
     path = "/api/v1/auth/change-password"
     report = crash(lambda: logged_in(stack, api, http_event, "POST", path, body), 200, 401, count_alike=False)

@@ -32,7 +32,7 @@ from tests.support.model_server import ModelServer
 SEED = Random().randrange(10**6)
 SAMPLE = 6
 GO_ON = {"api POST /api/v1/auth/logout": "a log-out that is repeated is answered as it was, and ends what is over"}
-"""What a session that is over may still ask for."""
+"""Requests that an ended session may still make."""
 READS = {
     "api": Target("api", "GET", "/api/v1/users/me", ""),
     "agent_stream": Target("agent_stream", "GET", "/api/v1/runs/{run_id}/events", "run:read"),
@@ -50,12 +50,12 @@ def revoke(user_id: UserId, key_id: str, at: datetime) -> None:
 
 
 class Way(NamedTuple):
-    """How sessions and keys end, and what is answered then."""
+    """A way in which sessions and keys end."""
 
     end: endings.End | None
-    """None: a key that ends by itself."""
+    """Ends a session; None: a key that expires by itself."""
     shown: tuple[str, ...]
-    """What ends by it."""
+    """Kinds of credentials that end by it: `session`, `key`."""
     whole: bool = False
     """It is tried on every operation each time."""
     answer: tuple[int, str] = (401, "UNAUTHORIZED")

@@ -126,7 +126,7 @@ class Asked:
 
 
 def _key_owner(target: Target) -> str:
-    """Whose key is used: a user's where users have the permission, else an administrator's."""
+    """Return the role whose key is used: a user's where users have the permission, else an administrator's."""
     return "user" if not target.permission or "user" in ROLES_OF[target.permission] else "admin"
 
 
@@ -160,7 +160,7 @@ def test_every_route_answers_everybody_as_was_decided(world: World, model: Model
 
 
 class TestTheTable:
-    """What was decided keeps these rules, whatever was pasted."""
+    """The rows of the committed table keep these rules."""
 
     @pytest.fixture
     def rows(self) -> dict[str, Row]:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("model")
 
 DOCUMENTS = {"api": "api", "agent_stream": "stream"}
 ANY_QUERY = {"GET /api/v1/auth/oauth/{provider}/callback"}
-"""Whose query somebody else writes."""
+"""Routes whose query another party writes."""
 
 
 def operations(function: str) -> Iterator[tuple[Target, list[dict[str, Any]]]]:

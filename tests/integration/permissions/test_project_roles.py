@@ -34,9 +34,10 @@ ABOUT = {
     f"POST {PATH}/invitations": ("member", "admin", "owner"),
     f"DELETE {PATH}/invitations/{{invitation_id}}": ("member", "admin", "owner"),
 }
-"""Whom a route may be about, where that decides; the role given is the one named, a PATCH gives `viewer`."""
+"""Roles of the person that a route is about, where that decides; the role given is the one named, a PATCH gives
+`viewer`."""
 ANSWERS = {f"POST {PATH}/invitations/accept", f"POST {PATH}/invitations/decline"}
-"""What whoever is invited answers: no member's affair, so the rows of the first table say it all."""
+"""Routes of invited people, who are no members: the rows of the first table cover them."""
 
 
 def asked() -> list[tuple[Target, str]]:
@@ -120,7 +121,7 @@ def test_every_route_of_a_project_answers_each_role_as_was_decided(
 
 
 class TestTheTable:
-    """What was decided keeps these rules, whatever was pasted."""
+    """The rows of the committed table keep these rules."""
 
     def test_shows_a_stranger_nothing(self) -> None:
         assert {row["stranger"] for row in decided().values()} == {"404"}

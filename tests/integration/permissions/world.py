@@ -86,7 +86,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a call came back with."""
+    """Answer to a call."""
 
     status: int
     text: str

@@ -49,7 +49,8 @@ class World:
         service.invite(self.ada, self.project_id, self.bob, ProjectRole.ADMIN, source=NOWHERE)
 
     def rows(self) -> Counter[tuple[str, ...]]:
-        """What is stored of projects and of what they hold, without the ids and times that each death makes anew."""
+        """Return the stored items of projects and of their owners' counts, without ids and times that each crash makes
+        anew."""
         found: Counter[tuple[str, ...]] = Counter()
         people = {self.ada: "ada", self.eve: "eve", self.ida: "ida", self.bob: "bob"}
         for table in ("work", "identity", "billing"):
@@ -217,6 +218,6 @@ def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Any, 
 
 
 def seats(stack: Any) -> dict[str, int]:
-    """How many seats each account's plan has given away."""
+    """Return the number of seats that are taken in each account's plan."""
     items = stack.aws("dynamodb").scan(TableName=stack.tables["billing"], ConsistentRead=True)["Items"]
     return {item["pk"]["S"]: int(item["value"]["N"]) for item in items if item["sk"]["S"] == "USAGE#seats"}

@@ -1,4 +1,4 @@
-"""What several do to a project at the same moment: an owner stays, and an account that owns a project stays."""
+"""Concurrent changes of a project: an owner always remains, and an account that owns a project is not deleted."""
 
 from __future__ import annotations
 

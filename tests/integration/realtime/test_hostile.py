@@ -1,4 +1,4 @@
-"""What nobody friendly sends over the WebSocket: each gets its error, nothing is stored, nothing raises."""
+"""Hostile messages over the WebSocket: each gets its error, nothing is stored, nothing raises."""
 
 from __future__ import annotations
 

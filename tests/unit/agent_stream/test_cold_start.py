@@ -1,4 +1,4 @@
-"""What the streaming function loads before its first event."""
+"""Modules that the streaming function loads before its first event."""
 
 import subprocess
 import sys

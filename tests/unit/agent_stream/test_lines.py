@@ -14,7 +14,7 @@ from local.api_client import lines_of
 pytestmark = pytest.mark.fault("F-05b")
 
 ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-"""Where Python's `splitlines` ends a line, and with it the line readers of httpx, requests and what is made of them."""
+"""Characters at which Python's `splitlines` ends a line, and so do the line readers of httpx, requests and others."""
 TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from(ENDS), min_size=1, max_size=20)
 
 

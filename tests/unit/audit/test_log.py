@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 LOG = ROOT / "layers/common/python/karma/audit/repository.py"
 CHANGES = {"update", "upsert", "delete", "save", "fold"}
-"""What writes an item that is there, in karma.core.dynamo and in PynamoDB."""
+"""Names of the calls that change an existing item, in karma.core.dynamo and in PynamoDB."""
 
 
 def sources() -> Iterator[Path]:

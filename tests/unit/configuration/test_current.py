@@ -1,4 +1,4 @@
-"""What runs are told of the configuration, and how old it may be."""
+"""Current configuration for runs, and how old it may be."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What is new of a client's messages is checked and kept; what the server holds always comes back in."""
+"""New messages of a client are checked and stored; messages that the server has always come back in."""
 
 import struct
 import zlib
@@ -25,7 +25,7 @@ from tests.support.media import IMAGES, b64, pdf, png
 
 USER, OTHER = UserId("01890000-0000-7000-8000-000000000001"), UserId("01890000-0000-7000-8000-000000000002")
 LARGE = png() + b"\0" * INLINE_CHARS
-"""What follows an image's end is nobody's business."""
+"""An image with other bytes behind its end, which are ignored."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ def part(kind: str, value: str) -> dict[str, Any]:
 
 
 def meant(kind: str, value: str) -> object:
-    """What a source stands for: bytes, the name of a file, or nothing that can be held."""
+    """Return the meaning of a source: bytes, the name of a file, or nothing that can be stored."""
     kept = {f"attachments/{hashlib.sha256(data).hexdigest()}": data for data in BYTES}
     if kind == "file":
         return kept.get(value, value)

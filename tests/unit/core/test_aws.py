@@ -1,4 +1,4 @@
-"""What stands in for the pools and the shutdown of a server: clients of a process, dropped with its snapshot."""
+"""Clients of a process, which are dropped with its snapshot: in place of the pools and the shutdown of a server."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is said of a wrong field: no word of Python, whatever kind of error pydantic finds."""
+"""Messages about wrong fields: no word of Python, whatever kind of error pydantic finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one device costs has an end, however fast it sends, and an ordinary one neither meets it nor pays for it."""
+"""Limits of what one device costs, however fast it sends; an ordinary device neither meets nor pays for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which commands of a queue may be on their way at once."""
+"""Commands of a queue that may be sent at the same time."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_each_wrong_value_is_mended_and_named_and_nothing_else_changes(tree: tup
 @pytest.mark.fault("F-12f")
 @given(st.text(alphabet='nanif"\\{}[]:,-+.#1e \n()', max_size=30) | st.text(max_size=8))
 def test_whatever_else_is_no_json_stays_none(text: str) -> None:
-    """What both read is the same value; what only we read holds one of the words."""
+    """Payloads that both parsers read have the same value; those that only ours reads hold one of the special words."""
     try:
         found = leniency.loads(text.encode())
     except leniency.NotJson:

@@ -1,4 +1,4 @@
-"""What members that may be left out hold, and whether they are there, changes nothing of what the required ones say."""
+"""Optional members of device messages, present or not and whatever they hold, change no effect of the required ones."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Scene:
         assert self.ingest.take([Message("m", f"{root}/karma/EOS-1/{kind}", "c1", payload, self.clock.ms)]) == []
 
     def effect(self) -> Any:
-        """What the required members can change."""
+        """Return the state that the required members can change."""
         seen = replace(self.latest, ip=None, ip_ms=0, firmware_version=None, firmware_ms=0)
         return seen, {each.id: each.status for each in self.commands.commands.values()}, self.publisher.ids
 

@@ -1,4 +1,4 @@
-"""What devices send: good payloads, and bad ones by the reason that their owner sees."""
+"""Payloads of devices: good ones, and bad ones by the reason that their owner sees."""
 
 from __future__ import annotations
 

@@ -64,7 +64,8 @@ def test_the_state_stays_small_and_holds_only_what_may_win(history: list[Presenc
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[PresenceEvent]:
-    """What a real device causes: connections one after another, versions that rise, or restart at 0 after a pause."""
+    """Draw the events of a real device: connections one after another, versions that rise, or restart at 0 after a
+    pause."""
     ts, version, history = 0, 0, []
     for number in range(draw(st.integers(1, 6))):
         ts += draw(st.integers(1, 10 * MINUTE))

@@ -255,7 +255,7 @@ def test_a_clock_that_was_ahead_does_not_hide_what_comes_after(minutes_ahead: li
     st.lists(st.integers(0, 2 * HOUR), min_size=2, max_size=6),
 )
 def test_a_later_delivery_has_the_same_keys_and_doubles_nothing(offsets: list[int], delays: list[int]) -> None:
-    """What is too old or in the future depends on when a message comes; it may be sent again with another outcome."""
+    """Samples too old or in the future depend on the time of arrival; a later delivery may refuse others."""
     body = telemetry(samples=[sample(NOW + offset, t=1) for offset in offsets])
     items: dict[int, tuple[str, list[Any]]] = {}
     for delay in sorted(delays):

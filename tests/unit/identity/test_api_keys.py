@@ -55,7 +55,7 @@ class World:
         return user
 
     def caller(self, user: User, *, minutes_ago: float = 0) -> Caller:
-        """Who logged in so long ago."""
+        """Return a caller who logged in so many minutes ago."""
         session_id = new_id()
         self.identities.sessions[session_id] = False
         return caller_of(user, logged_in_at=self.clock.now() - timedelta(minutes=minutes_ago), session_id=session_id)

@@ -1,4 +1,4 @@
-"""What ends the links of mails: the table of docs/adr/0011-accounts.md, cell by cell, and wishes in any order."""
+"""Events that end the links of mails: the table of docs/adr/0011-accounts.md, cell by cell, and wishes in any order."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ WISHES = st.one_of(
 
 
 class Model:
-    """What an owner expects: the account goes where they said last, and nowhere else."""
+    """Model of an owner's expectation: the account has the address that they named last, and no other."""
 
     def __init__(self) -> None:
         self.world = World()

@@ -1,4 +1,4 @@
-"""What the adapter does to files; what it does to the engine is tested on one."""
+"""Effects of the adapter on files; its effects on the engine are tested on one."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the terminal shows of a run, and what it refuses to call a success."""
+"""Output of the terminal for a run, and results that it refuses to call a success."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whom the listeners of the local environment hear, by what a request says of its sender."""
+"""Requests that the listeners of the local environment accept, by what a request says of its sender."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""What an account sees of its notices, and for how long."""
+"""Notices as an account sees them, and for how long."""
 
 from datetime import UTC, datetime, timedelta
 

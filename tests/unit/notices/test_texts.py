@@ -24,7 +24,7 @@ DETAILS = {
     AuditEvent.ENABLED: {"from": "disabled", "to": "active"},
     AuditEvent.PROJECT_INVITATION_RECEIVED: {"project_id": "01890000-0000-7000-8000-0000000000cc", "role": "viewer"},
 }
-"""What the use cases put into their entries, as far as notices repeat it."""
+"""Details that the use cases put into their entries, as far as notices repeat them."""
 
 
 def entry(event: AuditEvent, **more: str) -> AuditEntry:

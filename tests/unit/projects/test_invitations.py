@@ -388,7 +388,7 @@ def test_who_joins_while_they_are_asked_is_a_member_and_not_asked(world: World) 
 
 
 class Model:
-    """What was offered to whom since the last decision about them; nothing else can make anybody a member."""
+    """Model of the offers to each person since the last decision about them; nothing else can make anybody a member."""
 
     def __init__(self) -> None:
         self.offers: dict[tuple[UserId, str], ProjectRole] = {}

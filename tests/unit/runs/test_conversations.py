@@ -100,12 +100,12 @@ class Client:
     kind: str
     screen: list[Wire] = field(default_factory=list)
     fresh: list[Wire] = field(default_factory=list)
-    """What was not sent before."""
+    """Messages that were not sent before."""
     thread: str = "t0"
     runs: int = 0
     ids: int = 0
     waits: bool = False
-    """Whether it shows an empty answer behind the question, and sends it with its screen."""
+    """True: it shows an empty answer after the question, and sends it with its screen."""
     before: Wire | None = None
     """The request before, to be sent once more."""
 
@@ -235,7 +235,7 @@ def words(messages: Sequence[Wire]) -> list[tuple[str, str]]:
 
 
 def told(request: ModelRequest) -> list[tuple[str, str]]:
-    """What a model is shown in words, without what stands for a late result."""
+    """Return the texts that a model is shown, without those that stand for a late result."""
     shown = [(m.role, str(m.content)) for m in request.messages if m.role != "tool" and m.content]
     return [each for each in shown if not each[1].startswith("The call ")]
 

@@ -155,7 +155,7 @@ def asked(run: str, *messages: Wire) -> RunInput:
 
 
 def screen_after(events: Sequence[Wire]) -> list[Wire]:
-    """What a client holds that was cut off: the question, the answer's text and calls, and no result."""
+    """Return the messages of a client that was cut off: the question, the answer's text and calls, and no result."""
     answer: Wire = {"id": "", "role": "assistant", "content": "", "toolCalls": []}
     for event in events:
         if event["type"] == "TEXT_MESSAGE_CONTENT":

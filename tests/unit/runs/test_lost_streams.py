@@ -47,7 +47,7 @@ STEPS = 34
 """More than the run has, so that the last ones hold nothing up: the client comes back when it has ended."""
 ANSWERS = {"Good morning.", "I look.", "Both.", "It moved."}
 GREETINGS = st.sampled_from(["none", "answered", "left"])
-"""What its client has of a run before: it may have left before there was any text."""
+"""State of a client's earlier run: none, answered, or left before there was any text."""
 KINDS = st.sampled_from(["whole", "ids anew", "without ids"])
 
 

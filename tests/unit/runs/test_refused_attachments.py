@@ -1,4 +1,4 @@
-"""What a refused request brings is gone with it; what is kept is taken of its owner's storage, once for its content."""
+"""Attachments of a refused request are not stored; stored ones count once for each content in their owner's storage."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fault("F-19a")
 ADA = caller().user_id
 MODEL = "claude-test"
 SPEND = 2_000_000
-"""What the free plan allows, in micro-dollars."""
+"""Limit of the free plan a month, in micro-dollars."""
 
 
 def again(usage: Usage) -> list[Step]:

@@ -38,7 +38,7 @@ class FailingStore(MemoryRunStore):
 
 
 def translated(fault: Exception) -> Exception:
-    """What the adapter of DynamoDB makes of an exception."""
+    """Return the error that the adapter of DynamoDB makes of an exception."""
     try:
         with storage_errors():
             raise fault

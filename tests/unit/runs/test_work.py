@@ -1,4 +1,4 @@
-"""What a request costs grows as its size does, whoever wrote it: twice as many messages, twice the work.
+"""Work of a request is linear in its size, whoever wrote it: twice as many messages, twice the work.
 
 Work is counted in lines that are executed, which no busy machine changes: of a conversation of `n` parts and of one of
 `2 n`. What compares each with each would quadruple.

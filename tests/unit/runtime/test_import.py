@@ -1,4 +1,4 @@
-"""What importing the runtime client does to a fresh interpreter; `-S` leaves it the standard library only."""
+"""Effects of importing the runtime client in a fresh interpreter; `-S` leaves it the standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the modules of tests/contexts declare, put together."""
+"""Declarations of the modules of tests/contexts, merged."""
 
 from types import ModuleType
 

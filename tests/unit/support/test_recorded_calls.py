@@ -1,4 +1,4 @@
-"""What is recorded of functions' calls, what IAM asks for them, and when a test or a run fails for it."""
+"""Recording of functions' calls: the calls, the IAM actions that they need, and when a test or a run fails for them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,7 +114,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def call(heard: Recorder, table: str = "t-identity") -> None:
-    """What botocore does when a client is called."""
+    """Make a call as botocore tells the recorder of it."""
     model = SimpleNamespace(service_model=SimpleNamespace(service_name="dynamodb"), name="GetItem")
     heard.before(params={"TableName": table}, model=model, context={})
 

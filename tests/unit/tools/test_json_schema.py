@@ -16,7 +16,7 @@ from karma.tools.json_schema import _KEYWORDS, problems_of
 
 META = Draft202012Validator(Draft202012Validator.META_SCHEMA)
 BY_FORM_ALONE = {"$id", "$schema", "$ref", "$dynamicRef", "$anchor", "$dynamicAnchor"}
-"""Whose values the metaschema also asks to look like URIs or names."""
+"""Keywords whose values the metaschema also requires to look like URIs or names."""
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 3) | st.floats(-1, 2) | st.sampled_from(["string", "object", ""]),

@@ -1,4 +1,4 @@
-"""What a tool gives back, whatever it is, is told to the model; it never ends the run."""
+"""Results of a tool, of any kind, are told to the model; they never end the run."""
 
 from __future__ import annotations
 

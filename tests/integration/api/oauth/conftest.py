@@ -52,7 +52,7 @@ def api(stack: Any, api: Api, providers: Providers) -> Api:
 
 @dataclass
 class Reply:
-    """What the function returned, cookies included."""
+    """Answer of the function, cookies included."""
 
     raw: dict[str, Any]
 
@@ -67,7 +67,7 @@ class Reply:
 
     @property
     def told(self) -> dict[str, str]:
-        """What a frontend finds behind the `#`."""
+        """Return the values that a frontend finds behind the `#`."""
         return dict(parse_qsl(urlsplit(self.location).fragment))
 
     @property
@@ -141,7 +141,7 @@ def visitor(api: Api) -> Iterator[Callable[..., Visitor]]:
 
 @pytest.fixture
 def kinds(stored: Callable[[str], list[Any]]) -> Callable[[], Counter[str]]:
-    """How many items of each type there are; audit entries by their event, no notices, which follow from them."""
+    """Return the number of items of each type; audit entries by their event, no notices, which follow from them."""
 
     def count() -> Counter[str]:
         return Counter(

@@ -1,4 +1,4 @@
-"""What outlives a session is neither made nor removed by one that has ended, in whichever way, however fresh its login.
+"""Sessions that have ended, in any way, neither make nor remove objects that outlive them, however fresh their login.
 
 Admission asks whether the caller's session goes on (tests/integration/permissions/test_ended_callers.py): here each end
 is written just after that, beside the process that is asked, as another one would write it.

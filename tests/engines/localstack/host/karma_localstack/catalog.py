@@ -1,4 +1,4 @@
-"""Which resource types CloudFormation knows, answered by what is installed: LocalStack's own list is on its web site.
+"""Resource types that CloudFormation knows, from the installed package: LocalStack's own list is on its web site.
 
 Without it a template with an unknown type waits for that site; with it the stack fails at once and names the type.
 """

@@ -17,7 +17,7 @@ _DEFAULT_TIMEOUT_S = 3
 
 
 class ProcessExecutor(RuntimeExecutor):
-    """What LocalStack asks of an executor, answered by a `FunctionProcess`."""
+    """Executor of LocalStack over a `FunctionProcess`."""
 
     def __init__(self, id: str, function_version: FunctionVersion) -> None:  # noqa: A002 -- LocalStack's name
         super().__init__(id, function_version)

@@ -28,7 +28,7 @@ class UnknownRuntime(ValueError):
 
 @dataclass(frozen=True)
 class Function:
-    """What is deployed: `layers` in the order in which the function names them, the last one lies on top."""
+    """A deployed function: `layers` in the order in which it names them; later ones override earlier ones."""
 
     runtime: str
     handler: str

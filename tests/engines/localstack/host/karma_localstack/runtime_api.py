@@ -30,7 +30,7 @@ LIMIT_BYTES = 6 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Answer:
-    """What a function returned, or how it failed (`errorType` and `errorMessage` as JSON)."""
+    """Result of a function, or its error (`errorType` and `errorMessage` as JSON)."""
 
     payload: bytes
     is_error: bool
