@@ -14,7 +14,7 @@ from karma_device_testing.cloud import ENGINE, Broker, Cloud, Ingest, MakeDevice
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One engine a session."""
+    """Start one engine for the session."""
     if not ENGINE.exists():
         pytest.skip(f"the local engine is not installed ({ENGINE}); `make dev` or `make test` installs it")
     broker = Broker(tmp_path_factory.mktemp("broker"))
@@ -28,7 +28,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture
 def credentials(broker: Broker) -> dict[str, Any]:
-    """A new thing with its certificate."""
+    """Create a new thing with its certificate."""
     return broker.create_thing()
 
 

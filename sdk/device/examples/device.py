@@ -26,7 +26,7 @@ def read_sensor() -> float:
 
 
 def main() -> None:
-    """Run until told to end; what is left unsent then is in the log."""
+    """Run until told to end; samples and answers that stay unsent are logged."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

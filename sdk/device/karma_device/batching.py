@@ -1,9 +1,9 @@
-"""Telemetry samples to messages, and the bounded buffer those messages wait in.
+"""Packs telemetry samples into messages, and keeps these in a bounded buffer until they are sent.
 
 Message: `{"boot": str, "seq": int, "samples": [{"ts": ms, "m": {"temp_c": 41.2}}]}`. Its bytes are fixed when it is
 sealed, so that a repeat of the same (boot, seq) is always the same message. The service refuses a bad
-sample or metric and takes the rest; so does `sift`, where the device's author can still be told. The program chooses a
-name, so a wrong one is an error; a sensor says the value, so a wrong one costs its metric only.
+sample or metric and accepts the rest; so does `sift`, on the device, where its author sees the error. Names are chosen
+by the program, so a wrong one is an error; values come from sensors, so a wrong one drops its metric only.
 """
 
 import json
@@ -24,10 +24,10 @@ MAX_MESSAGE_BYTES = 128 * 1024
 METERED_BYTES = 5 * 1024
 """AWS IoT bills a message per started 5 KB of topic and payload."""
 MAX_SPAN_MS = 3_600_000
-"""The service stores a message by hours: one that spans more is more writes there."""
+"""Longest time that one message covers, in ms: the service stores messages by hours, so longer ones cost more writes."""
 
 MAX_METRICS = 64
-"""Metrics in one sample."""
+"""Metrics in one sample at the most."""
 MAX_NAME_CHARS = 64
 
 _UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
@@ -79,7 +79,7 @@ def encode_sample(metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int
 
 
 def sift(metrics: Mapping[str, MetricValue]) -> tuple[dict[str, float | int], dict[str, str]]:
-    """Part the values that the service stores from those that it cannot, each of these with what is wrong with it.
+    """Separate values that the service can store from those that it cannot, with an error message for each of these.
 
     Names come out as the service keeps them (Unicode NFC). Of a metric that is there in two spellings the last counts.
 
@@ -124,14 +124,14 @@ def _what_is_wrong(value: object) -> str:
 
 
 class Sieve:
-    """Drops what `sift` finds bad, counts it, and tells of a metric when that begins. Not thread-safe."""
+    """Drops values that `sift` refuses, counts them, and reports a metric when that begins. Not thread-safe."""
 
     def __init__(self) -> None:
         self._dropping: set[str] = set()
         self.dropped = 0
 
     def take(self, metrics: Mapping[str, MetricValue]) -> tuple[dict[str, float | int], list[str]]:
-        """Return the good values, and what is wrong with those whose metric was good before.
+        """Return the good values, and error messages for bad ones whose metric was good before.
 
         Raises:
             SampleInvalid: As `sift`.
@@ -165,17 +165,17 @@ class Batcher:
 
     @property
     def samples(self) -> int:
-        """Samples in the open message."""
+        """Return the number of samples in the open message."""
         return len(self._samples)
 
     @property
     def max_sample_bytes(self) -> int:
-        """Largest encoded sample that one message can carry."""
+        """Return the largest encoded sample, in bytes, that one message can carry."""
         return MAX_MESSAGE_BYTES - self._overhead
 
     @property
     def due_at(self) -> float | None:
-        """Monotonic time at which the open message is old enough to be sealed; None while it is empty."""
+        """Return the monotonic time at which the open message is old enough to be sealed; None while it is empty."""
         return self._opened_at + self._max_age_s if self._samples else None
 
     def fits(self, sample: Sample) -> bool:
@@ -235,12 +235,12 @@ class TelemetryBuffer:
 
     @property
     def samples(self) -> int:
-        """Samples held."""
+        """Return the number of samples in the buffer."""
         return sum(batch.samples for batch in self._batches.values())
 
     @property
     def size_bytes(self) -> int:
-        """Payload bytes held."""
+        """Return the payload bytes in the buffer."""
         return self._bytes
 
     def push(self, batch: Batch) -> None:
@@ -252,26 +252,26 @@ class TelemetryBuffer:
             self._drop(next(iter(self._waiting)))
 
     def take(self) -> Batch | None:
-        """Hand out the oldest waiting message; it stays held until `confirm`, `release_all` or `reject`."""
+        """Return the oldest waiting message, which stays in the buffer until `confirm`, `release_all` or `reject`."""
         if not self._waiting:
             return None
         seq, _ = self._waiting.popitem(last=False)
         return self._batches[seq]
 
     def confirm(self, seq: int) -> None:
-        """Forget a message that the broker has."""
+        """Remove a message that the broker has confirmed."""
         batch = self._batches.pop(seq, None)
         self._waiting.pop(seq, None)
         if batch is not None:
             self._bytes -= len(batch.payload)
 
     def reject(self, seq: int) -> None:
-        """Drop and count a message that the broker refuses for good."""
+        """Drop and count a message that the broker refuses permanently."""
         if seq in self._batches:
             self._drop(seq)
 
     def release_all(self) -> None:
-        """Put every unconfirmed message back in line, oldest first, after a connection broke."""
+        """Let every unconfirmed message wait again, oldest first, after a connection broke."""
         self._waiting = OrderedDict.fromkeys(self._batches)
 
     def _drop(self, seq: int) -> None:

@@ -29,7 +29,7 @@ Handler: TypeAlias = Callable[[Command], Mapping[str, Json] | None]
 
 @dataclass(frozen=True)
 class Reply:
-    """A response on its way out."""
+    """A response that is to be sent."""
 
     command_id: str
     payload: bytes
@@ -38,15 +38,15 @@ class Reply:
 
 
 class CommandRunner:
-    """Turns requests into at most one effect each and one remembered answer each.
+    """Executes each request at most once, and stores its answer for repeats.
 
     A request is on disk before the broker may forget it, its intent is on disk before its handler starts, and its
     answer is on disk before it is sent. So after a crash at any point a redelivery either runs the command for the
-    first time or repeats what is known of it, at worst `OUTCOME_UNKNOWN`.
+    first time or repeats its stored answer, at worst `OUTCOME_UNKNOWN`.
 
     Args:
         topics: The device's topics; responses to any other topic are refused.
-        store: Where commands are remembered.
+        store: The stored commands.
         send: Takes responses; called on any thread.
         clock_ms: Unix time in ms.
         workers: Handlers that may run at the same time.
@@ -87,7 +87,7 @@ class CommandRunner:
         self._handlers[name] = handler
 
     def start(self) -> None:
-        """Settle what the last process left behind, then start the workers."""
+        """Answer or queue again the commands that the last process did not finish, then start the workers."""
         for reply in self._store.undelivered():
             if reply.answer is not None:
                 self._send(Reply(reply.command.id, reply.answer, reply.correlation, final=True))
@@ -126,10 +126,10 @@ class CommandRunner:
         return finished
 
     def receive(self, request: IncomingRequest) -> bool:
-        """Take one request from the network; True when the broker may forget it.
+        """Accept one request from the network; True when it may be acknowledged.
 
-        Unreadable and foreign requests are logged and forgotten: there is nobody who could be answered. An expired one
-        is rejected, for it may be this device's clock that is wrong, and only the answer tells its owner so.
+        Unreadable and foreign requests are logged and dropped, as they cannot be answered. An expired one is answered
+        as rejected, since this device's clock may be wrong, and only the answer tells its owner.
         """
         try:
             command = parse_request(request.payload)
@@ -215,7 +215,7 @@ class CommandRunner:
 
 
 def _succeeded(command: Command, result: object) -> Answer:
-    """Say that the work is done, whatever the handler returned; what cannot be sent of that is marked in its place."""
+    """Make the answer of a command that succeeded; parts of the result that cannot be sent are replaced by marks."""
     if result is None:
         return Answer(CommandStatus.SUCCEEDED)
     body, changed = sendable(result)

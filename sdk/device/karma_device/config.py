@@ -17,7 +17,7 @@ _FIRMWARE = re.compile(r"[\x20-\x7e]{1,50}")
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
-    """Everything a device needs to know. `ca`, `certificate` and `private_key` are PEM text or paths to PEM files."""
+    """Configuration of a device. `ca`, `certificate` and `private_key` are PEM text or paths to PEM files."""
 
     host: str
     thing_name: str
@@ -30,21 +30,21 @@ class DeviceConfig:
     basic_ingest_rule: str | None = None
     """Send telemetry straight to this IoT rule, without the broker's messaging charge; the credentials name it."""
     state_dir: str | Path = "~/.karma-device"
-    """Where the state file lives; on storage that survives a restart. `~` is the home of who runs the process."""
+    """Folder of the state file, on storage that survives a restart. `~` is the home of the process's user."""
     boot_id: str | None = None
-    """Names one run of the device. None makes a fresh one for this process."""
+    """Names one run of the device. None: a new one for this process."""
     firmware_version: str | None = None
     keepalive_s: int = 60
     """AWS IoT: 30 to 1200."""
     session_expiry_s: int = 3600
-    """How long the broker keeps the subscription and queued commands after the connection broke."""
+    """Seconds for which the broker keeps the subscription and queued commands after the connection broke."""
     connect_timeout_s: float = 15.0
     reconnect_min_s: float = 1.0
     reconnect_max_s: float = 60.0
     stable_after_s: float = 10.0
-    """A connection that lived this long resets the reconnect delay; two devices with one name thus slow down."""
+    """Seconds after which a connection resets the reconnect delay, so that two devices with one name slow down."""
     ack_timeout_s: float = 30.0
-    """A publish without PUBACK for this long means a dead connection."""
+    """Seconds without PUBACK after which a connection counts as dead."""
     max_inflight: int = 20
     publish_rate_per_s: float = 50.0
     """AWS IoT cuts a connection above 100 publishes/s."""
@@ -53,9 +53,9 @@ class DeviceConfig:
     batch_max_samples: int = 500
     batch_max_age_s: float = 5.0
     buffer_max_bytes: int = 4 * 1024 * 1024
-    """Telemetry kept in memory while offline; beyond it the oldest is dropped and counted."""
+    """Bytes of telemetry kept in memory while offline; beyond it the oldest is dropped and counted."""
     heartbeat_interval_s: float = 60.0
-    """0 turns the heartbeat off."""
+    """Seconds; 0 turns the heartbeat off."""
     command_workers: int = 4
     """Commands that may run at the same time; 1 makes them strictly sequential."""
     max_waiting_commands: int = 100
@@ -105,7 +105,7 @@ class DeviceConfig:
 
     @property
     def state_path(self) -> Path:
-        """The state file of this device."""
+        """Return the path of this device's state file."""
         return Path(self.state_dir).expanduser() / f"{self.thing_name}.sqlite3"
 
 
@@ -144,7 +144,7 @@ def tls_context(config: DeviceConfig) -> ssl.SSLContext:
 
 
 def _pem(field_name: str, value: str | Path) -> str:
-    """Return PEM text, which may stand in a file."""
+    """Return PEM text, given as such or as the path of a file."""
     if isinstance(value, str) and _PEM_MARK in value:
         return value
     try:

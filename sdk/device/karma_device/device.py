@@ -23,13 +23,13 @@ from karma_device.store import StateStore
 log = logging.getLogger(__name__)
 
 _RETRYABLE_REFUSALS = frozenset({0x80, 0x83, 0x91, 0x97})
-"""MQTT 5 PUBACK codes that pass with time: unspecified, implementation specific, packet id in use, quota exceeded."""
+"""MQTT 5 PUBACK codes of temporary failures: unspecified, implementation specific, packet id in use, quota exceeded."""
 
 
 _MAX_AGE_MS = 29 * 24 * 3_600_000
 _MAX_AHEAD_MS = 5 * 60_000
 _CLOSE_MARGIN_S = 5.0
-"""Time to say goodbye to the broker, beyond what `stop` was given for sending."""
+"""Seconds to disconnect from the broker, beyond the time that `stop` was given for sending."""
 
 
 class _Kind(Enum):
@@ -48,7 +48,7 @@ class _InFlight:
 
 
 class Device:
-    """An EOS device's end of the connection.
+    """An EOS device: records telemetry and executes commands over one connection to the service.
 
     One thread of its own owns the connection and publishes; handlers run on worker threads; `record` may be called
     from any thread and never waits for the network.
@@ -57,7 +57,7 @@ class Device:
             device.record({"temp_c": 41.2})
 
     Args:
-        config: Who and where.
+        config: Name, credentials and addresses.
         clock_ms: Unix time in ms.
 
     Raises:
@@ -116,7 +116,7 @@ class Device:
 
     @property
     def stats(self) -> DeviceStats:
-        """What happened so far."""
+        """Return the counters so far."""
         with self._lock:
             return DeviceStats(
                 connected=self._ready.is_set(),
@@ -381,7 +381,7 @@ class Device:
                 return
 
     def _publish_next(self, link: Link, now: float) -> bool:
-        """Publish what matters most; False when nothing waits."""
+        """Publish the most important waiting message; False when nothing waits."""
         if self._replies:
             reply = self._replies.popleft()
             self._publish(
@@ -430,7 +430,7 @@ class Device:
         return encode_json(body)
 
     def _settle(self, link: Link) -> str | None:
-        """Work off the broker's acknowledgements; return why it wants a pause, if it does."""
+        """Process the broker's acknowledgements; return the reason for a pause, if one is needed."""
         while link.acknowledgements:
             acknowledgement = link.acknowledgements.popleft()
             item = self._inflight.get(acknowledgement.mid)
@@ -467,7 +467,7 @@ class Device:
         return now - oldest >= self._config.ack_timeout_s
 
     def _take_back(self, link: Link) -> None:
-        """After the end of a connection: what the broker did not confirm waits for the next one, oldest first."""
+        """After the end of a connection, let everything unconfirmed wait for the next one, oldest first."""
         self._ready.clear()
         self._settle(link)
         unconfirmed = [item.reply for item in self._inflight.values() if item.reply is not None]

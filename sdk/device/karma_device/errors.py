@@ -1,4 +1,4 @@
-"""What can go wrong, as the caller sees it.
+"""Errors of this package that callers see or raise.
 
 DeviceError
 ├─ SampleInvalid      record() was given a name or a time that no telemetry message can carry

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IncomingRequest:
-    """A message on the request topic, not yet read."""
+    """A message on the request topic, not yet parsed."""
 
     payload: bytes
     response_topic: str | None
@@ -38,12 +38,12 @@ class Acknowledgement:
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """Closed when its handshake fails, which paho leaves to the garbage collector; remembers how reading went."""
+    """A socket that is closed when its handshake fails, which paho leaves to the garbage collector."""
 
     failure: OSError | None = None
-    """What reading ended with. Under TLS 1.3 the broker's refusal of our certificate is first seen here."""
+    """Error with which reading ended. Under TLS 1.3 the broker's refusal of our certificate is first seen here."""
     heard: bytes = b""
-    """The first bytes that came: where they are no answer of MQTT 5, paho only says that the connection is lost."""
+    """The first bytes that were received: if they are no MQTT 5 answer, paho only says that the connection is lost."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
@@ -68,14 +68,14 @@ class _TlsSocket(ssl.SSLSocket):
 class Link:
     """One MQTT connection, from TLS handshake to its end; never reused.
 
-    A new paho client for each connection keeps what is unconfirmed in one place, ours: paho's own queue would resend
-    behind our back. Callbacks run on paho's network thread. They only set flags and append to `acknowledgements`,
+    A new paho client for each connection keeps unconfirmed messages in our buffer only: paho would resend its own.
+     Callbacks run on paho's network thread. They only set flags and append to `acknowledgements`,
     because paho calls them with its locks held; whoever owns the link reads those after `wake`.
 
     Args:
-        config: Where to connect and as whom.
+        config: The device's configuration.
         on_request: Called with each message on the request topic; it is confirmed to the broker if this returns True.
-        wake: Set whenever there is something new to look at.
+        wake: Set whenever the state or `acknowledgements` changed.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Link:
         self.connected = False
         self.subscribed = False
         self.reason: str | None = None
-        """Why the connection was refused or has ended, unless this end wanted it."""
+        """Reason why the connection was refused or has ended; None: it is open, or this end closed it."""
         self._leaving = False
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
@@ -112,12 +112,12 @@ class Link:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is over."""
+        """Tell whether the connection has ended."""
         return self._ended.is_set()
 
     @property
     def local_address(self) -> str | None:
-        """Address of this end of the connection, without a zone: that means something on this device only."""
+        """Return the local address of this connection, without an IPv6 zone, which is valid on this device only."""
         if self._socket is None:
             return None
         try:
@@ -131,7 +131,7 @@ class Link:
         Credentials are read anew each time, so that a rotated certificate is used from the next connection on.
 
         Raises:
-            OSError: No route, refused, time-out, or TLS failed.
+            OSError: The broker cannot be reached, does not answer in time, or TLS failed.
         """
         context = tls_context(self._config)
         context.sslsocket_class = _TlsSocket
@@ -156,7 +156,7 @@ class Link:
         return self._client.publish(topic, payload, qos=1, properties=properties).mid
 
     def close(self, *, timeout_s: float = 2.0) -> None:
-        """Say goodbye to the broker and end the network thread. The session stays with the broker."""
+        """Disconnect from the broker and end the network thread. The broker keeps the session."""
         self._leaving = True
         self._client.disconnect()
         if not self._ended.wait(timeout_s):

@@ -18,7 +18,7 @@ from karma_device.errors import DeviceError
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MAX_RESULT_BYTES = 30 * 1024
-"""The service takes answers of up to 32 KB; this leaves room for the rest of one."""
+"""Bytes of a command's result; the service accepts answers of up to 32 KB, this leaves room for the other fields."""
 
 
 class RequestInvalid(DeviceError):
@@ -26,7 +26,7 @@ class RequestInvalid(DeviceError):
 
 
 class CommandStatus(StrEnum):
-    """What a response can say of a command."""
+    """Status of a command in a response."""
 
     ACKNOWLEDGED = "acknowledged"
     SUCCEEDED = "succeeded"
@@ -43,28 +43,28 @@ class Topics:
 
     @property
     def telemetry(self) -> str:
-        """Batches go here."""
+        """Return the topic of telemetry batches."""
         prefix = f"$aws/rules/{self.rule}/" if self.rule else ""
         return f"{prefix}dt/karma/{self.thing}/telemetry"
 
     @property
     def heartbeat(self) -> str:
-        """Signs of life go here."""
+        """Return the topic of heartbeats."""
         return f"dt/karma/{self.thing}/heartbeat"
 
     @property
     def ready(self) -> str:
-        """Said after each SUBACK; the service then sends pending commands."""
+        """Return the topic of the message after each SUBACK; the service then sends pending commands."""
         return f"cmd/karma/{self.thing}/ready"
 
     @property
     def request(self) -> str:
-        """Commands come from here."""
+        """Return the topic from which commands come."""
         return f"cmd/karma/{self.thing}/request"
 
     @property
     def response(self) -> str:
-        """The only topic that answers go to."""
+        """Return the only topic of answers."""
         return f"cmd/karma/{self.thing}/response"
 
 
@@ -83,7 +83,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to."""
+    """The final status of a command, with its result or error."""
 
     status: CommandStatus
     result: dict[str, Json] | None = None

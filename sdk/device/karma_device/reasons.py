@@ -1,4 +1,4 @@
-"""Why a connection could not be made or has ended, and what to do about it: one sentence for whoever reads the log.
+"""Describes why a connection could not be made or has ended, and what to do: one sentence for the log.
 
 A connection fails in this order: the credentials are read; the host's name is looked up; TCP connects; TLS checks the
 broker's certificate, and the broker the device's; MQTT's CONNECT is answered by CONNACK. Later either end may close.
@@ -25,7 +25,7 @@ _AT_PORT: Final = f"check that MQTT over TLS is at this port; {_OWN}"
 
 _KEEP_ALIVE: Final = 0x8D
 HEARD_BYTES: Final = 4
-"""Of what came first: enough for a CONNACK of MQTT 3.1.1."""
+"""First bytes that are kept of a peer's answer: enough for a CONNACK of MQTT 3.1.1."""
 
 _VERIFICATION: Final[Mapping[int, str]] = {
     9: f"is not valid yet: {_CLOCK}",
@@ -53,7 +53,7 @@ _ALERTS: Final[Mapping[str, str]] = {
     "PROTOCOL_VERSION": "it speaks another version of TLS; this device speaks 1.2 and 1.3",
     "UNRECOGNIZED_NAME": "it knows no such host: check `host` (mqtt_host of the credentials)",
 }
-"""What a broker says of its refusal, by OpenSSL's names of TLS alerts without their prefixes."""
+"""Meanings of a broker's refusal, by OpenSSL's names of TLS alerts without their prefixes."""
 
 _MQTT_3_1_1: Final[Mapping[int, str]] = {
     1: "it does not speak MQTT 5: use AWS IoT Core or another broker that does",
@@ -176,9 +176,9 @@ def why_not_accepted(failure: OSError | None, heard: bytes, config: DeviceConfig
     """Say why a connection ended before CONNECT was answered in the words of MQTT 5.
 
     Args:
-        failure: what reading ended with, if it was an error.
-        heard: the first bytes that came.
-        config: where it led.
+        failure: error with which reading ended; None: it was none.
+        heard: the first bytes that were received.
+        config: the device's configuration.
     """
     where = f"{config.host}:{config.port}"
     if isinstance(failure, ssl.SSLError):
@@ -192,7 +192,7 @@ def why_not_accepted(failure: OSError | None, heard: bytes, config: DeviceConfig
 
 
 def why_lost(code: ReasonCode, failure: OSError | None, config: DeviceConfig) -> str:
-    """Say why a connection that stood is over without DISCONNECT."""
+    """Say why an accepted connection ended without DISCONNECT."""
     where = f"{config.host}:{config.port}"
     if int(code.value) == _KEEP_ALIVE:
         return f"MQTT: {where} was silent for the keep-alive of {config.keepalive_s} s: the network is gone or too slow"

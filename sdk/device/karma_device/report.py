@@ -1,4 +1,4 @@
-"""What a device tells of itself: counters while it runs, and what it has not sent when it stops."""
+"""Reports of a device: counters while it runs, and the unsent data when it stops."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DeviceStats:
-    """Counters since this object was made, and what is held right now."""
+    """Counters since this object was made, and current sizes."""
 
     connected: bool
     connections: int
@@ -14,17 +14,17 @@ class DeviceStats:
     buffered_batches: int
     buffered_bytes: int
     dropped_batches: int
-    """Telemetry messages given up: the buffer was full, or the broker refused them for good."""
+    """Telemetry messages that were dropped: the buffer was full, or the broker refused them permanently."""
     dropped_samples: int
     dropped_metrics: int
-    """Values that `record` did not take, since they are no finite numbers; the rest of their samples went."""
+    """Values that `record` dropped, since they are no finite numbers; the rest of their samples was sent."""
     last_failure: str | None
-    """Why the last connection that failed could not be made, or ended; None while none has failed."""
+    """Reason why the last failed connection could not be made, or ended; None: none has failed."""
 
 
 @dataclass(frozen=True)
 class Unsent:
-    """What a stopped device has not sent, and where that is kept."""
+    """Data that a stopped device has not sent, and where it is kept."""
 
     samples: int
     """In memory only: the next `start` of this object sends them, the end of the process loses them."""
@@ -36,11 +36,11 @@ class Unsent:
     state_path: Path
 
     def __bool__(self) -> bool:
-        """Whether anything was left."""
+        """Tell whether anything is unsent."""
         return bool(self.samples or self.answers or self.commands)
 
     def __str__(self) -> str:
-        """Say it to a person."""
+        """Describe the unsent data in a sentence."""
         if not self:
             return "nothing is left unsent"
         return (

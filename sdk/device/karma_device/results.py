@@ -1,6 +1,6 @@
-"""What a handler returned, as the answer to its command carries it.
+"""Converts the value that a handler returned into the result of its command's answer.
 
-The work is done, so nothing in its result makes the command fail: what cannot be sent is marked in its place.
+The work is done, so no result makes the command fail: parts that cannot be sent are replaced by marks.
 
 | returned | sent |
 |---|---|
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from karma_device.messages import MAX_RESULT_BYTES, Json, encode_json
 
 _MAX_LEVELS = 60
-"""The service keeps 64."""
+"""Levels of a result at the most; the service accepts 64."""
 _BEGINS_CHARS = 1_000
 _MAX_PARTS = 20_000
 """Parts of a result: as many do not fit, and one object held twice by each of many doubles with each level."""
@@ -31,7 +31,7 @@ class _TooMany(Exception):
 
 
 def sendable(result: object) -> tuple[dict[str, Json], str]:
-    """Return the object to send, and what had to be changed of the result, "" for nothing."""
+    """Return the object to send, and a description of the changes to the result, "" when there are none."""
     copier = _Copier()
     try:
         copied = copier.copy(result, ())

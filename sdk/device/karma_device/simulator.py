@@ -25,7 +25,7 @@ from karma_device.errors import CommandFailed, DeviceError, InvalidParams
 from karma_device.messages import Command, CommandStatus, Json
 
 REACH_MM = {"EOS-3A": 300.0, "EOS-3B": 500.0, "EOS-3C": 1000.0}
-"""How far each model moves from its origin along each axis."""
+"""Distance in mm that each model moves from its origin along each axis."""
 
 _LED_COLOURS = ("off", "red", "green", "blue", "white", "amber")
 
@@ -46,7 +46,7 @@ class JsonLines:
 
 
 class EosMachine:
-    """The physical half: readings that drift and commands that change them. Thread-safe.
+    """The simulated machine: readings that drift and commands that change them. Thread-safe.
 
     Args:
         model: One of `REACH_MM`.
@@ -82,7 +82,7 @@ class EosMachine:
             }
 
     def move(self, command: Command) -> dict[str, Json]:
-        """Go to `{x, y, z?}` in mm. Out of reach fails with `AXIS_LIMIT`."""
+        """Move to `{x, y, z?}` in mm; a position out of reach fails with `AXIS_LIMIT`."""
         _only(command, {"x", "y", "z"})
         target = {axis: _number(command, axis) for axis in ("x", "y", "z") if axis in command.params or axis != "z"}
         for axis, value in target.items():
@@ -94,7 +94,7 @@ class EosMachine:
             return {"position": {**self._position}}
 
     def stop(self, command: Command) -> dict[str, Json]:
-        """Halt where it is."""
+        """Stop at the current position."""
         _only(command, set())
         with self._lock:
             return {"stopped": True, "position": {**self._position}}
@@ -110,7 +110,7 @@ class EosMachine:
         return {"color": color}
 
     def ping(self, command: Command) -> dict[str, Json]:
-        """Answer."""
+        """Answer without doing anything."""
         _only(command, set())
         return {"pong": True, "model": self.model}
 

@@ -1,10 +1,10 @@
-"""What a device must remember over a restart: commands it was given and the message numbers it has used.
+"""The state that a device keeps over a restart: commands that it received and message numbers that it has used.
 
 One small SQLite file. Rows of `commands` move accepted -> started -> done:
 
-    accepted   the request is safe here, so the broker may forget it; nothing was done yet
+    accepted   the request is stored, so it may be acknowledged; nothing was done yet
     started    its handler may have had an effect
-    done       `answer` is what the service is told now and on every redelivery; `delivered` once the broker has it
+    done       `answer` is sent now and on every redelivery; `delivered` once the broker has it
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _SEQ_BLOCK = 256
 
 
 class CommandState(StrEnum):
-    """How far a remembered command has come."""
+    """State of a stored command."""
 
     ACCEPTED = "accepted"
     STARTED = "started"
@@ -41,7 +41,7 @@ class CommandState(StrEnum):
 
 @dataclass(frozen=True)
 class StoredCommand:
-    """A remembered command."""
+    """A stored command."""
 
     command: Command
     state: CommandState
@@ -54,7 +54,7 @@ class StateStore:
 
     Args:
         path: The file; it is created with its folder.
-        remember: How many finished commands to keep. Older ones are forgotten; a command repeated after that would be
+        remember: Number of finished commands to keep. Older ones are forgotten; a command repeated after that would be
             done again, so this is far above what can be redelivered within a command's lifetime.
 
     Raises:
@@ -87,7 +87,7 @@ class StateStore:
             self._db.close()
 
     def accept(self, command: Command, correlation: bytes) -> StoredCommand | None:
-        """Remember a new command durably; None if it is new, else what is known of it."""
+        """Store a new command durably; None if it is new, else the stored one."""
         with self._lock, self._db:
             row = self._row(command.id)
             if row is not None:
@@ -108,12 +108,12 @@ class StateStore:
             return None
 
     def start(self, command_id: str) -> None:
-        """Record the intent: from here on the command may have had an effect."""
+        """Record that the command is about to run: from here on it may have had an effect."""
         with self._lock, self._db:
             self._db.execute("UPDATE commands SET state = ? WHERE id = ?", (CommandState.STARTED, command_id))
 
     def finish(self, command_id: str, answer: bytes) -> None:
-        """Remember the final answer, and forget the oldest finished commands beyond the bound."""
+        """Store the final answer, and delete the oldest finished commands beyond the limit."""
         with self._lock, self._db:
             self._db.execute(
                 "UPDATE commands SET state = ?, answer = ?, delivered = 0, params = '{}' WHERE id = ?",
@@ -138,7 +138,7 @@ class StateStore:
             return self._row(command_id)
 
     def unfinished(self) -> list[StoredCommand]:
-        """List commands accepted or started, oldest first: after a start, what the last process left behind."""
+        """List commands accepted or started, oldest first: after a start, those of the last process."""
         return self._rows("state != 'done'")
 
     def undelivered(self) -> list[StoredCommand]:
@@ -146,7 +146,7 @@ class StateStore:
         return self._rows("state = 'done' AND delivered = 0")
 
     def next_seq(self, boot: str) -> int:
-        """Hand out the boot's next message number, never one twice, over restarts too.
+        """Return the boot's next message number, never one twice, even after restarts.
 
         Numbers are reserved on disk in blocks, so that a write to flash is paid once in 256 messages; a restart skips
         the rest of its block.

@@ -101,7 +101,7 @@ class Broker:
         )
 
     def prepare(self) -> None:
-        """Create what infra creates in AWS: the fleet's policy, the queue, the data rule."""
+        """Create the resources that infra creates in AWS: the fleet's policy, the queue, the data rule."""
         iot = self.client("iot")
         self.queue_url = self.client("sqs").create_queue(QueueName="ingest")["QueueUrl"]
         publish = [
@@ -151,7 +151,7 @@ class Broker:
             return str(response.read().decode())
 
     def create_thing(self, *, policy: str = POLICY) -> dict[str, Any]:
-        """Create a thing with a certificate; answers the credentials object of the API."""
+        """Create a thing with a certificate; return the credentials object of the API."""
         iot = self.client("iot")
         name = f"EOS-{uuid.uuid4().hex[:12]}"
         iot.create_thing(thingName=name)
@@ -169,7 +169,7 @@ class Broker:
         }
 
     def replace_policy(self, credentials: dict[str, Any], statements: list[dict[str, Any]]) -> None:
-        """Give one certificate these rights instead of the fleet's."""
+        """Give one certificate these permissions instead of the fleet's."""
         iot = self.client("iot")
         name = f"only-{credentials['thing_name']}"
         document = json.dumps({"Version": "2012-10-17", "Statement": statements})
@@ -290,7 +290,7 @@ class Cloud:
 
 
 class Ingest:
-    """What the IoT rule put on the queue for one thing: the path that telemetry takes in AWS."""
+    """The messages that the IoT rule put on the queue for one thing: the path of telemetry in AWS."""
 
     def __init__(self, broker: Broker, thing: str) -> None:
         self._broker = broker
@@ -308,7 +308,7 @@ class Ingest:
         return self.messages
 
     def values(self, metric: str) -> list[Any]:
-        """Values of a metric in order of (boot, seq), each (boot, seq) once; repeats must be the same message."""
+        """Return the values of a metric in order of (boot, seq), each pair once; repeats must be the same message."""
         unique: dict[tuple[str, int], bytes] = {}
         for _, payload in self.poll():
             body = json.loads(payload)
@@ -319,7 +319,7 @@ class Ingest:
 
 
 class Proxy:
-    """A TCP proxy in front of the broker that can hold back what the broker says, and cut every connection."""
+    """A TCP proxy in front of the broker that can hold back the broker's bytes, and cut every connection."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port

@@ -1,4 +1,4 @@
-"""A device program that dies on command; run by test_restart.py as a process of its own.
+"""A device program that crashes on command; run by test_restart.py as a process of its own.
 
 Arguments: credentials file, state folder, file that gets one line an effect.
 """

@@ -24,13 +24,13 @@ def proxy(broker: Broker) -> Iterator[Proxy]:
 
 @pytest.fixture
 def earlier(cloud: Cloud) -> set[int]:
-    """Descriptors of TLS sockets that are open already: the observer's."""
+    """Return the descriptors of TLS sockets that are open already, which are the observer's."""
     assert cloud.thing
     return descriptors()
 
 
 def descriptors() -> set[int]:
-    """Descriptors of the TLS sockets of this process that are open, referenced or not."""
+    """Return the descriptors of this process's open TLS sockets, referenced or not."""
     found = (each for each in gc.get_objects() if isinstance(each, ssl.SSLSocket))
     return {each.fileno() for each in found} - {-1}
 

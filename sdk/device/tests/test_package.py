@@ -1,4 +1,4 @@
-"""What a device's owner installs: the wheel, the example, the systemd unit, and the code that the README shows."""
+"""The parts that a device's owner installs: the wheel, the example, the systemd unit, and the README's code."""
 
 import configparser
 import json

@@ -81,7 +81,7 @@ BROKER, DEVICE = certified("broker", ROOT), certified("device", ROOT)
 
 
 class Peer:
-    """What listens where a broker should: after a handshake, if any, it says `answers` to what it hears, and closes."""
+    """A listener in place of a broker: after a handshake, if any, it sends `answers` to what it gets, and closes."""
 
     def __init__(self, context: ssl.SSLContext | None, *answers: bytes, hold: bool = False) -> None:
         self._context, self._answers, self._hold = context, answers, hold
@@ -136,7 +136,7 @@ Reason = Callable[..., str]
 
 @pytest.fixture
 def reason(tmp_path: Path) -> Iterator[Reason]:
-    """Let a device try to connect; return why it says that it could not."""
+    """Let a device try to connect; return the reason that it gives for its failure."""
     with ExitStack() as stack:
 
         def why(peer: Peer | int, **overrides: Any) -> str:

@@ -1,4 +1,4 @@
-"""What this package writes, the service reads: the two ends of the protocol held against each other."""
+"""The service reads the messages that this package writes: both ends of the protocol are tested together."""
 
 import json
 import unicodedata
