@@ -47,13 +47,13 @@ def build(settings: StageSettings, artifacts: Artifacts, *, out: Path | None) ->
 
 
 def synthesize(*, stage: str, overrides: Path | None = None, out: Path | None = None, checked: bool = True) -> Path:
-    """Write a stage's cloud assembly and answer its folder.
+    """Write a stage's cloud assembly and return its folder.
 
     AWS stages are checked by cdk-nag and cfn-lint; the local stage's templates (plain HTTP, nothing retained) by
     tests only.
 
     Raises:
-        SettingsError, LayerError: nothing was written that may be used.
+        SettingsError, LayerError: the settings or a layer are invalid; no usable assembly was written.
         SystemExit: a check found something; the findings were printed.
     """
     settings = stage_settings(Stage(stage), Overrides.load(overrides))
@@ -72,7 +72,7 @@ def synthesize(*, stage: str, overrides: Path | None = None, out: Path | None = 
 
 
 def main() -> None:
-    """Run by `python -m infra.app` and, with CDK's environment variables set, by the cdk CLI."""
+    """Synthesize, by `python -m infra.app` or, with CDK's environment variables set, by the cdk CLI."""
     parser = argparse.ArgumentParser(prog="python -m infra.app", description=main.__doc__)
     parser.add_argument("--stage", choices=[stage.value for stage in Stage])
     parser.add_argument("--settings", type=Path, help="JSON file of infra.config.Overrides")
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def _context_stage() -> str:
-    """Stage given to the cdk CLI by `-c stage=`; dev if none was."""
+    """Return the stage given to the cdk CLI by `-c stage=`; dev if none was."""
     value: object = App().node.try_get_context("stage")
     return str(value or Stage.DEV.value)
 

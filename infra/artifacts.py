@@ -17,7 +17,7 @@ from infra.config import ROOT
 
 BUILD = ROOT / "build"
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Earliest time a zip entry can carry; every entry carries it."""
+"""Time of every zip entry: the earliest that one can have."""
 NOISE = frozenset({"__pycache__", ".DS_Store", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 
 
@@ -31,7 +31,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifacts:
-    """Everything that a synthesis ships, by name of the function package."""
+    """All archives that a synthesis ships, by name of the function package."""
 
     code: Mapping[str, Archive]
     dependencies: Mapping[str, Archive]
@@ -61,7 +61,7 @@ def source_entries(folder: Path, *, prefix: str) -> list[Entry]:
 
 
 def digest_of(entries: Iterable[Entry], *, salt: str = "") -> str:
-    """SHA-256 over names, executable bits and bytes, in order of names."""
+    """Return the SHA-256 over names, executable bits and bytes, in order of names."""
     sha = hashlib.sha256(salt.encode())
     for entry in sorted(entries, key=lambda item: item.name):
         for part in (entry.name.encode(), b"x" if entry.executable else b"-", entry.data):
@@ -71,7 +71,7 @@ def digest_of(entries: Iterable[Entry], *, salt: str = "") -> str:
 
 
 def write_zip(entries: Iterable[Entry], target: Path) -> None:
-    """Write a zip whose bytes depend on the entries alone; the file appears whole or not at all."""
+    """Write a zip whose bytes depend on the entries alone; the file appears complete or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     with zipfile.ZipFile(partial, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -85,7 +85,7 @@ def write_zip(entries: Iterable[Entry], target: Path) -> None:
 
 
 def write_tree(entries: Iterable[Entry], folder: Path) -> None:
-    """Lay entries out as files, replacing whatever was there."""
+    """Write entries as files, replacing what the folder had."""
     shutil.rmtree(folder, ignore_errors=True)
     for entry in entries:
         path = folder / entry.name

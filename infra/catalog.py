@@ -26,17 +26,17 @@ class FunctionName(StrEnum):
 
     @property
     def package(self) -> str:
-        """Folder under `functions/` and name of the requirement file."""
+        """Return the folder under `functions/`, which is also the name of the requirement file."""
         return self.partition(".")[0]
 
     @property
     def label(self) -> str:
-        """Construct id and suffix of output names, e.g. `BackgroundInbox`."""
+        """Return the construct id and suffix of output names, e.g. `BackgroundInbox`."""
         return "".join(part.capitalize() for part in self.replace(".", "_").split("_"))
 
 
 class TableName(StrEnum):
-    """Tables by lifecycle and grants; single-table design inside."""
+    """Tables by lifecycle and grants; each has the items of several types."""
 
     IDENTITY = "identity"
     DEVICES = "devices"
@@ -60,7 +60,7 @@ INDEXED_TABLES = frozenset(
 )
 """Tables with the sparse, overloaded index `gsi1`."""
 STREAMED_TABLES = frozenset({TableName.DEVICES})
-"""Tables the router listens to."""
+"""Tables whose streams the router reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class FunctionSpec:
     timeout_s: int
     memory_mb: int
     environment: tuple[str, ...]
-    """Variables beside those that every function gets."""
+    """Variables besides those that every function has."""
     snap_start: bool = False
     streaming: bool = False
 
@@ -258,12 +258,12 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
 }
 
 SWEEPS = ("inbox", "subscriptions", "mail", "commands", "files", "orphans", "projects", "tasks", "deletions")
-"""Each is a schedule that calls the sweeps function every minute with `{"sweep": <name>}`."""
+"""Scheduled sweeps; each calls the sweeps function every minute with `{"sweep": <name>}`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """One IoT rule: what it listens to."""
+    """One IoT rule, with the topic that it selects."""
 
     name: str
     topic_filter: str

@@ -14,12 +14,12 @@ IGNORED_LINT_RULES: dict[str, str] = {
 
 
 def add_nag(app: App) -> None:
-    """Check the app by both rule packs; synthesis fails on a finding that nobody waived by name."""
+    """Check the app by both rule packs; synthesis fails on a finding without a waiver that names it."""
     Validations.of(app).add_plugins(AwsSolutionsChecks(app), ServerlessChecks(app))
 
 
 def lint(templates: Sequence[Path]) -> str:
-    """Run cfn-lint; answers its findings, empty when there are none."""
+    """Run cfn-lint; return its findings, "" when there are none."""
     command = [
         str(Path(sys.executable).with_name("cfn-lint")),
         "--non-zero-exit-code",

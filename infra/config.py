@@ -1,7 +1,8 @@
 """Typed values of each stage.
 
-Whatever differs between stages is a field of `StageSettings`, so that a construct never compares stage names. The
-local stage leaves out what the embedded engine refuses or drops; an operator's or the local environment's own values
+Everything that differs between stages is a field of `StageSettings`, so that a construct never compares stage names.
+The local stage leaves out what the embedded engine refuses or drops; an operator's or the local environment's own
+values
 come from a JSON file.
 """
 
@@ -26,12 +27,12 @@ class Stage(StrEnum):
 
 
 class SettingsError(ValueError):
-    """A settings file that does not say what a settings file may say."""
+    """A settings file has an unknown, wrong or missing field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """What a settings file may hold. Every field is optional; a field that is not listed here is refused."""
+    """Fields of a settings file. Each is optional; an unknown one is refused."""
 
     mqtt_host: str = ""
     """Broker that devices connect to; empty: the account's `iot:Data-ATS` endpoint, asked for at run time."""
@@ -43,9 +44,9 @@ class Overrides:
     model_id: str = "claude-sonnet-5-5"
     stripe_api_base: str = ""
     payment_retry_days: int = 14
-    """How long Stripe retries a failed payment, as its dashboard is set; access lasts as long, and three days more."""
+    """Days for which Stripe retries a failed payment, as set in its dashboard; access lasts three days longer."""
     websocket_url: str = ""
-    """What clients are told to connect to; empty: the WebSocket API's own address."""
+    """WebSocket URL that clients are told; empty: the WebSocket API's own address."""
     cors_origins: tuple[str, ...] = ()
     asset_bucket: str = ""
     """Bucket of the function and layer archives; empty: the one of `cdk bootstrap`."""
@@ -56,15 +57,16 @@ class Overrides:
     stripe_webhook_secrets: tuple[str, ...] = ()
     alarm_email: str = ""
     mail_sender: str = ""
-    """What stands in From, e.g. `Karma <no-reply@example.com>`; its domain is verified with SES."""
+    """From header of mails, e.g. `Karma <no-reply@example.com>`; its domain is verified with SES."""
     public_url: str = ""
     """Address of the web application, which links in mails lead to; empty: the first of the origins."""
     public_domain: str = ""
     """Host name of the CloudFront distribution; needs `certificate_arn` (us-east-1)."""
     certificate_arn: str = ""
     public_api_url: str = ""
-    """How browsers and OAuth providers reach the API, without a slash at its end; empty: by `public_domain`, and
-    without that nobody logs in through a provider (CloudFront names its host after the first deployment only)."""
+    """URL of the API for browsers and OAuth providers, without a slash at its end; empty: by `public_domain`, and
+    without that there is no login through a provider (CloudFront names its host after the first deployment only).
+    """
     github_url: str = ""
     """Another GitHub's address, with `github_api_url`; empty: github.com."""
     github_api_url: str = ""
@@ -76,7 +78,7 @@ class Overrides:
         """Read a settings file.
 
         Raises:
-            SettingsError: not a JSON object, an unknown field, or a field of the wrong type.
+            SettingsError: the file is not a JSON object, or has an unknown field or one of the wrong type.
         """
         if path is None:
             return cls()
@@ -116,7 +118,7 @@ class ApiIds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSettings:
-    """Everything in which a stage may differ."""
+    """All settings in which stages may differ."""
 
     stage: Stage
     overrides: Overrides
@@ -131,8 +133,9 @@ class StageSettings:
     """Share of processes that log at level DEBUG."""
     cors_origins: tuple[str, ...]
     loopback_origins: tuple[str, ...]
-    """Origins with any port, beside `cors_origins`, where such a pattern can be said: S3 and our own code. API Gateway
-    and function URLs know none; on this machine `local.front` and `local.streamhost` answer in their place."""
+    """Origins with any port, besides `cors_origins`, for S3 and our own code, which support such patterns. API Gateway
+    and function URLs do not; on this machine `local.front` and `local.streamhost` answer in their place.
+    """
     mail_sender: str
 
     released: bool
@@ -140,7 +143,7 @@ class StageSettings:
     snap_start: bool
     tracing: bool
     reserved_streams: int | None
-    """Concurrent invocations set aside for, and at most used by, the stream function."""
+    """Concurrent invocations reserved for the stream function, and its limit; None: no reservation."""
     managed_stream_runtime: bool
     """Managed Python runtime with an exec wrapper; off: `provided.al2023` with a root `bootstrap`."""
     host_layers: bool
@@ -168,22 +171,22 @@ class StageSettings:
 
     @property
     def stack_prefix(self) -> str:
-        """First part of every stack's name."""
+        """Return the first part of every stack's name."""
         return f"karma-{self.stage}"
 
     @property
     def public_url(self) -> str:
-        """Address of the web application, without a slash at its end."""
+        """Return the URL of the web application, without a slash at its end."""
         return (self.overrides.public_url or self.cors_origins[0]).rstrip("/")
 
     @property
     def rule_prefix(self) -> str:
-        """First part of every IoT rule's name; rule names know no hyphens."""
+        """Return the first part of every IoT rule's name; rule names have no hyphens."""
         return f"karma_{self.stage}"
 
     @property
     def basic_ingest_rule(self) -> str:
-        """The rule to which devices may publish their telemetry directly."""
+        """Return the rule to which devices may publish their telemetry directly."""
         return f"{self.rule_prefix}_data"
 
 
@@ -195,7 +198,7 @@ LOOPBACK_ORIGINS = tuple(
     for scheme in ("http", "https")
     for port in ("", ":*")
 )
-"""Where a front end under development may be served: any port of this machine."""
+"""Origins of a front end under development: any port of this machine."""
 LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:5173", "http://127.0.0.1:5173")
 
 
@@ -209,14 +212,14 @@ PROD_NEEDS: dict[str, tuple[str, object]] = {
     "mail_sender": ("sender of every mail; its domain is verified with SES", "Karma <no-reply@example.com>"),
     "alarm_email": ("who is told of alarms", "ops@example.com"),
 }
-"""Fields of `Overrides` without which production does not work: what each one is, and how one looks."""
+"""Fields of `Overrides` that production needs: description and example of each."""
 
 
 def refuse_incomplete(given: Overrides) -> None:
-    """Refuse a production stage that nobody could reach, that could not send mail, or whose alarms nobody would read.
+    """Refuse a production stage without a public address, a mail sender or a receiver of alarms.
 
     Raises:
-        SettingsError: with all fields that are missing, and where to write them.
+        SettingsError: fields are missing; the message names all of them, and the file for them.
     """
     missing = {name: need for name, need in PROD_NEEDS.items() if not getattr(given, name)}
     if missing:
@@ -232,10 +235,10 @@ def refuse_incomplete(given: Overrides) -> None:
 
 
 def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSettings:
-    """Settings of one stage, with the values of a settings file laid over them.
+    """Return the settings of one stage, overridden by those of a settings file.
 
     Raises:
-        SettingsError: half a custom domain; prod with secrets in the file, or without a value of `PROD_NEEDS`.
+        SettingsError: a custom domain is incomplete, or prod has secrets in the file or lacks a field of `PROD_NEEDS`.
     """
     given = overrides or Overrides()
     if stage is not Stage.PROD and bool(given.public_domain) != bool(given.certificate_arn):

@@ -24,23 +24,23 @@ RULE_PREFIX = "karma_"
 
 
 def foreign_rules(names: Iterable[str], *, stage: Stage) -> list[str]:
-    """IoT rules of another stage of ours among an account's rules."""
+    """Return the IoT rules of other stages of ours among an account's rules."""
     return sorted(
         name for name in names if name.startswith(RULE_PREFIX) and not name.startswith(f"{RULE_PREFIX}{stage}_")
     )
 
 
 def rule_names(client: "IoTClient") -> list[str]:
-    """Every IoT rule of the account and region."""
+    """Return the names of all IoT rules of the account and region."""
     pages = client.get_paginator("list_topic_rules").paginate()
     return [rule["ruleName"] for page in pages for rule in page["rules"]]
 
 
 def refuse_shared_account(client: "IoTClient", *, stage: Stage) -> None:
-    """Stop before two stages meet in one account: each would ingest the other's devices.
+    """Refuse a second stage in one account: each would ingest the messages of the other's devices.
 
     Raises:
-        SettingsError: the account holds rules of another stage.
+        SettingsError: the account has rules of another stage.
     """
     found = foreign_rules(rule_names(client), stage=stage)
     if found:
@@ -50,10 +50,10 @@ def refuse_shared_account(client: "IoTClient", *, stage: Stage) -> None:
 
 
 def deploy(*, stage: Stage, overrides: Path | None, arguments: list[str]) -> int:
-    """Check, synthesize and hand over to the cdk CLI; answers its exit status.
+    """Check, synthesize and run the cdk CLI; return its exit status.
 
     Raises:
-        SettingsError, LayerError: refused; nothing was deployed.
+        SettingsError, LayerError: the settings or a layer are invalid; nothing was deployed.
     """
     if stage in (Stage.LOCAL, Stage.LOCALSTACK):
         raise SettingsError("the local stage is deployed by `make dev`")
@@ -66,7 +66,7 @@ def deploy(*, stage: Stage, overrides: Path | None, arguments: list[str]) -> int
 
 
 def main() -> None:
-    """Entry of `make deploy`."""
+    """Deploy, as `make deploy` asks."""
     parser = argparse.ArgumentParser(prog="python -m infra.deploy", description=deploy.__doc__)
     parser.add_argument("--stage", required=True, choices=[Stage.DEV.value, Stage.PROD.value])
     parser.add_argument("--settings", type=Path, help="JSON file of infra.config.Overrides")

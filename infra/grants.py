@@ -1,9 +1,9 @@
-"""Who may do what: the one table from which every function's role is built.
+"""Permissions of the functions: the only table from which their roles are built.
 
 To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (the test that
 compares them says how). An action stays only while a test of the integration ring is seen to use it
-(`tests/infra/test_recorded_calls.py`, docs/adr/0018). No function gets `Scan`, and no `*` appears in a resource beside
-those of `WILDCARDS`, each with its reason.
+(`tests/infra/test_recorded_calls.py`, docs/adr/0018). No function gets `Scan`, and `*` appears only in the resources of
+`WILDCARDS`, each with its reason.
 
 Resources are written as `kind/name`:
 
@@ -27,20 +27,20 @@ PUT = "dynamodb:PutItem"
 UPDATE = "dynamodb:UpdateItem"
 DELETE = "dynamodb:DeleteItem"
 BATCH_WRITE = "dynamodb:BatchWriteItem"
-"""Knows no conditions: only for the function that removes whole partitions of what is gone."""
+"""Cannot be restricted by conditions: only for the function that deletes whole partitions of deleted objects."""
 CHECK = "dynamodb:ConditionCheckItem"
-"""A check inside a transaction; its writes are known to IAM by the names above."""
+"""A condition check inside a transaction; IAM names its writes by the actions above."""
 
 CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
-"""What Lambda polls a queue with: AWSLambdaSQSQueueExecutionRole has no more."""
+"""Actions with which Lambda polls a queue, the same as in AWSLambdaSQSQueueExecutionRole."""
 SEND = ("sqs:SendMessage",)
 SECRET = ("secretsmanager:GetSecretValue",)
 SEE = ("s3:ListBucket",)
-"""Without it a missing object answers 403, not 404; HeadBucket asks for it too."""
+"""Without it a missing object is answered 403, not 404; HeadBucket needs it, too."""
 REMOVE_LISTED = ("s3:ListBucketVersions", "s3:ListBucketMultipartUploads")
-"""What finds the objects to remove."""
+"""Actions that list the objects to remove."""
 REMOVE = ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload")
-"""Objects are removed by their versions, since S3 would else only hide them; DeleteObjects asks for both rights."""
+"""Objects are removed by version, since S3 would otherwise only hide them; DeleteObjects needs both actions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
 }
 
 WEBSOCKETS_ONLY = frozenset({"websocket/connections"})
-"""Of stages that have a WebSocket API."""
+"""Resources that exist only in stages with a WebSocket API."""
 EDGE_ONLY = frozenset({"secret/origin"})
 """Resources that exist only in stages with CloudFront; their grants are left out elsewhere."""
 
@@ -214,7 +214,7 @@ OBJECT_PREFIXES: dict[str, str] = {
     "objects/files": "devices/*",
     "objects/attachments": "attachments/*",
 }
-"""Which keys of the bucket of files."""
+"""Key prefixes in the bucket of files."""
 
 WILDCARDS: dict[str, str] = {
     "objects/files": "objects are made at run time, one a file; the pattern holds device files and nothing else",

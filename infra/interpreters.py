@@ -1,4 +1,4 @@
-"""Python interpreters of this machine. Standard library only: what installs everything else asks for them.
+"""Python interpreters of this machine. Standard library only: it runs before anything is installed.
 
 `python3 -m infra.interpreters` prints the path of that which the project runs on here.
 """
@@ -11,18 +11,18 @@ import sys
 from pathlib import Path
 
 LAMBDA_PYTHON = "3.13"
-"""What Lambda runs the functions on."""
+"""Version of Python on which Lambda runs the functions."""
 
 
 def preferred() -> Path:
-    """Choose what the project runs on: Lambda's version where it is found whole, else that of this program."""
+    """Return the interpreter for the project: of Lambda's version if a working one is found, else this program's."""
     found = find_python(LAMBDA_PYTHON)
     # A distribution may have left out what virtual environments are made with.
     return found if found and _answer(found, "import ensurepip; print()") is not None else Path(sys.executable)
 
 
 def find_python(version: str) -> Path | None:
-    """Find a Python of a version (`X.Y`) by running candidates: one on PATH may be a version manager's dead shim."""
+    """Find a Python of a version (`X.Y`) by running candidates, since one on PATH may be a broken shim; None: none."""
     candidates = [shutil.which(f"python{version}")]
     # A version manager keeps its interpreters side by side: beside ours, or in its usual folders.
     homes = (Path(sys.base_prefix).parent, Path.home() / ".pyenv/versions", Path.home() / ".local/share/uv/python")

@@ -72,31 +72,31 @@ class LayerError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Machine and Python version that a layer is built for."""
+    """Machine and Python version for which a layer is built."""
 
     label: str
     """Folder under build/layers."""
     python: str
     """`X.Y` of the wheels and the bytecode."""
     interpreter: Path | None
-    """What installs (host builds) and compiles; none: no bytecode can be made."""
+    """Interpreter that installs (host builds) and compiles; None: no bytecode is made."""
     platform: str | None
-    """uv's platform tag; none: wheels of the interpreter itself."""
+    """uv's platform tag; None: wheels for the interpreter itself."""
 
 
 @functools.cache
 def lambda_python() -> Path | None:
-    """Find an interpreter of the version that Lambda runs."""
+    """Find an interpreter of Lambda's version; None: there is none."""
     return find_python(LAMBDA_PYTHON)
 
 
 def layer_python(settings: StageSettings) -> Path:
-    """Interpreter of the local engine, which runs the functions of the local stage."""
+    """Return the interpreter of the local engine, which runs the functions of the local stage."""
     return Path(settings.overrides.layer_python or ROOT / ".engine" / "venv" / "bin" / "python")
 
 
 def target_of(settings: StageSettings) -> Target:
-    """What the stage's layers are built for.
+    """Return the target of the stage's layers.
 
     Raises:
         LayerError: the local engine's interpreter does not run.
@@ -109,7 +109,7 @@ def target_of(settings: StageSettings) -> Target:
 
 
 def host_target(interpreter: Path) -> Target:
-    """What layers are built for that a local engine's interpreter reads.
+    """Return the target of layers for a local engine's interpreter.
 
     Raises:
         LayerError: the interpreter does not run.
@@ -121,7 +121,7 @@ def host_target(interpreter: Path) -> Target:
 
 
 def build_artifacts(settings: StageSettings) -> Artifacts:
-    """Build or reuse everything that a stage ships to AWS; `infra.local_artifacts` does it for an engine here."""
+    """Build or reuse all archives that a stage ships to AWS; `infra.local_artifacts` does so for a local engine."""
     target = target_of(settings)
     if target.interpreter is None:
         print(
@@ -215,7 +215,7 @@ def build_dependencies(package: str, target: Target) -> Archive:
 
 
 def layer_digest(requirements: Path, target: Target) -> str:
-    """Key of a dependency layer: pinned requirements without comments, target, builder."""
+    """Return the key of a dependency layer: pinned requirements without comments, target, builder."""
     pins = [line for line in requirements.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
     bytecode = target.interpreter is not None
     facts = json.dumps([BUILDER_VERSION, target.label, target.python, bytecode, sorted(KEPT_SERVICES), pins])
@@ -223,7 +223,7 @@ def layer_digest(requirements: Path, target: Target) -> str:
 
 
 def tree_size(folder: Path) -> int:
-    """Bytes of all files below."""
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -254,10 +254,10 @@ def _run(command: list[str | Path], *, what: str) -> None:
 
 
 def install(requirements: Path, folder: Path, target: Target, *, link: str) -> None:
-    """Put pinned packages into a folder; `link` is how files come from uv's cache.
+    """Install pinned packages into a folder; `link` is uv's way to take files from its cache.
 
     Raises:
-        LayerError: one cannot be had, or has another hash.
+        LayerError: a package cannot be downloaded, or has another hash.
     """
     uv = ROOT / ".venv" / "bin" / "uv"
     command: list[str | Path] = [uv if uv.exists() else "uv", "pip", "install", "--require-hashes", "--no-deps"]
@@ -270,7 +270,7 @@ def install(requirements: Path, folder: Path, target: Target, *, link: str) -> N
 
 
 def _compile(folder: Path, target: Target) -> None:
-    """Put bytecode beside each source. Layers share most of their sources: each is compiled once, and kept."""
+    """Compile each source to bytecode beside it. Layers share most sources: each is compiled once and cached."""
     if target.interpreter is None:
         return
     mounted = "/opt" if (folder / "python").is_dir() else "/var/task"

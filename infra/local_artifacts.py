@@ -1,4 +1,4 @@
-"""What the local stage deploys: archives that point to where code and packages lie on this machine.
+"""Archives of the local stage, which point to code and packages on this machine.
 
 An engine on this machine reads the same disk, so nothing is copied, compiled or zipped for it: the packages of all
 functions are installed once and each function sees those of its own requirement file; our own code is read from the
@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def build_local_artifacts(target: Target) -> Artifacts:
-    """Install what is missing, and point to it."""
+    """Install missing packages, and make the archives that point to code and packages."""
     packages = sorted({name.package for name in FunctionName})
     views = make_views(target)
     streaming = {spec.name.package for spec in FUNCTIONS.values() if spec.streaming}
@@ -119,7 +119,7 @@ def pinned(requirements: Path) -> dict[str, str]:
 
 
 def _top_levels(site: Path) -> dict[str, set[str]]:
-    """Return what each installed distribution has put into a folder, by normalized name."""
+    """Return the top-level names that each installed distribution has in a folder, by normalized name."""
     return {
         normalized(distribution.metadata["Name"]): {
             file.parts[0] for file in distribution.files or () if not file.is_absolute() and file.parts[0] != ".."
@@ -134,7 +134,7 @@ def normalized(name: str) -> str:
 
 
 def _layer(name: str, folder: Path, target: Target) -> Archive:
-    """Point from a layer's `python/` to a folder.
+    """Make a layer whose `python/` points to a folder.
 
     There are two pointers: a `.pth` file, which the embedded engine's Python workers read, and a file that
     `sitecustomize` reads, which an interpreter imports that has `python/` on its path.
@@ -151,13 +151,13 @@ def _layer(name: str, folder: Path, target: Target) -> Archive:
 
 
 def _code(package: str) -> Archive:
-    """Have the function's package found in the work tree; its own `__init__.py` is empty."""
+    """Make an archive that finds the function's package in the work tree; its own `__init__.py` is empty."""
     init = f"__path__ = [{str(FUNCTION_FOLDER / package)!r}]\n"
     return _archive(f"code-{package}", [Entry(f"{package}/__init__.py", init.encode())])
 
 
 def _stream_code(package: str, view: Path) -> Archive:
-    """Start the function's own bootstrap; no layers are mounted for the runtime `provided.al2023`."""
+    """Make an archive that starts the function's bootstrap; the runtime `provided.al2023` gets no layers."""
     path = f"{COMMON_FOLDER}:{view}"
     script = (
         "#!/bin/sh\n"

@@ -1,4 +1,4 @@
-"""Alarms on what users notice (5xx), on crashes, unhandled messages, and business facts that must not happen.
+"""Alarms on 5xx answers, crashes, unhandled messages, and business facts that must not happen.
 
 Lambda's own `Errors` stays 0 when a web framework turns an exception into a 500, so crashes are counted by the metric
 `UnhandledError` too, which every process edge emits (dimension `service`).
@@ -15,7 +15,7 @@ MINUTE = Duration.minutes(1)
 
 
 def business_metric(name: str, service: FunctionName, *, period: Duration = MINUTE) -> cloudwatch.Metric:
-    """A count that our code emits through Powertools."""
+    """Return a metric that our code emits through Powertools."""
     return cloudwatch.Metric(
         namespace=METRICS_NAMESPACE,
         metric_name=name,
@@ -26,7 +26,7 @@ def business_metric(name: str, service: FunctionName, *, period: Duration = MINU
 
 
 def crash_metric(function: PythonFunction) -> cloudwatch.MathExpression:
-    """Crashes of one function: answers that were bugs, and invocations that failed."""
+    """Return the crashes of one function: answers that were bugs, and invocations that failed."""
     # Ids are per function, since one graph shows all of them.
     unhandled, failed = (f"{kind}{function.spec.name.label}" for kind in ("unhandled", "failed"))
     return cloudwatch.MathExpression(
@@ -49,7 +49,7 @@ def alarm(
     threshold: float = 1,
     periods: int = 1,
 ) -> cloudwatch.Alarm:
-    """An alarm at `threshold` or above; silence is good news."""
+    """Make an alarm at `threshold` or above; missing data is no alarm."""
     return cloudwatch.Alarm(
         scope,
         construct_id,
@@ -63,19 +63,19 @@ def alarm(
 
 
 def crash_alarm(scope: Construct, construct_id: str, function: PythonFunction) -> cloudwatch.Alarm:
-    """Alarm on which a release is rolled back."""
+    """Make the alarm on which a release is rolled back."""
     return alarm(scope, construct_id, crash_metric(function), description=f"{function.spec.name} crashed")
 
 
 def http_5xx(api_id: str) -> cloudwatch.Metric:
-    """5xx answers of an HTTP API."""
+    """Return the 5xx answers of an HTTP API."""
     return cloudwatch.Metric(
         namespace="AWS/ApiGateway", metric_name="5xx", dimensions_map={"ApiId": api_id}, statistic="Sum", period=MINUTE
     )
 
 
 def http_p99(api_id: str) -> cloudwatch.Metric:
-    """Slowest hundredth of an HTTP API's answers, milliseconds."""
+    """Return the 99th percentile of an HTTP API's latency in milliseconds."""
     return cloudwatch.Metric(
         namespace="AWS/ApiGateway",
         metric_name="Latency",
@@ -86,5 +86,5 @@ def http_p99(api_id: str) -> cloudwatch.Metric:
 
 
 def url_5xx(function: PythonFunction) -> cloudwatch.Metric:
-    """5xx answers of a function URL."""
+    """Return the 5xx answers of a function URL."""
     return function.target.metric("Url5xxCount", statistic="Sum", period=MINUTE)

@@ -1,4 +1,4 @@
-"""What the HTTP and WebSocket APIs share: an integration, its permission, a logged and throttled stage."""
+"""Common parts of the HTTP and WebSocket APIs: an integration, its permission, a logged and throttled stage."""
 
 import json
 
@@ -31,11 +31,11 @@ WEBSOCKET_LOG_FIELDS = (
     "routeKey",
     "status",
 )
-"""Access log: who, what, outcome; never a body, a query string or a token."""
+"""Fields of the access log: caller, request and outcome; never a body, a query string or a token."""
 
 
 def engine_tags(engine_id: str | None) -> dict[str, str] | None:
-    """Tag by which the embedded engine gives an API the stated id."""
+    """Return the tag by which the embedded engine gives an API the stated id."""
     return {ENGINE_ID_TAG: engine_id} if engine_id else None
 
 
@@ -47,7 +47,7 @@ def integrate(
     target: lambda_.IFunction,
     payload_version: str | None,
 ) -> str:
-    """Connect an API with a function and let that API alone invoke it; answers the route target."""
+    """Connect an API with a function and let only that API invoke it; return the route target."""
     stack = Stack.of(scope)
     service = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31"
     service = f"arn:{Aws.PARTITION}:apigateway:{Aws.REGION}:lambda:path/2015-03-31"

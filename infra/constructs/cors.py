@@ -1,4 +1,4 @@
-"""What browsers of the front end may send to us and read from us, at every kind of edge."""
+"""CORS of the front end at every endpoint: request headers that browsers may send, response headers they may read."""
 
 REQUEST_HEADERS = (
     "accept",

@@ -1,4 +1,4 @@
-"""CloudFront: API and stream URL under one host, proving itself to both by a secret header."""
+"""CloudFront: API and stream URL under one host, which authenticates itself to both by a secret header."""
 
 from aws_cdk import Duration, RemovalPolicy, SecretValue
 from aws_cdk import aws_certificatemanager as acm
@@ -13,8 +13,9 @@ from infra.constructs.waivers import waive
 
 ORIGIN_HEADER = "x-karma-origin"
 CHOOSING_HEADERS = ("Accept", "Authorization", "Origin", "X-API-Key")
-"""Viewer headers that choose the answer: in the cache's key, so that no answer is ever another caller's. CloudFront has
-no other way for `Authorization`, and room for ten headers here and ten there."""
+"""Viewer headers on which the answer depends: part of the cache key, so that no answer is another caller's. CloudFront
+has no other way for `Authorization`, and allows ten headers here and ten in `PASSED_HEADERS`.
+"""
 PASSED_HEADERS = (
     "Access-Control-Request-Headers",
     "Access-Control-Request-Method",
@@ -27,18 +28,19 @@ PASSED_HEADERS = (
     "Last-Event-ID",
     "User-Agent",
 )
-"""What else reaches the origins. CloudFront writes the viewer's address itself, and only for those who ask for it here.
-Host is not passed on: the origins are chosen by their own names. tests/infra/test_edge.py compares with the code."""
+"""Other headers that reach the origins. CloudFront adds the viewer's address itself, but only when it is listed here.
+Host is not passed on: the origins are chosen by their own names. tests/infra/test_edge.py compares with the code.
+"""
 LOGIN_COOKIE = "karma-oauth"
-"""Ties a login through a provider to its browser; no other cookie is read."""
+"""Cookie that binds a login through a provider to its browser; no other cookie is read."""
 NOTHING_LOADED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""Content-Security-Policy of answers whose origin gave none: they load nothing and stand in no frame."""
+"""Content-Security-Policy of answers whose origin gave none: they load nothing and are shown in no frame."""
 STREAM_READ_TIMEOUT_S = 60
-"""Longest silence on a stream; the app sends a comment every 10 s."""
+"""Longest silence on a stream in seconds; the app sends a comment every 10 s."""
 
 
 class Edge(Construct):
-    """A distribution that keeps nothing which an origin does not say may be kept, and that for a second."""
+    """A distribution that caches only what an origin allows, for a second."""
 
     def __init__(
         self,

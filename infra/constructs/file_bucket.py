@@ -1,4 +1,4 @@
-"""The bucket of device files: private, versioned, reached over TLS, tidied by itself."""
+"""The bucket of device files: private, versioned, TLS only, with lifecycle rules."""
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_s3 as s3

@@ -1,4 +1,4 @@
-"""Function URLs: the address of every route that answers as it goes, and of all routes where there are no HTTP APIs."""
+"""Function URLs: the address of routes that stream, and of all routes in stages without HTTP APIs."""
 
 from aws_cdk import Duration, Fn
 from aws_cdk import aws_lambda as lambda_

@@ -15,9 +15,9 @@ from infra.constructs.waivers import waive
 class FunctionHttpApi(Construct):
     """An HTTP API whose one route goes to one function.
 
-    `route` is `$default` for everything, or one `METHOD /path`. `open_because` says who checks the caller, since the
-    gateway does not. `engine_id` is the embedded engine's fixed API id. In a stage without HTTP APIs a function URL
-    takes its place: the same events, no limits of its own, no access log, and no `api_id`.
+    `route` is `$default` for everything, or one `METHOD /path`. `open_because` is the reason why the gateway need
+    not authenticate callers. `engine_id` is the embedded engine's fixed API id. In a stage without HTTP APIs a function
+    URL takes its place: the same events, no limits of its own, no access log, and no `api_id`.
     """
 
     def __init__(

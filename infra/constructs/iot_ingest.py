@@ -1,6 +1,6 @@
-"""What devices may do at the broker, and the rules that carry their messages to the ingest queue.
+"""Permissions of devices at the broker, and the rules that send their messages to the ingest queue.
 
-Rules forward the untouched payload in base64, so that a broken one reaches its owner's dead letters too, with the
+Rules forward the unchanged payload in base64, so that a malformed one also becomes a dead letter of its owner, with the
 topic, the certificate (`principal()`, by which ingest refuses foreign senders) and the broker's time.
 """
 
@@ -18,7 +18,7 @@ THING = "${iot:Connection.Thing.ThingName}"
 
 
 class DevicePolicy(Construct):
-    """The one policy of the whole fleet: variables bind each connection to its own thing's topics."""
+    """The policy of all devices: variables bind each connection to its own thing's topics."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
         super().__init__(scope, construct_id)
@@ -61,7 +61,7 @@ class DevicePolicy(Construct):
 
 
 class IotIngest(Construct):
-    """Rules -> SQS -> device_ingest; what a rule cannot deliver goes to a queue of its own."""
+    """Rules -> SQS -> device_ingest; messages that a rule cannot deliver go to a separate queue."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
         super().__init__(scope, construct_id)

@@ -9,7 +9,7 @@ from infra.config import StageSettings
 
 
 class Layers(Construct):
-    """Layer versions of a stage; old ones go with their replacement, published function versions keep their copy."""
+    """Layer versions of a stage; replaced ones are deleted, published function versions keep their copy."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings, artifacts: Artifacts) -> None:
         super().__init__(scope, construct_id)
@@ -21,7 +21,7 @@ class Layers(Construct):
         self._common = self._layer("Common", artifacts.common, "Shared code: karma")
 
     def of(self, package: str) -> list[lambda_.ILayerVersion]:
-        """Layers of a function package; the common one lies above the dependencies."""
+        """Return the layers of a function package, the common one after the dependencies."""
         return [self._dependencies[package], self._common]
 
     def _layer(self, construct_id: str, archive: Archive, description: str) -> lambda_.LayerVersion:

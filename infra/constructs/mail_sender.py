@@ -1,4 +1,4 @@
-"""Who our mail comes from: a verified domain of SES, and the set of rules that its mail is sent under."""
+"""The sender of mails: a verified domain of SES, and the configuration set under which mail is sent."""
 
 from aws_cdk import Stack
 from aws_cdk import aws_ses as ses
@@ -35,6 +35,6 @@ class MailSender(Construct):
 
     @property
     def configuration_set_arn(self) -> str:
-        """What a right to send under these rules names."""
+        """Return the ARN of the configuration set, for grants to send mail under it."""
         name = self.configuration_set_name
         return Stack.of(self).format_arn(service="ses", resource="configuration-set", resource_name=name)

@@ -24,13 +24,13 @@ NO_ASYNC_REASON = (
 
 
 def retention_of(settings: StageSettings) -> logs.RetentionDays:
-    """Retention of every log group of a stage."""
+    """Return the retention of every log group of a stage."""
     days = {1: logs.RetentionDays.ONE_DAY, 14: logs.RetentionDays.TWO_WEEKS, 90: logs.RetentionDays.THREE_MONTHS}
     return days[settings.log_retention_days]
 
 
 class PythonFunction(Construct):
-    """A function of the catalog. Callers use `target`: the alias `live` where released, else the function itself."""
+    """A function of the catalog. Callers use `target`: the alias `live` in released stages, else the function."""
 
     def __init__(
         self,

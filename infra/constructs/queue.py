@@ -1,4 +1,4 @@
-"""SQS queues: encrypted, with a dead-letter queue, visible again only after the consumer must have finished."""
+"""SQS queues: encrypted, with a dead-letter queue and a visibility timeout above the consumer's timeout."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_sqs as sqs
@@ -8,13 +8,13 @@ from infra.config import StageSettings
 from infra.constructs.waivers import waive
 
 VISIBILITY_FACTOR = 6
-"""Visibility as a multiple of the consumer's timeout: what Lambda asks for, retries of throttled batches included."""
+"""Visibility timeout as a multiple of the consumer's timeout: Lambda's advice, retries of throttled batches included."""
 MAX_RECEIVES = 5
 DEAD_LETTER_RETENTION = Duration.days(14)
 
 
 class DeadLetterQueue(Construct):
-    """A queue nobody consumes by itself; ops raises an alarm as soon as it holds a message."""
+    """A queue without a consumer; an alarm is raised as soon as it has a message."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings, redriven: bool = True) -> None:
         """Make the queue; `redriven` is false for one that a service fills, not an SQS redrive policy."""

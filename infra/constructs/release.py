@@ -1,6 +1,7 @@
-"""Move the alias `live` to a new version by canary, back on the first sign of trouble.
+"""Moves the alias `live` to a new version by canary, and back when an alarm is raised.
 
-Before any traffic moves, infra/hooks/release_check.py calls the new version once; CodeDeploy gives up if it says so.
+Before any traffic moves, infra/hooks/release_check.py calls the new version once; CodeDeploy rolls back if it reports a
+failure.
 """
 
 import json
@@ -25,7 +26,7 @@ from infra.constructs.waivers import waive
 from infra.hooks import release_check
 
 HOOK_PREFIX = "CodeDeployHook_"
-"""The managed policy of CodeDeploy's role lets it call functions of this name only."""
+"""Prefix of the names of functions that the managed policy of CodeDeploy's role lets it call."""
 _NOBODY = "00000000-0000-7000-8000-000000000000"
 _CHECK_TIMEOUT = Duration.seconds(60)
 
@@ -87,12 +88,12 @@ _CHECKS = {
 
 
 def check_of(name: FunctionName) -> Check:
-    """Return by what a function's new version is tried; consumers of batches get an empty one."""
+    """Return the check of a function's new version; consumers of batches get an empty batch."""
     return _CHECKS.get(name, _EMPTY_BATCH)
 
 
 class CanaryReleases(Construct):
-    """One CodeDeploy application and role; one deployment group and one check a function."""
+    """One CodeDeploy application and role; a deployment group and a check for each function."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
         super().__init__(scope, construct_id)
@@ -132,7 +133,7 @@ class CanaryReleases(Construct):
 
 
 class PreTrafficCheck(Construct):
-    """The function that tries one function's new version."""
+    """The function that checks another function's new version."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Build a function's role from its lines of `infra/grants.py`, and from nothing else."""
+"""Builds a function's role from its lines of `infra/grants.py`, and from nothing else."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ LOGS = Grant("own/logs", ("logs:CreateLogStream", "logs:PutLogEvents"))
 
 
 def grants_of(name: FunctionName, settings: StageSettings) -> tuple[Grant, ...]:
-    """Lines that hold for a function in a stage, with the two that every function has."""
+    """Return the grants of a function in a stage, with the two that every function has."""
     left_out = (frozenset() if settings.edge else EDGE_ONLY) | (frozenset() if settings.websockets else WEBSOCKETS_ONLY)
     listed = tuple(grant for grant in GRANTS[name] if grant.resource not in left_out)
     return (*listed, LOGS, *((TRACING,) if settings.tracing else ()))
@@ -79,7 +79,7 @@ def _resources(stack: Stack, resource: str, arns: Mapping[str, str], log_group_a
 
 
 def _findings(stack: Stack, resource: str, arns: Mapping[str, str]) -> list[str]:
-    """Names that cdk-nag gives to the wildcards of a resource."""
+    """Return the names that cdk-nag gives to the wildcards of a resource."""
     kind = resource.partition("/")[0]
     if kind == "any":
         return ["Resource::*"]

@@ -54,7 +54,7 @@ class Secrets(Construct):
             waive(self.by_name[name], "AwsSolutions-SMG4", reason)
 
     def arns(self) -> dict[str, str]:
-        """ARN of each secret, by name.
+        """Return the ARN of each secret by name.
 
         Taken from the attribute `Id`: `Ref` is the ARN in AWS, but the name in the embedded engine, where a grant on
         it grants nothing.

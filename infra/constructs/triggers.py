@@ -1,4 +1,4 @@
-"""What calls the functions that no client calls: queues, a table's stream, schedules."""
+"""Triggers of the functions that no client calls: queues, a table's stream, schedules."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_dynamodb as dynamodb
@@ -20,7 +20,7 @@ SWEEP_PERIOD = Duration.minutes(1)
 
 
 class QueueTrigger(Construct):
-    """Messages of a queue, at most ten a call, each answered for by itself."""
+    """Messages of a queue, at most ten a call, each with its own success or failure."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class QueueTrigger(Construct):
 
 
 class StreamTrigger(Construct):
-    """Changes of a table, in order an item; a poisoned batch is halved, retried, then reported to a queue."""
+    """Changes of a table, in order for each item; a failing batch is halved, retried, then reported to a queue."""
 
     def __init__(
         self,

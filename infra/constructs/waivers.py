@@ -1,4 +1,4 @@
-"""Acknowledge a finding of cdk-nag on one named resource, with its reason; counted by tests/infra/test_nag.py."""
+"""Waives a finding of cdk-nag on one named resource, with its reason; counted by tests/infra/test_nag.py."""
 
 from aws_cdk import Acknowledgment, Validations
 from constructs import IConstruct

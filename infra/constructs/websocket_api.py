@@ -1,4 +1,4 @@
-"""WebSocket API: every route goes to the realtime function, whose answer to a message goes back to its sender."""
+"""The WebSocket API: every route calls the realtime function, whose answer is sent to the caller."""
 
 from aws_cdk import Aws, Stack
 from aws_cdk import aws_apigateway as account_settings
@@ -15,7 +15,7 @@ STAGE_NAME = "live"
 
 
 class FunctionWebsocketApi(Construct):
-    """Connect with a one-use ticket (checked by the function), subscribe, be pushed to."""
+    """A WebSocket API: clients connect with a one-use ticket, which the function checks, and subscribe to channels."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class FunctionWebsocketApi(Construct):
         self.connections_arn = Stack.of(self).format_arn(
             service="execute-api", resource=api.ref, resource_name=f"{STAGE_NAME}/DELETE/@connections/*"
         )
-        """Resource whose DELETE closes a connection: the API asks for it when a session ends."""
+        """Resource whose DELETE closes a connection, as the API does when a session ends."""
         self.url = f"wss://{api.ref}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE_NAME}"
 
     def _log_permission(self) -> account_settings.CfnAccount:

@@ -1,4 +1,4 @@
-"""CodeDeploy's question before traffic moves to a new version: does it work? It is called once, with a harmless event.
+"""Checks a new version before CodeDeploy moves traffic to it, by one call with an event that changes nothing.
 
 Ships as inline code of the stack (infra/constructs/release.py), so: the standard library, the runtime's boto3, 4 KB.
 """
@@ -28,7 +28,7 @@ def lambda_handler(event: dict[str, str], _context: object) -> dict[str, str]:
 
 
 def call(version: str, event: str, expected: dict[str, list[Any]]) -> str:
-    """Return what is wrong with the version's answer, "" when nothing is."""
+    """Call a version and return the error in its answer, "" when there is none."""
     try:
         answer = boto3.client("lambda", config=CONFIG).invoke(FunctionName=version, Payload=event.encode())
         body = answer["Payload"].read()
@@ -40,7 +40,7 @@ def call(version: str, event: str, expected: dict[str, list[Any]]) -> str:
 
 
 def differs(body: bytes, expected: dict[str, list[Any]]) -> str:
-    """Compare members of the answer with the values that each may have; what follows a stream's head is passed over."""
+    """Compare members of the answer with their allowed values; of a stream only the head counts."""
     try:
         document, _ = json.JSONDecoder().raw_decode(body.decode("utf-8", "replace"))
     except ValueError:

@@ -24,7 +24,7 @@ WEBHOOK_PATH = "/webhooks/stripe"
 
 
 class AppStack(StageStack):
-    """Everything that a release replaces."""
+    """All resources that a release replaces."""
 
     def __init__(
         self, scope: Construct, *, settings: StageSettings, artifacts: Artifacts, data: DataStack, devices: DevicesStack
@@ -182,7 +182,7 @@ class AppStack(StageStack):
 
 
 def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
-    """ARNs by the names that `infra/grants.py` uses."""
+    """Return ARNs by the names that `infra/grants.py` uses."""
     arns: dict[str, str] = {
         "queue/inbox": data.inbox.queue.queue_arn,
         "queue/runs": data.runs.queue.queue_arn,
@@ -211,7 +211,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
 
 
 def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack) -> dict[str, str]:
-    """Every variable that a function may ask for, by name. An optional one that is not used is empty."""
+    """Return every variable that a function may need, by name; unused optional ones are empty."""
     given = settings.overrides
     secrets = data.secrets.arns()
     return {

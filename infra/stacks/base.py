@@ -1,4 +1,4 @@
-"""What every stack of a stage has: a name, tags, and a synthesizer that knows where archives go."""
+"""Common parts of all stacks of a stage: name, tags, and a synthesizer that knows the bucket of archives."""
 
 from aws_cdk import CfnOutput, DefaultStackSynthesizer, Stack, Tags
 from constructs import Construct

@@ -1,4 +1,4 @@
-"""Stateful things: tables, bucket, secrets, the vault's key, work queues."""
+"""Stateful resources: tables, bucket, secrets, the credential vault's key, work queues."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_kms as kms
@@ -15,7 +15,7 @@ from infra.stacks.base import StageStack
 
 
 class DataStack(StageStack):
-    """Outlives every release of the code."""
+    """Resources that outlive every release of the code."""
 
     def __init__(self, scope: Construct, *, settings: StageSettings) -> None:
         super().__init__(scope, "data", settings=settings)

@@ -1,4 +1,4 @@
-"""The broker's side: device policy, IoT rules, ingest queue. In a stage without IoT the queue alone."""
+"""Resources of the MQTT broker: device policy, IoT rules, ingest queue. In a stage without IoT only the queue."""
 
 from constructs import Construct
 

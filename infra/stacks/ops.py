@@ -1,4 +1,4 @@
-"""Operations: who is told when something is wrong, and one page that shows how things are."""
+"""Operations: alarms with their topic, and a dashboard."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
