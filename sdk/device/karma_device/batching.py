@@ -24,7 +24,7 @@ MAX_MESSAGE_BYTES = 128 * 1024
 METERED_BYTES = 5 * 1024
 """AWS IoT bills a message per started 5 KB of topic and payload."""
 MAX_SPAN_MS = 3_600_000
-"""Longest time that one message covers, in ms: the service stores messages by hours, so longer ones cost more writes."""
+"""Longest time that one message covers, in ms: the service stores messages by hours, so a longer one costs more."""
 
 MAX_METRICS = 64
 """Metrics in one sample at the most."""
