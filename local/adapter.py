@@ -43,11 +43,11 @@ class Adapter(Stacks):
         self._ministack = engine
 
     def before_start(self) -> None:
-        """Make the saved state fit the engine's port."""
+        """Adapt the saved state to the engine's port."""
         move_state(self._ministack)
 
     def after_restart(self) -> None:
-        """Have streams read on."""
+        """Let streams be read again."""
         self.resume_streams()
 
     # What templates say and the engine does not hear
@@ -100,7 +100,7 @@ class Adapter(Stacks):
             )
 
     def resume_streams(self) -> int:
-        """Make the mappings of DynamoDB streams anew; needed after the engine was restarted. Return how many.
+        """Create the mappings of DynamoDB streams again, as needed after a restart of the engine; return their number.
 
         The engine forgets stream records when it stops but remembers how many a mapping had read, and would skip as
         many of the new ones.
@@ -151,15 +151,15 @@ class Adapter(Stacks):
     # Addresses
 
     def api(self, outputs: Mapping[str, str]) -> Upstream:
-        """Return where the API answers."""
+        """Return the address of the API."""
         return Upstream(self.http_api_url(outputs["ApiId"]))
 
     def billing_webhook(self, outputs: Mapping[str, str]) -> Upstream:
-        """Return where Stripe's webhooks are taken."""
+        """Return the address of Stripe's webhook."""
         return Upstream(self.http_api_url(outputs["BillingWebhookApiId"]))
 
     def stage_settings(self) -> dict[str, object]:
-        """Name the broker, and the WebSocket API, whose id is fixed."""
+        """Return the settings of the broker and of the WebSocket API, whose id is fixed."""
         engine = self._ministack
         return {
             "mqtt_host": engine.mqtt_host,
@@ -170,16 +170,16 @@ class Adapter(Stacks):
         }
 
     def http_api_url(self, api_id: str) -> str:
-        """Return where the engine serves an HTTP API's `$default` stage, without a trailing slash."""
+        """Return the engine's URL of an HTTP API's `$default` stage, without a trailing slash."""
         return f"{self._engine.endpoint_url}/_aws/execute-api/{api_id}/$default"
 
     def websocket_url(self, api_id: str, stage: str) -> str:
-        """Return where the engine serves a WebSocket API."""
+        """Return the engine's URL of a WebSocket API."""
         return f"ws://localhost:{self._ministack.port}/_aws/execute-api/{api_id}/{stage}"
 
 
 def scheduled_functions(template: Mapping[str, Any]) -> Counter[str]:
-    """Return by how many schedules a template has each function called, by logical id."""
+    """Return the number of schedules that call each function of a template, by logical id."""
     resources: Mapping[str, Any] = template["Resources"]
     targets = [
         target["Arn"]
@@ -194,9 +194,9 @@ def scheduled_functions(template: Mapping[str, Any]) -> Counter[str]:
 
 
 def move_state(engine: MiniStack) -> None:
-    """Make the saved state of an engine that is about to start fit its port, where that is not the one of last time.
+    """Adapt the saved state of an engine that is about to start to its port, if that has changed.
 
-    The engine files queues under their URLs, and copies those into mappings, rules and functions' variables.
+    The engine stores queues under their URLs, and copies those into mappings, rules and functions' variables.
     """
     marker = engine.places.state / "engine-port"
     was = marker.read_text() if marker.exists() else ""

@@ -47,7 +47,7 @@ class ApiClient:
         """Call a route below `/api/v1`; return the envelope's `data`.
 
         Raises:
-            ApiRefused: any status of 400 and above.
+            ApiRefused: the API answered with a status of 400 or above.
         """
         response = self._http.request(method, f"/api/v1{path}", json=body, params=query or None)
         if response.status_code >= 400:
@@ -56,10 +56,10 @@ class ApiClient:
         return data
 
     def log_in(self, email: str, password: str) -> None:
-        """Become that user for the calls that follow.
+        """Log in; the following calls are the user's.
 
         Raises:
-            ApiRefused: 401 for an unknown address or a wrong password.
+            ApiRefused: 401: the address is unknown or the password wrong.
         """
         data = self.call("POST", "/auth/login", {"email": email, "password": password})
         self._http.headers["Authorization"] = f"Bearer {data['access_token']}"

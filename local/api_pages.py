@@ -1,4 +1,4 @@
-"""Puts the programs that show the API's description where the API serves them from. Standard library only.
+"""Copies the programs that show the API's description to the API's folder. Standard library only.
 
 They come from npm, at the versions of the lock, and are compressed here once instead of at every request. Their bytes
 depend on the versions alone, so that the same packages make the same archive of the function.
@@ -20,12 +20,12 @@ SOURCES = (
 
 
 def are_there() -> bool:
-    """Tell whether every program lies where it is served from."""
+    """Tell whether every program has been copied."""
     return all(_target(source).exists() for source in SOURCES)
 
 
 def put() -> None:
-    """Compress every program to its place."""
+    """Compress every program into the folder."""
     for source in SOURCES:
         target = _target(source)
         partial = target.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""`karma`: run the backend on this machine, talk to it, and look after it.
+"""`karma`: runs the backend on this machine, talks to it, and operates it.
 
     karma dev                      start everything (what `make dev` runs)
     karma down                     stop it; data stay
@@ -46,7 +46,7 @@ _RENEWALS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did what it says."""
+    """Run one command; return 0 on success."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     os.environ.update(no_proxy())
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dev(arguments: argparse.Namespace) -> int:
-    """Start everything and hold the conversation."""
+    """Start everything and run the demo conversation."""
     progress = Progress()
     places = local_places.of_repository()
     print("Karma on this machine", flush=True)
@@ -119,7 +119,7 @@ def down(_: argparse.Namespace) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    """Say one thing to the agent, or talk line by line."""
+    """Send one message to the agent, or converse line by line."""
     outputs = _outputs(local_places.of_repository())
     thread = ""
 
@@ -154,7 +154,7 @@ def mail(arguments: argparse.Namespace) -> int:
 
 
 def admin_create(arguments: argparse.Namespace) -> int:
-    """Make an administrator; asks for the password, or reads it from a pipe."""
+    """Create an administrator; asks for the password, or reads it from a pipe."""
     operations = Operations(arguments.stage, local_places.of_repository())
     if sys.stdin.isatty():
         password = getpass.getpass("Password (kept as it is if the account exists): ")
@@ -203,7 +203,7 @@ def inbox_link(arguments: argparse.Namespace) -> int:
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    """Tell what a run did."""
+    """Describe a run."""
     print(Operations(arguments.stage, local_places.of_repository()).explain_run(arguments.run_id))
     return 0
 
@@ -216,7 +216,7 @@ def migrate(arguments: argparse.Namespace) -> int:
 
 
 def keys_show(arguments: argparse.Namespace) -> int:
-    """Tell how far the rotation of the signing keys is."""
+    """Show the state of the rotation of the signing keys."""
     print(Operations(arguments.stage, local_places.of_repository()).show_keys())
     return 0
 

@@ -55,11 +55,11 @@ Next:
 
 
 class Refused(Exception):
-    """The context cannot be made; says why."""
+    """The context cannot be made; the message says why."""
 
 
 class Words:
-    """A noun in the forms in which it stands in code and in sentences."""
+    """A noun in its forms in code and in sentences."""
 
     def __init__(self, noun: str, plural: str) -> None:
         for word in (noun, plural):
@@ -70,7 +70,7 @@ class Words:
         self.noun, self.plural = noun, plural
 
     def into(self, text: str) -> str:
-        """Put the noun in the template's place."""
+        """Replace the template's noun in a text."""
         if self.noun[0] in "aeiou":
             text = re.sub(r"\b([Aa]) (?=(new )?noun\b)", lambda a: a[0] if a[2] else f"{a[1]}n ", text)
         return re.sub("nouns?|Nouns?|NOUNS?", self._own, text)
@@ -81,10 +81,10 @@ class Words:
 
 
 def make(root: Path, words: Words) -> tuple[list[Path], list[Path]]:
-    """Write a context's files below `root`; returns what was written and what was changed.
+    """Write a context's files below `root`; return the paths that were written and those that were changed.
 
     Raises:
-        Refused: something of it is there, or a file that is to be changed has no place for it.
+        Refused: a file of the context exists, or a file that must be changed lacks the place for it.
     """
     files = {Path(words.into(path.as_posix())): words.into(text) for path, text in _template(root)}
     changes = dict(_changes(root, words))

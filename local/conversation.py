@@ -1,7 +1,7 @@
-"""The conversation that `make dev` ends with: proof, on real wires, that the parts work together.
+"""The demo conversation at the end of `make dev`, which shows that all parts work together.
 
-A user asks the agent to find the online device and move it; the device moves and its readings say so; Stripe's peer
-sells a subscription and the backend hears of it by a signed webhook.
+A user asks the agent to find the online device and move it; the device moves, as its telemetry shows; the Stripe peer
+sells a subscription, of which a signed webhook tells the backend.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REACH_MM = 250
 
 
 class Transcript:
-    """Prints a run as it streams, and keeps what a check needs."""
+    """Prints a run as it streams, and keeps the data for checks."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -81,7 +81,7 @@ class Transcript:
 
 
 def run_input(message: str, *, thread_id: str = "") -> dict[str, Any]:
-    """Return the AG-UI input of a run in which the user says one thing."""
+    """Return the AG-UI input of a run with one message of the user."""
     return {
         "threadId": thread_id or str(uuid.uuid4()),
         "runId": str(uuid.uuid4()),
@@ -95,17 +95,17 @@ def run_input(message: str, *, thread_id: str = "") -> dict[str, Any]:
 
 
 def converse(outputs: Outputs, stripe: StripePeer, device_log: Path, write: Callable[[str], None]) -> None:
-    """Hold the conversation, and check what it claims.
+    """Hold the conversation, and check its effects.
 
     Raises:
-        LocalError: something that had to happen did not.
+        LocalError: an expected effect did not happen.
     """
     move_device(outputs, device_log, write)
     change_subscription(outputs, stripe, write)
 
 
 def move_device(outputs: Outputs, device_log: Path, write: Callable[[str], None]) -> None:
-    """Have the agent move the device, then look at the device's own log and at its readings."""
+    """Let the agent move the device, then check the device's log and its telemetry."""
     before = len(commands_in(device_log))
     # Each time another place, so that a reading of it is from now.
     place = 10 + secrets.randbelow(_REACH_MM)
@@ -156,7 +156,8 @@ def change_subscription(outputs: Outputs, stripe: StripePeer, write: Callable[[s
 def sell(stripe: StripePeer, user_id: str, email: str, *, plan: str = _PLAN) -> dict[str, Any]:
     """Sell a plan to a new customer, which is linked to the user first, as by a checkout; return Stripe's subscription.
 
-    What was sold to the user before is cancelled, or the largest plan would count. The metadata only find it again.
+    Earlier subscriptions of the user are cancelled, since the largest plan would count; they are found by their
+    metadata.
     """
     _make_plan(stripe, plan)
     for old in stripe.call("GET", "/v1/customers")["data"]:
@@ -192,7 +193,7 @@ def _make_plan(stripe: StripePeer, plan: str) -> None:
 
 
 def commands_in(device_log: Path) -> list[dict[str, Any]]:
-    """Return the commands that the device carried out, oldest first, as its log has them."""
+    """Return the commands that the device carried out, oldest first, from its log."""
     if not device_log.exists():
         return []
     lines = [json.loads(line) for line in device_log.read_text().split("\n") if line.endswith("}")]

@@ -1,4 +1,4 @@
-"""The whole backend on this machine: the engine with the synthesized stacks, and what stands in for the outside world.
+"""The whole backend on this machine: the engine with the synthesized stacks, and substitutes for other services.
 
 `make dev` runs one that keeps its state; an e2e session runs a second one, from the same code, in a temporary folder.
 """
@@ -40,23 +40,23 @@ FRONT, STREAM, SIMULATOR, WATCH = "front", "stream", "simulator", "watch"
 """Names of the processes beside the engine, the model and the Stripe peer."""
 _WEBHOOK_PATH = "/webhooks/stripe"
 _SYNTHESIS_INPUTS = ("infra", "requirements")
-"""Of the local stage: what it deploys points to code, and holds none."""
+"""Inputs of the synthesis of the local stage, which only points to code."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What whoever starts the environment decides."""
+    """Options of whoever starts the environment."""
 
     anthropic_api_key: str = ""
     """Empty: the offline model answers."""
     model_pace_ms: int = 20
     python_path: tuple[Path, ...] = ()
-    """Import roots that functions find after their own; the e2e ring records their calls by one."""
+    """Import roots that functions search after their own; the e2e tests record calls by one."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """What a client needs; the rest is in the stack outputs."""
+    """Addresses for clients; others are in the stack outputs."""
 
     api_url: str
     stream_url: str
@@ -65,7 +65,7 @@ class Addresses:
 
 
 Platform = Callable[[Places, Mapping[str, int]], tuple[Engine, Stacks]]
-"""Makes the engine on the chosen ports, and what deploys stacks to it."""
+"""Makes the engine on the chosen ports, and the deployer of its stacks."""
 
 
 def ministack(*, persistent: bool, python_path: tuple[Path, ...] = ()) -> Platform:
@@ -79,7 +79,7 @@ def ministack(*, persistent: bool, python_path: tuple[Path, ...] = ()) -> Platfo
 
 
 class Deployment:
-    """One environment: start it, stop it, ask it where things are."""
+    """One environment: starts, stops and describes it."""
 
     def __init__(
         self, places: Places, *, persistent: bool, given: Given, progress: Progress, platform: Platform | None = None
@@ -134,7 +134,7 @@ class Deployment:
             self.stripe.post_webhooks_to(self.addresses.billing_webhook_url, self.webhook_secret)
 
     def start_watch(self) -> None:
-        """Have functions run changed code by themselves; started once everything answers."""
+        """Start the program that makes functions run changed code, once everything answers."""
         functions = {
             self.outputs[f"Function{name.label}"]: name.package
             for name in FunctionName
@@ -167,7 +167,7 @@ class Deployment:
 
     @property
     def addresses(self) -> Addresses:
-        """Where clients connect."""
+        """Return the addresses for clients."""
         front = f"http://127.0.0.1:{self.ports['front']}"
         webhook = self.adapter.billing_webhook(self.outputs)
         return Addresses(
@@ -179,7 +179,7 @@ class Deployment:
 
     @property
     def broker(self) -> Broker:
-        """Where devices connect.
+        """Return the broker to which devices connect.
 
         Raises:
             LocalError: the engine has no IoT.
@@ -190,7 +190,7 @@ class Deployment:
 
     @property
     def tables(self) -> dict[str, str]:
-        """Short name -> table."""
+        """Return the tables by short name."""
         prefix = "Table"
         return {
             key.removeprefix(prefix).lower(): value for key, value in self.outputs.items() if key.startswith(prefix)

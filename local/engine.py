@@ -1,6 +1,6 @@
-"""What runs AWS's services on this machine: any engine, as the deployment sees it, and the embedded one (MiniStack).
+"""Engines that run AWS's services on this machine: their interface, and the embedded one (MiniStack).
 
-Start, readiness, stop; the quirks of the embedded engine are `local.adapter`'s.
+It has start, readiness and stop; the quirks of the embedded engine are in `local.adapter`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = "engine"
 
 
 class Capability(StrEnum):
-    """What an engine may lack; tests name what they need of it (`@pytest.mark.needs`)."""
+    """A capability that an engine may lack; tests name those that they need (`@pytest.mark.needs`)."""
 
     HTTP_API = "http-api"
     """API Gateway v2 for HTTP, with CORS."""
@@ -42,7 +42,7 @@ class Capability(StrEnum):
     FUNCTIONS = "functions"
     """Functions are run, and reach what listens on this machine's loopback."""
     STATE = "state"
-    """Data outlive a restart."""
+    """Data survive a restart."""
     LOCAL_STAGE = "local-stage"
     """The environment of `make dev` runs on it, with its programs, commands and limits of functions."""
     ACCOUNTS = "accounts"
@@ -51,51 +51,51 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True)
 class Broker:
-    """Where devices connect."""
+    """Address of the MQTT broker to which devices connect."""
 
     host: str
     port: int
     ca_path: Path
-    """PEM of the authority that signed its certificate."""
+    """PEM file of the authority that signed its certificate."""
 
 
 class Engine(Protocol):
-    """A process, or a container, that answers for AWS.
+    """A process, or a container, that answers in place of AWS.
 
     Access key `test` is root of account 000000000000; any 12-digit access key is root of an account of its own.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in reports."""
+        """Return its name in reports."""
 
     @property
     def stage(self) -> str:
-        """The stage whose templates it takes (`infra.config.Stage`)."""
+        """Return the stage whose templates it accepts (`infra.config.Stage`)."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do beside storage, queues, secrets and CloudFormation."""
+        """Return its capabilities besides storage, queues, secrets and CloudFormation."""
 
     @property
     def places(self) -> Places:
-        """Where its files are."""
+        """Return the folders of its files."""
 
     @property
     def region(self) -> str:
-        """The one region of its resources."""
+        """Return the region of its resources."""
 
     @property
     def endpoint_url(self) -> str:
-        """Address of every AWS service."""
+        """Return the URL of every AWS service."""
 
     @property
     def python(self) -> Path:
-        """Interpreter that runs functions; their packages are built for it."""
+        """Return the interpreter that runs functions, for which their packages are built."""
 
     @property
     def broker(self) -> Broker | None:
-        """The MQTT broker, of an engine that has IoT."""
+        """Return the MQTT broker; None: the engine has no IoT."""
 
     def client_environment(self, access_key: str = "test") -> dict[str, str]:
         """Return the variables that point an AWS SDK at this engine."""
@@ -107,7 +107,7 @@ class Engine(Protocol):
         """Wait until it answers."""
 
     def stop(self, processes: Processes) -> None:
-        """End it, and wait."""
+        """Stop it, and wait."""
 
 
 _LAUNCHER = Path(__file__).parent / "ministack" / "launch.py"
@@ -115,7 +115,7 @@ _LAUNCHER = Path(__file__).parent / "ministack" / "launch.py"
 
 @dataclass(frozen=True)
 class MiniStack:
-    """One running (or to be started) engine.
+    """One MiniStack engine, running or to be started.
 
     Access key `test` is root of account 000000000000; any 12-digit access key is root of an account of its own.
     """
@@ -126,31 +126,31 @@ class MiniStack:
     persistent: bool
     region: str = REGION
     mqtt_host: str = "localhost"
-    """The broker's certificate names it."""
+    """Host of the broker, which its certificate names."""
     python_path: tuple[Path, ...] = ()
-    """Import roots that deployed functions find after their own."""
+    """Import roots that deployed functions search after their own."""
     name: ClassVar[str] = "ministack"
     stage: ClassVar[str] = "local"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     @property
     def endpoint_url(self) -> str:
-        """Address of every AWS service."""
+        """Return the URL of every AWS service."""
         return f"http://localhost:{self.port}"
 
     @property
     def ca_path(self) -> Path:
-        """The PEM of the authority that signed the MQTT broker's certificate; written when the engine is ready."""
+        """Return the PEM file of the broker certificate's authority; written when the engine is ready."""
         return self.places.state / "iot-ca.pem"
 
     @property
     def broker(self) -> Broker:
-        """The MQTT broker, which the engine starts with."""
+        """Return the MQTT broker, which starts with the engine."""
         return Broker(self.mqtt_host, self.mqtt_port, self.ca_path)
 
     @property
     def python(self) -> Path:
-        """Interpreter that runs functions: the engine's own."""
+        """Return the interpreter that runs functions: the engine's own."""
         return self.places.engine_venv / "bin" / "python"
 
     def client_environment(self, access_key: str = "test") -> dict[str, str]:
@@ -161,7 +161,7 @@ class MiniStack:
         """Start without waiting; `wait_ready` follows.
 
         Raises:
-            PrerequisiteMissing: its virtual environment is not there.
+            PrerequisiteMissing: the engine's virtual environment is not installed.
         """
         if not (self.places.engine_venv / "bin" / "ministack").exists():
             raise PrerequisiteMissing(f"the local AWS engine is not in {self.places.engine_venv}; run `make dev`")
@@ -188,7 +188,7 @@ class MiniStack:
         processes.start(Program(NAME, command, env, self.places.root))
 
     def _fresh_scratch(self) -> Path:
-        """Return an empty folder for the functions' unpacked code; that of the last run goes away behind our back.
+        """Return an empty folder for the functions' unpacked code; the last run's is removed in the background.
 
         It has tens of thousands of files, and removing them may take longer than the engine's start.
         """
@@ -204,7 +204,7 @@ class MiniStack:
         """Wait for the HTTP port and the MQTT listener, then write the CA file.
 
         Raises:
-            NotReady: with the end of the engine's log.
+            NotReady: the engine did not answer in time; the message has the end of its log.
         """
         processes.wait_ready(NAME, f"engine on port {self.port}", self.healthy, deadline_s=deadline_s)
         url = f"{self.endpoint_url}/_ministack/iot/ca.pem"
@@ -216,7 +216,7 @@ class MiniStack:
         return http_status(f"{self.endpoint_url}/_ministack/ready") == 200
 
     def stop(self, processes: Processes) -> None:
-        """Ask it to end and wait: its state is written only then."""
+        """Stop it and wait: it writes its state only then."""
         processes.stop([NAME], deadline_s=30)
 
 
@@ -239,7 +239,7 @@ def client_environment(port: int, *, region: str, access_key: str) -> dict[str, 
 
 @contextmanager
 def ephemeral() -> Iterator[MiniStack]:
-    """Run an engine that leaves nothing behind: temporary folder, free ports, no persistence."""
+    """Run an engine that leaves nothing: temporary folder, free ports, no saved state."""
     folder = Path(tempfile.mkdtemp(prefix="karma-engine-"))
     places = Places(base=folder)
     places.make()

@@ -1,14 +1,14 @@
-"""What the local environment tells the person at the terminal when it cannot go on."""
+"""Errors of the local environment, whose messages are printed at the terminal."""
 
 from __future__ import annotations
 
 
 class LocalError(Exception):
-    """Printed as one line, without a traceback; exit status 1."""
+    """An error that is printed as one line, without a traceback; exit status 1."""
 
 
 class PrerequisiteMissing(LocalError):
-    """Something this machine lacks; the message says what and how to get it."""
+    """This machine lacks a program; the message says which and how to install it."""
 
 
 class NotReady(LocalError):

@@ -1,9 +1,9 @@
-"""A loopback front that gives the HTTP API a host of its own, as it has in AWS.
+"""A reverse proxy on loopback that gives the HTTP API its own host, as it has in AWS.
 
-The engine serves an API under `/_aws/execute-api/{id}/$default/`; behind this front `/docs` and links without a path
+The engine serves an API under `/_aws/execute-api/{id}/$default/`; through this proxy `/docs` and links without a path
 work. It also keeps the number of function instances small: the engine starts one for each request in flight, and many
-at once take it seconds. Two requests run at a time, others wait their turn; one that takes longer than a second
-(a caller waiting for a device) lets the next one pass.
+at once take it seconds. Two requests run at a time, others wait; one that takes longer than a second (a caller
+waiting for a device) does not count any more.
 
     python -m local.front PORT UPSTREAM_URL [--host HOST] [--also PATH UPSTREAM_URL HOST]
 
@@ -42,7 +42,7 @@ _HOP_BY_HOP = frozenset(
 
 
 def _length(method: str, answer: Iterable[tuple[bytes, bytes]], content: bytes) -> bytes:
-    """Return what an answer says of its length, b"" for nothing.
+    """Return the Content-Length of an answer, b"" for none.
 
     HEAD's is that of the body which GET would have (RFC 9110, 8.6): who answers may know it. A gateway that measures
     what a function returns says 0, which is wrong, and nothing is better than that.
@@ -54,13 +54,13 @@ def _length(method: str, answer: Iterable[tuple[bytes, bytes]], content: bytes) 
 
 
 class Turnstile:
-    """Lets `_AT_ONCE` pass together; whoever stays longer than `_SLOW_S` no longer counts."""
+    """Limits requests to `_AT_ONCE` at a time; one that takes longer than `_SLOW_S` does not count any more."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def enter(self) -> Callable[[], None]:
-        """Wait for a place; return what gives it back, at the latest after `_SLOW_S`."""
+        """Wait for a place; return the function that frees it, which happens after `_SLOW_S` at the latest."""
         await self._places.acquire()
         given_back = False
 
@@ -78,7 +78,7 @@ class Turnstile:
 class Front:
     """ASGI application that forwards everything to `upstream`, method, path, query, headers and body unchanged.
 
-    An upstream that names a host gets that in the caller's place. `also` has upstreams of single paths.
+    An upstream with a host gets that instead of the caller's. `also` has upstreams of single paths.
 
     CORS is the deployed API's, whose settings list whole origins. A front end under development is served at any port
     of this machine, so the upstream sees one of the listed origins in the place of another loopback origin, and the

@@ -23,7 +23,7 @@ _TIMEOUT_S = 60
 
 
 def clients() -> Mapping[str, str]:
-    """Return each installed version of the client, and what Node.js imports it by."""
+    """Return each installed version of the client, and the name by which Node.js imports it."""
     modules = ROOT / "node_modules"
     pinned = {_version(modules / name): name for name in _PINNED if (modules / name).is_dir()}
     beside = [folder / "node_modules" / _CLIENT for folder in sorted(_FOUND.glob("*")) if folder.is_dir()]
@@ -31,7 +31,7 @@ def clients() -> Mapping[str, str]:
 
 
 def install_missing() -> list[str]:
-    """Install the versions that front ends depend on and that the lock does not have; return what they are.
+    """Install and return the versions that front ends depend on and that the lock does not have.
 
     Installs nothing when npm does not answer.
     """

@@ -1,7 +1,8 @@
-"""Which requests a listener of the local environment answers: those of programs, and of pages that this machine serves.
+"""Restricts listeners of the local environment to requests of programs, and of pages that this machine serves.
 
-Everything here believes whoever reaches it, and a web page reaches what listens on the machine of its reader. Browsers
-ask first (a preflight) for some requests only, and a site may have its own name lead to 127.0.0.1 (DNS rebinding):
+Listeners here do not authenticate callers, and a web page can reach every listener on the machine of its reader.
+Browsers ask first (a preflight) for some requests only, and a site may have its own name lead to 127.0.0.1 (DNS
+rebinding):
 then its pages count as of the same origin, and browsers send neither `Origin` nor `Sec-Fetch-*` with what they fetch.
 What a page cannot choose is the header `Host`: it has the name of the page's address. So:
 
@@ -30,7 +31,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CONTROL_HEADER = "x-karma-control"
-"""Sent, with any value, by programs that steer a listener."""
+"""Header that programs which control a listener send, with any value."""
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"https?://(?P<host>.+)")
 _ANSWERED = "this environment answers programs, and web pages that this machine serves"
@@ -38,14 +39,14 @@ _POLICY_VIOLATION = 1008
 
 
 class Kind(Enum):
-    """How much a request can do before anybody is asked who sends it."""
+    """Effect that a request can have without knowing its sender."""
 
     CALL = "call"
-    """It changes something, or shows it."""
+    """It changes or shows data."""
     VISIT = "visit"
-    """A `GET` changes nothing, so that a link on any page, or a login elsewhere, may lead here."""
+    """Its `GET` changes nothing, so that links on any page, or a login elsewhere, may lead here."""
     CONTROL = "control"
-    """It decides what the listener answers to others, or shows what others asked."""
+    """It decides what the listener answers to others, or shows others' requests."""
 
 
 def is_loopback_host(host: str) -> bool:
@@ -71,9 +72,9 @@ def is_page_of_this_machine(origin: str) -> bool:
 def refusal(
     headers: Iterable[tuple[str, str]], *, method: str = "", kind: Kind = Kind.CALL, origins: Collection[str] = ()
 ) -> str:
-    """Return why a request is not answered, nothing if it is.
+    """Return the reason why a request is refused, "" if it is not.
 
-    `origins` names pages of elsewhere that may call all the same.
+    `origins` are those of other sites whose pages may call, too.
     """
     found: dict[str, list[str]] = {}
     for name, value in headers:
@@ -100,12 +101,12 @@ def refusal(
 
 
 def body(why: str) -> bytes:
-    """Return what is answered, with status 403, to what is refused."""
+    """Return the body of the 403 answer to a refused request."""
     return json.dumps({"message": why}).encode()
 
 
 class Guarded:
-    """An ASGI application of which only those requests are heard that are not refused."""
+    """An ASGI application that answers refused requests itself, and passes on the others."""
 
     def __init__(self, application: Application, kind: Kind = Kind.CALL) -> None:
         self._application = application
@@ -128,7 +129,7 @@ class Guarded:
 
 
 def refuse(handler: BaseHTTPRequestHandler, kind: Kind = Kind.CALL) -> bool:
-    """Answer the request that a handler of `http.server` has read, if it is refused; tell whether it was."""
+    """Answer the request that a handler of `http.server` has read, if it is to be refused; return whether it was."""
     why = refusal(handler.headers.items(), method=handler.command, kind=kind)
     if why:
         said = body(why)

@@ -2,7 +2,7 @@
 
     python -m local.link FOLDER_OF_THE_ENVIRONMENT CUSTOMER_ID USER_ID
 
-A process of its own, because it takes on the environment of a deployed function.
+It is a separate process, because it sets the environment of a deployed function.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from local.processes import clean_environment, python
 
 
 def link(places: Places, customer_id: str, user_id: str) -> None:
-    """Say whom a customer pays for.
+    """Link a customer to the account that they pay for.
 
     Raises:
-        LocalError: the backend refuses.
+        LocalError: the backend refused the link.
     """
     command = [python(), "-m", "local.link", str(places.base), customer_id, user_id]
     done = subprocess.run(
@@ -31,7 +31,7 @@ def link(places: Places, customer_id: str, user_id: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Link, in this process."""
+    """Link in this process."""
     from local.operations import Operations
 
     base, customer_id, user_id = arguments

@@ -1,4 +1,4 @@
-"""The mails that the local engine's SES was given; the engine keeps them in memory until it stops."""
+"""Reads mails that the local engine's SES was given; the engine keeps them in memory until it stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PATH = "/_ministack/ses/messages"
 
 @dataclass(frozen=True, kw_only=True)
 class Delivered:
-    """A mail as it would lie in a mailbox."""
+    """A mail as its recipient would see it."""
 
     at: datetime
     sender: str
@@ -22,7 +22,7 @@ class Delivered:
 
     @property
     def token(self) -> str:
-        """One-time token of its link; empty when there is none."""
+        """Return the one-time token of its link; "" when there is none."""
         _, _, behind = self.text.partition("#token=")
         return behind.split()[0] if behind else ""
 

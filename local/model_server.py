@@ -26,7 +26,7 @@ _SCRIPT = Path(__file__).parent / "model" / "server.mjs"
 
 @dataclass(frozen=True)
 class ModelServer:
-    """A running (or to be started) offline model."""
+    """The offline model, running or to be started."""
 
     places: Places
     port: int
@@ -34,14 +34,14 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        """Base of the Messages API."""
+        """Return the base URL of the Messages API."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, processes: Processes) -> None:
         """Start without waiting.
 
         Raises:
-            PrerequisiteMissing: Node.js or the package is not there.
+            PrerequisiteMissing: Node.js or the package is not installed.
         """
         node = shutil.which("node")
         if node is None or not (self.places.node_modules / "@copilotkit" / "aimock").exists():
@@ -53,7 +53,7 @@ class ModelServer:
         """Wait until it answers.
 
         Raises:
-            NotReady: with the end of its log.
+            NotReady: it did not answer in time; the message has the end of its log.
         """
         probe = f"{self.url}/health"
         processes.wait_ready(NAME, f"offline model on port {self.port}", lambda: http_status(probe) not in (None, 502))

@@ -1,4 +1,4 @@
-"""What operators do to a deployed stage: administrators, the Stripe inbox, runs, migrations.
+"""Operations on a deployed stage: administrators, the Stripe inbox, runs, migrations.
 
 The stage's own addresses and table names come from the deployed functions' environments; on this machine they are
 asked of the local engine, elsewhere of AWS with the settings of the shell.
@@ -31,7 +31,7 @@ _IMPORT_ROOTS = (ROOT / "layers" / "common" / "python", ROOT / "functions")
 
 
 class Operations:
-    """Use cases against one stage; the environment of this process becomes that of its functions."""
+    """Use cases on one stage; this process takes the environment of the stage's functions."""
 
     def __init__(self, stage: str, places: Places) -> None:
         """Point the AWS SDK at the local engine when the stage is `local`.
@@ -60,7 +60,7 @@ class Operations:
         }
 
     def create_admin(self, email: str, password: str, name: str) -> str:
-        """Create an administrator, or promote whoever has the address; return their id.
+        """Create an administrator, or promote the account with the address; return its id.
 
         Raises:
             LocalError: the address or the password is not accepted.
@@ -98,7 +98,7 @@ class Operations:
             return json.dumps(event_view(inbox.event(event_id)), indent=2)
 
     def replay_event(self, event_id: str) -> None:
-        """Have a stored Stripe event handled once more.
+        """Handle a stored Stripe event once more.
 
         Raises:
             LocalError: there is no such event.
@@ -118,10 +118,10 @@ class Operations:
             inbox.dismiss(event_id, reason=reason, actor_id=None)
 
     def link_customer(self, customer_id: str, user_id: str, *, from_user_id: str | None) -> None:
-        """Say which account a customer of Stripe pays for.
+        """Link a customer of Stripe to the account that they pay for.
 
         Raises:
-            LocalError: somebody else has it, or there is no such account.
+            LocalError: another account has the customer, or there is no such account.
         """
         self._become("FunctionApi")
         from api.deps import billing
@@ -131,7 +131,7 @@ class Operations:
             billing.customers().relink(customer_id, UserId(user_id), from_user_id=from_user_id, actor_id=None)
 
     def explain_run(self, run_id: str) -> str:
-        """Tell what a run did.
+        """Describe a run.
 
         Raises:
             LocalError: there is no such run.
@@ -167,7 +167,7 @@ class Operations:
             yield "there are no migrations: every stored layout is the first one"
 
     def show_keys(self) -> str:
-        """Tell which keys sign and are accepted, and what comes next; no key is in the text."""
+        """Describe which keys sign and are accepted, and the next step; the text has no key."""
         self._become("FunctionApi")
         from karma.core import secrets
         from karma.identity.sessions.rotation import rotation_of
@@ -175,10 +175,10 @@ class Operations:
         return _keys_line(rotation_of(secrets.read(os.environ["AUTH_SECRET_ARN"])[0]))
 
     def rotate_keys(self, *, early: bool) -> str:
-        """Make the next step of the rotation of the keys, and tell what comes next.
+        """Make the next step of the rotation of the keys, and describe the one after it.
 
         Raises:
-            LocalError: it is too early, or somebody else has just made it.
+            LocalError: it is too early for the step, or another process has just made it.
         """
         self._become("FunctionApi")
         from karma.core import secrets
@@ -198,7 +198,7 @@ class Operations:
 
     @property
     def tables(self) -> Mapping[str, str]:
-        """Short name -> deployed table."""
+        """Return the deployed tables by short name."""
         return {key[5:].lower(): value for key, value in self._outputs.items() if key.startswith("Table")}
 
     def _inbox(self) -> InboxKeeper:

@@ -1,4 +1,4 @@
-"""Which web pages may call the local environment: those of this machine, whatever port a development server chose."""
+"""Decides which web pages may call the local environment: those of this machine, on any port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KNOWN_ORIGIN = LOCAL_ORIGINS[0]
 
 
 def is_allowed(origin: str, allowed: Collection[str]) -> bool:
-    """Tell whether an origin is among those allowed, of which one that ends in `:*` stands for every port."""
+    """Tell whether an origin is one of those allowed; an allowed one that ends in `:*` stands for every port."""
     return "*" not in origin and (origin in allowed or re.sub(r":[0-9]{1,5}\Z", ":*", origin) in allowed)
 
 

@@ -1,4 +1,4 @@
-"""Where everything of a local environment is: the content of `.local/outputs.json`."""
+"""Addresses and names of a local environment: the content of `.local/outputs.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The seeded user and what is theirs."""
+    """The seeded user with their device and credentials."""
 
     email: str
     password: str
@@ -25,7 +25,7 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Stripe:
-    """The Stripe peer, to which one sells, and how it signs webhooks."""
+    """Address and key of the Stripe peer, and the secret by which it signs webhooks."""
 
     base_url: str
     api_key: str
@@ -34,10 +34,10 @@ class Stripe:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which model is asked."""
+    """The model that is called."""
 
     base_url: str
-    """The offline model's; empty: the real API."""
+    """URL of the offline model; empty: the real API."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class Outputs:
     """Addresses, names and the demo user."""
 
     api_url: str
-    """Without a path, as `stream_url`: `/docs` is right below it."""
+    """URL without a path, as `stream_url`; `/docs` is directly below it."""
     stream_url: str
     websocket_url: str
-    """Complete, as `billing_webhook_url`."""
+    """Complete URL, as `billing_webhook_url`."""
     billing_webhook_url: str
     mqtt_host: str
     mqtt_port: int
@@ -69,10 +69,10 @@ class Outputs:
 
     @classmethod
     def read(cls, path: Path) -> Outputs:
-        """Read what `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: there is nothing, or something else.
+            OSError, ValueError, KeyError, TypeError: the file is missing, or has another content.
         """
         raw: dict[str, Any] = json.loads(path.read_text())
         return cls(

@@ -1,4 +1,4 @@
-"""Where the local environment keeps its files.
+"""Folders of the local environment.
 
     .engine/venv                 the AWS engine's own virtual environment (it pins its own botocore)
     .engine/stripe               the Stripe peer's own
@@ -6,7 +6,7 @@
     build/layers, build/local    packages of deployed functions, and the archives that point to them
     .local/settings.json         what the synthesis of the local stage is given
     .local/cdk/                  synthesized stacks
-    .local/outputs.json          where everything is (DESIGN section 10)
+    .local/outputs.json          addresses and names (DESIGN section 10)
     .local/secrets/              private keys and passwords, mode 0600
     .local/state/                engine state, ports, hashes of what is deployed
     .local/run/, .local/logs/    pid files and logs of background processes
@@ -31,57 +31,57 @@ class Places:
 
     @property
     def engine_venv(self) -> Path:
-        """Virtual environment of the AWS engine."""
+        """Return the virtual environment of the AWS engine."""
         return self.root / ".engine" / "venv"
 
     @property
     def stripe_venv(self) -> Path:
-        """Virtual environment of the Stripe peer."""
+        """Return the virtual environment of the Stripe peer."""
         return self.root / ".engine" / "stripe"
 
     @property
     def node_modules(self) -> Path:
-        """Programs from npm."""
+        """Return the folder of programs from npm."""
         return self.root / "node_modules"
 
     @property
     def settings(self) -> Path:
-        """Typed settings of the local stage, an input of the synthesis."""
+        """Return the settings file of the local stage, an input of the synthesis."""
         return self.base / "settings.json"
 
     @property
     def assembly(self) -> Path:
-        """What the synthesis wrote."""
+        """Return the folder that the synthesis writes."""
         return self.base / "cdk"
 
     @property
     def outputs(self) -> Path:
-        """Addresses and names of everything, for people and programs."""
+        """Return the file of addresses and names, for people and programs."""
         return self.base / "outputs.json"
 
     @property
     def state(self) -> Path:
-        """What outlives `make dev-down`."""
+        """Return the folder of data that survive `make dev-down`."""
         return self.base / "state"
 
     @property
     def ports(self) -> Path:
-        """The ports chosen last."""
+        """Return the file of the ports chosen last."""
         return self.state / "ports.json"
 
     @property
     def secrets(self) -> Path:
-        """Private keys and passwords."""
+        """Return the folder of private keys and passwords."""
         return self.base / "secrets"
 
     @property
     def run(self) -> Path:
-        """Pid files."""
+        """Return the folder of pid files."""
         return self.base / "run"
 
     @property
     def logs(self) -> Path:
-        """One log a process."""
+        """Return the folder of logs, one a process."""
         return self.base / "logs"
 
     def make(self) -> None:

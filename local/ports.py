@@ -23,7 +23,7 @@ def is_free(port: int) -> bool:
 
 
 def remembered(memory: Path) -> dict[str, int]:
-    """Return the ports that were chosen last, none if none were."""
+    """Return the ports that were chosen last, {} if none were."""
     if not memory.exists():
         return {}
     return {str(name): int(port) for name, port in json.loads(memory.read_text()).items()}

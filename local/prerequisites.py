@@ -1,4 +1,4 @@
-"""What a fresh machine needs before anything else runs. Standard library only: it is what installs the rest.
+"""Installs everything that a fresh machine needs. Standard library only, since it runs before anything is installed.
 
     python3 -m local.prerequisites                   `make install`
     python3 -m local.prerequisites localstack        besides, what `make test-localstack` needs: with Docker nothing
@@ -36,26 +36,26 @@ _printing = threading.Lock()
 
 
 class Missing(Exception):
-    """Something that this machine lacks and we do not install."""
+    """This machine lacks a program that is not installed here."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment and the lock file that says what is in it."""
+    """A virtual environment and the lock file of its packages."""
 
     folder: str
     lock: str
     what: str
     editable: tuple[str, ...] = ()
-    """Packages of this repository that are importable in it, as they are in the work tree."""
+    """Packages of this repository that are importable in it from the work tree."""
     python: str = ""
-    """Version that it needs; empty: that of this program."""
+    """Version of Python that it needs; empty: this program's."""
 
     def interpreter(self) -> str:
-        """Return what makes the environment.
+        """Return the interpreter that makes the environment.
 
         Raises:
-            Missing: there is none of its version.
+            Missing: there is no interpreter of its version.
         """
         if not self.python:
             return sys.executable
@@ -66,7 +66,7 @@ class Environment:
 
     @property
     def path(self) -> Path:
-        """Folder of the environment."""
+        """Return the folder of the environment."""
         return ROOT / self.folder
 
     def is_current(self) -> bool:
@@ -82,7 +82,7 @@ TOOLS = (
     Environment(".engine/contract", "contract.txt", "the contract's tools"),
 )
 LOCALSTACK = Environment(".engine/localstack", "localstack.txt", "LocalStack's host mode", python=LAMBDA_PYTHON)
-"""Of those who test on it: 330 MB."""
+"""Only for those who test on LocalStack: 330 MB."""
 _CANNOT = 3
 _JAVA = 17
 _NPM_MARKER = ROOT / "node_modules" / ".package-lock.json"
@@ -112,7 +112,7 @@ def ensure(*, say: Callable[[str], None]) -> float:
     """Install what is missing or out of date; return the seconds it took, 0 when nothing was to do.
 
     Raises:
-        Missing: no Python 3.11 or no Node 20.
+        Missing: there is no Python 3.11 or no Node 20.
         subprocess.CalledProcessError: an installer failed; its output was shown.
     """
     check_python()
@@ -138,7 +138,7 @@ def ensure_localstack(*, say: Callable[[str], None]) -> None:
     """Install LocalStack's host mode, unless it is there.
 
     Raises:
-        Missing: no Python 3.13, or no Java 17.
+        Missing: there is no Python 3.13 or no Java 17.
         subprocess.CalledProcessError: an installer failed; its output was shown.
     """
     check_java()
@@ -163,7 +163,7 @@ def check_java() -> None:
     """Refuse a machine without Java, or with an old one.
 
     Raises:
-        Missing: with what needs it.
+        Missing: Java is absent or too old; the message says what needs it.
     """
     need = f"its DynamoDB needs Java {_JAVA}"
     java = shutil.which("java")
@@ -180,7 +180,7 @@ def check_python() -> None:
     """Refuse an interpreter that is too old.
 
     Raises:
-        Missing: with what to install.
+        Missing: Python is too old; the message says what to install.
     """
     if sys.version_info < PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
@@ -191,7 +191,7 @@ def check_node() -> None:
     """Refuse a machine without Node.js or with an old one.
 
     Raises:
-        Missing: with what to install.
+        Missing: Node.js is absent or too old; the message says what to install.
     """
     node, npm = shutil.which("node"), shutil.which("npm")
     need = f"Node.js {NODE} or newer with npm is needed (CDK, the offline model and the AG-UI client run on it)"

@@ -1,4 +1,4 @@
-"""Background processes of the local environment: found again by pid files, stopped for certain, left behind by nobody.
+"""Background processes of the local environment: found by pid files, and ended with their starter.
 
 A pid alone may belong to somebody else by the time it is read, so the pid file holds the process's start time too
 and a process is signalled only if both agree.
@@ -33,18 +33,18 @@ _SAME_START_S = 1.0
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _ENVIRONMENT = "KARMA_LOCAL_ENVIRONMENT"
-"""Variable of every process of an environment, with the folder of the environment: by it the next start knows them."""
+"""Variable of every process of an environment, with the environment's folder, by which the next start finds them."""
 
 
 @dataclass
 class _Child:
-    """A supervisor that this very process started, and the end of the pipe that keeps it up."""
+    """A supervisor that this process started, and the end of the pipe that keeps it running."""
 
     process: subprocess.Popen[bytes]
     lifeline: int | None
 
     def let_go(self, said: bytes = b"") -> None:
-        """Close the pipe, which ends the program unless a byte was said before."""
+        """Close the pipe, which ends the program unless a byte was written before."""
         if self.lifeline is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.lifeline, said)
@@ -53,12 +53,12 @@ class _Child:
 
 
 _children: dict[int, _Child] = {}
-"""Whose exit status this process has to collect; otherwise they stay as zombies."""
+"""Supervisors whose exit status this process has to collect; otherwise they stay as zombies."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to start: `name` is its pid file's and its log's."""
+    """A program to start; `name` is that of its pid file and of its log."""
 
     name: str
     command: Sequence[str]
@@ -74,7 +74,7 @@ class Processes:
         self._started: set[int] = set()
 
     def log(self, name: str) -> Path:
-        """Return where the named program's output goes."""
+        """Return the log of the named program."""
         return self._places.logs / f"{name}.log"
 
     def start(self, program: Program) -> int:
@@ -104,12 +104,12 @@ class Processes:
         return pid
 
     def release(self) -> None:
-        """Let everything that was started here outlive this process."""
+        """Let all programs that were started here outlive this process."""
         for pid in self._started & _children.keys():
             _children[pid].let_go(b"r")
 
     def reap(self) -> list[int]:
-        """Kill what is left of this environment and belongs to no running program; return its pids.
+        """Kill processes of this environment that belong to no running program; return their pids.
 
         They are known by a variable of their environment, which names this one's folder, never by their names. There
         are some only after a supervisor was killed by force.
@@ -130,7 +130,7 @@ class Processes:
         return [process.pid for process in left]
 
     def running(self) -> dict[str, int]:
-        """Return name -> pid of those that are alive."""
+        """Return the pids of running programs by name."""
         found = {}
         for path in sorted(self._places.run.glob("*.pid")):
             process = self._find(path)
@@ -148,7 +148,7 @@ class Processes:
         """Poll `ready` until it says yes; one whose answers are slow gets more time (`local.waiting.Pace`).
 
         Raises:
-            NotReady: the deadline passed or the process ended; the message shows where its log is and its last lines.
+            NotReady: the deadline passed or the process ended; the message has the path of its log and its last lines.
         """
 
         def attempt() -> bool | None:
@@ -300,7 +300,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def no_proxy() -> dict[str, str]:
-    """Return this process's proxy exceptions with the loopback addresses among them: nothing of ours is elsewhere."""
+    """Return this process's proxy exceptions with the loopback addresses added, since all programs listen there."""
     given = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     hosts = [host for host in given.split(",") if host]
     together = ",".join([*hosts, *(host for host in ("localhost", "127.0.0.1", "::1") if host not in hosts)])

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: one line a step, with its time."""
+"""Output at the terminal: one line a step, with its time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Progress:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since this object was made."""
+        """Return the seconds since this object was made."""
         return time.monotonic() - self._began
 
     def say(self, text: str) -> None:

@@ -23,7 +23,7 @@ _MODEL = "EOS-3A"
 
 @dataclass(frozen=True)
 class Seeded:
-    """What seeding found or made."""
+    """The demo user with key and device, and whether the account is new."""
 
     demo: Demo
     created: bool
@@ -52,10 +52,10 @@ def seed(deployment: Deployment) -> Seeded:
 
 
 def verify_email(api: ApiClient, endpoint_url: str, email: str) -> None:
-    """Ask for a link, and follow the newest that lies in the mailbox of an address.
+    """Ask for a verification mail, and use the newest token that was sent to the address.
 
     Raises:
-        LocalError: no mail comes.
+        LocalError: no mail was sent in time.
     """
 
     def token() -> str | None:
@@ -86,7 +86,7 @@ def start_simulator(deployment: Deployment, serial: str) -> None:
 
 
 def device_log(deployment: Deployment) -> Path:
-    """Return the file in which the simulated device notes what it does."""
+    """Return the file in which the simulated device logs its commands."""
     return deployment.places.logs / "device.jsonl"
 
 
@@ -94,7 +94,7 @@ def wait_online(deployment: Deployment, demo: Demo) -> dict[str, Any]:
     """Wait until the API shows the device online with readings; return it.
 
     Raises:
-        LocalError: it does not come online.
+        LocalError: the device did not come online in time.
     """
     with ApiClient(deployment.addresses.api_url, api_key=demo.api_key) as api:
 

@@ -1,6 +1,6 @@
-"""Bring synthesized stacks to an engine on this machine by CloudFormation's change sets.
+"""Deploys synthesized stacks to an engine on this machine by CloudFormation's change sets.
 
-What one engine needs beyond that is in the class derived from `Stacks`: `local.adapter` for the embedded one.
+Further steps for one engine are in the class derived from `Stacks`: `local.adapter` for the embedded one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 AT_ONCE = 2
 """Functions that are started at the same time."""
 _DEPLOY_S = 300
-"""A busy machine may take two minutes for what an idle one does in ten seconds."""
+"""Seconds for a deployment: a busy machine may take two minutes for ten seconds' work."""
 _CONFIG = Config(
     connect_timeout=3,
     read_timeout=120,
@@ -52,7 +52,7 @@ class StackFiles:
     assets: Sequence[tuple[Path, str, str]]
     """(file, bucket, key) of each archive that the template refers to."""
     digest: str
-    """Of the template; assets are named after their own digests, so it covers them."""
+    """Digest of the template; assets are named by their own digests, so it covers them."""
 
 
 class Stacks(ABC):
@@ -87,15 +87,15 @@ class Stacks(ABC):
 
     @abstractmethod
     def stage_settings(self) -> dict[str, object]:
-        """Return what the stage's settings file says of the engine (fields of `infra.config.Overrides`)."""
+        """Return the engine's values for the stage's settings file (fields of `infra.config.Overrides`)."""
 
     @abstractmethod
     def api(self, outputs: Mapping[str, str]) -> Upstream:
-        """Return where the API answers."""
+        """Return the address of the API."""
 
     @abstractmethod
     def billing_webhook(self, outputs: Mapping[str, str]) -> Upstream:
-        """Return where Stripe's webhooks are taken."""
+        """Return the address of Stripe's webhook."""
 
     @abstractmethod
     def function_credentials(self, name: str) -> dict[str, str]:
@@ -104,13 +104,13 @@ class Stacks(ABC):
     # Of those engines that need it: the others have nothing to do here.
 
     def before_start(self) -> None:  # noqa: B027
-        """Do what has to be done while the engine does not run."""
+        """Prepare the engine's state while it does not run."""
 
     def after_restart(self) -> None:  # noqa: B027
-        """Mend what the engine's restart broke."""
+        """Repair what the engine's restart broke."""
 
     def _complete(self, stack: StackFiles) -> None:  # noqa: B027
-        """Set what the engine does not take from a template."""
+        """Set properties that the engine does not take from a template."""
 
     # Deployment
 
@@ -155,7 +155,7 @@ class Stacks(ABC):
         return found
 
     def _deployed(self) -> dict[str, str]:
-        """Return stack -> digest of what the engine really holds; its state may have been thrown away."""
+        """Return the digest of each stack that the engine really has; its state may have been deleted."""
         if not self._memory.exists():
             return {}
         remembered = json.loads(self._memory.read_text())
@@ -222,7 +222,7 @@ class Stacks(ABC):
             raise LocalError(f"stack {stack.name} ended in {status}:\n  {reasons}")
 
     def _template_url(self, stack: StackFiles) -> str:
-        """Put a template where CloudFormation reads it: a request's body holds 51,200 bytes, an object a million."""
+        """Store a template where CloudFormation reads it: a request may have 51,200 bytes, an object a million."""
         s3: S3Client = self.client("s3")
         with suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
             s3.create_bucket(Bucket=LOCAL_ASSET_BUCKET)

@@ -23,21 +23,21 @@ _LAUNCHER = Path(__file__).parent / "stripe" / "launch.py"
 
 @dataclass(frozen=True)
 class StripePeer:
-    """A running (or to be started) localstripe."""
+    """A localstripe process, running or to be started."""
 
     places: Places
     port: int
 
     @property
     def url(self) -> str:
-        """Base of its API."""
+        """Return the base URL of its API."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, processes: Processes) -> None:
         """Start without waiting; data of an earlier start of this environment is loaded.
 
         Raises:
-            PrerequisiteMissing: its virtual environment is not there.
+            PrerequisiteMissing: its virtual environment is not installed.
         """
         interpreter = self.places.stripe_venv / "bin" / "python"
         if not interpreter.exists():
@@ -52,19 +52,19 @@ class StripePeer:
         """Wait until the API answers.
 
         Raises:
-            NotReady: with the end of its log.
+            NotReady: it did not answer in time; the message has the end of its log.
         """
         processes.wait_ready(NAME, f"localstripe on port {self.port}", lambda: http_status(self.url) is not None)
 
     def post_webhooks_to(self, url: str, secret: str) -> None:
-        """Have every event of now on posted to `url`, signed with `secret`. It forgets this when it ends."""
+        """Let every future event be posted to `url`, signed with `secret`. It forgets this when it ends."""
         self._send("POST", "/_config/webhooks/karma", json.dumps({"url": url, "secret": secret}), "application/json")
 
     def call(self, method: str, path: str, **form: str) -> dict[str, Any]:
         """Call Stripe's API as a merchant's dashboard would; parameters spelled as Stripe's forms spell them.
 
         Raises:
-            LocalError: the peer refuses.
+            LocalError: the peer refused the call.
         """
         return self._send(method, path, urllib.parse.urlencode(form), "application/x-www-form-urlencoded")
 

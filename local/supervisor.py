@@ -21,12 +21,12 @@ import psutil
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 _GRACE_S = 20
-"""The engine writes its state when it is asked to end."""
+"""Seconds for a program to end: the engine writes its state then."""
 _LINUX = sys.platform.startswith("linux")
 
 
 def main() -> int:
-    """Run the program; its exit status is this one's."""
+    """Run the program; return its exit status."""
     lifeline, command = int(sys.argv[1]), sys.argv[2:]
     if _LINUX:
         _prctl(_SET_CHILD_SUBREAPER, 1)

@@ -1,4 +1,4 @@
-"""Where an engine serves one of our APIs."""
+"""Address of one of our APIs at an engine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Upstream:
-    """An address, and the name by which the engine knows what is asked for."""
+    """A URL, and the host by which the engine finds the API."""
 
     url: str
-    """Without a slash at its end."""
+    """URL without a slash at its end."""
     host: str = ""
-    """What stands in the header `Host`, where the engine finds the API by it; empty: the URL's own."""
+    """Value of the header `Host`, when the engine finds the API by it; empty: the URL's host."""

@@ -11,15 +11,15 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 _USUAL_ANSWER_S = 0.1
-"""More than the engine needs for its smallest answer when two other programs run beside it (5-50 ms)."""
+"""Seconds; more than the engine needs for its smallest answer when two other programs run beside it (5-50 ms)."""
 _MOST_TIMES = 20.0
 
 
 class Pace:
-    """How slow a machine is at the moment, by the time that the engine's smallest answer takes.
+    """Measures how slow the machine is, by the time that the engine's smallest answer takes.
 
     Deadlines are for machines as they usually are. On one that is ten times slower everything takes ten times as long,
-    that answer too, so a deadline that has passed is stretched by as much, and what is waited for is said.
+    that answer too, so a deadline that has passed is extended by as much, and a line says what is waited for.
     """
 
     def __init__(self, probe: Callable[[], object], say: Callable[[str], None] = lambda _: None) -> None:
@@ -27,7 +27,7 @@ class Pace:
         self._say = say
 
     def stretched(self, deadline_s: float, *, what: str) -> float:
-        """Measure one answer now; return the deadline for a machine that takes so long for it."""
+        """Measure one answer now; return the deadline extended for a machine that is so slow."""
         began = time.monotonic()
         self._probe()
         took = time.monotonic() - began
@@ -66,7 +66,7 @@ def until(
 
 
 def http_status(url: str, *, timeout_s: float = 30) -> int | None:
-    """Return the status of a GET, None when nobody answers."""
+    """Return the status of a GET; None: there was no answer."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 -- our own loopback URL
             return int(response.status)

@@ -1,4 +1,4 @@
-"""Has functions run the code of the work tree as soon as it is saved; `make dev` starts it in the background.
+"""Lets functions run changed code as soon as it is saved; `make dev` starts it in the background.
 
     python -m local.watch .local/state/watch.json
 
@@ -49,11 +49,11 @@ State = Mapping[Path, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Watched:
-    """What is watched for, as `Deployment.start_watch` writes it."""
+    """The settings of a watch, as `Deployment.start_watch` writes them."""
 
     root: Path
     port: int
-    """Of the engine."""
+    """Port of the engine."""
     functions: Mapping[str, str]
     """Deployed name -> folder below `functions/`."""
     stream_host: int
@@ -90,7 +90,7 @@ def changed(before: State, after: State) -> list[Path]:
 
 
 def mistakes(paths: Iterable[Path]) -> list[str]:
-    """Return what Python says of changed sources that it cannot read."""
+    """Return Python's errors in changed sources that it cannot read."""
     found = []
     for path in paths:
         if path.suffix == ".py" and path.exists():
@@ -102,13 +102,13 @@ def mistakes(paths: Iterable[Path]) -> list[str]:
 
 
 def forget_bytecode(source: Path) -> None:
-    """Remove what Python keeps of a source: it takes a file of the same size, saved within a second, for the same."""
+    """Remove Python's bytecode of a source, which a change of the same size within a second would not invalidate."""
     for kept in (source.parent / "__pycache__").glob(f"{glob.escape(source.stem)}.*.pyc"):
         kept.unlink(missing_ok=True)
 
 
 class Watch:
-    """Compares the work tree with what functions were started from."""
+    """Compares the work tree with the state from which functions were started."""
 
     def __init__(self, watched: Watched, say: Callable[[str], None]) -> None:
         self._watched = watched
@@ -125,7 +125,7 @@ class Watch:
         )
 
     def look(self) -> None:
-        """Look once; renew what runs changed code, and say it."""
+        """Compare once; restart functions whose code has changed, and print it."""
         now = state_of(self._watched.root)
         paths = changed(self._seen, now)
         self._seen = now
@@ -165,7 +165,7 @@ class Watch:
             self._say(f"renewed {what} in {time.monotonic() - began:.1f} s: {_listed(names)} changed")
 
     def _end_instances(self, function: str) -> None:
-        """Write a function's configuration as it is: the engine starts its instances anew for that, as AWS does."""
+        """Write a function's configuration unchanged, for which the engine, like AWS, starts its instances anew."""
         try:
             timeout_s = self._lambda.get_function_configuration(FunctionName=function)["Timeout"]
             self._lambda.update_function_configuration(FunctionName=function, Timeout=timeout_s)

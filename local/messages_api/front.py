@@ -1,4 +1,4 @@
-"""The offline model as clients see it: what the Messages API would refuse is refused, the rest is aimock's to answer.
+"""The offline model: refuses requests that the Messages API would refuse, and lets aimock answer the others.
 
 aimock answers anything that is shaped like a conversation. This program starts it on a port of its own, checks each
 `POST /v1/messages` against `rules.refusal`, and passes on what holds, bytes as they come, so that answers still stream.
@@ -32,10 +32,10 @@ _HOST = "127.0.0.1"
 _TIMEOUT_S = 600.0
 _CHUNK_BYTES = 64 * 1024
 _OPEN = frozenset({"/health", "/v1/messages"})
-"""What a client of the Messages API calls; the rest steers the model, or shows what it was asked."""
+"""Paths of the Messages API and of the health check; other paths control the model, or show its requests."""
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host"})
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "xi-api-key"})
-"""By which aimock knows its caller: this program alone."""
+"""Headers by which aimock would know its caller, which is this program alone."""
 
 
 def error_body(message: str, *, error_type: str = "invalid_request_error") -> bytes:
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def parse_request(self) -> bool:
-        """Read the head; what `local.guard` refuses goes no further."""
+        """Read the head of a request; answer it if `local.guard` refuses it."""
         if not super().parse_request():
             return False
         return not refuse(self, Kind.CALL if self.path.partition("?")[0] in _OPEN else Kind.CONTROL)

@@ -1,7 +1,7 @@
-"""A look into images and PDFs of a request: is it what it is called, and how large is it.
+"""Checks images and PDFs of a request: type and size.
 
-Written apart from what the backend checks before it stores media, and from other properties of the formats where that
-is possible: a mistake there is not repeated here.
+Written independently of the backend's own checks, by other properties of the formats where possible, so that a mistake
+there is not repeated here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NOT_READABLE = "Could not process image"
 
 
 def image_problem(data: str, media_type: str) -> tuple[str | None, tuple[int, int]]:
-    """Return why an image in base64 is refused (None: it is taken) and its sides in pixels."""
+    """Return why an image in base64 is refused (None: it is accepted), and its sides in pixels."""
     try:
         raw = base64.b64decode(data, validate=True)
     except binascii.Error:
@@ -35,7 +35,7 @@ def image_problem(data: str, media_type: str) -> tuple[str | None, tuple[int, in
 
 
 def pdf_problem(data: object) -> str | None:
-    """Return why a PDF in base64 is refused (None: it is taken)."""
+    """Return why a PDF in base64 is refused (None: it is accepted)."""
     if not isinstance(data, str):
         return "Field required"
     try:

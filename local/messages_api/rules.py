@@ -23,7 +23,7 @@ MANY_IMAGES = 20
 MAX_SIDE_PX = 8000
 MAX_SIDE_PX_OF_MANY = 2000
 MAX_IMAGE_CHARS = 5 * 1024 * 1024
-"""Of one image in base64."""
+"""Characters of one image in base64 at the most."""
 
 _REQUIRED = ("model", "max_tokens", "messages")
 _TOP = frozenset(
@@ -32,7 +32,7 @@ _TOP = frozenset(
         "service_tier", "speed", "stop_sequences", "stream", "system", "thinking", "tool_choice", "tools",
     }
 )  # fmt: skip
-"""`temperature`, `top_p` and `top_k` are gone since 2026-10-21."""
+"""Members of a request; `temperature`, `top_p` and `top_k` were removed on 2026-10-21."""
 
 _COMMON = frozenset({"type", "cache_control"})
 _FIELDS: Mapping[str, frozenset[str]] = {
@@ -63,11 +63,11 @@ _SCHEMA_COMBINATORS = ("oneOf", "allOf", "anyOf")
 
 
 class _Refused(Exception):
-    """A rule is broken; the message is the API's way to say which."""
+    """A rule is broken; the message is as the API words it."""
 
 
 def refusal(body: object, *, size: int = 0) -> str | None:
-    """Return why the API refuses this body, or None when it takes it.
+    """Return why the API refuses this body, or None when it accepts it.
 
     Args:
         body: the parsed JSON.
@@ -256,7 +256,7 @@ def _document(source: object, at: str) -> None:
 
 
 def _check_pairs(turns: Sequence[tuple[str, _Blocks]]) -> None:
-    """Each tool_use is answered once, by a tool_result at the start of the very next turn; nothing else is answered."""
+    """Check that each tool_use has one tool_result at the start of the very next turn, and no other results exist."""
     seen: set[str] = set()
     open_ids: list[str] = []
     for n, (role, blocks) in enumerate(turns):

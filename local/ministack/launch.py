@@ -3,13 +3,13 @@
 Six things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py check
 the first four, test_watch.py the fifth, tests/integration/integrations/test_iot.py the last:
 
-* Whatever listens, listens on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
+* All listeners are on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
 * A device without a certificate does not get through the TLS handshake, as with AWS: the engine would let it in.
 * A web page of another site reaches nothing (`local.guard`). The engine lets any page call it and believes any
   signature, so that a page in the browser of whoever runs this could deploy code of its own.
 * MQTT over WebSocket is refused. It carries no certificate, and the engine does not check signatures in its place.
 * Instances of functions end after the call that they carry out.
-* A message that Python's parser gives up on is acknowledged and passed on.
+* A message that Python's parser cannot read is acknowledged and passed on.
 
     python -P launch.py PORT
 """
@@ -41,16 +41,16 @@ _POLICY_VIOLATION = 1008
 
 # asyncio's own loop, not uvloop: some devices do not get through the latter's TLS.
 class LoopbackLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers are reached from this machine alone."""
+    """An event loop whose servers can be reached from this machine only."""
 
     async def create_server(self, protocol_factory: Any, host: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Bind to loopback, whichever address was asked for; a socket that is given is bound already."""
+        """Bind to loopback, whatever address was given; a given socket is bound already."""
         asked = host if kwargs.get("sock") is not None else _LOOPBACK
         return await super().create_server(protocol_factory, asked, *args, **kwargs)
 
 
 def require_certificates() -> None:
-    """Have the broker's TLS ask every client for a certificate, instead of taking one if there is one."""
+    """Make the broker's TLS require a certificate of every client, instead of accepting clients without one."""
     optional = iot._mtls_build_ssl_context  # noqa: SLF001 -- the engine has no setting for it
 
     def required() -> ssl.SSLContext:
@@ -62,7 +62,7 @@ def require_certificates() -> None:
 
 
 def let_calls_finish() -> None:
-    """Have instances end after the call that they carry out, as in AWS; the engine would end them under it.
+    """Let instances finish their call before they end, as in AWS; the engine would interrupt it.
 
     They get no further call, and the next one finds a new instance. The wait is at most the function's own time limit,
     at which the engine ends the call.
@@ -86,7 +86,7 @@ def let_calls_finish() -> None:
 
 
 def guard_runtime_apis() -> None:
-    """Have the engine's other HTTP servers, from which functions fetch their calls, refuse what `local.guard` does."""
+    """Let the engine's other HTTP servers, from which functions fetch calls, refuse what `local.guard` refuses."""
     parse = BaseHTTPRequestHandler.parse_request
 
     def parse_request(handler: BaseHTTPRequestHandler) -> bool:
@@ -96,7 +96,7 @@ def guard_runtime_apis() -> None:
 
 
 def take_any_message() -> None:
-    """Have rules take a message that Python's parser gives up on (depth, digits) as they take one that is not JSON.
+    """Make rules treat a message that Python's parser cannot read (depth, digits) as one that is not JSON.
 
     The engine would drop the device's connection without an acknowledgement, and again each time that it sends it anew.
     """
@@ -112,7 +112,7 @@ def take_any_message() -> None:
 
 
 async def without_mqtt(scope: guard.Scope, receive: guard.Receive, send: guard.Send) -> None:
-    """Serve the engine's application, except to WebSockets that are to carry MQTT."""
+    """Serve the engine's application, but refuse WebSockets for MQTT."""
     offered = [
         protocol.strip().lower()
         for name, value in scope.get("headers", ())

@@ -1,4 +1,6 @@
-"""`python -m local.streamhost --function-dir functions/agent_stream --env-file .local/agent_stream.json --port 4600`.
+"""Entry point of the local function URL.
+
+    python -m local.streamhost --function-dir functions/agent_stream --env-file .local/agent_stream.json --port 4600
 
 Prints one line of JSON with the URL when it is ready; ends, with its workers, on SIGTERM or SIGINT; on SIGHUP workers
 are started anew, to read changed code.

@@ -1,4 +1,4 @@
-"""HTTP request to function URL event, payload format version 2.0 (AWS: Lambda, "Request and response payloads")."""
+"""Converts HTTP requests to function URL events, version 2.0 (AWS: Lambda, "Request and response payloads")."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def function_url_event(
 
 
 def _as_text(body: bytes, content_type: str) -> str | None:
-    """The body as text where its type says so and it is UTF-8; None means base64."""
+    """Return the body as text if its type says so and it is UTF-8; None: it must be base64."""
     media_type = content_type.partition(";")[0].strip().lower()
     if not (media_type.startswith("text/") or media_type in _TEXT_TYPES):
         return None

@@ -3,8 +3,8 @@
     client -> front server -> event -> worker's Runtime API -> bootstrap process
     client <- chunk <-------- chunk <- POST …/response <------ app
 
-Like AWS: 413 over 6 MB, 429 over the concurrency limit, 502 for an answer that cannot be read, a cut connection for a
-failure behind the first byte. A client that leaves stops nothing: the answer is read to its end and dropped.
+Like AWS: 413 over 6 MB, 429 over the concurrency limit, 502 for an answer that cannot be read, a closed connection for
+a failure after the first byte. A client that disconnects stops nothing: the answer is read to its end and dropped.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _JSON = ("content-type", "application/json")
 
 @dataclass(frozen=True)
 class HostConfig:
-    """Where the host listens and how far it scales."""
+    """Port, CORS and concurrency limits of the host."""
 
     function: FunctionSpec
     port: int = 0
-    """0 takes a free one; always on the loopback interface."""
+    """Port on the loopback interface; 0: a free one."""
     prewarm: int = 1
     max_workers: int = WORKER_LIMIT
     allow_origins: tuple[str, ...] = ()
-    """The function URL's CORS setting: origins, or `*`; empty leaves CORS alone."""
+    """Origins of the function URL's CORS setting, or `*`; (): no CORS."""
 
 
 class StreamHost:
-    """An async context manager; serves between enter and exit, and leaves no process behind."""
+    """The server as an async context manager; it serves between enter and exit, and leaves no process."""
 
     def __init__(self, config: HostConfig) -> None:
         self._config = config
@@ -69,14 +69,14 @@ class StreamHost:
 
     @property
     def url(self) -> str:
-        """The address to call, without a path."""
+        """Return the address to call, without a path."""
         if self._server is None:
             raise RuntimeError("the host has not been started")
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     @property
     def workers(self) -> int:
-        """Worker processes alive."""
+        """Return the number of live worker processes."""
         return self._pool.size
 
     async def __aenter__(self) -> Self:
@@ -98,7 +98,7 @@ class StreamHost:
         await self._pool.close()
 
     def renew(self) -> None:
-        """Have workers start anew, since their code has changed; answers under way are finished first."""
+        """Restart workers, since their code has changed; answers under way are finished first."""
         self._keep(asyncio.create_task(self._pool.renew()))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -211,7 +211,7 @@ def _preflight(request: RequestHead) -> list[tuple[str, str]]:
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Say that nothing follows, then read on for a while: closing now would reset the answer of one still sending."""
+    """Signal the end of the answer, then read on: closing at once would reset it for a client that still sends."""
     writer.write_eof()
     try:
         async with asyncio.timeout(_LINGER_S):

@@ -29,15 +29,15 @@ class RequestHead:
     target: str
     version: str
     headers: tuple[tuple[str, str], ...]
-    """Names in lower case; repeated ones are kept apart."""
+    """Header pairs with names in lower case; repeated ones are kept apart."""
 
     def header(self, name: str) -> str:
-        """All values of a header, joined; empty when absent."""
+        """Return all values of a header, joined; "" when absent."""
         return ",".join(value for key, value in self.headers if key == name)
 
     @property
     def wants_keep_alive(self) -> bool:
-        """Whether the peer will send another request on this connection."""
+        """Tell whether the peer will send another request on this connection."""
         return self.version == "HTTP/1.1" and self.header("connection").lower() != "close"
 
 
@@ -45,7 +45,7 @@ async def read_head(reader: asyncio.StreamReader) -> RequestHead | None:
     """Read a request's head; None when the peer closed between requests.
 
     Raises:
-        BadRequest: not HTTP/1.x, or a head over 64 KiB.
+        BadRequest: the request is not HTTP/1.x, or its head has more than 64 KiB.
     """
     try:
         raw = await reader.readuntil(b"\r\n\r\n")
@@ -64,7 +64,7 @@ async def read_head(reader: asyncio.StreamReader) -> RequestHead | None:
 
 
 def _decode(head: bytes) -> str:
-    """UTF-8 where it is that, else Latin-1, which any bytes are."""
+    """Decode as UTF-8 if it is that, else as Latin-1, which any bytes are."""
     try:
         return head.decode("utf-8")
     except UnicodeDecodeError:
@@ -84,7 +84,7 @@ class BodyReader:
         self._left = self.declared_length
         self._ended = False
         self.trailers: dict[str, str] = {}
-        """Names in lower case; complete once `read` has returned nothing."""
+        """Trailers with names in lower case; complete once `read` has returned nothing."""
 
     async def read(self) -> bytes:
         """Return the next piece, or nothing at the end.
@@ -109,7 +109,7 @@ class BodyReader:
         """Return the whole body.
 
         Raises:
-            BodyTooLarge: it has more than `limit` bytes.
+            BodyTooLarge: the body has more than `limit` bytes.
         """
         body = bytearray()
         if self.declared_length > limit:
@@ -121,7 +121,7 @@ class BodyReader:
         return bytes(body)
 
     async def discard(self) -> None:
-        """Read what is left and forget it."""
+        """Read the rest of the body and drop it."""
         while await self.read():
             pass
 
@@ -151,7 +151,7 @@ def response_head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
 
 
 class ClientResponse:
-    """A response on its way to the client. A client that has left is remembered and otherwise ignored."""
+    """A response to the client. Once the client has disconnected, writes are ignored."""
 
     def __init__(self, writer: asyncio.StreamWriter, request: RequestHead) -> None:
         self._writer = writer
@@ -163,7 +163,7 @@ class ClientResponse:
         self.ended = False
 
     async def proceed(self) -> None:
-        """Let a client that asked first send its body."""
+        """Send 100 Continue to a client that waits for it before it sends its body."""
         await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def start(self, status: int, headers: Iterable[tuple[str, str]]) -> None:

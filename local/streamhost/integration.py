@@ -1,4 +1,4 @@
-"""What a function answers, and the HTTP response that a function URL makes of it.
+"""Converts a function's answer to the HTTP response of a function URL.
 
 streamed, Content-Type application/vnd.awslambda.http-integration-response
                          JSON prelude, 8 NULs, body       -> status, headers, cookies, body
@@ -43,10 +43,10 @@ class PreludeReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
-        """Take bytes; return the head and what followed it in the same bytes, once the separator is there.
+        """Add bytes; once the separator has arrived, return the head and the bytes after it.
 
         Raises:
-            BadAnswer: the prelude is not what Lambda defines, or there is none within 64 KiB.
+            BadAnswer: the prelude does not have Lambda's format, or is longer than 64 KiB.
         """
         self._buffer += data
         end = self._buffer.find(_SEPARATOR)

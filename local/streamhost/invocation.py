@@ -1,4 +1,4 @@
-"""One invocation, from the request to whatever becomes of it; the caller is answered while the function still sends."""
+"""One invocation, from the request to the end of its answer, which the caller gets while the function still sends."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class AnswerTooLarge(Exception):
 
 @dataclass
 class Invocation:
-    """An event for a worker, and the response that its answer becomes."""
+    """An event for a worker, and the response to its caller."""
 
     request_id: str
     trace_id: str
     event: bytes
     response: ClientResponse
     edge_headers: tuple[tuple[str, str], ...] = ()
-    """What the function URL itself adds to the response."""
+    """Headers that the function URL itself adds to the response."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when nothing more will be sent to the caller. The worker may still be at work."""
+    """Set when nothing more will be sent to the caller; the worker may still run."""
     taken: bool = False
-    """Whether a worker's answer to it has begun; there can be only one."""
+    """A worker's answer has begun; there can be only one."""
 
     async def relay(self, request: RequestHead, body: BodyReader) -> None:
-        """Pass a worker's answer on to the caller while it arrives; always reads it to its end.
+        """Send a worker's answer to the caller while it arrives; always reads it to its end.
 
         Raises:
             AnswerTooLarge: a buffered answer is over 6 MB; the caller has been told.
@@ -59,7 +59,7 @@ class Invocation:
             self.answered.set()
 
     async def fail(self, reason: str) -> None:
-        """Make the failure visible to the caller: 502, or a cut connection once the response has begun."""
+        """Report the failure to the caller: 502, or a closed connection once the response has begun."""
         if self.answered.is_set() or self.response.ended:
             return
         logger.error("invocation %s failed: %s", self.request_id, reason)

@@ -35,7 +35,7 @@ class WorkerPool:
 
     @property
     def size(self) -> int:
-        """Workers alive, idle or not."""
+        """Return the number of live workers, idle or not."""
         return len(self._workers)
 
     async def start(self) -> None:
@@ -78,7 +78,7 @@ class WorkerPool:
             self._idle.append(worker)
 
     async def _wait_for_one_that_has_answered(self) -> None:
-        """Spare a client that calls again at once a second process: its first one is about to ask for work."""
+        """Wait briefly for a worker that has just answered, so that a client's next call starts no second process."""
         try:
             async with asyncio.timeout(_TURNAROUND_S):
                 while not self._idle and any(busy.answered.is_set() for busy in self._busy.values()):
@@ -88,7 +88,7 @@ class WorkerPool:
             logger.debug("a worker is still busy behind its answer")
 
     async def renew(self) -> None:
-        """End every worker, since its code has changed; one at work, or about to be, ends behind its answer."""
+        """End every worker, since its code has changed; a busy one ends after its answer."""
         idle = tuple(self._idle)
         self._idle.clear()
         self._old = self._workers.difference(idle)

@@ -35,16 +35,16 @@ class FunctionSpec:
     """The function to run: its code, its settings, its limits."""
 
     function_dir: Path
-    """Holds the executable `bootstrap`."""
+    """Folder with the executable `bootstrap`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: tuple[Path, ...] = ()
-    """What the layers would provide."""
+    """Import roots in place of the function's layers."""
     handler: str = "agent_stream.app:app"
     name: str = "agent-stream"
     timeout_s: float = 900
     init_timeout_s: float = 30
     log_file: Path | None = None
-    """Where workers' stdout and stderr go; None means this process's stderr."""
+    """File for the workers' stdout and stderr; None: this process's stderr."""
 
 
 class Worker:
@@ -61,7 +61,7 @@ class Worker:
         self._idle = asyncio.Event()
         self.was_ready = False
         self.was_stopped = False
-        """Its end was asked for, so that it says nothing of whether the next one would come up."""
+        """Its end was requested, so it does not mean that the next one would fail to start."""
         self.dead = False
 
     async def start(self) -> None:
@@ -104,7 +104,7 @@ class Worker:
         await invocation.fail("the worker exited" if self.dead else "the worker asked for more before it answered")
 
     async def stop(self) -> None:
-        """End the process, gently and then not, and its Runtime API."""
+        """End the process, by SIGTERM and then SIGKILL, and its Runtime API."""
         self.was_stopped = True
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
@@ -126,7 +126,7 @@ class Worker:
         self._on_exit(self)
 
     async def _end_handlers(self) -> None:
-        """Let what the dead process sent reach the caller, but not for ever: the caller may not be reading."""
+        """Let what the dead process sent reach the caller, for a limited time: the caller may not be reading."""
         if self._handlers:
             _, late = await asyncio.wait(self._handlers, timeout=_STOP_GRACE_S)
             for task in late:

@@ -1,4 +1,4 @@
-"""Runs localstripe, a program of its own in a virtual environment of its own, with two of its constants replaced.
+"""Runs localstripe, in its own virtual environment, with two of its constants replaced.
 
 It keeps its data in /tmp/localstripe.pickle and listens on every interface; here each environment has its own file,
 given as the first argument, and nobody listens beyond loopback. The rest of the arguments are localstripe's. It answers
@@ -20,7 +20,7 @@ from local import guard
 sys.path.pop()
 
 _OPEN = ("/v1/", "/js.stripe.com/")
-"""What clients of Stripe call; the rest steers the program."""
+"""Paths of Stripe's API; other paths control the program."""
 _FIXED = "/tmp/localstripe.pickle"  # noqa: S108 -- localstripe's own constant
 _store = sys.argv.pop(1)
 _open = builtins.open
