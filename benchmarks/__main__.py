@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--write FILE] [--items N] [area ...]`: targets against what this machine does now.
+"""`python -m benchmarks [--write FILE] [--items N] [area ...]`: compares targets with measurements on this machine.
 
 A miss is no error.
 
@@ -40,7 +40,7 @@ AREAS: dict[str, Callable[[World], list[Row]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; 2 when an area could not be measured or is unknown."""
+    """Measure and print; return 2 when an area could not be measured or is unknown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
     parser.add_argument("--items", type=int, default=calls.ITEMS, help="items a table, for `calls`")

@@ -1,9 +1,9 @@
-"""What each route costs in DynamoDB calls and units, among as many items as one likes.
+"""Measures the DynamoDB calls and units of each route, with tables of any size.
 
     python -m benchmarks.calls                        write docs/calls.md
     python -m benchmarks calls --items 100000         measure among that many
 
-The API's own handler runs against DynamoDB Local; units are computed by meter.py. One person owns everything that the
+The API's own handler runs against DynamoDB Local; units are computed by meter.py. One user owns everything that the
 lists show: a few rows are made by the routes and functions themselves, and the rest are copies of them under other
 keys, so that a table of `items` items has the sizes of real ones.
 """
@@ -41,7 +41,7 @@ from karma.core.ids import UserId, new_id
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "calls.md"
 REWRITE = "python -m benchmarks.calls"
 ITEMS = 100
-"""Items a table that docs/calls.md is measured among; the numbers are the same among more."""
+"""Items of each table while docs/calls.md is measured; with more, the numbers are the same."""
 
 _LIMIT = 5
 _BATCH = 25
@@ -53,7 +53,7 @@ Attributes = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """One route."""
+    """Calls and units of one route."""
 
     route: str
     calls: tuple[str, ...]
@@ -62,7 +62,7 @@ class Cost:
 
 
 class _Step(NamedTuple):
-    """A request to measure; the route is how the table names it."""
+    """A request to measure, with the name of its route."""
 
     route: str
     method: str
@@ -75,13 +75,13 @@ class _Step(NamedTuple):
 def on_dynamodb_local(tables: Mapping[str, str]) -> Iterator[Any]:
     """Let this process's functions use DynamoDB Local, with tables of these names.
 
-    Yields a client that is no function's.
+    Yields a separate client, which is not measured.
 
     Args:
         tables: table name by short name (`devices`).
 
     Raises:
-        DynamoDbLocalMissing: it is not installed.
+        DynamoDbLocalMissing: DynamoDB Local, or Java 17, is not installed.
     """
     variable = "AWS_ENDPOINT_URL_DYNAMODB"
     with dynamodb_local() as url:
@@ -104,7 +104,7 @@ def on_dynamodb_local(tables: Mapping[str, str]) -> Iterator[Any]:
 
 
 class Rows:
-    """One person's data, which grows by `fill`, and the measuring of it by `costs`."""
+    """One user's data: `fill` adds to it, `costs` measures the routes."""
 
     def __init__(self, client: Any, tables: Mapping[str, str], serve: Callable[[Attributes, Any], Attributes]) -> None:
         """Make the first rows; `serve` is the API's handler."""
@@ -137,7 +137,7 @@ class Rows:
         return found
 
     def filtered(self) -> Cost:
-        """Measure the one kind of list that reads what it does not show: up to 1,000 devices."""
+        """Measure the only kind of list that reads items which it does not show: up to 1,000 devices."""
         step = _Step("GET /devices?status=offline", "GET", "/api/v1/devices", {"limit": _LIMIT, "status": "offline"})
         return self._measure(Meter(aws.client("dynamodb"), lookup=self._client), step)[0]
 
@@ -159,7 +159,7 @@ class Rows:
         return Cost(step.route, tuple(spent.calls), spent.read_units, spent.write_units), data
 
     def _cache_caller(self) -> None:
-        """Have the caller cached anew: what was cached before may be over in the middle of a measurement."""
+        """Cache the caller again: an older entry could expire during a measurement."""
         from api.deps import identity
 
         identity.authenticator().forget(UserId(self._first.user_id))
@@ -423,7 +423,7 @@ class Rows:
     # Copies.
 
     def _copies(self, low: int, high: int) -> Iterator[tuple[str, Attributes]]:
-        """Yield what each table has between its `low`th and its `high`th item, as (table, item)."""
+        """Yield the copies for positions `low` to `high` of each table, as (table, item)."""
         first = self._first
         for number in range(low, high):
             yield from self._copies_in_telemetry(number)
@@ -468,7 +468,7 @@ class Rows:
             asked = self._client.batch_write_item(RequestItems=asked)["UnprocessedItems"]
 
     def _count(self, items: int) -> None:
-        """Set the counters: the router is not here to fold them, and copies are not started."""
+        """Set the counters, since the router, which would update them, does not run here."""
         counters = (
             ("devices", "COUNTER#devices", "device_counter", items // 8),
             ("agents", "COUNTER#runs", "run_counter", items // 4),
@@ -521,7 +521,7 @@ class _First:
     items: dict[str, list[Attributes]] = field(default_factory=dict)
 
     def of(self, table: str, sort: str) -> Attributes:
-        """Return the row whose sort key begins so."""
+        """Return the row whose sort key begins with `sort`."""
         return next(item for item in self.items[table] if item["sk"]["S"].startswith(sort))
 
     def copy(self, table: str, old: str, new: str, *, sort: str = "") -> Attributes:
@@ -533,7 +533,7 @@ class _First:
     def family(
         self, table: str, key: str, changed: Mapping[str, str], *, beside: str = "-"
     ) -> Iterator[tuple[str, Attributes]]:
-        """Copy all rows with this in their key, but for those whose sort key begins with `beside`."""
+        """Copy all rows with `key` in their key, except those whose sort key begins with `beside`."""
         for item in self.items[table]:
             sk = item["sk"]["S"]
             if key in f"{item['pk']['S']}|{sk}" and not sk.startswith((beside, "SESSION#")):
@@ -567,7 +567,7 @@ def _packets(items: Iterable[tuple[str, Attributes]]) -> Iterator[list[tuple[str
 
 
 def limit_of(cost: Cost) -> int:
-    """Calls that a route may make: two for a read, one more for the order that needs an index."""
+    """Return the calls that a route may make: two for a read, one more for an order that needs an index."""
     return 3 if "sort=name" in cost.route else 2
 
 

@@ -1,4 +1,4 @@
-"""Cold starts: a fresh process from nothing to the answer of one real event, against B taken in the same minute.
+"""Cold starts: time of a fresh process from its start to the answer of one real event, beside B of the same minute.
 
 B is a process that imports boto3 and makes a DynamoDB client. Each function gets an event that it serves through its
 real clients; AWS's answers come from benchmarks.replay. Rounds are interleaved; figures are medians.
@@ -136,7 +136,7 @@ def _first_event(world: World, env: dict[str, str]) -> float:
 
 
 def agent_event(world: World) -> dict[str, object]:
-    """A run for the streaming function; ids are new each time."""
+    """Make a run for the streaming function; ids are new each time."""
     from karma.core.ids import new_id
 
     body = (_AGENT % (new_id(), new_id())).encode()

@@ -35,8 +35,8 @@ def dynamodb_local() -> Iterator[str]:
     Tables for each access key would be a database each, with threads that never rest: hundreds fill a core.
 
     Raises:
-        DynamoDbLocalMissing: see there.
-        TimeoutError: it did not start.
+        DynamoDbLocalMissing: the package, or Java 17, is not installed.
+        TimeoutError: DynamoDB Local did not answer in time.
     """
     jars = sorted(_PACKAGE.glob("*/DynamoDBLocal.jar"))
     java = shutil.which("java")

@@ -15,7 +15,7 @@ SAMPLES = 100
 
 
 def webhook_body(event_id: str, *, size: int = 4096) -> bytes:
-    """A subscription event of Stripe's usual size."""
+    """Return a subscription event of Stripe's usual size."""
     obj = {"id": "sub_bench", "object": "subscription", "customer": "cus_bench", "status": "active", "metadata": {}}
     event: dict[str, Any] = {
         "id": event_id,
@@ -28,7 +28,7 @@ def webhook_body(event_id: str, *, size: int = 4096) -> bytes:
 
 
 def webhook_event() -> dict[str, Any]:
-    """A signed delivery of a new event."""
+    """Return a signed delivery of a new event."""
     body = webhook_body(f"evt_{new_id().replace('-', '')}")
     now = int(time.time())
     signature = hmac.digest(WEBHOOK_SECRET.encode(), b"%d.%b" % (now, body), "sha256").hex()
@@ -37,7 +37,7 @@ def webhook_event() -> dict[str, Any]:
 
 
 def telemetry(*, boot: str, seq: int, samples: int = SAMPLES) -> bytes:
-    """One telemetry message, a sample a second, each with three metrics."""
+    """Return one telemetry message, a sample a second, each with three metrics."""
     now = int(time.time() * 1000) - samples * 1000
     rows = [
         {"ts": now + number * 1000, "m": {"temp_c": 21.5 + number / 100, "rh_pct": 40.25, "power_w": 12.0}}
@@ -47,7 +47,7 @@ def telemetry(*, boot: str, seq: int, samples: int = SAMPLES) -> bytes:
 
 
 def ingest_event(world: World, *, messages: int = 10, samples: int = SAMPLES) -> dict[str, Any]:
-    """A batch as the SQS mapping hands it over: messages of as many devices, or of the first few again."""
+    """Return a batch as the SQS mapping passes it: messages of as many devices, or of the first few again."""
     boot = new_id()
     records = []
     for number in range(messages):

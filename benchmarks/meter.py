@@ -33,16 +33,16 @@ _CHANGES = {"Put": "Item", "Update": "Key", "Delete": "Key", "ConditionCheck": "
 
 @dataclass
 class Spent:
-    """What was used."""
+    """Calls and units of a recording."""
 
     calls: list[str] = field(default_factory=list)
     read_units: float = 0.0
     write_units: float = 0.0
     by_operation: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Operation to its read and write units."""
+    """Read and write units by operation."""
 
     def add(self, operation: str, reads: float, writes: float) -> None:
-        """Note one call."""
+        """Add one call."""
         self.calls.append(operation)
         self.read_units += reads
         self.write_units += writes
@@ -54,7 +54,7 @@ class Meter:
     """Watches one botocore client of DynamoDB."""
 
     def __init__(self, client: Any, *, lookup: Any, indexes: Mapping[str, tuple[str, str]] = _INDEX_KEYS) -> None:
-        """`lookup` reads images and is never counted; `indexes` are name to (partition, sort) key attributes."""
+        """Make a meter; `lookup` reads images and is not counted, `indexes` are name to (partition, sort) key."""
         self._client = client
         self._lookup = lookup
         self._indexes = indexes
@@ -119,7 +119,7 @@ def writes_of(operation: str, params: Mapping[str, Any]) -> list[tuple[str, Mapp
 
 
 def read_units(operation: str, params: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
-    """Units of a read; 0 for writes. A Query with a filter reads more than it returns: then this is a lower bound."""
+    """Return the units of a read, 0 for a write; of a filtered Query, which reads more than it returns, at least."""
     if operation == "GetItem":
         return _reads(item_size(answer.get("Item") or {}), consistent=bool(params.get("ConsistentRead")))
     if operation == "Query":
@@ -141,13 +141,13 @@ def read_units(operation: str, params: Mapping[str, Any], answer: Mapping[str, A
 
 
 def table_units(before: Item | None, after: Item | None) -> float:
-    """Write units of one item on its table."""
+    """Return the write units of one item on its table."""
     larger = max(item_size(before or {}), item_size(after or {}))
     return max(1, math.ceil(larger / _WRITE_BLOCK))
 
 
 def index_units(before: Item | None, after: Item | None, keys: tuple[str, str]) -> float:
-    """Write units of one item on an index that projects everything."""
+    """Return the write units of one item on an index that projects everything."""
     old = before if before and all(key in before for key in keys) else None
     new = after if after and all(key in after for key in keys) else None
     if old == new:
@@ -158,12 +158,12 @@ def index_units(before: Item | None, after: Item | None, keys: tuple[str, str]) 
 
 
 def item_size(item: Item) -> int:
-    """Bytes of an item as DynamoDB counts them: UTF-8 names and values."""
+    """Return the bytes of an item as DynamoDB counts them: UTF-8 names and values."""
     return sum(len(name.encode()) + value_size(value) for name, value in item.items())
 
 
 def value_size(value: Mapping[str, Any]) -> int:
-    """Bytes of one attribute value in DynamoDB's JSON form (`{"S": "text"}`)."""
+    """Return the bytes of one attribute value in DynamoDB's JSON form (`{"S": "text"}`)."""
     ((kind, content),) = value.items()
     if kind == "S":
         return len(content.encode())
@@ -181,7 +181,7 @@ def value_size(value: Mapping[str, Any]) -> int:
 
 
 def _number_size(text: str) -> int:
-    """About one byte for two significant digits, one for the exponent, one for a minus sign."""
+    """Return about one byte for two significant digits, one for the exponent, one for a minus sign."""
     digits = text.lower().partition("e")[0].lstrip("-+").replace(".", "").lstrip("0")
     significant = len(digits.rstrip("0"))
     return min(21, math.ceil(significant / 2) + 1 + text.startswith("-"))

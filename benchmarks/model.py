@@ -1,7 +1,8 @@
-"""A model server that streams scripted Messages events: what is measured is our side only.
+"""A model server that streams scripted Messages events, so that only our side is measured.
 
-The first user message's text says how: `deltas=2000 pace_ms=20`. Each delta is 23 characters, of which the first 19 are
-the time at which it was written (nanoseconds of the machine's monotonic clock), so that a client can tell how long it
+The first user message's text has the parameters: `deltas=2000 pace_ms=20`. Each delta is 23 characters, of which the
+first 19 are the time at which it was written (nanoseconds of the machine's monotonic clock), so that a client can tell
+how long it
 took to arrive.
 
     python -m benchmarks.model      prints its address, serves until its input ends
@@ -19,7 +20,7 @@ _ASKED = re.compile(rb"deltas=(\d+) pace_ms=(\d+)")
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 TEXT_CHARS = 23
 _BURST = 32
-"""Unpaced deltas written at a time; a socket of a real model coalesces too."""
+"""Unpaced deltas written at a time; a real model's socket combines them, too."""
 
 
 def _event(kind: str, **data: object) -> bytes:

@@ -1,6 +1,6 @@
 """An AWS that answers at once: forwards each request to the engine the first time, and repeats the answer from then on.
 
-A cold start is measured with what it needs of AWS, and not with how busy the engine is. Reads are recognised by their
+So a cold start is measured with its calls of AWS, but independently of the engine's load. Reads are recognised by their
 whole body, writes (whose ids and times differ each time) by their operation and table alone.
 
     python -m benchmarks.replay http://localhost:4566      prints its own address, serves until its input ends
@@ -18,7 +18,7 @@ _READS = frozenset({"GetItem", "Query", "BatchGetItem", "TransactGetItems", "Get
 
 
 class Exchange(NamedTuple):
-    """One request as it came."""
+    """One request as received."""
 
     line: bytes
     headers: dict[bytes, bytes]
@@ -79,7 +79,7 @@ def _key(request: Exchange) -> tuple[bytes, ...]:
 
 
 def _with_length(answer: bytes) -> bytes:
-    """Say the length, and keep the connection, whatever the engine chose."""
+    """Add the length to an answer, and keep the connection, whatever the engine sent."""
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     names = [line.partition(b":")[0].strip().lower() for line in lines]
@@ -101,7 +101,7 @@ def _dechunk(body: bytes) -> bytes:
 
 
 async def main(upstream: str) -> None:
-    """Serve until standard input ends, which it does when the parent is gone."""
+    """Serve until standard input ends, as it does when the starter ends."""
     server = await asyncio.start_server(Replay(upstream).serve, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     async with server:

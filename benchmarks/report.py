@@ -16,11 +16,11 @@ class Row:
     measured: str
     target: str
     ok: bool | None
-    """None: stated, without a target."""
+    """The target is met; None: there is no target."""
 
     @property
     def verdict(self) -> str:
-        """Return `ok`, `miss` or nothing."""
+        """Return `ok`, `miss` or ""."""
         return "" if self.ok is None else "ok" if self.ok else "miss"
 
 

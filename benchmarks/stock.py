@@ -1,7 +1,7 @@
-"""The API's own route functions behind stock FastAPI and Mangum, beside which its routing and gateway are measured.
+"""The API's own route functions behind stock FastAPI and Mangum, with which its routing and gateway are compared.
 
 Each function is added as FastAPI documents it, with its dependencies, its body as a parameter and its errors by an
-exception handler; Mangum adapts the event. What it leaves out is to its advantage: no log line of a request, no check
+exception handler; Mangum adapts the event. Its omissions are to its advantage: no log line of a request, no check
 of unknown or repeated parameters, of encodings and depths of bodies, no origin check, no rate limit by network.
 """
 

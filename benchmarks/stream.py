@@ -32,7 +32,7 @@ _STAMP = re.compile(rb'"delta":"(\d{19}) abc"')
 
 @dataclass
 class Taken:
-    """One run as a client saw it; nanoseconds."""
+    """Measurements of one run as a client saw it, in nanoseconds."""
 
     sent_ns: int
     first_event_ns: int = 0
@@ -153,7 +153,7 @@ async def _measure(world: World, port: int, process: psutil.Process) -> list[Row
 
 
 async def _cpu_a_delta(process: psutil.Process, port: int, token: str) -> tuple[float, float]:
-    """CPU of a long run minus that of a short one, a delta; and the bytes of its frame."""
+    """Return the CPU of a long run minus that of a short one, a delta; and the bytes of its frame."""
     deltas, found, frame = 2000, [], 0.0
     for _ in range(5):
         spent = []

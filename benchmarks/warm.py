@@ -29,18 +29,18 @@ _READS = frozenset({"GetItem", "Query", "BatchGetItem", "GetSecretValue"})
 
 
 class _Raw:
-    """A body that has arrived."""
+    """A body that has arrived completely."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        """Yield it."""
+        """Yield the body."""
         yield self._content
 
 
 class CannedSession:
-    """Stands where botocore's HTTP session stands; asks the engine once for each kind of request."""
+    """A replacement of botocore's HTTP session that asks the engine once for each kind of request."""
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -58,7 +58,7 @@ class CannedSession:
         return AWSResponse(request.url, status, HTTPHeaders.from_dict(headers), _Raw(content))
 
     def close(self) -> None:
-        """Close the real one."""
+        """Close the real session."""
         self._real.close()
 
 
@@ -76,7 +76,7 @@ def canned(*services: str) -> Iterator[None]:
 
 
 def cpu_us(run: Callable[[], object], *, times: int, blocks: int = 7) -> list[float]:
-    """CPU of one call in microseconds, a value a block; collecting garbage is part of it."""
+    """Return the CPU of one call in microseconds, a value a block; garbage collection is part of it."""
     for _ in range(max(2, times // 10)):
         run()
     found = []
@@ -90,7 +90,7 @@ def cpu_us(run: Callable[[], object], *, times: int, blocks: int = 7) -> list[fl
 
 
 def beside(run: Callable[[], object], base: Callable[[], object], *, times: int) -> tuple[float, float]:
-    """CPU of both in microseconds, blocks interleaved, the least of each: other processes only ever add."""
+    """Return the CPU of both in microseconds, blocks interleaved, the least of each: other processes only ever add."""
     ours, theirs = [], []
     for _ in range(9):
         ours += cpu_us(run, times=times, blocks=1)
@@ -99,7 +99,7 @@ def beside(run: Callable[[], object], base: Callable[[], object], *, times: int)
 
 
 class _Instant:
-    """A client whose calls return at once: what is left is what stands beside them."""
+    """A client whose calls return at once, so that only the code around them is measured."""
 
     def put_item(self, **_: object) -> dict[str, object]:
         """Do nothing."""
@@ -109,7 +109,7 @@ class _Instant:
 
 
 def webhook(world: World) -> list[Row]:
-    """Verify + store + enqueue beside the two AWS calls themselves."""
+    """Measure verify + store + enqueue relative to the two AWS calls themselves."""
     del world
     from billing_webhook.handler import lambda_handler, wiring
 
@@ -133,7 +133,7 @@ def webhook(world: World) -> list[Row]:
 
 
 def ingest(world: World) -> list[Row]:
-    """Samples a second of CPU, and what a batch costs."""
+    """Measure samples per second of CPU, and the cost of a batch."""
     from device_ingest.handler import lambda_handler, service
 
     service()
@@ -168,7 +168,7 @@ def _newest(world: World, count: int) -> list[int]:
 
 
 class _Frozen:
-    """A service that answers each method as it did the first time: what is left is the API around it."""
+    """A service that repeats its first answer of each method, so that only the API around it is measured."""
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -188,7 +188,7 @@ class _Frozen:
 
 
 def api(world: World) -> list[Row]:
-    """The API around its services: a list of 20 devices, and a POST; beside a bare handler with the same models."""
+    """Measure the API around its services: a list of 20 devices and a POST, beside a bare handler with its models."""
     from api.deps import billing, devices
     from api.handler import lambda_handler
     from benchmarks import stock

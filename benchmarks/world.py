@@ -1,4 +1,4 @@
-"""What the benchmarks run against: an engine with tables, queues, secrets, users and devices, and helper processes."""
+"""The environment of the benchmarks: an engine with tables, queues, secrets, users, devices, and helper processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Device:
 
 @dataclass
 class World:
-    """One seeded account."""
+    """One seeded account, with the addresses of its environment."""
 
     engine: MiniStack
     values: dict[str, str]
@@ -51,19 +51,19 @@ class World:
     devices: list[Device] = field(default_factory=list)
 
     def environment(self, *, replayed: bool) -> dict[str, str]:
-        """Variables for a child process; `replayed` points its AWS clients at the proxy."""
+        """Return the variables for a child process; `replayed` points its AWS clients at the proxy."""
         roots = [str(ROOT / "layers/common/python"), str(ROOT / "functions"), str(ROOT)]
         own = {**os.environ, **self.values, "PYTHONPATH": os.pathsep.join(roots)}
         own.pop("PYTHONDONTWRITEBYTECODE", None)
         return {**own, "AWS_ENDPOINT_URL": self.replay_url} if replayed else own
 
     def client(self, service: str) -> Any:
-        """A client of the engine that is not any function's."""
+        """Return a client of the engine that no function uses."""
         return _client(self.engine, service)
 
 
 class Context:
-    """What Lambda passes beside the event."""
+    """Context object that Lambda passes beside the event."""
 
     function_name = "benchmark"
     memory_limit_in_mb = 512
@@ -73,7 +73,7 @@ class Context:
 
     @staticmethod
     def get_remaining_time_in_millis() -> int:
-        """Return plenty."""
+        """Return a long time."""
         return 29_000
 
 
@@ -108,7 +108,7 @@ def http_event(
 
 @contextmanager
 def seeded() -> Iterator[World]:
-    """Start everything, seed it through the API, and take it down again."""
+    """Start everything, seed it through the API, and stop it at the end."""
     with ExitStack() as stack:
         engine = stack.enter_context(ephemeral())
         values = _deploy(engine)
@@ -152,7 +152,7 @@ def _client(engine: MiniStack, service: str) -> Any:
 
 
 def table_shape(*, indexed: bool) -> dict[str, Any]:
-    """What `CreateTable` is given, without the name."""
+    """Return the arguments of `CreateTable`, without the name."""
     keys = ["pk", "sk", *(("gsi1pk", "gsi1sk") if indexed else ())]
     schema = [{"AttributeName": key, "KeyType": kind} for key, kind in zip(keys, ("HASH", "RANGE") * 2, strict=False)]
     index = {"IndexName": "gsi1", "KeySchema": schema[2:], "Projection": {"ProjectionType": "ALL"}}
