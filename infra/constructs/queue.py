@@ -8,7 +8,7 @@ from infra.config import StageSettings
 from infra.constructs.waivers import waive
 
 VISIBILITY_FACTOR = 6
-"""Visibility timeout as a multiple of the consumer's timeout: Lambda's advice, covering retries of throttled batches."""
+"""Visibility timeout as a multiple of the consumer's timeout: Lambda's advice, covers retries of throttled batches."""
 MAX_RECEIVES = 5
 DEAD_LETTER_RETENTION = Duration.days(14)
 
