@@ -21,13 +21,13 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """One engine."""
+    """An engine that can be chosen."""
 
     name: str
     title: str
     """Name of the engine in messages."""
     capabilities: frozenset[Capability]
     platform: Platform | None
-    """Deploys the stacks; none: the embedded engine, or one that runs no functions."""
+    """Platform that deploys the stacks; None: the embedded engine, or one that runs no functions."""
     started: Callable[[pytest.FixtureRequest], AbstractContextManager[Engine]]
-    """Gives an engine to tests that call functions in process."""
+    """Starts an engine for tests that call functions in process."""

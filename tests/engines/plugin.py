@@ -82,7 +82,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 
 class _Summary:
-    """Collects what became of each test, on the controller."""
+    """Collects the outcome of each test, on the controller."""
 
     def __init__(self, choice: Choice, folder: Path | None) -> None:
         self._choice = choice

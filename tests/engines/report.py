@@ -43,15 +43,15 @@ tests that call functions in process run there.
 
 @dataclass
 class Results:
-    """One run of tests on one engine."""
+    """Results of one run of tests on one engine."""
 
     engine: str
     passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
-    """For want of something else than the engine."""
+    """Tests skipped for another reason than the engine."""
     unsupported: dict[str, list[str]] = field(default_factory=dict)
-    """Test -> what the engine lacks for it."""
+    """Features that the engine lacks, by test."""
 
     @property
     def complete(self) -> bool:
@@ -121,7 +121,7 @@ def _total(found: Mapping[str, Mapping[str, object]]) -> str:
 
 
 def _title(name: str) -> str:
-    """First line of the test file's docstring, or its name."""
+    """Return the first line of the test file's docstring, or its name."""
     said = ast.get_docstring(ast.parse((ROOT / name).read_text()))
     ring = name.split("/")[1]
     return f"{ring}: {said.splitlines()[0].rstrip('.')}" if said else f"{ring}: {Path(name).stem}"

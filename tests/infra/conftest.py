@@ -35,7 +35,7 @@ def stages(placeholders: Artifacts, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session", params=[Stage.DEV, Stage.PROD])
 def aws(request: pytest.FixtureRequest, stages: Stages) -> Synthesized:
-    """Each stage that goes to AWS."""
+    """Return each stage that goes to AWS."""
     stage: Stage = request.param
     return stages.of(stage)
 

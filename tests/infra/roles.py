@@ -90,7 +90,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Role:
-    """One function's role of one stage, resolved, and what is asked of it by others than the function's code."""
+    """A function's role in one stage, resolved, and the calls that others than its code make with it."""
 
     function: FunctionName
     environment: dict[str, str]
@@ -98,7 +98,7 @@ class Role:
     by_service: tuple[Asked, ...]
 
     def asked(self, needs: Iterable[Need]) -> list[Asked]:
-        """Turn recorded needs into what AWS is asked here, without what this stage does not have."""
+        """Return recorded needs as actions on ARNs of this stage, without those of resources that it lacks."""
         found = [(need, self._arn(need.resource)) for need in sorted(needs)]
         return [Asked(need.action, arn, need.resource) for need, arn in found if arn]
 
@@ -133,13 +133,13 @@ class Role:
         raise AssertionError(f"no rule makes an ARN of {resource}")
 
     def _connection(self) -> str:
-        """A connection of the WebSocket API that the variable names, "" in a stage that has none."""
+        """Return a connection of the WebSocket API that the variable names; "": the stage has none."""
         host, _, stage = self.environment["WEBSOCKET_URL"].removeprefix("wss://").partition("/")
         api = host.partition(".")[0]
         return _arn("execute-api", f"{api}/{stage}/DELETE/@connections/c1=") if ".execute-api." in host else ""
 
     def statements(self) -> Iterator[tuple[str, list[str], str]]:
-        """Sid, actions and pattern, a statement once for each of its resources."""
+        """Yield Sid, actions and pattern of each statement, once for each of its resources."""
         for statement in self.document["Statement"]:
             for resource in as_list(statement["Resource"]):
                 yield statement["Sid"], as_list(statement["Action"]), resource
@@ -177,9 +177,9 @@ def _role(synthesized: Synthesized, name: FunctionName, properties: Json) -> Rol
 
 
 POLLER_OF_QUEUE = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
-"""AWSLambdaSQSQueueExecutionRole, without its logs."""
+"""Actions of AWSLambdaSQSQueueExecutionRole, without those of logs."""
 POLLER_OF_STREAM = ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")
-"""AWSLambdaDynamoDBExecutionRole, without its logs and `ListStreams`, which knows no resource."""
+"""Actions of AWSLambdaDynamoDBExecutionRole, without those of logs and `ListStreams`, which has no resource."""
 LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 TRACES = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
 
@@ -208,7 +208,7 @@ def _by_service(synthesized: Synthesized, properties: Json) -> Iterator[Asked]:
 
 
 def _function_of(synthesized: Synthesized, value: Any) -> Json:
-    """Properties of the function that a reference to it, or to its alias, names."""
+    """Return the properties of the function that a reference to it, or to its alias, names."""
     resources = synthesized.templates["app"]["Resources"]
     (found,) = [
         resources[logical]
@@ -220,7 +220,7 @@ def _function_of(synthesized: Synthesized, value: Any) -> Json:
 
 
 def _referred(value: Any) -> Iterator[str]:
-    """Logical ids that a value names, however deep."""
+    """Yield the logical ids that a value names, at any depth."""
     match value:
         case {"Ref": logical} | {"Fn::GetAtt": [logical, *_]}:
             yield logical

@@ -27,7 +27,7 @@ OVERRIDES = {Stage.PROD: PROD_OVERRIDES}
 
 
 def settings_of(stage: Stage) -> StageSettings:
-    """Settings of a stage with what it cannot do without."""
+    """Return the settings of a stage with those that it requires."""
     return stage_settings(stage, OVERRIDES.get(stage, Overrides(alarm_email="ops@example.com")))
 
 
@@ -40,7 +40,7 @@ class Synthesized:
     templates: Mapping[str, Json]
 
     def of_type(self, kind: str, part: str | None = None) -> dict[str, Json]:
-        """Resources of a CloudFormation type, by `part/logical id`."""
+        """Return the resources of a CloudFormation type, by `part/logical id`."""
         return {
             f"{name}/{logical_id}": resource
             for name, template in self.templates.items()
@@ -50,7 +50,7 @@ class Synthesized:
         }
 
     def functions(self) -> dict[FunctionName, Json]:
-        """Properties of every function of the catalog, by its name (which is its Powertools service)."""
+        """Return the properties of every function of the catalog, by its name (which is its Powertools service)."""
         found = [resource["Properties"] for resource in self.of_type("AWS::Lambda::Function").values()]
         services = [(item["Environment"]["Variables"].get("POWERTOOLS_SERVICE_NAME"), item) for item in found]
         return {FunctionName(service): item for service, item in services if service}

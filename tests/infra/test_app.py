@@ -10,7 +10,7 @@ from tests.infra.synthesized import Json, Stages, Synthesized
 
 
 def logical_ids(synthesized: Synthesized) -> dict[str, FunctionName]:
-    """Function of each logical id."""
+    """Return the function of each logical id."""
     return {
         path.partition("/")[2]: FunctionName(service)
         for path, item in synthesized.of_type("AWS::Lambda::Function").items()
@@ -19,7 +19,7 @@ def logical_ids(synthesized: Synthesized) -> dict[str, FunctionName]:
 
 
 def aliases(synthesized: Synthesized) -> dict[str, FunctionName]:
-    """Function of each alias."""
+    """Return the function of each alias."""
     functions = logical_ids(synthesized)
     return {
         path.partition("/")[2]: functions[item["Properties"]["FunctionName"]["Ref"]]

@@ -10,7 +10,7 @@ from tests.infra.synthesized import Stages, Synthesized
 
 
 def waivers_of(synthesized: Synthesized) -> dict[str, list[str]]:
-    """Construct paths by waived rule, as recorded in the assembly."""
+    """Return the construct paths by waived rule, as recorded in the assembly."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in synthesized.folder.glob("*.metadata.json"):
         for construct, entries in json.loads(path.read_text(encoding="utf-8")).items():

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.fault("F-22b")
 
 FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
 OF_NO_VIEWER = {"x-karma-origin", "content-length", "accept-encoding"}
-"""CloudFront says them itself: its proof, how long the body is that it sends on, and gzip or not."""
+"""Headers that CloudFront sets itself: its proof, the length of the body that it forwards, and gzip or not."""
 NOT_READ = {"cache-control", "x-request-id"}
-"""Browsers may send them, and nobody looks."""
+"""Headers that browsers may send and no function reads."""
 _READ = re.compile(r'(?:headers\.get|header|_header)\((?:scope, )?b?"([A-Za-z-]+)"')
 
 

@@ -15,7 +15,7 @@ HASH = re.compile(r"[0-9A-F]{8}$")
 
 
 def readable(synthesized: Synthesized, value: object) -> str:
-    """A CloudFormation value as a stable text: logical ids without their hash, imports followed to their stack."""
+    """Return a CloudFormation value as a stable text: logical ids without hashes, imports followed to their stack."""
     if isinstance(value, str):
         return value
     assert isinstance(value, dict)

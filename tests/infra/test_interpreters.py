@@ -8,7 +8,7 @@ from infra.interpreters import LAMBDA_PYTHON, find_python, preferred
 
 @pytest.fixture
 def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is the whole PATH, on a machine with no other interpreter than this."""
+    """Return a folder that is the whole PATH, on a machine with no other interpreter than this."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "opt" / "ours"))

@@ -53,7 +53,7 @@ ELF_AARCH64 = 183
 
 @pytest.fixture(scope="session")
 def arm_layers() -> dict[str, Path]:
-    """The layers that AWS gets, built or taken from the cache."""
+    """Return the layers for AWS, built or taken from the cache."""
     target = target_of(settings_of(Stage.PROD))
     return {package: build_dependencies(package, target).path.with_suffix("") for package in PACKAGES}
 

@@ -11,7 +11,7 @@ from tests.infra.test_grants import readable
 
 
 def consumed(synthesized: Synthesized) -> dict[str, tuple[FunctionName, Json]]:
-    """Consumer and mapping of each queue, by `part/logical id`."""
+    """Return consumer and mapping of each queue, by `part/logical id`."""
     by_alias = aliases(synthesized)
     found: dict[str, tuple[FunctionName, Json]] = {}
     queues = {
@@ -49,7 +49,7 @@ def test_each_work_queue_has_a_consumer_that_loses_nothing(aws: Synthesized) -> 
 
 
 def watched(synthesized: Synthesized, queue: str) -> bool:
-    """An alarm of ops fires at the queue's first message."""
+    """Tell whether an alarm of ops fires at the queue's first message."""
     wanted = {"Fn::GetAtt": [queue.partition("/")[2], "QueueName"]}
     for alarm in synthesized.of_type("AWS::CloudWatch::Alarm", "ops").values():
         properties = alarm["Properties"]

@@ -53,7 +53,7 @@ def everything(role: Role) -> list[Any]:
 
 
 def without(role: Role, action: str, sid: str) -> Role:
-    """The role, with one action taken from one statement."""
+    """Return the role, with one action taken from one statement."""
     changed = json.loads(json.dumps(role.document))
     for statement in changed["Statement"]:
         if statement["Sid"] == sid:
@@ -63,7 +63,7 @@ def without(role: Role, action: str, sid: str) -> Role:
 
 
 def with_more(role: Role, **more: list[str]) -> Role:
-    """The role, with actions or resources added to its first statement."""
+    """Return the role, with actions or resources added to its first statement."""
     changed = json.loads(json.dumps(role.document))
     for key, values in more.items():
         changed["Statement"][0][key] += values
@@ -134,7 +134,7 @@ def test_the_judge_knows_the_rules_of_iam(judge: Judge, statements: list[Json], 
 
 @cache
 def reference() -> Json:
-    """AWS's Service Authorization Reference, as cfn-lint carries it: which actions know which resources."""
+    """Return AWS's Service Authorization Reference of cfn-lint: the resources of each action."""
     read: Json = json.loads((resources.files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text())
     return read
 

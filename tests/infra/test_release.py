@@ -104,7 +104,7 @@ class TestTheCheck:
 
     @pytest.fixture
     def reports(self, stubs: dict[str, Stubber]) -> Callable[[str], None]:
-        """CodeDeploy expects one report of this status."""
+        """Return a function that lets CodeDeploy expect one report, of the given status."""
 
         def expect(status: str) -> None:
             told = {

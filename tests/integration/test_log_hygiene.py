@@ -24,7 +24,7 @@ Written = Callable[[], str]
 
 @pytest.fixture
 def written(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
-    """All that this process has written so far: its streams, and the stream that the logger keeps."""
+    """Return the output of this process so far: its streams, and the stream of the logger."""
     from karma.core.observability import logger
 
     buffer = io.StringIO()

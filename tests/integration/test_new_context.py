@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LINTED = ROOT / ".mypy_cache"
 INSTALLED = (".venv", ".engine", "node_modules")
 MOST = 5
-"""Files written by hand that a context may change outside its own folders."""
+"""Largest number of files, written by hand, that a context may change outside its own folders."""
 REFUSALS = "tests/contract/stores/golden/refusals.json"
 GENERATED = {
     "docs/architecture.md",
@@ -34,7 +34,7 @@ GENERATED = {
     REFUSALS,
 }
 GENERATORS = ("requirements", "faults", "contract", "map")
-"""Of `make docs map`."""
+"""Generators of `make docs map`."""
 TESTS = (
     "tests/unit/jars",
     "tests/unit/test_architecture.py",
@@ -51,7 +51,7 @@ CHOSEN = "(not test_refusals and not dynamodb_local) or (ministack and DynamoJar
 
 
 class Copy:
-    """The repository as it is, somewhere else."""
+    """A copy of the repository in another folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

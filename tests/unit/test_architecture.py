@@ -41,7 +41,7 @@ def sources(*folders: Path) -> Iterator[Path]:
 
 @cache
 def imports(path: Path) -> list[tuple[str, int]]:
-    """Every imported dotted name with its line, imports for type checkers only left out."""
+    """Return every imported dotted name with its line, without imports for type checkers only."""
     return list(_imports(path))
 
 

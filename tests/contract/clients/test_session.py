@@ -22,7 +22,8 @@ URL = "http://api.example.com"
 
 
 class RotatingApi:
-    """Takes the newest access token alone, and each refresh token once; requests with an old one meet at `together`."""
+    """Fake API that accepts only the newest access token, and each refresh token once; requests with an old one meet at
+    `together`."""
 
     def __init__(self, *, together: int = 1) -> None:
         self.trades = 0

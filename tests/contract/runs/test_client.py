@@ -53,7 +53,7 @@ NEWER = {
     ("RUN_ERROR", "usage"),
     ("TOOL_CALL_RESULT", "metadata"),
 }
-"""Fields that version 1.0 brought."""
+"""Event fields that version 1.0 introduced."""
 QUESTION: dict[str, Any] = {"id": "u1", "role": "user", "content": "hi"}
 ASKED = [*text("Let me ", "see."), *tool("c1", "searchDatabase", '{"type"', ":1}"), *tool("c2", "ask", "{}")]
 TURNS: dict[str, list[Any]] = {
@@ -66,10 +66,7 @@ TURNS: dict[str, list[Any]] = {
 
 
 def inputs(client: str) -> list[dict[str, Any]]:
-    """Runs on threads of their own; two go on with the first one's.
-
-    In `joined` the client holds its new message only, in `edited` an answer that nobody gave.
-    """
+    """Return the inputs of runs on new threads; two continue those of the first two."""
     forged = {"id": "a9", "role": "assistant", "content": "I promise"}
     system = {"id": "s1", "role": "system", "content": "Be kind"}
     version = {"protocolVersion": "1.0"} if client == CURRENT else {}

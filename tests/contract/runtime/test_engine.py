@@ -21,7 +21,7 @@ from tests.contract.runtime.hosting import DEADLINE_S, ROOT
 _ROOT_BOOTSTRAP = """#!/bin/sh
 exec "$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)/agent_stream/bootstrap" "$@"
 """
-"""Entry of a runtime `provided.al2023`, which wants one at the root: hands over to the function's own."""
+"""Entry of a runtime `provided.al2023`, which needs one at the root: it starts the function's own."""
 LAYER = ROOT / "layers" / "common" / "python"
 ASSUME_BY_LAMBDA = {
     "Version": "2012-10-17",
@@ -42,7 +42,7 @@ def engine() -> Iterator[MiniStack]:
 
 @pytest.fixture(scope="module")
 def asset() -> bytes:
-    """A root bootstrap, the function's own beside it, the layer in `python/`: a folder that needs nothing beside it."""
+    """Return an asset with a root bootstrap, the function's own beside it, and the layer in `python/`."""
     files = {
         "bootstrap": _ROOT_BOOTSTRAP.encode(),
         "agent_stream/bootstrap": (ROOT / "functions" / "agent_stream" / "bootstrap").read_bytes(),

@@ -48,7 +48,7 @@ def calls() -> Iterator[Calls]:
 
 
 class DynamoDbLocal:
-    """AWS's engine, one Java process in memory: runs from the first test that asks until the last in a row is over."""
+    """DynamoDB Local, one Java process in memory: it runs from the first test that uses it to the last in a row."""
 
     def __init__(self) -> None:
         self._running = ExitStack()
@@ -79,7 +79,7 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An account of the test's own, on either engine."""
+    """Give each test an account of its own, on either engine."""
     number = str(random.SystemRandom().randrange(10**11, 10**12))
     environment = {
         "AWS_ACCESS_KEY_ID": number,
@@ -104,7 +104,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def database(
     request: pytest.FixtureRequest, account: str, storage: Storage, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """Tables as the stacks define them, on both engines: for what has no fake."""
+    """Return the tables as the stacks define them, on each engine: for repositories without a fake."""
     yield from _opened(request, account, storage, calls, monkeypatch)
 
 
@@ -112,7 +112,7 @@ def database(
 def store(
     request: pytest.FixtureRequest, account: str, storage: Storage, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
-    """The fake, and both engines."""
+    """Return the fake, or the tables on an engine."""
     if request.param is Engine.MEMORY:
         calls.engine = Engine.MEMORY
         yield Store(Engine.MEMORY)
@@ -140,5 +140,5 @@ def _opened(
 
 @pytest.fixture
 def rows(database: Database) -> Rows:
-    """A person of the test's own, and everything that may hang on an account."""
+    """Return a person of the test's own, with all rows that depend on an account."""
     return Rows()

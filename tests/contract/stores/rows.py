@@ -34,4 +34,4 @@ class Rows(
     BillingRows,
     RealtimeRows,
 ):
-    """The rows of a context by itself are in its module of tests/contexts."""
+    """Rows of all contexts; those of one context are in its module of tests/contexts."""

@@ -27,7 +27,7 @@ LATER = NOW + timedelta(minutes=5)
 
 
 class DynamoAccounts(DirectoryRepository, OneTimeRepository):
-    """All of them, as the store in memory is, with the outbox that they write to."""
+    """Repositories of accounts in one, as the store in memory is, with the outbox that they write to."""
 
     def __init__(self, table: str) -> None:
         self.outbox = OutboxRepository()

@@ -36,7 +36,7 @@ def kept_by_fakes() -> set[str]:
 
 @pytest.fixture
 def whole_suite(request: pytest.FixtureRequest) -> None:
-    """Skip where only a part of the folder was run."""
+    """Skip when only a part of the folder is run."""
     chosen = {item.path for item in request.session.items}
     option = request.config.option
     narrowed = option.keyword or option.markexpr or any("::" in each for each in request.config.args)

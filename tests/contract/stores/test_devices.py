@@ -129,7 +129,7 @@ class TestACreation:
 class TestLists:
     @pytest.fixture
     def five(self, rows: Rows) -> list[str]:
-        """Devices in the order in which they were made; the fourth is being deleted, a sixth not yet made."""
+        """Return devices in the order of creation; the fourth is being deleted, a sixth is not yet created."""
         made = [rows.active(name=name) for name in ("b", "A", "d", "x", "C")]
         rows.devices.begin_delete(made[3], now=NOW)
         rows.claimed(name="y")

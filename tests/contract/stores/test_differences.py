@@ -76,7 +76,7 @@ def reads_at_once(database: Database) -> object:
 
 
 def conflicts(database: Database) -> object:
-    """Eight at a time check one item and write another: what accounts and their many items do."""
+    """Run eight transactions at a time that check one item and write another, as those of an account's items do."""
     put(database, "parent")
     name = table(database)
 
@@ -90,7 +90,7 @@ def conflicts(database: Database) -> object:
 
 
 def throttled(database: Database) -> object:
-    """A hundred writes of one partition, thirty KB each, as fast as they go."""
+    """Write a partition a hundred times, 30 KB each, as fast as possible."""
     codes = {code_of(lambda n=n: put(database, f"{n}", v={"S": "x" * 30_000})) for n in range(100)}  # type: ignore[misc]
     return sorted(codes)
 

@@ -239,7 +239,7 @@ COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "notice": notice_over,
     "avatar_request": made_avatar_over,
 }
-"""By type of item: what its reader says before and after the end."""
+"""Checks by type of item: its reader's answers before and after the end."""
 KEPT = {
     "stripe_event": "a repeat of an event that was handled stays handled",
     "own_event": "a note for the purge of its account, which takes an event that is gone for deleted",
@@ -248,7 +248,7 @@ KEPT = {
     "unlinked_payer": "opens an event, which is then read anew",
     "mail": "a mail that was sent is not sent again",
 }
-"""Types that mean the same as long as they are there: nobody compares, on purpose."""
+"""Types that count for as long as they are stored, with the reason: no reader compares their end."""
 
 
 @pytest.mark.parametrize("kind", COMPARED)

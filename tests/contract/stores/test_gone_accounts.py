@@ -41,7 +41,7 @@ CHANNEL = Channel(owner=GONE, kind="user", object_id=GONE)
 
 
 class Fakes:
-    """The fakes, as `Rows` has the repositories."""
+    """Fakes with the attributes of `Rows`."""
 
     def __init__(self) -> None:
         self.keys = self.tokens = MemoryAccounts(gone={GONE})

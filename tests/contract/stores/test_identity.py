@@ -25,7 +25,7 @@ HOME = LoginPlace.of("ada@example.com", "203.0.113.7")
 
 
 class DynamoIdentities(UserRepository, SessionRepository, ApiKeyRepository):
-    """All of them, as the store in memory is."""
+    """Repositories of identity in one, as the store in memory is."""
 
 
 Identities = MemoryIdentities | DynamoIdentities

@@ -20,7 +20,7 @@ from tests.support.wire import Wire, on
 
 ITEM_BYTES = 400 * 1024
 WIDE = "\U0001f4a1"
-"""Four bytes in UTF-8, one character."""
+"""One character of four bytes in UTF-8."""
 
 
 class BoxTable(Item):
@@ -37,7 +37,8 @@ def box(number: int = 0, size: int = 1) -> BoxItem:
 
 
 def content_that_fills(total: int) -> int:
-    """Bytes of content with which a box has `total`: DynamoDB counts names and values, and a number by its digits."""
+    """Return how many bytes of content give a box `total` bytes: DynamoDB counts names and values, a number by its
+    digits."""
     rest = sum(map(len, ("pk", "BOX", "sk", "0000", "type", "box", "schema", "version", "content")))
     rest += sum(map(len, ("gsi1pk", "BOXES", "gsi1sk", "0000")))
     numbers = 2 * 2
@@ -82,7 +83,7 @@ class TestAnItem:
 class TestAPage:
     @pytest.fixture
     def eight(self) -> list[str]:
-        """Items of 2.4 MB."""
+        """Make eight items of 2.4 MB together."""
         for number in range(8):
             put(box(number, 300_000))
         return [box(number).sk for number in range(8)]

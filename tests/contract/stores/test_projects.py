@@ -42,7 +42,7 @@ OWNER, ADMIN, MEMBER, VIEWER = ProjectRole.OWNER, ProjectRole.ADMIN, ProjectRole
 
 @dataclass
 class Kept:
-    """A store, and what else of the world it is asked about."""
+    """A store, with the state around it that its tests need."""
 
     store: ProjectStore
     person: Callable[[], UserId]

@@ -40,7 +40,7 @@ FOREIGN: dict[str, Any] = (
     | {"type": {"S": "email_guard"}}
     | {f"place_{each}": {"S": "9999999999999#somebody else's"} for each in range(2)}
 )
-"""Of an item that no condition takes for its own."""
+"""Attribute values that satisfy no condition on an own item."""
 
 
 def told(call: Callable[[], object]) -> str:
@@ -58,7 +58,7 @@ def told(call: Callable[[], object]) -> str:
 
 @dataclass
 class Meddler:
-    """Makes one condition false just before it is sent: by a foreign item in its place, or by an absent one."""
+    """Makes one condition false just before it is sent: by a foreign item in its place, or by removing the item."""
 
     database: Database
     target: tuple[int, int, Write]
@@ -107,7 +107,7 @@ class Meddler:
 
 
 def refused(database: Database, name: str, target: tuple[int, int, Write]) -> str:
-    """Play a call one of whose conditions is false; return what the caller is told."""
+    """Make a call of which one condition is false; return the result that the caller sees."""
     is_put = target[2].kind == "Put"
     for with_foreign in (is_put, not is_put):
         call = SCENARIOS[name]()

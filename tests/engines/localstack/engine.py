@@ -39,7 +39,7 @@ SERVICES = (
 )
 """Services that the backend uses, by pytest-localstack's names; it asks each whether it is ready."""
 _KINESIS_VERSION = "0.5.2"
-"""The one that LocalStack looks for; package.json has the same."""
+"""Version that LocalStack looks for; package.json has the same."""
 HOST = Path(__file__).parent / "host"
 _PLUGINS = {
     "localstack.lambda.runtime_executor": "process = karma_localstack.executor:ProcessExecutorPlugin",
@@ -57,7 +57,7 @@ exec {java} "$@"
 
 @dataclass(frozen=True)
 class HostLocalStack:
-    """One running (or to be started) LocalStack; it keeps nothing beyond its end."""
+    """A LocalStack in host mode; it keeps nothing after its end."""
 
     places: Places
     port: int
@@ -69,12 +69,12 @@ class HostLocalStack:
 
     @property
     def endpoint_url(self) -> str:
-        """Address of every AWS service."""
+        """Return the address of every AWS service."""
         return f"http://localhost:{self.port}"
 
     @property
     def python(self) -> Path:
-        """Interpreter of LocalStack and of the functions: 3.13, the runtime that they are deployed for."""
+        """Return the interpreter of LocalStack and of the functions: 3.13, the runtime that they are deployed for."""
         return self.places.root / ".engine" / "localstack" / "bin" / "python"
 
     def client_environment(self, access_key: str = "test") -> dict[str, str]:
@@ -180,7 +180,7 @@ class ContainerLocalStack:
 
     @property
     def python(self) -> Path:
-        """None of this machine."""
+        """Refuse: functions are not run in the container."""
         raise NotImplementedError("functions are not run")
 
     def client_environment(self, access_key: str = "test") -> dict[str, str]:

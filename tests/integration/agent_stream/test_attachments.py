@@ -40,7 +40,7 @@ def run(streams: Any, *messages: dict[str, Any], **more: Any) -> list[dict[str, 
 
 
 def said_in(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer as a client keeps it."""
+    """Return the answer as a client stores it."""
     deltas = [event for event in events if event["type"] == "TEXT_MESSAGE_CONTENT"]
     return {"id": deltas[0]["messageId"], "role": "assistant", "content": "".join(each["delta"] for each in deltas)}
 

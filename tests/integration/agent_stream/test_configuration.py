@@ -20,7 +20,7 @@ OTHER = "claude-sonnet-5-5"
 
 @pytest.fixture
 def configuration(streams: Any) -> ConfigurationService:
-    """The API's service; this process keeps what it read, as others do."""
+    """Return the API's configuration service; this process caches components as others do."""
     from agent_stream import deps
 
     return ConfigurationService(

@@ -55,7 +55,7 @@ def device_that_obeys(world: World, device_id: Any) -> Iterator[None]:
 
 
 class Scene:
-    """One user's device and threads, and everything that may happen to a run after its process died."""
+    """A user's device and threads, and the events that may follow after a run's process died."""
 
     def __init__(self, streams: Any, sqs_event: Any, context: Any) -> None:
         self.streams = streams
@@ -72,7 +72,7 @@ class Scene:
         return {"threadId": f"thread-{name}", "runId": f"{run}-{name}", "messages": messages}
 
     def script(self, name: str) -> None:
-        """The model asks for one move that is told apart from all others, then is content."""
+        """Script the model to ask for one move, distinct from all others, and then to end."""
         arguments = json.dumps({"device_id": self.device_id, "command": "move", "params": {"for": name}})
         self.streams.model.answers.clear()
         self.streams.model.answer(message(tool_use(f"c-{name}", "controlDevice", arguments), stop_reason="tool_use"))
@@ -93,7 +93,8 @@ class Scene:
             )
 
     def time_passes_for_limits(self) -> None:
-        """One user asks for more runs a minute here than anybody may; what died has its streams open for 15 minutes."""
+        """Clear the rate limits: one user starts more runs here than allowed, and a dead process holds its streams for
+        15 minutes."""
         table, dynamodb = self.streams.stack.tables["identity"], self.streams.stack.aws("dynamodb")
         for item in dynamodb.scan(TableName=table, ConsistentRead=True)["Items"]:
             if item["pk"]["S"].startswith(("LIMIT#", "LEASES#")):
@@ -107,7 +108,8 @@ class Scene:
         assert answer == {"batchItemFailures": []}
 
     def request_is_repeated(self, name: str) -> None:
-        """A run that never started starts now; one that did is not started twice, but its end is delivered."""
+        """Repeat a request: a run that never started starts now; one that did is not started again, and its end is
+        delivered."""
         existed = self.store.run(self.key(name)) is not None
         self.script(name)
         answer = self.streams.run(self.streams.agent(self.body(name)))
@@ -122,14 +124,14 @@ class Scene:
         return [command.params for command in commands].count({"for": name})
 
     def armed(self) -> int:
-        """Messages that the watchdog was sent; on a slow machine the first ones are due before the last are sent."""
+        """Count the messages to the watchdog; on a slow machine the first are due before the last is sent."""
         names = ["ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessages"]
         read = self.streams.stack.aws("sqs").get_queue_attributes
         found = read(QueueUrl=self.streams.stack.queues["runs"], AttributeNames=names)
         return sum(int(found["Attributes"][name]) for name in names)
 
     def assert_ended(self, name: str) -> str:
-        """The run is over, its log is whole, its thread takes another run; return how it ended."""
+        """Check that the run has ended, its log is complete and its thread takes another run; return how it ended."""
         run = self.store.run(self.key(name))
         assert run is not None
         assert run.status is not RunStatus.RUNNING

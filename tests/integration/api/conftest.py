@@ -87,7 +87,7 @@ def api(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: o
 
 @pytest.fixture
 def ada(api: Api) -> Api:
-    """The API as a logged-in person sees it, who has verified their address."""
+    """Return the API for a logged-in person with a verified address."""
     user = api.register(verified=True)
     return api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
 
@@ -116,7 +116,7 @@ def _is_unused(item: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
-    """All items of a table, as DynamoDB holds them, but the buckets of rate limits and limits of which all is left."""
+    """Return a function for all items of a table, without full buckets of rate limits."""
 
     def read(table: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []

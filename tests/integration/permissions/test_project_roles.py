@@ -41,7 +41,7 @@ ANSWERS = {f"POST {PATH}/invitations/accept", f"POST {PATH}/invitations/decline"
 
 
 def asked() -> list[tuple[Target, str]]:
-    """Each route of a project's, with whom it is about."""
+    """Return each route of a project, with the role of the person that it is about."""
     found = [each for each in targets() if each.path.startswith(PATH) and f"{each.method} {each.path}" not in ANSWERS]
     return [(each, about) for each in found for about in ABOUT.get(f"{each.method} {each.path}", ("",))]
 
@@ -59,7 +59,7 @@ def decided() -> dict[str, Row]:
 
 
 class Asked:
-    """Fills the rows of the table with what is answered."""
+    """Fills the rows of the table with the answers."""
 
     def __init__(self, world: World) -> None:
         self._world = world

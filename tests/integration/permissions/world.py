@@ -45,9 +45,9 @@ class Target:
     method: str
     path: str
     permission: str | None
-    """None: nobody needs to be known; "": anybody who is known."""
+    """Permission of the route; "": any caller; None: no caller."""
     limit: str = "default"
-    """A row of karma.identity.limits."""
+    """Name of a row of karma.identity.limits."""
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class Target:
 
 
 def targets() -> list[Target]:
-    """Every route of both functions."""
+    """Return every route of both functions."""
     from agent_stream.app import ROUTES
     from api.app import build
     from karma.http.openapi import permissions as permissions_of
@@ -103,13 +103,13 @@ _KEEPS_CALLERS = {"api": "api.deps.identity", "agent_stream": "agent_stream.deps
 
 
 def _compared(item: dict[str, Any]) -> object:
-    """An item as it is compared; of what a plan's limit has taken only the amount, which may go up and down again."""
+    """Return an item in comparable form; of usage only the amount, which may go up and down again."""
     return (item["sk"]["S"], item["value"]["N"]) if item.get("type") == {"S": "usage"} else item
 
 
 @dataclass
 class World:
-    """The people, what belongs to them, and both functions in this process."""
+    """Everybody who calls, their objects, and both functions in this process."""
 
     stack: Any
     event: Callable[..., dict[str, Any]]

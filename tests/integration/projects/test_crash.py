@@ -30,7 +30,7 @@ _COMPARED = ("name", "progress", "owners", "role", "project", "event", "kind", "
 
 
 class World:
-    """A project that three people share, made anew for each death."""
+    """A project that three people share, made anew for each crash."""
 
     def __init__(self, stack: Any) -> None:
         self.stack = stack

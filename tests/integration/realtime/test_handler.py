@@ -183,7 +183,7 @@ class TestACrash:
 
 
 def _steady(item: dict[str, Any]) -> dict[str, Any]:
-    """Tickets are drawn anew in each run."""
+    """Return an item without the parts of tickets, which are random in each run."""
     kept = {name: value for name, value in item.items() if name not in {"expires_at", "valid_until"}}
     if kept["type"] == "ticket":
         kept["pk"] = kept["gsi1sk"] = "TICKET"

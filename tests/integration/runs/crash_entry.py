@@ -47,7 +47,7 @@ NOTE = Tool(
 
 
 def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """First delivery: the request. Second: the watchdog, an hour later; it finds what the crash left."""
+    """Handle the request at the first delivery; run the watchdog, an hour later, at the second."""
     bind_names(event["tables"])
     store = DynamoRunStore()
     if event["deliver"] == "request":

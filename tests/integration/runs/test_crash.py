@@ -26,7 +26,7 @@ ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:run_once"
 KEY = RunKey(caller().user_id, RunId("r1"))
 THREAD = ThreadKey(caller().user_id, ThreadId("t1"))
 COST = 2 * cost(Usage(10, 5), "claude-test", datetime.now(UTC))
-"""Of both scripted calls, in micro-dollars."""
+"""Cost of both scripted calls, in micro-dollars."""
 
 
 def empty(stack: Any, table: str) -> None:
@@ -36,7 +36,7 @@ def empty(stack: Any, table: str) -> None:
 
 
 def used(stack: Any) -> tuple[int, int]:
-    """Runs and micro-dollars that the plan counts."""
+    """Return the runs and micro-dollars that the plan counts."""
     read = UsageRepository().read(allowance(KEY.user_id, at=datetime.now(UTC)))
     found = {each.metric: each.used for each in read}
     return found[Metric.RUNS], found[Metric.MODEL_SPEND]

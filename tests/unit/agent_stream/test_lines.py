@@ -19,7 +19,7 @@ TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from(ENDS), min_size=1
 
 
 def told(text: str) -> list[bytes]:
-    """Events of every kind in which the text may stand."""
+    """Return events of every kind that may contain the text."""
     deltas = [events.encode_delta(make("id"), text) for make in (events.text_deltas, events.args_deltas)]
     made = [
         events.state_snapshot({text: [text]}),

@@ -18,7 +18,7 @@ def sources() -> Iterator[Path]:
 
 
 def calls(path: Path) -> set[str]:
-    """Names of all functions and methods that a module calls."""
+    """Return the names of all functions and methods that a module calls."""
     called = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
     return {each.attr if isinstance(each, ast.Attribute) else ast.unparse(each) for each in called}
 

@@ -21,7 +21,7 @@ NEW = NewAvatar(name="Fern", role="gardener", abilities={})
 
 
 class Interrupted(MemoryAvatarStore):
-    """Somebody else does something right before a replacement, once."""
+    """Store in which another request makes a change right before a replacement, once."""
 
     meanwhile: Callable[[], object] | None = None
 

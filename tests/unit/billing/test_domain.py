@@ -33,9 +33,9 @@ PERIOD = timedelta(days=30)
 PRO = PriceHints(price_id="price_p", lookup_key="karma_pro_month")
 TEAM = PriceHints(price_id="price_t", lookup_key="karma_team_month")
 FOREIGN = PriceHints(price_id="price_team_pro", lookup_key="team", metadata_plan="Team")
-"""Of another product of the same Stripe account."""
+"""Price of another product of the same Stripe account."""
 STATUSES = ("active", "trialing", "past_due", "unpaid", "incomplete", "incomplete_expired", "paused", "canceled")
-"""Stripe's eight."""
+"""Stripe's eight statuses."""
 
 
 def stripe_subscription(**changes: Any) -> StripeSubscription:
@@ -75,7 +75,7 @@ def test_each_of_stripes_statuses_is_one_of_ours(theirs: str, ours: str) -> None
 
 
 FAILED = NOW + 3 * DAY
-"""An invoice in the middle of the period, such as an upgrade's."""
+"""Moment at which an invoice in the middle of the period failed, such as an upgrade's."""
 GRACE_ENDS = FAILED + RETRIES + LATE_NEWS
 PERIOD_ENDS = NOW + PERIOD
 

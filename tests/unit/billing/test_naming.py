@@ -31,7 +31,7 @@ pytestmark = pytest.mark.fault("F-15d")
 
 
 class Died(Exception):
-    """The worker died."""
+    """The worker's process died."""
 
 
 @dataclass
@@ -278,7 +278,7 @@ def test_a_name_that_comes_while_stripe_is_asked_is_not_missed() -> None:
 
 
 _CHANGES: dict[str, dict[str, Any]] = {"end": {"status": "canceled"}, "none of it": {"prices": ()}}
-"""Of a subscription: it ends, or nothing of it is bought any more."""
+"""Changes of a subscription: it ends, or none of its prices is ours any more."""
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("name"), st.sampled_from(["price_1", "price_2"]), st.sampled_from(NAMES), st.booleans()),

@@ -41,7 +41,7 @@ class Clock:
 
 
 class World:
-    """A user, whose customer is cus_1, and what Stripe shows."""
+    """A user, whose customer is cus_1, and Stripe's objects."""
 
     def __init__(self, *, linked: bool = True) -> None:
         self.clock = Clock()

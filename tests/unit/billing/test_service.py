@@ -47,7 +47,7 @@ class Webhook:
         self.keeper = InboxKeeper(inbox=self.store, queue=self.queue, clock=self.clock)
 
     def secrets(self, *, fresh: bool) -> tuple[str, ...]:
-        """Secrets Manager behind a cache."""
+        """Return secrets as Secrets Manager behind a cache does."""
         if fresh:
             self.reads += 1
             self.cached = self.current

@@ -15,12 +15,12 @@ from karma.core.ids import UserId
 from tests.unit.billing.test_naming import ALICE, Died, World, customer
 
 DORA, EMIL = (UserId(f"01890000-0000-7000-8000-00000000000{letter}") for letter in "de")
-"""Accounts that their customers are not linked to."""
+"""Accounts that customers are not linked to."""
 pytestmark = pytest.mark.fault("F-15f")
 
 
 class Ticking(World):
-    """Time passes between any two looks at the clock."""
+    """A world whose clock advances at each reading."""
 
     def now(self) -> datetime:
         self.moment += timedelta(milliseconds=1)

@@ -213,7 +213,7 @@ def test_a_stale_version_changes_nothing(world: World, change: Callable[[Configu
 
 
 class Beaten(MemoryComponentStore):
-    """Somebody else disables the component just before the first write."""
+    """Store in which another request disables the component just before the first write."""
 
     def append(self, change: Change) -> None:
         if not self.histories["claude-test"]:

@@ -380,7 +380,7 @@ def test_slow_media_of_one_request_have_one_time() -> None:
 
 
 def announced(side: int, seed: int, *, is_whole: bool = True) -> bytes:
-    """A PNG that says it has `side` x `side` pixels of 64 bits, and has one row of them or a broken end."""
+    """Return a PNG that declares `side` x `side` pixels of 64 bits, and has one row of them or a broken end."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -392,7 +392,7 @@ def announced(side: int, seed: int, *, is_whole: bool = True) -> bytes:
 
 @dataclass
 class Inflated:
-    """Counts what is inflated."""
+    """Counts the bytes that are inflated."""
 
     size: int = 0
 

@@ -55,7 +55,7 @@ BATCHES: dict[ModuleType, tuple[dict[str, Any], list[str]]] = {
     runs: (queued(*[orjson.dumps({"user_id": ID, "run_id": ID}).decode()] * 2), ["m0", "m1"]),
     ingest: (queued(orjson.dumps(HEARD).decode(), orjson.dumps(WAKE_UP).decode()), ["m0", "m1"]),
 }
-"""Each consumer's batch, and what must come again when nothing of it could be done."""
+"""A batch of each consumer, and the messages that must be delivered again when none could be handled."""
 
 
 class Context:
@@ -100,7 +100,7 @@ def raising() -> Iterator[Callable[[Exception], None]]:
 
 
 def forget() -> None:
-    """Drop what the functions build once a process."""
+    """Drop the services that functions build once a process."""
     for module in MODULES:
         for each in vars(module).values():
             if getattr(each, "__module__", "") == module.__name__ and hasattr(each, "cache_clear"):

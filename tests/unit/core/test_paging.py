@@ -34,9 +34,9 @@ from tests.support import contexts
 pytestmark = pytest.mark.fault("F-24i")
 
 ESCAPED, PLAIN = 6, 4
-"""Bytes of a character in an answer: `\\u0001` where control characters may stand, UTF-8 where not."""
+"""Bytes of a character in an answer: `\u0001` where control characters are allowed, UTF-8 elsewhere."""
 AROUND: Final = 1_500
-"""Ids, times, numbers and names of members of one entry."""
+"""Bytes of ids, times, numbers and names in one entry."""
 _READING = PLAIN * MAX_METRIC_CHARS + 100
 _AVATAR = (
     ESCAPED * avatars.MAX_DESCRIPTION_CHARS
@@ -47,7 +47,7 @@ _AVATAR = (
 )
 _TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\x01\u2028'), min_size=1, max_size=8)
 SMALL = 20_000
-"""Entries of texts of some hundred characters, at most fifty of them."""
+"""Bytes of entries with texts of some hundred characters, of which a page has at most fifty."""
 CUT: Final = {
     "devices": devices.Latest.MAX_METRICS * _READING + 4 * devices.MAX_OBJECT_BYTES,
     "devices/{device_id}/commands": devices.MAX_PARAMS_BYTES + 2 * MAX_ANSWER_BYTES,
@@ -55,7 +55,7 @@ CUT: Final = {
     "config/{component_name}/history": 2 * PLAIN * avatars.MAX_PROMPT_CHARS,
     "runs/{run_id}/events": max(SEGMENT_BYTES, MAX_SNAPSHOT_BYTES),
 }
-"""Lists that are cut by bytes, with the largest entry of each."""
+"""Lists that are cut by bytes, with the bytes of the largest entry of each."""
 WHOLE: Final[dict[str, tuple[int, int]]] = {
     "tasks": (
         100,

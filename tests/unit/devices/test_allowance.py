@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fault("F-26e")
 HOUR_MS = 3_600_000
 DEVICE, OTHER = DeviceId(new_id()), DeviceId(new_id())
 MESSAGE_UNITS = 128 + 24
-"""A message of 128 KB in as many hours as one may have."""
+"""Write units of a message of 128 KB with the largest number of hours."""
 
 
 class Hours:

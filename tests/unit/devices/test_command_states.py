@@ -38,7 +38,7 @@ DEVICE = DeviceId("01a1fd64-5851-7599-9816-cee19b83f0aa")
 
 @dataclass
 class Expected:
-    """One command as the model has it."""
+    """A command in the model."""
 
     serial: bool
     expires_ms: int
@@ -120,7 +120,7 @@ class Scene:
                 self.model[command_id].status = S.SENT
 
     def end_overdue(self) -> None:
-        """Whoever looks at the queue records the ends; until then an answer that came in time counts."""
+        """Record the ends of overdue commands, as any look at the queue does; before it an answer in time counts."""
         for expected in self.model.values():
             if expected.expires_ms <= self.clock.ms:
                 expected.end_by_time()

@@ -32,7 +32,7 @@ HALVES = ["\ud83d", "a\udc00b", "\udc00\ud83d"]
 
 @st.composite
 def trees(draw: st.DrawFn, depth: int = 3) -> tuple[str, Any, list[str]]:
-    """JSON as a device writes it, what it is once mended, and the places that were wrong."""
+    """Draw JSON as a device writes it, the mended value, and the places that were mended."""
     kinds = ["good", "large", "text", "wrong", "half", *(["list", "object"] * 2 if depth else [])]
     match draw(st.sampled_from(kinds)):
         case "good":

@@ -74,14 +74,14 @@ odd = st.one_of(
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a body."""
+    """Return the path of every place in a body."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [at, *(place for key, each in inner for place in places(each, (*at, key)))]
 
 
 @st.composite
 def bodies(draw: st.DrawFn, name: str) -> Any:
-    """A good body in which up to two places are dropped, replaced, or get a neighbour."""
+    """Draw a good body in which up to two places are dropped, replaced, or get a neighbour."""
     body = json.loads(json.dumps({"": GOOD[name]}))
     for _ in range(draw(st.sampled_from([0, 1, 1, 2]))):
         whole, *inner = places(body)[1:]
@@ -164,7 +164,7 @@ def test_the_page_names_each_topic(name: str) -> None:
 
 
 def examples() -> list[tuple[str, str]]:
-    """Every payload that the page shows, and of which topic it is."""
+    """Return every payload that the page shows, with the topic that it is of."""
     page = (DOCS / "mqtt.md").read_text()
     shown = [line.split(None, 1) for line in page.splitlines() if line.startswith("    ") and line.endswith("}")]
     found = [("telemetry", " ".join(each)) if each[0].startswith("{") else (each[0], each[1]) for each in shown]

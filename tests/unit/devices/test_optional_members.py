@@ -45,7 +45,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "response": {"id": FIRST, "status": "succeeded"},
 }
 OPTIONAL = {kind: sorted({*SCHEMA["$defs"][kind]["properties"]} - {*body}) for kind, body in REQUIRED.items()}
-"""As the schema has it, so a member that is added there is tried here."""
+"""Optional members by the schema, so that a new member is tried here."""
 
 
 class Scene:
@@ -108,7 +108,7 @@ deep = st.sampled_from([63, 64, 65, 300, 1_500]).map(lambda levels: "[" * levels
 large = st.sampled_from(["x" * 40_000, {"log": ["é" * 20_000]}]).map(
     lambda value: json.dumps(value, ensure_ascii=False)
 )
-"""Over the limit of answers alone; two of them are within that of payloads."""
+"""Values over the limit of answers alone; two of them are within that of payloads."""
 written = (
     trees.map(json.dumps) | deep | large | st.sampled_from(["-nan(ind)", "1e999", r'{"a": "\ud83d"}', r'"\ud83d"'])
 )

@@ -32,7 +32,7 @@ events = st.builds(
 
 
 def judged(history: list[PresenceEvent]) -> PresenceEvent:
-    """The rules, read literally over all events at once."""
+    """Return the event that the rules, applied literally to all events at once, decide for."""
     newest = max(event.ts for event in history)
     window = [event for event in history if event.ts >= newest - PRESENCE_WINDOW_MS]
     return max(window, key=lambda event: event.rank)

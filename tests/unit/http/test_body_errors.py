@@ -41,7 +41,7 @@ TYPES = {
 
 
 class Wrong(NamedTuple):
-    """A value that breaks one rule of a member, and what must be said of it; "" for anything in our words."""
+    """A value that breaks one rule of a member, and the expected message; "": any message in our words."""
 
     at: tuple[str | int, ...]
     value: object

@@ -36,7 +36,7 @@ USER = UserId(new_id())
 
 @dataclass
 class MemoryDeletions:
-    """Tombstones in dictionaries; keeps the promises of DeletionRepository."""
+    """Tombstones in dictionaries, as DeletionRepository stores them."""
 
     accounts: dict[UserId, Leaving] = field(default_factory=dict)
     deletions: dict[UserId, Deletion] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class MemoryDeletions:
 
 @dataclass
 class DelayedQueue:
-    """Keeps what was sent, with its delay."""
+    """A queue that stores messages with their delay."""
 
     sent: list[tuple[str, int]] = field(default_factory=list)
     down: bool = False
@@ -92,7 +92,7 @@ class DelayedQueue:
 
 @dataclass
 class Ordered:
-    """A step that takes as many goes as it is told, or fails."""
+    """A step that takes as many rounds as it is told, or fails."""
 
     name: str
     log: list[str]

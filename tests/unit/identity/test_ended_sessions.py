@@ -52,10 +52,10 @@ class World(AccountWorld):
         self.user = self.verified(EMAIL)
         self.password = PASSWORD
         self.callers: list[tuple[Caller, str]] = []
-        """As other processes may still believe them, with their refresh tokens."""
+        """Callers as other processes may still cache them, with their refresh tokens."""
         self.keys: list[tuple[datetime, str]] = []
         self.last_end: datetime | None = None
-        """When all that had been made was ended, keys included."""
+        """Moment at which all sessions and keys were ended last; None: never."""
 
     def authenticate(self, *, token: str | None = None, key: str | None = None) -> Caller:
         asked = Authenticator(

@@ -77,7 +77,7 @@ def test_exactly_the_keys_that_can_be_used_count_and_each_is_listed(steps: list[
 
 @dataclass
 class Contended(MemoryIdentities):
-    """Lets another request make a key after the keys were read, so many times."""
+    """Store in which another request makes a key after the keys were read, so many times."""
 
     others: list[ApiKey] = field(default_factory=list)
 

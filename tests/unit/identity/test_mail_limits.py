@@ -43,7 +43,8 @@ class World(AccountWorld):
         )
 
     def written(self) -> Counter[MailKind]:
-        """As what they are sent: some kinds are decided on when the recipient is looked up."""
+        """Return the numbers of written mails by the kind that is sent: some are decided when the recipient is looked
+        up."""
         recipients = Correspondence(people=self.identities, tokens=self.identities)
         mails = [*self.outbox.mails.values(), *self.identities.mails]
         found = (recipients.address(mail, now=self.clock.now()) for mail in mails)

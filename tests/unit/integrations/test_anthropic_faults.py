@@ -31,9 +31,9 @@ BY_STATUS = {
     504: ModelErrorCode.MODEL_TIMEOUT,
     529: ModelErrorCode.MODEL_OVERLOADED,
 }
-"""All other statuses: MODEL_UNAVAILABLE."""
+"""Error code by status; all others: MODEL_UNAVAILABLE."""
 OURS = {"UnsupportedProtocol", "InvalidURL"}
-"""Of the transport: they mean that the address of the API is wrong, so that it cannot be reached."""
+"""Transport errors that mean a wrong address of the API, which so cannot be reached."""
 
 
 def classes_of(module: ModuleType) -> list[Any]:

@@ -89,7 +89,7 @@ SPECIAL = """
 240.0.0.0/4 ::/128 ::1/128 ::ffff:0:0/104 64:ff9b::/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:db8::/32
 2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
 """
-"""IANA's special-purpose registries of both families, multicast, and what was site-local."""
+"""IANA's special-purpose registries of both families, multicast, and the former site-local addresses."""
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tests.fakes.billing import MemoryBilling
 
 PASSING = {"APIConnectionError", "APIError", "RateLimitError"}
 OUR_KEY = {"AuthenticationError", "PermissionError"}
-"""All others mean that Stripe refuses what we sent."""
+"""Errors of our key; all others mean that Stripe refuses the request."""
 RAISED = [
     kind
     for kind in vars(stripe._error).values()
@@ -52,7 +52,7 @@ ROUTES = {
     "customers.retrieve": "get /v1/customers/cus_1",
     "customers.delete": "delete /v1/customers/cus_1",
 }
-"""Every function of the library that the gateway calls, and the request that it makes."""
+"""Function of the library by request, for each that the gateway makes."""
 
 
 class Stripe:

@@ -215,7 +215,7 @@ def test_nothing_runs_in_the_background_that_a_kill_would_leave_behind() -> None
 
 
 class Clock:
-    """Time that passes only where somebody waits."""
+    """A clock that advances only when somebody waits."""
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -20,7 +20,7 @@ OWN, OTHER = "ada@example.com", "other@example.com"
 
 
 def marked(world: AccountWorld, email: str, *, verified: bool) -> User:
-    """An account whose every text of its owner's choosing carries the mark."""
+    """Make an account whose texts, as far as its owner chooses them, all have the mark."""
     user = world.register(email, name=f"Win at {CANARY}")
     world.identities.users[user.id] = replace(
         user, email_verified=verified, avatar=f"https://{CANARY}.example/a.png", role=Role.USER

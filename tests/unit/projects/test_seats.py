@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fault("F-19a")
 
 @pytest.fixture
 def world() -> World:
-    """Ada is on the free plan, which has one seat."""
+    """Return a world with Ada on the free plan, which has one seat."""
     found = World()
     found.plans[found.ada] = PlanName.FREE
     return found

@@ -72,11 +72,11 @@ class World:
         self.project_id = self.projects.create(self.ada, NewProject(name="Greenhouse")).project.id
 
     def plan_of(self, user_id: UserId) -> Plan:
-        """Everybody's plan has no limits, but those named in `plans`."""
+        """Return the plan of an account: without limits, except for those in `plans`."""
         return plan_at(self.plans.get(user_id, PlanName.ENTERPRISE), self.clock.now())
 
     def person(self, role: ProjectRole | None = None, *, email: str = "", verified: bool = True) -> UserId:
-        """Somebody with an account, and with a role in the project when one is given."""
+        """Make a person with an account, and a role in the project if one is given."""
         user_id, now = UserId(new_id()), self.clock.now()
         user = User(
             id=user_id,
@@ -464,7 +464,7 @@ class TestLists:
 
     @staticmethod
     def made_at(world: World, number: int) -> ProjectId:
-        """A project whose id is later than those of before, whatever the clock's grain."""
+        """Make a project whose id is later than all before, whatever the clock's resolution."""
         project = world.projects.create(world.ada, NewProject(name=f"P{number}")).project
         later = ProjectId(f"ffffffff-0000-7000-8000-{number:012d}")
         world.store.stored[later] = replace(world.store.stored.pop(project.id), id=later)

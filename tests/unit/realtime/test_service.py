@@ -186,7 +186,7 @@ class TestASessionThatEnds:
 
 
 class FakeSockets:
-    """API Gateway, which remembers what it has closed."""
+    """API Gateway that records the connections it has closed."""
 
     def __init__(self) -> None:
         self.closed: list[str] = []

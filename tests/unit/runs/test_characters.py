@@ -22,12 +22,12 @@ from tests.unit.runs.test_engine import FIND_TOOL, World, asked, merged, user
 pytestmark = pytest.mark.fault("F-03d")
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None) | st.sampled_from("🇩🇪😀👍"), min_size=1, max_size=12)
-"""Also with lone halves."""
+"""Texts, also with halves of characters."""
 
 
 @st.composite
 def pieces(draw: st.DrawFn) -> list[str]:
-    """A text, cut into deltas anywhere as programs cut it whose characters are UTF-16's halves."""
+    """Draw a text, cut into deltas anywhere, as programs do whose characters are UTF-16's halves."""
     text = draw(ANY_TEXT)
     units = list(map(chr, memoryview(text.encode("utf-16", "surrogatepass")[2:]).cast("H")))
     places = draw(st.lists(st.integers(0, len(units)), max_size=6).map(sorted))
@@ -48,7 +48,7 @@ class StreamedModel(ScriptedModel):
 
 
 def text(parts: list[str]) -> list[dict[str, Any]]:
-    """A block that begins with the first piece, as the API may."""
+    """Return the events of a text block that begins with the first piece, as the API may."""
     return [{"content_block": {"type": "text", "text": parts[0]}}, *model_server.text(*parts[1:])[1:]]
 
 
@@ -59,7 +59,7 @@ def thinking(thoughts: list[str], signature: list[str]) -> list[dict[str, Any]]:
 
 
 def call(name: str, parts: list[str]) -> list[dict[str, Any]]:
-    """A call whose argument is the text, with no escapes in its JSON but those that must be."""
+    """Return the events of a call whose argument is the text, with only the escapes in its JSON that are required."""
     escaped = [json.dumps(part, ensure_ascii=False)[1:-1] for part in parts]
     return model_server.tool_use("toolu_1", name, '{"word": "', *escaped, '"}')
 

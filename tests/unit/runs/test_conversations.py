@@ -95,7 +95,7 @@ def use(name: str) -> Wire:
 
 @dataclass
 class Client:
-    """A user's program; `kind` says what it sends of its screen."""
+    """A user's program; `kind` says which part of its screen it sends."""
 
     kind: str
     screen: list[Wire] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Client:
     waits: bool = False
     """True: it shows an empty answer after the question, and sends it with its screen."""
     before: Wire | None = None
-    """The request before, to be sent once more."""
+    """Request before, to be sent once more; None: none."""
 
     def message(self, role: str, **more: Any) -> Wire:
         self.ids += 1

@@ -167,14 +167,14 @@ def screen_after(events: Sequence[Wire]) -> list[Wire]:
 
 
 def open_calls(messages: Sequence[Wire]) -> list[str]:
-    """Calls of our own that have no result behind them, or that have two."""
+    """Return the ids of calls of our tools that have no result after them, or two."""
     results = [each["toolCallId"] for each in messages if each["role"] == "tool"]
     calls = [call for each in messages for call in each.get("toolCalls", ()) if call["function"]["name"] == "look"]
     return [call["id"] for call in calls if results.count(call["id"]) != 1]
 
 
 def check(world: World, first: Sequence[Wire], then: str) -> None:
-    """Go on with the conversation, and see that every turn of it is whole for all who read it."""
+    """Continue the conversation, and check that every turn of it is complete for all readers."""
     assert not open_calls(world.branch("r1"))
     world.end.at = -1
     world.end.is_dead = False

@@ -1028,7 +1028,7 @@ class TestOneRunAThread:
     @pytest.mark.fault("F-25d")
     def test_who_always_comes_second_is_told_who_was_first(self) -> None:
         class Overtaken(MemoryRunStore):
-            """Another run begins and ends between each reading of a thread and the write after it; the last goes on."""
+            """Store in which another run begins and ends between each reading of a thread and the write after it."""
 
             begun = 0
 

@@ -29,9 +29,9 @@ OURS = {
     *("invitation_id", "key_id", "letter_id", "notice_id", "project_id", "provider", "subtask_id", "task_id"),
     "user_id",
 }
-"""Made here, names of a fixed list, or a payment provider's ids."""
+"""Ids made here, names of a fixed list, and a payment provider's ids."""
 NAMED_IN_THE_PATH = {"component_name"}
-"""A client gives it in the very path, so that one which no path can name is never made."""
+"""Names that clients give in the path itself, so that one which no path can hold is never created."""
 PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
 IDS = st.one_of(st.text(st.sampled_from(PRINTABLE), min_size=1, max_size=8), st.sampled_from([".", "..", "..."]))
 

@@ -44,7 +44,7 @@ from tests.unit.runs.test_conversations import Client, Nothing, Wire
 pytestmark = pytest.mark.fault("F-02d", "F-02g", "F-02j")
 
 STEPS = 34
-"""More than the run has, so that the last ones hold nothing up: the client comes back when it has ended."""
+"""Number of steps; more than the run has, so that at the last ones the client returns after its end."""
 ANSWERS = {"Good morning.", "I look.", "Both.", "It moved."}
 GREETINGS = st.sampled_from(["none", "answered", "left"])
 """State of a client's earlier run: none, answered, or left before there was any text."""
@@ -120,7 +120,7 @@ class World:
 
 
 def seen(screen: Sequence[Wire]) -> list[tuple[str, str, list[str]]]:
-    """A screen without ids of messages, which some clients make themselves."""
+    """Return a screen without ids of messages, which some clients make themselves."""
     return [(m["role"], m.get("content", ""), [call["id"] for call in m.get("toolCalls", ())]) for m in screen]
 
 

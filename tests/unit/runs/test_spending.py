@@ -31,7 +31,7 @@ SPEND = 2_000_000
 
 
 def again(usage: Usage) -> list[Step]:
-    """A turn that calls a tool, so that another one follows."""
+    """Return a turn that calls a tool, so that another one follows."""
     return [*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE, usage)]
 
 

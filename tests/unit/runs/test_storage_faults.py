@@ -64,7 +64,7 @@ def faults() -> Iterator[Exception]:
 
 
 async def told(store: FailingStore) -> str:
-    """Run; return how the client hears of the end."""
+    """Run; return the end as the client is told of it."""
     world, frames = World(*TURNS, store=store), KeptFrames()
     try:
         started = await world.service.start(caller(), asked(user("hi")))

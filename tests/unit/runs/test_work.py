@@ -30,7 +30,7 @@ pytestmark = pytest.mark.fault("F-25a")
 
 N = 64
 MOST = 2.2
-"""Times the work for twice as many: what is linear stays below, and of what is not even a small share shows."""
+"""Largest ratio of work for twice the size: linear work stays below, even a small quadratic share does not."""
 
 BRANCH = "branch"
 """Id of a message that begins its conversation anew."""

@@ -24,7 +24,7 @@ IN_PROGRESS, COMPLETED, CANCELLED = TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED
 
 
 class Interrupted(MemoryTaskStore):
-    """Somebody else does something right before a write, once."""
+    """Store in which another request makes a change right before a write, once."""
 
     meanwhile: Callable[[], object] | None = None
 

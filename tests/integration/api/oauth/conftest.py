@@ -82,7 +82,7 @@ class Reply:
 
 @dataclass
 class Visitor:
-    """A person's browser: what it keeps for our API, and what for the providers."""
+    """A person's browser with its cookies, for our API and for the providers."""
 
     api: Api
     provider: str = "google"
@@ -97,7 +97,7 @@ class Visitor:
         return reply
 
     def come_back(self, redirect: str | None = None) -> dict[str, str]:
-        """Begin, log in at the provider, and return what our callback would be given."""
+        """Begin, log in at the provider, and return the parameters of our callback."""
         return self.browser.visit(self.begin(redirect).location)
 
     def event(self, given: Mapping[str, str], *, cookie: str | None = None, accept: str = "") -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Visitor:
         return self._serve(self.event(given, cookie=cookie, accept=accept))
 
     def log_in(self, redirect: str | None = None) -> dict[str, Any]:
-        """Go the whole way; return tokens and user."""
+        """Log in completely; return tokens and user."""
         reply = self.callback(self.come_back(redirect))
         answer = self.api.call("POST", EXCHANGE, {"code": reply.told["code"]})
         assert answer.status == 200, answer.text

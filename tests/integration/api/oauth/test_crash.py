@@ -50,7 +50,7 @@ class TestACrash:
             return someone.event(someone.come_back())
 
         def whole() -> bool:
-            """Nobody, or one account; linked at most once, and a code only for who is linked."""
+            """Tell whether there is no account or one, linked at most once, with a code only if linked."""
             found = kinds()
             linked = found["provider_guard"] == found["provider_identity"] == found["provider.linked"]
             return linked and found["login_code"] <= found["provider_guard"] <= found["user"] <= 1

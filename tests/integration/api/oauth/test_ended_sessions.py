@@ -34,18 +34,18 @@ NOT_ASKED = {
     "POST /auth/logout": "ends a session",
     "POST /auth/verify-email/resend": "sends a link to the address that the account has, and takes nothing",
 }
-"""Of those that take a caller: what makes or removes nothing that outlives the session."""
+"""Routes of callers that make or remove nothing that outlives the session, with the reason."""
 
 
 @dataclass
 class Person:
-    """Somebody with a session, an API key, a linked provider and what they would do."""
+    """A person with a session, an API key, a linked provider, and requests to make."""
 
     api: Api
     user_id: UserId
     email: str
     other: str
-    """Another account."""
+    """Id of another account."""
 
     def enter(self) -> None:
         self.api = logged_in(self.api, self.api.log_in(self.email))
@@ -73,7 +73,7 @@ ACTS: dict[str, Callable[[Person], tuple[str, object]]] = {
     ),
     "DELETE /users/me": lambda _: ("/users/me", {"current_password": PASSWORD}),
 }
-"""In an order in which all can be done."""
+"""Requests by route, in an order in which all succeed."""
 
 
 def do(name: str, person: Person) -> int:
@@ -111,7 +111,7 @@ def end(how: str, person: Person, stored: Callable[[str], list[Any]]) -> None:
 
 
 class Admitted:
-    """Callers are admitted as they were before their sessions ended: the ends come just after each admission."""
+    """Admits callers as they were before their sessions ended: the ends come just after each admission."""
 
     def __init__(self) -> None:
         self._answers: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from localstack.utils.catalog.common import (
 
 
 class InstalledCatalog(CatalogPlugin):
-    """Takes the place of the one that asks the web site; the name is that one's."""
+    """Catalog that replaces the one of the web site, under its name."""
 
     name = "aws-catalog-remote-state-with-license"
 

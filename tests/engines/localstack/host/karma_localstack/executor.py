@@ -93,7 +93,7 @@ class ProcessExecutor(RuntimeExecutor):
 
 
 class ProcessExecutorPlugin(RuntimeExecutorPlugin):
-    """Found by `LAMBDA_RUNTIME_EXECUTOR=process`."""
+    """Plugin of the executor, chosen by `LAMBDA_RUNTIME_EXECUTOR=process`."""
 
     name = "process"
 

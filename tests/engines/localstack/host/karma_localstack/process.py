@@ -23,7 +23,7 @@ from karma_localstack.runtime_api import Answer, InitFailed, Invocation, Runtime
 
 
 class UnknownRuntime(ValueError):
-    """A runtime for which this machine has no client."""
+    """The runtime has no client on this machine."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An answer with what the process wrote meanwhile."""
+    """An answer with the output of the process until then."""
 
     answer: Answer
     log: str
@@ -90,7 +90,7 @@ def environment_of(function: Function, *, home: Path, runtime_api: str) -> dict[
 
 
 class FunctionProcess:
-    """One execution environment. A process that died is replaced by the next call, as Lambda does."""
+    """An execution environment. A process that died is replaced at the next call, as Lambda does."""
 
     def __init__(self, function: Function) -> None:
         self._function = function

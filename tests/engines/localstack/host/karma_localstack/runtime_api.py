@@ -25,7 +25,7 @@ from socketserver import BaseServer
 _ROOT = "/2018-06-01/runtime"
 _ANSWERED = re.compile(_ROOT + r"/invocation/([^/]+)/(response|error)")
 LIMIT_BYTES = 6 * 1024 * 1024
-"""Largest answer of a function."""
+"""Largest answer of a function in bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Invocation:
-    """One call on its way through the process."""
+    """An invocation that the process handles."""
 
     request_id: str
     payload: bytes
@@ -52,11 +52,11 @@ def failure(kind: str, message: str) -> Answer:
 
 
 class RuntimeApi:
-    """A server on a port of its own, which only one process knows; takes one invocation at a time."""
+    """Runtime API on a port of its own, for one process; takes one invocation at a time."""
 
     def __init__(self) -> None:
         self.ready: Future[None] = Future()
-        """Done when the process asked for the first invocation; fails with `InitFailed`."""
+        """Done when the process asks for its first invocation; fails with `InitFailed`."""
         self._waiting: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
         self._current: Invocation | None = None
         self._server = _Server(self)
@@ -64,7 +64,7 @@ class RuntimeApi:
 
     @property
     def address(self) -> str:
-        """Value of AWS_LAMBDA_RUNTIME_API."""
+        """Return the value of AWS_LAMBDA_RUNTIME_API."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     def offer(self, invocation: Invocation) -> None:
@@ -73,7 +73,7 @@ class RuntimeApi:
         self._waiting.put(invocation)
 
     def process_ended(self, reason: str) -> None:
-        """Fail what waits for the process."""
+        """Fail the invocations that wait for the process."""
         if not self.ready.done():
             self.ready.set_exception(InitFailed(failure("Runtime.ExitError", reason)))
         current = self._current
@@ -112,7 +112,7 @@ class RuntimeApi:
 
 
 class InitFailed(Exception):
-    """The process cannot start; `answer` is what Lambda tells its callers."""
+    """The process cannot start; `answer` is the one that Lambda gives its callers."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.payload.decode(errors="replace"))
