@@ -45,7 +45,7 @@ _SYNTHESIS_INPUTS = ("infra", "requirements")
 
 @dataclass(frozen=True)
 class Given:
-    """Options of whoever starts the environment."""
+    """Options for starting an environment."""
 
     anthropic_api_key: str = ""
     """Empty: the offline model answers."""

@@ -3,7 +3,7 @@
 A pid alone may belong to somebody else by the time it is read, so the pid file holds the process's start time too
 and a process is signalled only if both agree.
 
-Each program runs below a supervisor (`local.supervisor`), which ends it when whoever started it is gone: a test run or
+Each program runs below a supervisor (`local.supervisor`), which ends it when its starter is gone: a test run or
 a `make dev` that is killed leaves nothing. By `release` a `make dev` that has succeeded leaves its programs running.
 """
 

@@ -70,7 +70,7 @@ class Link:
 
     A new paho client for each connection keeps unconfirmed messages in our buffer only: paho would resend its own.
      Callbacks run on paho's network thread. They only set flags and append to `acknowledgements`,
-    because paho calls them with its locks held; whoever owns the link reads those after `wake`.
+    because paho calls them with its locks held; the owner of the link reads those after `wake`.
 
     Args:
         config: The device's configuration.

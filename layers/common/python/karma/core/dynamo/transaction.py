@@ -1,7 +1,7 @@
 """One TransactWriteItems call that several contexts fill: `billing.reserve(tx, ...)`, `devices.create(tx, ...)`.
 
 tx = Transaction()
-tx.put(guard, on_fail=AlreadyExists("serial_number is taken"))
+tx.put(unique_serial, on_fail=AlreadyExists("serial_number is taken"))
 tx.check(UserItem, key, UserItem.deleted_at.does_not_exist(), on_fail=Gone("account deleted"))
 tx.commit()
 """

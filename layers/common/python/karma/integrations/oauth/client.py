@@ -113,8 +113,8 @@ class Http:
         """Fetch a JSON document.
 
         Raises:
-            ProviderUnavailable: no answer, a status other than 200, or not the expected JSON. ProviderTimeout: no
-                answer in time.
+            ProviderUnavailable: the provider did not answer 200 with the expected JSON.
+            ProviderTimeout: the provider did not answer in time.
         """
         status, body = self.request("GET", url, headers=headers or {})
         if status != 200:
