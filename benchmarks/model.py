@@ -2,8 +2,7 @@
 
 The first user message's text has the parameters: `deltas=2000 pace_ms=20`. Each delta is 23 characters, of which the
 first 19 are the time at which it was written (nanoseconds of the machine's monotonic clock), so that a client can tell
-how long it
-took to arrive.
+how long it took to arrive.
 
     python -m benchmarks.model      prints its address, serves until its input ends
 """

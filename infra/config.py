@@ -2,8 +2,7 @@
 
 Everything that differs between stages is a field of `StageSettings`, so that a construct never compares stage names.
 The local stage leaves out what the embedded engine refuses or drops; an operator's or the local environment's own
-values
-come from a JSON file.
+values come from a JSON file.
 """
 
 import dataclasses

@@ -82,8 +82,7 @@ class Item(Model):
         """Make the next update add one to the stored version.
 
         PynamoDB would set the version of an item that was named by its key, and not loaded, back to 1, and writes
-        locked on
-        an older version would succeed again.
+        locked on an older version would succeed again.
         """
         if self.version is None:
             self.version = 0
