@@ -88,7 +88,7 @@ class Stack:
         }[variable]
 
     def use(self, function: str, **overrides: str) -> None:
-        """Become the named function: exactly its variables, fresh clients, no cached composition root."""
+        """Switch to a function: exactly its variables, fresh clients, no cached composition root."""
         for name in self._set:
             self.monkeypatch.delenv(name, raising=False)
         values = {**self.environment(function), **overrides}
@@ -241,7 +241,7 @@ def aws(account: str, engine: Engine) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def storage() -> Storage:
-    """Tables and queues as the synthesized stacks define them."""
+    """Return the tables and queues as the synthesized stacks define them."""
     return synthesized()
 
 
@@ -254,7 +254,7 @@ def tables(aws: Callable[[str], Any], storage: Storage) -> Mapping[str, str]:
 
 @pytest.fixture
 def queues(aws: Callable[[str], Any], account: str, engine: Engine, storage: Storage) -> Mapping[str, str]:
-    """URLs of queues; the dead letters of a queue are made with it."""
+    """Return the URLs of queues; the dead-letter queue of each is made with it."""
 
     def create(name: str) -> str:
         shape = storage.queues[name]

@@ -11,7 +11,7 @@ from tests.support.crash import CrashTest
 
 @pytest.fixture
 def root(api: Api) -> Api:
-    """The API as an administrator sees it, made as an operator makes one."""
+    """Return the API for an administrator, made as an operator makes one."""
     from api.deps import identity
 
     identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")

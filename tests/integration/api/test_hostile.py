@@ -174,7 +174,7 @@ CASES: dict[str, Hostile] = {
 
 @pytest.fixture
 def everything(stack: Any, stored: Callable[[str], list[Any]]) -> Callable[[], Any]:
-    """All that the function could have stored: items, things, certificates, messages."""
+    """Return a function for all that the function could have stored: items, things, certificates, messages."""
 
     def read() -> Any:
         iot, sqs = stack.aws("iot"), stack.aws("sqs")

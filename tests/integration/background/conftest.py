@@ -8,7 +8,7 @@ Items = Callable[[], dict[str, Any]]
 
 @pytest.fixture
 def items(stack: Any) -> Items:
-    """Every item of every table, but for the accounts that something hangs on."""
+    """Return every item of every table, without accounts that others depend on."""
 
     def read() -> dict[str, Any]:
         pages = stack.aws("dynamodb").get_paginator("scan").paginate

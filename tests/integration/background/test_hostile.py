@@ -21,7 +21,7 @@ USER = UserId(new_id())
 
 
 def waiting(stack: Any) -> int:
-    """Messages in all queues, delayed ones included."""
+    """Return the number of messages in all queues, delayed ones included."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed"]
     read = stack.aws("sqs").get_queue_attributes
     found = [read(QueueUrl=url, AttributeNames=names)["Attributes"] for url in stack.queues.values()]

@@ -28,7 +28,7 @@ def user(stack: Any) -> str:
 
 @pytest.fixture
 def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> str:
-    """A customer of ours who bought the team plan; returns the subscription's id."""
+    """Sell the team plan to a customer of ours; return the subscription's id."""
     billing.stripe_base = peer.url
     customer = stripe_client.v1.customers.create(params={"email": "buyer@example.com"})
     link(billing, customer.id, user)
@@ -56,7 +56,7 @@ def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> s
 
 
 def link(billing: Billing, customer_id: str, user: str) -> None:
-    """As our checkout does, before it shows a page."""
+    """Link a customer as our checkout does, before it shows a page."""
     links, at = CustomerRepository(), datetime.now(UTC)
     assert links.link(customer_id, UserId(user), seen=None, at=at, livemode=False)
 

@@ -40,7 +40,7 @@ Headers = Callable[[], dict[str, str]]
 
 
 def header(text: str) -> Headers:
-    """The given signature header; `{now}` in it stands for the time of the request."""
+    """Return the given signature header; `{now}` in it stands for the time of the request."""
     return lambda: {"Stripe-Signature": text.replace("{now}", str(int(time.time())))}
 
 

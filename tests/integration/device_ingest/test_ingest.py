@@ -34,7 +34,7 @@ FOREVER = from_epoch_ms(4_000_000_000_000)
 
 
 def captured(name: str) -> dict[str, Any]:
-    """A captured batch; `@COMMAND@` in a payload becomes the seeded command's id."""
+    """Return a captured batch; `@COMMAND@` in a payload becomes the seeded command's id."""
     event: dict[str, Any] = json.loads((EVENTS / f"sqs_iot_{name}.json").read_text())
     for record in event["Records"]:
         body = json.loads(record["body"])
@@ -94,7 +94,7 @@ def seed_commands(stack: Any, *, serial: bool = False, ends: Sequence[datetime] 
 
 
 def snapshot(stack: Any) -> dict[str, Any]:
-    """All but what the device has cost in an hour: a repeat costs again."""
+    """Return all items but the device's costs of an hour, which a repeat adds to."""
     return {
         f"{table} {item['pk']['S']} {item['sk']['S']}": item
         for table in ("devices", "telemetry")

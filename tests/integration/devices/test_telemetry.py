@@ -20,7 +20,7 @@ HOUR = 3_600_000
 
 
 def fill(world: World, made: Created, times: list[int], *, size: int = 7) -> None:
-    """Batches that overlap in time, over more than a day, delivered in any order."""
+    """Store batches that overlap in time, over more than a day, in any order."""
     shuffled = sorted(times, key=lambda ts: (ts // HOUR, random.Random(ts).random()))
     batches: list[list[int]] = []
     batch: list[int] = []

@@ -216,7 +216,7 @@ class World:
         )
 
     def ingest(self) -> IngestService:
-        """A process of ingest that knows nothing yet."""
+        """Return a process of ingest with empty caches."""
         return IngestService(
             devices=self.rows,
             telemetry=self.telemetry,
@@ -289,12 +289,12 @@ class Account:
     # What happens, each as the function does it.
 
     def delete(self) -> None:
-        """The route, and the first message of its queue."""
+        """Delete the account by the route, and deliver the first message of its queue."""
         self.world.deletion.request(self.caller, current_password="secret words", source=NOWHERE)
         self.world.cascade.advance(self.user_id)
 
     def publish(self) -> None:
-        """The device's telemetry, and what nobody can read."""
+        """Publish the device's telemetry, and a message that cannot be read."""
         ingest = self.world.ingest()
         for kind, seq in (("telemetry", 1), ("broken", 2)):
             assert ingest.take([self.publication(kind, seq)]) == []
@@ -310,7 +310,7 @@ class Account:
         return Publication(new_id(), topic, self.device.certificate.id, json.dumps(bodies[kind]).encode(), now)
 
     def talk(self) -> None:
-        """A run as the engine writes it: start, text, a turn, the end."""
+        """Write a run as the engine does: start, text, a turn, the end."""
         store = self.world.runs
         said = Message(id="u1", role="user", content="hi")
         answer = Message(id="a1", role="assistant", content="hello")
@@ -335,7 +335,7 @@ class Account:
         )
 
     def pay(self) -> None:
-        """Stripe's events, and the worker that handles them."""
+        """Deliver Stripe's events, and let the worker handle them."""
         for name, kind, body in (
             ("sold", "customer.subscription.created", {"id": self.subscription_id, "customer": self.customer_id}),
             ("paid", "customer.updated", {"id": self.customer_id}),
@@ -368,21 +368,21 @@ class Account:
             self.new_key("twice")
 
     def stay(self) -> None:
-        """A session that goes on, and another one that begins."""
+        """Continue a session, and begin another one."""
         again = self.world.sessions.refresh(self.refresh_token, source=HOME).refresh_token
         with suppress(*CLEAN):
             self.world.sessions.start(self.user, method="password", source=HOME, now=CLOCK.now())
         self.world.sessions.refresh(again, source=HOME)
 
     def count_devices(self) -> None:
-        """The router's records of the device's row."""
+        """Deliver the router's records of the device's row."""
         key = (f"USER#{self.user_id}", f"DEVICE#{self.device.view.device.id}")
         counting = DeviceCounting()
         counting.apply(RowChange(*key, sequence_number="1" * 21, was_active=False, is_active=True))
         counting.apply(RowChange(*key, sequence_number="2" * 21, was_active=True, is_active=False))
 
     def join(self) -> None:
-        """Somebody who owns a project asks the account, which joins it, and gives it another role."""
+        """Let an owner of a project invite the account, which joins it, and give it another role."""
         world, clean = self.world, suppress(*CLEAN)
         with clean:
             invited = invitations(world.projects, CLOCK, queue=world.letters)
@@ -414,7 +414,7 @@ class Account:
         pytest.fail(f"the deletion of {self.user_id} does not end")
 
     def deliver_again(self) -> None:
-        """Everything that comes at least once, comes once more."""
+        """Deliver every message once more that is delivered at least once."""
         for act in self.beside:
             cleanly(act)()
         assert Inspector(self.world.runs, CLOCK).look(self.run) is None
@@ -490,13 +490,14 @@ def test_in_whatever_order_only_tombstones_are_left(stack: Any, request: Any) ->
 
 
 def is_a_host_s(item: dict[str, Any], hosts: set[str]) -> bool:
-    """Of somebody who is not deleted: the account, its audit log, and a project without its former members."""
+    """Tell whether an item is of an account that is not deleted: itself, its audit log, a project without former
+    members."""
     pk, sk = item["pk"]["S"], item["sk"]["S"]
     owner = pk.removeprefix("USER#") if pk.startswith("USER#") else item.get("user_id", {}).get("S")
     return owner in hosts or (item["type"] == {"S": "project"} and sk == "PROJECT")
 
 
 def is_spared(item: dict[str, Any]) -> bool:
-    """A tombstone of an account or of a customer, or what expires by itself and names nobody."""
+    """Tell whether an item is a tombstone of an account or customer, or expires by itself and names nobody."""
     kind = item["type"]["S"]
     return kind in {"account_tombstone", "known_network"} or (kind == "customer_link" and "user_id" not in item)

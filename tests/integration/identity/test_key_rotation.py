@@ -57,7 +57,7 @@ def reads(counted: list[str]) -> int:
 
 @pytest.fixture
 def asked(arn: str) -> Iterator[list[str]]:
-    """Calls to Secrets Manager from now on."""
+    """Record the calls to Secrets Manager from now on."""
     found: list[str] = []
 
     def note(model: Any, **_: Any) -> None:
@@ -97,7 +97,7 @@ class TestTokens:
             return str(jwt.get_unverified_header(given[-1]["access_token"])["kid"])
 
         def rotate(at: datetime) -> None:
-            """As another process does: this one keeps what it has read."""
+            """Rotate the keys as another process does: this one keeps its cached secret."""
             secret = json.loads(manager.get_secret_value(SecretId=arn)["SecretString"])
             after = advance(secret, now=at, new_key=lambda: "n" * 48)
             manager.put_secret_value(SecretId=arn, SecretString=json.dumps(after))

@@ -135,7 +135,7 @@ WRITES = {"PutItem", "UpdateItem"}
 
 @pytest.fixture
 def calls(world: World) -> Iterator[list[str]]:
-    """Calls to DynamoDB from now on: "read" or "write"."""
+    """Record the calls to DynamoDB from now on: "read" or "write"."""
     found: list[str] = []
 
     def note(model: Any, **_: Any) -> None:

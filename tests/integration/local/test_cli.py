@@ -50,7 +50,7 @@ def karma(capsys: pytest.CaptureFixture[str]) -> Karma:
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    """A local environment's folder that is not the one of `make dev`."""
+    """Return a local environment's folder that is not the one of `make dev`."""
     places = Places(base=tmp_path / "local")
     places.make()
     monkeypatch.setattr(local_places, "of_repository", lambda: places)
@@ -113,7 +113,7 @@ class TestTheWords:
 
 @pytest.fixture
 def deployed(stack: Any, base: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A stage `local` in this test's account: stacks with the outputs and functions that the command looks up."""
+    """Deploy a stage `local` in this test's account: stacks with the outputs and functions that the command reads."""
     engine = stack.engine
     base.ports.write_text(json.dumps({"engine": engine.port, "mqtt": engine.mqtt_port}))
     environment, path = dict(os.environ), list(sys.path)

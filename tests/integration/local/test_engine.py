@@ -39,7 +39,7 @@ TEMPLATE = {
 
 @pytest.fixture
 def own_engine(tmp_path: Path) -> Iterator[MiniStack]:
-    """An engine of this test's own, whose state is kept."""
+    """Start an engine of this test's own, whose state is kept."""
     places = Places(base=tmp_path / "local", root=Places(base=tmp_path).root)
     places.make()
     chosen = ports.choose(None)

@@ -16,7 +16,7 @@ from local.places import Places
 
 @pytest.fixture
 def running(engine: Any, account: str, aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two mails in the engine, and a local environment that it belongs to."""
+    """Put two mails into the engine, and make a local environment of it."""
     aws("sesv2").create_email_identity(EmailIdentity="example.com")
     for number in (1, 2):
         aws("sesv2").send_email(

@@ -34,7 +34,7 @@ NAME = "watched"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small work tree: one function, one module of the common layer."""
+    """Make a small work tree: one function, one module of the common layer."""
     root = tmp_path / "root"
     for folder in ("functions/api", "layers/common/python/karma", "infra", "requirements"):
         (root / folder).mkdir(parents=True)
@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(engine: Engine, root: Path) -> Iterator[LambdaClient]:
-    """The engine with the function, whose archive points to the work tree as the local stage's archives do."""
+    """Deploy the function to the engine, whose archive points to the work tree as the local stage's archives do."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("api/__init__.py", f"__path__ = [{str(root / 'functions/api')!r}]\n")

@@ -48,7 +48,7 @@ def logged_in(api: Api, tokens: dict[str, Any]) -> Api:
 
 @pytest.fixture
 def grace(api: Api) -> Api:
-    """Somebody with a password and a verified address that no provider knows."""
+    """Return the API for a person with a password and a verified address that no provider knows."""
     user = api.register("grace@example.com", verified=True)
     return logged_in(api, api.log_in(user["email"]))
 

@@ -116,7 +116,8 @@ class InvitationService:
             ValidationFailed: the text is no e-mail address that mail is sent to.
             QuotaExceeded: no seat is free in the plan of the owner who pays, even if the person has one there.
             AlreadyExists: a member of the project has proven the address, and the role offered is not owner.
-            NotFound, Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
+            NotFound: the caller is no member.
+            Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
         """
         address = emails.mailable(email)
 

@@ -162,7 +162,8 @@ class ProjectStore(Protocol):
         """Replace the project by its tombstone, and stop counting it among the objects that its owners' accounts own.
 
         Raises:
-            ProjectChanged, AccountGone: as `change`.
+            ProjectChanged: the project or the actor's role is not as it was read.
+            AccountGone: the actor's account is deleted.
         """
         ...
 

@@ -181,7 +181,10 @@ class ProjectService:
         that are left, and those beyond 1,000, are removed by the sweep.
 
         Raises:
-            NotFound, Forbidden, StaleVersion, AccountGone: as `change`.
+            NotFound: the project does not exist or is deleted, or the person is no member.
+            Forbidden: the person's role may not delete the project.
+            StaleVersion: `version` is not the stored one.
+            AccountGone: the account is deleted.
         """
         if self._is_owners_tombstone(user_id, project_id):
             finish_delete(self._store, ProjectId(project_id))

@@ -24,7 +24,7 @@ from karma.files.repository.mapping import guard_item, listed_item
 
 @dataclass(frozen=True)
 class NameChanges:
-    """Collects the names that one transaction takes and frees, and then writes guards and counts, each item once."""
+    """Collects the names that one transaction takes and frees, and writes their items and the counts, each once."""
 
     tx: Transaction
     device_id: DeviceId

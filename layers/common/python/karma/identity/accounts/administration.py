@@ -101,7 +101,7 @@ class AdministrationService:
         account that is disabled loses its sessions for good; its API keys are refused until it is enabled.
 
         Raises:
-            Forbidden: it is the actor's own account, or the actor is no administrator any more.
+            Forbidden: the account is the actor's own, or the actor is no administrator any more.
             SessionOver: the actor's session has ended meanwhile.
             NotFound: there is no such account.
             StaleVersion: the account is not at `version`, or was changed at the same moment.

@@ -44,7 +44,7 @@ def mailable(email: str) -> str:
     """Return the one spelling of an address that mail is sent to.
 
     Raises:
-        ValidationFailed: as `normalise` and `require_mailable`.
+        ValidationFailed: the text is no address, is longer than 255 characters, or is not ASCII before the @.
     """
     found = normalise(email)
     require_mailable(found)

@@ -103,7 +103,10 @@ class OAuthService:
         The link is not made if the session `begun_by` has ended by then.
 
         Raises:
-            NotFound, ProviderNotConfigured, ValidationFailed, Upstream: as `start`.
+            NotFound: there is no such provider.
+            ProviderNotConfigured: the stage has no client at the provider.
+            ValidationFailed: `redirect` is no page of a frontend of ours.
+            Upstream: the provider does not answer.
             AccountGone: the account to be linked is deleted.
             SessionOver: the session that asks has ended meanwhile.
         """
