@@ -63,8 +63,8 @@ async def change_user(
 ) -> Answer[ManagedUserData]:
     """Give another person's account a role, disable or enable it; with `version` or If-Match only if it is unchanged.
 
-    Sessions of an account that is disabled end at once, elsewhere within a minute; its API keys are refused until it
-    is enabled. Nobody changes their own account here, so one administrator always remains.
+    Sessions of an account that is disabled end; they change nothing more, and may read for up to a minute. Its API
+    keys are refused until it is enabled. Nobody changes their own account here, so one administrator always remains.
     """
     if body.role is None and body.disabled is None:
         raise ValidationFailed.of("role", "give a role, disabled, or both")

@@ -55,6 +55,6 @@ async def list_api_keys(caller: Annotated[Caller, permit("api_key:read")]) -> An
 async def revoke_api_key(
     key_id: str, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
 ) -> Response:
-    """Revoke a key; processes that just saw it refuse it within a minute."""
+    """Revoke a key; it changes nothing more, and may read for up to a minute."""
     identity.api_keys().revoke_api_key(caller, key_id, source=source)
     return no_content()
