@@ -145,7 +145,7 @@ class _Response:
         """HTTP status; 0: nothing was sent, every answer is still possible."""
         self.is_complete = False
         self.limit: Headers = []
-        """Decision on the caller's rate limit, for the answer's headers; None: not counted."""
+        """Headers that tell the caller's rate limit; empty: the request was not counted."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
