@@ -187,17 +187,16 @@ def run_reader() -> RunReader:
 def device_services() -> DeviceServices:
     """Build the services of the device tools; imported here because most first requests do without them."""
     from karma.devices.commands import CommandService
+    from karma.devices.reading import DeviceReader
     from karma.devices.repository.commands import CommandRepository
     from karma.devices.repository.devices import DeviceRepository
-    from karma.devices.service import DeviceService
     from karma.devices.wake_ups import QueuedWakeUps
-    from karma.integrations.iot import IotPublisher, IotRegistry
+    from karma.integrations.iot import IotPublisher
 
     devices = DeviceRepository()
     publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
     return DeviceServices(
-        # Agents neither create nor delete devices: the registry is there because the service wants one.
-        devices=DeviceService(devices, IotRegistry(policy_name=""), clock()),
+        devices=DeviceReader(devices),
         commands=CommandService(
             devices, CommandRepository(), publisher, QueuedWakeUps(SqsQueue(settings().ingest_queue_url)), clock()
         ),

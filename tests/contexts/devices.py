@@ -24,7 +24,8 @@ from karma.devices.domain import (
 from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
-from karma.devices.repository.devices import DeviceRepository, Gone, Guard
+from karma.devices.repository.device_mapping import Gone, Guard
+from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository

@@ -30,9 +30,10 @@ from karma.devices.answers import (
     point_view,
 )
 from karma.devices.domain import CurrentDevice, DeviceModel, DeviceStatus, Resolution
+from karma.devices.reading import DeviceQuery
 from karma.devices.samples import MAX_METRIC_CHARS, metric_name
 from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, SendCommandRequest
-from karma.devices.service import DeviceQuery, NewDevice
+from karma.devices.service import NewDevice
 from karma.devices.telemetry import DEFAULT_POINTS, MAX_POINTS, TelemetryQuery
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, once

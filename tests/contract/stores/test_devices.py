@@ -15,7 +15,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState, Latest, PresenceEvent, Reading
-from karma.devices.repository.devices import Gone
+from karma.devices.repository.device_mapping import Gone
 from karma.devices.repository.devices import Rows as Page
 from karma.devices.transactional import require_device
 from tests.contract.stores.rows import Rows

@@ -12,7 +12,7 @@ from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED, TOO_MANY
-from karma.devices.repository.devices import Gone
+from karma.devices.repository.device_mapping import Gone
 from karma.devices.repository.hours import Cost
 from tests.contract.stores.rows import Rows
 from tests.support.rows import NOW

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from karma.devices.service import DeviceQuery
+from karma.devices.reading import DeviceQuery
 from karma.devices.telemetry import TelemetryQuery
 from tests.support.clients import hooked
 from tests.support.devices import World

@@ -17,7 +17,7 @@ from karma.core.errors import (
 from karma.core.ids import UserId, new_id
 from karma.devices.answers import credentials_view, device_view
 from karma.devices.domain import DeviceModel, DeviceStatus
-from karma.devices.service import DeviceQuery
+from karma.devices.reading import DeviceQuery
 from karma.devices.sweeps import sweep_orphans
 from tests.support.accounts import open_account
 from tests.support.devices import World, new_device

@@ -21,7 +21,7 @@ from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState, Latest
 from karma.devices.ingest import IngestService, Message
 from karma.devices.payloads import MAX_ANSWER_BYTES
-from karma.devices.repository.devices import Guard
+from karma.devices.repository.device_mapping import Guard
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 

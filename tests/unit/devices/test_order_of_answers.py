@@ -16,7 +16,7 @@ from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState
 from karma.devices.ingest import IngestService, Message
-from karma.devices.repository.devices import Guard
+from karma.devices.repository.device_mapping import Guard
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 

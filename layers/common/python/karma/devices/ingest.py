@@ -46,7 +46,8 @@ from karma.devices.payloads import (
     said_ms,
 )
 from karma.devices.repository.dead_letters import DeadLetterRepository
-from karma.devices.repository.devices import DeviceRepository, Guard
+from karma.devices.repository.device_mapping import Guard
+from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import read_telemetry
 from karma.devices.topics import read_topic

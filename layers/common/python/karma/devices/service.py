@@ -1,4 +1,4 @@
-"""Use cases of devices: create, list, read, change, delete, search."""
+"""Creating, changing and deleting devices: rows, things and certificates together."""
 
 from __future__ import annotations
 
@@ -12,27 +12,21 @@ import orjson
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidRequest, NotFound, Upstream
+from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
-    SERIAL,
     CurrentDevice,
     Device,
     DeviceModel,
     DeviceState,
-    DeviceStatus,
     Latest,
     PresenceState,
 )
 from karma.devices.ports import Registry
+from karma.devices.reading import DeviceReader
 from karma.devices.repository.devices import DeviceRepository
-from karma.devices.search import SearchWords
-
-MAX_OFFSET_ROWS = 1_000
-"""Largest number of an owner's rows that pages by number, filters and sorting in memory read."""
-SORT_FIELDS = ("created_at", "name", "updated_at", "model", "status", "serial_number", "last_heartbeat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,159 +55,13 @@ class Created:
     endpoint: Endpoint
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceQuery:
-    """Filters, order and page of a list. `after` is the `next_position` of the page before; it excludes `offset`."""
-
-    limit: int = 20
-    offset: int = 0
-    after: Mapping[str, object] | None = None
-    sort: str = "created_at"
-    descending: bool = True
-    status: DeviceStatus | None = None
-    model: DeviceModel | None = None
-
-    @property
-    def filtered(self) -> bool:
-        """Tell whether rows are dropped after reading."""
-        return self.status is not None or self.model is not None
-
-    @property
-    def in_order(self) -> bool:
-        """Tell whether an index has the order that is asked for."""
-        return self.sort in ("created_at", "name") and not self.filtered
-
-    def position_of(self, view: CurrentDevice) -> Mapping[str, object]:
-        """Return the position behind a device, from which the next page's `after` goes on."""
-        if self.in_order:
-            return {"id": view.device.id, "name": view.device.name}
-        return {"id": view.device.id, "key": _sort_key(self.sort)(view)[0]}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DevicePage:
-    """A page of devices."""
-
-    devices: tuple[CurrentDevice, ...]
-    total: int
-    total_capped: bool = False
-    next_position: Mapping[str, object] | None = None
-
-
-class DeviceService:
-    """Use cases of owners with devices."""
+class DeviceService(DeviceReader):
+    """Creates, changes and deletes devices; reads them as well."""
 
     def __init__(self, devices: DeviceRepository, registry: Registry, clock: Clock) -> None:
-        self._devices = devices
+        super().__init__(devices)
         self._registry = registry
         self._clock = clock
-
-    # Reading
-
-    def get(self, user_id: UserId, device_id: str) -> CurrentDevice:
-        """Return an active device, in one query.
-
-        Raises:
-            NotFound: the device does not exist, is deleted, or has another owner.
-        """
-        view = self._devices.view(user_id, DeviceId(device_id)) if is_id(device_id) else None
-        if view is None:
-            raise NotFound(f"Device {device_id} not found")
-        return view
-
-    def latest(self, user_id: UserId, device_id: str) -> Latest:
-        """Return the newest facts of a device.
-
-        Raises:
-            NotFound: the device does not exist, is deleted, or has another owner.
-        """
-        return self.get(user_id, device_id).latest
-
-    def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
-        """Return a device by id or by serial number.
-
-        Raises:
-            NotFound: the device does not exist, is deleted, or has another owner.
-        """
-        if is_id(ref):
-            return self.get(user_id, ref)
-        guard = self._devices.guard(ref) if SERIAL.fullmatch(ref) else None
-        if guard is None or guard.user_id != user_id:
-            raise NotFound(f"Device {ref} not found")
-        view = self._devices.view(user_id, guard.device_id)
-        if view is None:
-            raise NotFound(f"Device {ref} not found")
-        return view
-
-    def list(self, user_id: UserId, query: DeviceQuery) -> DevicePage:
-        """Return a page of the owner's devices.
-
-        Unfiltered by creation: one query and, unless the first page holds all, one read of the counter. By name: one
-        query and one batch read. Filters, other orders and offsets read the first 1,000 rows.
-
-        Raises:
-            InvalidRequest: the page, offset or order needs more than 1,000 rows.
-        """
-        if query.offset + query.limit > MAX_OFFSET_ROWS:
-            raise InvalidRequest(
-                f"Pages by number end at {MAX_OFFSET_ROWS} rows; go on with `cursor`", code="INVALID_PAGE"
-            )
-        if query.in_order:
-            return self._page_in_order(user_id, query)
-        return self._page_in_memory(user_id, query)
-
-    def _page_in_order(self, user_id: UserId, query: DeviceQuery) -> DevicePage:
-        wanted = query.offset + query.limit
-        after = query.after or {}
-        after_id = DeviceId(str(after["id"])) if "id" in after else None
-        if query.sort == "name":
-            start = (str(after.get("name", "")), after_id) if after_id is not None else None
-            rows = self._devices.by_name(user_id, descending=query.descending, limit=wanted, after=start)
-        else:
-            rows = self._devices.by_age(user_id, newest_first=query.descending, limit=wanted, after=after_id)
-        # A list that was seen whole needs no counter, and is not behind the stream.
-        seen_whole = not rows.more and after_id is None
-        total = len(rows.views) if seen_whole else max(self._devices.count(user_id), len(rows.views))
-        shown = rows.views[query.offset :]
-        return DevicePage(
-            devices=tuple(shown),
-            total=total,
-            next_position=query.position_of(shown[-1]) if rows.more and shown else None,
-        )
-
-    def _page_in_memory(self, user_id: UserId, query: DeviceQuery) -> DevicePage:
-        rows = self._devices.by_age(user_id, newest_first=True, limit=MAX_OFFSET_ROWS)
-        if rows.more and query.sort not in ("created_at", "name"):
-            raise InvalidRequest(
-                f"Owners of more than {MAX_OFFSET_ROWS} devices can sort by created_at or name", code="INVALID_SORT"
-            )
-        matches = [view for view in rows.views if _matches(view, query)]
-        matches.sort(key=_sort_key(query.sort), reverse=query.descending)
-        total, key = len(matches), _sort_key(query.sort)
-        if query.after is not None:
-            passed = (query.after.get("key"), query.after.get("id"))
-            matches = [view for view in matches if (key(view) < passed if query.descending else key(view) > passed)]
-        shown = matches[query.offset : query.offset + query.limit]
-        more = query.offset + query.limit < len(matches)
-        return DevicePage(
-            devices=tuple(shown),
-            total=total,
-            total_capped=rows.more,
-            next_position=query.position_of(shown[-1]) if more and shown else None,
-        )
-
-    def search(self, user_id: UserId, query: str, *, limit: int) -> tuple[CurrentDevice, ...]:
-        """Find devices by words; status and model words filter ("online devices"), others must occur.
-
-        Reads the newest 1,000 devices. Best matches first: a name that begins with a word beats one that contains it.
-        """
-        wanted = SearchWords.read(query)
-        rows = self._devices.by_age(user_id, newest_first=True, limit=MAX_OFFSET_ROWS)
-        scored = [(wanted.score(view), view) for view in rows.views]
-        found = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
-        return tuple(view for _, view in found[:limit])
-
-    # Creating
 
     def create(
         self, user_id: UserId, new: NewDevice, *, allowance: Allowance, csr: str = "", idempotency_key: str = ""
@@ -307,8 +155,6 @@ class DeviceService:
         except (Upstream, ConditionFailed) as exc:
             logger.warning("device.left_for_sweep", device_id=device.id, cause=type(exc).__name__)
 
-    # Changing and deleting
-
     def change(
         self, user_id: UserId, device_id: str, changes: Mapping[str, Any], *, version: int | None = None
     ) -> CurrentDevice:
@@ -380,26 +226,3 @@ def _provisioning(user_id: UserId, new: NewDevice, *, now: str) -> Device:
 
 def _request_hash(new: NewDevice, csr: str) -> str:
     return hashlib.sha256(orjson.dumps([new, csr], option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _matches(view: CurrentDevice, query: DeviceQuery) -> bool:
-    if query.status is not None and view.status is not query.status:
-        return False
-    return query.model is None or view.device.model is query.model
-
-
-def _sort_key(field: str) -> Callable[[CurrentDevice], tuple[Any, str]]:
-    def key(view: CurrentDevice) -> tuple[Any, str]:
-        device = view.device
-        value: Any = {
-            "created_at": device.id,
-            "name": device.name.casefold(),
-            "updated_at": device.updated_at,
-            "model": device.model,
-            "status": view.status,
-            "serial_number": device.serial_number,
-            "last_heartbeat": view.latest.last_seen_ms,
-        }[field]
-        return value, device.id
-
-    return key

@@ -18,7 +18,8 @@ from karma.devices.dispatch import expire, leave_wake_up
 from karma.devices.domain import RAW_RETENTION_S, DeviceState
 from karma.devices.ports import Leftovers, Registry, WakeUps
 from karma.devices.repository.commands import CommandRepository
-from karma.devices.repository.devices import DeviceRepository, Guard
+from karma.devices.repository.device_mapping import Guard
+from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.items import EXPIRY_SHARDS
 from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.service import DeviceService

@@ -1,11 +1,15 @@
-"""Devices in DynamoDB: rows, unique serial numbers, newest facts, presence, tombstones."""
+"""Devices in DynamoDB: rows, unique serial numbers, newest facts, presence, tombstones.
+
+One file of more than 450 lines, since all of its writes touch the same four items of a device and each relies on the
+conditions of the others: whoever changes one reads them all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from karma.billing.allowances import Metric, Reservation, given_back
 from karma.billing.transactional import adjust_usage, reserve_usage
@@ -20,12 +24,23 @@ from karma.core.ids import DeviceId, UserId
 from karma.devices.domain import (
     CurrentDevice,
     Device,
-    DeviceModel,
     DeviceState,
     Latest,
     PresenceEvent,
     PresenceState,
-    Reading,
+)
+from karma.devices.repository.device_mapping import (
+    Gone,
+    Guard,
+    device_item,
+    device_of,
+    guard_item,
+    guard_of,
+    latest_from,
+    latest_json,
+    presence_from,
+    unfinished_of,
+    views_of,
 )
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
@@ -54,24 +69,6 @@ _ITEMS_A_DEVICE = 3
 _NAME_KEY_CHARS = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guard:
-    """Owner and device of a serial number, with the certificates that may send for it."""
-
-    serial_number: str
-    user_id: UserId
-    device_id: DeviceId
-    state: DeviceState
-    certificate_ids: frozenset[str]
-
-
-class Gone(NamedTuple):
-    """A deleted device whose data is not removed yet."""
-
-    user_id: UserId
-    device_id: DeviceId
-
-
 class Made(NamedTuple):
     """Object that an Idempotency-Key has created before."""
 
@@ -94,12 +91,12 @@ class DeviceRepository:
     def guard(self, serial_number: str, *, consistent: bool = False) -> Guard | None:
         """Read the owner of a serial number: one read; None: it is free."""
         item = get(GuardItem, guard_key(serial_number), consistent=consistent)
-        return _guard(item) if item is not None else None
+        return guard_of(item) if item is not None else None
 
     def row(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> Device | None:
         """Read a device's row in any state: one read."""
         item = get(DeviceItem, device_key(user_id, device_id), consistent=consistent)
-        return _device(item) if item is not None else None
+        return device_of(item) if item is not None else None
 
     def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> CurrentDevice | None:
         """Read an active device with its newest facts and presence: one query of three items."""
@@ -111,7 +108,7 @@ class DeviceRepository:
             limit=_ITEMS_A_DEVICE,
             consistent=consistent,
         )
-        views = [view for view in _views(page.items) if view.device.state is DeviceState.ACTIVE]
+        views = [view for view in views_of(page.items) if view.device.state is DeviceState.ACTIVE]
         return views[0] if views else None
 
     def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> Rows:
@@ -133,7 +130,7 @@ class DeviceRepository:
             more = page.last is not None
             if more:
                 full = full[: len(full) - len(full) % _ITEMS_A_DEVICE]
-            found = _views(full)
+            found = views_of(full)
             active = [view for view in found if view.device.state is DeviceState.ACTIVE]
             views += active[:wanted]
             more = more or len(active) > wanted
@@ -151,7 +148,7 @@ class DeviceRepository:
             key = device_key(user_id, after[1])
             start = {"pk": key.pk, "sk": key.sk, "gsi1pk": pk, "gsi1sk": _name_key(after[0], after[1])}
         page = query(DeviceItem, pk, limit=limit + 1, forward=not descending, start=start, index=DeviceItem.gsi1)
-        devices = [_device(item) for item in page.items[:limit]]
+        devices = [device_of(item) for item in page.items[:limit]]
         return Rows(self._with_facts(user_id, devices), len(page.items) > limit)
 
     def _with_facts(self, user_id: UserId, devices: Sequence[Device]) -> list[CurrentDevice]:
@@ -206,8 +203,8 @@ class DeviceRepository:
         stamp = iso(now)
         tx = Transaction()
         require_account(tx, device.user_id)
-        tx.put(_guard_item(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
-        tx.put(_device_item(device, attempt=attempt))
+        tx.put(guard_item(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
+        tx.put(device_item(device, attempt=attempt))
         for kind, key in ((LatestItem, latest_key), (PresenceItem, presence_key)):
             pk, sk = key(device.user_id, device.id)
             tx.put(kind(pk, sk, created_at=stamp, updated_at=stamp))
@@ -248,9 +245,9 @@ class DeviceRepository:
         if old is None:
             raise taken
         # The whole row is the new attempt's, so that no field can be forgotten; only what the first one fixed stays.
-        began = _device(old)
+        began = device_of(old)
         mine = replace(device, id=began.id, created_at=began.created_at, updated_at=iso(now))
-        item = _device_item(mine, attempt=attempt)
+        item = device_item(mine, attempt=attempt)
         item.version = old.version
         guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
         tx = Transaction()
@@ -258,7 +255,7 @@ class DeviceRepository:
         tx.put(guard, on_fail=taken)
         tx.put(item, on_fail=taken)
         tx.commit()
-        return _device(item)
+        return device_of(item)
 
     def activate(self, device: Device, *, attempt: str, certificate_id: str, now: datetime) -> Device:
         """End a creation: the device is shown, and its certificate may send for it.
@@ -413,7 +410,7 @@ class DeviceRepository:
             removed.
         """
         old_enough = DevicesItem.gsi1sk < iso(before)
-        work: Work[Guard | Gone] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, _unfinished, limit=limit)
+        work: Work[Guard | Gone] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, unfinished_of, limit=limit)
         return work.items
 
     def rows(self, user_id: UserId, *, limit: int) -> list[Device]:
@@ -425,7 +422,7 @@ class DeviceRepository:
             limit=_ITEMS_A_DEVICE * limit,
             consistent=True,
         )
-        return [_device(item) for item in page.items if isinstance(item, DeviceItem)]
+        return [device_of(item) for item in page.items if isinstance(item, DeviceItem)]
 
     # What devices say
 
@@ -447,7 +444,7 @@ class DeviceRepository:
             new = old.merge(said)
             if new == old:
                 return old
-            item.facts = _latest_json(new)
+            item.facts = latest_json(new)
             item.updated_at = iso(now)
             try:
                 put(item)
@@ -482,63 +479,6 @@ class DeviceRepository:
         return None
 
 
-def latest_from(item: DevicesItem | None) -> Latest:
-    """Return the facts that `_latest_json` wrote."""
-    if not isinstance(item, LatestItem) or not item.facts:
-        return Latest()
-    facts = cast("dict[str, Any]", item.facts)
-    readings = {name: Reading(value, ts) for name, (value, ts) in facts.pop("readings", {}).items()}
-    # An earlier release had one time for both.
-    beat_ms = facts.pop("heartbeat_ms", 0)
-    for name, time in (("ip", "ip_ms"), ("firmware_version", "firmware_ms")):
-        if name in facts:
-            facts.setdefault(time, beat_ms)
-    return Latest(readings=readings, **facts)
-
-
-def presence_from(item: DevicesItem | None) -> PresenceState:
-    """Return the presence of an item; None: an empty one."""
-    if not isinstance(item, PresenceItem) or not item.events:
-        return PresenceState()
-    return PresenceState(tuple(PresenceEvent(*event) for event in cast("list[Any]", item.events)))
-
-
-def _latest_json(latest: Latest) -> dict[str, Any]:
-    facts = {
-        "readings": {name: [reading.value, reading.ts] for name, reading in latest.readings.items()},
-        "last_seen_ms": latest.last_seen_ms,
-        "ready_ms": latest.ready_ms,
-        "ip_ms": latest.ip_ms,
-        "ip": latest.ip,
-        "firmware_ms": latest.firmware_ms,
-        "firmware_version": latest.firmware_version,
-        "condition_ms": latest.condition_ms,
-        "condition": latest.condition,
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-def _views(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
-    """Put each device's items together, in the order in which the devices appear."""
-    rows: dict[str, Device] = {}
-    facts: dict[str, DevicesItem] = {}
-    order: dict[str, None] = {}
-    for item in items:
-        base, _, part = item.sk.removeprefix(DEVICE_PREFIX).partition("#")
-        order[base] = None
-        if isinstance(item, DeviceItem):
-            rows[base] = _device(item)
-        else:
-            facts[f"{base}#{part}"] = item
-    return [
-        CurrentDevice(
-            rows[base], latest_from(facts.get(f"{base}#LATEST")), presence_from(facts.get(f"{base}#PRESENCE"))
-        )
-        for base in order
-        if base in rows
-    ]
-
-
 def _start_after(user_id: UserId, device_id: DeviceId, *, newest_first: bool) -> Key:
     """Return the last key of a device in list order: its row when descending, its PRESENCE when ascending."""
     return device_key(user_id, device_id) if newest_first else presence_key(user_id, device_id)
@@ -554,85 +494,3 @@ def _name_key(name: str, device_id: str) -> str:
 
 def _taken(device: Device) -> str:
     return f"A device with serial_number {device.serial_number} exists already"
-
-
-def _unfinished(item: DevicesItem) -> Guard | Gone | None:
-    if isinstance(item, GuardItem):
-        return _guard(item)
-    if isinstance(item, TombstoneItem) and item.device_id and item.user_id:
-        return Gone(UserId(item.user_id), DeviceId(item.device_id))
-    return None
-
-
-def _guard(item: GuardItem) -> Guard:
-    return Guard(
-        serial_number=item.serial_number,
-        user_id=UserId(item.user_id),
-        device_id=DeviceId(item.device_id),
-        state=DeviceState(item.state),
-        certificate_ids=frozenset(item.certificate_ids or ()),
-    )
-
-
-def _guard_item(device: Device, *, attempt: str, now: str) -> GuardItem:
-    pk, sk = guard_key(device.serial_number)
-    return GuardItem(
-        pk,
-        sk,
-        serial_number=device.serial_number,
-        user_id=device.user_id,
-        device_id=device.id,
-        state=device.state,
-        attempt=attempt,
-        created_at=now,
-        updated_at=now,
-        gsi1pk=SWEEP_PARTITION,
-        gsi1sk=f"{now}#{device.serial_number}",
-    )
-
-
-def _device_item(device: Device, *, attempt: str) -> DeviceItem:
-    pk, sk = device_key(device.user_id, device.id)
-    return DeviceItem(
-        pk,
-        sk,
-        device_id=device.id,
-        user_id=device.user_id,
-        name=device.name,
-        model=device.model,
-        mac=device.mac,
-        serial_number=device.serial_number,
-        state=device.state,
-        attempt=attempt,
-        ip=device.ip,
-        firmware_version=device.firmware_version,
-        capabilities=dict(device.capabilities),
-        hardware=dict(device.hardware),
-        network=dict(device.network),
-        location=dict(device.location) if device.location is not None else None,
-        tags=list(device.tags),
-        created_at=device.created_at,
-        updated_at=device.updated_at,
-    )
-
-
-def _device(item: DeviceItem) -> Device:
-    return Device(
-        id=DeviceId(item.device_id),
-        user_id=UserId(item.user_id),
-        name=item.name,
-        model=DeviceModel(item.model),
-        mac=item.mac,
-        serial_number=item.serial_number,
-        state=DeviceState(item.state),
-        ip=item.ip,
-        firmware_version=item.firmware_version,
-        capabilities=cast("dict[str, Any]", item.capabilities or {}),
-        hardware=cast("dict[str, Any]", item.hardware or {}),
-        network=cast("dict[str, Any]", item.network or {}),
-        location=cast("dict[str, Any] | None", item.location),
-        tags=tuple(cast("list[str]", item.tags or [])),
-        version=int(item.version or 0),
-        created_at=item.created_at or "",
-        updated_at=item.updated_at or "",
-    )

@@ -12,7 +12,7 @@ from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.ids import DeviceId, UserId
 from karma.core.purge import Purge
 from karma.devices.domain import RAW_RETENTION_S
-from karma.devices.repository.devices import Gone
+from karma.devices.repository.device_mapping import Gone
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
     GONE_PREFIX,

@@ -1,0 +1,194 @@
+"""Items of devices as the domain knows them, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from karma.core.ids import DeviceId, UserId
+from karma.devices.domain import (
+    CurrentDevice,
+    Device,
+    DeviceModel,
+    DeviceState,
+    Latest,
+    PresenceEvent,
+    PresenceState,
+    Reading,
+)
+from karma.devices.repository.items import (
+    DEVICE_PREFIX,
+    SWEEP_PARTITION,
+    DeviceItem,
+    DevicesItem,
+    GuardItem,
+    LatestItem,
+    PresenceItem,
+    TombstoneItem,
+    device_key,
+    guard_key,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """Owner and device of a serial number, with the certificates that may send for it."""
+
+    serial_number: str
+    user_id: UserId
+    device_id: DeviceId
+    state: DeviceState
+    certificate_ids: frozenset[str]
+
+
+class Gone(NamedTuple):
+    """A deleted device whose data is not removed yet."""
+
+    user_id: UserId
+    device_id: DeviceId
+
+
+def latest_from(item: DevicesItem | None) -> Latest:
+    """Return the facts that `latest_json` wrote."""
+    if not isinstance(item, LatestItem) or not item.facts:
+        return Latest()
+    facts = cast("dict[str, Any]", item.facts)
+    readings = {name: Reading(value, ts) for name, (value, ts) in facts.pop("readings", {}).items()}
+    # An earlier release had one time for both.
+    beat_ms = facts.pop("heartbeat_ms", 0)
+    for name, time in (("ip", "ip_ms"), ("firmware_version", "firmware_ms")):
+        if name in facts:
+            facts.setdefault(time, beat_ms)
+    return Latest(readings=readings, **facts)
+
+
+def presence_from(item: DevicesItem | None) -> PresenceState:
+    """Return the presence of an item; None: an empty one."""
+    if not isinstance(item, PresenceItem) or not item.events:
+        return PresenceState()
+    return PresenceState(tuple(PresenceEvent(*event) for event in cast("list[Any]", item.events)))
+
+
+def latest_json(latest: Latest) -> dict[str, Any]:
+    """Return the attributes of the newest facts, without absent ones."""
+    facts = {
+        "readings": {name: [reading.value, reading.ts] for name, reading in latest.readings.items()},
+        "last_seen_ms": latest.last_seen_ms,
+        "ready_ms": latest.ready_ms,
+        "ip_ms": latest.ip_ms,
+        "ip": latest.ip,
+        "firmware_ms": latest.firmware_ms,
+        "firmware_version": latest.firmware_version,
+        "condition_ms": latest.condition_ms,
+        "condition": latest.condition,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def views_of(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
+    """Put each device's items together, in the order in which the devices appear."""
+    rows: dict[str, Device] = {}
+    facts: dict[str, DevicesItem] = {}
+    order: dict[str, None] = {}
+    for item in items:
+        base, _, part = item.sk.removeprefix(DEVICE_PREFIX).partition("#")
+        order[base] = None
+        if isinstance(item, DeviceItem):
+            rows[base] = device_of(item)
+        else:
+            facts[f"{base}#{part}"] = item
+    return [
+        CurrentDevice(
+            rows[base], latest_from(facts.get(f"{base}#LATEST")), presence_from(facts.get(f"{base}#PRESENCE"))
+        )
+        for base in order
+        if base in rows
+    ]
+
+
+def unfinished_of(item: DevicesItem) -> Guard | Gone | None:
+    """Return what an item of the work list stands for: a device half made or half deleted, or data that is left."""
+    if isinstance(item, GuardItem):
+        return guard_of(item)
+    if isinstance(item, TombstoneItem) and item.device_id and item.user_id:
+        return Gone(UserId(item.user_id), DeviceId(item.device_id))
+    return None
+
+
+def guard_of(item: GuardItem) -> Guard:
+    """Return the owner of a serial number."""
+    return Guard(
+        serial_number=item.serial_number,
+        user_id=UserId(item.user_id),
+        device_id=DeviceId(item.device_id),
+        state=DeviceState(item.state),
+        certificate_ids=frozenset(item.certificate_ids or ()),
+    )
+
+
+def guard_item(device: Device, *, attempt: str, now: str) -> GuardItem:
+    """Return the item that makes a device's serial number its own; `attempt` names the request that creates it."""
+    pk, sk = guard_key(device.serial_number)
+    return GuardItem(
+        pk,
+        sk,
+        serial_number=device.serial_number,
+        user_id=device.user_id,
+        device_id=device.id,
+        state=device.state,
+        attempt=attempt,
+        created_at=now,
+        updated_at=now,
+        gsi1pk=SWEEP_PARTITION,
+        gsi1sk=f"{now}#{device.serial_number}",
+    )
+
+
+def device_item(device: Device, *, attempt: str) -> DeviceItem:
+    """Return a device's row; `attempt` names the request that creates it."""
+    pk, sk = device_key(device.user_id, device.id)
+    return DeviceItem(
+        pk,
+        sk,
+        device_id=device.id,
+        user_id=device.user_id,
+        name=device.name,
+        model=device.model,
+        mac=device.mac,
+        serial_number=device.serial_number,
+        state=device.state,
+        attempt=attempt,
+        ip=device.ip,
+        firmware_version=device.firmware_version,
+        capabilities=dict(device.capabilities),
+        hardware=dict(device.hardware),
+        network=dict(device.network),
+        location=dict(device.location) if device.location is not None else None,
+        tags=list(device.tags),
+        created_at=device.created_at,
+        updated_at=device.updated_at,
+    )
+
+
+def device_of(item: DeviceItem) -> Device:
+    """Return the device of a row."""
+    return Device(
+        id=DeviceId(item.device_id),
+        user_id=UserId(item.user_id),
+        name=item.name,
+        model=DeviceModel(item.model),
+        mac=item.mac,
+        serial_number=item.serial_number,
+        state=DeviceState(item.state),
+        ip=item.ip,
+        firmware_version=item.firmware_version,
+        capabilities=cast("dict[str, Any]", item.capabilities or {}),
+        hardware=cast("dict[str, Any]", item.hardware or {}),
+        network=cast("dict[str, Any]", item.network or {}),
+        location=cast("dict[str, Any] | None", item.location),
+        tags=tuple(cast("list[str]", item.tags or [])),
+        version=int(item.version or 0),
+        created_at=item.created_at or "",
+        updated_at=item.updated_at or "",
+    )
