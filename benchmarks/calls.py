@@ -371,13 +371,13 @@ class Rows:
         from karma.conversations.domain import Thread, ThreadKey
         from karma.core.ids import RunId, ThreadId
         from karma.runs.domain import Run, RunKey, RunStatus, Segment
-        from karma.runs.repository import DynamoRunStore
+        from karma.runs.repository import RunRepository
 
         now, user_id = datetime.now(UTC), UserId(self._first.user_id)
         run_id, thread_id = RunId(new_id()), ThreadId(new_id())
         self._first.run_id, key = run_id, RunKey(user_id, run_id)
         event = json.dumps({"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "x" * 40}).encode()
-        DynamoRunStore().start(
+        RunRepository().start(
             Run(
                 key=key,
                 thread_id=thread_id,
@@ -397,14 +397,14 @@ class Rows:
         from karma.billing.domain import Subscription, SubscriptionStatus
         from karma.billing.plans import PlanName
         from karma.billing.ports import Row as Seen
-        from karma.billing.repository.arrivals import ArrivalStore
+        from karma.billing.repository.arrivals import ArrivalRepository
         from karma.billing.repository.subscriptions import SubscriptionRepository
 
         now = datetime.now(UTC)
         body = json.dumps({"type": "customer.subscription.updated", "data": {"object": {"metadata": "x" * 2000}}})
         for event_id in ("evt_handled", self._first.event_id):
             arrival = Arrival(event_id, "customer.subscription.updated", body)
-            ArrivalStore().store(arrival, received_at=now, due_at=now)
+            ArrivalRepository().store(arrival, received_at=now, due_at=now)
         subscription = Subscription(
             user_id=UserId(self._first.user_id),
             plan=PlanName.PRO,

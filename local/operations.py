@@ -23,7 +23,7 @@ from local.errors import LocalError
 from local.places import ROOT, Places
 
 if TYPE_CHECKING:
-    from karma.billing.service import InboxKeeper
+    from karma.billing.service import InboxOperations
     from karma.identity.sessions.rotation import Rotation
 
 _STACKS = ("data", "app")
@@ -140,10 +140,10 @@ class Operations:
         from karma.core.clock import SystemClock
         from karma.core.ids import RunId
         from karma.runs.explain import explain
-        from karma.runs.repository import DynamoRunStore
+        from karma.runs.repository import RunRepository
 
         with _translated():
-            return explain(RunId(run_id), store=DynamoRunStore(), clock=SystemClock())
+            return explain(RunId(run_id), store=RunRepository(), clock=SystemClock())
 
     def migrate(self, direction: str) -> Iterator[str]:
         """Run `up` or `down`, or count items for `status`; yields lines to print."""
@@ -201,15 +201,15 @@ class Operations:
         """Return the deployed tables by short name."""
         return {key[5:].lower(): value for key, value in self._outputs.items() if key.startswith("Table")}
 
-    def _inbox(self) -> InboxKeeper:
+    def _inbox(self) -> InboxOperations:
         self._become("FunctionBackgroundSweeps")
         from karma.billing.repository.inbox import InboxRepository
-        from karma.billing.service import InboxKeeper
+        from karma.billing.service import InboxOperations
         from karma.core.clock import SystemClock
         from karma.integrations.sqs import SqsQueue
 
         queue = SqsQueue(os.environ["INBOX_QUEUE_URL"])
-        return InboxKeeper(inbox=InboxRepository(), queue=queue, clock=SystemClock())
+        return InboxOperations(inbox=InboxRepository(), queue=queue, clock=SystemClock())
 
     def _become(self, function: str) -> None:
         from karma.core.dynamo.tables import bind_names

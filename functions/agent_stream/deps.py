@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent_stream.settings import Settings
 from karma.agents.configurable import built_in_components
 from karma.agents.domain import MODELS
-from karma.agents.repository import DynamoAgentStore
+from karma.agents.repository import AgentRepository
 from karma.agents.service import Catalogue
 from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -38,7 +38,7 @@ from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
 from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from karma.runs.service import RunService
 from karma.runs.watchdog import QueueWatchdog
 from karma.tools.device_tools import DeviceServices, DeviceTools
@@ -110,9 +110,9 @@ def allowances() -> Allowances:
 
 
 @cache
-def run_store() -> DynamoRunStore:
+def run_store() -> RunRepository:
     """Return the store of runs and their logs."""
-    return DynamoRunStore()
+    return RunRepository()
 
 
 @cache
@@ -136,7 +136,7 @@ def run_service() -> RunService:
         store=run_store(),
         watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
         model=model(),
-        agents=Catalogue(DynamoAgentStore(), clock(), models=models, tools=[tool.name for tool in tools]),
+        agents=Catalogue(AgentRepository(), clock(), models=models, tools=[tool.name for tool in tools]),
         configuration=configuration(),
         tools=tools,
         library=Library(S3Attachments(settings().files_bucket), OwnFiles(), Fetcher()),
@@ -158,14 +158,14 @@ class OwnFiles:
 @cache
 def file_reader() -> FileReader:
     """Return the reader of devices' files."""
-    from karma.devices.parent import DeviceParent
+    from karma.devices.lookup import DeviceLookup
     from karma.devices.repository.devices import DeviceRepository
     from karma.files.entries import Entries
     from karma.files.reading import FileReader
     from karma.files.repository.files import FileRepository
     from karma.integrations.s3 import S3Files
 
-    parent = DeviceParent(DeviceRepository())
+    parent = DeviceLookup(DeviceRepository())
     entries = Entries(FileRepository(), parent, clock())
     return FileReader(entries, S3Files(settings().files_bucket))
 

@@ -20,19 +20,19 @@ from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId, is_id
 from karma.core.settings import FunctionSettings, load
 from karma.devices.purge import DevicesPurge
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
-from karma.devices.repository.leftovers import LeftoverRepository
-from karma.files.removal import FileLeftovers
+from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.identity.accounts.deletion import Cascade
 from karma.identity.accounts.repository.deletions import DeletionRepository
-from karma.identity.accounts.repository.remains import AccountRemains
+from karma.identity.accounts.repository.purge import AccountPurge
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.runs.purge import RunsPurge
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
@@ -72,7 +72,7 @@ def cascade() -> Cascade:
     return Cascade(
         [
             # First what acts by itself: runs, then what would go on costing money.
-            RunsPurge(store=DynamoRunStore(), attachments=S3Attachments(settings.files_bucket), clock=clock),
+            RunsPurge(store=RunRepository(), attachments=S3Attachments(settings.files_bucket), clock=clock),
             BillingPurge(
                 subscriptions=SubscriptionRepository(),
                 customers=CustomerRepository(),
@@ -81,17 +81,17 @@ def cascade() -> Cascade:
             ),
             DevicesPurge(
                 devices=devices,
-                leftovers=LeftoverRepository(),
+                deleted_devices=DeletedDeviceRepository(),
                 registry=IotRegistry(policy_name=settings.device_policy_name),
                 clock=clock,
-                others=(FileLeftovers(files, S3Files(settings.files_bucket)),),
+                others=(FilesOfDevices(files, S3Files(settings.files_bucket)),),
             ),
             # What is stored and does nothing: the `purge.py` of each context that offers a step.
             *purge.offered(),
             # Behind everything that gives back what it took of the plan.
             UsagePurge(UsageRepository()),
             # Last what tells who it was.
-            AccountRemains(),
+            AccountPurge(),
         ],
         deletions=DeletionRepository(),
         queue=SqsQueue(settings.deletions_queue_url),

@@ -17,7 +17,7 @@ from karma.identity.accounts.repository.one_time import OneTimeRepository
 from karma.identity.accounts.repository.users import UserRepository
 from karma.integrations.ses import SesSender
 from karma.mail.repository import OutboxRepository
-from karma.mail.service import Courier
+from karma.mail.service import MailWorker
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -36,11 +36,11 @@ class Settings(FunctionSettings):
 
 
 @cache
-def courier() -> Courier:
+def courier() -> MailWorker:
     """Build the mail worker once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    return Courier(
+    return MailWorker(
         outbox=OutboxRepository(),
         recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
         sender=SesSender(sender=settings.mail_sender, configuration_set=settings.mail_configuration_set),
@@ -56,7 +56,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
-def _handled(service: Courier, mail_id: str, context: LambdaContext) -> bool:
+def _handled(service: MailWorker, mail_id: str, context: LambdaContext) -> bool:
     request_id = context.aws_request_id
     if not is_id(mail_id):
         logger.error("mail.message_unreadable", request_id=request_id)

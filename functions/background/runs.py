@@ -13,7 +13,7 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from karma.runs.watchdog import QueueWatchdog, attend, read_message
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class Settings(FunctionSettings):
 
 
 @cache
-def services() -> tuple[DynamoRunStore, QueueWatchdog]:
+def services() -> tuple[RunRepository, QueueWatchdog]:
     """Build the store of runs and the watchdog once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    return DynamoRunStore(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
+    return RunRepository(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
 
 
 _processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)

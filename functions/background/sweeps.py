@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from karma.billing.customers import Lookout
+from karma.billing.customers import RenewalCheck
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.billing.service import InboxKeeper
+from karma.billing.service import InboxOperations
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import ValidationFailed
@@ -18,7 +18,7 @@ from karma.core.settings import FunctionSettings, load
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.sweeps import expire_commands, sweep_orphans
 from karma.devices.wake_ups import QueuedWakeUps
-from karma.files.removal import FileLeftovers
+from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.files.sweeps import FileSweep
 from karma.identity.accounts.deletion import requeue_due
@@ -27,11 +27,11 @@ from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.mail.repository import OutboxRepository
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 from karma.projects.repository import ProjectRepository
 from karma.projects.sweeps import finish_deletions as finish_deletions_of_projects
 from karma.projects.sweeps import finish_moves as finish_moves_of_seats
-from karma.tasks.repository import DynamoTaskStore
+from karma.tasks.repository import TaskRepository
 from karma.tasks.sweeps import finish_deletions as finish_deletions_of_tasks
 
 if TYPE_CHECKING:
@@ -84,17 +84,17 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
 
 def _inbox() -> int:
     inbox = InboxRepository()
-    return InboxKeeper(inbox=inbox, queue=SqsQueue(settings().inbox_queue_url), clock=SystemClock()).requeue_due()
+    return InboxOperations(inbox=inbox, queue=SqsQueue(settings().inbox_queue_url), clock=SystemClock()).requeue_due()
 
 
 def _subscriptions() -> int:
     rows, queue = SubscriptionRepository(), SqsQueue(settings().inbox_queue_url)
-    return Lookout(subscriptions=rows, queue=queue, clock=SystemClock()).send_due()
+    return RenewalCheck(subscriptions=rows, queue=queue, clock=SystemClock()).send_due()
 
 
 def _mail() -> int:
     outbox = OutboxRepository()
-    return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=SystemClock()).requeue_due()
+    return OutboxRelay(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=SystemClock()).requeue_due()
 
 
 def _commands() -> int:
@@ -106,7 +106,7 @@ def _orphans() -> int:
     return sweep_orphans(
         registry=IotRegistry(policy_name=settings().device_policy_name),
         clock=SystemClock(),
-        others=(FileLeftovers(_file_repository(), S3Files(settings().files_bucket)),),
+        others=(FilesOfDevices(_file_repository(), S3Files(settings().files_bucket)),),
     )
 
 
@@ -124,7 +124,7 @@ def _deletions() -> int:
 
 
 def _tasks() -> int:
-    return finish_deletions_of_tasks(DynamoTaskStore(), SystemClock())
+    return finish_deletions_of_tasks(TaskRepository(), SystemClock())
 
 
 def _projects() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.service import MAX_BODY, InboxService
 from karma.core import aws, secrets
 from karma.core.clock import SystemClock, epoch_ms
@@ -53,7 +53,7 @@ def wiring() -> InboxService:
 
     return InboxService(
         secrets=signing_secrets,
-        arrivals=ArrivalStore(),
+        arrivals=ArrivalRepository(),
         queue=SqsQueue(settings.inbox_queue_url),
         clock=_clock,
     )

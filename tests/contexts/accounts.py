@@ -15,7 +15,7 @@ from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.accounts.repository.directory import DirectoryRepository
 from karma.identity.accounts.repository.one_time import OneTimeRepository
-from karma.identity.accounts.repository.remains import AccountRemains
+from karma.identity.accounts.repository.purge import AccountPurge
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import Role
@@ -34,7 +34,7 @@ class PersonRows(ApiKeyRows):
         self.directory = DirectoryRepository()
         self.tokens = OneTimeRepository()
         self.deletions = DeletionRepository()
-        self.remains = AccountRemains()
+        self.remains = AccountPurge()
 
     def one_time(self, purpose: Purpose = Purpose.VERIFY_EMAIL, email: str = "") -> OneTimeToken:
         email = email or self.ada.email
@@ -137,7 +137,7 @@ SCENARIOS = Scenarios[PersonRows](
         "DeletionRepository.finish": made(
             lambda r: r.gone, lambda r, user_id: r.deletions.finish(user_id, at=LATER, forget_at=LATER + DAY)
         ),
-        "AccountRemains.purge_account": made(
+        "AccountPurge.purge_account": made(
             lambda r: (r.key, r.kept(), r.purge()), lambda r, n: r.remains.purge_account(n[2])
         ),
     },

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from karma.agents.domain import Agent, AgentSpec
-from karma.agents.repository import DynamoAgentStore
+from karma.agents.repository import AgentRepository
 from karma.core.ids import AgentId, new_id
-from tests.fakes.agents import MemoryAgentStore
+from tests.fakes.agents import MemoryAgents
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Fakes, Scenarios, made
 from tests.support.rows import NOW, AccountRows
@@ -19,7 +19,7 @@ from tests.support.rows import NOW, AccountRows
 class AgentRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
-        self.agents = DynamoAgentStore()
+        self.agents = AgentRepository()
 
     def new_agent(self, **changes: Any) -> Agent:
         name = changes.pop("name", f"agent {self.id}")
@@ -33,7 +33,7 @@ class AgentRows(AccountRows):
         return agent
 
 
-FAKES: Fakes = {MemoryAgentStore: (DynamoAgentStore,)}
+FAKES: Fakes = {MemoryAgents: (AgentRepository,)}
 
 
 def _replaced(r: AgentRows) -> Call:
@@ -45,13 +45,13 @@ def _replaced(r: AgentRows) -> Call:
 SCENARIOS = Scenarios[AgentRows](
     AgentRows,
     {
-        "DynamoAgentStore.get": made(lambda r: r.agent, lambda r, agent: r.agents.get(agent.id)),
-        "DynamoAgentStore.holder": made(lambda r: r.agent, lambda r, agent: r.agents.holder(agent.spec.name)),
-        "DynamoAgentStore.create": made(lambda r: r.new_agent(), lambda r, a: r.agents.create(a, request_token="t")),
-        "DynamoAgentStore.replace": _replaced,
-        "DynamoAgentStore.delete": made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
-        "DynamoAgentStore.page": made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),
-        "DynamoAgentStore.count": made(lambda r: r.agent, lambda r, _: r.agents.count(tag="x", most=5)),
+        "AgentRepository.get": made(lambda r: r.agent, lambda r, agent: r.agents.get(agent.id)),
+        "AgentRepository.holder": made(lambda r: r.agent, lambda r, agent: r.agents.holder(agent.spec.name)),
+        "AgentRepository.create": made(lambda r: r.new_agent(), lambda r, a: r.agents.create(a, request_token="t")),
+        "AgentRepository.replace": _replaced,
+        "AgentRepository.delete": made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
+        "AgentRepository.page": made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),
+        "AgentRepository.count": made(lambda r: r.agent, lambda r, _: r.agents.count(tag="x", most=5)),
     },
 )
 

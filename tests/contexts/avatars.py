@@ -9,9 +9,9 @@ from typing import Any
 
 from karma.avatars import domain
 from karma.avatars.domain import Avatar, NewAvatar
-from karma.avatars.repository import DynamoAvatarStore
+from karma.avatars.repository import AvatarRepository
 from karma.core.ids import AvatarId, UserId, new_id
-from tests.fakes.avatars import MemoryAvatarStore
+from tests.fakes.avatars import MemoryAvatars
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Fakes, Scenarios, made
 from tests.support.rows import NOW, AccountRows
@@ -27,7 +27,7 @@ def avatar(number: int = 1, *, user: UserId = USER, **more: Any) -> Avatar:
 class AvatarRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
-        self.avatars = DynamoAvatarStore()
+        self.avatars = AvatarRepository()
 
     def new_avatar(self) -> Avatar:
         return replace(avatar(user=self.ada.id), id=AvatarId(new_id()))
@@ -39,23 +39,23 @@ class AvatarRows(AccountRows):
         return avatar
 
 
-FAKES: Fakes = {MemoryAvatarStore: (DynamoAvatarStore,)}
+FAKES: Fakes = {MemoryAvatars: (AvatarRepository,)}
 
 SCENARIOS = Scenarios[AvatarRows](
     AvatarRows,
     {
-        "DynamoAvatarStore.get": made(lambda r: r.avatar, lambda r, a: r.avatars.get(a.created_by, a.id)),
-        "DynamoAvatarStore.made_by": made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, "t")),
-        "DynamoAvatarStore.create": made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request_token="t")),
-        "DynamoAvatarStore.replace": made(
+        "AvatarRepository.get": made(lambda r: r.avatar, lambda r, a: r.avatars.get(a.created_by, a.id)),
+        "AvatarRepository.made_by": made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, "t")),
+        "AvatarRepository.create": made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request_token="t")),
+        "AvatarRepository.replace": made(
             lambda r: r.avatar, lambda r, a: r.avatars.replace(a, replace(a, name="x", version=2))
         ),
-        "DynamoAvatarStore.delete": made(lambda r: r.avatar, lambda r, a: r.avatars.delete(a)),
-        "DynamoAvatarStore.page": made(
+        "AvatarRepository.delete": made(lambda r: r.avatar, lambda r, a: r.avatars.delete(a)),
+        "AvatarRepository.page": made(
             lambda r: r.avatar, lambda r, a: r.avatars.page(a.created_by, newest_first=True, after="", limit=5)
         ),
-        "DynamoAvatarStore.count": made(lambda r: r.avatar, lambda r, a: r.avatars.count(a.created_by)),
-        "DynamoAvatarStore.purge_account": made(
+        "AvatarRepository.count": made(lambda r: r.avatar, lambda r, a: r.avatars.count(a.created_by)),
+        "AvatarRepository.purge_account": made(
             lambda r: (r.avatar, r.purge()), lambda r, n: r.avatars.purge_account(n[1])
         ),
     },

@@ -11,7 +11,7 @@ from typing import Any
 from karma.billing.arrival import Arrival
 from karma.billing.domain import EventState, project
 from karma.billing.ports import CustomerLink
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -30,7 +30,7 @@ from tests.unit.billing.test_domain import stripe_subscription
 class BillingRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
-        self.arrivals = ArrivalStore()
+        self.arrivals = ArrivalRepository()
         self.inbox = InboxRepository()
         self.subscriptions = SubscriptionRepository()
 
@@ -99,7 +99,7 @@ class BillingRows(AccountRows):
 
 
 FAKES: Fakes = {
-    MemoryBilling: (ArrivalStore, InboxRepository, SubscriptionRepository, CustomerRepository),
+    MemoryBilling: (ArrivalRepository, InboxRepository, SubscriptionRepository, CustomerRepository),
     MemoryUsage: (UsageRepository,),
 }
 
@@ -118,7 +118,7 @@ def _saved_row(r: BillingRows, link: CustomerLink) -> bool:
 SCENARIOS = Scenarios[BillingRows](
     BillingRows,
     {
-        "ArrivalStore.store": lambda r: lambda: r.arrivals.store(r.arrival, received_at=NOW, due_at=NOW),
+        "ArrivalRepository.store": lambda r: lambda: r.arrivals.store(r.arrival, received_at=NOW, due_at=NOW),
         "InboxRepository.get": made(lambda r: r.event, lambda r, event: r.inbox.get(event)),
         "InboxRepository.mark_handled": made(
             lambda r: (r.event, r.ada), lambda r, n: r.inbox.mark_handled(n[0], at=LATER, note="", user_id=n[1].id)
@@ -189,7 +189,7 @@ def _event(world: World, _: str, __: Mapping[str, str]) -> str:
     now = datetime.now(UTC)
     event_id = "evt_" + new_id().replace("-", "")
     arrival = Arrival(event_id, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-    ArrivalStore().store(arrival, received_at=now, due_at=now)
+    ArrivalRepository().store(arrival, received_at=now, due_at=now)
     return event_id
 
 

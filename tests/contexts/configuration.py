@@ -11,7 +11,7 @@ from typing import Any
 from karma.configuration.domain import Change, ChangeType, Component, ComponentType
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.ids import UserId, new_id
-from tests.fakes.configuration import MemoryComponentStore
+from tests.fakes.configuration import MemoryComponents
 from tests.integration.permissions.world import Bodies, Objects, World, bearer
 from tests.support.contexts import Fakes, Scenarios, made
 from tests.support.rows import AccountRows
@@ -44,7 +44,7 @@ class ConfigurationRows(AccountRows):
         return self.change
 
 
-FAKES: Fakes = {MemoryComponentStore: (ConfigurationRepository,)}
+FAKES: Fakes = {MemoryComponents: (ConfigurationRepository,)}
 
 SCENARIOS = Scenarios[ConfigurationRows](
     ConfigurationRows,

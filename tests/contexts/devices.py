@@ -24,10 +24,10 @@ from karma.devices.domain import (
 from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.device_mapping import Gone, Guard
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
-from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import Batch
 from karma.devices.transactional import require_device
@@ -46,7 +46,7 @@ class DeviceRows(AccountRows):
         self.letters = DeadLetterRepository()
         self.hours = HourRepository()
         self.telemetry = TelemetryRepository()
-        self.leftovers = LeftoverRepository(retention_s=0)
+        self.leftovers = DeletedDeviceRepository(retention_s=0)
 
     def new_device(self, **changes: Any) -> Device:
         device_id = DeviceId(new_id())
@@ -253,15 +253,15 @@ SCENARIOS = Scenarios[DeviceRows](
             lambda r: r.device,
             lambda r, d: list(r.telemetry.batches(d.id, from_ms=epoch_ms(NOW), to_ms=epoch_ms(LATER))),
         ),
-        "LeftoverRepository.remove": made(
+        "DeletedDeviceRepository.remove": made(
             lambda r: r.left, lambda r, gone: r.leftovers.remove(gone, now=NOW, limit=50)
         ),
-        "LeftoverRepository.empty": _emptied,
-        "LeftoverRepository.gone": made(lambda r: r.left, lambda r, gone: r.leftovers.gone(gone.user_id)),
-        "LeftoverRepository.empty_owner": made(
+        "DeletedDeviceRepository.empty": _emptied,
+        "DeletedDeviceRepository.gone": made(lambda r: r.left, lambda r, gone: r.leftovers.gone(gone.user_id)),
+        "DeletedDeviceRepository.empty_owner": made(
             lambda r: (r.left, r.purge()), lambda r, n: r.leftovers.empty_owner(n[1])
         ),
-        "LeftoverRepository.forget": made(lambda r: r.left, lambda r, gone: r.leftovers.forget(gone)),
+        "DeletedDeviceRepository.forget": made(lambda r: r.left, lambda r, gone: r.leftovers.forget(gone)),
     },
 )
 

@@ -13,7 +13,7 @@ from karma.core.ids import UserId
 from karma.notices.domain import Notice, NoticeType
 from karma.notices.repository import NoticeRepository
 from karma.notices.transactional import add_notice
-from tests.fakes.notices import MemoryNoticeStore
+from tests.fakes.notices import MemoryNotices
 from tests.integration.permissions.world import Objects, World
 from tests.support.contexts import Fakes, Scenarios, made
 from tests.support.rows import DAY, NOW, AccountRows
@@ -42,7 +42,7 @@ class NoticeRows(AccountRows):
         return notice(1, user=self.ada.id)
 
 
-FAKES: Fakes = {MemoryNoticeStore: (NoticeRepository,)}
+FAKES: Fakes = {MemoryNotices: (NoticeRepository,)}
 
 SCENARIOS = Scenarios[NoticeRows](
     NoticeRows,

@@ -10,8 +10,8 @@ from karma.billing.allowances import Metric
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, Wish
-from karma.runs.repository import DynamoRunStore
-from tests.fakes.runs import MemoryRunStore
+from karma.runs.repository import RunRepository
+from tests.fakes.runs import MemoryRuns
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Fakes, Scenarios, made
 from tests.support.plans import limited
@@ -19,7 +19,7 @@ from tests.support.rows import LATER, NOW, AccountRows
 
 
 def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
-    store = DynamoRunStore()
+    store = RunRepository()
     key = RunKey(user_id, RunId(run_id))
     thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))
     run = Run(
@@ -51,7 +51,7 @@ def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | Non
 class RunRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
-        self.runs = DynamoRunStore()
+        self.runs = RunRepository()
 
     @property
     def thread_key(self) -> ThreadKey:
@@ -98,7 +98,7 @@ class RunRows(AccountRows):
         return self.run("r2")
 
 
-FAKES: Fakes = {MemoryRunStore: (DynamoRunStore,)}
+FAKES: Fakes = {MemoryRuns: (RunRepository,)}
 
 
 def _started(r: RunRows) -> Call:
@@ -118,26 +118,26 @@ def _finished(r: RunRows) -> Call:
 SCENARIOS = Scenarios[RunRows](
     RunRows,
     {
-        "DynamoRunStore.thread": made(lambda r: r.running, lambda r, _: r.thread),
-        "DynamoRunStore.start": _started,
-        "DynamoRunStore.unkept": made(lambda r: r.running, lambda r, _: r.runs.unkept(r.ada.id, ["a", "b"])),
-        "DynamoRunStore.append": made(
+        "RunRepository.thread": made(lambda r: r.running, lambda r, _: r.thread),
+        "RunRepository.start": _started,
+        "RunRepository.unkept": made(lambda r: r.running, lambda r, _: r.runs.unkept(r.ada.id, ["a", "b"])),
+        "RunRepository.append": made(
             lambda r: r.running, lambda r, _: r.runs.append(r.segment(2), history=r.history(1))
         ),
-        "DynamoRunStore.finish": _finished,
-        "DynamoRunStore.wish": made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),
-        "DynamoRunStore.wishes": made(lambda r: r.running, lambda r, run: r.runs.wishes(run.key)),
-        "DynamoRunStore.tail": made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
-        "DynamoRunStore.segments": made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),
-        "DynamoRunStore.run": made(lambda r: r.running, lambda r, run: r.runs.run(run.key)),
-        "DynamoRunStore.runs": made(
+        "RunRepository.finish": _finished,
+        "RunRepository.wish": made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),
+        "RunRepository.wishes": made(lambda r: r.running, lambda r, run: r.runs.wishes(run.key)),
+        "RunRepository.tail": made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
+        "RunRepository.segments": made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),
+        "RunRepository.run": made(lambda r: r.running, lambda r, run: r.runs.run(run.key)),
+        "RunRepository.runs": made(
             lambda r: r.running, lambda r, _: r.runs.runs(r.ada.id, limit=5, start=None, agent_id=AgentId("karma"))
         ),
-        "DynamoRunStore.count": made(lambda r: r.running, lambda r, _: r.runs.count(r.ada.id)),
-        "DynamoRunStore.count_of_agent": made(
+        "RunRepository.count": made(lambda r: r.running, lambda r, _: r.runs.count(r.ada.id)),
+        "RunRepository.count_of_agent": made(
             lambda r: r.running, lambda r, _: r.runs.count_of_agent(r.ada.id, AgentId("karma"), most=5)
         ),
-        "DynamoRunStore.owners": made(lambda r: r.running, lambda r, run: r.runs.owners(run.key.run_id)),
+        "RunRepository.owners": made(lambda r: r.running, lambda r, run: r.runs.owners(run.key.run_id)),
     },
 )
 

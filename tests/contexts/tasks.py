@@ -10,8 +10,8 @@ from typing import Any
 from karma.core.ids import SubtaskId, TaskId, UserId, new_id
 from karma.tasks.domain import Subtask, Task, TaskStatus
 from karma.tasks.ports import GoneTask
-from karma.tasks.repository import DynamoTaskStore
-from tests.fakes.tasks import MemoryTaskStore
+from karma.tasks.repository import TaskRepository
+from tests.fakes.tasks import MemoryTasks
 from tests.integration.permissions.world import Bodies, Objects, World, bearer
 from tests.support.contexts import Fakes, Scenarios, made
 from tests.support.rows import LATER, NOW, AccountRows
@@ -61,7 +61,7 @@ def parts(parent: Task, n: int | None = None) -> list[Subtask]:
 class TaskRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
-        self.tasks = DynamoTaskStore()
+        self.tasks = TaskRepository()
 
     def new_task(self) -> tuple[Task, list[Subtask]]:
         made = replace(task(user=self.ada.id, of=2), id=TaskId(new_id()))
@@ -80,36 +80,36 @@ class TaskRows(AccountRows):
         return GoneTask(self.ada.id, task.id)
 
 
-FAKES: Fakes = {MemoryTaskStore: (DynamoTaskStore,)}
+FAKES: Fakes = {MemoryTasks: (TaskRepository,)}
 
 SCENARIOS = Scenarios[TaskRows](
     TaskRows,
     {
-        "DynamoTaskStore.get": made(lambda r: r.task[0], lambda r, t: r.tasks.get(t.user_id, t.id)),
-        "DynamoTaskStore.subtask": made(lambda r: r.task[1][0], lambda r, s: r.tasks.subtask(s.task_id, s.id)),
-        "DynamoTaskStore.subtasks": made(lambda r: r.task[0], lambda r, t: r.tasks.subtasks(t.id)),
-        "DynamoTaskStore.made_by": made(lambda r: r.task[0], lambda r, t: r.tasks.made_by(t.user_id, "t")),
-        "DynamoTaskStore.page": made(
+        "TaskRepository.get": made(lambda r: r.task[0], lambda r, t: r.tasks.get(t.user_id, t.id)),
+        "TaskRepository.subtask": made(lambda r: r.task[1][0], lambda r, s: r.tasks.subtask(s.task_id, s.id)),
+        "TaskRepository.subtasks": made(lambda r: r.task[0], lambda r, t: r.tasks.subtasks(t.id)),
+        "TaskRepository.made_by": made(lambda r: r.task[0], lambda r, t: r.tasks.made_by(t.user_id, "t")),
+        "TaskRepository.page": made(
             lambda r: r.task[0],
             lambda r, t: r.tasks.page(t.user_id, status=t.status, newest_first=True, after="", limit=5),
         ),
-        "DynamoTaskStore.count": made(
+        "TaskRepository.count": made(
             lambda r: r.task[0], lambda r, t: r.tasks.count(t.user_id, status=t.status, most=5)
         ),
-        "DynamoTaskStore.create": made(
+        "TaskRepository.create": made(
             lambda r: r.new_task(), lambda r, n: r.tasks.create(n[0], n[1], request_token="t")
         ),
-        "DynamoTaskStore.replace": made(
+        "TaskRepository.replace": made(
             lambda r: r.task, lambda r, n: r.tasks.replace(n[0], replace(n[0], title="x", version=2), ended=n[1][:1])
         ),
-        "DynamoTaskStore.step": made(
+        "TaskRepository.step": made(
             lambda r: r.task, lambda r, n: r.tasks.step(n[0], n[1][0], replace(n[1][0], status=TaskStatus.IN_PROGRESS))
         ),
-        "DynamoTaskStore.begin_delete": made(lambda r: r.task[0], lambda r, t: r.tasks.begin_delete(t, at=NOW)),
-        "DynamoTaskStore.remove": made(lambda r: r.gone_task, lambda r, gone: r.tasks.remove(gone)),
-        "DynamoTaskStore.is_gone": made(lambda r: r.gone_task, lambda r, gone: r.tasks.is_gone(gone)),
-        "DynamoTaskStore.gone": made(lambda r: r.gone_task, lambda r, _: r.tasks.gone(before=LATER, limit=5)),
-        "DynamoTaskStore.purge_account": made(lambda r: (r.task, r.purge()), lambda r, n: r.tasks.purge_account(n[1])),
+        "TaskRepository.begin_delete": made(lambda r: r.task[0], lambda r, t: r.tasks.begin_delete(t, at=NOW)),
+        "TaskRepository.remove": made(lambda r: r.gone_task, lambda r, gone: r.tasks.remove(gone)),
+        "TaskRepository.is_gone": made(lambda r: r.gone_task, lambda r, gone: r.tasks.is_gone(gone)),
+        "TaskRepository.gone": made(lambda r: r.gone_task, lambda r, _: r.tasks.gone(before=LATER, limit=5)),
+        "TaskRepository.purge_account": made(lambda r: (r.task, r.purge()), lambda r, n: r.tasks.purge_account(n[1])),
     },
 )
 

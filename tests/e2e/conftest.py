@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.core import aws as karma_aws
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_names
@@ -201,7 +201,7 @@ def forgotten_event(deployment: Deployment) -> str:
             patch.setenv(variable, value)
         karma_aws.reset()
         bind_names(deployment.tables)
-        ArrivalStore().store(arrival, received_at=now - timedelta(minutes=3), due_at=now - timedelta(minutes=1))
+        ArrivalRepository().store(arrival, received_at=now - timedelta(minutes=3), due_at=now - timedelta(minutes=1))
         karma_aws.reset()
     return name
 

@@ -17,7 +17,7 @@ from karma.identity.accounts.service import AccountService
 from karma.identity.domain import Caller, Credential, User
 from karma.identity.passwords.changes import PasswordService
 from karma.mail.domain import Letter, Mail
-from karma.mail.service import Courier, PostOffice
+from karma.mail.service import MailWorker, OutboxRelay
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
 from tests.fakes.mail import MemoryOutbox, MemoryQueue, MemorySender
 
@@ -141,12 +141,12 @@ class AccountWorld:
         self.sender = MemorySender()
         self.changed: list[UserId] = []
         self.buckets = LocalBuckets()
-        self.post_office = PostOffice(outbox=self.outbox, queue=self.queue, clock=self.clock)
+        self.outbox_relay = OutboxRelay(outbox=self.outbox, queue=self.queue, clock=self.clock)
         self.accounts = AccountService(
             accounts=self.identities,
             tokens=self.identities,
             passwords=self.passwords,
-            post_office=self.post_office,
+            outbox_relay=self.outbox_relay,
             buckets=self.buckets,
             clock=self.clock,
             on_change=self.changed.append,
@@ -155,12 +155,12 @@ class AccountWorld:
             accounts=self.identities,
             tokens=self.identities,
             passwords=self.passwords,
-            post_office=self.post_office,
+            outbox_relay=self.outbox_relay,
             buckets=self.buckets,
             clock=self.clock,
             on_change=self.changed.append,
         )
-        self.courier = Courier(
+        self.courier = MailWorker(
             outbox=self.outbox,
             recipients=Correspondence(people=self.identities, tokens=self.identities),
             sender=self.sender,

@@ -8,8 +8,8 @@ from karma.core.ids import AgentId
 from tests.fakes.runs import SetClock
 
 
-class MemoryAgentStore:
-    """AgentStore in dictionaries."""
+class MemoryAgents:
+    """Agents in dictionaries."""
 
     def __init__(self) -> None:
         self.agents: dict[AgentId, Agent] = {}
@@ -61,4 +61,4 @@ class MemoryAgentStore:
 
 def catalogue(*, model: str = "claude-test", tools: tuple[str, ...] = ("echo",)) -> Catalogue:
     """Return a catalogue in memory."""
-    return Catalogue(MemoryAgentStore(), SetClock(), models=(model, "claude-other"), tools=tools)
+    return Catalogue(MemoryAgents(), SetClock(), models=(model, "claude-other"), tools=tools)

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from karma.avatars.domain import Avatar, AvatarChanged
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
-from karma.identity.holdings import MOST, Holding, HoldsTooMany
+from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
 
 
 @dataclass
-class MemoryAvatarStore:
-    """AvatarStore in dictionaries."""
+class MemoryAvatars:
+    """Avatars in dictionaries."""
 
     avatars: dict[AvatarId, Avatar] = field(default_factory=dict)
     requests: dict[tuple[UserId, str], tuple[AvatarId, datetime]] = field(default_factory=dict)
@@ -35,8 +35,8 @@ class MemoryAvatarStore:
             earlier = self.requests.get((avatar.created_by, request_token))
             if earlier is not None and avatar.created_at < earlier[1] + timedelta(days=1):
                 raise AlreadyExists("This request made an avatar before")
-        if self.count(avatar.created_by) >= MOST[Holding.AVATAR]:
-            raise HoldsTooMany(Holding.AVATAR)
+        if self.count(avatar.created_by) >= MOST[OwnedKind.AVATAR]:
+            raise OwnsTooMany(OwnedKind.AVATAR)
         if request_token:
             self.requests[avatar.created_by, request_token] = (avatar.id, avatar.created_at)
         self.avatars[avatar.id] = avatar

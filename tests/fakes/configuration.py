@@ -8,8 +8,8 @@ from karma.configuration.domain import Change, Component, ComponentChanged, buil
 from karma.configuration.ports import StoredComponent
 
 
-class MemoryComponentStore:
-    """ComponentStore in dictionaries."""
+class MemoryComponents:
+    """Components in dictionaries."""
 
     def __init__(self) -> None:
         self.histories: dict[str, list[Change]] = defaultdict(list)
@@ -48,4 +48,4 @@ def built_in(*, models: Sequence[str] = ("claude-test", "claude-other"), **tools
 
 def as_built(**tools: str) -> CurrentConfiguration:
     """Return a deployment in which nobody configured anything."""
-    return CurrentConfiguration(MemoryComponentStore(), built_in=built_in(**tools))
+    return CurrentConfiguration(MemoryComponents(), built_in=built_in(**tools))

@@ -9,7 +9,7 @@ from karma.core.clock import Clock
 from karma.integrations.sqs import QueueUnavailable
 from karma.mail.domain import DUE_AFTER, Letter, Mail, MailState
 from karma.mail.ports import Due, MailRefused, MailUnavailable
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 
 
 @dataclass
@@ -82,5 +82,5 @@ class MemorySender:
         self.sent.append((to, letter))
 
 
-def post_office(outbox: MemoryOutbox, clock: Clock, queue: MemoryQueue | None = None) -> PostOffice:
-    return PostOffice(outbox=outbox, queue=queue or MemoryQueue(), clock=clock)
+def outbox_relay(outbox: MemoryOutbox, clock: Clock, queue: MemoryQueue | None = None) -> OutboxRelay:
+    return OutboxRelay(outbox=outbox, queue=queue or MemoryQueue(), clock=clock)

@@ -8,8 +8,8 @@ from karma.core.ids import UserId, first_id
 from karma.notices.domain import Notice
 
 
-class MemoryNoticeStore:
-    """NoticeStore in a dictionary."""
+class MemoryNotices:
+    """Notices in a dictionary."""
 
     def __init__(self) -> None:
         self.notices: dict[tuple[UserId, str], Notice] = {}

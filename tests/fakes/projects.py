@@ -11,7 +11,7 @@ from karma.audit.domain import AuditEntry
 from karma.billing.allowances import Metric, granted
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
-from karma.identity.holdings import MOST, Holding, HoldsTooMany
+from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project, ProjectChanged, ProjectRole
@@ -22,7 +22,7 @@ from tests.fakes.usage import MemoryUsage
 
 @dataclass
 class MemoryProjects:
-    """ProjectStore in dictionaries."""
+    """Projects in dictionaries."""
 
     accounts: set[UserId] = field(default_factory=set)
     stored: dict[ProjectId, Project] = field(default_factory=dict)
@@ -281,8 +281,8 @@ class MemoryProjects:
             raise ProjectChanged("changed")
 
     def _require_room(self, user_id: UserId, *, more: bool) -> None:
-        if more and self.held[user_id] >= MOST[Holding.PROJECT]:
-            raise HoldsTooMany(Holding.PROJECT)
+        if more and self.held[user_id] >= MOST[OwnedKind.PROJECT]:
+            raise OwnsTooMany(OwnedKind.PROJECT)
 
     def _require_account(self, user_id: UserId) -> None:
         if user_id not in self.accounts:

@@ -50,8 +50,8 @@ class SetClock:
         self.at += delta
 
 
-class MemoryRunStore:
-    """RunStore in dictionaries. `fail` raises what it returns for a call's name, before the call has any effect."""
+class MemoryRuns:
+    """Runs in dictionaries. `fail` raises what it returns for a call's name, before the call has any effect."""
 
     def __init__(
         self, fail: Callable[[str], Exception | None] = lambda _: None, *, usage: MemoryUsage | None = None

@@ -15,8 +15,8 @@ from karma.tasks.ports import GoneTask
 
 
 @dataclass
-class MemoryTaskStore:
-    """TaskStore in dictionaries."""
+class MemoryTasks:
+    """Tasks in dictionaries."""
 
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     parts: dict[TaskId, dict[SubtaskId, Subtask]] = field(default_factory=dict)

@@ -17,7 +17,9 @@ from tests.support import contract
 
 pytestmark = pytest.mark.fault("F-22b")
 
-FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTIONS = ROOT / "functions"
+READERS = (FUNCTIONS / "api", FUNCTIONS / "agent_stream", ROOT / "layers/common/python/karma/http")
 OF_NO_VIEWER = {"x-karma-origin", "content-length", "accept-encoding"}
 """Headers that CloudFront sets itself: its proof, the length of the body that it forwards, and gzip or not."""
 NOT_READ = {"cache-control", "x-request-id"}
@@ -42,7 +44,7 @@ def reaching(aws: Synthesized) -> set[str]:
 
 def read_by_functions() -> set[str]:
     """Name the headers that the API and the stream read: in their sources, and as parameters of their documents."""
-    sources = [path for name in ("api", "agent_stream") for path in (FUNCTIONS / name).rglob("*.py")]
+    sources = [path for folder in READERS for path in folder.rglob("*.py")]
     found = {match.lower() for path in sources for match in _READ.findall(path.read_text())}
     for name in contract.DOCUMENTS:
         for operations in contract.committed(name)["paths"].values():

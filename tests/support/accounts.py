@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, put, update
 from karma.core.ids import UserId, new_id
-from karma.identity.items import EmailGuard, UserItem, email_key, user_key
+from karma.identity.items import UniqueEmail, UserItem, email_key, user_key
 
 
 def open_account(user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
@@ -16,7 +16,7 @@ def open_account(user_id: str = "", *, email: str = "", password_hash: str | Non
     user_id = UserId(user_id or new_id())
     if is_new or get(UserItem, user_key(user_id), consistent=True) is None:
         email, now = email or f"{user_id}@example.com", iso(datetime.now(UTC))
-        put(EmailGuard(*email_key(email), user_id=user_id, created_at=now))
+        put(UniqueEmail(*email_key(email), user_id=user_id, created_at=now))
         user = UserItem(
             *user_key(user_id),
             id=user_id,

@@ -11,7 +11,7 @@ from karma.core.ids import ProjectId, UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.accounts.repository.users import UserRepository
 from karma.mail.repository import OutboxRepository
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 from karma.projects.domain import Membership, ProjectRole
 from karma.projects.invitations import InvitationService
 from karma.projects.repository import ProjectRepository
@@ -28,9 +28,9 @@ def invitations(
 ) -> InvitationService:
     """Return the service over an engine; it counts no earlier invitations, and everybody has the plan."""
     seats = Seats(allowances(plan, clock=clock), UsageRepository())
-    office = PostOffice(outbox=OutboxRepository(), queue=queue or MemoryQueue(), clock=clock)
+    office = OutboxRelay(outbox=OutboxRepository(), queue=queue or MemoryQueue(), clock=clock)
     buckets = LocalBuckets()
-    return InvitationService(store, UserRepository(), seats=seats, post_office=office, buckets=buckets, clock=clock)
+    return InvitationService(store, UserRepository(), seats=seats, outbox_relay=office, buckets=buckets, clock=clock)
 
 
 def join(

@@ -102,7 +102,7 @@ def functions() -> dict[str, tuple[ModuleType, Callable[..., Any]]]:
         "karma.core.dynamo.partitions": None,
         "karma.core.dynamo.work": None,
         "karma.audit.repository": None,
-        "karma.identity.accounts.repository.parents": None,
+        "karma.identity.accounts.repository.conditions": None,
         "karma.identity.accounts.repository.names": ("enter", "rename"),
         "karma.devices.transactional": None,
         "karma.mail.transactional": None,

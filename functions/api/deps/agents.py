@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def catalogue() -> Catalogue:
     """Return the catalogue of agents."""
     from karma.agents.domain import MODELS
-    from karma.agents.repository import DynamoAgentStore
+    from karma.agents.repository import AgentRepository
     from karma.agents.service import Catalogue
     from karma.tools.device_tools import declared_tools
 
     tools = [tool.name for tool in declared_tools()]
     return Catalogue(
-        DynamoAgentStore(),
+        AgentRepository(),
         clock(),
         models=(settings().model_id, *MODELS),
         tools=tools,
@@ -35,6 +35,6 @@ def catalogue() -> Catalogue:
 def runs() -> RunReader:
     """Return the reader of runs and their logs."""
     from karma.runs.reading import RunReader
-    from karma.runs.repository import DynamoRunStore
+    from karma.runs.repository import RunRepository
 
-    return RunReader(DynamoRunStore())
+    return RunReader(RunRepository())

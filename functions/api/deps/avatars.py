@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @cache
 def service() -> AvatarService:
     """Return the service of avatars."""
-    from karma.avatars.repository import DynamoAvatarStore
+    from karma.avatars.repository import AvatarRepository
     from karma.avatars.service import AvatarService
 
-    return AvatarService(DynamoAvatarStore(), clock())
+    return AvatarService(AvatarRepository(), clock())

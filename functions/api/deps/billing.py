@@ -9,9 +9,9 @@ from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.billing.allowances import Allowances
-    from karma.billing.customers import CustomerDesk
+    from karma.billing.customers import CustomerLinking
     from karma.billing.repository.usage import UsageRepository
-    from karma.billing.service import InboxKeeper, SubscriptionService
+    from karma.billing.service import InboxOperations, SubscriptionService
 
 
 @cache
@@ -40,23 +40,23 @@ def usage() -> UsageRepository:
 
 
 @cache
-def inbox() -> InboxKeeper:
+def inbox() -> InboxOperations:
     """Return the service of administrators for Stripe's events."""
     from karma.billing.repository.inbox import InboxRepository
-    from karma.billing.service import InboxKeeper
+    from karma.billing.service import InboxOperations
     from karma.integrations.sqs import SqsQueue
 
-    return InboxKeeper(inbox=InboxRepository(), queue=SqsQueue(settings().inbox_queue_url), clock=clock())
+    return InboxOperations(inbox=InboxRepository(), queue=SqsQueue(settings().inbox_queue_url), clock=clock())
 
 
 @cache
-def customers() -> CustomerDesk:
+def customers() -> CustomerLinking:
     """Return the service of administrators for links of Stripe's customers to accounts."""
-    from karma.billing.customers import CustomerDesk
+    from karma.billing.customers import CustomerLinking
     from karma.billing.repository.customers import CustomerRepository
     from karma.integrations.sqs import SqsQueue
 
-    return CustomerDesk(
+    return CustomerLinking(
         customers=CustomerRepository(),
         queue=SqsQueue(settings().inbox_queue_url),
         clock=clock(),

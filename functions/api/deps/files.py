@@ -9,7 +9,7 @@ from api.deps import devices
 from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
-    from karma.devices.parent import DeviceParent
+    from karma.devices.lookup import DeviceLookup
     from karma.files.repository.files import FileRepository
     from karma.files.service import FileService
     from karma.files.uploads import UploadService
@@ -25,11 +25,11 @@ def store() -> S3Files:
 
 
 @cache
-def device_parent() -> DeviceParent:
+def device_parent() -> DeviceLookup:
     """Return the check that a device is its owner's."""
-    from karma.devices.parent import DeviceParent
+    from karma.devices.lookup import DeviceLookup
 
-    return DeviceParent(devices.repository())
+    return DeviceLookup(devices.repository())
 
 
 @cache

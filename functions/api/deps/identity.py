@@ -90,7 +90,7 @@ def accounts() -> AccountService:
         accounts=users(),
         tokens=OneTimeRepository(),
         passwords=Argon2Passwords(),
-        post_office=mail.post_office(),
+        outbox_relay=mail.outbox_relay(),
         buckets=DynamoBuckets(),
         clock=clock(),
         on_change=authenticator().forget,
@@ -108,7 +108,7 @@ def password_changes() -> PasswordService:
         accounts=users(),
         tokens=OneTimeRepository(),
         passwords=Argon2Passwords(),
-        post_office=mail.post_office(),
+        outbox_relay=mail.outbox_relay(),
         buckets=DynamoBuckets(),
         clock=clock(),
         on_change=_session_ended,
@@ -119,7 +119,7 @@ def password_changes() -> PasswordService:
 def sessions() -> SessionService:
     """Return the service of sessions."""
     from karma.identity.passwords.hashes import DUMMY_HASH, Argon2Passwords  # local: only logins hash passwords
-    from karma.identity.sessions.logins import LoginGuard
+    from karma.identity.sessions.logins import LoginThrottle
     from karma.identity.sessions.repository import SessionRepository
     from karma.identity.sessions.service import SessionService
 
@@ -127,7 +127,7 @@ def sessions() -> SessionService:
     return SessionService(
         accounts=users(),
         sessions=stored,
-        guard=LoginGuard(buckets=DynamoBuckets(), networks=stored, clock=clock()),
+        guard=LoginThrottle(buckets=DynamoBuckets(), networks=stored, clock=clock()),
         passwords=Argon2Passwords(),
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,
@@ -198,7 +198,7 @@ def api_keys() -> ApiKeyService:
         owners=users(),
         passwords=Argon2Passwords(),
         buckets=DynamoBuckets(),
-        post_office=mail.post_office(),
+        outbox_relay=mail.outbox_relay(),
         clock=clock(),
         on_change=_session_ended,
     )

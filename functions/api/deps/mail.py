@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from api.deps.process import clock, settings
 
 if TYPE_CHECKING:
-    from karma.mail.service import PostOffice
+    from karma.mail.service import OutboxRelay
 
 
 @cache
-def post_office() -> PostOffice:
+def outbox_relay() -> OutboxRelay:
     """Return the service that enqueues written mails."""
     from karma.integrations.sqs import SqsQueue
     from karma.mail.repository import OutboxRepository
-    from karma.mail.service import PostOffice
+    from karma.mail.service import OutboxRelay
 
     outbox = OutboxRepository()
-    return PostOffice(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=clock())
+    return OutboxRelay(outbox=outbox, queue=SqsQueue(settings().mail_queue_url), clock=clock())

@@ -51,7 +51,7 @@ def invitations() -> InvitationService:
         repository(),
         identity.users(),
         seats=Seats(billing.allowances(), UsageRepository()),
-        post_office=mail.post_office(),
+        outbox_relay=mail.outbox_relay(),
         buckets=DynamoBuckets(),
         clock=clock(),
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @cache
 def service() -> TaskService:
     """Return the service of tasks."""
-    from karma.tasks.repository import DynamoTaskStore
+    from karma.tasks.repository import TaskRepository
     from karma.tasks.service import TaskService
 
-    return TaskService(DynamoTaskStore(), clock())
+    return TaskService(TaskRepository(), clock())

@@ -22,7 +22,7 @@ from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
     KeptFrames,
-    MemoryRunStore,
+    MemoryRuns,
     RememberedWatchdog,
     ScriptedModel,
     SetClock,
@@ -80,7 +80,7 @@ def inputs(client: str) -> list[dict[str, Any]]:
 def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
     async def go() -> list[bytes]:
         service = RunService(
-            store=MemoryRunStore(),
+            store=MemoryRuns(),
             watchdog=RememberedWatchdog(),
             model=ScriptedModel(*TURNS.values()),
             agents=catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry")),

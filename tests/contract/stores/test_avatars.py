@@ -10,17 +10,17 @@ import pytest
 
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
-from karma.avatars.ports import AvatarStore
-from karma.avatars.repository import DynamoAvatarStore
+from karma.avatars.ports import Avatars
+from karma.avatars.repository import AvatarRepository
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.accounts.repository.deletions import DeletionRepository
-from karma.identity.holdings import MOST, AccountHolds, Holding, HoldsTooMany
+from karma.identity.ownership import MOST, AccountHolds, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
 from tests.contexts.avatars import USER, avatar
-from tests.fakes.avatars import MemoryAvatarStore
+from tests.fakes.avatars import MemoryAvatars
 from tests.support.accounts import open_account
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
@@ -29,19 +29,19 @@ OTHER = UserId(new_id())
 
 
 @pytest.fixture
-def avatar_store(store: Store) -> AvatarStore:
-    return MemoryAvatarStore() if store.in_memory else stored(store.database)
+def avatar_store(store: Store) -> Avatars:
+    return MemoryAvatars() if store.in_memory else stored(store.database)
 
 
 @pytest.fixture
-def dynamo(database: Database) -> DynamoAvatarStore:
+def dynamo(database: Database) -> AvatarRepository:
     return stored(database)
 
 
-def stored(database: Database) -> DynamoAvatarStore:
+def stored(database: Database) -> AvatarRepository:
     for user in (USER, OTHER):
         open_account(user)
-    return DynamoAvatarStore()
+    return AvatarRepository()
 
 
 def later(old: Avatar, **fields: Any) -> Avatar:
@@ -49,7 +49,7 @@ def later(old: Avatar, **fields: Any) -> Avatar:
 
 
 @pytest.mark.req("R-K-18")
-def test_an_avatar_reads_back_whole(avatar_store: AvatarStore) -> None:
+def test_an_avatar_reads_back_whole(avatar_store: Avatars) -> None:
     bare = avatar(1)
     full = avatar(
         2,
@@ -80,14 +80,14 @@ def test_an_avatar_reads_back_whole(avatar_store: AvatarStore) -> None:
     assert avatar_store.page(USER, newest_first=True, after="", limit=5) == [used, bare]
 
 
-def test_what_does_not_exist_or_is_another_s_is_nothing(avatar_store: AvatarStore) -> None:
+def test_what_does_not_exist_or_is_another_s_is_nothing(avatar_store: Avatars) -> None:
     avatar_store.create(avatar(user=OTHER), request_token="t")
     assert avatar_store.get(USER, avatar().id) is None
     assert avatar_store.made_by(USER, "t") is None
     assert (avatar_store.page(USER, newest_first=True, after="", limit=5), avatar_store.count(USER)) == ([], 0)
 
 
-def test_a_request_makes_one_avatar(avatar_store: AvatarStore) -> None:
+def test_a_request_makes_one_avatar(avatar_store: Avatars) -> None:
     avatar_store.create(avatar(1), request_token="t")
     with pytest.raises(AlreadyExists):
         avatar_store.create(avatar(2), request_token="t")
@@ -97,7 +97,7 @@ def test_a_request_makes_one_avatar(avatar_store: AvatarStore) -> None:
     assert avatar_store.made_by(USER, "t") == avatar(3).id
 
 
-def test_lists_go_by_age_and_behind_an_id(avatar_store: AvatarStore) -> None:
+def test_lists_go_by_age_and_behind_an_id(avatar_store: Avatars) -> None:
     avatars = [avatar(n) for n in range(1, 6)]
     for each in avatars:
         avatar_store.create(each, request_token="")
@@ -111,7 +111,7 @@ def test_lists_go_by_age_and_behind_an_id(avatar_store: AvatarStore) -> None:
     assert avatar_store.count(USER) == 5
 
 
-def test_a_stale_version_changes_and_deletes_nothing(avatar_store: AvatarStore) -> None:
+def test_a_stale_version_changes_and_deletes_nothing(avatar_store: Avatars) -> None:
     old = avatar()
     avatar_store.create(old, request_token="")
     new = later(old, name="new")
@@ -134,7 +134,7 @@ class TestAnAccount:
         deletions.begin(leaving, entry=entry, due_at=NOW)
 
     @pytest.mark.req("R-K-23")
-    def test_stays_as_long_as_it_has_avatars(self, dynamo: DynamoAvatarStore, database: Database) -> None:
+    def test_stays_as_long_as_it_has_avatars(self, dynamo: AvatarRepository, database: Database) -> None:
         for n in (1, 2):
             dynamo.create(avatar(n), request_token=f"t{n}")
         with pytest.raises(AccountHolds) as refused:
@@ -154,13 +154,13 @@ class TestAnAccount:
 
 @pytest.mark.fault("F-26d")
 def test_an_account_has_so_many_avatars_and_deleting_makes_room(
-    avatar_store: AvatarStore, monkeypatch: pytest.MonkeyPatch
+    avatar_store: Avatars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MOST, Holding.AVATAR, 2)
+    monkeypatch.setitem(MOST, OwnedKind.AVATAR, 2)
     first, second, third = avatar(1), avatar(2), avatar(3)
     for each in (first, second):
         avatar_store.create(each, request_token=each.name)
-    with pytest.raises(HoldsTooMany) as refused:
+    with pytest.raises(OwnsTooMany) as refused:
         avatar_store.create(third, request_token=third.name)
     assert (refused.value.status, refused.value.details) == (409, {"kind": "avatar", "limit": 2})
     with pytest.raises(AlreadyExists):  # a repeat is told so, also when nothing fits any more

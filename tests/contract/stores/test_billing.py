@@ -13,7 +13,7 @@ from karma.billing.domain import EventState, Pause, projection
 from karma.billing.naming import Paid
 from karma.billing.ports import Arrivals, CustomerLink, Customers, Inbox, Row, Subscriptions
 from karma.billing.purge import Forgetting
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -65,7 +65,7 @@ def stores(store: Store) -> Stores:
     for user_id in (ALICE, BOB):
         open_account(user_id)
     rows = SubscriptionRepository()
-    return Stores(ArrivalStore(), InboxRepository(), rows, CustomerRepository(), rows)
+    return Stores(ArrivalRepository(), InboxRepository(), rows, CustomerRepository(), rows)
 
 
 class TestInbox:
@@ -421,7 +421,7 @@ class TestCustomers:
 
 def test_a_large_event_is_packed(database: Database) -> None:
     large = arrival(text="é" * 400_000)
-    store, inbox = ArrivalStore(), InboxRepository()
+    store, inbox = ArrivalRepository(), InboxRepository()
     assert store.store(large, received_at=NOW, due_at=NOW) is Stored.NEW
     assert store.store(large, received_at=NOW, due_at=NOW) is Stored.WAITING
     assert store.store(arrival(), received_at=NOW, due_at=NOW) is Stored.CONFLICT
@@ -433,4 +433,4 @@ def test_a_large_event_is_packed(database: Database) -> None:
 def test_an_event_that_cannot_be_packed_is_refused(database: Database) -> None:
     noise = random.Random(1).randbytes(450_000).hex()
     with pytest.raises(PayloadTooLarge):
-        ArrivalStore().store(arrival(text=noise), received_at=NOW, due_at=NOW)
+        ArrivalRepository().store(arrival(text=noise), received_at=NOW, due_at=NOW)

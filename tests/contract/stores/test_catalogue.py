@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import Agent, AgentChanged, AgentSpec, summary
-from karma.agents.ports import AgentStore, NameHolder
-from karma.agents.repository import DynamoAgentStore
+from karma.agents.ports import Agents, NameHolder
+from karma.agents.repository import AgentRepository
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
-from tests.fakes.agents import MemoryAgentStore
+from tests.fakes.agents import MemoryAgents
 from tests.support.stores import Database, Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def agents(store: Store) -> AgentStore:
+def agents(store: Store) -> Agents:
     if store.in_memory:
-        return MemoryAgentStore()
-    return DynamoAgentStore()
+        return MemoryAgents()
+    return AgentRepository()
 
 
 def agent(number: int = 1, name: str = "", **more: Any) -> Agent:
@@ -36,7 +36,7 @@ def changed(old: Agent, **fields: Any) -> Agent:
     return replace(old, spec=spec, updated_at=old.updated_at + timedelta(seconds=1), version=old.version + 1)
 
 
-def test_an_agent_reads_back_whole(agents: AgentStore) -> None:
+def test_an_agent_reads_back_whole(agents: Agents) -> None:
     one = agent(
         description="Line one\nline two",
         tools=("a", "b"),
@@ -53,7 +53,7 @@ def test_an_agent_reads_back_whole(agents: AgentStore) -> None:
     assert agents.holder("AGENT 1") == NameHolder(one.id, "t")
 
 
-def test_what_does_not_exist_is_nothing(agents: AgentStore) -> None:
+def test_what_does_not_exist_is_nothing(agents: Agents) -> None:
     assert agents.get(agent().id) is None
     assert agents.holder("agent 1") is None
     assert agents.page(tag="", after="", limit=5) == []
@@ -61,7 +61,7 @@ def test_what_does_not_exist_is_nothing(agents: AgentStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["scout", "Scout", "SCOUT", "ſcout"])  # noqa: RUF001  a long s, on purpose
-def test_a_name_is_one_agent_s(agents: AgentStore, name: str) -> None:
+def test_a_name_is_one_agent_s(agents: Agents, name: str) -> None:
     agents.create(agent(1, "scout"), request_token="")
 
     with pytest.raises(AlreadyExists):
@@ -72,7 +72,7 @@ def test_a_name_is_one_agent_s(agents: AgentStore, name: str) -> None:
     assert agents.count(tag="", most=9) == 1
 
 
-def test_lists_go_from_the_newest_on_by_tag_and_behind_an_id(agents: AgentStore) -> None:
+def test_lists_go_from_the_newest_on_by_tag_and_behind_an_id(agents: Agents) -> None:
     made = [agent(n, tags=("even",) if n % 2 == 0 else ("odd",)) for n in range(1, 8)]
     for each in made:
         agents.create(each, request_token="")
@@ -89,7 +89,7 @@ def test_lists_go_from_the_newest_on_by_tag_and_behind_an_id(agents: AgentStore)
     assert (agents.count(tag="", most=2), agents.count(tag="odd", most=9), agents.count(tag="odd", most=2)) == (7, 4, 2)
 
 
-def test_a_replacement_shows_everywhere(agents: AgentStore) -> None:
+def test_a_replacement_shows_everywhere(agents: Agents) -> None:
     old = agent(tags=("kept", "gone"))
     agents.create(old, request_token="t")
     new = changed(old, name="renamed", tags=("kept", "added"), description="new")
@@ -107,7 +107,7 @@ def test_a_replacement_shows_everywhere(agents: AgentStore) -> None:
     assert agents.count(tag="", most=9) == 1
 
 
-def test_a_name_keeps_its_request_while_only_its_letter_case_changes(agents: AgentStore) -> None:
+def test_a_name_keeps_its_request_while_only_its_letter_case_changes(agents: Agents) -> None:
     old = agent(name="scout")
     agents.create(old, request_token="t")
 
@@ -116,7 +116,7 @@ def test_a_name_keeps_its_request_while_only_its_letter_case_changes(agents: Age
     assert agents.holder("scout") == NameHolder(old.id, "t")
 
 
-def test_a_taken_name_refuses_the_replacement(agents: AgentStore) -> None:
+def test_a_taken_name_refuses_the_replacement(agents: Agents) -> None:
     one, two = agent(1), agent(2)
     agents.create(one, request_token="")
     agents.create(two, request_token="")
@@ -128,7 +128,7 @@ def test_a_taken_name_refuses_the_replacement(agents: AgentStore) -> None:
     assert agents.page(tag="x", after="", limit=5) == []
 
 
-def test_a_stale_version_changes_and_deletes_nothing(agents: AgentStore) -> None:
+def test_a_stale_version_changes_and_deletes_nothing(agents: Agents) -> None:
     old = agent(tags=("x",))
     agents.create(old, request_token="")
     new = changed(old, description="new")
@@ -144,7 +144,7 @@ def test_a_stale_version_changes_and_deletes_nothing(agents: AgentStore) -> None
     assert agents.count(tag="", most=9) == 1
 
 
-def test_a_deleted_agent_leaves_its_name_and_no_row(agents: AgentStore) -> None:
+def test_a_deleted_agent_leaves_its_name_and_no_row(agents: Agents) -> None:
     old = agent(tags=("x", "y"))
     agents.create(old, request_token="")
 
@@ -160,7 +160,7 @@ def test_a_deleted_agent_leaves_its_name_and_no_row(agents: AgentStore) -> None:
 
 
 def test_nothing_but_the_counter_is_left_of_a_deleted_agent(database: Database) -> None:
-    dynamo = DynamoAgentStore()
+    dynamo = AgentRepository()
     old = agent(tags=tuple(f"t{n}" for n in range(10)))
     dynamo.create(old, request_token="t")
     new = changed(old, name="renamed", tags=tuple(f"u{n}" for n in range(10)))

@@ -60,5 +60,5 @@ def test_every_method_has_a_scenario() -> None:
 
 def test_repositories_are_found_by_what_they_are() -> None:
     found = repositories()
-    assert {"UserRepository", "DynamoRunStore", "ArrivalStore", "AccountRemains", "OutboxRepository"} <= set(found)
+    assert {"UserRepository", "RunRepository", "ArrivalRepository", "AccountPurge", "OutboxRepository"} <= set(found)
     assert not [name for name in found if name.endswith("Item") or name in ("Place", "Rows", "Guard")]

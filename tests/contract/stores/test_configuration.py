@@ -9,10 +9,10 @@ from karma.configuration.domain import (
     ComponentType,
     ModelSettings,
 )
-from karma.configuration.ports import ComponentStore, StoredComponent
+from karma.configuration.ports import Components, StoredComponent
 from karma.configuration.repository import ConfigurationRepository
 from tests.contexts.configuration import change
-from tests.fakes.configuration import MemoryComponentStore
+from tests.fakes.configuration import MemoryComponents
 from tests.support.stores import Database, Store
 
 TOOL = Component(name="searchDatabase", type=ComponentType.TOOL, enabled=False)
@@ -26,11 +26,11 @@ MODEL = Component(
 
 
 @pytest.fixture
-def components(store: Store) -> ComponentStore:
-    return MemoryComponentStore() if store.in_memory else ConfigurationRepository()
+def components(store: Store) -> Components:
+    return MemoryComponents() if store.in_memory else ConfigurationRepository()
 
 
-def test_a_change_reads_back_whole(components: ComponentStore) -> None:
+def test_a_change_reads_back_whole(components: Components) -> None:
     first = change(1, MODEL, type=ChangeType.CREATED)
     second = change(2, MODEL, TOOL, type=ChangeType.ROLLED_BACK, rolled_back_to=1)
 
@@ -42,14 +42,14 @@ def test_a_change_reads_back_whole(components: ComponentStore) -> None:
     assert list(components.components()) == [StoredComponent(MODEL, 2)]
 
 
-def test_what_nobody_wrote_is_nothing(components: ComponentStore) -> None:
+def test_what_nobody_wrote_is_nothing(components: Components) -> None:
     assert components.last_change("x") is None
     assert list(components.components()) == []
     assert list(components.changes("x", below=9, limit=9)) == []
     assert components.count(most=9) == 0
 
 
-def test_a_version_is_written_once(components: ComponentStore) -> None:
+def test_a_version_is_written_once(components: Components) -> None:
     components.append(change(1, TOOL))
 
     with pytest.raises(ComponentChanged):
@@ -58,7 +58,7 @@ def test_a_version_is_written_once(components: ComponentStore) -> None:
     assert list(components.components()) == [StoredComponent(TOOL, 1)]
 
 
-def test_a_deleted_component_leaves_its_history(components: ComponentStore) -> None:
+def test_a_deleted_component_leaves_its_history(components: Components) -> None:
     components.append(change(1, TOOL))
     components.append(change(2, None, TOOL, type=ChangeType.DELETED))
 
@@ -70,7 +70,7 @@ def test_a_deleted_component_leaves_its_history(components: ComponentStore) -> N
     assert list(components.components()) == [StoredComponent(TOOL, 3)]
 
 
-def test_histories_are_apart_and_begin_with_the_newest(components: ComponentStore) -> None:
+def test_histories_are_apart_and_begin_with_the_newest(components: Components) -> None:
     for n in range(1, 12):
         components.append(change(n, TOOL))
     components.append(change(1, Component(name=TOOL.name + "2", type=ComponentType.TOOL)))

@@ -15,7 +15,7 @@ from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, Unauthent
 from karma.core.ids import UserId
 from karma.devices.commands import CommandService
 from karma.devices.domain import COMMAND_RETENTION_S, DEAD_LETTER_RETENTION_S, RAW_RETENTION_S
-from karma.devices.parent import DeviceParent
+from karma.devices.lookup import DeviceLookup
 from karma.devices.payloads import Refused
 from karma.devices.telemetry import TelemetryQuery, TelemetryReader
 from karma.files.domain import REJECTED_TIME
@@ -23,7 +23,7 @@ from karma.files.ports import ObjectStore
 from karma.files.service import FileService
 from karma.identity.accounts.one_time import Purpose
 from karma.identity.passwords.hashes import Passwords
-from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.service import SessionService
 from karma.identity.transactional import was_deleted
 from karma.mail.domain import MailState
@@ -46,7 +46,7 @@ def session_over(rows: Rows) -> None:
     service = SessionService(
         accounts=rows.users,
         sessions=rows.sessions,
-        guard=cast("LoginGuard", None),  # nobody logs in with a password here
+        guard=cast("LoginThrottle", None),  # nobody logs in with a password here
         passwords=cast("Passwords", None),
         dummy_hash="",
         key_ring=lambda: RING,
@@ -154,7 +154,7 @@ def telemetry_over(rows: Rows) -> None:
 
 def file_over(rows: Rows) -> None:
     rows.files.cleaned(rows.rejected, now=NOW)
-    parent = DeviceParent(rows.devices)
+    parent = DeviceLookup(rows.devices)
 
     def service(now: datetime) -> FileService:
         store: ObjectStore = MemoryStore()

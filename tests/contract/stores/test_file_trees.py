@@ -12,7 +12,7 @@ import pytest
 
 from karma.core.errors import Conflict, NotFound
 from karma.core.ids import FileId
-from karma.devices.parent import DeviceParent
+from karma.devices.lookup import DeviceLookup
 from karma.files.domain import child_of
 from karma.files.repository.files import FileRepository
 from karma.files.repository.items import name_key
@@ -29,7 +29,7 @@ def test_many_at_once_leave_a_tree_that_can_be_emptied(database: Database, rows:
     for seed in range(INTERLEAVINGS):
         chance = random.Random(f"engine {seed}")
         owner, device = rows.ada.id, rows.device
-        tried = Workshop(rows.files, DeviceParent(rows.devices), owner, device.id)
+        tried = Workshop(rows.files, DeviceLookup(rows.devices), owner, device.id)
         for _ in range(5):
             tried.carry_out(random_operation(chance))
         in_turns(tried.files, methods(FileRepository))

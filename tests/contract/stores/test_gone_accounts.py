@@ -24,12 +24,12 @@ from tests.contract.stores.rows import Rows
 from tests.contract.stores.test_identity import api_key, entry_of, user
 from tests.contract.stores.test_runs import run, segment
 from tests.fakes.accounts import MemoryAccounts
-from tests.fakes.avatars import MemoryAvatarStore
+from tests.fakes.avatars import MemoryAvatars
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
-from tests.fakes.runs import MemoryRunStore
-from tests.fakes.tasks import MemoryTaskStore
+from tests.fakes.runs import MemoryRuns
+from tests.fakes.tasks import MemoryTasks
 from tests.support.rows import LATER, NOW
 from tests.support.stores import Store
 from tests.unit.billing.test_domain import stripe_subscription
@@ -46,11 +46,11 @@ class Fakes:
     def __init__(self) -> None:
         self.keys = self.tokens = MemoryAccounts(gone={GONE})
         self.realtime = MemoryRealtime(gone={GONE})
-        self.runs = MemoryRunStore()
+        self.runs = MemoryRuns()
         self.runs.gone.add(GONE)
         self.projects = MemoryProjects()
-        self.tasks = MemoryTaskStore(deleted_accounts={GONE})
-        self.avatars = MemoryAvatarStore(deleted_accounts={GONE})
+        self.tasks = MemoryTasks(deleted_accounts={GONE})
+        self.avatars = MemoryAvatars(deleted_accounts={GONE})
         self.arrivals = self.inbox = self.subscriptions = self.customers = MemoryBilling(gone={GONE})
 
 

@@ -13,9 +13,9 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity.accounts.deletion import Deletion
-from karma.identity.holdings import AccountHolds, Holding
 from karma.identity.oauth.domain import Link, ProviderName
-from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted
+from karma.identity.ownership import AccountHolds, OwnedKind
+from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account, was_deleted
 from tests.contract.stores.rows import Rows
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Database
@@ -104,9 +104,9 @@ class TestADeletion:
             tx.commit()
 
     def test_waits_until_the_account_holds_nothing(self, rows: Rows) -> None:
-        for change in (add_holding, add_holding, remove_holding):
+        for change in (add_owned, add_owned, remove_owned):
             tx = Transaction()
-            change(tx, rows.ada.id, Holding.PROJECT)
+            change(tx, rows.ada.id, OwnedKind.PROJECT)
             tx.commit()
         leaving = rows.leaving
         with pytest.raises(AccountHolds) as caught:
@@ -114,7 +114,7 @@ class TestADeletion:
         assert caught.value.details == {"project": 1}
         for refused in (False, True):
             tx = Transaction()
-            remove_holding(tx, rows.ada.id, Holding.PROJECT)
+            remove_owned(tx, rows.ada.id, OwnedKind.PROJECT)
             if not refused:
                 tx.commit()
                 continue

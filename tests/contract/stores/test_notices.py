@@ -11,11 +11,11 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.notices.domain import Notice
-from karma.notices.ports import NoticeStore
+from karma.notices.ports import Notices
 from karma.notices.repository import NoticeRepository
 from karma.notices.transactional import add_notice
 from tests.contexts.notices import ADA, notice
-from tests.fakes.notices import MemoryNoticeStore
+from tests.fakes.notices import MemoryNotices
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
@@ -25,7 +25,7 @@ SINCE = NOW - timedelta(days=90)
 
 @dataclass
 class Stored:
-    store: NoticeStore
+    store: Notices
     add: Callable[[Notice], None]
 
     def numbers(self, user: UserId = ADA, *, unread: bool = False, below: str = "", limit: int = 9) -> list[int]:
@@ -36,7 +36,7 @@ class Stored:
 @pytest.fixture
 def stored(store: Store) -> Stored:
     if store.in_memory:
-        memory = MemoryNoticeStore()
+        memory = MemoryNotices()
         return Stored(memory, memory.add)
 
     def add(notice: Notice) -> None:

@@ -15,8 +15,8 @@ from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.purge import Purge
-from karma.identity.holdings import MOST, Holding, HoldsTooMany
-from karma.identity.items import HoldingsItem, holdings_key
+from karma.identity.items import OwnedItem, owned_key
+from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import (
     INVITATION_TTL,
@@ -28,7 +28,7 @@ from karma.projects.domain import (
     ProjectRole,
     ProjectStatus,
 )
-from karma.projects.ports import MemberChange, ProjectStore
+from karma.projects.ports import MemberChange, Projects
 from karma.projects.repository import ProjectRepository
 from tests.contexts.projects import membership, new_project
 from tests.fakes.projects import MemoryProjects
@@ -44,7 +44,7 @@ OWNER, ADMIN, MEMBER, VIEWER = ProjectRole.OWNER, ProjectRole.ADMIN, ProjectRole
 class Kept:
     """A store, with the state around it that its tests need."""
 
-    store: ProjectStore
+    store: Projects
     person: Callable[[], UserId]
     close: Callable[[UserId], None]
     """Delete an account."""
@@ -118,7 +118,7 @@ def kept(store: Store) -> Kept:
         database.client.delete_item(TableName=identity, Key=key)
 
     def held(user_id: UserId) -> int:
-        item = get(HoldingsItem, holdings_key(user_id), consistent=True)
+        item = get(OwnedItem, owned_key(user_id), consistent=True)
         return int(item.project) if item else 0
 
     return Kept(ProjectRepository(), lambda: open_account(), close, held)
@@ -168,11 +168,11 @@ class TestAProject:
 
     @pytest.mark.fault("F-26d")
     def test_of_one_owner_are_so_many(self, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(MOST, Holding.PROJECT, 2)
+        monkeypatch.setitem(MOST, OwnedKind.PROJECT, 2)
         ada, ida = kept.person(), kept.person()
         mine, also, her = kept.project(ada, 1), kept.project(ada, 2), kept.project(ida, 3)
         for more in (lambda: kept.project(ada, 4), lambda: kept.join(her, ada, OWNER)):
-            with pytest.raises(HoldsTooMany) as refused:
+            with pytest.raises(OwnsTooMany) as refused:
                 more()
             assert (refused.value.status, refused.value.details) == (409, {"kind": "project", "limit": 2})
         kept.join(her, ada, MEMBER)  # what others own is in nobody else's count

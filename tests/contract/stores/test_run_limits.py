@@ -16,9 +16,9 @@ from karma.conversations.domain import ThreadKey
 from karma.core.errors import QuotaExceeded, StorageThrottled
 from karma.core.ids import ThreadId, new_id
 from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadChanged
-from karma.runs.ports import RunStore
+from karma.runs.ports import Runs
 from tests.contract.stores.test_runs import NOW, OTHER, USER, run, segment, stored_runs
-from tests.fakes.runs import MemoryRunStore
+from tests.fakes.runs import MemoryRuns
 from tests.fakes.usage import MemoryUsage
 from tests.support.plans import allowance, limited
 from tests.support.stores import Store
@@ -30,7 +30,7 @@ RUNS, SPEND = 200, 2_000_000
 
 @dataclass
 class Stores:
-    runs: RunStore
+    runs: Runs
     usage: MemoryUsage | UsageRepository
 
     @property
@@ -53,7 +53,7 @@ class Stores:
 def stores(store: Store) -> Stores:
     if store.in_memory:
         memory = MemoryUsage()
-        return Stores(MemoryRunStore(usage=memory), memory)
+        return Stores(MemoryRuns(usage=memory), memory)
     return Stores(stored_runs(store.database), UsageRepository())
 
 

@@ -11,9 +11,9 @@ from karma.conversations.stored import dump_messages
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
 from karma.runs.items import messages_sk, run_pk, thread_pk
-from karma.runs.ports import RunStore
-from karma.runs.repository import DynamoRunStore
-from tests.fakes.runs import MemoryRunStore
+from karma.runs.ports import Runs
+from karma.runs.repository import RunRepository
+from tests.fakes.runs import MemoryRuns
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
 
@@ -24,14 +24,14 @@ THREAD = ThreadKey(USER, ThreadId("t1"))
 
 
 @pytest.fixture
-def runs(store: Store) -> RunStore:
-    return MemoryRunStore() if store.in_memory else stored_runs(store.database)
+def runs(store: Store) -> Runs:
+    return MemoryRuns() if store.in_memory else stored_runs(store.database)
 
 
-def stored_runs(database: Database) -> DynamoRunStore:
+def stored_runs(database: Database) -> RunRepository:
     for user_id in (USER, OTHER):
         open_account(user_id)
-    return DynamoRunStore()
+    return RunRepository()
 
 
 def run(run_id: str = "r1", user: UserId = USER, at: datetime = NOW) -> Run:
@@ -63,7 +63,7 @@ def said(text: str, **more: Any) -> Message:
     return Message(id=new_id(), role="user", content=text, **more)
 
 
-def begin(store: RunStore, of: Run | None = None, *messages: Message) -> None:
+def begin(store: Runs, of: Run | None = None, *messages: Message) -> None:
     of = of or run()
     thread = store.thread(ThreadKey(of.key.user_id, of.thread_id))
     store.start(of, thread=thread, segment=segment(of=of), messages=messages)
@@ -72,7 +72,7 @@ def begin(store: RunStore, of: Run | None = None, *messages: Message) -> None:
 END = RunEnd(status=RunStatus.FINISHED, at=NOW + timedelta(seconds=5), turns=2, usage={"inputTokens": 3})
 
 
-def test_a_started_run_is_the_active_one_and_reads_back(runs: RunStore) -> None:
+def test_a_started_run_is_the_active_one_and_reads_back(runs: Runs) -> None:
     first = said("hi")
     begin(runs, None, first)
 
@@ -86,7 +86,7 @@ def test_a_started_run_is_the_active_one_and_reads_back(runs: RunStore) -> None:
     assert runs.count(USER) == 1
 
 
-def test_what_does_not_exist_is_empty(runs: RunStore) -> None:
+def test_what_does_not_exist_is_empty(runs: Runs) -> None:
     assert runs.thread(THREAD) == Thread(key=THREAD)
     assert runs.run(run().key) is None
     assert runs.tail(run().key) is None
@@ -95,7 +95,7 @@ def test_what_does_not_exist_is_empty(runs: RunStore) -> None:
     assert runs.count(USER) == 0
 
 
-def test_a_run_id_is_used_once_by_a_user(runs: RunStore) -> None:
+def test_a_run_id_is_used_once_by_a_user(runs: Runs) -> None:
     begin(runs)
     elsewhere = replace(run(), thread_id=ThreadId("t2"))
 
@@ -107,7 +107,7 @@ def test_a_run_id_is_used_once_by_a_user(runs: RunStore) -> None:
     assert sorted(runs.owners(RunId("r1"))) == [USER, OTHER]
 
 
-def test_a_thread_that_changed_meanwhile_refuses_the_start(runs: RunStore) -> None:
+def test_a_thread_that_changed_meanwhile_refuses_the_start(runs: Runs) -> None:
     seen = runs.thread(THREAD)
     begin(runs)
     second = run("r2")
@@ -119,7 +119,7 @@ def test_a_thread_that_changed_meanwhile_refuses_the_start(runs: RunStore) -> No
     assert runs.run(second.key) is None
 
 
-def test_segments_are_written_once_and_read_in_order(runs: RunStore) -> None:
+def test_segments_are_written_once_and_read_in_order(runs: Runs) -> None:
     begin(runs)
     for n in range(2, 13):
         runs.append(segment(n))
@@ -131,7 +131,7 @@ def test_segments_are_written_once_and_read_in_order(runs: RunStore) -> None:
     assert tail.n == 12
 
 
-def test_another_writer_s_number_is_lost_and_one_s_own_is_a_repeat(runs: RunStore) -> None:
+def test_another_writer_s_number_is_lost_and_one_s_own_is_a_repeat(runs: Runs) -> None:
     begin(runs)
     runs.append(segment(2))
 
@@ -146,7 +146,7 @@ def test_another_writer_s_number_is_lost_and_one_s_own_is_a_repeat(runs: RunStor
     assert stored.status is RunStatus.RUNNING
 
 
-def test_messages_are_added_with_the_segment_or_not_at_all(runs: RunStore) -> None:
+def test_messages_are_added_with_the_segment_or_not_at_all(runs: Runs) -> None:
     begin(runs, None, said("hi"))
     call = Message(
         id="a",
@@ -165,7 +165,7 @@ def test_messages_are_added_with_the_segment_or_not_at_all(runs: RunStore) -> No
     assert runs.thread(THREAD).messages[1:] == (call, result)
 
 
-def test_the_end_is_written_whole_and_frees_the_thread(runs: RunStore) -> None:
+def test_the_end_is_written_whole_and_frees_the_thread(runs: Runs) -> None:
     begin(runs, None, said("hi"))
     answer = replace(said("hello"), role="assistant")
 
@@ -183,7 +183,7 @@ def test_the_end_is_written_whole_and_frees_the_thread(runs: RunStore) -> None:
 
 
 @pytest.mark.fault("F-06c")
-def test_a_wish_stands_beside_the_log_and_changes_nothing_in_it(runs: RunStore) -> None:
+def test_a_wish_stands_beside_the_log_and_changes_nothing_in_it(runs: Runs) -> None:
     begin(runs)
     assert runs.wishes(run().key) == frozenset()
 
@@ -197,7 +197,7 @@ def test_a_wish_stands_beside_the_log_and_changes_nothing_in_it(runs: RunStore) 
 
 
 @pytest.mark.fault("F-02a")
-def test_a_branch_follows_the_message_that_it_forks_from(runs: RunStore) -> None:
+def test_a_branch_follows_the_message_that_it_forks_from(runs: Runs) -> None:
     first, answer, anew, other = (said(text) for text in ("hi", "hello", "good day", "never mind"))
     begin(runs, None, first)
     runs.finish(segment(2, terminal=True), END, thread=THREAD, history=History(THREAD, 1, (answer,), 0))
@@ -219,7 +219,7 @@ def test_a_branch_follows_the_message_that_it_forks_from(runs: RunStore) -> None
     assert (ended.last_message, going_on.last_message) == (2, -1)
 
 
-def test_a_large_conversation_is_stored_in_pieces(runs: RunStore) -> None:
+def test_a_large_conversation_is_stored_in_pieces(runs: Runs) -> None:
     many = [said("x" * 200_000) for _ in range(5)]
 
     begin(runs, None, *many)
@@ -229,7 +229,7 @@ def test_a_large_conversation_is_stored_in_pieces(runs: RunStore) -> None:
 
 @pytest.mark.req("R-K-38")
 @pytest.mark.parametrize("size", [230_000, 1_000_000, MAX_ADDED_BYTES - 1_000])
-def test_an_answer_larger_than_an_item_is_kept_whole(runs: RunStore, size: int) -> None:
+def test_an_answer_larger_than_an_item_is_kept_whole(runs: Runs, size: int) -> None:
     question, words = said("hi"), "deltas! " * (size // 8)
     begin(runs, None, question)
     answer = Message(
@@ -256,7 +256,7 @@ def test_half_of_a_write_is_never_read(database: Database) -> None:
         store.thread(THREAD)
 
 
-def test_runs_are_listed_newest_first_by_pages(runs: RunStore) -> None:
+def test_runs_are_listed_newest_first_by_pages(runs: Runs) -> None:
     for i in range(5):
         begin(runs, replace(run(f"r{i}", at=NOW + timedelta(seconds=i)), thread_id=ThreadId(f"t{i}")))
     begin(runs, run("other", user=OTHER))
@@ -268,7 +268,7 @@ def test_runs_are_listed_newest_first_by_pages(runs: RunStore) -> None:
     assert runs.count(USER) == 5
 
 
-def test_runs_of_an_agent_are_listed_newest_first_by_pages(runs: RunStore) -> None:
+def test_runs_of_an_agent_are_listed_newest_first_by_pages(runs: Runs) -> None:
     one, two = AgentId("karma"), AgentId("01890000-0000-7000-8000-0000000000aa")
     for i in range(6):
         of = replace(run(f"r{i}", at=NOW + timedelta(seconds=i)), thread_id=ThreadId(f"t{i}"))
@@ -290,7 +290,7 @@ def test_runs_of_an_agent_are_listed_newest_first_by_pages(runs: RunStore) -> No
     assert runs.count_of_agent(USER, AgentId("nobody"), most=9) == 0
 
 
-def test_a_run_from_before_there_were_agents_still_reads(runs: RunStore, store: Store) -> None:
+def test_a_run_from_before_there_were_agents_still_reads(runs: Runs, store: Store) -> None:
     begin(runs)
     if not store.in_memory:
         item = store.database.get("agents", run_pk(run().key), "HEAD")

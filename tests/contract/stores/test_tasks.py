@@ -18,10 +18,10 @@ from karma.core.purge import Purge
 from karma.identity.transactional import AccountGone
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
-from karma.tasks.ports import GoneTask, TaskStore
-from karma.tasks.repository import DynamoTaskStore
+from karma.tasks.ports import GoneTask, Tasks
+from karma.tasks.repository import TaskRepository
 from tests.contexts.tasks import USER, parts, task
-from tests.fakes.tasks import MemoryTaskStore
+from tests.fakes.tasks import MemoryTasks
 from tests.support.accounts import open_account
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
@@ -31,19 +31,19 @@ PENDING, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = TaskStatus
 
 
 @pytest.fixture
-def task_store(store: Store) -> TaskStore:
-    return MemoryTaskStore() if store.in_memory else stored(store.database)
+def task_store(store: Store) -> Tasks:
+    return MemoryTasks() if store.in_memory else stored(store.database)
 
 
 @pytest.fixture
-def dynamo(database: Database) -> DynamoTaskStore:
+def dynamo(database: Database) -> TaskRepository:
     return stored(database)
 
 
-def stored(database: Database) -> DynamoTaskStore:
+def stored(database: Database) -> TaskRepository:
     for user in (USER, OTHER):
         open_account(user)
-    return DynamoTaskStore()
+    return TaskRepository()
 
 
 def later(old: Task, **fields: Any) -> Task:
@@ -55,7 +55,7 @@ def stepped(old: Subtask, status: TaskStatus) -> Subtask:
 
 
 @pytest.mark.req("R-M-07")
-def test_a_task_and_its_subtasks_read_back_whole(task_store: TaskStore) -> None:
+def test_a_task_and_its_subtasks_read_back_whole(task_store: Tasks) -> None:
     one = task(of=3)
     task_store.create(one, list(reversed(parts(one))), request_token="t")
 
@@ -66,7 +66,7 @@ def test_a_task_and_its_subtasks_read_back_whole(task_store: TaskStore) -> None:
     assert task_store.made_by(USER, "t") == one.id
 
 
-def test_what_does_not_exist_or_is_another_s_is_nothing(task_store: TaskStore) -> None:
+def test_what_does_not_exist_or_is_another_s_is_nothing(task_store: Tasks) -> None:
     task_store.create(task(1, user=OTHER), [], request_token="t")
 
     assert task_store.get(USER, task().id) is None
@@ -78,7 +78,7 @@ def test_what_does_not_exist_or_is_another_s_is_nothing(task_store: TaskStore) -
     assert not task_store.is_gone(GoneTask(USER, task().id))
 
 
-def test_a_request_makes_one_task(task_store: TaskStore) -> None:
+def test_a_request_makes_one_task(task_store: Tasks) -> None:
     task_store.create(task(1), [], request_token="t")
     with pytest.raises(AlreadyExists):
         task_store.create(task(2, of=1), parts(task(2), 1), request_token="t")
@@ -89,14 +89,14 @@ def test_a_request_makes_one_task(task_store: TaskStore) -> None:
     assert task_store.count(USER, status=None, most=9) == 3
 
 
-def test_a_request_of_another_day_makes_another_task(task_store: TaskStore) -> None:
+def test_a_request_of_another_day_makes_another_task(task_store: Tasks) -> None:
     task_store.create(task(1), [], request_token="t")
     task_store.create(replace(task(2), created_at=NOW + timedelta(days=1)), [], request_token="t")
     assert task_store.made_by(USER, "t") == task(2).id
     assert task_store.count(USER, status=None, most=9) == 2
 
 
-def test_a_task_takes_as_many_subtasks_as_are_allowed(task_store: TaskStore) -> None:
+def test_a_task_takes_as_many_subtasks_as_are_allowed(task_store: Tasks) -> None:
     one = task(of=90)
     task_store.create(one, parts(one), request_token="t")
     assert task_store.subtasks(one.id) == parts(one)
@@ -106,7 +106,7 @@ def test_a_task_takes_as_many_subtasks_as_are_allowed(task_store: TaskStore) -> 
 
 
 @pytest.mark.req("R-M-08")
-def test_lists_go_by_age_and_status_and_behind_an_id(task_store: TaskStore) -> None:
+def test_lists_go_by_age_and_status_and_behind_an_id(task_store: Tasks) -> None:
     made = [task(n) for n in range(1, 8)]
     for each in made:
         task_store.create(each, [], request_token="")
@@ -131,7 +131,7 @@ def test_lists_go_by_age_and_status_and_behind_an_id(task_store: TaskStore) -> N
     assert counts == [7, 2, 0]
 
 
-def test_a_replacement_ends_subtasks_with_it(task_store: TaskStore) -> None:
+def test_a_replacement_ends_subtasks_with_it(task_store: Tasks) -> None:
     one = task(of=2)
     task_store.create(one, parts(one), request_token="")
     ended = [stepped(parts(one)[1], CANCELLED)]
@@ -143,7 +143,7 @@ def test_a_replacement_ends_subtasks_with_it(task_store: TaskStore) -> None:
 
 
 @pytest.mark.req("R-M-05")
-def test_a_stale_version_changes_and_deletes_nothing(task_store: TaskStore) -> None:
+def test_a_stale_version_changes_and_deletes_nothing(task_store: Tasks) -> None:
     old = task(of=1)
     task_store.create(old, parts(old), request_token="")
     new = later(old, title="new")
@@ -159,7 +159,7 @@ def test_a_stale_version_changes_and_deletes_nothing(task_store: TaskStore) -> N
 
 
 class TestAStep:
-    def test_is_counted_in_its_task(self, task_store: TaskStore) -> None:
+    def test_is_counted_in_its_task(self, task_store: Tasks) -> None:
         one = task(of=1)
         (part,) = parts(one)
         task_store.create(one, [part], request_token="")
@@ -177,14 +177,14 @@ class TestAStep:
         assert changed is not None
         assert (changed.completed_count, changed.version, changed.progress) == (1, 3, 100)
 
-    def test_to_an_end_does_not_start_its_task(self, task_store: TaskStore) -> None:
+    def test_to_an_end_does_not_start_its_task(self, task_store: Tasks) -> None:
         one = task(of=1)
         task_store.create(one, parts(one), request_token="")
         task_store.step(one, parts(one)[0], stepped(parts(one)[0], CANCELLED))
         assert task_store.get(USER, one.id) == later(one)
 
     @pytest.mark.parametrize("status", [COMPLETED, FAILED, CANCELLED])
-    def test_is_refused_when_the_task_is_over(self, task_store: TaskStore, status: TaskStatus) -> None:
+    def test_is_refused_when_the_task_is_over(self, task_store: Tasks, status: TaskStatus) -> None:
         one = task(of=1)
         task_store.create(one, parts(one), request_token="")
         task_store.replace(one, later(one, status=status))
@@ -192,7 +192,7 @@ class TestAStep:
             task_store.step(one, parts(one)[0], stepped(parts(one)[0], IN_PROGRESS))
         assert task_store.subtasks(one.id) == parts(one)
 
-    def test_is_refused_when_the_subtask_was_changed(self, task_store: TaskStore) -> None:
+    def test_is_refused_when_the_subtask_was_changed(self, task_store: Tasks) -> None:
         one = task(of=1)
         (part,) = parts(one)
         task_store.create(one, [part], request_token="")
@@ -201,7 +201,7 @@ class TestAStep:
             task_store.step(one, part, stepped(part, CANCELLED))
         assert task_store.subtask(one.id, part.id) == stepped(part, IN_PROGRESS)
 
-    def test_may_be_taken_by_several_at_once(self, dynamo: DynamoTaskStore) -> None:
+    def test_may_be_taken_by_several_at_once(self, dynamo: TaskRepository) -> None:
         one = task(of=6)
         dynamo.create(one, parts(one), request_token="")
         start = Barrier(6)
@@ -220,7 +220,7 @@ class TestAStep:
 
 class TestADeletion:
     @pytest.mark.req("R-M-06")
-    def test_hides_the_task_first_and_then_removes_all(self, task_store: TaskStore) -> None:
+    def test_hides_the_task_first_and_then_removes_all(self, task_store: Tasks) -> None:
         one, two = task(1, of=2), task(2, of=1)
         for each in (one, two):
             task_store.create(each, parts(each), request_token="")
@@ -238,7 +238,7 @@ class TestADeletion:
         assert (task_store.subtasks(one.id), task_store.is_gone(gone)) == ([], False)
         assert (task_store.get(USER, two.id), task_store.subtasks(two.id)) == (two, parts(two))
 
-    def test_that_is_old_is_listed_oldest_first(self, task_store: TaskStore) -> None:
+    def test_that_is_old_is_listed_oldest_first(self, task_store: Tasks) -> None:
         for n in (3, 1, 2):
             task_store.create(task(n), [], request_token="")
             task_store.begin_delete(task(n), at=NOW + timedelta(minutes=n))
@@ -256,7 +256,7 @@ class TestTheEndOfAnAccount:
         return Counter(row["type"]["S"] for row in rows)
 
     def test_leaves_nothing_of_its_tasks_and_everything_of_others(
-        self, dynamo: DynamoTaskStore, database: Database
+        self, dynamo: TaskRepository, database: Database
     ) -> None:
         for n in (1, 2):
             dynamo.create(task(n, of=2), parts(task(n), 2), request_token=f"t{n}")
@@ -269,7 +269,7 @@ class TestTheEndOfAnAccount:
         assert self.kinds(database) == Counter(task=1, subtask=1, task_counter=1, task_request=1)
         assert dynamo.purge_account(self.purge())
 
-    def test_lets_no_task_be_made(self, dynamo: DynamoTaskStore, database: Database) -> None:
+    def test_lets_no_task_be_made(self, dynamo: TaskRepository, database: Database) -> None:
         with pytest.raises(AccountGone):
             dynamo.create(task(user=UserId(new_id())), [], request_token="t")
         assert self.kinds(database) == Counter()
@@ -277,7 +277,7 @@ class TestTheEndOfAnAccount:
 
 @pytest.mark.fault("F-26d")
 def test_an_account_has_so_many_tasks_and_subtasks_and_deleting_makes_room(
-    task_store: TaskStore, monkeypatch: pytest.MonkeyPatch
+    task_store: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain, "MAX_ENTRIES", 5)
 

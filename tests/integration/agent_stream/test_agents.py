@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import Agent, AgentSpec
-from karma.agents.repository import DynamoAgentStore
+from karma.agents.repository import AgentRepository
 from karma.agents.service import Catalogue
 from karma.billing.allowances import Metric
 from karma.billing.plans import PlanName
@@ -31,7 +31,7 @@ SPEC = AgentSpec(
 @pytest.fixture
 def agents(streams: Any) -> Catalogue:
     tools = ("searchDatabase", "controlDevice", "readTelemetry")
-    return Catalogue(DynamoAgentStore(), SystemClock(), models=("claude-haiku-5-5", "claude-sonnet-5-5"), tools=tools)
+    return Catalogue(AgentRepository(), SystemClock(), models=("claude-haiku-5-5", "claude-sonnet-5-5"), tools=tools)
 
 
 def hello(agent: object, **more: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.identity.accounts.repository.deletions import DeletionRepository
-from karma.identity.holdings import Holding
-from karma.identity.transactional import add_holding
+from karma.identity.ownership import OwnedKind
+from karma.identity.transactional import add_owned
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
 
@@ -132,7 +132,7 @@ def test_an_api_key_deletes_no_account(person: tuple[Api, UserId, dict[str, Any]
 def test_an_account_that_owns_a_project_is_not_deleted(stack: Any, person: tuple[Api, UserId, dict[str, Any]]) -> None:
     me, user_id, _ = person
     tx = Transaction()
-    add_holding(tx, user_id, Holding.PROJECT)
+    add_owned(tx, user_id, OwnedKind.PROJECT)
     tx.commit()
     answer = me.call("DELETE", PATH, CONFIRMED)
     assert (answer.status, answer.code) == (409, "ACCOUNT_HOLDS")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId, new_id
 from tests.fakes.devices import FakeClock
@@ -309,7 +309,7 @@ class TestAnAdmin:
             queued()
             now = datetime.now(UTC)
             arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-            ArrivalStore().store(arrival, received_at=now, due_at=now)
+            ArrivalRepository().store(arrival, received_at=now, due_at=now)
             InboxRepository().mark_handled("evt_1", at=now, note="")
             return http_event("POST", "/api/v1/billing/inbox/evt_1/replay", headers=headers)
 

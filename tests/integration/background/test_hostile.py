@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from karma.core.ids import UserId, new_id
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from tests.integration.background.conftest import Items
 from tests.integration.background.test_runs import USER as RUNNER
 from tests.integration.background.test_runs import message, start
@@ -156,7 +156,7 @@ class TestRuns:
 
     def test_leaves_another_s_run_alone(self, handle: Any, items: Items, sqs_event: Any, stack: Any) -> None:
         open_account(RUNNER)
-        run = start(DynamoRunStore(), lease=timedelta(seconds=-1))
+        run = start(RunRepository(), lease=timedelta(seconds=-1))
         before = items()
         assert handle(sqs_event([message(run) | {"user_id": USER}])) == []
         assert items() == before

@@ -10,7 +10,7 @@ import pytest
 
 from infra.catalog import SWEEPS
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.core.errors import ValidationFailed
 from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus
@@ -92,7 +92,7 @@ def attributes(pk: str, sk: str, **more: Any) -> dict[str, Any]:
 
 def add_event(stack: Any, name: str) -> None:
     arrival = Arrival(name, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-    ArrivalStore().store(arrival, received_at=PAST, due_at=PAST)
+    ArrivalRepository().store(arrival, received_at=PAST, due_at=PAST)
 
 
 OPEN = {"gsi1pk": {"S": "INBOX#UNHANDLED"}, "gsi1sk": {"S": "2026-01-01T00:00:00.000Z#evt_0"}}

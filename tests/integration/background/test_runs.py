@@ -9,7 +9,7 @@ from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from karma.runs.watchdog import QueueWatchdog
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
@@ -18,15 +18,15 @@ USER = UserId("01890000-0000-7000-8000-000000000001")
 
 
 @pytest.fixture
-def store(stack: Any) -> DynamoRunStore:
+def store(stack: Any) -> RunRepository:
     import background.runs  # noqa: F401  before use(): it clears what the module keeps
 
     stack.use("runs")
     open_account(USER)
-    return DynamoRunStore()
+    return RunRepository()
 
 
-def start(store: DynamoRunStore, *, lease: timedelta, events: tuple[bytes, ...] = (b'{"type":"RUN_STARTED"}',)) -> Run:
+def start(store: RunRepository, *, lease: timedelta, events: tuple[bytes, ...] = (b'{"type":"RUN_STARTED"}',)) -> Run:
     now = datetime.now(UTC)
     key = RunKey(USER, RunId(new_id()))
     run = Run(key=key, thread_id=ThreadId("t1"), status=RunStatus.RUNNING, model="m", created_at=now)
@@ -46,7 +46,7 @@ def message(run: Run) -> dict[str, str]:
 
 
 def test_a_lost_run_is_ended_with_what_it_left_open_closed(
-    stack: Any, store: DynamoRunStore, sqs_event: Any, lambda_context: Any
+    stack: Any, store: RunRepository, sqs_event: Any, lambda_context: Any
 ) -> None:
     left_open = (
         b'{"type":"RUN_STARTED"}',
@@ -71,9 +71,7 @@ def test_a_lost_run_is_ended_with_what_it_left_open_closed(
     assert store.thread(ThreadKey(USER, run.thread_id)).active_run_id is None
 
 
-def test_a_living_run_is_looked_at_again(
-    stack: Any, store: DynamoRunStore, sqs_event: Any, lambda_context: Any
-) -> None:
+def test_a_living_run_is_looked_at_again(stack: Any, store: RunRepository, sqs_event: Any, lambda_context: Any) -> None:
     run = start(store, lease=timedelta(seconds=20))
 
     handle(sqs_event([message(run)]), lambda_context)
@@ -86,7 +84,7 @@ def test_a_living_run_is_looked_at_again(
 
 
 def test_what_arms_is_what_the_consumer_reads(
-    stack: Any, store: DynamoRunStore, drain: Any, sqs_event: Any, lambda_context: Any
+    stack: Any, store: RunRepository, drain: Any, sqs_event: Any, lambda_context: Any
 ) -> None:
     run = start(store, lease=timedelta(seconds=-1))
     QueueWatchdog(SqsQueue(stack.queues["runs"])).arm(run.key, delay=timedelta(0))
@@ -100,7 +98,7 @@ def test_what_arms_is_what_the_consumer_reads(
 
 @pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"user_id":"x"}', "null", "7"])
 def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
-    stack: Any, store: DynamoRunStore, sqs_event: Any, lambda_context: Any, body: str
+    stack: Any, store: RunRepository, sqs_event: Any, lambda_context: Any, body: str
 ) -> None:
     run = start(store, lease=timedelta(seconds=-1))
     event = sqs_event([body, message(run), message(run) | {"run_id": "unknown"}])
@@ -115,7 +113,7 @@ def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
 
 @pytest.mark.parametrize("lease", [timedelta(seconds=-1), timedelta(minutes=5)], ids=["lost", "living"])
 def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
-    stack: Any, store: DynamoRunStore, sqs_event: Any, lease: timedelta
+    stack: Any, store: RunRepository, sqs_event: Any, lease: timedelta
 ) -> None:
     def waiting() -> bool:
         names: Any = ["ApproximateNumberOfMessagesDelayed"]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
 from karma.devices.repository.commands import CommandRepository
@@ -60,7 +60,7 @@ def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Any) -> 
         past = datetime.now(UTC) - timedelta(minutes=5)
         for name in ("evt_a", "evt_b"):
             arrival = Arrival(name, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-            ArrivalStore().store(arrival, received_at=past, due_at=past)
+            ArrivalRepository().store(arrival, received_at=past, due_at=past)
         return {"sweep": "inbox"}
 
     def when_due_again(event: dict[str, str]) -> dict[str, str]:

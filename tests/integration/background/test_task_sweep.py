@@ -9,7 +9,7 @@ import pytest
 
 from karma.core.clock import SystemClock
 from karma.tasks.domain import NewSubtask, NewTask
-from karma.tasks.repository import DynamoTaskStore
+from karma.tasks.repository import TaskRepository
 from karma.tasks.service import TaskService
 from tests.support.accounts import open_account
 
@@ -18,7 +18,7 @@ from tests.support.accounts import open_account
 def test_subtasks_of_a_deletion_that_died_are_removed(stack: Any, lambda_context: object) -> None:
     stack.use("sweeps")
     user_id = open_account()
-    store = DynamoTaskStore()
+    store = TaskRepository()
     service = TaskService(store, SystemClock())
     new = NewTask(title="t", metadata={}, subtasks=(NewSubtask(title="a", metadata={}),) * 3)
     now = datetime.now(UTC)

@@ -13,7 +13,7 @@ from karma.billing.arrival import Arrival
 from karma.billing.domain import EventState, project
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import KEEP, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
@@ -119,7 +119,9 @@ def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login
 
 def arrive(table: str, event_id: str) -> None:
     now = datetime.now(UTC)
-    ArrivalStore().store(Arrival(event_id, "invoice.paid", '{"type": "a", "data": {}}'), received_at=now, due_at=now)
+    ArrivalRepository().store(
+        Arrival(event_id, "invoice.paid", '{"type": "a", "data": {}}'), received_at=now, due_at=now
+    )
 
 
 def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, login: Any, drain: Any) -> None:
@@ -162,7 +164,7 @@ def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billin
             "account": "acct_1",
             "data": {"object": shown},
         }
-        ArrivalStore().store(Arrival(event_id, "invoice.paid", json.dumps(body)), received_at=now, due_at=now)
+        ArrivalRepository().store(Arrival(event_id, "invoice.paid", json.dumps(body)), received_at=now, due_at=now)
     inbox = InboxRepository()
     inbox.record_failure("evt_1", error="PAYMENTS_UNAVAILABLE", at=now)
     inbox.mark_handled("evt_2", at=now, note="team active")

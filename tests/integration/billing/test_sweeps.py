@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import InboxRepository
 from tests.integration.billing.conftest import Billing
 
@@ -14,7 +14,7 @@ def test_the_schedule_sends_late_events_again(billing: Billing, drain: Any) -> N
     from background.sweeps import lambda_handler
 
     now = datetime.now(UTC)
-    store = ArrivalStore()
+    store = ArrivalRepository()
     for name, minutes in (("evt_late", -1), ("evt_fresh", 1), ("evt_done", -1)):
         arrival = Arrival(name, "invoice.paid", '{"type": "a", "data": {}}')
         store.store(arrival, received_at=now, due_at=now + timedelta(minutes=minutes))

@@ -9,7 +9,7 @@ import pytest
 
 from karma.core.clock import SystemClock
 from karma.devices.sweeps import sweep_orphans
-from karma.files.removal import FileLeftovers
+from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Files
 from tests.fakes.devices import FakeClock, FakeRegistry
@@ -39,5 +39,5 @@ class TestDeletingADevice:
         sweep_orphans(
             clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),
             registry=FakeRegistry(),
-            others=(FileLeftovers(repository, S3Files(stack.bucket)),),
+            others=(FilesOfDevices(repository, S3Files(stack.bucket)),),
         )

@@ -11,7 +11,7 @@ import pytest
 
 from karma.core.clock import SystemClock
 from karma.core.ids import DeviceId, FileId, new_id
-from karma.devices.parent import DeviceParent
+from karma.devices.lookup import DeviceLookup
 from karma.files.domain import FileStatus
 from karma.files.ports import ObjectGone, ObjectStore, UploadGone
 from karma.files.repository.files import FileRepository
@@ -94,7 +94,7 @@ class TestAStore:
 
 def test_a_deletion_while_the_store_is_down_is_finished_by_the_sweep(stack: Any) -> None:
     stack.use("files")
-    devices = DeviceParent(World(stack).repository)
+    devices = DeviceLookup(World(stack).repository)
     files = FileRepository()
     file = store_file(stack, put_device(stack, USER), data=None)
     store = MemoryStore(objects={(file.device_id, file.id): b"hello"}, down=True)

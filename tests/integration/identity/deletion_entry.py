@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any
 
 from background import deletion
-from karma.devices.repository.leftovers import LeftoverRepository
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 
-vars(deletion)["LeftoverRepository"] = partial(LeftoverRepository, retention_s=0)
+vars(deletion)["DeletedDeviceRepository"] = partial(DeletedDeviceRepository, retention_s=0)
 
 
 def handle(event: dict[str, Any], context: Any) -> Any:

@@ -23,15 +23,15 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
 from karma.identity.accounts.deletion import SETTLES_AFTER, TOMBSTONE_TTL
 from karma.identity.accounts.repository.deletions import DeletionRepository
-from karma.identity.holdings import AccountHolds, Holding
-from karma.identity.transactional import AccountGone, add_holding, remove_holding, require_account, was_deleted
+from karma.identity.ownership import AccountHolds, OwnedKind
+from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account, was_deleted
 from karma.integrations.iot import IotRegistry
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.domain import Ticket
 from karma.realtime.repository import RealtimeRepository
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
@@ -87,7 +87,7 @@ class TestTheTombstone:
     def test_lets_nothing_be_hung_on_the_account(self, deletions: DeletionRepository, user_id: UserId) -> None:
         committed(lambda tx: require_account(tx, user_id))
         begin(deletions, user_id)
-        for hang in (require_account, lambda tx, user: add_holding(tx, user, Holding.AVATAR)):
+        for hang in (require_account, lambda tx, user: add_owned(tx, user, OwnedKind.AVATAR)):
             with pytest.raises(AccountGone):
                 committed(lambda tx, hang=hang: hang(tx, user_id))  # type: ignore[misc]
 
@@ -131,12 +131,12 @@ class TestTheTombstone:
 
 @pytest.mark.req("R-K-23")
 class TestAnAccountThatHoldsSomething:
-    @pytest.mark.parametrize("kind", Holding)
+    @pytest.mark.parametrize("kind", OwnedKind)
     def test_is_not_deleted(
-        self, deletions: DeletionRepository, user_id: UserId, kind: Holding, kinds: Callable[[], list[str]]
+        self, deletions: DeletionRepository, user_id: UserId, kind: OwnedKind, kinds: Callable[[], list[str]]
     ) -> None:
-        committed(lambda tx: add_holding(tx, user_id, kind))
-        committed(lambda tx: add_holding(tx, user_id, kind))
+        committed(lambda tx: add_owned(tx, user_id, kind))
+        committed(lambda tx: add_owned(tx, user_id, kind))
         before = kinds()
         with pytest.raises(AccountHolds, match=f"2 {kind}s") as refused:
             begin(deletions, user_id)
@@ -144,23 +144,23 @@ class TestAnAccountThatHoldsSomething:
         assert kinds() == before
 
     def test_is_told_of_all_it_holds(self, deletions: DeletionRepository, user_id: UserId) -> None:
-        for kind in Holding:
-            committed(lambda tx, kind=kind: add_holding(tx, user_id, kind))  # type: ignore[misc]
+        for kind in OwnedKind:
+            committed(lambda tx, kind=kind: add_owned(tx, user_id, kind))  # type: ignore[misc]
         with pytest.raises(AccountHolds, match="1 project and 1 avatar"):
             begin(deletions, user_id)
 
     def test_is_deleted_when_it_holds_nothing_any_more(
         self, deletions: DeletionRepository, user_id: UserId, kinds: Callable[[], list[str]]
     ) -> None:
-        committed(lambda tx: add_holding(tx, user_id, Holding.PROJECT))
-        committed(lambda tx: remove_holding(tx, user_id, Holding.PROJECT))
+        committed(lambda tx: add_owned(tx, user_id, OwnedKind.PROJECT))
+        committed(lambda tx: remove_owned(tx, user_id, OwnedKind.PROJECT))
         begin(deletions, user_id)
         assert kinds() == ["account_tombstone", "audit_entry"]
 
     def test_gives_nothing_away_that_it_does_not_hold(self, deletions: DeletionRepository, user_id: UserId) -> None:
-        committed(lambda tx: add_holding(tx, user_id, Holding.PROJECT))
+        committed(lambda tx: add_owned(tx, user_id, OwnedKind.PROJECT))
         with pytest.raises(ConditionFailed):
-            committed(lambda tx: remove_holding(tx, user_id, Holding.AVATAR))
+            committed(lambda tx: remove_owned(tx, user_id, OwnedKind.AVATAR))
 
 
 class TestTheListOfWork:
@@ -237,7 +237,7 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
     device = world.create()
     world.tell(world.message(device, "telemetry", world.samples((0, 1.0))))
     run, thread = RunKey(user_id, RunId("r1")), ThreadKey(user_id, ThreadId("t1"))
-    store = DynamoRunStore()
+    store = RunRepository()
     store.start(
         Run(key=run, thread_id=thread.thread_id, status=RunStatus.RUNNING, model="m", created_at=now),
         thread=store.thread(thread),

@@ -25,7 +25,7 @@ from karma.audit.domain import NOWHERE, Source
 from karma.billing.arrival import Arrival
 from karma.billing.projector import EventProjector
 from karma.billing.purge import BillingPurge
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -42,36 +42,36 @@ from karma.devices.counting import DeviceCounting, RowChange
 from karma.devices.dispatch import Dispatcher
 from karma.devices.ingest import IngestService
 from karma.devices.ingest import Message as Publication
-from karma.devices.parent import DeviceParent
+from karma.devices.lookup import DeviceLookup
 from karma.devices.ports import Registry
 from karma.devices.purge import DevicesPurge
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import HourRepository
-from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.service import Created, DeviceService
-from karma.files.removal import FileLeftovers
+from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.files.service import FileService
 from karma.identity.accounts.correspondence import Correspondence
 from karma.identity.accounts.deletion import SETTLES_AFTER, AccountDeletion, Cascade
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.accounts.repository.one_time import OneTimeRepository
-from karma.identity.accounts.repository.remains import AccountRemains
+from karma.identity.accounts.repository.purge import AccountPurge
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.api_keys.service import ApiKeyService, NewApiKey
 from karma.identity.domain import Caller, Role
 from karma.identity.sessions.authentication import Authenticator
-from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.repository import SessionRepository
 from karma.identity.sessions.service import SessionService
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.mail.repository import OutboxRepository
-from karma.mail.service import Courier, PostOffice
+from karma.mail.service import MailWorker, OutboxRelay
 from karma.projects.domain import ProjectRole
 from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
@@ -80,7 +80,7 @@ from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService, TicketService
 from karma.runs.domain import OwnershipLost, Run, RunEnd, RunKey, RunStatus, Segment
 from karma.runs.purge import RunsPurge
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from karma.runs.watchdog import Inspector
 from tests.fakes.billing import MemoryQueue, MemoryStripe
 from tests.fakes.devices import FakePublisher, FakeRegistry, FakeWakeUps
@@ -137,11 +137,11 @@ class World:
         self.telemetry = TelemetryRepository()
         files = FileRepository()
         self.bucket = S3Files(self.stack.bucket)
-        self.files = FileService(files, self.bucket, DeviceParent(self.rows), CLOCK)
-        self.runs = DynamoRunStore()
+        self.files = FileService(files, self.bucket, DeviceLookup(self.rows), CLOCK)
+        self.runs = RunRepository()
         self.attachments = S3Attachments(self.stack.bucket)
         self.inbox = InboxRepository()
-        self.arrivals = ArrivalStore()
+        self.arrivals = ArrivalRepository()
         self.subscriptions = SubscriptionRepository()
         self.customers = CustomerRepository()
         self.projector = EventProjector(
@@ -152,7 +152,7 @@ class World:
             clock=CLOCK,
         )
         self.letters = MailQueue()
-        self.courier = Courier(
+        self.courier = MailWorker(
             outbox=OutboxRepository(),
             recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
             sender=MemorySender(),
@@ -164,14 +164,14 @@ class World:
             owners=UserRepository(),
             passwords=self.passwords,
             buckets=LocalBuckets(),
-            post_office=PostOffice(outbox=OutboxRepository(), queue=self.letters, clock=CLOCK),
+            outbox_relay=OutboxRelay(outbox=OutboxRepository(), queue=self.letters, clock=CLOCK),
             clock=CLOCK,
             on_change=lambda _: None,
         )
         self.sessions = SessionService(
             accounts=UserRepository(),
             sessions=SessionRepository(),
-            guard=cast("LoginGuard", None),  # nobody logs in with a password here
+            guard=cast("LoginThrottle", None),  # nobody logs in with a password here
             passwords=self.passwords,
             dummy_hash="now:",
             key_ring=lambda: RING,
@@ -202,13 +202,13 @@ class World:
                 ),
                 DevicesPurge(
                     devices=self.rows,
-                    leftovers=LeftoverRepository(retention_s=0),
+                    deleted_devices=DeletedDeviceRepository(retention_s=0),
                     registry=self.registry,
                     clock=CLOCK,
-                    others=(FileLeftovers(files, self.bucket),) if self.whole else (),
+                    others=(FilesOfDevices(files, self.bucket),) if self.whole else (),
                 ),
                 *purge.offered(),
-                AccountRemains(),
+                AccountPurge(),
             ],
             deletions=DeletionRepository(),
             queue=self.queue,

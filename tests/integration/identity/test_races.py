@@ -22,7 +22,7 @@ from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.accounts.service import AccountService
 from karma.identity.passwords.changes import PasswordService
 from karma.mail.repository import OutboxRepository
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 from tests.fakes.identity import CountingPasswords, MovableClock
 from tests.fakes.mail import MemoryQueue
 
@@ -33,12 +33,12 @@ class Services:
     def __init__(self, table: str) -> None:
         self.clock = MovableClock(datetime.now(UTC))
         self.tokens = OneTimeRepository()
-        post_office = PostOffice(outbox=OutboxRepository(), queue=MemoryQueue(), clock=self.clock)
+        outbox_relay = OutboxRelay(outbox=OutboxRepository(), queue=MemoryQueue(), clock=self.clock)
         shared: dict[str, Any] = {
             "accounts": UserRepository(),
             "tokens": self.tokens,
             "passwords": CountingPasswords(),
-            "post_office": post_office,
+            "outbox_relay": outbox_relay,
             "buckets": LocalBuckets(),
             "clock": self.clock,
             "on_change": lambda _: None,

@@ -16,7 +16,7 @@ from karma.core.errors import RateLimited, Unauthenticated
 from karma.core.ids import UserId, new_id
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.domain import REFRESH_GRACE, Caller, Role, User
-from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.repository import SessionRepository
 from karma.identity.sessions.service import SessionService
 from tests.fakes.identity import RING, CountingPasswords, MovableClock
@@ -36,7 +36,7 @@ class World:
         self.service = SessionService(
             accounts=UserRepository(),
             sessions=self.repository,
-            guard=LoginGuard(buckets=DynamoBuckets(), networks=self.repository, clock=self.clock),
+            guard=LoginThrottle(buckets=DynamoBuckets(), networks=self.repository, clock=self.clock),
             passwords=CountingPasswords(),
             dummy_hash="now:nobody",
             key_ring=lambda: RING,

@@ -16,11 +16,11 @@ import boto3
 import pytest
 
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId, new_id
 from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from local import cli
 from local import places as local_places
 from local.places import Places
@@ -203,7 +203,7 @@ class TestOnAStage:
     def test_a_stored_event_is_enqueued_again(self, deployed: Any, karma: Karma, drain: Any) -> None:
         now = datetime.now(UTC)
         arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
-        ArrivalStore().store(arrival, received_at=now, due_at=now + timedelta(hours=1))
+        ArrivalRepository().store(arrival, received_at=now, due_at=now + timedelta(hours=1))
         assert karma("inbox", "replay", "evt_1") == (0, "evt_1 is enqueued again\n", "")
         assert [message["Body"] for message in drain(deployed.queues["inbox"], 1)] == ["evt_1"]
         assert karma("inbox", "replay", "evt_2") == (1, "", "error: Event not found\n")
@@ -273,7 +273,7 @@ def _items(stack: Any, table: str) -> list[Mapping[str, Any]]:
 
 
 def record_run(stack: Any, *events: bytes) -> None:
-    store, now = DynamoRunStore(), datetime.now(UTC)
+    store, now = RunRepository(), datetime.now(UTC)
     key, thread = RunKey(open_account(), RunId("r1")), ThreadId("t1")
     run = Run(key=key, thread_id=thread, status=RunStatus.RUNNING, model="m", created_at=now)
     first = Segment(key=key, n=1, writer="w", epoch=1, lease_until=now, events=(b'{"type":"RUN_STARTED"}', *events))

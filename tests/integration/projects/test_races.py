@@ -18,7 +18,7 @@ from karma.core.errors import AppError
 from karma.core.ids import ProjectId, UserId
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.accounts.repository.users import UserRepository
-from karma.identity.items import HoldingsItem, UserItem, holdings_key, user_key
+from karma.identity.items import OwnedItem, UserItem, owned_key, user_key
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import Project, ProjectRole
 from karma.projects.invitations import InvitationService
@@ -80,7 +80,7 @@ class Services:
         return {row.user_id: row.role for row in rows.members}
 
     def held(self, user_id: UserId) -> int:
-        item = get(HoldingsItem, holdings_key(user_id), consistent=True)
+        item = get(OwnedItem, owned_key(user_id), consistent=True)
         return int(item.project) if item else 0
 
     def is_there(self, user_id: UserId) -> bool:

@@ -15,7 +15,7 @@ from karma.integrations.sqs import SqsQueue
 from karma.models.ports import StopReason
 from karma.runs.domain import RunKey
 from karma.runs.plan import RunLimits
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
 from karma.runs.watchdog import QueueWatchdog, attend
@@ -49,7 +49,7 @@ NOTE = Tool(
 def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Handle the request at the first delivery; run the watchdog, an hour later, at the second."""
     bind_names(event["tables"])
-    store = DynamoRunStore()
+    store = RunRepository()
     if event["deliver"] == "request":
         model = ScriptedModel(
             [*text("Let me see."), *tool("c1", "note", '{"word":"a"}'), *ended(StopReason.TOOL_USE)],

@@ -15,7 +15,7 @@ from karma.models.domain import Usage
 from karma.models.prices import cost
 from karma.runs.domain import RunKey, RunStatus
 from karma.runs.explain import explain
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 from tests.fakes.runs import SetClock, caller
 from tests.support.accounts import open_account
 from tests.support.agui import verify
@@ -46,7 +46,7 @@ def used(stack: Any) -> tuple[int, int]:
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: Any, side: Any) -> None:
     stack.use("runs")
-    store = DynamoRunStore()
+    store = RunRepository()
     open_account(KEY.user_id)
     event = {
         "tables": {name: stack.tables[name] for name in ("agents", "identity", "billing")},

@@ -13,14 +13,14 @@ from karma.avatars.service import AvatarService
 from karma.core.errors import Gone, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId, new_id
 from karma.identity.transactional import AccountGone
-from tests.fakes.avatars import MemoryAvatarStore
+from tests.fakes.avatars import MemoryAvatars
 from tests.fakes.identity import MovableClock
 
 USER = UserId(new_id())
 NEW = NewAvatar(name="Fern", role="gardener", abilities={})
 
 
-class Interrupted(MemoryAvatarStore):
+class Interrupted(MemoryAvatars):
     """Store in which another request makes a change right before a replacement, once."""
 
     meanwhile: Callable[[], object] | None = None

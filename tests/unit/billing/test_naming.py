@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from karma.billing.arrival import Arrival
-from karma.billing.customers import CustomerDesk, Lookout, user_of_message
+from karma.billing.customers import CustomerLinking, RenewalCheck, user_of_message
 from karma.billing.domain import EventState, hint_of
 from karma.billing.naming import NOTHING, Paid, advice, names_kept, paid_for
 from karma.billing.plans import NOT_OURS, PlanName, PriceHints, decision_of
@@ -49,8 +49,8 @@ class World:
         self.projector = EventProjector(
             inbox=self.store, subscriptions=self.store, customers=self.store, payments=self.stripe, clock=self
         )
-        self.lookout = Lookout(subscriptions=self.store, queue=self.queue, clock=self)
-        self.desk = CustomerDesk(customers=self.store, queue=self.queue, clock=self)
+        self.lookout = RenewalCheck(subscriptions=self.store, queue=self.queue, clock=self)
+        self.desk = CustomerLinking(customers=self.store, queue=self.queue, clock=self)
         for user in USERS:
             assert self.desk.opened(customer(user), user, livemode=False)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from karma.audit.domain import AuditEvent
 from karma.billing.arrival import Arrival
-from karma.billing.customers import CustomerDesk, CustomerLinked, Lookout, user_of_message
+from karma.billing.customers import CustomerLinked, CustomerLinking, RenewalCheck, user_of_message
 from karma.billing.domain import LATE_NEWS, EventState, Pause, Subscription, SubscriptionStatus, projection
 from karma.billing.plans import NOT_OURS, PlanName
 from karma.billing.projector import EventProjector, SubscriptionBusy
@@ -55,8 +55,8 @@ class World:
             payments=self.stripe,
             clock=self.clock,
         )
-        self.desk = CustomerDesk(customers=self.store, queue=self.queue, clock=self.clock)
-        self.lookout = Lookout(subscriptions=self.store, queue=self.queue, clock=self.clock)
+        self.desk = CustomerLinking(customers=self.store, queue=self.queue, clock=self.clock)
+        self.lookout = RenewalCheck(subscriptions=self.store, queue=self.queue, clock=self.clock)
         self.purge = BillingPurge(
             subscriptions=self.store, customers=self.store, payments=self.stripe, clock=self.clock
         )

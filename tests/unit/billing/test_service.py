@@ -13,7 +13,7 @@ from karma.billing.ports import Row
 from karma.billing.service import (
     DUE_AFTER,
     MAX_BODY,
-    InboxKeeper,
+    InboxOperations,
     InboxService,
     SubscriptionService,
     WebhookDisabled,
@@ -44,7 +44,7 @@ class Webhook:
         self.store = MemoryBilling()
         self.queue = MemoryQueue()
         self.service = InboxService(secrets=self.secrets, arrivals=self.store, queue=self.queue, clock=self.clock)
-        self.keeper = InboxKeeper(inbox=self.store, queue=self.queue, clock=self.clock)
+        self.keeper = InboxOperations(inbox=self.store, queue=self.queue, clock=self.clock)
 
     def secrets(self, *, fresh: bool) -> tuple[str, ...]:
         """Return secrets as Secrets Manager behind a cache does."""

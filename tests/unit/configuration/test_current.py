@@ -16,23 +16,23 @@ from karma.configuration.domain import (
     ModelSettings,
 )
 from karma.core.ids import UserId
-from tests.fakes.configuration import MemoryComponentStore, built_in
+from tests.fakes.configuration import MemoryComponents, built_in
 
 BUILT_IN = built_in(searchDatabase="Search", controlDevice="Control")
 AS_BUILT = RunChoice(model="claude-test", max_tokens=None, disabled_tools=frozenset())
 
 
 @pytest.fixture
-def store() -> MemoryComponentStore:
-    return MemoryComponentStore()
+def store() -> MemoryComponents:
+    return MemoryComponents()
 
 
 @pytest.fixture
-def configuration(store: MemoryComponentStore) -> CurrentConfiguration:
+def configuration(store: MemoryComponents) -> CurrentConfiguration:
     return CurrentConfiguration(store, built_in=BUILT_IN)
 
 
-def write(store: MemoryComponentStore, component: Component) -> None:
+def write(store: MemoryComponents, component: Component) -> None:
     last = store.last_change(component.name)
     store.append(
         Change(
@@ -59,7 +59,7 @@ def test_a_run_goes_as_code_has_it_while_nobody_configured_anything(configuratio
     assert configuration.for_run(agent="karma", model="claude-test") == AS_BUILT
 
 
-def test_a_disabled_tool_is_taken_from_runs(store: MemoryComponentStore, configuration: CurrentConfiguration) -> None:
+def test_a_disabled_tool_is_taken_from_runs(store: MemoryComponents, configuration: CurrentConfiguration) -> None:
     write(store, disabled("controlDevice"))
 
     assert configuration.for_run(agent="karma", model="claude-test").disabled_tools == {"controlDevice"}
@@ -68,7 +68,7 @@ def test_a_disabled_tool_is_taken_from_runs(store: MemoryComponentStore, configu
 
 @pytest.mark.parametrize(("name", "kind"), [("claude-test", "model"), ("karma", "agent")])
 def test_a_disabled_model_or_agent_refuses_runs(
-    store: MemoryComponentStore, configuration: CurrentConfiguration, name: str, kind: str
+    store: MemoryComponents, configuration: CurrentConfiguration, name: str, kind: str
 ) -> None:
     write(store, disabled(name))
 
@@ -81,7 +81,7 @@ def test_a_disabled_model_or_agent_refuses_runs(
     assert other.model == "claude-other"
 
 
-def test_another_name_for_a_model_is_resolved(store: MemoryComponentStore, configuration: CurrentConfiguration) -> None:
+def test_another_name_for_a_model_is_resolved(store: MemoryComponents, configuration: CurrentConfiguration) -> None:
     write(store, alias("fast", "claude-other", max_tokens=100))
 
     found = configuration.for_run(agent="karma", model="fast")
@@ -90,7 +90,7 @@ def test_another_name_for_a_model_is_resolved(store: MemoryComponentStore, confi
 
 
 def test_nobody_runs_on_a_disabled_model_by_another_name(
-    store: MemoryComponentStore, configuration: CurrentConfiguration
+    store: MemoryComponents, configuration: CurrentConfiguration
 ) -> None:
     write(store, alias("fast", "claude-other"))
     write(store, disabled("claude-other"))
@@ -106,14 +106,14 @@ def test_a_model_that_is_configured_no_more_refuses_runs(configuration: CurrentC
 
 
 def test_a_tool_of_an_agent_s_name_disables_no_agent(
-    store: MemoryComponentStore, configuration: CurrentConfiguration
+    store: MemoryComponents, configuration: CurrentConfiguration
 ) -> None:
     write(store, disabled("searchDatabase"))
     assert configuration.for_run(agent="searchDatabase", model="claude-test").model == "claude-test"
 
 
 def test_it_is_read_once_in_its_age_and_when_something_changed_here(
-    store: MemoryComponentStore, configuration: CurrentConfiguration, monkeypatch: pytest.MonkeyPatch
+    store: MemoryComponents, configuration: CurrentConfiguration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(current, "monotonic", lambda: now)

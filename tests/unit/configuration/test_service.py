@@ -19,7 +19,7 @@ from karma.configuration.domain import (
 from karma.configuration.service import ConfigurationService
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId
-from tests.fakes.configuration import MemoryComponentStore, built_in
+from tests.fakes.configuration import MemoryComponents, built_in
 from tests.fakes.runs import SetClock
 
 ADMIN = UserId("admin")
@@ -28,7 +28,7 @@ MODEL = {"type": "model", "model": "claude-test"}
 
 class World:
     def __init__(self) -> None:
-        self.store = MemoryComponentStore()
+        self.store = MemoryComponents()
         self.clock = SetClock()
         self.changes = 0
         self.agents = {"scout"}
@@ -212,7 +212,7 @@ def test_a_stale_version_changes_nothing(world: World, change: Callable[[Configu
     assert not world.store.histories
 
 
-class Beaten(MemoryComponentStore):
+class Beaten(MemoryComponents):
     """Store in which another request disables the component just before the first write."""
 
     def append(self, change: Change) -> None:

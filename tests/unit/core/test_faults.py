@@ -15,7 +15,7 @@ from botocore.client import BaseClient
 from botocore.signers import RequestSigner
 
 from karma.billing.arrival import Arrival
-from karma.billing.repository.arrivals import ArrivalStore
+from karma.billing.repository.arrivals import ArrivalRepository
 from karma.core import aws, secrets
 from karma.core.dynamo import access
 from karma.core.dynamo.buckets import DynamoBuckets
@@ -79,7 +79,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "Transaction.commit": committed,
     "DynamoBuckets.take": lambda: DynamoBuckets().take(LIMIT, "k", now=NOW),
     "DynamoBuckets.give_back": lambda: DynamoBuckets().give_back(LIMIT, "k", now=NOW),
-    "ArrivalStore.store": lambda: ArrivalStore().store(
+    "ArrivalRepository.store": lambda: ArrivalRepository().store(
         Arrival("evt_1", "invoice.paid", "{}"), received_at=NOW, due_at=NOW
     ),
     "secrets.get": lambda: secrets.get("arn"),
@@ -127,7 +127,7 @@ ADAPTERS: tuple[type | ModuleType, ...] = (
     access,
     secrets,
     iot,
-    ArrivalStore,
+    ArrivalRepository,
     DynamoBuckets,
     IotPublisher,
     IotRegistry,

@@ -52,7 +52,7 @@ class TestRegister:
         world.register()
         world.queue.broken = False
         world.clock.pass_(minutes=3)
-        assert world.post_office.requeue_due() == 1
+        assert world.outbox_relay.requeue_due() == 1
         assert [to for to, _ in world.deliver()] == ["ada@example.com"]
 
     def test_asks_nothing_of_an_address_that_a_provider_has_verified(self, world: AccountWorld) -> None:

@@ -17,7 +17,7 @@ from karma.identity.permissions import ROLES_OF
 from karma.mail.domain import MailKind
 from tests.fakes.accounts import caller_of
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
-from tests.fakes.mail import MemoryOutbox, post_office
+from tests.fakes.mail import MemoryOutbox, outbox_relay
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
 
@@ -33,7 +33,7 @@ class World:
             owners=self.identities,
             passwords=CountingPasswords(),
             buckets=LocalBuckets(),
-            post_office=post_office(self.outbox, self.clock),
+            outbox_relay=outbox_relay(self.outbox, self.clock),
             clock=self.clock,
             on_change=self.changed.append,
         )

@@ -16,7 +16,7 @@ from karma.core.ratelimit import LocalBuckets
 from karma.identity.api_keys.service import ApiKeyService
 from karma.identity.domain import Caller
 from karma.identity.sessions.authentication import Authenticator
-from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import PASSWORD, AccountWorld
 from tests.fakes.identity import RING
@@ -33,7 +33,7 @@ class World(AccountWorld):
         self.sessions = SessionService(
             accounts=self.identities,
             sessions=self.identities,
-            guard=LoginGuard(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
+            guard=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
             passwords=self.passwords,
             dummy_hash="now:nobody's",
             key_ring=lambda: RING,
@@ -45,7 +45,7 @@ class World(AccountWorld):
             owners=self.identities,
             passwords=self.passwords,
             buckets=self.buckets,
-            post_office=self.post_office,
+            outbox_relay=self.outbox_relay,
             clock=self.clock,
             on_change=self.changed.append,
         )

@@ -16,7 +16,7 @@ from karma.core.errors import Gone
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.accounts.administration import AdministrationService
 from karma.identity.domain import ProfileChange, Role, User
-from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of, token_in
 from tests.fakes.identity import RING
@@ -39,7 +39,7 @@ class World(AccountWorld):
         self.sessions = SessionService(
             accounts=self.identities,
             sessions=self.identities,
-            guard=LoginGuard(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
+            guard=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
             passwords=self.passwords,
             dummy_hash="now:nobody's",
             key_ring=lambda: RING,

@@ -37,7 +37,7 @@ class World(AccountWorld):
             owners=self.identities,
             passwords=self.passwords,
             buckets=self.buckets,
-            post_office=self.post_office,
+            outbox_relay=self.outbox_relay,
             clock=self.clock,
             on_change=self.changed.append,
         )

@@ -10,7 +10,7 @@ from karma.core.errors import Forbidden, RateLimited, StorageThrottled, Unauthen
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.domain import REFRESH_GRACE, Role, User
-from karma.identity.sessions.logins import LoginGuard, LoginPlace
+from karma.identity.sessions.logins import LoginPlace, LoginThrottle
 from karma.identity.sessions.service import SessionService
 from karma.identity.sessions.signing_keys import KeyRing
 from tests.fakes.accounts import caller_of
@@ -30,7 +30,7 @@ class World:
         self.sessions = SessionService(
             accounts=self.identities,
             sessions=self.identities,
-            guard=LoginGuard(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
+            guard=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
             passwords=self.passwords,
             dummy_hash=DUMMY,
             key_ring=lambda: self.ring,

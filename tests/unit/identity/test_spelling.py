@@ -18,7 +18,7 @@ from karma.identity.passwords.hashes import DUMMY_HASH, Argon2Passwords
 from karma.identity.passwords.policy import require_acceptable
 from karma.identity.passwords.spelling import MAX_SPELLED_CHARS, spelled
 from karma.identity.schemas import GivenPassword, Password
-from karma.identity.sessions.logins import LoginGuard
+from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.service import SessionService
 from tests.fakes.accounts import AccountWorld, caller_of
 from tests.fakes.identity import RING
@@ -42,7 +42,7 @@ def sessions(world: AccountWorld) -> SessionService:
     return SessionService(
         accounts=world.identities,
         sessions=world.identities,
-        guard=LoginGuard(buckets=LocalBuckets(), networks=world.identities, clock=world.clock),
+        guard=LoginThrottle(buckets=LocalBuckets(), networks=world.identities, clock=world.clock),
         passwords=world.passwords,
         dummy_hash="now:nobody's",
         key_ring=lambda: RING,

@@ -19,7 +19,7 @@ def only_state(world: AccountWorld) -> MailState:
     return mail.state
 
 
-class TestTheCourier:
+class TestTheWorker:
     @pytest.mark.req("R-C-30")
     def test_sends_a_mail_once_however_often_its_message_comes(self, world: AccountWorld) -> None:
         world.register()
@@ -71,14 +71,14 @@ class TestTheCourier:
         assert world.courier.deliver(mail_id) is None
 
 
-class TestThePostOffice:
+class TestTheRelay:
     def test_sends_again_what_waited_for_two_minutes(self, world: AccountWorld) -> None:
         world.register()
         world.queue.bodies.clear()
         world.clock.at += DUE_AFTER
-        assert world.post_office.requeue_due() == 0
+        assert world.outbox_relay.requeue_due() == 0
         world.clock.pass_(seconds=1)
-        assert world.post_office.requeue_due() == 1
+        assert world.outbox_relay.requeue_due() == 1
         assert world.queue.bodies == list(world.outbox.mails)
 
     def test_waits_longer_each_time(self, world: AccountWorld) -> None:
@@ -87,7 +87,7 @@ class TestThePostOffice:
         for _ in range(12):
             [due_at] = world.outbox.due_at.values()
             world.clock.at = due_at + timedelta(seconds=1)
-            assert world.post_office.requeue_due() == 1
+            assert world.outbox_relay.requeue_due() == 1
             [next_due] = world.outbox.due_at.values()
             pauses.append(next_due - world.clock.at)
         assert pauses[:3] == [timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8)]
@@ -97,4 +97,4 @@ class TestThePostOffice:
         world.register()
         world.deliver()
         world.clock.pass_(hours=1)
-        assert world.post_office.requeue_due() == 0
+        assert world.outbox_relay.requeue_due() == 0

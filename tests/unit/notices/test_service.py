@@ -10,7 +10,7 @@ from karma.core.ids import UserId, first_id, is_id, new_id
 from karma.notices.answers import notice_view
 from karma.notices.domain import KEEP, MAX_COUNTED, Notice, NoticeType
 from karma.notices.service import NoticeService
-from tests.fakes.notices import MemoryNoticeStore
+from tests.fakes.notices import MemoryNotices
 from tests.fakes.runs import SetClock
 
 ADA, BOB = UserId("ada"), UserId("bob")
@@ -28,7 +28,7 @@ def notice(moment: datetime, number: int = 0, *, user: UserId = ADA) -> Notice:
 
 class World:
     def __init__(self) -> None:
-        self.store = MemoryNoticeStore()
+        self.store = MemoryNotices()
         self.clock = SetClock(NOW)
         self.service = NoticeService(self.store, self.clock)
 

@@ -41,7 +41,7 @@ from karma.projects.members import MemberService
 from karma.projects.service import NewProject, PageQuery, ProjectService
 from karma.projects.sweeps import GRACE, finish_deletions
 from tests.fakes.identity import MemoryIdentities, MovableClock
-from tests.fakes.mail import MemoryOutbox, post_office
+from tests.fakes.mail import MemoryOutbox, outbox_relay
 from tests.fakes.projects import MemoryProjects
 
 OWNER, ADMIN, MEMBER, VIEWER = ProjectRole.OWNER, ProjectRole.ADMIN, ProjectRole.MEMBER, ProjectRole.VIEWER
@@ -64,7 +64,7 @@ class World:
             self.store,
             self.identities,
             seats=Seats(Allowances(plan_of=self.plan_of, clock=self.clock), self.store.usage),
-            post_office=post_office(self.outbox, self.clock),
+            outbox_relay=outbox_relay(self.outbox, self.clock),
             buckets=self.buckets,
             clock=self.clock,
         )

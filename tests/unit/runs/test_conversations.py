@@ -36,7 +36,7 @@ from karma.runs.service import RunService
 from karma.tools.toolbox import Tool, ToolContext
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
-from tests.fakes.runs import KeptFrames, MemoryRunStore, RememberedWatchdog, SetClock, caller, library
+from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, SetClock, caller, library
 from tests.fakes.usage import MemoryUsage
 from tests.support.agui import verify
 from tests.support.plans import allowances
@@ -248,7 +248,7 @@ class Talk:
     def __init__(self, kind: str, *, waits: bool = False) -> None:
         self.client = Client(kind, waits=waits)
         self.model = TalkingModel()
-        self.store = MemoryRunStore()
+        self.store = MemoryRuns()
         self.service = RunService(
             store=self.store,
             watchdog=RememberedWatchdog(),

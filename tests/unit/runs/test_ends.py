@@ -31,7 +31,7 @@ from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
     KeptFrames,
-    MemoryRunStore,
+    MemoryRuns,
     RememberedWatchdog,
     ScriptedModel,
     SetClock,
@@ -71,7 +71,7 @@ class End:
     at: int
     writes: int = 0
     is_dead: bool = False
-    store: MemoryRunStore = field(default_factory=MemoryRunStore)
+    store: MemoryRuns = field(default_factory=MemoryRuns)
     loop: asyncio.AbstractEventLoop | None = None
     heard: threading.Event = field(default_factory=threading.Event)
 

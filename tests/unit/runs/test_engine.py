@@ -35,7 +35,7 @@ from tests.fakes.runs import (
     KeptFrames,
     MemoryAttachments,
     MemoryDeviceFiles,
-    MemoryRunStore,
+    MemoryRuns,
     RememberedWatchdog,
     ScriptedFetch,
     ScriptedModel,
@@ -100,8 +100,8 @@ def user(content: str, message_id: str = "") -> dict[str, Any]:
 
 
 class World:
-    def __init__(self, *turns: Any, store: MemoryRunStore | None = None, limits: RunLimits | None = None) -> None:
-        self.store = store or MemoryRunStore()
+    def __init__(self, *turns: Any, store: MemoryRuns | None = None, limits: RunLimits | None = None) -> None:
+        self.store = store or MemoryRuns()
         self.model = ScriptedModel(*turns)
         self.watchdog = RememberedWatchdog()
         self.clock = SetClock()
@@ -623,7 +623,7 @@ class TestTheAgent:
 
 class TestWhatIsDurableWhen:
     def test_the_watchdog_is_armed_before_the_run_is_recorded(self) -> None:
-        world = World(store=MemoryRunStore(lambda name: StorageUnavailable("") if name == "start" else None))
+        world = World(store=MemoryRuns(lambda name: StorageUnavailable("") if name == "start" else None))
         request = asked(user("hi"))
 
         with pytest.raises(StorageUnavailable):
@@ -685,7 +685,7 @@ class TestWhatIsDurableWhen:
         assert [segment.n for segment in log] == list(range(1, len(log) + 1))
 
     def test_a_run_that_was_taken_away_stops_and_says_so(self) -> None:
-        store = MemoryRunStore(lambda name: OwnershipLost() if name == "append" else None)
+        store = MemoryRuns(lambda name: OwnershipLost() if name == "append" else None)
         world = World([*text("a"), *tool("c1", "echo", "{}"), *ended()], store=store)
 
         events = asyncio.run(world.go(asked(user("hi")))).events
@@ -701,7 +701,7 @@ class TestWhatIsDurableWhen:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("karma.runs.log._RETRY_PAUSES_S", (0.0,))
-        down = MemoryRunStore(lambda name: StorageUnavailable("") if name in {"append", "finish"} else None)
+        down = MemoryRuns(lambda name: StorageUnavailable("") if name in {"append", "finish"} else None)
         world = World([*text("a"), *tool("c1", "echo", "{}"), *ended()], store=down)
         request = asked(user("hi"))
 
@@ -722,7 +722,7 @@ class TestWhatIsDurableWhen:
             if appended.count("append") == 3:
                 loops[0].call_soon_threadsafe(enough.set)
 
-        world = World([lambda: asyncio.wait_for(enough.wait(), 5), *text("x"), *ended()], store=MemoryRunStore(note))
+        world = World([lambda: asyncio.wait_for(enough.wait(), 5), *text("x"), *ended()], store=MemoryRuns(note))
         request = asked(user("hi"))
 
         async def go() -> KeptFrames:
@@ -744,7 +744,7 @@ class TestLargeAnswers:
 
         batches = [[TextDelta(f"{i:019d} abc") for i in range(at, at + 32)] for at in range(0, 10_000, 32)]
         steps = [step for batch in batches for step in (batch, lambda: asyncio.sleep(0))]
-        world = World([*steps, *ended()], store=MemoryRunStore(take_a_while))
+        world = World([*steps, *ended()], store=MemoryRuns(take_a_while))
         request = asked(user("hi"))
 
         events = world.run(request)
@@ -816,7 +816,7 @@ class TestWritesThatFailUnexpectedly:
 
     def test_the_run_ends_and_its_log_lacks_nothing_that_was_sent(self) -> None:
         failures = [ValueError("too large")]
-        store = MemoryRunStore(lambda name: failures.pop() if name == "finish" and failures else None)
+        store = MemoryRuns(lambda name: failures.pop() if name == "finish" and failures else None)
         world = World([*text("all ", "of ", "this"), *ended()], store=store)
         request = asked(user("hi"))
 
@@ -834,7 +834,7 @@ class TestWritesThatFailUnexpectedly:
             return failures.pop() if name == "append" and failures else None
 
         deltas = [step for _ in range(400) for step in ([TextDelta("x" * 100)], lambda: asyncio.sleep(0.001))]
-        world = World([*deltas, *ended()], store=MemoryRunStore(fail))
+        world = World([*deltas, *ended()], store=MemoryRuns(fail))
         request = asked(user("hi"))
 
         events = world.run(request)
@@ -845,7 +845,7 @@ class TestWritesThatFailUnexpectedly:
 
     def test_when_nothing_can_be_written_the_client_is_told_and_the_watchdog_has_the_rest(self) -> None:
         world = World(
-            [*text("hi"), *ended()], store=MemoryRunStore(lambda name: ValueError() if name == "finish" else None)
+            [*text("hi"), *ended()], store=MemoryRuns(lambda name: ValueError() if name == "finish" else None)
         )
         request = asked(user("hi"))
 
@@ -859,7 +859,7 @@ class TestWritesThatFailUnexpectedly:
 class TestOneRunAThread:
     def test_a_thread_that_was_named_here_is_not_looked_up(self) -> None:
         calls: list[str] = []
-        world = World([*text("ok"), *ended()], [*text("ok"), *ended()], store=MemoryRunStore(calls.append))
+        world = World([*text("ok"), *ended()], [*text("ok"), *ended()], store=MemoryRuns(calls.append))
 
         unnamed = parse_run_input(orjson.dumps({"messages": [user("hi")], "protocolVersion": "1.0"}))
         world.run(unnamed)
@@ -987,7 +987,7 @@ class TestOneRunAThread:
             if name == "wishes":
                 loops[0].call_soon_threadsafe(heard.set)
 
-        store = MemoryRunStore(note)
+        store = MemoryRuns(note)
         go_on = asyncio.Event()
         world = World([*text("Hel"), go_on.wait, *ended()], store=store)
         first = asked(user("a", "u1"), run="r1")
@@ -1027,7 +1027,7 @@ class TestOneRunAThread:
 
     @pytest.mark.fault("F-25d")
     def test_who_always_comes_second_is_told_who_was_first(self) -> None:
-        class Overtaken(MemoryRunStore):
+        class Overtaken(MemoryRuns):
             """Store in which another run begins and ends between each reading of a thread and the write after it."""
 
             begun = 0
@@ -1057,7 +1057,7 @@ class TestOneRunAThread:
                 readers.add(threading.get_ident())
                 return super().__iter__()
 
-        class Store(MemoryRunStore):
+        class Store(MemoryRuns):
             def thread(self, key: ThreadKey) -> Thread:
                 said = Watched([Message(id="m1", role="user", content="a")])
                 return Thread(key=key, messages=said, next_message=1, version=1)

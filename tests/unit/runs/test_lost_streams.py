@@ -27,7 +27,7 @@ from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
     KeptFrames,
-    MemoryRunStore,
+    MemoryRuns,
     RememberedWatchdog,
     ScriptedModel,
     SetClock,
@@ -60,7 +60,7 @@ class World:
         self.effects: list[str] = []
         self.is_held = asyncio.Event()
         self.go_on = asyncio.Event()
-        self.store = MemoryRunStore()
+        self.store = MemoryRuns()
         self.model = ScriptedModel(
             self._steps([*text("Good ", "morning."), *ended()]),
             self._steps([*text("I ", "look."), *tool("c1", "move", "{", "}"), *ended(StopReason.TOOL_USE)]),

@@ -19,7 +19,7 @@ from karma.models.ports import ModelFailed, StopReason
 from karma.models.prices import cost, estimate
 from karma.runs.domain import RunKey
 from karma.runs.watchdog import Inspector
-from tests.fakes.runs import MemoryRunStore, Step, caller, ended, text, tool
+from tests.fakes.runs import MemoryRuns, Step, caller, ended, text, tool
 from tests.support.plans import limited
 from tests.unit.runs.test_engine import World, asked, user
 
@@ -35,7 +35,7 @@ def again(usage: Usage) -> list[Step]:
     return [*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE, usage)]
 
 
-def free(*turns: Any, left: int = SPEND, store: MemoryRunStore | None = None) -> World:
+def free(*turns: Any, left: int = SPEND, store: MemoryRuns | None = None) -> World:
     world = World(*turns, store=store)
     world.plan = PlanName.FREE
     if left < SPEND:
@@ -186,7 +186,7 @@ def test_random_histories_of_runs_stay_within_the_plan_and_balance(
 ) -> None:
     """Whatever runs use and wherever the store fails: what is taken is what they cost, and what open ones reserved."""
     calls = iter(range(10**6))
-    store = MemoryRunStore(
+    store = MemoryRuns(
         fail=lambda name: StorageUnavailable("lost") if name == "start" and next(calls) in lost else None
     )
     world = free(left=left, store=store)

@@ -11,7 +11,7 @@ import pytest
 
 from karma.core.dynamo.failures import storage_errors
 from karma.core.errors import StorageThrottled, Upstream
-from tests.fakes.runs import KeptFrames, MemoryRunStore, caller, ended, text, tool
+from tests.fakes.runs import KeptFrames, MemoryRuns, caller, ended, text, tool
 from tests.support.agui import verify
 from tests.support.aws_faults import RAISED, made
 from tests.unit.runs.test_engine import World, asked, user
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fault("F-09a")
 TURNS = ([*text("a"), *tool("c1", "echo", '{"word": "x"}'), *ended()], [*text("b"), *ended()])
 
 
-class FailingStore(MemoryRunStore):
+class FailingStore(MemoryRuns):
     """Fails at its call `at`, and at every later one while `stays`, as the adapter of DynamoDB would."""
 
     def __init__(self, fault: Exception | None, at: int, *, stays: bool) -> None:

@@ -17,13 +17,13 @@ from karma.tasks.ports import GoneTask
 from karma.tasks.service import TaskQuery, TaskService
 from karma.tasks.sweeps import GRACE, finish_deletions
 from tests.fakes.identity import MovableClock
-from tests.fakes.tasks import MemoryTaskStore
+from tests.fakes.tasks import MemoryTasks
 
 USER = UserId(new_id())
 IN_PROGRESS, COMPLETED, CANCELLED = TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED, TaskStatus.CANCELLED
 
 
-class Interrupted(MemoryTaskStore):
+class Interrupted(MemoryTasks):
     """Store in which another request makes a change right before a write, once."""
 
     meanwhile: Callable[[], object] | None = None

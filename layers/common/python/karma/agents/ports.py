@@ -15,7 +15,7 @@ class NameHolder(NamedTuple):
     request_token: str
 
 
-class AgentStore(Protocol):
+class Agents(Protocol):
     """A store of agents. All calls block; each write is one transaction."""
 
     def get(self, agent_id: AgentId) -> Agent | None:

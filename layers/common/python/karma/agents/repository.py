@@ -102,21 +102,21 @@ class AgentCounterItem(AgentsItem, discriminator="agent_counter"):
     value = NumberAttribute(default=0)
 
 
-class DynamoAgentStore:
-    """AgentStore over DynamoDB."""
+class AgentRepository:
+    """Agents over DynamoDB."""
 
     def get(self, agent_id: AgentId) -> Agent | None:
-        """See AgentStore; one Get."""
+        """See Agents; one Get."""
         item = get(AgentItem, agent_key(agent_id), consistent=True)
         return _agent(item) if item else None
 
     def holder(self, name: str) -> NameHolder | None:
-        """See AgentStore; one Get."""
+        """See Agents; one Get."""
         item = get(AgentNameItem, name_key(name), consistent=True)
         return NameHolder(AgentId(item.agent_id), item.request_token) if item else None
 
     def create(self, agent: Agent, *, request_token: str) -> None:
-        """See AgentStore; one transaction of 4 items and one a tag."""
+        """See Agents; one transaction of 4 items and one a tag."""
         tx = Transaction()
         tx.put(_item(agent))
         _take_name(tx, agent, request_token=request_token)
@@ -126,7 +126,7 @@ class DynamoAgentStore:
         tx.commit()
 
     def replace(self, old: Agent, new: Agent) -> None:
-        """See AgentStore; one transaction of 2 items, one a tag, and two more for another name."""
+        """See Agents; one transaction of 2 items, one a tag, and two more for another name."""
         tx = Transaction()
         item = _item(new)
         item.version = old.version
@@ -146,7 +146,7 @@ class DynamoAgentStore:
         tx.commit()
 
     def delete(self, agent: Agent) -> None:
-        """See AgentStore; one transaction of 4 items and one a tag."""
+        """See Agents; one transaction of 4 items and one a tag."""
         tx = Transaction()
         item = AgentItem(*agent_key(agent.id))
         item.version = agent.version
@@ -158,7 +158,7 @@ class DynamoAgentStore:
         tx.commit()
 
     def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
-        """See AgentStore; one Query a megabyte, eventually consistent."""
+        """See Agents; one Query a megabyte, eventually consistent."""
         found: list[AgentSummary] = []
         start: dict[str, str] | None = row_key(after, tag)._asdict() if after else None
         while len(found) < limit:
@@ -177,7 +177,7 @@ class DynamoAgentStore:
         return found
 
     def count(self, *, tag: str, most: int) -> int:
-        """See AgentStore; one Get, or with a tag one Query."""
+        """See Agents; one Get, or with a tag one Query."""
         if tag:
             return count(AgentsItem, list_pk(tag), AgentsItem.sk.startswith(_ROW), most=most)
         item = get(AgentCounterItem, Key(CATALOGUE_PK, "COUNTER#agents"))

@@ -17,7 +17,7 @@ from karma.agents.domain import (
     looks_like_id,
     summary,
 )
-from karma.agents.ports import AgentStore
+from karma.agents.ports import Agents
 from karma.core.clock import Clock
 from karma.core.errors import (
     AlreadyExists,
@@ -56,7 +56,7 @@ class Catalogue:
 
     def __init__(
         self,
-        store: AgentStore,
+        store: Agents,
         clock: Clock,
         *,
         models: Sequence[str],

@@ -8,7 +8,7 @@ from karma.avatars.domain import Avatar
 from karma.core.ids import AvatarId, UserId
 
 
-class AvatarStore(Protocol):
+class Avatars(Protocol):
     """A store of avatars. All calls block; each write is one transaction."""
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
@@ -23,7 +23,7 @@ class AvatarStore(Protocol):
         Raises:
             AlreadyExists: a request with this token created an avatar within the last 24 hours.
             AccountGone: the creator's account is deleted.
-            HoldsTooMany: the creator has as many avatars as an account may have.
+            OwnsTooMany: the creator has as many avatars as an account may have.
         """
 
     def replace(self, old: Avatar, new: Avatar) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from karma.avatars.repository import DynamoAvatarStore
+from karma.avatars.repository import AvatarRepository
 from karma.core.purge import Step
 
 
 def purge() -> Step:
     """Return the step that deletes an account's counter and request records of avatars."""
-    return DynamoAvatarStore()
+    return AvatarRepository()

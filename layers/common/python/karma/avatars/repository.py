@@ -7,7 +7,7 @@
 | avatar made for an Idempotency-Key | AVATARS#<user> | REQUEST#<token> |
 
 Ids sort by time, so the list by age is the order of the keys. An avatar also counts among the objects that prevent the
-deletion of its creator's account (karma/identity/holdings.py), in the transactions that create and delete it.
+deletion of its creator's account (karma/identity/ownership.py), in the transactions that create and delete it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
 from karma.core.purge import Purge
-from karma.identity.holdings import Holding
-from karma.identity.transactional import add_holding, remove_holding
+from karma.identity.ownership import OwnedKind
+from karma.identity.transactional import add_owned, remove_owned
 
 _AVATAR: Final = "AVATAR#"
 
@@ -90,24 +90,24 @@ class AvatarRequestItem(RequestAttributes, AvatarsItem, discriminator="avatar_re
     """Record of the avatar that a request with an Idempotency-Key created."""
 
 
-class DynamoAvatarStore:
-    """AvatarStore over DynamoDB."""
+class AvatarRepository:
+    """Avatars over DynamoDB."""
 
     name = "avatars"
     """Name of its step in the deletion of an account."""
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
-        """See AvatarStore; one Get."""
+        """See Avatars; one Get."""
         item = get(AvatarItem, avatar_key(user_id, avatar_id), consistent=True)
         return _avatar(item) if item else None
 
     def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
-        """See AvatarStore; one Get."""
+        """See Avatars; one Get."""
         item = get(AvatarRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
         return AvatarId(item.made_id) if item else None
 
     def create(self, avatar: Avatar, *, request_token: str) -> None:
-        """See AvatarStore; a check and 3 items, and one for a token."""
+        """See Avatars; a check and 3 items, and one for a token."""
         tx = Transaction()
         if request_token:
             note_request(
@@ -118,12 +118,12 @@ class DynamoAvatarStore:
                 repeated=AlreadyExists("This request made an avatar before"),
             )
         tx.put(_item(avatar))
-        add_holding(tx, avatar.created_by, Holding.AVATAR)
+        add_owned(tx, avatar.created_by, OwnedKind.AVATAR)
         _count(tx, avatar.created_by, 1)
         tx.commit()
 
     def replace(self, old: Avatar, new: Avatar) -> None:
-        """See AvatarStore; one item."""
+        """See Avatars; one item."""
         tx = Transaction()
         item = _item(new)
         item.version = old.version
@@ -131,17 +131,17 @@ class DynamoAvatarStore:
         tx.commit()
 
     def delete(self, avatar: Avatar) -> None:
-        """See AvatarStore; 3 items."""
+        """See Avatars; 3 items."""
         tx = Transaction()
         item = AvatarItem(*avatar_key(avatar.created_by, avatar.id))
         item.version = avatar.version
         tx.delete(item, locked=True, on_fail=_changed(avatar))
-        remove_holding(tx, avatar.created_by, Holding.AVATAR)
+        remove_owned(tx, avatar.created_by, OwnedKind.AVATAR)
         _count(tx, avatar.created_by, -1)
         tx.commit()
 
     def page(self, user_id: UserId, *, newest_first: bool, after: str, limit: int) -> list[Avatar]:
-        """See AvatarStore; one Query a megabyte, eventually consistent."""
+        """See Avatars; one Query a megabyte, eventually consistent."""
         found: list[Avatar] = []
         start: dict[str, str] | None = avatar_key(user_id, after)._asdict() if after else None
         while len(found) < limit:
@@ -160,7 +160,7 @@ class DynamoAvatarStore:
         return found
 
     def count(self, user_id: UserId) -> int:
-        """See AvatarStore; one Get."""
+        """See Avatars; one Get."""
         item = get(AvatarCounterItem, counter_key(user_id))
         return int(item.value) if item else 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from karma.avatars.domain import Avatar, AvatarChanged, NewAvatar, made
-from karma.avatars.ports import AvatarStore
+from karma.avatars.ports import Avatars
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, Gone, InvalidRequest, NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import AvatarId, UserId, is_id, new_id
@@ -34,7 +34,7 @@ class AvatarPage:
 class AvatarService:
     """Operations of creators on their avatars. Another creator's avatar is NotFound in all of them."""
 
-    def __init__(self, store: AvatarStore, clock: Clock) -> None:
+    def __init__(self, store: Avatars, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
@@ -73,7 +73,7 @@ class AvatarService:
 
         Raises:
             Gone: the first request's avatar was deleted meanwhile.
-            HoldsTooMany: the creator has as many avatars as an account may have.
+            OwnsTooMany: the creator has as many avatars as an account may have.
             AccountGone: the creator's account is deleted.
         """
         avatar = made(new, avatar_id=AvatarId(new_id()), created_by=user_id, at=self._clock.now())

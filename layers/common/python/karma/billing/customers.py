@@ -42,7 +42,7 @@ def user_of_message(body: str) -> UserId | None:
     return UserId(user_id) if user_id != body and is_id(user_id) else None
 
 
-class CustomerDesk:
+class CustomerLinking:
     """Use cases of links between customers and accounts."""
 
     def __init__(self, *, customers: Customers, queue: Queue, clock: Clock) -> None:
@@ -123,7 +123,7 @@ class CustomerDesk:
             logger.warning("billing.look_not_sent")
 
 
-class Lookout:
+class RenewalCheck:
     """Has Stripe asked about subscriptions of whose renewal, payment or end no event came in time."""
 
     def __init__(self, *, subscriptions: Subscriptions, queue: Queue, clock: Clock) -> None:

@@ -110,7 +110,7 @@ class InboxService:
             logger.exception("billing.enqueue_failed", event_id=event_id)
 
 
-class InboxKeeper:
+class InboxOperations:
     """Use cases of administrators and the sweep with stored events: enqueue late ones again, list, replay, dismiss."""
 
     def __init__(self, *, inbox: Inbox, queue: Queue, clock: Clock) -> None:

@@ -22,7 +22,7 @@ class ComponentReader(Protocol):
         """Read all stored components by name, consistently."""
 
 
-class ComponentStore(ComponentReader, Protocol):
+class Components(ComponentReader, Protocol):
     """A store of components and their histories. All calls block."""
 
     def last_change(self, name: str) -> Change | None:

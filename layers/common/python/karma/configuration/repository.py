@@ -81,7 +81,7 @@ class ChangeItem(ConfigurationTable, discriminator="component_change"):
 
 
 class ConfigurationRepository:
-    """ComponentStore over DynamoDB."""
+    """Components over DynamoDB."""
 
     def components(self) -> Sequence[StoredComponent]:
         """See ComponentReader; one Query a megabyte."""
@@ -106,27 +106,27 @@ class ConfigurationRepository:
                 return found
 
     def last_change(self, name: str) -> Change | None:
-        """See ComponentStore; one Query."""
+        """See Components; one Query."""
         page = query(ConfigurationTable, history_pk(name), limit=1, forward=False, consistent=True)
         return next((_change(item) for item in page.items if isinstance(item, ChangeItem)), None)
 
     def change(self, name: str, version: int) -> Change | None:
-        """See ComponentStore; one Get."""
+        """See Components; one Get."""
         item = get(ChangeItem, change_key(name, version), consistent=True)
         return _change(item) if item else None
 
     def changes(self, name: str, *, below: int, limit: int) -> Sequence[Change]:
-        """See ComponentStore; one Query."""
+        """See Components; one Query."""
         bound = ConfigurationTable.sk < change_key(name, below).sk
         page = query(ConfigurationTable, history_pk(name), bound, limit=limit, forward=False, consistent=True)
         return [_change(item) for item in page.items if isinstance(item, ChangeItem)]
 
     def count(self, *, most: int) -> int:
-        """See ComponentStore; one Query."""
+        """See Components; one Query."""
         return count(ConfigurationTable, COMPONENTS_PK, ConfigurationTable.sk.startswith(_COMPONENT), most=most)
 
     def append(self, change: Change) -> None:
-        """See ComponentStore; one transaction of 2 items."""
+        """See Components; one transaction of 2 items."""
         changed = ComponentChanged(f"Configuration '{change.name}' was changed by another request; read it again")
         at = iso(change.at)
         tx = Transaction()

@@ -22,7 +22,7 @@ from karma.configuration.domain import (
     missing,
     standing,
 )
-from karma.configuration.ports import ComponentStore
+from karma.configuration.ports import Components
 from karma.configuration.validation import validated
 from karma.core.clock import Clock
 from karma.core.errors import NotFound, StaleVersion, StorageThrottled
@@ -57,7 +57,7 @@ class ConfigurationService:
 
     def __init__(
         self,
-        store: ComponentStore,
+        store: Components,
         clock: Clock,
         *,
         built_in: Mapping[str, Component],

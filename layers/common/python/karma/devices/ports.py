@@ -45,8 +45,8 @@ class Registry(Protocol):
         ...
 
 
-class Leftovers(Protocol):
-    """Data that another context keeps for a device; one implementation is files.removal.FileLeftovers."""
+class DataOfDevices(Protocol):
+    """Data that another context keeps for a device; one implementation is files.removal.FilesOfDevices."""
 
     def remove(self, device_id: DeviceId, *, limit: int) -> int:
         """Remove up to `limit` items of a deleted device and return how many; fewer than `limit`: none is left."""

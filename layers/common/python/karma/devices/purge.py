@@ -9,9 +9,9 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.ids import DeviceId
 from karma.core.purge import Purge
 from karma.devices.domain import Device, DeviceState
-from karma.devices.ports import Leftovers, Registry
+from karma.devices.ports import DataOfDevices, Registry
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
-from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.service import DeviceService
 
 _ROWS = 100
@@ -27,17 +27,17 @@ class DevicesPurge:
         self,
         *,
         devices: DeviceRepository,
-        leftovers: LeftoverRepository,
+        deleted_devices: DeletedDeviceRepository,
         registry: Registry,
         clock: Clock,
-        others: Sequence[Leftovers] = (),
+        others: Sequence[DataOfDevices] = (),
     ) -> None:
         """Build the step.
 
         `others` remove the data that other contexts keep for a device.
         """
         self._devices = devices
-        self._leftovers = leftovers
+        self._deleted = deleted_devices
         self._registry = registry
         self._service = DeviceService(devices, registry, clock)
         self._clock = clock
@@ -57,15 +57,15 @@ class DevicesPurge:
                 if purge.over():
                     return False
                 self._remove(row)
-        for gone in self._leftovers.gone(purge.user_id):
+        for gone in self._deleted.gone(purge.user_id):
             if not (self._remove_others(gone.device_id, purge) and self._empty(gone.device_id, purge)):
                 return False
             if purge.settled:
-                self._leftovers.forget(gone)
-        return self._leftovers.empty_owner(purge)
+                self._deleted.forget(gone)
+        return self._deleted.empty_owner(purge)
 
     def _empty(self, device_id: DeviceId, purge: Purge) -> bool:
-        return self._leftovers.empty(device_id, purge, now=self._clock.now())
+        return self._deleted.empty(device_id, purge, now=self._clock.now())
 
     def _remove_others(self, device_id: DeviceId, purge: Purge) -> bool:
         for other in self._others:

@@ -16,12 +16,12 @@ from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
 from karma.devices.dispatch import expire, leave_wake_up
 from karma.devices.domain import RAW_RETENTION_S, DeviceState
-from karma.devices.ports import Leftovers, Registry, WakeUps
+from karma.devices.ports import DataOfDevices, Registry, WakeUps
 from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.device_mapping import Guard
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.items import EXPIRY_SHARDS
-from karma.devices.repository.leftovers import LeftoverRepository
 from karma.devices.service import DeviceService
 
 COMMANDS_A_SHARD: Final = 50
@@ -63,7 +63,7 @@ def sweep_orphans(
     *,
     registry: Registry,
     clock: Clock,
-    others: Sequence[Leftovers] = (),
+    others: Sequence[DataOfDevices] = (),
     retention_s: int = RAW_RETENTION_S,
 ) -> int:
     """Finish creations and deletions that requests left unfinished, and remove the data of deleted devices.
@@ -75,7 +75,7 @@ def sweep_orphans(
     """
     devices = DeviceRepository()
     service = DeviceService(devices, registry, clock)
-    leftovers = LeftoverRepository(retention_s=retention_s)
+    leftovers = DeletedDeviceRepository(retention_s=retention_s)
     done = 0
     for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
         try:

@@ -94,7 +94,7 @@ class ObjectStore(Protocol):
 
 
 class Devices(Protocol):
-    """Devices with their owners; implemented by devices.parent.DeviceParent."""
+    """Devices with their owners; implemented by devices.parent.DeviceLookup."""
 
     def require(self, user_id: UserId, device_id: str) -> DeviceId:
         """Return the id of an active device of this owner.

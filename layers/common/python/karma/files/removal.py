@@ -28,7 +28,7 @@ def finish_removal(files: FileRepository, store: ObjectStore, file: DeviceFile, 
         files.cleaned(file, now=now)
 
 
-class FileLeftovers:
+class FilesOfDevices:
     """Removes the files of a deleted device."""
 
     def __init__(self, files: FileRepository, store: ObjectStore) -> None:

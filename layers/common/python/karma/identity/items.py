@@ -91,7 +91,7 @@ class NameItem(IdentityItem, discriminator="user_name"):
     disabled = BooleanAttribute()
 
 
-class EmailGuard(IdentityItem, discriminator="email_guard"):
+class UniqueEmail(IdentityItem, discriminator="email_guard"):
     """Makes an e-mail address unique, and finds its owner."""
 
     user_id = UnicodeAttribute()
@@ -172,7 +172,7 @@ class LoginCodeItem(IdentityItem, discriminator="login_code"):
     valid_until = UnicodeAttribute()
 
 
-class ProviderGuard(IdentityItem, discriminator="provider_guard"):
+class UniqueProvider(IdentityItem, discriminator="provider_guard"):
     """Makes an identity at a provider unique, and finds its owner."""
 
     user_id = UnicodeAttribute()
@@ -185,11 +185,11 @@ class ProviderIdentityItem(IdentityItem, discriminator="provider_identity"):
     subject_hash = UnicodeAttribute()
 
 
-class RequestGuard(RequestAttributes, IdentityItem, discriminator="request_guard"):
+class MadeByRequest(RequestAttributes, IdentityItem, discriminator="request_guard"):
     """Object that a request with an Idempotency-Key has created."""
 
 
-class HoldingsItem(IdentityItem, discriminator="holdings"):
+class OwnedItem(IdentityItem, discriminator="holdings"):
     """Numbers of objects that an account owns and that must not lose it, by kind."""
 
     project = NumberAttribute(default=0)
@@ -281,7 +281,7 @@ def api_key_lookup(key_hash: str) -> Key:
     return Key(f"APIKEY#{key_hash}", "KEY")
 
 
-def holdings_key(user_id: UserId) -> Key:
+def owned_key(user_id: UserId) -> Key:
     """Return the key of the numbers of objects that an account owns."""
     return Key(f"USER#{user_id}", "HOLDINGS")
 

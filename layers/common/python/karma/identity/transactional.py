@@ -7,9 +7,9 @@ from datetime import datetime
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
-from karma.identity.accounts.repository import parents
+from karma.identity.accounts.repository import conditions
 from karma.identity.domain import Credential, SessionOver
-from karma.identity.holdings import MOST, Holding, HoldsTooMany
+from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 
 
 class AccountGone(NotFound):
@@ -29,7 +29,7 @@ def require_account(tx: Transaction, user_id: UserId) -> None:
 
     Costs two write units. Two transactions of one account at the same moment may conflict (StorageThrottled).
     """
-    parents.require_account(tx, user_id, on_fail=AccountGone(user_id))
+    conditions.require_account(tx, user_id, on_fail=AccountGone(user_id))
 
 
 def require_credential(tx: Transaction, credential: Credential, *, now: datetime) -> None:
@@ -39,7 +39,7 @@ def require_credential(tx: Transaction, credential: Credential, *, now: datetime
     one
     itself was not ended. A caller's data may be a minute old; a write that must not outlive its session calls this.
     """
-    parents.require_credential(tx, credential, now=now, on_fail=SessionOver())
+    conditions.require_credential(tx, credential, now=now, on_fail=SessionOver())
 
 
 def require_session(tx: Transaction, credential: Credential | None, *, now: datetime) -> None:
@@ -50,24 +50,24 @@ def require_session(tx: Transaction, credential: Credential | None, *, now: date
     checked, since no session asks.
     """
     if credential is not None:
-        parents.require_session(tx, credential, now=now, on_fail=SessionOver())
+        conditions.require_session(tx, credential, now=now, on_fail=SessionOver())
 
 
-def add_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
+def add_owned(tx: Transaction, user_id: UserId, kind: OwnedKind) -> None:
     """Count one more object that the account owns; the transaction fails with AccountGone if it does not exist.
 
-    It fails with HoldsTooMany if the account has `MOST` of the kind, in any plan. While there are any, the account is
+    It fails with OwnsTooMany if the account has `MOST` of the kind, in any plan. While there are any, the account is
     not deleted (R-K-23): its deletion has a condition on the same count.
     """
     require_account(tx, user_id)
-    parents.add_holding(tx, user_id, kind.value, most=MOST[kind], on_fail=HoldsTooMany(kind))
+    conditions.add_owned(tx, user_id, kind.value, most=MOST[kind], on_fail=OwnsTooMany(kind))
 
 
-def remove_holding(tx: Transaction, user_id: UserId, kind: Holding) -> None:
+def remove_owned(tx: Transaction, user_id: UserId, kind: OwnedKind) -> None:
     """Count one object less, since it was deleted or given away; the transaction fails with ConditionFailed at 0."""
-    parents.remove_holding(tx, user_id, kind.value)
+    conditions.remove_owned(tx, user_id, kind.value)
 
 
 def was_deleted(user_id: UserId, *, at: datetime) -> bool:
     """Tell whether an account was deleted in the last 90 days, and not just unknown: one strongly consistent read."""
-    return parents.is_deleted(user_id, at=at)
+    return conditions.is_deleted(user_id, at=at)

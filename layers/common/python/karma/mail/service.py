@@ -17,7 +17,7 @@ _SWEEP_LIMIT = 500
 _LONGEST_PAUSE = timedelta(hours=6)
 
 
-class PostOffice:
+class OutboxRelay:
     """Enqueues stored mails, and those again that were not sent in time."""
 
     def __init__(self, *, outbox: Outbox, queue: Queue, clock: Clock) -> None:
@@ -60,7 +60,7 @@ class PostOffice:
         return len(sent)
 
 
-class Courier:
+class MailWorker:
     """The mail worker: sends one mail at a time, at least once; a crash after sending sends it again."""
 
     def __init__(

@@ -8,5 +8,5 @@ from karma.mail.repository import item_of
 
 
 def add_mail(tx: Transaction, mail: Mail) -> None:
-    """Store a mail with everything else of a transaction; PostOffice.dispatch enqueues it afterwards."""
+    """Store a mail with everything else of a transaction; OutboxRelay.dispatch enqueues it afterwards."""
     tx.put(item_of(mail))

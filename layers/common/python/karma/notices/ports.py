@@ -10,7 +10,7 @@ from karma.core.ids import UserId
 from karma.notices.domain import Notice
 
 
-class NoticeStore(Protocol):
+class Notices(Protocol):
     """A store of notices; those older than `since` are not returned. All calls block."""
 
     def page(self, user_id: UserId, *, unread: bool, since: datetime, below: str, limit: int) -> Sequence[Notice]:

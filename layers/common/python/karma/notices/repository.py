@@ -56,10 +56,10 @@ class NoticeItem(NoticeTable, discriminator="notice"):
 
 
 class NoticeRepository:
-    """NoticeStore over DynamoDB."""
+    """Notices over DynamoDB."""
 
     def page(self, user_id: UserId, *, unread: bool, since: datetime, below: str, limit: int) -> Sequence[Notice]:
-        """See NoticeStore; one Query, eventually consistent when only unread ones are asked for."""
+        """See Notices; one Query, eventually consistent when only unread ones are asked for."""
         oldest = _oldest(since)
         end = f"{_NOTICE}{below}" if below else _END
         if end <= oldest:
@@ -79,17 +79,17 @@ class NoticeRepository:
         return [notice for notice in found if notice.id != below][:limit]
 
     def count_unread(self, user_id: UserId, *, since: datetime, most: int) -> int:
-        """See NoticeStore; one Query, eventually consistent."""
+        """See Notices; one Query, eventually consistent."""
         bound = NoticeTable.gsi1sk.between(_oldest(since), _END)
         return count(NoticeTable, unread_pk(user_id), bound, most=most, index=NoticeTable.gsi1)
 
     def get(self, user_id: UserId, notice_id: str) -> Notice | None:
-        """See NoticeStore; one Get."""
+        """See Notices; one Get."""
         item = get(NoticeItem, notice_key(user_id, notice_id), consistent=True)
         return _notice(item) if item else None
 
     def mark_read(self, user_id: UserId, notice_id: str, *, at: datetime) -> Notice | None:
-        """See NoticeStore; one Update, and one Get when it was read before or is not there."""
+        """See Notices; one Update, and one Get when it was read before or is not there."""
         try:
             item = update(
                 NoticeItem(*notice_key(user_id, notice_id)),

@@ -9,7 +9,7 @@ from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, is_id
 from karma.notices.domain import KEEP, MAX_COUNTED, Notice
-from karma.notices.ports import NoticeStore
+from karma.notices.ports import Notices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class NoticePage:
 class NoticeService:
     """An account's own notices."""
 
-    def __init__(self, store: NoticeStore, clock: Clock) -> None:
+    def __init__(self, store: Notices, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 

@@ -25,7 +25,8 @@ from karma.identity.accounts import emails
 from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail, MailKind
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
+from karma.projects.access import Entry, ProjectAccess, missing
 from karma.projects.domain import (
     INVITATION_TTL,
     MAX_INVITATIONS,
@@ -41,10 +42,9 @@ from karma.projects.domain import (
     owners_after,
     require_room_for_owner,
 )
-from karma.projects.gate import Entry, Gate, missing
 from karma.projects.members import entries_of, proven_email, reached_by
 from karma.projects.permissions import ProjectPermission, allows, needed_to_manage
-from karma.projects.ports import Accounts, MemberChange, ProjectStore
+from karma.projects.ports import Accounts, MemberChange, Projects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,11 @@ class InvitationService:
 
     def __init__(
         self,
-        store: ProjectStore,
+        store: Projects,
         accounts: Accounts,
         *,
         seats: Seats,
-        post_office: PostOffice,
+        outbox_relay: OutboxRelay,
         buckets: Buckets,
         clock: Clock,
     ) -> None:
@@ -74,9 +74,9 @@ class InvitationService:
         """
         self._seats = seats
         self._store = store
-        self._gate = Gate(store)
+        self._access = ProjectAccess(store)
         self._accounts = accounts
-        self._post_office = post_office
+        self._outbox_relay = outbox_relay
         self._buckets = buckets
         self._clock = clock
 
@@ -134,7 +134,7 @@ class InvitationService:
         repeat(once, on=(ProjectChanged,))
 
     def _enter(self, user_id: UserId, project_id: str, role: ProjectRole) -> Entry:
-        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
+        entry = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
         entry.require(needed_to_manage(role))
         if role is ProjectRole.OWNER:
             require_room_for_owner(entry.project)
@@ -201,7 +201,7 @@ class InvitationService:
             count("MailDropped", limit=MAIL_INVITATION.name)
         asked = (known, member) if known else None
         self._store.invite(invitation, actor=actor, known=asked, entries=entries, mails=mails)
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
         count("ProjectMemberInvited")
         logger.info("project.member_invited", project_id=invitation.project_id, role=role.value)
         return invitation
@@ -213,7 +213,7 @@ class InvitationService:
             NotFound: the caller is no member.
             Forbidden: the caller does not manage members.
         """
-        project = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS).project
+        project = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS).project
         now = self._clock.now()
         return [each for each in self._store.invitations_of(project.id) if now < each.expires_at]
 
@@ -224,7 +224,7 @@ class InvitationService:
             NotFound: the caller is no member, or there is no such invitation.
             Forbidden: the caller may not add members of its role.
         """
-        entry = self._gate.enter(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
+        entry = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
         found = self._store.invitations(entry.project.id, invitee) if _is_invitee(invitee) else []
         if not found:
             raise _no_invitation()
@@ -259,7 +259,7 @@ class InvitationService:
             TooManyOwners: ownership is offered, and the project has `MAX_OWNERS` by now.
             QuotaExceeded: no seat is free in the plan of the owner who pays; the invitation stays.
             AccountGone: the caller's account is deleted.
-            HoldsTooMany: the caller owns as many projects as an account may own; the invitation stays.
+            OwnsTooMany: the caller owns as many projects as an account may own; the invitation stays.
         """
 
         def once() -> Membership:

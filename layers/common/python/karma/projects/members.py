@@ -15,10 +15,10 @@ from karma.core.observability import count, logger
 from karma.core.repeat import repeat
 from karma.identity.accounts import emails
 from karma.identity.domain import User
+from karma.projects.access import Entry, ProjectAccess
 from karma.projects.domain import ConsentNeeded, Membership, ProjectChanged, ProjectRole, owners_after
-from karma.projects.gate import Entry, Gate
 from karma.projects.permissions import ProjectPermission, needed_to_manage
-from karma.projects.ports import Accounts, MemberChange, ProjectStore
+from karma.projects.ports import Accounts, MemberChange, Projects
 from karma.projects.service import (
     MAX_OFFSET_ROWS,
     PageQuery,
@@ -43,9 +43,9 @@ class MemberPage:
 class MemberService:
     """Use cases of memberships."""
 
-    def __init__(self, store: ProjectStore, accounts: Accounts, clock: Clock) -> None:
+    def __init__(self, store: Projects, accounts: Accounts, clock: Clock) -> None:
         self._store = store
-        self._gate = Gate(store)
+        self._access = ProjectAccess(store)
         self._accounts = accounts
         self._clock = clock
 
@@ -57,7 +57,7 @@ class MemberService:
             InvalidRequest: INVALID_PAGE, the page by number lies beyond 1,000 rows.
         """
         require_shallow(query)
-        project = self._gate.enter(user_id, project_id, ProjectPermission.READ).project
+        project = self._access.require(user_id, project_id, ProjectPermission.READ).project
         after = UserId(query.after) if query.after else None
         rows = self._store.of_project(project.id, limit=query.offset + query.limit, after=after)
         shown = rows.members[query.offset :]
@@ -92,7 +92,7 @@ class MemberService:
         """
 
         def once() -> Membership:
-            entry = self._gate.enter(user_id, project_id, ProjectPermission.CHANGE_ROLES, *_others(member_id))
+            entry = self._access.require(user_id, project_id, ProjectPermission.CHANGE_ROLES, *_others(member_id))
             before = _member(entry, member_id)
             require_version(before.version, version)
             if before.role is role:
@@ -141,7 +141,7 @@ class MemberService:
         least = ProjectPermission.READ if member_id == user_id else ProjectPermission.MANAGE_MEMBERS
 
         def once() -> None:
-            entry = self._gate.enter(user_id, project_id, least, *_others(member_id))
+            entry = self._access.require(user_id, project_id, least, *_others(member_id))
             before = _member(entry, member_id)
             if before.user_id != user_id:
                 entry.require(needed_to_manage(before.role))
@@ -184,7 +184,7 @@ class MemberService:
         """
 
         def once() -> bool:
-            entry = self._gate.enter(user_id, project_id, ProjectPermission.READ)
+            entry = self._access.require(user_id, project_id, ProjectPermission.READ)
             alone = entry.project.owners == (user_id,)
             if not alone or (may_hand_over and entry.member.has_consented(entry.project)):
                 return False

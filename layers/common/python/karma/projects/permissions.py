@@ -1,7 +1,8 @@
 """The one table of project permissions: what a member of each role may do in a project.
 
-It is asked by `Gate` (gate.py) and nowhere else, after the account's own table (karma/identity/permissions.py) has let
-the request through: an account that may only read, reads whatever its role in the project.
+It is asked by `ProjectAccess` (access.py) and nowhere else, after the account's own table
+(karma/identity/permissions.py) has let the request through: an account that may only read, reads whatever its role in
+the project.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class MemberChange:
     """Invitees whose other invitations end with the change: the member's id, the SHA-256 of their proven address."""
 
 
-class ProjectStore(Protocol):
+class Projects(Protocol):
     """Stored projects. All calls block; each write is one transaction."""
 
     def read(self, project_id: ProjectId, *user_ids: UserId) -> Read:
@@ -79,7 +79,7 @@ class ProjectStore(Protocol):
         Raises:
             AlreadyExists: this request made a project within 24 hours before; `made_by` names it.
             AccountGone: the account is deleted.
-            HoldsTooMany: it owns as many as an account may own.
+            OwnsTooMany: it owns as many as an account may own.
         """
         ...
 

@@ -24,8 +24,8 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.core.purge import Purge
 from karma.identity.accounts import emails
-from karma.identity.holdings import Holding
-from karma.identity.transactional import add_holding, remove_holding, require_account
+from karma.identity.ownership import OwnedKind
+from karma.identity.transactional import add_owned, remove_owned, require_account
 from karma.mail.domain import Mail
 from karma.mail.transactional import add_mail
 from karma.projects.domain import (
@@ -83,7 +83,7 @@ _RECEIVED: Final = 100
 
 
 class ProjectRepository:
-    """ProjectStore over DynamoDB, with the seats of plans, and the projects' step in the deletion of an account."""
+    """Projects over DynamoDB, with the seats of plans, and the projects' step in the deletion of an account."""
 
     name = "projects"
     """Name of the step in the deletion of an account."""
@@ -91,7 +91,7 @@ class ProjectRepository:
     # Reading
 
     def read(self, project_id: ProjectId, *user_ids: UserId) -> Read:
-        """See ProjectStore; one BatchGet."""
+        """See Projects; one BatchGet."""
         users = dict.fromkeys(user_ids)
         keys = [project_key(project_id), *(member_key(project_id, user_id) for user_id in users)]
         found = batch_get(ProjectsItem, keys, consistent=True)
@@ -100,7 +100,7 @@ class ProjectRepository:
         return Read(project_of(project) if isinstance(project, ProjectItem) else None, members)
 
     def projects(self, ids: Sequence[ProjectId]) -> Mapping[ProjectId, Project]:
-        """See ProjectStore; one BatchGet a hundred, eventually consistent."""
+        """See Projects; one BatchGet a hundred, eventually consistent."""
         found: dict[ProjectId, Project] = {}
         for at in range(0, len(ids), _BATCH):
             items = batch_get(ProjectItem, [project_key(each) for each in ids[at : at + _BATCH]])
@@ -108,7 +108,7 @@ class ProjectRepository:
         return found
 
     def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
-        """See ProjectStore; one Query of the index."""
+        """See Projects; one Query of the index."""
         start = None
         if after is not None:
             start = {
@@ -128,12 +128,12 @@ class ProjectRepository:
         return _rows(page.items, limit)
 
     def count_of_user(self, user_id: UserId, *, most: int) -> int:
-        """See ProjectStore; one Query of the index."""
+        """See Projects; one Query of the index."""
         mine = ProjectsItem.gsi1sk.startswith(PROJECT_PREFIX)
         return count(ProjectsItem, user_pk(user_id), mine, most=most, index=ProjectsItem.gsi1)
 
     def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
-        """See ProjectStore; one Query, strongly consistent."""
+        """See Projects; one Query, strongly consistent."""
         page = query(
             ProjectsItem,
             project_key(project_id).pk,
@@ -145,16 +145,16 @@ class ProjectRepository:
         return _rows(page.items, limit)
 
     def count_of_project(self, project_id: ProjectId, *, most: int) -> int:
-        """See ProjectStore; one Query."""
+        """See Projects; one Query."""
         return count(ProjectsItem, project_key(project_id).pk, ProjectsItem.sk.startswith(MEMBER_PREFIX), most=most)
 
     def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
-        """See ProjectStore; one Get."""
+        """See Projects; one Get."""
         item = get(ProjectRequestItem, request_key(user_pk(user_id), request_token), consistent=True)
         return ProjectId(item.made_id) if item else None
 
     def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
-        """See ProjectStore; one BatchGet for fifty projects."""
+        """See Projects; one BatchGet for fifty projects."""
         found: dict[Key, ProjectsItem] = {}
         for at in range(0, len(project_ids), _BATCH // 2):
             some = project_ids[at : at + _BATCH // 2]
@@ -166,13 +166,13 @@ class ProjectRepository:
         }
 
     def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
-        """See ProjectStore; one BatchGet."""
+        """See Projects; one BatchGet."""
         keys = [invitation_key(project_id, each) for each in invitees]
         found = batch_get(InvitationItem, keys, consistent=True)
         return [invitation_of(found[key]) for key in keys if key in found]
 
     def invitations_of(self, project_id: ProjectId) -> Sequence[Invitation]:
-        """See ProjectStore; one Query, strongly consistent."""
+        """See Projects; one Query, strongly consistent."""
         page = query(
             InvitationItem,
             project_key(project_id).pk,
@@ -183,7 +183,7 @@ class ProjectRepository:
         return [invitation_of(item) for item in page.items]
 
     def invitations_to(self, user_id: UserId, email: str | None) -> Sequence[Invitation]:
-        """See ProjectStore; one Query of the index, two with an address."""
+        """See Projects; one Query of the index, two with an address."""
         partitions = [user_pk(user_id), *([address_pk(emails.digest(email))] if email else [])]
         found: list[Invitation] = []
         for partition in partitions:
@@ -195,7 +195,7 @@ class ProjectRepository:
     # Writing
 
     def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
-        """See ProjectStore; one transaction of 4 or 5 items."""
+        """See Projects; one transaction of 4 or 5 items."""
         tx = Transaction()
         tx.put(project_item(project))
         tx.put(member_item(owner))
@@ -207,11 +207,11 @@ class ProjectRepository:
                 at=project.created_at,
                 repeated=AlreadyExists("This request was carried out before"),
             )
-        add_holding(tx, owner.user_id, Holding.PROJECT)
+        add_owned(tx, owner.user_id, OwnedKind.PROJECT)
         tx.commit()
 
     def change(self, before: Project, after: Project, *, actor: Membership) -> None:
-        """See ProjectStore; one transaction of 3 items."""
+        """See Projects; one transaction of 3 items."""
         tx = Transaction()
         item = ProjectItem
         tx.update(
@@ -231,7 +231,7 @@ class ProjectRepository:
         tx.commit()
 
     def change_member(self, change: MemberChange) -> None:
-        """See ProjectStore; one read of a seat, one transaction of 6 to 15 items."""
+        """See Projects; one read of a seat, one transaction of 6 to 15 items."""
         project, actor, before, after = change.project, change.actor, change.before, change.after
         subject = before or after
         assert subject is not None  # noqa: S101  a wiring error, not an input
@@ -290,7 +290,7 @@ class ProjectRepository:
         entries: Sequence[AuditEntry],
         mails: Sequence[Mail],
     ) -> None:
-        """See ProjectStore; one transaction of 5 or 6 items, and those that tell of it."""
+        """See Projects; one transaction of 5 or 6 items, and those that tell of it."""
         tx, at, item = Transaction(), iso(invitation.invited_at), InvitationItem
         invitee, project_id = invitation.invitee, invitation.project_id
         tx.check(ProjectItem, project_key(project_id), there(), on_fail=changed())
@@ -338,7 +338,7 @@ class ProjectRepository:
         tx.commit()
 
     def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
-        """See ProjectStore; one transaction of 3 items."""
+        """See Projects; one transaction of 3 items."""
         tx, item = Transaction(), InvitationItem
         key = invitation_key(invitation.project_id, invitation.invitee)
         tx.update(item(*key), [item.declined_at.set(iso(at)), item.updated_at.set(iso(at))], _open(at))
@@ -351,7 +351,7 @@ class ProjectRepository:
             return
 
     def withdraw(self, invitation: Invitation) -> None:
-        """See ProjectStore; one transaction of 2 items."""
+        """See Projects; one transaction of 2 items."""
         tx = Transaction()
         tx.delete(InvitationItem(*invitation_key(invitation.project_id, invitation.invitee)))
         tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
@@ -360,7 +360,7 @@ class ProjectRepository:
     # Deleting
 
     def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:
-        """See ProjectStore; one transaction of 3 items and one an owner."""
+        """See Projects; one transaction of 3 items and one an owner."""
         tx, stamp = Transaction(), iso(at)
         item = ProjectItem
         tx.update(
@@ -377,11 +377,11 @@ class ProjectRepository:
         _require_actor(tx, actor)
         require_account(tx, actor.user_id)
         for owner in project.owners:
-            remove_holding(tx, owner, Holding.PROJECT)
+            remove_owned(tx, owner, OwnedKind.PROJECT)
         tx.commit()
 
     def finish_delete(self, project_id: ProjectId, *, most: int) -> bool:
-        """See ProjectStore; the invitations one by one, 33 memberships a transaction, in the end a delete."""
+        """See Projects; the invitations one by one, 33 memberships a transaction, in the end a delete."""
         while invitations := self.invitations_of(project_id):
             for each in invitations:
                 self.withdraw(each)
@@ -403,7 +403,7 @@ class ProjectRepository:
         return True
 
     def move_seats(self, project_id: ProjectId, *, most: int) -> bool:
-        """See ProjectStore; a Query a hundred members, for each that moves two reads and a transaction."""
+        """See Projects; a Query a hundred members, for each that moves two reads and a transaction."""
         project, after, moved = self.read(project_id).project, None, 0
         if project is None or project.deleting:
             return True
@@ -429,12 +429,12 @@ class ProjectRepository:
         return True
 
     def unmoved(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
-        """See ProjectStore; one Query of the index."""
+        """See Projects; one Query of the index."""
         old_enough = ProjectsItem.gsi1sk < iso(before)
         return query_work(ProjectItem, MOVING, old_enough, moving_of, limit=limit).items
 
     def unfinished(self, *, before: datetime, limit: int) -> Sequence[ProjectId]:
-        """See ProjectStore; one Query of the index."""
+        """See Projects; one Query of the index."""
         old_enough = ProjectsItem.gsi1sk < iso(before)
         return query_work(ProjectItem, DELETING, old_enough, tombstone_of, limit=limit).items
 
@@ -479,9 +479,9 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
     owned = change.before is not None and change.before.role is ProjectRole.OWNER
     owns = change.after is not None and change.after.role is ProjectRole.OWNER
     if owns and not owned:
-        add_holding(tx, user_id, Holding.PROJECT)
+        add_owned(tx, user_id, OwnedKind.PROJECT)
     elif owned and not owns:
-        remove_holding(tx, user_id, Holding.PROJECT)
+        remove_owned(tx, user_id, OwnedKind.PROJECT)
     elif change.before is None:
         require_account(tx, user_id)
 

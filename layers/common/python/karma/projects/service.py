@@ -11,10 +11,10 @@ from karma.core.errors import AlreadyCreated, AlreadyExists, InvalidRequest, Sta
 from karma.core.ids import ProjectId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.projects.access import ProjectAccess, missing
 from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
-from karma.projects.gate import Gate, missing
 from karma.projects.permissions import ProjectPermission
-from karma.projects.ports import ProjectStore
+from karma.projects.ports import Projects
 
 MAX_OFFSET_ROWS = 1_000
 """Largest number of rows that pages by number reach, and that are counted for a total."""
@@ -64,9 +64,9 @@ class ProjectPage:
 class ProjectService:
     """Use cases of projects."""
 
-    def __init__(self, store: ProjectStore, clock: Clock) -> None:
+    def __init__(self, store: Projects, clock: Clock) -> None:
         self._store = store
-        self._gate = Gate(store)
+        self._access = ProjectAccess(store)
         self._clock = clock
 
     # Reading
@@ -77,7 +77,7 @@ class ProjectService:
         Raises:
             NotFound: the project does not exist or is deleted, or the person is no member.
         """
-        entry = self._gate.enter(user_id, project_id, ProjectPermission.READ)
+        entry = self._access.require(user_id, project_id, ProjectPermission.READ)
         return Seen(project=entry.project, role=entry.member.role)
 
     def list(self, user_id: UserId, query: PageQuery) -> ProjectPage:
@@ -118,7 +118,7 @@ class ProjectService:
         Raises:
             AlreadyCreated: this repeats a request whose project was deleted meanwhile.
             AccountGone: the account is deleted.
-            HoldsTooMany: it owns as many as an account may own.
+            OwnsTooMany: it owns as many as an account may own.
         """
         now = self._clock.now()
         project = Project(
@@ -163,7 +163,7 @@ class ProjectService:
         """
 
         def once() -> Seen:
-            entry = self._gate.enter(user_id, project_id, ProjectPermission.CHANGE)
+            entry = self._access.require(user_id, project_id, ProjectPermission.CHANGE)
             before = entry.project
             require_version(before.version, version)
             after = replace(before, **changes)
@@ -191,7 +191,7 @@ class ProjectService:
             return
 
         def once() -> ProjectId:
-            entry = self._gate.enter(user_id, project_id, ProjectPermission.DELETE)
+            entry = self._access.require(user_id, project_id, ProjectPermission.DELETE)
             require_version(entry.project.version, version)
             self._store.begin_delete(entry.project, actor=entry.member, at=self._clock.now())
             return entry.project.id
@@ -209,7 +209,7 @@ class ProjectService:
         return project is not None and project.deleting and user_id in project.owners
 
 
-def finish_delete(store: ProjectStore, project_id: ProjectId) -> None:
+def finish_delete(store: Projects, project_id: ProjectId) -> None:
     """Remove up to `MEMBERSHIPS_A_REQUEST` memberships of a deleted project now; the sweep removes the others."""
     try:
         store.finish_delete(project_id, most=MEMBERSHIPS_A_REQUEST)
@@ -217,7 +217,7 @@ def finish_delete(store: ProjectStore, project_id: ProjectId) -> None:
         logger.warning("project.left_for_sweep", project_id=project_id, code=exc.code)
 
 
-def settle_seats(store: ProjectStore, before: Project, owners: tuple[UserId, ...]) -> None:
+def settle_seats(store: Projects, before: Project, owners: tuple[UserId, ...]) -> None:
     """Move up to `MEMBERSHIPS_A_REQUEST` seats of a project whose payer has changed; the sweep moves the others."""
     if owners[0] == before.owner_id:
         return

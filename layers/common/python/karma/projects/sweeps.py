@@ -11,7 +11,7 @@ from typing import Final
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
-from karma.projects.ports import ProjectStore
+from karma.projects.ports import Projects
 
 GRACE: Final = timedelta(minutes=2)
 """Time before the sweep goes on with what a request began; longer than a request may take."""
@@ -19,7 +19,7 @@ PROJECTS_A_SWEEP: Final = 20
 MEMBERSHIPS_A_PROJECT: Final = 5_000
 
 
-def finish_deletions(store: ProjectStore, clock: Clock) -> int:
+def finish_deletions(store: Projects, clock: Clock) -> int:
     """Go on with deleted projects; return how many are finished. One that fails is left for the next call."""
     finished = 0
     for project_id in store.unfinished(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
@@ -31,7 +31,7 @@ def finish_deletions(store: ProjectStore, clock: Clock) -> int:
     return finished
 
 
-def finish_moves(store: ProjectStore, clock: Clock) -> int:
+def finish_moves(store: Projects, clock: Clock) -> int:
     """Go on with projects whose seats move to another plan; return how many are done.
 
     One that fails is left for the next.

@@ -10,13 +10,13 @@ from karma.core.clock import Clock, iso
 from karma.core.errors import NotFound
 from karma.core.ids import RunId
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
-from karma.runs.ports import RunStore
+from karma.runs.ports import Runs
 from karma.runs.watchdog import read_log
 
 _SHOWN_CHARS = 100
 
 
-def explain(run_id: RunId, *, store: RunStore, clock: Clock) -> str:
+def explain(run_id: RunId, *, store: Runs, clock: Clock) -> str:
     """Describe every run with this id (one, unless clients of several users chose the same).
 
     Conversation texts are shown by length only.

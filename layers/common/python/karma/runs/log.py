@@ -18,7 +18,7 @@ from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.runs.domain import LEASE, OwnershipLost, RunEnd, RunKey, Segment, Wish
 from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, position
-from karma.runs.ports import RunStore, Sink
+from karma.runs.ports import Runs, Sink
 
 SEGMENT_BYTES = 16_000
 """Bytes of a segment's events at the most, unless it has one event that is larger."""
@@ -39,7 +39,7 @@ class RunLog:
 
     def __init__(
         self,
-        store: RunStore,
+        store: Runs,
         sink: Sink,
         clock: Clock,
         *,

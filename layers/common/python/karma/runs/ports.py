@@ -63,7 +63,7 @@ class RunPage(NamedTuple):
     last: dict[str, str] | None
 
 
-class RunStore(Protocol):
+class Runs(Protocol):
     """A store of runs, logs and threads. All calls block."""
 
     def thread(self, key: ThreadKey) -> Thread:

@@ -16,7 +16,7 @@ from karma.core.purge import Purge
 from karma.runs import events
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
 from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, thread_pk, user_pk
-from karma.runs.repository import DynamoRunStore
+from karma.runs.repository import RunRepository
 
 WRITER_LIFE = timedelta(minutes=16)
 """Time after a run's end during which its process may still try to write: Lambda gives one 15 minutes."""
@@ -41,7 +41,7 @@ class RunsPurge:
 
     name = "runs"
 
-    def __init__(self, *, store: DynamoRunStore, attachments: KeptAttachments, clock: Clock) -> None:
+    def __init__(self, *, store: RunRepository, attachments: KeptAttachments, clock: Clock) -> None:
         self._store = store
         self._attachments = attachments
         self._clock = clock

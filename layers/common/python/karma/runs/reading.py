@@ -13,7 +13,7 @@ from karma.core.paging import fitting
 from karma.runs.domain import Run, RunKey, Segment
 from karma.runs.events import CURRENT
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, shown
-from karma.runs.ports import RunPage, RunStore
+from karma.runs.ports import RunPage, Runs
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most; cursors have no end."""
@@ -22,7 +22,7 @@ MAX_OFFSET_ROWS = 1_000
 class RunReader:
     """Reads runs of their owner."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: Runs) -> None:
         self._store = store
 
     def get(self, user_id: UserId, run_id: RunId) -> Run:

@@ -31,7 +31,7 @@ from karma.core.observability import count, logger
 from karma.runs.domain import Run, RunStatus
 from karma.runs.events import frame, frames, parse
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, snapshots_of
-from karma.runs.ports import RunStore, Sink
+from karma.runs.ports import Runs, Sink
 from karma.runs.requests import RunInput
 from karma.runs.watchdog import Inspector
 
@@ -115,7 +115,7 @@ def redeliver(
     run: Run,
     asked: RunInput,
     *,
-    store: RunStore,
+    store: Runs,
     link: Link,
     clock: Clock,
     until: datetime,
@@ -138,7 +138,7 @@ def redeliver(
     return lambda sink: asyncio.get_running_loop().create_task(deliver(sink), name=f"repeat {run.key.run_id}")
 
 
-def _question(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> tuple[bytes, ...]:
+def _question(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]) -> tuple[bytes, ...]:
     """Make snapshots of the conversation up to the message that a run answers; () when the client has it so."""
     began = _as_it_began(run, store.thread(ThreadKey(run.key.user_id, run.thread_id)))
     if began is None:
@@ -152,7 +152,7 @@ def _question(run: Run, asked: RunInput, store: RunStore, link: Link, own: Colle
 
 
 async def _follow(
-    run: Run, sink: Sink, snapshots: Sequence[bytes], *, store: RunStore, clock: Clock, until: datetime
+    run: Run, sink: Sink, snapshots: Sequence[bytes], *, store: Runs, clock: Clock, until: datetime
 ) -> None:
     after, pause_s = 0, _POLL_S
     inspector = Inspector(store, clock)
@@ -174,7 +174,7 @@ async def _follow(
         await asyncio.sleep(0 if segments else pause_s)
 
 
-def _answer(run: Run, asked: RunInput, store: RunStore, link: Link, own: Collection[str]) -> bytes:
+def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]) -> bytes:
     key = ThreadKey(run.key.user_id, run.thread_id)
     thread = store.thread(key)
     if 0 <= run.last_message < thread.next_message:

@@ -57,11 +57,11 @@ _READS = 3
 _REREAD_PAUSE_S = 0.05
 
 
-class DynamoRunStore:
-    """RunStore over DynamoDB."""
+class RunRepository:
+    """Runs over DynamoDB."""
 
     def thread(self, key: ThreadKey) -> Thread:
-        """See RunStore; one Query a megabyte.
+        """See Runs; one Query a megabyte.
 
         Raises:
             ThreadChanged: the thread is being written, and each of three reads saw part of a write.
@@ -118,7 +118,7 @@ class DynamoRunStore:
         attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
     ) -> None:
-        """See RunStore; one transaction."""
+        """See Runs; one transaction."""
         tx = Transaction()
         require_account(tx, run.key.user_id)
         now = iso(run.created_at)
@@ -159,12 +159,12 @@ class DynamoRunStore:
         tx.commit()
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
-        """See RunStore; one Get each."""
+        """See Runs; one Get each."""
         keys = {name: Key(user_pk(user_id), f"{ATTACHMENT}{name}") for name in attachments}
         return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
 
     def append(self, segment: Segment, *, history: History | None = None) -> None:
-        """See RunStore; one put, or one transaction with messages."""
+        """See Runs; one put, or one transaction with messages."""
         try:
             if history is None:
                 put(_segment_item(segment))
@@ -178,7 +178,7 @@ class DynamoRunStore:
             self._require_mine(segment)
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
-        """See RunStore; one transaction."""
+        """See Runs; one transaction."""
         now = iso(how.at)
         tx = Transaction()
         tx.put(_segment_item(segment))
@@ -215,19 +215,19 @@ class DynamoRunStore:
             self._require_mine(segment)
 
     def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
-        """See RunStore; one put."""
+        """See Runs; one put."""
         try:
             put(ControlItem(run_pk(key), f"{CONTROL}{wish.value}", created_at=iso(at)))
         except ConditionFailed:
             return  # it is there
 
     def wishes(self, key: RunKey) -> frozenset[Wish]:
-        """See RunStore; one Query."""
+        """See Runs; one Query."""
         page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(CONTROL), limit=len(Wish))
         return frozenset(Wish(item.sk.removeprefix(CONTROL)) for item in page.items)
 
     def tail(self, key: RunKey) -> Segment | None:
-        """See RunStore; one Query."""
+        """See Runs; one Query."""
         page = query(
             RunsItem,
             run_pk(key),
@@ -239,19 +239,19 @@ class DynamoRunStore:
         return next((_segment(item) for item in page.items if isinstance(item, SegmentItem)), None)
 
     def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
-        """See RunStore; one Query."""
+        """See Runs; one Query."""
         page = query(RunsItem, run_pk(key), RunsItem.sk > segment_sk(after), limit=limit, consistent=True)
         return [_segment(item) for item in page.items if isinstance(item, SegmentItem)]
 
     def run(self, key: RunKey) -> Run | None:
-        """See RunStore; one Get."""
+        """See Runs; one Get."""
         item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
         return _run(item) if item else None
 
     def runs(
         self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
     ) -> RunPage:
-        """See RunStore; one Query of the index, and for an agent's runs one BatchGet a hundred of them."""
+        """See Runs; one Query of the index, and for an agent's runs one BatchGet a hundred of them."""
         page = query(
             RunsItem,
             user_pk(user_id) if agent_id is None else agent_runs_pk(user_id, agent_id),
@@ -272,17 +272,17 @@ class DynamoRunStore:
         return RunPage([_run(found[key]) for key in keys if key in found], page.last)
 
     def count(self, user_id: UserId) -> int:
-        """See RunStore; one Get."""
+        """See Runs; one Get."""
         item = get(RunCounterItem, Key(user_pk(user_id), "COUNTER#runs"))
         return int(item.value) if item else 0
 
     def count_of_agent(self, user_id: UserId, agent_id: AgentId, *, most: int) -> int:
-        """See RunStore; one Query of the index."""
+        """See Runs; one Query of the index."""
         listed = RunsItem.gsi1sk.startswith(LISTED)
         return count(RunsItem, agent_runs_pk(user_id, agent_id), listed, most=most, index=RunsItem.gsi1)
 
     def owners(self, run_id: RunId) -> list[UserId]:
-        """See RunStore; one Query."""
+        """See Runs; one Query."""
         page = query(RunsItem, run_id_pk(run_id), limit=100)
         return [UserId(item.user_id) for item in page.items if isinstance(item, RunOwnerItem)]
 

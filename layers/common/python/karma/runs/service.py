@@ -37,7 +37,7 @@ from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
 from karma.runs.opening import Link, opening
 from karma.runs.plan import Plan, RunLimits, model_request
-from karma.runs.ports import Configured, RunStore, Sink, Spending, Watchdog
+from karma.runs.ports import Configured, Runs, Sink, Spending, Watchdog
 from karma.runs.repeats import has_left, is_repeat, redeliver
 from karma.runs.requests import RunInput, application_text
 from karma.runs.spending import Budget, first_reservations
@@ -126,7 +126,7 @@ class RunService:
     def __init__(
         self,
         *,
-        store: RunStore,
+        store: Runs,
         watchdog: Watchdog,
         model: Model,
         agents: Catalogue,

@@ -35,7 +35,7 @@ from karma.runs.domain import (
     RunStatus,
     Segment,
 )
-from karma.runs.ports import RunStore, Watchdog
+from karma.runs.ports import Runs, Watchdog
 
 FIRST_LOOK = LEASE + timedelta(seconds=15)
 _MARGIN = timedelta(seconds=5)
@@ -83,7 +83,7 @@ def read_message(body: str) -> RunKey:
 class Inspector:
     """Inspects runs and ends those whose process is dead."""
 
-    def __init__(self, store: RunStore, clock: Clock) -> None:
+    def __init__(self, store: Runs, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
@@ -127,14 +127,14 @@ class Inspector:
         count("RunOwnerLost")
 
 
-def attend(store: RunStore, clock: Clock, watchdog: Watchdog, key: RunKey) -> None:
+def attend(store: Runs, clock: Clock, watchdog: Watchdog, key: RunKey) -> None:
     """Inspect a run, and let it be inspected again if needed."""
     again_in = Inspector(store, clock).look(key)
     if again_in is not None:
         watchdog.arm(key, delay=again_in)
 
 
-def read_log(store: RunStore, key: RunKey, *, after: int = 0) -> list[Segment]:
+def read_log(store: Runs, key: RunKey, *, after: int = 0) -> list[Segment]:
     """Read all segments above `after`."""
     segments: list[Segment] = []
     while True:

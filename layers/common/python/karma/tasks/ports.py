@@ -17,7 +17,7 @@ class GoneTask(NamedTuple):
     task_id: TaskId
 
 
-class TaskStore(Protocol):
+class Tasks(Protocol):
     """A store of tasks and subtasks. All calls block; each write but `remove` is one transaction."""
 
     def get(self, user_id: UserId, task_id: TaskId) -> Task | None:

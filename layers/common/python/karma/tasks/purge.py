@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from karma.core.purge import Step
-from karma.tasks.repository import DynamoTaskStore
+from karma.tasks.repository import TaskRepository
 
 
 def purge() -> Step:
     """Return the step that deletes an account's tasks and subtasks."""
-    return DynamoTaskStore()
+    return TaskRepository()

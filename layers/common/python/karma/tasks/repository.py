@@ -134,8 +134,8 @@ class TaskRequestItem(RequestAttributes, TasksItem, discriminator="task_request"
     """Record of the task that a request with an Idempotency-Key created."""
 
 
-class DynamoTaskStore:
-    """TaskStore over DynamoDB."""
+class TaskRepository:
+    """Tasks over DynamoDB."""
 
     name = "tasks"
     """Name of its step in the deletion of an account."""
@@ -143,17 +143,17 @@ class DynamoTaskStore:
     # Reading
 
     def get(self, user_id: UserId, task_id: TaskId) -> Task | None:
-        """See TaskStore; one Get."""
+        """See Tasks; one Get."""
         item = get(TaskItem, task_key(user_id, task_id), consistent=True)
         return _task(item) if item else None
 
     def subtask(self, task_id: TaskId, subtask_id: SubtaskId) -> Subtask | None:
-        """See TaskStore; one Get."""
+        """See Tasks; one Get."""
         item = get(SubtaskItem, subtask_key(task_id, subtask_id), consistent=True)
         return _subtask(item) if item else None
 
     def subtasks(self, task_id: TaskId) -> list[Subtask]:
-        """See TaskStore; one Query a megabyte."""
+        """See Tasks; one Query a megabyte."""
         found: list[Subtask] = []
         start: dict[str, str] | None = None
         while True:
@@ -164,14 +164,14 @@ class DynamoTaskStore:
                 return found
 
     def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
-        """See TaskStore; one Get."""
+        """See Tasks; one Get."""
         item = get(TaskRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
         return TaskId(item.made_id) if item else None
 
     def page(
         self, user_id: UserId, *, status: TaskStatus | None, newest_first: bool, after: str, limit: int
     ) -> list[Task]:
-        """See TaskStore; one Query a megabyte, eventually consistent."""
+        """See Tasks; one Query a megabyte, eventually consistent."""
         pk = owner_pk(user_id) if status is None else status_pk(user_id, status)
         index = None if status is None else TasksItem.gsi1
         sort_key = TasksItem.sk if status is None else TasksItem.gsi1sk
@@ -197,7 +197,7 @@ class DynamoTaskStore:
         return found
 
     def count(self, user_id: UserId, *, status: TaskStatus | None, most: int) -> int:
-        """See TaskStore; one Get, or with a status one Query."""
+        """See Tasks; one Get, or with a status one Query."""
         if status is not None:
             return count(TasksItem, status_pk(user_id, status), most=most, index=TasksItem.gsi1)
         item = get(TaskCounterItem, counter_key(user_id))
@@ -206,7 +206,7 @@ class DynamoTaskStore:
     # Writing
 
     def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
-        """See TaskStore; a check and 2 items, one for a token, and the subtasks."""
+        """See Tasks; a check and 2 items, one for a token, and the subtasks."""
         tx = Transaction()
         require_account(tx, task.user_id)
         if request_token:
@@ -231,7 +231,7 @@ class DynamoTaskStore:
         tx.commit()
 
     def replace(self, old: Task, new: Task, *, ended: Sequence[Subtask] = ()) -> None:
-        """See TaskStore; one item, and one for each subtask that ends."""
+        """See Tasks; one item, and one for each subtask that ends."""
         tx = Transaction()
         item = _task_item(new)
         item.version = old.version
@@ -243,7 +243,7 @@ class DynamoTaskStore:
         tx.commit()
 
     def step(self, task: Task, old: Subtask, new: Subtask) -> None:
-        """See TaskStore; two items."""
+        """See Tasks; two items."""
         at = iso(new.updated_at)
         tx = Transaction()
         tx.update(
@@ -264,7 +264,7 @@ class DynamoTaskStore:
         tx.commit()
 
     def begin_delete(self, task: Task, *, at: datetime) -> None:
-        """See TaskStore; three items."""
+        """See Tasks; three items."""
         now = iso(at)
         tx = Transaction()
         item = TaskItem(*task_key(task.user_id, task.id))
@@ -285,7 +285,7 @@ class DynamoTaskStore:
         tx.commit()
 
     def remove(self, gone: GoneTask) -> None:
-        """See TaskStore; one Query and one transaction a hundred items, then one Delete."""
+        """See Tasks; one Query and one transaction a hundred items, then one Delete."""
         for keys in pages(TasksItem, subtasks_pk(gone.task_id)):
             tx = Transaction()
             for key in keys:
@@ -294,11 +294,11 @@ class DynamoTaskStore:
         delete(GoneTaskItem(*gone_key(gone.user_id, gone.task_id)))
 
     def is_gone(self, gone: GoneTask) -> bool:
-        """See TaskStore; one Get."""
+        """See Tasks; one Get."""
         return get(GoneTaskItem, gone_key(gone.user_id, gone.task_id), consistent=True) is not None
 
     def gone(self, *, before: datetime, limit: int) -> list[GoneTask]:
-        """See TaskStore; one Query, eventually consistent."""
+        """See Tasks; one Query, eventually consistent."""
         old_enough = TasksItem.gsi1sk < iso(before)
         return query_work(GoneTaskItem, SWEEP_PARTITION, old_enough, _gone, limit=limit).items
 

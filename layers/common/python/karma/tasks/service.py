@@ -33,7 +33,7 @@ from karma.tasks.domain import (
     require_step,
     wrong_dependencies,
 )
-from karma.tasks.ports import GoneTask, TaskStore
+from karma.tasks.ports import GoneTask, Tasks
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most, and up to which the tasks of a status are counted."""
@@ -75,7 +75,7 @@ class TaskWithSubtasks:
 class TaskService:
     """Operations of owners on their tasks. Another owner's task is NotFound in all of them."""
 
-    def __init__(self, store: TaskStore, clock: Clock) -> None:
+    def __init__(self, store: Tasks, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 

@@ -8,14 +8,14 @@ from typing import Final
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
-from karma.tasks.ports import TaskStore
+from karma.tasks.ports import Tasks
 
 GRACE: Final = timedelta(minutes=2)
 """Age of a deletion before a sweep finishes it, longer than any request takes."""
 TASKS_A_SWEEP: Final = 100
 
 
-def finish_deletions(store: TaskStore, clock: Clock) -> int:
+def finish_deletions(store: Tasks, clock: Clock) -> int:
     """Delete the remaining data of deleted tasks, from the oldest on; return how many were finished.
 
     One that fails is logged, counted and left for next time.

@@ -29,7 +29,7 @@ _PACKED_MAX = 380_000
 """Largest packed body in bytes: DynamoDB's limit is 400 KB an item, names and keys included."""
 
 
-class ArrivalStore:
+class ArrivalRepository:
     """Stores events once."""
 
     def store(self, arrival: Arrival, *, received_at: datetime, due_at: datetime) -> Stored:

@@ -22,7 +22,7 @@ from karma.identity.passwords.hashes import Passwords
 from karma.identity.passwords.policy import require_acceptable
 from karma.identity.sessions.authentication import Users
 from karma.mail.domain import Mail, MailKind
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 
 
 class Accounts(Users, Protocol):
@@ -56,7 +56,7 @@ class AccountService:
         accounts: Accounts,
         tokens: EmailTokens,
         passwords: Passwords,
-        post_office: PostOffice,
+        outbox_relay: OutboxRelay,
         buckets: Buckets,
         clock: Clock,
         on_change: Callable[[UserId], None],
@@ -69,7 +69,7 @@ class AccountService:
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
-        self._post_office = post_office
+        self._outbox_relay = outbox_relay
         self._buckets = buckets
         self._clock = clock
         self._on_change = on_change
@@ -100,7 +100,7 @@ class AccountService:
         entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
         mails = [] if email_verified else [_verification(user.id, now)]
         self._accounts.create_user(user, entries=[entry], mails=mails)
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
         return user
 
     def sign_up(self, *, email: str, password: str, name: str, locale: Locale, source: Source) -> User:
@@ -124,13 +124,13 @@ class AccountService:
         if self._buckets.take(MAIL_VERIFY, address_hash, now=now).allowed:
             mails = [Mail(kind=MailKind.VERIFY_EMAIL, user_id=user.id, address_hash=address_hash, created_at=now)]
         # Written before the account, so that both cases write the same: without an account nobody is sent it.
-        self._post_office.write(mails)
+        self._outbox_relay.write(mails)
         entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
         try:
             self._accounts.create_user(user, entries=[entry])
         except AlreadyExists:
             count("RegistrationRepeated")
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
         return user
 
     def _new(
@@ -173,7 +173,7 @@ class AccountService:
         """
         now = self._clock.now()
         self._count_mail(MAIL_VERIFY, emails.digest(self.get_user(caller.user_id).email), now)
-        self._post_office.post(_verification(caller.user_id, now))
+        self._outbox_relay.post(_verification(caller.user_id, now))
 
     def verify_email(self, *, token: str, source: Source) -> None:
         """Verify an address by the token of a link; when the owner asked to move to it, it replaces the old one.
@@ -249,7 +249,7 @@ class AccountService:
         by = caller.credential if email is not None else None
         saved = self._accounts.save_profile(before, after, by=by, entry=entry, mails=mails)
         self._on_change(saved.id)
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
         return saved
 
     def _count_mail(self, limit: Limit, key: str, now: datetime) -> None:
@@ -265,7 +265,7 @@ class AccountService:
         entry = _entry(user.id, AuditEvent.EMAIL_CHANGED, now, source)
         if not self._tokens.move_email(token, old_email=user.email, now=now, entry=entry, mails=mails):
             raise one_time.spent()
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
 
 
 def _found(user: User | None) -> User:

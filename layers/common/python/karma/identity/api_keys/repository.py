@@ -23,7 +23,7 @@ from karma.identity.items import (
     ApiKeyItem,
     ApiKeyTurns,
     IdentityItem,
-    RequestGuard,
+    MadeByRequest,
     UserItem,
     api_key_key,
     api_key_lookup,
@@ -75,7 +75,7 @@ class ApiKeyRepository:
         guard_key = request_key(f"USER#{key.user_id}", request_token or "")
         if request_token is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")
-            note_request(tx, RequestGuard(*guard_key), key.id, at=key.created_at, repeated=repeated)
+            note_request(tx, MadeByRequest(*guard_key), key.id, at=key.created_at, repeated=repeated)
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_item(where, key))
         turns = ApiKeyTurns(*api_key_turns_key(key.user_id))
@@ -90,7 +90,7 @@ class ApiKeyRepository:
         try:
             tx.commit()
         except AlreadyCreated as exc:
-            guard = get(RequestGuard, guard_key, consistent=True)
+            guard = get(MadeByRequest, guard_key, consistent=True)
             exc.details = {"id": guard.made_id} if guard else None
             raise
 

@@ -20,7 +20,7 @@ from karma.identity.limits import unless_too_many
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.sessions.authentication import API_KEY_PREFIX, hash_api_key
 from karma.mail.domain import Mail, MailKind
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 
 MAX_API_KEYS = 100
 """Largest number of usable keys of an account."""
@@ -81,7 +81,7 @@ class ApiKeyService:
         owners: Owners,
         passwords: Passwords,
         buckets: Buckets,
-        post_office: PostOffice,
+        outbox_relay: OutboxRelay,
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
@@ -94,7 +94,7 @@ class ApiKeyService:
         self._owners = owners
         self._passwords = passwords
         self._buckets = buckets
-        self._post_office = post_office
+        self._outbox_relay = outbox_relay
         self._clock = clock
         self._on_change = on_change
 
@@ -195,7 +195,7 @@ class ApiKeyService:
             except StaleVersion:
                 if attempt == _ATTEMPTS:
                     raise
-        self._post_office.dispatch(mails or [])
+        self._outbox_relay.dispatch(mails or [])
 
     def _make_room(self, key: ApiKey, keys_from: datetime | None) -> Sequence[ApiKey]:
         """Return the ended keys that are removed when one more is made.

@@ -13,13 +13,13 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import StaleVersion
 from karma.core.ids import UserId
-from karma.identity.accounts.repository.parents import account_lets
+from karma.identity.accounts.repository.conditions import account_lets
 from karma.identity.domain import Credential, User
 from karma.identity.items import (
     LoginCodeItem,
     OAuthFlowItem,
-    ProviderGuard,
     ProviderIdentityItem,
+    UniqueProvider,
     UserItem,
     deletion,
     login_code_key,
@@ -99,7 +99,7 @@ class OAuthRepository:
 
     def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None:
         """Return the account that an identity is linked to, strongly consistent; None: no account."""
-        guard = get(ProviderGuard, provider_guard_key(provider.value, subject_hash), consistent=True)
+        guard = get(UniqueProvider, provider_guard_key(provider.value, subject_hash), consistent=True)
         return UserId(guard.user_id) if guard else None
 
     def link(
@@ -122,7 +122,7 @@ class OAuthRepository:
             in_use & (UserItem.email == user.email) & (UserItem.email_verified == True),  # noqa: E712  an expression of DynamoDB's
         )
         tx.put(
-            ProviderGuard(
+            UniqueProvider(
                 *provider_guard_key(profile.provider.value, profile.subject_hash),
                 user_id=user.id,
                 created_at=iso(now),
@@ -182,8 +182,8 @@ class OAuthRepository:
         )
         for link in links:
             place = (link.provider.value, link.subject_hash)
-            guard = ProviderGuard(*provider_guard_key(*place))
-            tx.delete(guard, ProviderGuard.user_id == user.id, on_fail=stale)
+            guard = UniqueProvider(*provider_guard_key(*place))
+            tx.delete(guard, UniqueProvider.user_id == user.id, on_fail=stale)
             listed = ProviderIdentityItem(*provider_identity_key(user.id, *place))
             tx.delete(listed, ProviderIdentityItem.pk.exists(), on_fail=stale)
         add_audit_entry(tx, entry)

@@ -20,7 +20,7 @@ from karma.identity.limits import MAIL_RESET, unless_too_many
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.passwords.policy import require_acceptable
 from karma.mail.domain import Mail, MailKind
-from karma.mail.service import PostOffice
+from karma.mail.service import OutboxRelay
 
 
 class Accounts(Protocol):
@@ -57,7 +57,7 @@ class PasswordService:
         accounts: Accounts,
         tokens: ResetTokens,
         passwords: Passwords,
-        post_office: PostOffice,
+        outbox_relay: OutboxRelay,
         buckets: Buckets,
         clock: Clock,
         on_change: Callable[[UserId], None],
@@ -70,7 +70,7 @@ class PasswordService:
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
-        self._post_office = post_office
+        self._outbox_relay = outbox_relay
         self._buckets = buckets
         self._clock = clock
         self._on_change = on_change
@@ -89,7 +89,7 @@ class PasswordService:
         if not self._buckets.take(MAIL_RESET, address_hash, now=now).allowed:
             count("MailDropped", limit=MAIL_RESET.name)
             return
-        self._post_office.post(
+        self._outbox_relay.post(
             Mail(kind=MailKind.RESET_PASSWORD, user_id=None, address_hash=address_hash, created_at=now)
         )
 
@@ -116,7 +116,7 @@ class PasswordService:
         if not self._tokens.reset_password(found, password_hash, now=now, entry=entry, mails=mails):
             raise one_time.spent()
         self._on_change(found.user_id)
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
 
     def change(self, caller: Caller, *, current_password: str, password: str, source: Source) -> User:
         """Replace the caller's password; return the account, for which a session may begin.
@@ -147,7 +147,7 @@ class PasswordService:
             user, password_hash, by=caller.credential, now=now, entry=entry, mails=mails
         )
         self._on_change(user.id)
-        self._post_office.dispatch(mails)
+        self._outbox_relay.dispatch(mails)
         return changed
 
     def _notice(self, user_id: UserId, now: datetime) -> list[Mail]:

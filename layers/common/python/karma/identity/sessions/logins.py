@@ -64,7 +64,7 @@ class KnownNetworks(Protocol):
         ...
 
 
-class LoginGuard:
+class LoginThrottle:
     """Limits login attempts by account and network."""
 
     def __init__(self, *, buckets: Buckets, networks: KnownNetworks, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
-from karma.identity.accounts.repository.parents import account_lets
+from karma.identity.accounts.repository.conditions import account_lets
 from karma.identity.domain import KNOWN_NETWORK_TTL, NOBODY, Credential, RefreshToken, SessionOver
 from karma.identity.items import (
     KnownNetworkItem,

@@ -34,7 +34,7 @@ from karma.identity.domain import (
 )
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.sessions import tokens
-from karma.identity.sessions.logins import Attempt, LoginGuard, LoginPlace
+from karma.identity.sessions.logins import Attempt, LoginPlace, LoginThrottle
 from karma.identity.sessions.signing_keys import KeyRing
 
 _MAX_TOKEN_CHARS = 256
@@ -72,7 +72,7 @@ class SessionService:
         *,
         accounts: Accounts,
         sessions: Sessions,
-        guard: LoginGuard,
+        guard: LoginThrottle,
         passwords: Passwords,
         dummy_hash: str,
         key_ring: Callable[[], KeyRing],

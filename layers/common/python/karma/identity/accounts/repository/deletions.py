@@ -17,20 +17,20 @@ from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId
 from karma.identity.accounts.deletion import Deletion, Leaving
 from karma.identity.domain import Credential, Role
-from karma.identity.holdings import AccountHolds, Holding
 from karma.identity.items import (
     DELETIONS,
     AccountTombstone,
-    EmailGuard,
-    HoldingsItem,
     NameItem,
+    OwnedItem,
+    UniqueEmail,
     UserItem,
     email_key,
-    holdings_key,
     name_key,
+    owned_key,
     tombstone_key,
     user_key,
 )
+from karma.identity.ownership import AccountHolds, OwnedKind
 from karma.identity.transactional import require_session
 
 
@@ -66,15 +66,15 @@ class DeletionRepository:
         require_session(tx, by, now=entry.at)
         holds = AccountHolds({})
         tx.delete(
-            HoldingsItem(*holdings_key(user_id)),
-            ~(HoldingsItem.project > 0) & ~(HoldingsItem.avatar > 0),
+            OwnedItem(*owned_key(user_id)),
+            ~(OwnedItem.project > 0) & ~(OwnedItem.avatar > 0),
             on_fail=holds,
         )
         stale = StaleVersion("The account was changed at the same moment; try again")
         tx.delete(UserItem(*user_key(user_id)), UserItem.version == leaving.version, on_fail=stale)
         tx.delete(NameItem(*name_key(user_id)))
-        guard = EmailGuard(*email_key(leaving.email))
-        tx.delete(guard, EmailGuard.pk.does_not_exist() | (EmailGuard.user_id == user_id), on_fail=stale)
+        guard = UniqueEmail(*email_key(leaving.email))
+        tx.delete(guard, UniqueEmail.pk.does_not_exist() | (UniqueEmail.user_id == user_id), on_fail=stale)
         add_audit_entry(tx, entry)
         requested = iso(entry.at)
         tx.put(
@@ -142,8 +142,8 @@ class DeletionRepository:
             return
 
     def _holdings(self, user_id: UserId) -> dict[str, int]:
-        item = get(HoldingsItem, holdings_key(user_id), consistent=True)
-        counts = {kind.value: int(getattr(item, kind.value)) for kind in Holding} if item else {}
+        item = get(OwnedItem, owned_key(user_id), consistent=True)
+        counts = {kind.value: int(getattr(item, kind.value)) for kind in OwnedKind} if item else {}
         return {kind: number for kind, number in counts.items() if number}
 
 

@@ -14,8 +14,8 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import Forbidden, StaleVersion
 from karma.core.ids import UserId
 from karma.identity.accounts.directory import MAX_COUNTED, AccountFilter, AccountPage
+from karma.identity.accounts.repository.conditions import account_lets
 from karma.identity.accounts.repository.names import fold
-from karma.identity.accounts.repository.parents import account_lets
 from karma.identity.accounts.repository.users import UserRepository, user_of
 from karma.identity.domain import Credential, Role, User
 from karma.identity.items import IdentityItem, NameItem, UserItem, name_key, name_list, user_key, user_list

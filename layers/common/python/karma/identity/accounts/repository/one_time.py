@@ -17,8 +17,8 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.items import (
-    EmailGuard,
     OneTimeTokenItem,
+    UniqueEmail,
     UserItem,
     deletion,
     email_key,
@@ -128,8 +128,8 @@ class OneTimeRepository:
         if token.email == old_email:
             return False
         tx = _spend(token, now)
-        tx.delete(EmailGuard(*email_key(old_email)), EmailGuard.user_id == token.user_id)
-        guard = EmailGuard(*email_key(token.email), user_id=token.user_id, created_at=iso(now))
+        tx.delete(UniqueEmail(*email_key(old_email)), UniqueEmail.user_id == token.user_id)
+        guard = UniqueEmail(*email_key(token.email), user_id=token.user_id, created_at=iso(now))
         tx.put(guard, on_fail=AlreadyExists("email is already registered"))
         tx.update(
             UserItem(*user_key(token.user_id)),

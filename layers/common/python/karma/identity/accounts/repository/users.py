@@ -18,9 +18,9 @@ from karma.identity.accounts import emails
 from karma.identity.accounts.repository import names
 from karma.identity.domain import Credential, Locale, Role, User
 from karma.identity.items import (
-    EmailGuard,
     IdentityItem,
     SessionItem,
+    UniqueEmail,
     UserItem,
     email_hash_key,
     email_key,
@@ -45,7 +45,7 @@ class UserRepository:
         """
         taken = AlreadyExists("email is already registered")
         tx = Transaction()
-        guard = EmailGuard(*email_key(user.email), user_id=user.id, created_at=iso(user.created_at))
+        guard = UniqueEmail(*email_key(user.email), user_id=user.id, created_at=iso(user.created_at))
         tx.put(guard, on_fail=taken)
         tx.put(_item(user))
         names.enter(tx, user)
@@ -79,7 +79,7 @@ class UserRepository:
 
     def find_by_email_hash(self, email_hash: str) -> User | None:
         """Find the owner of an address by its SHA-256."""
-        guard = get(EmailGuard, email_hash_key(email_hash), consistent=True)
+        guard = get(UniqueEmail, email_hash_key(email_hash), consistent=True)
         if guard is None:
             return None
         item = get(UserItem, user_key(UserId(guard.user_id)), consistent=True)

@@ -15,11 +15,11 @@ from karma.identity.domain import Credential
 from karma.identity.items import (
     AccountTombstone,
     ApiKeyItem,
-    HoldingsItem,
+    OwnedItem,
     SessionItem,
     UserItem,
     api_key_key,
-    holdings_key,
+    owned_key,
     session_key,
     tombstone_key,
     user_key,
@@ -70,14 +70,14 @@ def is_deleted(user_id: UserId, *, at: datetime) -> bool:
     return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()
 
 
-def add_holding(tx: Transaction, user_id: UserId, kind: str, *, most: int, on_fail: AppError) -> None:
+def add_owned(tx: Transaction, user_id: UserId, kind: str, *, most: int, on_fail: AppError) -> None:
     """Count one more object of a kind that an account owns; the transaction fails if there are `most` already."""
-    counted = getattr(HoldingsItem, kind)
+    counted = getattr(OwnedItem, kind)
     room = counted.does_not_exist() | (counted < most)
-    tx.upsert(HoldingsItem(*holdings_key(user_id)), [counted.add(1)], room, on_fail=on_fail)
+    tx.upsert(OwnedItem(*owned_key(user_id)), [counted.add(1)], room, on_fail=on_fail)
 
 
-def remove_holding(tx: Transaction, user_id: UserId, kind: str) -> None:
+def remove_owned(tx: Transaction, user_id: UserId, kind: str) -> None:
     """Subtract one from the number of objects of a kind that an account owns; the transaction fails at 0."""
-    counted = getattr(HoldingsItem, kind)
-    tx.update(HoldingsItem(*holdings_key(user_id)), [counted.add(-1)], counted > 0)
+    counted = getattr(OwnedItem, kind)
+    tx.update(OwnedItem(*owned_key(user_id)), [counted.add(-1)], counted > 0)

@@ -8,7 +8,7 @@ from karma.devices.domain import DeviceState
 from karma.devices.repository.devices import DeviceRepository
 
 
-class DeviceParent:
+class DeviceLookup:
     """Devices as other contexts require them."""
 
     def __init__(self, devices: DeviceRepository) -> None:

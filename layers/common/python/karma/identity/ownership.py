@@ -1,6 +1,6 @@
 """Objects that an account owns and that must not lose it: while there are any, it is not deleted (R-K-23).
 
-They are counted in the transactions that create, delete and give them away (`transactional.add_holding`). The same
+They are counted in the transactions that create, delete and give them away (`transactional.add_owned`). The same
 count limits them, since no plan does, and an account may keep each for as long as it likes.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 from karma.core.errors import Conflict
 
 
-class Holding(StrEnum):
+class OwnedKind(StrEnum):
     """Kind of objects that keep their owner's account from being deleted."""
 
     PROJECT = "project"
@@ -22,16 +22,16 @@ class Holding(StrEnum):
     """Created by the account."""
 
 
-MOST: Final = {Holding.PROJECT: 1_000, Holding.AVATAR: 200}
+MOST: Final = {OwnedKind.PROJECT: 1_000, OwnedKind.AVATAR: 200}
 """Largest number of each kind in one account. An avatar has up to 150 KB, a project 25: about 30 MB of each."""
 
 
-class HoldsTooMany(Conflict):
+class OwnsTooMany(Conflict):
     """The account has as many objects of a kind as an account may have; `details` names the kind and the limit."""
 
     code = "TOO_MANY_OBJECTS"
 
-    def __init__(self, kind: Holding) -> None:
+    def __init__(self, kind: OwnedKind) -> None:
         super().__init__(
             f"An account has at most {MOST[kind]} {kind.value}s of its own; delete one first",
             details={"kind": kind.value, "limit": MOST[kind]},
@@ -45,5 +45,5 @@ class AccountHolds(Conflict):
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         named = " and ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in counts.items())
-        way_out = "delete them, or make somebody else an owner" if Holding.PROJECT in counts else "delete them"
+        way_out = "delete them, or make somebody else an owner" if OwnedKind.PROJECT in counts else "delete them"
         super().__init__(f"The account still has {named or 'objects'}: {way_out}", details=dict(counts))

@@ -10,7 +10,7 @@ from karma.identity.items import TOMBSTONE, ApiKeyItem, IdentityItem, api_key_lo
 _PAGE = 100
 
 
-class AccountRemains:
+class AccountPurge:
     """Last step of a deletion: removes all data of the account in the identity table but its tombstone."""
 
     name = "account"

@@ -29,7 +29,7 @@ from karma.devices.repository.items import (
 _PAGE_ITEMS = 100
 
 
-class LeftoverRepository:
+class DeletedDeviceRepository:
     """Removal of deleted devices' data from both tables."""
 
     def __init__(self, *, retention_s: int = RAW_RETENTION_S) -> None:

@@ -9,7 +9,7 @@ from karma.core.errors import Forbidden, NotFound
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.projects.domain import Membership, Project
 from karma.projects.permissions import ProjectPermission, allows
-from karma.projects.ports import ProjectStore
+from karma.projects.ports import Projects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +30,13 @@ class Entry:
             raise Forbidden.lacking(permission.value, where=" in this project")
 
 
-class Gate:
+class ProjectAccess:
     """Checks that callers are members of a project and have a permission in it."""
 
-    def __init__(self, store: ProjectStore) -> None:
+    def __init__(self, store: Projects) -> None:
         self._store = store
 
-    def enter(self, user_id: UserId, project_id: str, permission: ProjectPermission, *others: UserId) -> Entry:
+    def require(self, user_id: UserId, project_id: str, permission: ProjectPermission, *others: UserId) -> Entry:
         """Check that somebody is a member with a permission, and read the memberships of `others` with the same call.
 
         Raises:
