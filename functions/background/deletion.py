@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-
 from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.core import purge, secrets
+from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
-from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId, is_id
 from karma.core.settings import FunctionSettings, load
 from karma.devices.purge import DevicesPurge
@@ -35,7 +32,6 @@ from karma.runs.purge import RunsPurge
 from karma.runs.repository import RunRepository
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
@@ -99,15 +95,17 @@ def cascade() -> Cascade:
     )
 
 
-_processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Go on with each deletion; messages that fail come again, and end in the dead letter queue."""
+    return each_message(event, context.aws_request_id, name="deletion", read=_read, handle=_advance)
 
 
-def _advance(record: SQSRecord) -> None:
-    if not is_id(record.body):
-        raise ValidationFailed.of("body", "is not the id of an account")
-    cascade().advance(UserId(record.body))
+def _read(body: str) -> tuple[UserId, Ids]:
+    if not is_id(body):
+        raise ValueError("is not the id of an account")
+    return UserId(body), {"user_id": body}
 
 
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """Go on with each account's deletion; messages that fail are delivered again, and end in the dead-letter queue."""
-    return process_partial_response(event=event, record_handler=_advance, processor=_processor, context=context)
+def _advance(user_id: UserId) -> str:
+    cascade().advance(user_id)
+    return "advanced"

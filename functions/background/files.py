@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-
+from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
-from karma.core.observability import logger
+from karma.core.ids import DeviceId, FileId
 from karma.core.settings import FunctionSettings, load
 from karma.files.repository.files import FileRepository
 from karma.files.verification import Verifier, read_message
 from karma.integrations.s3 import S3Files
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
@@ -40,14 +37,15 @@ def verifier() -> Verifier:
     return Verifier(files, S3Files(settings.files_bucket), SystemClock())
 
 
-_processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-
-
-def _verify(record: SQSRecord) -> None:
-    device_id, file_id = read_message(record.body)
-    logger.info("file.verified", outcome=verifier().verify(device_id, file_id), file_id=file_id)
-
-
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Verify each file that a message names; messages that fail come again, and end in the dead-letter queue."""
-    return process_partial_response(event=event, record_handler=_verify, processor=_processor, context=context)
+    return each_message(event, context.aws_request_id, name="file.verification", read=_read, handle=_verify)
+
+
+def _read(body: str) -> tuple[tuple[DeviceId, FileId], Ids]:
+    device_id, file_id = read_message(body)
+    return (device_id, file_id), {"device_id": device_id, "file_id": file_id}
+
+
+def _verify(message: tuple[DeviceId, FileId]) -> str:
+    return str(verifier().verify(*message))

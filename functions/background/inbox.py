@@ -15,10 +15,12 @@ from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core import secrets
+from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
-from karma.core.observability import count, logger
+from karma.core.ids import UserId
+from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.stripe import StripeGateway
 
@@ -71,36 +73,30 @@ def wiring() -> Services:
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle a batch; each message that fails is delivered again by itself."""
-    services = wiring()
-    failed = [record["messageId"] for record in event["Records"] if not _handled(services, record["body"], context)]
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+    return each_message(event, context.aws_request_id, name="billing.event", read=_read, handle=_handle)
 
 
-def _handled(services: Services, body: str, context: LambdaContext) -> bool:
+def _read(body: str) -> tuple[tuple[UserId | None, str], Ids]:
     user_id = user_of_message(body)
-    event_id = body if is_event_id(body) else ""
-    keys = {"user_id": user_id} if user_id else {"event_id": event_id}
-    if user_id is None and not event_id:
-        logger.error("billing.message_unreadable", request_id=context.aws_request_id)
-        return False
+    if user_id is not None:
+        return (user_id, ""), {"user_id": user_id}
+    if not is_event_id(body):
+        raise ValueError("names neither an event nor a user")
+    return (None, body), {"event_id": body}
+
+
+def _handle(message: tuple[UserId | None, str]) -> str:
+    services, (user_id, event_id) = wiring(), message
+    if user_id is not None:
+        return services.projector.refresh(user_id)
     try:
-        note = services.projector.refresh(user_id) if user_id else services.projector.handle(event_id)
-    except AppError as error:
-        logger.warning("billing.event_failed", code=error.code, request_id=context.aws_request_id, **keys)
-        _remember(services, event_id, error.code)
-        return False
-    except Exception as exc:  # noqa: BLE001  the process edge of one message
-        count("UnhandledError")
-        logger.exception("billing.event_failed", request_id=context.aws_request_id, **keys)
-        _remember(services, event_id, type(exc).__name__)
-        return False
-    logger.info("billing.event_handled", note=note, request_id=context.aws_request_id, **keys)
-    return True
+        return services.projector.handle(event_id)
+    except Exception as exc:
+        _remember(services, event_id, exc.code if isinstance(exc, AppError) else type(exc).__name__)
+        raise
 
 
 def _remember(services: Services, event_id: str, error: str) -> None:
-    if not event_id:
-        return
     try:
         services.inbox.record_failure(event_id, error=error, at=SystemClock().now())
     except Exception:  # noqa: BLE001  the message comes back without the note, and its neighbours are handled

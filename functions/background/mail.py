@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
-from karma.core.errors import AppError
 from karma.core.ids import is_id
-from karma.core.observability import count, logger
 from karma.core.settings import FunctionSettings, load
 from karma.identity.accounts.correspondence import Correspondence
 from karma.identity.accounts.repository.one_time import OneTimeRepository
@@ -36,7 +35,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def courier() -> MailWorker:
+def worker() -> MailWorker:
     """Build the mail worker once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -51,24 +50,15 @@ def courier() -> MailWorker:
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send a batch; each message that fails is delivered again by itself."""
-    service = courier()
-    failed = [record["messageId"] for record in event["Records"] if not _handled(service, record["body"], context)]
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+    return each_message(event, context.aws_request_id, name="mail", read=_read, handle=_send)
 
 
-def _handled(service: MailWorker, mail_id: str, context: LambdaContext) -> bool:
-    request_id = context.aws_request_id
-    if not is_id(mail_id):
-        logger.error("mail.message_unreadable", request_id=request_id)
-        return False
-    try:
-        state = service.deliver(mail_id)
-    except AppError as error:
-        logger.warning("mail.failed", code=error.code, mail_id=mail_id, request_id=request_id)
-        return False
-    except Exception:  # noqa: BLE001  the process edge of one message
-        count("UnhandledError")
-        logger.exception("mail.failed", mail_id=mail_id, request_id=request_id)
-        return False
-    logger.info("mail.handled", state=state.value if state else "unknown", mail_id=mail_id, request_id=request_id)
-    return True
+def _read(body: str) -> tuple[str, Ids]:
+    if not is_id(body):
+        raise ValueError("names no mail")
+    return body, {"mail_id": body}
+
+
+def _send(mail_id: str) -> str:
+    state = worker().deliver(mail_id)
+    return state.value if state else "unknown"

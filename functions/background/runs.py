@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-
+from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
+from karma.runs.domain import RunKey
 from karma.runs.repository import RunRepository
 from karma.runs.watchdog import QueueWatchdog, attend, read_message
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
@@ -37,14 +35,17 @@ def services() -> tuple[RunRepository, QueueWatchdog]:
     return RunRepository(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
 
 
-_processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-
-
-def _attend(record: SQSRecord) -> None:
-    store, watchdog = services()
-    attend(store, SystemClock(), watchdog, read_message(record.body))
-
-
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Check each run that a message names; messages that fail are delivered again, and end in the dead-letter queue."""
-    return process_partial_response(event=event, record_handler=_attend, processor=_processor, context=context)
+    return each_message(event, context.aws_request_id, name="run.watch", read=_read, handle=_attend)
+
+
+def _read(body: str) -> tuple[RunKey, Ids]:
+    key = read_message(body)
+    return key, {"user_id": key.user_id, "run_id": key.run_id}
+
+
+def _attend(key: RunKey) -> str:
+    store, watchdog = services()
+    attend(store, SystemClock(), watchdog, key)
+    return "looked at"
