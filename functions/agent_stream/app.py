@@ -13,19 +13,17 @@ CORS and security headers are the edge's. The run does not depend on its client:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
-from typing import Any
-from urllib.parse import parse_qsl
 
 import orjson
 
 from agent_stream import deps
+from agent_stream.exchange import ClientLeft, Receive, Request, Response, Scope, Send
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
-from karma.core.clock import epoch_ms, from_epoch_ms, monotonic
+from karma.core.clock import epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
     MethodNotAllowed,
@@ -33,21 +31,17 @@ from karma.core.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from karma.core.ids import RunId, new_id
+from karma.core.ids import RunId
 from karma.core.observability import count, log_request, logger
 from karma.core.runtime.snapshot import before_snapshot
 from karma.http.admission import ORIGIN_HEADER, Headers
-from karma.http.envelope import InternalError, failure, repeated_parameters, require_plain, success, unknown_parameters
+from karma.http.envelope import InternalError, failure, require_plain, success
 from karma.identity.domain import Caller
 from karma.runs.answers import events_view
 from karma.runs.domain import Segment
 from karma.runs.events import frames, position
-from karma.runs.requests import check_size, parse_run_input
+from karma.runs.requests import parse_run_input
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 PathValues = Mapping[str, str]
 """Values of a path for the `{names}` of its route."""
 
@@ -61,101 +55,6 @@ _MAX_AFTER = 10**8 - 1
 _LIMIT = 100
 _MAX_LIMIT = 1000
 _CLOSE_MARGIN_S = 5.0
-_DEADLINE = "karma.deadline"
-_INVOCATION = "karma.invocation"
-
-
-class _ClientLeft(Exception):
-    """The client left before it had sent its request."""
-
-
-class _Request:
-    """Request, as routes read it from an ASGI scope."""
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.path: str = scope["path"]
-        self.method: str = scope["method"]
-        self.receive = receive
-        self._scope = scope
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        extensions: Mapping[str, Any] = scope.get("extensions") or {}
-        self.id: str = (extensions.get(_INVOCATION) or {}).get("request_id") or new_id()
-        deadline = extensions.get(_DEADLINE)
-        self.deadline: datetime | None = from_epoch_ms(deadline["epoch_ms"]) if deadline else None
-
-    def header(self, name: bytes) -> str:
-        return self._headers.get(name, b"").decode("latin-1")
-
-    @cached_property
-    def query(self) -> Mapping[str, str]:
-        """Return the query's parameters."""
-        return dict(self._pairs)
-
-    @cached_property
-    def _pairs(self) -> list[tuple[str, str]]:
-        return parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
-
-    def require_known(self, known: Collection[str]) -> None:
-        """Refuse query parameters that a route does not have, or that are given twice.
-
-        Raises:
-            ValidationFailed: a parameter is unknown or repeated; each is named.
-        """
-        names = [name for name, _ in self._pairs]
-        wrong = {
-            "repeated_parameter": repeated_parameters(names, known),
-            "unknown_parameter": unknown_parameters(names, known),
-        }
-        details = [
-            {"field": name, "message": message, "type": kind} for kind, each in wrong.items() for name, message in each
-        ]
-        if details:
-            raise ValidationFailed("Request validation failed", details=details)
-
-    async def body(self) -> bytes:
-        """Read the body.
-
-        Raises:
-            PayloadTooLarge: the body exceeds the limit, announced or not.
-        """
-        announced = self.header(b"content-length")
-        if announced.isascii() and announced.isdigit():
-            check_size(int(announced[:19]))
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientLeft
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            check_size(size)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
-
-
-class _Response:
-    """Response that knows how much of it was sent."""
-
-    def __init__(self, send: Send, *, bodyless: bool = False) -> None:
-        self._send = send
-        self._bodyless = bodyless
-        self.status = 0
-        """HTTP status; 0: nothing was sent, every answer is still possible."""
-        self.is_complete = False
-        self.limit: Headers = []
-        """Headers that tell the caller's rate limit; empty: the request was not counted."""
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message = {**message, "headers": [*message["headers"], *self.limit]}
-        else:
-            self.is_complete = not message.get("more_body", False)
-            if self._bodyless:
-                message = {**message, "body": b""}
-        await self._send(message)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,12 +65,12 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         raise RuntimeError(f"{scope['type']} is not served")
     started = monotonic()
-    request = _Request(scope, receive)
-    response = _Response(send, bodyless=request.method == "HEAD")
+    request = Request(scope, receive)
+    response = Response(send, bodyless=request.method == "HEAD")
     status = 500
     try:
         status = await _route(request, response)
-    except _ClientLeft:
+    except ClientLeft:
         status = 499
     except AppError as exc:
         status = await _refuse(request, exc, response)
@@ -188,7 +87,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         )
 
 
-async def _route(request: _Request, response: _Response) -> int:
+async def _route(request: Request, response: Response) -> int:
     if request.path == "/health":
         _require_method(request, "GET", "HEAD")
         request.require_known(())
@@ -208,7 +107,7 @@ async def _route(request: _Request, response: _Response) -> int:
     raise NotFound(f"No route {request.path[:200]}")
 
 
-async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> int:
+async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> int:
     media_type = request.header(b"content-type").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("The body must be application/json")
@@ -225,7 +124,7 @@ async def _run(request: _Request, caller: Caller, _: PathValues, send: Send) -> 
     return 200
 
 
-async def _events(request: _Request, caller: Caller, values: PathValues, send: Send) -> int:
+async def _events(request: Request, caller: Caller, values: PathValues, send: Send) -> int:
     run_id = RunId(values["run_id"])
     reader = deps.run_reader()
     paged = wants_page(request.header(b"accept"))
@@ -310,7 +209,7 @@ async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: in
         writer.end()
 
 
-async def _respond(request: _Request, writer: SseWriter) -> None:
+async def _respond(request: Request, writer: SseWriter) -> None:
     gone = asyncio.create_task(_until_gone(request.receive, writer))
     try:
         await writer.respond()
@@ -325,7 +224,7 @@ async def _until_gone(receive: Receive, writer: SseWriter) -> None:
     writer.lose()
 
 
-async def _admit(request: _Request, route: Route, response: _Response) -> Caller:
+async def _admit(request: Request, route: Route, response: Response) -> Caller:
     """Authenticate the caller, and count the request.
 
     Raises:
@@ -346,14 +245,14 @@ async def _admit(request: _Request, route: Route, response: _Response) -> Caller
     return caller
 
 
-def _require_method(request: _Request, *methods: str) -> None:
+def _require_method(request: Request, *methods: str) -> None:
     if request.method not in methods:
         error = MethodNotAllowed(f"{request.path[:200]} allows {', '.join(methods)}")
         error.headers["Allow"] = ", ".join(methods)
         raise error
 
 
-def _after(request: _Request) -> int:
+def _after(request: Request) -> int:
     """Return the last segment that the client has.
 
     The header goes before the query: clients that reconnect by themselves ask for the same URL again, with the id of
@@ -369,7 +268,7 @@ def _after(request: _Request) -> int:
     return _whole("Last-Event-ID", given[1], default=asked(), high=_MAX_AFTER)
 
 
-def _page_size(request: _Request) -> int:
+def _page_size(request: Request) -> int:
     return _whole("limit", request.query.get("limit", ""), default=_LIMIT, low=1, high=_MAX_LIMIT)
 
 
@@ -381,7 +280,7 @@ def _whole(name: str, text: str, *, default: int = 0, low: int = 0, high: int) -
     return int(text)
 
 
-async def _refuse(request: _Request, error: AppError, response: _Response) -> int:
+async def _refuse(request: Request, error: AppError, response: Response) -> int:
     if response.status:
         # No second answer is possible. One that is not complete is cut off by the server, which its client notices.
         logger.error("response.broken", request_id=request.id, code=error.code, complete=response.is_complete)
@@ -408,7 +307,7 @@ class Route:
     permission: str
     limit: str
     """Name of a row of karma.identity.limits."""
-    serve: Callable[[_Request, Caller, PathValues, Send], Awaitable[int]]
+    serve: Callable[[Request, Caller, PathValues, Send], Awaitable[int]]
     query: frozenset[str] = frozenset()
     """Query parameters of the route; others are refused."""
 

@@ -17,7 +17,7 @@ from karma.models.ports import ModelEvent, ModelRequest, TextDelta
 from tests.fakes.runs import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch, ScriptedModel
 from tests.support import model_server
 from tests.support.model_server import message
-from tests.unit.runs.test_engine import FIND_TOOL, World, asked, merged, user
+from tests.support.run_world import FIND_TOOL, World, asked, merged, user
 
 pytestmark = pytest.mark.fault("F-03d")
 

@@ -21,7 +21,7 @@ from karma.runs.domain import RunErrorCode, RunExists, ThreadBusy
 from tests.fakes.runs import KeptFrames, caller, ended, text
 from tests.support.media import b64, png
 from tests.support.plans import allowance, limited
-from tests.unit.runs.test_engine import World, asked, user
+from tests.support.run_world import World, asked, user
 
 pytestmark = pytest.mark.fault("F-25g")
 

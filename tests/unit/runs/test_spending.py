@@ -21,7 +21,7 @@ from karma.runs.domain import RunKey
 from karma.runs.watchdog import Inspector
 from tests.fakes.runs import MemoryRuns, Step, caller, ended, text, tool
 from tests.support.plans import limited
-from tests.unit.runs.test_engine import World, asked, user
+from tests.support.run_world import World, asked, user
 
 pytestmark = pytest.mark.fault("F-19a")
 ADA = caller().user_id

@@ -14,7 +14,7 @@ from karma.core.errors import StorageThrottled, Upstream
 from tests.fakes.runs import KeptFrames, MemoryRuns, caller, ended, text, tool
 from tests.support.agui import verify
 from tests.support.aws_faults import RAISED, made
-from tests.unit.runs.test_engine import World, asked, user
+from tests.support.run_world import World, asked, user
 
 pytestmark = pytest.mark.fault("F-09a")
 

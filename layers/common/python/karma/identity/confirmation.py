@@ -44,8 +44,8 @@ def confirm_password(
 def require_going_on(caller: Caller, account: User) -> None:
     """Check that a caller's session did not end with all others of the account, which was read strongly consistent.
 
-    A caller's data may be a minute old, and lacks log-outs: an action whose effect outlives the session calls this, and
-    its write has as conditions the version that was read and the session (parent.require_session).
+    The caller was asked about when the request came in: an action whose effect outlives the session calls this, and its
+    write has as conditions the version that was read and the session (transactional.require_session).
 
     Raises:
         SessionOver: the session has ended, or the account is disabled.

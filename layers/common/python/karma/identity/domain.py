@@ -127,7 +127,7 @@ class Credential:
         """Check that the account, as it was just read, is in use and did not end this session with all others.
 
         For writes whose condition is the version that was read; that this session itself was not ended is a further
-        condition (parent.require_session).
+        condition (transactional.require_session).
 
         Raises:
             SessionOver: the session has ended, or the account is disabled.

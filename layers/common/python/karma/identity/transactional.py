@@ -36,8 +36,8 @@ def require_credential(tx: Transaction, credential: Credential, *, now: datetime
     """Add the condition that a session or API key has not ended; otherwise the transaction fails with Unauthenticated.
 
     That is: the account exists, is not disabled, has not ended its sessions (or keys) since this one began, and this
-    one
-    itself was not ended. A caller's data may be a minute old; a write that must not outlive its session calls this.
+    one itself was not ended. The caller was asked about when the request came in; a write that must not outlive its
+    session calls this as well.
     """
     conditions.require_credential(tx, credential, now=now, on_fail=SessionOver())
 

@@ -1,4 +1,8 @@
-"""Projects in the table `work` (items.py); access patterns are in docs/adr/0019-projects.md."""
+"""Projects in the table `work` (items.py); access patterns are in docs/adr/0019-projects.md.
+
+One file of more than 450 lines, since projects, memberships, invitations and seats are written in the same transactions
+and each of these relies on the conditions of the others.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from karma.identity.passwords.spelling import spelled
 
 
 class ManagedAccounts(Protocol):
-    """Accounts, for administrators; repository/directory.py and repository/users.py say what each method promises."""
+    """Accounts, for administrators; accounts/repository (directory.py, users.py) says what each method promises."""
 
     def list_users(self, asked: AccountFilter, *, limit: int, below: str | None) -> AccountPage: ...  # noqa: D102
     def search_users(  # noqa: D102

@@ -14,7 +14,7 @@ from karma.mail.domain import Addressed, Mail, MailKind
 
 
 class People(Protocol):
-    """Accounts, as the mail worker finds recipients; repository/users.py says what each method promises."""
+    """Accounts, as the mail worker finds recipients; accounts/repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
@@ -22,7 +22,7 @@ class People(Protocol):
 
 
 class OneTimeTokens(Protocol):
-    """One-time tokens of links; repository/one_time.py."""
+    """One-time tokens of links; accounts/repository/one_time.py."""
 
     def create_token(self, token: OneTimeToken, *, now: datetime) -> None: ...  # noqa: D102
 

@@ -1,7 +1,7 @@
 """Deleting an account: a tombstone first, then all its data, context by context.
 
 request    one transaction replaces the account's item, its address and its count of owned objects by a tombstone.
-           From here on nothing can be written for the account (parent.require_account), and nobody can log in.
+           From here on nothing can be written for the account (transactional.require_account), and nobody can log in.
 cascade    each context removes its data of the account, in rounds of bounded time, until nothing is left. No progress
 is
            stored: a round that dies is followed by another that finds less.

@@ -26,7 +26,7 @@ from karma.mail.service import OutboxRelay
 
 
 class Accounts(Users, Protocol):
-    """Accounts; repository/users.py says what each method promises."""
+    """Accounts; accounts/repository/users.py says what each method promises."""
 
     def create_user(  # noqa: D102
         self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()
@@ -38,7 +38,7 @@ class Accounts(Users, Protocol):
 
 
 class EmailTokens(Protocol):
-    """One-time tokens of addresses; repository/one_time.py says what each method promises."""
+    """One-time tokens of addresses; accounts/repository/one_time.py says what each method promises."""
 
     def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
     def verify_email(self, token: OneTimeToken, *, now: datetime, entry: AuditEntry) -> bool: ...  # noqa: D102

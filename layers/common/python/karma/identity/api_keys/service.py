@@ -58,7 +58,7 @@ class ApiKeys(Protocol):
 
 
 class Owners(Protocol):
-    """Accounts of the keys' owners; repository/users.py says what each method promises."""
+    """Accounts of the keys' owners; accounts/repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
 

@@ -56,7 +56,7 @@ class Flows(Protocol):
 
 
 class Accounts(Protocol):
-    """Accounts; repository/users.py says what each method promises."""
+    """Accounts; accounts/repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102

@@ -24,7 +24,7 @@ from karma.mail.service import OutboxRelay
 
 
 class Accounts(Protocol):
-    """Accounts; repository/users.py says what each method promises."""
+    """Accounts; accounts/repository/users.py says what each method promises."""
 
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
     def change_password(  # noqa: D102
@@ -40,7 +40,7 @@ class Accounts(Protocol):
 
 
 class ResetTokens(Protocol):
-    """One-time tokens of resets; repository/one_time.py says what each method promises."""
+    """One-time tokens of resets; accounts/repository/one_time.py says what each method promises."""
 
     def find_token(self, token_hash: str) -> OneTimeToken | None: ...  # noqa: D102
     def reset_password(  # noqa: D102

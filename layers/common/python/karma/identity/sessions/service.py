@@ -41,7 +41,7 @@ _MAX_TOKEN_CHARS = 256
 
 
 class Accounts(Protocol):
-    """Accounts; repository/users.py says what each method promises."""
+    """Accounts; accounts/repository/users.py says what each method promises."""
 
     def find_by_email(self, email: str) -> User | None: ...  # noqa: D102
     def get_user(self, user_id: UserId) -> User | None: ...  # noqa: D102

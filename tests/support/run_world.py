@@ -1,0 +1,148 @@
+"""A run in memory: its store, a scripted model, a tool that echoes, and a client that keeps its screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from karma.agents.domain import AgentSpec
+from karma.billing.allowances import Allowances
+from karma.billing.plans import PlanName, plan_at
+from karma.conversations.attachments import Library
+from karma.conversations.domain import ThreadKey
+from karma.core.ids import ThreadId, new_id
+from karma.identity.domain import Role
+from karma.runs.domain import RunKey
+from karma.runs.plan import RunLimits
+from karma.runs.requests import RunInput, parse_run_input
+from karma.runs.service import RunService
+from karma.tools.toolbox import Tool, ToolContext, ToolFailed, described
+from tests.fakes.agents import catalogue
+from tests.fakes.configuration import as_built
+from tests.fakes.runs import (
+    KeptFrames,
+    MemoryAttachments,
+    MemoryDeviceFiles,
+    MemoryRuns,
+    RememberedWatchdog,
+    ScriptedFetch,
+    ScriptedModel,
+    SetClock,
+    caller,
+)
+from tests.support.agui import verify
+
+FIND_TOOL = {"name": "askUser", "description": "Ask", "parameters": {"type": "object", "properties": {}}}
+
+
+@dataclass(frozen=True)
+class Echo:
+    word: str = described("What to say")
+
+
+async def echo(asked: Echo, context: ToolContext) -> object:
+    if asked.word == "fail":
+        raise ToolFailed("cannot say that")
+    if asked.word == "break":
+        raise RuntimeError("secret detail")
+    if asked.word == "hang":
+        await asyncio.Event().wait()
+    return {"said": asked.word, "to": context.caller.name}
+
+
+ECHO = Tool(
+    name="echo",
+    description="Echo",
+    parameters=Echo,
+    permission="device:read",
+    idempotent=True,
+    timeout_s=0.05,
+    run=echo,
+)
+
+
+def asked(
+    *messages: dict[str, Any], thread: str = "t1", run: str = "", taken: Container[str] = (), **more: Any
+) -> RunInput:
+    body = {"threadId": thread, "runId": run or new_id(), "messages": list(messages), "protocolVersion": "1.0", **more}
+    return parse_run_input(orjson.dumps(body), taken=taken)
+
+
+def spec(**more: Any) -> AgentSpec:
+    return AgentSpec(**{"name": "brief", "model": "claude-test", "system_prompt": "Be brief.", **more})
+
+
+def user(content: str, message_id: str = "") -> dict[str, Any]:
+    return {"id": message_id or new_id(), "role": "user", "content": content}
+
+
+class World:
+    def __init__(self, *turns: Any, store: MemoryRuns | None = None, limits: RunLimits | None = None) -> None:
+        self.store = store or MemoryRuns()
+        self.model = ScriptedModel(*turns)
+        self.watchdog = RememberedWatchdog()
+        self.clock = SetClock()
+        self.limits = limits or RunLimits()
+        self.role = Role.USER
+        self.plan = PlanName.ENTERPRISE
+        self.agents = catalogue()
+        self.configuration = as_built()
+        self.attachments = MemoryAttachments()
+        self.device_files = MemoryDeviceFiles()
+        self.web = ScriptedFetch()
+        self.library = Library(self.attachments, self.device_files, self.web)
+
+    @property
+    def service(self) -> RunService:
+        return RunService(
+            store=self.store,
+            watchdog=self.watchdog,
+            model=self.model,
+            agents=self.agents,
+            configuration=self.configuration,
+            tools=[ECHO],
+            library=self.library,
+            allowances=Allowances(plan_of=lambda _: plan_at(self.plan, self.clock.now()), clock=self.clock),
+            spending=self.store.usage,
+            clock=self.clock,
+            limits=self.limits,
+        )
+
+    async def go(self, request: RunInput) -> KeptFrames:
+        frames = KeptFrames()
+        started = await self.service.start(caller(self.role), request)
+        await started.execute(frames)
+        return frames
+
+    def run(self, request: RunInput) -> list[dict[str, Any]]:
+        """Run to the end; the stream must be what clients accept, and the log must say the same as the stream."""
+        frames = asyncio.run(self.go(request))
+        events = frames.events
+        verify(events)
+        log = [orjson.loads(data) for segment in self.log(request) for data in segment.events]
+        assert merged(log) == merged([event for event in events if event["type"] != "MESSAGES_SNAPSHOT"])
+        return events
+
+    def log(self, request: RunInput) -> list[Any]:
+        return self.store.segments(RunKey(caller().user_id, request.run_id), after=0, limit=10**6)
+
+    def thread(self, thread: str = "t1") -> Any:
+        return self.store.thread(ThreadKey(caller().user_id, ThreadId(thread)))
+
+    def stored(self, request: RunInput) -> Any:
+        return self.store.run(RunKey(caller().user_id, request.run_id))
+
+
+def merged(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join neighbouring deltas of one item."""
+    out: list[dict[str, Any]] = []
+    for event in events:
+        if out and "delta" in event and {**out[-1], "delta": ""} == {**event, "delta": ""}:
+            out[-1] = {**event, "delta": out[-1]["delta"] + event["delta"]}
+        else:
+            out.append(event)
+    return out
