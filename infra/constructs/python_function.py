@@ -52,9 +52,8 @@ class PythonFunction(Construct):
             retention=retention_of(settings),
             removal_policy=RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY,
         )
-        role = FunctionRole(
-            self, "Access", name=spec.name, settings=settings, arns=arns, log_group_arn=log_group.log_group_arn
-        )
+        log_arn = log_group.log_group_arn
+        role = FunctionRole(self, "Access", name=spec.name, settings=settings, arns=arns, log_group_arn=log_arn)
         code = artifacts.code[spec.name.package]
         unmanaged = spec.streaming and not settings.managed_stream_runtime
         self.function = lambda_.Function(
@@ -84,11 +83,7 @@ class PythonFunction(Construct):
             waive(self.function, rule, RUNTIME_REASON)
         waive(self.function, "Serverless-LambdaDLQ", NO_ASYNC_REASON)
         if spec.snap_start and settings.released:
-            waive(
-                self.function,
-                "@aws-cdk/aws-lambda:snapStartRequirePublish",
-                "the alias publishes a version with every release",
-            )
+            waive(self.function, "@aws-cdk/aws-lambda:snapStartRequirePublish", "the alias publishes each release")
         self.alias: lambda_.Alias | None = None
         self.target: lambda_.IFunction = self.function
         if settings.released:

@@ -151,6 +151,11 @@ class World:
             payments=self.stripe,
             clock=CLOCK,
         )
+        self._accounts()
+        self._projects()
+        self._deletion()
+
+    def _accounts(self) -> None:
         self.letters = MailQueue()
         self.courier = MailWorker(
             outbox=OutboxRepository(),
@@ -178,6 +183,8 @@ class World:
             clock=CLOCK,
             on_change=lambda _: None,
         )
+
+    def _projects(self) -> None:
         projects = self.projects = ProjectRepository()
         self.members = MemberService(projects, UserRepository(), CLOCK)
         self.host = open_account()
@@ -185,6 +192,9 @@ class World:
         self.project_id = made.project.id
         self.tickets = TicketService(store=RealtimeRepository(), clock=CLOCK, url="wss://live.example.com")
         self.connections = ConnectionService(store=RealtimeRepository(), clock=CLOCK)
+
+    def _deletion(self) -> None:
+        files = FileRepository()
         self.deletion = AccountDeletion(
             deletions=DeletionRepository(),
             passwords=self.passwords,

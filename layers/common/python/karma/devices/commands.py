@@ -92,20 +92,13 @@ class CommandService:
             RateLimited: 100 commands wait for this device already.
             Conflict: IDEMPOTENCY_KEY_REUSED, the key belongs to a request with another body.
         """
-        body = dict(params or {})
-        _validate(command, body, ttl_s)
+        body = _validated(command, dict(params or {}), ttl_s)
         device = self._device(user_id, device_ref)
         now = self._clock.now()
-        request_hash = hashlib.sha256(
-            orjson.dumps([command, body, ttl_s, serial_order], option=orjson.OPT_SORT_KEYS)
-        ).hexdigest()
-        if idempotency_key:
-            made = self._made_before(device, idempotency_key, request_hash)
-            if made is not None:
-                return made
-        if len(self._commands.pending(device.id, limit=MAX_PENDING_COMMANDS)) >= MAX_PENDING_COMMANDS:
-            raise RateLimited(f"{MAX_PENDING_COMMANDS} commands wait for this device already", retry_after_s=60)
-        issued_ms = epoch_ms(now)
+        request_hash = _request_hash(command, body, ttl_s, serial_order)
+        if idempotency_key and (made := self._made_before(device, idempotency_key, request_hash)) is not None:
+            return made
+        self._require_room(device)
         queued = Command(
             id=CommandId(new_id()),
             device_id=device.id,
@@ -115,21 +108,24 @@ class CommandService:
             params=body,
             status=CommandStatus.QUEUED,
             serial=serial_order,
-            issued_ms=issued_ms,
-            expires_ms=issued_ms + ttl_s * 1000,
+            issued_ms=epoch_ms(now),
+            expires_ms=epoch_ms(now) + ttl_s * 1000,
             requested_by=requested_by,
         )
+        idempotency = (idempotency_key, request_hash) if idempotency_key else None
         try:
-            idempotency = (idempotency_key, request_hash) if idempotency_key else None
             self._commands.add(queued, device, now=now, idempotency=idempotency)
         except IdempotencyKeyUsed as exc:
-            made = self._made_before(device, idempotency_key, request_hash)
-            if made is None:
+            if (made := self._made_before(device, idempotency_key, request_hash)) is None:
                 raise Conflict("This Idempotency-Key is in use by another request") from exc
             return made
         count("CommandQueued")
         self._publish_if_connected(device)
         return self._commands.get(device.id, queued.id, consistent=True) or queued
+
+    def _require_room(self, device: Device) -> None:
+        if len(self._commands.pending(device.id, limit=MAX_PENDING_COMMANDS)) >= MAX_PENDING_COMMANDS:
+            raise RateLimited(f"{MAX_PENDING_COMMANDS} commands wait for this device already", retry_after_s=60)
 
     def _publish_if_connected(self, device: Device) -> None:
         # After the put, and consistently: either this sees the connection, or the device's `ready` sees the command.
@@ -260,10 +256,16 @@ class CommandService:
         return row
 
 
-def _validate(command: str, params: Mapping[str, Any], ttl_s: int) -> None:
+def _request_hash(command: str, body: Mapping[str, Any], ttl_s: int, serial_order: bool) -> str:
+    asked = orjson.dumps([command, body, ttl_s, serial_order], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(asked).hexdigest()
+
+
+def _validated(command: str, params: dict[str, Any], ttl_s: int) -> dict[str, Any]:
     ValidationFailed.together(
         lambda: _validate_name(command), lambda: _validate_ttl(ttl_s), lambda: _validate_params(params)
     )
+    return params
 
 
 def _validate_name(command: str) -> None:

@@ -86,48 +86,8 @@ class CommandRepository:
             DeviceItem.state == DeviceState.ACTIVE,
             on_fail=NotFound(f"Device {device.id} not found"),
         )
-        pk, sk = command_key(device.id, command.id)
-        tx.put(
-            CommandItem(
-                pk,
-                sk,
-                command_id=command.id,
-                device_id=command.device_id,
-                user_id=command.user_id,
-                serial_number=command.serial_number,
-                command=command.command,
-                params=dict(command.params),
-                status=command.status,
-                serial=command.serial,
-                requested_by=command.requested_by or None,
-                issued_ms=command.issued_ms,
-                expires_ms=command.expires_ms,
-                created_at=stamp,
-                updated_at=stamp,
-                expires_at=command.expires_ms // 1000 + COMMAND_RETENTION_S,
-            )
-        )
-        pk, sk = pending_key(device.id, command.id)
-        tx.put(
-            PendingItem(
-                pk,
-                sk,
-                command_id=command.id,
-                device_id=command.device_id,
-                user_id=command.user_id,
-                serial_number=command.serial_number,
-                command=command.command,
-                params=dict(command.params),
-                serial=command.serial,
-                issued_ms=command.issued_ms,
-                expires_ms=command.expires_ms,
-                status=command.status,
-                created_at=stamp,
-                updated_at=stamp,
-                gsi1pk=expiry_partition(device.id),
-                gsi1sk=f"{iso(from_epoch_ms(command.expires_ms))}#{command.id}",
-            )
-        )
+        tx.put(_command_item(command, stamp))
+        tx.put(_pending_item(command, stamp))
         used = Conflict("This Idempotency-Key is in use")
         if idempotency is not None:
             key, request_hash = idempotency
@@ -306,4 +266,48 @@ def _pending(item: PendingItem) -> Pending:
         issued_ms=int(item.issued_ms),
         expires_ms=int(item.expires_ms),
         status=CommandStatus(item.status),
+    )
+
+
+def _command_item(command: Command, stamp: str) -> CommandItem:
+    pk, sk = command_key(command.device_id, command.id)
+    return CommandItem(
+        pk,
+        sk,
+        command_id=command.id,
+        device_id=command.device_id,
+        user_id=command.user_id,
+        serial_number=command.serial_number,
+        command=command.command,
+        params=dict(command.params),
+        status=command.status,
+        serial=command.serial,
+        requested_by=command.requested_by or None,
+        issued_ms=command.issued_ms,
+        expires_ms=command.expires_ms,
+        created_at=stamp,
+        updated_at=stamp,
+        expires_at=command.expires_ms // 1000 + COMMAND_RETENTION_S,
+    )
+
+
+def _pending_item(command: Command, stamp: str) -> PendingItem:
+    pk, sk = pending_key(command.device_id, command.id)
+    return PendingItem(
+        pk,
+        sk,
+        command_id=command.id,
+        device_id=command.device_id,
+        user_id=command.user_id,
+        serial_number=command.serial_number,
+        command=command.command,
+        params=dict(command.params),
+        serial=command.serial,
+        issued_ms=command.issued_ms,
+        expires_ms=command.expires_ms,
+        status=command.status,
+        created_at=stamp,
+        updated_at=stamp,
+        gsi1pk=expiry_partition(command.device_id),
+        gsi1sk=f"{iso(from_epoch_ms(command.expires_ms))}#{command.id}",
     )

@@ -130,9 +130,7 @@ class ApiKeyService:
         now = self._clock.now()
         ValidationFailed.together(lambda: _require_known(scopes), lambda: _require_end(expires_at, now))
         ends_at = expires_at or now + API_KEY_TTL
-        for scope in scopes:
-            if scope != permissions.EVERYTHING and not caller.may(scope):
-                raise Forbidden.lacking(permissions.canonical(scope))
+        _require_rights(caller, scopes)
         confirm_presence(
             caller,
             password_hash=owner.password_hash,
@@ -154,13 +152,8 @@ class ApiKeyService:
             expires_at=ends_at,
             revoked_at=None,
         )
-        self._store(
-            key,
-            keys_from=owner.api_keys_from,
-            made_with=caller.credential,
-            request_token=request_token,
-            source=source,
-        )
+        made_with = caller.credential
+        self._store(key, keys_from=owner.api_keys_from, made_with=made_with, request_token=request_token, source=source)
         return NewApiKey(key=key, secret=secret)
 
     def _store(
@@ -285,3 +278,9 @@ def _entry(event: AuditEvent, key: ApiKey, now: datetime, source: Source) -> Aud
         source=source,
         details={"api_key_id": key.id, "prefix": key.prefix, "scopes": " ".join(sorted(key.scopes))},
     )
+
+
+def _require_rights(caller: Caller, scopes: frozenset[str]) -> None:
+    for scope in scopes:
+        if scope != permissions.EVERYTHING and not caller.may(scope):
+            raise Forbidden.lacking(permissions.canonical(scope))
