@@ -1,6 +1,8 @@
 """One engine a session, one AWS account a test: nothing to clean up, any order.
 
 Handlers are called in process; `stack.use("api")` gives them the environment that the deployed function has.
+
+One file of more than 450 lines: fixtures that every folder below takes, which pytest finds in no other module.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ FUNCTIONS = ROOT / "functions"
 
 CONTEXTS = {path.parent.name for path in LAYER.glob("karma/*/__init__.py")} - {"core", "http", "integrations"}
 
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 60
+
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root
     "stripe": ("layers/common/python/karma/integrations/stripe",),
@@ -215,3 +217,19 @@ def test_only_the_settings_read_the_environment() -> None:
     ]
     below = "layers/common/python/karma/core/runtime/"
     assert [path for path in readers if not path.startswith(below)] == ["layers/common/python/karma/core/settings.py"]
+
+
+def test_a_long_file_says_why_it_is_one_and_no_function_is_long() -> None:
+    folders = [ROOT / name for name in ("benchmarks", "functions", "infra", "layers", "local", "sdk/device", "tests")]
+    long: list[str] = []
+    for path in sources(*folders):
+        if any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts):
+            continue
+        name, text = str(path.relative_to(ROOT)), path.read_text()
+        if text.count("\n") > MOST_LINES and f"more than {MOST_LINES} lines" not in text.partition('"""\n\n')[0]:
+            long.append(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                long += [f"{name}: {node.name}"] if lines > MOST_LINES_OF_A_FUNCTION else []
+    assert long == []

@@ -1,3 +1,9 @@
+"""The device: its connection, the queue of telemetry, and commands.
+
+One file of more than 450 lines: the threads of the MQTT client, the sender and the handlers share one lock, and whoever
+changes one of them reads all.
+"""
+
 import logging
 import threading
 import time

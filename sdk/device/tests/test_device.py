@@ -1,4 +1,7 @@
-"""The device against a real broker with mutual TLS, IoT policies and rules (MiniStack)."""
+"""The device against a real broker with mutual TLS, IoT policies and rules (MiniStack).
+
+One file of more than 450 lines: all of it is tried over one broker, whose start costs as much as the tests.
+"""
 
 import json
 import logging

@@ -1,4 +1,8 @@
-"""Projects: one suite for the store in memory and for DynamoDB."""
+"""Projects: one suite for the store in memory and for DynamoDB.
+
+One file of more than 450 lines: projects, members, invitations and seats are written together, and one project of the
+fixture stands for all of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The streaming function in process: real SDK, real DynamoDB calls, exact streams."""
+"""The streaming function in process: real SDK, real DynamoDB calls, exact streams.
+
+One file of more than 450 lines: the requests of one client, in the order in which it makes them.
+"""
 
 import asyncio
 import json

@@ -2,6 +2,8 @@
 
 Actors take turns at every AWS call, in an order that a seed decides (tests/support/interleaving.py). Then the time
 passes in which a process may still write, the deletion is finished, and everything is delivered once more.
+
+One file of more than 450 lines: the actors, the world that they share and what must be left of it are one model.
 """
 
 from __future__ import annotations

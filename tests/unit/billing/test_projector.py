@@ -1,4 +1,7 @@
-"""The projector ends in the state that Stripe shows, whatever happens on the way."""
+"""The projector ends in the state that Stripe shows, whatever happens on the way.
+
+One file of more than 450 lines: one Stripe in memory, and every order in which it may speak.
+"""
 
 import json
 from collections.abc import Callable

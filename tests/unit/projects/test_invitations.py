@@ -1,4 +1,7 @@
-"""Nobody is a member, or an owner, who did not say yes; everybody who is can go."""
+"""Nobody is a member, or an owner, who did not say yes; everybody who is can go.
+
+One file of more than 450 lines: one model of consent, with each way into a project and out of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The rules of projects and their members, over a store in memory."""
+"""The rules of projects and their members, over a store in memory.
+
+One file of more than 450 lines: the table of roles, each rule beside the role that it refuses.
+"""
 
 from __future__ import annotations
 
