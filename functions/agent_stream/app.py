@@ -256,8 +256,7 @@ def _after(request: Request) -> int:
     """Return the last segment that the client has.
 
     The header goes before the query: clients that reconnect by themselves ask for the same URL again, with the id of
-    the
-    last event in the header.
+    the last event in the header.
     """
     given = request.query.get("after", ""), request.header(b"last-event-id")
 

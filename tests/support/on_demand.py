@@ -3,8 +3,7 @@
     name = owe("test-devices", lambda: client.create_table(TableName="test-devices", ...))
 
 A hook of botocore reads the names in each call of this process, presigned ones included. Before other processes are
-told
-names, `make_all` makes everything.
+told names, `make_all` makes everything.
 """
 
 from __future__ import annotations

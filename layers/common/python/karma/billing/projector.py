@@ -281,8 +281,7 @@ def _notice(user_id: UserId, before: Row, after: Subscription | None, *, at: dat
 
     It names the plan that holds, not the one bought: after its end, or while it is paused, another plan holds. The plan
     before is that of the moment at which the row was written, so that an end by time alone, such as that of the
-    retries,
-    is told when Stripe is asked next.
+    retries, is told when Stripe is asked next.
     """
     was, now = _told(before.subscription, before.written_at or at), _told(after, at)
     if was == now:

@@ -68,9 +68,8 @@ class BillingPurge:
         """Remove an account's customers, subscription and events; return True when none is left.
 
         A customer is first taken from the account, on condition that it is linked to it: from then on it cannot be
-        linked
-        again, and one that an administrator linked to another account is left alone. Later events of Stripe find a
-        customer without a user, and are dropped (projector.py).
+        linked again, and one that an administrator linked to another account is left alone. Later events of Stripe find
+        a customer without a user, and are dropped (projector.py).
 
         Raises:
             PaymentsUnavailable, PaymentsDisabled, PaymentsOfOtherMode: as `stop_charging`; nothing of the customer was

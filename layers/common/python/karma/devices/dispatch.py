@@ -100,8 +100,7 @@ class Dispatcher:
         """Record a device's answer to a command; return `moved`, `late`, `repeated` or `unknown`.
 
         An answer counts when the broker received it before the command's end and that end is not recorded. The first
-        final
-        answer after the end is stored as `late_result`, and changes nothing.
+        final answer after the end is stored as `late_result`, and changes nothing.
         """
         now = self._clock.now()
         if self._commands.move(

@@ -1,10 +1,9 @@
 """Reading of telemetry messages, sample by sample and metric by metric.
 
 Only the part that cannot be read is refused: the metric of a value that is no finite number, a sample without a time.
-The
-reasons are WRONG_SHAPE, WRONG_VALUE, WRONG_NAME, TOO_DEEP and REPEATED (an earlier spelling of a metric that the same
-sample has again: the last counts, as for a member that JSON itself repeats, which no reader shows). These do not depend
-on when the message came. The others do:
+The reasons are WRONG_SHAPE, WRONG_VALUE, WRONG_NAME, TOO_DEEP and REPEATED (an earlier spelling of a metric that the
+same sample has again: the last counts, as for a member that JSON itself repeats, which no reader shows). These do not
+depend on when the message came. The others do:
 
 TOO_OLD   the sample's hour ended before the time for which raw telemetry is kept
 FUTURE    the sample's time is further ahead of ours than the clock's tolerance

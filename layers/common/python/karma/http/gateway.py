@@ -104,8 +104,7 @@ def complete(request: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end: without an event loop until it waits for something, then on one.
 
     Our routes never wait: they call blocking clients, since an environment serves one request at a time. Starting a
-    loop
-    for such a request would cost as much as everything else around its route.
+    loop for such a request would cost as much as everything else around its route.
 
     Whoever needs a loop (time-outs, tasks, threads; so also `def` routes, files and streamed answers) asks for it by
     `await asyncio.sleep(0)`. karma.http.dispatch does so before routes that are not of karma.http.routing.

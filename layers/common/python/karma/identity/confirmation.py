@@ -73,8 +73,7 @@ def confirm_presence(
     """Verify the password of the caller's account, or a recent login if it has no password.
 
     Only the login of the caller's own session counts. With `login_suffices` it also counts if the account has a
-    password
-    and none is given.
+    password and none is given.
 
     Raises:
         ValidationFailed: the password is missing.

@@ -46,8 +46,7 @@ def require_session(tx: Transaction, credential: Credential | None, *, now: date
     """Add the same condition to a transaction that writes the account's item under the version that was read.
 
     The account itself is checked on the item that was read (Credential.require_outlived_by). `credential` None: nothing
-    is
-    checked, since no session asks.
+    is checked, since no session asks.
     """
     if credential is not None:
         conditions.require_session(tx, credential, now=now, on_fail=SessionOver())

@@ -163,9 +163,8 @@ class CommandRepository:
         """Move a command to a state, by the table of transitions; tell whether it moved.
 
         A final state takes it out of the device's queue in the same transaction. Return False when it does not exist,
-        its
-        state has no such step (a repeat, a late answer) or is not `only_from`, or `answered_ms`, the broker's time of
-        the answer, is not before the command's end.
+        its state has no such step (a repeat, a late answer) or is not `only_from`, or `answered_ms`, the broker's time
+        of the answer, is not before the command's end.
         """
         stamp, now_ms = iso(at), round(at.timestamp() * 1000)
         sources = sorted(sources_of(to) if only_from is None else sources_of(to) & {only_from})

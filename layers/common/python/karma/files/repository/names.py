@@ -1,10 +1,9 @@
 """Names in directories, kept a tree while many requests write to the same device.
 
 Each entry that has a name, in any state, has an item under the hash of its directory and of its name (NameItem), so
-that
-no two entries share a path. The item of a directory counts the names in it. A transaction that takes or frees a name
-changes that count, on the condition that the directory exists; a directory is removed only while its count is 0. So no
-name is ever in a directory that does not exist, and since a directory's own name counts in the one above it, all
+that no two entries share a path. The item of a directory counts the names in it. A transaction that takes or frees a
+name changes that count, on the condition that the directory exists; a directory is removed only while its count is 0.
+So no name is ever in a directory that does not exist, and since a directory's own name counts in the one above it, all
 directories above exist too. The root has no item: it always exists.
 """
 

@@ -107,8 +107,7 @@ class AccountService:
         """Make an account unless the address has one; return the account that was, or would have been, made.
 
         Answer and calls are the same for a taken address; only its owner is told, by mail. The recipient is decided
-        when
-        the mail is sent (karma.identity.accounts.correspondence).
+        when the mail is sent (karma.identity.accounts.correspondence).
 
         Raises:
             ValidationFailed: the text is no address that mail is sent to, or the password is easy to guess.

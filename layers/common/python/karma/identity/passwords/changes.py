@@ -79,8 +79,7 @@ class PasswordService:
         """Have a reset link sent to the address if it has an account.
 
         The account is looked up only when the mail is sent: here the work is the same for every address. Requests
-        beyond
-        the limit for one address, with an account or without, are ignored.
+        beyond the limit for one address, with an account or without, are ignored.
 
         Raises:
             ValidationFailed: the text is no address.

@@ -43,8 +43,7 @@ class Argon2Passwords:
         """Tell whether a hash is of this password; an unreadable hash is of none.
 
         A hash from before passwords had one spelling is of the text as it was typed, so that is tried too if it
-        differs,
-        with an account and without: a wrong password takes the same time for both.
+        differs, with an account and without: a wrong password takes the same time for both.
         """
         return any(self._made(password_hash, text) for text in dict.fromkeys((spelled(password), password)))
 
