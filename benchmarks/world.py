@@ -26,7 +26,7 @@ ACCOUNT = "424242424242"
 DEVICES = 20
 STREAM_USERS = 4
 INDEXED = ("identity", "devices", "work", "agents", "billing", "realtime")
-TABLES = (*INDEXED, "telemetry", "search")
+TABLES = (*INDEXED, "telemetry")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ class TableName(StrEnum):
     AGENTS = "agents"
     BILLING = "billing"
     REALTIME = "realtime"
-    SEARCH = "search"
 
 
 INDEXED_TABLES = frozenset(
@@ -282,18 +281,5 @@ IOT_SELECT = (
     "timestamp() AS received_ms FROM '{}'"
 )
 
-STREAM_PATHS = (
-    "/api/agent",
-    "/api/v1/agent",
-    "/api/chat",
-    "/api/v1/chat",
-    "/api/agent/run",
-    "/api/v1/agent/run",
-    "/api/agent/run/*/events",
-    "/api/v1/agent/run/*/events",
-    "/api/runs/*/events",
-    "/api/v1/runs/*/events",
-    "/api/llm/messages",
-    "/api/v1/llm/messages",
-)
-"""Paths that CloudFront sends to the stream URL: every route that waits for a model or tails a run's log."""
+STREAM_PATHS = ("/api/agent", "/api/v1/agent", "/api/v1/runs/*/events")
+"""Paths that CloudFront sends to the stream URL: those that functions/agent_stream serves."""

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_stream.app import ROUTES
 from api import description
 from api.routes import oauth
 from infra.artifacts import source_entries
+from infra.catalog import STREAM_PATHS
 from infra.constructs.cors import REQUEST_HEADERS
 from tests.infra.synthesized import Json, Synthesized
 from tests.support import contract
@@ -61,6 +63,10 @@ def test_every_header_that_the_code_reads_reaches_it_and_no_other_does(aws: Synt
     from_browsers = set(REQUEST_HEADERS) - NOT_READ
     assert reaching(aws) == (read - OF_NO_VIEWER) | by_the_edges | from_browsers
     assert "host" not in reaching(aws)
+
+
+def test_the_paths_of_the_stream_are_those_that_it_serves() -> None:
+    assert set(STREAM_PATHS) == {re.sub(r"{[^}]*}", "*", route.path) for route in ROUTES}
 
 
 def test_the_cookie_of_logins_reaches_the_api_and_no_other(aws: Synthesized) -> None:

@@ -117,7 +117,7 @@ _FIXED = {
     "STRIPE_API_BASE": "http://127.0.0.1:9",
     "PAYMENT_RETRY_DAYS": "14",
 }
-_TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime", "search")
+_TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")
 _TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
 FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     "api": (

@@ -142,7 +142,7 @@ def is_pure(name: str) -> bool:
 
 
 def test_domains_are_pure() -> None:
-    domains = [*LAYER.glob("karma/*/domain.py")]
+    domains = [*LAYER.glob("karma/**/domain.py")]
     assert domains
     assert offenders(iter(domains), lambda _, name: is_pure(name)) == []
 

@@ -19,6 +19,9 @@ def test_the_checks_run_on_several_platforms_and_before_a_commit() -> None:
     assert "bash .ci/run" in workflow
     hooks = re.findall(r"id: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
     assert hooks == ["ruff", "ruff-format", "mypy"]
+    entry = re.search(r"entry: (\.venv/bin/mypy .*)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert entry is not None
+    assert f"\t{entry[1]}\n" in (ROOT / "Makefile").read_text(), "a hook and `make lint` check the same"
     assert {"I", "N", "PLE"} <= set(PROJECT["tool"]["ruff"]["lint"]["select"]), "what isort and pylint looked at"
 
 
