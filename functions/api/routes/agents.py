@@ -73,7 +73,8 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Ans
     """Create an agent; only `name`, `model` and `system_prompt` are required."""
 
     def create() -> Outcome[AgentData]:
-        return Outcome(status=201, data={"agent": agent_view(_create(request, body, caller))})
+        made = _create(request, body, caller)
+        return Outcome(status=201, data={"agent": agent_view(made)}, once_id=made.id)
 
     return await once(request, caller, create)
 
@@ -83,7 +84,8 @@ async def agio_create_agent(request: Request, body: AgentBody, caller: Writer) -
     """Create an agent; only `name`, `model` and `system_prompt` are required."""
 
     def create() -> Outcome[AgentView]:
-        return Outcome(status=201, data=agent_view(_create(request, body, caller)))
+        made = _create(request, body, caller)
+        return Outcome(status=201, data=agent_view(made), once_id=made.id)
 
     return await once(request, caller, create)
 

@@ -80,6 +80,15 @@ def test_an_ordinary_message_costs_no_call() -> None:
     assert hours.calls <= 4 * 1024 // PORTION + 1
 
 
+def test_a_message_that_could_not_be_stored_asks_again_for_the_same_units() -> None:
+    hours = Hours()
+    [process] = processes(hours, 1)
+    for _ in range(10_000):
+        assert process.take_units(DEVICE, 24, received_ms=0)
+        process.give_back(DEVICE, 24, received_ms=0)
+    assert hours.calls == 0
+
+
 def test_what_a_process_remembers_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowance, "_MAX_KNOWN", 3)
     monkeypatch.setattr(allowance, "LETTERS_AN_HOUR", 0)

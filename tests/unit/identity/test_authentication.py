@@ -137,6 +137,10 @@ class TestABearerToken:
         with pytest.raises(Unauthenticated, match="The session is over") as caught:
             world.authenticator.authenticate(token, None)
         assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+        world.identities.sessions.clear()  # whoever asked the store now would find a session that goes on, or none
+        world.identities.sessions[session_id] = False
+        with pytest.raises(Unauthenticated, match="The session is over"):
+            world.authenticator.authenticate(token, None)
 
     @pytest.mark.fault("F-21j")
     @pytest.mark.parametrize("reading", [False, True])

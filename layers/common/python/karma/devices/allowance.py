@@ -53,6 +53,11 @@ class Allowance:
         self._left[place] = left - units if left >= units else left
         return left >= units
 
+    def give_back(self, device_id: DeviceId, units: int, *, received_ms: int) -> None:
+        """Take units back of a message that could not be stored: it is delivered again, and asks for them again."""
+        place = (device_id, hour_of(received_ms))
+        self._left[place] = self._left.get(place, 0) + units
+
     def _take(self, device_id: DeviceId, cost: Cost, amount: int, *, hour: int, most: int) -> bool:
         place = (device_id, hour, cost)
         if place in self._over:

@@ -203,8 +203,13 @@ class IngestService:
         if not self._allowance.take_units(device.guard.device_id, units, received_ms=message.received_ms):
             raise Unreadable("TOO_FAST", "samples", [Refused("samples", "TOO_FAST"), *read.refused])
         latest, refused = Latest(), list(read.refused)
-        for batch in read.batches:
-            if self._telemetry.store(device.guard.device_id, batch):
+        try:
+            stored = [self._telemetry.store(device.guard.device_id, batch) for batch in read.batches]
+        except Exception:
+            self._allowance.give_back(device.guard.device_id, units, received_ms=message.received_ms)
+            raise
+        for batch, is_stored in zip(read.batches, stored, strict=True):
+            if is_stored:
                 latest = latest.merge(Latest(readings=batch.newest, last_seen_ms=message.received_ms))
             else:
                 refused.append(Refused("samples", "ALTERED"))

@@ -7,7 +7,7 @@ REQUEST_IN_PROGRESS. A request that failed leaves no record.
 
 An item of DynamoDB has at most 400 KB. For an answer over `MAX_KEPT_BYTES` the record says only that there was one: a
 repeat runs `create` again, which finds the object that the first has created (`request_token`), and returns it as it is
-now.
+now. Where `create` cannot find it (`Outcome.once_id`), a repeat gets 409 ALREADY_CREATED, as after a secret.
 
 On routes without a caller, the body is part of the record's key: two strangers who chose the same Idempotency-Key make
 two requests, and neither learns of the other.
@@ -52,6 +52,8 @@ class Outcome(Generic[_Data]):
     status: int
     data: _Data
     secret_id: str = ""
+    once_id: str = ""
+    """Id of the created object if `create` cannot find it again: a repeat of an answer too large to keep names it."""
 
 
 async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome[_Data]]) -> Answer[_Data]:
@@ -76,7 +78,7 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
         return ok(fresh.data, fresh.status)
     if stored["secret_id"]:
         raise AlreadyCreated(
-            "This request was carried out; its secret was shown once", details={"id": stored["secret_id"]}
+            "This request was carried out; its answer was shown once", details={"id": stored["secret_id"]}
         )
     data = create().data if stored.get("again") else stored["data"]
     return ok(data, stored["status"], headers={"Idempotent-Replayed": "true"})
@@ -122,11 +124,10 @@ def _run(
     def carry_out() -> dict[str, Any]:
         outcome = create()
         fresh.append(outcome)
-        if outcome.secret_id or len(render(outcome.data)) > MAX_KEPT_BYTES:
-            kept: dict[str, Any] = {"data": {}, "again": not outcome.secret_id}
-        else:
-            kept = {"data": outcome.data, "again": False}
-        return {"status": outcome.status, "secret_id": outcome.secret_id, **kept}
+        is_large = len(render(outcome.data)) > MAX_KEPT_BYTES
+        unshown = outcome.secret_id or (outcome.once_id if is_large else "")
+        data: object = {} if unshown or is_large else outcome.data
+        return {"status": outcome.status, "secret_id": unshown, "data": data, "again": is_large and not unshown}
 
     records = _Records(caller, carry_out)
     claims = [{"path": path, "key": key, "fingerprint": fingerprint} for fingerprint in _fingerprints(body)]

@@ -87,6 +87,8 @@ class Authenticator:
         self._clock = clock
         self._user_cache: dict[UserId, tuple[float, User]] = {}
         self._key_cache: dict[str, tuple[float, ApiKey]] = {}
+        self._ended: dict[str, tuple[float, None]] = {}
+        """Sessions that were seen to be over."""
 
     def authenticate(self, authorization: str | None, api_key: str | None, *, reading: bool = False) -> Caller:
         """Return the caller; a bearer token goes before an API key.
@@ -177,10 +179,13 @@ class Authenticator:
         if token.session_id is None:
             # From before tokens named their session: half an hour after that deployment there are none.
             return self._keep_user(token.user_id, self._users.read_user(token.user_id))
+        if token.session_id in self._ended:
+            raise _over()  # for good: whoever goes on with its tokens costs no more reads
         found, is_open = self._users.read_with_session(token.user_id, token.session_id)
         user = self._keep_user(token.user_id, found)
         if not is_open:
-            raise tokens.refused("The session is over; log in again")
+            _keep(self._ended, token.session_id, None, monotonic())
+            raise _over()
         return user
 
     def _keep_user(self, user_id: UserId, found: User | None) -> User:
@@ -188,6 +193,10 @@ class Authenticator:
             self._user_cache.pop(user_id, None)
             raise NotFound("User not found")
         return _keep(self._user_cache, user_id, found, monotonic())[1]
+
+
+def _over() -> Unauthenticated:
+    return tokens.refused("The session is over; log in again")
 
 
 def hash_api_key(api_key: str) -> str:
