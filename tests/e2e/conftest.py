@@ -148,7 +148,7 @@ class Robot:
     credentials: dict[str, Any]
     client: Device
     commands: list[Command] = field(default_factory=list)
-    """What it was told to do, in order."""
+    """Commands that it received, in order."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What functions do that nobody waits for: a table's stream, messages in queues, schedules."""
+"""Work that nobody waits for: a table's stream, messages in queues, schedules."""
 
 from __future__ import annotations
 

@@ -98,3 +98,20 @@ def test_messages_that_could_not_be_counted_come_again(
     assert world.ingest.take([replace(each) for each in messages if each.id in again]) == []
     own, more = letters(world, made)
     assert (len(own), more) == (2, 2)
+
+
+def test_telemetry_that_could_not_be_stored_is_not_counted_at_each_delivery(
+    world: World, made: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = world.message(made, "telemetry", world.samples((0, 1.5)))
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise StorageUnavailable("The database does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.telemetry, "store", broken)
+        for _ in range(20):
+            assert world.ingest.take([message]) == [message.id]
+    assert world.ingest.take([message]) == []
+    assert letters(world, made) == ([], 0)
+    assert len(list(world.telemetry.batches(made.view.device.id, from_ms=0, to_ms=world.clock.ms + 1))) == 1

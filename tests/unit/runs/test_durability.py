@@ -1,4 +1,4 @@
-"""What is stored when: the log before the wire, large answers, and writes that fail."""
+"""Runs are stored before they are shown: the log before the wire, large answers, and writes that fail."""
 
 from __future__ import annotations
 

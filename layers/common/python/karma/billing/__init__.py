@@ -1,4 +1,4 @@
-"""What an account has bought and may use: subscriptions as Stripe tells of them, plans, and how much is taken.
+"""Billing: subscriptions as Stripe tells of them, plans, and how much of a plan an account has taken.
 
 - **Event**: what Stripe posts. **Inbox**: where it waits. **Projector**: finds what a user has by asking Stripe.
 - **Customer link**: whose Stripe customer is whose account. **Plan**: limits and a price.

@@ -1,4 +1,4 @@
-"""What knows nothing of devices, agents or money: time, ids, errors, settings, DynamoDB, the runtime of streams.
+"""The core, which knows nothing of devices, agents or money: time, ids, errors, settings, DynamoDB, streams.
 
 - **Error**: what a caller is told, with a code and a status (`errors`); a storage fault becomes one in `faults`.
 - **Item** and **Transaction**: one row of DynamoDB, and one write of many (`dynamo`).

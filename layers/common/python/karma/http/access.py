@@ -68,7 +68,7 @@ def permit(permission: str) -> DependsParam:
 
 CurrentCaller = Annotated[Caller, permit("")]
 LeavingCaller = Annotated[Caller, Depends(Permit("", may_be_over=True))]
-"""Who logs out: repeated, it is answered as it was, though the session is over."""
+"""Caller of a log-out, which is answered as before when it is repeated, though the session is over."""
 
 
 _MAX_USER_AGENT_CHARS = 256
@@ -82,4 +82,4 @@ async def _source(request: Request) -> Source:
 
 
 RequestSource = Annotated[Source, Depends(_source)]
-"""Where the request came from, for the audit log."""
+"""Address, user agent and id of the request, for the audit log."""

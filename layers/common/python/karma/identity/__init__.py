@@ -1,4 +1,4 @@
-"""Who somebody is and what they may do.
+"""Identity: accounts, their sessions and keys, and the permissions of whoever calls.
 
 - **User**: an account (`accounts`), with its addresses, its profile and its deletion. **Password**: see `passwords`.
 - **Caller**: whoever sends a request, known by an access token (`sessions`) or an API key (`api_keys`).

@@ -1,4 +1,4 @@
-"""What nouns need from outside; the second implementation is in tests/fakes."""
+"""The port of nouns to their store; the second implementation is in tests/fakes."""
 
 from __future__ import annotations
 

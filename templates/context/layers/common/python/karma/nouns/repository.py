@@ -58,7 +58,7 @@ class NounItem(NounsItem, discriminator="noun"):
 
 
 class NounRequestItem(RequestAttributes, NounsItem, discriminator="noun_request"):
-    """What a request with an Idempotency-Key made."""
+    """The noun that a request with an Idempotency-Key has created."""
 
 
 class DynamoNounStore:

@@ -25,7 +25,7 @@ class CreateNounBody(Body):
 
 
 class ChangeNounBody(Body):
-    """What may be changed of a noun; what is left out stays."""
+    """Changes of a noun; a member that is left out stays as it is."""
 
     name: Name = left_out()
     note: Note = left_out()

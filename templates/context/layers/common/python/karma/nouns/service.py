@@ -28,7 +28,7 @@ class NounPage:
 
 
 class NounService:
-    """What people do with their nouns. Another account's noun is NotFound in all of it."""
+    """Use cases of nouns. Each raises NotFound for a noun of another account."""
 
     def __init__(self, store: NounStore, clock: Clock) -> None:
         self._store = store
