@@ -1,4 +1,4 @@
-"""A walk finds what comes next as who looks at every message does, though it looks at none in vain twice."""
+"""Searches in the index of a thread find the same messages as a look at each message of the thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
-from karma.conversations.tree import Tree, is_unseen
+from karma.conversations.tree import Name, Tree, is_hidden
 from karma.core.ids import ThreadId, UserId
 
 
@@ -26,17 +26,17 @@ def threads(draw: st.DrawFn) -> Thread:
     return Thread(key=key, messages=messages, next_message=size, version=1, forks=forks)
 
 
-def looked_for(
-    thread: Thread, here: int, is_meant: Callable[[Message], bool], *, within: int | None = None
+def nearest_of_all(
+    thread: Thread, start: int, is_meant: Callable[[Message], bool], *, within: int | None = None
 ) -> int | None:
-    """Look at every message behind a place; what a client sees ends the way to what is behind it."""
+    """Look at every message of a thread: it may come next when all messages between `start` and it are hidden."""
     found = []
     for position in range(len(thread.messages)):
         way = thread.way_to(position)
-        if here >= 0 and here not in way[:-1]:
+        if start >= 0 and start not in way[:-1]:
             continue
-        between = way[way.index(here) + 1 : -1] if here >= 0 else way[:-1]
-        is_near = all(is_unseen(thread.messages[each]) for each in between) and (
+        between = way[way.index(start) + 1 : -1] if start >= 0 else way[:-1]
+        is_near = all(is_hidden(thread.messages[each]) for each in between) and (
             within is None or len(way) - 1 <= within
         )
         if is_near and is_meant(thread.messages[position]):
@@ -45,9 +45,11 @@ def looked_for(
 
 
 @given(threads(), st.data())
-def test_a_walk_finds_the_nearest_whatever_it_looked_for_before(thread: Thread, data: st.DataObject) -> None:
+def test_a_search_finds_the_nearest_message_that_may_come_next_whatever_came_before(
+    thread: Thread, data: st.DataObject
+) -> None:
     tree = Tree(thread)
-    for here in [-1, *thread.way_to(data.draw(st.integers(0, len(thread.messages) - 1)))]:
+    for start in [-1, *thread.way_to(data.draw(st.integers(0, len(thread.messages) - 1)))]:
         for call in data.draw(st.lists(st.sampled_from("cd"), max_size=3)):
             within = data.draw(st.none() | st.integers(0, 12))
             both = data.draw(st.booleans())
@@ -56,6 +58,6 @@ def test_a_walk_finds_the_nearest_whatever_it_looked_for_before(thread: Thread, 
                 calls = {each.id for each in message.tool_calls}
                 return call in calls and (len(calls) == 2 or not both)
 
-            found = tree.nearest(here, ("call", call), is_meant if both else None, within=within)
+            found = tree.nearest(start, Name("answer call", call), is_meant if both else None, within=within)
 
-            assert found == looked_for(thread, here, is_meant, within=within), (here, call, both, within)
+            assert found == nearest_of_all(thread, start, is_meant, within=within), (start, call, both, within)

@@ -18,22 +18,38 @@ tree that equals its beginning is the start of the run's conversation; the remai
 - Results of calls are accepted anywhere; one that comes after the conversation went on is placed at its end.
 - Answers that the server never gave are accepted in a conversation that is new to the server, else left out.
 - Everything that is left out gets a note.
+
+An example, which tests/unit/conversations/test_branches.py runs. The agent looked through a camera, a tool of the
+server, before its first answer; now the user goes back and edits the second question:
+
+    stored   0 u1 "Is it open?"   1 a1 calls camera   2 t1 the result   3 a2 "It is."   4 u2 "Close it."   5 a3 "Done."
+    sent       u1 "Is it open?"                                           a2 "It is."     u2 "Lock it."
+
+    sent   its original                                                       the branch     new
+    u1     0: the same id and content, after the root                         0              -
+    a2     3: the same id; 1 and 2 in between are hidden (`tree.is_hidden`)   0 1 2 3        -
+    u2     none: 4 has this id, but another content                           0 1 2 3        u2 "Lock it."
+
+So `after` is 3, `new` is the edited u2, and `conversation` is u1 a1 t1 a2 u2; u2 "Close it." and a3 stay in a branch of
+their own. `is_shown` is true: all of the conversation that a client shows, this client has sent.
+
+The parts: `Tree` indexes the thread, `Branch` is the conversation as far as it is found, `Originals` finds the stored
+message that comes next in it for a sent one, and `_Merging` decides for each sent message what becomes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from karma.conversations.attachments import is_same_content
-from karma.conversations.domain import Message, Thread, ToolCall
-from karma.conversations.history import stopped
+from karma.conversations.branch import Branch
+from karma.conversations.domain import Message, Thread
 from karma.conversations.messages import Sent, said
 from karma.conversations.order import in_stored_order, place_of
-from karma.conversations.tree import Tree, is_blank, is_unseen, shape_of, shapes_of
+from karma.conversations.originals import Originals
+from karma.conversations.tree import Tree, is_blank, is_hidden, shape_of, shapes_of
 from karma.core.errors import ValidationFailed
-from karma.core.ids import short_id
 
 
 class Note(NamedTuple):
@@ -69,17 +85,15 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
         ValidationFailed: the message that asks for an answer is empty.
     """
     written, empty = _with_words(thread, sent)
-    walk = _Walk(thread, passed_over, own)
+    is_whole = _is_whole(thread, written)
+    merging = _Merging(thread, written if is_whole else (), own=own, notes=passed_over)
     for each in empty:
-        walk.pass_over(each, "is empty")
-    if _is_whole(thread, written):
-        walk.follow(in_stored_order(thread, written))
+        merging.leave_out(each, "is empty")
+    if is_whole:
+        merging.take_whole(in_stored_order(thread, written))
     else:
-        repeated = _repeated(thread, written)
-        walk.go_to(repeated[-1] if repeated and len(repeated) == len(written) else thread.latest)
-        for each in written[len(repeated) :]:
-            walk.add(each)
-    return walk.result(written)
+        merging.take_new_alone(written)
+    return merging.result(written)
 
 
 def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
@@ -107,285 +121,168 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
         return False
 
 
-class _Walk:
-    """The conversation so far: positions in the tree, followed by new messages."""
+class _Merging:
+    """Takes the messages of one request in order: each has an original in the thread, is new, or is left out."""
 
-    def __init__(self, thread: Thread, passed_over: Sequence[Note], own: Collection[str]) -> None:
+    def __init__(self, thread: Thread, history: Sequence[Sent], *, own: Collection[str], notes: Sequence[Note]) -> None:
+        """Prepare a merge.
+
+        Args:
+            thread: the stored thread.
+            history: the messages of a client that sends the whole conversation; () of one that sends only new ones.
+            own: names of the tools that run on the server.
+            notes: notes on messages that were left out before.
+        """
         self._thread = thread
-        self._own = own
-        self._tree = Tree(thread)
-        self._way: list[int] = []
-        self._new: list[Message] = []
-        self._answer: Message | None = None
-        """The last message of the assistant."""
-        self._answer_calls: frozenset[str] = frozenset()
-        self._results: dict[str, Message | None] = {}
-        """Result of each call of the conversation by the call's id; None: no result yet."""
-        self._own_calls: set[str] = set()
-        self._open: dict[str, ToolCall] = {}
-        """Calls of the server's own tools in the last turn that have no result yet."""
-        self._is_completed = False
-        """The conversation has results that the client did not send."""
-        self._unreached: set[str] = set()
-        """Ids of calls that were not found behind an earlier position, and so cannot be behind a later one."""
-        self._held: list[Sent] = []
+        tree = Tree(thread)
+        has_unknown_ids = all(each.message.id and each.message.id not in tree.by_id for each in history)
+        self._makes_ids_anew = bool(history and thread.messages) and has_unknown_ids
+        """None of the client's ids is known to a thread that has messages: it makes new ones each time."""
+        self._is_import = bool(history) and (has_unknown_ids or not thread.messages)
+        """The client may bring a conversation from elsewhere, with answers that the server never gave."""
+        self._branch = Branch(tree, own=own, is_import=self._is_import)
+        self._originals = Originals(tree, self._branch)
+        self._tree = tree
+        self._postponed: list[Sent] = []
         """Results that wait until it is known whether the stored conversation goes on behind them."""
-        self._notes = list(passed_over)
-        self._is_import = False
-        self._is_anew = False
-        """This client makes new ids each time: none is known to a thread that has messages."""
+        self._notes = list(notes)
 
-    @property
-    def _here(self) -> int:
-        return self._way[-1] if self._way else -1
-
-    def pass_over(self, sent: Sent, reason: str) -> None:
+    def leave_out(self, sent: Sent, reason: str) -> None:
+        """Leave out a message, with a note."""
         self._notes.append(Note(f"messages.{sent.at}", reason))
 
-    def go_to(self, position: int) -> None:
-        """Begin after a message of the thread."""
-        self._go(position)
-
-    def follow(self, sent: Sequence[Sent]) -> None:
-        """Follow the branch of a whole conversation."""
-        self._is_import = all(each.message.id and each.message.id not in self._tree.by_id for each in sent)
-        self._is_anew = self._is_import and bool(self._thread.messages)
-        self._is_import |= not self._thread.messages
-        self._go(place_of(self._thread, sent))
-        answered = max((i for i, each in enumerate(sent) if each.message.role == "assistant"), default=-1)
-        for i, each in enumerate(sent):
+    def take_new_alone(self, messages: Sequence[Sent]) -> None:
+        """Take the messages of a client that sends only new ones, or repeats all its user's messages before them."""
+        repeated = _repeated(self._thread, messages)
+        is_nothing_new = bool(repeated) and len(repeated) == len(messages)
+        self._branch.go_to(repeated[-1] if is_nothing_new else self._thread.latest)
+        for each in messages[len(repeated) :]:
             if each.message.role == "user":
-                self._user(each, known=self._by_place(each.message) if self._is_anew or i < answered else each.message)
+                self._branch.append(each.message)
+            elif each.message.role == "tool":
+                self._take_result(each)
+
+    def take_whole(self, history: Sequence[Sent]) -> None:
+        """Take the messages of a client that sends the whole conversation."""
+        self._branch.go_to(place_of(self._thread, history))
+        last_answer = max((i for i, each in enumerate(history) if each.message.role == "assistant"), default=-1)
+        for i, each in enumerate(history):
+            if each.message.role == "user":
+                self._take_user(each, is_answered=i < last_answer)
             elif each.message.role == "assistant":
-                self._assistant(each, is_last=i == len(sent) - 1)
+                self._take_answer(each, is_last=i == len(history) - 1)
             else:
-                self._hold(each)
-        self._release()
-        if sent and sent[-1].message.role != "user":
-            self._complete()
-            self._to_the_end_of_the_answer()
+                self._postponed.append(each)
+        self._take_postponed_results()
+        if history and history[-1].message.role != "user":
+            self._branch.complete_turn()
+            self._branch.go_to_end_of_answer()
 
-    def _to_the_end_of_the_answer(self) -> None:
-        """Continue to the end of an answer when the client's history ends at a call or a result within it.
+    def _take_postponed_results(self) -> None:
+        postponed, self._postponed = self._postponed, []
+        for each in postponed:
+            self._take_result(each)
 
-        The rest exists; a model that is asked for it once more would call its tools again.
-        """
-        while not self._new and self._way and self._tree.message(self._here).role != "user":
-            behind = [p for p in self._tree.behind.get(self._here, ()) if self._is_ours(self._tree.message(p))]
-            if not behind:
-                return
-            self._go(behind[-1])
-            self._is_completed = True
+    def _take_user(self, sent: Sent, *, is_answered: bool) -> None:
+        given = sent.message
+        if self._makes_ids_anew or is_answered:
+            given = self._originals.without_unknown_id(given)
+        position = self._originals.of_user(given)
+        if position is None and self._postponed:
+            self._take_postponed_results()
+            position = self._originals.of_user(given)
+        if position is None:
+            self._branch.append(sent.message)
+        else:
+            self._branch.go_to(position)
 
-    def _is_ours(self, message: Message) -> bool:
-        return message.role == "assistant" or (message.role == "tool" and message.tool_call_id in self._own_calls)
+    def _take_answer(self, sent: Sent, *, is_last: bool) -> None:
+        given = sent.message
+        if self._branch.ends_with_answer(given):
+            return
+        position = self._original_of_answer(given)
+        if position is not None:
+            if given.content and given.content != self._tree.message(position).content:
+                self.leave_out(sent, "differs from the answer that was given, which stands")
+            self._branch.go_to(position)
+        elif is_last and (position := self._originals.of_begun_answer(given)) is not None:
+            self._branch.has_unsent = True
+            self._branch.go_to(position)
+        else:
+            self._take_answer_from_elsewhere(sent)
 
-    def _by_place(self, message: Message) -> Message:
-        """Drop an id that the thread does not know: the message is then found by place and content."""
-        return message if message.id in self._tree.by_id else replace(message, id="")
+    def _original_of_answer(self, given: Message) -> int | None:
+        position = self._originals.of_answer(given)
+        if position is None and given.content:
+            position = self._originals.of_answer(self._originals.without_unknown_id(given))
+        if position is None and (not given.id or self._is_known_by_place):
+            # Without ids, the place is what a client and the store have in common.
+            position = self._originals.next_shown_answer()
+        return position
 
-    def add(self, sent: Sent) -> None:
-        """Add a message of a client that sends only new ones."""
-        if sent.message.role == "user":
-            self._append(sent.message)
-        elif sent.message.role == "tool":
-            self._result(sent)
+    @property
+    def _is_known_by_place(self) -> bool:
+        """The client's ids tell nothing, but its history begins as a stored branch does."""
+        return self._makes_ids_anew and self._branch.end >= 0
 
-    def _complete(self) -> None:
-        """Give each of the server's calls in the last turn its result: the stored one, else that there is none."""
-        for call in [] if self._is_import else list(self._open.values()):
-            if call.id not in self._open:
-                continue
-            self._is_completed = True
-            position = self._find(("result", call.id))
-            if position is not None:
-                self._go(position)
-            elif self._new and (found := self._tree.by_result.get(call.id)):
-                self._enter_new(self._tree.message(found[-1]))
-            else:
-                self._enter_new(stopped(call))
+    def _take_answer_from_elsewhere(self, sent: Sent) -> None:
+        """Take an answer that does not come next: a copy of another branch's, or one that the server never gave."""
+        stored = self._originals.answer_elsewhere(sent.message)
+        if stored is not None:
+            self._take_postponed_results()
+            self._branch.complete_turn()
+            self._branch.append_copy(stored)
+        elif self._is_import and not self._is_known_by_place:
+            self._take_postponed_results()
+            self._branch.append(sent.message)
+        else:
+            self.leave_out(sent, "is no answer that was given in this conversation")
+
+    def _take_result(self, sent: Sent) -> None:
+        given = sent.message
+        call_id = given.tool_call_id
+        if not self._branch.has_call(call_id) and not self._branch.go_to_call(call_id):
+            self.leave_out(sent, "answers no call of this conversation")
+        elif (result := self._branch.result_of(call_id)) is not None:
+            self._note_if_other_result(sent, result)
+        elif (position := self._originals.of_result(call_id)) is not None:
+            self._note_if_other_result(sent, self._tree.message(position))
+            self._branch.go_to(position)
+        elif self._branch.new and (stored := self._originals.result_elsewhere(given)) is not None:
+            self._branch.append_copy(stored)
+        elif self._branch.is_own_call(call_id) and not self._is_import:
+            self.leave_out(sent, "answers a call of a tool of the server, which gives its results itself")
+        else:
+            self._branch.append(given)
+
+    def _note_if_other_result(self, sent: Sent, stored: Message) -> None:
+        if (stored.content, stored.failed) != (sent.message.content, sent.message.failed):
+            self.leave_out(sent, "differs from the result that is there, which stands")
 
     def result(self, sent: Sequence[Sent]) -> Merged:
-        self._complete()
-        stored = [self._tree.message(position) for position in self._way]
-        conversation = (*stored, *self._new)
-        ids = {each.message.id for each in sent}
-        copies = _Copies(each.message for each in sent if not each.message.id)
-        lacks = any(message.id not in ids and not is_unseen(message) and not copies.have(message) for message in stored)
-        at = {message.id: i for i, message in enumerate(conversation) if message.role != "tool"}
-        places = [at[each.message.id] for each in sent if each.message.id in at]
-        differs = self._notes or lacks or self._is_completed or places != sorted(places)
+        """Complete the last turn, and return what became of the client's messages."""
+        self._branch.complete_turn()
+        stored = self._branch.stored
+        conversation = (*stored, *self._branch.new)
+        is_shown = not (
+            self._notes or self._branch.has_unsent or _lacks_any(sent, stored) or _is_reordered(sent, conversation)
+        )
         notes = sorted(self._notes, key=lambda note: int(note.field.rpartition(".")[2]))
-        return Merged(conversation, self._here, tuple(self._new), tuple(notes), not differs)
+        return Merged(conversation, self._branch.end, tuple(self._branch.new), tuple(notes), is_shown)
 
-    def _user(self, sent: Sent, *, known: Message) -> None:
-        position = self._same_user(known)
-        if position is None:
-            self._release()
-            position = self._same_user(known)
-        if position is None:
-            self._append(sent.message)
-        else:
-            self._go(position)
 
-    def _hold(self, sent: Sent) -> None:
-        self._held.append(sent)
+def _lacks_any(sent: Sequence[Sent], stored: Sequence[Message]) -> bool:
+    """Tell whether a client did not send one of these stored messages that clients show."""
+    ids = {each.message.id for each in sent}
+    copies = _Copies(each.message for each in sent if not each.message.id)
+    return any(message.id not in ids and not is_hidden(message) and not copies.have(message) for message in stored)
 
-    def _release(self) -> None:
-        held, self._held = self._held, []
-        for each in held:
-            self._result(each)
 
-    def _assistant(self, sent: Sent, *, is_last: bool) -> None:
-        message = sent.message
-        calls = frozenset(call.id for call in message.tool_calls)
-        if self._has_answer(message, calls):
-            return  # another part of an answer that is there: some clients keep text and calls apart
-        position = self._same_answer(message, calls)
-        if position is None and message.content:
-            position = self._same_answer(self._by_place(message), calls)
-        is_known_by_place = self._is_anew and bool(self._way)
-        if position is None and (not message.id or is_known_by_place):
-            # Without ids, the place is what a client and the store have in common.
-            position = self._find("any answer")
-        if position is None and is_last and (position := self._begun_answer(message, calls)) is not None:
-            self._is_completed = True
-            self._go(position)
-        elif position is not None:
-            stored = self._tree.message(position)
-            if message.content and message.content != stored.content:
-                self.pass_over(sent, "differs from the answer that was given, which stands")
-            self._go(position)
-        elif copies := self._tree.by_id.get(message.id) or self._tree.by_call.get(
-            message.tool_calls[0].id if calls else ""
-        ):
-            self._release()
-            self._complete()
-            self._enter_new(self._tree.message(copies[-1]))
-        elif self._is_import and not is_known_by_place:
-            self._release()
-            self._append(message)
-        else:
-            self.pass_over(sent, "is no answer that was given in this conversation")
-
-    def _result(self, sent: Sent) -> None:
-        message = sent.message
-        call_id = message.tool_call_id
-        if call_id not in self._results and not self._reach(call_id):
-            self.pass_over(sent, "answers no call of this conversation")
-            return
-        answered = self._results[call_id]
-        position = None if answered is not None else self._find(("result", call_id))
-        stored = answered if position is None else self._tree.message(position)
-        if stored is not None and (stored.content, stored.failed) != (message.content, message.failed):
-            self.pass_over(sent, "differs from the result that is there, which stands")
-        if position is not None:
-            self._go(position)
-        elif answered is not None:
-            return
-        elif self._new and (copy := self._stored_result(message)) is not None:
-            self._enter_new(copy)
-        elif call_id in self._own_calls and not self._is_import:
-            self.pass_over(sent, "answers a call of a tool of the server, which gives its results itself")
-        else:
-            self._append(message)
-
-    def _reach(self, call_id: str) -> bool:
-        """Advance to the message with this call, for clients that send only its result; False: there is none."""
-        if self._new or call_id in self._unreached:
-            return False
-        for position in reversed(self._tree.by_call.get(call_id, [])):
-            if self._tree.is_behind(position, self._here):
-                self._go(position)
-                return True
-        self._unreached.add(call_id)
-        return False
-
-    def _stored_result(self, message: Message) -> Message | None:
-        found = map(self._tree.message, self._tree.by_id.get(message.id, []))
-        return next((m for m in found if m.tool_call_id == message.tool_call_id), None)
-
-    def _has_answer(self, message: Message, calls: frozenset[str]) -> bool:
-        last = self._answer
-        if last is None:
-            return False
-        if message.id and message.id == last.id:
-            return True
-        is_part = bool(calls) and calls <= self._answer_calls
-        return is_part and message.content in ("", last.content)
-
-    def _same_user(self, given: Message) -> int | None:
-        """Find the user's message of this id and content; without an id, or with no content, the other decides."""
-        if not given.id:
-            return self._find(
-                ("words", shape_of(given.content)), lambda stored: is_same_content(stored.content, given.content)
-            )
-        return self._find(
-            ("user", given.id), lambda stored: is_blank(given) or is_same_content(stored.content, given.content)
-        )
-
-    def _same_answer(self, given: Message, calls: frozenset[str]) -> int | None:
-        """Find the answer of this id, or with these calls; without either, the one with this text."""
-        found = [self._find(("answer", given.id))] if given.id else []
-        if calls:
-            found.append(self._with_calls(calls, instead_of=self._tree.nearest_of(found)))
-        elif not given.id:
-            found.append(self._find(("said", given.content)))
-        return self._tree.nearest_of(found)
-
-    def _begun_answer(self, given: Message, calls: frozenset[str]) -> int | None:
-        """Find the answer that begins with this text: a client that lost its stream has a part, under its own id."""
-
-        def begins(stored: Message) -> bool:
-            whole, part = stored.content, given.content
-            same = isinstance(whole, str) and isinstance(part, str) and whole.startswith(part)
-            return same and calls <= {call.id for call in stored.tool_calls}
-
-        return self._find("any answer", begins) if given.content else None
-
-    def _with_calls(self, calls: frozenset[str], *, instead_of: int | None) -> int | None:
-        """Find the answer with these calls, no further on than `instead_of`, if that is given."""
-        if self._new:
-            return None
-        rarest = min(calls, key=lambda call_id: self._tree.count(self._here, ("call", call_id)))
-        return self._tree.nearest(
-            self._here,
-            ("call", rarest),
-            lambda stored: calls <= {call.id for call in stored.tool_calls},
-            within=None if instead_of is None else self._tree.depth(instead_of),
-        )
-
-    def _find(self, name: Hashable, is_meant: Callable[[Message], bool] | None = None) -> int | None:
-        return None if self._new else self._tree.nearest(self._here, name, is_meant)
-
-    def _go(self, position: int) -> None:
-        for each in self._tree.way(self._here, position):
-            self._way.append(each)
-            self._enter(self._tree.message(each))
-
-    def _append(self, message: Message) -> None:
-        if message.role == "user":
-            self._complete()
-        self._enter_new(message if message.id else replace(message, id=short_id()))
-
-    def _enter_new(self, message: Message) -> None:
-        self._new.append(message)
-        self._enter(message)
-
-    def _enter(self, message: Message) -> None:
-        """Record what later messages refer to; a call that is made again waits for its result again."""
-        if message.role == "assistant":
-            self._answer = message
-            self._answer_calls = frozenset(call.id for call in message.tool_calls)
-            self._open = {call.id: call for call in message.tool_calls if call.name in self._own}
-            self._own_calls.update(self._open)
-        elif message.role == "user":
-            self._open = {}
-        elif self._results.get(message.tool_call_id, message) is None:
-            self._results[message.tool_call_id] = message
-        for call in message.tool_calls:
-            self._results[call.id] = None
-        self._open.pop(message.tool_call_id, None)
+def _is_reordered(sent: Sequence[Sent], conversation: Sequence[Message]) -> bool:
+    """Tell whether a client sent messages of the conversation in another order than theirs; results may be anywhere."""
+    places = {message.id: i for i, message in enumerate(conversation) if message.role != "tool"}
+    found = [places[each.message.id] for each in sent if each.message.id in places]
+    return found != sorted(found)
 
 
 class _Copies:

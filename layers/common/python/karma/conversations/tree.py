@@ -1,14 +1,20 @@
-"""Index of a thread's messages, to find quickly which message may follow another one in a branch.
+"""Index of a thread's messages, to find quickly which message may come next in a branch.
 
 A request may bring thousands of messages, and a thread may hold as many. Comparing each with each would take minutes
-for a small body; so each message is indexed once under every name by which it can be found: id, call, text.
+for a small body; so each message is indexed once under every `Name` by which a client's copy of it can be found.
+
+Clients need not send hidden messages (`is_hidden`): the next message of a branch may stand behind any number of them.
+In this thread `a1` (a call) and `t1` (its result) are hidden, so `a2` and `a3` may come next after `u1`, `u2` may not:
+
+    u1 ── a1 ── t1 ── a2 ── u2
+     └─── a3
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from karma.conversations.attachments import in_words
 from karma.conversations.domain import Json, Message, Thread
@@ -17,104 +23,117 @@ Shape = tuple[Hashable, ...]
 """Common part of all copies of a user's message: its texts, and the kinds of other parts."""
 
 
+class Name(NamedTuple):
+    """A property by which a message is found; several messages may share it."""
+
+    kind: Literal["user id", "user shape", "answer id", "answer call", "answer text", "shown answer", "result of call"]
+    """Role and property: `shown answer` finds any answer that is not hidden, whatever it says."""
+    value: Hashable = None
+
+
 class Tree:
     """The messages of a thread by position; -1 is the root, which all messages follow."""
 
     def __init__(self, thread: Thread) -> None:
         self._thread = thread
-        self._depths: list[int] = []
-        self._regions: list[int] = []
-        """For each message the nearest one before it that clients show."""
-        self._is_seen: list[bool] = []
-        self.behind: dict[int, list[int]] = {}
+        self.children: dict[int, list[int]] = {}
         """Positions of the messages that follow each one directly."""
-        self._next: dict[tuple[int, Hashable], list[tuple[int, int]]] = {}
-        """Depth and negative position of the messages that may come next after a shown one, by name."""
         self.by_id: dict[str, list[int]] = {}
         self.by_call: dict[str, list[int]] = {}
+        """Positions of answers by the ids of their calls."""
         self.by_result: dict[str, list[int]] = {}
         """Positions of results by the id of their call."""
+        self._depths: list[int] = []
+        self._last_shown: list[int] = []
+        """For each message the last one that is not hidden on the path from the root to it, itself included."""
+        self._candidates: dict[tuple[int, Name], list[int]] = {}
+        """Positions that may come next after a shown message, by that message and their name, the nearest first."""
+        self._ruled_out: dict[tuple[int, Name], int] = {}
+        """Number of the first candidates that no later search can reach, see `nearest`."""
         for position, message in enumerate(thread.messages):
-            parent = thread.parent(position)
-            self.behind.setdefault(parent, []).append(position)
-            self._depths.append(self.depth(parent) + 1)
-            self._regions.append(self._region(parent))
-            self._is_seen.append(not is_unseen(message))
-            self.by_id.setdefault(message.id, []).append(position)
-            for call in message.tool_calls:
-                self.by_call.setdefault(call.id, []).append(position)
-            if message.role == "tool":
-                self.by_result.setdefault(message.tool_call_id, []).append(position)
-            for name in _names(message, is_seen=self._is_seen[position]):
-                named = self._next.setdefault((self._regions[position], name), [])
-                named.append((self._depths[position], -position))
-        for named in self._next.values():
-            named.sort()
-        self._passed: dict[tuple[int, Hashable], int] = {}
-        """Number of these that are not behind an earlier position of the search, and need not be looked at again."""
-        self._entered, self._left = _spans(thread)
+            self._add(position, message)
+        for candidates in self._candidates.values():
+            candidates.sort(key=self._nearest_first)
+        self._numbers, self._last_numbers = _preorder(thread)
+
+    def _add(self, position: int, message: Message) -> None:
+        parent = self._thread.parent(position)
+        is_shown = not is_hidden(message)
+        self.children.setdefault(parent, []).append(position)
+        self.by_id.setdefault(message.id, []).append(position)
+        for call in message.tool_calls:
+            self.by_call.setdefault(call.id, []).append(position)
+        if message.role == "tool":
+            self.by_result.setdefault(message.tool_call_id, []).append(position)
+        self._depths.append(self.depth(parent) + 1)
+        shown_before = self._last_shown_at(parent)
+        self._last_shown.append(position if is_shown else shown_before)
+        for name in _names(message, is_shown=is_shown):
+            self._candidates.setdefault((shown_before, name), []).append(position)
 
     def message(self, position: int) -> Message:
         """Return the message at a position."""
         return self._thread.messages[position]
 
-    def is_behind(self, position: int, before: int) -> bool:
-        """Tell whether the path from the root to a message contains another one."""
-        return before < 0 or self._entered[before] < self._entered[position] <= self._left[before]
-
-    def way(self, before: int, position: int) -> list[int]:
-        """List the positions after one message up to another that is behind it."""
-        way: list[int] = []
-        while position != before:
-            way.append(position)
-            position = self._thread.parent(position)
-        return way[::-1]
-
-    def count(self, here: int, name: Hashable) -> int:
-        """Count the messages of this name among which `nearest` searches."""
-        return len(self._next.get((self._region(here), name), ()))
-
     def depth(self, position: int) -> int:
         """Return the number of messages before one; -1 for the root."""
         return self._depths[position] if position >= 0 else -1
 
-    def nearest(
-        self, here: int, name: Hashable, is_meant: Callable[[Message], bool] | None = None, *, within: int | None = None
-    ) -> int | None:
-        """Find the nearest message of this name that may come next; of several equally near the latest.
+    def is_descendant(self, position: int, ancestor: int) -> bool:
+        """Tell whether the path from the root to a message contains another one before it."""
+        return ancestor < 0 or self._numbers[ancestor] < self._numbers[position] <= self._last_numbers[ancestor]
 
-        Messages that clients do not show may be in between. Each search must start behind the one before: messages that
-        were passed are not looked at again.
+    def path(self, ancestor: int, position: int) -> list[int]:
+        """List the positions after a message up to its descendant at `position`."""
+        path: list[int] = []
+        while position != ancestor:
+            path.append(position)
+            position = self._thread.parent(position)
+        return path[::-1]
+
+    def count_candidates(self, start: int, name: Name) -> int:
+        """Count the messages that `nearest` would look at in the worst case."""
+        return len(self._candidates.get((self._last_shown_at(start), name), ()))
+
+    def nearest(
+        self, start: int, name: Name, is_meant: Callable[[Message], bool] | None = None, *, within: int | None = None
+    ) -> int | None:
+        """Find the nearest message of this name that may come next after `start`; of several equally near the latest.
+
+        Each search must start at a descendant of where the searches before it started, or at the same message: a
+        candidate that is no descendant of `start` is none of any later start either, and is not looked at again.
 
         Args:
-            here: position from which to search.
-            name: one of the message's names, see `_names`.
+            start: position after which to search; hidden messages may be in between.
+            name: a name of the message.
             is_meant: tells which messages of the name qualify; None: all.
             within: greatest depth of the message; None: unlimited.
         """
-        place = (self._region(here), name)
-        named = self._next.get(place, [])
-        first = max(bisect_left(named, (self.depth(here) + 1, -len(self._depths))), self._passed.get(place, 0))
-        is_passed = True
-        for i in range(first, len(named)):
-            depth, position = named[i][0], -named[i][1]
-            if within is not None and depth > within:
+        key = (self._last_shown_at(start), name)
+        candidates = self._candidates.get(key, [])
+        first_deeper = bisect_left(candidates, self.depth(start) + 1, key=self.depth)
+        all_ruled_out = True
+        for i in range(max(first_deeper, self._ruled_out.get(key, 0)), len(candidates)):
+            position = candidates[i]
+            if within is not None and self.depth(position) > within:
                 return None
-            is_behind = self.is_behind(position, here)
-            if is_behind and (is_meant is None or is_meant(self.message(position))):
+            is_reachable = self.is_descendant(position, start)
+            if is_reachable and (is_meant is None or is_meant(self.message(position))):
                 return position
-            is_passed = is_passed and not is_behind
-            if is_passed:
-                self._passed[place] = i + 1
+            all_ruled_out = all_ruled_out and not is_reachable
+            if all_ruled_out:
+                self._ruled_out[key] = i + 1
         return None
 
     def nearest_of(self, found: Sequence[int | None]) -> int | None:
         """Choose the nearest of some positions; of several equally near the latest."""
-        there = [position for position in found if position is not None]
-        return min(there, key=lambda position: (self._depths[position], -position), default=None)
+        return min((position for position in found if position is not None), key=self._nearest_first, default=None)
 
-    def _region(self, position: int) -> int:
-        return position if position < 0 or self._is_seen[position] else self._regions[position]
+    def _nearest_first(self, position: int) -> tuple[int, int]:
+        return self._depths[position], -position
+
+    def _last_shown_at(self, position: int) -> int:
+        return self._last_shown[position] if position >= 0 else -1
 
 
 def shape_of(content: str | Sequence[Json]) -> Shape:
@@ -132,47 +151,53 @@ def shapes_of(stored: str | Sequence[Json]) -> set[Shape]:
 
 
 def is_blank(message: Message) -> bool:
-    """Tell whether a message has neither text nor calls nor results."""
-    if message.role == "tool" or message.tool_calls:
-        return False
+    """Tell whether a message has no content and no calls; the result of a call is never blank."""
+    return message.role != "tool" and not message.tool_calls and not _has_content(message)
+
+
+def is_hidden(message: Message) -> bool:
+    """Tell whether clients may leave out a message: it is a result, or an answer that makes calls and says nothing."""
+    return message.role == "tool" or (message.role == "assistant" and not _has_content(message))
+
+
+def _has_content(message: Message) -> bool:
+    """Tell whether a message has a text of more than white space, or any other part."""
     if isinstance(message.content, str):
-        return not message.content.strip()
-    return all(part["type"] == "text" and not str(part.get("text", "")).strip() for part in message.content)
+        return bool(message.content.strip())
+    return any(part["type"] != "text" or str(part.get("text", "")).strip() for part in message.content)
 
 
-def is_unseen(message: Message) -> bool:
-    """Tell whether clients may not show a message: calls and results of our own tools."""
-    return message.role == "tool" or (message.role == "assistant" and is_blank(replace(message, tool_calls=())))
-
-
-def _names(message: Message, *, is_seen: bool) -> list[Hashable]:
+def _names(message: Message, *, is_shown: bool) -> list[Name]:
     if message.role == "tool":
-        return [("result", message.tool_call_id)]
+        return [Name("result of call", message.tool_call_id)]
     if message.role == "user":
-        return [("user", message.id), *(("words", shape) for shape in shapes_of(message.content))]
-    names: list[Hashable] = [("answer", message.id)]
-    names += [("call", call_id) for call_id in {call.id for call in message.tool_calls}]
+        return [Name("user id", message.id), *(Name("user shape", shape) for shape in shapes_of(message.content))]
+    names = [Name("answer id", message.id)]
+    names += [Name("answer call", call_id) for call_id in {call.id for call in message.tool_calls}]
     if isinstance(message.content, str):
-        names.append(("said", message.content))
-    if is_seen:
-        names.append("any answer")
+        names.append(Name("answer text", message.content))
+    if is_shown:
+        names.append(Name("shown answer"))
     return names
 
 
-def _spans(thread: Thread) -> tuple[list[int], list[int]]:
-    """Number messages so that those behind one come directly after it; return first and last number of each."""
+def _preorder(thread: Thread) -> tuple[list[int], list[int]]:
+    """Number messages in preorder: the descendants of each have the numbers directly after its own.
+
+    Returns the number of each message, and the number of its last descendant.
+    """
     size = len(thread.messages)
-    behind = [0] * size
+    descendants = [0] * size
     for position in range(size - 1, -1, -1):  # a message always stands later than the one that it follows
         parent = thread.parent(position)
         if parent >= 0:
-            behind[parent] += behind[position] + 1
-    entered: list[int] = []
-    free = [0] * (size + 1)
-    """The next number for a message behind this one; the last entry is the root's."""
+            descendants[parent] += descendants[position] + 1
+    numbers: list[int] = []
+    next_number = [0] * (size + 1)
+    """For each message the number of its next child; the last entry, which -1 names, is the root's."""
     for position in range(size):
         parent = thread.parent(position)
-        entered.append(free[parent])
-        free[parent] += behind[position] + 1
-        free[position] = entered[position] + 1
-    return entered, [first + count for first, count in zip(entered, behind, strict=True)]
+        numbers.append(next_number[parent])
+        next_number[parent] += descendants[position] + 1
+        next_number[position] = numbers[position] + 1
+    return numbers, [first + count for first, count in zip(numbers, descendants, strict=True)]

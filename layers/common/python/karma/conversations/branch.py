@@ -1,0 +1,151 @@
+"""The branch that a merge builds: stored messages from the root on, followed by new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from karma.conversations.domain import Message, ToolCall
+from karma.conversations.history import stopped
+from karma.conversations.tree import Name, Tree
+from karma.core.ids import short_id
+
+
+class Branch:
+    """A branch that only grows at its end: along the stored thread at first, then by new messages.
+
+    It keeps what later messages may refer to: the last answer, the calls of the branch and their results.
+    """
+
+    def __init__(self, tree: Tree, *, own: Collection[str], is_import: bool) -> None:
+        self._tree = tree
+        self._own = own
+        self._is_import = is_import
+        """The calls were made elsewhere: none of them is the server's to complete."""
+        self._path: list[int] = []
+        self.new: list[Message] = []
+        self.has_unsent = False
+        """The branch has messages that the client is known to lack: results of calls, or the rest of an answer."""
+        self.last_answer: Message | None = None
+        self._last_answer_calls: frozenset[str] = frozenset()
+        self._results: dict[str, Message | None] = {}
+        """Result of each call of the branch by the call's id; None: no result yet."""
+        self._own_calls: set[str] = set()
+        """Ids of calls of the server's own tools."""
+        self._open_own_calls: dict[str, ToolCall] = {}
+        """Those of the last turn that have no result yet."""
+        self._calls_not_ahead: set[str] = set()
+        """Ids of calls that are not made further on in the stored thread."""
+
+    @property
+    def end(self) -> int:
+        """Return the position of the last stored message of the branch; -1: it has none."""
+        return self._path[-1] if self._path else -1
+
+    @property
+    def stored(self) -> list[Message]:
+        """Return the stored messages of the branch."""
+        return [self._tree.message(position) for position in self._path]
+
+    def has_call(self, call_id: str) -> bool:
+        """Tell whether an answer of the branch makes this call."""
+        return call_id in self._results
+
+    def is_own_call(self, call_id: str) -> bool:
+        """Tell whether an answer of the branch makes this call of a tool of the server."""
+        return call_id in self._own_calls
+
+    def result_of(self, call_id: str) -> Message | None:
+        """Return the result of a call of the branch; None: it has none yet."""
+        return self._results[call_id]
+
+    def ends_with_answer(self, given: Message) -> bool:
+        """Tell whether the last answer of the branch is this one, or has it as a part.
+
+        Some clients keep the text and the calls of an answer as several messages.
+        """
+        if self.last_answer is None:
+            return False
+        if given.id and given.id == self.last_answer.id:
+            return True
+        calls = {call.id for call in given.tool_calls}
+        return bool(calls) and calls <= self._last_answer_calls and given.content in ("", self.last_answer.content)
+
+    def find(self, name: Name, is_meant: Callable[[Message], bool] | None = None) -> int | None:
+        """Find the nearest stored message of this name that may come next; None also behind a new message."""
+        return None if self.new else self._tree.nearest(self.end, name, is_meant)
+
+    def go_to(self, position: int) -> None:
+        """Continue along the stored thread, up to this descendant of its end."""
+        for each in self._tree.path(self.end, position):
+            self._path.append(each)
+            self._note(self._tree.message(each))
+
+    def go_to_call(self, call_id: str) -> bool:
+        """Continue to the latest stored answer that makes this call and is ahead; return False when there is none."""
+        if self.new or call_id in self._calls_not_ahead:
+            return False
+        for position in reversed(self._tree.by_call.get(call_id, [])):
+            if self._tree.is_descendant(position, self.end):
+                self.go_to(position)
+                return True
+        self._calls_not_ahead.add(call_id)
+        return False
+
+    def go_to_end_of_answer(self) -> None:
+        """Continue to the end of a stored answer when the branch ends at a call or a result within it.
+
+        The rest exists; a model that is asked for it once more would call its tools again.
+        """
+        while not self.new and self._path and self._tree.message(self.end).role != "user":
+            rest = [p for p in self._tree.children.get(self.end, ()) if self._is_of_the_server(self._tree.message(p))]
+            if not rest:
+                return
+            self.go_to(rest[-1])
+            self.has_unsent = True
+
+    def _is_of_the_server(self, message: Message) -> bool:
+        return message.role == "assistant" or (message.role == "tool" and self.is_own_call(message.tool_call_id))
+
+    def append(self, message: Message) -> None:
+        """Add a new message; one without an id gets one. A user's completes the turn before it."""
+        if message.role == "user":
+            self.complete_turn()
+        self._append(message if message.id else replace(message, id=short_id()))
+
+    def append_copy(self, stored: Message) -> None:
+        """Add a copy of a stored message that stands elsewhere in the thread."""
+        self._append(stored)
+
+    def _append(self, message: Message) -> None:
+        self.new.append(message)
+        self._note(message)
+
+    def complete_turn(self) -> None:
+        """Give each of the server's calls in the last turn its result: the stored one, else that there is none."""
+        for call in [] if self._is_import else list(self._open_own_calls.values()):
+            if call.id not in self._open_own_calls:
+                continue  # its result was on the way to that of an earlier call
+            self.has_unsent = True
+            position = self.find(Name("result of call", call.id))
+            if position is not None:
+                self.go_to(position)
+            elif self.new and (elsewhere := self._tree.by_result.get(call.id)):
+                self.append_copy(self._tree.message(elsewhere[-1]))
+            else:
+                self._append(stopped(call))
+
+    def _note(self, message: Message) -> None:
+        """Note what later messages refer to; a call that is made again waits for its result again."""
+        if message.role == "assistant":
+            self.last_answer = message
+            self._last_answer_calls = frozenset(call.id for call in message.tool_calls)
+            self._open_own_calls = {call.id: call for call in message.tool_calls if call.name in self._own}
+            self._own_calls.update(self._open_own_calls)
+        elif message.role == "user":
+            self._open_own_calls = {}
+        elif self._results.get(message.tool_call_id, message) is None:
+            self._results[message.tool_call_id] = message
+        for call in message.tool_calls:
+            self._results[call.id] = None
+        self._open_own_calls.pop(message.tool_call_id, None)
