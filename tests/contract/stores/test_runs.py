@@ -212,7 +212,7 @@ def test_a_branch_follows_the_message_that_it_forks_from(runs: Runs) -> None:
     thread = runs.thread(THREAD)
     assert thread.messages == (first, answer, anew, other)
     assert dict(thread.forks) == {2: 0, 3: -1}
-    assert [thread.way_to(n) for n in range(4)] == [[0], [0, 1], [0, 2], [3]]
+    assert [thread.path_to(n) for n in range(4)] == [[0], [0, 1], [0, 2], [3]]
     ended, going_on = runs.run(second.key), runs.run(third.key)
     assert ended is not None
     assert going_on is not None

@@ -32,7 +32,7 @@ def nearest_of_all(
     """Look at every message of a thread: it may come next when all messages between `start` and it are hidden."""
     found = []
     for position in range(len(thread.messages)):
-        way = thread.way_to(position)
+        way = thread.path_to(position)
         if start >= 0 and start not in way[:-1]:
             continue
         between = way[way.index(start) + 1 : -1] if start >= 0 else way[:-1]
@@ -49,7 +49,7 @@ def test_a_search_finds_the_nearest_message_that_may_come_next_whatever_came_bef
     thread: Thread, data: st.DataObject
 ) -> None:
     tree = Tree(thread)
-    for start in [-1, *thread.way_to(data.draw(st.integers(0, len(thread.messages) - 1)))]:
+    for start in [-1, *thread.path_to(data.draw(st.integers(0, len(thread.messages) - 1)))]:
         for call in data.draw(st.lists(st.sampled_from("cd"), max_size=3)):
             within = data.draw(st.none() | st.integers(0, 12))
             both = data.draw(st.booleans())

@@ -108,15 +108,15 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
         sent: the messages of a request that is not the run's own, as `arrival.recognise` returns them.
         own: names of the tools that run on the server.
     """
-    way = [began.messages[position] for position in began.way_to(answers)]
-    answered = next((message.id for message in reversed(way) if message.role == "user"), "")
+    path = [began.messages[position] for position in began.path_to(answers)]
+    answered = next((message.id for message in reversed(path) if message.role == "user"), "")
     if answered and any(each.message.id == answered for each in sent):
         return True
     try:
         written, _ = _with_words(began, sent)
         if not _is_whole(began, written) and not _repeated(began, written):
             return False  # what is new alone: its client may never have seen that message
-        return answers in began.way_to(merge(began, sent, own=own).after)
+        return answers in began.path_to(merge(began, sent, own=own).after)
     except ValidationFailed:
         return False
 
@@ -315,7 +315,7 @@ def _repeated(thread: Thread, sent: Sequence[Sent]) -> Sequence[int]:
 
     Such a client has no ids, or makes new ones. A single message equal to an earlier one is a new one.
     """
-    held = [p for p in thread.way_to(thread.latest) if thread.messages[p].role == "user"]
+    held = [p for p in thread.path_to(thread.latest) if thread.messages[p].role == "user"]
     if len(sent) < max(len(held), 2) or any(each.message.role != "user" for each in sent):
         return ()
     is_repeated = all(

@@ -89,13 +89,13 @@ class Thread:
         """Return the position of the message that the one at this position follows; -1 for the first of a branch."""
         return self.forks.get(position, position - 1)
 
-    def way_to(self, position: int) -> list[int]:
+    def path_to(self, position: int) -> list[int]:
         """List the positions of a branch from its beginning to this message; [] for -1."""
-        way: list[int] = []
+        path: list[int] = []
         while position >= 0:
-            way.append(position)
+            path.append(position)
             position = self.parent(position)
-        return way[::-1]
+        return path[::-1]
 
     @property
     def latest(self) -> int:

@@ -23,12 +23,12 @@ def in_stored_order(thread: Thread, sent: Sequence[Sent]) -> Sequence[Sent]:
     held = [each for each in sent if each.message.id in at]
     if not held or list(sent[: len(held)]) != held:
         return sent
-    way = thread.way_to(max(at[each.message.id] for each in held))
-    place = {thread.messages[position].id: i for i, position in enumerate(way)}
+    path = thread.path_to(max(at[each.message.id] for each in held))
+    place = {thread.messages[position].id: i for i, position in enumerate(path)}
     if any(each.message.id not in place for each in held):
         return sent
     ids = {each.message.id for each in held}
-    branch = [thread.messages[position] for position in way]
+    branch = [thread.messages[position] for position in path]
     if any(each.id not in ids for each in branch if each.role == "user" or (each.role == "assistant" and each.content)):
         return sent
     return [*sorted(held, key=lambda each: place[each.message.id]), *sent[len(held) :]]

@@ -95,7 +95,7 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
 
 def _are_the_last_words(began: Thread, answers: int, sent: Sequence[Sent]) -> bool:
     """Tell whether a client that sends only new messages sends those of this run again, under new ids or none."""
-    last = [began.messages[position] for position in began.way_to(answers)[-len(sent) :]]
+    last = [began.messages[position] for position in began.path_to(answers)[-len(sent) :]]
     return len(last) == len(sent) and all(
         message.role == each.message.role == "user" and is_same_content(message.content, each.message.content)
         for message, each in zip(last, sent, strict=True)
@@ -147,7 +147,7 @@ def _question(run: Run, asked: RunInput, store: Runs, link: Link, own: Collectio
     merged = merge(began, sent, own=own)
     if merged.is_shown and not merged.new:
         return ()
-    snapshots = snapshots_of(link([began.messages[position] for position in began.way_to(run.answers)]), asked)
+    snapshots = snapshots_of(link([began.messages[position] for position in began.path_to(run.answers)]), asked)
     return snapshots if len(snapshots[-1]) <= MAX_SNAPSHOT_BYTES else ()
 
 
@@ -178,7 +178,7 @@ def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[
     key = ThreadKey(run.key.user_id, run.thread_id)
     thread = store.thread(key)
     if 0 <= run.last_message < thread.next_message:
-        conversation = [thread.messages[position] for position in thread.way_to(run.last_message)]
+        conversation = [thread.messages[position] for position in thread.path_to(run.last_message)]
     else:
         conversation = list(
             merge(thread, recognise(key.user_id, thread.messages, asked.sent, asked.unread), own=own).conversation
