@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import boto3
 import pytest
@@ -131,14 +131,16 @@ class TestTheCheck:
         ],
     )
     def test_what_the_version_answers_decides(
-        self, stubs: dict[str, Stubber], reports: Any, body: bytes, more: dict[str, str], status: str
+        self, stubs: dict[str, Stubber], reports: Callable[[str], None], body: bytes, more: dict[str, str], status: str
     ) -> None:
         answer = {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body)), **more}
         stubs["lambda"].add_response("invoke", answer, {"FunctionName": VERSION, "Payload": b'{"Records": []}'})
         reports(status)
         assert release_check.lambda_handler(ASKED, None) == {"status": status}
 
-    def test_a_version_that_cannot_be_called_has_failed(self, stubs: dict[str, Stubber], reports: Any) -> None:
+    def test_a_version_that_cannot_be_called_has_failed(
+        self, stubs: dict[str, Stubber], reports: Callable[[str], None]
+    ) -> None:
         stubs["lambda"].add_client_error("invoke", "SnapStartNotReadyException")
         reports("Failed")
         assert release_check.lambda_handler(ASKED, None) == {"status": "Failed"}

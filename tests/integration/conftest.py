@@ -1,8 +1,6 @@
 """One engine a session, one AWS account a test: nothing to clean up, any order.
 
 Handlers are called in process; `stack.use("api")` gives them the environment that the deployed function has.
-
-One file of more than 450 lines: fixtures that every folder below takes, which pytest finds in no other module.
 """
 
 from __future__ import annotations
@@ -11,201 +9,31 @@ import base64
 import functools
 import json
 import random
-import re
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from botocore.config import Config
 
 import karma.core.observability  # noqa: F401  its logger keeps the standard output of now; a test's own is closed later
-from karma.core import aws as karma_aws
 from karma.core.dynamo.tables import bind_names
 from local.engine import Engine
 from tests.support import clients, on_demand, passwords
+from tests.support.stack import (
+    AUTH_KEY,
+    WEBHOOK_SECRET,
+    Context,
+    Drain,
+    HttpEvent,
+    SqsEvent,
+    Stack,
+    forget_process_state,
+)
 from tests.support.storage_stacks import Storage, synthesized
 
-AUTH_KEY = "integration-tests-signing-key-0123456789"
-WEBHOOK_SECRET = "whsec_integration"
-HANDLER_PACKAGES = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "realtime")
-
 _CLIENT = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2, "mode": "standard"})
-
-
-@dataclass
-class LambdaContext:
-    """Context that Lambda passes beside the event."""
-
-    function_name: str = "integration"
-    memory_limit_in_mb: int = 512
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:integration"
-    aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    function_version: str = "$LATEST"
-    log_group_name: str = "/aws/lambda/integration"
-    log_stream_name: str = "integration"
-    deadline: float = field(default_factory=lambda: time.monotonic() + 29)
-
-    def get_remaining_time_in_millis(self) -> int:
-        return max(0, int((self.deadline - time.monotonic()) * 1000))
-
-
-@dataclass
-class Stack:
-    """One account's tables, queues and secrets, and the environments of the functions over them."""
-
-    account: str
-    engine: Engine
-    tables: Mapping[str, str]
-    queues: Mapping[str, str]
-    bucket: str
-    secrets: Mapping[str, str]
-    secret_values: Mapping[str, Mapping[str, object]]
-    aws: Callable[[str], Any]
-    monkeypatch: pytest.MonkeyPatch
-    _set: set[str] = field(default_factory=set)
-
-    def environment(self, function: str) -> dict[str, str]:
-        """Return the variables that the deployed function has beside Powertools' own."""
-        return {name: self._value(name) for name in FUNCTION_VARIABLES[function]}
-
-    def _value(self, variable: str) -> str:
-        match = re.fullmatch(r"([A-Z_]+)_(TABLE|QUEUE_URL|SECRET_ARN)", variable)
-        if variable in _FIXED:
-            return _FIXED[variable]
-        if match:
-            made = {"TABLE": self.tables, "QUEUE_URL": self.queues, "SECRET_ARN": self.secrets}
-            return made[match[2]][match[1].lower()]
-        broker = self.engine.broker
-        return {
-            "FILES_BUCKET": self.bucket,
-            "MQTT_HOST": broker.host if broker else "",
-            "MQTT_PORT": str(broker.port) if broker else "",
-            "BASIC_INGEST_RULE": "karma_test_data",
-            "MQTT_CA_PEM": broker.ca_path.read_text() if broker else "",
-            "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
-        }[variable]
-
-    def use(self, function: str, **overrides: str) -> None:
-        """Switch to a function: exactly its variables, fresh clients, no cached composition root."""
-        for name in self._set:
-            self.monkeypatch.delenv(name, raising=False)
-        values = {**self.environment(function), **overrides}
-        self._set = set(values)
-        for name, value in values.items():
-            self.monkeypatch.setenv(name, value)
-        forget_process_state()
-
-
-_FIXED = {
-    "PUBLIC_URL": "https://app.example.com",
-    "MAIL_SENDER": "Karma <no-reply@example.com>",
-    "MAIL_CONFIGURATION_SET": "test",
-    "DEVICE_POLICY_NAME": "karma-device",
-    "WEBSOCKET_URL": "ws://localhost/live",
-    "ORIGIN_SECRET_ARN": "",
-    "API_URL": "https://api.example.com",
-    "FRONTEND_ORIGINS": "https://app.example.com,https://beta.example.com:8443",
-    "GITHUB_URL": "http://127.0.0.1:9",
-    "GITHUB_API_URL": "http://127.0.0.1:9",
-    "GOOGLE_ISSUER": "http://127.0.0.1:9",
-    "MODEL_BASE_URL": "http://127.0.0.1:9",
-    "MODEL_ID": "claude-sonnet-5-5",
-    "STRIPE_API_BASE": "http://127.0.0.1:9",
-    "PAYMENT_RETRY_DAYS": "14",
-}
-_TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")
-_TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
-FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
-    "api": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),
-        "AUTH_SECRET_ARN",
-        "MODEL_ID",
-        "INBOX_QUEUE_URL",
-        "FILES_BUCKET",
-        "FILES_QUEUE_URL",
-        "INGEST_QUEUE_URL",
-        "MAIL_QUEUE_URL",
-        "DELETIONS_QUEUE_URL",
-        "DEVICE_POLICY_NAME",
-        "MQTT_HOST",
-        "MQTT_PORT",
-        "MQTT_CA_PEM",
-        "BASIC_INGEST_RULE",
-        "IOT_DATA_ENDPOINT",
-        "WEBSOCKET_URL",
-        "ORIGIN_SECRET_ARN",
-        "API_URL",
-        "FRONTEND_ORIGINS",
-        "OAUTH_SECRET_ARN",
-        "GITHUB_URL",
-        "GITHUB_API_URL",
-        "GOOGLE_ISSUER",
-    ),
-    "agent_stream": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents", "billing")),
-        "FILES_BUCKET",
-        "AUTH_SECRET_ARN",
-        "MODEL_SECRET_ARN",
-        "MODEL_BASE_URL",
-        "MODEL_ID",
-        "RUNS_QUEUE_URL",
-        "INGEST_QUEUE_URL",
-        "IOT_DATA_ENDPOINT",
-        "ORIGIN_SECRET_ARN",
-    ),
-    "device_ingest": (_TABLE_NAMES["devices"], _TABLE_NAMES["telemetry"], "INGEST_QUEUE_URL", "IOT_DATA_ENDPOINT"),
-    "billing_webhook": (_TABLE_NAMES["billing"], "INBOX_QUEUE_URL", "STRIPE_WEBHOOK_SECRET_ARN"),
-    "inbox": (
-        *(_TABLE_NAMES[n] for n in ("identity", "billing")),
-        "PAYMENT_RETRY_DAYS",
-        "STRIPE_API_SECRET_ARN",
-        "STRIPE_API_BASE",
-    ),
-    "runs": (_TABLE_NAMES["agents"], "RUNS_QUEUE_URL"),
-    "files": (_TABLE_NAMES["devices"], _TABLE_NAMES["billing"], "FILES_BUCKET"),
-    "mail": (_TABLE_NAMES["identity"], "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
-    "deletion": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),
-        "DELETIONS_QUEUE_URL",
-        "FILES_BUCKET",
-        "DEVICE_POLICY_NAME",
-        "STRIPE_API_SECRET_ARN",
-        "STRIPE_API_BASE",
-    ),
-    "router": (_TABLE_NAMES["identity"], _TABLE_NAMES["devices"]),
-    "sweeps": (
-        *(_TABLE_NAMES[n] for n in ("billing", "identity", "devices", "telemetry", "work")),
-        "INBOX_QUEUE_URL",
-        "MAIL_QUEUE_URL",
-        "DELETIONS_QUEUE_URL",
-        "INGEST_QUEUE_URL",
-        "DEVICE_POLICY_NAME",
-        "FILES_BUCKET",
-        "FILES_QUEUE_URL",
-    ),
-    "realtime": (_TABLE_NAMES["identity"], _TABLE_NAMES["realtime"]),
-}
-
-
-def forget_process_state() -> None:
-    """Drop AWS clients and everything that functions keep between invocations."""
-    karma_aws.reset()
-    # A copy, made in one step: a function may still import something in a thread.
-    for name in [name for name in sys.modules.copy() if name.startswith(HANDLER_PACKAGES)]:
-        for clear in _caches(name, len(vars(sys.modules[name]))):
-            clear()
-
-
-@functools.cache
-def _caches(module: str, names: int) -> list[Callable[[], None]]:
-    """Return the functions that clear a module's caches; `names` is its number of names, which grows while it is
-    imported."""
-    values = vars(sys.modules[module]).copy().values()
-    return [clear for value in values if callable(clear := getattr(value, "cache_clear", None))]
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +118,7 @@ def bucket(aws: Callable[[str], Any], account: str) -> str:
 
 
 @pytest.fixture
-def secret_values() -> Mapping[str, Mapping[str, object]]:
+def secret_values() -> Mapping[str, Mapping[str, Any]]:
     return {
         "auth": {"current": "k1", "k1": AUTH_KEY},
         "stripe_webhook": {"secrets": [WEBHOOK_SECRET]},
@@ -302,7 +130,7 @@ def secret_values() -> Mapping[str, Mapping[str, object]]:
 
 @pytest.fixture
 def secrets(
-    aws: Callable[[str], Any], account: str, secret_values: Mapping[str, Mapping[str, object]]
+    aws: Callable[[str], Any], account: str, secret_values: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, str]:
     def owe(name: str) -> str:
         # Without the six characters that only the service knows: it finds a secret without them.
@@ -321,7 +149,7 @@ def stack(
     queues: Mapping[str, str],
     bucket: str,
     secrets: Mapping[str, str],
-    secret_values: Mapping[str, Mapping[str, object]],
+    secret_values: Mapping[str, Mapping[str, Any]],
     aws: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Stack:
@@ -329,8 +157,8 @@ def stack(
 
 
 @pytest.fixture
-def lambda_context() -> LambdaContext:
-    return LambdaContext()
+def lambda_context() -> Context:
+    return Context()
 
 
 @pytest.fixture
@@ -351,7 +179,7 @@ def eventually() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def drain(aws: Callable[[str], Any]) -> Callable[..., list[dict[str, Any]]]:
+def drain(aws: Callable[[str], Any]) -> Drain:
     """Receive and delete messages until `count` have come."""
 
     def receive(queue_url: str, count: int = 1, *, deadline_s: float = 10) -> list[dict[str, Any]]:
@@ -376,7 +204,7 @@ def drain(aws: Callable[[str], Any]) -> Callable[..., list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def sqs_event() -> Callable[..., dict[str, Any]]:
+def sqs_event() -> SqsEvent:
     """Make the event that Lambda's SQS mapping sends, from bodies (text or JSON values) or received messages."""
 
     def make(messages: Sequence[Any], *, receive_count: int = 1) -> dict[str, Any]:
@@ -408,7 +236,7 @@ def sqs_event() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def http_event() -> Callable[..., dict[str, Any]]:
+def http_event() -> HttpEvent:
     """Make the event of an HTTP API (payload 2.0); a dict or list is sent as JSON, bytes as base64 where needed."""
 
     def make(

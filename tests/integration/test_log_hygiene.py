@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.integration.billing.test_webhook import signed
 from tests.integration.mail.conftest import Post
 from tests.support.devices import World
 from tests.support.model_server import ModelServer, message, text
+from tests.support.stack import Context, HttpEvent, SqsEvent, Stack
 
 Written = Callable[[], str]
 
@@ -52,7 +52,7 @@ def assert_silent(text: str, *secrets: str, said: str) -> None:
 
 @pytest.mark.req("R-M-28")
 def test_an_account_s_life_leaves_no_secret(
-    stack: Any, http_event: Any, lambda_context: Any, sqs_event: Any, written: Written
+    stack: Stack, http_event: HttpEvent, lambda_context: Context, sqs_event: SqsEvent, written: Written
 ) -> None:
     stack.aws("sesv2").create_email_identity(EmailIdentity="example.com")
     post = Post(stack, lambda_context, sqs_event)
@@ -106,7 +106,7 @@ def test_an_account_s_life_leaves_no_secret(
 
 
 def test_a_database_that_fails_leaves_no_secret_in_its_traceback(
-    stack: Any, http_event: Any, lambda_context: Any, written: Written
+    stack: Stack, http_event: HttpEvent, lambda_context: Context, written: Written
 ) -> None:
     stack.use("api")
     api = Api(http_event, lambda_context)
@@ -117,7 +117,7 @@ def test_a_database_that_fails_leaves_no_secret_in_its_traceback(
     assert_silent(written(), email, password, said="Traceback")
 
 
-def test_a_conversation_leaves_neither_prompt_nor_answer(stack: Any, written: Written) -> None:
+def test_a_conversation_leaves_neither_prompt_nor_answer(stack: Stack, written: Written) -> None:
     import agent_stream.app  # noqa: F401  before use(): it clears what the module keeps
     from karma.integrations.anthropic import load_sdk
 
@@ -145,7 +145,7 @@ def test_a_conversation_leaves_neither_prompt_nor_answer(stack: Any, written: Wr
 
 
 def test_a_webhook_leaves_neither_body_nor_signature(
-    stack: Any, http_event: Any, sqs_event: Any, lambda_context: Any, written: Written
+    stack: Stack, http_event: HttpEvent, sqs_event: SqsEvent, lambda_context: Context, written: Written
 ) -> None:
     billing = Billing(stack, http_event, sqs_event, lambda_context)
     email, secret_field = f"{new_id()}@example.com", f"client-secret-{new_id()}"
@@ -163,7 +163,7 @@ def test_a_webhook_leaves_neither_body_nor_signature(
     )  # fmt: skip
 
 
-def test_what_devices_send_is_not_written(stack: Any, lambda_context: Any, written: Written) -> None:
+def test_what_devices_send_is_not_written(stack: Stack, lambda_context: Context, written: Written) -> None:
     stack.use("api")
     world = World(stack)
     made = world.create()

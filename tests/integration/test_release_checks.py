@@ -2,20 +2,19 @@
 
 import importlib
 import json
-from typing import Any
 
 import pytest
 
 from infra.catalog import FUNCTIONS, FunctionName
 from infra.constructs.release import check_of
 from infra.hooks.release_check import differs
-from tests.integration.conftest import FUNCTION_VARIABLES
+from tests.support.stack import FUNCTION_VARIABLES, Context, Stack
 
 HANDLERS = [name for name in FunctionName if name is not FunctionName.AGENT_STREAM]
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-def test_a_working_version_passes(stack: Any, lambda_context: Any, name: FunctionName) -> None:
+def test_a_working_version_passes(stack: Stack, lambda_context: Context, name: FunctionName) -> None:
     module_name, _, handler = FUNCTIONS[name].handler.rpartition(".")
     module = importlib.import_module(module_name)
     short = name.rpartition(".")[2]

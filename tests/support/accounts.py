@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, put, update
 from karma.core.ids import UserId, new_id
-from karma.identity.items import UniqueEmail, UserItem, email_key, user_key
+from karma.identity.items import AccountTombstone, UniqueEmail, UserItem, email_key, tombstone_key, user_key
 
 
 def open_account(user_id: str = "", *, email: str = "", password_hash: str | None = None) -> UserId:
@@ -34,3 +34,10 @@ def open_account(user_id: str = "", *, email: str = "", password_hash: str | Non
 def prove_address(user_id: str) -> None:
     """Mark an account's address as verified, without its mail."""
     update(UserItem(*user_key(UserId(user_id))), [UserItem.email_verified.set(True)])
+
+
+def was_deleted(user_id: UserId, *, at: datetime) -> bool:
+    """Tell whether an account has a tombstone, which is there for 90 days after its deletion."""
+    item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
+    # Without a time to go while the deletion is not finished.
+    return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()

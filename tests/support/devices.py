@@ -23,6 +23,7 @@ from karma.devices.telemetry import TelemetryReader
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry, FakeWakeUps
 from tests.support.accounts import open_account
 from tests.support.plans import allowance
+from tests.support.stack import Stack
 
 
 def new_device(**fields: Any) -> NewDevice:
@@ -44,7 +45,7 @@ def new_device(**fields: Any) -> NewDevice:
 class World:
     """One account's devices."""
 
-    stack: Any
+    stack: Stack
     user: UserId = field(default_factory=lambda: UserId(new_id()))
     clock: FakeClock = field(default_factory=FakeClock)
     registry: FakeRegistry = field(default_factory=FakeRegistry)

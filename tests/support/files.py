@@ -14,14 +14,15 @@ from karma.core.ids import DeviceId, UserId
 from karma.files.domain import PART_BYTES
 from tests.integration.api.conftest import Answer, Api
 from tests.support.devices import World
+from tests.support.stack import Stack
 
 
-def put_device(stack: Any, user_id: str) -> DeviceId:
+def put_device(stack: Stack, user_id: str) -> DeviceId:
     """Make an active device, with a fake for IoT."""
     return World(stack, user=UserId(user_id)).create().view.device.id
 
 
-def unbalanced_bytes(stack: Any) -> int:
+def unbalanced_bytes(stack: Stack) -> int:
     """Return how many bytes of plans are taken beyond those of files that exist or are being uploaded."""
 
     def items(table: str, kind: str) -> list[dict[str, Any]]:
@@ -45,7 +46,7 @@ def sha256_base64(data: bytes) -> str:
 class Files:
     """One device's files, as their owner sees them."""
 
-    stack: Any
+    stack: Stack
     api: Api
     device_id: str
     consume: Callable[[], list[str]]

@@ -13,6 +13,8 @@ from karma.billing.plans import PlanName
 from karma.integrations.stripe import PaymentsDisabled, PaymentsUnavailable, StripeGateway
 from tests.support.stripe_server import StripeServer, serving
 
+MakeGateway = Callable[..., StripeGateway]
+
 MEMBER = {"metadata": {"karma_plan": "pro"}}
 
 
@@ -33,7 +35,7 @@ def stripe(server: StripeServer) -> StripeServer:
 
 
 @pytest.fixture
-def gateway(stripe: StripeServer) -> Callable[..., StripeGateway]:
+def gateway(stripe: StripeServer) -> MakeGateway:
     return lambda key="sk_test_x": StripeGateway(api_key=lambda: key, api_base=stripe.url)
 
 
@@ -48,7 +50,7 @@ def at(seconds: int) -> datetime:
 
 
 @pytest.mark.fault("F-15a")
-def test_every_page_and_every_status_is_read(stripe: StripeServer, gateway: Any) -> None:
+def test_every_page_and_every_status_is_read(stripe: StripeServer, gateway: MakeGateway) -> None:
     for number in range(205):
         stripe.subscription(f"sub_{number}", status="canceled" if number % 2 else "active")
     assert [each.id for each in found(gateway())] == [f"sub_{number}" for number in range(204, -1, -1)]
@@ -77,7 +79,7 @@ def test_every_page_and_every_status_is_read(stripe: StripeServer, gateway: Any)
     ],
 )
 def test_a_plan_is_what_the_price_or_its_product_says(
-    stripe: StripeServer, gateway: Any, items: list[Any], plan: PlanName | None
+    stripe: StripeServer, gateway: MakeGateway, items: list[Any], plan: PlanName | None
 ) -> None:
     stripe.products["prod_other"] = {"id": "prod_other", "livemode": False, "metadata": {"plan": "team"}}
     stripe.products["prod_ours"] = {"id": "prod_ours", "livemode": False, **MEMBER}
@@ -107,7 +109,7 @@ def test_a_plan_is_what_the_price_or_its_product_says(
     ],
 )
 def test_what_is_coming_is_read(
-    stripe: StripeServer, gateway: Any, told: dict[str, Any], shown: dict[str, Any]
+    stripe: StripeServer, gateway: MakeGateway, told: dict[str, Any], shown: dict[str, Any]
 ) -> None:
     stripe.subscription(**told)
     [subscription] = found(gateway())
@@ -147,7 +149,7 @@ def invoice(
     ],
 )
 def test_grace_counts_from_the_oldest_invoice_that_failed(
-    stripe: StripeServer, gateway: Any, invoices: list[Any], since: int | None
+    stripe: StripeServer, gateway: MakeGateway, invoices: list[Any], since: int | None
 ) -> None:
     for each in invoices:
         invoice(stripe, **each)
@@ -175,7 +177,7 @@ NEITHER: list[dict[str, Any]] = [
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.sampled_from([FAILED, *SETTLED, *NEITHER]), max_size=9), min_size=1, max_size=3))
 def test_grace_counts_from_the_present_run_of_unpaid_invoices(
-    stripe: StripeServer, gateway: Any, histories: list[list[dict[str, Any]]]
+    stripe: StripeServer, gateway: MakeGateway, histories: list[list[dict[str, Any]]]
 ) -> None:
     """Each subscription of a customer has a history of its own, told month by month."""
     stripe.subscriptions.clear()
@@ -199,7 +201,7 @@ def test_grace_counts_from_the_present_run_of_unpaid_invoices(
 @pytest.mark.parametrize("exists", [None, False, True], ids=["nowhere", "test", "live"])
 @pytest.mark.parametrize("known", [None, False, True], ids=["unknown", "test", "live"])
 def test_a_missing_customer_is_gone_only_in_the_keys_own_mode(
-    stripe: StripeServer, gateway: Any, key: str, exists: bool | None, known: bool | None
+    stripe: StripeServer, gateway: MakeGateway, key: str, exists: bool | None, known: bool | None
 ) -> None:
     stripe.customers.clear()
     if exists is not None:
@@ -212,27 +214,27 @@ def test_a_missing_customer_is_gone_only_in_the_keys_own_mode(
         assert answer is None
         assert stripe.requests == []
     elif exists is live:
-        assert [each.id for each in answer] == ["sub_1"]
+        assert [each.id for each in answer or ()] == ["sub_1"]
     else:
         assert answer == (None if known is None else [])
 
 
 @pytest.mark.fault("F-16b")
-def test_a_customer_without_subscriptions_is_there(gateway: Any) -> None:
+def test_a_customer_without_subscriptions_is_there(gateway: MakeGateway) -> None:
     assert gateway().subscriptions_of("cus_1", livemode=None) == []
     assert gateway().subscriptions_of("cus_2", livemode=None) is None
 
 
 @pytest.mark.fault("F-16b")
 @pytest.mark.parametrize("key", ["", "sk_x", "whsec_1", "sk_test_live_x"])
-def test_a_key_that_names_no_mode_is_not_used(stripe: StripeServer, gateway: Any, key: str) -> None:
+def test_a_key_that_names_no_mode_is_not_used(stripe: StripeServer, gateway: MakeGateway, key: str) -> None:
     with pytest.raises(PaymentsDisabled):
         gateway(key).subscriptions_of("cus_1", livemode=None)
     assert stripe.requests == []
 
 
 @pytest.mark.fault("F-17b")
-def test_ending_twice_is_ending_once(stripe: StripeServer, gateway: Any) -> None:
+def test_ending_twice_is_ending_once(stripe: StripeServer, gateway: MakeGateway) -> None:
     stripe.subscription()
     for _ in range(2):
         gateway().cancel("sub_1")
@@ -242,7 +244,7 @@ def test_ending_twice_is_ending_once(stripe: StripeServer, gateway: Any) -> None
 
 
 @pytest.mark.parametrize("status", [401, 403, 409, 429, 500])
-def test_what_stripe_cannot_answer_is_not_known(stripe: StripeServer, gateway: Any, status: int) -> None:
+def test_what_stripe_cannot_answer_is_not_known(stripe: StripeServer, gateway: MakeGateway, status: int) -> None:
     stripe.failing = status
     with pytest.raises(PaymentsUnavailable):
         gateway().subscriptions_of("cus_1", livemode=False)

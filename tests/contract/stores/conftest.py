@@ -17,8 +17,9 @@ from karma.core.dynamo.tables import bind_names
 from local.engine import REGION
 from local.processes import no_proxy
 from tests.contract.stores.rows import Rows
-from tests.integration.conftest import forget_process_state, kept_clients, storage
+from tests.integration.conftest import kept_clients, storage
 from tests.support import clients, contexts, on_demand
+from tests.support.stack import forget_process_state
 from tests.support.storage_stacks import Storage
 from tests.support.stores import Calls, Database, Engine, Store, methods, repositories
 

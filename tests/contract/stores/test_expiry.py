@@ -25,7 +25,6 @@ from karma.identity.accounts.one_time import Purpose
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.service import SessionService
-from karma.identity.transactional import was_deleted
 from karma.mail.domain import MailState
 from karma.notices.service import NoticeService
 from karma.realtime.domain import CONNECTION_TTL
@@ -35,6 +34,7 @@ from tests.contract.stores.rows import Rows
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 from tests.fakes.files import MemoryStore
 from tests.fakes.identity import RING
+from tests.support.accounts import was_deleted
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Database
 

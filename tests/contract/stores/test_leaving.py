@@ -15,8 +15,9 @@ from karma.core.ids import UserId, new_id
 from karma.identity.accounts.deletion import Deletion
 from karma.identity.oauth.domain import Link, ProviderName
 from karma.identity.ownership import AccountHolds, OwnedKind
-from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account, was_deleted
+from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account
 from tests.contract.stores.rows import Rows
+from tests.support.accounts import was_deleted
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Database
 

@@ -15,13 +15,14 @@ from karma.identity.sessions.signing_keys import KeyRing
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import Exchange, exchange
 from tests.support.model_server import ModelServer
+from tests.support.stack import Stack
 
 
 @dataclass
 class Streams:
     """The streaming function in this process, with a user, a scripted model and the engine's tables."""
 
-    stack: Any
+    stack: Stack
     model: ModelServer
     user_id: UserId
     token: str
@@ -67,7 +68,7 @@ def model_server() -> Iterator[ModelServer]:
         yield server
 
 
-def add_user(stack: Any, role: Role = Role.USER, name: str = "Ada") -> tuple[UserId, str]:
+def add_user(stack: Stack, role: Role = Role.USER, name: str = "Ada") -> tuple[UserId, str]:
     now = datetime.now(UTC)
     user_id = UserId(new_id())
     UserRepository().create_user(
@@ -87,7 +88,7 @@ def add_user(stack: Any, role: Role = Role.USER, name: str = "Ada") -> tuple[Use
 
 
 @pytest.fixture
-def streams(stack: Any, model_server: ModelServer) -> Streams:
+def streams(stack: Stack, model_server: ModelServer) -> Streams:
     import agent_stream.app  # noqa: F401  before use(): it clears what the module keeps
 
     load_sdk()
@@ -98,5 +99,5 @@ def streams(stack: Any, model_server: ModelServer) -> Streams:
 
 
 @pytest.fixture
-def another_user(stack: Any) -> Callable[..., tuple[UserId, str]]:
+def another_user(stack: Stack) -> Callable[..., tuple[UserId, str]]:
     return lambda **more: add_user(stack, **more)

@@ -15,6 +15,7 @@ from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
 from karma.core.ids import new_id
 from tests.fakes.runs import events_of, types
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
 from tests.support.model_server import message, text, tool_use
 from tests.support.plans import allowance
@@ -29,7 +30,7 @@ SPEC = AgentSpec(
 
 
 @pytest.fixture
-def agents(streams: Any) -> Catalogue:
+def agents(streams: Streams) -> Catalogue:
     tools = ("searchDatabase", "controlDevice", "readTelemetry")
     return Catalogue(AgentRepository(), SystemClock(), models=("claude-haiku-5-5", "claude-sonnet-5-5"), tools=tools)
 
@@ -39,7 +40,7 @@ def hello(agent: object, **more: Any) -> dict[str, Any]:
     return {"runId": "r1", "messages": [said], "forwardedProps": {"agent_id": agent}, **more}
 
 
-def stored_run(streams: Any) -> dict[str, Any]:
+def stored_run(streams: Streams) -> dict[str, Any]:
     (run,) = [item for item in streams.items() if item["type"]["S"] == "run"]
     return {name: next(iter(value.values())) for name, value in run.items()}
 
@@ -50,7 +51,7 @@ class TestAnAgentThatIsNamed:
         return agents.create(SPEC)
 
     @pytest.mark.parametrize("by", ["id", "name"])
-    def test_is_what_the_model_gets(self, streams: Any, scout: Agent, by: str) -> None:
+    def test_is_what_the_model_gets(self, streams: Streams, scout: Agent, by: str) -> None:
         streams.model.answer(message(text("Hel", "lo")))
 
         events = events_of(streams.run(streams.agent(hello(scout.id if by == "id" else "scout"))).data)
@@ -65,7 +66,7 @@ class TestAnAgentThatIsNamed:
         run = stored_run(streams)
         assert (run["agent_id"], run["agent_version"], run["model"]) == (scout.id, "1", "claude-sonnet-5-5")
 
-    def test_is_the_one_of_now(self, streams: Any, agents: Catalogue, scout: Agent) -> None:
+    def test_is_the_one_of_now(self, streams: Streams, agents: Catalogue, scout: Agent) -> None:
         agents.replace(scout.id, AgentSpec(name="Scout", model="claude-haiku-5-5", system_prompt="New."))
         streams.model.answer(message(text("Hi")))
 
@@ -75,7 +76,7 @@ class TestAnAgentThatIsNamed:
         assert (sent["model"], sent["system"][0]["text"], "tools" in sent) == ("claude-haiku-5-5", "New.", False)
         assert stored_run(streams)["agent_version"] == "2"
 
-    def test_ends_after_its_steps(self, streams: Any, scout: Agent) -> None:
+    def test_ends_after_its_steps(self, streams: Streams, scout: Agent) -> None:
         for n in range(2):
             call = tool_use(f"c{n}", "searchDatabase", json.dumps({"query": "x"}))
             streams.model.answer(message(call, stop_reason="tool_use"))
@@ -85,7 +86,7 @@ class TestAnAgentThatIsNamed:
         assert events[-1]["code"] == "MAX_TURNS"
         assert len(streams.model.requests) == 2
 
-    def test_may_follow_another_on_the_same_thread(self, streams: Any, scout: Agent) -> None:
+    def test_may_follow_another_on_the_same_thread(self, streams: Streams, scout: Agent) -> None:
         streams.model.answer(message(text("One")))
         streams.model.answer(message(text("Two")))
 
@@ -98,7 +99,7 @@ class TestAnAgentThatIsNamed:
 
 
 @pytest.mark.parametrize("props", [None, {}, {"agent_id": None}, {"agent_id": "karma"}, [], "x"])
-def test_the_built_in_agent_runs_unless_another_is_named(streams: Any, props: object) -> None:
+def test_the_built_in_agent_runs_unless_another_is_named(streams: Streams, props: object) -> None:
     streams.model.answer(message(text("Hi")))
 
     streams.run(streams.agent(hello(None, forwardedProps=props)))
@@ -110,7 +111,7 @@ def test_the_built_in_agent_runs_unless_another_is_named(streams: Any, props: ob
 
 @pytest.mark.req("R-A-36")
 @pytest.mark.parametrize("agent", ["nobody", "01890000-0000-7000-8000-000000000001", "a#b", "\0"])
-def test_an_unknown_agent_is_refused_before_the_stream(streams: Any, agent: str) -> None:
+def test_an_unknown_agent_is_refused_before_the_stream(streams: Streams, agent: str) -> None:
     answer = streams.run(streams.agent(hello(agent)))
 
     assert answer.status == 404
@@ -119,7 +120,7 @@ def test_an_unknown_agent_is_refused_before_the_stream(streams: Any, agent: str)
 
 
 @pytest.mark.parametrize("agent", ["", "x" * 101, 7, True, ["karma"], {"id": "karma"}])
-def test_what_names_no_agent_is_refused_by_its_field(streams: Any, agent: object) -> None:
+def test_what_names_no_agent_is_refused_by_its_field(streams: Streams, agent: object) -> None:
     answer = streams.make("POST", "/api/v1/agent", body=hello(agent))
     streams.run(answer)
 
@@ -131,7 +132,7 @@ def test_what_names_no_agent_is_refused_by_its_field(streams: Any, agent: object
 
 @pytest.mark.fault("F-19a")
 class TestARunThatThePlanHasNoRoomFor:
-    def test_is_refused_before_its_stream_begins(self, streams: Any) -> None:
+    def test_is_refused_before_its_stream_begins(self, streams: Streams) -> None:
         usage = UsageRepository()
         usage.extend(allowance(streams.user_id, PlanName.FREE, at=datetime.now(UTC)).reserve(Metric.RUNS, 200))
 
@@ -145,7 +146,7 @@ class TestARunThatThePlanHasNoRoomFor:
         assert streams.items() == []
         assert streams.model.requests == []
 
-    def test_ends_before_the_call_that_it_does_not_cover(self, streams: Any) -> None:
+    def test_ends_before_the_call_that_it_does_not_cover(self, streams: Streams) -> None:
         call = tool_use("c1", "searchDatabase", json.dumps({"query": "x"}))
         # 10,000 micro-dollars of claude-haiku-5-5; its first call may cost about half of that.
         streams.model.answer(message(call, stop_reason="tool_use", usage={"input_tokens": 60_000}, output_tokens=8_000))

@@ -8,7 +8,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from local.guard import CONTROL_HEADER
 from local.model_server import front_command
 from local.processes import running
 from tests.fakes.runs import events_of, types
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,7 +44,7 @@ def aimock() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def test_a_conversation_with_a_tool_loop(streams: Any, aimock: str) -> None:
+def test_a_conversation_with_a_tool_loop(streams: Streams, aimock: str) -> None:
     streams.stack.use("agent_stream", MODEL_BASE_URL=aimock, MODEL_ID="claude-haiku-5-5")
     body = {"messages": [{"id": "u1", "role": "user", "content": "Which of my devices are online?"}]}
 

@@ -19,10 +19,12 @@ from karma.runs.requests import RunInput, parse_run_input
 from karma.tools.device_tools import DeviceTools
 from tests.fakes.devices import FakeClock
 from tests.fakes.runs import events_of, types
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
 from tests.support.devices import World
 from tests.support.model_server import message, text, tool_use
 from tests.support.queues import delayed_messages
+from tests.support.stack import Context, HttpEvent
 
 DEVICE_TOOLS = {"searchDatabase", "controlDevice", "readTelemetry"}
 
@@ -38,7 +40,7 @@ def hello(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.req("R-K-01", "R-K-37", "R-K-38", "R-K-39", "R-K-40")
-def test_a_conversation_streams_as_ag_ui(streams: Any) -> None:
+def test_a_conversation_streams_as_ag_ui(streams: Streams) -> None:
     streams.model.answer(message(text("Hel", "lo")))
 
     answer = streams.run(streams.agent(hello()))
@@ -63,7 +65,7 @@ def test_a_conversation_streams_as_ag_ui(streams: Any) -> None:
 
 
 @pytest.mark.req("R-K-40")
-def test_done_is_said_to_those_who_ask_for_it(streams: Any) -> None:
+def test_done_is_said_to_those_who_ask_for_it(streams: Streams) -> None:
     streams.model.answer(message(text("Hi")))
 
     answer = streams.run(streams.agent(hello(), headers={"accept": "text/event-stream; done=1"}))
@@ -73,7 +75,7 @@ def test_done_is_said_to_those_who_ask_for_it(streams: Any) -> None:
 
 @pytest.mark.req("R-K-37")
 @pytest.mark.parametrize("more", [{}, {"messages": [], "state": {}, "tools": [], "context": {}}])
-def test_everything_in_the_body_has_a_default(streams: Any, more: dict[str, Any]) -> None:
+def test_everything_in_the_body_has_a_default(streams: Streams, more: dict[str, Any]) -> None:
     streams.model.answer(message(text("Hi")))
     first = events_of(streams.run(streams.agent({"messages": [{"role": "user", "content": "hi"}]})).data)
     thread = first[0]["threadId"]
@@ -87,7 +89,7 @@ def test_everything_in_the_body_has_a_default(streams: Any, more: dict[str, Any]
 
 
 @pytest.mark.req("R-K-41")
-def test_the_agent_searches_and_the_second_run_remembers(streams: Any) -> None:
+def test_the_agent_searches_and_the_second_run_remembers(streams: Streams) -> None:
     arguments = json.dumps({"query": "online devices"})
     streams.model.answer(message(tool_use("c1", "searchDatabase", arguments), stop_reason="tool_use"))
     streams.model.answer(message(text("None.")))
@@ -118,7 +120,7 @@ def test_the_agent_searches_and_the_second_run_remembers(streams: Any) -> None:
         ("readTelemetry", {"device_id": "EOS-9"}, "Device EOS-9 not found"),
     ],
 )
-def test_tools_fail_in_the_specs_words(streams: Any, tool: str, arguments: dict[str, Any], error: str) -> None:
+def test_tools_fail_in_the_specs_words(streams: Streams, tool: str, arguments: dict[str, Any], error: str) -> None:
     streams.model.answer(message(tool_use("c1", tool, json.dumps(arguments)), stop_reason="tool_use"))
     streams.model.answer(message(text("Sorry.")))
 
@@ -130,7 +132,7 @@ def test_tools_fail_in_the_specs_words(streams: Any, tool: str, arguments: dict[
 
 
 def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
-    streams: Any, monkeypatch: pytest.MonkeyPatch
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in AWS. The engine answers with a name that leads nowhere here, so the command waits in its queue.
 
@@ -161,7 +163,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     assert delayed_messages(streams.stack, "ingest") >= 1
 
 
-def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Any) -> None:
+def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Streams) -> None:
     streams.model.answer(message(text("Hel"))[:4], cut=True)
 
     answer = streams.run(streams.agent(hello()))
@@ -172,7 +174,7 @@ def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Any) -> None:
     assert events[-1]["code"] == "MODEL_STREAM_CUT"
 
 
-def test_a_refused_call_leaks_nothing_of_the_provider(streams: Any) -> None:
+def test_a_refused_call_leaks_nothing_of_the_provider(streams: Streams) -> None:
     streams.model.fail(400, "invalid_request_error")
 
     answer = streams.run(streams.agent(hello()))
@@ -181,7 +183,7 @@ def test_a_refused_call_leaks_nothing_of_the_provider(streams: Any) -> None:
     assert b"secret" not in answer.data
 
 
-def test_without_a_model_key_nothing_starts(streams: Any) -> None:
+def test_without_a_model_key_nothing_starts(streams: Streams) -> None:
     streams.stack.aws("secretsmanager").put_secret_value(SecretId=streams.stack.secrets["model"], SecretString="{}")
 
     answer = streams.run(streams.agent(hello()))
@@ -191,7 +193,7 @@ def test_without_a_model_key_nothing_starts(streams: Any) -> None:
     assert streams.items() == []
 
 
-def test_a_client_that_leaves_does_not_stop_its_run(streams: Any) -> None:
+def test_a_client_that_leaves_does_not_stop_its_run(streams: Streams) -> None:
     hold = threading.Event()
     streams.model.answer(message(text("Hel", "lo")), hold=hold)
     request = streams.agent(hello())
@@ -218,7 +220,7 @@ def test_a_client_that_leaves_does_not_stop_its_run(streams: Any) -> None:
 
 @pytest.mark.req("R-K-38")
 @pytest.mark.parametrize("deltas", [10_000, 45_000])
-def test_a_long_answer_arrives_whole_and_is_remembered(streams: Any, deltas: int) -> None:
+def test_a_long_answer_arrives_whole_and_is_remembered(streams: Streams, deltas: int) -> None:
     words = [f"{i:019d} abc" for i in range(deltas)]
     streams.model.answer(message(text(*words)))
     streams.model.answer(message(text("As I said.")))
@@ -238,7 +240,7 @@ class TestPages:
     """The stream URL gives the API's page to who asks for JSON: CloudFront sends the path to this function."""
 
     @pytest.fixture
-    def path(self, streams: Any) -> str:
+    def path(self, streams: Streams) -> str:
         streams.model.answer(message(tool_use("c1", "searchDatabase", '{"query":"x"}'), stop_reason="tool_use"))
         streams.model.answer(message(text("None.")))
         body = hello()
@@ -246,7 +248,7 @@ class TestPages:
         return f"/api/v1/runs/{body['runId']}/events"
 
     @pytest.mark.fault("F-24i")
-    def test_a_page_ends_by_bytes(self, streams: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_page_ends_by_bytes(self, streams: Streams, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
         json_only = {"accept": "application/json"}
         whole = streams.run(streams.make("GET", path, headers=json_only)).json["data"]["segments"]
         assert len(whole) > 1
@@ -261,7 +263,7 @@ class TestPages:
         assert seen == whole
 
     @pytest.mark.fault("F-06a")
-    def test_a_log_is_read_by_pages(self, streams: Any, path: str) -> None:
+    def test_a_log_is_read_by_pages(self, streams: Streams, path: str) -> None:
         json_only = {"accept": "application/json"}
         whole = events_of(streams.run(streams.make("GET", path)).data)
 
@@ -288,7 +290,7 @@ class TestPages:
             assert stream.data.startswith(b"id: %d\n" % after)
 
     def test_it_is_the_page_of_the_api(
-        self, streams: Any, path: str, http_event: Callable[..., dict[str, Any]], lambda_context: object
+        self, streams: Streams, path: str, http_event: HttpEvent, lambda_context: Context
     ) -> None:
         ours = streams.run(streams.make("GET", path, headers={"accept": "application/json"}))
         from api.handler import lambda_handler
@@ -304,13 +306,13 @@ class TestPages:
         assert {**ours.json, "timestamp": 0} == {**body, "timestamp": 0}
 
     @pytest.mark.parametrize("accept", ["", "*/*", "text/event-stream", "application/json, text/event-stream"])
-    def test_others_get_the_stream(self, streams: Any, path: str, accept: str) -> None:
+    def test_others_get_the_stream(self, streams: Streams, path: str, accept: str) -> None:
         answer = streams.run(streams.make("GET", path, headers={"accept": accept}))
 
         assert answer.answer_headers["content-type"] == "text/event-stream"
 
     @pytest.mark.fault("F-24h")
-    def test_all_that_is_wrong_with_a_page_is_told_at_once(self, streams: Any) -> None:
+    def test_all_that_is_wrong_with_a_page_is_told_at_once(self, streams: Streams) -> None:
         headers = {"accept": "application/json", "last-event-id": "x"}
         request = streams.make("GET", "/api/v1/runs/x/events", query="after=x&limit=0", headers=headers)
 
@@ -319,7 +321,7 @@ class TestPages:
         assert [each["field"] for each in details] == ["after", "Last-Event-ID", "limit"]
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after=-1"])
-    def test_hostile_pages(self, streams: Any, query: str) -> None:
+    def test_hostile_pages(self, streams: Streams, query: str) -> None:
         request = streams.make("GET", "/api/v1/runs/x/events", query=query, headers={"accept": "application/json"})
 
         answer = streams.run(request)
@@ -328,7 +330,7 @@ class TestPages:
 
 
 class TestReattaching:
-    def test_a_log_is_replayed_whole_and_from_any_position(self, streams: Any) -> None:
+    def test_a_log_is_replayed_whole_and_from_any_position(self, streams: Streams) -> None:
         streams.model.answer(message(tool_use("c1", "searchDatabase", '{"query":"x"}'), stop_reason="tool_use"))
         streams.model.answer(message(text("None.")))
         body = hello()
@@ -349,7 +351,9 @@ class TestReattaching:
             assert seen + events_of(whole.data)[len(seen) : len(seen) + 1] + again == events_of(whole.data)
 
     @pytest.mark.fault("F-06e")
-    def test_a_client_that_asks_for_the_same_url_again_gets_what_comes_after_its_last_id(self, streams: Any) -> None:
+    def test_a_client_that_asks_for_the_same_url_again_gets_what_comes_after_its_last_id(
+        self, streams: Streams
+    ) -> None:
         streams.model.answer(message(text("Hi")))
         body = hello()
         streams.run(streams.agent(body))
@@ -373,7 +377,7 @@ class TestReattaching:
 
     @pytest.mark.fault("F-10d")
     @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
-    def test_head_tells_what_a_log_would_come_as(self, streams: Any, accept: str) -> None:
+    def test_head_tells_what_a_log_would_come_as(self, streams: Streams, accept: str) -> None:
         streams.model.answer(message(text("Hi")))
         body = hello()
         streams.run(streams.agent(body))
@@ -384,7 +388,7 @@ class TestReattaching:
         assert (answer.status, answer.answer_headers["content-type"], answer.data) == (200, accept, b"")
         assert streams.run(streams.make("HEAD", "/api/v1/agent")).status == 405
 
-    def test_a_live_run_is_followed_to_its_end(self, streams: Any) -> None:
+    def test_a_live_run_is_followed_to_its_end(self, streams: Streams) -> None:
         hold = threading.Event()
         streams.model.answer(message(text("Hel", "lo")), hold=hold)
         request = streams.agent(hello())
@@ -407,7 +411,7 @@ class TestReattaching:
         assert joined == "Hello"
 
     def test_a_stream_ends_with_its_position_when_the_time_is_up(
-        self, streams: Any, monkeypatch: pytest.MonkeyPatch
+        self, streams: Streams, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("agent_stream.app.FOLLOW_S", 0.0)
         hold = threading.Event()
@@ -428,7 +432,7 @@ class TestReattaching:
 
         assert follow.data.rstrip().split(b"\n")[-1].startswith(b"id: ")
 
-    def test_another_user_finds_nothing(self, streams: Any, another_user: Callable[..., tuple[str, str]]) -> None:
+    def test_another_user_finds_nothing(self, streams: Streams, another_user: Callable[..., tuple[str, str]]) -> None:
         streams.model.answer(message(text("Hi")))
         body = hello()
         streams.run(streams.agent(body))
@@ -443,7 +447,7 @@ class TestReattaching:
 
 
 @pytest.mark.fault("F-25a")
-def test_a_request_is_read_beside_the_event_loop(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_read_beside_the_event_loop(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[bool] = []
 
     def watched(body: bytes, **given: Any) -> RunInput:
@@ -467,7 +471,7 @@ def is_in_a_loop() -> bool:
 
 
 @pytest.mark.fault("F-06c")
-def test_a_client_that_stopped_goes_on_with_its_next_message(streams: Any) -> None:
+def test_a_client_that_stopped_goes_on_with_its_next_message(streams: Streams) -> None:
     hold = threading.Event()
     streams.model.answer(message(text("Hel")), hold=hold)
     streams.model.answer(message(text("Better so.")))
@@ -500,7 +504,7 @@ def test_a_client_that_stopped_goes_on_with_its_next_message(streams: Any) -> No
 
 
 @pytest.mark.fault("F-06c")
-def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: Any) -> None:
+def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: Streams) -> None:
     hold = threading.Event()
     streams.model.answer(message(text("Hel")), hold=hold)
     body = hello()
@@ -533,7 +537,7 @@ def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: 
     assert [third.status, third.json["error"]["code"]] == [409, "CONFLICT"]
 
 
-def test_a_viewer_may_read_but_not_run(streams: Any, another_user: Callable[..., tuple[str, str]]) -> None:
+def test_a_viewer_may_read_but_not_run(streams: Streams, another_user: Callable[..., tuple[str, str]]) -> None:
     _, token = another_user(role=Role.VIEWER)
 
     answer = streams.run(streams.agent(hello(), headers={"authorization": f"Bearer {token}"}))
@@ -543,7 +547,7 @@ def test_a_viewer_may_read_but_not_run(streams: Any, another_user: Callable[...,
 
 
 @pytest.mark.req("R-K-47")
-def test_behind_cloudfront_only_its_secret_opens(streams: Any) -> None:
+def test_behind_cloudfront_only_its_secret_opens(streams: Streams) -> None:
     arn = streams.stack.aws("secretsmanager").create_secret(
         Name="test/origin", SecretString=json.dumps({"secrets": ["new", "old"]})
     )["ARN"]
@@ -559,7 +563,7 @@ def test_behind_cloudfront_only_its_secret_opens(streams: Any) -> None:
     assert statuses == [403, 403, 422, 422], "who gets in is told that an empty request asks for nothing"
 
 
-def test_health_needs_no_token(streams: Any) -> None:
+def test_health_needs_no_token(streams: Streams) -> None:
     answer = streams.run(streams.make("GET", "/health", headers={"authorization": ""}))
 
     assert (answer.status, answer.json) == (200, {"status": "ok"})

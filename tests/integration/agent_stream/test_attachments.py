@@ -17,9 +17,11 @@ from karma.files.domain import DeviceFile, FileStatus
 from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Attachments
 from tests.fakes.runs import MemoryAttachments, SetClock, events_of
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.devices import World
 from tests.support.media import b64, pdf, png
 from tests.support.model_server import message, text, tool_use
+from tests.support.stack import Stack
 
 LARGE = png() + secrets.token_bytes(400_000)
 FRONTEND_TOOL = {"name": "askUser", "description": "Ask", "parameters": {"type": "object"}}
@@ -33,7 +35,7 @@ def image(value: str, how: str = "data") -> dict[str, Any]:
     return {"type": "image", "source": {"type": how, "value": value, "mimeType": "image/jpg"}}
 
 
-def run(streams: Any, *messages: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+def run(streams: Streams, *messages: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
     answer = streams.run(streams.agent({"threadId": "t1", "messages": list(messages), **more}))
     assert answer.status == 200, answer.data
     return events_of(answer.data)
@@ -45,7 +47,7 @@ def said_in(events: list[dict[str, Any]]) -> dict[str, Any]:
     return {"id": deltas[0]["messageId"], "role": "assistant", "content": "".join(each["delta"] for each in deltas)}
 
 
-def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
+def put_file(stack: Stack, user_id: UserId, data: bytes) -> str:
     """Give a device a file that is ready; returns its name in sources."""
     device_id = DeviceId(World(stack, user=user_id).create().view.device.id)
     file_id, now = FileId(new_id()), iso(SetClock().now())
@@ -71,7 +73,7 @@ def put_file(stack: Any, user_id: UserId, data: bytes) -> str:
 @pytest.mark.fault("F-01a")
 @pytest.mark.fault("F-03a")
 @pytest.mark.fault("F-04a")
-def test_large_media_go_to_the_bucket_and_to_the_model_and_come_back_in(streams: Any) -> None:
+def test_large_media_go_to_the_bucket_and_to_the_model_and_come_back_in(streams: Streams) -> None:
     name = put_file(streams.stack, streams.user_id, pdf())
     question = user("u1", {"type": "text", "text": "see"}, image(b64(LARGE)))
     document = {"type": "document", "source": {"type": "file", "value": name}}
@@ -105,7 +107,7 @@ def test_large_media_go_to_the_bucket_and_to_the_model_and_come_back_in(streams:
         image("attachments/" + "0" * 64, "file"),
     ],
 )
-def test_what_the_model_would_not_take_is_422_and_stored_nowhere(streams: Any, part: dict[str, Any]) -> None:
+def test_what_the_model_would_not_take_is_422_and_stored_nowhere(streams: Streams, part: dict[str, Any]) -> None:
     answer = streams.run(streams.agent({"threadId": "t1", "messages": [user("u1", part)]}))
 
     assert answer.status == 422
@@ -115,7 +117,7 @@ def test_what_the_model_would_not_take_is_422_and_stored_nowhere(streams: Any, p
 
 
 @pytest.mark.fault("F-03b")
-def test_a_long_result_is_kept_whole_and_the_next_message_works(streams: Any) -> None:
+def test_a_long_result_is_kept_whole_and_the_next_message_works(streams: Streams) -> None:
     whole = "é" * 200_000
     streams.model.answer(message(tool_use("toolu_1", "askUser", "{}"), stop_reason="tool_use"))
     streams.model.answer(message(text("Long.")))
@@ -134,7 +136,7 @@ def test_a_long_result_is_kept_whole_and_the_next_message_works(streams: Any) ->
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
-def test_the_bucket_and_its_stand_in_keep_attachments_alike(stack: Any, kind: str) -> None:
+def test_the_bucket_and_its_stand_in_keep_attachments_alike(stack: Stack, kind: str) -> None:
     stack.use("agent_stream")
     store: Attachments = MemoryAttachments() if kind == "memory" else S3Attachments(stack.bucket)
     one, other = UserId(new_id()), UserId(new_id())

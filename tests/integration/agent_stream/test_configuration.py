@@ -12,6 +12,7 @@ from karma.configuration.service import ConfigurationService
 from karma.core.clock import SystemClock
 from karma.core.ids import UserId, new_id
 from tests.fakes.runs import events_of, types
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.model_server import message, text
 
 DEFAULT = "claude-haiku-5-5"
@@ -19,7 +20,7 @@ OTHER = "claude-sonnet-5-5"
 
 
 @pytest.fixture
-def configuration(streams: Any) -> ConfigurationService:
+def configuration(streams: Streams) -> ConfigurationService:
     """Return the API's configuration service; this process caches components as others do."""
     from agent_stream import deps
 
@@ -37,7 +38,7 @@ def hello() -> dict[str, Any]:
     return {"messages": [{"id": new_id(), "role": "user", "content": "hi"}]}
 
 
-def asked_for(streams: Any) -> dict[str, Any]:
+def asked_for(streams: Streams) -> dict[str, Any]:
     streams.model.answer(message(text("Hello")))
     assert types(events_of(streams.run(streams.agent(hello())).data))[-1] == "RUN_FINISHED"
     last: dict[str, Any] = streams.model.requests[-1]
@@ -48,7 +49,7 @@ def put(configuration: ConfigurationService, name: str, **config: Any) -> None:
     configuration.put(name, config, by=UserId("admin"))
 
 
-def test_a_disabled_tool_is_not_offered_to_new_runs(streams: Any, configuration: ConfigurationService) -> None:
+def test_a_disabled_tool_is_not_offered_to_new_runs(streams: Streams, configuration: ConfigurationService) -> None:
     assert "controlDevice" in {tool["name"] for tool in asked_for(streams)["tools"]}
 
     put(configuration, "controlDevice", enabled=False)
@@ -58,7 +59,7 @@ def test_a_disabled_tool_is_not_offered_to_new_runs(streams: Any, configuration:
 
 @pytest.mark.parametrize(("name", "told"), [(DEFAULT, f"Model '{DEFAULT}'"), ("karma", "Agent 'karma'")])
 def test_a_disabled_model_or_agent_refuses_new_runs(
-    streams: Any, configuration: ConfigurationService, name: str, told: str
+    streams: Streams, configuration: ConfigurationService, name: str, told: str
 ) -> None:
     put(configuration, name, enabled=False)
     before = len(streams.items())
@@ -73,7 +74,7 @@ def test_a_disabled_model_or_agent_refuses_new_runs(
     assert asked_for(streams)["model"] == DEFAULT
 
 
-def test_a_model_is_called_as_it_is_configured(streams: Any, configuration: ConfigurationService) -> None:
+def test_a_model_is_called_as_it_is_configured(streams: Streams, configuration: ConfigurationService) -> None:
     put(configuration, DEFAULT, model=OTHER, max_tokens=123, temperature=0.1)
 
     sent = asked_for(streams)

@@ -24,10 +24,12 @@ from karma.runs.domain import RunKey, RunStatus
 from karma.runs.items import run_pk, segment_sk
 from tests.fakes.devices import FakeClock
 from tests.fakes.runs import events_of
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
-from tests.support.crash_processes import Processes
+from tests.support.crash_processes import Processes, Side
 from tests.support.devices import World
 from tests.support.model_server import message, text, tool_use
+from tests.support.stack import Context, SqsEvent
 
 ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:serve"
 
@@ -57,7 +59,7 @@ def device_that_obeys(world: World, device_id: Any) -> Iterator[None]:
 class Scene:
     """A user's device and threads, and the events that may follow after a run's process died."""
 
-    def __init__(self, streams: Any, sqs_event: Any, context: Any) -> None:
+    def __init__(self, streams: Streams, sqs_event: SqsEvent, context: Context) -> None:
         self.streams = streams
         self.sqs_event = sqs_event
         self.context = context
@@ -149,7 +151,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(streams: Any, sqs_event: Any, lambda_context: Any) -> Scene:
+def scene(streams: Streams, sqs_event: SqsEvent, lambda_context: Context) -> Scene:
     # The consumer reads a part of the streaming function's variables, so both work in this process at once.
     import background.runs
 
@@ -165,7 +167,7 @@ def scene(streams: Any, sqs_event: Any, lambda_context: Any) -> Scene:
     ],
 )
 def test_wherever_the_process_dies_the_run_ends_once(
-    scene: Scene, side: Any, then: list[Callable[[Scene, str], None]]
+    scene: Scene, side: Side, then: list[Callable[[Scene, str], None]]
 ) -> None:
     headers = {"authorization": f"Bearer {scene.streams.token}"}
     ends: list[str] = []

@@ -11,6 +11,7 @@ import pytest
 from karma.core.ids import new_id
 from karma.identity.sessions import tokens
 from karma.identity.sessions.signing_keys import KeyRing
+from tests.integration.agent_stream.conftest import Streams
 from tests.support.asgi import exchange
 from tests.support.model_server import message, text
 
@@ -70,7 +71,7 @@ BODIES: list[tuple[str, bytes, int]] = [
 
 
 @pytest.mark.parametrize(("body", "status"), [each[1:] for each in BODIES], ids=[each[0] for each in BODIES])
-def test_hostile_bodies(streams: Any, body: bytes, status: int) -> None:
+def test_hostile_bodies(streams: Streams, body: bytes, status: int) -> None:
     answer = streams.run(streams.make("POST", "/api/v1/agent", body=body, headers={"content-type": "application/json"}))
 
     assert answer.status == status
@@ -88,7 +89,7 @@ def forged(claims: dict[str, Any], header: dict[str, Any]) -> str:
     return f"{part(header)}.{part(claims)}."
 
 
-def test_nobody_gets_in_without_a_token_that_is_ours(streams: Any) -> None:
+def test_nobody_gets_in_without_a_token_that_is_ours(streams: Streams) -> None:
     now = datetime.now(UTC)
     ring = KeyRing.parse(streams.stack.secret_values["auth"])
     times = {"iss": "karma", "sub": streams.user_id, "iat": now.timestamp(), "exp": now.timestamp() + 900}
@@ -141,7 +142,7 @@ def test_nobody_gets_in_without_a_token_that_is_ours(streams: Any) -> None:
         ("POST", "/api/agent", {"content-type": "application/json", "content-length": "9" * 30}, 413),
     ],
 )
-def test_hostile_requests(streams: Any, method: str, path: str, headers: dict[str, str], status: int) -> None:
+def test_hostile_requests(streams: Streams, method: str, path: str, headers: dict[str, str], status: int) -> None:
     answer = streams.run(streams.make(method, path, body=b"{}", headers=headers))
 
     assert answer.status == status
@@ -153,7 +154,7 @@ def test_hostile_requests(streams: Any, method: str, path: str, headers: dict[st
 
 @pytest.mark.fault("F-24g")
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity"])
-def test_an_encoded_body_is_refused_by_its_header(streams: Any, encoding: str) -> None:
+def test_an_encoded_body_is_refused_by_its_header(streams: Streams, encoding: str) -> None:
     headers = {"content-type": "application/json", "content-encoding": encoding}
     answer = streams.run(streams.make("POST", "/api/v1/agent", body="\ufeff{}".encode(), headers=headers))
 
@@ -164,7 +165,7 @@ def test_an_encoded_body_is_refused_by_its_header(streams: Any, encoding: str) -
         assert f"Content-Encoding is {encoding}" in answer.json["error"]["message"]
 
 
-def test_more_than_one_transaction_holds_is_refused_by_its_bytes(streams: Any) -> None:
+def test_more_than_one_transaction_holds_is_refused_by_its_bytes(streams: Streams) -> None:
     said = [{"id": f"u{i}", "role": "user", "content": "\u4e2d" * 80_000} for i in range(18)]
     body = orjson.dumps({"threadId": "t1", "messages": said})
     assert 4_000_000 < len(body) < 5_000_000
@@ -176,11 +177,11 @@ def test_more_than_one_transaction_holds_is_refused_by_its_bytes(streams: Any) -
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30, "\u0661"])
-def test_hostile_positions(streams: Any, after: str) -> None:
+def test_hostile_positions(streams: Streams, after: str) -> None:
     assert streams.run(streams.make("GET", "/api/v1/runs/x/events", query=f"after={after}")).status == 422
 
 
-def test_unknown_members_do_not_stop_a_run(streams: Any) -> None:
+def test_unknown_members_do_not_stop_a_run(streams: Streams) -> None:
     streams.model.answer(message(text("Hi")))
     body = {
         "messages": [{"role": "user", "content": "Hello"}],

@@ -12,6 +12,7 @@ import pytest
 from karma.core.ids import new_id
 from tests.support.accounts import prove_address
 from tests.support.crash import CrashReport, CrashTest
+from tests.support.stack import Context, HttpEvent, Stack
 
 PASSWORD = "correct horse battery"
 ENTRY = "api.handler:lambda_handler"
@@ -46,8 +47,8 @@ class Answer:
 class Api:
     """The API function, called in process."""
 
-    event: Callable[..., dict[str, Any]]
-    context: object
+    event: HttpEvent
+    context: Context
     headers: dict[str, str] = field(default_factory=dict)
 
     def raw(self, event: dict[str, Any]) -> Answer:
@@ -80,7 +81,7 @@ class Api:
 
 
 @pytest.fixture
-def api(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> Api:
+def api(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> Api:
     stack.use("api")
     return Api(http_event, lambda_context)
 
@@ -115,7 +116,7 @@ def _is_unused(item: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
+def stored(stack: Stack) -> Callable[[str], list[dict[str, Any]]]:
     """Return a function for all items of a table, without full buckets of rate limits."""
 
     def read(table: str) -> list[dict[str, Any]]:
@@ -127,7 +128,7 @@ def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
     return read
 
 
-def reopen(stack: Any, *, expired: bool) -> None:
+def reopen(stack: Stack, *, expired: bool) -> None:
     """Put the one record back to where a process that died leaves it, before or after its time."""
     table = stack.tables["identity"]
     records = [
@@ -150,7 +151,7 @@ def reopen(stack: Any, *, expired: bool) -> None:
         )
 
 
-def reopen_if_open(stack: Any) -> None:
+def reopen_if_open(stack: Stack) -> None:
     """Let the time of a record pass that a dead process left open: a client that repeats sooner gets 409."""
     table = stack.tables["identity"]
     items = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
@@ -159,7 +160,7 @@ def reopen_if_open(stack: Any) -> None:
 
 
 @pytest.fixture
-def die(stack: Any, ada: Api, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
+def die(stack: Stack, ada: Api, http_event: HttpEvent) -> Callable[..., CrashReport]:
     """Let a request of ada's die before or after each of its AWS calls; its repeat ends in the same rows of a table."""
 
     def items(table: str) -> list[dict[str, Any]]:

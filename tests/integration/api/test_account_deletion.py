@@ -18,6 +18,7 @@ from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
+from tests.support.stack import Context, Drain, HttpEvent, SqsEvent, Stack
 
 PATH = "/api/v1/users/me"
 CONFIRMED = {"current_password": PASSWORD}
@@ -30,7 +31,7 @@ def person(api: Api) -> tuple[Api, UserId, dict[str, Any]]:
     return api.as_(authorization=f"Bearer {tokens['access_token']}"), UserId(user["id"]), tokens
 
 
-def settle(stack: Any, user_id: UserId) -> None:
+def settle(stack: Stack, user_id: UserId) -> None:
     """Let the time pass in which something may still write."""
     before = datetime.now(UTC) - SETTLES_AFTER - timedelta(minutes=1)
     stack.aws("dynamodb").update_item(
@@ -42,7 +43,7 @@ def settle(stack: Any, user_id: UserId) -> None:
 
 
 @pytest.fixture
-def advance(stack: Any, sqs_event: Any, lambda_context: Any) -> Callable[[str], None]:
+def advance(stack: Stack, sqs_event: SqsEvent, lambda_context: Context) -> Callable[[str], None]:
     def deliver(user_id: str) -> None:
         stack.use("deletion")
         from background.deletion import lambda_handler
@@ -54,7 +55,10 @@ def advance(stack: Any, sqs_event: Any, lambda_context: Any) -> Callable[[str], 
 
 @pytest.mark.req("R-K-22")
 def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
-    stack: Any, person: tuple[Api, UserId, dict[str, Any]], stored: Any, advance: Callable[[str], None]
+    stack: Stack,
+    person: tuple[Api, UserId, dict[str, Any]],
+    stored: Callable[[str], list[dict[str, Any]]],
+    advance: Callable[[str], None],
 ) -> None:
     me, user_id, tokens = person
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
@@ -98,7 +102,7 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
 
 
 def test_a_deletion_that_stands_still_is_asked_for_again(
-    stack: Any, person: tuple[Api, UserId, dict[str, Any]], drain: Any, lambda_context: Any
+    stack: Stack, person: tuple[Api, UserId, dict[str, Any]], drain: Drain, lambda_context: Context
 ) -> None:
     me, user_id, _ = person
     assert me.call("DELETE", PATH, CONFIRMED).status == 202
@@ -129,7 +133,9 @@ def test_an_api_key_deletes_no_account(person: tuple[Api, UserId, dict[str, Any]
 
 
 @pytest.mark.req("R-K-23")
-def test_an_account_that_owns_a_project_is_not_deleted(stack: Any, person: tuple[Api, UserId, dict[str, Any]]) -> None:
+def test_an_account_that_owns_a_project_is_not_deleted(
+    stack: Stack, person: tuple[Api, UserId, dict[str, Any]]
+) -> None:
     me, user_id, _ = person
     tx = Transaction()
     add_owned(tx, user_id, OwnedKind.PROJECT)
@@ -142,7 +148,7 @@ def test_an_account_that_owns_a_project_is_not_deleted(stack: Any, person: tuple
 
 class TestACrash:
     def test_of_the_request_leaves_an_account_or_a_tombstone(
-        self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+        self, stack: Stack, api: Api, http_event: HttpEvent
     ) -> None:
         def seed() -> dict[str, Any]:
             api.register("ada@example.com")

@@ -7,6 +7,7 @@ import pytest
 
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
+from tests.support.stack import HttpEvent, Stack
 
 
 @pytest.fixture
@@ -203,7 +204,7 @@ class TestACrash:
                 return None
 
     @staticmethod
-    def told(stack: Any) -> Callable[[], int]:
+    def told(stack: Stack) -> Callable[[], int]:
         """Count what was told, once for each event."""
 
         def count() -> int:
@@ -212,7 +213,7 @@ class TestACrash:
 
         return count
 
-    def test_leaves_an_account_changed_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
+    def test_leaves_an_account_changed_once(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         def seed() -> dict[str, Any]:
             from api.deps import identity
 
@@ -234,7 +235,7 @@ class TestACrash:
         ).run()
         assert len(report.calls) >= 2
 
-    def test_leaves_a_key_revoked_once(self, stack: Any, api: Api, http_event: Callable[..., Any]) -> None:
+    def test_leaves_a_key_revoked_once(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         def seed() -> dict[str, Any]:
             api.register("ada@example.com", verified=True)
             headers = {"authorization": "Bearer " + api.log_in("ada@example.com")["access_token"]}

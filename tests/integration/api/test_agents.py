@@ -15,6 +15,7 @@ import pytest
 from karma.agents.domain import MODELS, AgentSpec
 from karma.core.errors import AlreadyExists
 from tests.integration.api.conftest import Api, reopen
+from tests.support.stack import Stack
 
 V1 = "/api/v1/agents"
 AGIO = "/api/agents"
@@ -38,7 +39,7 @@ def body(name: str = "customer_support", **more: Any) -> dict[str, Any]:
     return {"name": name, "model": MODEL, "system_prompt": "You are helpful", **more}
 
 
-def add_person(api: Api, stack: Any, role: str) -> Api:
+def add_person(api: Api, stack: Stack, role: str) -> Api:
     user = api.register()
     stack.aws("dynamodb").update_item(
         TableName=stack.tables["identity"],
@@ -51,7 +52,7 @@ def add_person(api: Api, stack: Any, role: str) -> Api:
 
 
 @pytest.fixture
-def admin(api: Api, stack: Any) -> Api:
+def admin(api: Api, stack: Stack) -> Api:
     return add_person(api, stack, "admin")
 
 
@@ -100,7 +101,7 @@ class TestCreating:
         assert made["created_at"].endswith("Z")
         assert shown.headers["etag"] == '"1"'
 
-    def test_runs_once_for_an_idempotency_key(self, admin: Api, stack: Any) -> None:
+    def test_runs_once_for_an_idempotency_key(self, admin: Api, stack: Stack) -> None:
         first = admin.call("POST", V1, body(), idempotency_key="once")
         again = admin.call("POST", V1, body(), idempotency_key="once")
         reopen(stack, expired=True)
@@ -431,7 +432,7 @@ class TestTheBuiltInAgent:
 class TestRoles:
     @pytest.mark.req("R-A-34", "R-A-35")
     @pytest.mark.parametrize("role", ["user", "viewer"])
-    def test_read_what_admins_write(self, api: Api, stack: Any, admin: Api, role: str) -> None:
+    def test_read_what_admins_write(self, api: Api, stack: Stack, admin: Api, role: str) -> None:
         made = create(admin, "one")
         person = add_person(api, stack, role)
 

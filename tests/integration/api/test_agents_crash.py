@@ -12,13 +12,14 @@ from karma.core.ids import new_id
 from tests.integration.api.conftest import ENTRY, Api, reopen_if_open
 from tests.integration.api.test_agents import V1, add_person, create
 from tests.support.crash import CrashReport, CrashTest
+from tests.support.stack import HttpEvent, Stack
 
 BODY = {"name": "after", "model": MODELS[0], "system_prompt": "Be brief.", "tags": ["kept", "added"]}
 
 
 class TestARequestThatDies:
     @pytest.fixture
-    def die(self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
+    def die(self, stack: Stack, api: Api, http_event: HttpEvent) -> Callable[..., CrashReport]:
         admin = add_person(api, stack, "admin")
 
         def rows() -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from karma.core.clock import iso
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.clients import hooked
+from tests.support.stack import Stack
 
 REGISTER = "/api/v1/auth/register"
 
@@ -118,7 +119,7 @@ def test_a_wrong_password_and_an_unknown_address_answer_alike(api: Api) -> None:
 
 
 def test_an_imported_bcrypt_hash_logs_in_and_is_replaced(
-    api: Api, stack: Any, stored: Callable[[str], list[Any]]
+    api: Api, stack: Stack, stored: Callable[[str], list[Any]]
 ) -> None:
     import bcrypt
 
@@ -144,7 +145,7 @@ class TestRefresh:
         assert first != second == again
 
     def test_with_a_token_that_was_used_before_ends_the_session(
-        self, api: Api, stack: Any, stored: Callable[[str], list[Any]]
+        self, api: Api, stack: Stack, stored: Callable[[str], list[Any]]
     ) -> None:
         first = api.log_in(api.register()["email"])["refresh_token"]
         second = api.call("POST", "/api/v1/auth/refresh", {"refresh_token": first}).data["refresh_token"]
@@ -202,7 +203,7 @@ class TestRefresh:
 
 class TestTheBearerToken:
     @pytest.mark.req("R-K-31")
-    def test_of_a_user_who_is_gone(self, ada: Api, stack: Any) -> None:
+    def test_of_a_user_who_is_gone(self, ada: Api, stack: Stack) -> None:
         me = ada.call("GET", "/api/v1/users/me").data["user"]
         stack.aws("dynamodb").delete_item(
             TableName=stack.tables["identity"], Key={"pk": {"S": f"USER#{me['id']}"}, "sk": {"S": "PROFILE"}}
@@ -216,7 +217,9 @@ class TestTheBearerToken:
         ("claims", "algorithm"),
         [({"iat": 600}, "HS256"), ({"nbf": 600}, "HS256"), ({"exp": -1}, "HS256"), ({}, "HS512"), ({}, "none")],
     )
-    def test_that_we_would_not_make(self, ada: Api, secret_values: Any, claims: dict[str, int], algorithm: str) -> None:
+    def test_that_we_would_not_make(
+        self, ada: Api, secret_values: Mapping[str, Mapping[str, Any]], claims: dict[str, int], algorithm: str
+    ) -> None:
         me = ada.call("GET", "/api/v1/users/me").data["user"]
         now = int(time.time())
         body = {"iss": "karma", "sub": me["id"], "iat": now, "exp": now + 600}

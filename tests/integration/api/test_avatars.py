@@ -9,6 +9,7 @@ import pytest
 
 from karma.core.ids import new_id
 from tests.integration.api.conftest import PASSWORD, Api, reopen
+from tests.support.stack import Stack
 
 AVATARS = "/api/v1/avatars"
 FERN: dict[str, Any] = {"name": "Fern", "role": "gardener"}
@@ -90,7 +91,7 @@ def test_an_avatar_keeps_all_that_it_is_told(ada: Api) -> None:
     assert listed == [{name: value for name, value in made.items() if name != "system_prompt"}]
 
 
-def test_an_avatar_is_made_once_for_an_idempotency_key(ada: Api, stack: Any) -> None:
+def test_an_avatar_is_made_once_for_an_idempotency_key(ada: Api, stack: Stack) -> None:
     first = ada.call("POST", AVATARS, FERN, idempotency_key="once")
     again = ada.call("POST", AVATARS, FERN, idempotency_key="once")
     reopen(stack, expired=True)

@@ -14,6 +14,7 @@ from karma.core.ids import UserId
 from tests.integration.api.conftest import Api
 from tests.integration.api.test_agents import TOOLS, add_person
 from tests.integration.api.test_agents import body as agent_body
+from tests.support.stack import Stack
 
 V1 = "/api/v1/config"
 AGIO = "/api/config"
@@ -22,7 +23,7 @@ SUMMARY = {"name", "type", "description", "enabled", "tags", "built_in", "versio
 
 
 @pytest.fixture
-def admin(api: Api, stack: Any) -> Api:
+def admin(api: Api, stack: Stack) -> Api:
     return add_person(api, stack, "admin")
 
 

@@ -12,11 +12,12 @@ from tests.integration.api.conftest import ENTRY, Api
 from tests.integration.api.test_agents import add_person
 from tests.integration.api.test_configuration import V1, put
 from tests.support.crash import CrashReport, CrashTest
+from tests.support.stack import HttpEvent, Stack
 
 
 class TestAChangeThatDies:
     @pytest.fixture
-    def die(self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
+    def die(self, stack: Stack, api: Api, http_event: HttpEvent) -> Callable[..., CrashReport]:
         admin = add_person(api, stack, "admin")
 
         def run(method: str, path: str, body: object, *, accept: set[int], **headers: str) -> CrashReport:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.fakes.devices import FakeClock
 from tests.integration.api.conftest import ENTRY, PASSWORD, Api, reopen_if_open
 from tests.support.crash import CrashTest
 from tests.support.devices import World
+from tests.support.stack import HttpEvent, Stack
 
 FIRST_AND_LAST = {201, 409}
 """A repeat is answered like the first request, or told that it was carried out."""
@@ -34,9 +34,7 @@ def steady(item: dict[str, Any]) -> dict[str, Any] | None:
     return {**kept, "pk": "API KEY", "sk": kind + (item["sk"] if item["sk"] == "KEY" else "")}
 
 
-def test_registering_again_after_a_crash_leaves_one_account(
-    stack: Any, http_event: Callable[..., dict[str, Any]]
-) -> None:
+def test_registering_again_after_a_crash_leaves_one_account(stack: Stack, http_event: HttpEvent) -> None:
     stack.use("api")
     body = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
     report = CrashTest(
@@ -50,9 +48,7 @@ def test_registering_again_after_a_crash_leaves_one_account(
     assert len(report.calls) >= 1
 
 
-def test_logging_in_again_after_a_crash_leaves_the_account(
-    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
-) -> None:
+def test_logging_in_again_after_a_crash_leaves_the_account(stack: Stack, api: Api, http_event: HttpEvent) -> None:
     body = {"email": "ada@example.com", "password": PASSWORD}
 
     def seed() -> dict[str, Any]:
@@ -71,9 +67,7 @@ def test_logging_in_again_after_a_crash_leaves_the_account(
     assert len(report.calls) >= 3
 
 
-def test_making_an_api_key_again_after_a_crash_makes_one(
-    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
-) -> None:
+def test_making_an_api_key_again_after_a_crash_makes_one(stack: Stack, api: Api, http_event: HttpEvent) -> None:
     def seed() -> dict[str, Any]:
         api.register("ada@example.com", verified=True)
         token = api.log_in("ada@example.com")["access_token"]
@@ -96,9 +90,7 @@ def test_making_an_api_key_again_after_a_crash_makes_one(
     assert len(report.calls) >= 4
 
 
-def test_refreshing_again_after_a_crash_goes_on_with_one_token(
-    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
-) -> None:
+def test_refreshing_again_after_a_crash_goes_on_with_one_token(stack: Stack, api: Api, http_event: HttpEvent) -> None:
     answered: list[str] = []
 
     def seed() -> dict[str, Any]:
@@ -129,7 +121,7 @@ def test_refreshing_again_after_a_crash_goes_on_with_one_token(
 
 
 def test_logging_out_everywhere_again_after_a_crash_ends_all_sessions(
-    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
+    stack: Stack, api: Api, http_event: HttpEvent
 ) -> None:
     def seed() -> dict[str, Any]:
         api.register("ada@example.com")
@@ -155,14 +147,12 @@ def test_logging_out_everywhere_again_after_a_crash_ends_all_sessions(
     assert ended()[0] == [True]
 
 
-def _items(stack: Any, kind: str) -> list[dict[str, Any]]:
+def _items(stack: Stack, kind: str) -> list[dict[str, Any]]:
     items = stack.aws("dynamodb").scan(TableName=stack.tables["identity"], ConsistentRead=True)["Items"]
     return [item for item in items if item.get("type") == {"S": kind}]
 
 
-def test_logging_out_again_after_a_crash_ends_the_session(
-    stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
-) -> None:
+def test_logging_out_again_after_a_crash_ends_the_session(stack: Stack, api: Api, http_event: HttpEvent) -> None:
     def seed() -> dict[str, Any]:
         api.register("ada@example.com")
         tokens = api.log_in("ada@example.com")
@@ -188,7 +178,7 @@ def test_logging_out_again_after_a_crash_ends_the_session(
 
 
 def test_a_ticket_asked_for_again_after_a_crash_opens_one_connection(
-    stack: Any, ada: Api, http_event: Callable[..., dict[str, Any]]
+    stack: Stack, ada: Api, http_event: HttpEvent
 ) -> None:
     """A ticket whose answer was lost stays behind, unknown to anybody, for its minute."""
     event = http_event("POST", "/api/v1/realtime/ticket", headers=ada.headers)
@@ -206,7 +196,7 @@ def test_a_ticket_asked_for_again_after_a_crash_opens_one_connection(
 
 class TestADevice:
     @pytest.fixture
-    def owner(self, api: Api, stack: Any) -> tuple[Api, UserId]:
+    def owner(self, api: Api, stack: Stack) -> tuple[Api, UserId]:
         user = api.register()
         document = json.dumps({"Version": "2012-10-17", "Statement": []})
         stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
@@ -214,7 +204,7 @@ class TestADevice:
         return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
 
     def test_is_told_once_by_a_request_that_is_repeated_with_its_key(
-        self, stack: Any, owner: tuple[Api, UserId], http_event: Callable[..., dict[str, Any]]
+        self, stack: Stack, owner: tuple[Api, UserId], http_event: HttpEvent
     ) -> None:
         api, user_id = owner
 
@@ -251,7 +241,7 @@ class TestADevice:
         assert "after iot-data.Publish" in " ".join(report.at) or "after iot-data-plane.Publish" in " ".join(report.at)
 
     def test_is_gone_when_its_deletion_is_repeated(
-        self, stack: Any, owner: tuple[Api, UserId], http_event: Callable[..., dict[str, Any]]
+        self, stack: Stack, owner: tuple[Api, UserId], http_event: HttpEvent
     ) -> None:
         api, _ = owner
         iot = stack.aws("iot")
@@ -283,9 +273,7 @@ class TestADevice:
 
 
 class TestAnAdmin:
-    def test_replays_an_event_again_after_a_crash(
-        self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]
-    ) -> None:
+    def test_replays_an_event_again_after_a_crash(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         user = api.register("root@example.com")
         stack.aws("dynamodb").update_item(
             TableName=stack.tables["identity"],

@@ -21,6 +21,7 @@ from karma.core.ids import UserId, new_id
 from tests.support.crash import CrashTest
 from tests.support.devices import World
 from tests.support.queues import delayed_messages
+from tests.support.stack import Context, HttpEvent, Stack
 
 POLICY = "karma-device"
 
@@ -43,7 +44,7 @@ class Client:
 
 
 @pytest.fixture
-def user(stack: Any, http_event: Any, lambda_context: Any) -> Callable[[], Client]:
+def user(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> Callable[[], Client]:
     stack.use("api")
     stack.aws("iot").create_policy(
         policyName=POLICY, policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
@@ -76,14 +77,14 @@ def body(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.req("R-K-11", "R-K-13", "R-K-25", "R-K-28", "R-K-29", "R-K-31")
-def test_the_life_of_a_device(stack: Any, user: Any) -> None:
+def test_the_life_of_a_device(stack: Stack, user: Callable[[], Client]) -> None:
     ada = user()
     made = ada("POST", "/devices", body(), status=201)
     device, credentials = made["device"], made["credentials"]
     assert (device["status"], device["mac"], device["tags"]) == ("offline", "AA:BB:CC:00:11:22", [])
     assert credentials["thing_name"] == device["serial_number"]
     assert credentials["private_key"].startswith("-----BEGIN RSA PRIVATE KEY-----")
-    assert credentials["mqtt_port"] == stack.engine.mqtt_port
+    assert credentials["mqtt_port"] == stack.broker.port
     assert credentials["basic_ingest_rule"] == "karma_test_data"
     iot = stack.aws("iot")
     [principal] = iot.list_thing_principals(thingName=device["serial_number"])["principals"]
@@ -125,7 +126,7 @@ def test_the_life_of_a_device(stack: Any, user: Any) -> None:
     ada("POST", "/devices", body(serial_number=device["serial_number"]), status=201)
 
 
-def test_a_key_of_the_devices_own(stack: Any, user: Any) -> None:
+def test_a_key_of_the_devices_own(stack: Stack, user: Callable[[], Client]) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "EOS")])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
@@ -137,7 +138,7 @@ def test_a_key_of_the_devices_own(stack: Any, user: Any) -> None:
     assert certificate.public_key() == key.public_key()
 
 
-def test_a_thing_that_is_there_already_is_taken(stack: Any, user: Any) -> None:
+def test_a_thing_that_is_there_already_is_taken(stack: Stack, user: Callable[[], Client]) -> None:
     """A creation that died has left its thing, while the serial number is free."""
     ada, iot = user(), stack.aws("iot")
     given = body()
@@ -146,7 +147,7 @@ def test_a_thing_that_is_there_already_is_taken(stack: Any, user: Any) -> None:
     assert iot.describe_thing(thingName=device["serial_number"])["attributes"] == {"device_id": device["id"]}
 
 
-def test_an_idempotency_key_shows_the_private_key_once(user: Any) -> None:
+def test_an_idempotency_key_shows_the_private_key_once(user: Callable[[], Client]) -> None:
     ada, given = user(), body()
     made = ada("POST", "/devices", given, idempotency_key="k", status=201)
     failure = ada("POST", "/devices", given, idempotency_key="k", status=409)
@@ -154,7 +155,7 @@ def test_an_idempotency_key_shows_the_private_key_once(user: Any) -> None:
     assert len(ada("GET", "/devices")["devices"]) == 1
 
 
-def test_an_idempotency_key_is_for_one_device(user: Any) -> None:
+def test_an_idempotency_key_is_for_one_device(user: Callable[[], Client]) -> None:
     ada = user()
     first, second = (ada("POST", "/devices", body(), status=201)["device"]["id"] for _ in range(2))
 
@@ -167,7 +168,7 @@ def test_an_idempotency_key_is_for_one_device(user: Any) -> None:
 
 
 @pytest.mark.req("R-K-26", "R-K-27")
-def test_bounds_and_pages_of_lists(user: Any) -> None:
+def test_bounds_and_pages_of_lists(user: Callable[[], Client]) -> None:
     ada = user()
     ids = [ada("POST", "/devices", body(name=name), status=201)["device"]["id"] for name in ("b", "a", "c")]
     for wrong in (
@@ -203,7 +204,7 @@ def test_bounds_and_pages_of_lists(user: Any) -> None:
         ("capabilities", {"x": "y" * 9000}), ("hardware", []), ("user_id", "me"), ("csr", ""),
     ],
 )  # fmt: skip
-def test_wrong_fields_are_named(user: Any, field: str, value: Any) -> None:
+def test_wrong_fields_are_named(user: Callable[[], Client], field: str, value: Any) -> None:
     ada = user()
     failure = ada("POST", "/devices", body(**{field: value}), status=422)
     assert failure["code"] == "VALIDATION_ERROR"
@@ -212,7 +213,7 @@ def test_wrong_fields_are_named(user: Any, field: str, value: Any) -> None:
 
 
 @pytest.mark.fault("F-13e")
-def test_below_a_device_that_is_deleted_nothing_is_there(user: Any) -> None:
+def test_below_a_device_that_is_deleted_nothing_is_there(user: Callable[[], Client]) -> None:
     """From that moment on, not when the last of its data is gone."""
     from api.handler import app
 
@@ -232,7 +233,7 @@ def test_below_a_device_that_is_deleted_nothing_is_there(user: Any) -> None:
     assert tried > 8
 
 
-def test_commands(user: Any) -> None:
+def test_commands(user: Callable[[], Client]) -> None:
     ada = user()
     device = ada("POST", "/devices", body(), status=201)["device"]
     path = f"/devices/{device['id']}/commands"
@@ -254,7 +255,7 @@ def test_commands(user: Any) -> None:
 
 
 @pytest.mark.fault("F-11b")
-def test_a_command_that_waits_behind_another_leaves_a_wake_up_call(stack: Any, user: Any) -> None:
+def test_a_command_that_waits_behind_another_leaves_a_wake_up_call(stack: Stack, user: Callable[[], Client]) -> None:
     ada = user()
     world = World(stack, user=UserId(ada("POST", "/devices", body(), status=201)["device"]["user_id"]))
     made = world.create()
@@ -267,7 +268,7 @@ def test_a_command_that_waits_behind_another_leaves_a_wake_up_call(stack: Any, u
     assert (second["status"], delayed_messages(stack, "ingest")) == ("queued", 1)
 
 
-def test_telemetry_parameters(user: Any) -> None:
+def test_telemetry_parameters(user: Callable[[], Client]) -> None:
     ada = user()
     device = ada("POST", "/devices", body(), status=201)["device"]
     path = f"/devices/{device['id']}/telemetry"
@@ -278,7 +279,9 @@ def test_telemetry_parameters(user: Any) -> None:
     assert ada("GET", f"{path}?from=2026-01-01T00:00:00Z", status=400)["code"] == "INVALID_RANGE"
 
 
-def test_a_creation_that_dies_at_any_call_is_finished_by_a_repeat(stack: Any, user: Any, http_event: Any) -> None:
+def test_a_creation_that_dies_at_any_call_is_finished_by_a_repeat(
+    stack: Stack, user: Callable[[], Client], http_event: HttpEvent
+) -> None:
     ada = user()
     given = body(serial_number="EOS-crash")
     event = http_event("POST", "/api/v1/devices", body=given, headers={"authorization": f"Bearer {ada.token}"})
@@ -364,7 +367,7 @@ WRONG_QUERIES = {
 
 
 @pytest.mark.fault("F-24h")
-def test_all_that_is_wrong_is_told_at_once_each_with_its_own_rule(user: Any) -> None:
+def test_all_that_is_wrong_is_told_at_once_each_with_its_own_rule(user: Callable[[], Client]) -> None:
     ada = user()
     device = ada("POST", "/devices", body(), status=201)["device"]
     for turn in range(2):
@@ -376,7 +379,9 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_own_rule(user: Any) -> 
 
 
 @pytest.mark.fault("F-24i")
-def test_pages_that_end_by_bytes_lose_and_repeat_nothing(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_end_by_bytes_lose_and_repeat_nothing(
+    user: Callable[[], Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ada = user()
     made = [ada("POST", "/devices", body(name=name), status=201)["device"] for name in ("b", "A", "a")]
     path = f"/devices/{made[0]['id']}/commands"

@@ -8,6 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from tests.integration.api.conftest import Api
+from tests.support.stack import Stack
 
 PUBLIC = {
     "GET /",
@@ -123,7 +124,7 @@ class TestErrors:
 
     @pytest.mark.req("R-M-41", "R-M-38")
     def test_that_nobody_expected_say_nothing_and_are_logged(
-        self, ada: Api, stack: Any, written: Callable[[], str]
+        self, ada: Api, stack: Stack, written: Callable[[], str]
     ) -> None:
         stack.aws("dynamodb").delete_table(TableName=stack.tables["identity"])
         stack.use("api")
@@ -137,7 +138,7 @@ class TestErrors:
         assert "UnhandledError" in logged
 
     @pytest.mark.req("R-M-38")
-    def test_of_an_unreachable_database_are_503(self, ada: Api, stack: Any) -> None:
+    def test_of_an_unreachable_database_are_503(self, ada: Api, stack: Stack) -> None:
         stack.monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
         stack.use("api")
         answer = ada.call("GET", "/api/v1/users/me")
@@ -175,7 +176,7 @@ class TestTheLog:
 @pytest.mark.req("R-K-47")
 class TestTheOrigin:
     @pytest.fixture
-    def guarded(self, api: Api, stack: Any) -> Api:
+    def guarded(self, api: Api, stack: Stack) -> Api:
         manager = stack.aws("secretsmanager")
         arn = manager.create_secret(Name="test/origin", SecretString='{"secrets": ["new", "old"]}')["ARN"]
         stack.use("api", ORIGIN_SECRET_ARN=arn)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.integration.api.conftest import Api
+from tests.support.stack import Stack
 
 
 @pytest.mark.req("R-M-22")
@@ -45,7 +44,7 @@ def test_an_unknown_component_is_not_found(api: Api) -> None:
     assert (answer.status, answer.code) == (404, "NOT_FOUND")
 
 
-def test_a_table_that_is_gone_is_unhealthy_and_named_nowhere(api: Api, stack: Any) -> None:
+def test_a_table_that_is_gone_is_unhealthy_and_named_nowhere(api: Api, stack: Stack) -> None:
     stack.use("api", IDENTITY_TABLE="no-such-table")
     answer = api.call("GET", "/api/v1/health/database")
     assert (answer.status, answer.json["status"]) == (503, "unhealthy")
@@ -54,7 +53,7 @@ def test_a_table_that_is_gone_is_unhealthy_and_named_nowhere(api: Api, stack: An
 
 
 @pytest.mark.req("R-M-24")
-def test_a_repeat_within_five_seconds_asks_nobody(api: Api, stack: Any) -> None:
+def test_a_repeat_within_five_seconds_asks_nobody(api: Api, stack: Stack) -> None:
     first = api.call("GET", "/api/v1/health/database").json
     stack.aws("dynamodb").delete_table(TableName=stack.tables["identity"])
     again = api.call("GET", "/api/v1/health/database")

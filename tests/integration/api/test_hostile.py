@@ -16,6 +16,7 @@ import pytest
 from karma.identity.sessions import tokens
 from karma.identity.sessions.signing_keys import KeyRing
 from tests.integration.api.conftest import PASSWORD, Api
+from tests.support.stack import Stack
 
 EVENT = json.loads((Path(__file__).parents[2] / "events" / "http_api_v2.json").read_text())
 REGISTER = "/api/v1/auth/register"
@@ -173,7 +174,7 @@ CASES: dict[str, Hostile] = {
 
 
 @pytest.fixture
-def everything(stack: Any, stored: Callable[[str], list[Any]]) -> Callable[[], Any]:
+def everything(stack: Stack, stored: Callable[[str], list[Any]]) -> Callable[[], Any]:
     """Return a function for all that the function could have stored: items, things, certificates, messages."""
 
     def read() -> Any:
@@ -220,7 +221,7 @@ def test_is_refused_and_stores_nothing(
 
 @pytest.mark.parametrize("path", ["/api/v1/users/me", "/api/runs"])
 def test_a_token_that_is_not_ours_or_not_of_now_opens_nothing(
-    api: Api, stack: Any, everything: Callable[[], Any], path: str
+    api: Api, stack: Stack, everything: Callable[[], Any], path: str
 ) -> None:
     user_id = api.register()["id"]
     ring = KeyRing.parse(stack.secret_values["auth"])
@@ -272,7 +273,9 @@ def test_agio_s_routes_answer_in_agio_s_shape(ada: Api, method: str, query: str,
 
 
 @pytest.mark.req("R-A-38", "R-A-40")
-def test_an_unexpected_failure_of_agio_s_routes_says_nothing(ada: Api, stack: Any, written: Callable[[], str]) -> None:
+def test_an_unexpected_failure_of_agio_s_routes_says_nothing(
+    ada: Api, stack: Stack, written: Callable[[], str]
+) -> None:
     stack.aws("dynamodb").delete_table(TableName=stack.tables["agents"])
     answer = ada.call("GET", "/api/runs")
     assert answer.status == 500

@@ -7,6 +7,7 @@ import pytest
 
 from karma.core.ids import new_id
 from tests.integration.api.conftest import PASSWORD, Api, reopen
+from tests.support.stack import Stack
 
 REGISTER = "/api/v1/auth/register"
 PROJECTS = "/api/v1/projects"
@@ -77,13 +78,13 @@ class TestARepeat:
         assert answers[2].headers["idempotent-replayed"] == "true"
         assert ada.call("GET", path).data["total"] == 1
 
-    def test_while_the_first_still_runs_is_refused(self, api: Api, stack: Any) -> None:
+    def test_while_the_first_still_runs_is_refused(self, api: Api, stack: Stack) -> None:
         api.call("POST", REGISTER, body(), idempotency_key="a")
         reopen(stack, expired=False)
         answer = api.call("POST", REGISTER, body(), idempotency_key="a")
         assert (answer.status, answer.code) == (409, "REQUEST_IN_PROGRESS")
 
-    def test_after_the_first_died_carries_it_out(self, api: Api, stack: Any) -> None:
+    def test_after_the_first_died_carries_it_out(self, api: Api, stack: Stack) -> None:
         api.call("POST", REGISTER, body(), idempotency_key="a")
         reopen(stack, expired=True)
         answer = api.call("POST", REGISTER, body(), idempotency_key="a")

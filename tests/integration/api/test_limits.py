@@ -17,6 +17,7 @@ from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.test_edge import routes
 from tests.support.clients import hooked
 from tests.support.plans import subscribe
+from tests.support.stack import HttpEvent, Stack
 
 pytestmark = pytest.mark.req("R-M-37")
 
@@ -80,7 +81,7 @@ class TestARouteThatIsLimitedByNetwork:
         self,
         api: Api,
         small: Callable[[str], None],
-        http_event: Callable[..., dict[str, Any]],
+        http_event: HttpEvent,
         written: Callable[[], str],
     ) -> None:
         small("auth")
@@ -128,7 +129,7 @@ class TestARouteThatIsLimitedByAccount:
         ]
         assert eve.call("POST", path, {"command": "move"}).status == 404
 
-    def test_lets_a_stolen_session_guess_ten_passwords_wherever_it_tries(self, ada: Api, stack: Any) -> None:
+    def test_lets_a_stolen_session_guess_ten_passwords_wherever_it_tries(self, ada: Api, stack: Stack) -> None:
         account = ada.call("GET", "/api/v1/users/me").data["user"]
         mine, new = "/api/v1/users/me", "another good password"
         wrong = [
@@ -152,7 +153,7 @@ class TestARouteThatIsLimitedByAccount:
             body = {"email": f"ada{n}@example.com", "current_password": PASSWORD}
             assert ada.call("PATCH", "/api/v1/users/me", body).status == 200
 
-    def test_has_the_limit_of_the_plan(self, ada: Api, stack: Any) -> None:
+    def test_has_the_limit_of_the_plan(self, ada: Api, stack: Stack) -> None:
         me = ada.call("GET", "/api/v1/users/me").data["user"]["id"]
         path = "/api/v1/devices/none/commands"
         free = ada.call("POST", path, {"command": "move"}).headers["ratelimit-policy"]

@@ -10,7 +10,8 @@ import pytest
 
 from karma.core.ids import new_id
 from tests.integration.api.conftest import ENTRY, PASSWORD, Api
-from tests.support.crash import CrashTest
+from tests.support.crash import CrashReport, CrashTest
+from tests.support.stack import HttpEvent, Stack
 
 V1 = "/api/v1/notices"
 VIEW = {"id", "type", "severity", "title", "text", "data", "created_at", "read_at", "expires_at"}
@@ -154,7 +155,7 @@ class TestReading:
 
 class TestACrash:
     @staticmethod
-    def told(stack: Any) -> Callable[[], Counter[tuple[str, bool, bool]]]:
+    def told(stack: Stack) -> Callable[[], Counter[tuple[str, bool, bool]]]:
         def count() -> Counter[tuple[str, bool, bool]]:
             items = stack.aws("dynamodb").scan(TableName=stack.tables["identity"], ConsistentRead=True)["Items"]
             notices = [item for item in items if item.get("type") == {"S": "notice"}]
@@ -162,7 +163,18 @@ class TestACrash:
 
         return count
 
-    def test_leaves_a_change_told_once(self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]) -> None:
+    def crash(self, stack: Stack, seed: Callable[[], dict[str, Any]]) -> CrashReport:
+        return CrashTest(
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            normalise=lambda _: None,
+            other_state=self.told(stack),
+            accept=lambda answer: answer["statusCode"] == 200,
+        ).run()
+
+    def test_leaves_a_change_told_once(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         def seed() -> dict[str, Any]:
             from api.deps import identity
 
@@ -172,19 +184,11 @@ class TestACrash:
             headers = {"authorization": f"Bearer {token}"}
             return http_event("PATCH", f"/api/v1/users/{user['id']}", body={"role": "viewer"}, headers=headers)
 
-        report = CrashTest(
-            entry=ENTRY,
-            aws=stack.aws,
-            tables=[stack.tables["identity"]],
-            seed=seed,
-            normalise=lambda _: None,
-            other_state=self.told(stack),
-            accept=lambda answer: answer["statusCode"] == 200,
-        ).run()
+        report = self.crash(stack, seed)
         assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
         assert self.told(stack)() == {("role_changed", False, True): 1}
 
-    def test_leaves_a_notice_read(self, stack: Any, api: Api, http_event: Callable[..., dict[str, Any]]) -> None:
+    def test_leaves_a_notice_read(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         def seed() -> dict[str, Any]:
             user = api.register(verified=True)
             ada = api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
@@ -192,14 +196,6 @@ class TestACrash:
             (notice,) = listed(ada)
             return http_event("POST", f"{V1}/{notice['id']}/read", headers=ada.headers)
 
-        report = CrashTest(
-            entry=ENTRY,
-            aws=stack.aws,
-            tables=[stack.tables["identity"]],
-            seed=seed,
-            normalise=lambda _: None,
-            other_state=self.told(stack),
-            accept=lambda answer: answer["statusCode"] == 200,
-        ).run()
+        report = self.crash(stack, seed)
         assert "after dynamodb.UpdateItem" in " ".join(report.at)
         assert self.told(stack)() == {("api_key_created", True, False): 1}

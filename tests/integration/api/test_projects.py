@@ -16,12 +16,15 @@ from karma.core.ratelimit import Limit
 from karma.identity.limits import RULES, Rule
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.plans import subscribe
+from tests.support.stack import Context, SqsEvent, Stack
+
+MakePerson = Callable[..., tuple[Api, dict[str, Any]]]
 
 V1 = "/api/v1/projects"
 
 
 @pytest.fixture
-def person(api: Api, stack: Any) -> Callable[..., tuple[Api, dict[str, Any]]]:
+def person(api: Api, stack: Stack) -> MakePerson:
     def make(**more: Any) -> tuple[Api, dict[str, Any]]:
         user = api.register(verified=True, **more)
         subscribe(user["id"])
@@ -46,7 +49,7 @@ def join(owner: Api, path: str, member: Api, user: dict[str, Any], role: str = "
 
 class TestAProject:
     @pytest.mark.req("R-K-16", "R-K-06")
-    def test_has_every_column_and_its_defaults(self, person: Any) -> None:
+    def test_has_every_column_and_its_defaults(self, person: MakePerson) -> None:
         ada, user = person()
         project = create(ada)
         assert project == {
@@ -118,7 +121,7 @@ class TestAProject:
 
     @pytest.mark.req("R-K-22")
     def test_leaves_nothing_when_it_is_deleted(
-        self, person: Any, stored: Callable[[str], list[dict[str, Any]]]
+        self, person: MakePerson, stored: Callable[[str], list[dict[str, Any]]]
     ) -> None:
         (ada, _), (ida, other) = person(), person()
         kept, gone = create(ada, "kept"), create(ada, "gone")
@@ -140,7 +143,7 @@ class TestAProject:
 
 
 class TestTheList:
-    def test_pages_in_every_style(self, person: Any) -> None:
+    def test_pages_in_every_style(self, person: MakePerson) -> None:
         (ada, user), (ida, _) = person(), person()
         names = [f"P{number}" for number in range(5)]
         for name in names[:4]:
@@ -167,7 +170,7 @@ class TestTheList:
         assert seen == names[::-1]
         assert [each["role"] for each in ada.call("GET", V1).data["projects"]] == ["member", *["owner"] * 4]
 
-    def test_refuses_another_s_cursor_and_pages_too_deep(self, person: Any) -> None:
+    def test_refuses_another_s_cursor_and_pages_too_deep(self, person: MakePerson) -> None:
         (ada, _), (ida, _) = person(), person()
         for _ in range(2):
             create(ada)
@@ -186,11 +189,11 @@ class TestTheList:
 @pytest.mark.req("R-K-17")
 class TestMembers:
     @pytest.fixture
-    def project(self, person: Any) -> tuple[Api, str]:
+    def project(self, person: MakePerson) -> tuple[Api, str]:
         ada, _ = person()
         return ada, f"{V1}/{create(ada)['id']}"
 
-    def test_join_change_and_leave(self, person: Any, project: tuple[Api, str]) -> None:
+    def test_join_change_and_leave(self, person: MakePerson, project: tuple[Api, str]) -> None:
         (ada, path), (ida, user) = project, person()
         joined = join(ada, path, ida, user)
         member = joined.data["member"]
@@ -219,7 +222,7 @@ class TestMembers:
         assert (by_email.status, by_email.code) == (409, "ALREADY_EXISTS")
         assert [each["role"] for each in ada.call("GET", f"{path}/members").data["members"]] == ["owner"]
 
-    def test_are_listed_by_page(self, person: Any, project: tuple[Api, str]) -> None:
+    def test_are_listed_by_page(self, person: MakePerson, project: tuple[Api, str]) -> None:
         ada, path = project
         for _ in range(4):
             join(ada, path, *person())
@@ -230,7 +233,9 @@ class TestMembers:
         assert (first["total"], rest["total"], whole["page"]) == (5, 5, 1)
 
     @pytest.mark.fault("F-19a")
-    def test_take_seats_of_the_owner_s_plan(self, api: Api, person: Any, project: tuple[Api, str], stack: Any) -> None:
+    def test_take_seats_of_the_owner_s_plan(
+        self, api: Api, person: MakePerson, project: tuple[Api, str], stack: Stack
+    ) -> None:
         (ada, path), (ida, user), (eve, late) = project, person(), person()
         owner_id = ada.call("GET", path).data["project"]["owner_id"]
         assert ada.call("POST", f"{path}/invitations", {"user_id": late["id"]}).status == 201
@@ -246,7 +251,7 @@ class TestMembers:
         assert ida.call("POST", f"{path}/leave").status == 204
         assert eve.call("POST", f"{path}/invitations/accept").status == 200
 
-    def test_leave_an_owner(self, person: Any, project: tuple[Api, str]) -> None:
+    def test_leave_an_owner(self, person: MakePerson, project: tuple[Api, str]) -> None:
         (ada, path), (ida, user) = project, person()
         owner_id = ada.call("GET", path).data["project"]["owner_id"]
         for answer in (
@@ -258,7 +263,9 @@ class TestMembers:
         assert ada.call("DELETE", f"{path}/members/{owner_id}").status == 204
         assert ida.call("GET", path).data["project"]["owner_id"] == user["id"]
 
-    def test_by_address_are_answered_alike_whoever_it_is_of(self, api: Api, person: Any, project: Any) -> None:
+    def test_by_address_are_answered_alike_whoever_it_is_of(
+        self, api: Api, person: MakePerson, project: tuple[Api, str]
+    ) -> None:
         (ada, path), (ida, user) = project, person()
         unproven = api.register()
         answers = [
@@ -299,7 +306,7 @@ class TestMembers:
         assert [answer.status for answer in answers] == [202] * 3 + [429]
         assert answers[-1].json["error"]["details"]["limit"] == "member"
 
-    def test_are_told_in_both_logs(self, person: Any, project: tuple[Api, str]) -> None:
+    def test_are_told_in_both_logs(self, person: MakePerson, project: tuple[Api, str]) -> None:
         (ada, path), (ida, user) = project, person()
         join(ada, path, ida, user)
         ada.call("PATCH", f"{path}/members/{user['id']}", {"role": "viewer"})
@@ -352,7 +359,7 @@ def test_no_text_in_a_path_finds_anything(ada: Api, stored: Callable[[str], list
 class TestADeletedAccount:
     ME = "/api/v1/users/me"
 
-    def test_is_refused_while_it_owns_a_project(self, person: Any) -> None:
+    def test_is_refused_while_it_owns_a_project(self, person: MakePerson) -> None:
         (ada, _), (ida, user) = person(), person()
         projects = [f"{V1}/{create(ada)['id']}" for _ in range(2)]
         refused = ada.call("DELETE", self.ME, {"current_password": PASSWORD})
@@ -367,7 +374,12 @@ class TestADeletedAccount:
         assert ida.call("DELETE", self.ME, {"current_password": PASSWORD}).status == 409
 
     def test_leaves_no_membership(
-        self, stack: Any, person: Any, stored: Any, sqs_event: Any, lambda_context: Any
+        self,
+        stack: Stack,
+        person: MakePerson,
+        stored: Callable[[str], list[dict[str, Any]]],
+        sqs_event: SqsEvent,
+        lambda_context: Context,
     ) -> None:
         document = json.dumps({"Version": "2012-10-17", "Statement": []})
         stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)

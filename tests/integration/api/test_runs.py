@@ -8,17 +8,18 @@ import pytest
 from karma.agents.domain import AgentSpec
 from karma.core.ids import UserId
 from tests.contexts.runs import record
+from tests.integration.api.conftest import Api
 from tests.support.rows import NOW
 
 
 @pytest.fixture
-def owner(api: Any) -> Any:
+def owner(api: Api) -> tuple[Api, UserId]:
     user = api.register()
     token = api.log_in(user["email"])["access_token"]
     return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
 
 
-def test_runs_are_listed_newest_first_by_cursor(owner: Any) -> None:
+def test_runs_are_listed_newest_first_by_cursor(owner: tuple[Api, UserId]) -> None:
     api, user_id = owner
     for i in range(5):
         record(user_id, f"r{i}", at=NOW + timedelta(seconds=i))
@@ -32,13 +33,13 @@ def test_runs_are_listed_newest_first_by_cursor(owner: Any) -> None:
 
 class TestRunsOfAnAgent:
     @pytest.fixture
-    def mine(self, owner: Any) -> Any:
+    def mine(self, owner: tuple[Api, UserId]) -> Api:
         api, user_id = owner
         for i in range(6):
             record(user_id, f"r{i}", at=NOW + timedelta(seconds=i), agent="karma" if i % 2 else None)
         return api
 
-    def test_are_listed_by_cursor(self, mine: Any) -> None:
+    def test_are_listed_by_cursor(self, mine: Api) -> None:
         first = mine.call("GET", "/api/v1/runs", query="agent_id=karma&limit=2").data
         following = f"limit=2&cursor={first['next_cursor']}"
         second = mine.call("GET", "/api/v1/runs", query=f"agent_id=karma&{following}").data
@@ -49,14 +50,14 @@ class TestRunsOfAnAgent:
         assert mine.call("GET", "/api/v1/runs", query=following).code == "INVALID_CURSOR"
 
     @pytest.mark.req("R-A-15")
-    def test_are_listed_by_number(self, mine: Any) -> None:
+    def test_are_listed_by_number(self, mine: Api) -> None:
         found = mine.call("GET", "/api/runs", query="agent_id=karma&limit=2&offset=1").json
 
         assert _ids(found["items"]) == ["r3", "r1"]
         assert {item["agent_id"] for item in found["items"]} == {"karma"}
         assert (found["total"], found["has_more"]) == (3, False)
 
-    def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, owner: Any) -> None:
+    def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, owner: tuple[Api, UserId]) -> None:
         from api.deps import agents
 
         api, user_id = owner
@@ -73,19 +74,19 @@ class TestRunsOfAnAgent:
         assert api.call("GET", "/api/runs", query="agent_id=scout+%26+co").json["total"] == 0
 
     @pytest.mark.parametrize("ref", ["nobody", "01890000-0000-7000-8000-0000000000ff", "a%23b"])
-    def test_of_nobody_are_none(self, mine: Any, ref: str) -> None:
+    def test_of_nobody_are_none(self, mine: Api, ref: str) -> None:
         found = mine.call("GET", "/api/v1/runs", query=f"agent_id={ref}").data
         assert (found["runs"], found["total"], found["next_cursor"]) == ([], 0, None)
 
     @pytest.mark.parametrize("ref", ["", "x" * 101])
-    def test_by_what_is_no_name_are_refused(self, mine: Any, ref: str) -> None:
+    def test_by_what_is_no_name_are_refused(self, mine: Api, ref: str) -> None:
         answer = mine.call("GET", "/api/v1/runs", query=f"agent_id={ref}")
         assert (answer.status, answer.code) == (422, "VALIDATION_ERROR")
 
 
 class TestAgioSList:
     @pytest.mark.req("R-A-02", "R-A-03")
-    def test_pages_by_limit_and_offset(self, owner: Any) -> None:
+    def test_pages_by_limit_and_offset(self, owner: tuple[Api, UserId]) -> None:
         api, user_id = owner
         for i in range(23):
             record(user_id, f"r{i:02d}", at=NOW + timedelta(seconds=i))
@@ -103,7 +104,7 @@ class TestAgioSList:
         assert page("limit=1&offset=500") == (23, 1, 500, False, [])
 
     @pytest.mark.req("R-A-01", "R-A-04")
-    def test_shows_what_is_known_of_a_run(self, owner: Any) -> None:
+    def test_shows_what_is_known_of_a_run(self, owner: tuple[Api, UserId]) -> None:
         api, user_id = owner
         record(user_id, "r1")
         assert api.call("GET", "/api/runs").json["items"] == [
@@ -121,7 +122,7 @@ class TestAgioSList:
 
     @pytest.mark.req("R-A-39")
     @pytest.mark.parametrize("query", ["limit=0", "limit=101", "offset=-1", "limit=x", f"offset={'9' * 5000}"])
-    def test_refuses_numbers_out_of_range(self, owner: Any, query: str) -> None:
+    def test_refuses_numbers_out_of_range(self, owner: tuple[Api, UserId], query: str) -> None:
         answer = owner[0].call("GET", "/api/runs", query=query)
         assert answer.status == 422
         assert answer.json["error"]["type"] == "ValidationError"
@@ -129,13 +130,13 @@ class TestAgioSList:
         assert answer.json["error"]["details"]
 
     @pytest.mark.parametrize("query", ["offset=981", "offset=1000&limit=1", f"offset={10**30}"])
-    def test_ends_at_a_thousand_rows(self, owner: Any, query: str) -> None:
+    def test_ends_at_a_thousand_rows(self, owner: tuple[Api, UserId], query: str) -> None:
         answer = owner[0].call("GET", "/api/runs", query=query)
         assert answer.status == 400
         assert answer.json["error"]["path"] == "/api/runs"
         assert owner[0].call("GET", "/api/runs", query="offset=980").status == 200
 
-    def test_is_the_caller_s_own(self, api: Any, owner: Any) -> None:
+    def test_is_the_caller_s_own(self, api: Api, owner: tuple[Api, UserId]) -> None:
         record(owner[1], "r1")
         other = api.register()
         eve = api.as_(authorization=f"Bearer {api.log_in(other['email'])['access_token']}")
@@ -149,7 +150,7 @@ def _ids(items: list[dict[str, Any]]) -> list[str]:
     return [item["id"] for item in items]
 
 
-def test_one_run_is_shown_with_its_log(owner: Any) -> None:
+def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
     api, user_id = owner
     record(user_id, "r1")
 
@@ -183,7 +184,7 @@ def test_one_run_is_shown_with_its_log(owner: Any) -> None:
 
 
 @pytest.mark.req("R-A-36")
-def test_another_user_s_run_and_cursor_are_not_there(api: Any, owner: Any) -> None:
+def test_another_user_s_run_and_cursor_are_not_there(api: Api, owner: tuple[Api, UserId]) -> None:
     mine, user_id = owner
     for i in range(2):
         record(user_id, f"r{i}")
@@ -199,7 +200,7 @@ def test_another_user_s_run_and_cursor_are_not_there(api: Any, owner: Any) -> No
     assert eve.call("GET", "/api/v1/runs", query=f"cursor={cursor}").code == "INVALID_CURSOR"
 
 
-def test_capabilities_are_those_of_the_caller(owner: Any) -> None:
+def test_capabilities_are_those_of_the_caller(owner: tuple[Api, UserId]) -> None:
     api, _ = owner
 
     told = api.call("GET", "/api/v1/agent/capabilities").data
@@ -209,5 +210,5 @@ def test_capabilities_are_those_of_the_caller(owner: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/x", "/runs/x/events", "/agent/capabilities"])
-def test_nobody_sees_anything(api: Any, path: str) -> None:
+def test_nobody_sees_anything(api: Api, path: str) -> None:
     assert api.call("GET", f"/api/v1{path}").status == 401

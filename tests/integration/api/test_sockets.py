@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from karma.core.clock import SystemClock
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService
 from tests.integration.api.conftest import PASSWORD, Api
+from tests.support.stack import Context, HttpEvent, Stack
 
 pytestmark = pytest.mark.fault("F-21c")
 
@@ -51,7 +51,7 @@ def gateway() -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def api(stack: Any, gateway: Gateway, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> Api:
+def api(stack: Stack, gateway: Gateway, http_event: HttpEvent, lambda_context: Context) -> Api:
     stack.use("api", WEBSOCKET_URL=f"ws://127.0.0.1:{gateway.server.server_port}/live")
     return Api(http_event, lambda_context)
 

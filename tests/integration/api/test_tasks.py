@@ -12,6 +12,7 @@ import pytest
 from karma.core.ids import UserId, new_id
 from karma.tasks.domain import NewTask
 from tests.integration.api.conftest import Api, reopen
+from tests.support.stack import Stack
 
 TASKS = "/api/v1/tasks"
 CHAIN: dict[str, Any] = {
@@ -84,7 +85,7 @@ class TestCreating:
         listed = ada.call("GET", f"{TASKS}/{task['id']}/subtasks").data
         assert listed == {"subtasks": made["subtasks"], "total": 2}
 
-    def test_runs_once_for_an_idempotency_key(self, ada: Api, stack: Any) -> None:
+    def test_runs_once_for_an_idempotency_key(self, ada: Api, stack: Stack) -> None:
         first = ada.call("POST", TASKS, CHAIN, idempotency_key="once")
         again = ada.call("POST", TASKS, CHAIN, idempotency_key="once")
         reopen(stack, expired=True)

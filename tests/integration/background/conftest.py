@@ -3,11 +3,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.stack import Stack
+
 Items = Callable[[], dict[str, Any]]
 
 
 @pytest.fixture
-def items(stack: Any) -> Items:
+def items(stack: Stack) -> Items:
     """Return every item of every table, without accounts that others depend on."""
 
     def read() -> dict[str, Any]:

@@ -20,6 +20,9 @@ from tests.integration.background.test_hostile import BODIES
 from tests.support.crash import CrashTest
 from tests.support.files import put_device, unbalanced_bytes
 from tests.support.plans import reserved
+from tests.support.stack import Context, Drain, SqsEvent, Stack
+
+Handle = Callable[[Any], list[str]]
 
 USER = UserId(new_id())
 FILE = FileId(new_id())
@@ -27,23 +30,23 @@ IGNORED = ("version", "created_at", "updated_at", "gsi1sk", "expires_at")
 
 
 @pytest.fixture(autouse=True)
-def files_function(stack: Any) -> None:
+def files_function(stack: Stack) -> None:
     import background.files  # noqa: F401  before use(): it clears what the module keeps
 
     stack.use("files")
 
 
-def repository(stack: Any) -> FileRepository:
+def repository(stack: Stack) -> FileRepository:
     return FileRepository()
 
 
-def keys(stack: Any) -> list[str]:
+def keys(stack: Stack) -> list[str]:
     found = stack.aws("s3").list_object_versions(Bucket=stack.bucket)
     return [each["Key"] for each in [*found.get("Versions", []), *found.get("DeleteMarkers", [])]]
 
 
 def store_file(
-    stack: Any,
+    stack: Stack,
     device_id: DeviceId,
     *,
     status: FileStatus = FileStatus.VERIFYING,
@@ -77,11 +80,11 @@ def store_file(
     return file
 
 
-def begin_upload(stack: Any, file: DeviceFile) -> None:
+def begin_upload(stack: Stack, file: DeviceFile) -> None:
     stack.aws("s3").create_multipart_upload(Bucket=stack.bucket, Key=f"devices/{file.device_id}/{file.id}")
 
 
-def uploads(stack: Any) -> int:
+def uploads(stack: Stack) -> int:
     return len(stack.aws("s3").list_multipart_uploads(Bucket=stack.bucket).get("Uploads", []))
 
 
@@ -90,7 +93,7 @@ def message(file: DeviceFile) -> dict[str, str]:
 
 
 @pytest.fixture
-def handle(lambda_context: Any) -> Callable[[Any], list[str]]:
+def handle(lambda_context: Context) -> Handle:
     def call(event: Any) -> list[str]:
         from background.files import lambda_handler
 
@@ -100,7 +103,7 @@ def handle(lambda_context: Any) -> Callable[[Any], list[str]]:
     return call
 
 
-def state_of(stack: Any, file: DeviceFile) -> tuple[str, str | None] | None:
+def state_of(stack: Stack, file: DeviceFile) -> tuple[str, str | None] | None:
     found = repository(stack).find(file.device_id, file.id)
     return (found.status, found.rejection) if found is not None else None
 
@@ -116,7 +119,12 @@ class TestVerifying:
         ids=["right", "wrong size", "lost"],
     )
     def test_ends_the_same_when_it_comes_twice(
-        self, stack: Any, handle: Any, sqs_event: Any, given: dict[str, Any], end: tuple[str, str | None]
+        self,
+        stack: Stack,
+        handle: Handle,
+        sqs_event: SqsEvent,
+        given: dict[str, Any],
+        end: tuple[str, str | None],
     ) -> None:
         file = store_file(stack, put_device(stack, USER), **given)
 
@@ -126,7 +134,9 @@ class TestVerifying:
         assert len(keys(stack)) == (1 if end[0] == "ready" else 0)
 
     @pytest.mark.parametrize("size", [5, 4], ids=["right", "wrong"])
-    def test_a_crash_at_any_call_is_repaired_by_the_redelivery(self, stack: Any, sqs_event: Any, size: int) -> None:
+    def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
+        self, stack: Stack, sqs_event: SqsEvent, size: int
+    ) -> None:
         device_ids: list[DeviceId] = []
 
         def seed() -> Any:
@@ -154,7 +164,9 @@ class TestVerifying:
         ).run()
         assert {"s3.GetObject", "dynamodb.TransactWriteItems"} <= set(report.calls)
 
-    def test_an_upload_to_the_place_of_a_wrong_file_is_ended(self, stack: Any, handle: Any, sqs_event: Any) -> None:
+    def test_an_upload_to_the_place_of_a_wrong_file_is_ended(
+        self, stack: Stack, handle: Handle, sqs_event: SqsEvent
+    ) -> None:
         file = store_file(stack, put_device(stack, USER), size=4)
         begin_upload(stack, file)
 
@@ -163,7 +175,9 @@ class TestVerifying:
         assert state_of(stack, file) == ("rejected", "size_mismatch")
         assert (keys(stack), uploads(stack)) == ([], 0)
 
-    def test_a_device_that_is_being_deleted_gets_no_file(self, stack: Any, handle: Any, sqs_event: Any) -> None:
+    def test_a_device_that_is_being_deleted_gets_no_file(
+        self, stack: Stack, handle: Handle, sqs_event: SqsEvent
+    ) -> None:
         device_id = put_device(stack, USER)
         file = store_file(stack, device_id)
         devices = DeviceRepository()
@@ -193,7 +207,7 @@ class TestForeignMessages:
     @pytest.mark.parametrize(
         "body", [*BODIES.values(), *FILE_BODIES.values()], ids=[*BODIES.keys(), *FILE_BODIES.keys()]
     )
-    def test_are_reported_alone(self, stack: Any, handle: Any, sqs_event: Any, body: object) -> None:
+    def test_are_reported_alone(self, stack: Stack, handle: Handle, sqs_event: SqsEvent, body: object) -> None:
         event = sqs_event([body, {"device_id": new_id(), "file_id": new_id()}])
         assert handle(event) == [event["Records"][0]["messageId"]]
         assert stack.aws("dynamodb").scan(TableName=stack.tables["devices"])["Items"] == []
@@ -201,7 +215,7 @@ class TestForeignMessages:
 
 class TestTheSweep:
     @pytest.fixture
-    def sweep(self, stack: Any, lambda_context: Any) -> Callable[[], int]:
+    def sweep(self, stack: Stack, lambda_context: Context) -> Callable[[], int]:
         def run() -> int:
             stack.use("sweeps")
             from background.sweeps import lambda_handler
@@ -210,7 +224,7 @@ class TestTheSweep:
 
         return run
 
-    def test_ends_an_upload_whose_time_is_over(self, stack: Any, sweep: Any) -> None:
+    def test_ends_an_upload_whose_time_is_over(self, stack: Stack, sweep: Callable[[], int]) -> None:
         file = store_file(stack, put_device(stack, USER), status=FileStatus.UPLOADING)
         begin_upload(stack, file)
         assert sweep() == 1
@@ -219,20 +233,20 @@ class TestTheSweep:
         assert unbalanced_bytes(stack) == 0
         assert sweep() == 0
 
-    def test_asks_again_for_a_file_that_waits(self, stack: Any, sweep: Any, drain: Any) -> None:
+    def test_asks_again_for_a_file_that_waits(self, stack: Stack, sweep: Callable[[], int], drain: Drain) -> None:
         file = store_file(stack, put_device(stack, USER))
         assert sweep() == 1
         assert [json.loads(each["Body"]) for each in drain(stack.queues["files"])] == [message(file)]
         assert sweep() == 0
 
-    def test_gives_up_after_a_day(self, stack: Any, sweep: Any) -> None:
+    def test_gives_up_after_a_day(self, stack: Stack, sweep: Callable[[], int]) -> None:
         long_ago = datetime.now(UTC) - timedelta(hours=25)
         file = store_file(stack, put_device(stack, USER), completed=long_ago)
         assert sweep() == 1
         assert state_of(stack, file) == ("rejected", "not_verified")
         assert keys(stack) == []
 
-    def test_finishes_a_deletion(self, stack: Any, sweep: Any) -> None:
+    def test_finishes_a_deletion(self, stack: Stack, sweep: Callable[[], int]) -> None:
         file = store_file(stack, put_device(stack, USER))
         past = datetime.now(UTC) - timedelta(minutes=5)
         repository(stack).begin_delete(file, now=past, due=past)

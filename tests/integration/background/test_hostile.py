@@ -16,11 +16,12 @@ from tests.integration.background.conftest import Items
 from tests.integration.background.test_runs import USER as RUNNER
 from tests.integration.background.test_runs import message, start
 from tests.support.accounts import open_account
+from tests.support.stack import Context, SqsEvent, Stack
 
 USER = UserId(new_id())
 
 
-def waiting(stack: Any) -> int:
+def waiting(stack: Stack) -> int:
     """Return the number of messages in all queues, delayed ones included."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed"]
     read = stack.aws("sqs").get_queue_attributes
@@ -66,7 +67,7 @@ BODIES: dict[str, str] = {
 
 class TestTheInbox:
     @pytest.fixture
-    def handle(self, stack: Any, lambda_context: Any) -> Callable[[Any], list[str]]:
+    def handle(self, stack: Stack, lambda_context: Context) -> Callable[[Any], list[str]]:
         stack.use("inbox")
 
         def call(event: Any) -> list[str]:
@@ -78,7 +79,7 @@ class TestTheInbox:
 
     @pytest.mark.parametrize("name", BODIES)
     def test_reports_what_is_no_event_id(
-        self, handle: Any, items: Items, sqs_event: Any, stack: Any, name: str
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent, stack: Stack, name: str
     ) -> None:
         event = sqs_event([BODIES[name]])
         assert handle(event) == [event["Records"][0]["messageId"]]
@@ -87,12 +88,14 @@ class TestTheInbox:
 
     @pytest.mark.parametrize("event_id", ["evt_unknown", "evt_0", "evt_" + "x" * 60, "null", "7"])
     def test_passes_over_events_that_nobody_stored(
-        self, handle: Any, items: Items, sqs_event: Any, event_id: str
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent, event_id: str
     ) -> None:
         assert handle(sqs_event([event_id, event_id])) == []
         assert items() == {}
 
-    def test_takes_a_batch_of_all_of_them(self, handle: Any, items: Items, sqs_event: Any) -> None:
+    def test_takes_a_batch_of_all_of_them(
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent
+    ) -> None:
         event = sqs_event([*BODIES.values(), "evt_unknown"])
         assert handle(event) == [record["messageId"] for record in event["Records"][:-1]]
         assert items() == {}
@@ -124,7 +127,7 @@ FOREIGN: dict[str, dict[str, str]] = {
 
 class TestRuns:
     @pytest.fixture
-    def handle(self, stack: Any, lambda_context: Any) -> Callable[[Any], list[str]]:
+    def handle(self, stack: Stack, lambda_context: Context) -> Callable[[Any], list[str]]:
         import background.runs  # noqa: F401  before use(): it clears what the module keeps
 
         stack.use("runs")
@@ -139,7 +142,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("body", [*BODIES.values(), *RUN_BODIES.values()], ids=[*BODIES.keys(), *RUN_BODIES.keys()])
     def test_reports_what_is_no_message_of_a_run(
-        self, handle: Any, items: Items, sqs_event: Any, stack: Any, body: object
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent, stack: Stack, body: object
     ) -> None:
         event = sqs_event([body])
         assert handle(event) == [event["Records"][0]["messageId"]]
@@ -148,20 +151,24 @@ class TestRuns:
 
     @pytest.mark.parametrize("name", FOREIGN)
     def test_passes_over_runs_that_nobody_started(
-        self, handle: Any, items: Items, sqs_event: Any, stack: Any, name: str
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent, stack: Stack, name: str
     ) -> None:
         assert handle(sqs_event([FOREIGN[name]] * 2)) == []
         assert items() == {}
         assert waiting(stack) == 0
 
-    def test_leaves_another_s_run_alone(self, handle: Any, items: Items, sqs_event: Any, stack: Any) -> None:
+    def test_leaves_another_s_run_alone(
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent, stack: Stack
+    ) -> None:
         open_account(RUNNER)
         run = start(RunRepository(), lease=timedelta(seconds=-1))
         before = items()
         assert handle(sqs_event([message(run) | {"user_id": USER}])) == []
         assert items() == before
 
-    def test_takes_a_batch_of_all_of_them(self, handle: Any, items: Items, sqs_event: Any) -> None:
+    def test_takes_a_batch_of_all_of_them(
+        self, handle: Callable[[Any], list[str]], items: Items, sqs_event: SqsEvent
+    ) -> None:
         event = sqs_event([*BODIES.values(), *RUN_BODIES.values(), *FOREIGN.values()])
         wrong = len(BODIES) + len(RUN_BODIES)
         assert handle(event) == [record["messageId"] for record in event["Records"][:wrong]]
@@ -226,7 +233,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 class TestTheRouter:
     @pytest.fixture
-    def handle(self, stack: Any, lambda_context: Any) -> Callable[..., list[str]]:
+    def handle(self, stack: Stack, lambda_context: Context) -> Callable[..., list[str]]:
         stack.use("router")
         open_account(USER)
 
@@ -239,18 +246,22 @@ class TestTheRouter:
         return call
 
     @pytest.mark.parametrize("name", CHANGES)
-    def test_counts_nothing_that_is_no_change_of_a_device(self, handle: Any, items: Items, name: str) -> None:
+    def test_counts_nothing_that_is_no_change_of_a_device(
+        self, handle: Callable[..., list[str]], items: Items, name: str
+    ) -> None:
         assert handle(CHANGES[name], CHANGES[name]) == []
         assert items() == {}
 
-    def test_is_not_held_back_by_them(self, handle: Any, items: Items) -> None:
+    def test_is_not_held_back_by_them(self, handle: Callable[..., list[str]], items: Items) -> None:
         last = change(number="9" * 21)
         assert handle(*CHANGES.values(), last) == []
         [counter] = items().values()
         assert counter["value"] == {"N": "1"}
 
     @pytest.mark.parametrize("number", ["1" * 21, "0" * 21, "1", "2" * 21])
-    def test_folds_no_record_twice_nor_an_older_one(self, handle: Any, items: Items, number: str) -> None:
+    def test_folds_no_record_twice_nor_an_older_one(
+        self, handle: Callable[..., list[str]], items: Items, number: str
+    ) -> None:
         assert handle(change(number="2" * 21)) == []
         before = items()
         assert handle(change(number=number), copy.deepcopy(change(number=number))) == []

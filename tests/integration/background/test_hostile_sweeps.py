@@ -21,6 +21,9 @@ from tests.integration.background.conftest import Items
 from tests.integration.background.test_sweeps import POLICY, USER, provisioning, queued
 from tests.support.accounts import open_account
 from tests.support.plans import reserved
+from tests.support.stack import Context, Stack
+
+Sweep = Callable[[Any], dict[str, int]]
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -60,7 +63,7 @@ EVENTS: dict[str, Any] = {
 
 
 @pytest.fixture
-def sweep(stack: Any, lambda_context: Any) -> Callable[[Any], dict[str, int]]:
+def sweep(stack: Stack, lambda_context: Context) -> Sweep:
     import background.sweeps  # noqa: F401  before use(): it clears what the module keeps
 
     stack.use("sweeps")
@@ -74,7 +77,7 @@ def sweep(stack: Any, lambda_context: Any) -> Callable[[Any], dict[str, int]]:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_what_is_no_sweep_of_ours_is_refused_by_name(sweep: Any, stack: Any, items: Items, name: str) -> None:
+def test_what_is_no_sweep_of_ours_is_refused_by_name(sweep: Sweep, stack: Stack, items: Items, name: str) -> None:
     add_event(stack, "evt_due")
     before = items()
     with pytest.raises(ValidationFailed) as refused:
@@ -90,7 +93,7 @@ def attributes(pk: str, sk: str, **more: Any) -> dict[str, Any]:
     return {"pk": {"S": pk}, "sk": {"S": sk}, **more}
 
 
-def add_event(stack: Any, name: str) -> None:
+def add_event(stack: Stack, name: str) -> None:
     arrival = Arrival(name, "invoice.paid", '{"type": "invoice.paid", "data": {}}')
     ArrivalRepository().store(arrival, received_at=PAST, due_at=PAST)
 
@@ -115,7 +118,7 @@ INBOX: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", INBOX)
-def test_the_inbox_passes_over_what_is_no_waiting_event(sweep: Any, stack: Any, items: Items, name: str) -> None:
+def test_the_inbox_passes_over_what_is_no_waiting_event(sweep: Sweep, stack: Stack, items: Items, name: str) -> None:
     stack.aws("dynamodb").put_item(TableName=stack.tables["billing"], Item=INBOX[name])
     before = items()
     add_event(stack, "evt_due")
@@ -153,7 +156,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_overdue_commands_end_beside_what_is_none(sweep: Any, stack: Any, items: Items, name: str) -> None:
+def test_overdue_commands_end_beside_what_is_none(sweep: Sweep, stack: Stack, items: Items, name: str) -> None:
     stack.aws("dynamodb").put_item(TableName=stack.tables["devices"], Item=COMMANDS[name])
     before = items()
     command = overdue_command(stack)
@@ -192,7 +195,7 @@ ORPHANS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ORPHANS)
-def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: Any, items: Items, name: str) -> None:
+def test_half_made_devices_are_removed_beside_what_is_none(sweep: Sweep, stack: Stack, items: Items, name: str) -> None:
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
     stack.aws("dynamodb").put_item(TableName=stack.tables["devices"], Item=ORPHANS[name])
     before = items()
@@ -210,7 +213,7 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Any, stack: An
     assert (taken["value"], left) == ({"N": "0"}, before)
 
 
-def overdue_command(stack: Any) -> Command:
+def overdue_command(stack: Stack) -> Command:
     devices, commands = DeviceRepository(), CommandRepository()
     open_account(USER)
     device = provisioning(DEVICE, "EOS-late")

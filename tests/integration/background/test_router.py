@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,24 @@ from karma.core.ids import UserId
 from karma.devices.repository.devices import DeviceRepository
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
+from tests.support.stack import Context, Stack
 
 EVENT = json.loads((Path(__file__).parents[2] / "events/dynamodb_stream_devices.json").read_text())
 USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
 
 
 @pytest.fixture(autouse=True)
-def owner(stack: Any) -> None:
+def owner(stack: Stack) -> None:
     open_account(USER)
 
 
-def handle(event: dict[str, Any], context: Any) -> list[str]:
+def handle(event: dict[str, Any], context: Context) -> list[str]:
     from background.router import lambda_handler
 
     return [failure["itemIdentifier"] for failure in lambda_handler(event, context)["batchItemFailures"]]
 
 
-def test_only_active_rows_count_and_repeats_do_not(stack: Any, lambda_context: Any) -> None:
+def test_only_active_rows_count_and_repeats_do_not(stack: Stack, lambda_context: Context) -> None:
     stack.use("router")
     devices = DeviceRepository()
     records = EVENT["Records"]
@@ -44,7 +46,7 @@ def test_only_active_rows_count_and_repeats_do_not(stack: Any, lambda_context: A
         assert devices.count(USER) == 1
 
 
-def test_a_batch_in_any_cut_gives_the_same_count(stack: Any, lambda_context: Any) -> None:
+def test_a_batch_in_any_cut_gives_the_same_count(stack: Stack, lambda_context: Context) -> None:
     stack.use("router")
     cut = random.Random(7).randint(1, len(EVENT["Records"]) - 1)
     for records in (EVENT["Records"][:cut], EVENT["Records"], EVENT["Records"][cut:]):
@@ -52,12 +54,12 @@ def test_a_batch_in_any_cut_gives_the_same_count(stack: Any, lambda_context: Any
     assert DeviceRepository().count(USER) == 1
 
 
-def test_a_table_that_is_away_brings_the_record_back(stack: Any, lambda_context: Any) -> None:
+def test_a_table_that_is_away_brings_the_record_back(stack: Stack, lambda_context: Context) -> None:
     stack.use("router", AWS_ENDPOINT_URL="http://127.0.0.1:9")
     assert handle(EVENT, lambda_context) == [EVENT["Records"][2]["dynamodb"]["SequenceNumber"]]
 
 
-def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any) -> None:
+def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Stack) -> None:
     stack.use("router")
     report = CrashTest(
         entry="background.router:lambda_handler",
@@ -70,7 +72,9 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any) -> None:
     assert Counter(report.calls) == {"dynamodb.UpdateItem": 3, "dynamodb.TransactWriteItems": 1}
 
 
-def test_a_real_stream_of_the_engine_is_understood(stack: Any, lambda_context: Any, aws: Any) -> None:
+def test_a_real_stream_of_the_engine_is_understood(
+    stack: Stack, lambda_context: Context, aws: Callable[[str], Any]
+) -> None:
     """The router understands records that DynamoDB itself wrote into the stream, not only captured ones."""
     stack.use("router")
     table = stack.tables["devices"]

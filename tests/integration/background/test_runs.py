@@ -13,12 +13,13 @@ from karma.runs.repository import RunRepository
 from karma.runs.watchdog import QueueWatchdog
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
+from tests.support.stack import Context, Drain, SqsEvent, Stack
 
 USER = UserId("01890000-0000-7000-8000-000000000001")
 
 
 @pytest.fixture
-def store(stack: Any) -> RunRepository:
+def store(stack: Stack) -> RunRepository:
     import background.runs  # noqa: F401  before use(): it clears what the module keeps
 
     stack.use("runs")
@@ -35,7 +36,7 @@ def start(store: RunRepository, *, lease: timedelta, events: tuple[bytes, ...] =
     return run
 
 
-def handle(event: dict[str, Any], context: Any) -> Any:
+def handle(event: dict[str, Any], context: Context) -> Any:
     from background.runs import lambda_handler
 
     return lambda_handler(event, context)
@@ -46,7 +47,7 @@ def message(run: Run) -> dict[str, str]:
 
 
 def test_a_lost_run_is_ended_with_what_it_left_open_closed(
-    stack: Any, store: RunRepository, sqs_event: Any, lambda_context: Any
+    stack: Stack, store: RunRepository, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
     left_open = (
         b'{"type":"RUN_STARTED"}',
@@ -71,7 +72,9 @@ def test_a_lost_run_is_ended_with_what_it_left_open_closed(
     assert store.thread(ThreadKey(USER, run.thread_id)).active_run_id is None
 
 
-def test_a_living_run_is_looked_at_again(stack: Any, store: RunRepository, sqs_event: Any, lambda_context: Any) -> None:
+def test_a_living_run_is_looked_at_again(
+    stack: Stack, store: RunRepository, sqs_event: SqsEvent, lambda_context: Context
+) -> None:
     run = start(store, lease=timedelta(seconds=20))
 
     handle(sqs_event([message(run)]), lambda_context)
@@ -84,7 +87,7 @@ def test_a_living_run_is_looked_at_again(stack: Any, store: RunRepository, sqs_e
 
 
 def test_what_arms_is_what_the_consumer_reads(
-    stack: Any, store: RunRepository, drain: Any, sqs_event: Any, lambda_context: Any
+    stack: Stack, store: RunRepository, drain: Drain, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
     run = start(store, lease=timedelta(seconds=-1))
     QueueWatchdog(SqsQueue(stack.queues["runs"])).arm(run.key, delay=timedelta(0))
@@ -98,7 +101,7 @@ def test_what_arms_is_what_the_consumer_reads(
 
 @pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"user_id":"x"}', "null", "7"])
 def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
-    stack: Any, store: RunRepository, sqs_event: Any, lambda_context: Any, body: str
+    stack: Stack, store: RunRepository, sqs_event: SqsEvent, lambda_context: Context, body: str
 ) -> None:
     run = start(store, lease=timedelta(seconds=-1))
     event = sqs_event([body, message(run), message(run) | {"run_id": "unknown"}])
@@ -113,7 +116,7 @@ def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
 
 @pytest.mark.parametrize("lease", [timedelta(seconds=-1), timedelta(minutes=5)], ids=["lost", "living"])
 def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
-    stack: Any, store: RunRepository, sqs_event: Any, lease: timedelta
+    stack: Stack, store: RunRepository, sqs_event: SqsEvent, lease: timedelta
 ) -> None:
     def waiting() -> bool:
         names: Any = ["ApproximateNumberOfMessagesDelayed"]

@@ -28,6 +28,7 @@ from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.devices import World, new_device
 from tests.support.plans import allowance, reserved
+from tests.support.stack import Context, Stack
 
 ENTRY = "background.sweeps:lambda_handler"
 SHORT_ENTRY = f"{Path(__file__).with_name('sweep_entry.py')}:sweep"
@@ -35,14 +36,14 @@ POLICY = "karma-device"
 USER = UserId(new_id())
 
 
-def crash(stack: Any, table: str, seed: Callable[[], Any], **more: Any) -> CrashReport:
+def crash(stack: Stack, table: str, seed: Callable[[], Any], **more: Any) -> CrashReport:
     return CrashTest(
         entry=ENTRY, aws=stack.aws, tables=[stack.tables[table]], seed=seed, accept=lambda answer: "changed" in answer,
         **more,
     ).run()  # fmt: skip
 
 
-def queued(stack: Any) -> set[str]:
+def queued(stack: Stack) -> set[str]:
     sqs, queue = stack.aws("sqs"), stack.queues["inbox"]
     bodies: set[str] = set()
     while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
@@ -52,7 +53,7 @@ def queued(stack: Any) -> set[str]:
     return bodies
 
 
-def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Any) -> None:
+def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Stack) -> None:
     table = stack.tables["billing"]
 
     def seed() -> dict[str, str]:
@@ -85,7 +86,7 @@ def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Any) -> 
     assert {"sqs.SendMessageBatch", "dynamodb.UpdateItem"} <= set(report.calls)
 
 
-def test_overdue_commands_are_ended(stack: Any) -> None:
+def test_overdue_commands_are_ended(stack: Stack) -> None:
     issued = datetime.now(UTC) - timedelta(hours=1)
     names = [CommandId(new_id()) for _ in range(2)]
     device_id = new_id()
@@ -126,7 +127,7 @@ def test_overdue_commands_are_ended(stack: Any) -> None:
     assert report.points >= len(report.calls)
 
 
-def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
+def test_half_made_and_half_deleted_devices_are_finished(stack: Stack) -> None:
     """One creation that died, and one deletion that died."""
     iot = stack.aws("iot")
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
@@ -163,7 +164,7 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Any) -> None:
     assert left() == (0, [], {"device_tombstone": 1})
 
 
-def test_what_a_deleted_device_left_is_removed(stack: Any) -> None:
+def test_what_a_deleted_device_left_is_removed(stack: Stack) -> None:
     stack.use("sweeps")
     clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
     world = World(stack, user=USER, clock=clock)
@@ -189,7 +190,7 @@ def test_what_a_deleted_device_left_is_removed(stack: Any) -> None:
 
 
 def test_the_schedule_removes_what_nobody_owns_any_more(
-    stack: Any, lambda_context: Any, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, lambda_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that was deleted with a day of telemetry, and a certificate that was made for nobody."""
     from background.sweeps import lambda_handler
@@ -209,7 +210,7 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
     assert stack.aws("iot").list_certificates()["certificates"] == []
 
 
-def kinds(stack: Any) -> Counter[str]:
+def kinds(stack: Stack) -> Counter[str]:
     rows = stack.aws("dynamodb").scan(TableName=stack.tables["devices"], ConsistentRead=True)["Items"]
     return Counter(row["type"]["S"] for row in rows)
 
@@ -237,7 +238,7 @@ def provisioning(device_id: str, serial_number: str) -> Device:
     )
 
 
-def forget_things(stack: Any) -> None:
+def forget_things(stack: Stack) -> None:
     iot = stack.aws("iot")
     for thing in iot.list_things()["things"]:
         for principal in iot.list_thing_principals(thingName=thing["thingName"])["principals"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -12,10 +11,11 @@ from karma.tasks.domain import NewSubtask, NewTask
 from karma.tasks.repository import TaskRepository
 from karma.tasks.service import TaskService
 from tests.support.accounts import open_account
+from tests.support.stack import Context, Stack
 
 
 @pytest.mark.req("R-M-06")
-def test_subtasks_of_a_deletion_that_died_are_removed(stack: Any, lambda_context: object) -> None:
+def test_subtasks_of_a_deletion_that_died_are_removed(stack: Stack, lambda_context: Context) -> None:
     stack.use("sweeps")
     user_id = open_account()
     store = TaskRepository()
@@ -28,7 +28,7 @@ def test_subtasks_of_a_deletion_that_died_are_removed(stack: Any, lambda_context
 
     from background.sweeps import lambda_handler
 
-    assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 1}  # type: ignore[arg-type]
-    assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 0}  # type: ignore[arg-type]
+    assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 1}
+    assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 0}
     assert [len(store.subtasks(each.id)) for each in (old, young, kept)] == [0, 3, 3]
     assert store.get(user_id, kept.id) is not None

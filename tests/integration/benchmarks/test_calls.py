@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pytest
 
 from benchmarks.calls import ITEMS, PAGE, REWRITE, Cost, Rows, limit_of, on_dynamodb_local, page
 from benchmarks.dynamodb_local import DynamoDbLocalMissing
+from tests.support.stack import Stack
 
 MANY = 10_000
 
 
 @pytest.fixture
-def owner(stack: Any, tables: Mapping[str, str]) -> Iterator[Rows]:
+def owner(stack: Stack, tables: Mapping[str, str]) -> Iterator[Rows]:
     from api.handler import lambda_handler
 
     stack.aws("iot").create_policy(policyName="karma-device", policyDocument="{}")

@@ -1,11 +1,16 @@
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.conftest import WEBHOOK_SECRET
+from tests.support.stack import WEBHOOK_SECRET, Context, HttpEvent, SqsEvent, Stack
 from tests.support.stripe_peer import API_KEY, PeerUnavailable, StripePeer, running
+
+if TYPE_CHECKING:
+    from stripe import StripeClient
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +30,7 @@ def peer(peer_process: StripePeer) -> StripePeer:
 
 
 @pytest.fixture
-def stripe_client(peer: StripePeer) -> Any:
+def stripe_client(peer: StripePeer) -> StripeClient:
     import stripe
 
     return stripe.StripeClient(API_KEY, base_addresses={"api": peer.url})
@@ -35,10 +40,10 @@ def stripe_client(peer: StripePeer) -> Any:
 class Billing:
     """The two functions of billing, called in process, and the table between them."""
 
-    stack: Any
-    http_event: Callable[..., dict[str, Any]]
-    sqs_event: Callable[..., dict[str, Any]]
-    context: Any
+    stack: Stack
+    http_event: HttpEvent
+    sqs_event: SqsEvent
+    context: Context
     stripe_base: str = "http://127.0.0.1:9"
 
     def post(self, body: object, headers: dict[str, str], /, **changes: Any) -> dict[str, Any]:
@@ -85,5 +90,5 @@ class Billing:
 
 
 @pytest.fixture
-def billing(stack: Any, http_event: Any, sqs_event: Any, lambda_context: Any) -> Billing:
+def billing(stack: Stack, http_event: HttpEvent, sqs_event: SqsEvent, lambda_context: Context) -> Billing:
     return Billing(stack, http_event, sqs_event, lambda_context)

@@ -20,7 +20,10 @@ from karma.billing.repository.usage import UsageRepository
 from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
 from tests.support.plans import allowance, limited
+from tests.support.stack import Drain
 from tests.unit.billing.test_domain import stripe_subscription
+
+LogIn = Callable[..., tuple[str, UserId]]
 
 PASSWORD = "Correct-horse-battery-9"
 
@@ -47,7 +50,7 @@ def api(billing: Billing) -> Api:
 
 
 @pytest.fixture
-def login(api: Api, billing: Billing) -> Callable[[str, str], tuple[str, UserId]]:
+def login(api: Api, billing: Billing) -> LogIn:
     def make(email: str, role: str = "user") -> tuple[str, UserId]:
         status, made = api("POST", "/auth/register", body={"email": email, "password": PASSWORD, "name": "Test"})
         assert status == 201, made
@@ -79,7 +82,7 @@ def test_plans_are_public(api: Api) -> None:
 
 
 @pytest.mark.req("R-K-19", "R-K-20")
-def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: Billing, login: Any) -> None:
+def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: Billing, login: LogIn) -> None:
     assert api("GET", "/subscriptions/current")[0] == 401
     token, user = login("buyer@example.com")
     status, body = api("GET", "/subscriptions/current", token=token)
@@ -99,7 +102,7 @@ def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: B
 
 
 @pytest.mark.fault("F-19a")
-def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login: Any) -> None:
+def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login: LogIn) -> None:
     assert api("GET", "/usage")[0] == 401
     token, user = login("usage@example.com")
     table = UsageRepository()
@@ -124,7 +127,7 @@ def arrive(table: str, event_id: str) -> None:
     )
 
 
-def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, login: Any, drain: Any) -> None:
+def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, login: LogIn, drain: Drain) -> None:
     admin_token, _ = login("admin@example.com", "admin")
     billing.stack.use("inbox")
     table = billing.stack.tables["billing"]
@@ -151,7 +154,7 @@ def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, logi
 
 
 @pytest.mark.fault("F-18a")
-def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billing: Billing, login: Any) -> None:
+def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billing: Billing, login: LogIn) -> None:
     token, _ = login("admin@example.com", "admin")
     billing.stack.use("inbox")
     now = datetime.now(UTC)
@@ -204,14 +207,14 @@ def audit(billing: Billing, event: str) -> list[Any]:
 
 
 @pytest.mark.fault("F-24h")
-def test_a_customer_and_an_account_are_judged_together(api: Api, login: Any) -> None:
+def test_a_customer_and_an_account_are_judged_together(api: Api, login: LogIn) -> None:
     token, _ = login("admin@example.com", "admin")
     _, refused = api("PUT", "/billing/customers/cus%231/link", token=token, body={"user_id": "nobody"})
     assert [each["field"] for each in refused["error"]["details"]] == ["customer_id", "user_id"]
 
 
 @pytest.mark.fault("F-16a")
-def test_an_admin_links_a_customer_and_moves_it(api: Api, billing: Billing, login: Any, drain: Any) -> None:
+def test_an_admin_links_a_customer_and_moves_it(api: Api, billing: Billing, login: LogIn, drain: Drain) -> None:
     token, _ = login("admin@example.com", "admin")
     (_, ada), (_, bob) = login("ada@example.com"), login("bob@example.com")
     path = "/billing/customers/cus_1/link"

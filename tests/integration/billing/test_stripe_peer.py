@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import stripe
 
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.customers import refresh_message
@@ -16,18 +17,19 @@ from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from tests.integration.billing.conftest import Billing
 from tests.support.accounts import open_account
+from tests.support.stack import Context, SqsEvent, Stack
 from tests.support.stripe_peer import Posted, StripePeer
 
 pytestmark = pytest.mark.req("R-K-19", "R-K-20", "R-C-29")
 
 
 @pytest.fixture
-def user(stack: Any) -> str:
+def user(stack: Stack) -> str:
     return open_account()
 
 
 @pytest.fixture
-def sold(peer: StripePeer, billing: Billing, stripe_client: Any, user: str) -> str:
+def sold(peer: StripePeer, billing: Billing, stripe_client: stripe.StripeClient, user: str) -> str:
     """Sell the team plan to a customer of ours; return the subscription's id."""
     billing.stripe_base = peer.url
     customer = stripe_client.v1.customers.create(params={"email": "buyer@example.com"})
@@ -77,7 +79,7 @@ def test_what_it_sells_becomes_the_users_subscription(peer: StripePeer, billing:
 
 
 def test_what_it_cancels_is_canceled(
-    peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: Any
+    peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: stripe.StripeClient
 ) -> None:
     deliver(billing, peer.posted)
     assert billing.drain() == []
@@ -90,7 +92,7 @@ def test_what_it_cancels_is_canceled(
 
 
 def test_repeats_and_any_order_change_nothing(
-    peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: Any
+    peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: stripe.StripeClient
 ) -> None:
     stripe_client.v1.subscriptions.cancel(sold)
     peer.wait_for("customer.subscription.deleted")
@@ -109,13 +111,16 @@ def test_repeats_and_any_order_change_nothing(
 
 @pytest.mark.fault("F-15b", "F-16a", "F-18a")
 def test_a_customer_whom_nobody_linked_waits_for_it(
-    peer: StripePeer, billing: Billing, stripe_client: Any, user: str
+    peer: StripePeer, billing: Billing, stripe_client: stripe.StripeClient, user: str
 ) -> None:
     """The product's metadata name the plan; the customer's metadata, which anybody may have written, name a user."""
     billing.stripe_base = peer.url
     customer = stripe_client.v1.customers.create(params={"email": "new@example.com", "metadata": {"user_id": user}})
-    product = {"name": "P", "metadata": {"karma_plan": "pro"}}
-    for plan, sold in (("ours", product), ("theirs", {"name": "Karma Team"})):
+    products: dict[str, Any] = {
+        "ours": {"name": "P", "metadata": {"karma_plan": "pro"}},
+        "theirs": {"name": "Karma Team"},
+    }
+    for plan, sold in products.items():
         stripe_client.v1.plans.create(
             params={
                 "id": plan, "amount": 0, "currency": "usd", "interval": "month", "product": sold, "nickname": "team"
@@ -158,7 +163,7 @@ def test_a_stripe_that_is_down_fails_only_its_own_messages(
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard of before", "heard of after"])
 def test_who_deletes_the_account_is_no_customer_any_more(
-    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: Any, lambda_context: Any, heard: bool
+    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: SqsEvent, lambda_context: Context, heard: bool
 ) -> None:
     if heard:
         deliver(billing, peer.posted)

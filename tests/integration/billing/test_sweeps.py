@@ -1,5 +1,4 @@
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -7,9 +6,10 @@ from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import InboxRepository
 from tests.integration.billing.conftest import Billing
+from tests.support.stack import Drain
 
 
-def test_the_schedule_sends_late_events_again(billing: Billing, drain: Any) -> None:
+def test_the_schedule_sends_late_events_again(billing: Billing, drain: Drain) -> None:
     billing.stack.use("sweeps")
     from background.sweeps import lambda_handler
 

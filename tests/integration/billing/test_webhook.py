@@ -13,9 +13,9 @@ import stripe
 from karma.billing.repository.customers import CustomerRepository
 from karma.core.ids import UserId
 from tests.integration.billing.conftest import Billing
-from tests.integration.conftest import WEBHOOK_SECRET
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
+from tests.support.stack import WEBHOOK_SECRET, Stack
 from tests.support.stripe_peer import StripePeer
 
 pytestmark = pytest.mark.req("R-C-29")
@@ -52,7 +52,7 @@ def stored(billing: Billing) -> list[str]:
     return sorted(item["pk"] for item in billing.items())
 
 
-def queued(stack: Any) -> list[str]:
+def queued(stack: Stack) -> list[str]:
     sqs, queue = stack.aws("sqs"), stack.queues["inbox"]
     bodies: list[str] = []
     while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
@@ -214,7 +214,7 @@ def test_a_crash_at_any_call_of_the_webhook_is_repaired_by_the_repeat(billing: B
 
 
 def test_a_crash_at_any_call_of_the_worker_is_repaired_by_the_redelivery(
-    billing: Billing, peer: StripePeer, stripe_client: Any
+    billing: Billing, peer: StripePeer, stripe_client: stripe.StripeClient
 ) -> None:
     user = open_account()
     customer = stripe_client.v1.customers.create(params={})

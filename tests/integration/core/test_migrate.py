@@ -106,7 +106,12 @@ class TestInterrupted:
         return write
 
     def crash(
-        self, owners: Any, tables: Mapping[str, str], aws: Any, seed: Callable[[], None], direction: str
+        self,
+        owners: Any,
+        tables: Mapping[str, str],
+        aws: Callable[[str], Any],
+        seed: Callable[[], None],
+        direction: str,
     ) -> list[Attributes]:
         def seeded() -> dict[str, str]:
             seed()
@@ -124,12 +129,24 @@ class TestInterrupted:
         found: list[Attributes] = owners()
         return found
 
-    def test_up_goes_on_to_the_newest_schema(self, owners: Any, tables: Any, aws: Any, seed: Any) -> None:
+    def test_up_goes_on_to_the_newest_schema(
+        self,
+        owners: Callable[[], list[Attributes]],
+        tables: dict[str, str],
+        aws: Callable[[str], Any],
+        seed: Callable[[], None],
+    ) -> None:
         migrated = self.crash(owners, tables, aws, seed, "up")
         assert {item["schema"]["N"] for item in migrated} == {"3"}
         assert {item["initials"]["S"] for item in migrated} == {"AL", "AT", "GH"}
 
-    def test_down_undoes_one_step(self, owners: Any, tables: Any, aws: Any, seed: Any) -> None:
+    def test_down_undoes_one_step(
+        self,
+        owners: Callable[[], list[Attributes]],
+        tables: dict[str, str],
+        aws: Callable[[str], Any],
+        seed: Callable[[], None],
+    ) -> None:
         def at_the_top() -> None:
             from tests.integration.core.migrate_entry import migrate
 
@@ -141,7 +158,11 @@ class TestInterrupted:
         assert not any("initials" in item for item in migrated)
 
     def test_a_way_back_forgets_how_far_the_way_up_had_come(
-        self, owners: Any, tables: Any, aws: Any, seed: Any
+        self,
+        owners: Callable[[], list[Attributes]],
+        tables: dict[str, str],
+        aws: Callable[[str], Any],
+        seed: Callable[[], None],
     ) -> None:
         def dying(item: Attributes) -> Attributes:
             if len([each for each in owners() if each["schema"]["N"] == "2"]) == 2:

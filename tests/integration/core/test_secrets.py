@@ -1,15 +1,15 @@
 """Secrets are read once in five minutes, and forgotten with the clients."""
 
 import json
-from typing import Any
 
 import pytest
 
 from karma.core import aws, secrets
 from karma.core.secrets import SecretUnusable
+from tests.support.stack import Stack
 
 
-def test_a_secret_is_kept_until_the_clients_are_dropped(stack: Any) -> None:
+def test_a_secret_is_kept_until_the_clients_are_dropped(stack: Stack) -> None:
     stack.use("billing_webhook")
     arn = stack.secrets["stripe_webhook"]
     before = secrets.strings(arn, "secrets")
@@ -24,7 +24,7 @@ def test_a_secret_is_kept_until_the_clients_are_dropped(stack: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["not json", "[]", '"text"'])
-def test_what_is_not_a_json_object_is_unusable(stack: Any, value: str) -> None:
+def test_what_is_not_a_json_object_is_unusable(stack: Stack, value: str) -> None:
     stack.use("billing_webhook")
     arn = stack.aws("secretsmanager").create_secret(Name="odd", SecretString=value)["ARN"]
     with pytest.raises(SecretUnusable) as raised:
@@ -32,7 +32,7 @@ def test_what_is_not_a_json_object_is_unusable(stack: Any, value: str) -> None:
     assert value not in str(raised.value).replace(arn, "")
 
 
-def test_an_old_value_is_read_again(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_value_is_read_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.use("billing_webhook")
     arn = stack.secrets["stripe_webhook"]
     now = [1000.0]

@@ -25,6 +25,9 @@ from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import World, sqs_record
 from tests.support.plans import reserved
+from tests.support.stack import Context, Stack
+
+Handle = Callable[[dict[str, Any]], list[str]]
 
 EVENTS = Path(__file__).parents[2] / "events"
 THING = "EOS-3A-000017"
@@ -46,7 +49,7 @@ def captured(name: str) -> dict[str, Any]:
     return event
 
 
-def seed_device(stack: Any) -> None:
+def seed_device(stack: Stack) -> None:
     open_account(USER)
     # The owner's plan has its row in this table; the function itself has none of it.
     UsageRepository()
@@ -75,7 +78,7 @@ def seed_device(stack: Any) -> None:
     devices.activate(device, attempt="a", certificate_id=CERTIFICATE, now=now)
 
 
-def seed_commands(stack: Any, *, serial: bool = False, ends: Sequence[datetime] = (FOREVER, FOREVER)) -> None:
+def seed_commands(stack: Stack, *, serial: bool = False, ends: Sequence[datetime] = (FOREVER, FOREVER)) -> None:
     devices = DeviceRepository()
     commands = CommandRepository()
     row = devices.row(USER, DEVICE)
@@ -96,7 +99,7 @@ def seed_commands(stack: Any, *, serial: bool = False, ends: Sequence[datetime] 
         commands.add(command, row, now=from_epoch_ms(NOW))
 
 
-def snapshot(stack: Any) -> dict[str, Any]:
+def snapshot(stack: Stack) -> dict[str, Any]:
     """Return all items but the device's costs of an hour, which a repeat adds to."""
     return {
         f"{table} {item['pk']['S']} {item['sk']['S']}": item
@@ -107,7 +110,7 @@ def snapshot(stack: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def handle(stack: Any, lambda_context: Any) -> Callable[[dict[str, Any]], list[str]]:
+def handle(stack: Stack, lambda_context: Context) -> Handle:
     """Call the handler; return the ids that must come again."""
     stack.use("device_ingest")
 
@@ -120,13 +123,13 @@ def handle(stack: Any, lambda_context: Any) -> Callable[[dict[str, Any]], list[s
     return call
 
 
-def facts(stack: Any) -> dict[str, Any]:
+def facts(stack: Stack) -> dict[str, Any]:
     item = snapshot(stack)[f"devices USER#{USER} DEVICE#{DEVICE}#LATEST"]
     found: dict[str, Any] = json.loads(item["facts"]["S"]) if "facts" in item else {}
     return found
 
 
-def test_a_batch_of_telemetry_and_heartbeat(stack: Any, handle: Any) -> None:
+def test_a_batch_of_telemetry_and_heartbeat(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     assert handle(captured("telemetry")) == []
     first = snapshot(stack)
@@ -139,7 +142,7 @@ def test_a_batch_of_telemetry_and_heartbeat(stack: Any, handle: Any) -> None:
     assert snapshot(stack) == first
 
 
-def test_presence_and_ready(stack: Any, handle: Any) -> None:
+def test_presence_and_ready(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     assert handle(captured("presence")) == []
     view = DeviceRepository().view(USER, DEVICE)
@@ -262,7 +265,7 @@ def record(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_message_ends_as_a_dead_letter_or_is_dropped(
-    stack: Any, handle: Any, name: str, capsys: pytest.CaptureFixture[str]
+    stack: Stack, handle: Handle, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed_device(stack)
     seed_commands(stack)
@@ -285,7 +288,7 @@ def test_a_hostile_message_ends_as_a_dead_letter_or_is_dropped(
         assert "IngestRejected" in capsys.readouterr().out
 
 
-def test_poison_holds_nobody_back(stack: Any, handle: Any) -> None:
+def test_poison_holds_nobody_back(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     broken: list[dict[str, Any]] = [
         {"messageId": "broken-1", "body": "not json"},
@@ -298,7 +301,7 @@ def test_poison_holds_nobody_back(stack: Any, handle: Any) -> None:
     assert facts(stack)["readings"]["temp_c"] == [41.6, 1795250340000]
 
 
-def test_a_replay_with_an_altered_body_is_a_dead_letter(stack: Any, handle: Any) -> None:
+def test_a_replay_with_an_altered_body_is_a_dead_letter(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     body = {"topic": f"{DT}/telemetry", "principal": CERTIFICATE, "received_ms": NOW}
     for value in (b"1.0", b"1.0", b"9.0"):
@@ -312,7 +315,7 @@ def test_a_replay_with_an_altered_body_is_a_dead_letter(stack: Any, handle: Any)
 
 
 @pytest.mark.fault("F-12e", "F-12f")
-def test_words_for_no_number_cost_themselves_in_every_message(stack: Any, handle: Any) -> None:
+def test_words_for_no_number_cost_themselves_in_every_message(stack: Stack, handle: Handle) -> None:
     """As C's printf writes them; beside a counter beyond 64 bits. The command is over, the heartbeat counts."""
     seed_device(stack)
     seed_commands(stack)
@@ -337,7 +340,7 @@ def test_words_for_no_number_cost_themselves_in_every_message(stack: Any, handle
 
 
 @pytest.mark.fault("F-12a")
-def test_what_is_good_in_a_message_is_kept_and_what_is_not_is_named(stack: Any, handle: Any) -> None:
+def test_what_is_good_in_a_message_is_kept_and_what_is_not_is_named(stack: Stack, handle: Handle) -> None:
     """100 samples: one without a time, one with a value that is no number beside one that is, one of tomorrow."""
     seed_device(stack)
     samples: list[dict[str, Any]] = [{"ts": NOW - 1000 * n, "m": {"temp_c": n, "3v3": 3.3}} for n in range(100)]
@@ -367,14 +370,14 @@ def stored(item: dict[str, Any]) -> list[Any]:
     return found
 
 
-def test_a_table_that_is_away_brings_the_messages_back(stack: Any, handle: Any) -> None:
+def test_a_table_that_is_away_brings_the_messages_back(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     stack.use("device_ingest", AWS_ENDPOINT_URL="http://127.0.0.1:9")
     event = captured("presence")
     assert handle(event) == [each["messageId"] for each in event["Records"][:3]]
 
 
-def test_the_accounts_broker_is_looked_up_where_no_address_is_given(stack: Any, handle: Any) -> None:
+def test_the_accounts_broker_is_looked_up_where_no_address_is_given(stack: Stack, handle: Handle) -> None:
     """As in AWS. The engine answers with a name that leads nowhere here, so the commands wait for the next `ready`."""
     seed_device(stack)
     seed_commands(stack)
@@ -389,7 +392,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(stack: Any, 
 
 
 @pytest.mark.fault("F-11b")
-def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: Any) -> None:
+def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: Stack) -> None:
     """The first of three serial commands is over: the second is published, and a call is left for its end."""
     stack.use("device_ingest")
     now = datetime.now(UTC)
@@ -420,7 +423,7 @@ def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: A
     assert {"SendMessage", "Publish"} <= {each.rpartition(".")[2] for each in report.calls}
 
 
-def test_a_wake_up_that_nobody_could_have_left_goes_to_the_operators(stack: Any, handle: Any) -> None:
+def test_a_wake_up_that_nobody_could_have_left_goes_to_the_operators(stack: Stack, handle: Handle) -> None:
     calls: list[Any] = [
         None,
         {},
@@ -437,7 +440,7 @@ TIMES = ("sent_ms", "acknowledged_ms", "finished_ms")
 
 
 @pytest.mark.parametrize("name", ["telemetry", "ready", "response", "presence"])
-def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Any, world: World, name: str) -> None:
+def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Stack, world: World, name: str) -> None:
     stack.use("device_ingest")
 
     def seed() -> dict[str, Any]:

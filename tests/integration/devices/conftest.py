@@ -1,13 +1,12 @@
 """See tests/support/devices.py."""
 
-from typing import Any
-
 import pytest
 
 from tests.support.devices import World
+from tests.support.stack import Stack
 
 
 @pytest.fixture
-def world(stack: Any) -> World:
+def world(stack: Stack) -> World:
     stack.use("api")
     return World(stack)

@@ -29,7 +29,7 @@ def calls(world: World) -> Iterator[Callable[[Callable[[], Any]], list[str]]]:
         yield during
 
 
-def test_requests_of_each_pattern(world: World, calls: Any) -> None:
+def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], Any]], list[str]]) -> None:
     made = [world.create(name=f"n{n}") for n in range(8)]
     device_id = made[0].view.device.id
     user = world.user
@@ -60,7 +60,7 @@ def test_requests_of_each_pattern(world: World, calls: Any) -> None:
     assert calls(lambda: batches(5)) == [*["PutItem"] * 5, "GetItem", "PutItem", "Query"]
 
 
-def test_a_page_costs_the_same_among_many(world: World, calls: Any) -> None:
+def test_a_page_costs_the_same_among_many(world: World, calls: Callable[[Callable[[], Any]], list[str]]) -> None:
     for n in range(30):
         world.create(name=f"n{n}")
     page = world.devices.list(world.user, DeviceQuery(limit=10))

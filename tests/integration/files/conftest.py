@@ -7,10 +7,11 @@ import pytest
 
 from tests.integration.api.conftest import Api
 from tests.support.files import Files, put_device
+from tests.support.stack import Context, Drain, HttpEvent, SqsEvent, Stack
 
 
 @pytest.fixture
-def consume(stack: Any, drain: Any, sqs_event: Any, lambda_context: Any) -> Callable[[], list[str]]:
+def consume(stack: Stack, drain: Drain, sqs_event: SqsEvent, lambda_context: Context) -> Callable[[], list[str]]:
     """Give what waits in the queue to the consumer; return the messages that it reports."""
     import background.files  # noqa: F401  before use(): it clears what the module keeps
 
@@ -27,7 +28,7 @@ def consume(stack: Any, drain: Any, sqs_event: Any, lambda_context: Any) -> Call
 
 
 @pytest.fixture
-def person(stack: Any, http_event: Any, lambda_context: Any) -> Callable[[], tuple[Api, str]]:
+def person(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> Callable[[], tuple[Api, str]]:
     """Register somebody; return the API as they see it, and their id."""
     stack.use("api")
 
@@ -41,6 +42,6 @@ def person(stack: Any, http_event: Any, lambda_context: Any) -> Callable[[], tup
 
 
 @pytest.fixture
-def files(stack: Any, person: Callable[[], tuple[Api, str]], consume: Callable[[], list[str]]) -> Files:
+def files(stack: Stack, person: Callable[[], tuple[Api, str]], consume: Callable[[], list[str]]) -> Files:
     api, user_id = person()
     return Files(stack, api, put_device(stack, user_id), consume)

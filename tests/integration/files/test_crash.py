@@ -10,6 +10,7 @@ import pytest
 from tests.integration.api.conftest import Api, reopen_if_open
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.files import Files, put_device, unbalanced_bytes
+from tests.support.stack import HttpEvent, Stack
 
 IGNORED = ("version", "created_at", "updated_at", "modified_at", "gsi1sk", "completed_ms", "upload_expires_ms")
 
@@ -24,7 +25,7 @@ def of_files(item: dict[str, Any]) -> dict[str, Any] | None:
 
 @pytest.fixture
 def crash(
-    stack: Any, person: Callable[[], tuple[Api, str]], consume: Callable[[], list[str]], http_event: Any
+    stack: Stack, person: Callable[[], tuple[Api, str]], consume: Callable[[], list[str]], http_event: HttpEvent
 ) -> Callable[..., CrashReport]:
     """Let a request die everywhere; `prepare` makes its file and returns method, rest of the path, and body."""
     api, user_id = person()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -14,11 +13,12 @@ from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Files
 from tests.fakes.devices import FakeClock, FakeRegistry
 from tests.support.files import Files, unbalanced_bytes
+from tests.support.stack import Stack
 
 
 @pytest.mark.req("R-K-22")
 class TestDeletingADevice:
-    def test_leaves_no_file_in_any_state(self, files: Files, stack: Any) -> None:
+    def test_leaves_no_file_in_any_state(self, files: Files, stack: Stack) -> None:
         files.ready(name="ready", path="/docs")
         files.uploaded(b"12", name="waits")
         files.send(files.begin(b"34", name="half"), b"34")
@@ -34,7 +34,7 @@ class TestDeletingADevice:
         assert files.consume() == []
         assert (files.objects(), files.rows()) == ([], {})
 
-    def sweep(self, stack: Any) -> None:
+    def sweep(self, stack: Stack) -> None:
         repository = FileRepository()
         sweep_orphans(
             clock=FakeClock(SystemClock().now() + timedelta(minutes=5)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
@@ -24,13 +23,14 @@ from tests.fakes.files import MemoryStore
 from tests.integration.background.test_files import USER, store_file
 from tests.support.devices import World
 from tests.support.files import put_device
+from tests.support.stack import Stack
 
 DEVICE = DeviceId(new_id())
 Put = Callable[[FileId, str, int, bytes], None]
 
 
 @pytest.fixture(params=["s3", "memory"])
-def store(request: pytest.FixtureRequest, stack: Any) -> ObjectStore:
+def store(request: pytest.FixtureRequest, stack: Stack) -> ObjectStore:
     stack.use("files")
     return S3Files(stack.bucket) if request.param == "s3" else MemoryStore()
 
@@ -92,7 +92,7 @@ class TestAStore:
         assert not store.exists(DEVICE, second)
 
 
-def test_a_deletion_while_the_store_is_down_is_finished_by_the_sweep(stack: Any) -> None:
+def test_a_deletion_while_the_store_is_down_is_finished_by_the_sweep(stack: Stack) -> None:
     stack.use("files")
     devices = DeviceLookup(World(stack).repository)
     files = FileRepository()

@@ -24,7 +24,7 @@ from karma.devices.service import DeviceService
 from karma.identity.accounts.deletion import SETTLES_AFTER, TOMBSTONE_TTL
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import AccountHolds, OwnedKind
-from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account, was_deleted
+from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account
 from karma.integrations.iot import IotRegistry
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
@@ -33,27 +33,28 @@ from karma.realtime.repository import RealtimeRepository
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
 from karma.runs.repository import RunRepository
 from tests.fakes.devices import FakeClock
-from tests.support.accounts import open_account
+from tests.support.accounts import open_account, was_deleted
 from tests.support.crash import CrashTest
 from tests.support.devices import World, new_device
 from tests.support.plans import allowance
 from tests.support.projects import invitations, join
+from tests.support.stack import Context, SqsEvent, Stack
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def deletions(stack: Any) -> DeletionRepository:
+def deletions(stack: Stack) -> DeletionRepository:
     return DeletionRepository()
 
 
 @pytest.fixture
-def user_id(stack: Any, deletions: DeletionRepository) -> UserId:
+def user_id(stack: Stack, deletions: DeletionRepository) -> UserId:
     return open_account(email="ada@example.com")
 
 
 @pytest.fixture
-def kinds(stack: Any) -> Callable[[], list[str]]:
+def kinds(stack: Stack) -> Callable[[], list[str]]:
     def read() -> list[str]:
         items = stack.aws("dynamodb").scan(TableName=stack.tables["identity"], ConsistentRead=True)["Items"]
         return sorted(item["type"]["S"] for item in items)
@@ -100,7 +101,7 @@ class TestTheTombstone:
             deletions.begin(leaving, entry=entry, due_at=NOW)
 
     def test_is_not_put_on_an_account_that_has_changed(
-        self, stack: Any, deletions: DeletionRepository, user_id: UserId
+        self, stack: Stack, deletions: DeletionRepository, user_id: UserId
     ) -> None:
         leaving = deletions.leaving(user_id)
         assert leaving is not None
@@ -115,7 +116,7 @@ class TestTheTombstone:
             deletions.begin(leaving, entry=entry, due_at=NOW)
         assert not was_deleted(user_id, at=NOW)
 
-    def test_frees_the_address_at_once(self, stack: Any, deletions: DeletionRepository, user_id: UserId) -> None:
+    def test_frees_the_address_at_once(self, stack: Stack, deletions: DeletionRepository, user_id: UserId) -> None:
         begin(deletions, user_id)
         again = open_account(email="ada@example.com")
         begin(deletions, again)
@@ -185,7 +186,7 @@ class TestTheListOfWork:
 
 
 def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
-    stack: Any, deletions: DeletionRepository, sqs_event: Callable[..., dict[str, Any]]
+    stack: Stack, deletions: DeletionRepository, sqs_event: SqsEvent
 ) -> None:
     """The last go of all: what an earlier one removes is removed by it as well."""
     iot, user_id = stack.aws("iot"), UserId(new_id())
@@ -222,13 +223,13 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
     assert "after dynamodb.BatchWriteItem" in " ".join(report.at)
 
 
-def scan(stack: Any, table: str) -> list[dict[str, Any]]:
+def scan(stack: Stack, table: str) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = stack.aws("dynamodb").scan(TableName=table, ConsistentRead=True)["Items"]
     return items
 
 
 def test_what_runs_listens_and_was_measured_goes_with_the_account(
-    stack: Any, deletions: DeletionRepository, user_id: UserId, sqs_event: Any, lambda_context: Any
+    stack: Stack, deletions: DeletionRepository, user_id: UserId, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
     from background.deletion import lambda_handler
 
@@ -259,7 +260,7 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
 
 @pytest.mark.fault("F-19a")
 def test_a_deleted_member_leaves_their_seat_to_others(
-    stack: Any, deletions: DeletionRepository, user_id: UserId, sqs_event: Any, lambda_context: Any
+    stack: Stack, deletions: DeletionRepository, user_id: UserId, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
     from background.deletion import lambda_handler
 

@@ -94,6 +94,7 @@ from tests.support.devices import new_device
 from tests.support.interleaving import play, watch
 from tests.support.plans import allowance
 from tests.support.projects import invitations
+from tests.support.stack import Stack
 from tests.unit.billing.test_domain import stripe_subscription
 
 INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "50"))
@@ -120,7 +121,7 @@ class Queue(MemoryQueue):
 class World:
     """State that accounts share: tables, and the services of one process."""
 
-    stack: Any
+    stack: Stack
     csr: str
     whole: bool
     """With the engine's IoT and bucket; else with a stand-in for IoT and without files, which is quicker."""
@@ -449,7 +450,7 @@ def cleanly(act: Callable[[], None]) -> Callable[[], None]:
 
 
 @pytest.fixture
-def make_worlds(stack: Any) -> Callable[[], dict[bool, World]]:
+def make_worlds(stack: Stack) -> Callable[[], dict[bool, World]]:
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
     stack.aws("iot").create_policy(policyName="karma-device", policyDocument=document)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -471,7 +472,7 @@ def play_all(worlds: dict[bool, World], seeds: range) -> dict[UserId, tuple[int,
 
 
 @pytest.mark.req("R-K-22")
-def test_in_whatever_order_only_tombstones_are_left(stack: Any, request: Any) -> None:
+def test_in_whatever_order_only_tombstones_are_left(stack: Stack, request: pytest.FixtureRequest) -> None:
     watch()
     with ThreadPoolExecutor(TABLES) as tables:
         make_worlds = request.getfixturevalue("make_worlds")

@@ -18,19 +18,20 @@ from karma.identity.sessions.rotation import PUBLISHED, RETIRED, advance
 from karma.identity.sessions.signing_keys import KeyRing
 from tests.integration.api.conftest import PASSWORD
 from tests.support.clients import hooked
+from tests.support.stack import Context, HttpEvent, Stack
 
 ME = "/api/v1/users/me"
 Call = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def arn(stack: Any) -> str:
+def arn(stack: Stack) -> str:
     stack.use("api")
     return str(stack.secrets["auth"])
 
 
 @pytest.fixture
-def call(arn: str, http_event: Callable[..., dict[str, Any]], lambda_context: Any) -> Call:
+def call(arn: str, http_event: HttpEvent, lambda_context: Context) -> Call:
     from api.handler import lambda_handler
 
     def ask(method: str, path: str, body: object = None, **headers: str) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def asked(arn: str) -> Iterator[list[str]]:
 
 
 class TestAnOperator:
-    def test_moves_a_secret_only_from_the_version_that_was_seen(self, stack: Any, arn: str) -> None:
+    def test_moves_a_secret_only_from_the_version_that_was_seen(self, stack: Stack, arn: str) -> None:
         secret, version = secrets.read(arn)
         secrets.write(arn, {**secret, "k2": "x" * 32}, seen=version)
         with pytest.raises(StaleVersion):
@@ -83,7 +84,7 @@ class TestAnOperator:
 
 class TestTokens:
     def test_of_every_key_work_through_a_whole_rotation(
-        self, stack: Any, call: Call, arn: str, passing: Callable[[float], None]
+        self, stack: Stack, call: Call, arn: str, passing: Callable[[float], None]
     ) -> None:
         registration = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
         assert call("POST", "/api/v1/auth/register", registration)["statusCode"] == 201
@@ -129,7 +130,7 @@ class TestTokens:
         assert statuses == [401, 401, 401, 200], "a day after the promotion no honest token is signed with the old key"
 
     def test_of_a_key_that_this_process_has_not_seen_make_it_look_once(
-        self, stack: Any, call: Call, arn: str, passing: Callable[[float], None], asked: list[str]
+        self, stack: Stack, call: Call, arn: str, passing: Callable[[float], None], asked: list[str]
     ) -> None:
         registration = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
         user = json.loads(call("POST", "/api/v1/auth/register", registration)["body"])["data"]["user"]
@@ -155,7 +156,7 @@ class TestTokens:
 
 class TestAnIdempotencyKey:
     def test_is_known_again_when_another_key_signs(
-        self, stack: Any, call: Call, arn: str, passing: Callable[[float], None]
+        self, stack: Stack, call: Call, arn: str, passing: Callable[[float], None]
     ) -> None:
         registration = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
         first = call("POST", "/api/v1/auth/register", registration, **{"idempotency-key": "once"})

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from threading import Barrier
 from typing import Any
 
 import pytest
 
 from karma.audit.domain import NOWHERE
-from karma.core.errors import AlreadyExists, AppError, Gone
+from karma.core.errors import AlreadyExists, Gone
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.accounts import one_time
@@ -25,6 +22,8 @@ from karma.mail.repository import OutboxRepository
 from karma.mail.service import OutboxRelay
 from tests.fakes.identity import CountingPasswords, MovableClock
 from tests.fakes.mail import MemoryQueue
+from tests.support.at_once import at_once
+from tests.support.stack import Stack
 
 TRIES = 200
 
@@ -54,35 +53,19 @@ class Services:
 
 
 @pytest.fixture
-def services(stack: Any) -> Services:
+def services(stack: Stack) -> Services:
     return Services(stack.tables["identity"])
 
 
-def both(*actions: Callable[[], object]) -> list[str]:
-    """Run them at the same moment; return how each ended."""
-    start = Barrier(len(actions))
-
-    def run(action: Callable[[], object]) -> str:
-        start.wait(10)
-        try:
-            action()
-        except AppError as error:
-            return type(error).__name__
-        return "done"
-
-    with ThreadPoolExecutor(len(actions)) as pool:
-        return sorted(pool.map(run, actions))
-
-
 @pytest.mark.req("R-K-10", "R-M-26")
-def test_an_address_is_registered_by_one_of_two(services: Services, stack: Any) -> None:
+def test_an_address_is_registered_by_one_of_two(services: Services, stack: Stack) -> None:
     outcomes: Counter[tuple[str, ...]] = Counter()
     for number in range(TRIES):
 
         def register(name: str, email: str = f"ada{number}@example.com") -> object:
             return services.accounts.register(email=email, password="correct horse", name=name)
 
-        outcomes[tuple(both(lambda: register("Ada"), lambda: register("Eve")))] += 1
+        outcomes[tuple(sorted(at_once(lambda: register("Ada"), lambda: register("Eve"))))] += 1
     assert outcomes == {(AlreadyExists.__name__, "done"): TRIES}
     kinds: Counter[str] = Counter()
     for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.tables["identity"]):
@@ -99,7 +82,6 @@ def test_a_token_resets_one_password_of_two(services: Services) -> None:
         def reset(password: str, token: str = token) -> None:
             services.password_changes.reset(token=token, password=password, source=NOWHERE)
 
-        assert both(lambda: reset("violet anvil harvest"), lambda: reset("copper lantern meadow")) == [
-            Gone.__name__,
-            "done",
-        ]
+        ended = at_once(lambda: reset("violet anvil harvest"), lambda: reset("copper lantern meadow"))
+
+        assert sorted(ended) == [Gone.__name__, "done"]

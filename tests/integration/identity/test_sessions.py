@@ -21,13 +21,14 @@ from karma.identity.sessions.repository import SessionRepository
 from karma.identity.sessions.service import SessionService
 from tests.fakes.identity import RING, CountingPasswords, MovableClock
 from tests.support.clients import hooked
+from tests.support.stack import Stack
 
 TRIES = 200
 HERE = Source(address="203.0.113.7")
 
 
 class World:
-    def __init__(self, stack: Any) -> None:
+    def __init__(self, stack: Stack) -> None:
         self._table = stack.tables["identity"]
         self._client = stack.aws("dynamodb")
         self.clock = MovableClock(at=datetime.now(UTC))
@@ -72,7 +73,7 @@ class World:
 
 
 @pytest.fixture
-def world(stack: Any) -> World:
+def world(stack: Stack) -> World:
     return World(stack)
 
 

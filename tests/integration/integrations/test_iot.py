@@ -22,6 +22,7 @@ from karma.devices.sweeps import sweep_orphans
 from karma.devices.topics import request_topic, response_topic
 from karma.integrations.iot import IotPublisher, IotRegistry, data_host
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
+from tests.support.stack import Stack
 
 POLICY = "karma-device"
 THING = "EOS-1"
@@ -32,7 +33,7 @@ def policy(statement: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def registry(stack: Any) -> IotRegistry:
+def registry(stack: Stack) -> IotRegistry:
     stack.use("api")
     allow = {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument=policy(allow))
@@ -45,7 +46,7 @@ def test_the_stand_ins_have_the_shape_of_the_real_ones(registry: IotRegistry) ->
     assert len(registries) == len(publishers)
 
 
-def test_every_step_may_be_repeated(stack: Any, registry: IotRegistry) -> None:
+def test_every_step_may_be_repeated(stack: Stack, registry: IotRegistry) -> None:
     iot = stack.aws("iot")
     for device_id in ("first", "second"):
         registry.create_thing(THING, device_id=device_id)
@@ -70,7 +71,7 @@ def test_an_unreadable_signing_request_names_its_field(registry: IotRegistry) ->
     ]
 
 
-def test_certificates_that_nobody_heard_of_are_swept(stack: Any, registry: IotRegistry) -> None:
+def test_certificates_that_nobody_heard_of_are_swept(stack: Stack, registry: IotRegistry) -> None:
     iot = stack.aws("iot")
     registry.create_thing(THING, device_id="d")
     used, orphan = registry.create_certificate(), registry.create_certificate()
@@ -90,7 +91,7 @@ def test_the_endpoint_is_given_or_asked_for(registry: IotRegistry) -> None:
     assert IotRegistry(policy_name=POLICY).endpoint().host == data_host() != ""
 
 
-def test_no_answer_is_an_upstream_failure(stack: Any) -> None:
+def test_no_answer_is_an_upstream_failure(stack: Stack) -> None:
     stack.use("api", AWS_ENDPOINT_URL="http://127.0.0.1:9")
     with pytest.raises(Upstream):
         IotRegistry(policy_name=POLICY).create_thing(THING, device_id="d")
@@ -98,21 +99,23 @@ def test_no_answer_is_an_upstream_failure(stack: Any) -> None:
         IotPublisher(endpoint_url="http://127.0.0.1:9").publish_command(THING, {}, command_id="c", expires_in_s=1)
 
 
-def connected(stack: Any, registry: IotRegistry, folder: Path) -> mqtt.Client:
+def connected(stack: Stack, registry: IotRegistry, folder: Path) -> mqtt.Client:
     """Return a client with the certificate of a new thing; it connects when it is told to."""
     registry.create_thing(THING, device_id="d")
     certificate = registry.create_certificate()
     registry.attach_certificate(THING, certificate)
     (folder / "cert.pem").write_text(certificate.pem)
     (folder / "key.pem").write_text(certificate.private_key or "")
-    context = ssl.create_default_context(cafile=str(stack.engine.ca_path))
+    context = ssl.create_default_context(cafile=str(stack.broker.ca_path))
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=THING, protocol=mqtt.MQTTv5)
     client.tls_set_context(context)
     return client
 
 
-def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
+def test_a_command_reaches_a_real_client_with_its_properties(
+    stack: Stack, registry: IotRegistry, tmp_path: Path
+) -> None:
     heard: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
     subscribed: queue.Queue[Any] = queue.Queue()
     client = connected(stack, registry, tmp_path)
@@ -123,7 +126,7 @@ def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registr
         client.subscribe(request_topic(THING), options=SubscribeOptions(qos=1))
 
     client.on_connect = subscribe
-    client.connect(stack.engine.mqtt_host, stack.engine.mqtt_port)
+    client.connect(stack.broker.host, stack.broker.port)
     client.loop_start()
     try:
         subscribed.get(timeout=20)
@@ -144,7 +147,7 @@ def test_a_command_reaches_a_real_client_with_its_properties(stack: Any, registr
 
 
 @pytest.mark.fault("F-14c")
-def test_a_message_that_no_parser_takes_is_acknowledged(stack: Any, registry: IotRegistry, tmp_path: Path) -> None:
+def test_a_message_that_no_parser_takes_is_acknowledged(stack: Stack, registry: IotRegistry, tmp_path: Path) -> None:
     deep = b'{"a":' * 15_000 + b"1" + b"}" * 15_000
     messages = [deep, b"[" * 60_000, b"\xff\x00", b"no JSON", b"", b'"\\ud800"', b"NaN", b"1" * 5_000]
     sent = stack.queues["ingest"]
@@ -158,7 +161,7 @@ def test_a_message_that_no_parser_takes_is_acknowledged(stack: Any, registry: Io
     rule = {"sql": sql, "awsIotSqlVersion": IOT_SQL_VERSION, "actions": [action]}
     stack.aws("iot").create_topic_rule(ruleName="any_message", topicRulePayload=rule)
     client = connected(stack, registry, tmp_path)
-    client.connect(stack.engine.mqtt_host, stack.engine.mqtt_port)
+    client.connect(stack.broker.host, stack.broker.port)
     client.loop_start()
     try:
         for message in messages:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -26,6 +27,7 @@ from local import places as local_places
 from local.places import Places
 from tests.support import on_demand
 from tests.support.accounts import open_account
+from tests.support.stack import Context, Drain, HttpEvent, Stack
 
 pytestmark = pytest.mark.req("R-C-33")
 
@@ -112,10 +114,10 @@ class TestTheWords:
 
 
 @pytest.fixture
-def deployed(stack: Any, base: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def deployed(stack: Stack, base: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """Deploy a stage `local` in this test's account: stacks with the outputs and functions that the command reads."""
     engine = stack.engine
-    base.ports.write_text(json.dumps({"engine": engine.port, "mqtt": engine.mqtt_port}))
+    base.ports.write_text(json.dumps({"engine": urlsplit(engine.endpoint_url).port, "mqtt": stack.broker.port}))
     environment, path = dict(os.environ), list(sys.path)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the account of the test before
     # The command takes the engine's own account; a test has one of its own.
@@ -161,11 +163,11 @@ def _keeping_account(original: Callable[..., dict[str, str]], account: str) -> C
 class TestOnAStage:
     def test_an_administrator_is_made_once_and_can_log_in(
         self,
-        deployed: Any,
+        deployed: Stack,
         karma: Karma,
         monkeypatch: pytest.MonkeyPatch,
-        http_event: Any,
-        lambda_context: Any,
+        http_event: HttpEvent,
+        lambda_context: Context,
     ) -> None:
         email, password = f"{new_id()}@example.com", f"pass-{new_id()}"
         told = []
@@ -191,7 +193,7 @@ class TestOnAStage:
         [("email", "nobody", "long enough to be one"), ("password", "a@example.com", "short")],
     )
     def test_who_cannot_be_an_administrator_is_refused(
-        self, deployed: Any, karma: Karma, monkeypatch: pytest.MonkeyPatch, field: str, email: str, password: str
+        self, deployed: Stack, karma: Karma, monkeypatch: pytest.MonkeyPatch, field: str, email: str, password: str
     ) -> None:
         monkeypatch.setattr(sys, "stdin", io.StringIO(f"{password}\n"))
         status, _, complained = karma("admin", "create", email)
@@ -200,7 +202,7 @@ class TestOnAStage:
         assert password not in complained
         assert not _items(deployed, "identity")
 
-    def test_a_stored_event_is_enqueued_again(self, deployed: Any, karma: Karma, drain: Any) -> None:
+    def test_a_stored_event_is_enqueued_again(self, deployed: Stack, karma: Karma, drain: Drain) -> None:
         now = datetime.now(UTC)
         arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
         ArrivalRepository().store(arrival, received_at=now, due_at=now + timedelta(hours=1))
@@ -214,7 +216,7 @@ class TestOnAStage:
         assert karma("inbox", "list", "--status", "dismissed")[1].endswith("a test\n")
         assert karma("inbox", "list", "--status", "lost")[0] == 1
 
-    def test_a_run_is_explained_without_what_was_said(self, deployed: Any, karma: Karma) -> None:
+    def test_a_run_is_explained_without_what_was_said(self, deployed: Stack, karma: Karma) -> None:
         record_run(deployed, b'{"type":"TEXT_MESSAGE_CONTENT","messageId":"m1","delta":"a secret answer"}')
         status, told, _ = karma("run", "explain", "r1")
         assert status == 0
@@ -225,7 +227,7 @@ class TestOnAStage:
         assert karma("run", "explain", "r2") == (1, "", "error: Run 'r2' not found\n")
 
     @pytest.mark.req("R-K-03")
-    def test_migrations_are_counted_and_run(self, deployed: Any, karma: Karma) -> None:
+    def test_migrations_are_counted_and_run(self, deployed: Stack, karma: Karma) -> None:
         record_run(deployed)
         status, told, _ = karma("migrate", "status")
         assert status == 0
@@ -237,7 +239,7 @@ class TestOnAStage:
             assert karma("migrate", direction)[0] == 0
         assert _items(deployed, "agents") == before
 
-    def test_signing_keys_are_rotated_step_by_step(self, deployed: Any, karma: Karma) -> None:
+    def test_signing_keys_are_rotated_step_by_step(self, deployed: Stack, karma: Karma) -> None:
         def secret() -> dict[str, Any]:
             manager = deployed.aws("secretsmanager")
             found: dict[str, Any] = json.loads(
@@ -261,18 +263,18 @@ class TestOnAStage:
             assert told.startswith(f"{step}: done\nk2 signs; ")
         assert secret() == {"current": "k2", "k2": key}
 
-    def test_another_stage_that_is_not_deployed_is_named(self, deployed: Any, karma: Karma) -> None:
+    def test_another_stage_that_is_not_deployed_is_named(self, deployed: Stack, karma: Karma) -> None:
         status, _, complained = karma("migrate", "status", "--stage", "prod")
         assert status == 1
         assert complained.startswith("error: stage prod cannot be reached")
 
 
-def _items(stack: Any, table: str) -> list[Mapping[str, Any]]:
+def _items(stack: Stack, table: str) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = stack.aws("dynamodb").scan(TableName=stack.tables[table])["Items"]
     return sorted(found, key=lambda item: (item["pk"]["S"], item["sk"]["S"]))
 
 
-def record_run(stack: Any, *events: bytes) -> None:
+def record_run(stack: Stack, *events: bytes) -> None:
     store, now = RunRepository(), datetime.now(UTC)
     key, thread = RunKey(open_account(), RunId("r1")), ThreadId("t1")
     run = Run(key=key, thread_id=thread, status=RunStatus.RUNNING, model="m", created_at=now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import pytest
 
 from local import cli
 from local import places as local_places
+from local.engine import Engine
 from local.mailbox import delivered
 from local.outputs import Demo, Model, Outputs, Stripe
 from local.places import Places
 
 
 @pytest.fixture
-def running(engine: Any, account: str, aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def running(
+    engine: Engine, account: str, aws: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Put two mails into the engine, and make a local environment of it."""
     aws("sesv2").create_email_identity(EmailIdentity="example.com")
     for number in (1, 2):
@@ -53,7 +57,7 @@ def running(engine: Any, account: str, aws: Any, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("running")
-def test_mails_come_oldest_first_with_their_tokens(engine: Any, account: str) -> None:
+def test_mails_come_oldest_first_with_their_tokens(engine: Engine, account: str) -> None:
     mine = [mail for mail in delivered(engine.endpoint_url) if mail.to == f"{account}@example.com"]
     assert [(mail.subject, mail.token) for mail in mine] == [(f"Number {n} of {account}", f"t{n}") for n in (1, 2)]
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.integration.api.conftest import Api
+from tests.support.stack import Context, HttpEvent, SqsEvent, Stack
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,28 @@ class Received:
         return self.text.partition("#token=")[2].split()[0]
 
 
+def take_waiting(stack: Stack) -> list[dict[str, Any]]:
+    """Take every message out of the queue of mails."""
+    sqs, url = stack.aws("sqs"), stack.queues["mail"]
+    found: list[dict[str, Any]] = []
+    while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+        for message in messages:
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        found += messages
+    return found
+
+
 @dataclass
 class Post:
     """The way of a mail, from the queue to the mailbox."""
 
-    stack: Any
-    context: Any
-    sqs_event: Callable[..., dict[str, Any]]
+    stack: Stack
+    context: Context
+    sqs_event: SqsEvent
 
     def waiting(self) -> list[dict[str, Any]]:
         """Take every message out of the queue."""
-        sqs, url = self.stack.aws("sqs"), self.stack.queues["mail"]
-        found: list[dict[str, Any]] = []
-        while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
-            for message in messages:
-                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-            found += messages
-        return found
+        return take_waiting(self.stack)
 
     def handle(self, messages: list[Any]) -> list[str]:
         """Let the worker handle messages; return the ids of those that failed. The API is the function afterwards."""
@@ -84,12 +89,12 @@ class Post:
 
 
 @pytest.fixture
-def api(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> Api:
+def api(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> Api:
     stack.use("api")
     return Api(http_event, lambda_context)
 
 
 @pytest.fixture
-def post(stack: Any, lambda_context: Any, sqs_event: Any) -> Post:
+def post(stack: Stack, lambda_context: Context, sqs_event: SqsEvent) -> Post:
     stack.aws("sesv2").create_email_identity(EmailIdentity="example.com")
     return Post(stack, lambda_context, sqs_event)

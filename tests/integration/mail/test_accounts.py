@@ -10,6 +10,7 @@ import pytest
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.mail.conftest import Post
 from tests.support.clients import hooked
+from tests.support.stack import Stack
 
 V1 = "/api/v1"
 NEW = "a better battery"
@@ -70,7 +71,7 @@ class TestVerification:
             for path, more in (("/auth/verify-email", {}), ("/auth/reset-password", {"password": NEW}))
         } == {(410, "GONE")}
 
-    def test_keeps_no_secret_at_rest(self, api: Api, post: Post, stack: Any) -> None:
+    def test_keeps_no_secret_at_rest(self, api: Api, post: Post, stack: Stack) -> None:
         api.register("ada@example.com")
         messages = post.waiting()
         assert post.handle(messages) == []
@@ -231,7 +232,7 @@ class TestANewAddress:
 
 
 @pytest.fixture
-def stored(stack: Any) -> Callable[[str], list[dict[str, Any]]]:
+def stored(stack: Stack) -> Callable[[str], list[dict[str, Any]]]:
     def read(table: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = stack.aws("dynamodb").scan(TableName=stack.tables[table])["Items"]
         return found

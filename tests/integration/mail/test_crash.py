@@ -14,13 +14,15 @@ from karma.identity.accounts.one_time import Purpose
 from karma.identity.accounts.repository.one_time import OneTimeRepository
 from karma.identity.passwords.hashes import Argon2Passwords
 from tests.integration.api.conftest import PASSWORD, Api
-from tests.integration.mail.conftest import Post
+from tests.integration.mail.conftest import take_waiting
 from tests.integration.mail.test_worker import account
 from tests.support.crash import CrashReport, CrashTest
+from tests.support.stack import HttpEvent, Stack
+
+Crash = Callable[..., CrashReport]
 
 ENTRY = "api.handler:lambda_handler"
 NEW = "a better battery"
-Event = Callable[..., dict[str, Any]]
 
 
 def steady(item: dict[str, Any]) -> dict[str, Any] | None:
@@ -45,7 +47,7 @@ def steady(item: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @pytest.fixture
-def crash(stack: Any, api: Api) -> Callable[..., CrashReport]:
+def crash(stack: Stack, api: Api) -> Crash:
     def run(
         seed: Callable[[], dict[str, Any]], *accepted: int, mails_once: bool = False, count_alike: bool = True
     ) -> CrashReport:
@@ -72,13 +74,13 @@ def crash(stack: Any, api: Api) -> Callable[..., CrashReport]:
     return run
 
 
-def test_a_registration_leaves_one_account_and_its_mail(crash: Any, http_event: Event) -> None:
+def test_a_registration_leaves_one_account_and_its_mail(crash: Crash, http_event: HttpEvent) -> None:
     body = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
     report = crash(lambda: http_event("POST", "/api/v1/auth/register", body=body), 201, mails_once=True)
     assert "sqs.SendMessage" in report.calls
 
 
-def test_a_forgotten_password_leaves_a_mail(crash: Any, http_event: Event) -> None:
+def test_a_forgotten_password_leaves_a_mail(crash: Crash, http_event: HttpEvent) -> None:
     event = http_event("POST", "/api/v1/auth/forgot-password", body={"email": "ada@example.com"})
     report = crash(lambda: event, 202, count_alike=False)
     assert "sqs.SendMessage" in report.calls
@@ -93,7 +95,12 @@ def test_a_forgotten_password_leaves_a_mail(crash: Any, http_event: Event) -> No
     ],
 )
 def test_a_token_is_spent_with_what_it_allows(
-    crash: Any, stack: Any, http_event: Event, purpose: Purpose, path: str, more: dict[str, str]
+    crash: Crash,
+    stack: Stack,
+    http_event: HttpEvent,
+    purpose: Purpose,
+    path: str,
+    more: dict[str, str],
 ) -> None:
     now = datetime.now(UTC)
 
@@ -109,14 +116,16 @@ def test_a_token_is_spent_with_what_it_allows(
     assert "dynamodb.TransactWriteItems" in report.calls
 
 
-def logged_in(stack: Any, api: Api, http_event: Event, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def logged_in(
+    stack: Stack, api: Api, http_event: HttpEvent, method: str, path: str, body: dict[str, Any]
+) -> dict[str, Any]:
     api.register("ada@example.com")
     token = api.log_in("ada@example.com")["access_token"]
-    Post(stack, None, lambda _: {}).waiting()
+    take_waiting(stack)
     return http_event(method, path, body=body, headers={"authorization": f"Bearer {token}"})
 
 
-def test_a_change_of_password_is_done_or_not(crash: Any, stack: Any, api: Api, http_event: Event) -> None:
+def test_a_change_of_password_is_done_or_not(crash: Crash, stack: Stack, api: Api, http_event: HttpEvent) -> None:
     """A repeat of a change of password is told that the old session, or the old password, has ended."""
     body = {"current_password": PASSWORD, "password": NEW}
     path = "/api/v1/auth/change-password"
@@ -124,7 +133,9 @@ def test_a_change_of_password_is_done_or_not(crash: Any, stack: Any, api: Api, h
     assert len(report.calls) >= 3
 
 
-def test_a_change_of_address_asks_once_more_at_most(crash: Any, stack: Any, api: Api, http_event: Event) -> None:
+def test_a_change_of_address_asks_once_more_at_most(
+    crash: Crash, stack: Stack, api: Api, http_event: HttpEvent
+) -> None:
     body = {"name": "Ada Lovelace", "email": "new@example.com", "current_password": PASSWORD}
     event = partial(logged_in, stack, api, http_event, "PATCH", "/api/v1/users/me", body)
     report = crash(event, 200, count_alike=False)

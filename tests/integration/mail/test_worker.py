@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,11 +18,12 @@ from tests.integration.api.conftest import Api
 from tests.integration.background.test_hostile import BODIES
 from tests.integration.mail.conftest import Post
 from tests.support.crash import CrashTest
+from tests.support.stack import Context, SqsEvent, Stack
 
 ENTRY = "background.mail:lambda_handler"
 
 
-def account(stack: Any, **changes: Any) -> User:
+def account(stack: Stack, **changes: Any) -> User:
     now = datetime.now(UTC)
     user = User(
         id=UserId(new_id()),
@@ -45,7 +45,7 @@ def mail_of(user: User, kind: MailKind, **more: Any) -> Mail:
     return Mail(kind=kind, user_id=user.id, created_at=datetime.now(UTC), **more)
 
 
-def items_of(stack: Any) -> dict[str, Any]:
+def items_of(stack: Stack) -> dict[str, Any]:
     found = stack.aws("dynamodb").scan(TableName=stack.tables["identity"], ConsistentRead=True)["Items"]
     return {f"{item['pk']['S']} {item['sk']['S']}": item for item in found}
 
@@ -53,7 +53,7 @@ def items_of(stack: Any) -> dict[str, Any]:
 class TestACrash:
     @pytest.mark.parametrize("kind", [MailKind.VERIFY_EMAIL, MailKind.CONFIRM_NEW_EMAIL, MailKind.PASSWORD_CHANGED])
     def test_anywhere_ends_in_a_mail_that_was_sent(
-        self, stack: Any, post: Post, sqs_event: Callable[..., dict[str, Any]], kind: MailKind
+        self, stack: Stack, post: Post, sqs_event: SqsEvent, kind: MailKind
     ) -> None:
         """At least once: a death between sending and noting it sends again, with another token; both work."""
         stack.use("mail")
@@ -103,24 +103,24 @@ def steady(item: dict[str, Any]) -> dict[str, Any] | None:
 
 class TestHostileMessages:
     @pytest.mark.parametrize("name", BODIES)
-    def test_are_reported_and_change_nothing(self, stack: Any, post: Post, name: str) -> None:
+    def test_are_reported_and_change_nothing(self, stack: Stack, post: Post, name: str) -> None:
         before = items_of(stack)
         assert len(post.handle([BODIES[name]])) == 1
         assert items_of(stack) == before == {}
         assert post.mailbox() == []
 
-    def test_about_mails_that_nobody_wrote_are_passed_over(self, stack: Any, post: Post) -> None:
+    def test_about_mails_that_nobody_wrote_are_passed_over(self, stack: Stack, post: Post) -> None:
         assert post.handle([new_id(), "0" * 8 + "-0000-0000-0000-" + "0" * 12]) == []
         assert items_of(stack) == {}
 
-    def test_do_not_hold_back_the_others(self, stack: Any, post: Post) -> None:
+    def test_do_not_hold_back_the_others(self, stack: Stack, post: Post) -> None:
         mail = mail_of(account(stack), MailKind.VERIFY_EMAIL)
         OutboxRepository().add(mail)
         assert len(post.handle([*list(BODIES.values())[:4], mail.id])) == 4
         assert [each.to for each in post.mailbox()] == ["ada@example.com"]
 
     @pytest.mark.parametrize("email", ["ä@example.com", "a@" + "ä" * 70 + ".example"])
-    def test_about_addresses_that_take_no_mail_end(self, stack: Any, post: Post, email: str) -> None:
+    def test_about_addresses_that_take_no_mail_end(self, stack: Stack, post: Post, email: str) -> None:
         user = account(stack)
         mail = mail_of(user, MailKind.EMAIL_CHANGED, to=email)
         OutboxRepository().add(mail)
@@ -130,7 +130,7 @@ class TestHostileMessages:
 
 
 @pytest.mark.fault("F-20a")
-def test_a_mail_goes_to_the_domain_that_is_stored(stack: Any, post: Post) -> None:
+def test_a_mail_goes_to_the_domain_that_is_stored(stack: Stack, post: Post) -> None:
     mail = mail_of(account(stack), MailKind.EMAIL_CHANGED, to="ada@straße.example")
     OutboxRepository().add(mail)
     assert post.handle([mail.id]) == []
@@ -138,7 +138,9 @@ def test_a_mail_goes_to_the_domain_that_is_stored(stack: Any, post: Post) -> Non
 
 
 class TestTheProvider:
-    def test_that_does_not_take_a_mail_is_asked_again(self, stack: Any, lambda_context: Any, sqs_event: Any) -> None:
+    def test_that_does_not_take_a_mail_is_asked_again(
+        self, stack: Stack, lambda_context: Context, sqs_event: SqsEvent
+    ) -> None:
         """Nobody verified the sender here: SES answers MessageRejected."""
         post = Post(stack, lambda_context, sqs_event)
         mail = mail_of(account(stack), MailKind.VERIFY_EMAIL)
@@ -149,7 +151,7 @@ class TestTheProvider:
         assert post.handle([mail.id]) == []
         assert len(post.mailbox()) == 1
 
-    def test_is_given_an_address_in_its_own_alphabet(self, stack: Any, post: Post) -> None:
+    def test_is_given_an_address_in_its_own_alphabet(self, stack: Stack, post: Post) -> None:
         mail = mail_of(account(stack), MailKind.EMAIL_CHANGED, to="ada@bücher.example")
         OutboxRepository().add(mail)
         assert post.handle([mail.id]) == []
@@ -157,7 +159,7 @@ class TestTheProvider:
 
 
 class TestTheSchedule:
-    def test_sends_late_mails_again(self, stack: Any, api: Api, post: Post, lambda_context: Any) -> None:
+    def test_sends_late_mails_again(self, stack: Stack, api: Api, post: Post, lambda_context: Context) -> None:
         import background.sweeps  # noqa: F401  before use(): it clears what the module keeps
 
         api.register("ada@example.com")

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.permissions.world import World
 from tests.support.model_server import ModelServer
+from tests.support.stack import Context, HttpEvent, Stack
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def model() -> Iterator[ModelServer]:
 
 
 @pytest.fixture
-def world(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> World:
+def world(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> World:
     stack.aws("iot").create_policy(
         policyName="karma-device", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
     )

@@ -16,6 +16,7 @@ from karma.devices.repository.devices import DeviceRepository
 from tests.integration.permissions.test_parameters import caller, fields_of, operations, refused
 from tests.integration.permissions.world import Target, World, bearer, targets
 from tests.support import contexts, contract
+from tests.support.stack import Context
 
 pytestmark = [pytest.mark.fault("F-08a"), pytest.mark.usefixtures("model")]
 
@@ -79,7 +80,7 @@ def test_every_field_takes_64_levels_and_names_itself_for_more(world: World) -> 
 
 
 @pytest.fixture
-def ingest(world: World, lambda_context: Any) -> Callable[[str, str, list[tuple[str, bytes]]], list[str]]:
+def ingest(world: World, lambda_context: Context) -> Callable[[str, str, list[tuple[str, bytes]]], list[str]]:
     """Send messages as a device does; return the ids of those that would come again."""
 
     def send(thing: str, certificate_id: str, messages: list[tuple[str, bytes]]) -> list[str]:

@@ -13,6 +13,7 @@ from karma.identity.limits import INVITATIONS, RULES, Rule
 from karma.projects import invitations
 from karma.projects.domain import ProjectRole
 from tests.integration.permissions.world import Person, Target, World, bearer, targets
+from tests.support.stack import Context, HttpEvent, Stack
 
 TABLE = Path(__file__).resolve().parents[3] / "docs/permissions.md"
 HEAD = "| of a project |"
@@ -95,7 +96,7 @@ class Asked:
 
 
 @pytest.fixture
-def world(stack: Any, http_event: Callable[..., dict[str, Any]], lambda_context: object) -> World:
+def world(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> World:
     return World(stack, http_event, lambda_context)
 
 

@@ -32,6 +32,7 @@ from karma.identity.sessions.signing_keys import KeyRing
 from tests.support import contexts
 from tests.support.asgi import exchange
 from tests.support.plans import subscribe
+from tests.support.stack import Context, HttpEvent, Stack
 
 PASSWORD = "correct horse battery"
 ROLES = {"viewer": Role.VIEWER, "user": Role.USER, "another user": Role.USER, "admin": Role.ADMIN}
@@ -111,9 +112,9 @@ def _compared(item: dict[str, Any]) -> object:
 class World:
     """Everybody who calls, their objects, and both functions in this process."""
 
-    stack: Any
-    event: Callable[..., dict[str, Any]]
-    context: object
+    stack: Stack
+    event: HttpEvent
+    context: Context
     function: str = ""
     people: dict[str, Person] = field(default_factory=dict)
     objects: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
 from tests.support.plans import subscribe
 from tests.support.projects import invitations, join
+from tests.support.stack import HttpEvent, Stack
 
 V1 = "/api/v1/projects"
 
@@ -32,7 +33,7 @@ _COMPARED = ("name", "progress", "owners", "role", "project", "event", "kind", "
 class World:
     """A project that three people share, made anew for each crash."""
 
-    def __init__(self, stack: Any) -> None:
+    def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.clock = FakeClock()
         self.ada, self.eve, self.ida, self.bob = (UserId(new_id()) for _ in range(4))
@@ -74,13 +75,13 @@ class World:
 
 
 @pytest.fixture
-def world(stack: Any) -> World:
+def world(stack: Stack) -> World:
     stack.use("api")
     return World(stack)
 
 
 @pytest.fixture
-def die(stack: Any, world: World, http_event: Callable[..., dict[str, Any]]) -> Callable[..., CrashReport]:
+def die(stack: Stack, world: World, http_event: HttpEvent) -> Callable[..., CrashReport]:
     from api.deps import process
     from karma.identity.sessions import tokens
 
@@ -160,7 +161,7 @@ def test_while_it_deletes_leaves_nothing_once_it_is_repeated(world: World, die: 
 
 
 @pytest.mark.req("R-K-22")
-def test_a_sweep_that_dies_is_finished_by_the_next(stack: Any, world: World) -> None:
+def test_a_sweep_that_dies_is_finished_by_the_next(stack: Stack, world: World) -> None:
     def seed() -> dict[str, str]:
         world.seed()
         store = ProjectRepository()
@@ -184,7 +185,7 @@ def test_a_sweep_that_dies_is_finished_by_the_next(stack: Any, world: World) -> 
 
 
 @pytest.mark.fault("F-19a")
-def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Any, world: World) -> None:
+def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Stack, world: World) -> None:
     def seed() -> dict[str, str]:
         world.seed()
         store, ida = ProjectRepository(), world.ida
@@ -217,7 +218,7 @@ def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Any, 
     assert seats(stack) == {"USER#" + world.ada: 0, "USER#" + world.eve: 1}
 
 
-def seats(stack: Any) -> dict[str, int]:
+def seats(stack: Stack) -> dict[str, int]:
     """Return the number of seats that are taken in each account's plan."""
     items = stack.aws("dynamodb").scan(TableName=stack.tables["billing"], ConsistentRead=True)["Items"]
     return {item["pk"]["S"]: int(item["value"]["N"]) for item in items if item["sk"]["S"] == "USAGE#seats"}

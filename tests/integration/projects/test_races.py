@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Barrier
-from typing import Any
 
 import pytest
 
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
 from karma.core.clock import SystemClock
 from karma.core.dynamo.access import get
-from karma.core.errors import AppError
 from karma.core.ids import ProjectId, UserId
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.accounts.repository.users import UserRepository
@@ -26,14 +21,16 @@ from karma.projects.members import MemberService
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, PageQuery, ProjectService
 from tests.support.accounts import open_account
+from tests.support.at_once import at_once
 from tests.support.projects import invitations, join
+from tests.support.stack import Stack
 
 TRIES = 50
 OWNER, MEMBER = ProjectRole.OWNER, ProjectRole.MEMBER
 
 
 class Services:
-    def __init__(self, stack: Any) -> None:
+    def __init__(self, stack: Stack) -> None:
         self.tables = stack.tables
         open_account()
         self.store = ProjectRepository()
@@ -88,24 +85,8 @@ class Services:
 
 
 @pytest.fixture
-def services(stack: Any) -> Services:
+def services(stack: Stack) -> Services:
     return Services(stack)
-
-
-def at_once(*actions: Callable[[], object]) -> list[str]:
-    """Run them at the same moment; return how each ended."""
-    start = Barrier(len(actions))
-
-    def run(action: Callable[[], object]) -> str:
-        start.wait(10)
-        try:
-            action()
-        except AppError as error:
-            return type(error).__name__
-        return "done"
-
-    with ThreadPoolExecutor(len(actions)) as pool:
-        return list(pool.map(run, actions))
 
 
 def consistent(services: Services, project_id: ProjectId) -> tuple[UserId, ...]:

@@ -12,6 +12,7 @@ from karma.core.ids import UserId, new_id
 from karma.identity.domain import Caller, Role
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
+from tests.support.stack import Context, Stack
 
 CONNECT = json.loads((Path(__file__).parents[2] / "events" / "websocket_connect.json").read_text())
 ENTRY = "realtime.handler:lambda_handler"
@@ -29,7 +30,7 @@ CALLER = Caller(
 class Socket:
     """The realtime function, called in process as API Gateway does."""
 
-    def __init__(self, stack: Any, context: object) -> None:
+    def __init__(self, stack: Stack, context: Context) -> None:
         self.stack = stack
         self.context = context
 
@@ -71,7 +72,7 @@ class Socket:
 
 
 @pytest.fixture
-def socket(stack: Any, lambda_context: object) -> Socket:
+def socket(stack: Stack, lambda_context: Context) -> Socket:
     stack.use("realtime")
     return Socket(stack, lambda_context)
 

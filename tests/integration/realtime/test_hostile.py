@@ -14,12 +14,13 @@ from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import TicketService
 from tests.integration.realtime.test_handler import CALLER, Socket
 from tests.support.accounts import open_account
+from tests.support.stack import Context, Stack
 
 OWN = f"device:{new_id()}"
 
 
 @pytest.fixture
-def socket(stack: Any, lambda_context: object) -> Socket:
+def socket(stack: Stack, lambda_context: Context) -> Socket:
     stack.use("realtime")
     return Socket(stack, lambda_context)
 

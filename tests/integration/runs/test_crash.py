@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -19,8 +18,9 @@ from karma.runs.repository import RunRepository
 from tests.fakes.runs import SetClock, caller
 from tests.support.accounts import open_account
 from tests.support.agui import verify
-from tests.support.crash_processes import Processes
+from tests.support.crash_processes import Processes, Side
 from tests.support.plans import allowance
+from tests.support.stack import Stack
 
 ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:run_once"
 KEY = RunKey(caller().user_id, RunId("r1"))
@@ -29,13 +29,13 @@ COST = 2 * cost(Usage(10, 5), "claude-test", datetime.now(UTC))
 """Cost of both scripted calls, in micro-dollars."""
 
 
-def empty(stack: Any, table: str) -> None:
+def empty(stack: Stack, table: str) -> None:
     for page in stack.aws("dynamodb").get_paginator("scan").paginate(TableName=table):
         for item in page["Items"]:
             stack.aws("dynamodb").delete_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]})
 
 
-def used(stack: Any) -> tuple[int, int]:
+def used(stack: Stack) -> tuple[int, int]:
     """Return the runs and micro-dollars that the plan counts."""
     read = UsageRepository().read(allowance(KEY.user_id, at=datetime.now(UTC)))
     found = {each.metric: each.used for each in read}
@@ -44,7 +44,7 @@ def used(stack: Any) -> tuple[int, int]:
 
 @pytest.mark.fault("F-19a")
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: Any, side: Any) -> None:
+def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: Stack, side: Side) -> None:
     stack.use("runs")
     store = RunRepository()
     open_account(KEY.user_id)

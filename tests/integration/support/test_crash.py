@@ -1,16 +1,16 @@
 """The crash helper itself: it must find a handler that is not safe, and pass one that is."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.crash import CrashTest
+from tests.support.stack import Stack
 
 ENTRIES = Path(__file__).parents[2] / "fixtures" / "crash" / "entries.py"
 
 
-def _crash_test(stack: Any, function: str, *, asks_others: bool = False) -> CrashTest:
+def _crash_test(stack: Stack, function: str, *, asks_others: bool = False) -> CrashTest:
     table = stack.tables["devices"]
     return CrashTest(
         entry=f"{ENTRIES}:{function}",
@@ -22,7 +22,7 @@ def _crash_test(stack: Any, function: str, *, asks_others: bool = False) -> Cras
     )
 
 
-def test_dies_before_and_after_each_call_and_passes_a_repeatable_handler(stack: Any) -> None:
+def test_dies_before_and_after_each_call_and_passes_a_repeatable_handler(stack: Stack) -> None:
     stack.use("router")
     report = _crash_test(stack, "stores_twice").run()
     assert report.calls == ("dynamodb.PutItem", "dynamodb.PutItem")
@@ -32,7 +32,7 @@ def test_dies_before_and_after_each_call_and_passes_a_repeatable_handler(stack: 
 
 
 def test_dies_before_each_call_where_others_are_asked_and_on_request(
-    stack: Any, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack.use("router")
     everywhere = [f"{side} dynamodb.PutItem (#{n})" for side in ("after", "before") for n in (1, 2)]
@@ -41,7 +41,7 @@ def test_dies_before_each_call_where_others_are_asked_and_on_request(
     assert _crash_test(stack, "stores_twice").run().at == everywhere
 
 
-def test_finds_a_handler_that_counts_twice(stack: Any) -> None:
+def test_finds_a_handler_that_counts_twice(stack: Stack) -> None:
     stack.use("router")
     with pytest.raises(AssertionError, match=r"after dynamodb.UpdateItem \(#1\): .* another state"):
         _crash_test(stack, "counts_then_stores").run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -35,7 +36,7 @@ def enter(world: World) -> Caller:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few() -> object:
+def few() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_API_KEYS", MOST)
         patch.setattr(module, "MAX_KEPT", KEPT)

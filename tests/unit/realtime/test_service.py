@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -127,34 +126,39 @@ class TestASubscription:
         assert not world.store.listening
 
 
+class EndingWorld(World):
+    """A world whose caller shows a session or an API key, which can end; so can the account."""
+
+    def __init__(self, ends: str) -> None:
+        super().__init__()
+        self.ends = ends
+        began, user_id = self.clock.now(), self.caller.user_id
+        self.credential = Credential(user_id=user_id, session_id=new_id(), began_at=began)
+        if ends == "api key":
+            self.credential = Credential(user_id=user_id, api_key_id=ApiKeyId(new_id()), began_at=began)
+        self.caller = replace(self.caller, credential=self.credential)
+
+    def end(self) -> None:
+        if self.ends == "account":
+            self.store.gone.add(self.caller.user_id)
+        else:
+            self.store.over.add(self.credential.session_id or self.credential.api_key_id)
+
+
 @pytest.mark.fault("F-21c")
 class TestASessionThatEnds:
     """The ticket and the connection of a session, or of an API key, are worth as much as that."""
 
     @pytest.fixture(params=["session", "api key", "account"])
-    def world(self, request: pytest.FixtureRequest) -> World:
-        world = World()
-        began, user_id = world.clock.now(), world.caller.user_id
-        shown = Credential(user_id=user_id, session_id=new_id(), began_at=began)
-        if request.param == "api key":
-            shown = Credential(user_id=user_id, api_key_id=ApiKeyId(new_id()), began_at=began)
-        world.caller = replace(world.caller, credential=shown)
+    def world(self, request: pytest.FixtureRequest) -> EndingWorld:
+        return EndingWorld(request.param)
 
-        def end() -> None:
-            if request.param == "account":
-                world.store.gone.add(user_id)
-            else:
-                world.store.over.add(shown.session_id or shown.api_key_id)
-
-        world.end = end  # type: ignore[attr-defined]
-        return world
-
-    def test_makes_no_ticket(self, world: Any) -> None:
+    def test_makes_no_ticket(self, world: EndingWorld) -> None:
         world.end()
         with pytest.raises(Unauthenticated):
             world.ticket()
 
-    def test_admits_nobody_by_a_ticket_that_it_made(self, world: Any) -> None:
+    def test_admits_nobody_by_a_ticket_that_it_made(self, world: EndingWorld) -> None:
         ticket = world.ticket()
         world.end()
         with pytest.raises(Unauthenticated):
@@ -162,7 +166,7 @@ class TestASessionThatEnds:
         assert world.store.connections == {}
 
     @pytest.mark.parametrize("text", ['{"action": "ping"}', "subscribe", "unsubscribe"])
-    def test_is_over_for_its_connections_with_their_next_message(self, world: Any, text: str) -> None:
+    def test_is_over_for_its_connections_with_their_next_message(self, world: EndingWorld, text: str) -> None:
         world.connections.connect("c1", world.ticket())
         channel = f"user:{world.caller.user_id}"
         world.connections.subscribe("c1", channel)
@@ -177,11 +181,11 @@ class TestASessionThatEnds:
         with pytest.raises(NotFound):
             answer(world.connections, "c1", parse(text))
 
-    def test_of_another_session_goes_on(self, world: Any) -> None:
+    def test_of_another_session_goes_on(self, world: EndingWorld) -> None:
         other = Credential(user_id=world.caller.user_id, session_id=new_id(), began_at=world.clock.now())
         ticket = world.tickets.issue(replace(world.caller, credential=other)).ticket
         world.connections.connect("c2", ticket)
-        world.store.over.add(world.caller.credential.session_id or world.caller.credential.api_key_id)
+        world.store.over.add(world.credential.session_id or world.credential.api_key_id)
         world.connections.require_open("c2")
 
 

@@ -6,18 +6,33 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import ENTRY, Api
+from tests.support.crash import CrashReport, CrashTest
 from tests.support.oauth.providers import CLIENTS, Browser, Providers, running
+from tests.support.stack import Stack
 
 FRONT = "https://app.example.com"
 COOKIE = "__Host-karma-oauth"
 EXCHANGE = "/api/v1/auth/oauth/exchange"
 BOTH = pytest.mark.parametrize("provider", ["google", "github"])
+
+
+class Crash(Protocol):
+    """The fixture `crash`."""
+
+    def __call__(
+        self,
+        seed: Callable[[], dict[str, Any]],
+        state: Callable[[], object],
+        accept: set[int],
+        *,
+        redeliver: Callable[[], dict[str, Any]] | None = None,
+    ) -> CrashReport: ...
 
 
 _NOTICE = {"S": "notice"}
@@ -36,7 +51,7 @@ def providers(servers: Providers) -> Providers:
 
 
 @pytest.fixture
-def secret_values(secret_values: Mapping[str, Mapping[str, object]]) -> Mapping[str, Mapping[str, object]]:
+def secret_values(secret_values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
     return {**secret_values, "oauth": CLIENTS}
 
 
@@ -45,7 +60,7 @@ def addresses(of: Providers) -> dict[str, str]:
 
 
 @pytest.fixture
-def api(stack: Any, api: Api, providers: Providers) -> Api:
+def api(stack: Stack, api: Api, providers: Providers) -> Api:
     stack.use("api", **addresses(providers))
     return api
 
@@ -151,12 +166,41 @@ def kinds(stored: Callable[[str], list[Any]]) -> Callable[[], Counter[str]]:
     return count
 
 
+@pytest.fixture
+def crash(stack: Stack) -> Crash:
+    """Let a request die at each call; its repeat ends in the same `state` and with one of the statuses of `accept`.
+
+    The repeat is the same request, or the one that `redeliver` makes.
+    """
+
+    def run(
+        seed: Callable[[], dict[str, Any]],
+        state: Callable[[], object],
+        accept: set[int],
+        *,
+        redeliver: Callable[[], dict[str, Any]] | None = None,
+    ) -> CrashReport:
+        return CrashTest(
+            asks_others=True,
+            entry=ENTRY,
+            aws=stack.aws,
+            tables=[stack.tables["identity"]],
+            seed=seed,
+            redeliver=lambda event: redeliver() if redeliver else event,
+            normalise=lambda _item: None,
+            other_state=state,
+            accept=lambda answer: answer["statusCode"] in accept,
+        ).run()
+
+    return run
+
+
 def item_of(stored: Callable[[str], list[Any]], kind: str) -> Any:
     [found] = [item for item in stored("identity") if item.get("type") == {"S": kind}]
     return found
 
 
-def change(stack: Any, item: Mapping[str, Any], **values: Any) -> None:
+def change(stack: Stack, item: Mapping[str, Any], **values: Any) -> None:
     """Set attributes of a stored item, None removes one."""
     names = {f"#{name}": name for name in values}
     sets = [f"#{name} = :{name}" for name, value in values.items() if value is not None]

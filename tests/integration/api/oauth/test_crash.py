@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.integration.api.conftest import Api
-from tests.integration.api.oauth.conftest import BOTH, EXCHANGE, Visitor
-from tests.support.crash import CrashTest
+from tests.integration.api.oauth.conftest import BOTH, EXCHANGE, Crash, Visitor
 
 
 class TestACrash:
     @BOTH
     def test_of_the_callback_leaves_one_account_to_who_begins_again(
-        self, stack: Any, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]], provider: str
+        self, crash: Crash, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]], provider: str
     ) -> None:
         """The provider's code is good once, so the repeat of the very same callback is refused: people begin again."""
 
@@ -27,22 +26,12 @@ class TestACrash:
             names = ("user", "email_guard", "provider_guard", "provider_identity", "user.registered", "provider.linked")
             return {name: found[name] for name in names}
 
-        report = CrashTest(
-            asks_others=True,
-            entry="api.handler:lambda_handler",
-            aws=stack.aws,
-            tables=[stack.tables["identity"]],
-            seed=seed,
-            redeliver=lambda _event: seed(),
-            normalise=lambda _item: None,
-            other_state=counts,
-            accept=lambda answer: answer["statusCode"] == 303,
-        ).run()
+        report = crash(seed, counts, {303}, redeliver=seed)
         assert set(counts().values()) == {1}
         assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
     def test_of_the_callback_lets_its_repeat_through_or_refuses_its_state(
-        self, stack: Any, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
+        self, crash: Crash, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
     ) -> None:
         someone = visitor()
 
@@ -55,20 +44,11 @@ class TestACrash:
             linked = found["provider_guard"] == found["provider_identity"] == found["provider.linked"]
             return linked and found["login_code"] <= found["provider_guard"] <= found["user"] <= 1
 
-        CrashTest(
-            asks_others=True,
-            entry="api.handler:lambda_handler",
-            aws=stack.aws,
-            tables=[stack.tables["identity"]],
-            seed=seed,
-            normalise=lambda _item: None,
-            other_state=whole,
-            accept=lambda answer: answer["statusCode"] in {303, 400},
-        ).run()
+        crash(seed, whole, {303, 400})
         assert whole()
 
     def test_of_the_exchange_gives_tokens_once_or_not_at_all(
-        self, stack: Any, api: Api, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
+        self, crash: Crash, api: Api, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
     ) -> None:
         someone = visitor()
 
@@ -80,14 +60,5 @@ class TestACrash:
             found = kinds()
             return found["session"] == found["refresh_token"] == found["session.started"] <= 1
 
-        CrashTest(
-            asks_others=True,
-            entry="api.handler:lambda_handler",
-            aws=stack.aws,
-            tables=[stack.tables["identity"]],
-            seed=seed,
-            normalise=lambda _item: None,
-            other_state=consistent,
-            accept=lambda answer: answer["statusCode"] in {200, 400},
-        ).run()
+        crash(seed, consistent, {200, 400})
         assert consistent()

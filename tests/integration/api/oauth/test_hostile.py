@@ -12,6 +12,7 @@ import pytest
 from tests.integration.api.conftest import Api
 from tests.integration.api.oauth.conftest import BOTH, FRONT, Visitor, addresses, change, item_of
 from tests.support.oauth.providers import Providers
+from tests.support.stack import Stack
 
 ELSEWHERE = [
     "",
@@ -94,13 +95,13 @@ class TestTheProvider:
             {"github": {"client_id": 7, "client_secret": []}},
         ],
     )
-    def test_is_one_that_knows_us(self, api: Api, stack: Any, providers: Providers, secret: object) -> None:
+    def test_is_one_that_knows_us(self, api: Api, stack: Stack, providers: Providers, secret: object) -> None:
         stack.aws("secretsmanager").put_secret_value(SecretId=stack.secrets["oauth"], SecretString=json.dumps(secret))
         stack.use("api", GITHUB_URL=providers.github)
         answer = api.call("GET", "/api/v1/auth/oauth/github/start")
         assert (answer.status, answer.code) == (404, "PROVIDER_NOT_CONFIGURED")
 
-    def test_needs_our_own_address(self, api: Api, stack: Any, providers: Providers) -> None:
+    def test_needs_our_own_address(self, api: Api, stack: Stack, providers: Providers) -> None:
         for missing in ({"API_URL": ""}, {"FRONTEND_ORIGINS": ""}, {"OAUTH_SECRET_ARN": ""}):
             stack.use("api", **{"GITHUB_URL": providers.github, **missing})
             answer = api.call("GET", "/api/v1/auth/oauth/github/start")
@@ -108,7 +109,7 @@ class TestTheProvider:
 
     @BOTH
     def test_refuses_another_verifier(
-        self, visitor: Callable[..., Visitor], stack: Any, stored: Callable[[str], list[Any]], provider: str
+        self, visitor: Callable[..., Visitor], stack: Stack, stored: Callable[[str], list[Any]], provider: str
     ) -> None:
         someone = visitor(provider)
         given = someone.come_back()
@@ -140,7 +141,7 @@ class TestTheProvider:
         assert reply.told["error"] == "PROVIDER_DENIED"
         assert reply.told["request_id"]
 
-    def test_that_is_down_is_502(self, visitor: Callable[..., Visitor], stack: Any) -> None:
+    def test_that_is_down_is_502(self, visitor: Callable[..., Visitor], stack: Stack) -> None:
         stack.use("api", GOOGLE_ISSUER="http://127.0.0.1:9")
         assert visitor("google").begin().error == (502, "PROVIDER_UNAVAILABLE")
 
@@ -158,7 +159,7 @@ class TestTheProvider:
         self,
         visitor: Callable[..., Visitor],
         providers: Providers,
-        stack: Any,
+        stack: Stack,
         kinds: Callable[[], Counter[str]],
         provider: str,
         path: str,

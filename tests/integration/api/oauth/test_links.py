@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.api.conftest import PASSWORD, Answer, Api
-from tests.integration.api.oauth.conftest import BOTH, FRONT, Reply, Visitor
-from tests.support.crash import CrashTest
+from tests.integration.api.oauth.conftest import BOTH, FRONT, Crash, Reply, Visitor
 from tests.support.oauth.providers import Providers
 
 LINKS = "/api/v1/users/me/links"
@@ -128,7 +127,7 @@ class TestALink:
         assert kinds()["oauth_flow"] == 0
 
     def test_survives_a_death_anywhere(
-        self, stack: Any, api: Api, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
+        self, crash: Crash, api: Api, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
     ) -> None:
         def seed() -> dict[str, Any]:
             if not kinds()["user"]:
@@ -140,17 +139,7 @@ class TestALink:
             found = kinds()
             return {name: found[name] for name in ("user", "provider_guard", "provider_identity", "provider.linked")}
 
-        CrashTest(
-            asks_others=True,
-            entry="api.handler:lambda_handler",
-            aws=stack.aws,
-            tables=[stack.tables["identity"]],
-            seed=seed,
-            redeliver=lambda _event: seed(),
-            normalise=lambda _item: None,
-            other_state=counts,
-            accept=lambda answer: answer["statusCode"] == 303,
-        ).run()
+        crash(seed, counts, {303}, redeliver=seed)
         assert set(counts().values()) == {1}
 
 

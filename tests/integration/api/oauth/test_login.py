@@ -13,6 +13,7 @@ import pytest
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.integration.api.oauth.conftest import BOTH, COOKIE, EXCHANGE, FRONT, Visitor, change, item_of
 from tests.support.oauth.providers import Providers
+from tests.support.stack import Stack
 
 
 class TestARoundTrip:
@@ -63,7 +64,7 @@ class TestARoundTrip:
         assert reply.raw["headers"]["cache-control"] == "no-store"
 
     def test_is_bound_to_the_browser_by_a_cookie_that_only_this_host_can_set(
-        self, visitor: Callable[..., Visitor], stack: Any, providers: Providers
+        self, visitor: Callable[..., Visitor], stack: Stack, providers: Providers
     ) -> None:
         parts = visitor().begin().cookie.split("; ")
         assert parts[0].startswith(f"{COOKIE}=")
@@ -108,7 +109,7 @@ class TestAnAccountThatHasTheAddress:
         self,
         visitor: Callable[..., Visitor],
         api: Api,
-        stack: Any,
+        stack: Stack,
         stored: Callable[[str], list[Any]],
         provider: str,
     ) -> None:
@@ -141,7 +142,7 @@ class TestAnAccountThatHasTheAddress:
         assert someone.callback(someone.come_back()).error == (403, "PROVIDER_EMAIL_UNVERIFIED")
 
     def test_is_refused_when_disabled_at_every_step(
-        self, visitor: Callable[..., Visitor], api: Api, stack: Any, stored: Callable[[str], list[Any]]
+        self, visitor: Callable[..., Visitor], api: Api, stack: Stack, stored: Callable[[str], list[Any]]
     ) -> None:
         someone = visitor()
         someone.log_in()
@@ -182,7 +183,7 @@ class TestState:
         someone.provider = "github"
         assert someone.callback(given).error == (400, "INVALID_STATE")
 
-    def test_runs_out(self, visitor: Callable[..., Visitor], stack: Any, stored: Callable[[str], list[Any]]) -> None:
+    def test_runs_out(self, visitor: Callable[..., Visitor], stack: Stack, stored: Callable[[str], list[Any]]) -> None:
         someone = visitor()
         given = someone.come_back()
         change(stack, item_of(stored, "oauth_flow"), valid_until={"S": "2026-01-01T00:00:00.000Z"})
@@ -221,7 +222,7 @@ class TestTheExchange:
         assert (answer.status, answer.code) == (400, "INVALID_CODE")
 
     def test_happens_within_a_minute(
-        self, visitor: Callable[..., Visitor], api: Api, stack: Any, stored: Callable[[str], list[Any]]
+        self, visitor: Callable[..., Visitor], api: Api, stack: Stack, stored: Callable[[str], list[Any]]
     ) -> None:
         someone = visitor()
         code = someone.callback(someone.come_back()).told["code"]
@@ -261,7 +262,7 @@ class TestTheExchange:
         assert visitor().log_in()["access_token"]
 
     def test_knows_no_account_that_is_gone(
-        self, visitor: Callable[..., Visitor], api: Api, stack: Any, stored: Callable[[str], list[Any]]
+        self, visitor: Callable[..., Visitor], api: Api, stack: Stack, stored: Callable[[str], list[Any]]
     ) -> None:
         someone = visitor()
         code = someone.callback(someone.come_back()).told["code"]
