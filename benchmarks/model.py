@@ -17,7 +17,6 @@ import time
 
 _ASKED = re.compile(rb"deltas=(\d+) pace_ms=(\d+)")
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-TEXT_CHARS = 23
 _BURST = 32
 """Unpaced deltas written at a time; a real model's socket combines them, too."""
 

@@ -40,7 +40,6 @@ class Taken:
     added_ns: list[int] = field(default_factory=list)
     deltas: int = 0
     delta_bytes: int = 0
-    ended_ns: int = 0
     finished: bool = False
     tail: bytes = b""
 
@@ -93,7 +92,6 @@ async def run(port: int, token: str, *, deltas: int, pace_ms: int = 0) -> Taken:
                 taken.finished = True
         pending = whole[cut:]
         taken.tail = (taken.tail + data)[-600:]
-    taken.ended_ns = time.monotonic_ns()
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()

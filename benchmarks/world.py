@@ -46,7 +46,6 @@ class World:
     values: dict[str, str]
     """Every variable that any function has."""
     replay_url: str
-    model_url: str
     tokens: list[str] = field(default_factory=list)
     devices: list[Device] = field(default_factory=list)
 
@@ -115,7 +114,7 @@ def seeded() -> Iterator[World]:
         model_url = stack.enter_context(helper("benchmarks.model"))
         replay_url = stack.enter_context(helper("benchmarks.replay", engine.endpoint_url))
         values["MODEL_BASE_URL"] = model_url
-        world = World(engine, values, replay_url, model_url)
+        world = World(engine, values, replay_url)
         # This process is a function as well, for seeding and for the warm measurements.
         os.environ.update(values)
         for path in ("layers/common/python", "functions"):

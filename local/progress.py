@@ -14,12 +14,6 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._lock = threading.Lock()
-        self._began = time.monotonic()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Return the seconds since this object was made."""
-        return time.monotonic() - self._began
 
     def say(self, text: str) -> None:
         """Print one line."""

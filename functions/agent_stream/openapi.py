@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from karma.agents.domain import MAX_NAME_CHARS
+from karma.conversations.fields import MAX_TEXT_CHARS
 from karma.conversations.media import MAX_MEDIA_CHARS
-from karma.conversations.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TYPE_CHARS
+from karma.conversations.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TYPE_CHARS
 from karma.core.health import VERSION
 from karma.http.envelope import phrase, style_of
 from karma.runs.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS

@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs/openapi.json"
 TOOLS = ROOT / ".engine/contract/bin"
 NODE_TOOLS = ROOT / "node_modules/.bin"
-PYTHON_CONFIG = Path(__file__).with_name("python.yaml")
 SESSION = Path(__file__).with_name("python") / "session.py"
 """Written by hand, as what `typescript/src` has beside the schema: it keeps a caller logged in."""
 TYPESCRIPT = Path(__file__).with_name("typescript")

@@ -59,7 +59,6 @@ ECHO = Tool(
     description="Echo",
     parameters=Echo,
     permission="device:read",
-    idempotent=True,
     timeout_s=0.05,
     run=echo,
 )

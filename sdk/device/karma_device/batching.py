@@ -21,8 +21,6 @@ MetricValue: TypeAlias = float | int | bool
 
 MAX_MESSAGE_BYTES = 128 * 1024
 """AWS IoT's hard limit for one message."""
-METERED_BYTES = 5 * 1024
-"""AWS IoT bills a message per started 5 KB of topic and payload."""
 MAX_SPAN_MS = 3_600_000
 """Longest time that one message covers, in ms: the service stores messages by hours, so a longer one costs more."""
 

@@ -40,7 +40,6 @@ NOTE = Tool(
     description="Note",
     parameters=Nothing,
     permission="device:read",
-    idempotent=True,
     timeout_s=5,
     run=note,
 )

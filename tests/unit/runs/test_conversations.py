@@ -53,9 +53,7 @@ async def look(asked: Nothing, context: ToolContext) -> object:
     return {"seen": 1}
 
 
-LOOK = Tool(
-    name="look", description="", parameters=Nothing, permission="device:read", idempotent=True, timeout_s=5, run=look
-)
+LOOK = Tool(name="look", description="", parameters=Nothing, permission="device:read", timeout_s=5, run=look)
 ASK = {"name": "ask", "description": "", "parameters": {"type": "object", "properties": {}}}
 
 

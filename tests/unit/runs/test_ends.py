@@ -120,7 +120,6 @@ class World:
             description="",
             parameters=Look,
             permission="device:read",
-            idempotent=True,
             timeout_s=60,
             run=run,
         )

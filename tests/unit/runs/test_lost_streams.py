@@ -81,7 +81,6 @@ class World:
                     description="",
                     parameters=Nothing,
                     permission="device:read",
-                    idempotent=False,
                     timeout_s=60,
                     run=self._move,
                 )

@@ -33,9 +33,7 @@ def outcome_of(result: object) -> ToolOutcome:
             raise result
         return result
 
-    tool = Tool(
-        name="give", description="", parameters=Nothing, permission="device:read", idempotent=True, timeout_s=5, run=run
-    )
+    tool = Tool(name="give", description="", parameters=Nothing, permission="device:read", timeout_s=5, run=run)
     return asyncio.run(Toolbox([tool], caller(), shorten=str).call(ToolCall("c1", "give", "{}"), run_id=RunId("r1")))
 
 
@@ -100,7 +98,6 @@ def test_an_argument_has_at_most_64_levels(levels: int) -> None:
         description="",
         parameters=Anything,
         permission="device:read",
-        idempotent=True,
         timeout_s=5,
         run=run,
     )

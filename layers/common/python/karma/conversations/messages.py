@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from karma.conversations.domain import Json, Message, Role, ToolCall, is_readable_id
+from karma.conversations.fields import FieldReader
 from karma.core import freeform
-from karma.core.errors import MAX_FOUND
 from karma.core.ids import short_id
 
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -23,8 +23,6 @@ MAX_MESSAGES = 10_000
 MAX_HELD_CHARS = 3_000_000
 """Characters of any text of a message: the server holds none that is longer, so that this refuses no history."""
 MAX_TYPE_CHARS = 256
-MAX_TEXT_CHARS = 256 * 1024
-"""Characters of instructions, context, errors and descriptions of tools."""
 
 _KEPT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
 _ASIDE_ROLES = frozenset({"system", "developer"})
@@ -93,16 +91,10 @@ def is_placeholder(message: Message) -> bool:
     return message.role == "assistant" and not message.tool_calls and not str(message.content or "").strip()
 
 
-def problem(name: str, message: str) -> dict[str, str]:
-    """Make one entry of a 422's details."""
-    return {"field": name, "message": message, "type": "value_error"}
-
-
 @dataclass
-class MessageReader:
+class MessageReader(FieldReader):
     """Reads the messages of one request; errors that refuse it go to `errors`."""
 
-    errors: list[dict[str, str]]
     deep: Sequence[str]
     """Paths of members that are nested too deeply."""
 
@@ -149,7 +141,7 @@ class MessageReader:
             self.wrong(f"{at}.id", f"is the id of messages.{ids[message_id]}, too")
         elif role in _ASIDE_ROLES:
             before = len(self.errors)
-            text = self._text(raw.get("content"), f"{at}.content")
+            text = self.text(raw.get("content"), f"{at}.content")
             if len(self.errors) == before:
                 return Aside(i, {"id": message_id or short_id(), "role": role, "content": text})
         elif role in _KEPT_ROLES:
@@ -166,10 +158,10 @@ class MessageReader:
         if message_id is None or message_id == "":
             message_id = ""
         else:
-            self._is_id(f"{at}.id", message_id)
+            self.is_id(f"{at}.id", message_id)
         tool_call_id = raw.get("toolCallId")
         if role == "tool":
-            self._is_id(f"{at}.toolCallId", tool_call_id)
+            self.is_id(f"{at}.toolCallId", tool_call_id)
         calls = self._tool_calls(raw.get("toolCalls"), at=at) if role == "assistant" else ()
         error = raw.get("error")
         if error is not None:
@@ -257,23 +249,6 @@ class MessageReader:
             for name, text in texts.items():
                 self._held_text(text, f"{here}.{name}")
         return tuple(calls)
-
-    def wrong(self, name: str, message: str) -> None:
-        """Record an error."""
-        if len(self.errors) < MAX_FOUND:
-            self.errors.append(problem(name, message))
-
-    def _is_id(self, name: str, value: object) -> bool:
-        if isinstance(value, str) and is_readable_id(value):
-            return True
-        self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
-        return False
-
-    def _text(self, value: object, name: str) -> str:
-        if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS:
-            return value
-        self.wrong(name, f"must be a string of at most {MAX_TEXT_CHARS} characters")
-        return ""
 
 
 def _current(part: Json) -> Json:

@@ -20,7 +20,6 @@ from karma.devices.search import SearchWords
 
 MAX_OFFSET_ROWS = 1_000
 """Largest number of an owner's rows that pages by number, filters and sorting in memory read."""
-SORT_FIELDS = ("created_at", "name", "updated_at", "model", "status", "serial_number", "last_heartbeat")
 
 
 @dataclass(frozen=True, kw_only=True)

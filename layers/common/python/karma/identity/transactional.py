@@ -65,8 +65,3 @@ def add_owned(tx: Transaction, user_id: UserId, kind: OwnedKind) -> None:
 def remove_owned(tx: Transaction, user_id: UserId, kind: OwnedKind) -> None:
     """Count one object less, since it was deleted or given away; the transaction fails with ConditionFailed at 0."""
     conditions.remove_owned(tx, user_id, kind.value)
-
-
-def was_deleted(user_id: UserId, *, at: datetime) -> bool:
-    """Tell whether an account was deleted in the last 90 days, and not just unknown: one strongly consistent read."""
-    return conditions.is_deleted(user_id, at=at)

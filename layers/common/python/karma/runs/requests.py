@@ -16,11 +16,12 @@ from typing import NamedTuple
 import orjson
 
 from karma.agents.domain import MAX_NAME_CHARS
-from karma.conversations.domain import Message, is_in_urls, is_readable_id
-from karma.conversations.messages import MAX_TEXT_CHARS, OF_A_MESSAGE, Aside, MessageReader, Sent, Unread, problem, said
+from karma.conversations.domain import Message, is_in_urls
+from karma.conversations.fields import MAX_TEXT_CHARS, FieldReader, problem
+from karma.conversations.messages import OF_A_MESSAGE, Aside, MessageReader, Sent, Unread, said
 from karma.conversations.stored import dump_messages
 from karma.core import freeform
-from karma.core.errors import MAX_FOUND, InvalidRequest, PayloadTooLarge, ValidationFailed
+from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.ids import RunId, ThreadId, new_id
 from karma.models.ports import ToolSpec
 from karma.runs.events import BEFORE_1_0, Version
@@ -162,12 +163,11 @@ def check_size(length: int) -> None:
 
 
 @dataclass
-class _Reader:
+class _Reader(FieldReader):
     body: Mapping[str, object]
     deep: Sequence[str] = ()
     """Paths of members that are nested too deeply."""
     taken: Container[str] = ()
-    errors: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def read(self) -> RunInput:
@@ -180,7 +180,7 @@ class _Reader:
         thread_id = given_thread or new_id()
         run_id = self._run_id() or new_id()
         state = self._state()
-        messages = MessageReader(self.errors, self.deep)
+        messages = MessageReader(self.deep, errors=self.errors)
         sent, unread, asides = messages.read(self._list("messages"))
         tools = self._tools()
         context = self._context()
@@ -202,10 +202,6 @@ class _Reader:
             warnings=tuple(self.warnings),
         )
 
-    def wrong(self, name: str, message: str) -> None:
-        if len(self.errors) < MAX_FOUND:
-            self.errors.append(problem(name, message))
-
     def _version(self) -> Version:
         version = self.body.get("protocolVersion")
         if version is None:
@@ -223,25 +219,13 @@ class _Reader:
         value = self.body.get(name)
         if value is None or value == "":
             return ""
-        return str(value) if self._is_id(name, value) else ""
+        return str(value) if self.is_id(name, value) else ""
 
     def _run_id(self) -> str:
         run_id = self._id("runId")
         if run_id and not is_in_urls(run_id):
             self.wrong("runId", "must not be '.' or '..', nor contain '/', '\\', '%' and '?': URLs name the run by it")
         return run_id
-
-    def _is_id(self, name: str, value: object) -> bool:
-        if isinstance(value, str) and is_readable_id(value):
-            return True
-        self.wrong(name, "must be 1 to 128 printable ASCII characters without spaces and '#'")
-        return False
-
-    def _text(self, value: object, name: str) -> str:
-        if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS:
-            return value
-        self.wrong(name, f"must be a string of at most {MAX_TEXT_CHARS} characters")
-        return ""
 
     def _agent(self) -> str:
         props = self.body.get("forwardedProps")
@@ -303,9 +287,7 @@ class _Reader:
         entries: list[ContextEntry] = []
         for i, raw in enumerate(self._list("context")):
             if isinstance(raw, dict):
-                entries.append(
-                    ContextEntry(*(self._text(raw.get(n), f"context.{i}.{n}") for n in ContextEntry._fields))
-                )
+                entries.append(ContextEntry(*(self.text(raw.get(n), f"context.{i}.{n}") for n in ContextEntry._fields)))
             else:
                 self.wrong(f"context.{i}", "must be {description, value} of strings")
         return tuple(entries)

@@ -5,7 +5,7 @@
         query: str = described("What to look for")
         limit: int = described("At most this many", default=10, minimum=1, maximum=50)
 
-    Tool(name="search", description="...", parameters=Search, permission="device:read", idempotent=True, timeout_s=10,
+    Tool(name="search", description="...", parameters=Search, permission="device:read", timeout_s=10,
          run=search)
 
 The dataclass gives the schema that the model sees and checks the arguments that it sends. A failure becomes the call's
@@ -74,8 +74,6 @@ class Tool:
     parameters: type
     """A frozen dataclass; its fields are declared with `described`."""
     permission: str
-    idempotent: bool
-    """Calling it twice has the same effect as calling it once."""
     timeout_s: float
     run: Callable[[Any, ToolContext], Awaitable[object]]
     """Gets an instance of `parameters`; returns a value that orjson renders; raises ToolFailed or AppError."""

@@ -58,11 +58,6 @@ class ReplyParser:
             del self._buffer[: end + 4]
         return self._reply() if self._has_whole_body() else None
 
-    @property
-    def untouched(self) -> bool:
-        """Tell whether no byte of a response has arrived."""
-        return not self._status and not self._buffer
-
     def _read_head(self, head: bytes) -> None:
         status_line, *lines = head.decode("latin-1").split("\r\n")
         version, code = status_line.split(" ", 2)[:2]

@@ -136,12 +136,6 @@ def telemetry_sk(min_ts: int, boot: str, seq: int) -> str:
     return f"{min_ts:013d}#{boot}#{seq:010d}"
 
 
-def parse_telemetry_sk(sk: str) -> tuple[int, str, int]:
-    """Return (time of the first sample in ms, boot, sequence number) of a batch's sort key."""
-    min_ts, boot, seq = sk.split("#")
-    return int(min_ts), boot, int(seq)
-
-
 def day_of(ts_ms: int) -> str:
     """Return the UTC day of a time in milliseconds, as `yyyy-mm-dd`."""
     return from_epoch_ms(ts_ms).date().isoformat()

@@ -7,13 +7,11 @@ from datetime import datetime
 from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso
-from karma.core.dynamo.access import get
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
 from karma.identity.domain import Credential
 from karma.identity.items import (
-    AccountTombstone,
     ApiKeyItem,
     OwnedItem,
     SessionItem,
@@ -21,7 +19,6 @@ from karma.identity.items import (
     api_key_key,
     owned_key,
     session_key,
-    tombstone_key,
     user_key,
 )
 
@@ -61,13 +58,6 @@ def require_session(tx: Transaction, credential: Credential, *, now: datetime, o
     if credential.session_id is not None:
         is_open = SessionItem.pk.exists() & SessionItem.revoked_at.does_not_exist()
         tx.check(SessionItem, session_key(credential.user_id, credential.session_id), is_open, on_fail=on_fail)
-
-
-def is_deleted(user_id: UserId, *, at: datetime) -> bool:
-    """Tell whether the account has a tombstone; strongly consistent."""
-    item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
-    # Without a time to go while the deletion is not finished.
-    return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()
 
 
 def add_owned(tx: Transaction, user_id: UserId, kind: str, *, most: int, on_fail: AppError) -> None:
