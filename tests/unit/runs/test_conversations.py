@@ -57,6 +57,10 @@ LOOK = Tool(name="look", description="", parameters=Nothing, permission="device:
 ASK = {"name": "ask", "description": "", "parameters": {"type": "object", "properties": {}}}
 
 
+CALLS = {"look": ["look"], "ask": ["ask"], "ask twice": ["ask", "ask"], "look and ask": ["look", "ask"]}
+"""Tools that the model calls in a turn; `ask` is the client's."""
+
+
 class TalkingModel:
     """Answers as it is told to; no two answers are the same."""
 
@@ -76,10 +80,11 @@ class TalkingModel:
         self.requests.append(request)
         said = f"answer {len(self.requests)}"
         manner, self.manner = self.manner, "text"
-        if manner in {"look", "ask"}:
-            # Like a gateway: the same id each time.
-            yield [ToolBegun("call_0", manner), ToolEnded("call_0", "{}")]
-            yield [TurnEnded(StopReason.TOOL_USE, Usage(1, 1), [use(manner)])]
+        if manner in CALLS:
+            # Like a gateway: the same ids each time.
+            made = [(f"call_{i}", name) for i, name in enumerate(CALLS[manner])]
+            yield [event for call_id, name in made for event in (ToolBegun(call_id, name), ToolEnded(call_id, "{}"))]
+            yield [TurnEnded(StopReason.TOOL_USE, Usage(1, 1), [use(*call) for call in made])]
             return
         yield [TextDelta(said)]
         if manner == "fail":
@@ -87,8 +92,8 @@ class TalkingModel:
         yield [TurnEnded(StopReason.END, Usage(1, 1), [{"type": "text", "text": said}])]
 
 
-def use(name: str) -> Wire:
-    return {"type": "tool_use", "id": "call_0", "name": name, "input": {}}
+def use(call_id: str, name: str) -> Wire:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": {}}
 
 
 @dataclass
@@ -130,9 +135,16 @@ class Client:
         del self.screen[at:]
 
     def pending(self) -> list[str]:
-        asked = [c["id"] for m in self.screen for c in m.get("toolCalls", ()) if c["function"]["name"] == "ask"]
-        answered = {m["toolCallId"] for m in self.screen if m["role"] == "tool"}
-        return [call_id for call_id in asked if call_id not in answered]
+        is_open: dict[str, bool] = {}
+        for each in self.screen:
+            is_open |= {call["id"]: call["function"]["name"] == "ask" for call in each.get("toolCalls", ())}
+            is_open |= {each["toolCallId"]: False} if each["role"] == "tool" else {}
+        return [call_id for call_id, is_pending in is_open.items() if is_pending]
+
+    def answers(self) -> list[tuple[str, str, bool]]:
+        """Return the results of its own tool on the screen."""
+        given = [m for m in self.screen if m["role"] == "tool" and m["content"].startswith("said")]
+        return [(m["toolCallId"], m["content"], "error" in m) for m in given]
 
     def apply(self, event: Wire) -> None:
         kind = event["type"]
@@ -178,11 +190,13 @@ ACTIONS = (
     "send again",
     "answer",
     "answer and say",
+    "answer anew",
+    "answer anew under the id",
     "copy the thread",
     "go back",
 )
 STEPS = st.lists(
-    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 9), st.sampled_from(["text", "text", "look", "ask", "fail"])),
+    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 9), st.sampled_from(["text", "text", *CALLS, "fail"])),
     min_size=2,
     max_size=9,
 )
@@ -194,10 +208,23 @@ def act(client: Client, action: str, at: int) -> bool:
     own = [i for i, each in enumerate(client.screen) if each["role"] == "user"]
     if client.kind == "new only" and action not in {"say", "say the same", "send again", "answer", "answer and say"}:
         action = "say"
+    given = [i for i, each in enumerate(client.screen) if str(each.get("content")).startswith("said")]
+    if action.startswith("answer anew"):
+        if given:
+            place = given[at % len(given)]
+            before = client.screen[place]
+            client.drop_from(place)
+            client.message("tool", toolCallId=before["toolCallId"], content=f"said anew {client.runs}")
+            if action == "answer anew under the id":
+                client.screen[-1]["id"] = before["id"]
+            return True
+        action = "answer"
     if action == "send again":
         return client.before is not None
     if action.startswith("answer") and client.pending():
-        client.message("tool", toolCallId=client.pending()[at % len(client.pending())], content=f"said {at}")
+        failed = {"error": "did not work"} if at % 4 == 3 else {}  # some of them
+        call_id = client.pending()[at % len(client.pending())]
+        client.message("tool", toolCallId=call_id, content=f"said {at // 2}", **failed)
         if action == "answer":
             return True
     elif not own or action in {"say", "answer", "answer and say"}:
@@ -274,6 +301,7 @@ class Talk:
 
     def step(self, action: str, at: int, manner: str) -> None:
         client, self.model.manner, shown = self.client, manner, len(words(self.client.screen))
+        before = client.answers()
         if not act(client, action, at):
             return
         again = action == "send again"
@@ -283,7 +311,7 @@ class Talk:
         calls = self.model.requests[asked:]
         if again:
             assert not calls, "the same request must not ask the model again"
-        sent = list(client.screen)
+        sent, answers, is_open = list(client.screen), client.answers(), client.pending()
         opened = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
         notes = [note["field"] for event in events if event["type"] == "CUSTOM" for note in event["value"]]
         for event in opened:
@@ -292,14 +320,22 @@ class Talk:
             assert len(client.screen) >= shown, "the conversation is not brought"
         if calls:
             assert told(calls[0]) == words(client.screen)
+            turns = [len(m.tool_calls) for m in calls[0].messages if m.tool_calls]
+            assert turns == [len(m["toolCalls"]) for m in client.screen if "toolCalls" in m], "a call is missing"
             given = [m["content"] for m in client.screen if m["role"] == "tool" and m["content"].startswith("said")]
             assert all(each in results(calls[0]) for each in given)
+        if action.startswith("answer") and answers != before:
+            assert client.answers() == answers, "an answer is not what it was"
+            assert calls or is_open or "said anew" not in str(answers[-1:]), "another answer is not told to the model"
         if events[-1]["type"] == "RUN_FINISHED":
             pending = events[-1]["outcome"].get("pendingToolCallIds")
             assert calls or pending or opened, "an empty success"
         if not again and opened:
-            kept = {each["id"] for each in client.screen} | {each.get("toolCallId") for each in client.screen}
+            kept = {each["id"] for each in client.screen}
             lost = [i for i, each in enumerate(sent) if client.kind == "whole" and each["id"] not in kept]
+            # The same result of the same call is the same under any id.
+            shown_results = {(each["toolCallId"], each["content"]) for each in client.screen if each["role"] == "tool"}
+            lost = [i for i in lost if (sent[i].get("toolCallId"), sent[i].get("content")) not in shown_results]
             seen = [i for i in lost if sent[i].get("content") or sent[i]["role"] == "tool"]
             assert {f"messages.{i}" for i in seen} <= set(notes), "something that was sent is gone without a word"
         for event in events:
@@ -307,8 +343,17 @@ class Talk:
                 client.apply(event)
 
 
-@pytest.mark.fault("F-02a", "F-02b", "F-02c", "F-02d", "F-02k")
+@pytest.mark.fault("F-02a", "F-02b", "F-02c", "F-02d", "F-02k", "F-02n")
 @given(KINDS, STEPS, st.booleans())
+@example("whole", [("say", 0, "ask"), ("answer", 0, "text"), ("go back", 1, "text"), ("answer", 0, "text")], False)
+@example("whole", [("say", 0, "ask"), ("answer", 0, "text"), ("go back", 1, "text"), ("answer", 2, "text")], False)
+@example("without ids", [("say", 0, "ask"), ("answer", 0, "text"), ("answer anew", 0, "text")], False)
+@example("ids anew", [("say", 0, "ask"), ("answer", 0, "fail"), ("answer anew", 0, "text")], False)
+@example("whole", [("say", 0, "ask"), ("answer", 0, "text"), ("answer anew under the id", 0, "text")], False)
+@example(
+    "whole", [("say", 0, "ask twice"), ("answer", 1, "text"), ("answer", 0, "text"), ("answer anew", 0, "text")], False
+)
+@example("whole", [("say", 0, "look"), ("say", 0, "ask"), ("answer", 0, "text")], False)
 @example(
     "ids anew",
     [("say", 0, "look"), ("say the same", 0, "ask"), ("answer and say", 0, "text"), ("go back", 0, "text")],

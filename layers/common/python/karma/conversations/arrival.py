@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from karma.conversations.attachments import (
+    MAX_RESULT_BYTES,
     SOURCES,
     TOO_MANY_PIXELS,
     Library,
@@ -123,13 +124,13 @@ class Arrivals:
 def recognise(
     user_id: UserId, stored: Sequence[Message], sent: Sequence[Sent], unread: Sequence[Unread] = ()
 ) -> tuple[Sent, ...]:
-    """Replace messages that the store holds by the stored ones; new ones stay as they were sent, unchecked."""
+    """Replace messages that the store holds by the stored ones; new ones stay unchecked."""
     known = _Known(stored)
     found: list[Sent] = []
     for each in said(sent, known.ids):
         given = named(user_id, each.message)
         ours = known.of(given)
-        found.append(each._replace(message=given if ours is None else _as_stored(given, ours)))
+        found.append(each._replace(message=_as_taken(given) if ours is None else _as_stored(given, ours)))
     for lost in unread:
         ours = known.by_id(lost.id, lost.role)
         if ours is not None:
@@ -177,10 +178,19 @@ def _passed_over(at: int, errors: Sequence[Mapping[str, str]]) -> Note:
 
 def _as_stored(given: Message, stored: Message) -> Message:
     """Replace a copy's content by the stored one where that has another form: media by reference, long results cut."""
-    is_cut = given.role == "tool" and isinstance(given.content, str) and len(given.content) > MAX_MESSAGE_BYTES // 4
-    if given.role == "user" or is_cut:
-        return replace(given, content=stored.content)
-    return given
+    return given if given.role == "assistant" else replace(given, content=stored.content)
+
+
+def _as_taken(given: Message) -> Message:
+    """Cut long results as they are cut before they are stored, so that those without ids can be compared."""
+    if given.role != "tool":
+        return given
+    if isinstance(given.content, str):
+        return replace(given, content=cut(given.content, whole_to_bytes=MAX_MESSAGE_BYTES)[0])
+    texts = (str(part["text"]) if part["type"] == "text" else None for part in given.content)
+    shown = [None if text is None else cut(text, whole_to_bytes=MAX_MESSAGE_BYTES)[0] for text in texts]
+    parts = zip(given.content, shown, strict=True)
+    return replace(given, content=tuple(part if text is None else {**part, "text": text} for part, text in parts))
 
 
 def _weight(content: str | Sequence[Json]) -> int:
@@ -194,12 +204,14 @@ def _weight(content: str | Sequence[Json]) -> int:
 
 
 def is_held(stored: Message, given: Message) -> bool:
-    """Tell whether a client's message is its copy of a stored one. Only a user's can be edited under its id."""
-    if stored.role != given.role:
+    """Tell whether a client's message is its copy of a stored one. Answers cannot be edited under their ids."""
+    if stored.role != given.role or stored.tool_call_id != given.tool_call_id:
         return False
-    if given.role == "tool":
-        return stored.tool_call_id == given.tool_call_id
-    return given.role == "assistant" or not given.content or is_same_content(stored.content, given.content)
+    if given.role == "assistant" or is_same_content(stored.content, given.content):
+        return True
+    if given.role == "user":
+        return not given.content
+    return isinstance(given.content, str) and stored.content == cut(given.content, whole_to_bytes=MAX_RESULT_BYTES)[0]
 
 
 @dataclass

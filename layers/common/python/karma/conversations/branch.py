@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from karma.conversations.domain import Message, ToolCall
 from karma.conversations.history import stopped
+from karma.conversations.postponed import DIFFERS, PostponedResults, is_same_result
 from karma.conversations.tree import Name, Tree
 from karma.core.ids import short_id
 
@@ -23,6 +24,8 @@ class Branch:
         self._is_import = is_import
         """The calls were made elsewhere: none of them is the server's to complete."""
         self._path: list[int] = []
+        self.postponed = PostponedResults()
+        """Results of the request that are not taken yet."""
         self.new: list[Message] = []
         self.has_unsent = False
         """The branch has messages that the client is known to lack: results of calls, or the rest of an answer."""
@@ -71,9 +74,30 @@ class Branch:
         calls = {call.id for call in given.tool_calls}
         return bool(calls) and calls <= self._last_answer_calls and given.content in ("", self.last_answer.content)
 
-    def find(self, name: Name, is_meant: Callable[[Message], bool] | None = None) -> int | None:
-        """Find the nearest stored message of this name that may come next; None also behind a new message."""
-        return None if self.new else self._tree.nearest(self.end, name, is_meant)
+    def find(
+        self, name: Name, is_meant: Callable[[Message], bool] | None = None, *, within: int | None = None
+    ) -> int | None:
+        """Find the nearest stored message of this name that may come next; None also behind a new message.
+
+        It is found behind the results that the client shows; where there is none, behind others.
+        """
+        if self.new:
+            return None
+        found = self._tree.nearest(self.end, name, is_meant, within=within)
+        if found is None or not self.postponed or self._agrees(found):
+            return found
+        shown = self._tree.nearest(self.end, name, is_meant, within=within, may_go=self._agrees)
+        return found if shown is None else shown
+
+    def find_same_result(self, given: Message) -> int | None:
+        """Find the stored result that says the same as one of a client's tool, behind results that the client shows."""
+        if self.new:
+            return None
+        name = Name("result of call", given.tool_call_id)
+        return self._tree.nearest(self.end, name, lambda stored: is_same_result(stored, given), may_go=self._agrees)
+
+    def _agrees(self, position: int) -> bool:
+        return self.postponed.agree(map(self._tree.message, self._tree.path(self.end, position)), self._own_calls)
 
     def go_to(self, position: int) -> None:
         """Continue along the stored thread, up to this descendant of its end."""
@@ -141,11 +165,16 @@ class Branch:
             self.last_answer = message
             self._last_answer_calls = frozenset(call.id for call in message.tool_calls)
             self._open_own_calls = {call.id: call for call in message.tool_calls if call.name in self._own}
+            self._own_calls.difference_update(self._last_answer_calls)
             self._own_calls.update(self._open_own_calls)
         elif message.role == "user":
             self._open_own_calls = {}
+            self.last_answer, self._last_answer_calls = None, frozenset()
         elif self._results.get(message.tool_call_id, message) is None:
             self._results[message.tool_call_id] = message
+            self.postponed.leave_out(message.tool_call_id, DIFFERS, unless=message)
         for call in message.tool_calls:
+            if self._results.get(call.id, message) is None:
+                self.postponed.leave_out(call.id, "answers a call whose id a later call of this conversation has")
             self._results[call.id] = None
         self._open_own_calls.pop(message.tool_call_id, None)

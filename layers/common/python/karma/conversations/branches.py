@@ -15,7 +15,9 @@ tree that equals its beginning is the start of the run's conversation; the remai
   ended before its result gets a result that says so, so that turns are complete.
 - A client whose history ends within an answer, after a call or a result, gets the rest, which its connection has lost;
   only users' messages are answered anew. The text of users' messages is the client's.
-- Results of calls are accepted anywhere; one that comes after the conversation went on is placed at its end.
+- Results of calls are accepted anywhere; one that comes after the conversation went on is placed at its end. Another
+  result of a call of the client's tools is another answer of the user, in a branch beside the earlier one, unless the
+  client's history goes on with what was answered to that.
 - Answers that the server never gave are accepted in a conversation that is new to the server, else left out.
 - Everything that is left out gets a note.
 
@@ -48,6 +50,7 @@ from karma.conversations.domain import Message, Thread
 from karma.conversations.messages import Sent, said
 from karma.conversations.order import in_stored_order, place_of
 from karma.conversations.originals import Originals
+from karma.conversations.postponed import DIFFERS
 from karma.conversations.tree import Tree, is_blank, is_hidden, shape_of, shapes_of
 from karma.core.errors import ValidationFailed
 
@@ -143,8 +146,9 @@ class _Merging:
         self._branch = Branch(tree, own=own, is_import=self._is_import)
         self._originals = Originals(tree, self._branch)
         self._tree = tree
-        self._postponed: list[Sent] = []
+        self._postponed = self._branch.postponed
         """Results that wait until it is known whether the stored conversation goes on behind them."""
+        self._postponed.shown_calls = {call.id for each in history for call in each.message.tool_calls}
         self._notes = list(notes)
 
     def leave_out(self, sent: Sent, reason: str) -> None:
@@ -160,7 +164,8 @@ class _Merging:
             if each.message.role == "user":
                 self._branch.append(each.message)
             elif each.message.role == "tool":
-                self._take_result(each)
+                self._postponed.add(each)
+                self._take_postponed_results()
 
     def take_whole(self, history: Sequence[Sent]) -> None:
         """Take the messages of a client that sends the whole conversation."""
@@ -172,16 +177,17 @@ class _Merging:
             elif each.message.role == "assistant":
                 self._take_answer(each, is_last=i == len(history) - 1)
             else:
-                self._postponed.append(each)
+                self._postponed.add(each)
         self._take_postponed_results()
         if history and history[-1].message.role != "user":
             self._branch.complete_turn()
             self._branch.go_to_end_of_answer()
 
     def _take_postponed_results(self) -> None:
-        postponed, self._postponed = self._postponed, []
-        for each in postponed:
-            self._take_result(each)
+        for each in self._postponed.all():
+            if each.message.tool_call_id in self._postponed:
+                self._take_result(each)
+        self._postponed.clear()
 
     def _take_user(self, sent: Sent, *, is_answered: bool) -> None:
         given = sent.message
@@ -244,9 +250,8 @@ class _Merging:
         if not self._branch.has_call(call_id) and not self._branch.go_to_call(call_id):
             self.leave_out(sent, "answers no call of this conversation")
         elif (result := self._branch.result_of(call_id)) is not None:
-            self._note_if_other_result(sent, result)
-        elif (position := self._originals.of_result(call_id)) is not None:
-            self._note_if_other_result(sent, self._tree.message(position))
+            self._postponed.leave_out(call_id, DIFFERS, unless=result)
+        elif (position := self._originals.of_result(given)) is not None:
             self._branch.go_to(position)
         elif self._branch.new and (stored := self._originals.result_elsewhere(given)) is not None:
             self._branch.append_copy(stored)
@@ -255,13 +260,11 @@ class _Merging:
         else:
             self._branch.append(given)
 
-    def _note_if_other_result(self, sent: Sent, stored: Message) -> None:
-        if (stored.content, stored.failed) != (sent.message.content, sent.message.failed):
-            self.leave_out(sent, "differs from the result that is there, which stands")
-
     def result(self, sent: Sequence[Sent]) -> Merged:
         """Complete the last turn, and return what became of the client's messages."""
         self._branch.complete_turn()
+        for each, why in self._postponed.left_out:
+            self.leave_out(each, why)
         stored = self._branch.stored
         conversation = (*stored, *self._branch.new)
         is_shown = not (

@@ -12,6 +12,7 @@ from dataclasses import replace
 from karma.conversations.attachments import is_same_content
 from karma.conversations.branch import Branch
 from karma.conversations.domain import Message
+from karma.conversations.postponed import is_same_result
 from karma.conversations.tree import Name, Tree, is_blank, shape_of
 
 
@@ -59,9 +60,11 @@ class Originals:
 
         return self._branch.find(Name("shown answer"), begins) if given.content else None
 
-    def of_result(self, call_id: str) -> int | None:
-        """Find the result of a call."""
-        return self._branch.find(Name("result of call", call_id))
+    def of_result(self, given: Message) -> int | None:
+        """Find the result of a call; of one of the client's tools, the result that says the same, under any id."""
+        if self._branch.is_own_call(given.tool_call_id):
+            return self._branch.find(Name("result of call", given.tool_call_id))
+        return self._branch.find_same_result(given)
 
     def next_shown_answer(self) -> int | None:
         """Find the answer that stands next, whatever it says."""
@@ -73,7 +76,7 @@ class Originals:
         start = self._branch.end
         rarest = min((Name("answer call", each) for each in calls), key=lambda n: self._tree.count_candidates(start, n))
         within = None if no_further_than is None else self._tree.depth(no_further_than)
-        return self._tree.nearest(start, rarest, lambda stored: calls <= _call_ids(stored), within=within)
+        return self._branch.find(rarest, lambda stored: calls <= _call_ids(stored), within=within)
 
     def answer_elsewhere(self, given: Message) -> Message | None:
         """Find an answer by id or first call anywhere in the thread: the branch gets a copy of it."""
@@ -84,7 +87,9 @@ class Originals:
     def result_elsewhere(self, given: Message) -> Message | None:
         """Find a result by id and call anywhere in the thread: the branch gets a copy of it."""
         found = map(self._tree.message, self._tree.by_id.get(given.id, []))
-        return next((message for message in found if message.tool_call_id == given.tool_call_id), None)
+        stands = self._branch.is_own_call(given.tool_call_id)
+        held = [m for m in found if m.tool_call_id == given.tool_call_id and (stands or is_same_result(m, given))]
+        return held[0] if held else None
 
 
 def _call_ids(message: Message) -> frozenset[str]:

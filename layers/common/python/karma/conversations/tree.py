@@ -96,7 +96,13 @@ class Tree:
         return len(self._candidates.get((self._last_shown_at(start), name), ()))
 
     def nearest(
-        self, start: int, name: Name, is_meant: Callable[[Message], bool] | None = None, *, within: int | None = None
+        self,
+        start: int,
+        name: Name,
+        is_meant: Callable[[Message], bool] | None = None,
+        *,
+        within: int | None = None,
+        may_go: Callable[[int], bool] | None = None,
     ) -> int | None:
         """Find the nearest message of this name that may come next after `start`; of several equally near the latest.
 
@@ -108,6 +114,7 @@ class Tree:
             name: a name of the message.
             is_meant: tells which messages of the name qualify; None: all.
             within: greatest depth of the message; None: unlimited.
+            may_go: tells which positions qualify by the path to them; None: all.
         """
         key = (self._last_shown_at(start), name)
         candidates = self._candidates.get(key, [])
@@ -118,7 +125,8 @@ class Tree:
             if within is not None and self.depth(position) > within:
                 return None
             is_reachable = self.is_descendant(position, start)
-            if is_reachable and (is_meant is None or is_meant(self.message(position))):
+            is_named = is_reachable and (is_meant is None or is_meant(self.message(position)))
+            if is_named and (may_go is None or may_go(position)):
                 return position
             all_ruled_out = all_ruled_out and not is_reachable
             if all_ruled_out:
