@@ -1,4 +1,4 @@
-"""The edge of the streaming function where nothing of AWS is needed."""
+"""Answers of the streaming function that need nothing of AWS: refusals, and its description."""
 
 import asyncio
 from typing import Any

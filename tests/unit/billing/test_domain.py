@@ -308,7 +308,7 @@ def test_an_event_says_what_to_look_at_and_nothing_of_a_user(
         ("customer.subscription.updated", {"id": "sub_1", "customer": "cus#1/../x"}),
     ],
 )
-def test_other_events_are_nobodys_business(event_type: str, obj: dict[str, object]) -> None:
+def test_events_of_other_types_are_ignored(event_type: str, obj: dict[str, object]) -> None:
     assert not hint_of(event_type, {"data": {"object": obj}}).concerns_us
 
 
@@ -326,11 +326,11 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
         st.sampled_from(["id", "customer", "parent", "subscription", "metadata", "client_reference_id"]), _JSON
     ),
 )
-def test_no_object_breaks_the_reader(event_type: str, obj: dict[str, object]) -> None:
+def test_an_event_with_any_object_is_read_without_an_error(event_type: str, obj: dict[str, object]) -> None:
     for event in ({"data": {"object": obj}}, {"data": obj}, {"data": None, "account": obj, "livemode": obj}, {}):
         assert isinstance(hint_of(event_type, event), Hint)
 
 
-def test_rows_are_values() -> None:
+def test_equal_subscriptions_give_equal_rows() -> None:
     row: Subscription = project(stripe_subscription(), user_id=USER)
     assert row == project(stripe_subscription(), user_id=USER)

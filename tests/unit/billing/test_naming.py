@@ -1,4 +1,6 @@
-"""Prices are named late, renamed and lose their names: who pays has what was sold; operators hear of the rest."""
+"""The name of a price decides the plan. Names come late, change and go: who pays keeps the plan that was sold, and
+operators are told of the rest.
+"""
 
 import json
 from dataclasses import dataclass, field, replace

@@ -119,7 +119,7 @@ def test_an_event_brings_the_row_to_what_stripe_shows() -> None:
     assert world.projector.handle(event_id) == "handled before"
 
 
-def test_the_event_is_not_believed() -> None:
+def test_the_state_is_read_from_stripe_and_not_from_the_event() -> None:
     world = World()
     world.sell(status="canceled")
     world.hear(status="active")
@@ -157,7 +157,7 @@ def test_an_account_is_told_once_of_each_plan_and_status_that_is_new() -> None:
     ),
     st.lists(st.integers(0, 30), min_size=6, max_size=6),
 )
-def test_what_was_told_last_is_what_holds(changes: list[dict[str, Any]], days: list[int]) -> None:
+def test_the_last_notice_tells_the_plan_and_status_that_hold(changes: list[dict[str, Any]], days: list[int]) -> None:
     """Also where nothing but access has changed, or nothing but the time."""
     world = World()
     for change, passed in zip([{}, *changes], days, strict=False):

@@ -1,4 +1,4 @@
-"""New messages of a client are checked and stored; messages that the server has always come back in.
+"""New messages of a client are checked before they are stored; messages that the server holds are accepted again.
 
 One file of more than 450 lines: every kind of content is tried new, known and wrong over one library of media.
 """

@@ -68,7 +68,7 @@ def test_a_message_that_is_changed_in_a_history_in_another_order_is_changed_in_i
 
 @pytest.mark.fault("F-02f")
 @pytest.mark.parametrize("sent", [[STORED[2]], [STORED[2], NEW]])
-def test_who_sends_only_what_is_new_may_send_it_again(sent: list[Message]) -> None:
+def test_a_client_that_sends_only_new_messages_may_send_one_again(sent: list[Message]) -> None:
     found = merged(*sent)
 
     assert [message.id for message in found.conversation] == ["u1", "a1", *(each.id for each in sent)]
@@ -76,7 +76,7 @@ def test_who_sends_only_what_is_new_may_send_it_again(sent: list[Message]) -> No
 
 
 @pytest.mark.fault("F-02f")
-def test_a_part_of_a_history_is_what_its_user_sees() -> None:
+def test_messages_that_a_client_leaves_out_at_the_beginning_are_not_in_its_conversation() -> None:
     found = merged(STORED[2], STORED[3], NEW)
 
     assert [message.id for message in found.conversation] == ["u2", "a2", "u3"]

@@ -1,4 +1,4 @@
-"""Any stored conversation can be sent: random ones, and each kind by itself, held against the rules of the API.
+"""Any stored conversation is repaired into one that the Messages API accepts: random ones, and each fault alone.
 
 An ordinary run tries 20,000 random ones, ten seconds of work; `--histories` tries more or fewer. A failure names the
 seed that repeats it.
@@ -91,7 +91,7 @@ def test_a_conversation_is_put_into_the_order_that_models_take(history: list[Mes
 
 
 @pytest.mark.fault("F-01b")
-def test_what_stands_in_for_what_is_missing_says_so() -> None:
+def test_a_message_that_stands_in_for_a_missing_one_says_so() -> None:
     first, *_, last = body_of([assistant("Hello."), user(), assistant("Bye.")])["messages"]
     (open_call,) = [m for m in repair([user(), assistant("", ToolCall("c", "find", ""))]) if m.role == "tool"]
 

@@ -40,7 +40,7 @@ def meant(kind: str, value: str) -> object:
 
 
 @pytest.mark.fault("F-01h")
-def test_a_copy_is_what_is_held_only_if_both_stand_for_the_same() -> None:
+def test_a_part_is_a_copy_of_a_stored_one_only_if_both_name_the_same_bytes_or_file() -> None:
     stored = [(kind, value) for kind, value in product(("data", "file"), VALUES) if meant(kind, value) is not None]
     given = [*product(KINDS, VALUES), *(("url", f"data:text/plain;base64,{value}") for value in VALUES)]
 

@@ -29,7 +29,7 @@ _MESSAGES = st.builds(
 
 
 @given(st.lists(_MESSAGES, max_size=3))
-def test_what_is_written_reads_back(messages: list[Message]) -> None:
+def test_messages_are_read_as_they_were_written(messages: list[Message]) -> None:
     assert load_messages(dump_messages(messages)) == messages
 
 
@@ -41,7 +41,7 @@ def test_an_answer_s_text_is_written_once() -> None:
     assert load_messages(dump_messages([message])) == [message]
 
 
-def test_what_an_earlier_release_wrote_is_read() -> None:
+def test_messages_that_an_earlier_release_wrote_are_read() -> None:
     data = b'[{"id":"m","role":"assistant","content":"hi","blocks":[{"type":"text","text":"hi"}],"model":"x"}]'
 
     (message,) = load_messages(data)

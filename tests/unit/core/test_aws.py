@@ -1,4 +1,4 @@
-"""Clients of a process, which are dropped with its snapshot: in place of the pools and the shutdown of a server."""
+"""A process has one AWS client for each service, and uses none that was made before its snapshot was restored."""
 
 from collections.abc import Iterator
 from typing import Any

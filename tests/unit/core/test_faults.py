@@ -200,7 +200,7 @@ def test_every_class_at_every_call_is_a_503_with_the_right_retry_meaning(monkeyp
     assert wrong == []
 
 
-def test_what_the_service_refuses_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_aws_refuses_is_no_app_error(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = botocore.exceptions.ClientError({"Error": {"Code": "AccessDeniedException"}}, "Op")
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -213,7 +213,7 @@ def test_what_the_service_refuses_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("kind", ["ReadTimeoutError", "ResponseStreamingError", "IncompleteReadError"])
-def test_a_body_that_breaks_off_is_one_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_breaks_off_is_a_503(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (fault,) = made(getattr(botocore.exceptions, kind))
 
     class Body:

@@ -123,7 +123,7 @@ def test_every_list_is_cut_or_its_largest_page_fits() -> None:
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 60))
-def test_the_first_that_fit_are_kept_and_at_least_one(sizes: list[int], most: int) -> None:
+def test_a_page_keeps_the_first_entries_that_fit_and_at_least_one(sizes: list[int], most: int) -> None:
     kept = fitting(sizes, lambda size: size, most=most)
     assert kept == sizes[: len(kept)]
     assert bool(kept) == bool(sizes)
@@ -132,7 +132,7 @@ def test_the_first_that_fit_are_kept_and_at_least_one(sizes: list[int], most: in
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=9) | st.integers() | st.none(), max_size=3)))
-def test_what_is_kept_stands_in_the_answer_as_it_would_alone(items: list[dict[str, Any]]) -> None:
+def test_entries_of_a_page_are_written_as_the_renderer_writes_them(items: list[dict[str, Any]]) -> None:
     kept, written = shown(items, dict)
     assert kept == items
     assert orjson.loads(render({"things": written})) == json.loads(render({"things": items}))

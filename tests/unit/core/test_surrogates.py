@@ -1,4 +1,4 @@
-"""Half a character in JSON becomes U+FFFD; whole ones, and everything else, stay as they are."""
+"""A lone surrogate in JSON is read as U+FFFD; pairs of surrogates, and all other characters, stay as they are."""
 
 import json
 from itertools import pairwise
@@ -18,7 +18,7 @@ ANY_TEXT = st.lists(st.text(max_size=5) | HALVES, max_size=4).map("".join)
 
 
 @given(st.recursive(ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=8))
-def test_any_text_is_read(value: object) -> None:
+def test_any_json_is_read_with_lone_surrogates_replaced(value: object) -> None:
     written = json.dumps(value)
 
     read = surrogates.loads(written)
@@ -53,12 +53,12 @@ def each_mended(value: object) -> object:
         (rb'"\\\ud83d\""', '\\\ufffd"'),
     ],
 )
-def test_only_halves_are_replaced(written: bytes, read: str) -> None:
+def test_only_lone_surrogates_are_replaced(written: bytes, read: str) -> None:
     assert surrogates.loads(b"[" + written + rb',"\ud800"]') == [read, "\ufffd"]
 
 
 @pytest.mark.parametrize("broken", [b"", b'"\\ud800', b"{", b"NaN", b'"\xed\xa0\x80"', b'"\\ud8"'])
-def test_what_is_no_json_is_still_refused(broken: bytes) -> None:
+def test_a_text_that_is_no_json_is_refused(broken: bytes) -> None:
     with pytest.raises(orjson.JSONDecodeError):
         surrogates.loads(broken)
 
@@ -77,7 +77,7 @@ def cut(text: str, data: st.DataObject) -> list[str]:
 
 @pytest.mark.fault("F-03d")
 @given(ANY_TEXT, st.data())
-def test_a_text_that_was_cut_anywhere_is_whole_again(text: str, data: st.DataObject) -> None:
+def test_the_pieces_of_a_text_that_was_cut_anywhere_are_joined_without_loss(text: str, data: st.DataObject) -> None:
     joiner = surrogates.Joiner()
 
     told = [joiner.add(piece) for piece in cut(text, data)] + [joiner.end()]

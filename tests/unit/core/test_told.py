@@ -1,4 +1,4 @@
-"""An answer does not grow with what was wrong about a request, and the stream not with what was passed over."""
+"""Errors in an answer, and notes in a stream, are limited in number and length, however much was wrong in a request."""
 
 from functools import partial
 from typing import Any
@@ -51,7 +51,7 @@ def test_a_hundred_wrong_members_are_told_and_how_many_more_there_are(kind: str)
     assert len(answer(refused.value)) < 40_000
 
 
-def test_the_api_tells_no_more_and_no_longer_names() -> None:
+def test_an_error_of_the_api_has_a_hundred_entries_at_most_each_cut_to_a_length() -> None:
     wrong = [{"loc": ("body", f"{i}{LONG}"), "msg": LONG, "type": "extra_forbidden"} for i in range(MAX_TOLD + 7)]
 
     error = as_app_error(RequestValidationError(wrong))
@@ -61,13 +61,13 @@ def test_the_api_tells_no_more_and_no_longer_names() -> None:
     assert len(answer(error)) < 200_000
 
 
-def test_an_invalid_configuration_tells_no_more() -> None:
+def test_an_invalid_configuration_has_a_hundred_entries_at_most() -> None:
     error = InvalidConfiguration([(f"{i}{LONG}", LONG) for i in range(MANY)])
 
     assert len(answer(error)) < 200_000
 
 
-def test_of_very_many_only_the_least_number_is_said() -> None:
+def test_of_very_many_errors_the_answer_says_how_many_there_are_at_least() -> None:
     with pytest.raises(ValidationFailed) as refused:
         parse_run_input(orjson.dumps({"context": [0] * 20_000}))
 
@@ -103,7 +103,7 @@ def test_unknown_members_are_dropped_and_named_up_to_a_limit() -> None:
 
 @pytest.mark.fault("F-24h")
 @given(st.lists(st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), max_size=5))
-def test_what_several_judges_found_is_told_together(found: list[list[str]]) -> None:
+def test_errors_of_several_checks_are_told_together(found: list[list[str]]) -> None:
     def judge(fields: list[str]) -> None:
         if fields:
             details: list[object] = [{"field": field, "message": "is wrong", "type": "value_error"} for field in fields]

@@ -1,4 +1,4 @@
-"""Whatever stores a URL takes a URL alone: nothing that ends the attribute of a page that shows it."""
+"""Whatever stores a URL accepts an https URL alone, and nothing that ends the attribute of a page that shows it."""
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,7 @@ PLACES: list[tuple[type[BaseModel], str, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("body", "member", "more"), PLACES)
-def test_what_is_no_url_is_refused(body: type[BaseModel], member: str, more: dict[str, str]) -> None:
+def test_a_text_that_is_no_url_is_refused(body: type[BaseModel], member: str, more: dict[str, str]) -> None:
     wrong = [f"https://x.example/{char}" for char in '"<>\\^`{|} \t\n\0é']
     wrong += ["https://", "https:///a", "https://u:p@x.example/", "https://u@x.example/", "https://-x/", "http://x/"]
     wrong += [
@@ -44,5 +44,5 @@ def test_what_is_no_url_is_refused(body: type[BaseModel], member: str, more: dic
         "https://x/'",
     ],
 )
-def test_urls_are_taken(body: type[BaseModel], member: str, more: dict[str, str], url: str) -> None:
+def test_a_url_is_accepted(body: type[BaseModel], member: str, more: dict[str, str], url: str) -> None:
     assert getattr(body.model_validate({**more, member: url}), member) == url

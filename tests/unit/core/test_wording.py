@@ -1,4 +1,4 @@
-"""Messages about wrong fields: no word of Python, whatever kind of error pydantic finds."""
+"""Messages about wrong fields contain no word of Python, whatever kind of error pydantic reports."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def said(**wrong: Any) -> str:
         ({"more": 1}, "is not a field of this request"),
     ],
 )
-def test_names_the_rule_in_words_of_json(wrong: dict[str, Any], words: str) -> None:
+def test_an_error_names_the_rule_in_the_terms_of_json(wrong: dict[str, Any], words: str) -> None:
     assert said(**wrong) == words
 
 
 @pytest.mark.fault("F-24e")
-def test_of_no_kind_of_error_python_is_told() -> None:
+def test_no_kind_of_error_names_a_type_of_python() -> None:
     names = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "actual_length")
     given: dict[str, Any] = dict.fromkeys(names, 1)
     given |= {"pattern": "^[A-Z]$", "expected": "'a'", "error": "wrong", "field_type": "List"}

@@ -221,7 +221,7 @@ def test_an_end_is_an_end_in_any_order_of_events(given_events: list[tuple[Any, .
 @pytest.mark.fault("F-11b")
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 200), st.integers(0, 20)), min_size=2, max_size=8))
-def test_what_waits_goes_within_two_seconds_of_its_turn_though_the_device_says_nothing(
+def test_a_waiting_command_is_sent_within_two_seconds_of_its_turn_though_the_device_says_nothing(
     sends: list[tuple[bool, int, int]],
 ) -> None:
     scene = Scene()

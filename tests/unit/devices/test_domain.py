@@ -51,7 +51,9 @@ def test_the_closed_sets_are_the_specified_ones() -> None:
         (DISCONNECTED, Latest(condition="error", condition_ms=1), "offline"),
     ],
 )
-def test_status(presence: PresenceState, latest: Latest, status: str) -> None:
+def test_the_status_of_a_device_follows_from_presence_and_facts(
+    presence: PresenceState, latest: Latest, status: str
+) -> None:
     assert status_of(presence, latest) == status
 
 

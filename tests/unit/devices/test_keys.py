@@ -48,5 +48,5 @@ def test_a_devices_items_are_neighbours() -> None:
     assert [key.split("#")[1] for key in keys] in ([first] * 3 + [second] * 3, [second] * 3 + [first] * 3)
 
 
-def test_expiry_is_spread() -> None:
+def test_unfinished_commands_are_spread_over_the_partitions_of_their_index() -> None:
     assert len({expiry_partition(DeviceId(new_id())) for _ in range(200)}) == EXPIRY_SHARDS

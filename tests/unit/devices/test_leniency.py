@@ -1,4 +1,4 @@
-"""Values that JSON cannot write, as firmware writes them: each costs itself, in every message that a device sends."""
+"""Firmware writes numbers that JSON does not have: only the value itself is lost, in every message of a device."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_each_wrong_value_is_mended_and_named_and_nothing_else_changes(tree: tup
 
 @pytest.mark.fault("F-12f")
 @given(st.text(alphabet='nanif"\\{}[]:,-+.#1e \n()', max_size=30) | st.text(max_size=8))
-def test_whatever_else_is_no_json_stays_none(text: str) -> None:
+def test_any_other_text_that_is_no_json_is_refused(text: str) -> None:
     """Payloads that both parsers read have the same value; those that only ours reads hold one of the special words."""
     try:
         found = leniency.loads(text.encode())

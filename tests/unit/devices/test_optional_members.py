@@ -160,7 +160,7 @@ def test_whatever_they_hold_the_rest_takes_effect_and_the_letter_names_them(kind
         ("result", None, None),
     ],
 )
-def test_what_is_no_object_is_kept_in_one(member: str, said: Any, kept: Any) -> None:
+def test_a_value_that_is_no_object_is_stored_within_one(member: str, said: Any, kept: Any) -> None:
     scene = Scene()
     scene.hear("response", json.dumps({**REQUIRED["response"], member: said}).encode())
     assert getattr(scene.commands.commands[FIRST], member) == kept
@@ -170,7 +170,7 @@ def test_what_is_no_object_is_kept_in_one(member: str, said: Any, kept: Any) -> 
 @pytest.mark.fault("F-11d")
 @given(result=st.integers(0, 60_000), error=st.integers(0, 60_000), other=st.integers(0, 7_000))
 @settings(max_examples=60, deadline=None)
-def test_of_what_is_too_large_its_beginning_is_kept(result: int, error: int, other: int) -> None:
+def test_of_a_value_that_is_too_large_the_beginning_is_stored(result: int, error: int, other: int) -> None:
     scene, said = Scene(), {"result": {"log": "r" * result}, "error": {"log": "e" * error}}
     scene.hear("response", json.dumps({**REQUIRED["response"], **said, "debug": "d" * other}).encode())
     command = scene.commands.commands[FIRST]

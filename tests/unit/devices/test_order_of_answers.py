@@ -1,4 +1,4 @@
-"""Answers to one command in whatever order the queue delivers them: of a batch the first that the broker had counts."""
+"""Several answers to one command, in whatever order the queue delivers them: the first to reach the broker counts."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_nothing_but_unreadable_is_ever_raised(payload: bytes) -> None:
         (read_presence, {"eventType": "connected"}),
     ],
 )
-def test_other_bad_payloads(read: Any, body: Any) -> None:
+def test_a_bad_payload_is_refused_with_the_reason_that_its_owner_sees(read: Any, body: Any) -> None:
     with pytest.raises(Unreadable):
         read(json.dumps(body).encode())
 

@@ -1,4 +1,4 @@
-"""Presence: whatever the order and number of repeats of lifecycle events, one state; and it is the right one."""
+"""The same lifecycle events, in any order and with any repeats, end in one presence: that of the latest event."""
 
 from __future__ import annotations
 
@@ -104,6 +104,6 @@ def test_a_real_life_ends_as_its_last_event_says(history: list[PresenceEvent], r
         ([off(1000, 3, "p"), on(2000, 4, "p")], True),  # a persistent session resumed: same identifier, next version
     ],
 )
-def test_rules(history: list[PresenceEvent], connected: bool) -> None:
+def test_each_rule_decides_which_of_two_events_wins_in_any_order(history: list[PresenceEvent], connected: bool) -> None:
     for order in itertools.permutations(history):
         assert PresenceState().after(*order).connected is connected

@@ -175,7 +175,7 @@ def test_what_is_bad_costs_itself_and_is_named(
     "name",
     ["3v3", "cpu temp", "env/temp", "temp\u00e9rature", "\u6e29\u5ea6", "\U0001f321", "fan #1", "a.b-c_d:e", "%"],
 )
-def test_names_as_people_have_them(name: str) -> None:
+def test_a_metric_may_have_a_name_in_any_script_with_spaces_and_signs(name: str) -> None:
     assert stored(read(telemetry(samples=[sample(**{name: 1})]))) == [[NOW, {name: 1}]]
     assert metric_name(name) == name
 

@@ -43,7 +43,7 @@ def test_that_needs_what_nobody_knows():
 """
 
 
-def test_what_the_engine_lacks_is_said(tmp_path: Path) -> None:
+def test_a_test_that_the_engine_cannot_run_is_unsupported_and_named(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_some.py").write_text(TESTS)

@@ -39,7 +39,9 @@ from karma.integrations.s3 import attachment
         (b"a" * 10 + "ü".encode()[:1], "md", BINARY),
     ],
 )
-def test_bytes_tell_what_they_are(head: bytes, extension: str | None, kind: str) -> None:
+def test_the_type_of_a_file_is_told_from_its_first_bytes_then_its_name(
+    head: bytes, extension: str | None, kind: str
+) -> None:
     assert mime_type_of(head, extension) == kind
 
 
@@ -48,7 +50,7 @@ def test_bytes_tell_what_they_are(head: bytes, extension: str | None, kind: str)
     [("a.PNG", "image"), ("a.mp4", "video"), ("a.mp3", "audio"), ("a.txt", "document"), ("a.pdf", "document"),
      ("a.tar.gz", "archive"), ("a.zip", "archive"), ("a.docx", "document"), ("a", "other"), ("a.bin", "other")],
 )  # fmt: skip
-def test_names_tell_a_type(name: str, kind: str) -> None:
+def test_the_kind_of_a_file_is_told_from_its_name(name: str, kind: str) -> None:
     assert type_of(name) == kind
 
 

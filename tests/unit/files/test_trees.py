@@ -1,4 +1,4 @@
-"""A device's files stay a tree: one operation after the other, as a plain tree foretells, and many at once."""
+"""A device's files stay a tree: operations one after the other match a model, and many at once leave a valid tree."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check(files: MemoryFiles) -> None:
 
 @pytest.mark.fault("F-13a", "F-13b", "F-13d", "F-19a")
 @given(st.lists(OPERATIONS, max_size=25))
-def test_one_after_the_other_does_what_a_plain_tree_foretells(operations: list[Operation]) -> None:
+def test_operations_one_after_the_other_leave_the_tree_that_the_model_foretells(operations: list[Operation]) -> None:
     tried, files = workshop()
     tried.remembers = False
     tree = Tree()
@@ -73,7 +73,7 @@ def test_one_after_the_other_does_what_a_plain_tree_foretells(operations: list[O
 
 @pytest.mark.fault("F-13a", "F-13b", "F-19a")
 @pytest.mark.parametrize("part", range(3))
-def test_at_once_stays_a_tree_that_can_be_emptied(part: int) -> None:
+def test_operations_at_the_same_time_leave_a_tree_that_can_be_emptied(part: int) -> None:
     for seed in range(part * INTERLEAVINGS, (part + 1) * INTERLEAVINGS):
         tried, files = workshop()
         chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Of every rule of every body, the answer says in our words what it asks: enumerated from the bodies' schemas."""
+"""For every rule of every body, enumerated from the schemas, the answer names the rule in words."""
 
 from __future__ import annotations
 

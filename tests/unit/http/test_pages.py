@@ -1,4 +1,4 @@
-"""A request that names its place in a list twice is refused, not read in part."""
+"""A request that names its place in a list twice is refused; no part of it is ignored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIVEN: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.fault("F-24l")
-def test_whatever_is_given_counts_or_is_refused() -> None:
+def test_no_parameter_of_a_page_is_ignored() -> None:
     for values in product(*GIVEN.values()):
         given = dict(zip(GIVEN, values, strict=True))
         places = [given[name] for name in ("page", "offset", "cursor") if given[name] is not None]

@@ -1,4 +1,4 @@
-"""Nothing that a thief makes with a session lives on once its owner ends it: logins, ends and keys in any order."""
+"""No API key of a thief outlives the reset or logout by which the owner ends it: logins, ends and keys in any order."""
 
 from __future__ import annotations
 

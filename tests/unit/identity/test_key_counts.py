@@ -1,4 +1,4 @@
-"""An account has so many API keys that can be used, whatever became of the others, and all of them are listed."""
+"""The limit of API keys counts exactly the keys of an account that can be used, and each of them is listed."""
 
 from __future__ import annotations
 

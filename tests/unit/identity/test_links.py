@@ -1,4 +1,4 @@
-"""Events that end the links of mails: the table of docs/adr/0011-accounts.md, cell by cell, and wishes in any order."""
+"""Events that end the links of mails: the table of docs/adr/0011-accounts.md, cell by cell, and in any order."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_table_names_each_event_that_is_tried() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_ends_a_link(event: str, kind: str) -> None:
+def test_a_link_works_after_an_event_only_if_the_table_says_so(event: str, kind: str) -> None:
     world = World()
     token = world.ask(kind)
     world.clock.pass_(seconds=1)

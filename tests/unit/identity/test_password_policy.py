@@ -36,7 +36,7 @@ def refused(password: str, of: tuple[str, ...] = ADA) -> str:
     ["password", "Password1", "P4ssw0rd!", "12345678", "1q2w3e4r", "qwertyuiop", "iloveyou", "aaaaaaaa", "abcdefgh1",
      "letmein1", "football", "Greenhouse", "19841984", "Summer2026!", "2026-Winter", "Sommer2026!", "Liverpool_99"],
 )  # fmt: skip
-def test_what_is_guessed_first_is_refused(password: str) -> None:
+def test_a_password_that_is_guessed_first_is_refused(password: str) -> None:
     assert "guessed" in refused(password)
 
 
@@ -85,7 +85,7 @@ def test_a_common_word_with_a_year_and_signs_is_that_word(word: str, year: int, 
      "蓝色的马在电池旁边",
      "x" * 20 + "correct horse battery" * 5],
 )  # fmt: skip
-def test_what_takes_many_guesses_passes(password: str) -> None:
+def test_a_password_that_takes_many_guesses_passes(password: str) -> None:
     assert refused(password) == ""
 
 

@@ -1,4 +1,4 @@
-"""One password is one password, however a keyboard composes its letters."""
+"""A password matches however a keyboard composes its letters."""
 
 from __future__ import annotations
 

@@ -60,16 +60,16 @@ OTHERS: list[tuple[int, object]] = [
 
 @pytest.mark.fault("F-06b")
 @pytest.mark.parametrize(("status", "body"), TOO_LONG, ids=range(len(TOO_LONG)))
-def test_what_is_too_long(status: int, body: object) -> None:
+def test_a_refusal_of_a_too_long_prompt_is_recognised(status: int, body: object) -> None:
     assert is_too_long(status, body)
 
 
 @pytest.mark.fault("F-06b")
 @pytest.mark.parametrize(("status", "body"), OTHERS, ids=range(len(OTHERS)))
-def test_what_is_refused_for_another_reason(status: int, body: object) -> None:
+def test_a_refusal_for_another_reason_is_not_taken_for_one_of_a_too_long_prompt(status: int, body: object) -> None:
     assert not is_too_long(status, body)
 
 
 @pytest.mark.parametrize("body", [[], 7, {"error": []}, {"error": {"message": 7, "type": None}}, b"\xff"])
-def test_any_body_is_read(body: object) -> None:
+def test_a_refusal_with_any_body_is_read(body: object) -> None:
     assert not is_too_long(400, body)

@@ -133,7 +133,7 @@ def test_no_address_of_a_special_purpose_is_public(block: str) -> None:
         "3ffe::",
     ],
 )
-def test_what_borders_on_them_is(address: str) -> None:
+def test_an_address_beside_a_range_of_a_special_purpose_is_public(address: str) -> None:
     assert is_public(address)
 
 

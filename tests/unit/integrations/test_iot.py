@@ -27,7 +27,7 @@ from karma.integrations.iot import amazon_root_ca
         ("", None),
     ],
 )
-def test_topics(topic: str, source: Source | None) -> None:
+def test_a_topic_tells_the_device_and_the_kind_of_message(topic: str, source: Source | None) -> None:
     assert read_topic(topic) == source
 
 

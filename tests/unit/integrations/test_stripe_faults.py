@@ -175,7 +175,7 @@ def test_every_class_at_every_call_says_whether_to_repeat_it(gateway: StripeGate
 
 @pytest.mark.fault("F-09a")
 @pytest.mark.parametrize("name", ROUTES)
-def test_what_is_missing_is_gone_or_is_read_again(name: str, gateway: StripeGateway, peer: Stripe) -> None:
+def test_a_missing_object_is_gone_or_is_read_again(name: str, gateway: StripeGateway, peer: Stripe) -> None:
     peer.at = ROUTES[name]
     for status, code in ((404, None), (400, "resource_missing")):
         peer.fault = fault = made(stripe.InvalidRequestError, status)

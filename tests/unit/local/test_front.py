@@ -1,4 +1,4 @@
-"""The front says of an answer's length what is true of it, or nothing."""
+"""The front of the local environment announces an answer's length only where it is the true one."""
 
 from __future__ import annotations
 

@@ -32,14 +32,14 @@ SITES = st.sampled_from(["none", "same-origin", "same-site", "cross-site", "", "
 
 @pytest.mark.parametrize("port", ["", ":1", ":65535"])
 @pytest.mark.parametrize("host", OWN)
-def test_names_of_this_machine(host: str, port: str) -> None:
+def test_every_name_of_this_machine_is_accepted(host: str, port: str) -> None:
     assert is_loopback_host(host + port)
     assert is_page_of_this_machine(f"http://{host}{port}")
     assert not is_page_of_this_machine(f"ftp://{host}{port}")
 
 
 @pytest.mark.parametrize("host", LOOKALIKES)
-def test_names_that_only_look_like_it(host: str) -> None:
+def test_a_name_that_only_looks_like_one_of_this_machine_is_refused(host: str) -> None:
     assert not is_loopback_host(host)
     assert not is_page_of_this_machine(f"http://{host}")
 

@@ -52,7 +52,7 @@ def document(data: object, kind: str = "base64", media_type: str = "application/
         request(HI, assistant(CALL), user({**RESULT, "content": [text(), image(b64(png()))], "is_error": True})),
     ],
 )  # fmt: skip
-def test_what_the_api_takes_is_taken(taken: dict[str, Any]) -> None:
+def test_a_request_that_the_api_accepts_is_accepted(taken: dict[str, Any]) -> None:
     assert refusal(taken) is None
 
 

@@ -78,6 +78,6 @@ def test_two_accounts_never_share_a_mailbox(first: str, second: str) -> None:
 @example("a@")
 @example("a@☃.example")
 @example("a@a..b")
-def test_what_was_stored_by_other_rules_is_refused_or_spelled_in_ascii(text: str) -> None:
+def test_an_address_that_was_stored_by_other_rules_is_refused_or_spelled_in_ascii(text: str) -> None:
     with contextlib.suppress(AddressUnmailable):
         assert mailable(text).isascii()

@@ -82,7 +82,7 @@ def test_reading_is_noted_once(world: World) -> None:
     assert notice_view(first, locale="zh")["read_at"] == "2026-11-21T12:00:00.000Z"
 
 
-def test_what_is_over_is_not_there(world: World) -> None:
+def test_a_notice_is_shown_until_its_time_is_over(world: World) -> None:
     (made,) = world.add(1)
     world.clock.pass_by(KEEP)
     assert world.service.page(ADA, unread=False, below="", limit=5).notices == [made]
@@ -95,7 +95,7 @@ def test_what_is_over_is_not_there(world: World) -> None:
         world.service.read(ADA, made.id)
 
 
-def test_another_s_is_not_there(world: World) -> None:
+def test_a_notice_of_another_account_is_not_found(world: World) -> None:
     (made,) = world.add(1)
     with pytest.raises(NotFound):
         world.service.read(BOB, made.id)
@@ -103,6 +103,6 @@ def test_another_s_is_not_there(world: World) -> None:
 
 
 @pytest.mark.parametrize("notice_id", ["", "x", "NOTICE#", "01890000", "../x", "\ud800"])
-def test_what_is_no_id_is_not_there(world: World, notice_id: str) -> None:
+def test_a_text_that_is_no_id_is_not_found(world: World, notice_id: str) -> None:
     with pytest.raises(NotFound):
         world.service.read(ADA, notice_id)

@@ -68,5 +68,5 @@ def test_a_notice_is_the_entry_s_and_repeats_no_secret() -> None:
 
 
 @pytest.mark.parametrize("event", sorted(set(AuditEvent) - set(TOLD)))
-def test_what_people_do_all_day_is_not_told(event: AuditEvent) -> None:
+def test_an_event_of_ordinary_use_gives_no_notice(event: AuditEvent) -> None:
     assert notice_of(entry(event)) is None

@@ -1,4 +1,4 @@
-"""Nobody is a member, or an owner, who did not say yes; everybody who is can go.
+"""Nobody becomes a member or an owner without accepting, and everybody can leave.
 
 One file of more than 450 lines: one model of consent, with each way into a project and out of it.
 """

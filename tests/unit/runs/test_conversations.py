@@ -1,4 +1,4 @@
-"""Clients of several kinds talk, change their minds and lose their connection: what the model is shown is their screen.
+"""The model is shown what the user's screen shows: clients of several kinds talk, go back and lose their connection.
 
 A client holds a screen, sends what clients of its kind send of it, and applies the events that come back as
 @ag-ui/client does. Whatever it did before: the model is shown what is on the screen, no run ends in an empty success,

@@ -1,4 +1,4 @@
-"""A client that lost its stream sends what it holds once more: nothing is done twice, and it ends with all of it.
+"""A client that lost its stream sends again what it holds: no call is made twice, and it gets the whole answer.
 
 The run that is lost has several turns with calls that have an effect. It is held at each of its steps; the client has
 got any part of the events until there, applied as @ag-ui/client applies them.

@@ -1,4 +1,4 @@
-"""A message that was refused stays in its client's list: the next one goes through all the same, and says what it left.
+"""A refused message stays in its client's list: the next request is accepted, with a note on the message left out.
 
 Clients of the protocol keep every message that they were told to send, and send all of them with each request. Whatever
 one of them was refused for, the conversation goes on behind it.

@@ -1,4 +1,6 @@
-"""RunAgentInput: lenient about what is absent or unknown. What is wrong is in the hostile tests of the function."""
+"""RunAgentInput: lenient about members that are absent or unknown. Wrong ones are in
+tests/integration/agent_stream/test_hostile.py.
+"""
 
 from typing import Any
 

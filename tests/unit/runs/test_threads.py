@@ -1,4 +1,4 @@
-"""One run a thread at a time: who goes on, who asks again, and what a thread that is new to the server is made of."""
+"""Runs on a thread: the agent, ids of calls, repeated requests, and conversations that are new to the server."""
 
 from __future__ import annotations
 

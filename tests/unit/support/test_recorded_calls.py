@@ -82,7 +82,7 @@ class TestNeeds:
             Need("ses:SendEmail", "ses/configuration"),
         ]
 
-    def test_the_other_services(self) -> None:
+    def test_calls_of_the_other_services_need_the_actions_of_their_resources(self) -> None:
         cert = "arn:aws:iot:us-east-1:1:cert/abc"
         assert asked("sqs", "SendMessageBatch", QueueUrl="https://sqs/inbox") == [
             Need("sqs:SendMessage", "queue/inbox")

@@ -1,4 +1,4 @@
-"""Schemas of clients' tools: what passes here, JSON Schema 2020-12 and the Messages API's documented rules take."""
+"""A schema of a client's tool that passes our check is valid by JSON Schema 2020-12 and by the Messages API's rules."""
 
 from __future__ import annotations
 
