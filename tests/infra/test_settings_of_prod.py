@@ -31,7 +31,7 @@ def test_each_missing_value_is_named_and_no_other() -> None:
 
 
 @pytest.mark.fault("F-24a")
-def test_what_the_refusal_shows_is_a_settings_file(tmp_path: Path) -> None:
+def test_the_text_of_the_refusal_is_a_valid_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "prod.json"
     file.write_text(json.dumps({name: like for name, (_, like) in PROD_NEEDS.items()}), encoding="utf-8")
     assert stage_settings(Stage.PROD, Overrides.load(file)).deletion_protection

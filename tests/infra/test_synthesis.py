@@ -1,4 +1,4 @@
-"""The real thing once: prod, with its real layers, in a process of its own, without credentials."""
+"""Prod is synthesized once with its real layers, in a process of its own, without credentials."""
 
 import dataclasses
 import json

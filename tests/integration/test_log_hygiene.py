@@ -163,7 +163,7 @@ def test_a_webhook_leaves_neither_body_nor_signature(
     )  # fmt: skip
 
 
-def test_what_devices_send_is_not_written(stack: Stack, lambda_context: Context, written: Written) -> None:
+def test_messages_of_devices_are_not_written(stack: Stack, lambda_context: Context, written: Written) -> None:
     stack.use("api")
     world = World(stack)
     made = world.create()

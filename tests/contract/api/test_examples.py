@@ -1,4 +1,4 @@
-"""Every operation shows what it is asked and what it answers, and what it shows is what its schemas allow."""
+"""Every operation of the description has examples of its request and answers, and they are valid by its schemas."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_batches_and_transactions_cost_what_dynamodb_says(clients: tuple[Any, An
     assert spent.calls == ["TransactWriteItems"]
 
 
-def test_what_is_absent_costs_a_block_as_aws_documents(clients: tuple[Any, Any]) -> None:
+def test_reading_an_absent_item_costs_a_block_as_aws_documents(clients: tuple[Any, Any]) -> None:
     """DynamoDB Local bills nothing for an empty Query or an absent key of a batch; AWS does."""
     _start(clients)
     spent, _ = both(clients, "batch_get_item", RequestItems={TABLE: {"Keys": [key("absent")]}})

@@ -108,7 +108,7 @@ def test_a_plan_is_what_the_price_or_its_product_says(
         ({"current_period_start": 1, "current_period_end": 5}, {"current_period_end": at(5)}),
     ],
 )
-def test_what_is_coming_is_read(
+def test_a_cancellation_or_change_that_is_coming_is_read(
     stripe: StripeServer, gateway: MakeGateway, told: dict[str, Any], shown: dict[str, Any]
 ) -> None:
     stripe.subscription(**told)
@@ -244,7 +244,9 @@ def test_ending_twice_is_ending_once(stripe: StripeServer, gateway: MakeGateway)
 
 
 @pytest.mark.parametrize("status", [401, 403, 409, 429, 500])
-def test_what_stripe_cannot_answer_is_not_known(stripe: StripeServer, gateway: MakeGateway, status: int) -> None:
+def test_a_question_that_stripe_cannot_answer_raises_payments_unavailable(
+    stripe: StripeServer, gateway: MakeGateway, status: int
+) -> None:
     stripe.failing = status
     with pytest.raises(PaymentsUnavailable):
         gateway().subscriptions_of("cus_1", livemode=False)

@@ -114,7 +114,9 @@ class TestChangedRecordings:
     ],
     ids=["proxy", "base64", "object", "string", "not-json", "not-base64", "over-6-mb"],
 )
-def test_a_buffered_answer(tmp_path: Path, payload: bytes, status: int, body: bytes) -> None:
+def test_a_buffered_answer_is_served_as_a_function_url_would(
+    tmp_path: Path, payload: bytes, status: int, body: bytes
+) -> None:
     head = b"POST /2018-06-01/runtime/invocation/x/response HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
     recorded = tmp_path / "buffered.http"
     recorded.write_bytes(head % len(payload) + payload)

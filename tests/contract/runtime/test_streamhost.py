@@ -198,7 +198,7 @@ def test_an_invocation_over_its_time_is_ended(tmp_path: Path) -> None:
     ],
     ids=["version", "tls", "length", "chunk", "head"],
 )
-def test_what_is_not_http_is_refused(tmp_path: Path, sent: bytes) -> None:
+def test_a_request_that_is_not_http_is_refused(tmp_path: Path, sent: bytes) -> None:
     async def scenario() -> bytes:
         async with hosting_app("echo", tmp_path / "log") as (host, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rpartition(":")[2]))

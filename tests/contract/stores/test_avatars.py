@@ -80,7 +80,7 @@ def test_an_avatar_reads_back_whole(avatar_store: Avatars) -> None:
     assert avatar_store.page(USER, newest_first=True, after="", limit=5) == [used, bare]
 
 
-def test_what_does_not_exist_or_is_another_s_is_nothing(avatar_store: Avatars) -> None:
+def test_an_avatar_that_does_not_exist_or_is_another_s_is_not_found(avatar_store: Avatars) -> None:
     avatar_store.create(avatar(user=OTHER), request_token="t")
     assert avatar_store.get(USER, avatar().id) is None
     assert avatar_store.made_by(USER, "t") is None

@@ -53,7 +53,7 @@ def test_an_agent_reads_back_whole(agents: Agents) -> None:
     assert agents.holder("AGENT 1") == NameHolder(one.id, "t")
 
 
-def test_what_does_not_exist_is_nothing(agents: Agents) -> None:
+def test_an_agent_that_does_not_exist_is_not_found(agents: Agents) -> None:
     assert agents.get(agent().id) is None
     assert agents.holder("agent 1") is None
     assert agents.page(tag="", after="", limit=5) == []

@@ -1,4 +1,4 @@
-"""The suite asks every repository for everything, on each store; otherwise this fails and says what nobody asked for.
+"""The suite calls every method of every repository on each store; otherwise this fails and names those not called.
 
 It runs behind all other tests of this folder, in the process of its engine, and believes nothing but the calls.
 """

@@ -42,7 +42,7 @@ def test_a_change_reads_back_whole(components: Components) -> None:
     assert list(components.components()) == [StoredComponent(MODEL, 2)]
 
 
-def test_what_nobody_wrote_is_nothing(components: Components) -> None:
+def test_a_component_that_nobody_wrote_is_not_found(components: Components) -> None:
     assert components.last_change("x") is None
     assert list(components.components()) == []
     assert list(components.changes("x", below=9, limit=9)) == []

@@ -1,4 +1,4 @@
-"""The database access that every context stands on: one suite for both engines."""
+"""The database access that every context uses: one suite for both engines."""
 
 import io
 from collections.abc import Callable, Iterator

@@ -252,7 +252,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("kind", COMPARED)
-def test_what_is_over_is_gone(rows: Rows, kind: str) -> None:
+def test_an_expired_item_counts_as_deleted(rows: Rows, kind: str) -> None:
     COMPARED[kind](rows)
 
 
@@ -287,7 +287,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     assert found == {*COMPARED, *KEPT}
 
 
-def test_what_nobody_compares_means_the_same_later(rows: Rows) -> None:
+def test_an_item_whose_time_nobody_compares_means_the_same_after_it(rows: Rows) -> None:
     event = rows.event
     assert rows.inbox.mark_handled(event, at=NOW, note="", user_id=UserId(rows.ada.id))
     assert not rows.inbox.mark_handled(event, at=NOW + 365 * DAY, note="")

@@ -200,7 +200,7 @@ class TestRemoving:
         assert [rows.files.remove_rows(rows.device_id, limit=3) for _ in range(3)] == [3, 1, 0]
 
 
-def test_what_is_not_there_is_nothing(rows: FileRows) -> None:
+def test_a_file_that_is_not_there_is_not_found(rows: FileRows) -> None:
     nobody = FileId(new_id())
     assert rows.files.find(rows.device_id, nobody) is None
     assert rows.files.holder(rows.device_id, "/", "x") is None

@@ -1,4 +1,4 @@
-"""Nothing is hung on an account that was deleted: one suite for whatever would hang something there."""
+"""Nothing is stored for an account that was deleted: one suite for all stores that are asked to."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def stores(store: Store) -> Fakes | Rows:
     return Fakes() if store.in_memory else Rows()
 
 
-def test_no_key(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_key(stores: Fakes | Rows) -> None:
     key = api_key(user(id=GONE))
     with pytest.raises(AccountGone):
         stores.keys.create_api_key(key, request_token="r", entry=entry_of(key))
     assert stores.keys.get_api_key(GONE, key.id) is None
 
 
-def test_no_token_of_a_mail(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_token_of_a_mail(stores: Fakes | Rows) -> None:
     _, token = one_time.issue(Purpose.VERIFY_EMAIL, user_id=GONE, email="a@example.com", asked_at=NOW, now=NOW)
     with pytest.raises(AccountGone):
         stores.tokens.create_token(token, now=NOW)
     assert stores.tokens.find_token(token.hash) is None
 
 
-def test_no_ticket_connection_or_channel(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_ticket_connection_or_channel(stores: Fakes | Rows) -> None:
     with pytest.raises(AccountGone):
         stores.realtime.put_ticket(TICKET, now=NOW)
     with pytest.raises(AccountGone):
@@ -83,7 +83,7 @@ def test_no_ticket_connection_or_channel(stores: Fakes | Rows) -> None:
     assert stores.realtime.channels(CONNECTION.id) == []
 
 
-def test_no_run(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_run(stores: Fakes | Rows) -> None:
     mine = run(user=GONE)
     thread = Thread(key=ThreadKey(GONE, mine.thread_id))
     with pytest.raises(AccountGone):
@@ -91,14 +91,14 @@ def test_no_run(stores: Fakes | Rows) -> None:
     assert stores.runs.run(mine.key) is None
 
 
-def test_no_project(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_project(stores: Fakes | Rows) -> None:
     project = new_project(GONE)
     with pytest.raises(AccountGone):
         stores.projects.create(project, membership(project, GONE, ProjectRole.OWNER), request_token="t")
     assert stores.projects.read(project.id, GONE) == (None, {})
 
 
-def test_no_task_or_avatar(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_task_or_avatar(stores: Fakes | Rows) -> None:
     with pytest.raises(AccountGone):
         stores.tasks.create(task(user=GONE), [], request_token="t")
     with pytest.raises(AccountGone):
@@ -107,7 +107,7 @@ def test_no_task_or_avatar(stores: Fakes | Rows) -> None:
     assert stores.avatars.get(GONE, avatar().id) is None
 
 
-def test_no_customer_event_or_subscription(stores: Fakes | Rows) -> None:
+def test_a_deleted_account_gets_no_customer_event_or_subscription(stores: Fakes | Rows) -> None:
     stores.arrivals.store(Arrival("evt_1", "x", "{}"), received_at=NOW, due_at=NOW)
     with pytest.raises(AccountGone):
         stores.customers.link("cus_1", GONE, seen=None, at=NOW)

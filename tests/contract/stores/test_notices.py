@@ -88,7 +88,7 @@ def test_a_notice_is_read_once_and_leaves_the_unread_ones(stored: Stored) -> Non
     assert stored.store.count_unread(ADA, since=SINCE, most=100) == 1
 
 
-def test_what_is_not_there_is_not_made_by_reading(stored: Stored) -> None:
+def test_noting_the_reading_of_an_absent_notice_makes_none(stored: Stored) -> None:
     one = notice(1)
     stored.add(one)
     assert stored.store.mark_read(BOB, one.id, at=NOW) is None

@@ -86,7 +86,7 @@ def test_a_started_run_is_the_active_one_and_reads_back(runs: Runs) -> None:
     assert runs.count(USER) == 1
 
 
-def test_what_does_not_exist_is_empty(runs: Runs) -> None:
+def test_a_run_or_thread_that_does_not_exist_is_empty(runs: Runs) -> None:
     assert runs.thread(THREAD) == Thread(key=THREAD)
     assert runs.run(run().key) is None
     assert runs.tail(run().key) is None

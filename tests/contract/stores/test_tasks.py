@@ -66,7 +66,7 @@ def test_a_task_and_its_subtasks_read_back_whole(task_store: Tasks) -> None:
     assert task_store.made_by(USER, "t") == one.id
 
 
-def test_what_does_not_exist_or_is_another_s_is_nothing(task_store: Tasks) -> None:
+def test_a_task_that_does_not_exist_or_is_another_s_is_not_found(task_store: Tasks) -> None:
     task_store.create(task(1, user=OTHER), [], request_token="t")
 
     assert task_store.get(USER, task().id) is None

@@ -83,7 +83,7 @@ def test_the_last_unit_is_taken_once_and_the_refusal_names_the_limit(stores: Sto
     assert stores.used(ada) == 3
 
 
-def test_what_is_given_back_can_be_taken_again(stores: Stores, ada: UserId) -> None:
+def test_an_amount_that_is_given_back_can_be_taken_again(stores: Stores, ada: UserId) -> None:
     stores.reserve([limited(ada, amount=3)])
     stores.adjust([given_back(ada, Metric.DEVICES)])
     stores.reserve([limited(ada)])

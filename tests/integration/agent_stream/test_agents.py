@@ -120,7 +120,7 @@ def test_an_unknown_agent_is_refused_before_the_stream(streams: Streams, agent: 
 
 
 @pytest.mark.parametrize("agent", ["", "x" * 101, 7, True, ["karma"], {"id": "karma"}])
-def test_what_names_no_agent_is_refused_by_its_field(streams: Streams, agent: object) -> None:
+def test_a_value_that_names_no_agent_is_refused_by_its_field(streams: Streams, agent: object) -> None:
     answer = streams.make("POST", "/api/v1/agent", body=hello(agent))
     streams.run(answer)
 

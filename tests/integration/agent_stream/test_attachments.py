@@ -107,7 +107,9 @@ def test_large_media_go_to_the_bucket_and_to_the_model_and_come_back_in(streams:
         image("attachments/" + "0" * 64, "file"),
     ],
 )
-def test_what_the_model_would_not_take_is_422_and_stored_nowhere(streams: Streams, part: dict[str, Any]) -> None:
+def test_an_attachment_that_the_model_would_not_take_is_422_and_stored_nowhere(
+    streams: Streams, part: dict[str, Any]
+) -> None:
     answer = streams.run(streams.agent({"threadId": "t1", "messages": [user("u1", part)]}))
 
     assert answer.status == 422

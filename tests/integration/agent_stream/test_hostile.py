@@ -1,4 +1,4 @@
-"""Requests that no friend would send: each gets its error, nothing is stored, nothing is a 500."""
+"""Hostile requests: each gets its error, nothing is stored, and none is a 500."""
 
 import base64
 import json
@@ -71,7 +71,7 @@ BODIES: list[tuple[str, bytes, int]] = [
 
 
 @pytest.mark.parametrize(("body", "status"), [each[1:] for each in BODIES], ids=[each[0] for each in BODIES])
-def test_hostile_bodies(streams: Streams, body: bytes, status: int) -> None:
+def test_a_hostile_body_gets_its_status_and_stores_nothing(streams: Streams, body: bytes, status: int) -> None:
     answer = streams.run(streams.make("POST", "/api/v1/agent", body=body, headers={"content-type": "application/json"}))
 
     assert answer.status == status
@@ -142,7 +142,9 @@ def test_nobody_gets_in_without_a_token_that_is_ours(streams: Streams) -> None:
         ("POST", "/api/agent", {"content-type": "application/json", "content-length": "9" * 30}, 413),
     ],
 )
-def test_hostile_requests(streams: Streams, method: str, path: str, headers: dict[str, str], status: int) -> None:
+def test_a_hostile_request_gets_its_status(
+    streams: Streams, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
     answer = streams.run(streams.make(method, path, body=b"{}", headers=headers))
 
     assert answer.status == status
@@ -177,7 +179,7 @@ def test_more_than_one_transaction_holds_is_refused_by_its_bytes(streams: Stream
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30, "\u0661"])
-def test_hostile_positions(streams: Streams, after: str) -> None:
+def test_a_hostile_position_is_refused(streams: Streams, after: str) -> None:
     assert streams.run(streams.make("GET", "/api/v1/runs/x/events", query=f"after={after}")).status == 422
 
 

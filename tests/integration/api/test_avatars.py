@@ -205,7 +205,7 @@ def test_a_page_that_ends_by_bytes_loses_and_repeats_nothing(
     assert page["next_cursor"] is None
 
 
-def test_what_is_missing_or_another_s_is_not_found(ada: Api, other: Api) -> None:
+def test_an_avatar_that_is_missing_or_another_s_is_not_found(ada: Api, other: Api) -> None:
     theirs = create(other)
     for avatar_id in (new_id(), theirs["id"], "x", "a%23b"):
         for method, body in (("GET", None), ("PATCH", {"name": "x"}), ("DELETE", None)):

@@ -1,4 +1,4 @@
-"""Requests that nobody means well with: each gets its error, stores nothing, and none is a 500."""
+"""Hostile requests: each gets its error, stores nothing, and none is a 500."""
 
 from __future__ import annotations
 

@@ -210,5 +210,5 @@ def test_capabilities_are_those_of_the_caller(owner: tuple[Api, UserId]) -> None
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/x", "/runs/x/events", "/agent/capabilities"])
-def test_nobody_sees_anything(api: Api, path: str) -> None:
+def test_a_request_without_a_token_is_refused(api: Api, path: str) -> None:
     assert api.call("GET", f"/api/v1{path}").status == 401

@@ -1,4 +1,4 @@
-"""Messages and records that nobody of ours wrote: each is reported or passed over alone, and nothing is stored."""
+"""Messages and records that we do not write: each is reported or passed over alone, and nothing is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/calls.md is true, among few items and among many."""
+"""Requests make the calls that docs/calls.md states, among few items and among many."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def deliver(billing: Billing, posted: list[Posted]) -> None:
         assert billing.post(each.body, each.headers)["statusCode"] == 200
 
 
-def test_what_it_sells_becomes_the_users_subscription(peer: StripePeer, billing: Billing, sold: str, user: str) -> None:
+def test_a_sale_becomes_the_subscription_of_its_user(peer: StripePeer, billing: Billing, sold: str, user: str) -> None:
     deliver(billing, peer.posted)
     assert billing.drain() == []
     row = billing.subscription(user)
@@ -78,7 +78,7 @@ def test_what_it_sells_becomes_the_users_subscription(peer: StripePeer, billing:
     assert billing.open_events() == []
 
 
-def test_what_it_cancels_is_canceled(
+def test_a_cancellation_ends_the_subscription(
     peer: StripePeer, billing: Billing, sold: str, user: str, stripe_client: stripe.StripeClient
 ) -> None:
     deliver(billing, peer.posted)
@@ -162,7 +162,7 @@ def test_a_stripe_that_is_down_fails_only_its_own_messages(
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard of before", "heard of after"])
-def test_who_deletes_the_account_is_no_customer_any_more(
+def test_the_owner_of_a_deleted_account_is_no_customer_any_more(
     peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: SqsEvent, lambda_context: Context, heard: bool
 ) -> None:
     if heard:

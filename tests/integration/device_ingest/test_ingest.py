@@ -142,7 +142,7 @@ def test_a_batch_of_telemetry_and_heartbeat(stack: Stack, handle: Handle) -> Non
     assert snapshot(stack) == first
 
 
-def test_presence_and_ready(stack: Stack, handle: Handle) -> None:
+def test_a_captured_presence_event_makes_the_device_online(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     assert handle(captured("presence")) == []
     view = DeviceRepository().view(USER, DEVICE)
@@ -340,7 +340,7 @@ def test_words_for_no_number_cost_themselves_in_every_message(stack: Stack, hand
 
 
 @pytest.mark.fault("F-12a")
-def test_what_is_good_in_a_message_is_kept_and_what_is_not_is_named(stack: Stack, handle: Handle) -> None:
+def test_the_good_samples_of_a_message_are_stored_and_the_bad_ones_are_named(stack: Stack, handle: Handle) -> None:
     """100 samples: one without a time, one with a value that is no number beside one that is, one of tomorrow."""
     seed_device(stack)
     samples: list[dict[str, Any]] = [{"ts": NOW - 1000 * n, "m": {"temp_c": n, "3v3": 3.3}} for n in range(100)]

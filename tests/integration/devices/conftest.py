@@ -1,4 +1,4 @@
-"""See tests/support/devices.py."""
+"""Fixtures over the `World` of tests/support/devices.py."""
 
 import pytest
 

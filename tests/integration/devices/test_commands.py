@@ -189,7 +189,9 @@ def test_an_answer_in_time_that_ingest_takes_late_counts_until_the_end_was_shown
 
 @pytest.mark.fault("F-11b")
 @pytest.mark.parametrize("connected", [True, False])
-def test_what_waits_behind_a_serial_command_goes_when_that_one_is_over(world: World, *, connected: bool) -> None:
+def test_a_command_that_waits_behind_a_serial_one_is_sent_when_that_one_is_over(
+    world: World, *, connected: bool
+) -> None:
     """The device takes the first one and says nothing more."""
     made = world.create()
     world.connect(made)

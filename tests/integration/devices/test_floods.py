@@ -1,4 +1,4 @@
-"""A device that sends faster than it may: what it costs has an end, and nothing of it is lost silently."""
+"""A device that sends faster than it may: its costs are limited, and nothing of it is lost silently."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_messages_that_cannot_be_taken_are_kept_whole_or_counted(world: World, m
     assert len(letters(world, made)[0]) == 3, "and each hour"
 
 
-def test_what_is_good_in_a_message_without_a_letter_is_taken(world: World, made: Created) -> None:
+def test_the_good_samples_of_a_message_count_though_no_more_dead_letters_are_stored(
+    world: World, made: Created
+) -> None:
     world.tell(*(world.message(made, "heartbeat", b"?" + new_id().encode()) for _ in range(3)))
     bad = world.samples((0, 1.5))
     bad["samples"].append({"ts": "noon"})

@@ -1,4 +1,4 @@
-"""Two at once: creations of one serial number, and merges into one item."""
+"""Two requests at the same moment: creations of one serial number, and merges into one item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two at the same moment: of one address, of one token."""
+"""Two requests at the same moment: registrations of one address, and uses of one token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions over the engine: what two requests with one refresh token come to."""
+"""Sessions over the engine: two requests at the same moment use one refresh token."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_tools_of_an_earlier_turn_do_not_count(model: anthropic.Anthropic) -> No
 
 
 @pytest.mark.fault("F-01d")
-def test_what_the_api_refuses_is_refused_as_the_api_does(model: anthropic.Anthropic) -> None:
+def test_a_request_that_the_api_refuses_is_refused_as_the_api_does(model: anthropic.Anthropic) -> None:
     before = len(journal(model))
     image: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/heic", "data": "QUJD"}}
     refused: list[list[MessageParam]] = [

@@ -71,7 +71,7 @@ def client(engine: Engine, root: Path) -> Iterator[LambdaClient]:
         made.delete_function(FunctionName=NAME)
 
 
-def test_what_is_saved_answers_and_a_mistake_does_not(
+def test_saved_code_answers_and_code_with_a_mistake_does_not(
     engine: Engine, client: LambdaClient, root: Path, tmp_path: Path
 ) -> None:
     places = Places(base=tmp_path / "local")

@@ -1,4 +1,4 @@
-"""Whoever changes something is asked about anew: what a session or an API key may do ends with it, in every process.
+"""Each change reads the caller's session or API key anew: what it may do ends with it, in every process.
 
 Each way to end one is written beside the process that is asked, which believes the caller for another minute. Then
 every operation of both OpenAPI documents that takes a caller and changes something is asked for: after a log-out all of
@@ -170,7 +170,9 @@ def tried(way: Way, names: list[str], random: Random) -> Iterator[str]:
 
 @pytest.mark.fault("F-21j")
 @pytest.mark.parametrize("function", list(READS))
-def test_whoever_is_over_changes_nothing(world: World, model: ModelServer, function: str) -> None:
+def test_a_caller_whose_session_or_key_has_ended_changes_nothing(
+    world: World, model: ModelServer, function: str
+) -> None:
     model.fail(401, "authentication_error", times=100)
     world.become(function, **({"MODEL_BASE_URL": model.url} if function == "agent_stream" else {}))
     requests, ends, random, wrong = prepared(world, function), Ends(world), Random(SEED), []

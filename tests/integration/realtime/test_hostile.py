@@ -83,7 +83,7 @@ def test_a_message_is_refused_and_stores_nothing(socket: Socket, name: str) -> N
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_whoever_is_not_connected_is_refused_too(socket: Socket, name: str) -> None:
+def test_a_message_of_an_unknown_connection_is_refused(socket: Socket, name: str) -> None:
     assert socket.ask(MESSAGES[name][0], "never-connected=")["type"] == "error"
     assert socket.items() == []
 
