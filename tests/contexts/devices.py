@@ -15,8 +15,6 @@ from karma.devices.domain import (
     Command,
     CommandStatus,
     Device,
-    DeviceModel,
-    DeviceState,
     LateResult,
     Latest,
     PresenceEvent,
@@ -34,6 +32,7 @@ from karma.devices.transactional import require_device
 from tests.fakes.commands import MemoryCommands
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.devices import provisioning_device
 from tests.support.plans import reserved
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 
@@ -49,27 +48,8 @@ class DeviceRows(AccountRows):
         self.leftovers = DeletedDeviceRepository(retention_s=0)
 
     def new_device(self, **changes: Any) -> Device:
-        device_id = DeviceId(new_id())
-        made = Device(
-            id=device_id,
-            user_id=self.ada.id,
-            name="Greenhouse",
-            model=DeviceModel.EOS_3A,
-            mac="AA:BB:CC:00:11:22",
-            serial_number=f"EOS-{device_id}",
-            state=DeviceState.PROVISIONING,
-            ip=None,
-            firmware_version=None,
-            capabilities={"a": 1},
-            hardware={},
-            network={},
-            location=None,
-            tags=("x",),
-            version=1,
-            created_at=iso(NOW),
-            updated_at=iso(NOW),
-        )
-        return replace(made, **changes)
+        given = {"capabilities": {"a": 1}, "tags": ("x",), "version": 1, "created_at": iso(NOW), "updated_at": iso(NOW)}
+        return provisioning_device(self.ada.id, **{**given, **changes})
 
     def claim(self, device: Device, *, attempt: str, now: datetime, idempotency: tuple[str, str] | None = None) -> None:
         self.devices.claim(device, reservation=reserved(self.ada.id), attempt=attempt, now=now, idempotency=idempotency)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from karma.core.ids import UserId, new_id
+from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.allowance import Allowance
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
-from karma.devices.domain import CurrentDevice, DeviceModel
+from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState
 from karma.devices.ingest import IngestService, Message
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -39,6 +39,31 @@ def new_device(**fields: Any) -> NewDevice:
         **fields,
     }
     return NewDevice(**given)
+
+
+def provisioning_device(user_id: UserId, **changes: Any) -> Device:
+    """Make a device as its owner asked for it, which is not stored yet."""
+    device_id = DeviceId(new_id())
+    made = Device(
+        id=device_id,
+        user_id=user_id,
+        name="Greenhouse",
+        model=DeviceModel.EOS_3A,
+        mac="AA:BB:CC:00:11:22",
+        serial_number=f"EOS-{device_id}",
+        state=DeviceState.PROVISIONING,
+        ip=None,
+        firmware_version=None,
+        capabilities={},
+        hardware={},
+        network={},
+        location=None,
+        tags=(),
+        version=0,
+        created_at="",
+        updated_at="",
+    )
+    return replace(made, **changes)
 
 
 @dataclass

@@ -12,13 +12,12 @@ import pytest
 
 from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.errors import NotFound
-from karma.core.ids import CommandId, DeviceId, UserId, new_id
+from karma.core.ids import CommandId, UserId, new_id
 from karma.devices.domain import (
     TRANSITIONS,
     Command,
     CommandStatus,
     Device,
-    DeviceModel,
     DeviceState,
     LateResult,
     is_final,
@@ -27,6 +26,7 @@ from karma.devices.repository.commands import CommandRepository, IdempotencyKeyU
 from karma.devices.repository.items import EXPIRY_SHARDS
 from tests.contract.stores.rows import Rows
 from tests.fakes.commands import MemoryCommands
+from tests.support.devices import provisioning_device
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Store
 
@@ -94,25 +94,7 @@ class Queue:
 
 
 def _device() -> Device:
-    return Device(
-        id=DeviceId(new_id()),
-        user_id=UserId(new_id()),
-        name="Greenhouse",
-        model=DeviceModel.EOS_3A,
-        mac="AA:BB:CC:00:11:22",
-        serial_number="EOS-1",
-        state=DeviceState.ACTIVE,
-        ip=None,
-        firmware_version=None,
-        capabilities={},
-        hardware={},
-        network={},
-        location=None,
-        tags=(),
-        version=2,
-        created_at="",
-        updated_at="",
-    )
+    return provisioning_device(UserId(new_id()), serial_number="EOS-1", state=DeviceState.ACTIVE, version=2)
 
 
 @pytest.fixture

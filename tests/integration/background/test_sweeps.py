@@ -17,8 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalRepository
-from karma.core.ids import CommandId, UserId, new_id
-from karma.devices.domain import Command, CommandStatus, Device, DeviceModel, DeviceState
+from karma.core.ids import CommandId, DeviceId, UserId, new_id
+from karma.devices.domain import Command, CommandStatus, Device
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
@@ -26,7 +26,7 @@ from karma.integrations.iot import IotRegistry
 from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashReport, CrashTest
-from tests.support.devices import World, new_device
+from tests.support.devices import World, new_device, provisioning_device
 from tests.support.plans import allowance, reserved
 from tests.support.stack import Context, Stack
 
@@ -216,26 +216,7 @@ def kinds(stack: Stack) -> Counter[str]:
 
 
 def provisioning(device_id: str, serial_number: str) -> Device:
-    new = new_device(serial_number=serial_number)
-    return Device(
-        id=device_id,  # type: ignore[arg-type]
-        user_id=USER,
-        name=new.name,
-        model=DeviceModel.EOS_3A,
-        mac=new.mac,
-        serial_number=serial_number,
-        state=DeviceState.PROVISIONING,
-        ip=None,
-        firmware_version=None,
-        capabilities={},
-        hardware={},
-        network={},
-        location=None,
-        tags=(),
-        version=0,
-        created_at="",
-        updated_at="",
-    )
+    return provisioning_device(USER, id=DeviceId(device_id), serial_number=serial_number)
 
 
 def forget_things(stack: Stack) -> None:

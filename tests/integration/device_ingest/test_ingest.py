@@ -17,13 +17,13 @@ import pytest
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId, new_id
-from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Device, DeviceModel, DeviceState, Latest
+from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Latest
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
-from tests.support.devices import World, sqs_record
+from tests.support.devices import World, provisioning_device, sqs_record
 from tests.support.plans import reserved
 from tests.support.stack import Context, Stack
 
@@ -55,25 +55,7 @@ def seed_device(stack: Stack) -> None:
     UsageRepository()
     devices = DeviceRepository()
     now = from_epoch_ms(NOW)
-    device = Device(
-        id=DEVICE,
-        user_id=USER,
-        name="Greenhouse",
-        model=DeviceModel.EOS_3A,
-        mac="AA:BB:CC:00:11:22",
-        serial_number=THING,
-        state=DeviceState.PROVISIONING,
-        ip=None,
-        firmware_version=None,
-        capabilities={},
-        hardware={},
-        network={},
-        location=None,
-        tags=(),
-        version=0,
-        created_at="",
-        updated_at="",
-    )
+    device = provisioning_device(USER, id=DEVICE, serial_number=THING)
     devices.claim(device, reservation=reserved(USER), attempt="a", now=now)
     devices.activate(device, attempt="a", certificate_id=CERTIFICATE, now=now)
 
