@@ -1,3 +1,5 @@
+"""Server-sent events: what a stream writes, when it writes it, and how it ends when its client does not read."""
+
 import asyncio
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Use cases of avatars over the store in memory."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Statuses, plans and access as they follow from what Stripe shows."""
+
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any

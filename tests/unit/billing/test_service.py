@@ -1,3 +1,5 @@
+"""The webhook's events are stored, enqueued, and enqueued again until they are handled."""
+
 import itertools
 import json
 from collections.abc import Mapping

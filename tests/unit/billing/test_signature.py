@@ -1,3 +1,5 @@
+"""A body is accepted only with a signature of one of our secrets that is not too old."""
+
 import hmac
 
 import pytest

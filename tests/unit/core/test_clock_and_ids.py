@@ -1,3 +1,5 @@
+"""Times round trip between their forms, and ids are UUIDs of version 7."""
+
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest

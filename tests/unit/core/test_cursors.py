@@ -1,3 +1,5 @@
+"""A cursor gives back the position that it was made from, to its own caller only."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The health of the components, which are asked at most every five seconds."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""A function's settings are read from variables of their names."""
+
 from dataclasses import FrozenInstanceError, dataclass
 
 import pytest

@@ -1,3 +1,5 @@
+"""Paths, parts and states of files."""
+
 from __future__ import annotations
 
 import unicodedata

@@ -1,3 +1,5 @@
+"""Types of files, as their bytes and names tell them."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Routes are found by path and method."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Every answer has the form of its prefix: the envelope, or the one of agio's routes."""
+
 import json
 
 import pytest

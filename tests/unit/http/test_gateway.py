@@ -1,3 +1,5 @@
+"""Requests run without an event loop as long as they do not wait."""
+
 from __future__ import annotations
 
 import asyncio

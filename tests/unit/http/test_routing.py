@@ -1,3 +1,5 @@
+"""Arguments of routes are read from path, query, headers and dependencies."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Use cases of accounts: registering, verifying, changing the profile and the address."""
+
 from __future__ import annotations
 
 from dataclasses import replace

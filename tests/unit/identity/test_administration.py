@@ -1,3 +1,5 @@
+"""Use cases of administrators over accounts."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""API keys are made, shown once, listed, limited and revoked."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""Access tokens and API keys name their caller, or are refused."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The request that deletes an account, and the cascade that removes its data."""
+
 from __future__ import annotations
 
 import importlib

@@ -1,3 +1,5 @@
+"""An e-mail address has one spelling."""
+
 from __future__ import annotations
 
 import pytest

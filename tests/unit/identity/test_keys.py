@@ -1,3 +1,5 @@
+"""Signing keys of a secret: all are accepted, one signs."""
+
 from __future__ import annotations
 
 import pytest

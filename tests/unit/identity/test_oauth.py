@@ -1,3 +1,5 @@
+"""Redirects, names and digests of logins through a provider."""
+
 from __future__ import annotations
 
 from urllib.parse import urlsplit

@@ -1,3 +1,5 @@
+"""A password is reset by a mail's link, or changed with the old one."""
+
 from __future__ import annotations
 
 from collections import Counter

@@ -1,3 +1,5 @@
+"""Hashes of passwords, those of imported accounts included."""
+
 from __future__ import annotations
 
 import bcrypt

@@ -1,3 +1,5 @@
+"""What each role, and each scope of a key, allows."""
+
 from __future__ import annotations
 
 from typing import Literal

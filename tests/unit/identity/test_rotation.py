@@ -1,3 +1,5 @@
+"""A rotation of the signing keys goes on only when no process and no token needs the old key."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta

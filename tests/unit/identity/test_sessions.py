@@ -1,3 +1,5 @@
+"""Logging in, refreshing and logging out, also by somebody who guesses passwords or stole a token."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Access tokens that we signed name their user; all others are refused in one way."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""The worker sends each mail once, and the relay enqueues those that wait too long."""
+
 from __future__ import annotations
 
 from datetime import timedelta

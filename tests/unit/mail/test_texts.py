@@ -1,3 +1,5 @@
+"""Mails have a whole text in each language, and no header holds what a person wrote."""
+
 from __future__ import annotations
 
 import html

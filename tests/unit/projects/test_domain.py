@@ -1,3 +1,5 @@
+"""Owners of a project: it always has one, and at most ten."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime

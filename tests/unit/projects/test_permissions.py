@@ -1,3 +1,5 @@
+"""Each role of a project has exactly the permissions of the table."""
+
 from __future__ import annotations
 
 from itertools import pairwise

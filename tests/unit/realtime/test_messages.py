@@ -1,3 +1,5 @@
+"""Messages over a WebSocket are read, answered or refused."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Tickets, connections and subscriptions, and their end with the session that they belong to."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The prelude of a streamed answer: its status, headers and cookies."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""An event of a function URL becomes an ASGI scope."""
+
 from __future__ import annotations
 
 import base64

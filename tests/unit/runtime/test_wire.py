@@ -1,3 +1,5 @@
+"""Replies of the Runtime API are read however they are cut."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""A resource of the engine is made by the first call that names it."""
+
 import threading
 from collections.abc import Iterator
 

@@ -1,3 +1,5 @@
+"""Statuses, progress and dependencies of tasks."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
