@@ -13,6 +13,7 @@ from karma.core.ids import AgentId, new_id
 from tests.fakes.agents import MemoryAgents
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.requests import asked
 from tests.support.rows import NOW, AccountRows
 
 
@@ -29,7 +30,7 @@ class AgentRows(AccountRows):
     @cached_property
     def agent(self) -> Agent:
         agent = self.new_agent()
-        self.agents.create(agent, request_token="t")
+        self.agents.create(agent, request=asked(agent.id))
         return agent
 
 
@@ -47,7 +48,8 @@ SCENARIOS = Scenarios[AgentRows](
     {
         "AgentRepository.get": made(lambda r: r.agent, lambda r, agent: r.agents.get(agent.id)),
         "AgentRepository.holder": made(lambda r: r.agent, lambda r, agent: r.agents.holder(agent.spec.name)),
-        "AgentRepository.create": made(lambda r: r.new_agent(), lambda r, a: r.agents.create(a, request_token="t")),
+        "AgentRepository.made_by": made(lambda r: r.agent, lambda r, agent: r.agents.made_by(asked(agent.id))),
+        "AgentRepository.create": made(lambda r: r.new_agent(), lambda r, a: r.agents.create(a, request=asked(a.id))),
         "AgentRepository.replace": _replaced,
         "AgentRepository.delete": made(lambda r: r.agent, lambda r, agent: r.agents.delete(agent)),
         "AgentRepository.page": made(lambda r: r.agent, lambda r, _: r.agents.page(tag="x", after="", limit=5)),

@@ -10,6 +10,7 @@ from karma.identity.domain import ApiKey
 from tests.contexts.sessions import SessionRows
 from tests.integration.permissions.world import PASSWORD, Bodies, Objects
 from tests.support.contexts import Scenarios, made
+from tests.support.requests import asked
 from tests.support.rows import LATER, NOW
 
 
@@ -35,7 +36,7 @@ class ApiKeyRows(SessionRows):
     @cached_property
     def key(self) -> ApiKey:
         key = self.api_key()
-        self.keys.create_api_key(key, request_token=None, entry=self.entry)
+        self.keys.create_api_key(key, request=None, entry=self.entry)
         return key
 
 
@@ -44,7 +45,7 @@ SCENARIOS = Scenarios[ApiKeyRows](
     {
         "ApiKeyRepository.create_api_key": made(
             lambda r: (r.api_key(), r.entry, r.shown),
-            lambda r, n: r.keys.create_api_key(n[0], made_with=n[2], request_token="r", seen=0, entry=n[1]),
+            lambda r, n: r.keys.create_api_key(n[0], made_with=n[2], request=asked("r"), seen=0, entry=n[1]),
         ),
         "ApiKeyRepository.find_api_key": made(lambda r: r.key, lambda r, key: r.keys.find_api_key(key.hash)),
         "ApiKeyRepository.read_with_owner": made(

@@ -14,6 +14,7 @@ from karma.core.ids import AvatarId, UserId, new_id
 from tests.fakes.avatars import MemoryAvatars
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.requests import asked
 from tests.support.rows import NOW, AccountRows
 
 USER = UserId(new_id())
@@ -35,7 +36,7 @@ class AvatarRows(AccountRows):
     @cached_property
     def avatar(self) -> Avatar:
         avatar = self.new_avatar()
-        self.avatars.create(avatar, request_token="t")
+        self.avatars.create(avatar, request=asked("t"))
         return avatar
 
 
@@ -45,8 +46,8 @@ SCENARIOS = Scenarios[AvatarRows](
     AvatarRows,
     {
         "AvatarRepository.get": made(lambda r: r.avatar, lambda r, a: r.avatars.get(a.created_by, a.id)),
-        "AvatarRepository.made_by": made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, "t")),
-        "AvatarRepository.create": made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request_token="t")),
+        "AvatarRepository.made_by": made(lambda r: r.avatar, lambda r, a: r.avatars.made_by(a.created_by, asked("t"))),
+        "AvatarRepository.create": made(lambda r: r.new_avatar(), lambda r, a: r.avatars.create(a, request=asked("t"))),
         "AvatarRepository.replace": made(
             lambda r: r.avatar, lambda r, a: r.avatars.replace(a, replace(a, name="x", version=2))
         ),

@@ -11,6 +11,7 @@ from typing import Any
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import CommandId, DeviceId, new_id
+from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
     Command,
     CommandStatus,
@@ -34,6 +35,7 @@ from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Fakes, Scenarios, made
 from tests.support.devices import provisioning_device
 from tests.support.plans import reserved
+from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 
 
@@ -51,16 +53,19 @@ class DeviceRows(AccountRows):
         given = {"capabilities": {"a": 1}, "tags": ("x",), "version": 1, "created_at": iso(NOW), "updated_at": iso(NOW)}
         return provisioning_device(self.ada.id, **{**given, **changes})
 
-    def claim(self, device: Device, *, attempt: str, now: datetime, idempotency: tuple[str, str] | None = None) -> None:
-        self.devices.claim(device, reservation=reserved(self.ada.id), attempt=attempt, now=now, idempotency=idempotency)
+    def claim(self, device: Device, *, attempt: str, now: datetime) -> None:
+        self.devices.claim(device, reservation=reserved(self.ada.id), attempt=attempt, now=now)
 
     def claimed(self, **changes: Any) -> Device:
         device = self.new_device(**changes)
         self.claim(device, attempt="a1", now=NOW)
         return device
 
-    def active(self, **changes: Any) -> Device:
-        return self.devices.activate(self.claimed(**changes), attempt="a1", certificate_id="c1", now=NOW)
+    def activate(self, device: Device, *, request: RepeatableRequest | None = None) -> Device:
+        return self.devices.activate(device, attempt="a1", certificate_id="c1", now=NOW, request=request)
+
+    def active(self, *, request: RepeatableRequest | None = None, **changes: Any) -> Device:
+        return self.activate(self.claimed(**changes), request=request)
 
     @cached_property
     def device(self) -> Device:
@@ -122,7 +127,7 @@ FAKES: Fakes = {MemoryCommands: (CommandRepository,)}
 
 def _active(r: DeviceRows) -> Call:
     device = r.half_made
-    return lambda: r.devices.activate(device, attempt="a1", certificate_id="c1", now=LATER)
+    return lambda: r.activate(device, request=asked())
 
 
 def _taken_over(r: DeviceRows) -> Call:
@@ -166,12 +171,8 @@ SCENARIOS = Scenarios[DeviceRows](
             lambda r: r.device, lambda r, d: r.devices.by_name(d.user_id, descending=False, limit=5)
         ),
         "DeviceRepository.count": made(lambda r: r.device, lambda r, d: r.devices.count(d.user_id)),
-        "DeviceRepository.made_by": made(
-            lambda r: r.device, lambda r, d: r.devices.made_by(d.user_id, "devices", "k", now=NOW)
-        ),
-        "DeviceRepository.claim": made(
-            lambda r: r.new_device(), lambda r, d: r.claim(d, attempt="a1", now=NOW, idempotency=("k", "h"))
-        ),
+        "DeviceRepository.made_by": made(lambda r: r.device, lambda r, d: r.devices.made_by(d.user_id, asked())),
+        "DeviceRepository.claim": made(lambda r: r.new_device(), lambda r, d: r.claim(d, attempt="a1", now=NOW)),
         "DeviceRepository.take_over": _taken_over,
         "DeviceRepository.activate": _active,
         "DeviceRepository.discard": made(lambda r: r.half_made, lambda r, d: r.devices.discard(d, attempt="a1")),
@@ -195,8 +196,9 @@ SCENARIOS = Scenarios[DeviceRows](
             lambda r, guard: r.devices.merge_presence(guard, [PresenceEvent(1, 0, True, "s")], now=NOW),
         ),
         "CommandRepository.add": made(
-            lambda r: (r.command(), r.device), lambda r, n: r.commands.add(n[0], n[1], now=NOW, idempotency=("k", "h"))
+            lambda r: (r.command(), r.device), lambda r, n: r.commands.add(n[0], n[1], now=NOW, request=asked())
         ),
+        "CommandRepository.made_by": made(lambda r: r.device, lambda r, d: r.commands.made_by(d, asked())),
         "CommandRepository.get": made(lambda r: r.sent, lambda r, c: r.commands.get(c.device_id, c.id)),
         "CommandRepository.page": made(lambda r: r.sent, lambda r, c: r.commands.page(c.device_id, limit=5)),
         "CommandRepository.pending": made(lambda r: r.sent, lambda r, c: r.commands.pending(c.device_id, limit=5)),

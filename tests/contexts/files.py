@@ -12,6 +12,7 @@ from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, FileId, UserId, new_id
+from karma.core.requests import RepeatableRequest
 from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
 from karma.files.repository.files import FileRepository
 from tests.contexts.devices import DeviceRows
@@ -20,6 +21,7 @@ from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Fakes, Scenarios, made
 from tests.support.plans import allowance, reserved
+from tests.support.requests import asked
 from tests.support.rows import LATER, NOW
 
 
@@ -69,10 +71,11 @@ class FileRows(ABC):
     def new_directory(self, name: str = "a", path: str = "/") -> DeviceFile:
         return self.new_file(name=name, path=path, status=FileStatus.READY, is_directory=True, size=0)
 
-    def add(self, entry: DeviceFile, *directories: DeviceFile) -> None:
+    def add(self, entry: DeviceFile, *directories: DeviceFile, request: RepeatableRequest | None = None) -> None:
         """Add an entry as its owner does, whose plan has no limits; a file's bytes are reserved."""
         room = None if entry.is_directory else reserved(self.owner_id, Metric.STORAGE, entry.size)
-        self.files.add(entry, reservation=room, directories=directories, due=None if entry.is_directory else NOW)
+        due = None if entry.is_directory else NOW
+        self.files.add(entry, reservation=room, directories=directories, due=due, request=request)
 
     @property
     def stored_bytes(self) -> int:
@@ -188,6 +191,7 @@ SCENARIOS = Scenarios[StoredFileRows](
         "FileRepository.find": made(lambda r: r.ready, lambda r, f: r.files.find(f.device_id, f.id)),
         "FileRepository.unlisted": made(lambda r: r.uploading, lambda r, f: r.files.unlisted(f.device_id, f.id)),
         "FileRepository.holder": made(lambda r: r.ready, lambda r, f: r.files.holder(f.device_id, f.path, f.name)),
+        "FileRepository.made_by": made(lambda r: r.device, lambda r, d: r.files.made_by(d.id, asked())),
         "FileRepository.inside": made(lambda r: r.ready, lambda r, f: r.files.inside(f.device_id, f.path)),
         "FileRepository.missing": made(lambda r: r.device, lambda r, d: r.files.missing(d.id, [("/", "a")])),
         "FileRepository.newest": made(lambda r: r.ready, lambda r, f: r.files.newest(f.device_id, limit=5)),
@@ -197,7 +201,8 @@ SCENARIOS = Scenarios[StoredFileRows](
         "FileRepository.count": made(lambda r: r.ready, lambda r, f: r.files.count(f.device_id, "/a", most=5)),
         "FileRepository.due": made(lambda r: r.uploading, lambda r, _: r.files.due(before=LATER, limit=5)),
         "FileRepository.add": made(
-            lambda r: (r.new_file(path="/b/a"), r.folder, r.new_directory(path="/b")), lambda r, n: r.add(n[0], n[2])
+            lambda r: (r.new_file(path="/b/a"), r.folder, r.new_directory(path="/b")),
+            lambda r, n: r.add(n[0], n[2], request=asked()),
         ),
         "FileRepository.begin_upload": made(
             lambda r: r.uploading, lambda r, f: r.files.begin_upload(f, "u1", checksums=False)

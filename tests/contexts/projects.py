@@ -17,6 +17,7 @@ from tests.fakes.projects import MemoryProjects
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Fakes, Scenarios, made
 from tests.support.projects import invitations, join
+from tests.support.requests import asked
 from tests.support.rows import LATER, NOW, AccountRows
 
 
@@ -50,7 +51,7 @@ class ProjectRows(AccountRows):
     @cached_property
     def project(self) -> tuple[Project, Membership]:
         project, owner = self.new_project()
-        self.projects.create(project, owner, request_token="t")
+        self.projects.create(project, owner, request=asked("t"))
         return project, owner
 
     def new_invitation(self) -> Invitation:
@@ -114,7 +115,9 @@ SCENARIOS = Scenarios[ProjectRows](
         "ProjectRepository.count_of_project": made(
             lambda r: r.project, lambda r, n: r.projects.count_of_project(n[0].id, most=5)
         ),
-        "ProjectRepository.made_by": made(lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, "t")),
+        "ProjectRepository.made_by": made(
+            lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, asked("t"))
+        ),
         "ProjectRepository.invite": made(
             lambda r: (r.project, r.new_invitation()),
             lambda r, n: r.projects.invite(
@@ -138,7 +141,7 @@ SCENARIOS = Scenarios[ProjectRows](
         ),
         "ProjectRepository.withdraw": made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
         "ProjectRepository.create": made(
-            lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request_token="t")
+            lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request=asked("t"))
         ),
         "ProjectRepository.change": made(
             lambda r: r.project, lambda r, n: r.projects.change(n[0], replace(n[0], progress=1, version=2), actor=n[1])

@@ -14,6 +14,7 @@ from karma.tasks.repository import TaskRepository
 from tests.fakes.tasks import MemoryTasks
 from tests.integration.permissions.world import Bodies, Objects, World, bearer
 from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.requests import asked
 from tests.support.rows import LATER, NOW, AccountRows
 
 USER = UserId(new_id())
@@ -70,7 +71,7 @@ class TaskRows(AccountRows):
     @cached_property
     def task(self) -> tuple[Task, list[Subtask]]:
         task, subtasks = self.new_task()
-        self.tasks.create(task, subtasks, request_token="t")
+        self.tasks.create(task, subtasks, request=asked("t"))
         return task, subtasks
 
     @cached_property
@@ -88,7 +89,7 @@ SCENARIOS = Scenarios[TaskRows](
         "TaskRepository.get": made(lambda r: r.task[0], lambda r, t: r.tasks.get(t.user_id, t.id)),
         "TaskRepository.subtask": made(lambda r: r.task[1][0], lambda r, s: r.tasks.subtask(s.task_id, s.id)),
         "TaskRepository.subtasks": made(lambda r: r.task[0], lambda r, t: r.tasks.subtasks(t.id)),
-        "TaskRepository.made_by": made(lambda r: r.task[0], lambda r, t: r.tasks.made_by(t.user_id, "t")),
+        "TaskRepository.made_by": made(lambda r: r.task[0], lambda r, t: r.tasks.made_by(t.user_id, asked("t"))),
         "TaskRepository.page": made(
             lambda r: r.task[0],
             lambda r, t: r.tasks.page(t.user_id, status=t.status, newest_first=True, after="", limit=5),
@@ -97,7 +98,7 @@ SCENARIOS = Scenarios[TaskRows](
             lambda r: r.task[0], lambda r, t: r.tasks.count(t.user_id, status=t.status, most=5)
         ),
         "TaskRepository.create": made(
-            lambda r: r.new_task(), lambda r, n: r.tasks.create(n[0], n[1], request_token="t")
+            lambda r: r.new_task(), lambda r, n: r.tasks.create(n[0], n[1], request=asked("t"))
         ),
         "TaskRepository.replace": made(
             lambda r: r.task, lambda r, n: r.tasks.replace(n[0], replace(n[0], title="x", version=2), ended=n[1][:1])

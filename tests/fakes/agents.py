@@ -1,10 +1,11 @@
 """In-memory stand-in for the agent catalogue's store. It passes the same contract suite as DynamoDB's."""
 
 from karma.agents.domain import Agent, AgentChanged, AgentSummary, folded, summary
-from karma.agents.ports import NameHolder
 from karma.agents.service import Catalogue
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
+from karma.core.requests import RepeatableRequest
+from tests.fakes.requests import MemoryRequests
 from tests.fakes.runs import SetClock
 
 
@@ -13,22 +14,29 @@ class MemoryAgents:
 
     def __init__(self) -> None:
         self.agents: dict[AgentId, Agent] = {}
-        self.names: dict[str, NameHolder] = {}
+        self.names: dict[str, AgentId] = {}
+        self.requests = MemoryRequests()
 
     def get(self, agent_id: AgentId) -> Agent | None:
         return self.agents.get(agent_id)
 
-    def holder(self, name: str) -> NameHolder | None:
+    def holder(self, name: str) -> AgentId | None:
         return self.names.get(folded(name))
 
-    def create(self, agent: Agent, *, request_token: str) -> None:
-        self._take(agent, request_token)
+    def made_by(self, request: RepeatableRequest) -> AgentId | None:
+        made = self.requests.noted("", request)
+        return AgentId(made) if made else None
+
+    def create(self, agent: Agent, *, request: RepeatableRequest | None) -> None:
+        self.requests.require_new("", request)
+        self._take(agent)
         self.agents[agent.id] = agent
+        self.requests.note("", request, agent.id)
 
     def replace(self, old: Agent, new: Agent) -> None:
         self._require(old)
         if folded(old.spec.name) != folded(new.spec.name):
-            self._take(new, "")
+            self._take(new)
             del self.names[folded(old.spec.name)]
         self.agents[new.id] = new
 
@@ -48,10 +56,10 @@ class MemoryAgents:
     def _tagged(self, tag: str) -> list[Agent]:
         return [agent for agent in self.agents.values() if not tag or tag in agent.spec.tags]
 
-    def _take(self, agent: Agent, request_token: str) -> None:
+    def _take(self, agent: Agent) -> None:
         if folded(agent.spec.name) in self.names:
             raise AlreadyExists("name: another agent has it")
-        self.names[folded(agent.spec.name)] = NameHolder(agent.id, request_token)
+        self.names[folded(agent.spec.name)] = agent.id
 
     def _require(self, seen: Agent) -> None:
         stored = self.agents.get(seen.id)

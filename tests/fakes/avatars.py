@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 from karma.avatars.domain import Avatar, AvatarChanged
-from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
+from tests.fakes.requests import MemoryRequests
 
 
 @dataclass
@@ -17,28 +17,24 @@ class MemoryAvatars:
     """Avatars in dictionaries."""
 
     avatars: dict[AvatarId, Avatar] = field(default_factory=dict)
-    requests: dict[tuple[UserId, str], tuple[AvatarId, datetime]] = field(default_factory=dict)
+    requests: MemoryRequests = field(default_factory=MemoryRequests)
     deleted_accounts: set[UserId] = field(default_factory=set)
 
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
         avatar = self.avatars.get(avatar_id)
         return avatar if avatar is not None and avatar.created_by == user_id else None
 
-    def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
-        found = self.requests.get((user_id, request_token))
-        return found[0] if found else None
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> AvatarId | None:
+        made = self.requests.noted(user_id, request)
+        return AvatarId(made) if made else None
 
-    def create(self, avatar: Avatar, *, request_token: str) -> None:
+    def create(self, avatar: Avatar, *, request: RepeatableRequest | None) -> None:
         if avatar.created_by in self.deleted_accounts:
             raise AccountGone(avatar.created_by)
-        if request_token:
-            earlier = self.requests.get((avatar.created_by, request_token))
-            if earlier is not None and avatar.created_at < earlier[1] + timedelta(days=1):
-                raise AlreadyExists("This request made an avatar before")
+        self.requests.require_new(avatar.created_by, request)
         if self.count(avatar.created_by) >= MOST[OwnedKind.AVATAR]:
             raise OwnsTooMany(OwnedKind.AVATAR)
-        if request_token:
-            self.requests[avatar.created_by, request_token] = (avatar.id, avatar.created_at)
+        self.requests.note(avatar.created_by, request, avatar.id)
         self.avatars[avatar.id] = avatar
 
     def replace(self, old: Avatar, new: Avatar) -> None:

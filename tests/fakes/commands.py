@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from karma.core.clock import epoch_ms
 from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId
+from karma.core.requests import RepeatableRequest
 from karma.devices.domain import FINAL_ANSWERS, Command, CommandStatus, Device, LateResult, sources_of
-from karma.devices.repository.commands import IdempotencyKeyUsed, Pending
+from karma.devices.repository.commands import Pending
 from karma.devices.repository.items import EXPIRY_SHARDS, expiry_partition
+from tests.fakes.requests import MemoryRequests
 
 
 @dataclass
@@ -22,19 +24,18 @@ class MemoryCommands:
     commands: dict[CommandId, Command] = field(default_factory=dict)
     gone: set[DeviceId] = field(default_factory=set)
     """Devices that are no longer active."""
-    requests: dict[tuple[DeviceId, str], datetime] = field(default_factory=dict)
+    requests: MemoryRequests = field(default_factory=MemoryRequests)
 
-    def add(
-        self, command: Command, device: Device, *, now: datetime, idempotency: tuple[str, str] | None = None
-    ) -> None:
+    def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
         if device.id in self.gone:
             raise NotFound(f"Device {device.id} not found")
-        if idempotency is not None:
-            used = self.requests.get((device.id, idempotency[0]))
-            if used is not None and now < used + timedelta(days=1):
-                raise IdempotencyKeyUsed
-            self.requests[device.id, idempotency[0]] = now
+        self.requests.require_new(device.id, request)
+        self.requests.note(device.id, request, command.id)
         self.commands[command.id] = command
+
+    def made_by(self, device: Device, request: RepeatableRequest) -> CommandId | None:
+        made = self.requests.noted(device.id, request)
+        return CommandId(made) if made else None
 
     def get(self, device_id: DeviceId, command_id: CommandId, *, consistent: bool = False) -> Command | None:
         found = self.commands.get(command_id)

@@ -14,6 +14,7 @@ from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId, new_id
+from karma.core.requests import RepeatableRequest
 from karma.files.domain import (
     REJECTED_TIME,
     ROOT,
@@ -30,6 +31,7 @@ from karma.files.ports import ObjectGone, StoredPart, UploadGone
 from karma.files.repository.files import FileRepository, Place, Rows
 from karma.files.repository.items import directory_sk
 from karma.integrations.s3 import FileStorageUnavailable
+from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
 
 _Place = tuple[DeviceId, FileId]
@@ -145,8 +147,13 @@ class MemoryFiles(FileRepository):
         self.entries: dict[FileId, DeviceFile] = {}
         self.names: dict[tuple[DeviceId, str, str], FileId] = {}
         self.dues: dict[FileId, datetime] = {}
+        self.requests = MemoryRequests()
 
     # Reading
+
+    def made_by(self, device_id: DeviceId, request: RepeatableRequest) -> FileId | None:
+        made = self.requests.noted(device_id, request)
+        return FileId(made) if made else None
 
     def find(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
         return self._entry(device_id, file_id)
@@ -198,13 +205,16 @@ class MemoryFiles(FileRepository):
         reservation: Reservation | None,
         directories: Iterable[DeviceFile],
         due: datetime | None,
+        request: RepeatableRequest | None = None,
     ) -> None:
         made = list(directories)
         self._require_device(entry)
         self._require_free(entry)
         self._require_places(entry, made)
+        self.requests.require_new(entry.device_id, request)
         if reservation is not None:
             self.usage.reserve([reservation])
+        self.requests.note(entry.device_id, request, entry.id)
         self._take(entry, *made)
         for each in (entry, *made):
             self.entries[each.id] = each

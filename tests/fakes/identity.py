@@ -10,6 +10,7 @@ from typing import Any
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.errors import AlreadyCreated, AlreadyExists, Forbidden, NotFound, StaleVersion
 from karma.core.ids import ApiKeyId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.identity.accounts.directory import AccountFilter, AccountPage
 from karma.identity.accounts.repository.names import fold
 from karma.identity.domain import KNOWN_NETWORK_TTL, ApiKey, Credential, RefreshToken, Role, SessionOver, User
@@ -19,6 +20,7 @@ from karma.identity.sessions.logins import LoginPlace
 from karma.identity.sessions.signing_keys import KeyRing
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
+from tests.fakes.requests import MemoryRequests
 
 RING = KeyRing(
     current="k2", keys={"k1": "an-older-key-that-is-still-accepted", "k2": "the-key-that-signs-everything-now"}
@@ -71,7 +73,7 @@ class MemoryIdentities:
     keys: dict[ApiKeyId, ApiKey] = field(default_factory=dict)
     made: dict[UserId, int] = field(default_factory=dict)
     """Number of keys that each account has made."""
-    requests: dict[str, ApiKeyId] = field(default_factory=dict)
+    requests: MemoryRequests = field(default_factory=MemoryRequests)
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
     mails: list[Mail] = field(default_factory=list)
@@ -222,7 +224,7 @@ class MemoryIdentities:
         key: ApiKey,
         *,
         made_with: Credential | None = None,
-        request_token: str | None,
+        request: RepeatableRequest | None,
         seen: int | None = None,
         going: Sequence[ApiKey] = (),
         entry: AuditEntry,
@@ -232,12 +234,11 @@ class MemoryIdentities:
             self.require(key.user_id)
         else:
             self.require_credential(made_with, now=key.created_at)
-        if request_token is not None and request_token in self.requests:
-            raise AlreadyCreated("made before", details={"id": self.requests[request_token]})
+        made = self.requests.noted(key.user_id, request) if request else None
+        self.requests.require_new(key.user_id, request, repeated=AlreadyCreated("made before", details={"id": made}))
         if seen is not None and seen != self.made.get(key.user_id, 0):
             raise StaleVersion("Another key was made at the same moment; try again")
-        if request_token is not None:
-            self.requests[request_token] = key.id
+        self.requests.note(key.user_id, request, key.id)
         self.made[key.user_id] = self.made.get(key.user_id, 0) + 1
         for old in going:
             self.keys.pop(old.id, None)

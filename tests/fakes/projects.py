@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from karma.audit.domain import AuditEntry
 from karma.billing.allowances import Metric, granted
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project, ProjectChanged, ProjectRole
 from karma.projects.permissions import managed_by
 from karma.projects.ports import MemberChange, Read, Rows
+from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
 
 
@@ -31,7 +33,7 @@ class MemoryProjects:
     refused: dict[tuple[ProjectId, UserId], datetime] = field(default_factory=dict)
     asked: dict[tuple[ProjectId, str], Invitation] = field(default_factory=dict)
     mails: list[Mail] = field(default_factory=list)
-    requests: dict[tuple[UserId, str], tuple[ProjectId, datetime]] = field(default_factory=dict)
+    requests: MemoryRequests = field(default_factory=MemoryRequests)
     deleted_at: dict[ProjectId, datetime] = field(default_factory=dict)
     held: Counter[UserId] = field(default_factory=Counter)
     audit: list[AuditEntry] = field(default_factory=list)
@@ -44,21 +46,18 @@ class MemoryProjects:
         found = {user: self.members[project_id, user] for user in user_ids if (project_id, user) in self.members}
         return Read(self.stored.get(project_id), found)
 
-    def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
+    def create(self, project: Project, owner: Membership, *, request: RepeatableRequest | None) -> None:
         self._require_account(owner.user_id)
-        earlier = self.requests.get((owner.user_id, request_token)) if request_token else None
-        if earlier and project.created_at < earlier[1] + timedelta(days=1):
-            raise AlreadyExists("This request was carried out before")
+        self.requests.require_new(owner.user_id, request)
         self._require_room(owner.user_id, more=True)
         self.stored[project.id] = project
         self.members[project.id, owner.user_id] = owner
         self.held[owner.user_id] += 1
-        if request_token:
-            self.requests[owner.user_id, request_token] = (project.id, project.created_at)
+        self.requests.note(owner.user_id, request, project.id)
 
-    def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
-        made = self.requests.get((user_id, request_token))
-        return made[0] if made else None
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> ProjectId | None:
+        made = self.requests.noted(user_id, request)
+        return ProjectId(made) if made else None
 
     def change(self, before: Project, after: Project, *, actor: Membership) -> None:
         self._before_write()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.identity.transactional import AccountGone
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
 from karma.tasks.ports import GoneTask
+from tests.fakes.requests import MemoryRequests
 
 
 @dataclass
@@ -20,7 +21,7 @@ class MemoryTasks:
 
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     parts: dict[TaskId, dict[SubtaskId, Subtask]] = field(default_factory=dict)
-    requests: dict[tuple[UserId, str], tuple[TaskId, datetime]] = field(default_factory=dict)
+    requests: MemoryRequests = field(default_factory=MemoryRequests)
     tombstones: dict[GoneTask, datetime] = field(default_factory=dict)
     deleted_accounts: set[UserId] = field(default_factory=set)
 
@@ -34,22 +35,18 @@ class MemoryTasks:
     def subtasks(self, task_id: TaskId) -> list[Subtask]:
         return sorted(self.parts.get(task_id, {}).values(), key=lambda each: each.id)
 
-    def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
-        found = self.requests.get((user_id, request_token))
-        return found[0] if found else None
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> TaskId | None:
+        made = self.requests.noted(user_id, request)
+        return TaskId(made) if made else None
 
-    def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
+    def create(self, task: Task, subtasks: Sequence[Subtask], *, request: RepeatableRequest | None) -> None:
         if task.user_id in self.deleted_accounts:
             raise AccountGone(task.user_id)
-        if request_token:
-            earlier = self.requests.get((task.user_id, request_token))
-            if earlier is not None and task.created_at < earlier[1] + timedelta(days=1):
-                raise AlreadyExists("This request made a task before")
+        self.requests.require_new(task.user_id, request)
         held = sum(1 + each.subtask_count for each in self.tasks.values() if each.user_id == task.user_id)
         if held + 1 + len(subtasks) > domain.MAX_ENTRIES:
             raise TooManyTasks
-        if request_token:
-            self.requests[task.user_id, request_token] = (task.id, task.created_at)
+        self.requests.note(task.user_id, request, task.id)
         self.tasks[task.id] = task
         self.parts[task.id] = {each.id: each for each in subtasks}
 

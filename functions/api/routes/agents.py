@@ -10,7 +10,7 @@ from karma.agents.answers import AgentData, AgentListData, AgentView, AgioAgentP
 from karma.agents.domain import MAX_TAG_CHARS, Agent
 from karma.agents.schemas import AgentBody, ReplaceAgentBody
 from karma.http.access import permit
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
@@ -74,7 +74,7 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Ans
 
     def create() -> Outcome[AgentData]:
         made = _create(request, body, caller)
-        return Outcome(status=201, data={"agent": agent_view(made)}, once_id=made.id)
+        return Outcome(status=201, data={"agent": agent_view(made)})
 
     return await once(request, caller, create)
 
@@ -85,7 +85,7 @@ async def agio_create_agent(request: Request, body: AgentBody, caller: Writer) -
 
     def create() -> Outcome[AgentView]:
         made = _create(request, body, caller)
-        return Outcome(status=201, data=agent_view(made), once_id=made.id)
+        return Outcome(status=201, data=agent_view(made))
 
     return await once(request, caller, create)
 
@@ -132,7 +132,7 @@ async def delete_agent(agent_id: str, _: Deleter, if_match: IfMatch = None) -> R
 
 
 def _create(request: Request, body: AgentBody, caller: Caller) -> Agent:
-    return agents.catalogue().create(body.spec(), request_token=request_token(request, caller) or "")
+    return agents.catalogue().create(body.spec(), idempotency_key=idempotency_key(request, caller))
 
 
 def _replace(agent_id: str, body: ReplaceAgentBody, if_match: str | None) -> Agent:

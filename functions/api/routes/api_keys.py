@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from api.deps import identity
 from karma.http.access import RequestSource, permit
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.openapi import answers
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
@@ -36,7 +36,7 @@ async def create_api_key(
             expires_at=body.expires_at,
             current_password=body.current_password,
             source=source,
-            request_token=request_token(request, caller),
+            idempotency_key=idempotency_key(request, caller),
         )
         data: ApiKeyData = {"api_key": api_key_view(made.key), "key": made.secret}
         return Outcome(status=201, data=data, secret_id=made.key.id)

@@ -11,7 +11,7 @@ from karma.avatars.domain import Avatar
 from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody
 from karma.core.paging import shown
 from karma.http.access import permit
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
@@ -30,8 +30,8 @@ async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer
     """Create an avatar; only `name` and `role` are required."""
 
     def create() -> Outcome[AvatarData]:
-        token = request_token(request, caller) or ""
-        made = avatars.service().create(caller.user_id, body.new(), request_token=token)
+        key = idempotency_key(request, caller)
+        made = avatars.service().create(caller.user_id, body.new(), idempotency_key=key)
         return Outcome(status=201, data={"avatar": avatar_view(made)})
 
     return await once(request, caller, create)

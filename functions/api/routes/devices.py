@@ -36,7 +36,7 @@ from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, Send
 from karma.devices.service import NewDevice
 from karma.devices.telemetry import DEFAULT_POINTS, MAX_POINTS, TelemetryQuery
 from karma.http.access import permit
-from karma.http.idempotency import Outcome, once
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position
@@ -91,7 +91,7 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
             new,
             allowance=billing.allowances().of(caller.user_id),
             csr=body.csr or "",
-            idempotency_key=request.headers.get("idempotency-key", ""),
+            idempotency_key=idempotency_key(request, caller),
         )
         device = made.view.device
         data: CreatedDeviceData = {
@@ -266,7 +266,7 @@ async def send_command(
             ttl_s=body.ttl_s,
             serial_order=body.serial,
             requested_by="user",
-            idempotency_key=request.headers.get("idempotency-key", ""),
+            idempotency_key=idempotency_key(request, caller),
         )
         if body.wait_s:
             sent = service.wait(caller.user_id, sent, timeout_s=body.wait_s)

@@ -23,7 +23,7 @@ from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, Creat
 from karma.files.service import FileQuery
 from karma.files.uploads import NewFile, expires_at
 from karma.http.access import permit
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
@@ -55,7 +55,7 @@ async def create_file(
             device_id,
             NewFile(**body.model_dump()),
             allowance=billing.allowances().of(caller.user_id),
-            request_token=request_token(request, caller),
+            idempotency_key=idempotency_key(request, caller),
         )
         data: UploadIntentData = {"file_id": file.id, "file": file_view(file), "upload": upload_view(file)}
         return Outcome(status=201, data=data)

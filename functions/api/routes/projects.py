@@ -10,7 +10,7 @@ from karma.audit.domain import Source
 from karma.core.answers import AcceptedData
 from karma.core.errors import ValidationFailed
 from karma.http.access import RequestSource, permit
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
@@ -47,9 +47,9 @@ async def create_project(request: Request, body: CreateProjectRequest, caller: W
     """Create a project; the caller becomes its owner, and cannot delete the account while they are."""
 
     def create() -> Outcome[ProjectData]:
-        token = request_token(request, caller) or ""
+        key = idempotency_key(request, caller)
         new = NewProject(**body.model_dump())
-        return Outcome(status=201, data=_data(projects.service().create(caller.user_id, new, request_token=token)))
+        return Outcome(status=201, data=_data(projects.service().create(caller.user_id, new, idempotency_key=key)))
 
     return await once(request, caller, create)
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from api.deps import tasks
 from karma.http.access import permit
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
@@ -37,8 +37,8 @@ async def create_task(request: Request, body: CreateTaskBody, caller: Writer) ->
     """Create a task, and with it its subtasks: those that depend on others name them by `ref`."""
 
     def create() -> Outcome[CreatedTaskData]:
-        token = request_token(request, caller) or ""
-        made = tasks.service().create(caller.user_id, body.new(), request_token=token)
+        key = idempotency_key(request, caller)
+        made = tasks.service().create(caller.user_id, body.new(), idempotency_key=key)
         subtasks = [subtask_view(each) for each in made.subtasks]
         return Outcome(status=201, data={"task": task_view(made.task), "subtasks": subtasks})
 

@@ -16,12 +16,14 @@ from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
+from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import MOST, AccountHolds, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
 from tests.contexts.avatars import USER, avatar
 from tests.fakes.avatars import MemoryAvatars
 from tests.support.accounts import open_account
+from tests.support.requests import asked
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
@@ -73,7 +75,7 @@ def test_an_avatar_reads_back_whole(avatar_store: Avatars) -> None:
         download_count=7,
     )
     for each in (bare, full):
-        avatar_store.create(each, request_token="")
+        avatar_store.create(each, request=None)
     assert [avatar_store.get(USER, each.id) for each in (bare, full)] == [bare, full]
     avatar_store.replace(full, used)
     assert avatar_store.get(USER, full.id) == used
@@ -81,26 +83,30 @@ def test_an_avatar_reads_back_whole(avatar_store: Avatars) -> None:
 
 
 def test_an_avatar_that_does_not_exist_or_is_another_s_is_not_found(avatar_store: Avatars) -> None:
-    avatar_store.create(avatar(user=OTHER), request_token="t")
+    avatar_store.create(avatar(user=OTHER), request=asked("t"))
     assert avatar_store.get(USER, avatar().id) is None
-    assert avatar_store.made_by(USER, "t") is None
+    assert avatar_store.made_by(USER, asked("t")) is None
     assert (avatar_store.page(USER, newest_first=True, after="", limit=5), avatar_store.count(USER)) == ([], 0)
 
 
 def test_a_request_makes_one_avatar(avatar_store: Avatars) -> None:
-    avatar_store.create(avatar(1), request_token="t")
+    avatar_store.create(avatar(1), request=asked("t"))
     with pytest.raises(AlreadyExists):
-        avatar_store.create(avatar(2), request_token="t")
-    assert avatar_store.made_by(USER, "t") == avatar(1).id
+        avatar_store.create(avatar(2), request=asked("t"))
+    assert avatar_store.made_by(USER, asked("t")) == avatar(1).id
     assert (avatar_store.get(USER, avatar(2).id), avatar_store.count(USER)) == (None, 1)
-    avatar_store.create(replace(avatar(3), created_at=NOW + timedelta(days=1)), request_token="t")
-    assert avatar_store.made_by(USER, "t") == avatar(3).id
+    with pytest.raises(IdempotencyKeyReused):
+        avatar_store.made_by(USER, asked("t", "another avatar"))
+    day_after = asked("t", "another avatar", at=NOW + KEPT)
+    assert avatar_store.made_by(USER, day_after) is None
+    avatar_store.create(avatar(3), request=day_after)
+    assert avatar_store.made_by(USER, day_after) == avatar(3).id
 
 
 def test_lists_go_by_age_and_behind_an_id(avatar_store: Avatars) -> None:
     avatars = [avatar(n) for n in range(1, 6)]
     for each in avatars:
-        avatar_store.create(each, request_token="")
+        avatar_store.create(each, request=None)
 
     def numbers(*, newest: bool = True, after: str = "", limit: int = 9) -> list[int]:
         return [int(each.id[-2:]) for each in avatar_store.page(USER, newest_first=newest, after=after, limit=limit)]
@@ -113,7 +119,7 @@ def test_lists_go_by_age_and_behind_an_id(avatar_store: Avatars) -> None:
 
 def test_a_stale_version_changes_and_deletes_nothing(avatar_store: Avatars) -> None:
     old = avatar()
-    avatar_store.create(old, request_token="")
+    avatar_store.create(old, request=None)
     new = later(old, name="new")
     avatar_store.replace(old, new)
     with pytest.raises(AvatarChanged):
@@ -136,7 +142,7 @@ class TestAnAccount:
     @pytest.mark.req("R-K-23")
     def test_stays_as_long_as_it_has_avatars(self, dynamo: AvatarRepository, database: Database) -> None:
         for n in (1, 2):
-            dynamo.create(avatar(n), request_token=f"t{n}")
+            dynamo.create(avatar(n), request=asked(f"t{n}"))
         with pytest.raises(AccountHolds) as refused:
             self.leave()
         assert refused.value.details == {"avatar": 2}
@@ -147,7 +153,7 @@ class TestAnAccount:
         self.leave()
 
         with pytest.raises(AccountGone):
-            dynamo.create(avatar(3), request_token="t3")
+            dynamo.create(avatar(3), request=asked("t3"))
         assert dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() + 60, settled=True))
         assert database.items("agents") == []
 
@@ -159,14 +165,14 @@ def test_an_account_has_so_many_avatars_and_deleting_makes_room(
     monkeypatch.setitem(MOST, OwnedKind.AVATAR, 2)
     first, second, third = avatar(1), avatar(2), avatar(3)
     for each in (first, second):
-        avatar_store.create(each, request_token=each.name)
+        avatar_store.create(each, request=asked(each.name))
     with pytest.raises(OwnsTooMany) as refused:
-        avatar_store.create(third, request_token=third.name)
+        avatar_store.create(third, request=asked(third.name))
     assert (refused.value.status, refused.value.details) == (409, {"kind": "avatar", "limit": 2})
     with pytest.raises(AlreadyExists):  # a repeat is told so, also when nothing fits any more
-        avatar_store.create(avatar(4), request_token=second.name)
-    avatar_store.create(avatar(5, user=OTHER), request_token="")
+        avatar_store.create(avatar(4), request=asked(second.name))
+    avatar_store.create(avatar(5, user=OTHER), request=None)
     avatar_store.replace(second, later(second, name="changed"))
     avatar_store.delete(first)
-    avatar_store.create(third, request_token=third.name)
+    avatar_store.create(third, request=asked(third.name))
     assert avatar_store.count(USER) == 2

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import Agent, AgentChanged, AgentSpec, summary
-from karma.agents.ports import Agents, NameHolder
+from karma.agents.ports import Agents
 from karma.agents.repository import AgentRepository
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
+from karma.core.requests import KEPT, IdempotencyKeyReused
 from tests.fakes.agents import MemoryAgents
+from tests.support.requests import asked
 from tests.support.stores import Database, Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -46,11 +48,11 @@ def test_an_agent_reads_back_whole(agents: Agents) -> None:
         max_steps=3,
         temperature=0.25,
     )
-    agents.create(one, request_token="t")
+    agents.create(one, request=asked("t"))
 
     assert agents.get(one.id) == one
     assert agents.page(tag="", after="", limit=5) == [summary(one)]
-    assert agents.holder("AGENT 1") == NameHolder(one.id, "t")
+    assert agents.holder("AGENT 1") == one.id
 
 
 def test_an_agent_that_does_not_exist_is_not_found(agents: Agents) -> None:
@@ -62,10 +64,10 @@ def test_an_agent_that_does_not_exist_is_not_found(agents: Agents) -> None:
 
 @pytest.mark.parametrize("name", ["scout", "Scout", "SCOUT", "ſcout"])  # noqa: RUF001  a long s, on purpose
 def test_a_name_is_one_agent_s(agents: Agents, name: str) -> None:
-    agents.create(agent(1, "scout"), request_token="")
+    agents.create(agent(1, "scout"), request=None)
 
     with pytest.raises(AlreadyExists):
-        agents.create(agent(2, name, tags=("x",)), request_token="")
+        agents.create(agent(2, name, tags=("x",)), request=None)
 
     assert agents.get(agent(2).id) is None
     assert agents.page(tag="x", after="", limit=5) == []
@@ -75,7 +77,7 @@ def test_a_name_is_one_agent_s(agents: Agents, name: str) -> None:
 def test_lists_go_from_the_newest_on_by_tag_and_behind_an_id(agents: Agents) -> None:
     made = [agent(n, tags=("even",) if n % 2 == 0 else ("odd",)) for n in range(1, 8)]
     for each in made:
-        agents.create(each, request_token="")
+        agents.create(each, request=None)
 
     def numbers(tag: str = "", after: str = "", limit: int = 10) -> list[int]:
         return [int(row.name.removeprefix("agent ")) for row in agents.page(tag=tag, after=after, limit=limit)]
@@ -91,7 +93,7 @@ def test_lists_go_from_the_newest_on_by_tag_and_behind_an_id(agents: Agents) -> 
 
 def test_a_replacement_shows_everywhere(agents: Agents) -> None:
     old = agent(tags=("kept", "gone"))
-    agents.create(old, request_token="t")
+    agents.create(old, request=asked("t"))
     new = changed(old, name="renamed", tags=("kept", "added"), description="new")
 
     agents.replace(old, new)
@@ -103,23 +105,42 @@ def test_a_replacement_shows_everywhere(agents: Agents) -> None:
         assert agents.page(tag=tag, after="", limit=5) == [summary(newest)]
     assert agents.page(tag="gone", after="", limit=5) == []
     assert agents.holder("agent 1") is None
-    assert agents.holder("renamed") == NameHolder(old.id, "")
+    assert agents.holder("renamed") == old.id
     assert agents.count(tag="", most=9) == 1
 
 
-def test_a_name_keeps_its_request_while_only_its_letter_case_changes(agents: Agents) -> None:
+def test_a_name_stays_its_agent_s_while_only_its_letter_case_changes(agents: Agents) -> None:
     old = agent(name="scout")
-    agents.create(old, request_token="t")
+    agents.create(old, request=None)
 
     agents.replace(old, changed(old, name="Scout"))
 
-    assert agents.holder("scout") == NameHolder(old.id, "t")
+    assert agents.holder("scout") == old.id
+
+
+def test_a_request_makes_one_agent_whatever_it_is_named_by_then(agents: Agents) -> None:
+    first = agent(1)
+    assert agents.made_by(asked()) is None
+    agents.create(first, request=asked())
+    agents.replace(first, changed(first, name="renamed"))
+
+    with pytest.raises(AlreadyExists):
+        agents.create(agent(2), request=asked())
+
+    assert agents.made_by(asked()) == first.id
+    assert agents.get(agent(2).id) is None
+    with pytest.raises(IdempotencyKeyReused):
+        agents.made_by(asked("k", "another agent"))
+    day_after = asked("k", "another agent", at=NOW + KEPT)
+    assert agents.made_by(day_after) is None
+    agents.create(agent(3), request=day_after)
+    assert agents.made_by(day_after) == agent(3).id
 
 
 def test_a_taken_name_refuses_the_replacement(agents: Agents) -> None:
     one, two = agent(1), agent(2)
-    agents.create(one, request_token="")
-    agents.create(two, request_token="")
+    agents.create(one, request=None)
+    agents.create(two, request=None)
 
     with pytest.raises(AlreadyExists):
         agents.replace(two, changed(two, name="Agent 1", tags=("x",)))
@@ -130,7 +151,7 @@ def test_a_taken_name_refuses_the_replacement(agents: Agents) -> None:
 
 def test_a_stale_version_changes_and_deletes_nothing(agents: Agents) -> None:
     old = agent(tags=("x",))
-    agents.create(old, request_token="")
+    agents.create(old, request=None)
     new = changed(old, description="new")
     agents.replace(old, new)
 
@@ -146,12 +167,12 @@ def test_a_stale_version_changes_and_deletes_nothing(agents: Agents) -> None:
 
 def test_a_deleted_agent_leaves_its_name_and_no_row(agents: Agents) -> None:
     old = agent(tags=("x", "y"))
-    agents.create(old, request_token="")
+    agents.create(old, request=None)
 
     agents.delete(old)
     with pytest.raises(AgentChanged):
         agents.delete(old)
-    agents.create(agent(2, "agent 1"), request_token="")
+    agents.create(agent(2, "agent 1"), request=None)
 
     assert agents.get(old.id) is None
     assert [row.id for row in agents.page(tag="", after="", limit=5)] == [agent(2).id]
@@ -162,7 +183,7 @@ def test_a_deleted_agent_leaves_its_name_and_no_row(agents: Agents) -> None:
 def test_nothing_but_the_counter_is_left_of_a_deleted_agent(database: Database) -> None:
     dynamo = AgentRepository()
     old = agent(tags=tuple(f"t{n}" for n in range(10)))
-    dynamo.create(old, request_token="t")
+    dynamo.create(old, request=None)
     new = changed(old, name="renamed", tags=tuple(f"u{n}" for n in range(10)))
     dynamo.replace(old, new)
     dynamo.delete(new)

@@ -10,9 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from karma.core import aws
 from karma.core.clock import epoch_ms, from_epoch_ms
-from karma.core.errors import NotFound
+from karma.core.dynamo.items import connection_of
+from karma.core.errors import AlreadyExists, NotFound
 from karma.core.ids import CommandId, UserId, new_id
+from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.devices.domain import (
     TRANSITIONS,
     Command,
@@ -22,12 +25,13 @@ from karma.devices.domain import (
     LateResult,
     is_final,
 )
-from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
-from karma.devices.repository.items import EXPIRY_SHARDS
+from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.items import EXPIRY_SHARDS, CommandRequestItem, command_request_key
 from tests.contract.stores.rows import Rows
 from tests.fakes.commands import MemoryCommands
 from tests.support.devices import provisioning_device
-from tests.support.rows import DAY, LATER, NOW
+from tests.support.requests import asked
+from tests.support.rows import LATER, NOW
 from tests.support.stores import Store
 
 HOUR_MS = 3_600_000
@@ -126,13 +130,19 @@ class TestACommand:
         assert queue.commands.pending(command.device_id, limit=5) == []
         assert queue.overdue(before=NOW_MS + 90 * HOUR_MS) == []
 
-    def test_is_made_once_for_a_key_of_this_day(self, queue: Queue) -> None:
+    def test_is_made_once_for_a_key(self, queue: Queue) -> None:
         first, second = queue.command(), queue.command()
-        queue.commands.add(first, queue.device, now=NOW, idempotency=("k", "h"))
-        with pytest.raises(IdempotencyKeyUsed):
-            queue.commands.add(second, queue.device, now=LATER, idempotency=("k", "h"))
+        queue.commands.add(first, queue.device, now=NOW, request=asked())
+        with pytest.raises(AlreadyExists):
+            queue.commands.add(second, queue.device, now=LATER, request=asked(at=LATER))
         assert queue.commands.get(second.device_id, second.id, consistent=True) is None
-        queue.commands.add(second, queue.device, now=NOW + DAY, idempotency=("k", "h"))
+        assert queue.commands.made_by(queue.device, asked(at=LATER)) == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            queue.commands.made_by(queue.device, asked("k", "another command"))
+        day_after = asked(at=NOW + KEPT)
+        assert queue.commands.made_by(queue.device, day_after) is None
+        queue.commands.add(second, queue.device, now=NOW + KEPT, request=day_after)
+        assert queue.commands.made_by(queue.device, day_after) == second.id
 
     def test_is_not_given_to_a_device_that_is_gone(self, queue: Queue) -> None:
         device, command = queue.device, queue.command()
@@ -198,3 +208,23 @@ class TestACommand:
         assert keep(command.device_id, command.id, first, at=LATER)
         assert not keep(command.device_id, command.id, second, at=LATER)
         assert queue.found(command) == replace(ended, late_result=first)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_command_is_known_by_a_record_of_before_all_records_were_alike() -> None:
+    """It has no times; `test_records_stand_where_they_stood` holds its key."""
+    rows, request = Rows(), asked()
+    pk, sk = command_request_key(rows.device.user_id, rows.device.id, request)
+    item: dict[str, Any] = {
+        "type": {"S": "idempotency"},
+        "schema": {"N": "1"},
+        "request_hash": {"S": request.request_hash},
+        "made_id": {"S": "c1"},
+        "expires_at": {"N": str(NOW_MS // 1000 + 24 * 3600)},
+        "version": {"N": "1"},
+    }
+    table = connection_of(CommandRequestItem).table_name
+    aws.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": pk}, "sk": {"S": sk}, **item})
+    assert rows.commands.made_by(rows.device, request) == "c1"
+    with pytest.raises(AlreadyExists):
+        rows.commands.add(rows.command(), rows.device, now=NOW, request=request)

@@ -14,11 +14,13 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId, new_id
+from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState, Latest, PresenceEvent, Reading
 from karma.devices.repository.device_mapping import Gone
 from karma.devices.repository.devices import Rows as Page
 from karma.devices.transactional import require_device
 from tests.contract.stores.rows import Rows
+from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW
 
 MINUTE = timedelta(minutes=1)
@@ -73,17 +75,20 @@ class TestACreation:
             rows.claimed(serial_number=first.serial_number)
         assert [device.id for device in rows.devices.rows(rows.ada.id, limit=5)] == [first.id]
 
-    def test_is_made_once_for_a_key_of_this_day(self, rows: Rows) -> None:
-        first, second = rows.new_device(), rows.new_device()
-        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW) is None
-        rows.claim(first, attempt="a1", now=NOW, idempotency=("k", "h"))
-        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW) == (first.id, "h")
+    def test_is_made_once_for_a_key(self, rows: Rows) -> None:
+        first, second = rows.claimed(), rows.claimed()
+        assert rows.devices.made_by(first.user_id, asked()) is None
+        rows.activate(first, request=asked())
+        assert rows.devices.made_by(first.user_id, asked()) == first.id
         with pytest.raises(AlreadyExists):
-            rows.claim(second, attempt="a1", now=LATER, idempotency=("k", "h"))
+            rows.activate(second, request=asked(at=LATER))
+        with pytest.raises(IdempotencyKeyReused):
+            rows.devices.made_by(first.user_id, asked("k", "another device"))
         # The record is over, whether it was deleted or not.
-        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW + DAY) is None
-        rows.claim(second, attempt="a1", now=NOW + DAY, idempotency=("k", "i"))
-        assert rows.devices.made_by(first.user_id, "devices", "k", now=NOW + DAY) == (second.id, "i")
+        other = asked("k", "another device", at=NOW + KEPT)
+        assert rows.devices.made_by(first.user_id, other) is None
+        rows.activate(second, request=other)
+        assert rows.devices.made_by(first.user_id, other) == second.id
 
     def test_is_gone_on_with_by_another_attempt(self, rows: Rows) -> None:
         first = rows.claimed()

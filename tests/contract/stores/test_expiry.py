@@ -12,7 +12,8 @@ import pytest
 from karma.audit.domain import NOWHERE, RETENTION, AuditQuery
 from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.errors import AlreadyCreated, AlreadyExists, NotFound, Unauthenticated
-from karma.core.ids import UserId
+from karma.core.ids import AgentId, UserId, new_id
+from karma.core.requests import KEPT
 from karma.devices.commands import CommandService
 from karma.devices.domain import COMMAND_RETENTION_S, DEAD_LETTER_RETENTION_S, RAW_RETENTION_S
 from karma.devices.lookup import DeviceLookup
@@ -35,6 +36,7 @@ from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 from tests.fakes.files import MemoryStore
 from tests.fakes.identity import RING
 from tests.support.accounts import was_deleted
+from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Database
 
@@ -64,11 +66,11 @@ def network_over(rows: Rows) -> None:
 
 
 def request_over(rows: Rows) -> None:
-    first, second, third = rows.api_key(), rows.api_key(), replace(rows.api_key(), created_at=NOW + DAY)
-    rows.keys.create_api_key(first, request_token="r", entry=rows.entry)
+    first, second, third = rows.api_key(), rows.api_key(), rows.api_key()
+    rows.keys.create_api_key(first, request=asked("r"), entry=rows.entry)
     with pytest.raises(AlreadyCreated):
-        rows.keys.create_api_key(second, request_token="r", entry=rows.entry)
-    rows.keys.create_api_key(third, request_token="r", entry=rows.entry)
+        rows.keys.create_api_key(second, request=asked("r"), entry=rows.entry)
+    rows.keys.create_api_key(third, request=asked("r", at=NOW + KEPT), entry=rows.entry)
 
 
 def one_time_over(rows: Rows) -> None:
@@ -112,11 +114,33 @@ def bucket_over(rows: Rows) -> None:
     assert rows.buckets.take(TEN, rows.id, now=NOW + DAY).remaining == TEN.amount - 1
 
 
-def idempotency_over(rows: Rows) -> None:
-    rows.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
-    assert rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW + DAY - timedelta(seconds=1))
-    assert not rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW + DAY)
-    rows.claim(rows.new_device(), attempt="a1", now=NOW + DAY, idempotency=("k", "h"))
+def made_device_over(rows: Rows) -> None:
+    rows.active(request=asked())
+    assert rows.devices.made_by(rows.ada.id, asked(at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.devices.made_by(rows.ada.id, asked(at=NOW + KEPT))
+    rows.active(request=asked(at=NOW + KEPT))
+
+
+def sent_command_over(rows: Rows) -> None:
+    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked())
+    assert rows.commands.made_by(rows.device, asked(at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.commands.made_by(rows.device, asked(at=NOW + KEPT))
+    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked(at=NOW + KEPT))
+
+
+def made_agent_over(rows: Rows) -> None:
+    agent = rows.agent
+    assert rows.agents.made_by(asked(agent.id, at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.agents.made_by(asked(agent.id, at=NOW + KEPT))
+    another = replace(rows.new_agent(name="another"), id=AgentId(new_id()))
+    rows.agents.create(another, request=asked(agent.id, at=NOW + KEPT))
+
+
+def made_file_over(rows: Rows) -> None:
+    rows.add(rows.new_file(), rows.new_directory(), request=asked())
+    assert rows.files.made_by(rows.device.id, asked(at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.files.made_by(rows.device.id, asked(at=NOW + KEPT))
+    rows.add(rows.new_file(name="other.txt"), request=asked(at=NOW + KEPT))
 
 
 def command_over(rows: Rows) -> None:
@@ -186,24 +210,24 @@ def made_project_over(rows: Rows) -> None:
     rows.project  # noqa: B018
     again, owner = rows.new_project()
     with pytest.raises(AlreadyExists):
-        rows.projects.create(again, owner, request_token="t")
-    rows.projects.create(replace(again, created_at=again.created_at + DAY), owner, request_token="t")
+        rows.projects.create(again, owner, request=asked("t"))
+    rows.projects.create(again, owner, request=asked("t", at=NOW + KEPT))
 
 
 def made_task_over(rows: Rows) -> None:
     rows.task  # noqa: B018
     again, subtasks = rows.new_task()
     with pytest.raises(AlreadyExists):
-        rows.tasks.create(again, subtasks, request_token="t")
-    rows.tasks.create(replace(again, created_at=again.created_at + DAY), subtasks, request_token="t")
+        rows.tasks.create(again, subtasks, request=asked("t"))
+    rows.tasks.create(again, subtasks, request=asked("t", at=NOW + KEPT))
 
 
 def made_avatar_over(rows: Rows) -> None:
     rows.avatar  # noqa: B018
     again = rows.new_avatar()
     with pytest.raises(AlreadyExists):
-        rows.avatars.create(again, request_token="t")
-    rows.avatars.create(replace(again, created_at=again.created_at + DAY), request_token="t")
+        rows.avatars.create(again, request=asked("t"))
+    rows.avatars.create(again, request=asked("t", at=NOW + KEPT))
 
 
 def notice_over(rows: Rows) -> None:
@@ -226,7 +250,10 @@ COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "audit_entry": audit_over,
     "account_tombstone": tombstone_over,
     "bucket": bucket_over,
-    "idempotency": idempotency_over,
+    "device_request": made_device_over,
+    "idempotency": sent_command_over,
+    "agent_request": made_agent_over,
+    "device_file_request": made_file_over,
     "command": command_over,
     "dead_letter": letter_over,
     "telemetry": telemetry_over,
@@ -240,7 +267,7 @@ COMPARED: Mapping[str, Callable[[Rows], None]] = {
     "avatar_request": made_avatar_over,
 }
 """Checks by type of item: its reader's answers before and after the end."""
-KEPT = {
+STAY = {
     "stripe_event": "a repeat of an event that was handled stays handled",
     "own_event": "a note for the purge of its account, which takes an event that is gone for deleted",
     "customer_link": "events about a deleted account are dropped, as long as it is known that it was one",
@@ -258,11 +285,13 @@ def test_an_expired_item_counts_as_deleted(rows: Rows, kind: str) -> None:
 
 def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.session, rows.given, rows.begun, rows.admitted, rows.listening, rows.sent  # noqa: B018
-    rows.keys.create_api_key(rows.api_key(), request_token="r", entry=rows.entry)
+    rows.keys.create_api_key(rows.api_key(), request=asked("r"), entry=rows.entry)
     rows.kept()
     rows.outbox.close(rows.pending, MailState.SENT, now=NOW)
     rows.buckets.take(TEN, rows.id, now=NOW)
-    rows.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+    rows.active(request=asked())
+    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked())
+    rows.add(rows.new_file(path="/"), request=asked())
     rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     rows.telemetry.store(rows.device.id, rows.batch())
     rows.files.cleaned(rows.rejected, now=NOW)
@@ -271,7 +300,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
     rows.running, rows.agent, rows.task, rows.changed, rows.notice  # noqa: B018
     project, owner = rows.project
     rows.projects.begin_delete(project, actor=owner, at=NOW)
-    rows.avatars.create(rows.new_avatar(), request_token="t")
+    rows.avatars.create(rows.new_avatar(), request=asked("t"))
     rows.avatars.delete(rows.avatars.page(rows.ada.id, newest_first=True, after="", limit=1)[0])
     assert rows.ignored
     rows.inbox.open_payers_of("price_of_nobody", at=NOW)
@@ -284,7 +313,7 @@ def test_no_other_items_have_an_end(rows: Rows, database: Database) -> None:
         for item in database.items(table)
         if "expires_at" in item
     }
-    assert found == {*COMPARED, *KEPT}
+    assert found == {*COMPARED, *STAY}
 
 
 def test_an_item_whose_time_nobody_compares_means_the_same_after_it(rows: Rows) -> None:

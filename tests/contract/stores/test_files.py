@@ -12,10 +12,12 @@ from karma.billing.allowances import Metric
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersion, StorageThrottled
 from karma.core.ids import FileId, new_id
+from karma.core.requests import IdempotencyKeyReused
 from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
 from karma.files.repository.files import Place
 from tests.contexts.files import FileRows, MemoryFileRows, StoredFileRows
 from tests.support.plans import limited
+from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW
 from tests.support.stores import Store
 
@@ -64,6 +66,17 @@ class TestAnUpload:
         assert (ready.status, ready.sha256, ready.md5, ready.mime_type) == ("ready", "s", "m", "text/plain")
         rows.files.accessed(ready, now=LATER)
         assert found(rows, file).accessed_at is not None
+
+    def test_is_made_once_for_a_key(self, rows: FileRows) -> None:
+        first = rows.new_file(path="/")
+        assert rows.files.made_by(rows.device_id, asked()) is None
+        rows.add(first, request=asked())
+        with pytest.raises(AlreadyExists):
+            rows.add(rows.new_file(name="other", path="/"), request=asked())
+        assert rows.files.made_by(rows.device_id, asked()) == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            rows.files.made_by(rows.device_id, asked("k", "another file"))
+        assert listed(rows, path="/") == [] == listed(rows)
 
     @pytest.mark.fault("F-13b")
     def test_takes_a_name_once(self, rows: FileRows) -> None:

@@ -28,6 +28,7 @@ from tests.fakes.projects import MemoryProjects
 from tests.fakes.realtime import MemoryRealtime
 from tests.fakes.runs import MemoryRuns
 from tests.fakes.tasks import MemoryTasks
+from tests.support.requests import asked
 from tests.support.rows import LATER, NOW
 from tests.support.stores import Store
 from tests.unit.billing.test_domain import stripe_subscription
@@ -60,7 +61,7 @@ def stores(store: Store) -> Fakes | Rows:
 def test_a_deleted_account_gets_no_key(stores: Fakes | Rows) -> None:
     key = api_key(user(id=GONE))
     with pytest.raises(AccountGone):
-        stores.keys.create_api_key(key, request_token="r", entry=entry_of(key))
+        stores.keys.create_api_key(key, request=asked("r"), entry=entry_of(key))
     assert stores.keys.get_api_key(GONE, key.id) is None
 
 
@@ -94,15 +95,15 @@ def test_a_deleted_account_gets_no_run(stores: Fakes | Rows) -> None:
 def test_a_deleted_account_gets_no_project(stores: Fakes | Rows) -> None:
     project = new_project(GONE)
     with pytest.raises(AccountGone):
-        stores.projects.create(project, membership(project, GONE, ProjectRole.OWNER), request_token="t")
+        stores.projects.create(project, membership(project, GONE, ProjectRole.OWNER), request=asked("t"))
     assert stores.projects.read(project.id, GONE) == (None, {})
 
 
 def test_a_deleted_account_gets_no_task_or_avatar(stores: Fakes | Rows) -> None:
     with pytest.raises(AccountGone):
-        stores.tasks.create(task(user=GONE), [], request_token="t")
+        stores.tasks.create(task(user=GONE), [], request=asked("t"))
     with pytest.raises(AccountGone):
-        stores.avatars.create(avatar(user=GONE), request_token="t")
+        stores.avatars.create(avatar(user=GONE), request=asked("t"))
     assert stores.tasks.get(GONE, task().id) is None
     assert stores.avatars.get(GONE, avatar().id) is None
 

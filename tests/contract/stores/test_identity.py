@@ -17,6 +17,7 @@ from karma.identity.domain import NOBODY, ApiKey, Credential, RefreshToken, Role
 from karma.identity.sessions.logins import LoginPlace
 from karma.identity.sessions.repository import SessionRepository
 from tests.fakes.identity import MemoryIdentities
+from tests.support.requests import asked
 from tests.support.stores import Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -194,7 +195,7 @@ class TestApiKeys:
         older = api_key(ada, hash="1" * 64, expires_at=LATER)
         newer = api_key(ada, hash="2" * 64)
         for key in (older, newer):
-            identities.create_api_key(key, request_token=None, entry=entry_of(key))
+            identities.create_api_key(key, request=None, entry=entry_of(key))
         assert identities.find_api_key(older.hash) == older
         assert identities.get_api_key(ada.id, newer.id) == newer
         assert list(identities.list_api_keys(ada.id)) == sorted([older, newer], key=lambda key: key.id, reverse=True)
@@ -206,13 +207,13 @@ class TestApiKeys:
         identities.create_user(eve)
         first, second, third, hers = (api_key(each, hash=new_id()) for each in (ada, ada, ada, eve))
         assert identities.keys_made(ada.id) == 0
-        identities.create_api_key(first, seen=0, request_token=None, entry=entry_of(first))
+        identities.create_api_key(first, seen=0, request=None, entry=entry_of(first))
         with pytest.raises(StaleVersion):
-            identities.create_api_key(second, seen=0, request_token=None, entry=entry_of(second))
+            identities.create_api_key(second, seen=0, request=None, entry=entry_of(second))
         assert identities.keys_made(ada.id) == 1
-        identities.create_api_key(hers, seen=0, request_token=None, entry=entry_of(hers))
-        identities.create_api_key(second, seen=1, request_token=None, entry=entry_of(second))
-        identities.create_api_key(third, seen=2, going=[first], request_token=None, entry=entry_of(third))
+        identities.create_api_key(hers, seen=0, request=None, entry=entry_of(hers))
+        identities.create_api_key(second, seen=1, request=None, entry=entry_of(second))
+        identities.create_api_key(third, seen=2, going=[first], request=None, entry=entry_of(third))
         assert {key.id for key in identities.list_api_keys(ada.id)} == {second.id, third.id}
         assert identities.get_api_key(ada.id, first.id) is identities.find_api_key(first.hash) is None
 
@@ -225,14 +226,14 @@ class TestApiKeys:
         identities.create_user(ada)
         made = [api_key(ada, hash=new_id()) for _ in range(5)]
         for key in made:
-            identities.create_api_key(key, request_token=None, entry=entry_of(key))
+            identities.create_api_key(key, request=None, entry=entry_of(key))
         assert {key.id for key in identities.list_api_keys(ada.id)} == {key.id for key in made}
 
     def test_belong_to_one_person(self, identities: Identities) -> None:
         ada, eve = user(), user()
         identities.create_user(ada)
         key = api_key(ada)
-        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        identities.create_api_key(key, request=None, entry=entry_of(key))
         assert identities.get_api_key(eve.id, key.id) is None
         assert list(identities.list_api_keys(eve.id)) == []
 
@@ -240,7 +241,7 @@ class TestApiKeys:
         ada = user()
         identities.create_user(ada)
         key = api_key(ada)
-        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        identities.create_api_key(key, request=None, entry=entry_of(key))
         assert identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
         assert not identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
         assert identities.find_api_key(key.hash) is None
@@ -250,9 +251,9 @@ class TestApiKeys:
         ada = user()
         identities.create_user(ada)
         first, second = api_key(ada, hash="1" * 64), api_key(ada, hash="2" * 64)
-        identities.create_api_key(first, request_token="r", entry=entry_of(first))
+        identities.create_api_key(first, request=asked("r"), entry=entry_of(first))
         with pytest.raises(AlreadyCreated) as caught:
-            identities.create_api_key(second, request_token="r", entry=entry_of(second))
+            identities.create_api_key(second, request=asked("r"), entry=entry_of(second))
         assert caught.value.details == {"id": first.id}
         assert identities.find_api_key(second.hash) is None
 
@@ -260,7 +261,7 @@ class TestApiKeys:
         ada = user()
         identities.create_user(ada)
         key = api_key(ada)
-        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        identities.create_api_key(key, request=None, entry=entry_of(key))
         assert identities.last_uses([key]) == {}
 
         def use(at: datetime) -> None:
@@ -299,7 +300,7 @@ class TestWhoChangesSomething:
         identities.create_user(ada)
         key = api_key(ada, hash=new_id())
         assert identities.read_with_owner(key.hash, ada.id) == (None, ada)
-        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        identities.create_api_key(key, request=None, entry=entry_of(key))
         assert identities.read_with_owner(key.hash, ada.id) == (key, ada)
         assert identities.read_with_owner(key.hash, UserId(new_id())) == (key, None)
         identities.revoke_api_key(key, now=LATER, entry=entry_of(key))
@@ -313,7 +314,7 @@ class TestACredential:
     def use(self, identities: Identities, credential: Credential, *, at: datetime = LATER) -> bool:
         key = api_key(user(id=credential.user_id), id=ApiKeyId(new_id()), hash=new_id(), created_at=at)
         try:
-            identities.create_api_key(key, made_with=credential, request_token=None, entry=entry_of(key))
+            identities.create_api_key(key, made_with=credential, request=None, entry=entry_of(key))
         except Unauthenticated:
             assert identities.get_api_key(credential.user_id, key.id) is None
             return False
@@ -345,7 +346,7 @@ class TestACredential:
     @pytest.mark.parametrize("way", ["revoked", "expired", "ended with all", "goes on"])
     def test_of_an_api_key_ends_with_it_and_with_all(self, identities: Identities, ada: User, way: str) -> None:
         key = api_key(ada, expires_at=LATER)
-        identities.create_api_key(key, request_token=None, entry=entry_of(key))
+        identities.create_api_key(key, request=None, entry=entry_of(key))
         shown = Credential(user_id=ada.id, api_key_id=key.id, began_at=key.created_at)
         at = LATER - timedelta(seconds=1)
         if way == "revoked":

@@ -15,6 +15,7 @@ from karma.core.dynamo.newest import newest
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import PayloadTooLarge
 from tests.contract.stores.rows import Rows
+from tests.support.requests import asked
 from tests.support.rows import DAY, NOW
 from tests.support.wire import Wire, on
 
@@ -153,7 +154,7 @@ class TestWhatThereIsAtTheMost:
             tags=tuple(f"{n}{WIDE * (MAX_TAG_CHARS - 1)}" for n in range(MAX_TAGS)),
         )
         agent = replace(agent, spec=spec)
-        rows.agents.create(agent, request_token="t")
+        rows.agents.create(agent, request=asked("t"))
         assert rows.agents.get(agent.id) == agent
         assert len(rows.agents.page(tag=spec.tags[0], after="", limit=5)) == 1
         rows.agents.replace(agent, replace(agent, spec=replace(spec, name="x"), version=2))

@@ -15,6 +15,7 @@ from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED, TOO_MANY
 from karma.devices.repository.device_mapping import Gone
 from karma.devices.repository.hours import Cost
 from tests.contract.stores.rows import Rows
+from tests.support.requests import asked
 from tests.support.rows import NOW
 
 HOUR_MS = 3_600_000
@@ -125,9 +126,9 @@ class TestWhatADeletedDeviceLeaves:
         assert rows.leftovers.gone(UserId(new_id())) == []
 
     def test_an_owner_with_a_device_is_not_empty(self, rows: Rows) -> None:
-        rows.claim(rows.new_device(), attempt="a1", now=NOW, idempotency=("k", "h"))
+        rows.active(request=asked())
         assert not rows.leftovers.empty_owner(rows.purge())
-        assert rows.devices.made_by(rows.ada.id, "devices", "k", now=NOW) is None, "records of requests go"
+        assert rows.devices.made_by(rows.ada.id, asked()) is None, "records of requests go"
 
 
 def test_a_tombstone_names_owner_and_device(rows: Rows) -> None:

@@ -19,6 +19,7 @@ from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.purge import Purge
+from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.identity.items import OwnedItem, owned_key
 from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
@@ -37,6 +38,7 @@ from karma.projects.repository import ProjectRepository
 from tests.contexts.projects import membership, new_project
 from tests.fakes.projects import MemoryProjects
 from tests.support.accounts import open_account
+from tests.support.requests import asked
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
@@ -57,7 +59,7 @@ class Kept:
 
     def project(self, owner: UserId, number: int = 1) -> Project:
         project = new_project(owner, number)
-        self.store.create(project, membership(project, owner, OWNER), request_token="")
+        self.store.create(project, membership(project, owner, OWNER), request=None)
         return project
 
     def apply(
@@ -156,7 +158,7 @@ class TestAProject:
         assert kept.store.projects([nothing]) == {}
         assert kept.store.of_user(nobody, newest_first=True, limit=5, after=None) == ([], False)
         assert kept.store.of_project(nothing, limit=5, after=None) == ([], False)
-        assert kept.store.made_by(nobody, "t") is None
+        assert kept.store.made_by(nobody, asked("t")) is None
         assert kept.store.invitations(nothing, nobody) == []
         assert kept.store.invitations_of(nothing) == []
         assert kept.store.invitations_to(nobody, "nobody@example.com") == []
@@ -191,15 +193,18 @@ class TestAProject:
             other = replace(project, id=ProjectId(f"01890000-0000-7000-8000-{number:012d}"))
             made = membership(other, ada, OWNER)
             if number == 2:
-                kept.store.create(other, made, request_token="t")
+                kept.store.create(other, made, request=asked("t"))
             else:
                 with pytest.raises(AlreadyExists):
-                    kept.store.create(other, made, request_token="t")
-        assert kept.store.made_by(ada, "t") == "01890000-0000-7000-8000-000000000002"
-        assert kept.store.made_by(kept.person(), "t") is None
-        day_after = replace(project, id=ProjectId(new_id()), created_at=NOW + timedelta(days=1))
-        kept.store.create(day_after, membership(day_after, ada, OWNER), request_token="t")
-        assert kept.store.made_by(ada, "t") == day_after.id
+                    kept.store.create(other, made, request=asked("t"))
+        assert kept.store.made_by(ada, asked("t")) == "01890000-0000-7000-8000-000000000002"
+        assert kept.store.made_by(kept.person(), asked("t")) is None
+        with pytest.raises(IdempotencyKeyReused):
+            kept.store.made_by(ada, asked("t", "another project"))
+        another, day_after = replace(project, id=ProjectId(new_id())), asked("t", "another project", at=NOW + KEPT)
+        assert kept.store.made_by(ada, day_after) is None
+        kept.store.create(another, membership(another, ada, OWNER), request=day_after)
+        assert kept.store.made_by(ada, day_after) == another.id
         assert kept.held(ada) == 3
 
     def test_is_not_made_for_an_account_that_is_gone(self, kept: Kept) -> None:
@@ -468,7 +473,7 @@ class TestInDynamo:
         project = kept.project(ada)
         kept.join(project, ida)
         other = replace(project, id=ProjectId(new_id()), owners=(ida,))
-        work.create(other, membership(other, ida, OWNER), request_token="t")
+        work.create(other, membership(other, ida, OWNER), request=asked("t"))
         work.begin_delete(other, actor=kept.member(other, ida), at=NOW)
         work.finish_delete(other.id, most=100)
         over = Purge(user_id=ida, ends_at=monotonic() - 1, settled=True)

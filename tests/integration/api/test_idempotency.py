@@ -78,6 +78,33 @@ class TestARepeat:
         assert answers[2].headers["idempotent-replayed"] == "true"
         assert ada.call("GET", path).data["total"] == 1
 
+    @pytest.mark.parametrize(
+        ("path", "first", "other"),
+        [
+            (PROJECTS, {"name": "One"}, {"name": "Two"}),
+            ("/api/v1/tasks", {"title": "One"}, {"title": "Two"}),
+            ("/api/v1/avatars", {"name": "One", "role": "r"}, {"name": "Two", "role": "r"}),
+            ("/api/v1/api-keys", {"name": "one"}, {"name": "two"}),
+        ],
+    )
+    def test_with_another_body_after_the_first_died_is_refused(
+        self, ada: Api, stack: Stack, path: str, first: dict[str, Any], other: dict[str, Any]
+    ) -> None:
+        """The record of the answer was never finished; that of the request says what was asked."""
+        assert ada.call("POST", path, first, idempotency_key="a").status == 201
+        reopen(stack, expired=True)
+        answer = ada.call("POST", path, other, idempotency_key="a")
+        assert (answer.status, answer.code) == (409, "IDEMPOTENCY_KEY_REUSED")
+
+    def test_finds_what_was_made_for_as_long_as_the_answer_is_kept(
+        self, ada: Api, stored: Callable[[str], list[Any]]
+    ) -> None:
+        """Of a large answer the record says only that it was given: what was made must be found until that ends."""
+        ada.call("POST", "/api/v1/tasks", {"title": "Count", "description": "x"}, idempotency_key="a")
+        [answer] = [item for item in stored("identity") if item["pk"]["S"].startswith("IDEMPOTENCY#")]
+        [made] = [item for item in stored("work") if item["sk"]["S"].startswith("REQUEST#")]
+        assert int(made["expires_at"]["N"]) > int(answer["expires_at"]["N"]) + 60
+
     def test_while_the_first_still_runs_is_refused(self, api: Api, stack: Stack) -> None:
         api.call("POST", REGISTER, body(), idempotency_key="a")
         reopen(stack, expired=False)

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from karma.core.clock import iso
-from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, ValidationFailed
+from karma.core.errors import InvalidTransition, NotFound, RateLimited, ValidationFailed
 from karma.core.ids import UserId, new_id
+from karma.core.requests import IdempotencyKeyReused
 from karma.devices import commands as commands_module
 from karma.devices.answers import command_view
 from karma.devices.domain import Command, CommandStatus
 from karma.devices.service import Created
 from karma.devices.sweeps import expire_commands
 from tests.support.devices import World
+from tests.support.requests import key
 
 S = CommandStatus
 
@@ -272,11 +274,20 @@ def test_an_idempotency_key_sends_once(world: World) -> None:
     made = world.create()
     world.connect(made)
     device_id = made.view.device.id
-    first = world.commands.send(world.user, device_id, "a", idempotency_key="k")
-    again = world.commands.send(world.user, device_id, "a", idempotency_key="k")
+    first = world.commands.send(world.user, device_id, "a", idempotency_key=key("k"))
+    again = world.commands.send(world.user, device_id, "a", idempotency_key=key("k"))
     assert (again.id, world.publisher.ids) == (first.id, [first.id])
-    with pytest.raises(Conflict, match="another request"):
-        world.commands.send(world.user, device_id, "b", idempotency_key="k")
+    with pytest.raises(IdempotencyKeyReused):
+        world.commands.send(world.user, device_id, "b", idempotency_key=key("k"))
+
+
+def test_a_repeat_is_answered_though_no_more_commands_may_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device_id = world.create().view.device.id
+    monkeypatch.setattr(commands_module, "MAX_PENDING_COMMANDS", 1)
+    first = world.commands.send(world.user, device_id, "a", idempotency_key=key("k"))
+    with pytest.raises(RateLimited):
+        world.commands.send(world.user, device_id, "a", idempotency_key=key("other"))
+    assert world.commands.send(world.user, device_id, "a", idempotency_key=key("k")) == first
 
 
 def test_refusals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

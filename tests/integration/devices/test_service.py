@@ -7,7 +7,6 @@ import pytest
 from karma.core.errors import (
     AlreadyCreated,
     AlreadyExists,
-    Conflict,
     InvalidRequest,
     NotFound,
     StaleVersion,
@@ -15,6 +14,7 @@ from karma.core.errors import (
     ValidationFailed,
 )
 from karma.core.ids import UserId, new_id
+from karma.core.requests import IdempotencyKeyReused
 from karma.devices.answers import credentials_view, device_view
 from karma.devices.domain import DeviceModel, DeviceStatus
 from karma.devices.reading import DeviceQuery
@@ -22,6 +22,7 @@ from karma.devices.sweeps import sweep_orphans
 from tests.support.accounts import open_account
 from tests.support.devices import World, new_device
 from tests.support.plans import allowance
+from tests.support.requests import key
 
 
 @pytest.mark.req("R-K-11", "R-K-13")
@@ -98,13 +99,27 @@ def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) ->
 
 def test_an_idempotency_key_makes_one_device(world: World) -> None:
     new = new_device()
-    made = world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key="k")
+    made = world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key=key("k"))
     with pytest.raises(AlreadyCreated) as repeated:
-        world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key="k")
+        world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key=key("k"))
     assert repeated.value.details == {"id": made.view.device.id}
-    with pytest.raises(Conflict, match="another request"):
-        world.devices.create(world.user, new_device(), allowance=allowance(world.user), idempotency_key="k")
+    with pytest.raises(IdempotencyKeyReused):
+        world.devices.create(world.user, new_device(), allowance=allowance(world.user), idempotency_key=key("k"))
     assert len(world.registry.things) == 1
+
+
+@pytest.mark.parametrize("step", ["attach_certificate", "remove_thing"])
+def test_a_creation_that_was_given_up_can_be_asked_for_again(world: World, step: str) -> None:
+    """Undone at once, or not even that: the request has made nothing, so its repeat makes the device."""
+    new = new_device()
+    world.registry.fail_at = step
+    with pytest.raises((Upstream, ValidationFailed)):
+        world.devices.create(
+            world.user, new, allowance=allowance(world.user), csr="unreadable", idempotency_key=key("k")
+        )
+    world.registry.fail_at = ""
+    made = world.devices.create(world.user, new, allowance=allowance(world.user), csr="", idempotency_key=key("k"))
+    assert world.view(made).device.serial_number == new.serial_number
 
 
 def test_absent_and_foreign_devices_are_not_found(world: World) -> None:

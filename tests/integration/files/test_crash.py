@@ -19,7 +19,9 @@ def of_files(item: dict[str, Any]) -> dict[str, Any] | None:
     """Leave out what is not of files, and what each run draws anew."""
     if not str(item.get("type", "")).startswith("device_file"):
         return None
-    drawn = {"pk", "gsi1pk", "device_id", "file_id", "user_id", "storage_url", "upload_id", "request_token"}
+    if item["type"] == "device_file_request":
+        return {"sk": "REQUEST", "request_hash": item["request_hash"]}
+    drawn = {"pk", "gsi1pk", "device_id", "file_id", "user_id", "storage_url", "upload_id"}
     return {name: value for name, value in {**item, "sk": item["sk"][:6]}.items() if name not in drawn}
 
 

@@ -94,6 +94,7 @@ from tests.support.devices import new_device
 from tests.support.interleaving import play, watch
 from tests.support.plans import allowance
 from tests.support.projects import invitations
+from tests.support.requests import key
 from tests.support.stack import Stack
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -288,14 +289,14 @@ class Account:
             self.user, now = user, CLOCK.now()
             self.refresh_token = world.sessions.start(user, method="password", source=HOME, now=now).refresh_token
 
-    def new_key(self, request_token: str) -> NewApiKey:
+    def new_key(self, name: str) -> NewApiKey:
         return self.world.api_keys.create_api_key(
             self.caller,
             current_password="secret words",
             name="ci",
             scopes=frozenset({"*"}),
             expires_at=None,
-            request_token=request_token,
+            idempotency_key=key(name),
             source=HOME,
         )
 
@@ -366,13 +367,17 @@ class Account:
         device_id = self.device.view.device.id
         with clean:
             world.devices.create(
-                self.user_id, new_device(), allowance=allowance(self.user_id), csr=world.csr, idempotency_key="once"
+                self.user_id,
+                new_device(),
+                allowance=allowance(self.user_id),
+                csr=world.csr,
+                idempotency_key=key("once"),
             )
         with clean:
             if world.whole:
                 world.files.make_directory(self.user_id, device_id, path="/", name="logs")
         with clean:
-            world.commands.send(self.user_id, device_id, "move", {"x": 1}, idempotency_key="once")
+            world.commands.send(self.user_id, device_id, "move", {"x": 1}, idempotency_key=key("once"))
         with clean:
             ticket = world.tickets.issue(caller).ticket
             world.connections.connect(f"conn-{self.user_id}", ticket)

@@ -139,7 +139,7 @@ class Ends:
             revoked_at=None,
         )
         entry = AuditEntry(user_id=self.user_id, event=AuditEvent.API_KEY_CREATED, at=self.at, actor_id=None)
-        ApiKeyRepository().create_api_key(key, request_token=None, entry=entry)
+        ApiKeyRepository().create_api_key(key, request=None, entry=entry)
         return key.id, {"x-api-key": secret}
 
 

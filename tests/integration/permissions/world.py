@@ -232,7 +232,7 @@ class World:
             revoked_at=None,
         )
         entry = AuditEntry(user_id=made.user_id, event=AuditEvent.API_KEY_CREATED, at=made.created_at, actor_id=None)
-        ApiKeyRepository().create_api_key(made, request_token=None, entry=entry)
+        ApiKeyRepository().create_api_key(made, request=None, entry=entry)
         return secret
 
     def token(self, user_id: UserId, *, age: timedelta = timedelta()) -> str:

@@ -17,6 +17,7 @@ from karma.core.ids import UserId, new_id
 from karma.identity.transactional import AccountGone
 from tests.fakes.avatars import MemoryAvatars
 from tests.fakes.identity import MovableClock
+from tests.support.requests import key
 
 USER = UserId(new_id())
 NEW = NewAvatar(name="Fern", role="gardener", abilities={})
@@ -60,11 +61,11 @@ def test_a_change_is_repeated_on_a_newer_version_unless_one_was_named(
 
 
 def test_an_avatar_is_made_once_for_a_request(avatars: AvatarService) -> None:
-    made = avatars.create(USER, NEW, request_token="t")
-    assert avatars.create(USER, NEW, request_token="t") == made
+    made = avatars.create(USER, NEW, idempotency_key=key("t"))
+    assert avatars.create(USER, NEW, idempotency_key=key("t")) == made
     avatars.delete(USER, made.id)
     with pytest.raises(Gone):
-        avatars.create(USER, NEW, request_token="t")
+        avatars.create(USER, NEW, idempotency_key=key("t"))
 
 
 def test_an_avatar_of_a_deleted_account_is_not_made(avatars: AvatarService, store: Interrupted) -> None:

@@ -20,6 +20,7 @@ from karma.mail.domain import MailKind
 from tests.fakes.accounts import caller_of
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
 from tests.fakes.mail import MemoryOutbox, outbox_relay
+from tests.support.requests import key
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
 
@@ -164,11 +165,11 @@ class TestApiKeys:
     def test_are_made_once_for_a_repeated_request(self, world: World) -> None:
         caller = world.caller(world.ada)
         made = world.api_keys.create_api_key(
-            caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, request_token="t"
+            caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, idempotency_key=key("t")
         )
         with pytest.raises(AlreadyCreated) as caught:
             world.api_keys.create_api_key(
-                caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, request_token="t"
+                caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, idempotency_key=key("t")
             )
         assert caught.value.details == {"id": made.key.id}
 

@@ -46,6 +46,7 @@ from karma.projects.sweeps import GRACE, finish_deletions
 from tests.fakes.identity import MemoryIdentities, MovableClock
 from tests.fakes.mail import MemoryOutbox, outbox_relay
 from tests.fakes.projects import MemoryProjects
+from tests.support.requests import key
 
 OWNER, ADMIN, MEMBER, VIEWER = ProjectRole.OWNER, ProjectRole.ADMIN, ProjectRole.MEMBER, ProjectRole.VIEWER
 HOME = Source(address="192.0.2.7", user_agent="browser", request_id="r1")
@@ -145,15 +146,15 @@ class TestCreate:
         assert world.store.held[world.ada] == 1
 
     def test_makes_one_project_of_a_repeated_request(self, world: World) -> None:
-        first = world.projects.create(world.ada, NewProject(name="Two"), request_token="t")
-        assert world.projects.create(world.ada, NewProject(name="Two"), request_token="t") == first
+        first = world.projects.create(world.ada, NewProject(name="Two"), idempotency_key=key("t"))
+        assert world.projects.create(world.ada, NewProject(name="Two"), idempotency_key=key("t")) == first
         assert len(world.store.stored) == 2
 
     def test_does_not_make_again_what_was_deleted_before_the_repeat(self, world: World) -> None:
-        first = world.projects.create(world.ada, NewProject(name="Two"), request_token="t").project
+        first = world.projects.create(world.ada, NewProject(name="Two"), idempotency_key=key("t")).project
         world.projects.delete(world.ada, first.id)
         with pytest.raises(AlreadyCreated) as refused:
-            world.projects.create(world.ada, NewProject(name="Two"), request_token="t")
+            world.projects.create(world.ada, NewProject(name="Two"), idempotency_key=key("t"))
         assert refused.value.details == {"id": first.id}
 
     def test_finds_no_account_that_was_deleted(self, world: World) -> None:

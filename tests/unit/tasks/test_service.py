@@ -18,6 +18,7 @@ from karma.tasks.service import TaskQuery, TaskService
 from karma.tasks.sweeps import GRACE, finish_deletions
 from tests.fakes.identity import MovableClock
 from tests.fakes.tasks import MemoryTasks
+from tests.support.requests import key
 
 USER = UserId(new_id())
 IN_PROGRESS, COMPLETED, CANCELLED = TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED, TaskStatus.CANCELLED
@@ -185,13 +186,13 @@ class TestATask:
         assert len(tries) > 1
 
     def test_is_made_once_for_a_request(self, tasks: TaskService) -> None:
-        first = tasks.create(USER, CHAIN, request_token="t")
+        first = tasks.create(USER, CHAIN, idempotency_key=key("t"))
         tasks.change(USER, first.task.id, {"title": "renamed"})
-        again = tasks.create(USER, CHAIN, request_token="t")
+        again = tasks.create(USER, CHAIN, idempotency_key=key("t"))
         assert (again.task.id, again.task.title, again.subtasks) == (first.task.id, "renamed", first.subtasks)
         tasks.delete(USER, first.task.id)
         with pytest.raises(Gone):
-            tasks.create(USER, CHAIN, request_token="t")
+            tasks.create(USER, CHAIN, idempotency_key=key("t"))
 
     def test_of_a_deleted_account_is_not_made(self, tasks: TaskService, store: Interrupted) -> None:
         store.deleted_accounts.add(USER)

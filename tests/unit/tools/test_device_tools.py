@@ -12,6 +12,7 @@ import pytest
 from karma.conversations.domain import Message, ToolCall
 from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, RunId, UserId
+from karma.core.requests import IdempotencyKey
 from karma.devices.domain import (
     Command,
     CommandStatus,
@@ -133,7 +134,9 @@ def test_a_command_s_answer_comes_back() -> None:
             "params": {"x": 1},
             "ttl_s": 60,
             "requested_by": "agent",
-            "idempotency_key": "agent:run-1 call-1",
+            "idempotency_key": IdempotencyKey(
+                caller=caller().user_id, route="controlDevice", value="agent:run-1 call-1"
+            ),
         }
     ]
 

@@ -13,6 +13,7 @@ from tests.fakes.nouns import MemoryNounStore
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Fakes, Pages, Scenarios, made
 from tests.support.rows import AccountRows
+from tests.support.requests import asked
 
 
 class NounRows(AccountRows):
@@ -26,7 +27,7 @@ class NounRows(AccountRows):
     @cached_property
     def first(self) -> Noun:
         noun = self.another()
-        self.store.create(noun, request_token="t")
+        self.store.create(noun, request=asked("t"))
         return noun
 
 
@@ -36,8 +37,8 @@ SCENARIOS = Scenarios[NounRows](
     NounRows,
     {
         "DynamoNounStore.get": made(lambda r: r.first, lambda r, n: r.store.get(n.user_id, n.id)),
-        "DynamoNounStore.made_by": made(lambda r: r.first, lambda r, n: r.store.made_by(n.user_id, "t")),
-        "DynamoNounStore.create": made(lambda r: r.another(), lambda r, n: r.store.create(n, request_token="t")),
+        "DynamoNounStore.made_by": made(lambda r: r.first, lambda r, n: r.store.made_by(n.user_id, asked("t"))),
+        "DynamoNounStore.create": made(lambda r: r.another(), lambda r, n: r.store.create(n, request=asked("t"))),
         "DynamoNounStore.replace": made(
             lambda r: r.first, lambda r, n: r.store.replace(n, replace(n, name="x", version=2))
         ),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
-from karma.core.errors import AlreadyExists
+from karma.core.requests import RepeatableRequest
+from tests.fakes.requests import MemoryRequests
 from karma.core.ids import UserId
 from karma.identity.transactional import AccountGone
 from karma.nouns.domain import Noun, NounChanged, NounId
@@ -16,25 +16,22 @@ class MemoryNounStore:
     """NounStore in dictionaries."""
 
     nouns: dict[NounId, Noun] = field(default_factory=dict)
-    requests: dict[tuple[UserId, str], tuple[NounId, datetime]] = field(default_factory=dict)
+    requests: MemoryRequests = field(default_factory=MemoryRequests)
     deleted_accounts: set[UserId] = field(default_factory=set)
 
     def get(self, user_id: UserId, noun_id: NounId) -> Noun | None:
         noun = self.nouns.get(noun_id)
         return noun if noun is not None and noun.user_id == user_id else None
 
-    def made_by(self, user_id: UserId, request_token: str) -> NounId | None:
-        found = self.requests.get((user_id, request_token))
-        return found[0] if found else None
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> NounId | None:
+        made = self.requests.noted(user_id, request)
+        return NounId(made) if made else None
 
-    def create(self, noun: Noun, *, request_token: str) -> None:
+    def create(self, noun: Noun, *, request: RepeatableRequest | None) -> None:
         if noun.user_id in self.deleted_accounts:
             raise AccountGone(noun.user_id)
-        if request_token:
-            earlier = self.requests.get((noun.user_id, request_token))
-            if earlier is not None and noun.created_at < earlier[1] + timedelta(days=1):
-                raise AlreadyExists("This request made a noun before")
-            self.requests[noun.user_id, request_token] = (noun.id, noun.created_at)
+        self.requests.require_new(noun.user_id, request)
+        self.requests.note(noun.user_id, request, noun.id)
         self.nouns[noun.id] = noun
 
     def replace(self, old: Noun, new: Noun) -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from karma.agents.domain import Agent, AgentSummary
 from karma.core.ids import AgentId
-
-
-class NameHolder(NamedTuple):
-    """The agent that has a name, and the token of the request that created it; "" when the request had none."""
-
-    agent_id: AgentId
-    request_token: str
+from karma.core.requests import RepeatableRequest
 
 
 class Agents(Protocol):
@@ -21,14 +15,22 @@ class Agents(Protocol):
     def get(self, agent_id: AgentId) -> Agent | None:
         """Read an agent, consistently; None: it does not exist."""
 
-    def holder(self, name: str) -> NameHolder | None:
+    def holder(self, name: str) -> AgentId | None:
         """Find the agent that has a name, consistently; None: the name is free."""
 
-    def create(self, agent: Agent, *, request_token: str) -> None:
-        """Store a new agent.
+    def made_by(self, request: RepeatableRequest) -> AgentId | None:
+        """Return the id of the agent that a request created, consistently; None: it created none within 25 hours.
 
         Raises:
-            AlreadyExists: another agent has the name.
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
+
+    def create(self, agent: Agent, *, request: RepeatableRequest | None) -> None:
+        """Store a new agent, and the record of `request`.
+
+        Raises:
+            AlreadyExists: another agent has the name, or a request with this key created an agent within the last 25
+                hours; `made_by` names it.
         """
 
     def replace(self, old: Agent, new: Agent) -> None:

@@ -7,6 +7,7 @@
 | fields that lists show | AGENTS | AGENT#<id> |
 | the same, for each of its tags | AGENTS#TAG#<tag> | AGENT#<id> |
 | number of agents | AGENTS | COUNTER#agents |
+| agent made for an Idempotency-Key | AGENTS | REQUEST#<token> |
 
 Ids sort by time, so a list read backwards begins with the newest. All items of an agent are written in one transaction,
 under the version lock of the first.
@@ -20,13 +21,14 @@ from typing import Any, Final
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.agents.domain import Agent, AgentChanged, AgentSpec, AgentSummary, folded
-from karma.agents.ports import NameHolder
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, get, query
 from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
+from karma.core.requests import RepeatableRequest
 
 HEAD: Final = "HEAD"
 CATALOGUE_PK: Final = "AGENTS"
@@ -93,7 +95,10 @@ class AgentNameItem(AgentsItem, discriminator="agent_name"):
     """Maps a name to its agent, and makes the name unique."""
 
     agent_id = UnicodeAttribute()
-    request_token = UnicodeAttribute(default="")
+
+
+class AgentRequestItem(RequestAttributes, AgentsItem, discriminator="agent_request"):
+    """Record of the agent that a request with an Idempotency-Key created."""
 
 
 class AgentCounterItem(AgentsItem, discriminator="agent_counter"):
@@ -110,16 +115,23 @@ class AgentRepository:
         item = get(AgentItem, agent_key(agent_id), consistent=True)
         return _agent(item) if item else None
 
-    def holder(self, name: str) -> NameHolder | None:
+    def holder(self, name: str) -> AgentId | None:
         """See Agents; one Get."""
         item = get(AgentNameItem, name_key(name), consistent=True)
-        return NameHolder(AgentId(item.agent_id), item.request_token) if item else None
+        return AgentId(item.agent_id) if item else None
 
-    def create(self, agent: Agent, *, request_token: str) -> None:
-        """See Agents; one transaction of 4 items and one a tag."""
+    def made_by(self, request: RepeatableRequest) -> AgentId | None:
+        """See Agents; one Get."""
+        made = noted(AgentRequestItem, request_key(CATALOGUE_PK, request), request)
+        return AgentId(made) if made else None
+
+    def create(self, agent: Agent, *, request: RepeatableRequest | None) -> None:
+        """See Agents; one transaction of 4 items, one a tag, and one for a key."""
         tx = Transaction()
+        if request is not None:
+            note_request(tx, AgentRequestItem(*request_key(CATALOGUE_PK, request)), request, agent.id)
         tx.put(_item(agent))
-        _take_name(tx, agent, request_token=request_token)
+        _take_name(tx, agent)
         for tag in ("", *agent.spec.tags):
             tx.put(_row(agent, tag))
         _count(tx, 1)
@@ -133,7 +145,7 @@ class AgentRepository:
         tx.put(item, on_fail=_changed(old))
         if name_key(old.spec.name) != name_key(new.spec.name):
             _free_name(tx, old)
-            _take_name(tx, new, request_token="")
+            _take_name(tx, new)
         before, after = {"", *old.spec.tags}, {"", *new.spec.tags}
         shown = _shown(new)
         for tag in sorted(before & after):
@@ -184,11 +196,10 @@ class AgentRepository:
         return int(item.value) if item else 0
 
 
-def _take_name(tx: Transaction, agent: Agent, *, request_token: str) -> None:
+def _take_name(tx: Transaction, agent: Agent) -> None:
     guard = AgentNameItem(
         *name_key(agent.spec.name),
         agent_id=agent.id,
-        request_token=request_token,
         created_at=iso(agent.updated_at),
         updated_at=iso(agent.updated_at),
     )

@@ -20,6 +20,7 @@ from karma.agents.domain import (
 from karma.agents.ports import Agents
 from karma.core.clock import Clock
 from karma.core.errors import (
+    AlreadyCreated,
     AlreadyExists,
     Forbidden,
     InvalidRequest,
@@ -31,6 +32,7 @@ from karma.core.errors import (
 from karma.core.ids import AgentId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.core.requests import IdempotencyKey, repeatable
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most, and up to which the agents of a tag are counted."""
@@ -114,8 +116,7 @@ class Catalogue:
             return AgentId(ref)
         if not ref or folded(ref) == BUILT_IN_ID:
             return BUILT_IN_ID
-        holder = self._store.holder(ref)
-        return holder.agent_id if holder else None
+        return self._store.holder(ref)
 
     def has_name(self, name: str) -> bool:
         """Tell whether an agent has exactly this name, letter case included."""
@@ -157,23 +158,28 @@ class Catalogue:
 
     # Writing
 
-    def create(self, spec: AgentSpec, *, request_token: str = "") -> Agent:
-        """Store a new agent; a repeat with the same `request_token` returns the one that the first made.
+    def create(self, spec: AgentSpec, *, idempotency_key: IdempotencyKey | None = None) -> Agent:
+        """Store a new agent; a repeat with the same `idempotency_key` returns the agent of the first one.
 
         Raises:
             ValidationFailed: a model or tool does not exist, or the name looks like an id.
             AlreadyExists: another agent has the name.
+            AlreadyCreated: the first request's agent was deleted meanwhile.
+            IdempotencyKeyReused: the first request asked for another agent.
         """
         self._check(spec)
         now = self._clock.now()
         agent = Agent(id=AgentId(new_id()), spec=spec, created_at=now, updated_at=now, version=1)
+        request = repeatable(idempotency_key, spec, at=now)
         try:
-            repeat(lambda: self._store.create(agent, request_token=request_token), on=_MET)
+            repeat(lambda: self._store.create(agent, request=request), on=_MET)
         except AlreadyExists:
-            holder = self._store.holder(spec.name) if request_token else None
-            earlier = self._store.get(holder.agent_id) if holder and holder.request_token == request_token else None
-            if earlier is None:
+            made = self._store.made_by(request) if request else None
+            if made is None:
                 raise
+            earlier = self._store.get(made)
+            if earlier is None:
+                raise AlreadyCreated("The agent that this request made was deleted", details={"id": made}) from None
             return earlier
         count("AgentCreated")
         logger.info("agent.created", agent_id=agent.id)

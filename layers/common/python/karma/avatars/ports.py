@@ -6,6 +6,7 @@ from typing import Protocol
 
 from karma.avatars.domain import Avatar
 from karma.core.ids import AvatarId, UserId
+from karma.core.requests import RepeatableRequest
 
 
 class Avatars(Protocol):
@@ -14,14 +15,18 @@ class Avatars(Protocol):
     def get(self, user_id: UserId, avatar_id: AvatarId) -> Avatar | None:
         """Read an avatar, consistently; None: it is absent, deleted, or another creator's."""
 
-    def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
-        """Return the id of the avatar that a request created, consistently; None: it created none."""
-
-    def create(self, avatar: Avatar, *, request_token: str) -> None:
-        """Store a new avatar, which prevents the deletion of its creator's account; `request_token` "": none.
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> AvatarId | None:
+        """Return the id of the avatar that a request created, consistently; None: it created none within 25 hours.
 
         Raises:
-            AlreadyExists: a request with this token created an avatar within the last 24 hours.
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
+
+    def create(self, avatar: Avatar, *, request: RepeatableRequest | None) -> None:
+        """Store a new avatar, which prevents the deletion of its creator's account, and the record of `request`.
+
+        Raises:
+            AlreadyExists: a request with this key created an avatar within the last 25 hours; `made_by` names it.
             AccountGone: the creator's account is deleted.
             OwnsTooMany: the creator has as many avatars as an account may have.
         """

@@ -21,11 +21,11 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
-from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
+from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId
 from karma.core.purge import Purge
+from karma.core.requests import RepeatableRequest
 from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned, remove_owned
 
@@ -101,22 +101,16 @@ class AvatarRepository:
         item = get(AvatarItem, avatar_key(user_id, avatar_id), consistent=True)
         return _avatar(item) if item else None
 
-    def made_by(self, user_id: UserId, request_token: str) -> AvatarId | None:
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> AvatarId | None:
         """See Avatars; one Get."""
-        item = get(AvatarRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
-        return AvatarId(item.made_id) if item else None
+        made = noted(AvatarRequestItem, request_key(owner_pk(user_id), request), request)
+        return AvatarId(made) if made else None
 
-    def create(self, avatar: Avatar, *, request_token: str) -> None:
-        """See Avatars; a check and 3 items, and one for a token."""
+    def create(self, avatar: Avatar, *, request: RepeatableRequest | None) -> None:
+        """See Avatars; a check and 3 items, and one for a key."""
         tx = Transaction()
-        if request_token:
-            note_request(
-                tx,
-                AvatarRequestItem(*request_key(owner_pk(avatar.created_by), request_token)),
-                avatar.id,
-                at=avatar.created_at,
-                repeated=AlreadyExists("This request made an avatar before"),
-            )
+        if request is not None:
+            note_request(tx, AvatarRequestItem(*request_key(owner_pk(avatar.created_by), request)), request, avatar.id)
         tx.put(_item(avatar))
         add_owned(tx, avatar.created_by, OwnedKind.AVATAR)
         _count(tx, avatar.created_by, 1)

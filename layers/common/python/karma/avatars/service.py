@@ -13,6 +13,7 @@ from karma.core.errors import AlreadyExists, Gone, InvalidRequest, NotFound, Sta
 from karma.core.ids import AvatarId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.core.requests import IdempotencyKey, repeatable
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most."""
@@ -68,19 +69,21 @@ class AvatarService:
         total = max(len(rows), self._store.count(user_id)) if more or after else len(rows)
         return AvatarPage(avatars=tuple(shown), total=total, next_after=shown[-1].id if more and shown else None)
 
-    def create(self, user_id: UserId, new: NewAvatar, *, request_token: str = "") -> Avatar:
-        """Store a new avatar; a repeat with the same `request_token` returns the avatar of the first one.
+    def create(self, user_id: UserId, new: NewAvatar, *, idempotency_key: IdempotencyKey | None = None) -> Avatar:
+        """Store a new avatar; a repeat with the same `idempotency_key` returns the avatar of the first one.
 
         Raises:
             Gone: the first request's avatar was deleted meanwhile.
+            IdempotencyKeyReused: the first request asked for another avatar.
             OwnsTooMany: the creator has as many avatars as an account may have.
             AccountGone: the creator's account is deleted.
         """
         avatar = made(new, avatar_id=AvatarId(new_id()), created_by=user_id, at=self._clock.now())
+        request = repeatable(idempotency_key, new, at=avatar.created_at)
         try:
-            self._store.create(avatar, request_token=request_token)
+            self._store.create(avatar, request=request)
         except AlreadyExists:
-            earlier = self._store.made_by(user_id, request_token)
+            earlier = self._store.made_by(user_id, request) if request else None
             stored = self._store.get(user_id, earlier) if earlier else None
             if stored is None:
                 raise Gone("The avatar that this request made was deleted") from None

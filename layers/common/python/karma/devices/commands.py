@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,9 +10,10 @@ import orjson
 
 from karma.core import freeform
 from karma.core.clock import Clock, epoch_ms, monotonic
-from karma.core.errors import Conflict, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
+from karma.core.errors import AlreadyExists, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
 from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
 from karma.devices.dispatch import Dispatcher, expire
 from karma.devices.domain import (
     COMMAND_FORM,
@@ -32,7 +32,7 @@ from karma.devices.domain import (
     is_connected,
 )
 from karma.devices.ports import CommandPublisher, WakeUps
-from karma.devices.repository.commands import CommandRepository, IdempotencyKeyUsed
+from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 
 _FIRST_PAUSE_S = 0.05
@@ -72,7 +72,7 @@ class CommandService:
         ttl_s: int = DEFAULT_TTL_S,
         serial_order: bool = False,
         requested_by: str = "",
-        idempotency_key: str = "",
+        idempotency_key: IdempotencyKey | None = None,
     ) -> Command:
         """Queue a command, and publish it at once if the device listens.
 
@@ -84,21 +84,18 @@ class CommandService:
             ttl_s: seconds after which the device must not carry it out any more, 1 to 604,800.
             serial_order: sent alone: after all before it have ended, and all later ones wait for its end.
             requested_by: sender as shown in the record (`user`, `run:<id>`).
-            idempotency_key: a repeat returns the first command.
+            idempotency_key: a repeat to the same device returns the first command, as it is by then.
 
         Raises:
             NotFound: the device does not exist or has another owner.
             ValidationFailed: name, params or ttl_s is not as above.
             RateLimited: 100 commands wait for this device already.
-            Conflict: IDEMPOTENCY_KEY_REUSED, the key belongs to a request with another body.
+            IdempotencyKeyReused: the first request asked for another command.
         """
         body = _validated(command, dict(params or {}), ttl_s)
         device = self._device(user_id, device_ref)
         now = self._clock.now()
-        request_hash = _request_hash(command, body, ttl_s, serial_order)
-        if idempotency_key and (made := self._made_before(device, idempotency_key, request_hash)) is not None:
-            return made
-        self._require_room(device)
+        request = repeatable(idempotency_key, command, body, ttl_s, serial_order, at=now)
         queued = Command(
             id=CommandId(new_id()),
             device_id=device.id,
@@ -112,13 +109,14 @@ class CommandService:
             expires_ms=epoch_ms(now) + ttl_s * 1000,
             requested_by=requested_by,
         )
-        idempotency = (idempotency_key, request_hash) if idempotency_key else None
         try:
-            self._commands.add(queued, device, now=now, idempotency=idempotency)
-        except IdempotencyKeyUsed as exc:
-            if (made := self._made_before(device, idempotency_key, request_hash)) is None:
-                raise Conflict("This Idempotency-Key is in use by another request") from exc
-            return made
+            self._require_room(device)
+            self._commands.add(queued, device, now=now, request=request)
+        except (AlreadyExists, RateLimited):
+            earlier = self._made_before(device, request) if request else None
+            if earlier is None:
+                raise
+            return earlier
         count("CommandQueued")
         self._publish_if_connected(device)
         return self._commands.get(device.id, queued.id, consistent=True) or queued
@@ -139,18 +137,15 @@ class CommandService:
             logger.warning("command.publish_failed", device_id=device.id, cause=type(exc).__name__)
             count("CommandPublishFailed")
 
-    def _made_before(self, device: Device, key: str, request_hash: str) -> Command | None:
-        route = f"commands:{device.id}"
-        made = self._devices.made_by(device.user_id, route, key, now=self._clock.now())
+    def _made_before(self, device: Device, request: RepeatableRequest) -> Command | None:
+        made = self._commands.made_by(device, request)
         if made is None:
             return None
-        if made.request_hash != request_hash:
-            raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED")
-        command = self._commands.get(device.id, CommandId(made.id), consistent=True)
+        command = self._commands.get(device.id, made, consistent=True)
         if command is not None and command.status is CommandStatus.QUEUED:
             # The first request may have died between the put and the publish.
             self._publish_if_connected(device)
-            command = self._commands.get(device.id, CommandId(made.id), consistent=True)
+            command = self._commands.get(device.id, made, consistent=True)
         return self._ended(command) if command is not None else None
 
     def _ended(self, command: Command) -> Command:
@@ -254,11 +249,6 @@ class CommandService:
         if row is None or row.state is not DeviceState.ACTIVE:
             raise NotFound(f"Device {ref} not found")
         return row
-
-
-def _request_hash(command: str, body: Mapping[str, Any], ttl_s: int, serial_order: bool) -> str:
-    asked = orjson.dumps([command, body, ttl_s, serial_order], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(asked).hexdigest()
 
 
 def _validated(command: str, params: dict[str, Any], ttl_s: int) -> dict[str, Any]:

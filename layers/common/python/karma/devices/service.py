@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, iso
@@ -15,6 +12,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
     CurrentDevice,
@@ -64,7 +62,13 @@ class DeviceService(DeviceReader):
         self._clock = clock
 
     def create(
-        self, user_id: UserId, new: NewDevice, *, allowance: Allowance, csr: str = "", idempotency_key: str = ""
+        self,
+        user_id: UserId,
+        new: NewDevice,
+        *,
+        allowance: Allowance,
+        csr: str = "",
+        idempotency_key: IdempotencyKey | None = None,
     ) -> Created:
         """Create a device: row, thing, certificate, policy; then it is active.
 
@@ -75,41 +79,38 @@ class DeviceService(DeviceReader):
         Raises:
             AlreadyExists: the serial number is taken.
             QuotaExceeded: the owner's plan has no room for another device.
-            AlreadyCreated: this Idempotency-Key has created a device before, whose private key is shown only once.
-            Conflict: another request took this creation over, or the key was used for another body.
+            AlreadyCreated: this request created a device before, whose private key is shown only once.
+            IdempotencyKeyReused: the first request with this key asked for another device.
+            Conflict: another request took this creation over.
             ValidationFailed: the signing request cannot be signed.
             Upstream: IoT or the database did not answer.
         """
         now = self._clock.now()
-        request_hash = _request_hash(new, csr)
-        if idempotency_key:
-            self._refuse_repeat(user_id, idempotency_key, request_hash)
+        request = repeatable(idempotency_key, new, csr, at=now)
+        if request is not None:
+            # Before IoT is asked for a thing and a certificate, while the record is written only when both are there.
+            self._refuse_repeat(user_id, request)
         attempt = new_id()
         device = _provisioning(user_id, new, now=iso(now))
         try:
-            idempotency = (idempotency_key, request_hash) if idempotency_key else None
-            reservation = allowance.reserve(Metric.DEVICES)
-            self._devices.claim(device, reservation=reservation, attempt=attempt, now=now, idempotency=idempotency)
+            self._devices.claim(device, reservation=allowance.reserve(Metric.DEVICES), attempt=attempt, now=now)
             resumed = False
         except AlreadyExists:
             device = self._devices.take_over(device, attempt=attempt, now=now)
             resumed = True
-        return self._provision(device, attempt=attempt, csr=csr, resumed=resumed)
+        return self._provision(device, attempt=attempt, csr=csr, resumed=resumed, request=request)
 
-    def _refuse_repeat(self, user_id: UserId, key: str, request_hash: str) -> None:
-        made = self._devices.made_by(user_id, "devices", key, now=self._clock.now())
-        if made is None:
-            return
-        if made.request_hash != request_hash:
-            raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED")
-        row = self._devices.row(user_id, DeviceId(made.id))
-        if row is not None and row.state is not DeviceState.PROVISIONING:
+    def _refuse_repeat(self, user_id: UserId, request: RepeatableRequest) -> None:
+        made = self._devices.made_by(user_id, request)
+        if made is not None:
             raise AlreadyCreated(
-                f"Device {made.id} was created by this request before; its private key is shown once",
-                details={"id": made.id},
+                f"Device {made} was created by this request before; its private key is shown once",
+                details={"id": made},
             )
 
-    def _provision(self, device: Device, *, attempt: str, csr: str, resumed: bool) -> Created:
+    def _provision(
+        self, device: Device, *, attempt: str, csr: str, resumed: bool, request: RepeatableRequest | None
+    ) -> Created:
         thing = device.serial_number
         certificate: Certificate | None = None
         active: Device | None = None
@@ -122,7 +123,7 @@ class DeviceService(DeviceReader):
             certificate = self._registry.create_certificate(csr=csr)
             self._registry.attach_certificate(thing, certificate)
             active = self._devices.activate(
-                device, attempt=attempt, certificate_id=certificate.id, now=self._clock.now()
+                device, attempt=attempt, certificate_id=certificate.id, now=self._clock.now(), request=request
             )
         except ConditionFailed as exc:
             fenced = True
@@ -222,7 +223,3 @@ def _provisioning(user_id: UserId, new: NewDevice, *, now: str) -> Device:
         created_at=now,
         updated_at=now,
     )
-
-
-def _request_hash(new: NewDevice, csr: str) -> str:
-    return hashlib.sha256(orjson.dumps([new, csr], option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -145,7 +145,6 @@ class DeviceFile:
     completed_ms: int = 0
     forgotten_s: int = 0
     """Epoch seconds after which the entry counts as deleted, though DynamoDB may still have it; 0: never."""
-    request_token: str | None = None
 
     @property
     def takes_room(self) -> bool:

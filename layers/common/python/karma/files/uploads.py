@@ -12,9 +12,10 @@ import orjson
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, ValidationFailed
-from karma.core.ids import FileId, UserId, new_id
+from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidTransition, ValidationFailed
+from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.observability import count
+from karma.core.requests import IdempotencyKey, repeatable
 from karma.files.domain import UPLOAD_TIME, URL_TIME, DeviceFile, FileStatus
 from karma.files.entries import Entries
 from karma.files.media import type_of
@@ -67,7 +68,7 @@ class UploadService:
         new: NewFile,
         *,
         allowance: Allowance,
-        request_token: str | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> DeviceFile:
         """Begin an upload: reserve the name and the bytes, and make missing directories above it.
 
@@ -76,11 +77,13 @@ class UploadService:
             device_id: the device.
             new: the file as its owner declares it.
             allowance: of the owner's plan, from which the declared size is reserved.
-            request_token: a repeat with the same one returns the file that the first has made.
+            idempotency_key: a repeat for the same device returns the file of the first one.
 
         Raises:
             NotFound: the device does not exist or has another owner.
             AlreadyExists: the directory has an entry of this name; `details.id` names it.
+            AlreadyCreated: the first request's file was deleted meanwhile.
+            IdempotencyKeyReused: the first request asked for another file.
             QuotaExceeded: the owner's plan has no room for so many bytes.
         """
         owned = self._devices.require(user_id, device_id)
@@ -101,25 +104,29 @@ class UploadService:
             metadata=new.metadata,
             permissions=new.permissions,
             upload_expires_ms=epoch_ms(now + UPLOAD_TIME),
-            request_token=request_token,
             created_at=iso(now),
             modified_at=iso(now),
         )
+        request = repeatable(idempotency_key, new, at=now)
+        room, due = allowance.reserve(Metric.STORAGE, new.size), now + UPLOAD_TIME
         try:
-            room, due = allowance.reserve(Metric.STORAGE, new.size), now + UPLOAD_TIME
-            self._entries.write(file, lambda above: self._files.add(file, reservation=room, directories=above, due=due))
+            self._entries.write(
+                file,
+                lambda above: self._files.add(file, reservation=room, directories=above, due=due, request=request),
+            )
         except AlreadyExists:
-            made = self._made_before(file)
+            made = self._files.made_by(owned, request) if request else None
             if made is None:
                 raise
-            return made
+            return self._made_before(owned, made)
         count("FileUploadBegun")
         return file
 
-    def _made_before(self, file: DeviceFile) -> DeviceFile | None:
-        holder = self._files.holder(file.device_id, file.path, file.name) if file.request_token else None
-        found = self._files.find(file.device_id, holder) if holder is not None else None
-        return found if found is not None and found.request_token == file.request_token else None
+    def _made_before(self, device_id: DeviceId, made: FileId) -> DeviceFile:
+        found = self._files.find(device_id, made)
+        if found is None or found.status is FileStatus.DELETING:
+            raise AlreadyCreated("The file that this request made was deleted", details={"id": made})
+        return found
 
     def parts(
         self, user_id: UserId, device_id: str, file_id: str, numbers: Sequence[int], checksums: Mapping[int, str]

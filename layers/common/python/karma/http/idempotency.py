@@ -6,8 +6,8 @@ The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
 
 An item of DynamoDB has at most 400 KB. For an answer over `MAX_KEPT_BYTES` the record says only that there was one: a
-repeat runs `create` again, which finds the object that the first has created (`request_token`), and returns it as it is
-now. Where `create` cannot find it (`Outcome.once_id`), a repeat gets 409 ALREADY_CREATED, as after a secret.
+repeat runs `create` again, which finds the object that the first has created by the record of its transaction
+(`karma.core.requests`), and returns it as it is now.
 
 On routes without a caller, the body is part of the record's key: two strangers who chose the same Idempotency-Key make
 two requests, and neither learns of the other.
@@ -30,6 +30,7 @@ from karma.core.dynamo.tables import deployed
 from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
 from karma.core.faults import AWS_FAULTS
 from karma.core.freeform import render
+from karma.core.requests import IdempotencyKey, IdempotencyKeyReused
 from karma.http.presenters import Answer, ok
 from karma.http.serving import serving
 from karma.identity.domain import Caller
@@ -52,8 +53,6 @@ class Outcome(Generic[_Data]):
     status: int
     data: _Data
     secret_id: str = ""
-    once_id: str = ""
-    """Id of the created object if `create` cannot find it again: a repeat of an answer too large to keep names it."""
 
 
 async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome[_Data]]) -> Answer[_Data]:
@@ -84,17 +83,16 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
     return ok(data, stored["status"], headers={"Idempotent-Replayed": "true"})
 
 
-def request_token(request: Request, caller: Caller) -> str | None:
-    """Return a token of the request that is the same for each repeat; None without the header.
+def idempotency_key(request: Request, caller: Caller) -> IdempotencyKey | None:
+    """Return the key that the request shares with its repeats; None without the header.
 
     For objects that must not be created twice even when the process died after creating one: the record is then still
-    open, and `create` runs again once its time is over. Store the token in the transaction that creates the object.
+    open, and `create` runs again once its time is over. The service stores the key with the object (`repeatable`).
     """
     key = _key(request)
     if key is None:
         return None
-    named = "\0".join((caller.user_id, request.scope["route"].path, key))
-    return hashlib.sha256(named.encode()).hexdigest()
+    return IdempotencyKey(caller=caller.user_id, route=request.scope["route"].path, value=key)
 
 
 def _key(request: Request) -> str | None:
@@ -125,9 +123,9 @@ def _run(
         outcome = create()
         fresh.append(outcome)
         is_large = len(render(outcome.data)) > MAX_KEPT_BYTES
-        unshown = outcome.secret_id or (outcome.once_id if is_large else "")
-        data: object = {} if unshown or is_large else outcome.data
-        return {"status": outcome.status, "secret_id": unshown, "data": data, "again": is_large and not unshown}
+        secret_id = outcome.secret_id
+        data: object = {} if secret_id or is_large else outcome.data
+        return {"status": outcome.status, "secret_id": secret_id, "data": data, "again": is_large and not secret_id}
 
     records = _Records(caller, carry_out)
     claims = [{"path": path, "key": key, "fingerprint": fingerprint} for fingerprint in _fingerprints(body)]
@@ -140,14 +138,14 @@ def _run(
         except IdempotencyValidationError:
             continue
         except IdempotencyPersistenceLayerError as exc:
-            # What was to be made may be there; a repeat learns so by karma.core.dynamo.requests.
+            # What was to be made may be there; a repeat learns so by karma.core.requests.
             raise_public(exc, _cause(exc))
         except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError):
             raise Conflict(
                 "The first request with this Idempotency-Key still runs", code="REQUEST_IN_PROGRESS"
             ) from None
         return stored, fresh[0] if fresh else None
-    raise Conflict("This Idempotency-Key was used for another request", code="IDEMPOTENCY_KEY_REUSED")
+    raise IdempotencyKeyReused
 
 
 class _Records:

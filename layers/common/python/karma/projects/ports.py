@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from karma.audit.domain import AuditEntry
 from karma.billing.allowances import Reservation
 from karma.core.ids import ProjectId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.identity.domain import User
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project
@@ -73,18 +74,22 @@ class Projects(Protocol):
         """Read a project, also a tombstone, and the memberships of these people in it; consistently, in one call."""
         ...
 
-    def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
-        """Store a new project with its first member, whose account cannot be deleted while it owns the project.
+    def create(self, project: Project, owner: Membership, *, request: RepeatableRequest | None) -> None:
+        """Store a new project, the record of `request`, and its owner, whose account cannot be deleted meanwhile.
 
         Raises:
-            AlreadyExists: this request made a project within 24 hours before; `made_by` names it.
+            AlreadyExists: a request with this key created a project within the last 25 hours; `made_by` names it.
             AccountGone: the account is deleted.
             OwnsTooMany: it owns as many as an account may own.
         """
         ...
 
-    def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
-        """Return the project that a request has created, read consistently; None: none."""
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> ProjectId | None:
+        """Return the id of the project that a request created, consistently; None: it created none within 25 hours.
+
+        Raises:
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
         ...
 
     def change(self, before: Project, after: Project, *, actor: Membership) -> None:

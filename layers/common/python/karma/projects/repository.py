@@ -21,12 +21,13 @@ from karma.core.dynamo.access import batch_get, count, delete, get, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import empty, pages
-from karma.core.dynamo.requests import note_request, request_key
+from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.core.purge import Purge
+from karma.core.requests import RepeatableRequest
 from karma.identity.accounts import emails
 from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned, remove_owned, require_account
@@ -152,10 +153,10 @@ class ProjectRepository:
         """See Projects; one Query."""
         return count(ProjectsItem, project_key(project_id).pk, ProjectsItem.sk.startswith(MEMBER_PREFIX), most=most)
 
-    def made_by(self, user_id: UserId, request_token: str) -> ProjectId | None:
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> ProjectId | None:
         """See Projects; one Get."""
-        item = get(ProjectRequestItem, request_key(user_pk(user_id), request_token), consistent=True)
-        return ProjectId(item.made_id) if item else None
+        made = noted(ProjectRequestItem, request_key(user_pk(user_id), request), request)
+        return ProjectId(made) if made else None
 
     def parts(self, user_id: UserId, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Part]:
         """See Projects; one BatchGet for fifty projects."""
@@ -198,19 +199,13 @@ class ProjectRepository:
 
     # Writing
 
-    def create(self, project: Project, owner: Membership, *, request_token: str) -> None:
+    def create(self, project: Project, owner: Membership, *, request: RepeatableRequest | None) -> None:
         """See Projects; one transaction of 4 or 5 items."""
         tx = Transaction()
         tx.put(project_item(project))
         tx.put(member_item(owner))
-        if request_token:
-            note_request(
-                tx,
-                ProjectRequestItem(*request_key(user_pk(owner.user_id), request_token)),
-                project.id,
-                at=project.created_at,
-                repeated=AlreadyExists("This request was carried out before"),
-            )
+        if request is not None:
+            note_request(tx, ProjectRequestItem(*request_key(user_pk(owner.user_id), request)), request, project.id)
         add_owned(tx, owner.user_id, OwnedKind.PROJECT)
         tx.commit()
 

@@ -11,6 +11,7 @@ from karma.core.errors import AlreadyCreated, AlreadyExists, InvalidRequest, Sta
 from karma.core.ids import ProjectId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
 from karma.projects.access import ProjectAccess, missing
 from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
 from karma.projects.permissions import ProjectPermission
@@ -112,11 +113,12 @@ class ProjectService:
 
     # Writing
 
-    def create(self, user_id: UserId, new: NewProject, *, request_token: str = "") -> Seen:
-        """Store a new project, whose only member owns it; a repeat with the same `request_token` returns that project.
+    def create(self, user_id: UserId, new: NewProject, *, idempotency_key: IdempotencyKey | None = None) -> Seen:
+        """Store a new project, whose only member owns it; a repeat with the same key returns that project.
 
         Raises:
             AlreadyCreated: this repeats a request whose project was deleted meanwhile.
+            IdempotencyKeyReused: the first request asked for another project.
             AccountGone: the account is deleted.
             OwnsTooMany: it owns as many as an account may own.
         """
@@ -135,16 +137,19 @@ class ProjectService:
         owner = Membership(
             project_id=project.id, user_id=user_id, role=ProjectRole.OWNER, joined_at=now, accepted_at=now, version=1
         )
+        request = repeatable(idempotency_key, new, at=now)
         try:
-            self._store.create(project, owner, request_token=request_token)
+            self._store.create(project, owner, request=request)
         except AlreadyExists:
-            return self._made_before(user_id, request_token)
+            if request is None:
+                raise
+            return self._made_before(user_id, request)
         count("ProjectCreated")
         logger.info("project.created", project_id=project.id)
         return Seen(project=project, role=owner.role)
 
-    def _made_before(self, user_id: UserId, request_token: str) -> Seen:
-        made = self._store.made_by(user_id, request_token)
+    def _made_before(self, user_id: UserId, request: RepeatableRequest) -> Seen:
+        made = self._store.made_by(user_id, request)
         project, members = self._store.read(made, user_id) if made else (None, {})
         if project is None or project.deleting or user_id not in members:
             raise AlreadyCreated("This request was carried out before", details={"id": made})

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from karma.core.ids import SubtaskId, TaskId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.tasks.domain import Subtask, Task, TaskStatus
 
 
@@ -29,14 +30,18 @@ class Tasks(Protocol):
     def subtasks(self, task_id: TaskId) -> list[Subtask]:
         """Read a task's subtasks in the order of its body, consistently."""
 
-    def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
-        """Return the id of the task that a request created, consistently; None: it created none."""
-
-    def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
-        """Store a new task; `request_token` "": the request has none.
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> TaskId | None:
+        """Return the id of the task that a request created, consistently; None: it created none within 25 hours.
 
         Raises:
-            AlreadyExists: a request with this token created a task within the last 24 hours.
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
+
+    def create(self, task: Task, subtasks: Sequence[Subtask], *, request: RepeatableRequest | None) -> None:
+        """Store a new task, and the record of `request`.
+
+        Raises:
+            AlreadyExists: a request with this key created a task within the last 25 hours; `made_by` names it.
             AccountGone: the owner's account is deleted.
             TooManyTasks: the owner would have more than `MAX_ENTRIES` tasks and subtasks.
         """

@@ -26,12 +26,12 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, delete, get, query
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, empty, pages
-from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
+from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
-from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId
 from karma.core.purge import Purge
+from karma.core.requests import RepeatableRequest
 from karma.identity.transactional import require_account
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
@@ -163,10 +163,10 @@ class TaskRepository:
             if start is None:
                 return found
 
-    def made_by(self, user_id: UserId, request_token: str) -> TaskId | None:
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> TaskId | None:
         """See Tasks; one Get."""
-        item = get(TaskRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
-        return TaskId(item.made_id) if item else None
+        made = noted(TaskRequestItem, request_key(owner_pk(user_id), request), request)
+        return TaskId(made) if made else None
 
     def page(
         self, user_id: UserId, *, status: TaskStatus | None, newest_first: bool, after: str, limit: int
@@ -205,18 +205,12 @@ class TaskRepository:
 
     # Writing
 
-    def create(self, task: Task, subtasks: Sequence[Subtask], *, request_token: str) -> None:
-        """See Tasks; a check and 2 items, one for a token, and the subtasks."""
+    def create(self, task: Task, subtasks: Sequence[Subtask], *, request: RepeatableRequest | None) -> None:
+        """See Tasks; a check and 2 items, one for a key, and the subtasks."""
         tx = Transaction()
         require_account(tx, task.user_id)
-        if request_token:
-            note_request(
-                tx,
-                TaskRequestItem(*request_key(owner_pk(task.user_id), request_token)),
-                task.id,
-                at=task.created_at,
-                repeated=AlreadyExists("This request made a task before"),
-            )
+        if request is not None:
+            note_request(tx, TaskRequestItem(*request_key(owner_pk(task.user_id), request)), request, task.id)
         tx.put(_task_item(task))
         for each in subtasks:
             tx.put(_subtask_item(each))

@@ -20,6 +20,7 @@ from karma.core.errors import (
 from karma.core.ids import SubtaskId, TaskId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.core.requests import IdempotencyKey, repeatable
 from karma.tasks.domain import (
     NewSubtask,
     NewTask,
@@ -131,12 +132,15 @@ class TaskService:
 
     # Writing
 
-    def create(self, user_id: UserId, new: NewTask, *, request_token: str = "") -> TaskWithSubtasks:
-        """Store a task with its subtasks; a repeat with the same `request_token` returns the task of the first one.
+    def create(
+        self, user_id: UserId, new: NewTask, *, idempotency_key: IdempotencyKey | None = None
+    ) -> TaskWithSubtasks:
+        """Store a task with its subtasks; a repeat with the same `idempotency_key` returns the task of the first one.
 
         Raises:
             ValidationFailed: a dependency names no subtask of the task, or dependencies form a cycle.
             Gone: the first request's task was deleted meanwhile.
+            IdempotencyKeyReused: the first request asked for another task.
             AccountGone: the owner's account is deleted.
             TooManyTasks: the owner would have more than `MAX_ENTRIES` tasks and subtasks.
         """
@@ -145,10 +149,11 @@ class TaskService:
             details = [{"field": field, "message": message, "type": "value_error"} for field, message in wrong]
             raise ValidationFailed("Request validation failed", details=details)
         made = self._made(user_id, new)
+        request = repeatable(idempotency_key, new, at=made.task.created_at)
         try:
-            self._store.create(made.task, made.subtasks, request_token=request_token)
+            self._store.create(made.task, made.subtasks, request=request)
         except AlreadyExists:
-            earlier = self._store.made_by(user_id, request_token)
+            earlier = self._store.made_by(user_id, request) if request else None
             task = self._store.get(user_id, earlier) if earlier else None
             if task is None:
                 raise Gone("The task that this request made was deleted") from None

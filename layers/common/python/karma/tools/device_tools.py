@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from karma.core.ids import UserId
+from karma.core.requests import IdempotencyKey
 from karma.tools.toolbox import Tool, ToolContext, ToolFailed, described
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Commands(Protocol):
         *,
         ttl_s: int,
         requested_by: str,
-        idempotency_key: str,
+        idempotency_key: IdempotencyKey,
     ) -> Command:
         """Queue a command and publish it."""
         ...
@@ -164,7 +165,9 @@ class DeviceTools:
                 ttl_s=COMMAND_TTL_S,
                 requested_by="agent",
                 # The same call never moves the device twice, whoever repeats it; a call of another run does.
-                idempotency_key=f"agent:{context.run_id} {context.call_id}",
+                idempotency_key=IdempotencyKey(
+                    caller=user_id, route="controlDevice", value=f"agent:{context.run_id} {context.call_id}"
+                ),
             )
             # From here on it may take effect, whatever becomes of this call.
             context.known.update(device_id=sent.device_id, command_id=sent.id, status=sent.status)

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from karma.http.access import permit
 from api.deps import nouns
-from karma.http.idempotency import Outcome, once, request_token
+from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
@@ -29,8 +29,8 @@ async def create_noun(request: Request, body: CreateNounBody, caller: Writer) ->
     """Create a noun; only `name` is required."""
 
     def create() -> Outcome[NounData]:
-        token = request_token(request, caller) or ""
-        made = nouns.service().create(caller.user_id, name=body.name, note=body.note, request_token=token)
+        key = idempotency_key(request, caller)
+        made = nouns.service().create(caller.user_id, name=body.name, note=body.note, idempotency_key=key)
         return Outcome(status=201, data={"noun": noun_view(made)})
 
     return await once(request, caller, create)

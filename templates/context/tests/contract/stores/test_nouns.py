@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
@@ -18,6 +19,7 @@ from karma.nouns.repository import DynamoNounStore
 from tests.fakes.nouns import MemoryNounStore
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
+from tests.support.requests import asked
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 USER, OTHER, GONE = UserId(new_id()), UserId(new_id()), UserId(new_id())
@@ -54,38 +56,42 @@ def noun(number: int = 1, *, user: UserId = USER, note: str = "") -> Noun:
 def test_it_reads_back_whole(noun_store: NounStore) -> None:
     bare, full = noun(1), noun(2, note="Line one\nline two")
     for each in (bare, full):
-        noun_store.create(each, request_token="")
+        noun_store.create(each, request=None)
     assert [noun_store.get(USER, each.id) for each in (bare, full)] == [bare, full]
 
 
 def test_what_does_not_exist_or_is_another_s_is_nothing(noun_store: NounStore) -> None:
-    noun_store.create(noun(user=OTHER), request_token="t")
+    noun_store.create(noun(user=OTHER), request=asked("t"))
     assert noun_store.get(USER, noun().id) is None
-    assert noun_store.made_by(USER, "t") is None
+    assert noun_store.made_by(USER, asked("t")) is None
     assert noun_store.page(USER, below="", limit=5) == []
 
 
-def test_a_request_makes_one_within_a_day(noun_store: NounStore) -> None:
-    noun_store.create(noun(1), request_token="t")
+def test_a_request_makes_one(noun_store: NounStore) -> None:
+    noun_store.create(noun(1), request=asked("t"))
     with pytest.raises(AlreadyExists):
-        noun_store.create(noun(2), request_token="t")
-    assert noun_store.made_by(USER, "t") == noun(1).id
+        noun_store.create(noun(2), request=asked("t"))
+    assert noun_store.made_by(USER, asked("t")) == noun(1).id
     assert noun_store.get(USER, noun(2).id) is None
-    noun_store.create(replace(noun(3), created_at=NOW + timedelta(days=1)), request_token="t")
-    assert noun_store.made_by(USER, "t") == noun(3).id
+    with pytest.raises(IdempotencyKeyReused):
+        noun_store.made_by(USER, asked("t", "another noun"))
+    day_after = asked("t", "another noun", at=NOW + KEPT)
+    assert noun_store.made_by(USER, day_after) is None
+    noun_store.create(noun(3), request=day_after)
+    assert noun_store.made_by(USER, day_after) == noun(3).id
 
 
 def test_lists_go_by_age_and_below_an_id(noun_store: NounStore) -> None:
     made = [noun(n) for n in range(5, 0, -1)]
     for each in made:
-        noun_store.create(each, request_token="t" if each is made[0] else "")
+        noun_store.create(each, request=asked("t") if each is made[0] else None)
     assert noun_store.page(USER, below="", limit=9) == made
     assert noun_store.page(USER, below=made[1].id, limit=2) == made[2:4]
 
 
 def test_a_stale_version_changes_and_deletes_nothing(noun_store: NounStore) -> None:
     old = noun()
-    noun_store.create(old, request_token="")
+    noun_store.create(old, request=None)
     new = replace(old, name="new", updated_at=NOW + timedelta(seconds=1), version=2)
     noun_store.replace(old, new)
     with pytest.raises(NounChanged):
@@ -99,13 +105,13 @@ def test_a_stale_version_changes_and_deletes_nothing(noun_store: NounStore) -> N
 
 def test_nothing_is_made_for_an_account_that_is_gone(noun_store: NounStore) -> None:
     with pytest.raises(AccountGone):
-        noun_store.create(noun(user=GONE), request_token="t")
+        noun_store.create(noun(user=GONE), request=asked("t"))
     assert noun_store.get(GONE, noun().id) is None
 
 
 def test_an_account_s_go_with_it(dynamo: DynamoNounStore, database: Database) -> None:
     for each in (noun(1), noun(2), noun(3, user=OTHER)):
-        dynamo.create(each, request_token="t" if each.id == noun(1).id else "")
+        dynamo.create(each, request=asked("t") if each.id == noun(1).id else None)
     assert not dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() - 1, settled=True))
     assert dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() + 60, settled=True))
     [left] = database.items("work")

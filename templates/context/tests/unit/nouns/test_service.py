@@ -13,6 +13,7 @@ from karma.nouns.schemas import ChangeNounBody
 from karma.nouns.service import NounService
 from tests.fakes.identity import MovableClock
 from tests.fakes.nouns import MemoryNounStore
+from tests.support.requests import key
 
 USER = UserId(new_id())
 
@@ -53,11 +54,11 @@ def test_a_change_is_repeated_on_a_newer_version_unless_one_was_named(nouns: Nou
 
 
 def test_one_is_made_for_a_request(nouns: NounService) -> None:
-    made = nouns.create(USER, name="first", request_token="t")
-    assert nouns.create(USER, name="first", request_token="t") == made
+    made = nouns.create(USER, name="first", idempotency_key=key("t"))
+    assert nouns.create(USER, name="first", idempotency_key=key("t")) == made
     nouns.delete(USER, made.id)
     with pytest.raises(Gone):
-        nouns.create(USER, name="first", request_token="t")
+        nouns.create(USER, name="first", idempotency_key=key("t"))
 
 
 def test_none_is_made_for_a_deleted_account(nouns: NounService, store: Interrupted) -> None:

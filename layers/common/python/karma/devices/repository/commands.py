@@ -12,10 +12,12 @@ from pynamodb.expressions.update import Action
 from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.requests import note_request, noted
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
-from karma.core.errors import Conflict, NotFound
+from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
     FINAL_ANSWERS,
@@ -32,22 +34,16 @@ from karma.devices.repository.items import (
     EXPIRY_SHARDS,
     PENDING_PREFIX,
     CommandItem,
+    CommandRequestItem,
     DeviceItem,
-    IdempotencyItem,
     PendingItem,
     children_pk,
     command_key,
+    command_request_key,
     device_key,
     expiry_partition,
-    idempotency_key,
     pending_key,
 )
-
-_IDEMPOTENCY_S = 24 * 3600
-
-
-class IdempotencyKeyUsed(Exception):
-    """The Idempotency-Key of this request has created something before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +65,12 @@ class Pending:
 class CommandRepository:
     """Reads and conditional writes of commands in one `devices` table."""
 
-    def add(
-        self, command: Command, device: Device, *, now: datetime, idempotency: tuple[str, str] | None = None
-    ) -> None:
-        """Write a queued command and its entry in the device's queue, if the device is still active.
+    def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
+        """Write a queued command, its entry in the device's queue and the record of `request`, if the device is active.
 
         Raises:
             NotFound: the device is not active any more.
-            IdempotencyKeyUsed: the key has created a command before.
+            AlreadyExists: a request with this key sent a command within the last 25 hours; `made_by` names it.
         """
         stamp = iso(now)
         tx = Transaction()
@@ -88,28 +82,19 @@ class CommandRepository:
         )
         tx.put(_command_item(command, stamp))
         tx.put(_pending_item(command, stamp))
-        used = Conflict("This Idempotency-Key is in use")
-        if idempotency is not None:
-            key, request_hash = idempotency
-            pk, sk = idempotency_key(command.user_id, f"commands:{device.id}", key)
-            tx.update(
-                IdempotencyItem(pk, sk),
-                [
-                    IdempotencyItem.type.set(IdempotencyItem),
-                    IdempotencyItem.schema.set(1),
-                    IdempotencyItem.request_hash.set(request_hash),
-                    IdempotencyItem.made_id.set(command.id),
-                    IdempotencyItem.expires_at.set(int(now.timestamp()) + _IDEMPOTENCY_S),
-                ],
-                IdempotencyItem.pk.does_not_exist() | (IdempotencyItem.expires_at <= int(now.timestamp())),
-                on_fail=used,
-            )
-        try:
-            tx.commit()
-        except Conflict as exc:
-            if exc is used:
-                raise IdempotencyKeyUsed from exc
-            raise
+        if request is not None:
+            key = command_request_key(device.user_id, device.id, request)
+            note_request(tx, CommandRequestItem(*key), request, command.id)
+        tx.commit()
+
+    def made_by(self, device: Device, request: RepeatableRequest) -> CommandId | None:
+        """Return the id of the command that a request sent to a device: one read; None: it sent none within 25 hours.
+
+        Raises:
+            IdempotencyKeyReused: the request that sent it asked for something else.
+        """
+        made = noted(CommandRequestItem, command_request_key(device.user_id, device.id, request), request)
+        return CommandId(made) if made else None
 
     def get(self, device_id: DeviceId, command_id: CommandId, *, consistent: bool = False) -> Command | None:
         """Read one command."""

@@ -17,10 +17,12 @@ from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
+from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import Work, query_work
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
     CurrentDevice,
     Device,
@@ -47,16 +49,15 @@ from karma.devices.repository.items import (
     SWEEP_PARTITION,
     DeviceCounter,
     DeviceItem,
+    DeviceRequestItem,
     DevicesItem,
     GuardItem,
-    IdempotencyItem,
     LatestItem,
     PresenceItem,
     TombstoneItem,
     device_key,
     devices_counter_key,
     guard_key,
-    idempotency_key,
     latest_key,
     owner_pk,
     presence_key,
@@ -64,16 +65,8 @@ from karma.devices.repository.items import (
 )
 from karma.identity.transactional import require_account
 
-_IDEMPOTENCY_S = 24 * 3600
 _ITEMS_A_DEVICE = 3
 _NAME_KEY_CHARS = 200
-
-
-class Made(NamedTuple):
-    """Object that an Idempotency-Key has created before."""
-
-    id: str
-    request_hash: str
 
 
 class Rows(NamedTuple):
@@ -168,24 +161,18 @@ class DeviceRepository:
         item = get(DeviceCounter, devices_counter_key(user_id))
         return int(item.value) if item is not None else 0
 
-    def made_by(self, user_id: UserId, route: str, key: str, *, now: datetime) -> Made | None:
-        """Read the object that an Idempotency-Key has created; None: none, or more than a day ago."""
-        item = get(IdempotencyItem, idempotency_key(user_id, route, key), consistent=True)
-        if item is None or (item.expires_at or 0) <= now.timestamp():
-            return None
-        return Made(item.made_id, item.request_hash)
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> DeviceId | None:
+        """Return the id of the device that a request created: one read; None: it created none within 25 hours.
+
+        Raises:
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
+        made = noted(DeviceRequestItem, request_key(owner_pk(user_id), request), request)
+        return DeviceId(made) if made else None
 
     # Creating
 
-    def claim(
-        self,
-        device: Device,
-        *,
-        reservation: Reservation,
-        attempt: str,
-        now: datetime,
-        idempotency: tuple[str, str] | None = None,
-    ) -> None:
+    def claim(self, device: Device, *, reservation: Reservation, attempt: str, now: datetime) -> None:
         """Write a provisioning device: row, unique serial number, facts, presence and its reservation, all or none.
 
         Args:
@@ -193,7 +180,6 @@ class DeviceRepository:
             reservation: of one device; released when the device is deleted.
             attempt: id of this creation; a later one takes it over by writing its own.
             now: moment from which the sweep counts the creation's age.
-            idempotency: key and request hash, kept for a day.
 
         Raises:
             AlreadyExists: the serial number is taken.
@@ -208,22 +194,6 @@ class DeviceRepository:
         for kind, key in ((LatestItem, latest_key), (PresenceItem, presence_key)):
             pk, sk = key(device.user_id, device.id)
             tx.put(kind(pk, sk, created_at=stamp, updated_at=stamp))
-        if idempotency is not None:
-            name, request_hash = idempotency
-            pk, sk = idempotency_key(device.user_id, "devices", name)
-            # An entry older than a day may still lie there: TTL deletes late.
-            tx.update(
-                IdempotencyItem(pk, sk),
-                [
-                    IdempotencyItem.type.set(IdempotencyItem),
-                    IdempotencyItem.schema.set(1),
-                    IdempotencyItem.request_hash.set(request_hash),
-                    IdempotencyItem.made_id.set(device.id),
-                    IdempotencyItem.expires_at.set(int(now.timestamp()) + _IDEMPOTENCY_S),
-                ],
-                IdempotencyItem.pk.does_not_exist() | (IdempotencyItem.expires_at <= int(now.timestamp())),
-                on_fail=AlreadyExists("This Idempotency-Key is in use by another request"),
-            )
         reserve_usage(tx, [reservation])
         tx.commit()
 
@@ -257,11 +227,22 @@ class DeviceRepository:
         tx.commit()
         return device_of(item)
 
-    def activate(self, device: Device, *, attempt: str, certificate_id: str, now: datetime) -> Device:
-        """End a creation: the device is shown, and its certificate may send for it.
+    def activate(
+        self,
+        device: Device,
+        *,
+        attempt: str,
+        certificate_id: str,
+        now: datetime,
+        request: RepeatableRequest | None = None,
+    ) -> Device:
+        """End a creation: the device is shown, its certificate may send for it, and `request` has its record.
+
+        The record is not written before: a creation that is given up can be asked for again with the same key.
 
         Raises:
             ConditionFailed: another attempt has taken the creation over.
+            AlreadyExists: a request with this key created a device within the last 25 hours; `made_by` names it.
             AccountGone: the owner's account is deleted.
         """
         stamp = iso(now)
@@ -293,6 +274,8 @@ class DeviceRepository:
             ],
             (GuardItem.attempt == attempt) & (GuardItem.device_id == device.id),
         )
+        if request is not None:
+            note_request(tx, DeviceRequestItem(*request_key(owner_pk(device.user_id), request)), request, device.id)
         tx.commit()
         stored = self.row(device.user_id, device.id, consistent=True)
         if stored is None:

@@ -4,7 +4,8 @@ devices    USER#<user>   DEVICE#<device>              the owner's description   
            USER#<user>   DEVICE#<device>#LATEST       newest facts of the device
            USER#<user>   DEVICE#<device>#PRESENCE     lifecycle events that may be true
            USER#<user>   COUNTER#devices              active devices, folded from the stream
-           USER#<user>   IDEMPOTENCY#<hash>           answers to a repeated POST
+           USER#<user>   REQUEST#<token>              device made for an Idempotency-Key
+           USER#<user>   IDEMPOTENCY#<hash>           command made for an Idempotency-Key
            THING#<serial> META                        unique serial number, for ingest   gsi1 while unfinished: sweep
            DEV#<device>  CMD#<command>                a command
            DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
@@ -35,7 +36,9 @@ from pynamodb.attributes import (
 from karma.core.clock import from_epoch_ms
 from karma.core.dynamo.counters import CounterAttributes, counter_key
 from karma.core.dynamo.items import Gsi1, Item, Key, TableMeta
+from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.requests import RepeatableRequest
 
 DEVICE_PREFIX: Final = "DEVICE#"
 COMMAND_PREFIX: Final = "CMD#"
@@ -75,9 +78,10 @@ def devices_counter_key(user_id: UserId) -> Key:
     return counter_key(owner_pk(user_id), COUNTER_NAME)
 
 
-def idempotency_key(user_id: UserId, route: str, key: str) -> Key:
-    """Return the key of the answer to a POST that carried an Idempotency-Key."""
-    digest = hashlib.sha256(f"{route}\0{key}".encode()).hexdigest()[:32]
+def command_request_key(user_id: UserId, device_id: DeviceId, request: RepeatableRequest) -> Key:
+    """Return the key of the record of a request that sent a command; to another device it is another request."""
+    # Older than karma.core.dynamo.requests.request_key, and kept: a command whose record is not found is sent again.
+    digest = hashlib.sha256(f"commands:{device_id}\0{request.key.value}".encode()).hexdigest()[:32]
     return Key(owner_pk(user_id), f"IDEMPOTENCY#{digest}")
 
 
@@ -207,11 +211,12 @@ class GuardItem(DevicesItem, discriminator="thing"):
     certificate_ids = UnicodeSetAttribute(null=True)
 
 
-class IdempotencyItem(DevicesItem, discriminator="idempotency"):
-    """Object that a POST with an Idempotency-Key has created."""
+class DeviceRequestItem(RequestAttributes, DevicesItem, discriminator="device_request"):
+    """Record of the device that a request with an Idempotency-Key created."""
 
-    request_hash = UnicodeAttribute()
-    made_id = UnicodeAttribute()
+
+class CommandRequestItem(RequestAttributes, DevicesItem, discriminator="idempotency"):
+    """Record of the command that a request with an Idempotency-Key sent."""
 
 
 class CommandItem(DevicesItem, discriminator="command"):

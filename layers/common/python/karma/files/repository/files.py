@@ -14,9 +14,11 @@ from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.devices.transactional import require_device
 from karma.files.domain import (
     REJECTED_TIME,
@@ -31,6 +33,7 @@ from karma.files.repository.items import (
     NAME_KEY_CHARS,
     SWEEP_PARTITION,
     FileItem,
+    FileRequestItem,
     FilesItem,
     NameItem,
     directory_pk,
@@ -141,6 +144,15 @@ class FileRepository:
 
     # Making
 
+    def made_by(self, device_id: DeviceId, request: RepeatableRequest) -> FileId | None:
+        """Return the id of the file that a request created: one read; None: it created none within 25 hours.
+
+        Raises:
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
+        made = noted(FileRequestItem, request_key(files_pk(device_id), request), request)
+        return FileId(made) if made else None
+
     def add(
         self,
         entry: DeviceFile,
@@ -148,6 +160,7 @@ class FileRepository:
         reservation: Reservation | None,
         directories: Iterable[DeviceFile],
         due: datetime | None,
+        request: RepeatableRequest | None = None,
     ) -> None:
         """Write a new entry, its unique name, the missing directories above it and its reservation: all or none.
 
@@ -156,9 +169,10 @@ class FileRepository:
             reservation: of a file's bytes in its owner's plan; None for a directory.
             directories: the missing directories above it, as `missing` returned them.
             due: moment at which a sweep must look at the file; None for a directory.
+            request: the request that asks for it, whose record is written, too.
 
         Raises:
-            AlreadyExists: the name is taken.
+            AlreadyExists: the name is taken, or `made_by` names a file of this request.
             QuotaExceeded: the owner's plan has no room for the file.
             NotFound: the device does not exist any more.
             ConditionFailed: another request made or removed one of the directories above it meanwhile.
@@ -170,6 +184,8 @@ class FileRepository:
         tx.put(listed_item(entry) if due is None else unlisted_item(entry, due=due))
         names.make(directories)
         names.write()
+        if request is not None:
+            note_request(tx, FileRequestItem(*request_key(files_pk(entry.device_id), request)), request, entry.id)
         if reservation is not None:
             # Last: who repeats a request hears that the name is taken, by their own file.
             reserve_usage(tx, [reservation])
@@ -225,13 +241,7 @@ class FileRepository:
 
     # Changing
 
-    def change(
-        self,
-        file: DeviceFile,
-        changed: DeviceFile,
-        *,
-        directories: Iterable[DeviceFile],
-    ) -> None:
+    def change(self, file: DeviceFile, changed: DeviceFile, *, directories: Iterable[DeviceFile]) -> None:
         """Replace the fields of a listed entry that its owner may change; a new name or path must be free.
 
         Raises:

@@ -3,6 +3,7 @@
 FILES#<device>   FILE#<file>      an entry that is listed            gsi1: by directory, then name
 FILES#<device>   UPLOAD#<file>    one not listed (yet, or any more) gsi1: by when a sweep must look at it
 FILES#<device>   NAME#<hash of path>#<hash of name>   a unique name, of one entry; see repository/names.py
+FILES#<device>   REQUEST#<token>  file made for an Idempotency-Key
 
 gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
        SWEEP#FILES                   <due>#<file>
@@ -16,6 +17,7 @@ from typing import Final
 from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.core.dynamo.items import Gsi1, Item, Key, TableMeta
+from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import DeviceId, FileId
 
 LISTED_PREFIX: Final = "FILE#"
@@ -106,7 +108,10 @@ class FileItem(FilesItem, discriminator="device_file"):
     part_checksums = BooleanAttribute(default=False)
     upload_expires_ms = NumberAttribute(default=0)
     completed_ms = NumberAttribute(default=0)
-    request_token = UnicodeAttribute(null=True)
+
+
+class FileRequestItem(RequestAttributes, FilesItem, discriminator="device_file_request"):
+    """Record of the file that a request with an Idempotency-Key created."""
 
 
 class NameItem(FilesItem, discriminator="device_file_name"):

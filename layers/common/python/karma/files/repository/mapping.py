@@ -83,7 +83,6 @@ def _item(file: DeviceFile, key: Key) -> FileItem:
         part_checksums=file.part_checksums,
         upload_expires_ms=file.upload_expires_ms,
         completed_ms=file.completed_ms,
-        request_token=file.request_token,
     )
 
 
@@ -117,5 +116,4 @@ def file_of(item: FileItem) -> DeviceFile:
         upload_expires_ms=int(item.upload_expires_ms),
         completed_ms=int(item.completed_ms),
         forgotten_s=int(item.expires_at or 0),
-        request_token=item.request_token,
     )

@@ -13,10 +13,11 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
-from karma.core.dynamo.requests import note_request, request_key
+from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyCreated, StaleVersion, Upstream
 from karma.core.ids import ApiKeyId, UserId
+from karma.core.requests import RepeatableRequest
 from karma.identity.accounts.repository.users import user_of
 from karma.identity.domain import ApiKey, Credential, User
 from karma.identity.items import (
@@ -49,20 +50,21 @@ class ApiKeyRepository:
         key: ApiKey,
         *,
         made_with: Credential | None = None,
-        request_token: str | None,
+        request: RepeatableRequest | None,
         seen: int | None = None,
         going: Sequence[ApiKey] = (),
         entry: AuditEntry,
         mails: Sequence[Mail] = (),
     ) -> None:
-        """Store a key under its owner and its hash, once a day for each `request_token`, with audit entry and mails.
+        """Store a key under its owner and its hash, once for each `request`, with audit entry and mails.
 
         `made_with` is the session that asks; None: an operator asks. `seen` is the number of keys that the account had
         made when its keys were read (`keys_made`), so that no two requests make a key on the same state; None: not
         checked. `going` are ended keys that are removed with it.
 
         Raises:
-            AlreadyCreated: a key was made for this token; `details.id` names it.
+            AlreadyCreated: this request made a key within the last 25 hours; `details.id` names it.
+            IdempotencyKeyReused: the request that made it asked for another one.
             SessionOver: the session `made_with` was ended.
             StaleVersion: another key was made since `seen` was read.
             AccountGone: the account is deleted.
@@ -72,10 +74,10 @@ class ApiKeyRepository:
             require_account(tx, key.user_id)
         else:
             require_credential(tx, made_with, now=key.created_at)
-        guard_key = request_key(f"USER#{key.user_id}", request_token or "")
-        if request_token is not None:
+        pk = f"USER#{key.user_id}"
+        if request is not None:
             repeated = AlreadyCreated("This request was carried out; its secret was shown once")
-            note_request(tx, MadeByRequest(*guard_key), key.id, at=key.created_at, repeated=repeated)
+            note_request(tx, MadeByRequest(*request_key(pk, request)), request, key.id, repeated=repeated)
         for where in (api_key_key(key.user_id, key.id), api_key_lookup(key.hash)):
             tx.put(_item(where, key))
         turns = ApiKeyTurns(*api_key_turns_key(key.user_id))
@@ -90,8 +92,8 @@ class ApiKeyRepository:
         try:
             tx.commit()
         except AlreadyCreated as exc:
-            guard = get(MadeByRequest, guard_key, consistent=True)
-            exc.details = {"id": guard.made_id} if guard else None
+            made = noted(MadeByRequest, request_key(pk, request), request) if request else None
+            exc.details = {"id": made} if made else None
             raise
 
     def find_api_key(self, key_hash: str) -> ApiKey | None:

@@ -13,6 +13,7 @@ from karma.core.clock import Clock
 from karma.core.errors import Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import ApiKeyId, UserId, is_id, new_id
 from karma.core.ratelimit import Buckets
+from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
 from karma.identity import permissions
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, ApiKey, Caller, Credential, User
@@ -42,7 +43,7 @@ class ApiKeys(Protocol):
         key: ApiKey,
         *,
         made_with: Credential | None,
-        request_token: str | None,
+        request: RepeatableRequest | None,
         seen: int | None,
         going: Sequence[ApiKey],
         entry: AuditEntry,
@@ -107,15 +108,16 @@ class ApiKeyService:
         expires_at: datetime | None,
         current_password: str | None = None,
         source: Source,
-        request_token: str | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> NewApiKey:
-        """Make a key for the caller's programs and tell them by mail, once for each `request_token` that is given.
+        """Make a key for the caller's programs and tell them by mail, once for each `idempotency_key` that is given.
 
         So that a stolen session does not become a key that outlives it, the session's login must be at most ten minutes
         old, or the password given. A key without `expires_at` ends after `API_KEY_TTL`.
 
         Raises:
-            AlreadyCreated: a key was made for this token before.
+            AlreadyCreated: this request made a key before.
+            IdempotencyKeyReused: the first request asked for another key.
             SessionOver: the caller's session has ended meanwhile.
             StaleVersion: other keys of the account were made at the same moment, at each attempt.
             Forbidden: the caller is a key itself, has not verified an address, gives no fresh proof or a wrong one, or
@@ -153,7 +155,8 @@ class ApiKeyService:
             revoked_at=None,
         )
         made_with = caller.credential
-        self._store(key, keys_from=owner.api_keys_from, made_with=made_with, request_token=request_token, source=source)
+        request = repeatable(idempotency_key, name, sorted(scopes), expires_at, at=now)
+        self._store(key, keys_from=owner.api_keys_from, made_with=made_with, request=request, source=source)
         return NewApiKey(key=key, secret=secret)
 
     def _store(
@@ -162,7 +165,7 @@ class ApiKeyService:
         *,
         keys_from: datetime | None,
         made_with: Credential | None,
-        request_token: str | None,
+        request: RepeatableRequest | None,
         source: Source,
     ) -> None:
         """Store a key unless its owner has `MAX_API_KEYS` usable ones, however many are made at the same moment."""
@@ -178,7 +181,7 @@ class ApiKeyService:
                 self._api_keys.create_api_key(
                     key,
                     made_with=made_with,
-                    request_token=request_token,
+                    request=request,
                     seen=seen,
                     going=going,
                     entry=entry,

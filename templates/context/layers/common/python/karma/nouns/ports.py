@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from karma.core.ids import UserId
+from karma.core.requests import RepeatableRequest
 from karma.nouns.domain import Noun, NounId
 
 
@@ -14,14 +15,18 @@ class NounStore(Protocol):
     def get(self, user_id: UserId, noun_id: NounId) -> Noun | None:
         """Read one, consistently; None when it is absent, deleted, or another account's."""
 
-    def made_by(self, user_id: UserId, request_token: str) -> NounId | None:
-        """Find what a request made, consistently."""
-
-    def create(self, noun: Noun, *, request_token: str) -> None:
-        """Store a new noun; "" is no token.
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> NounId | None:
+        """Return the id of the noun that a request created, consistently; None: it created none within 25 hours.
 
         Raises:
-            AlreadyExists: this token made a noun within 24 hours before.
+            IdempotencyKeyReused: the request that created it asked for something else.
+        """
+
+    def create(self, noun: Noun, *, request: RepeatableRequest | None) -> None:
+        """Store a new noun, and the record of `request`.
+
+        Raises:
+            AlreadyExists: a request with this key created a noun within the last 25 hours; `made_by` names it.
             AccountGone: its account is deleted.
         """
 

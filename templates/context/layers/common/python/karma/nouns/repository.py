@@ -18,11 +18,11 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
-from karma.core.dynamo.requests import RequestAttributes, note_request, request_key
+from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId
 from karma.core.purge import Purge
+from karma.core.requests import RepeatableRequest
 from karma.identity.transactional import require_account
 from karma.nouns.domain import Noun, NounChanged, NounId
 
@@ -72,23 +72,17 @@ class DynamoNounStore:
         item = get(NounItem, noun_key(user_id, noun_id), consistent=True)
         return _noun(item) if item else None
 
-    def made_by(self, user_id: UserId, request_token: str) -> NounId | None:
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> NounId | None:
         """See NounStore; one Get."""
-        item = get(NounRequestItem, request_key(owner_pk(user_id), request_token), consistent=True)
-        return NounId(item.made_id) if item else None
+        made = noted(NounRequestItem, request_key(owner_pk(user_id), request), request)
+        return NounId(made) if made else None
 
-    def create(self, noun: Noun, *, request_token: str) -> None:
-        """See NounStore; a check and one item, and one for a token."""
+    def create(self, noun: Noun, *, request: RepeatableRequest | None) -> None:
+        """See NounStore; a check and one item, and one for a key."""
         tx = Transaction()
         require_account(tx, noun.user_id)
-        if request_token:
-            note_request(
-                tx,
-                NounRequestItem(*request_key(owner_pk(noun.user_id), request_token)),
-                noun.id,
-                at=noun.created_at,
-                repeated=AlreadyExists("This request made a noun before"),
-            )
+        if request is not None:
+            note_request(tx, NounRequestItem(*request_key(owner_pk(noun.user_id), request)), request, noun.id)
         tx.put(_item(noun))
         tx.commit()
 

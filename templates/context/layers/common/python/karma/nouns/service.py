@@ -11,6 +11,7 @@ from karma.core.errors import AlreadyExists, Gone, NotFound, StaleVersion, Stora
 from karma.core.ids import UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
+from karma.core.requests import IdempotencyKey, repeatable
 from karma.nouns.domain import Noun, NounChanged, NounId
 from karma.nouns.ports import NounStore
 
@@ -52,21 +53,25 @@ class NounService:
         shown = found[:limit]
         return NounPage(nouns=tuple(shown), next_below=shown[-1].id if len(found) > limit else None)
 
-    def create(self, user_id: UserId, *, name: str, note: str = "", request_token: str = "") -> Noun:
-        """Store a new noun; a repeat with the same `request_token` returns the one that the first made.
+    def create(
+        self, user_id: UserId, *, name: str, note: str = "", idempotency_key: IdempotencyKey | None = None
+    ) -> Noun:
+        """Store a new noun; a repeat with the same `idempotency_key` returns the one that the first made.
 
         Raises:
             Gone: that one was deleted meanwhile.
+            IdempotencyKeyReused: the first asked for another noun.
             AccountGone: the account is deleted.
         """
         now = self._clock.now()
         noun = Noun(
             id=NounId(new_id()), user_id=user_id, name=name, note=note, created_at=now, updated_at=now, version=1
         )
+        request = repeatable(idempotency_key, name, note, at=now)
         try:
-            self._store.create(noun, request_token=request_token)
+            self._store.create(noun, request=request)
         except AlreadyExists:
-            earlier = self._store.made_by(user_id, request_token)
+            earlier = self._store.made_by(user_id, request) if request else None
             stored = self._store.get(user_id, earlier) if earlier else None
             if stored is None:
                 raise Gone("The noun that this request made was deleted") from None
