@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class FunctionName(StrEnum):
-    """One Lambda a trigger; a dotted name is a module of the package before the dot."""
+    """One Lambda a trigger, one for sweeps of like rights; a dotted name is a module of the package before the dot."""
 
     API = "api"
     AGENT_STREAM = "agent_stream"
@@ -22,7 +22,10 @@ class FunctionName(StrEnum):
     FILES = "background.files"
     ROUTER = "background.router"
     MAIL = "background.mail"
-    SWEEPS = "background.sweeps"
+    QUEUE_SWEEPS = "background.sweeps.queues"
+    TABLE_SWEEPS = "background.sweeps.tables"
+    FILE_SWEEP = "background.sweeps.files"
+    DEVICE_SWEEP = "background.sweeps.devices"
 
     @property
     def package(self) -> str:
@@ -234,30 +237,59 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=("IDENTITY_TABLE", "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
         ),
         FunctionSpec(
-            name=FunctionName.SWEEPS,
-            handler="background.sweeps.lambda_handler",
+            name=FunctionName.QUEUE_SWEEPS,
+            handler="background.sweeps.queues.lambda_handler",
             timeout_s=50,
             memory_mb=512,
             environment=(
-                "BILLING_TABLE",
-                "INBOX_QUEUE_URL",
                 "IDENTITY_TABLE",
+                "BILLING_TABLE",
+                "DEVICES_TABLE",
+                "INBOX_QUEUE_URL",
                 "MAIL_QUEUE_URL",
                 "DELETIONS_QUEUE_URL",
-                "DEVICES_TABLE",
-                "TELEMETRY_TABLE",
-                "WORK_TABLE",
                 "INGEST_QUEUE_URL",
-                "DEVICE_POLICY_NAME",
-                "FILES_BUCKET",
-                "FILES_QUEUE_URL",
             ),
+        ),
+        FunctionSpec(
+            name=FunctionName.TABLE_SWEEPS,
+            handler="background.sweeps.tables.lambda_handler",
+            timeout_s=50,
+            memory_mb=512,
+            environment=("WORK_TABLE", "BILLING_TABLE"),
+        ),
+        FunctionSpec(
+            name=FunctionName.FILE_SWEEP,
+            handler="background.sweeps.files.lambda_handler",
+            timeout_s=50,
+            memory_mb=512,
+            environment=("DEVICES_TABLE", "BILLING_TABLE", "FILES_BUCKET", "FILES_QUEUE_URL"),
+        ),
+        FunctionSpec(
+            name=FunctionName.DEVICE_SWEEP,
+            handler="background.sweeps.devices.lambda_handler",
+            timeout_s=50,
+            memory_mb=512,
+            environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "BILLING_TABLE", "FILES_BUCKET", "DEVICE_POLICY_NAME"),
         ),
     )
 }
 
-SWEEPS = ("inbox", "subscriptions", "mail", "commands", "files", "orphans", "projects", "tasks", "deletions")
-"""Scheduled sweeps; each calls the sweeps function every minute with `{"sweep": <name>}`."""
+SWEEPS: dict[str, FunctionName] = {
+    "inbox": FunctionName.QUEUE_SWEEPS,
+    "subscriptions": FunctionName.QUEUE_SWEEPS,
+    "mail": FunctionName.QUEUE_SWEEPS,
+    "deletions": FunctionName.QUEUE_SWEEPS,
+    "commands": FunctionName.QUEUE_SWEEPS,
+    "projects": FunctionName.TABLE_SWEEPS,
+    "tasks": FunctionName.TABLE_SWEEPS,
+    "files": FunctionName.FILE_SWEEP,
+    "orphans": FunctionName.DEVICE_SWEEP,
+}
+"""Scheduled sweeps, each with the function that is called every minute with `{"sweep": <name>}`.
+
+Sweeps share a function when they need the same services of AWS (docs/adr/0041).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

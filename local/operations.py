@@ -202,7 +202,7 @@ class Operations:
         return {key[5:].lower(): value for key, value in self._outputs.items() if key.startswith("Table")}
 
     def _inbox(self) -> InboxOperations:
-        self._become("FunctionBackgroundSweeps")
+        self._become("FunctionBackgroundSweepsQueues")
         from karma.billing.repository.inbox import InboxRepository
         from karma.billing.service import InboxOperations
         from karma.core.clock import SystemClock

@@ -83,7 +83,10 @@ _CHECKS = {
     FunctionName.FILES: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
     FunctionName.DELETION: _message(_NOBODY),
     # What the next minute's call would do, only sooner.
-    FunctionName.SWEEPS: Check(event={"sweep": "commands"}, expected={}),
+    FunctionName.QUEUE_SWEEPS: Check(event={"sweep": "commands"}, expected={}),
+    FunctionName.TABLE_SWEEPS: Check(event={"sweep": "tasks"}, expected={}),
+    FunctionName.FILE_SWEEP: Check(event={"sweep": "files"}, expected={}),
+    FunctionName.DEVICE_SWEEP: Check(event={"sweep": "orphans"}, expected={}),
 }
 
 

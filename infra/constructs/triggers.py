@@ -1,5 +1,7 @@
 """Triggers of the functions that no client calls: queues, a table's stream, schedules."""
 
+from collections.abc import Mapping
+
 from aws_cdk import Duration
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_events as events
@@ -9,7 +11,7 @@ from aws_cdk import aws_lambda_event_sources as sources
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.catalog import SWEEPS
+from infra.catalog import SWEEPS, FunctionName
 from infra.constructs.python_function import PythonFunction
 from infra.constructs.waivers import waive
 
@@ -79,19 +81,21 @@ class StreamTrigger(Construct):
 
 
 class SweepSchedules(Construct):
-    """A call a minute for each sweep, with the sweep's name as the whole event."""
+    """A call a minute for each sweep, of the function that has its rights, with the sweep's name as the whole event."""
 
-    def __init__(self, scope: Construct, construct_id: str, *, function: PythonFunction) -> None:
+    def __init__(
+        self, scope: Construct, construct_id: str, *, functions: Mapping[FunctionName, PythonFunction]
+    ) -> None:
         super().__init__(scope, construct_id)
-        for sweep in SWEEPS:
+        for sweep, name in SWEEPS.items():
             rule = events.Rule(
                 self,
                 sweep.capitalize(),
-                description=f"background.sweeps: {sweep}",
+                description=f"{name}: {sweep}",
                 schedule=events.Schedule.rate(SWEEP_PERIOD),
                 targets=[
                     targets.LambdaFunction(
-                        function.target,
+                        functions[name].target,
                         event=events.RuleTargetInput.from_object({"sweep": sweep}),
                         # The next minute's call does the same work: a late one has no use.
                         retry_attempts=0,

@@ -125,7 +125,7 @@ class AppStack(StageStack):
             table=data.tables[TableName.DEVICES],
             failures=data.router_failures.queue,
         )
-        SweepSchedules(self, "Sweeps", function=self.functions[FunctionName.SWEEPS])
+        SweepSchedules(self, "Sweeps", functions=self.functions)
 
     def _edge(self, settings: StageSettings, data: DataStack) -> None:
         self.edge: Edge | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.catalog import SWEEPS, FunctionName
 from local.deployment import Deployment
 from local.waiting import http_status
 
@@ -37,7 +38,9 @@ def test_the_backend_is_processes_on_loopback_and_a_folder(deployment: Deploymen
 
 @pytest.mark.fault("F-23a")
 @pytest.mark.needs("local-stage")
-def test_sweeps_do_not_pile_up(deployment: Deployment) -> None:
-    sweeps = deployment.outputs["FunctionBackgroundSweeps"]
-    reserved = deployment.adapter.client("lambda").get_function_concurrency(FunctionName=sweeps)
-    assert 1 <= reserved.get("ReservedConcurrentExecutions", 0) <= 9, "as many as there are schedules"
+@pytest.mark.parametrize("function", sorted(set(SWEEPS.values())))
+def test_sweeps_do_not_pile_up(deployment: Deployment, function: FunctionName) -> None:
+    name = deployment.outputs[f"Function{function.label}"]
+    reserved = deployment.adapter.client("lambda").get_function_concurrency(FunctionName=name)
+    schedules = [each for each in SWEEPS.values() if each is function]
+    assert reserved.get("ReservedConcurrentExecutions") == len(schedules)

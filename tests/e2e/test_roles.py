@@ -43,7 +43,7 @@ def without(iam: Any, role: str, sid: str, action: str) -> Iterator[None]:
 def sweep(deployment: Deployment) -> Callable[[], dict[str, Any]]:
     """Call the function that looks for bills not handled; it asks for one index, and for nothing when that is empty."""
     client = deployment.adapter.client("lambda")
-    name = deployment.outputs["FunctionBackgroundSweeps"]
+    name = deployment.outputs["FunctionBackgroundSweepsQueues"]
 
     def call() -> dict[str, Any]:
         answer = client.invoke(FunctionName=name, Payload=json.dumps({"sweep": "inbox"}))
@@ -56,7 +56,7 @@ def sweep(deployment: Deployment) -> Callable[[], dict[str, Any]]:
 def test_a_function_is_refused_what_is_taken_from_its_role(
     deployment: Deployment, sweep: Callable[[], dict[str, Any]]
 ) -> None:
-    name = deployment.outputs["FunctionBackgroundSweeps"]
+    name = deployment.outputs["FunctionBackgroundSweepsQueues"]
     arn = deployment.adapter.client("lambda").get_function_configuration(FunctionName=name)["Role"]
     assert "changed" in sweep()
     with without(deployment.adapter.client("iam"), arn.rpartition("/")[2], "IndexBilling", "dynamodb:Query"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from infra.catalog import FUNCTIONS, FunctionName
+from infra.catalog import FUNCTIONS, SWEEPS, FunctionName
 from infra.config import Stage
 from infra.constructs.roles import grants_of
 from infra.grants import GRANTS, IOT_RESOURCES, WILDCARDS
@@ -86,6 +86,20 @@ def test_no_action_is_a_pattern_and_nobody_scans(aws: Synthesized) -> None:
             assert not {"dynamodb:Scan", "iam:PassRole"}.intersection(actions), name
             # A batch of writes knows no conditions; what is left of a deleted account needs none.
             assert name is FunctionName.DELETION or "dynamodb:BatchWriteItem" not in actions, name
+
+
+def test_sweeps_share_a_role_when_they_need_the_same_services() -> None:
+    """A sweep that needs others moves to another function of infra/catalog.py (docs/adr/0041)."""
+    services = {
+        name: {action.partition(":")[0] for grant in GRANTS[name] for action in grant.actions}
+        for name in SWEEPS.values()
+    }
+    assert services == {
+        FunctionName.QUEUE_SWEEPS: {"dynamodb", "sqs"},
+        FunctionName.TABLE_SWEEPS: {"dynamodb"},
+        FunctionName.FILE_SWEEP: {"dynamodb", "sqs", "s3"},
+        FunctionName.DEVICE_SWEEP: {"dynamodb", "s3", "iot"},
+    }
 
 
 def test_a_star_in_a_resource_is_on_the_list(aws: Synthesized) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.catalog import FunctionName
+from infra.catalog import SWEEPS, FunctionName
 from infra.config import Overrides, SettingsError, Stage, stage_settings
 from local.adapter import scheduled_functions
 from tests.infra.synthesized import Synthesized
@@ -72,7 +72,7 @@ def test_each_sweep_has_one_instance(local: Synthesized) -> None:
         local.templates["app"]["Resources"][name]["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
         for name in schedules
     }
-    assert found == {"background.sweeps"}
+    assert found == set(SWEEPS.values())
 
 
 def test_api_ids_are_fixed(local: Synthesized) -> None:

@@ -27,7 +27,10 @@ MODULES = {
     FunctionName.FILES: "background.files",
     FunctionName.ROUTER: "background.router",
     FunctionName.MAIL: "background.mail",
-    FunctionName.SWEEPS: "background.sweeps",
+    FunctionName.QUEUE_SWEEPS: "background.sweeps.queues",
+    FunctionName.TABLE_SWEEPS: "background.sweeps.tables",
+    FunctionName.FILE_SWEEP: "background.sweeps.files",
+    FunctionName.DEVICE_SWEEP: "background.sweeps.devices",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from infra.catalog import FUNCTIONS
 from karma.core import aws as karma_aws
 from local.engine import Broker, Engine
 
@@ -137,77 +138,8 @@ _FIXED = {
     "STRIPE_API_BASE": "http://127.0.0.1:9",
     "PAYMENT_RETRY_DAYS": "14",
 }
-_TABLES = ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")
-_TABLE_NAMES = {name: f"{name.upper()}_TABLE" for name in _TABLES}
 FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
-    "api": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),
-        "AUTH_SECRET_ARN",
-        "MODEL_ID",
-        "INBOX_QUEUE_URL",
-        "FILES_BUCKET",
-        "FILES_QUEUE_URL",
-        "INGEST_QUEUE_URL",
-        "MAIL_QUEUE_URL",
-        "DELETIONS_QUEUE_URL",
-        "DEVICE_POLICY_NAME",
-        "MQTT_HOST",
-        "MQTT_PORT",
-        "MQTT_CA_PEM",
-        "BASIC_INGEST_RULE",
-        "IOT_DATA_ENDPOINT",
-        "WEBSOCKET_URL",
-        "ORIGIN_SECRET_ARN",
-        "API_URL",
-        "FRONTEND_ORIGINS",
-        "OAUTH_SECRET_ARN",
-        "GITHUB_URL",
-        "GITHUB_API_URL",
-        "GOOGLE_ISSUER",
-    ),
-    "agent_stream": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "agents", "billing")),
-        "FILES_BUCKET",
-        "AUTH_SECRET_ARN",
-        "MODEL_SECRET_ARN",
-        "MODEL_BASE_URL",
-        "MODEL_ID",
-        "RUNS_QUEUE_URL",
-        "INGEST_QUEUE_URL",
-        "IOT_DATA_ENDPOINT",
-        "ORIGIN_SECRET_ARN",
-    ),
-    "device_ingest": (_TABLE_NAMES["devices"], _TABLE_NAMES["telemetry"], "INGEST_QUEUE_URL", "IOT_DATA_ENDPOINT"),
-    "billing_webhook": (_TABLE_NAMES["billing"], "INBOX_QUEUE_URL", "STRIPE_WEBHOOK_SECRET_ARN"),
-    "inbox": (
-        *(_TABLE_NAMES[n] for n in ("identity", "billing")),
-        "PAYMENT_RETRY_DAYS",
-        "STRIPE_API_SECRET_ARN",
-        "STRIPE_API_BASE",
-    ),
-    "runs": (_TABLE_NAMES["agents"], "RUNS_QUEUE_URL"),
-    "files": (_TABLE_NAMES["devices"], _TABLE_NAMES["billing"], "FILES_BUCKET"),
-    "mail": (_TABLE_NAMES["identity"], "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
-    "deletion": (
-        *(_TABLE_NAMES[n] for n in ("identity", "devices", "telemetry", "work", "agents", "billing", "realtime")),
-        "DELETIONS_QUEUE_URL",
-        "FILES_BUCKET",
-        "DEVICE_POLICY_NAME",
-        "STRIPE_API_SECRET_ARN",
-        "STRIPE_API_BASE",
-    ),
-    "router": (_TABLE_NAMES["identity"], _TABLE_NAMES["devices"]),
-    "sweeps": (
-        *(_TABLE_NAMES[n] for n in ("billing", "identity", "devices", "telemetry", "work")),
-        "INBOX_QUEUE_URL",
-        "MAIL_QUEUE_URL",
-        "DELETIONS_QUEUE_URL",
-        "INGEST_QUEUE_URL",
-        "DEVICE_POLICY_NAME",
-        "FILES_BUCKET",
-        "FILES_QUEUE_URL",
-    ),
-    "realtime": (_TABLE_NAMES["identity"], _TABLE_NAMES["realtime"]),
+    name.removeprefix("background."): spec.environment for name, spec in FUNCTIONS.items()
 }
 
 

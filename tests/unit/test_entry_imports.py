@@ -26,7 +26,10 @@ LOADED = {
     "background.deletion": {"botocore", "pydantic", "pynamodb"},
     "background.files": {"botocore", "pynamodb"},
     "background.router": {"botocore", "pynamodb"},
-    "background.sweeps": {"botocore", "pynamodb"},
+    "background.sweeps.queues": {"botocore", "pynamodb"},
+    "background.sweeps.tables": {"botocore", "pynamodb"},
+    "background.sweeps.files": {"botocore", "pynamodb"},
+    "background.sweeps.devices": {"botocore", "pynamodb"},
     "background.mail": {"botocore", "pynamodb"},
     "realtime.handler": {"botocore", "pynamodb"},
 }

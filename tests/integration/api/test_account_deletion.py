@@ -107,8 +107,8 @@ def test_a_deletion_that_stands_still_is_asked_for_again(
     me, user_id, _ = person
     assert me.call("DELETE", PATH, CONFIRMED).status == 202
     assert [each["Body"] for each in drain(stack.queues["deletions"])] == [user_id]
-    stack.use("sweeps")
-    from background.sweeps import lambda_handler
+    stack.use("sweeps.queues")
+    from background.sweeps.queues import lambda_handler
 
     assert lambda_handler({"sweep": "deletions"}, lambda_context) == {"changed": 0}
     long_ago = datetime.now(UTC) - timedelta(hours=1)

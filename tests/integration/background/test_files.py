@@ -217,8 +217,8 @@ class TestTheSweep:
     @pytest.fixture
     def sweep(self, stack: Stack, lambda_context: Context) -> Callable[[], int]:
         def run() -> int:
-            stack.use("sweeps")
-            from background.sweeps import lambda_handler
+            stack.use("sweeps.files")
+            from background.sweeps.files import lambda_handler
 
             return lambda_handler({"sweep": "files"}, lambda_context)["changed"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from tests.support.accounts import open_account
 from tests.support.plans import reserved
 from tests.support.stack import Context, Stack
 
-Sweep = Callable[[Any], dict[str, int]]
+Sweep = Callable[[str], dict[str, int]]
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,6 +44,7 @@ EVENTS: dict[str, Any] = {
     "list inside": {"sweep": ["inbox"]},
     "object inside": {"sweep": {"sweep": "inbox"}},
     "unknown": {"sweep": "dust"},
+    "another function's": {"sweep": "orphans"},
     "all": {"sweep": "*"},
     "two": {"sweep": "inbox,commands"},
     "capitals": {"sweep": "INBOX"},
@@ -64,26 +66,32 @@ EVENTS: dict[str, Any] = {
 
 @pytest.fixture
 def sweep(stack: Stack, lambda_context: Context) -> Sweep:
-    import background.sweeps  # noqa: F401  before use(): it clears what the module keeps
-
-    stack.use("sweeps")
-
-    def call(event: Any) -> dict[str, int]:
-        from background.sweeps import lambda_handler
-
-        return lambda_handler(event, lambda_context)
+    def call(name: str) -> dict[str, int]:
+        function = importlib.import_module(SWEEPS[name])
+        stack.use(SWEEPS[name].removeprefix("background."))
+        changed: dict[str, int] = function.lambda_handler({"sweep": name}, lambda_context)
+        return changed
 
     return call
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_what_is_no_sweep_of_ours_is_refused_by_name(sweep: Sweep, stack: Stack, items: Items, name: str) -> None:
+def test_what_is_no_sweep_of_ours_is_refused_by_name(
+    stack: Stack, lambda_context: Context, items: Items, name: str
+) -> None:
+    from background.sweeps.queues import lambda_handler
+
+    stack.use("sweeps.queues")
     add_event(stack, "evt_due")
     before = items()
     with pytest.raises(ValidationFailed) as refused:
-        sweep(EVENTS[name])
+        lambda_handler(EVENTS[name], lambda_context)
     assert refused.value.details == [
-        {"field": "sweep", "message": f"must be one of {', '.join(SWEEPS)}", "type": "value_error"}
+        {
+            "field": "sweep",
+            "message": "must be one of inbox, subscriptions, mail, deletions, commands",
+            "type": "value_error",
+        }
     ]
     assert items() == before
     assert queued(stack) == set()
@@ -122,7 +130,7 @@ def test_the_inbox_passes_over_what_is_no_waiting_event(sweep: Sweep, stack: Sta
     stack.aws("dynamodb").put_item(TableName=stack.tables["billing"], Item=INBOX[name])
     before = items()
     add_event(stack, "evt_due")
-    assert sweep({"sweep": "inbox"}) == {"changed": 1}
+    assert sweep("inbox") == {"changed": 1}
     assert queued(stack) == {"evt_due"}
     assert unchanged(before, items())
 
@@ -160,7 +168,7 @@ def test_overdue_commands_end_beside_what_is_none(sweep: Sweep, stack: Stack, it
     stack.aws("dynamodb").put_item(TableName=stack.tables["devices"], Item=COMMANDS[name])
     before = items()
     command = overdue_command(stack)
-    sweep({"sweep": "commands"})
+    sweep("commands")
     ended = CommandRepository().get(command.device_id, command.id)
     assert ended is not None
     assert ended.status is CommandStatus.EXPIRED
@@ -207,7 +215,7 @@ def test_half_made_devices_are_removed_beside_what_is_none(sweep: Sweep, stack: 
         attempt="a",
         now=datetime.now(UTC) - timedelta(hours=1),
     )
-    sweep({"sweep": "orphans"})
+    sweep("orphans")
     left = items()
     (taken,) = [left.pop(key) for key in list(left) if "USAGE#devices" in key]
     assert (taken["value"], left) == ({"N": "0"}, before)

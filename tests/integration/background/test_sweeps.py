@@ -30,17 +30,20 @@ from tests.support.devices import World, new_device, provisioning_device
 from tests.support.plans import allowance, reserved
 from tests.support.stack import Context, Stack
 
-ENTRY = "background.sweeps:lambda_handler"
 SHORT_ENTRY = f"{Path(__file__).with_name('sweep_entry.py')}:sweep"
 POLICY = "karma-device"
 USER = UserId(new_id())
 
 
-def crash(stack: Stack, table: str, seed: Callable[[], Any], **more: Any) -> CrashReport:
+def crash(stack: Stack, function: str, table: str, seed: Callable[[], Any], **more: Any) -> CrashReport:
     return CrashTest(
-        entry=ENTRY, aws=stack.aws, tables=[stack.tables[table]], seed=seed, accept=lambda answer: "changed" in answer,
+        entry=f"background.{function}:lambda_handler",
+        aws=stack.aws,
+        tables=[stack.tables[table]],
+        seed=seed,
+        accept=lambda answer: "changed" in answer,
         **more,
-    ).run()  # fmt: skip
+    ).run()
 
 
 def queued(stack: Stack) -> set[str]:
@@ -74,9 +77,10 @@ def test_late_events_reach_the_queue_once_their_time_comes_again(stack: Stack) -
             )
         return event
 
-    stack.use("sweeps")
+    stack.use("sweeps.queues")
     report = crash(
         stack,
+        "sweeps.queues",
         "billing",
         seed,
         redeliver=when_due_again,
@@ -117,10 +121,15 @@ def test_overdue_commands_are_ended(stack: Stack) -> None:
         found = [commands.get(each.id, name) for each in [provisioning(device_id, "EOS-late")] for name in names]
         return [command.status for command in found if command is not None]
 
-    stack.use("sweeps")
+    stack.use("sweeps.queues")
     open_account(USER)
     report = crash(
-        stack, "devices", seed, ignore=("version", "created_at", "updated_at", "finished_ms"), other_state=expired
+        stack,
+        "sweeps.queues",
+        "devices",
+        seed,
+        ignore=("version", "created_at", "updated_at", "finished_ms"),
+        other_state=expired,
     )
     assert expired() == [CommandStatus.EXPIRED] * 2
     assert "sqs.SendMessage" in report.calls, "what waited behind them is published"
@@ -132,7 +141,7 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Stack) -> None:
     iot = stack.aws("iot")
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
     iot.create_policy(policyName=POLICY, policyDocument=document)
-    stack.use("sweeps")
+    stack.use("sweeps.devices")
     open_account(USER)
     registry = IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem")
     clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
@@ -159,13 +168,13 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Stack) -> None:
         return len(active), iot.list_things()["things"], kinds(stack)
 
     # The deleted one's tombstone has a new key each time.
-    report = crash(stack, "devices", seed, normalise=lambda _item: None, other_state=left)
+    report = crash(stack, "sweeps.devices", "devices", seed, normalise=lambda _item: None, other_state=left)
     assert {"iot.DeleteThing", "iot.DeleteCertificate", "dynamodb.TransactWriteItems"} <= set(report.calls)
     assert left() == (0, [], {"device_tombstone": 1})
 
 
 def test_what_a_deleted_device_left_is_removed(stack: Stack) -> None:
-    stack.use("sweeps")
+    stack.use("sweeps.devices")
     clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
     world = World(stack, user=USER, clock=clock)
 
@@ -193,9 +202,9 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
     stack: Stack, lambda_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that was deleted with a day of telemetry, and a certificate that was made for nobody."""
-    from background.sweeps import lambda_handler
+    from background.sweeps.devices import lambda_handler
 
-    stack.use("sweeps")
+    stack.use("sweeps.devices")
     monkeypatch.setattr("karma.devices.sweeps.CERTIFICATE_GRACE_S", -60.0)
     now = datetime.now(UTC)
     world = World(stack, user=USER, clock=FakeClock(now - timedelta(hours=1)))

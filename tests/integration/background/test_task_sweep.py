@@ -16,7 +16,7 @@ from tests.support.stack import Context, Stack
 
 @pytest.mark.req("R-M-06")
 def test_subtasks_of_a_deletion_that_died_are_removed(stack: Stack, lambda_context: Context) -> None:
-    stack.use("sweeps")
+    stack.use("sweeps.tables")
     user_id = open_account()
     store = TaskRepository()
     service = TaskService(store, SystemClock())
@@ -26,7 +26,7 @@ def test_subtasks_of_a_deletion_that_died_are_removed(stack: Stack, lambda_conte
     store.begin_delete(old, at=now - timedelta(minutes=5))
     store.begin_delete(young, at=now)
 
-    from background.sweeps import lambda_handler
+    from background.sweeps.tables import lambda_handler
 
     assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 1}
     assert lambda_handler({"sweep": "tasks"}, lambda_context) == {"changed": 0}

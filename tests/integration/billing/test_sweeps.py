@@ -1,7 +1,9 @@
+import importlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from infra.catalog import SWEEPS
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import InboxRepository
@@ -10,8 +12,8 @@ from tests.support.stack import Drain
 
 
 def test_the_schedule_sends_late_events_again(billing: Billing, drain: Drain) -> None:
-    billing.stack.use("sweeps")
-    from background.sweeps import lambda_handler
+    billing.stack.use("sweeps.queues")
+    from background.sweeps.queues import lambda_handler
 
     now = datetime.now(UTC)
     store = ArrivalRepository()
@@ -24,9 +26,9 @@ def test_the_schedule_sends_late_events_again(billing: Billing, drain: Drain) ->
     assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_late"]
 
 
-@pytest.mark.parametrize("sweep", ["commands", "orphans", "subscriptions"])
-def test_the_other_sweeps_find_nothing_in_an_empty_account(billing: Billing, sweep: str) -> None:
-    billing.stack.use("sweeps")
-    from background.sweeps import lambda_handler
-
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_sweep_finds_nothing_in_an_empty_account(billing: Billing, sweep: str) -> None:
+    function = SWEEPS[sweep]
+    billing.stack.use(function.removeprefix("background."))
+    lambda_handler = importlib.import_module(function).lambda_handler
     assert lambda_handler({"sweep": sweep}, billing.context) == {"changed": 0}

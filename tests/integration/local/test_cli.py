@@ -126,8 +126,8 @@ def deployed(stack: Stack, base: Places, monkeypatch: pytest.MonkeyPatch) -> Ite
     )
     role = stack.aws("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     outputs = {"data": {f"Table{name.capitalize()}": value for name, value in stack.tables.items()}, "app": {}}
-    for key, function in (("Api", "api"), ("BackgroundSweeps", "sweeps"), ("BackgroundRuns", "runs")):
-        name = f"test-{function}"
+    for key, function in (("Api", "api"), ("BackgroundSweepsQueues", "sweeps.queues"), ("BackgroundRuns", "runs")):
+        name = f"test-{function.replace('.', '-')}"
         stack.aws("lambda").create_function(
             FunctionName=name,
             Runtime="python3.13",

@@ -160,7 +160,7 @@ class TestTheProvider:
 
 class TestTheSchedule:
     def test_sends_late_mails_again(self, stack: Stack, api: Api, post: Post, lambda_context: Context) -> None:
-        import background.sweeps  # noqa: F401  before use(): it clears what the module keeps
+        import background.sweeps.queues  # noqa: F401  before use(): it clears what the module keeps
 
         api.register("ada@example.com")
         post.waiting()  # lost
@@ -171,8 +171,8 @@ class TestTheSchedule:
             created_at=datetime.now(UTC) - timedelta(minutes=3),
         )
         outbox.add(late)
-        stack.use("sweeps")
-        from background.sweeps import lambda_handler
+        stack.use("sweeps.queues")
+        from background.sweeps.queues import lambda_handler
 
         assert lambda_handler({"sweep": "mail"}, lambda_context) == {"changed": 1}
         assert lambda_handler({"sweep": "mail"}, lambda_context) == {"changed": 0}

@@ -170,9 +170,9 @@ def test_a_sweep_that_dies_is_finished_by_the_next(stack: Stack, world: World) -
         store.begin_delete(project, actor=members[world.ada], at=world.clock.now() - 2 * GRACE)
         return {"sweep": "projects"}
 
-    stack.use("sweeps")
+    stack.use("sweeps.tables")
     report = CrashTest(
-        entry="background.sweeps:lambda_handler",
+        entry="background.sweeps.tables:lambda_handler",
         aws=stack.aws,
         tables=[stack.tables["work"], stack.tables["billing"]],
         seed=seed,
@@ -206,9 +206,9 @@ def test_a_sweep_that_dies_while_seats_move_is_finished_by_the_next(stack: Stack
         assert seats(stack) == {"USER#" + world.ada: 2}
         return {"sweep": "projects"}
 
-    stack.use("sweeps")
+    stack.use("sweeps.tables")
     CrashTest(
-        entry="background.sweeps:lambda_handler",
+        entry="background.sweeps.tables:lambda_handler",
         aws=stack.aws,
         tables=[stack.tables["work"], stack.tables["billing"]],
         seed=seed,
