@@ -163,7 +163,7 @@ class Rows:
 
     def _cache_caller(self) -> None:
         """Cache the caller again: an older entry could expire during a measurement."""
-        from api.deps import identity
+        from api.services import identity
 
         identity.authenticator().forget(UserId(self._first.user_id))
         self.call(_Step("", "GET", "/api/v1/users/me"))

@@ -16,7 +16,7 @@ from mangum import Mangum
 from starlette.responses import Response
 
 from api import routes
-from api.deps import process
+from api.services import process
 from karma.core.errors import AppError
 from karma.http.envelope import failure
 from karma.http.routing import Router

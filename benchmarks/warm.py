@@ -111,9 +111,9 @@ class _Instant:
 def webhook(world: World) -> list[Row]:
     """Measure verify + store + enqueue relative to the two AWS calls themselves."""
     del world
-    from billing_webhook.handler import lambda_handler, wiring
+    from billing_webhook.handler import lambda_handler, services
 
-    wiring()
+    services()
     event = webhook_event()
     context = Context()
     with canned("dynamodb", "sqs"):
@@ -134,9 +134,9 @@ def webhook(world: World) -> list[Row]:
 
 def ingest(world: World) -> list[Row]:
     """Measure samples per second of CPU, and the cost of a batch."""
-    from device_ingest.handler import lambda_handler, service
+    from device_ingest.handler import lambda_handler, services
 
-    service()
+    services()
     messages = 10
     event = ingest_event(world, messages=messages)
     with canned("dynamodb"):
@@ -244,7 +244,7 @@ def api(world: World) -> list[Row]:
 @contextmanager
 def _frozen_reads() -> Iterator[None]:
     """Answer devices, the plan and the account as they were first read; a caller's token is verified each time."""
-    from api.deps import billing, devices, identity
+    from api.services import billing, devices, identity
 
     authenticator = identity.authenticator()
     users, service, allowances = vars(authenticator)["_users"], devices.service, billing.allowances

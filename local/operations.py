@@ -66,7 +66,7 @@ class Operations:
             LocalError: the address or the password is not accepted.
         """
         self._become("FunctionApi")
-        from api.deps import identity
+        from api.services import identity
 
         with _translated():
             return str(identity.administration().make_admin(email=email, password=password, name=name).id)
@@ -124,7 +124,7 @@ class Operations:
             LocalError: another account has the customer, or there is no such account.
         """
         self._become("FunctionApi")
-        from api.deps import billing
+        from api.services import billing
         from karma.core.ids import UserId
 
         with _translated():

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from agent_stream import deps
+from agent_stream import services
 from agent_stream.exchange import ClientLeft, Receive, Request, Response, Scope, Send
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.core.clock import epoch_ms, monotonic
@@ -112,7 +112,7 @@ async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> i
     if media_type != "application/json":
         raise UnsupportedMediaType("The body must be application/json")
     require_plain(request.header(b"content-encoding"))
-    body, runs = await request.body(), deps.run_service()
+    body, runs = await request.body(), services.run_service()
     asked = await asyncio.to_thread(parse_run_input, body, taken=runs.own_tools)
     async with _counted(caller, until=request.deadline):
         started = await runs.start(caller, asked, deadline=request.deadline)
@@ -126,7 +126,7 @@ async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> i
 
 async def _events(request: Request, caller: Caller, values: PathValues, send: Send) -> int:
     run_id = RunId(values["run_id"])
-    reader = deps.run_reader()
+    reader = services.run_reader()
     paged = wants_page(request.header(b"accept"))
     if paged:
         ValidationFailed.together(lambda: _after(request), lambda: _page_size(request))
@@ -139,7 +139,7 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
             return reader.first_segments(caller.user_id, run_id, after=after, limit=limit)
 
         data = events_view(await asyncio.to_thread(page), after=after)
-        body = success(data, now_ms=epoch_ms(deps.clock().now()))
+        body = success(data, now_ms=epoch_ms(services.clock().now()))
         return await _answer(send, 200, body, [(b"vary", b"accept"), (b"x-request-id", request.id.encode())])
     await asyncio.to_thread(reader.get, caller.user_id, run_id)
     if request.method == "HEAD":
@@ -149,10 +149,10 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
     writer = SseWriter(send, done=wants_done(request.header(b"accept")))
     seconds = FOLLOW_S
     if request.deadline is not None:
-        left_s = (request.deadline - deps.clock().now()).total_seconds() - _CLOSE_MARGIN_S
+        left_s = (request.deadline - services.clock().now()).total_seconds() - _CLOSE_MARGIN_S
         seconds = max(0.0, min(seconds, left_s))
     longest_s = seconds + _CLOSE_MARGIN_S
-    async with _counted(caller, until=deps.clock().now() + timedelta(seconds=longest_s)):
+    async with _counted(caller, until=services.clock().now() + timedelta(seconds=longest_s)):
         follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
         try:
             async with asyncio.timeout(longest_s):
@@ -173,15 +173,15 @@ async def _counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[N
     Raises:
         RateLimited: the account has as many streams open as it may.
     """
-    lease = await asyncio.to_thread(deps.open_streams().open, caller.user_id, until=until)
+    lease = await asyncio.to_thread(services.open_streams().open, caller.user_id, until=until)
     try:
         yield
     finally:
-        await asyncio.to_thread(deps.open_streams().close, lease)
+        await asyncio.to_thread(services.open_streams().close, lease)
 
 
 async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: int, seconds: float) -> None:
-    reader = deps.run_reader()
+    reader = services.run_reader()
     until = monotonic() + seconds
     pause_s = _POLL_S
     read = reader.first_segments
@@ -234,8 +234,8 @@ async def _admit(request: Request, route: Route, response: Response) -> Caller:
     """
 
     def admit() -> tuple[Caller, Headers]:
-        deps.build()
-        admission = deps.admission()
+        services.build()
+        admission = services.admission()
         admission.require_origin(request.header(ORIGIN_HEADER).encode("latin-1"))
         given = request.header(b"authorization") or None, request.header(b"x-api-key") or None
         caller = admission.caller(*given, method=request.method)
@@ -284,7 +284,7 @@ async def _refuse(request: Request, error: AppError, response: Response) -> int:
         # No second answer is possible. One that is not complete is cut off by the server, which its client notices.
         logger.error("response.broken", request_id=request.id, code=error.code, complete=response.is_complete)
         return response.status
-    body = failure(error, path=request.path, request_id=request.id, now_ms=epoch_ms(deps.clock().now()))
+    body = failure(error, path=request.path, request_id=request.id, now_ms=epoch_ms(services.clock().now()))
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return await _answer(response, error.status, body, [*headers, (b"x-request-id", request.id.encode())])
 
@@ -336,7 +336,7 @@ async def _live(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.shutdown":
-            await deps.model().close()
+            await services.model().close()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
@@ -348,4 +348,4 @@ def warm() -> None:
     from karma.integrations.anthropic import load_sdk
 
     load_sdk()
-    deps.build()
+    services.build()

@@ -1,1 +1,1 @@
-"""The HTTP API: reads requests, asks a context, renders its answer. `deps` builds what routes need."""
+"""The HTTP API: reads requests, asks a context, renders its answer. `services` builds what routes need."""

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
 from api import routes
-from api.deps import process
 from api.description import description
+from api.services import process
 from karma.core.answers import AboutData
 from karma.core.health import APP, VERSION
 from karma.http import openapi

@@ -55,7 +55,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def cascade() -> Cascade:
+def services() -> Cascade:
     """Build the deletion with its steps in order, once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -107,5 +107,5 @@ def _read(body: str) -> tuple[UserId, Ids]:
 
 
 def _advance(user_id: UserId) -> str:
-    cascade().advance(user_id)
+    services().advance(user_id)
     return "advanced"

@@ -29,7 +29,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def verifier() -> Verifier:
+def services() -> Verifier:
     """Build the verifier once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -48,4 +48,4 @@ def _read(body: str) -> tuple[tuple[DeviceId, FileId], Ids]:
 
 
 def _verify(message: tuple[DeviceId, FileId]) -> str:
-    return str(verifier().verify(*message))
+    return str(services().verify(*message))

@@ -16,7 +16,7 @@ from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core import secrets
 from karma.core.batch import Ids, each_message
-from karma.core.clock import SystemClock
+from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
 from karma.core.ids import UserId
@@ -47,16 +47,18 @@ class Services:
 
     projector: EventProjector
     inbox: InboxRepository
+    clock: Clock
 
 
 @cache
-def wiring() -> Services:
-    """Build the services of this function."""
+def services() -> Services:
+    """Build the services of this function, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    inbox = InboxRepository()
+    inbox, clock = InboxRepository(), SystemClock()
     return Services(
         inbox=inbox,
+        clock=clock,
         projector=EventProjector(
             inbox=inbox,
             subscriptions=SubscriptionRepository(),
@@ -65,7 +67,7 @@ def wiring() -> Services:
                 api_key=lambda: secrets.string(settings.stripe_api_secret_arn, "api_key"),
                 api_base=settings.stripe_api_base,
             ),
-            clock=SystemClock(),
+            clock=clock,
             retries=timedelta(days=settings.payment_retry_days),
         ),
     )
@@ -86,18 +88,19 @@ def _read(body: str) -> tuple[tuple[UserId | None, str], Ids]:
 
 
 def _handle(message: tuple[UserId | None, str]) -> str:
-    services, (user_id, event_id) = wiring(), message
+    user_id, event_id = message
     if user_id is not None:
-        return services.projector.refresh(user_id)
+        return services().projector.refresh(user_id)
     try:
-        return services.projector.handle(event_id)
+        return services().projector.handle(event_id)
     except Exception as exc:
-        _remember(services, event_id, exc.code if isinstance(exc, AppError) else type(exc).__name__)
+        _remember(event_id, exc.code if isinstance(exc, AppError) else type(exc).__name__)
         raise
 
 
-def _remember(services: Services, event_id: str, error: str) -> None:
+def _remember(event_id: str, error: str) -> None:
     try:
-        services.inbox.record_failure(event_id, error=error, at=SystemClock().now())
+        given = services()
+        given.inbox.record_failure(event_id, error=error, at=given.clock.now())
     except Exception:  # noqa: BLE001  the message comes back without the note, and its neighbours are handled
         logger.exception("billing.failure_not_recorded", event_id=event_id)

@@ -35,7 +35,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def worker() -> MailWorker:
+def services() -> MailWorker:
     """Build the mail worker once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -60,5 +60,5 @@ def _read(body: str) -> tuple[str, Ids]:
 
 
 def _send(mail_id: str) -> str:
-    state = worker().deliver(mail_id)
+    state = services().deliver(mail_id)
     return state.value if state else "unknown"

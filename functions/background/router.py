@@ -29,7 +29,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def counting() -> DeviceCounting:
+def services() -> DeviceCounting:
     """Build the counting once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -42,7 +42,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     for record in event["Records"]:
         change = _change(record["dynamodb"])
         try:
-            folded += counting().apply(change)
+            folded += services().apply(change)
         except Upstream as exc:
             logger.warning("router.retry", cause=type(exc).__name__)
             return _again_from(change)

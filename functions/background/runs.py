@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.core.batch import Ids, each_message
-from karma.core.clock import SystemClock
+from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
@@ -27,12 +27,22 @@ class Settings(FunctionSettings):
     runs_queue_url: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Services that handle a message."""
+
+    runs: RunRepository
+    watchdog: QueueWatchdog
+    clock: Clock
+
+
 @cache
-def services() -> tuple[RunRepository, QueueWatchdog]:
-    """Build the store of runs and the watchdog once a process."""
+def services() -> Services:
+    """Build the services of this function, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    return RunRepository(), QueueWatchdog(SqsQueue(settings.runs_queue_url))
+    watchdog = QueueWatchdog(SqsQueue(settings.runs_queue_url))
+    return Services(runs=RunRepository(), watchdog=watchdog, clock=SystemClock())
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -46,6 +56,6 @@ def _read(body: str) -> tuple[RunKey, Ids]:
 
 
 def _attend(key: RunKey) -> str:
-    store, watchdog = services()
-    attend(store, SystemClock(), watchdog, key)
+    given = services()
+    attend(given.runs, given.clock, given.watchdog, key)
     return "looked at"

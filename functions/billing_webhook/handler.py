@@ -40,7 +40,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def wiring() -> InboxService:
+def services() -> InboxService:
     """Build the one service of this function, and the clients that its first event needs."""
     settings = load(Settings)
     bind_tables(settings)
@@ -67,7 +67,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     try:
         if event["requestContext"]["http"]["method"] != "POST":
             raise MethodNotAllowed("Only POST is answered here")
-        wiring().receive(_body(event), event.get("headers", {}).get("stripe-signature"))
+        services().receive(_body(event), event.get("headers", {}).get("stripe-signature"))
     except AppError as error:
         count("WebhookRejected", code=error.code)
         logger.warning("billing.webhook_refused", code=error.code, request_id=context.aws_request_id)

@@ -47,7 +47,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def service() -> IngestService:
+def services() -> IngestService:
     """Build the ingest service once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -83,7 +83,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
             # Not what our rule writes: for operators, by way of the dead-letter queue.
             logger.warning("ingest.unreadable_record", message_id=record.get("messageId"))
             failed.append(record["messageId"])
-    failed += service().take(messages, wake_ups)
+    failed += services().take(messages, wake_ups)
     return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
 
 

@@ -22,7 +22,7 @@ from realtime.settings import Settings
 
 
 @cache
-def wiring() -> ConnectionService:
+def services() -> ConnectionService:
     """Build the service once a process."""
     settings = load(Settings)
     bind_tables(settings)
@@ -38,7 +38,7 @@ def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     if route == "$connect":
         status = _connect(connection_id, (event.get("queryStringParameters") or {}).get("ticket") or "")
     elif route == "$disconnect":
-        wiring().disconnect(connection_id)
+        services().disconnect(connection_id)
     else:
         body = orjson.dumps(_message(connection_id, event.get("body") or "")).decode()
     logger.info("realtime.handled", request_id=gateway.get("requestId"), route=route, status=status)
@@ -47,7 +47,7 @@ def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
 
 def _connect(connection_id: str, ticket: str) -> int:
     try:
-        wiring().connect(connection_id, ticket)
+        services().connect(connection_id, ticket)
     except AppError as error:
         return error.status
     return 200
@@ -57,6 +57,6 @@ def _message(connection_id: str, text: str) -> dict[str, object]:
     request: Request | None = None
     try:
         request = parse(text)
-        return answer(wiring(), connection_id, request)
+        return answer(services(), connection_id, request)
     except AppError as error:
         return error_message(error, request)

@@ -141,11 +141,11 @@ class TestANoun:
             Words(noun, plural)
 
     def test_that_is_a_context_already_is_refused_and_nothing_is_written(self, tmp_path: Path) -> None:
-        for path in (context.PERMISSIONS, context.TABLE, context.API, Path("functions/api/deps/tasks.py")):
+        for path in (context.PERMISSIONS, context.TABLE, context.API, Path("functions/api/services/tasks.py")):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, tmp_path / path)
         shutil.copytree(ROOT / context.TEMPLATE, tmp_path / context.TEMPLATE)
-        with pytest.raises(Refused, match=r"functions/api/deps/tasks\.py"):
+        with pytest.raises(Refused, match=r"functions/api/services/tasks\.py"):
             context.make(tmp_path, Words("task", "tasks"))
         assert (tmp_path / context.TABLE).read_text() == (ROOT / context.TABLE).read_text()
         assert not (tmp_path / "layers/common/python/karma/tasks").exists()

@@ -219,6 +219,25 @@ def test_only_the_settings_read_the_environment() -> None:
     assert [path for path in readers if not path.startswith(below)] == ["layers/common/python/karma/core/settings.py"]
 
 
+def test_the_composition_root_of_a_function_is_named_services() -> None:
+    """Nobody else loads the settings or tells the process its tables, so nobody else can build what needs them."""
+    composed = {"load", "bind_tables"}
+    elsewhere = []
+    for path in sources(FUNCTIONS):
+        if "services" in {path.stem, path.parent.name}:
+            continue
+        tree = ast.parse(path.read_text())
+        roots = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "services"]
+        inside = {child for root in roots for child in ast.walk(root)}
+        elsewhere += [
+            f"{path.relative_to(ROOT)}:{node.lineno} calls {node.func.id}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in composed
+            if node not in inside
+        ]
+    assert elsewhere == []
+
+
 def test_a_long_file_says_why_it_is_one_and_no_function_is_long() -> None:
     folders = [ROOT / name for name in ("benchmarks", "functions", "infra", "layers", "local", "sdk/device", "tests")]
     long: list[str] = []

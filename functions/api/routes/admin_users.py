@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.deps import identity
+from api.services import identity
 from karma.core.errors import ValidationFailed
 from karma.http.access import RequestSource, permit
 from karma.http.locking import IfMatch, etag, expected_version

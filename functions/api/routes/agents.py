@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.deps import agents
+from api.services import agents
 from karma.agents.answers import AgentData, AgentListData, AgentView, AgioAgentPage, agent_view, summary_view
 from karma.agents.domain import MAX_TAG_CHARS, Agent
 from karma.agents.schemas import AgentBody, ReplaceAgentBody

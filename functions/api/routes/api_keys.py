@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Request
 from starlette.responses import Response
 
-from api.deps import identity
+from api.services import identity
 from karma.http.access import RequestSource, permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.openapi import answers

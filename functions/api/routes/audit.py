@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.deps import identity
+from api.services import identity
 from karma.audit.answers import AuditEntryListData, audit_entry_view
 from karma.audit.domain import AuditEvent, AuditQuery
 from karma.core.schemas import Day, Moment

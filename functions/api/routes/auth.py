@@ -3,7 +3,7 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from api.deps import identity, process
+from api.services import identity, process
 from karma.core.answers import AcceptedData
 from karma.http.access import CurrentCaller, LeavingCaller, RequestSource
 from karma.http.idempotency import Outcome, once

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api.deps import avatars
+from api.services import avatars
 from karma.avatars.answers import AvatarData, AvatarListData, avatar_view, summary_view
 from karma.avatars.domain import Avatar
 from karma.avatars.schemas import ChangeAvatarBody, CreateAvatarBody

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.deps import billing
+from api.services import billing
 from karma.billing.answers import (
     CurrentSubscriptionData,
     CustomerLinkData,

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from api.deps import configuration
+from api.services import configuration
 from karma.configuration.answers import (
     AgioConfigChangedData,
     AgioConfigHistoryData,

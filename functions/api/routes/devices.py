@@ -8,7 +8,7 @@ from fastapi import Query, Request
 from pydantic import AfterValidator
 from starlette.responses import Response
 
-from api.deps import billing, devices, process
+from api.services import billing, devices, process
 from karma.core.clock import epoch_ms, from_epoch_ms, parse_iso
 from karma.core.errors import NotFound
 from karma.core.paging import shown

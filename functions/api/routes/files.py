@@ -6,7 +6,7 @@ from fastapi import Query, Request
 from pydantic import AfterValidator
 from starlette.responses import Response
 
-from api.deps import billing, files, process
+from api.services import billing, files, process
 from karma.files.answers import (
     DirectoryData,
     DownloadData,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from api.deps import process
-from api.deps.health import probes
+from api.services import process
+from api.services.health import probes
 from karma.core.answers import AgioHealthData, ComponentHealthData, DetailedHealthData, HealthData, finding_view
 from karma.core.clock import iso
 from karma.core.health import APP, VERSION, Status, overall

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.deps import notices
+from api.services import notices
 from karma.http.access import permit
 from karma.http.openapi import answers
 from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position

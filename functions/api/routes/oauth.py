@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.deps import identity, process
+from api.services import identity, process
 from karma.core.errors import AppError
 from karma.http.access import CurrentCaller, RequestSource
 from karma.http.openapi import answers

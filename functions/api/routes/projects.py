@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api.deps import projects
+from api.services import projects
 from karma.audit.domain import Source
 from karma.core.answers import AcceptedData
 from karma.core.errors import ValidationFailed

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.deps import realtime
+from api.services import realtime
 from karma.http.access import permit
 from karma.http.openapi import answers
 from karma.http.presenters import Answer, ok

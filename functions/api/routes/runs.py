@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.deps import agents, configuration
+from api.services import agents, configuration
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.core.ids import AgentId, RunId
 from karma.http.access import permit

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Request
 from starlette.responses import Response
 
-from api.deps import tasks
+from api.services import tasks
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version

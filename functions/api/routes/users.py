@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from api.deps import identity
+from api.services import identity
 from karma.http.access import CurrentCaller, RequestSource
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers

@@ -47,13 +47,13 @@ class Streams:
 
     def serve(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in a loop of its own, which takes the model's connections with it."""
-        from agent_stream import deps
+        from agent_stream import services
 
         async def and_close() -> None:
             try:
                 await work
             finally:
-                await deps.model().close()
+                await services.model().close()
 
         asyncio.run(and_close())
 

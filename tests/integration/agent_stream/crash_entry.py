@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from agent_stream import deps
+from agent_stream import services
 from agent_stream.app import app
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import exchange
@@ -19,7 +19,7 @@ def serve(event: dict[str, Any], context: object) -> dict[str, Any]:
         try:
             await request.run(app)
         finally:
-            await deps.model().close()
+            await services.model().close()
 
     asyncio.run(and_close())
     return {"status": request.status, "data": request.data.decode()}

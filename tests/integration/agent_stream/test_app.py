@@ -138,7 +138,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
 
     One whose time is over leaves it. What waits behind a serial one leaves a wake-up call for its turn.
     """
-    monkeypatch.setattr("agent_stream.deps.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
+    monkeypatch.setattr("agent_stream.services.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
     clock = FakeClock(datetime.now(UTC))
     world = World(streams.stack, user=streams.user_id, clock=clock)
     device = world.create()

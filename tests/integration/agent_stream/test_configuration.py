@@ -22,7 +22,7 @@ OTHER = "claude-sonnet-5-5"
 @pytest.fixture
 def configuration(streams: Streams) -> ConfigurationService:
     """Return the API's configuration service; this process caches components as others do."""
-    from agent_stream import deps
+    from agent_stream import services
 
     return ConfigurationService(
         ConfigurationRepository(),
@@ -30,7 +30,7 @@ def configuration(streams: Streams) -> ConfigurationService:
         built_in=built_in_components(DEFAULT),
         models=(DEFAULT, OTHER),
         has_agent=lambda _: True,
-        on_change=lambda: deps.configuration().forget(),
+        on_change=lambda: services.configuration().forget(),
     )
 
 

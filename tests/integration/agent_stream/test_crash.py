@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agent_stream import deps
+from agent_stream import services
 from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId
 from karma.devices.domain import CommandStatus
@@ -63,7 +63,7 @@ class Scene:
         self.streams = streams
         self.sqs_event = sqs_event
         self.context = context
-        self.store = deps.run_store()
+        self.store = services.run_store()
         self.world = World(streams.stack, user=streams.user_id, clock=FakeClock(datetime.now(UTC)))
         device = self.world.create()
         self.world.connect(device)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
-from agent_stream import deps
+from agent_stream import services
 from agent_stream.app import app
 from karma.core.ids import UserId, new_id
 from karma.identity.limits import OPEN_STREAMS
@@ -25,9 +25,9 @@ def body(**more: Any) -> dict[str, Any]:
 
 def leave_free(streams: Streams, places: int, **more: timedelta) -> None:
     """Open streams in processes that die with them."""
-    until = deps.clock().now() + more.get("ending", timedelta(minutes=5))
+    until = services.clock().now() + more.get("ending", timedelta(minutes=5))
     for _ in range(OPEN_STREAMS.places - places):
-        deps.open_streams().open(UserId(streams.user_id), until=until)
+        services.open_streams().open(UserId(streams.user_id), until=until)
 
 
 def test_the_last_place_goes_to_one_of_many_and_is_given_back(streams: Streams) -> None:

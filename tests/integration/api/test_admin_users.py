@@ -13,7 +13,7 @@ from tests.support.stack import HttpEvent, Stack
 @pytest.fixture
 def root(api: Api) -> Api:
     """Return the API for an administrator, made as an operator makes one."""
-    from api.deps import identity
+    from api.services import identity
 
     identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
     return api.as_(authorization="Bearer " + api.log_in("root@example.com")["access_token"])
@@ -215,7 +215,7 @@ class TestACrash:
 
     def test_leaves_an_account_changed_once(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         def seed() -> dict[str, Any]:
-            from api.deps import identity
+            from api.services import identity
 
             identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
             ada = api.register("ada@example.com")

@@ -123,7 +123,7 @@ class TestCreating:
         assert admin.call("GET", V1).data["total"] == 2
 
     def test_at_once_under_one_name_gives_one_agent(self, admin: Api) -> None:
-        from api.deps import agents
+        from api.services import agents
 
         catalogue = agents.catalogue()
 
@@ -371,7 +371,7 @@ class TestReplacing:
         assert admin.call("GET", f"{V1}/{two['id']}").data["agent"] == two
 
     def test_at_once_loses_no_change(self, admin: Api) -> None:
-        from api.deps import agents
+        from api.services import agents
 
         catalogue = agents.catalogue()
         made = create(admin, "one")

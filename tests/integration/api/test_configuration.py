@@ -203,7 +203,7 @@ class TestPutting:
         assert admin.call("GET", f"{V1}/searchDatabase").data["config"]["description"] == "first"
 
     def test_at_once_loses_no_entry(self, admin: Api) -> None:
-        from api.deps import configuration
+        from api.services import configuration
 
         service = configuration.service()
         with ThreadPoolExecutor(3) as pool:

@@ -333,7 +333,7 @@ def test_a_creation_that_dies_at_any_call_is_finished_by_a_repeat(
 
 @pytest.mark.fault("F-26a")
 def test_few_requests_of_an_account_wait_at_once(user: Callable[[], Client]) -> None:
-    from api.deps import devices
+    from api.services import devices
     from karma.identity.limits import WAITING_REQUESTS
 
     ada, ben = user(), user()

@@ -19,7 +19,7 @@ VIEW = {"id", "type", "severity", "title", "text", "data", "created_at", "read_a
 
 @pytest.fixture
 def root(api: Api) -> Api:
-    from api.deps import identity
+    from api.services import identity
 
     identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
     return api.as_(authorization="Bearer " + api.log_in("root@example.com")["access_token"])
@@ -176,7 +176,7 @@ class TestACrash:
 
     def test_leaves_a_change_told_once(self, stack: Stack, api: Api, http_event: HttpEvent) -> None:
         def seed() -> dict[str, Any]:
-            from api.deps import identity
+            from api.services import identity
 
             identity.administration().make_admin(email="root@example.com", password=PASSWORD, name="Root")
             token = api.log_in("root@example.com")["access_token"]

@@ -58,7 +58,7 @@ class TestRunsOfAnAgent:
         assert (found["total"], found["has_more"]) == (3, False)
 
     def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, owner: tuple[Api, UserId]) -> None:
-        from api.deps import agents
+        from api.services import agents
 
         api, user_id = owner
         agent = agents.catalogue().create(

@@ -392,7 +392,7 @@ def test_a_deleted_task_takes_its_subtasks_along(ada: Api, stored: Callable[[str
 
 
 def test_tasks_made_at_once_are_all_counted(ada: Api, stored: Callable[[str], list[dict[str, Any]]]) -> None:
-    from api.deps import tasks
+    from api.services import tasks
 
     user_id = UserId(ada.call("GET", "/api/v1/users/me").data["user"]["id"])
     service = tasks.service()

@@ -99,7 +99,7 @@ class Answered:
 
 
 _OF_LIMITS = ({"S": "bucket"}, {"S": "leases"})
-_KEEPS_CALLERS = {"api": "api.deps.identity", "agent_stream": "agent_stream.deps"}
+_KEEPS_CALLERS = {"api": "api.services.identity", "agent_stream": "agent_stream.services"}
 """Modules of the functions' composition roots."""
 
 
@@ -275,7 +275,7 @@ class World:
         importlib.import_module(_KEEPS_CALLERS[self.function]).authenticator().forget(before.id)
 
     def _stream(self, method: str, path: str, body: object, headers: Mapping[str, str], *, query: str = "") -> Answered:
-        from agent_stream import deps
+        from agent_stream import services
         from agent_stream.app import app
 
         request = exchange(method, path, body=body if body is not None else b"", headers=headers, query=query)
@@ -284,7 +284,7 @@ class World:
             try:
                 await request.run(app)
             finally:
-                await deps.model().close()
+                await services.model().close()
 
         asyncio.run(serve())
         return Answered(request.status, request.data.decode(), request.answer_headers.get("content-type", ""))

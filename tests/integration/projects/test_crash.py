@@ -82,7 +82,7 @@ def world(stack: Stack) -> World:
 
 @pytest.fixture
 def die(stack: Stack, world: World, http_event: HttpEvent) -> Callable[..., CrashReport]:
-    from api.deps import process
+    from api.services import process
     from karma.identity.sessions import tokens
 
     def token(user_id: UserId) -> str:

@@ -241,7 +241,8 @@ def test_a_time_that_no_calendar_has_waits_in_the_inbox(peer: Stripe, where: str
         clock=SystemClock(),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "wiring", lambda: worker.Services(projector=projector, inbox=store))  # type: ignore[arg-type]
+        given = worker.Services(projector=projector, inbox=store, clock=SystemClock())  # type: ignore[arg-type]
+        patch.setattr(worker, "services", lambda: given)
         context: Any = type("Context", (), {"aws_request_id": "r"})
         event = {"Records": [{"messageId": "m", "body": "evt_1"}]}
         failed = worker.lambda_handler(event, context)["batchItemFailures"]

@@ -120,7 +120,7 @@ class Admitted:
     @contextmanager
     def learning(self, *people: Person) -> Iterator[None]:
         """Admit people, then go on with what was answered about them."""
-        from api.deps import identity
+        from api.services import identity
 
         with wire.on(self._wire):
             for person in people:
@@ -141,7 +141,7 @@ class Admitted:
 
 
 def promote(person: Person) -> None:
-    from api.deps import identity
+    from api.services import identity
 
     directory = DirectoryRepository()
     before = directory.read_user(person.user_id)

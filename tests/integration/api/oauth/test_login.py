@@ -276,7 +276,7 @@ class TestAtTheSameMoment:
     def test_a_new_person_gets_one_account(
         self, visitor: Callable[..., Visitor], kinds: Callable[[], Counter[str]]
     ) -> None:
-        from api.deps import identity
+        from api.services import identity
         from karma.audit.domain import NOWHERE
 
         service = identity.oauth()

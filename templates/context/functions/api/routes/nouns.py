@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from karma.http.access import permit
-from api.deps import nouns
+from api.services import nouns
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers

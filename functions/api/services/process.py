@@ -51,6 +51,6 @@ def cursor_signer() -> CursorSigner:
 @cache
 def serving() -> Serving:
     """Return what every request is served with."""
-    from api.deps import identity
+    from api.services import identity
 
     return Serving(clock=clock(), admission=identity.admission(), cursor_signer=cursor_signer, key_ring=key_ring)

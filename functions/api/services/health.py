@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from api.deps import files
-from api.deps.process import settings
+from api.services import files
+from api.services.process import settings
 from karma.core import aws
 from karma.core.health import Component, Health
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps import configuration
-from api.deps.process import clock, settings
+from api.services import configuration
+from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.agents.service import Catalogue

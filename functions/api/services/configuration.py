@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps import agents
-from api.deps.process import clock, settings
+from api.services import agents
+from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.configuration.current import CurrentConfiguration

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps import billing, identity, mail
-from api.deps.process import clock
+from api.services import billing, identity, mail
+from api.services.process import clock
 from karma.core.dynamo.buckets import DynamoBuckets
 
 if TYPE_CHECKING:

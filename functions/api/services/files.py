@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps import devices
-from api.deps.process import clock, settings
+from api.services import devices
+from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.devices.lookup import DeviceLookup

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps.process import clock, settings
+from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.billing.allowances import Allowances

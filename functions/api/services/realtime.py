@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from api.deps.process import clock, settings
+from api.services.process import clock, settings
 from karma.core.ids import UserId
 from karma.integrations.sockets import Sockets
 from karma.realtime.repository import RealtimeRepository

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps.process import clock
+from api.services.process import clock
 
 if TYPE_CHECKING:
     from karma.notices.service import NoticeService

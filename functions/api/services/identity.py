@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.deps import mail
-from api.deps.process import clock, key_ring, newer_key_ring, settings
+from api.services import mail
+from api.services.process import clock, key_ring, newer_key_ring, settings
 from karma.audit.service import AuditReader
 from karma.core import secrets
 from karma.core.dynamo.buckets import DynamoBuckets
@@ -51,7 +51,7 @@ def authenticator() -> Authenticator:
 @cache
 def throttle() -> Throttle:
     """Count requests; only rows that are stored cost calls, only those by plan read the plan."""
-    from api.deps import billing
+    from api.services import billing
 
     return Throttle(
         stored=DynamoBuckets(),
@@ -73,7 +73,7 @@ def admission() -> Admission:
 
 def _session_ended(user_id: UserId) -> None:
     """Make ended sessions and keys of a user take effect at once: in this process, and on open WebSockets."""
-    from api.deps import realtime
+    from api.services import realtime
 
     authenticator().forget(user_id)
     realtime.close_ended(user_id)
